@@ -1,0 +1,36 @@
+// Instruction sets of the CPU kernels: which were built, which this machine has.
+#pragma once
+
+namespace segnext {
+
+// Order of growing capability; the numbers are shared with the Python side.
+enum class Isa : int { kGeneric = 0, kAvx2 = 1, kAvx512 = 2 };
+
+// The best instruction set that was built and that this machine runs.
+Isa best_isa();
+
+}  // namespace segnext
+
+// Calls segnext::<isa>::function(...) for a run-time Isa.
+#if defined(SEGNEXT_X86)
+#define SEGNEXT_DISPATCH(isa, function, ...)                                   \
+  ((isa) == ::segnext::Isa::kAvx512 ? ::segnext::avx512::function(__VA_ARGS__) \
+   : (isa) == ::segnext::Isa::kAvx2 ? ::segnext::avx2::function(__VA_ARGS__)   \
+                                    : ::segnext::generic::function(__VA_ARGS__))
+#define SEGNEXT_FOR_EACH_ISA(declaration) \
+  namespace generic {                     \
+  declaration                             \
+  }                                       \
+  namespace avx2 {                        \
+  declaration                             \
+  }                                       \
+  namespace avx512 {                      \
+  declaration                             \
+  }
+#else
+#define SEGNEXT_DISPATCH(isa, function, ...) (::segnext::generic::function(__VA_ARGS__))
+#define SEGNEXT_FOR_EACH_ISA(declaration) \
+  namespace generic {                     \
+  declaration                             \
+  }
+#endif

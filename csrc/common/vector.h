@@ -1,0 +1,44 @@
+// SIMD vectors of the instruction set this file is being compiled for.
+//
+// Every *_cpu.cpp is compiled once per instruction set with -DSEGNEXT_ISA=<name>; all it defines lies in the
+// namespace segnext::<name>, so that the linker can never merge an AVX-512 copy of a function into a build that
+// also serves older machines. For the same reason these files use no inline functions of the standard library.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#define SEGNEXT_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define SEGNEXT_VECTOR_BYTES 32
+#else
+#define SEGNEXT_VECTOR_BYTES 16
+#endif
+
+namespace segnext {
+namespace SEGNEXT_ISA {
+
+constexpr int kLanes = SEGNEXT_VECTOR_BYTES / 4;
+
+typedef float FloatV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
+typedef int32_t IntV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
+
+static inline FloatV load(const float* p) {
+  FloatV v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+static inline void store(float* p, FloatV v) { std::memcpy(p, &v, sizeof v); }
+
+static inline FloatV broadcast(float x) { return x - FloatV{}; }
+
+static inline IntV broadcast(int32_t x) { return x - IntV{}; }
+
+static inline FloatV max(FloatV a, FloatV b) { return a > b ? a : b; }
+
+static inline FloatV min(FloatV a, FloatV b) { return a < b ? a : b; }
+
+}  // namespace SEGNEXT_ISA
+}  // namespace segnext

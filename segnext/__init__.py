@@ -1,0 +1,66 @@
+"""SegNeXt: semantic segmentation with fast kernels, on one GPU, on eight, or on a CPU.
+
+    from segnext import segnext_b
+    model = segnext_b(num_classes=150)      # an nn.Module; logits at the input's size
+
+Heavier parts (``load_weights``, ``Predictor``) are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from segnext.factory import (
+    create_model,
+    mscan_b,
+    mscan_l,
+    mscan_s,
+    mscan_t,
+    segnext_b,
+    segnext_l,
+    segnext_s,
+    segnext_t,
+)
+from segnext.models import list_models
+
+if TYPE_CHECKING:
+    from segnext.predict import Predictor
+    from segnext.weights import load_weights
+
+    __version__: str
+
+__all__ = [
+    "Predictor",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load_weights",
+    "mscan_b",
+    "mscan_l",
+    "mscan_s",
+    "mscan_t",
+    "segnext_b",
+    "segnext_l",
+    "segnext_s",
+    "segnext_t",
+]
+
+_LAZY = {"Predictor": "segnext.predict", "load_weights": "segnext.weights"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("segnext")
+        except PackageNotFoundError:  # run from a checkout that was never installed
+            return "0+unknown"
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'segnext' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

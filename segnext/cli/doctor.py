@@ -1,0 +1,283 @@
+"""`segnext doctor`: what this machine has, what was built for it, and what is wrong with a data set."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segnext.data.dataset import DataConfig
+    from segnext.data.inspection import SplitReport
+
+# What CPU kernels may use, as the kernel names it; x86-64 first, then aarch64.
+INSTRUCTIONS = (
+    *("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_bf16", "asimd", "asimdhp", "asimddp", "bf16", "sve", "sve2"),
+)
+SHOWN_PROBLEMS = 20
+
+
+def doctor(
+    data: Annotated[
+        str | None, typer.Argument(help="A data YAML or the name of a shipped one: check that data set too.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set, if not the YAML's own.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Read this many pairs of each split, evenly spread; default: all."),
+    ] = None,
+) -> None:
+    """What this machine has, which kernels are built and why others are missing; or a data set's health.
+
+    Examples:
+
+      segnext doctor
+
+      segnext doctor my.yaml
+
+      segnext doctor camvid --root data/camvid --limit 100
+
+    With a data set: do images and labels pair up, can every file be read, do sizes agree, which ids occur and
+    how often, are there ids that are no class. Exit status 1 where something is wrong with it.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    if data is not None:
+        if not _examine(console, data, root, limit):
+            raise typer.Exit(1)
+        return
+    for title, facts in (
+        ("Machine", machine()),
+        ("Python", libraries()),
+        ("GPU", gpus()),
+        ("Kernels", backends()),
+        ("Build", build()),
+        ("Weights", shipped_weights()),
+    ):
+        console.print(f"[bold]{title}[/bold]")
+        for name, value in facts:
+            console.print(f"  {name:<14}{value}", markup=False)
+
+
+def machine() -> list[tuple[str, str]]:
+    """CPU, cores, instruction sets, memory."""
+    cpu = _cpu_info()
+    name = cpu.get("model name") or platform.processor() or "unknown"
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    flags = set((cpu.get("flags") or cpu.get("Features") or "").split())
+    facts = [
+        ("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
+        ("CPU", f"{name}, {usable} of {os.cpu_count()} cores"),
+        ("instructions", " ".join(word for word in INSTRUCTIONS if word in flags) or "unknown"),
+    ]
+    memory = _memory()
+    if memory:
+        facts.append(("memory", memory))
+    return facts
+
+
+def libraries() -> list[tuple[str, str]]:
+    """Versions of what matters, with the command for what is missing."""
+    import torch
+
+    facts = [("python", f"{platform.python_version()} ({sys.executable})")]
+    threads = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
+    facts.append(("torch", f"{torch.__version__} ({cuda}, {threads})"))
+    for name in ("segnext", "numpy", "pillow", "safetensors"):
+        try:
+            facts.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            facts.append((name, "not installed; pip install " + ("." if name == "segnext" else name)))
+    return facts
+
+
+def gpus() -> list[tuple[str, str]]:
+    """GPUs that torch sees, the driver, and why there are none."""
+    import torch
+
+    facts = []
+    driver = _nvidia_driver()
+    if driver:
+        facts.append(("driver", driver))
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            facts.append(
+                (
+                    f"cuda:{index}",
+                    f"{properties.name}, sm_{properties.major}{properties.minor}, "
+                    f"{properties.total_memory / 2**30:.0f} GiB",
+                )
+            )
+    elif driver and torch.version.cuda is None:
+        facts.append(("torch", "is a CPU build and does not see the GPU; install a CUDA build of torch"))
+    else:
+        facts.append(("none", "torch sees no GPU; everything runs on the CPU"))
+    nvcc = shutil.which("nvcc")
+    facts.append(("nvcc", nvcc or "not found; only needed to build the CUDA kernels"))
+    return facts
+
+
+def backends() -> list[tuple[str, str]]:
+    """One line for each backend of the kernels: what it is, or what is missing and what would add it."""
+    import torch
+
+    from segnext_kernels import _library, current_backend
+
+    cpu, cuda = _library.missing("cpu"), _library.missing("cuda")
+    if cpu is None:
+        cpu = f"available, uses {_library.INSTRUCTION_SETS[_library.instruction_set()]}"
+    if cuda is None:
+        cuda = "available" if torch.cuda.is_available() else "built; torch sees no GPU to run it on"
+    if importlib.util.find_spec("triton") is None:
+        triton = "missing: not installed; pip install triton (a CUDA build of torch brings it)"
+    else:
+        triton = importlib.metadata.version("triton")
+        triton += "" if torch.cuda.is_available() else "; torch sees no GPU to run it on"
+    return [
+        ("cuda", cuda),
+        ("triton", triton),
+        ("cpu", cpu),
+        ("reference", "available: plain PyTorch, any device"),
+        ("in force", current_backend()),
+    ]
+
+
+def build() -> list[tuple[str, str]]:
+    """How `segnext_kernels` was built, as its build wrote it down."""
+    from segnext_kernels import _library
+
+    return [(name, _plain(value)) for name, value in _library.build_record().items()]
+
+
+def shipped_weights() -> list[tuple[str, str]]:
+    """The weights that come with the package."""
+    from segnext.weights.hub import FOLDER, shipped
+
+    files = [(name, FOLDER / f"{name}.safetensors") for name in shipped()]
+    return [(name, f"{file} ({file.stat().st_size / 1e6:.1f} MB)") for name, file in files] or [
+        ("none", "shipped")
+    ]
+
+
+def _cpu_info() -> dict[str, str]:
+    """The first processor's entries of /proc/cpuinfo; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def _memory() -> str:
+    try:
+        lines = (line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        kibibytes = {key: int(value.split()[0]) for key, value in lines}
+        return f"{kibibytes['MemTotal'] / 2**20:.1f} GiB, {kibibytes['MemAvailable'] / 2**20:.1f} available"
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _nvidia_driver() -> str:
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return ""
+    query = [command, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout.strip().split("\n")[0] if result.returncode == 0 else ""
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_plain(entry)}" for key, entry in value.items()) or "nothing"
+    if isinstance(value, list | tuple):
+        return " ".join(_plain(entry) for entry in value) or "nothing"
+    return str(value)
+
+
+def _examine(console: Console, data: str, root: Path | None, limit: int | None) -> bool:
+    """Prints a report on each split; True where nothing is wrong."""
+    from segnext.data.dataset import load_data_config
+
+    config = load_data_config(data, root)
+    healthy = True
+    for split, (images, labels) in config.splits.items():
+        console.print(f"[bold]{config.name} {split}[/bold]: {images}, {labels}")
+        try:
+            report = _inspect(config, split, limit)
+        except (ValueError, FileNotFoundError) as error:
+            console.print(f"  {error}", markup=False)
+            healthy = False
+            continue
+        _print_split(console, report, config.classes)
+        healthy &= not report.problems
+    return healthy
+
+
+def _inspect(config: DataConfig, split: str, limit: int | None) -> SplitReport:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from segnext.data.inspection import inspect_split
+
+    errors = Console(stderr=True)
+    with Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress:
+        task = progress.add_task(split, total=None)
+
+        def advance(total: int) -> None:
+            progress.update(task, total=total, advance=1)
+
+        return inspect_split(config, split, limit, advance)
+
+
+def _print_split(console: Console, report: SplitReport, classes: tuple[str, ...]) -> None:
+    from rich.table import Table
+
+    from segnext.data.inspection import advice
+
+    read = "" if report.inspected == report.pairs else f", {report.inspected} of them read"
+    common = [f"{width}x{height} ({count})" for (height, width), count in report.sizes.most_common(3)]
+    more = f" and {len(report.sizes) - 3} other sizes" if len(report.sizes) > 3 else ""
+    console.print(f"  pairs: {report.pairs}{read}; width x height: {', '.join(common) or 'none'}{more}")
+    total = max(int(report.pixels.sum()), 1)
+    table = Table("id", "class")
+    table.add_column("pixels", justify="right")
+    table.add_column("images", justify="right")
+    rows = [
+        *enumerate(classes),
+        (report.ignore_index, "(ignored)"),
+        *((i, "(unknown)") for i in report.unknown_ids),
+    ]
+    for label, name in rows:
+        share = 100 * report.pixels[label] / total
+        style = "red" if name == "(unknown)" else "yellow" if not share and name != "(ignored)" else None
+        table.add_row(str(label), name, f"{share:.2f} %", str(report.images[label]), style=style)
+    console.print(table)
+    ids = report.ids
+    console.print(f"  ids: {ids[0]}..{ids[-1]}, {len(ids)} different" if ids else "  ids: none")
+    for problem in report.problems[:SHOWN_PROBLEMS]:
+        console.print(f"  {problem}", markup=False)
+    if len(report.problems) > SHOWN_PROBLEMS:
+        console.print(f"  ... and {len(report.problems) - SHOWN_PROBLEMS} more")
+    hint = advice(report)
+    if hint:
+        console.print(f"  {hint}", markup=False)
+    if not report.problems:
+        console.print("  nothing wrong")

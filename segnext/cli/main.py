@@ -1,0 +1,77 @@
+"""The `segnext` command: one typer app, one module a command, and one place where errors become a line."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+# In the order of the help. `segnext/cli/<name>.py` defines the function `<name>`; heavy imports inside it.
+COMMANDS = ("predict", "train", "val", "convert", "info", "doctor")
+
+# What users can cause or mend. Anything else is a defect of ours, and its traceback is wanted.
+EXPECTED = (ValueError, TypeError, OSError, NotImplementedError, RuntimeError, MemoryError, ImportError)
+
+app = typer.Typer(
+    name="segnext",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in COMMANDS:
+    app.command()(getattr(importlib.import_module(f"segnext.cli.{_command}"), _command))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from segnext import __version__
+
+        print(f"segnext {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def segnext(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error came from; anywhere on the line.")
+    ] = False,
+) -> None:
+    """Semantic segmentation with SegNeXt: predict, train, evaluate, convert, inspect.
+
+    Example:
+
+      segnext predict photo.jpg --weights camvid -o out/
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `segnext` script: runs one command line and exits.
+
+    Expected errors print one line, ``segnext: ...``, to the error stream and exit with status 1.
+
+    Args:
+        arguments: what follows `segnext` on the line; `sys.argv` by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app([word for word in words if word != "--traceback"], prog_name="segnext")
+    except EXPECTED as error:
+        if "--traceback" in words:
+            raise
+        print(f"segnext: {one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error; the operating system's ones with the file in front."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error).strip() or type(error).__name__

@@ -1,0 +1,33 @@
+"""The table that `segnext train` and `segnext val` end with."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from segnext.evaluation.evaluate import Evaluation
+
+
+def print_evaluation(console: Console, evaluation: Evaluation, classes: tuple[str, ...]) -> None:
+    """Print IoU and accuracy of each class, and the means, in percent."""
+    confusion = evaluation.confusion
+    table = Table("class", title=f"{evaluation.images} images, {evaluation.seconds:.0f} s")
+    for heading in ("IoU %", "accuracy %", "share of pixels %"):
+        table.add_column(heading, justify="right")
+    shares = confusion.counts.sum(1) / confusion.counts.sum()
+    columns = torch.stack((confusion.iou, confusion.accuracy, shares.double()), dim=1)
+    for name, values in zip(classes, columns.tolist(), strict=True):
+        table.add_row(escape(name), *map(_percent, values))
+    table.add_section()
+    table.add_row("mean", _percent(confusion.miou), _percent(float(confusion.accuracy.nanmean())), "")
+    table.add_row("all pixels", "", _percent(confusion.pixel_accuracy), "")
+    console.print(table)
+    console.print(f"mIoU {confusion.miou:.4f}", highlight=False)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"

@@ -1,0 +1,101 @@
+"""Training batches as a pure function of (seed, step): resuming needs no state, workers change nothing.
+
+The n-th sample of a run is image `permutation(epoch)[n mod size]` seen through an augmentation whose
+random numbers are seeded by (seed, n). Workers are threads: decoding, resampling and large numpy
+operations release the GIL, and threads share one cache of decoded images.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segnext.data.dataset import SegmentationFolder
+from segnext.data.transforms import Augmentation
+
+PREFETCH_BATCHES = 3  # evens out slow images; more only takes memory
+_SHUFFLE, _AUGMENT = 0, 1  # separate streams of random numbers under one seed
+
+_Sample = tuple[np.ndarray, np.ndarray, Path]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input.
+
+    Attributes:
+        images: (N, 3, H, W) uint8 RGB, channels_last.
+        labels: (N, H, W) uint8 class ids.
+        files: the N image files, in order.
+    """
+
+    images: Tensor
+    labels: Tensor
+    files: tuple[Path, ...]
+
+
+class TrainingBatches:
+    """Endless shuffled epochs of augmented samples.
+
+    Args:
+        dataset: where samples come from.
+        augmentation: the random view taken of each.
+        batch_size: samples a batch.
+        seed: everything random follows from it.
+    """
+
+    def __init__(
+        self, dataset: SegmentationFolder, augmentation: Augmentation, batch_size: int, seed: int
+    ) -> None:
+        self.dataset = dataset
+        self.augmentation = augmentation
+        self.batch_size = batch_size
+        self.seed = seed
+        self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of step `step` (counted from 0)."""
+        return _collate([self._sample(position) for position in self._positions(step)])
+
+    def iterate(self, first: int, last: int, workers: int = 0) -> Iterator[Batch]:
+        """The batches of steps first..last-1, prepared ahead by `workers` threads (0: by the caller)."""
+        if workers == 0:
+            yield from map(self.batch, range(first, last))
+            return
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="segnext-data")
+        pending: deque[list[Future[_Sample]]] = deque()
+        try:
+            for step in range(first, last):
+                while len(pending) < PREFETCH_BATCHES and step + len(pending) < last:
+                    positions = self._positions(step + len(pending))
+                    pending.append([pool.submit(self._sample, position) for position in positions])
+                yield _collate([future.result() for future in pending.popleft()])
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _positions(self, step: int) -> range:
+        return range(step * self.batch_size, (step + 1) * self.batch_size)
+
+    def _draw_permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, _SHUFFLE, epoch]).permutation(len(self.dataset))
+
+    def _sample(self, position: int) -> _Sample:
+        epoch, place = divmod(position, len(self.dataset))
+        index = int(self._permutation(epoch)[place])
+        rng = np.random.default_rng([self.seed, _AUGMENT, position])
+        image, label = self.augmentation(*self.dataset[index], rng)
+        return image, label, self.dataset.pairs[index][0]
+
+
+def _collate(samples: list[_Sample]) -> Batch:
+    images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
+    labels = torch.from_numpy(np.stack([label for _, label, _ in samples]))
+    return Batch(images.permute(0, 3, 1, 2), labels, tuple(file for _, _, file in samples))

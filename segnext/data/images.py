@@ -1,0 +1,159 @@
+"""Reading photographs and label maps: whatever the file holds, one array or one clear line.
+
+A photograph may be 8-bit, 16-bit, palette, gray, CMYK, with alpha, rotated by EXIF or animated; it always
+comes out as (H, W, 3) uint8 RGB. Anything that cannot be read raises `ImageError`, whose message is one line
+that starts with the file's name, so that a batch job can print it and go on.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+IMAGE_SUFFIXES = frozenset(
+    (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm")
+    + (".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp")
+)
+"""What counts as an image when a folder is searched; a file named by itself may have any name."""
+
+_SIXTEEN_BIT = frozenset(("I;16", "I;16B", "I;16L", "I;16N", "I"))
+_WITH_ALPHA = frozenset(("RGBA", "RGBa", "LA", "La", "PA"))
+
+
+class ImageError(ValueError):
+    """An image file that cannot be used; the message is one line that names the file."""
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads a photograph as RGB, upright.
+
+    Alpha is composited on white, as a viewer shows it; 16-bit gray is scaled from the full range 0..65535; of
+    several frames the first is taken; the EXIF orientation is applied.
+
+    Args:
+        path: a file in any format that Pillow reads.
+
+    Returns:
+        (H, W, 3) uint8, RGB, contiguous and writable.
+
+    Raises:
+        ImageError: the file is missing, empty, truncated, no image, over Pillow's pixel limit, or of a kind
+            without a defined brightness (floating point, 32 bits).
+    """
+    with _opened(path) as image:
+        return rgb_array(image)
+
+
+def read_label(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads a label map: one class id per pixel, palette colours ignored.
+
+    Args:
+        path: a lossless single-channel image (gray, palette, bilevel, or 16-bit with values below 256).
+
+    Returns:
+        (H, W) uint8, contiguous and writable.
+
+    Raises:
+        ImageError: as `read_image`; also for JPEG (its losses change ids), for colour images, ids above 255.
+    """
+    with _opened(path) as image:
+        if image.format == "JPEG":
+            raise ImageError("a label map must be lossless, got JPEG, which changes ids; store it as PNG")
+        if image.mode not in {"1", "L", "P"} | _SIXTEEN_BIT:
+            raise ImageError(
+                f"a label map must have one channel of class ids, got mode {image.mode}; map colours to ids"
+            )
+        ids = np.array(image)
+        if ids.dtype == np.bool_ or ids.dtype == np.uint8:
+            return ids.astype(np.uint8, copy=False)
+        if ids.size and (ids.min() < 0 or ids.max() > 255):
+            raise ImageError(
+                f"class ids must be within 0..255, got {ids.min()}..{ids.max()}; is it an instance map?"
+            )
+        return ids.astype(np.uint8)
+
+
+def rgb_array(image: Image.Image) -> np.ndarray:
+    """Turns a Pillow image of any mode into upright 8-bit RGB, by the rules of `read_image`.
+
+    Args:
+        image: an opened image; its current frame is taken.
+
+    Returns:
+        (H, W, 3) uint8, RGB, contiguous and writable.
+
+    Raises:
+        ImageError: the mode has no defined brightness (floating point, 32 bits).
+    """
+    image = _upright(image)
+    if image.mode in _SIXTEEN_BIT:
+        values = np.array(image)
+        if image.mode == "I" and values.size and (values.min() < 0 or values.max() > 65535):
+            raise ImageError(
+                f"32-bit pixels must be within 0..65535, got {values.min()}..{values.max()}; save as 16-bit"
+            )
+        # 65535 / 257 = 255; adding half of 257 rounds to nearest.
+        gray = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no defined brightness; convert it to 8 or 16 bits")
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image)
+    return np.array(image.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, MemoryError):
+        raise  # the pixels could not be decoded
+    except Exception:  # a damaged EXIF block raises anything; the pixels are still good
+        return image
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Opens and decodes the first frame; a failure in the block becomes an `ImageError` naming the file."""
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise ImageError("is a folder, not an image file")
+        if not file.exists():
+            raise ImageError("no such file")
+        if not file.is_file():
+            raise ImageError("is not a regular file")  # a pipe would block for ever
+        if file.stat().st_size == 0:
+            raise ImageError("the file is empty (0 bytes)")
+        with Image.open(file) as image:
+            image.load()
+            if 0 in image.size:
+                raise ImageError(f"the image has no pixels, its size is {image.width}x{image.height}")
+            yield image
+    except ImageError as error:
+        raise ImageError(f"{file}: {error}") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{file}: not an image in a format that Pillow {Image.__version__} reads") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{file}: {_too_large(error)}") from None
+    except MemoryError:
+        raise ImageError(f"{file}: not enough memory to decode it; cut it into tiles") from None
+    except PermissionError:
+        raise ImageError(f"{file}: cannot be read, permission denied") from None
+    except Exception as error:  # a parser that trips raises anything: struct.error, KeyError ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{file}: cannot be decoded, it is damaged or truncated ({reason})") from None
+
+
+def _too_large(error: Exception) -> str:
+    numbers = [int(n) for n in re.findall(r"\d+", str(error))]
+    pixels, limit = numbers[:2] if len(numbers) >= 2 else (0, 2 * (Image.MAX_IMAGE_PIXELS or 0))
+    return (
+        f"has {pixels:,} pixels, over Pillow's safety limit of {limit:,}; scale it down or cut it into "
+        "tiles, or, if you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS (segnext predict --max-pixels)"
+    )

@@ -1,0 +1,1 @@
+"""Evaluation: one confusion matrix over a data set, and what follows from it."""

@@ -1,0 +1,83 @@
+"""Evaluation of a model on a data set, image by image at native size."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from segnext.data.dataset import SegmentationFolder
+from segnext.data.preprocessing import normalise
+from segnext.evaluation.metrics import ConfusionMatrix
+from segnext.inference import Inference, predict_mask
+from segnext.models import SegNeXt
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of `evaluate`.
+
+    Attributes:
+        confusion: counts over the whole set.
+        images: number of images.
+        seconds: time taken, reading included.
+    """
+
+    confusion: ConfusionMatrix
+    images: int
+    seconds: float
+
+    def summary(self, classes: tuple[str, ...]) -> dict[str, object]:
+        """Measures as plain numbers (JSON), classes by name; None where a measure is 0 / 0."""
+        confusion = self.confusion
+        iou, accuracy = confusion.iou.tolist(), confusion.accuracy.tolist()
+        return {
+            "miou": _number(confusion.miou),
+            "pixel_accuracy": _number(confusion.pixel_accuracy),
+            "mean_accuracy": _number(float(confusion.accuracy.nanmean())),
+            "class_iou": {name: _number(value) for name, value in zip(classes, iou, strict=True)},
+            "class_accuracy": {name: _number(value) for name, value in zip(classes, accuracy, strict=True)},
+            "images": self.images,
+        }
+
+
+def evaluate(
+    model: SegNeXt,
+    dataset: SegmentationFolder,
+    *,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
+    inference: Inference | None = None,
+    after_image: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Predict every image of a data set and count.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        dataset: images and labels; one image at a time, so sizes may differ.
+        device: where images go.
+        precision: float32, or bfloat16 for autocast.
+        inference: sliding window, several scales and so on; by default the whole image at its own size.
+        after_image: called after each image, for a progress bar.
+
+    Raises:
+        ValueError: a label does not fit its image or holds unknown ids (the file is named).
+    """
+    device = torch.device(device)
+    confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
+    start = time.perf_counter()
+    for index in range(len(dataset)):
+        image, label = dataset[index]
+        pixels = normalise(image, device=device)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            ids = predict_mask(model, pixels, (label.shape[0], label.shape[1]), inference)
+        confusion.update(ids[0].cpu(), torch.from_numpy(label))
+        after_image()
+    return Evaluation(confusion, len(dataset), time.perf_counter() - start)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)

@@ -1,0 +1,83 @@
+"""The confusion matrix of a segmentation and its measures."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over all labelled pixels of a set.
+
+    Measures that are 0 / 0, as the IoU of a class that neither occurs nor is predicted, are NaN and are
+    left out of means.
+
+    Args:
+        num_classes: number of classes K.
+        ignore_index: label that is not counted.
+
+    Attributes:
+        counts: (K, K) int64; rows are true classes.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+
+    def update(self, prediction: Tensor, label: Tensor) -> None:
+        """Count an image or a batch.
+
+        Args:
+            prediction: (..., H, W) class ids of any integer type, 0..K-1.
+            label: same shape, 0..K-1 or `ignore_index`.
+
+        Raises:
+            ValueError: the shapes differ or an id is out of range.
+        """
+        if prediction.shape != label.shape:
+            raise ValueError(
+                f"ConfusionMatrix: prediction must have the label's shape {tuple(label.shape)}, "
+                f"got {tuple(prediction.shape)}"
+            )
+        counted = label != self.ignore_index
+        true = label[counted].to(torch.int64)
+        predicted = prediction[counted].to(device=label.device, dtype=torch.int64)
+        for name, ids in (("label", true), ("prediction", predicted)):
+            if not ids.numel():
+                continue
+            lowest, highest = int(ids.min()), int(ids.max())
+            if lowest < 0 or highest >= self.num_classes:
+                raise ValueError(
+                    f"ConfusionMatrix: ids of {name} must be 0..{self.num_classes - 1}, "
+                    f"got {lowest}..{highest}; map the ids or mark them {self.ignore_index}"
+                )
+        pairs = torch.bincount(true * self.num_classes + predicted, minlength=self.num_classes**2)
+        self.counts += pairs.view_as(self.counts).cpu()
+
+    @property
+    def iou(self) -> Tensor:
+        """(K,) float64: intersection over union of each class."""
+        hits, true, predicted = self._sums()
+        return hits / (true + predicted - hits)
+
+    @property
+    def accuracy(self) -> Tensor:
+        """(K,) float64: share of each class's pixels that were found."""
+        hits, true, _ = self._sums()
+        return hits / true
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes that occur or are predicted."""
+        return float(self.iou.nanmean())
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of labelled pixels that are right."""
+        hits, true, _ = self._sums()
+        return float(hits.sum() / true.sum())
+
+    def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        counts = self.counts.to(torch.float64)
+        return counts.diagonal(), counts.sum(1), counts.sum(0)

@@ -1,0 +1,65 @@
+"""Hamburger: global context by matrix factorisation between two 1x1 convolutions.
+
+Papers: "Is Attention Better Than Matrix Decomposition?" (arXiv 2109.04553); SegNeXt (arXiv 2209.08575),
+section 3.2.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segnext_kernels import group_norm_act, nmf2d
+
+TRAIN_STEPS = 6
+EVAL_STEPS = 7
+GROUPS = 32
+BASES_SEED = 0  # evaluation is the same in every process, also before any weights are loaded
+
+
+def random_bases(
+    shape: tuple[int, int, int], generator: torch.Generator | None = None, **factory: object
+) -> Tensor:
+    """Uniform random bases of ``shape`` (B, D, R), each column of unit length."""
+    return F.normalize(torch.rand(shape, generator=generator, **factory), dim=1)  # type: ignore[call-overload]
+
+
+class Hamburger(nn.Module):
+    """``relu(x + GN(proj_out(NMF(relu(proj_in x)))))`` on (N, D, H, W).
+
+    Training draws new random bases for each image in each forward, as the official code does. Evaluation
+    uses the buffer ``bases`` (1, D, R), so that equal images give equal outputs.
+
+    Args:
+        channels: D, a multiple of 32.
+        rank: R, number of bases.
+        grad: ``"unrolled"`` differentiates all NMF steps (official), ``"one_step"`` the last one only (less
+            memory).
+        random_eval_bases: draw new bases in evaluation too, as the official code does.
+    """
+
+    bases: Tensor
+
+    def __init__(
+        self, channels: int, rank: int, grad: str = "unrolled", random_eval_bases: bool = False
+    ) -> None:
+        super().__init__()
+        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = nn.GroupNorm(GROUPS, channels)
+        generator = torch.Generator("cpu").manual_seed(BASES_SEED)
+        bases = random_bases((1, channels, rank), generator, device="cpu")
+        self.register_buffer("bases", bases.to(self.norm.weight.device))
+        self.grad = grad
+        self.random_eval_bases = random_eval_bases
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, D, H, W) to (N, D, H, W)."""
+        bases, steps = self.bases, TRAIN_STEPS if self.training else EVAL_STEPS
+        if self.training or self.random_eval_bases:
+            bases = random_bases((x.shape[0], *bases.shape[1:]), device=bases.device, dtype=bases.dtype)
+        z = nmf2d(F.relu(self.proj_in(x)).flatten(2), bases, steps, self.grad)
+        # The factorisation answers in (B, D, N) order; the rest of the decoder stays channels_last.
+        y = self.proj_out(z.unflatten(2, x.shape[2:]).contiguous(memory_format=torch.channels_last))
+        return group_norm_act(y, GROUPS, self.norm.weight, self.norm.bias, self.norm.eps, residual=x)

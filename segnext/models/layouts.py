@@ -1,0 +1,245 @@
+"""The checkpoint layouts of SegNeXt: one table of names, a few rules for each dialect.
+
+A layout is how a code base names (and sometimes shapes) the tensors of the same network. Everything here
+works on plain dictionaries; files are the business of ``segnext.weights``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LAYOUTS = ("native", "official", "official_imagenet", "mmsegmentation", "geti", "jseg", "paddleseg")
+
+# Official names and ours, both ways. Braces hold a number, {rest} anything; official stages count from 1,
+# ours from 0, and the three patch embeddings that follow the stem are our downsamples 0-2.
+_ENCODER_NAMES = (
+    ("patch_embed1.proj.0.{rest}", "stem.conv1.{rest}"),
+    ("patch_embed1.proj.1.{rest}", "stem.norm1.{rest}"),
+    ("patch_embed1.proj.3.{rest}", "stem.conv2.{rest}"),
+    ("patch_embed1.proj.4.{rest}", "stem.norm2.{rest}"),
+    ("patch_embed{down}.proj.{rest}", "downsamples.{down}.conv.{rest}"),
+    ("patch_embed{down}.norm.{rest}", "downsamples.{down}.norm.{rest}"),
+    ("block{stage}.{block}.norm1.{rest}", "stages.{stage}.{block}.norm1.{rest}"),
+    ("block{stage}.{block}.norm2.{rest}", "stages.{stage}.{block}.norm2.{rest}"),
+    ("block{stage}.{block}.layer_scale_1", "stages.{stage}.{block}.layer_scale1"),
+    ("block{stage}.{block}.layer_scale_2", "stages.{stage}.{block}.layer_scale2"),
+    ("block{stage}.{block}.attn.proj_1.{rest}", "stages.{stage}.{block}.attention.proj_in.{rest}"),
+    ("block{stage}.{block}.attn.proj_2.{rest}", "stages.{stage}.{block}.attention.proj_out.{rest}"),
+    (
+        "block{stage}.{block}.attn.spatial_gating_unit.conv0.{rest}",
+        "stages.{stage}.{block}.attention.strips.root.{rest}",
+    ),
+    (
+        "block{stage}.{block}.attn.spatial_gating_unit.conv{branch}_1.{rest}",
+        "stages.{stage}.{block}.attention.strips.rows.{branch}.{rest}",
+    ),
+    (
+        "block{stage}.{block}.attn.spatial_gating_unit.conv{branch}_2.{rest}",
+        "stages.{stage}.{block}.attention.strips.columns.{branch}.{rest}",
+    ),
+    (
+        "block{stage}.{block}.attn.spatial_gating_unit.conv3.{rest}",
+        "stages.{stage}.{block}.attention.mix.{rest}",
+    ),
+    ("block{stage}.{block}.mlp.fc1.{rest}", "stages.{stage}.{block}.ffn.fc1.{rest}"),
+    ("block{stage}.{block}.mlp.dwconv.dwconv.{rest}", "stages.{stage}.{block}.ffn.dwconv.{rest}"),
+    ("block{stage}.{block}.mlp.fc2.{rest}", "stages.{stage}.{block}.ffn.fc2.{rest}"),
+    ("norm{stage}.{rest}", "norms.{stage}.{rest}"),
+)
+_DECODER_NAMES = (
+    ("decode_head.squeeze.conv.{rest}", "decoder.squeeze.conv.{rest}"),
+    ("decode_head.squeeze.gn.{rest}", "decoder.squeeze.norm.{rest}"),
+    ("decode_head.hamburger.ham_in.conv.{rest}", "decoder.hamburger.proj_in.{rest}"),
+    ("decode_head.hamburger.ham_out.conv.{rest}", "decoder.hamburger.proj_out.{rest}"),
+    ("decode_head.hamburger.ham_out.gn.{rest}", "decoder.hamburger.norm.{rest}"),
+    ("decode_head.hamburger.ham.bases", "decoder.hamburger.bases"),
+    ("decode_head.align.conv.{rest}", "decoder.align.conv.{rest}"),
+    ("decode_head.align.gn.{rest}", "decoder.align.norm.{rest}"),
+    ("decode_head.conv_seg.{rest}", "decoder.classifier.{rest}"),
+)
+_OFFICIAL_MINUS_NATIVE = {"stage": 1, "down": 2, "block": 0, "branch": 0}
+
+# Dialects of the official names, as ordered rewriting rules that lead back to them.
+_MMSEGMENTATION_RULES = ((r"\.mlp\.dwconv\.(weight|bias)$", r".mlp.dwconv.dwconv.\1"),)
+_PADDLE_RULES = (
+    (r"\.spatial_gating_unit\.dwconvs\.\d+\.conv1_([12])\.", r".spatial_gating_unit.conv0_\1."),
+    (r"\.spatial_gating_unit\.dwconvs\.\d+\.conv2_([12])\.", r".spatial_gating_unit.conv1_\1."),
+    (r"\.spatial_gating_unit\.dwconvs\.\d+\.conv3_([12])\.", r".spatial_gating_unit.conv2_\1."),
+    (r"\.spatial_gating_unit\.conv_out\.", ".spatial_gating_unit.conv3."),
+    (r"\._mean$", ".running_mean"),
+    (r"\._variance$", ".running_var"),
+    (r"\._conv\.", ".conv."),
+    (r"\._group_norm\.", ".gn."),
+    (r"\.hamburger\.ham_in\.(weight|bias)$", r".hamburger.ham_in.conv.\1"),
+    *_MMSEGMENTATION_RULES,
+)
+_DIALECTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "mmsegmentation": _MMSEGMENTATION_RULES,
+    "geti": _MMSEGMENTATION_RULES,
+    "paddleseg": _PADDLE_RULES,
+}
+
+# What DDP, torch.compile, Lightning and Geti put before every name.
+_WRAPPERS = re.compile(r"^(?:(?:module|model|_orig_mod)\.)+")
+_NATIVE = re.compile(r"^(?:(?:backbone\.)?(?:stem|stages|downsamples|norms)\.|decoder\.)")
+_OFFICIAL = re.compile(r"^(?:(?:backbone\.)?(?:patch_embed\d|block\d|norm\d)\.|decode_head\.)")
+_ENCODER = re.compile(r"^(?:stem|stages|downsamples|norms)\.")
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A state dict in our names.
+
+    Attributes:
+        layout: which of ``LAYOUTS`` it came from.
+        tensors: our name to tensor; names that no rule knows are kept as they are.
+        reshaped: our names of the tensors whose shape was changed on the way.
+    """
+
+    layout: str
+    tensors: dict[str, Tensor]
+    reshaped: list[str] = field(default_factory=list)
+
+
+def detect(state_dict: Mapping[str, Any]) -> str:
+    """Which of ``LAYOUTS`` a state dict has, with or without ``backbone.`` and wrapper prefixes.
+
+    Raises:
+        ValueError: none of them.
+    """
+    keys = [_WRAPPERS.sub("", key) for key in state_dict]
+    if any(_NATIVE.match(key) for key in keys):
+        return "native"
+    ours = [key for key in keys if _OFFICIAL.match(key)]
+    if not ours:
+        some = ", ".join(list(state_dict)[:3]) or "no keys at all"
+        raise ValueError(
+            f"state dict: names must be those of SegNeXt or MSCAN ({', '.join(LAYOUTS)}), got {some}; "
+            "is it another network's checkpoint?"
+        )
+    if any(re.search(r"\._mean$|\.dwconvs\.\d|\._group_norm\.|\.conv_out\.", key) for key in ours):
+        return "paddleseg"
+    if any(re.search(r"\.mlp\.dwconv\.(weight|bias)$", key) for key in ours):
+        wrapped = any(key.startswith("model.model.") for key in state_dict)
+        return (
+            "geti"
+            if wrapped or any(key.endswith("hamburger.ham.bases") for key in ours)
+            else "mmsegmentation"
+        )
+    if any(isinstance(value, np.ndarray) for value in state_dict.values()):
+        return "jseg"
+    prefixed = any(key.startswith(("backbone.", "decode_head.")) for key in ours)
+    return "official" if prefixed else "official_imagenet"
+
+
+def translate(state_dict: Mapping[str, Any], native_keys: Iterable[str] | None = None) -> Translation:
+    """Rename, and where needed reshape, a state dict of any layout to ours.
+
+    Args:
+        state_dict: names to tensors or numpy arrays, in any of ``LAYOUTS``.
+        native_keys: the names of the model that will load it; they decide whether encoder names begin with
+            ``backbone.`` (SegNeXt) or not (MSCAN). By default encoder names keep what they have.
+
+    Raises:
+        ValueError: an unknown layout, or two names that mean the same tensor.
+    """
+    layout = detect(state_dict)
+    wants_prefix = None if native_keys is None else any(key.startswith("backbone.") for key in native_keys)
+    tensors: dict[str, Tensor] = {}
+    reshaped: list[str] = []
+    for key, value in state_dict.items():
+        name = _prefixed(_native_name(_WRAPPERS.sub("", key), layout), wants_prefix)
+        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        if name in tensors:
+            raise ValueError(f"state dict: each tensor must be there once, got a second {name} from {key}")
+        tensors[name] = _native_shape(name, tensor, layout)
+        if tensors[name].shape != tensor.shape:
+            reshaped.append(name)
+    return Translation(layout, tensors, reshaped)
+
+
+def to_native(state_dict: Mapping[str, Any], native_keys: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of :func:`translate`; an empty state dict stays empty."""
+    return translate(state_dict, native_keys).tensors if state_dict else {}
+
+
+def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of ours in the official code's names.
+
+    The NMF bases are left out: the official model draws them anew and has no place for them.
+
+    Raises:
+        ValueError: a name that is not ours.
+    """
+    official = {}
+    for key, tensor in state_dict.items():
+        if not key.endswith("hamburger.bases"):
+            official[_official_name(key)] = tensor
+    return official
+
+
+def _prefixed(name: str, wants_prefix: bool | None) -> str:
+    if wants_prefix and _ENCODER.match(name):
+        return f"backbone.{name}"
+    return name.removeprefix("backbone.") if wants_prefix is False else name
+
+
+def _native_name(key: str, layout: str) -> str:
+    if layout == "native":
+        return key
+    for pattern, replacement in _DIALECTS.get(layout, ()):
+        key = re.sub(pattern, replacement, key)
+    prefix = "backbone." if key.startswith("backbone.") else ""
+    for renamed in (rename(key.removeprefix(prefix)) for rename in _TO_NATIVE):
+        if renamed is not None:
+            return prefix + renamed
+    return key
+
+
+def _official_name(key: str) -> str:
+    prefix = "backbone." if key.startswith("backbone.") else ""
+    bare = key.removeprefix(prefix)
+    if bare.startswith("head."):
+        return key
+    for renamed in (rename(bare) for rename in _TO_OFFICIAL):
+        if renamed is not None:
+            return prefix + renamed
+    raise ValueError(f"to_official: names must be those of model.state_dict(), got {key}; translate it first")
+
+
+def _native_shape(name: str, tensor: Tensor, layout: str) -> Tensor:
+    if name.endswith((".layer_scale1", ".layer_scale2")) and tensor.ndim > 1:
+        return tensor.reshape(-1)  # (C, 1, 1) in PaddleSeg, (C,) elsewhere
+    if layout == "paddleseg" and name == "head.weight":
+        return tensor.mT.contiguous()  # Paddle's Linear keeps (in, out)
+    return tensor
+
+
+def _renamer(source: str, target: str, offset: int) -> Callable[[str], str | None]:
+    """A function that maps names of the form ``source`` to ``target`` and others to None."""
+    pattern = re.escape(source).replace(r"\{", "{").replace(r"\}", "}")
+    pattern = re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>{'.+' if m[1] == 'rest' else '[0-9]+'})", pattern)
+    compiled = re.compile(pattern)
+
+    def rename(key: str) -> str | None:
+        match = compiled.fullmatch(key)
+        if match is None:
+            return None
+        values = {
+            name: text if name == "rest" else int(text) + offset * _OFFICIAL_MINUS_NATIVE[name]
+            for name, text in match.groupdict().items()
+        }
+        return target.format(**values)
+
+    return rename
+
+
+_TO_NATIVE = [_renamer(official, native, -1) for official, native in _ENCODER_NAMES + _DECODER_NAMES]
+_TO_OFFICIAL = [_renamer(native, official, +1) for official, native in _ENCODER_NAMES + _DECODER_NAMES]

@@ -1,0 +1,1 @@
+"""Training: the loop, its optimiser and schedule, averaged weights, checkpoints and logs."""

@@ -1,0 +1,31 @@
+"""Fused kernels for strip-convolution attention networks and the Hamburger decoder, as PyTorch ops.
+
+Useful alone: nothing here knows of SegNeXt. Each function states its plain PyTorch equivalent.
+"""
+
+from segnext_kernels.backend import choose, current_backend, explain, use_backend
+from segnext_kernels.ops.conv_ffn.op import conv_ffn
+from segnext_kernels.ops.dwconv_gelu.op import dwconv_gelu
+from segnext_kernels.ops.gated_pointwise.op import gated_pointwise
+from segnext_kernels.ops.group_norm_act.op import group_norm_act
+from segnext_kernels.ops.msca_block.op import msca_block
+from segnext_kernels.ops.msca_conv.op import msca_conv
+from segnext_kernels.ops.nmf2d.op import nmf2d
+from segnext_kernels.ops.upsample_argmax.op import upsample_argmax
+from segnext_kernels.ops.upsample_cross_entropy.op import upsample_cross_entropy
+
+__all__ = [
+    "choose",
+    "conv_ffn",
+    "current_backend",
+    "dwconv_gelu",
+    "explain",
+    "gated_pointwise",
+    "group_norm_act",
+    "msca_block",
+    "msca_conv",
+    "nmf2d",
+    "upsample_argmax",
+    "upsample_cross_entropy",
+    "use_backend",
+]

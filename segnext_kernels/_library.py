@@ -1,0 +1,95 @@
+"""Finds and loads the compiled library `_C`, and says in one sentence what is missing."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: F401  loads the OpenMP runtime that _C shares: one thread pool
+
+RECORD = Path(__file__).with_name("_build.json")
+INSTRUCTION_SETS = ("generic", "avx2", "avx512")
+
+
+def _load() -> tuple[Any, str]:
+    try:
+        return importlib.import_module("segnext_kernels._C"), ""
+    except ModuleNotFoundError:
+        return None, ""
+    except ImportError as error:
+        # _C is linked without an OpenMP library so that it joins torch's; a torch whose runtime is not
+        # visible globally leaves these symbols open, and the system's libgomp serves.
+        if "GOMP_" not in str(error) and "omp_" not in str(error):
+            return None, str(error)
+    try:
+        ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
+        return importlib.import_module("segnext_kernels._C"), ""
+    except (OSError, ImportError) as error:
+        return None, str(error)
+
+
+_C, _load_error = _load()
+
+
+@functools.cache
+def build_record() -> dict[str, Any]:
+    """What the last build made and left out: compilers, flags, instruction sets, architectures, reasons."""
+    if not RECORD.exists():
+        return {"mode": "none", "skipped": {"cpu": "not built", "cuda": "not built"}}
+    return json.loads(RECORD.read_text())
+
+
+def missing(part: str) -> str | None:
+    """Why "cpu" or "cuda" kernels are absent, with the remedy; None where they are built."""
+    skipped = build_record()["skipped"]
+    if _C is None:
+        reason = _load_error or skipped.get("cpu", "not built")
+        return f"the compiled library is missing ({reason}); install a C++ compiler and run `pip install .` again"
+    if part == "cuda" and not _C.HAS_CUDA:
+        reason = skipped.get("cuda", "not built")
+        return f"built without CUDA ({reason}); install nvcc and run `SEGNEXT_BUILD=cuda pip install .`"
+    return None
+
+
+@functools.cache
+def instruction_set() -> int:
+    """Index into INSTRUCTION_SETS of the CPU kernels in use: the machine's best, or SEGNEXT_CPU_ISA's."""
+    best = int(_C.best_instruction_set())
+    wanted = os.environ.get("SEGNEXT_CPU_ISA")
+    if not wanted:
+        return best
+    if wanted not in INSTRUCTION_SETS:
+        raise ValueError(f"SEGNEXT_CPU_ISA must be one of {', '.join(INSTRUCTION_SETS)}, got {wanted!r}")
+    index = INSTRUCTION_SETS.index(wanted)
+    if index > best:
+        raise ValueError(f"SEGNEXT_CPU_ISA: {wanted} is not built here or not on this machine; best: {INSTRUCTION_SETS[best]}")
+    return index
+
+
+@functools.cache
+def architecture_gap(device: torch.device) -> str | None:
+    """Why no built CUDA code runs on this device, with the remedy; None where some does."""
+    major, minor = torch.cuda.get_device_capability(device)
+    built = build_record()["cuda"]["architectures"]
+    # machine code runs on its own major version from its minor on; PTX on everything newer
+    for name in built:
+        arch_major, arch_minor = (int(part) for part in name.removesuffix("+PTX").split("."))
+        if (arch_major == major and arch_minor <= minor) or (
+            name.endswith("+PTX") and (arch_major, arch_minor) <= (major, minor)
+        ):
+            return None
+    return (
+        f"built for {' and '.join(built)}, this device is {major}.{minor};"
+        f" rebuild with TORCH_CUDA_ARCH_LIST={major}.{minor} or use Triton"
+    )
+
+
+def check_launch(status: int, op: str) -> None:
+    """Raise on a CUDA launcher's non-zero status."""
+    if status:
+        raise RuntimeError(f"{op}: CUDA launch failed: {_C.cuda_error(status)}")

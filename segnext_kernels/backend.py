@@ -1,0 +1,111 @@
+"""Which kernel runs: the setting, the choice on real tensors, and the reasons behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# Order of preference under "auto"; an op may bring its own order once one is measured.
+BACKENDS = ("cuda", "triton", "cpu", "reference")
+SETTINGS = ("auto", *BACKENDS)
+
+_setting: ContextVar[str | None] = ContextVar("segnext_backend", default=None)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One backend's implementation of one op.
+
+    ``refuses(*args)`` gets the op's arguments in schema order and returns None, or in a few words
+    why these inputs cannot be taken.
+    """
+
+    run: Callable[..., Any]
+    refuses: Callable[..., str | None]
+
+
+# op name -> backend name -> kernel; filled by registration.define_op
+KERNELS: dict[str, dict[str, Kernel]] = {}
+
+
+def _checked(setting: str, source: str) -> str:
+    if setting not in SETTINGS:
+        raise ValueError(f"{source} must be one of {', '.join(SETTINGS)}, got {setting!r}")
+    return setting
+
+
+def current_backend() -> str:
+    """The setting in force: `use_backend`, else the variable SEGNEXT_BACKEND, else "auto"."""
+    setting = _setting.get()
+    if setting is not None:
+        return setting
+    return _checked(os.environ.get("SEGNEXT_BACKEND") or "auto", "SEGNEXT_BACKEND")
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every op inside the ``with`` block, and the backward of what was computed in it, on one backend.
+
+    A named backend never falls back: inputs it does not take raise NotImplementedError with the reasons.
+
+    Args:
+        name: "auto", "cuda", "triton", "cpu" or "reference".
+    """
+    token = _setting.set(_checked(name, "use_backend: name"))
+    try:
+        yield
+    finally:
+        _setting.reset(token)
+
+
+def select(op: str, args: tuple[Any, ...]) -> Kernel:
+    """The kernel that takes ``args`` under the current setting."""
+    kernels = KERNELS[op]
+    setting = current_backend()
+    if setting == "auto":
+        for kernel in kernels.values():
+            if kernel.refuses(*args) is None:
+                return kernel
+    elif setting in kernels and kernels[setting].refuses(*args) is None:
+        return kernels[setting]
+    raise NotImplementedError(explain(op, *args))
+
+
+def choose(op: str, *args: Any) -> str:
+    """Name of the backend that would run ``op`` (such as "msca_conv") on these arguments, in schema order."""
+    chosen = select(op, args)
+    return next(name for name, kernel in KERNELS[op].items() if kernel is chosen)
+
+
+def explain(op: str, *args: Any) -> str:
+    """Why each backend takes or refuses these arguments, a line each."""
+    setting = current_backend()
+    lines, chosen = [], None
+    for name in BACKENDS:
+        kernel = KERNELS[op].get(name)
+        reason = "this op has no kernel for it" if kernel is None else kernel.refuses(*args)
+        if reason is None:
+            if setting in ("auto", name):
+                chosen = chosen or name
+                reason = "takes these inputs"
+            else:
+                reason = f'available; not used because use_backend("{setting}") is in force'
+        lines.append(f"  {name + ':':<11}{reason}")
+    tensors = ", ".join(describe(a) for a in args if isinstance(a, torch.Tensor))
+    head = f"{op}: {chosen} takes" if chosen else f"{op}: no backend takes"
+    return "\n".join([f"{head} {tensors}", *lines])
+
+
+def describe(tensor: torch.Tensor) -> str:
+    """Shape, dtype, device and layout in words, for messages."""
+    words = [str(tuple(tensor.shape)), str(tensor.dtype).removeprefix("torch."), tensor.device.type]
+    if tensor.ndim == 4 and not tensor.is_contiguous():
+        is_nhwc = tensor.is_contiguous(memory_format=torch.channels_last)
+        words.append("channels_last" if is_nhwc else f"strides {tensor.stride()}")
+    return " ".join(words)

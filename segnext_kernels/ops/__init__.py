@@ -1,0 +1,1 @@
+"""One folder an op: definition, reference, kernels and specification under its one name."""

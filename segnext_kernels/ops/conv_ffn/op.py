@@ -1,0 +1,119 @@
+"""conv_ffn: SegNeXt's whole feed-forward network, fc1 - depthwise 3x3 - GELU - fc2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from segnext_kernels import checks, layout
+from segnext_kernels.ops.conv_ffn import reference
+from segnext_kernels.ops.convolution import conv_flops
+from segnext_kernels.ops.dwconv_gelu.op import dwconv_gelu
+from segnext_kernels.registration import (
+    define_autocast,
+    define_autograd,
+    define_op,
+    define_vmap,
+    forbid_double_backward,
+)
+
+NAME = "conv_ffn"
+ARGUMENTS = (
+    "Tensor x, Tensor fc1_weight, Tensor fc1_bias, Tensor dw_weight, Tensor dw_bias,"
+    " Tensor fc2_weight, Tensor fc2_bias, bool residual"
+)
+
+
+def _fake(x: torch.Tensor, *args: Any) -> torch.Tensor:
+    fc2_weight = args[4]
+    return layout.empty_like(x, channels=fc2_weight.shape[0])
+
+
+def _fake_backward(grad: torch.Tensor, x: torch.Tensor, *args: Any) -> list[torch.Tensor]:
+    return [layout.empty_like(x), *(p.new_empty(p.shape) for p in args[:6])]
+
+
+def _flops(x: Any, fc1_weight: Any, fc1_bias: Any, dw_weight: Any, dw_bias: Any, fc2_weight: Any, *_: Any, **__: Any) -> int:
+    return sum(conv_flops(x, weight) for weight in (fc1_weight, dw_weight, fc2_weight))
+
+
+def _flops_backward(grad: Any, x: Any, *args: Any, **_: Any) -> int:
+    return 2 * _flops(x, *args)
+
+
+_op = define_op(NAME, f"({ARGUMENTS}) -> Tensor", reference=reference.conv_ffn, fake=_fake, flops=_flops)
+_backward_op = define_op(
+    f"{NAME}_backward",
+    f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
+    reference=reference.conv_ffn_backward,
+    fake=_fake_backward,
+    flops=_flops_backward,
+)
+
+
+def _backward(saved: tuple[Any, ...], residual: bool, grad: torch.Tensor) -> tuple[Any, ...]:
+    return (*_backward_op(layout.as_format_of(grad, saved[0]), *saved, residual), None)
+
+
+define_autograd(NAME, save=lambda inputs, output: (inputs[:7], inputs[7]), backward=_backward)
+forbid_double_backward(NAME)
+define_autocast(NAME, lambda low, *args: tuple(low(a) for a in args))
+define_vmap(NAME)
+
+
+def conv_ffn(
+    x: torch.Tensor,
+    fc1_weight: torch.Tensor,
+    fc1_bias: torch.Tensor,
+    dw_weight: torch.Tensor,
+    dw_bias: torch.Tensor,
+    fc2_weight: torch.Tensor,
+    fc2_bias: torch.Tensor,
+    residual: bool = False,
+    recompute: bool = True,
+) -> torch.Tensor:
+    """Convolutional feed-forward network: 1x1, depthwise 3x3, exact GELU, 1x1.
+
+    Same as ``conv1x1(gelu(dw3x3(conv1x1(x))))``, plus x if ``residual``.
+
+    Args:
+        x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32, float64.
+        fc1_weight: (E, C, 1, 1); fc1_bias: (E,).
+        dw_weight: (E, 1, 3, 3); dw_bias: (E,).
+        fc2_weight: (Co, E, 1, 1); fc2_bias: (Co,).
+        residual: add x to the result (Co = C): inference, with layer scale folded into fc2.
+        recompute: in training save x alone and recompute the hidden tensors in the backward;
+            False keeps them (faster, E / C times the memory).
+
+    Returns:
+        (N, Co, H, W) in x's dtype and memory format; accumulated in float32 (float64 for float64).
+
+    Raises:
+        ValueError: shapes disagree. TypeError: dtypes disagree. NotImplementedError: no backend takes these inputs.
+
+    Source: SegNeXt (arXiv 2209.08575), section 3.1 (the feed-forward network of VAN, arXiv 2202.09741).
+    """
+    checks.expect_floating(NAME, "x", x, 4, "(N, C, H, W)")
+    c = x.shape[1]
+    checks.expect_shape(NAME, "fc1_weight", fc1_weight, ("E", c, 1, 1), f"x is {tuple(x.shape)}")
+    e, co = fc1_weight.shape[0], c if residual else "Co"
+    checks.expect_shape(NAME, "dw_weight", dw_weight, (e, 1, 3, 3), f"fc1_weight gives {e} channels")
+    checks.expect_shape(
+        NAME, "fc2_weight", fc2_weight, (co, e, 1, 1), "a residual needs as many channels as x" if residual else ""
+    )
+    for name, bias, weight in (
+        ("fc1_bias", fc1_bias, fc1_weight),
+        ("dw_bias", dw_bias, dw_weight),
+        ("fc2_bias", fc2_bias, fc2_weight),
+    ):
+        checks.expect_shape(NAME, name, bias, weight.shape[:1], "pass zeros for none" if bias is None else "")
+    params = (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
+    names = ("fc1_weight", "fc1_bias", "dw_weight", "dw_bias", "fc2_weight", "fc2_bias")
+    for name, tensor in zip(names, params, strict=True):
+        checks.expect_like(NAME, name, tensor, "x", x)
+    if not recompute and torch.is_grad_enabled():
+        out = F.conv2d(dwconv_gelu(F.conv2d(x, fc1_weight, fc1_bias), dw_weight, dw_bias), fc2_weight, fc2_bias)
+        return layout.as_format_of(out + x if residual else out, x)
+    return _op(x, *params, residual)

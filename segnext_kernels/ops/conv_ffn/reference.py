@@ -1,0 +1,46 @@
+"""conv_ffn in plain PyTorch: the definition."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from segnext_kernels.layout import as_format_of
+from segnext_kernels.ops.convolution import conv, conv_backward
+
+
+def conv_ffn(
+    x: torch.Tensor,
+    fc1_weight: torch.Tensor,
+    fc1_bias: torch.Tensor,
+    dw_weight: torch.Tensor,
+    dw_bias: torch.Tensor,
+    fc2_weight: torch.Tensor,
+    fc2_bias: torch.Tensor,
+    residual: bool,
+) -> torch.Tensor:
+    hidden = conv(x, fc1_weight, fc1_bias, depthwise=False)
+    hidden = F.gelu(conv(hidden, dw_weight, dw_bias, depthwise=True))
+    out = conv(hidden, fc2_weight, fc2_bias, depthwise=False)
+    return as_format_of(out + x if residual else out, x)
+
+
+def conv_ffn_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    fc1_weight: torch.Tensor,
+    fc1_bias: torch.Tensor,
+    dw_weight: torch.Tensor,
+    dw_bias: torch.Tensor,
+    fc2_weight: torch.Tensor,
+    fc2_bias: torch.Tensor,
+    residual: bool,
+) -> list[torch.Tensor]:
+    """Gradients of the seven tensors in order; the hidden tensors are recomputed from x."""
+    wide = conv(x, fc1_weight, fc1_bias, depthwise=False)
+    mixed = conv(wide, dw_weight, dw_bias, depthwise=True)
+    grad_hidden, fc2_grads = conv_backward(grad, F.gelu(mixed), fc2_weight, fc2_bias, depthwise=False)
+    grad_mixed = torch.ops.aten.gelu_backward(grad_hidden, mixed)
+    grad_wide, dw_grads = conv_backward(grad_mixed, wide, dw_weight, dw_bias, depthwise=True)
+    grad_x, fc1_grads = conv_backward(grad_wide, x, fc1_weight, fc1_bias, depthwise=False)
+    return [as_format_of(grad_x + grad if residual else grad_x, x), *fc1_grads, *dw_grads, *fc2_grads]

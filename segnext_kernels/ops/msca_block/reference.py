@@ -1,0 +1,32 @@
+"""msca_block in plain PyTorch: the definition."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from segnext_kernels.layout import as_format_of
+from segnext_kernels.ops.convolution import conv
+from segnext_kernels.ops.msca_conv.reference import msca_conv
+
+
+def msca_block(
+    x: torch.Tensor,
+    proj_in_weight: torch.Tensor,
+    proj_in_bias: torch.Tensor,
+    root_weight: torch.Tensor,
+    root_bias: torch.Tensor | None,
+    strip_weights: list[torch.Tensor],
+    strip_biases: list[torch.Tensor],
+    mix_weight: torch.Tensor,
+    mix_bias: torch.Tensor,
+    proj_out_weight: torch.Tensor,
+    proj_out_bias: torch.Tensor,
+    skip_scale: torch.Tensor,
+    skip_shift: torch.Tensor,
+) -> torch.Tensor:
+    u = F.gelu(conv(x, proj_in_weight, proj_in_bias, depthwise=False))
+    m = msca_conv(u, root_weight, root_bias, strip_weights, strip_biases)
+    gated = conv(m, mix_weight, mix_bias, depthwise=False) * u
+    skip = x * skip_scale.view(1, -1, 1, 1) + skip_shift.view(1, -1, 1, 1)
+    return as_format_of(skip + conv(gated, proj_out_weight, proj_out_bias, depthwise=False), x)

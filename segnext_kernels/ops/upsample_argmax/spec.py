@@ -1,0 +1,65 @@
+"""upsample_argmax: sample inputs and promises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from segnext_kernels.ops.upsample_argmax import op, reference
+from segnext_kernels.specification import BadInput, Draw, Sample, Spec, samples
+
+
+def _build(
+    draw: Draw, n: int, k: int, h: int, w: int, size: tuple[int, int], smooth: bool = False, scale: float = 1.0
+) -> tuple[Any, ...]:
+    """Noise, where every cell must be interpolated, or smooth fields, where most cells have one winner."""
+    if not smooth:
+        return draw.image(n, k, h, w) * scale, list(size)
+    coarse = torch.randn(n, k, 3, 3, generator=draw.generator, dtype=torch.float64) * scale
+    logits = F.interpolate(coarse, size=(h, w), mode="bicubic")
+    return logits.to(draw.device, draw.dtype).contiguous(memory_format=draw.layout), list(size)
+
+
+SPEC = Spec(
+    name=op.NAME,
+    public=op.upsample_argmax,
+    reference=reference.upsample_argmax,
+    differentiable=(),
+    low_precision=(),
+    samples=samples(
+        _build,
+        k6_h9w7_up=dict(n=2, k=6, h=9, w=7, size=(23, 20)),
+        k19_h16w16_x8=dict(n=1, k=19, h=16, w=16, size=(128, 128), smooth=True),
+        k11_h13w24_up=dict(n=2, k=11, h=13, w=24, size=(50, 61), smooth=True),
+        k150_h8w9_x8=dict(n=1, k=150, h=8, w=9, size=(64, 72), smooth=True),
+        k21_h31w17_down=dict(n=1, k=21, h=31, w=17, size=(12, 7)),
+        k7_h9w8_down_up=dict(n=1, k=7, h=9, w=8, size=(5, 31)),
+        k5_h6w7_same=dict(n=2, k=5, h=6, w=7, size=(6, 7)),
+        k256_h3w4_uint8=dict(n=1, k=256, h=3, w=4, size=(9, 10)),
+        k300_h5w4_int32=dict(n=1, k=300, h=5, w=4, size=(13, 11)),
+        k300_h5w4_smooth=dict(n=1, k=300, h=5, w=4, size=(13, 11), smooth=True),
+        k2_h5w6_large=dict(n=1, k=2, h=5, w=6, size=(21, 22), scale=1e4),
+        k1_h3w2_up=dict(n=2, k=1, h=3, w=2, size=(7, 5)),
+        k4_h1w1_up=dict(n=2, k=4, h=1, w=1, size=(5, 3)),
+        k4_h7w5_to_1x1=dict(n=2, k=4, h=7, w=5, size=(1, 1)),
+        k6_h5w4_ties=dict(n=1, k=6, h=5, w=4, size=(17, 13), scale=0.0),
+        n0_k6_h4w5=dict(n=0, k=6, h=4, w=5, size=(9, 8)),
+    ),
+    model_shapes=(
+        Sample("ade20k-k150-h64w64-to-512x512", _build, dict(n=1, k=150, h=64, w=64, size=(512, 512))),
+        Sample("ade20k-k150-h64w64-smooth", _build, dict(n=1, k=150, h=64, w=64, size=(512, 512), smooth=True)),
+        Sample("cityscapes-k19-h128w256-smooth", _build, dict(n=1, k=19, h=128, w=256, size=(1024, 2048), smooth=True)),
+    ),
+    bad_inputs=(
+        BadInput("logits-axes", {"logits": torch.zeros(6, 9, 7)}, ValueError, r"logits must be \(N, K, h, w\), got shape"),
+        BadInput("logits-dtype", {"logits": torch.zeros(1, 6, 9, 7).int()}, TypeError, r"logits must be float16.*, got int32"),
+        BadInput("logits-none", {"logits": None}, TypeError, r"logits must be a tensor .*, got NoneType"),
+        BadInput("logits-empty", {"logits": torch.zeros(1, 6, 0, 7)}, ValueError, r"logits must have no empty axis but"),
+        BadInput("size-number", {"size": 23}, ValueError, r"size must be \(H, W\), got 23"),
+        BadInput("size-three", {"size": (1, 2, 3)}, ValueError, r"size must be \(H, W\), got \(1, 2, 3\)"),
+        BadInput("size-zero", {"size": (0, 20)}, ValueError, r"size must be at least \(1, 1\), got \(0, 20\)"),
+        BadInput("size-fraction", {"size": (4.5, 20)}, TypeError, r"size must be two integers, got \(4.5, 20\)"),
+    ),
+)

@@ -1,0 +1,102 @@
+"""upsample_cross_entropy: the segmentation loss, without logits or their gradient at full size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from segnext_kernels import checks, layout
+from segnext_kernels.ops.upsample_cross_entropy import reference
+from segnext_kernels.registration import define_autograd, define_op, define_vmap, forbid_double_backward
+
+NAME = "upsample_cross_entropy"
+REDUCTIONS = ("mean", "mean_all")
+ARGUMENTS = (
+    "Tensor logits, Tensor target, int ignore_index, Tensor? class_weight, float label_smoothing, str reduction"
+)
+
+
+def _fake(logits: torch.Tensor, *_: Any) -> torch.Tensor:
+    return logits.new_empty((), dtype=layout.accumulator_dtype(logits.dtype))
+
+
+def _fake_backward(grad: torch.Tensor, logits: torch.Tensor, *_: Any) -> torch.Tensor:
+    return layout.empty_like(logits)
+
+
+_op = define_op(
+    NAME,
+    f"({ARGUMENTS}) -> Tensor",
+    reference=reference.upsample_cross_entropy,
+    fake=_fake,
+    flops=lambda *args, **_: 0,  # resizing and softmax: not counted by convention
+)
+_backward_op = define_op(
+    f"{NAME}_backward",
+    f"(Tensor grad, {ARGUMENTS}) -> Tensor",
+    reference=reference.upsample_cross_entropy_backward,
+    fake=_fake_backward,
+    flops=lambda *args, **_: 0,
+)
+
+
+def _save(inputs: tuple[Any, ...], output: Any) -> tuple[tuple[Any, ...], Any]:
+    logits, target, ignore_index, class_weight, label_smoothing, reduction = inputs
+    return (logits, target, class_weight), (ignore_index, label_smoothing, reduction)
+
+
+def _backward(saved: tuple[Any, ...], other: tuple[Any, ...], grad: torch.Tensor) -> tuple[Any, ...]:
+    logits, target, class_weight = saved
+    ignore_index, label_smoothing, reduction = other
+    grad_logits = _backward_op(grad, logits, target, ignore_index, class_weight, label_smoothing, reduction)
+    return grad_logits, None, None, None, None, None
+
+
+# No autocast rule: logits are taken in whatever dtype they come, the loss is float32.
+define_autograd(NAME, save=_save, backward=_backward)
+forbid_double_backward(NAME)
+define_vmap(NAME)
+
+
+def upsample_cross_entropy(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    ignore_index: int = 255,
+    class_weight: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """Cross-entropy of bilinearly resized logits.
+
+    Same as ``F.cross_entropy(F.interpolate(logits.float(), target.shape[1:], mode="bilinear"), target, ...)``.
+
+    Args:
+        logits: (N, K, h, w), contiguous or channels_last; float16, bfloat16, float32, float64.
+        target: (N, H, W), int64 or uint8; class ids below K, or ignore_index.
+        ignore_index: the id of pixels that do not count.
+        class_weight: (K,) floating, or None; gets no gradient.
+        label_smoothing: in [0, 1].
+        reduction: "mean" over the counted pixels, weighted, as PyTorch (NaN where none counts);
+            "mean_all" over all pixels, ignored ones counting as zero, as the official SegNeXt code.
+
+    Returns:
+        A scalar, float32 (float64 for float64).
+
+    Raises:
+        ValueError: shapes or choices disagree. TypeError: dtypes. IndexError: a class id is out of range.
+    """
+    checks.expect_floating(NAME, "logits", logits, 4, "(N, K, h, w)")
+    n, k = logits.shape[:2]
+    checks.expect_shape(NAME, "target", target, (n, "H", "W"), f"logits are {tuple(logits.shape)}")
+    if target.dtype not in (torch.int64, torch.uint8):
+        raise TypeError(f"{NAME}: target must be int64 or uint8, got {target.dtype}; convert it with .long()")
+    checks.expect_size(NAME, target.shape[1:])
+    checks.expect_shape(NAME, "class_weight", class_weight, (k,), f"logits have {k} classes", optional=True)
+    checks.expect_device(NAME, "target", target, "logits", logits)
+    checks.expect_device(NAME, "class_weight", class_weight, "logits", logits)
+    checks.expect_choice(NAME, "reduction", reduction, REDUCTIONS)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"{NAME}: label_smoothing must be in [0, 1], got {label_smoothing}")
+    weight = None if class_weight is None else class_weight.detach()
+    return _op(logits, target, ignore_index, weight, label_smoothing, reduction)

@@ -1,0 +1,165 @@
+"""What an op promises, in data: sample and bad inputs, real shapes, bytes and FLOPs.
+
+Every `ops/<op>/spec.py` fills one `Spec`; the contract tests, the benchmarks and the self-test read them all.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import flop_registry
+
+from segnext_kernels import ops
+
+# SegNeXt-T and -B at 512x512: stage -> (channels, side of the feature map, FFN expansion).
+STAGES: dict[str, tuple[int, int, int]] = {
+    "t1": (32, 128, 8), "t2": (64, 64, 8), "t3": (160, 32, 4), "t4": (256, 16, 4),
+    "b1": (64, 128, 8), "b2": (128, 64, 8), "b3": (320, 32, 4), "b4": (512, 16, 4),
+}  # fmt: skip
+STRIPS = (7, 11, 21)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random arguments in one dtype, device and layout; the values depend on the generator alone."""
+
+    dtype: torch.dtype
+    device: torch.device
+    layout: torch.memory_format
+    generator: torch.Generator
+
+    def normal(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
+        """Gaussian of standard deviation ``scale``; drawn in float64 on the CPU, so that all devices see the same."""
+        values = torch.randn(shape, generator=self.generator, dtype=torch.float64) * scale
+        return values.to(self.device, self.dtype)
+
+    def image(self, n: int, c: int, h: int, w: int) -> torch.Tensor:
+        """Gaussian (N, C, H, W) in the layout."""
+        return self.normal(n, c, h, w).contiguous(memory_format=self.layout)
+
+    def weight(self, *shape: int) -> torch.Tensor:
+        """A convolution's weight with unit gain: deviation 1 / sqrt(fan in)."""
+        return self.normal(*shape, scale=math.prod(shape[1:]) ** -0.5)
+
+    def optional(self, wanted: bool, *shape: int) -> torch.Tensor | None:
+        """`normal`, or None where it is not wanted."""
+        return self.normal(*shape) if wanted else None
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """Uniform in [0, 1)."""
+        values = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        return values.to(self.device, self.dtype)
+
+    def integers(self, high: int, *shape: int) -> torch.Tensor:
+        """Uniform int64 in [0, high)."""
+        return torch.randint(high, shape, generator=self.generator).to(self.device)
+
+    def strips(self, c: int, kernels: Sequence[int]) -> list[torch.Tensor]:
+        """Rows (C, 1, 1, K) and columns (C, 1, K, 1) for each K."""
+        return [self.weight(c, 1, *shape) for k in kernels for shape in ((1, k), (k, 1))]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One set of arguments, under a readable name such as c20-h31w17."""
+
+    name: str
+    build: Callable[..., tuple[Any, ...]]
+    sizes: Mapping[str, Any]
+
+    def make(
+        self,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        layout: torch.memory_format = torch.contiguous_format,
+        generator: torch.Generator | None = None,
+        **changed: Any,
+    ) -> tuple[Any, ...]:
+        """The arguments in schema order; without a generator the same ones at each call.
+
+        Args:
+            changed: sizes to take instead of the sample's, such as ``h=12``.
+        """
+        draw = Draw(dtype, torch.device(device), layout, generator or torch.Generator().manual_seed(0))
+        return self.build(draw, **{**self.sizes, **changed})
+
+
+def samples(build: Callable[..., tuple[Any, ...]], **named: Mapping[str, Any]) -> tuple[Sample, ...]:
+    """Samples of one builder; an underscore in a name reads as a hyphen."""
+    return tuple(Sample(name.replace("_", "-"), build, sizes) for name, sizes in named.items())
+
+
+@dataclass(frozen=True)
+class BadInput:
+    """Arguments of the first sample with some replaced by name, and the error that must follow."""
+
+    name: str
+    replaced: Mapping[str, Any]
+    error: type[Exception]
+    message: str  # regular expression
+
+
+@dataclass(frozen=True, eq=False)
+class Spec:
+    """All that is particular to one op.
+
+    Attributes:
+        name: the op's one name.
+        public: the public function; takes the schema's arguments in order, without ``internal``.
+        reference: plain PyTorch in schema order; autograd through it gives the oracle's gradients.
+        differentiable: names of the arguments that get a gradient; empty for inference ops.
+        low_precision: names of the arguments that autocast takes to the low precision.
+        samples: small inputs, every kind of edge among them; the first is an ordinary one.
+        model_shapes: SegNeXt-T's and -B's at 512x512, batch 1.
+        bad_inputs: what must be refused, and how.
+        resized: sizes that turn the first sample into one of another H and W.
+        internal: trailing schema arguments that the public function sets itself.
+    """
+
+    name: str
+    public: Callable[..., torch.Tensor]
+    reference: Callable[..., torch.Tensor]
+    differentiable: tuple[str, ...]
+    low_precision: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    model_shapes: tuple[Sample, ...]
+    bad_inputs: tuple[BadInput, ...]
+    resized: Mapping[str, Any] = field(default_factory=lambda: {"h": 12, "w": 5})
+    internal: tuple[str, ...] = ()
+
+    @property
+    def op(self) -> Any:
+        """The registered operator: takes all of the schema's arguments."""
+        return getattr(torch.ops.segnext_kernels, self.name).default
+
+    @property
+    def argument_names(self) -> tuple[str, ...]:
+        """Names of the arguments, in schema order."""
+        return tuple(argument.name for argument in self.op._schema.arguments)
+
+    def call(self, *args: Any) -> torch.Tensor:
+        """The public function on arguments in schema order."""
+        return self.public(*args[: len(args) - len(self.internal)])
+
+    def flops(self, args: Sequence[Any]) -> int:
+        """Floating-point operations: the op's registered formula on these arguments."""
+        return int(flop_registry[self.op.overloadpacket](*tree_map_only(torch.Tensor, lambda t: t.shape, tuple(args))))
+
+    def bytes_moved(self, args: Sequence[Any], out: Any) -> int:
+        """The algorithmic minimum: every input and weight read once, every output written once."""
+        return sum(t.numel() * t.element_size() for t in tree_leaves((args, out)) if isinstance(t, torch.Tensor))
+
+
+@functools.cache
+def all_specs() -> dict[str, Spec]:
+    """Op name -> its specification, for every folder of `segnext_kernels.ops`."""
+    folders = [module.name for module in pkgutil.iter_modules(ops.__path__) if module.ispkg]
+    return {name: importlib.import_module(f"{ops.__name__}.{name}.spec").SPEC for name in sorted(folders)}

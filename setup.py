@@ -1,0 +1,255 @@
+"""Builds segnext_kernels._C: C++ once per instruction set, CUDA where nvcc is found; neither needs torch.
+
+SEGNEXT_BUILD=auto (default)  what this machine can build; what is left out is recorded, with the reason
+              cpu | cuda      exactly this; an error where it cannot be built
+              off             pure Python
+TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX and MAX_JOBS are read as PyTorch's extensions read them.
+The record of the build lies beside the library and is shown by `segnext doctor`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+MODES = ("auto", "cpu", "cuda", "off")
+COMPILE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra"]
+NVCC_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--threads=1"]
+INSTRUCTION_SETS = {
+    "generic": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"],
+}
+DEFAULT_ARCHITECTURES = ["8.0", "9.0+PTX"]
+
+
+class BuildError(RuntimeError):
+    """A part cannot be built; the message is one line."""
+
+
+def output_of(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BuildError(f"`{' '.join(command)}` failed: {error}") from error
+
+
+def find_compiler() -> str:
+    for name in (os.environ.get("CXX"), "g++", "c++", "clang++"):
+        if name and shutil.which(name.split()[0]):
+            return name
+    raise BuildError("no C++ compiler found (looked for $CXX, g++, c++, clang++)")
+
+
+def find_nvcc() -> str:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    candidates = [f"{home}/bin/nvcc" if home else None, shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
+    for candidate in candidates:
+        if candidate and Path(candidate).exists():
+            return candidate
+    raise BuildError("nvcc not found (looked in $CUDA_HOME, PATH, /usr/local/cuda)")
+
+
+def cuda_home(nvcc: str) -> Path:
+    """The toolkit an nvcc belongs to, as nvcc itself says: on the PATH it may be a wrapper."""
+    dry_run = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
+    top = re.search(r"^#\$ TOP=(.+)$", dry_run, re.MULTILINE)
+    return Path(top[1]).resolve() if top else Path(nvcc).resolve().parents[1]
+
+
+def architectures(nvcc: str) -> list[str]:
+    """Compute capabilities to build for, as "8.0" or "9.0+PTX"."""
+    known = {f"{m[1]}.{m[2]}" for m in re.finditer(r"compute_(\d+)(\d)\b", output_of(nvcc, "--list-gpu-arch"))}
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
+    if wanted:
+        unknown = [name for name in wanted if name.removesuffix("+PTX") not in known]
+        if unknown:
+            raise BuildError(f"TORCH_CUDA_ARCH_LIST names {', '.join(unknown)}, which {nvcc} does not know")
+        return wanted
+    try:
+        visible = output_of("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").split()
+    except BuildError:
+        visible = []
+    chosen = sorted(set(visible) & known) or [a for a in DEFAULT_ARCHITECTURES if a.removesuffix("+PTX") in known]
+    if not chosen:
+        raise BuildError(f"{nvcc} knows none of {', '.join(DEFAULT_ARCHITECTURES)}; set TORCH_CUDA_ARCH_LIST")
+    return chosen
+
+
+def architecture_flags(names: list[str]) -> list[str]:
+    flags = []
+    for name in names:
+        number = name.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if name.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def jobs() -> int:
+    """From cores and free memory: a heavy translation unit takes up to 2 GiB."""
+    if os.environ.get("MAX_JOBS"):
+        return max(1, int(os.environ["MAX_JOBS"]))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        free_gib = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (ValueError, OSError):
+        free_gib = 4.0
+    return max(1, min(cores, int(free_gib / 2)))
+
+
+def instruction_sets() -> dict[str, list[str]]:
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return INSTRUCTION_SETS if x86 else {"generic": []}
+
+
+class Ninja:
+    """The build.ninja of one library."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lines: list[str] = []
+        self.objects: list[str] = []
+
+    def rule(self, name: str, command: str) -> None:
+        self.lines += [f"rule {name}", f"  command = {command}", "  description = $out"]
+        if "$out.d" in command:
+            self.lines += ["  depfile = $out.d", "  deps = gcc"]
+
+    def compile(self, rule: str, source: Path, suffix: str, flags: list[str]) -> None:
+        target = f"{source.relative_to(CSRC).with_suffix('')}{suffix}.o".replace(os.sep, "_")
+        self.lines += [f"build {target}: {rule} {escaped(source)}", f"  flags = {' '.join(flags)}"]
+        self.objects.append(target)
+
+    def link(self, target: Path) -> None:
+        self.lines += [f"build {escaped(target)}: link {' '.join(self.objects)}"]
+
+    def run(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "build.ninja").write_text("\n".join(self.lines) + "\n")
+        done = subprocess.run([ninja_program(), "-j", str(jobs())], cwd=self.folder, capture_output=True, text=True)
+        sys.stdout.write(done.stdout)
+        if done.returncode:
+            first = re.search(r"^.*\b(?:error|fatal)\b.*$", done.stdout + done.stderr, re.MULTILINE | re.IGNORECASE)
+            raise BuildError((first[0] if first else "ninja failed").strip())
+
+
+def escaped(path: Path) -> str:
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def ninja_program() -> str:
+    try:
+        from ninja import BIN_DIR
+
+        return str(Path(BIN_DIR) / "ninja")
+    except ImportError:
+        found = shutil.which("ninja")
+        if found is None:
+            raise BuildError("ninja not found (`pip install ninja`)") from None
+        return found
+
+
+def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, object]:
+    """Compile and link one library; returns what was built."""
+    import pybind11
+
+    compiler = find_compiler()
+    ninja = Ninja(folder)
+    includes = [f"-I{CSRC}", f"-isystem {pybind11.get_include()}", f"-isystem {sysconfig.get_path('include')}"]
+    ninja.rule("cxx", f"{compiler} -MMD -MF $out.d {' '.join(COMPILE_FLAGS)} $flags -c $in -o $out")
+    isas = instruction_sets()
+    shared = ["-DSEGNEXT_X86"] if len(isas) > 1 else []
+    for name, flags in isas.items():
+        for source in sorted(CSRC.glob("*/*_cpu.cpp")):
+            ninja.compile("cxx", source, f".{name}", [includes[0], "-fopenmp", *shared, *flags, f"-DSEGNEXT_ISA={name}"])
+    for source in sorted(CSRC.glob("common/*.cpp")):
+        ninja.compile("cxx", source, "", [includes[0], *shared])
+    defines = ["-DSEGNEXT_WITH_CUDA"] if with_cuda else []
+    ninja.compile("cxx", CSRC / "bindings.cpp", "", [*includes, *shared, *defines])
+    # No OpenMP library is linked: the one that `import torch` has loaded serves, so there is one thread pool.
+    libraries = ""
+    built: dict[str, object] = {
+        "compiler": output_of(*compiler.split(), "--version").splitlines()[0],
+        "flags": " ".join(COMPILE_FLAGS),
+        "instruction_sets": list(isas),
+        "cuda": None,
+    }
+    if with_cuda:
+        nvcc = find_nvcc()
+        home, names = cuda_home(nvcc), architectures(nvcc)
+        flags = [*NVCC_FLAGS, *architecture_flags(names)]
+        ninja.rule("nvcc", f"{nvcc} -MMD -MF $out.d {' '.join(flags)} $flags -c $in -o $out")
+        for source in sorted(CSRC.glob("*/*.cu")):
+            ninja.compile("nvcc", source, ".cuda", [f"-I{CSRC}"])
+        # The static runtime: the library loads on machines without a GPU or a driver.
+        libraries = f"-L{home}/lib64 -L{home}/lib -lcudart_static -ldl -lrt -lpthread"
+        version = re.search(r"release ([\d.]+)", output_of(nvcc, "--version"))
+        built["cuda"] = {"nvcc": version[1] if version else "?", "flags": " ".join(NVCC_FLAGS), "architectures": names}
+    ninja.rule("link", f"{compiler} -shared $in -o $out {libraries}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    ninja.link(target)
+    ninja.run()
+    return built
+
+
+class BuildKernels(build_ext):
+    """setuptools' build_ext with the building replaced."""
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        folder = Path(self.build_temp).resolve() / "csrc"
+        skipped: dict[str, str] = {}
+        built: dict[str, object] = {}
+        if MODE == "cuda":
+            built = build_library(target, folder, with_cuda=True)
+        elif MODE == "cpu":
+            built = build_library(target, folder, with_cuda=False)
+            skipped["cuda"] = "left out by SEGNEXT_BUILD=cpu"
+        else:
+            for part, with_cuda in (("cuda", True), ("cpu", False)):
+                try:
+                    built = build_library(target, folder, with_cuda)
+                    break
+                except BuildError as error:
+                    skipped[part] = str(error)
+                    print(f"segnext: built without {part}: {error}", file=sys.stderr)
+        record = {"mode": MODE, **built, "skipped": skipped}
+        record_path = target.with_name("_build.json")
+        record_path.parent.mkdir(parents=True, exist_ok=True)
+        record_path.write_text(json.dumps(record, indent=2) + "\n")
+
+    def copy_extensions_to_source(self) -> None:
+        """For `pip install -e .`: the library, where one was built, and its record."""
+        package = ROOT / "segnext_kernels"
+        for ext in self.extensions:
+            target = Path(self.get_ext_fullpath(ext.name)).resolve()
+            built = ROOT / self.build_lib / "segnext_kernels"
+            for name in (target.name, "_build.json"):
+                if (built / name).exists():
+                    shutil.copyfile(built / name, package / name)
+
+    def get_outputs(self) -> list[str]:
+        return [path for path in super().get_outputs() if Path(path).exists()]
+
+
+MODE = os.environ.get("SEGNEXT_BUILD") or "auto"
+if MODE not in MODES:
+    raise SystemExit(f"SEGNEXT_BUILD must be one of {', '.join(MODES)}, got {MODE!r}")
+
+setup(
+    ext_modules=[] if MODE == "off" else [Extension("segnext_kernels._C", sources=[])],
+    cmdclass={"build_ext": BuildKernels},
+)

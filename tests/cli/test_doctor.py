@@ -1,0 +1,144 @@
+"""`segnext doctor`: the machine's facts, and a data set's defects, each named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segnext.cli import doctor
+from segnext.cli.main import main
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*words: object) -> tuple[int, str, str]:
+        status = 0
+        try:
+            main(["doctor", *map(str, words)])
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A healthy data set of two classes: four pairs to train, two to validate; class 1 never in val."""
+    for split, count in (("train", 4), ("val", 2)):
+        for index in range(count):
+            for kind in ("images", "labels"):
+                (tmp_path / kind / split).mkdir(parents=True, exist_ok=True)
+            label = np.zeros((12, 16), np.uint8)
+            label[0] = 255
+            if split == "train":
+                label[6:] = 1
+            Image.new("RGB", (16, 12)).save(tmp_path / "images" / split / f"{index}.jpg")
+            Image.fromarray(label).save(tmp_path / "labels" / split / f"{index}.png")
+    (tmp_path / "data.yaml").write_text(
+        "name: tiny\npath: .\nclasses: [road, sky]\n"
+        "train: {images: images/train, labels: labels/train}\nval: {images: images/val, labels: labels/val}\n"
+    )
+    return tmp_path
+
+
+class TestMachine:
+    def test_every_section_and_version(self, run):
+        status, text, errors = run()
+        assert (status, errors) == (0, "")
+        for section in ("Machine", "Python", "GPU", "Kernels", "Build", "Weights"):
+            assert f"{section}\n" in text
+        assert torch.__version__ in text
+
+    def test_one_line_a_backend(self):
+        lines = dict(doctor.backends())
+        assert {"cuda", "triton", "cpu", "reference"} <= set(lines)
+        for line in lines.values():
+            assert line and "\n" not in line
+        for line in lines.values():
+            if line.startswith("missing") or "is missing" in line:
+                assert "pip install" in line  # the command that would add it
+
+    def test_a_backend_without_its_package(self, monkeypatch):
+        monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+        assert "pip install triton" in dict(doctor.backends())["triton"]
+
+    def test_absent_build_record(self, run, monkeypatch, tmp_path):
+        from segnext_kernels import _library
+
+        monkeypatch.setattr(_library, "RECORD", tmp_path / "none.json")
+        _library.build_record.cache_clear()
+        try:
+            status, text, _ = run()
+        finally:
+            _library.build_record.cache_clear()
+        assert status == 0 and "not built" in text
+
+    def test_machines_without_proc(self, monkeypatch):
+        def missing(*_: object, **__: object) -> str:
+            raise FileNotFoundError
+
+        monkeypatch.setattr(Path, "read_text", missing)
+        facts = dict(doctor.machine())
+        assert facts["instructions"] == "unknown" and "memory" not in facts
+
+
+class TestData:
+    def test_healthy(self, run, data):
+        status, text, errors = run(data / "data.yaml")
+        assert (status, errors) == (0, "")
+        assert text.count("nothing wrong") == 2
+        assert "pairs: 4; width x height: 16x12 (4)" in text
+        assert "tiny train" in text and "tiny val" in text
+        assert "41.67 %" in text and "50.00 %" in text and "8.33 %" in text  # road, sky, ignored of train
+
+    def test_limit(self, run, data):
+        assert "pairs: 4, 2 of them read" in run(data / "data.yaml", "--limit", 2)[1]
+
+    def test_unpaired(self, run, data):
+        (data / "labels" / "val" / "1.png").unlink()
+        status, text, _ = run(data / "data.yaml")
+        assert status == 1 and "1.jpg" in text and "partner" in text
+        assert text.count("nothing wrong") == 1  # the other split is still examined
+
+    def test_defective_files_and_sizes(self, run, data):
+        (data / "images" / "train" / "0.jpg").write_bytes(b"broken")
+        Image.fromarray(np.zeros((5, 5), np.uint8)).save(data / "labels" / "train" / "1.png")
+        status, text, _ = run(data / "data.yaml")
+        assert status == 1
+        assert "0.jpg: not an image" in text
+        assert "1.png: the label must be 16x12 as its image, got 5x5" in text
+
+    @pytest.mark.parametrize(
+        ("ids", "classes", "hint"),
+        [
+            ([0, 2], 2, "start at 1"),
+            ([7, 33], 19, "labelTrainIds"),
+            ([40, 90], 2, "map the ids"),
+        ],
+    )
+    def test_unknown_ids(self, run, data, ids, classes, hint):
+        names = ", ".join(f"c{index}" for index in range(classes))
+        text = (data / "data.yaml").read_text().replace("road, sky", names)
+        (data / "data.yaml").write_text(text)
+        label = np.resize(np.array(ids, np.uint8), (12, 16))
+        Image.fromarray(label).save(data / "labels" / "train" / "3.png")
+        status, text, _ = run(data / "data.yaml")
+        assert status == 1 and hint in text and "(unknown)" in text
+        assert f"3.png: id {ids[-1]} (12 % of the pixels) must be a class, 0..{classes - 1}, or 255" in text
+
+    def test_many_problems_are_cut(self, run, data):
+        for index in range(30):
+            Image.new("RGB", (16, 12)).save(data / "images" / "val" / f"x{index}.jpg")
+            (data / "labels" / "val" / f"x{index}.png").touch()
+        status, text, _ = run(data / "data.yaml")
+        assert status == 1 and "... and 10 more" in text
+
+    def test_missing_folder(self, run, data):
+        status, text, _ = run(data / "data.yaml", "--root", data / "elsewhere")
+        assert status == 1 and "elsewhere" in text

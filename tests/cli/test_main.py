@@ -1,0 +1,81 @@
+"""The command itself: help that teaches, errors in a line, a quick start."""
+
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from segnext import __version__
+from segnext.cli import main as cli
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(list(words))
+    output = capsys.readouterr()
+    return exit_.value.code, output.out, output.err
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in cli.COMMANDS)], ids=" ".join)
+def test_help_has_an_example(capsys, command):
+    status, text, _ = run(capsys, *command, "--help")
+    assert status == 0
+    assert f"segnext {' '.join(command)}".strip() in text and "Example" in text
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"segnext {__version__}\n", "")
+
+
+def test_unknown_command(capsys):
+    status, _, errors = run(capsys, "segment")
+    assert status == 2 and "segment" in errors
+
+
+def test_an_expected_error_is_one_line(capsys, tmp_path):
+    status, output, errors = run(capsys, "doctor", str(tmp_path / "none.yaml"))
+    assert (status, output) == (1, "")
+    assert errors.startswith("segnext: ") and errors.count("\n") == 1 and "none.yaml" in errors
+
+
+def test_traceback_on_request(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
+        cli.main(["doctor", str(tmp_path / "none.yaml"), "--traceback"])
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("what: must be this"), "what: must be this"),
+        (FileNotFoundError(2, "No such file or directory", "a.jpg"), "a.jpg: No such file or directory"),
+        (FileNotFoundError("data: no such file"), "data: no such file"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_one_line(error, line):
+    assert cli.one_line(error) == line
+
+
+def test_defects_are_not_hidden(monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(KeyError):
+        cli.main([])
+
+
+def test_starting_imports_nothing_heavy():
+    program = "import sys, segnext.cli.main; print(*sorted(set(sys.modules) & set(sys.argv[1:])))"
+    heavy = ["PIL", "yaml", "safetensors", "segnext.predict", "segnext.training", "segnext.data.dataset"]
+    result = subprocess.run(
+        [sys.executable, "-c", program, *heavy], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == []
+
+
+def test_commands_are_typer_commands():
+    names = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+    assert tuple(names) == cli.COMMANDS
+    assert isinstance(cli.app, typer.Typer)

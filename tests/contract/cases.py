@@ -1,0 +1,177 @@
+"""What the contract suite runs over: ops x samples x dtypes x layouts x devices x backends that take them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+
+from segnext_kernels import backend
+from segnext_kernels.specification import Sample, Spec, all_specs
+
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+SPECS = tuple(all_specs().values())
+DIFFERENTIABLE = tuple(spec for spec in SPECS if spec.differentiable)
+INFERENCE_ONLY = tuple(spec for spec in SPECS if not spec.differentiable)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op on one input, run by one backend."""
+
+    spec: Spec
+    sample: Sample
+    dtype: torch.dtype
+    layout: torch.memory_format
+    device: str
+    backend: str
+
+    def args(self, **changed: Any) -> tuple[Any, ...]:
+        return self.sample.make(self.dtype, self.device, self.layout, **changed)
+
+    def run(self, *args: Any) -> torch.Tensor:
+        """The public function on this case's backend, or a skip where it does not take these inputs."""
+        require(self.spec.name, self.backend, args)
+        with backend.use_backend(self.backend):
+            return self.spec.call(*args)
+
+    def backward(self, args: tuple[Any, ...], grad: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Gradients of the differentiable tensors of ``args``, on this case's backend, for an incoming ``grad``.
+
+        Without ``grad`` the same random one at each call.
+        """
+        args, leaves = self.with_gradient(args)
+        out = self.run(*args)
+        return backward_of(out, leaves, random_grad(out) if grad is None else grad)
+
+    def with_gradient(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
+        """Detached arguments of which the differentiable ones require a gradient, and a list of these."""
+        return with_gradient(self.spec, args)
+
+
+def with_gradient(spec: Spec, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
+    """See `Case.with_gradient`."""
+    fresh = [
+        tree_map_only(torch.Tensor, lambda t, wanted=name in spec.differentiable: t.detach().requires_grad_(wanted), a)
+        for name, a in zip(spec.argument_names, args, strict=True)
+    ]
+    return tuple(fresh), [t for t in tree_leaves(fresh) if isinstance(t, torch.Tensor) and t.requires_grad]
+
+
+def backward_of(out: torch.Tensor, leaves: list[torch.Tensor], grad: torch.Tensor) -> list[torch.Tensor]:
+    """Gradients of ``leaves``; a backward that a named backend lacks is a skip."""
+    try:
+        return list(torch.autograd.grad(out, leaves, grad))
+    except NotImplementedError as error:
+        if "_backward: no backend takes" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+def random_grad(out: torch.Tensor) -> torch.Tensor:
+    """A gradient for ``out``, its values apart from those of the sample."""
+    values = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return values.to(out.device, out.dtype)
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """All tensors of nested arguments or results."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def cast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    """Floating tensors in another dtype."""
+    return tree_map(lambda t: t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() else t, args)
+
+
+def require(op: str, name: str, args: tuple[Any, ...]) -> None:
+    """Skip with the backend's own words where it does not take these inputs."""
+    if name != "auto" and (reason := backend.KERNELS[op][name].refuses(*args)):
+        pytest.skip(f"{op}: {name} {reason}")
+
+
+@functools.cache
+def _takes(spec: Spec, sample: Sample, dtype: torch.dtype, layout: torch.memory_format, device: str) -> tuple[str, ...]:
+    args = sample.make(dtype, device, layout)
+    return tuple(name for name, kernel in backend.KERNELS[spec.name].items() if kernel.refuses(*args) is None)
+
+
+def _has_image(spec: Spec) -> bool:
+    """Whether an argument has a memory format to speak of: nmf2d's matrices have none."""
+    return any(t.ndim == 4 for t in tensors(spec.samples[0].make()))
+
+
+def _cases(
+    specs: Iterable[Spec], dtypes: tuple[str, ...], layouts: tuple[str, ...], first_only: bool, backward: bool
+) -> Iterator[Any]:
+    for spec in specs:
+        for sample in spec.samples[:1] if first_only else spec.samples:
+            for device in DEVICES:
+                for dtype in dtypes:
+                    for layout in layouts if _has_image(spec) else layouts[:1]:
+                        key = (spec, sample, DTYPES[dtype], LAYOUTS[layout], device)
+                        names = _takes(*key)
+                        if backward:
+                            names = _backward_backends(spec, names)
+                        for name in names:
+                            words = [spec.name, sample.name, dtype, layout, name]
+                            words += [device] if device != "cpu" else []
+                            yield pytest.param(Case(*key, name), id="-".join(words))
+
+
+def _backward_backends(spec: Spec, forward: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that have a backward too; and "auto" where the forward and the backward may run on different ones."""
+    known = backend.KERNELS[f"{spec.name}_backward"]
+    both = tuple(name for name in forward if name in known)
+    return both if known.keys() == backend.KERNELS[spec.name].keys() else (*both, "auto")
+
+
+def over(
+    specs: Iterable[Spec] = SPECS,
+    dtypes: tuple[str, ...] = ("fp32",),
+    layouts: tuple[str, ...] = ("nchw", "nhwc"),
+    first_only: bool = False,
+    backward: bool = False,
+) -> Callable[[Any], Any]:
+    """Parametrise a test's ``case``.
+
+    Args:
+        first_only: each op's first sample only.
+        backward: backends that run the backward.
+    """
+    return pytest.mark.parametrize("case", list(_cases(specs, dtypes, layouts, first_only, backward)))
+
+
+def over_specs(specs: Iterable[Spec] = SPECS) -> Callable[[Any], Any]:
+    """Parametrise a test's ``spec``."""
+    return pytest.mark.parametrize("spec", [pytest.param(spec, id=spec.name) for spec in specs])
+
+
+def assert_bitwise(actual: Any, expected: Any, what: str = "result") -> None:
+    """Equal to the last bit, NaN included."""
+    pairs = list(zip(tensors(actual), tensors(expected), strict=True))
+    for index, (a, e) in enumerate(pairs):
+        assert a.shape == e.shape and a.dtype == e.dtype, f"{what} {index}: {a.shape} {a.dtype}, not {e.shape} {e.dtype}"
+        same = (a == e) | (a.isnan() & e.isnan()) if a.is_floating_point() else a == e
+        assert same.all(), f"{what} {index}: {int((~same).sum())} of {same.numel()} elements differ"
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the arguments of every call of one operator inside a ``with`` block."""
+
+    def __init__(self, op: Any) -> None:
+        super().__init__()
+        self.op, self.calls = op, []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is self.op:
+            self.calls.append(args)
+        return func(*args, **(kwargs or {}))

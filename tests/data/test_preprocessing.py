@@ -1,0 +1,61 @@
+"""Normalisation: the numbers of SEGNEXT.md, section 5, and the layout the kernels are fast in."""
+
+import numpy as np
+import pytest
+import torch
+
+from segnext.data.preprocessing import MEAN, STD, normalise
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+
+
+def test_the_published_statistics():
+    assert MEAN == (123.675, 116.28, 103.53)
+    assert STD == (58.395, 57.12, 57.375)
+
+
+def test_array(image):
+    tensor = normalise(image)
+    expected = (image.astype(np.float64) - MEAN) / STD
+    assert tensor.shape == (1, 3, 5, 7) and tensor.dtype == torch.float32
+    assert tensor.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(tensor[0].permute(1, 2, 0).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_batch_equals_array_and_is_left_alone(image, dtype):
+    batch = torch.from_numpy(np.stack([image, image[::-1]])).permute(0, 3, 1, 2).to(dtype).contiguous()
+    before = batch.clone()
+    tensor = normalise(batch)
+    assert tensor.shape == (2, 3, 5, 7) and tensor.dtype == torch.float32
+    assert tensor.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(tensor[:1], normalise(image))
+    assert torch.equal(batch, before)
+
+
+def test_other_statistics(image):
+    tensor = normalise(image, mean=(0, 0, 0), std=(255, 255, 255))
+    np.testing.assert_allclose(tensor[0, 0].numpy(), image[..., 0] / 255, atol=1e-6)
+
+
+def test_negative_strides(image):
+    torch.testing.assert_close(normalise(image[::-1, :, ::-1]), normalise(image[::-1, :, ::-1].copy()))
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "words"),
+    [
+        (np.zeros((5, 7, 3), np.float32), TypeError, "uint8"),
+        (np.zeros((5, 7), np.uint8), ValueError, r"\(H, W, 3\), got \(5, 7\)"),
+        (torch.zeros(3, 5, 7), ValueError, r"\(N, 3, H, W\), got \(3, 5, 7\)"),
+        (torch.zeros(1, 4, 5, 7), ValueError, r"got \(1, 4, 5, 7\)"),
+        ([[0]], TypeError, "list"),
+    ],
+    ids=["float", "gray", "no-batch", "channels", "list"],
+)
+def test_refused(bad, error, words):
+    with pytest.raises(error, match=words):
+        normalise(bad)

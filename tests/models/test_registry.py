@@ -1,0 +1,127 @@
+"""The registry's architectures have the official sizes, and say clearly what they are not."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from segnext.models import MSCAN, SegNeXt, build, list_models
+
+# SEGNEXT.md, section 1: counted on the official code.
+PARAMETERS = {"t": 4_263_414, "s": 13_932_886, "b": 27_636_310, "l": 48_926_550}
+MULTIPLY_ADDS_512 = {"t": 6.404e9, "s": 15.646e9, "b": 34.663e9, "l": 69.686e9}
+MULTIPLY_ADDS_1024_2048 = {"t": 50.129e9, "s": 124.064e9, "b": 274.883e9, "l": 552.649e9}
+MSCAN_MILLIONS = {"t": 4.2, "s": 14.0, "b": 26.8, "l": 45.2}
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def multiply_adds(size: str, num_classes: int, height: int, width: int) -> float:
+    """Multiply-adds from image to logits at H/8, as counted on shapes alone."""
+    with torch.device("meta"):
+        model = build(f"segnext_{size}", num_classes=num_classes).eval()
+        image = torch.empty(1, 3, height, width)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        logits = model.forward_logits(image)
+    assert logits.shape == (1, num_classes, height // 8, width // 8)
+    return counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize("size", "tsbl")
+def test_parameter_counts_are_the_official_ones(size):
+    with torch.device("meta"):
+        assert count_parameters(build(f"segnext_{size}", num_classes=150)) == PARAMETERS[size]
+
+
+@pytest.mark.parametrize("size", "tsbl")
+def test_mscan_parameter_counts_are_the_papers(size):
+    with torch.device("meta"):
+        millions = count_parameters(build(f"mscan_{size}")) / 1e6
+    assert millions == pytest.approx(MSCAN_MILLIONS[size], abs=0.051)
+
+
+@pytest.mark.parametrize("size", "tsbl")
+def test_multiply_adds_at_512_are_the_official_ones(size):
+    assert multiply_adds(size, 150, 512, 512) == pytest.approx(MULTIPLY_ADDS_512[size], rel=0.005)
+
+
+@pytest.mark.parametrize("size", "tsbl")
+def test_multiply_adds_at_1024x2048_are_the_official_ones(size):
+    assert multiply_adds(size, 19, 1024, 2048) == pytest.approx(MULTIPLY_ADDS_1024_2048[size], rel=0.005)
+
+
+def test_list_models_filters_by_shell_pattern():
+    assert list_models("segnext_*") == ["segnext_t", "segnext_s", "segnext_b", "segnext_l"]
+    assert list_models("*_t") == ["segnext_t", "mscan_t"]
+    assert len(list_models()) == 8
+    assert list_models("resnet*") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("segnext_t", {"num_classes": 7, "in_channels": 4, "rank": 8, "decoder_channels": 64}),
+        ("segnext_t", {"nmf_grad": "one_step", "recompute": True, "random_eval_bases": True}),
+        ("mscan_t", {"features_only": True, "out_indices": [1, 3]}),
+        ("mscan_t", {"channels": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "num_classes": 5}),
+    ],
+)
+def test_config_survives_json_and_rebuilds_the_same_model(name, overrides):
+    with torch.device("meta"):
+        model = build(name, **overrides)
+        stored = json.loads(json.dumps(dataclasses.asdict(model.config)))
+        again = build(stored.pop("architecture"), **stored)
+    assert again.config == model.config
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    assert {key: value.shape for key, value in again.state_dict().items()} == shapes
+    for key, value in overrides.items():
+        assert stored[key] == value
+
+
+def test_build_gives_the_class_of_the_name():
+    with torch.device("meta"):
+        assert isinstance(build("segnext_s"), SegNeXt)
+        assert isinstance(build("mscan_s"), MSCAN)
+
+
+def test_decoder_width_and_rank_are_free():
+    with torch.device("meta"):
+        model = build("segnext_l", decoder_channels=96, rank=5)
+    assert model.decoder.hamburger.bases.shape == (1, 96, 5)
+    assert model.decoder.classifier.weight.shape == (150, 96, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "error", "message"),
+    [
+        ("segnet_b", {}, ValueError, r"got 'segnet_b'; did you mean segnext_b"),
+        ("resnet50", {}, ValueError, r"known are segnext_t, .*mscan_l"),
+        ("segnext_t", {"classes": 3}, TypeError, r"got 'classes'; did you mean num_classes"),
+        ("segnext_t", {"features_only": True}, TypeError, r"overrides of segnext_t .* got 'features_only'"),
+        ("segnext_t", {"num_classes": 0}, ValueError, r"segnext_t: num_classes must be at least 1, got 0"),
+        ("segnext_t", {"num_classes": "11"}, TypeError, r"segnext_t: num_classes must be int, got '11'"),
+        ("segnext_t", {"in_channels": 0}, ValueError, r"in_channels must be at least 1, got 0"),
+        ("segnext_t", {"decoder_channels": 100}, ValueError, r"multiple of 32, got 100"),
+        ("segnext_t", {"rank": 0}, ValueError, r"rank must be at least 1, got 0"),
+        ("segnext_t", {"nmf_grad": "none"}, ValueError, r"'unrolled' or 'one_step', got none"),
+        ("segnext_t", {"drop_path": 1.0}, ValueError, r"drop_path must be in \[0, 1\), got 1.0"),
+        ("segnext_t", {"depths": (1, 2)}, ValueError, r"depths must be four positive integers"),
+        (
+            "mscan_t",
+            {"features_only": True, "out_indices": (3, 1)},
+            ValueError,
+            r"rising order, got \(3, 1\)",
+        ),
+        ("mscan_t", {"features_only": True, "out_indices": (4,)}, ValueError, r"stages from 0 to 3"),
+        ("mscan_t", {"features_only": True, "out_indices": ()}, ValueError, r"stages from 0 to 3"),
+        ("mscan_t", {"out_indices": (0, 1)}, ValueError, r"given with features_only=True"),
+    ],
+)
+def test_wrong_builds_are_refused_in_one_line(name, overrides, error, message):
+    with pytest.raises(error, match=message) as raised:
+        build(name, **overrides)
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,286 @@
+"""Files of every kind, whole, damaged and hostile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from segnext.weights.containers import Contents, read_contents
+
+TENSORS = {
+    "backbone.norm1.weight": torch.arange(6.0).reshape(2, 3),
+    "backbone.norm1.bias": torch.arange(6, dtype=torch.float16).reshape(3, 2).t(),
+    "backbone.patch_embed1.proj.1.num_batches_tracked": torch.tensor(7),
+}
+ARRAYS = {key: value.numpy() for key, value in TENSORS.items()}
+
+
+def write_safetensors(path: Path) -> None:
+    save_file({key: value.contiguous() for key, value in TENSORS.items()}, path)
+
+
+def write_torch(path: Path) -> None:
+    torch.save({"meta": {"epoch": 3}, "state_dict": TENSORS, "optimizer": {"state": {}}}, path)
+
+
+def write_torch_legacy(path: Path) -> None:
+    torch.save({"state_dict": TENSORS}, path, _use_new_zipfile_serialization=False)
+
+
+def write_jittor(path: Path) -> None:
+    data = pickle.dumps({"meta": {"iter": 1}, "model": ARRAYS}, 4)
+    path.write_bytes(data + hashlib.sha1(data).digest() + b"HCAJSLHD")
+
+
+def write_paddle(path: Path) -> None:
+    names = {key: f"parameter_{index}" for index, key in enumerate(ARRAYS)}
+    path.write_bytes(pickle.dumps(ARRAYS | {"StructuredToParameterName@@": names}, 2))
+
+
+def write_paddle_nested(path: Path) -> None:
+    """As paddle.save writes tensors that are not at the top: (name, array)."""
+    path.write_bytes(pickle.dumps({"model": {key: (key, value) for key, value in ARRAYS.items()}}, 4))
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "safetensors": write_safetensors,
+    "torch": write_torch,
+    "torch-legacy": write_torch_legacy,
+    "jittor": write_jittor,
+    "paddle": write_paddle,
+    "paddle-nested": write_paddle_nested,
+}
+
+
+def assert_holds_tensors(contents: Contents) -> None:
+    assert list(contents.state_dict) == list(TENSORS)
+    for key, expected in TENSORS.items():
+        actual = torch.as_tensor(contents.state_dict[key])
+        assert actual.dtype == expected.dtype and torch.equal(actual, expected), key
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_reads(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.bin"  # the suffix says nothing
+    WRITERS[kind](path)
+    contents = read_contents(path)
+    if kind == "safetensors":
+        assert contents.state_dict.keys() == TENSORS.keys()
+        contents = Contents({key: contents.state_dict[key] for key in TENSORS}, contents.kind)
+    assert_holds_tensors(contents)
+    assert not contents.foreign
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_arrays_of_every_pickle_protocol_and_order(protocol: int, tmp_path: Path) -> None:
+    arrays = {
+        "fortran": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+        "big": np.arange(4, dtype=">f4"),
+        "empty": np.zeros((0, 3), np.float64),
+        "scalar": np.array(5, np.int64),
+        "bool": np.array([True, False]),
+    }
+    path = tmp_path / "arrays.pkl"
+    path.write_bytes(pickle.dumps(arrays, protocol))
+    for key, value in read_contents(path).state_dict.items():
+        tensor = torch.from_numpy(value)
+        assert tensor.shape == arrays[key].shape
+        assert np.array_equal(tensor.numpy(), arrays[key]), key
+
+
+@pytest.fixture
+def foreign_meta(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Objects of a framework that is not installed when the file is read."""
+
+    class HistoryBuffer:
+        def __init__(self) -> None:
+            self.values = np.arange(3.0)
+
+    class ConfigDict(dict):
+        pass
+
+    class Tags(list):
+        pass
+
+    module = types.ModuleType("absent_framework")
+    for kind in (HistoryBuffer, ConfigDict, Tags):
+        kind.__module__, kind.__qualname__ = "absent_framework", kind.__name__
+        setattr(module, kind.__name__, kind)
+    monkeypatch.setitem(sys.modules, "absent_framework", module)
+    return {
+        "history": HistoryBuffer(),
+        "cfg": ConfigDict(a=1, b=ConfigDict(c=2)),
+        "tags": Tags([1, 2]),
+        "path": Path("somewhere"),
+        "seed": np.float64(3.0),
+        "CLASSES": ("road", "sky"),
+    }
+
+
+@pytest.mark.parametrize("container", ["torch", "torch-legacy", "pickle"])
+def test_foreign_objects_are_left_out(
+    container: str, foreign_meta: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pth"
+    if container == "pickle":
+        path.write_bytes(pickle.dumps({"meta": foreign_meta, "state_dict": ARRAYS}))
+    else:
+        checkpoint = {"meta": foreign_meta, "state_dict": TENSORS}
+        torch.save(checkpoint, path, _use_new_zipfile_serialization=container == "torch")
+    monkeypatch.delitem(sys.modules, "absent_framework")
+    contents = read_contents(path)
+    assert_holds_tensors(contents)
+    assert contents.meta["CLASSES"] == ("road", "sky")
+    expected = {f"absent_framework.{name}" for name in ("HistoryBuffer", "ConfigDict", "Tags")}
+    assert expected <= contents.foreign
+
+
+class Call:
+    """Unpickles as a call."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def attacks(marker: Path) -> dict[str, Call]:
+    touch = f"touch {marker}"
+    inner = pickle.dumps(Call(os.system, touch))
+    return {
+        "os.system": Call(os.system, touch),
+        "subprocess.Popen": Call(subprocess.check_call, ["touch", str(marker)]),
+        "eval": Call(eval, f"open({str(marker)!r}, 'w')"),
+        "exec": Call(exec, f"open({str(marker)!r}, 'w')"),
+        "open": Call(open, str(marker), "w"),
+        "pickle.loads": Call(pickle.loads, inner),
+        "torch.load": Call(torch.storage._load_from_bytes, inner),
+    }
+
+
+@pytest.mark.parametrize("attack", attacks(Path()))
+@pytest.mark.parametrize("container", ["torch", "torch-legacy", "pickle"])
+def test_nothing_in_a_pickle_is_executed(attack: str, container: str, tmp_path: Path) -> None:
+    marker, path = tmp_path / "marker", tmp_path / "checkpoint.pth"
+    checkpoint = {"meta": attacks(marker)[attack], "state_dict": TENSORS}
+    if container == "pickle":
+        path.write_bytes(pickle.dumps(checkpoint | {"state_dict": ARRAYS}))
+    else:
+        torch.save(checkpoint, path, _use_new_zipfile_serialization=container == "torch")
+    contents = read_contents(path)
+    assert not marker.exists()
+    assert contents.foreign, "the call must have been seen and refused"
+    assert_holds_tensors(contents)
+
+
+def test_the_attack_is_real(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(attacks(tmp_path / "marker")["os.system"]))
+    assert (tmp_path / "marker").exists()
+
+
+def expect_one_line(path: Path, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        read_contents(path)
+    assert str(error.value).startswith(f"{path}: file must ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_truncated(kind: str, share: float, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    WRITERS[kind](path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    expect_one_line(path, "whole checkpoint, got a damaged or cut one; fetch it again")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("kind", WRITERS)
+def test_changed_bytes_give_tensors_or_one_line(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    WRITERS[kind](path)
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        changed = bytearray(data)
+        for position in rng.integers(0, min(len(data), 1500), 3):
+            changed[position] = rng.integers(256)
+        path.write_bytes(changed)
+        try:
+            read_contents(path)
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 15
+
+
+def test_jittors_checksum_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pkl"
+    write_jittor(path)
+    data = path.read_bytes()
+    start = ARRAYS["backbone.norm1.weight"].tobytes()
+    assert start in data
+    path.write_bytes(data.replace(start, b"\x01" + start[1:]))
+    expect_one_line(path, "SHA-1")
+
+
+def write_bytes(data: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(data) and None
+
+
+def write_object(value: Any) -> Callable[[Path], None]:
+    return lambda path: torch.save(value, path)
+
+
+def write_config(config: str) -> Callable[[Path], None]:
+    return lambda path: save_file({"a": torch.zeros(1)}, path, {"segnext": config})
+
+
+def write_script(path: Path) -> None:
+    torch.jit.save(torch.jit.trace(torch.nn.Identity(), torch.zeros(1)), path)
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "empty": (write_bytes(b""), "got 0 bytes; fetch it again"),
+    "web-page": (write_bytes(b"<!DOCTYPE html><html>"), r"begins with b'<!DOCTYP'; is it a web page"),
+    "no-zip": (write_bytes(b"PK\x03\x04" + bytes(100)), "damaged or cut"),
+    "no-pickle": (write_bytes(b"\x80\x04" + bytes(100)), "damaged or cut"),
+    "whole-module": (write_object(torch.nn.Linear(2, 2)), r"got a Linear; save model\.state_dict\(\)"),
+    "list": (write_object([torch.zeros(1)]), r"got a list; save model\.state_dict\(\)"),
+    "no-tensors": (write_object({"epoch": 3, "lr": 0.1}), "got epoch, lr; save"),
+    "empty-dict": (write_object({}), "got an empty dictionary; save"),
+    "script": (write_script, "got a TorchScript program; save"),
+    "config-text": (write_config("{"), "damaged or cut"),
+    "config-list": (write_config("[1]"), r"format 1, architecture and model, got \[1\]; update segnext"),
+    "config-newer": (write_config('{"format": 2, "architecture": "x", "model": {}}'), "must have format 1"),
+    "object-array": (
+        write_bytes(pickle.dumps({"backbone.norm1.weight": np.array([None])})),
+        "damaged or cut one.*array of dtype O",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_files(case: str, tmp_path: Path) -> None:
+    write, message = BAD_FILES[case]
+    path = tmp_path / "checkpoint"
+    write(path)
+    with pytest.raises(ValueError, match=message) as error:
+        read_contents(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)

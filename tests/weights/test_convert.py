@@ -1,0 +1,113 @@
+"""`segnext convert`."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner, Result
+
+from segnext import create_model
+from segnext.cli.convert import convert
+from segnext.models import SegNeXt
+from tests.weights import dialects
+from tests.weights.checkpoints import imagenet, official, saved
+
+app = typer.Typer()
+app.command()(convert)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def expect_error(kind: type[Exception], message: str, *arguments: object) -> None:
+    result = run(*arguments)
+    assert isinstance(result.exception, kind), result.output
+    assert message in str(result.exception) and "\n" not in str(result.exception)
+
+
+@pytest.fixture(autouse=True)
+def in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_official_to_native_by_default() -> None:
+    saved(official(), Path("segnext_tiny.pth"))
+    result = run("segnext_tiny.pth")
+    assert result.exit_code == 0, result.output
+    assert "550 matched, 1 missing, 0 unexpected, 0 reshaped" in result.output
+    assert "NMF rank: 16, as the official segnext_t" in result.output
+    assert "segnext_tiny.safetensors: segnext_t, 3 classes (without names), native names" in result.output
+    model = create_model(weights="segnext_tiny.safetensors")
+    expected = official()["decode_head.conv_seg.weight"]
+    assert isinstance(model, SegNeXt) and torch.equal(model.decoder.classifier.weight, expected)
+
+
+def test_there_and_back_is_identical() -> None:
+    saved(official(), Path("start.pth"))
+    assert run("start.pth", "-o", "native.safetensors").exit_code == 0
+    result = run("native.safetensors", "--to", "official", "-o", "back.pth")
+    assert result.exit_code == 0 and "official names" in result.output
+    back = torch.load("back.pth", weights_only=True)["state_dict"]
+    start = official()
+    assert back.keys() == start.keys()
+    assert all(torch.equal(back[key], start[key].to(back[key].dtype)) for key in start)
+
+
+def test_paddle_with_classes_from_a_yaml() -> None:
+    Path("mine.pdparams").write_bytes(pickle.dumps(dialects.as_paddleseg(official()), 2))
+    Path("data.yaml").write_text(
+        "path: .\ntrain: {images: a, labels: b}\nclasses: [road, car, sky]\n"
+        "palette: [[1, 2, 3], [4, 5, 6], [7, 8, 9]]\n"
+    )
+    result = run("mine.pdparams", "--classes", "data.yaml")
+    assert result.exit_code == 0, repr(result.exception)
+    assert "26 reshaped" in result.output and "3 classes (named)" in result.output
+    assert create_model(weights="mine.safetensors").metadata == {
+        "classes": ["road", "car", "sky"],
+        "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]],
+    }
+
+
+def test_class_names_and_rank_on_the_command_line() -> None:
+    saved(official(), Path("start.pth"))
+    assert run("start.pth", "--classes", "road, car,sky", "--rank", "8").exit_code == 0
+    model = create_model(weights="start.safetensors")
+    assert model.metadata == {"classes": ["road", "car", "sky"]} and model.config.rank == 8
+
+
+def test_imagenet_backbone() -> None:
+    saved(imagenet(), Path("mscan_t.pth"))
+    result = run("mscan_t.pth")
+    assert result.exit_code == 0 and "mscan_t, 1000 classes" in result.output
+    assert "NMF rank" not in result.output
+
+
+def test_never_overwrites_unasked() -> None:
+    saved(official(), Path("start.pth"))
+    Path("start.safetensors").write_text("mine")
+    expect_error(FileExistsError, "got start.safetensors; pass --overwrite to replace it", "start.pth")
+    assert Path("start.safetensors").read_text() == "mine"
+    assert run("start.pth", "--overwrite").exit_code == 0
+    assert create_model(weights="start.safetensors").config.num_classes == 3
+
+
+def test_errors_leave_no_file() -> None:
+    saved(official(), Path("start.pth"))
+    Path("broken.pth").write_bytes(Path("start.pth").read_bytes()[:1000])
+    expect_error(ValueError, "damaged or cut", "broken.pth")
+    expect_error(FileNotFoundError, "got 'nothing.pth'", "nothing.pth")
+    expect_error(
+        ValueError, "must be 3 names as the checkpoint has classes, got 2", "start.pth", "--classes", "a,b"
+    )
+    expect_error(ValueError, "output must be named *.safetensors, got x.pth", "start.pth", "-o", "x.pth")
+    expect_error(
+        ValueError,
+        "must be named *.safetensors or *.pth, got x.bin",
+        *("start.pth", "--to", "official", "-o", "x.bin"),
+    )
+    assert sorted(path.name for path in Path().iterdir()) == ["broken.pth", "start.pth"]
