@@ -3,7 +3,7 @@
 SEGNEXT_BUILD=auto (default)  what this machine can build; what is left out is recorded, with the reason
               cpu | cuda      exactly this; an error where it cannot be built
               off             pure Python
-TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX and MAX_JOBS are read as PyTorch's extensions read them.
+TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, CXXFLAGS and MAX_JOBS are read as PyTorch's extensions read them.
 The record of the build lies beside the library and is shown by `segnext doctor`.
 """
 
@@ -169,7 +169,8 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     compiler = find_compiler()
     ninja = Ninja(folder)
     includes = [f"-I{CSRC}", f"-isystem {pybind11.get_include()}", f"-isystem {sysconfig.get_path('include')}"]
-    ninja.rule("cxx", f"{compiler} -MMD -MF $out.d {' '.join(COMPILE_FLAGS)} $flags -c $in -o $out")
+    extra = os.environ.get("CXXFLAGS", "")
+    ninja.rule("cxx", f"{compiler} -MMD -MF $out.d {' '.join(COMPILE_FLAGS)} {extra} $flags -c $in -o $out")
     isas = instruction_sets()
     shared = ["-DSEGNEXT_X86"] if len(isas) > 1 else []
     for name, flags in isas.items():
@@ -183,7 +184,7 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     libraries = ""
     built: dict[str, object] = {
         "compiler": output_of(*compiler.split(), "--version").splitlines()[0],
-        "flags": " ".join(COMPILE_FLAGS),
+        "flags": " ".join([*COMPILE_FLAGS, *extra.split()]),
         "instruction_sets": list(isas),
         "cuda": None,
     }
@@ -198,7 +199,7 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
         libraries = f"-L{home}/lib64 -L{home}/lib -lcudart_static -ldl -lrt -lpthread"
         version = re.search(r"release ([\d.]+)", output_of(nvcc, "--version"))
         built["cuda"] = {"nvcc": version[1] if version else "?", "flags": " ".join(NVCC_FLAGS), "architectures": names}
-    ninja.rule("link", f"{compiler} -shared $in -o $out {libraries}")
+    ninja.rule("link", f"{compiler} -shared {extra} $in -o $out {libraries}")
     target.parent.mkdir(parents=True, exist_ok=True)
     ninja.link(target)
     ninja.run()

@@ -4,12 +4,19 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <new>
+#include <tuple>
+#include <vector>
 
 #include "common/isa.h"
+#include "common/tensor.h"
+#include "dwconv_gelu/dwconv_gelu.h"
+#include "msca_conv/msca_conv.h"
 #include "upsample_argmax/upsample_argmax.h"
+#include "upsample_cross_entropy/upsample_cross_entropy.h"
 
 #if defined(SEGNEXT_WITH_CUDA)
 #include "common/launch.h"
@@ -25,6 +32,25 @@ using Size2 = std::array<int64_t, 2>;
 template <typename T = void>
 T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
+}
+
+// None, or (address, sizes, strides) of a tensor of up to four axes.
+segnext::Tensor4 tensor(const py::handle& value) {
+  segnext::Tensor4 result;
+  if (value.is_none()) return result;
+  const auto [address, sizes, strides] =
+      value.cast<std::tuple<uintptr_t, std::vector<int64_t>, std::vector<int64_t>>>();
+  if (sizes.size() > 4 || sizes.size() != strides.size()) throw py::value_error("tensor: at most four axes");
+  result.data = pointer(address);
+  std::copy(sizes.begin(), sizes.end(), result.size);
+  std::copy(strides.begin(), strides.end(), result.stride);
+  return result;
+}
+
+template <size_t kSize>
+void tensors(const py::list& values, segnext::Tensor4 (&result)[kSize]) {
+  if (values.size() > kSize) throw py::value_error("too many tensors in a list");
+  for (size_t i = 0; i < values.size(); ++i) result[i] = tensor(values[i]);
 }
 
 void throw_unless(bool enough_memory) {
@@ -50,6 +76,41 @@ segnext::UpsampleArgmaxParams upsample_argmax_params(uintptr_t logits, int dtype
           static_cast<float>(shape[3]) / static_cast<float>(size[1])};
 }
 
+segnext::DwconvGeluParams dwconv_gelu_params(int dtype, py::object x, py::object weight, py::object bias) {
+  return {static_cast<segnext::DType>(dtype), tensor(x), tensor(weight), tensor(bias), {}};
+}
+
+segnext::MscaConvParams msca_conv_params(int dtype, py::object x, py::object root_weight, py::object root_bias,
+                                         py::list strip_weights, py::list strip_biases) {
+  segnext::MscaConvParams params{};
+  params.dtype = static_cast<segnext::DType>(dtype);
+  params.x = tensor(x);
+  params.root_weight = tensor(root_weight);
+  params.root_bias = tensor(root_bias);
+  params.strips = static_cast<int>(strip_weights.size());
+  tensors(strip_weights, params.strip_weight);
+  tensors(strip_biases, params.strip_bias);
+  return params;
+}
+
+segnext::UpsampleCrossEntropyParams upsample_cross_entropy_params(int dtype, py::object logits, py::object target,
+                                                                  bool target_is_byte, int64_t ignore_index,
+                                                                  uintptr_t class_weight, float label_smoothing,
+                                                                  bool mean_all) {
+  return {static_cast<segnext::DType>(dtype), tensor(logits), tensor(target),  target_is_byte,
+          pointer<const float>(class_weight), ignore_index,   label_smoothing, mean_all};
+}
+
+// Memory and labels can fail; a label out of range is the caller's IndexError.
+void throw_unless_ok(segnext::CrossEntropyStatus status) {
+  throw_unless(status != segnext::CrossEntropyStatus::kNoMemory);
+  if (status == segnext::CrossEntropyStatus::kClassOutOfRange) {
+    throw py::index_error(
+        "upsample_cross_entropy: target must hold class ids below the logits' classes, or ignore_index;"
+        " got another id; map it, or pass it as ignore_index");
+  }
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -61,6 +122,81 @@ PYBIND11_MODULE(_C, m) {
     py::gil_scoped_release release;
     throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), upsample_argmax_cpu, params, threads));
   });
+
+  m.def("dwconv_gelu_cpu",
+        [](int dtype, py::object x, py::object weight, py::object bias, py::object out, int isa, int threads) {
+          auto params = dwconv_gelu_params(dtype, x, weight, bias);
+          params.out = tensor(out);
+          py::gil_scoped_release release;
+          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), dwconv_gelu_forward_cpu, params, threads));
+        });
+
+  m.def("dwconv_gelu_backward_cpu",
+        [](int dtype, py::object x, py::object weight, py::object bias, py::object grad, py::object grad_x,
+           py::object grad_weight, py::object grad_bias, int isa, int threads) {
+          const segnext::DwconvGeluBackwardParams params{dwconv_gelu_params(dtype, x, weight, bias), tensor(grad),
+                                                         tensor(grad_x), tensor(grad_weight), tensor(grad_bias)};
+          py::gil_scoped_release release;
+          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), dwconv_gelu_backward_cpu, params, threads));
+        });
+
+  m.attr("MSCA_CONV_MAX_STRIPS") = segnext::kMaxStrips;
+  m.def("msca_conv_cpu", [](int dtype, py::object x, py::object root_weight, py::object root_bias,
+                            py::list strip_weights, py::list strip_biases, py::object out, int isa, int threads) {
+    auto params = msca_conv_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases);
+    params.out = tensor(out);
+    py::gil_scoped_release release;
+    throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), msca_conv_forward_cpu, params, threads));
+  });
+
+  // Gradients in the order of the op's list: x, root_weight, [root_bias], strip_weights, strip_biases.
+  m.def("msca_conv_backward_cpu",
+        [](int dtype, py::object x, py::object root_weight, py::object root_bias, py::list strip_weights,
+           py::list strip_biases, py::object grad, py::list grads, int isa, int threads) {
+          segnext::MscaConvBackwardParams params{};
+          params.forward = msca_conv_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases);
+          params.grad = tensor(grad);
+          size_t next = 0;
+          params.grad_x = tensor(grads[next++]);
+          params.grad_root_weight = tensor(grads[next++]);
+          if (!root_bias.is_none()) params.grad_root_bias = tensor(grads[next++]);
+          for (size_t i = 0; i < strip_weights.size(); ++i) params.grad_strip_weight[i] = tensor(grads[next++]);
+          for (size_t i = 0; i < strip_biases.size(); ++i) params.grad_strip_bias[i] = tensor(grads[next++]);
+          py::gil_scoped_release release;
+          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), msca_conv_backward_cpu, params, threads));
+        });
+
+  m.def("upsample_cross_entropy_cpu", [](int dtype, py::object logits, py::object target, bool target_is_byte,
+                                         int64_t ignore_index, uintptr_t class_weight, float label_smoothing,
+                                         bool mean_all, int isa, int threads) {
+    const auto params = upsample_cross_entropy_params(dtype, logits, target, target_is_byte, ignore_index, class_weight,
+                                                      label_smoothing, mean_all);
+    float loss = 0.0f;
+    auto status = segnext::CrossEntropyStatus::kOk;
+    {
+      py::gil_scoped_release release;
+      status =
+          SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), upsample_cross_entropy_forward_cpu, params, &loss, threads);
+    }
+    throw_unless_ok(status);
+    return loss;
+  });
+
+  m.def("upsample_cross_entropy_backward_cpu",
+        [](int dtype, py::object logits, py::object target, bool target_is_byte, int64_t ignore_index,
+           uintptr_t class_weight, float label_smoothing, bool mean_all, float grad, py::object grad_logits, int isa,
+           int threads) {
+          const auto params = upsample_cross_entropy_params(dtype, logits, target, target_is_byte, ignore_index,
+                                                            class_weight, label_smoothing, mean_all);
+          const auto out = tensor(grad_logits);
+          auto status = segnext::CrossEntropyStatus::kOk;
+          {
+            py::gil_scoped_release release;
+            status = SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), upsample_cross_entropy_backward_cpu, params, grad,
+                                      out, threads);
+          }
+          throw_unless_ok(status);
+        });
 
 #if defined(SEGNEXT_WITH_CUDA)
   m.attr("HAS_CUDA") = true;

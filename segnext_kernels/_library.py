@@ -10,9 +10,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch  # noqa: F401  loads the OpenMP runtime that _C shares: one thread pool
+import torch  # before _C: loads the OpenMP runtime that _C shares: one thread pool
 
 RECORD = Path(__file__).with_name("_build.json")
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # csrc/common/convert.h
 INSTRUCTION_SETS = ("generic", "avx2", "avx512")
 
 
@@ -93,3 +94,18 @@ def check_launch(status: int, op: str) -> None:
     """Raise on a CUDA launcher's non-zero status."""
     if status:
         raise RuntimeError(f"{op}: CUDA launch failed: {_C.cuda_error(status)}")
+
+
+def view(tensor: torch.Tensor | None) -> tuple[int, torch.Size, tuple[int, ...]] | None:
+    """A tensor as the compiled library takes it: address, sizes, strides in elements."""
+    return None if tensor is None else (tensor.data_ptr(), tensor.shape, tensor.stride())
+
+
+def cpu_refuses(x: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    """Why the CPU kernels of an op with these dtypes do not take ``x``."""
+    if x.device.type != "cpu":
+        return f"takes CPU tensors, not {x.device.type}"
+    if x.dtype not in dtypes:
+        names = [str(dtype).removeprefix("torch.") for dtype in (*dtypes, x.dtype)]
+        return f"takes {' and '.join(names[:-1])}, not {names[-1]}"
+    return missing("cpu")

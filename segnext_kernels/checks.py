@@ -13,16 +13,24 @@ def _with(remedy: str) -> str:
     return f"; {remedy}" if remedy else ""
 
 
+def _axes(shape: Sequence[int | str]) -> str:
+    return "(" + ", ".join(str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
+
+
 def expect_floating(op: str, name: str, tensor: object, ndim: int, axes: str) -> None:
-    """A floating-point tensor of ``ndim`` axes named ``axes``, without zero-size axes other than the batch."""
+    """A floating-point tensor of ``ndim`` axes named ``axes``, none of size zero but the batch."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a tensor of shape {axes}, got {type(tensor).__name__}")
     if tensor.ndim != ndim:
         raise ValueError(f"{op}: {name} must be {axes}, got shape {tuple(tensor.shape)}")
     if tensor.dtype not in FLOATING:
-        raise TypeError(f"{op}: {name} must be float16, bfloat16, float32 or float64, got {_name(tensor.dtype)}")
+        raise TypeError(
+            f"{op}: {name} must be float16, bfloat16, float32 or float64, got {_name(tensor.dtype)}"
+        )
     if any(size == 0 for size in tensor.shape[1:]):
-        raise ValueError(f"{op}: {name} must have no empty axis but the batch, got shape {tuple(tensor.shape)}")
+        raise ValueError(
+            f"{op}: {name} must have no empty axis but the batch, got shape {tuple(tensor.shape)}"
+        )
 
 
 def expect_shape(
@@ -33,18 +41,17 @@ def expect_shape(
     remedy: str = "",
     optional: bool = False,
 ) -> None:
-    """A tensor of exact sizes; a string in ``shape`` names an axis of any size. None passes if ``optional``."""
+    """A tensor of exact sizes; a string in ``shape`` names an axis of any size. None passes if optional."""
     if tensor is None and optional:
         return
-    expected = "(" + ", ".join(str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
     if not isinstance(tensor, torch.Tensor):
         got = "None" if tensor is None else type(tensor).__name__
-        raise TypeError(f"{op}: {name} must be a tensor of shape {expected}, got {got}{_with(remedy)}")
+        raise TypeError(f"{op}: {name} must be a tensor of shape {_axes(shape)}, got {got}{_with(remedy)}")
     matches = tensor.ndim == len(shape) and all(
         isinstance(want, str) or have == want for have, want in zip(tensor.shape, shape, strict=True)
     )
     if not matches:
-        raise ValueError(f"{op}: {name} must be {expected}, got {tuple(tensor.shape)}{_with(remedy)}")
+        raise ValueError(f"{op}: {name} must be {_axes(shape)}, got {tuple(tensor.shape)}{_with(remedy)}")
 
 
 def expect_like(op: str, name: str, tensor: torch.Tensor | None, like_name: str, like: torch.Tensor) -> None:
@@ -59,7 +66,9 @@ def expect_like(op: str, name: str, tensor: torch.Tensor | None, like_name: str,
         )
 
 
-def expect_device(op: str, name: str, tensor: torch.Tensor | None, like_name: str, like: torch.Tensor) -> None:
+def expect_device(
+    op: str, name: str, tensor: torch.Tensor | None, like_name: str, like: torch.Tensor
+) -> None:
     """Same device as ``like``; None passes."""
     if tensor is not None and tensor.device != like.device:
         raise ValueError(
@@ -85,7 +94,9 @@ def expect_strips(
             f"{op}: strip_biases must be empty or one for each of the {len(strip_weights)} strip weights,"
             f" got {len(strip_biases)}"
         )
-    weights = {"root_weight": (root_weight, (c, 1, "K", "K"))}
+    weights: dict[str, tuple[torch.Tensor, Sequence[int | str]]] = {
+        "root_weight": (root_weight, (c, 1, "K", "K"))
+    }
     for i, weight in enumerate(strip_weights):
         weights[f"strip_weights[{i}]"] = (weight, (c, 1, "K", 1) if i % 2 else (c, 1, 1, "K"))
     for name, (weight, shape) in weights.items():
@@ -106,13 +117,15 @@ def expect_choice(op: str, name: str, value: object, choices: Sequence[str]) -> 
         raise ValueError(f"{op}: {name} must be {' or '.join(map(repr, choices))}, got {value!r}")
 
 
-def expect_size(op: str, size: object) -> tuple[int, int]:
+def expect_size(op: str, size: object, name: str = "size") -> tuple[int, int]:
     """(H, W), both at least 1."""
     if not isinstance(size, (tuple, list, torch.Size)) or len(size) != 2:
-        raise ValueError(f"{op}: size must be (H, W), got {size!r}")
+        raise ValueError(f"{op}: {name} must be (H, W), got {size!r}")
     height, width = size
+    if not all(isinstance(side, (int, torch.SymInt)) for side in size):
+        raise TypeError(f"{op}: {name} must be two integers, got {(height, width)}")
     if height < 1 or width < 1:
-        raise ValueError(f"{op}: size must be at least (1, 1), got {(height, width)}")
+        raise ValueError(f"{op}: {name} must be at least (1, 1), got {(height, width)}")
     return height, width
 
 

@@ -37,7 +37,7 @@ class Draw:
     generator: torch.Generator
 
     def normal(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
-        """Gaussian of standard deviation ``scale``; drawn in float64 on the CPU, so that all devices see the same."""
+        """Gaussian of deviation ``scale``; drawn in float64 on the CPU: all devices see the same."""
         values = torch.randn(shape, generator=self.generator, dtype=torch.float64) * scale
         return values.to(self.device, self.dtype)
 
@@ -151,11 +151,17 @@ class Spec:
 
     def flops(self, args: Sequence[Any]) -> int:
         """Floating-point operations: the op's registered formula on these arguments."""
-        return int(flop_registry[self.op.overloadpacket](*tree_map_only(torch.Tensor, lambda t: t.shape, tuple(args))))
+        return int(
+            flop_registry[self.op.overloadpacket](
+                *tree_map_only(torch.Tensor, lambda t: t.shape, tuple(args))
+            )
+        )
 
     def bytes_moved(self, args: Sequence[Any], out: Any) -> int:
         """The algorithmic minimum: every input and weight read once, every output written once."""
-        return sum(t.numel() * t.element_size() for t in tree_leaves((args, out)) if isinstance(t, torch.Tensor))
+        return sum(
+            t.numel() * t.element_size() for t in tree_leaves((args, out)) if isinstance(t, torch.Tensor)
+        )
 
 
 @functools.cache

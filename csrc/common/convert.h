@@ -1,4 +1,4 @@
-// Element types as they lie in memory, and their exact conversion to float.
+// Element types as they lie in memory, and their conversion to and from float.
 #pragma once
 
 #include <cstdint>
@@ -46,6 +46,23 @@ static inline float to_float(Float16 x) {
   std::memcpy(&result, &magnitude, sizeof result);
   result *= 0x1p112f;
   return sign ? -result : result;
+}
+
+template <typename T>
+static inline T from_float(float x);
+
+template <>
+inline float from_float<float>(float x) {
+  return x;
+}
+
+// To nearest, ties to even; NaN stays NaN.
+template <>
+inline BFloat16 from_float<BFloat16>(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
 }  // namespace SEGNEXT_ISA

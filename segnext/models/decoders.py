@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from segnext.models.ham import GROUPS, Hamburger
 from segnext.models.msca import initialise_convolutions
+from segnext.models.pointwise import Pointwise
 from segnext_kernels import group_norm_act
 
 
@@ -21,7 +22,7 @@ class ConvNormAct(nn.Module):
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.conv = Pointwise(in_channels, channels, bias=False)
         self.norm = nn.GroupNorm(GROUPS, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ class LightHam(nn.Module):
         self.hamburger = Hamburger(channels, rank, grad, random_eval_bases)
         self.align = ConvNormAct(channels, channels)
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.classifier = Pointwise(channels, num_classes)
         initialise_convolutions(self)
         nn.init.normal_(self.classifier.weight, 0.0, 0.01)
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnext.models.pointwise import Pointwise
 from segnext_kernels import group_norm_act, nmf2d
 
 TRAIN_STEPS = 6
@@ -45,8 +46,8 @@ class Hamburger(nn.Module):
         self, channels: int, rank: int, grad: str = "unrolled", random_eval_bases: bool = False
     ) -> None:
         super().__init__()
-        self.proj_in = nn.Conv2d(channels, channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1, bias=False)
+        self.proj_in = Pointwise(channels, channels)
+        self.proj_out = Pointwise(channels, channels, bias=False)
         self.norm = nn.GroupNorm(GROUPS, channels)
         generator = torch.Generator("cpu").manual_seed(BASES_SEED)
         bases = random_bases((1, channels, rank), generator, device="cpu")

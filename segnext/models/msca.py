@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnext.models.pointwise import Pointwise
 from segnext_kernels import conv_ffn, dwconv_gelu, gated_pointwise, msca_conv
 
 ROOT_KERNEL = 5
@@ -66,10 +67,10 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.proj_in = Pointwise(channels, channels)
         self.strips = StripConv(channels)
-        self.mix = nn.Conv2d(channels, channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.mix = Pointwise(channels, channels)
+        self.proj_out = Pointwise(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W), the inner shortcut included."""
@@ -89,9 +90,9 @@ class FFN(nn.Module):
 
     def __init__(self, channels: int, hidden: int, dropout: float = 0.0, recompute: bool = False) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc1 = Pointwise(channels, hidden)
         self.dwconv = depthwise(hidden, 3, 3)
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.fc2 = Pointwise(hidden, channels)
         self.dropout = dropout
         self.recompute = recompute
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from segnext_kernels import checks, layout
 from segnext_kernels.ops.conv_ffn import reference
-from segnext_kernels.ops.convolution import conv_flops
+from segnext_kernels.ops.convolution import convolution_flops, pointwise
 from segnext_kernels.ops.dwconv_gelu.op import dwconv_gelu
 from segnext_kernels.registration import (
     define_autocast,
@@ -36,7 +35,7 @@ def _fake_backward(grad: torch.Tensor, x: torch.Tensor, *args: Any) -> list[torc
 
 
 def _flops(x: Any, fc1_weight: Any, fc1_bias: Any, dw_weight: Any, dw_bias: Any, fc2_weight: Any, *_: Any, **__: Any) -> int:
-    return sum(conv_flops(x, weight) for weight in (fc1_weight, dw_weight, fc2_weight))
+    return sum(convolution_flops(x, weight) for weight in (fc1_weight, dw_weight, fc2_weight))
 
 
 def _flops_backward(grad: Any, x: Any, *args: Any, **_: Any) -> int:
@@ -114,6 +113,7 @@ def conv_ffn(
     for name, tensor in zip(names, params, strict=True):
         checks.expect_like(NAME, name, tensor, "x", x)
     if not recompute and torch.is_grad_enabled():
-        out = F.conv2d(dwconv_gelu(F.conv2d(x, fc1_weight, fc1_bias), dw_weight, dw_bias), fc2_weight, fc2_bias)
-        return layout.as_format_of(out + x if residual else out, x)
+        hidden = dwconv_gelu(pointwise(x, fc1_weight, fc1_bias), dw_weight, dw_bias)
+        out = pointwise(hidden, fc2_weight, fc2_bias)
+        return layout.as_format_of(out + x.to(out.dtype) if residual else out, x)
     return _op(x, *params, residual)

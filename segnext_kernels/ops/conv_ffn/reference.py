@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from segnext_kernels.layout import as_format_of
-from segnext_kernels.ops.convolution import conv, conv_backward
+from segnext_kernels.ops.convolution import depthwise, depthwise_backward, pointwise, pointwise_backward
 
 
 def conv_ffn(
@@ -19,9 +19,9 @@ def conv_ffn(
     fc2_bias: torch.Tensor,
     residual: bool,
 ) -> torch.Tensor:
-    hidden = conv(x, fc1_weight, fc1_bias, depthwise=False)
-    hidden = F.gelu(conv(hidden, dw_weight, dw_bias, depthwise=True))
-    out = conv(hidden, fc2_weight, fc2_bias, depthwise=False)
+    hidden = pointwise(x, fc1_weight, fc1_bias)
+    hidden = F.gelu(depthwise(hidden, dw_weight, dw_bias))
+    out = pointwise(hidden, fc2_weight, fc2_bias)
     return as_format_of(out + x if residual else out, x)
 
 
@@ -37,10 +37,10 @@ def conv_ffn_backward(
     residual: bool,
 ) -> list[torch.Tensor]:
     """Gradients of the seven tensors in order; the hidden tensors are recomputed from x."""
-    wide = conv(x, fc1_weight, fc1_bias, depthwise=False)
-    mixed = conv(wide, dw_weight, dw_bias, depthwise=True)
-    grad_hidden, fc2_grads = conv_backward(grad, F.gelu(mixed), fc2_weight, fc2_bias, depthwise=False)
+    wide = pointwise(x, fc1_weight, fc1_bias)
+    mixed = depthwise(wide, dw_weight, dw_bias)
+    grad_hidden, fc2_grads = pointwise_backward(grad, F.gelu(mixed), fc2_weight, fc2_bias)
     grad_mixed = torch.ops.aten.gelu_backward(grad_hidden, mixed)
-    grad_wide, dw_grads = conv_backward(grad_mixed, wide, dw_weight, dw_bias, depthwise=True)
-    grad_x, fc1_grads = conv_backward(grad_wide, x, fc1_weight, fc1_bias, depthwise=False)
+    grad_wide, dw_grads = depthwise_backward(grad_mixed, wide, dw_weight, dw_bias)
+    grad_x, fc1_grads = pointwise_backward(grad_wide, x, fc1_weight, fc1_bias)
     return [as_format_of(grad_x + grad if residual else grad_x, x), *fc1_grads, *dw_grads, *fc2_grads]

@@ -12,7 +12,9 @@ from segnext_kernels.specification import STAGES, BadInput, Draw, Sample, Spec, 
 _TENSORS = ("x", "fc1_weight", "fc1_bias", "dw_weight", "dw_bias", "fc2_weight", "fc2_bias")
 
 
-def _build(draw: Draw, n: int, c: int, e: int, co: int, h: int, w: int, residual: bool = False) -> tuple[Any, ...]:
+def _build(
+    draw: Draw, n: int, c: int, e: int, co: int, h: int, w: int, residual: bool = False
+) -> tuple[Any, ...]:
     return (
         draw.image(n, c, h, w),
         *(draw.weight(e, c, 1, 1), draw.normal(e)),
@@ -49,8 +51,15 @@ SPEC = Spec(
         for stage, (c, side, expansion) in STAGES.items()
     ),
     bad_inputs=(
-        BadInput("x-axes", {"x": torch.zeros(8, 9, 7)}, ValueError, r"x must be \(N, C, H, W\), got shape \(8, 9, 7\)"),
-        BadInput("x-dtype", {"x": torch.zeros(2, 8, 9, 7).int()}, TypeError, r"x must be float16.*, got int32"),
+        BadInput(
+            "x-axes",
+            {"x": torch.zeros(8, 9, 7)},
+            ValueError,
+            r"x must be \(N, C, H, W\), got shape \(8, 9, 7\)",
+        ),
+        BadInput(
+            "x-dtype", {"x": torch.zeros(2, 8, 9, 7).int()}, TypeError, r"x must be float16.*, got int32"
+        ),
         BadInput(
             "fc1-channels",
             {"fc1_weight": torch.zeros(16, 9, 1, 1)},
@@ -58,7 +67,12 @@ SPEC = Spec(
             r"fc1_weight must be \(E, 8, 1, 1\), got \(16, 9, 1, 1\); x is \(2, 8, 9, 7\)",
         ),
         BadInput("fc1-none", {"fc1_weight": None}, TypeError, r"fc1_weight must be a tensor .*, got None"),
-        BadInput("fc1-bias-none", {"fc1_bias": None}, TypeError, r"fc1_bias must be a tensor .*, got None; pass zeros for none"),
+        BadInput(
+            "fc1-bias-none",
+            {"fc1_bias": None},
+            TypeError,
+            r"fc1_bias must be a tensor .*, got None; pass zeros for none",
+        ),
         BadInput(
             "dw-channels",
             {"dw_weight": torch.zeros(8, 1, 3, 3)},
@@ -75,7 +89,7 @@ SPEC = Spec(
             "fc2-residual",
             {"fc2_weight": torch.zeros(4, 16, 1, 1), "fc2_bias": torch.zeros(4), "residual": True},
             ValueError,
-            r"fc2_weight must be \(8, 16, 1, 1\), got \(4, 16, 1, 1\); a residual needs as many channels as x",
+            r"fc2_weight must be \(8, 16, 1, 1\), got \(4, 16, 1, 1\); a residual needs as many channels",
         ),
         BadInput(
             "fc2-bias-dtype",

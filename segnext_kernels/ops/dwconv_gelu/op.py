@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import checks, layout
-from segnext_kernels.ops.convolution import conv_flops
+from segnext_kernels import _library, checks, layout
+from segnext_kernels.backend import Kernel
+from segnext_kernels.ops.convolution import convolution_flops
 from segnext_kernels.ops.dwconv_gelu import reference
 from segnext_kernels.registration import (
     define_autocast,
@@ -33,19 +34,56 @@ def _fake_backward(
 
 
 def _flops(x: Any, weight: Any, *_: Any, **__: Any) -> int:
-    return conv_flops(x, weight)
+    return convolution_flops(x, weight)
 
 
 def _flops_backward(grad: Any, x: Any, weight: Any, *_: Any, **__: Any) -> int:
-    return 2 * conv_flops(x, weight)
+    return 2 * convolution_flops(x, weight)
 
 
-_op = define_op(NAME, f"({ARGUMENTS}) -> Tensor", reference=reference.dwconv_gelu, fake=_fake, flops=_flops)
+def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
+    return _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
+
+
+def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
+    return _cpu_refuses(*args)
+
+
+def _cpu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    out = layout.empty_like(x)
+    views = [_library.view(t) for t in (x, weight, bias, out)]
+    _library._C.dwconv_gelu_cpu(
+        _library.DTYPES[x.dtype], *views, _library.instruction_set(), torch.get_num_threads()
+    )
+    return out
+
+
+def _cpu_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> list[torch.Tensor]:
+    grads = _fake_backward(grad, x, weight, bias)
+    grad_bias = None if bias is None else grads[2]
+    views = [_library.view(t) for t in (x, weight, bias, grad, *grads[:2], grad_bias)]
+    _library._C.dwconv_gelu_backward_cpu(
+        _library.DTYPES[x.dtype], *views, _library.instruction_set(), torch.get_num_threads()
+    )
+    return grads
+
+
+_op = define_op(
+    NAME,
+    f"({ARGUMENTS}) -> Tensor",
+    reference=reference.dwconv_gelu,
+    fake=_fake,
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    flops=_flops,
+)
 _backward_op = define_op(
     f"{NAME}_backward",
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.dwconv_gelu_backward,
     fake=_fake_backward,
+    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
     flops=_flops_backward,
 )
 

@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 
 from segnext_kernels.layout import as_format_of
-from segnext_kernels.ops.convolution import conv, conv_backward
+from segnext_kernels.ops.convolution import depthwise, depthwise_backward
 
 
 def dwconv_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return as_format_of(F.gelu(conv(x, weight, bias, depthwise=True)), x)
+    return as_format_of(F.gelu(depthwise(x, weight, bias)), x)
 
 
 def dwconv_gelu_backward(
     grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> list[torch.Tensor]:
     """Gradients of x, weight, [bias]; the convolution is recomputed."""
-    grad_y = torch.ops.aten.gelu_backward(grad, conv(x, weight, bias, depthwise=True))
-    grad_x, grad_params = conv_backward(grad_y, x, weight, bias, depthwise=True)
+    grad_y = torch.ops.aten.gelu_backward(grad, depthwise(x, weight, bias))
+    grad_x, grad_params = depthwise_backward(grad_y, x, weight, bias)
     return [as_format_of(grad_x, x), *grad_params]

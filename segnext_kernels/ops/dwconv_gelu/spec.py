@@ -37,8 +37,15 @@ SPEC = Spec(
         for stage, (c, side, expansion) in STAGES.items()
     ),
     bad_inputs=(
-        BadInput("x-axes", {"x": torch.zeros(8, 9, 7)}, ValueError, r"x must be \(N, C, H, W\), got shape \(8, 9, 7\)"),
-        BadInput("x-dtype", {"x": torch.zeros(2, 8, 9, 7).int()}, TypeError, r"x must be float16.*, got int32"),
+        BadInput(
+            "x-axes",
+            {"x": torch.zeros(8, 9, 7)},
+            ValueError,
+            r"x must be \(N, C, H, W\), got shape \(8, 9, 7\)",
+        ),
+        BadInput(
+            "x-dtype", {"x": torch.zeros(2, 8, 9, 7).int()}, TypeError, r"x must be float16.*, got int32"
+        ),
         BadInput(
             "weight-not-depthwise",
             {"weight": torch.zeros(8, 8, 3, 3)},
@@ -54,7 +61,10 @@ SPEC = Spec(
         ),
         BadInput("bias-shape", {"bias": torch.zeros(9)}, ValueError, r"bias must be \(8,\), got \(9,\)"),
         BadInput(
-            "bias-device", {"bias": torch.zeros(8, device="meta")}, ValueError, r"bias must be on cpu as x, got meta"
+            "bias-device",
+            {"bias": torch.zeros(8, device="meta")},
+            ValueError,
+            r"bias must be on cpu as x, got meta",
         ),
     ),
 )

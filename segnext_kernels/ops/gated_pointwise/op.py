@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from segnext_kernels import checks, layout
-from segnext_kernels.ops.convolution import conv_flops
+from segnext_kernels.ops.convolution import convolution_flops
 from segnext_kernels.ops.gated_pointwise import reference
 from segnext_kernels.registration import (
     define_autocast,
@@ -33,11 +33,11 @@ def _fake_backward(
 
 
 def _flops(m: Any, u: Any, weight: Any, *_: Any, **__: Any) -> int:
-    return conv_flops(m, weight)
+    return convolution_flops(m, weight)
 
 
 def _flops_backward(grad: Any, m: Any, u: Any, weight: Any, *_: Any, **__: Any) -> int:
-    return 2 * conv_flops(m, weight)
+    return 2 * convolution_flops(m, weight)
 
 
 _op = define_op(NAME, f"({ARGUMENTS}) -> Tensor", reference=reference.gated_pointwise, fake=_fake, flops=_flops)

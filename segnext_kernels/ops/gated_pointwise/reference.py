@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 
 from segnext_kernels.layout import as_format_of
-from segnext_kernels.ops.convolution import conv, conv_backward
+from segnext_kernels.ops.convolution import pointwise, pointwise_backward
 
 
 def gated_pointwise(
     m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    return as_format_of(conv(m, weight, bias, depthwise=False) * u, u)
+    return as_format_of(pointwise(m, weight, bias) * u, u)
 
 
 def gated_pointwise_backward(
     grad: torch.Tensor, m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> list[torch.Tensor]:
     """Gradients of m, u, weight, [bias]; the gate W m + b is recomputed."""
-    grad_u = grad * conv(m, weight, bias, depthwise=False)
-    grad_m, grad_params = conv_backward(grad * u, m, weight, bias, depthwise=False)
+    grad_u = grad * pointwise(m, weight, bias)
+    grad_m, grad_params = pointwise_backward(grad * u, m, weight, bias)
     return [as_format_of(grad_m, m), as_format_of(grad_u, u), *grad_params]

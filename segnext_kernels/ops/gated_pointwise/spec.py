@@ -42,9 +42,15 @@ SPEC = Spec(
         for stage, (c, side, _) in STAGES.items()
     ),
     bad_inputs=(
-        BadInput("m-axes", {"m": torch.zeros(8, 9)}, ValueError, r"m must be \(N, Ci, H, W\), got shape \(8, 9\)"),
-        BadInput("m-dtype", {"m": torch.zeros(2, 8, 9, 7).long()}, TypeError, r"m must be float16.*, got int64"),
-        BadInput("u-none", {"u": None}, TypeError, r"u must be a tensor of shape \(N, Co, H, W\), got NoneType"),
+        BadInput(
+            "m-axes", {"m": torch.zeros(8, 9)}, ValueError, r"m must be \(N, Ci, H, W\), got shape \(8, 9\)"
+        ),
+        BadInput(
+            "m-dtype", {"m": torch.zeros(2, 8, 9, 7).long()}, TypeError, r"m must be float16.*, got int64"
+        ),
+        BadInput(
+            "u-none", {"u": None}, TypeError, r"u must be a tensor of shape \(N, Co, H, W\), got NoneType"
+        ),
         BadInput(
             "u-pixels",
             {"u": torch.zeros(2, 8, 9, 8)},
@@ -52,7 +58,10 @@ SPEC = Spec(
             r"u must be \(2, Co, 9, 7\), got \(2, 8, 9, 8\); m is \(2, 8, 9, 7\)",
         ),
         BadInput(
-            "u-dtype", {"u": torch.zeros(2, 8, 9, 7).double()}, TypeError, r"u must be float32 as m, got float64"
+            "u-dtype",
+            {"u": torch.zeros(2, 8, 9, 7).double()},
+            TypeError,
+            r"u must be float32 as m, got float64",
         ),
         BadInput(
             "weight-channels",

@@ -65,11 +65,24 @@ SPEC = Spec(
     ),
     model_shapes=(*_decoder(256), *_decoder(512)),
     bad_inputs=(
-        BadInput("x-axes", {"x": torch.zeros(8, 9)}, ValueError, r"x must be \(N, C, H, W\), got shape \(8, 9\)"),
-        BadInput("x-dtype", {"x": torch.zeros(2, 8, 9, 7).int()}, TypeError, r"x must be float16.*, got int32"),
-        BadInput("groups", {"groups": 3}, ValueError, r"groups must be a divisor of the 8 channels of x, got 3"),
-        BadInput("groups-zero", {"groups": 0}, ValueError, r"groups must be a divisor of the 8 channels of x, got 0"),
-        BadInput("weight-shape", {"weight": torch.zeros(2)}, ValueError, r"weight must be \(8,\), got \(2,\)"),
+        BadInput(
+            "x-axes", {"x": torch.zeros(8, 9)}, ValueError, r"x must be \(N, C, H, W\), got shape \(8, 9\)"
+        ),
+        BadInput(
+            "x-dtype", {"x": torch.zeros(2, 8, 9, 7).int()}, TypeError, r"x must be float16.*, got int32"
+        ),
+        BadInput(
+            "groups", {"groups": 3}, ValueError, r"groups must be a divisor of the 8 channels of x, got 3"
+        ),
+        BadInput(
+            "groups-zero",
+            {"groups": 0},
+            ValueError,
+            r"groups must be a divisor of the 8 channels of x, got 0",
+        ),
+        BadInput(
+            "weight-shape", {"weight": torch.zeros(2)}, ValueError, r"weight must be \(8,\), got \(2,\)"
+        ),
         BadInput("weight-none", {"weight": None}, TypeError, r"weight must be a tensor .*, got None"),
         BadInput(
             "weight-dtype",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from segnext_kernels import checks, layout
-from segnext_kernels.ops.convolution import conv_flops
+from segnext_kernels.ops.convolution import convolution_flops
 from segnext_kernels.ops.msca_block import reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
 
@@ -21,7 +21,7 @@ def _fake(x: torch.Tensor, *_: Any) -> torch.Tensor:
 
 def _flops(x: Any, proj_in: Any, _b: Any, root: Any, _rb: Any, strips: Any, _sb: Any, mix: Any, _mb: Any, proj_out: Any,
            *_: Any, **__: Any) -> int:  # fmt: skip
-    return sum(conv_flops(x, weight) for weight in (proj_in, root, *strips, mix, proj_out))
+    return sum(convolution_flops(x, weight) for weight in (proj_in, root, *strips, mix, proj_out))
 
 
 _op = define_op(

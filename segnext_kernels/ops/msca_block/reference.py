@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from segnext_kernels.layout import as_format_of
-from segnext_kernels.ops.convolution import conv
+from segnext_kernels.ops.convolution import pointwise
 from segnext_kernels.ops.msca_conv.reference import msca_conv
 
 
@@ -25,8 +25,8 @@ def msca_block(
     skip_scale: torch.Tensor,
     skip_shift: torch.Tensor,
 ) -> torch.Tensor:
-    u = F.gelu(conv(x, proj_in_weight, proj_in_bias, depthwise=False))
+    u = F.gelu(pointwise(x, proj_in_weight, proj_in_bias))
     m = msca_conv(u, root_weight, root_bias, strip_weights, strip_biases)
-    gated = conv(m, mix_weight, mix_bias, depthwise=False) * u
+    gated = pointwise(m, mix_weight, mix_bias) * u
     skip = x * skip_scale.view(1, -1, 1, 1) + skip_shift.view(1, -1, 1, 1)
-    return as_format_of(skip + conv(gated, proj_out_weight, proj_out_bias, depthwise=False), x)
+    return as_format_of(skip + pointwise(gated, proj_out_weight, proj_out_bias), x)

@@ -37,7 +37,8 @@ SPEC = Spec(
     ),
     samples=samples(
         _build,
-        c8_h9w7=dict(n=2, c=8, h=9, w=7),
+        # W unlike every K: torch.compile takes sizes that are equal once for equal always
+        c8_h9w6=dict(n=2, c=8, h=9, w=6),
         c32_h31w17=dict(n=1, c=32, h=31, w=17),
         c20_h5w13=dict(n=2, c=20, h=5, w=13),
         c1_h4w5=dict(n=2, c=1, h=4, w=5),
@@ -51,13 +52,20 @@ SPEC = Spec(
         for stage, (c, side, _) in STAGES.items()
     ),
     bad_inputs=(
-        BadInput("x-axes", {"x": torch.zeros(8, 9, 7)}, ValueError, r"x must be \(N, C, H, W\), got shape \(8, 9, 7\)"),
-        BadInput("x-dtype", {"x": torch.zeros(2, 8, 9, 7).bool()}, TypeError, r"x must be float16.*, got bool"),
+        BadInput(
+            "x-axes",
+            {"x": torch.zeros(8, 9, 7)},
+            ValueError,
+            r"x must be \(N, C, H, W\), got shape \(8, 9, 7\)",
+        ),
+        BadInput(
+            "x-dtype", {"x": torch.zeros(2, 8, 9, 7).bool()}, TypeError, r"x must be float16.*, got bool"
+        ),
         BadInput(
             "proj-in-channels",
             {"proj_in_weight": torch.zeros(16, 8, 1, 1)},
             ValueError,
-            r"proj_in_weight must be \(8, 8, 1, 1\), got \(16, 8, 1, 1\); x is \(2, 8, 9, 7\)",
+            r"proj_in_weight must be \(8, 8, 1, 1\), got \(16, 8, 1, 1\); x is \(2, 8, 9, 6\)",
         ),
         BadInput("mix-none", {"mix_weight": None}, TypeError, r"mix_weight must be a tensor .*, got None"),
         BadInput("mix-bias-none", {"mix_bias": None}, TypeError, r"mix_bias must be a tensor .*, got None"),

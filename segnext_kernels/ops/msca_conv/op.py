@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import checks, layout
-from segnext_kernels.ops.convolution import conv_flops
+from segnext_kernels import _library, checks, layout
+from segnext_kernels.backend import Kernel
+from segnext_kernels.ops.convolution import convolution_flops
 from segnext_kernels.ops.msca_conv import reference
 from segnext_kernels.registration import (
     define_autocast,
@@ -40,7 +41,7 @@ def _fake_backward(
 
 
 def _flops(x: Any, root_weight: Any, root_bias: Any, strip_weights: Any, *_: Any, **__: Any) -> int:
-    return conv_flops(x, root_weight) + sum(conv_flops(x, w) for w in strip_weights)
+    return convolution_flops(x, root_weight) + sum(convolution_flops(x, w) for w in strip_weights)
 
 
 def _flops_backward(grad: Any, x: Any, root_weight: Any, root_bias: Any, strips: Any, *_: Any, **__: Any) -> int:
@@ -48,12 +49,66 @@ def _flops_backward(grad: Any, x: Any, root_weight: Any, root_bias: Any, strips:
     return 2 * _flops(x, root_weight, root_bias, strips)
 
 
-_op = define_op(NAME, f"({ARGUMENTS}) -> Tensor", reference=reference.msca_conv, fake=_fake, flops=_flops)
+def _cpu_refuses(
+    x: torch.Tensor,
+    root_weight: torch.Tensor,
+    root_bias: torch.Tensor | None,
+    strip_weights: list[torch.Tensor],
+    *_: Any,
+) -> str | None:
+    refusal = _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
+    if refusal is None and len(strip_weights) > _library._C.MSCA_CONV_MAX_STRIPS:
+        return f"takes up to {_library._C.MSCA_CONV_MAX_STRIPS} strip weights, not {len(strip_weights)}"
+    return refusal
+
+
+def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
+    return _cpu_refuses(*args)
+
+
+def _cpu_views(
+    x: torch.Tensor,
+    root_weight: torch.Tensor,
+    root_bias: torch.Tensor | None,
+    strip_weights: list[torch.Tensor],
+    strip_biases: list[torch.Tensor],
+) -> tuple[Any, ...]:
+    single = [_library.view(t) for t in (x, root_weight, root_bias)]
+    lists = [[_library.view(t) for t in tensors] for tensors in (strip_weights, strip_biases)]
+    return (_library.DTYPES[x.dtype], *single, *lists)
+
+
+def _cpu(x: torch.Tensor, *params: Any) -> torch.Tensor:
+    out = layout.empty_like(x)
+    _library._C.msca_conv_cpu(
+        *_cpu_views(x, *params), _library.view(out), _library.instruction_set(), torch.get_num_threads()
+    )
+    return out
+
+
+def _cpu_backward(grad: torch.Tensor, x: torch.Tensor, *params: Any) -> list[torch.Tensor]:
+    grads = _fake_backward(grad, x, *params)
+    _library._C.msca_conv_backward_cpu(
+        *_cpu_views(x, *params), _library.view(grad), [_library.view(g) for g in grads],
+        _library.instruction_set(), torch.get_num_threads(),
+    )  # fmt: skip
+    return grads
+
+
+_op = define_op(
+    NAME,
+    f"({ARGUMENTS}) -> Tensor",
+    reference=reference.msca_conv,
+    fake=_fake,
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    flops=_flops,
+)
 _backward_op = define_op(
     f"{NAME}_backward",
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.msca_conv_backward,
     fake=_fake_backward,
+    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
     flops=_flops_backward,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from segnext_kernels.layout import as_format_of
-from segnext_kernels.ops.convolution import conv, conv_backward
+from segnext_kernels.ops.convolution import depthwise, depthwise_backward
 
 
 def msca_conv(
@@ -15,12 +15,12 @@ def msca_conv(
     strip_weights: list[torch.Tensor],
     strip_biases: list[torch.Tensor],
 ) -> torch.Tensor:
-    a = conv(x, root_weight, root_bias, depthwise=True)
+    a = depthwise(x, root_weight, root_bias)
     out = a
     for i in range(0, len(strip_weights), 2):
         row_bias, column_bias = strip_biases[i : i + 2] if strip_biases else (None, None)
-        row = conv(a, strip_weights[i], row_bias, depthwise=True)
-        out = out + conv(row, strip_weights[i + 1], column_bias, depthwise=True)
+        row = depthwise(a, strip_weights[i], row_bias)
+        out = out + depthwise(row, strip_weights[i + 1], column_bias)
     return as_format_of(out, x)
 
 
@@ -33,17 +33,17 @@ def msca_conv_backward(
     strip_biases: list[torch.Tensor],
 ) -> list[torch.Tensor]:
     """Gradients of x, root_weight, [root_bias], strip_weights, strip_biases, in this order; recomputes from x."""
-    a = conv(x, root_weight, root_bias, depthwise=True)
+    a = depthwise(x, root_weight, root_bias)
     grad_a = grad
     grad_weights: list[torch.Tensor] = []
     grad_biases: list[torch.Tensor] = []
     for i in range(0, len(strip_weights), 2):
         row_bias, column_bias = strip_biases[i : i + 2] if strip_biases else (None, None)
-        row = conv(a, strip_weights[i], row_bias, depthwise=True)
-        grad_row, grad_column_params = conv_backward(grad, row, strip_weights[i + 1], column_bias, depthwise=True)
-        grad_branch, grad_row_params = conv_backward(grad_row, a, strip_weights[i], row_bias, depthwise=True)
+        row = depthwise(a, strip_weights[i], row_bias)
+        grad_row, grad_column_params = depthwise_backward(grad, row, strip_weights[i + 1], column_bias)
+        grad_branch, grad_row_params = depthwise_backward(grad_row, a, strip_weights[i], row_bias)
         grad_a = grad_a + grad_branch
         grad_weights += [grad_row_params[0], grad_column_params[0]]
         grad_biases += grad_row_params[1:] + grad_column_params[1:]
-    grad_x, grad_root_params = conv_backward(grad_a, x, root_weight, root_bias, depthwise=True)
+    grad_x, grad_root_params = depthwise_backward(grad_a, x, root_weight, root_bias)
     return [as_format_of(grad_x, x), *grad_root_params, *grad_weights, *grad_biases]

@@ -39,7 +39,8 @@ SPEC = Spec(
     low_precision=("x", "root_weight", "root_bias", "strip_weights", "strip_biases"),
     samples=samples(
         _build,
-        c8_h9w7=dict(n=2, c=8, h=9, w=7),
+        # W unlike every K: torch.compile takes sizes that are equal once for equal always
+        c8_h9w6=dict(n=2, c=8, h=9, w=6),
         c32_h31w17=dict(n=1, c=32, h=31, w=17),
         c20_h13w24=dict(n=2, c=20, h=13, w=24),
         c3_h5w4_below_kernel=dict(n=2, c=3, h=5, w=4),
@@ -60,10 +61,19 @@ SPEC = Spec(
         for stage, (c, side, _) in STAGES.items()
     ),
     bad_inputs=(
-        BadInput("x-axes", {"x": torch.zeros(8, 9, 7)}, ValueError, r"x must be \(N, C, H, W\), got shape \(8, 9, 7\)"),
-        BadInput("x-dtype", {"x": torch.zeros(2, 8, 9, 7).int()}, TypeError, r"x must be float16.*, got int32"),
+        BadInput(
+            "x-axes",
+            {"x": torch.zeros(8, 9, 7)},
+            ValueError,
+            r"x must be \(N, C, H, W\), got shape \(8, 9, 7\)",
+        ),
+        BadInput(
+            "x-dtype", {"x": torch.zeros(2, 8, 9, 7).int()}, TypeError, r"x must be float16.*, got int32"
+        ),
         BadInput("x-type", {"x": [1.0]}, TypeError, r"x must be a tensor of shape \(N, C, H, W\), got list"),
-        BadInput("x-empty", {"x": torch.zeros(2, 8, 0, 7)}, ValueError, r"x must have no empty axis but the batch"),
+        BadInput(
+            "x-empty", {"x": torch.zeros(2, 8, 0, 7)}, ValueError, r"x must have no empty axis but the batch"
+        ),
         BadInput(
             "root-not-depthwise",
             {"root_weight": torch.zeros(8, 8, 5, 5)},
@@ -71,7 +81,10 @@ SPEC = Spec(
             r"root_weight must be \(8, 1, K, K\), got \(8, 8, 5, 5\); .*singleton second axis",
         ),
         BadInput(
-            "root-even", {"root_weight": torch.zeros(8, 1, 4, 4)}, ValueError, r"root_weight must have odd kernel sizes"
+            "root-even",
+            {"root_weight": torch.zeros(8, 1, 4, 4)},
+            ValueError,
+            r"root_weight must have odd kernel sizes",
         ),
         BadInput("root-none", {"root_weight": None}, TypeError, r"root_weight must be a tensor .*, got None"),
         BadInput(
@@ -81,7 +94,10 @@ SPEC = Spec(
             r"root_weight must be on cpu as x, got meta",
         ),
         BadInput(
-            "root-bias-shape", {"root_bias": torch.zeros(7)}, ValueError, r"root_bias must be \(8,\), got \(7,\)"
+            "root-bias-shape",
+            {"root_bias": torch.zeros(7)},
+            ValueError,
+            r"root_bias must be \(8,\), got \(7,\)",
         ),
         BadInput(
             "root-bias-dtype",

@@ -8,7 +8,7 @@ import torch
 
 from segnext_kernels.layout import accumulator_dtype
 from segnext_kernels.ops.nmf2d import op, reference
-from segnext_kernels.specification import BadInput, Draw, Sample, Spec, samples
+from segnext_kernels.specification import BadInput, Draw, Spec, samples
 
 
 def _build(
@@ -23,18 +23,21 @@ def _build(
     wide_bases: bool = True,
     scale: float = 1.0,
     save: bool = True,
+    positive: bool = False,
 ) -> tuple[Any, ...]:
     bases = draw.uniform(1 if shared else b, d, r)
     if wide_bases:
         bases = bases.to(accumulator_dtype(draw.dtype))
     bases = bases / bases.norm(dim=1, keepdim=True)
-    # features after a ReLU: a third of them zero
-    x = torch.relu(draw.uniform(b, d, n) * 1.5 - 0.5) * scale
-    return x, bases, steps, grad, 1e-6, save
+    # features after a ReLU: a third of them zero, or none
+    x = draw.uniform(b, d, n) + 0.1 if positive else torch.relu(draw.uniform(b, d, n) * 1.5 - 0.5)
+    return x * scale, bases, steps, grad, 1e-6, save
 
 
-def _definition(x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool) -> torch.Tensor:
-    """The reference as a differentiable function: one_step means that the loop before the last update is a constant."""
+def _definition(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
+) -> torch.Tensor:
+    """The reference, for autograd; in one_step what comes before the last update is a constant."""
     if grad == "unrolled":
         return reference.nmf2d(x, bases, steps, grad, eps, save)[0]
     with torch.no_grad():
@@ -61,7 +64,7 @@ SPEC = Spec(
         d3_n4_r2_2steps=dict(b=2, d=3, n=4, r=2, steps=2),
         d3_n4_r2_one_step=dict(b=2, d=3, n=4, r=2, steps=2, grad="one_step"),
         d4_n1_r1_0steps=dict(b=2, d=4, n=1, r=1, steps=0),
-        d1_n5_r8_rank_above_d=dict(b=1, d=1, n=5, r=8, steps=2),
+        d1_n5_r8_rank_above_d=dict(b=1, d=1, n=5, r=8, steps=2, positive=True),
         b0_d8_n6_r4=dict(b=0, d=8, n=6, r=4, steps=2),
         d8_n35_r4_inference=dict(b=2, d=8, n=35, r=4, steps=7, save=False),
     ),
@@ -71,7 +74,12 @@ SPEC = Spec(
         b_d512_n4096_r64=dict(b=1, d=512, n=4096, r=64, steps=7, save=False),
     ),
     bad_inputs=(
-        BadInput("x-axes", {"x": torch.zeros(2, 8, 5, 7)}, ValueError, r"x must be \(B, D, N\), got shape \(2, 8, 5, 7\)"),
+        BadInput(
+            "x-axes",
+            {"x": torch.zeros(2, 8, 5, 7)},
+            ValueError,
+            r"x must be \(B, D, N\), got shape \(2, 8, 5, 7\)",
+        ),
         BadInput("x-dtype", {"x": torch.zeros(2, 8, 35).int()}, TypeError, r"x must be float16.*, got int32"),
         BadInput("bases-none", {"bases": None}, TypeError, r"bases must be a tensor .*, got NoneType"),
         BadInput(
@@ -80,8 +88,18 @@ SPEC = Spec(
             ValueError,
             r"bases must be \(1, 8, R\), got \(1, 9, 4\); x is \(2, 8, 35\)",
         ),
-        BadInput("bases-batch", {"bases": torch.zeros(3, 8, 4)}, ValueError, r"bases must be \(2, 8, R\), got \(3, 8, 4\)"),
-        BadInput("bases-dtype", {"bases": torch.zeros(1, 8, 4).half()}, TypeError, r"bases must be float32 .*, got .*float16"),
+        BadInput(
+            "bases-batch",
+            {"bases": torch.zeros(3, 8, 4)},
+            ValueError,
+            r"bases must be \(2, 8, R\), got \(3, 8, 4\)",
+        ),
+        BadInput(
+            "bases-dtype",
+            {"bases": torch.zeros(1, 8, 4).half()},
+            TypeError,
+            r"bases must be float32 .*, got .*float16",
+        ),
         BadInput(
             "bases-device",
             {"bases": torch.zeros(1, 8, 4, device="meta")},
@@ -89,7 +107,12 @@ SPEC = Spec(
             r"bases must be on cpu as x, got meta",
         ),
         BadInput("steps", {"steps": -1}, ValueError, r"steps must be at least 0, got -1"),
-        BadInput("grad", {"grad": "two_steps"}, ValueError, r"grad must be 'unrolled' or 'one_step', got 'two_steps'"),
+        BadInput(
+            "grad",
+            {"grad": "two_steps"},
+            ValueError,
+            r"grad must be 'unrolled' or 'one_step', got 'two_steps'",
+        ),
     ),
     resized={"n": 48},
     internal=("save",),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from segnext_kernels import _library, checks
@@ -12,7 +10,6 @@ from segnext_kernels.ops.upsample_argmax import reference
 from segnext_kernels.registration import define_op, define_vmap, forbid_gradient
 
 NAME = "upsample_argmax"
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
 
 def _fake(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
@@ -21,15 +18,13 @@ def _fake(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
 
 
 def _cpu_refuses(logits: torch.Tensor, size: list[int]) -> str | None:
-    if logits.device.type != "cpu":
-        return f"takes CPU tensors, not {logits.device.type}"
-    return _library.missing("cpu")
+    return _library.cpu_refuses(logits, checks.FLOATING)
 
 
 def _cpu(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
     labels = _fake(logits, size)
     _library._C.upsample_argmax_cpu(
-        logits.data_ptr(), _DTYPES[logits.dtype], logits.shape, logits.stride(), labels.data_ptr(), size,
+        logits.data_ptr(), _library.DTYPES[logits.dtype], logits.shape, logits.stride(), labels.data_ptr(), size,
         _library.instruction_set(), torch.get_num_threads(),
     )  # fmt: skip
     return labels
@@ -47,7 +42,7 @@ def _cuda(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
     labels = _fake(logits, size)
     _library.check_launch(
         _library._C.upsample_argmax_cuda(
-            logits.data_ptr(), _DTYPES[logits.dtype], logits.shape, logits.stride(), labels.data_ptr(), size,
+            logits.data_ptr(), _library.DTYPES[logits.dtype], logits.shape, logits.stride(), labels.data_ptr(), size,
             logits.device.index, torch.cuda.current_stream(logits.device).cuda_stream,
         ),
         NAME,

@@ -12,7 +12,14 @@ from segnext_kernels.specification import BadInput, Draw, Sample, Spec, samples
 
 
 def _build(
-    draw: Draw, n: int, k: int, h: int, w: int, size: tuple[int, int], smooth: bool = False, scale: float = 1.0
+    draw: Draw,
+    n: int,
+    k: int,
+    h: int,
+    w: int,
+    size: tuple[int, int],
+    smooth: bool = False,
+    scale: float = 1.0,
 ) -> tuple[Any, ...]:
     """Noise, where every cell must be interpolated, or smooth fields, where most cells have one winner."""
     if not smooth:
@@ -49,17 +56,42 @@ SPEC = Spec(
     ),
     model_shapes=(
         Sample("ade20k-k150-h64w64-to-512x512", _build, dict(n=1, k=150, h=64, w=64, size=(512, 512))),
-        Sample("ade20k-k150-h64w64-smooth", _build, dict(n=1, k=150, h=64, w=64, size=(512, 512), smooth=True)),
-        Sample("cityscapes-k19-h128w256-smooth", _build, dict(n=1, k=19, h=128, w=256, size=(1024, 2048), smooth=True)),
+        Sample(
+            "ade20k-k150-h64w64-smooth", _build, dict(n=1, k=150, h=64, w=64, size=(512, 512), smooth=True)
+        ),
+        Sample(
+            "cityscapes-k19-h128w256-smooth",
+            _build,
+            dict(n=1, k=19, h=128, w=256, size=(1024, 2048), smooth=True),
+        ),
     ),
     bad_inputs=(
-        BadInput("logits-axes", {"logits": torch.zeros(6, 9, 7)}, ValueError, r"logits must be \(N, K, h, w\), got shape"),
-        BadInput("logits-dtype", {"logits": torch.zeros(1, 6, 9, 7).int()}, TypeError, r"logits must be float16.*, got int32"),
+        BadInput(
+            "logits-axes",
+            {"logits": torch.zeros(6, 9, 7)},
+            ValueError,
+            r"logits must be \(N, K, h, w\), got shape",
+        ),
+        BadInput(
+            "logits-dtype",
+            {"logits": torch.zeros(1, 6, 9, 7).int()},
+            TypeError,
+            r"logits must be float16.*, got int32",
+        ),
         BadInput("logits-none", {"logits": None}, TypeError, r"logits must be a tensor .*, got NoneType"),
-        BadInput("logits-empty", {"logits": torch.zeros(1, 6, 0, 7)}, ValueError, r"logits must have no empty axis but"),
+        BadInput(
+            "logits-empty",
+            {"logits": torch.zeros(1, 6, 0, 7)},
+            ValueError,
+            r"logits must have no empty axis but",
+        ),
         BadInput("size-number", {"size": 23}, ValueError, r"size must be \(H, W\), got 23"),
         BadInput("size-three", {"size": (1, 2, 3)}, ValueError, r"size must be \(H, W\), got \(1, 2, 3\)"),
-        BadInput("size-zero", {"size": (0, 20)}, ValueError, r"size must be at least \(1, 1\), got \(0, 20\)"),
-        BadInput("size-fraction", {"size": (4.5, 20)}, TypeError, r"size must be two integers, got \(4.5, 20\)"),
+        BadInput(
+            "size-zero", {"size": (0, 20)}, ValueError, r"size must be at least \(1, 1\), got \(0, 20\)"
+        ),
+        BadInput(
+            "size-fraction", {"size": (4.5, 20)}, TypeError, r"size must be two integers, got \(4.5, 20\)"
+        ),
     ),
 )

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import checks, layout
+from segnext_kernels import _library, checks, layout
+from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.upsample_cross_entropy import reference
 from segnext_kernels.registration import define_autograd, define_op, define_vmap, forbid_double_backward
 
@@ -25,11 +26,55 @@ def _fake_backward(grad: torch.Tensor, logits: torch.Tensor, *_: Any) -> torch.T
     return layout.empty_like(logits)
 
 
+def _cpu_refuses(logits: torch.Tensor, *_: Any) -> str | None:
+    return _library.cpu_refuses(logits, (torch.float32, torch.bfloat16))
+
+
+def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
+    return _cpu_refuses(*args)
+
+
+def _cpu_arguments(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    ignore_index: int,
+    class_weight: torch.Tensor | None,
+    label_smoothing: float,
+    reduction: str,
+) -> tuple[list[Any], tuple[torch.Tensor, torch.Tensor | None]]:
+    """What the library takes, and the tensors that must live as long as the call."""
+    target = target.contiguous()
+    weight = None if class_weight is None else class_weight.float().contiguous()
+    arguments = [
+        _library.DTYPES[logits.dtype], _library.view(logits), _library.view(target), target.dtype == torch.uint8,
+        ignore_index, 0 if weight is None else weight.data_ptr(), label_smoothing, reduction == "mean_all",
+    ]  # fmt: skip
+    return arguments, (target, weight)
+
+
+def _cpu(logits: torch.Tensor, *args: Any) -> torch.Tensor:
+    arguments, _keep = _cpu_arguments(logits, *args)
+    loss = _library._C.upsample_cross_entropy_cpu(
+        *arguments, _library.instruction_set(), torch.get_num_threads()
+    )
+    return logits.new_tensor(loss, dtype=torch.float32)
+
+
+def _cpu_backward(grad: torch.Tensor, logits: torch.Tensor, *args: Any) -> torch.Tensor:
+    arguments, _keep = _cpu_arguments(logits, *args)
+    grad_logits = layout.empty_like(logits)
+    _library._C.upsample_cross_entropy_backward_cpu(
+        *arguments, float(grad), _library.view(grad_logits), _library.instruction_set(), torch.get_num_threads()
+    )
+    return grad_logits
+
+
 _op = define_op(
     NAME,
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.upsample_cross_entropy,
     fake=_fake,
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
     flops=lambda *args, **_: 0,  # resizing and softmax: not counted by convention
 )
 _backward_op = define_op(
@@ -37,6 +82,7 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor",
     reference=reference.upsample_cross_entropy_backward,
     fake=_fake_backward,
+    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
     flops=lambda *args, **_: 0,
 )
 
@@ -91,7 +137,7 @@ def upsample_cross_entropy(
     checks.expect_shape(NAME, "target", target, (n, "H", "W"), f"logits are {tuple(logits.shape)}")
     if target.dtype not in (torch.int64, torch.uint8):
         raise TypeError(f"{NAME}: target must be int64 or uint8, got {target.dtype}; convert it with .long()")
-    checks.expect_size(NAME, target.shape[1:])
+    checks.expect_size(NAME, target.shape[1:], "(H, W) of target")
     checks.expect_shape(NAME, "class_weight", class_weight, (k,), f"logits have {k} classes", optional=True)
     checks.expect_device(NAME, "target", target, "logits", logits)
     checks.expect_device(NAME, "class_weight", class_weight, "logits", logits)

@@ -70,8 +70,18 @@ SPEC = Spec(
         Sample("camvid-k11-h45w60-to-360x480", _build, dict(n=1, k=11, h=45, w=60, size=(360, 480))),
     ),
     bad_inputs=(
-        BadInput("logits-axes", {"logits": torch.zeros(6, 9, 7)}, ValueError, r"logits must be \(N, K, h, w\), got shape"),
-        BadInput("logits-dtype", {"logits": torch.zeros(2, 6, 9, 7).int()}, TypeError, r"logits must be float16.*, got int32"),
+        BadInput(
+            "logits-axes",
+            {"logits": torch.zeros(6, 9, 7)},
+            ValueError,
+            r"logits must be \(N, K, h, w\), got shape",
+        ),
+        BadInput(
+            "logits-dtype",
+            {"logits": torch.zeros(2, 6, 9, 7).int()},
+            TypeError,
+            r"logits must be float16.*, got int32",
+        ),
         BadInput("target-none", {"target": None}, TypeError, r"target must be a tensor .*, got None"),
         BadInput(
             "target-batch",
@@ -79,8 +89,18 @@ SPEC = Spec(
             ValueError,
             r"target must be \(2, H, W\), got \(3, 23, 20\); logits are \(2, 6, 9, 7\)",
         ),
-        BadInput("target-empty", {"target": torch.zeros(2, 0, 20).long()}, ValueError, r"size must be at least \(1, 1\), got \(0, 20\)"),
-        BadInput("target-dtype", {"target": torch.zeros(2, 23, 20)}, TypeError, r"target must be int64 or uint8, got .*float32"),
+        BadInput(
+            "target-empty",
+            {"target": torch.zeros(2, 0, 20).long()},
+            ValueError,
+            r"\(H, W\) of target must be at least \(1, 1\), got \(0, 20\)",
+        ),
+        BadInput(
+            "target-dtype",
+            {"target": torch.zeros(2, 23, 20)},
+            TypeError,
+            r"target must be int64 or uint8, got .*float32",
+        ),
         BadInput(
             "target-device",
             {"target": torch.zeros(2, 23, 20, device="meta").long()},
@@ -93,8 +113,14 @@ SPEC = Spec(
             ValueError,
             r"class_weight must be \(6,\), got \(7,\); logits have 6 classes",
         ),
-        BadInput("class-weight-dtype", {"class_weight": torch.ones(6).int()}, TypeError, r"class_weight must be float.*, got .*int32"),
-        BadInput("smoothing", {"label_smoothing": 1.5}, ValueError, r"label_smoothing must be in \[0, 1\], got 1.5"),
-        BadInput("reduction", {"reduction": "sum"}, ValueError, r"reduction must be 'mean' or 'mean_all', got 'sum'"),
+        BadInput(
+            "smoothing", {"label_smoothing": 1.5}, ValueError, r"label_smoothing must be in \[0, 1\], got 1.5"
+        ),
+        BadInput(
+            "reduction",
+            {"reduction": "sum"},
+            ValueError,
+            r"reduction must be 'mean' or 'mean_all', got 'sum'",
+        ),
     ),
 )

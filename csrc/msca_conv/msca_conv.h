@@ -1,0 +1,35 @@
+// msca_conv: a depthwise root convolution, then the sum of its strip branches.
+#pragma once
+
+#include "common/convert.h"
+#include "common/isa.h"
+#include "common/tensor.h"
+
+namespace segnext {
+
+constexpr int kMaxStrips = 16;  // row and column weights together: 8 branches
+
+struct MscaConvParams {
+  DType dtype;
+  Tensor4 x;            // (N, C, H, W)
+  Tensor4 root_weight;  // (C, 1, K, K)
+  Tensor4 root_bias;    // (C), or absent
+  int strips;           // row0, column0, row1, ...
+  Tensor4 strip_weight[kMaxStrips];
+  Tensor4 strip_bias[kMaxStrips];  // (C) each, or absent
+  Tensor4 out;                     // (N, C, H, W)
+};
+
+struct MscaConvBackwardParams {
+  MscaConvParams forward;                    // without out
+  Tensor4 grad;                              // (N, C, H, W)
+  Tensor4 grad_x;                            // (N, C, H, W)
+  Tensor4 grad_root_weight, grad_root_bias;  // contiguous, as the parameters; a bias's absent where there is none
+  Tensor4 grad_strip_weight[kMaxStrips], grad_strip_bias[kMaxStrips];
+};
+
+// Both: false when scratch memory is exhausted.
+SEGNEXT_FOR_EACH_ISA(bool msca_conv_forward_cpu(const MscaConvParams& params, int threads);
+                     bool msca_conv_backward_cpu(const MscaConvBackwardParams& params, int threads);)
+
+}  // namespace segnext

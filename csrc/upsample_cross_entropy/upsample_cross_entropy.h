@@ -1,0 +1,30 @@
+// upsample_cross_entropy: bilinear resize of logits (align_corners = False) and cross-entropy.
+#pragma once
+
+#include "common/convert.h"
+#include "common/isa.h"
+#include "common/tensor.h"
+
+namespace segnext {
+
+struct UpsampleCrossEntropyParams {
+  DType dtype;
+  Tensor4 logits;  // (N, K, h, w)
+  Tensor4 target;  // (N, H, W), contiguous; int64, or uint8 where target_is_byte
+  bool target_is_byte;
+  const float* class_weight;  // (K), or null
+  int64_t ignore_index;
+  float label_smoothing;
+  bool mean_all;  // over all pixels instead of the counted ones
+};
+
+enum class CrossEntropyStatus : int { kOk = 0, kNoMemory = 1, kClassOutOfRange = 2 };
+
+// Forward: the loss to *loss. Backward: grad * d loss / d logits to grad_logits, any strides.
+SEGNEXT_FOR_EACH_ISA(CrossEntropyStatus upsample_cross_entropy_forward_cpu(const UpsampleCrossEntropyParams& params,
+                                                                           float* loss, int threads);
+                     CrossEntropyStatus upsample_cross_entropy_backward_cpu(const UpsampleCrossEntropyParams& params,
+                                                                            float grad, const Tensor4& grad_logits,
+                                                                            int threads);)
+
+}  // namespace segnext
