@@ -1,8 +1,13 @@
 """The one rule by which a kernel's numbers are right or wrong.
 
-The oracle is the plain PyTorch definition in float64, on inputs rounded to the tested dtype. A result may be off
-by twice what plain ("eager") PyTorch in the tested dtype is off, plus the rounding of the result itself. A gradient
-must also have every channel and no one-sided error: both can hide below a bound on the largest error.
+The oracle is the plain PyTorch definition in float64, on inputs rounded to the tested dtype. A result may be
+off by twice what plain ("eager") PyTorch in the tested dtype is off, plus the rounding of the result itself.
+A gradient must also have every channel and no one-sided error: both can hide below a bound on the largest
+error.
+
+Eager's error is a sample: of a few elements it says little about the size of another order's rounding errors
+(the one number that is the bias gradient of one channel may be exact by luck). Twice becomes 2 (1 + 8 /
+elements).
 """
 
 from __future__ import annotations
@@ -10,9 +15,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-# Largest error as a share of the largest value, whatever eager PyTorch does: about 200 roundings in
-# float64 and float32 (long sums, the NMF loop), a few in the 16-bit formats (sums are kept in float32).
-CAPS = {torch.float64: 1e-12, torch.float32: 5e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# Largest error as a share of the largest value, whatever eager PyTorch does: thousands of roundings in
+# float64 and float32 (PyTorch's own channels_last group_norm needs them where the mean is 30 deviations), a
+# few in the 16-bit formats (sums are kept in float32).
+CAPS = {torch.float64: 1e-12, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 UNIT_FLOAT32 = 2.0**-24
 
 
@@ -23,7 +29,7 @@ def assert_accurate(
     wide: torch.Tensor | None = None,
     what: str = "result",
 ) -> None:
-    """Largest and RMS error within 2x eager PyTorch's plus 2 eps max|oracle|, below the cap; NaN and Inf in place.
+    """Largest and RMS error within 2x eager's plus 2 eps max|oracle|, and the cap; NaN and Inf in place.
 
     Args:
         actual: the result under test, in the tested dtype.
@@ -40,7 +46,7 @@ def assert_accurate(
     rounding = 2 * eps * largest
     cap = max(CAPS[actual.dtype] * largest, torch.finfo(actual.dtype).tiny)
     for norm, measure in (("largest", _largest), ("RMS", _rms)):
-        error, allowed = measure(actual_error), min(2 * measure(eager_error) + rounding, cap)
+        error, allowed = measure(actual_error), min(_times(oracle) * measure(eager_error) + rounding, cap)
         assert error <= allowed, (
             f"{what}: {norm} error {error:.3e} is above {allowed:.3e}"
             f" (eager {measure(eager_error):.3e}, rounding {rounding:.3e}, cap {cap:.3e})"
@@ -64,13 +70,15 @@ def assert_gradient_accurate(
 def assert_labels(labels: torch.Tensor, logits: torch.Tensor, size: tuple[int, int]) -> None:
     """The label of every pixel is the oracle's, or a class that ties with it within float32 rounding.
 
-    The oracle is ``F.interpolate(logits.float(), size, mode="bilinear").argmax(1)``. Where it meets a NaN or Inf
-    the labels must be equal.
+    The oracle is ``F.interpolate(logits.float(), size, mode="bilinear").argmax(1)``. Where it meets a NaN or
+    Inf the labels must be equal.
     """
     logits = logits.float()
     full = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
     oracle, labels = full.argmax(1), labels.long()
-    assert labels.shape == oracle.shape, f"labels: shape must be {tuple(oracle.shape)}, got {tuple(labels.shape)}"
+    assert labels.shape == oracle.shape, (
+        f"labels: shape must be {tuple(oracle.shape)}, got {tuple(labels.shape)}"
+    )
     if labels.numel() == 0:
         return
     in_range = (labels >= 0) & (labels < logits.shape[1])
@@ -90,11 +98,11 @@ def assert_labels(labels: torch.Tensor, logits: torch.Tensor, size: tuple[int, i
 def tie_width(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """(N, H, W): by how much two classes may differ at a pixel and still come out in either order in float32.
 
-    With u = 2^-24, the source coordinate s = (i + 0.5) * (in / out) - 0.5 takes three roundings, of the ratio, the
-    product and the difference: it is off by at most 3 u (s + 1), and so are the two weights made of it. A weight's
-    error moves the value by itself times the difference of two corners, at most 2 M, with M the largest finite
-    magnitude of the image. The weights' own rounding (1 - s), four products and three sums add at most 8 u M.
-    Either class may be off by that much, and the oracle's as well as the label's value counts: twice.
+    With u = 2^-24, the source coordinate s = (i + 0.5) * (in / out) - 0.5 takes three roundings, of the
+    ratio, the product and the difference: it is off by at most 3 u (s + 1), and so are the two weights made
+    of it. A weight's error moves the value by itself times the difference of two corners, at most 2 M, with M
+    the largest finite magnitude of the image. Rounding 1 - weight, four products and three sums add at most 8
+    u M. The values of both classes may be off by that much: twice.
     """
     height, width = size
     finite = torch.where(logits.isfinite(), logits, 0).double()
@@ -121,17 +129,20 @@ def _errors(
     equal = [(actual == by) | (actual.isnan() & by.isnan()) for by in (rounded, eager)]
     same = torch.where(finite, actual.isfinite(), equal[0] | equal[1])
     assert same.all(), (
-        f"{what}: {int((~same).sum())} of {same.numel()} elements are NaN or Inf where the oracle is not, or otherwise;"
-        f" the first is {actual[~same][0].item()} for {rounded[~same][0].item()}"
+        f"{what}: {int((~same).sum())} of {same.numel()} elements are finite where the oracle is not or"
+        f" otherwise; the first is {actual[~same][0].item()} for {rounded[~same][0].item()}"
     )
     known = torch.where(finite, oracle, 0)
     eager_error = torch.where(finite, eager.double() - oracle, 0)
     if actual.dtype == torch.float64 and wide is not None:
-        # the oracle is eager itself, whose error is then unknown: float32's, at float64's scale
-        scale = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+        # The oracle is eager itself, whose error is then unknown: float32's at float64's scale, and four
+        # times that, as one draw of a rounding error says little about another.
+        scale = 4 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
         eager_error = torch.where(finite, (wide.double() - oracle) * scale, 0)
     elif not eager_error.isfinite().all():
-        assert wide is not None, f"{what}: eager is not finite in {eager.dtype}; pass the definition in float32"
+        assert wide is not None, (
+            f"{what}: eager is not finite in {eager.dtype}; pass the definition in float32"
+        )
         half_unit = torch.finfo(actual.dtype).eps / 2
         eager_error = torch.where(finite, (wide.double() - oracle).abs() + half_unit * oracle.abs(), 0)
     return torch.where(finite, actual.double() - oracle, 0), eager_error, known
@@ -146,22 +157,24 @@ def _assert_no_missing_slice(
     """
     if oracle.numel() == 0:
         return
-    visible = 4 * (2 * _rms(eager_error) + eps * _rms(oracle))
+    visible = 4 * (_times(oracle) * _rms(eager_error) + eps * _rms(oracle))
     for axis in range(oracle.ndim):
         others = [a for a in range(oracle.ndim) if a != axis]
         power = oracle.square().mean(others) if others else oracle.square()
         along = (actual_error * oracle).mean(others) if others else actual_error * oracle
         missing = (power.sqrt() > visible) & (along < -0.5 * power)
-        assert not missing.any(), f"{what}: slice {int(missing.nonzero()[0])} of axis {axis} is missing or halved"
+        assert not missing.any(), (
+            f"{what}: slice {int(missing.nonzero()[0])} of axis {axis} is missing or halved"
+        )
 
 
 def _assert_no_bias(
     actual_error: torch.Tensor, eager_error: torch.Tensor, oracle: torch.Tensor, dtype: torch.dtype, what: str
 ) -> None:
-    """The mean error, as it is and along the oracle's sign (too small or too large values), is that of chance.
+    """The mean error, as it is and along the oracle's sign (all values too small, or too large), is chance.
 
-    Allowed: twice eager's, five standard deviations of the mean of independent roundings, and a floor. The floor
-    is an eighth of a unit in the 16-bit formats, whose results are rounded once from float32 (cutting the digits
+    Allowed: twice eager's, five standard deviations of the mean of independent roundings, and a floor: an
+    eighth of a unit in the 16-bit formats, whose results are rounded once from float32 (cutting the digits
     off instead of rounding gives a third of a unit), and two units where the arithmetic has no wider format.
     """
     count = oracle.numel()
@@ -169,11 +182,17 @@ def _assert_no_bias(
         return
     eps = torch.finfo(dtype).eps
     floor = eps * oracle.abs().mean().item() * (1 / 8 if dtype in (torch.float16, torch.bfloat16) else 2)
-    scatter = 5 * (2 * _rms(eager_error) + eps / 2 * _rms(oracle)) / count**0.5
+    scatter = 5 * (_times(oracle) * _rms(eager_error) + eps / 2 * _rms(oracle)) / count**0.5
     for name, sign in (("signed", torch.ones_like(oracle)), ("relative", oracle.sign())):
         bias, eager_bias = (abs((error * sign).mean().item()) for error in (actual_error, eager_error))
-        allowed = 2 * eager_bias + scatter + floor
-        assert bias <= allowed, f"{what}: {name} bias {bias:.3e} is above {allowed:.3e} (eager {eager_bias:.3e})"
+        allowed = _times(oracle) * eager_bias + scatter + floor
+        assert bias <= allowed, (
+            f"{what}: {name} bias {bias:.3e} is above {allowed:.3e} (eager {eager_bias:.3e})"
+        )
+
+
+def _times(oracle: torch.Tensor) -> float:
+    return 2 * (1 + 8 / oracle.numel())
 
 
 def _largest(error: torch.Tensor) -> float:

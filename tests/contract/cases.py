@@ -33,6 +33,7 @@ class Case:
     layout: torch.memory_format
     device: str
     backend: str
+    name: str
 
     def args(self, **changed: Any) -> tuple[Any, ...]:
         return self.sample.make(self.dtype, self.device, self.layout, **changed)
@@ -44,7 +45,7 @@ class Case:
             return self.spec.call(*args)
 
     def backward(self, args: tuple[Any, ...], grad: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """Gradients of the differentiable tensors of ``args``, on this case's backend, for an incoming ``grad``.
+        """Gradients of the differentiable tensors of ``args`` on this backend, for an incoming ``grad``.
 
         Without ``grad`` the same random one at each call.
         """
@@ -60,7 +61,9 @@ class Case:
 def with_gradient(spec: Spec, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
     """See `Case.with_gradient`."""
     fresh = [
-        tree_map_only(torch.Tensor, lambda t, wanted=name in spec.differentiable: t.detach().requires_grad_(wanted), a)
+        tree_map_only(
+            torch.Tensor, lambda t, wanted=name in spec.differentiable: t.detach().requires_grad_(wanted), a
+        )
         for name, a in zip(spec.argument_names, args, strict=True)
     ]
     return tuple(fresh), [t for t in tree_leaves(fresh) if isinstance(t, torch.Tensor) and t.requires_grad]
@@ -82,6 +85,11 @@ def random_grad(out: torch.Tensor) -> torch.Tensor:
     return values.to(out.device, out.dtype)
 
 
+def strides(t: torch.Tensor) -> list[int]:
+    """The strides that say where elements are: that of an axis of one is free."""
+    return [stride for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1]
+
+
 def tensors(value: Any) -> list[torch.Tensor]:
     """All tensors of nested arguments or results."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
@@ -89,7 +97,9 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 def cast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
     """Floating tensors in another dtype."""
-    return tree_map(lambda t: t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() else t, args)
+    return tree_map(
+        lambda t: t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() else t, args
+    )
 
 
 def require(op: str, name: str, args: tuple[Any, ...]) -> None:
@@ -99,7 +109,9 @@ def require(op: str, name: str, args: tuple[Any, ...]) -> None:
 
 
 @functools.cache
-def _takes(spec: Spec, sample: Sample, dtype: torch.dtype, layout: torch.memory_format, device: str) -> tuple[str, ...]:
+def _takes(
+    spec: Spec, sample: Sample, dtype: torch.dtype, layout: torch.memory_format, device: str
+) -> tuple[str, ...]:
     args = sample.make(dtype, device, layout)
     return tuple(name for name, kernel in backend.KERNELS[spec.name].items() if kernel.refuses(*args) is None)
 
@@ -111,7 +123,7 @@ def _has_image(spec: Spec) -> bool:
 
 def _cases(
     specs: Iterable[Spec], dtypes: tuple[str, ...], layouts: tuple[str, ...], first_only: bool, backward: bool
-) -> Iterator[Any]:
+) -> Iterator[Case]:
     for spec in specs:
         for sample in spec.samples[:1] if first_only else spec.samples:
             for device in DEVICES:
@@ -119,16 +131,13 @@ def _cases(
                     for layout in layouts if _has_image(spec) else layouts[:1]:
                         key = (spec, sample, DTYPES[dtype], LAYOUTS[layout], device)
                         names = _takes(*key)
-                        if backward:
-                            names = _backward_backends(spec, names)
-                        for name in names:
+                        for name in _backward_backends(spec, names) if backward else names:
                             words = [spec.name, sample.name, dtype, layout, name]
-                            words += [device] if device != "cpu" else []
-                            yield pytest.param(Case(*key, name), id="-".join(words))
+                            yield Case(*key, name, "-".join(words + ([device] if device != "cpu" else [])))
 
 
 def _backward_backends(spec: Spec, forward: tuple[str, ...]) -> tuple[str, ...]:
-    """Those that have a backward too; and "auto" where the forward and the backward may run on different ones."""
+    """Those with a backward too; and "auto" where forward and backward may run on different ones."""
     known = backend.KERNELS[f"{spec.name}_backward"]
     both = tuple(name for name in forward if name in known)
     return both if known.keys() == backend.KERNELS[spec.name].keys() else (*both, "auto")
@@ -140,14 +149,17 @@ def over(
     layouts: tuple[str, ...] = ("nchw", "nhwc"),
     first_only: bool = False,
     backward: bool = False,
+    where: Callable[[Case], bool] = lambda case: True,
 ) -> Callable[[Any], Any]:
     """Parametrise a test's ``case``.
 
     Args:
         first_only: each op's first sample only.
         backward: backends that run the backward.
+        where: keeps the cases for which it is true.
     """
-    return pytest.mark.parametrize("case", list(_cases(specs, dtypes, layouts, first_only, backward)))
+    cases = [case for case in _cases(specs, dtypes, layouts, first_only, backward) if where(case)]
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
 
 
 def over_specs(specs: Iterable[Spec] = SPECS) -> Callable[[Any], Any]:
@@ -159,7 +171,9 @@ def assert_bitwise(actual: Any, expected: Any, what: str = "result") -> None:
     """Equal to the last bit, NaN included."""
     pairs = list(zip(tensors(actual), tensors(expected), strict=True))
     for index, (a, e) in enumerate(pairs):
-        assert a.shape == e.shape and a.dtype == e.dtype, f"{what} {index}: {a.shape} {a.dtype}, not {e.shape} {e.dtype}"
+        assert a.shape == e.shape and a.dtype == e.dtype, (
+            f"{what} {index}: {a.shape} {a.dtype}, not {e.shape} {e.dtype}"
+        )
         same = (a == e) | (a.isnan() & e.isnan()) if a.is_floating_point() else a == e
         assert same.all(), f"{what} {index}: {int((~same).sum())} of {same.numel()} elements differ"
 

@@ -29,7 +29,9 @@ def assert_right(case: Case, out: torch.Tensor, args: tuple[Any, ...]) -> None:
         assert_labels(out, *args)
         return
     reference = case.spec.reference
-    assert_accurate(out, reference(*cast(args, torch.float64)), reference(*args), reference(*cast(args, torch.float32)))
+    assert_accurate(
+        out, reference(*cast(args, torch.float64)), reference(*args), reference(*cast(args, torch.float32))
+    )
 
 
 def reference_gradients(case: Case, args: tuple[Any, ...], grad: torch.Tensor) -> list[torch.Tensor]:
@@ -39,7 +41,9 @@ def reference_gradients(case: Case, args: tuple[Any, ...], grad: torch.Tensor) -
     return list(torch.autograd.grad(out, leaves, grad.to(out.dtype)))
 
 
-def assert_right_gradients(case: Case, grads: list[torch.Tensor], args: tuple[Any, ...], grad: torch.Tensor) -> None:
+def assert_right_gradients(
+    case: Case, grads: list[torch.Tensor], args: tuple[Any, ...], grad: torch.Tensor
+) -> None:
     """``grads`` are the gradients for an incoming ``grad`` by the accuracy rule."""
     versions = (cast(args, torch.float64), args, cast(args, torch.float32))
     expected = [reference_gradients(case, version, grad) for version in versions]
@@ -67,7 +71,7 @@ def test_backward_is_the_definitions_gradient(case: Case) -> None:
 
 
 def _poisoned(t: torch.Tensor) -> torch.Tensor:
-    """A larger tensor's inside with the same values and axis order; everything around it is NaN (0 for integers)."""
+    """A larger tensor's inside with the same values and axis order; all around it is NaN (0 for integers)."""
     order = sorted(range(t.ndim), key=lambda axis: -t.stride(axis))
     larger = t.new_full([t.shape[axis] + 3 for axis in order], torch.nan if t.is_floating_point() else 0)
     inside = larger[tuple(slice(1, 1 + t.shape[axis]) for axis in order)]
@@ -111,7 +115,9 @@ def test_backward_of_strided_views(case: Case, view: Any) -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
-@over([spec for spec in DIFFERENTIABLE if spec.name != "upsample_cross_entropy"], first_only=True, backward=True)
+@over(
+    [spec for spec in DIFFERENTIABLE if spec.name != "upsample_cross_entropy"], first_only=True, backward=True
+)
 def test_incoming_gradient_of_any_strides(case: Case, view: Any) -> None:
     args = case.args()
     grad = view(random_grad(case.run(*args)))
@@ -127,7 +133,7 @@ def test_gradient_of_a_sum(case: Case) -> None:
     assert_bitwise([leaf.grad for leaf in leaves], case.backward(args, ones), "gradient")
 
 
-@over(backward=False)
+@over()
 def test_deterministic_and_inputs_untouched(case: Case) -> None:
     args = case.args()
     before = tree_map_only(torch.Tensor, torch.clone, args)
@@ -144,6 +150,24 @@ def test_backward_deterministic_and_inputs_untouched(case: Case) -> None:
     assert_bitwise((args, grad), before, "input")
 
 
+@over(DIFFERENTIABLE, first_only=True, backward=True, where=lambda case: case.backend == "cpu")
+def test_backward_is_the_same_for_any_number_of_threads(case: Case, threads: None) -> None:
+    args, results = case.args(), []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        results.append(case.backward(args))
+    assert_bitwise(*results, "gradient")
+
+
+@over(where=lambda case: case.backend == "cpu")
+def test_the_same_for_any_number_of_threads(case: Case, threads: None) -> None:
+    args, results = case.args(), []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        results.append(case.run(*args))
+    assert_bitwise(*results)
+
+
 @over()
 def test_result_owns_its_memory(case: Case) -> None:
     args = case.args()
@@ -156,7 +180,11 @@ def test_result_owns_its_memory(case: Case) -> None:
 def test_gradients_own_their_memory(case: Case) -> None:
     args = case.args()
     grad = random_grad(case.run(*args))
-    pointers = [t.untyped_storage().data_ptr() for t in (*tensors(args), grad, *case.backward(args, grad)) if t.numel()]
+    pointers = [
+        t.untyped_storage().data_ptr()
+        for t in (*tensors(args), grad, *case.backward(args, grad))
+        if t.numel()
+    ]
     assert len(pointers) == len(set(pointers))
 
 

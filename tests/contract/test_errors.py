@@ -1,0 +1,69 @@
+"""Contract of every op: bad input gives one line that names the op, what was expected and what came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from segnext_kernels import backend, explain, use_backend
+from segnext_kernels.specification import BadInput, Spec, all_specs
+from tests.contract.cases import SPECS, over_specs
+
+
+@pytest.mark.parametrize(
+    ("spec", "bad"),
+    [pytest.param(spec, bad, id=f"{spec.name}-{bad.name}") for spec in SPECS for bad in spec.bad_inputs],
+)
+def test_bad_input(spec: Spec, bad: BadInput) -> None:
+    args = dict(zip(spec.argument_names, spec.samples[0].make(), strict=True))
+    assert bad.replaced.keys() <= args.keys()
+    with pytest.raises(bad.error, match=rf"^{spec.name}: {bad.message}") as caught:
+        spec.call(*(args | bad.replaced).values())
+    message = str(caught.value)
+    assert caught.type is bad.error
+    assert "\n" not in message
+    assert " must " in message and ", got " in message
+
+
+@over_specs()
+def test_bad_inputs_are_of_both_kinds(spec: Spec) -> None:
+    """Shapes or choices, and types or dtypes."""
+    assert {bad.error for bad in spec.bad_inputs} >= {ValueError, TypeError}
+
+
+@over_specs()
+def test_named_backend_that_cannot_run_says_why_for_all(spec: Spec) -> None:
+    """Every backend with its reason, in place of a silent fallback."""
+    args = spec.samples[0].make()
+    refusing = [name for name in backend.BACKENDS if name not in backend.KERNELS[spec.name]]
+    refusing += [name for name, kernel in backend.KERNELS[spec.name].items() if kernel.refuses(*args)]
+    for name in refusing:
+        with (
+            use_backend(name),
+            pytest.raises(NotImplementedError, match=f"^{spec.name}: no backend takes ") as caught,
+        ):
+            spec.call(*args)
+        lines = str(caught.value).splitlines()
+        assert [line.split(":")[0].strip() for line in lines[1:]] == list(backend.BACKENDS)
+        assert str(tuple(args[0].shape)) in lines[0] and "float32 cpu" in lines[0]
+        assert f'available; not used because use_backend("{name}") is in force' in lines[-1]
+    assert f"{spec.name}: {backend.choose(spec.name, *args)} takes" in explain(spec.name, *args)
+
+
+@over_specs()
+def test_arguments_by_keyword(spec: Spec) -> None:
+    """The public function's parameter names are the schema's."""
+    args: dict[str, Any] = dict(zip(spec.argument_names, spec.samples[0].make(), strict=True))
+    expected = spec.call(*args.values())
+    for name in spec.internal:
+        del args[name]
+    assert torch.equal(spec.public(**args), expected)
+
+
+def test_every_op_has_a_specification() -> None:
+    defined = {
+        name for name in backend.KERNELS if not name.endswith("_backward") and not name.startswith("toy_")
+    }
+    assert set(all_specs()) == defined

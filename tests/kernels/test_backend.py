@@ -1,0 +1,200 @@
+"""The setting, the choice and its explanation, on a toy operator with kernels that can be told apart."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from segnext_kernels import backend, choose, current_backend, dwconv_gelu, explain, use_backend
+from segnext_kernels.registration import define_autograd, define_op
+
+# The "cpu" kernel doubles and takes no float64, the reference triples: the result names the backend.
+FACTORS = {"cpu": 2.0, "reference": 3.0}
+
+
+def _scale_by(name: str) -> Callable[..., torch.Tensor]:
+    return lambda x: x * FACTORS[name]
+
+
+def _no_float64(x: torch.Tensor) -> str | None:
+    return "takes float32, not float64" if x.dtype == torch.float64 else None
+
+
+def _define(name: str) -> Any:
+    return define_op(
+        name,
+        "(Tensor x) -> Tensor",
+        reference=_scale_by("reference"),
+        fake=torch.empty_like,
+        kernels={"cpu": backend.Kernel(_scale_by("cpu"), _no_float64)},
+    )
+
+
+toy = _define("toy_choice")
+toy_backward = _define("toy_choice_backward")
+define_autograd(
+    "toy_choice",
+    save=lambda inputs, output: ((), None),
+    backward=lambda saved, other, grad: toy_backward(grad),
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEGNEXT_BACKEND", raising=False)
+
+
+def test_auto_takes_the_first_kernel_that_does_not_refuse() -> None:
+    assert current_backend() == "auto"
+    assert toy(torch.ones(1)).item() == FACTORS["cpu"]
+    assert toy(torch.ones(1).double()).item() == FACTORS["reference"]
+    assert choose("toy_choice", torch.ones(1)) == "cpu"
+    assert choose("toy_choice", torch.ones(1).double()) == "reference"
+
+
+def test_named_backend_runs_or_raises() -> None:
+    with use_backend("reference"):
+        assert current_backend() == "reference"
+        assert toy(torch.ones(1)).item() == FACTORS["reference"]
+    with use_backend("cpu"):
+        assert toy(torch.ones(1)).item() == FACTORS["cpu"]
+        with pytest.raises(NotImplementedError):
+            toy(torch.ones(1).double())
+    with use_backend("triton"), pytest.raises(NotImplementedError):
+        toy(torch.ones(1))
+
+
+def test_use_backend_nests_and_ends_also_by_an_error() -> None:
+    with use_backend("cpu"):
+        with pytest.raises(KeyError), use_backend("reference"):
+            assert current_backend() == "reference"
+            raise KeyError
+        assert current_backend() == "cpu"
+        with use_backend("auto"):
+            assert current_backend() == "auto"
+    assert current_backend() == "auto"
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "CPU", None])
+def test_unknown_backend(name: Any) -> None:
+    expected = r"^use_backend: name must be one of auto, cuda, triton, cpu, reference, got "
+    with pytest.raises(ValueError, match=expected), use_backend(name):
+        pass
+    assert current_backend() == "auto"
+
+
+def test_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGNEXT_BACKEND", "reference")
+    assert toy(torch.ones(1)).item() == FACTORS["reference"]
+    with use_backend("cpu"):
+        assert toy(torch.ones(1)).item() == FACTORS["cpu"]
+    monkeypatch.setenv("SEGNEXT_BACKEND", "")
+    assert current_backend() == "auto"
+    monkeypatch.setenv("SEGNEXT_BACKEND", "fast")
+    with pytest.raises(ValueError, match=r"^SEGNEXT_BACKEND must be one of auto, .*, got 'fast'$"):
+        toy(torch.ones(1))
+
+
+def test_explain_gives_every_backend_a_line() -> None:
+    assert explain("toy_choice", torch.ones(2, 3)).splitlines() == [
+        "toy_choice: cpu takes (2, 3) float32 cpu",
+        "  cuda:      this op has no kernel for it",
+        "  triton:    this op has no kernel for it",
+        "  cpu:       takes these inputs",
+        "  reference: takes these inputs",
+    ]
+    with use_backend("cpu"):
+        assert explain("toy_choice", torch.ones(2, 3).double()).splitlines() == [
+            "toy_choice: no backend takes (2, 3) float64 cpu",
+            "  cuda:      this op has no kernel for it",
+            "  triton:    this op has no kernel for it",
+            "  cpu:       takes float32, not float64",
+            '  reference: available; not used because use_backend("cpu") is in force',
+        ]
+
+
+def test_explain_names_the_layout() -> None:
+    x = torch.ones(2, 3, 4, 5)
+    assert "(2, 3, 4, 5) float32 cpu\n" in explain("toy_choice", x)
+    assert "cpu channels_last\n" in explain("toy_choice", x.contiguous(memory_format=torch.channels_last))
+    assert "cpu strides (60, 20, 1, 4)\n" in explain("toy_choice", x.mT.contiguous().mT)
+
+
+def test_error_is_the_explanation() -> None:
+    x = torch.ones(2, 3).double()
+    with use_backend("cpu"), pytest.raises(NotImplementedError) as caught:
+        toy(x)
+    with use_backend("cpu"):
+        assert str(caught.value) == explain("toy_choice", x)
+
+
+def _gradient(setting: str) -> float:
+    x = torch.ones(1, requires_grad=True)
+    with use_backend(setting):
+        out = toy(x)
+    out.backward()
+    assert x.grad is not None
+    return x.grad.item()
+
+
+def test_backward_keeps_the_forwards_setting() -> None:
+    """Also when the `with` block has ended, and inside another one."""
+    assert [_gradient(name) for name in ("auto", "cpu", "reference")] == [2.0, 2.0, 3.0]
+    with use_backend("cpu"):
+        assert _gradient("reference") == FACTORS["reference"]
+
+
+def _in_thread(function: Callable[[], Any]) -> Any:
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def test_backward_in_another_thread_keeps_the_forwards_setting() -> None:
+    """As autograd does for GPUs: the thread that runs the backward has no setting of its own."""
+    x = torch.ones(1, requires_grad=True)
+    with use_backend("reference"):
+        out = toy(x)
+        assert _in_thread(current_backend) == "auto"
+        _in_thread(out.backward)
+    assert x.grad is not None and x.grad.item() == FACTORS["reference"]
+
+
+def test_threads_do_not_see_each_others_setting() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with use_backend("reference"):
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert entered.wait(10)
+    assert toy(torch.ones(1)).item() == FACTORS["cpu"]
+    leave.set()
+    thread.join()
+
+
+def test_choice_is_made_at_each_call_of_a_compiled_graph() -> None:
+    """A traced graph holds the op, not a backend."""
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: toy(x) + 1, fullgraph=True, backend="aot_eager")
+    assert compiled(torch.ones(1)).item() == FACTORS["cpu"] + 1
+    with use_backend("reference"):
+        assert compiled(torch.ones(1)).item() == FACTORS["reference"] + 1
+
+
+def test_a_real_op_obeys() -> None:
+    x, weight = torch.randn(1, 4, 5, 6), torch.randn(4, 1, 3, 3)
+    with use_backend("reference"):
+        out = dwconv_gelu(x, weight)
+    assert torch.equal(
+        out, torch.nn.functional.gelu(torch.nn.functional.conv2d(x, weight, padding=1, groups=4))
+    )

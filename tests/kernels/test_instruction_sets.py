@@ -1,0 +1,57 @@
+"""The CPU kernels: every instruction set of this machine, on one thread and on several, to the last bit alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from segnext_kernels import _library
+from tests.contract.cases import DIFFERENTIABLE, Case, assert_bitwise, over, random_grad
+from tests.contract.test_values import assert_right, assert_right_gradients
+
+pytestmark = pytest.mark.skipif(_library._C is None, reason="the compiled library is missing")
+DTYPES = ("fp32", "bf16")
+
+
+def _is_native(case: Case) -> bool:
+    return case.backend == "cpu"
+
+
+@pytest.fixture(params=_library.INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = _library.INSTRUCTION_SETS.index(request.param)
+    if index > _library._C.best_instruction_set():
+        pytest.skip(f"this machine has no {request.param}")
+    monkeypatch.setattr(_library, "instruction_set", lambda: index)
+
+
+@pytest.mark.usefixtures("instruction_set", "threads")
+@over(dtypes=DTYPES, where=_is_native)
+def test_forward(case: Case) -> None:
+    args = case.args()
+    torch.set_num_threads(1)
+    out = case.run(*args)
+    assert_right(case, out, args)
+    torch.set_num_threads(3)
+    assert_bitwise(case.run(*args), out, "with three threads")
+
+
+@pytest.mark.usefixtures("instruction_set", "threads")
+@over(DIFFERENTIABLE, dtypes=DTYPES, backward=True, where=_is_native)
+def test_backward(case: Case) -> None:
+    args = case.args()
+    grad = random_grad(case.run(*args))
+    torch.set_num_threads(1)
+    grads = case.backward(args, grad)
+    assert_right_gradients(case, grads, args, grad)
+    torch.set_num_threads(3)
+    assert_bitwise(case.backward(args, grad), grads, "with three threads")
+
+
+def test_a_wanted_instruction_set_is_obeyed_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = _library.instruction_set.__wrapped__  # without the cache
+    monkeypatch.setenv("SEGNEXT_CPU_ISA", "generic")
+    assert choose() == 0
+    monkeypatch.setenv("SEGNEXT_CPU_ISA", "sse9")
+    with pytest.raises(ValueError, match="SEGNEXT_CPU_ISA must be one of generic, avx2, avx512, got 'sse9'"):
+        choose()

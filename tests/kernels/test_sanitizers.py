@@ -1,0 +1,76 @@
+"""The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, on the contract's inputs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+# The sanitised library takes the place of the installed one before segnext_kernels looks for it.
+RUN = """
+import importlib.util, sys, torch, pytest
+spec = importlib.util.spec_from_file_location("segnext_kernels._C", sys.argv[1])
+sys.modules["segnext_kernels._C"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["segnext_kernels._C"])
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+
+
+def _runtime(name: str) -> str | None:
+    if shutil.which("g++") is None:
+        return None
+    path = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+    return path if Path(path).is_absolute() else None
+
+
+def _build(folder: Path, source: Path = ROOT) -> Path:
+    environment = {**os.environ, "CXX": "g++", "CXXFLAGS": FLAGS, "SEGNEXT_BUILD": "cpu"}
+    command = [sys.executable, "setup.py", "build_ext", f"--build-lib={folder / 'lib'}"]
+    command.append(f"--build-temp={folder / 'temp'}")
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next((folder / "lib" / "segnext_kernels").glob("_C*.so"))
+
+
+def _run(library: Path, *tests: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": str(_runtime("libasan.so")),
+        # what torch and Python allocate for good is theirs; the kernels free what they take before they return
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "OMP_NUM_THREADS": "2",
+    }
+    command = [sys.executable, "-c", RUN, str(library), "-q", "-x", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(_runtime("libasan.so") is None, reason="g++ with AddressSanitizer is not installed")
+def test_contract_inputs_under_sanitizers(tmp_path: Path) -> None:
+    library = _build(tmp_path)
+    done = _run(library, "tests/kernels/test_instruction_sets.py", "-k", "(avx512 or generic) and fp32")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    assert " passed" in done.stdout
+
+
+@pytest.mark.skipif(_runtime("libasan.so") is None, reason="g++ with AddressSanitizer is not installed")
+def test_sanitizers_see_a_row_read_past_its_end(tmp_path: Path) -> None:
+    """The machinery itself: planes without their border, which every convolution reads, must be reported."""
+    broken = tmp_path / "source"
+    shutil.copytree(ROOT / "csrc", broken / "csrc")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, broken / name)
+    header = broken / "csrc" / "common" / "depthwise.h"
+    right = "const int64_t floats = (height + 2 * halo_y) * plane.row_stride();"
+    text = header.read_text()
+    assert right in text
+    header.write_text(text.replace(right, "const int64_t floats = height * plane.row_stride();"))
+    library = _build(tmp_path, broken)
+    done = _run(library, "tests/kernels/test_instruction_sets.py", "-k", "generic and fp32 and dwconv_gelu")
+    assert done.returncode != 0
+    assert "AddressSanitizer" in done.stderr, done.stdout[-3000:]
