@@ -2,8 +2,6 @@
 
     from segnext import segnext_b
     model = segnext_b(num_classes=150)      # an nn.Module; logits at the input's size
-
-Heavier parts (``load_weights``, ``Predictor``) are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -11,20 +9,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from segnext.factory import (
-    create_model,
-    mscan_b,
-    mscan_l,
-    mscan_s,
-    mscan_t,
-    segnext_b,
-    segnext_l,
-    segnext_s,
-    segnext_t,
-)
-from segnext.models import list_models
-
 if TYPE_CHECKING:
+    from segnext.factory import (
+        create_model,
+        mscan_b,
+        mscan_l,
+        mscan_s,
+        mscan_t,
+        segnext_b,
+        segnext_l,
+        segnext_s,
+        segnext_t,
+    )
+    from segnext.models import list_models
     from segnext.predict import Predictor
     from segnext.weights import load_weights
 
@@ -46,7 +43,12 @@ __all__ = [
     "segnext_t",
 ]
 
-_LAZY = {"Predictor": "segnext.predict", "load_weights": "segnext.weights"}
+# Everything is imported when it is first used, so that `segnext --help` need not wait for torch.
+_HOMES = {
+    "Predictor": "segnext.predict",
+    "list_models": "segnext.models",
+    "load_weights": "segnext.weights",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -57,8 +59,8 @@ def __getattr__(name: str) -> Any:
             return version("segnext")
         except PackageNotFoundError:  # run from a checkout that was never installed
             return "0+unknown"
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in __all__:
+        return getattr(importlib.import_module(_HOMES.get(name, "segnext.factory")), name)
     raise AttributeError(f"module 'segnext' has no attribute {name!r}")
 
 

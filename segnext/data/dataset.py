@@ -7,6 +7,7 @@
     classes: [road, car]
     palette: [[128, 64, 128], [64, 0, 128]]       # optional
     ignore_index: 255                             # optional
+    short_side: 360                               # optional: what `segnext predict` resizes photographs to
 
 Labels are single-channel images of class ids; `ignore_index` marks pixels that count nowhere.
 """
@@ -18,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from segnext.data.images import IMAGE_SUFFIXES, read_image, read_label
 from segnext.palette import distinct_palette
 
 RECIPES = Path(__file__).parent / "recipes"
 SPLITS = ("train", "val", "test")
-KEYS = ("name", "path", *SPLITS, "classes", "palette", "ignore_index")
+KEYS = ("name", "path", *SPLITS, "classes", "palette", "ignore_index", "short_side")
 LABEL_SUFFIXES = frozenset({".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"})  # lossless ones
 # Decoded images are kept up to this size: CamVid's training split takes 0.25 GB, and decoding
 # it again would cost more than all augmentation.
@@ -42,6 +43,7 @@ class DataConfig:
         palette: one (red, green, blue) for each class.
         ignore_index: label id that is not counted, 0..255.
         splits: split name ("train", "val", ...) to its (images, labels) folders.
+        short_side: pixels of the short side that weights trained on it expect in prediction; None: any.
     """
 
     name: str
@@ -49,6 +51,7 @@ class DataConfig:
     palette: tuple[tuple[int, int, int], ...]
     ignore_index: int
     splits: dict[str, tuple[Path, Path]]
+    short_side: int | None = None
 
     def open(self, split: str) -> SegmentationFolder:
         """Open one split.
@@ -115,6 +118,7 @@ def load_data_config(name_or_path: str | Path, root: str | Path | None = None) -
         palette=_palette(content, path, len(classes)),
         ignore_index=_ignore_index(content, path),
         splits=_splits(content, path, base),
+        short_side=_short_side(content, path),
     )
 
 
@@ -150,6 +154,13 @@ def _ignore_index(content: dict[str, Any], path: Path) -> int:
     if not isinstance(ignore_index, int) or not 0 <= ignore_index <= 255:
         raise ValueError(f"data: ignore_index in {path} must be 0..255, got {ignore_index!r}")
     return ignore_index
+
+
+def _short_side(content: dict[str, Any], path: Path) -> int | None:
+    short_side = content.get("short_side")
+    if short_side is not None and (type(short_side) is not int or short_side < 1):
+        raise ValueError(f"data: short_side in {path} must be at least 1 pixel, got {short_side!r}")
+    return short_side
 
 
 def _splits(content: dict[str, Any], path: Path, base: Path) -> dict[str, tuple[Path, Path]]:

@@ -111,9 +111,7 @@ def rgb_array(image: Image.Image) -> np.ndarray:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except (OSError, MemoryError):
-        raise  # the pixels could not be decoded
-    except Exception:  # a damaged EXIF block raises anything; the pixels are still good
+    except Exception:  # a damaged EXIF block raises anything; the pixels are decoded and good
         return image
 
 
@@ -131,7 +129,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         if file.stat().st_size == 0:
             raise ImageError("the file is empty (0 bytes)")
         with Image.open(file) as image:
-            image.load()
+            image.load()  # here, so that whatever fails later is not the pixels
             if 0 in image.size:
                 raise ImageError(f"the image has no pixels, its size is {image.width}x{image.height}")
             yield image

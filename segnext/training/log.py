@@ -95,7 +95,8 @@ class RunLog:
             f"step {step}/{self.steps}  val mIoU {miou:.4f}  pixel accuracy {pixel_accuracy:.4f}  "
             f"({seconds:.0f} s)"
         )
-        self._plot()
+        if step < self.steps:  # else on leaving
+            self._plot()
 
     def _append(self, *values: object) -> None:
         with self.path.open("a", newline="", encoding="utf-8") as file:
@@ -108,14 +109,18 @@ class RunLog:
             return
         rows = _read_rows(self.path)
         figure = Figure(figsize=(8, 4), layout="constrained")
-        axes = figure.add_subplot()
+        axes = figure.add_subplot(xlabel="step", xlim=(0, self.steps))
+        axes.set_title(self.path.parent.resolve().name, parse_math=False)
         axes.plot(*_column(rows, "loss"), color="tab:blue")
-        axes.set(xlabel="step", ylabel="training loss", xlim=(0, self.steps), ylim=(0, None))
-        right = axes.twinx()
-        right.plot(*_column(rows, "val_miou"), color="tab:orange", marker="o")
-        right.set(ylabel="val mIoU", ylim=(0, 1))
-        axes.yaxis.label.set_color("tab:blue")
-        right.yaxis.label.set_color("tab:orange")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("training loss", color="tab:blue")
+        axes.grid(alpha=0.3)
+        steps, values = _column(rows, "val_miou")
+        if values:
+            right = axes.twinx()
+            right.plot(steps, values, color="tab:orange", marker="o", clip_on=False)
+            right.set_ylim(0, 1)
+            right.set_ylabel(f"val mIoU, now {values[-1]:.3f}", color="tab:orange")
         figure.savefig(self.path.with_name(CURVES), dpi=120)
 
 

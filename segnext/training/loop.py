@@ -263,10 +263,13 @@ def _versions(device: torch.device) -> dict[str, Any]:
 
 
 def _metadata(data: DataConfig, recipe: dict[str, Any], metrics: dict[str, object]) -> dict[str, Any]:
+    preprocessing: dict[str, Any] = {"mean": list(MEAN), "std": list(STD)}
+    if data.short_side is not None:
+        preprocessing["short_side"] = data.short_side
     return {
         "classes": list(data.classes),
         "palette": [list(colour) for colour in data.palette],
-        "preprocessing": {"mean": list(MEAN), "std": list(STD)},
+        "preprocessing": preprocessing,
         "recipe": recipe,
         "metrics": metrics,
     }

@@ -26,8 +26,10 @@ def test_array(image):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
-def test_batch_equals_array_and_is_left_alone(image, dtype):
-    batch = torch.from_numpy(np.stack([image, image[::-1]])).permute(0, 3, 1, 2).to(dtype).contiguous()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_batch_equals_array_and_is_left_alone(image, dtype, layout):
+    batch = torch.from_numpy(np.stack([image, image[::-1]])).permute(0, 3, 1, 2).to(dtype)
+    batch = batch.contiguous(memory_format=layout)
     before = batch.clone()
     tensor = normalise(batch)
     assert tensor.shape == (2, 3, 5, 7) and tensor.dtype == torch.float32

@@ -11,6 +11,7 @@ from PIL import Image
 from segnext import Predictor, mscan_t, segnext_t
 from segnext.data.images import ImageError
 from segnext.data.preprocessing import MEAN, STD, normalise
+from segnext.predict import Prediction
 from segnext.weights import save, shipped
 
 CLASSES = ["road", "sky", "tree", "car"]
@@ -139,6 +140,13 @@ class TestPrediction:
         panel = np.array(prediction.overlay())[70:]
         for index, share in enumerate(prediction.statistics().values()):
             assert (panel == COLOURS[index]).all(-1).any() == (share > 0)
+
+    def test_the_legend_lists_only_what_is_there(self, image):
+        mask = np.zeros((70, 90), np.uint8)
+        mask[0, 0] = 3
+        prediction = Prediction(mask, image, tuple(CLASSES), np.array(COLOURS, np.uint8), 0.1)
+        panel = np.array(prediction.overlay())[70:]
+        assert [bool((panel == colour).all(-1).any()) for colour in COLOURS] == [True, False, False, True]
 
     @pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
     def test_bad_alpha(self, predictor, image, alpha):

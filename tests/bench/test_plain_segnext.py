@@ -1,0 +1,70 @@
+"""The peer of our models is the official arithmetic, in one memory format from end to end."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bench import plain_segnext, workloads
+from bench.peers import in_layout
+from tests.models import transcription
+
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+BASES = F.normalize(torch.rand(1, 256, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+
+
+@cache
+def state_dict() -> transcription.StateDict:
+    return transcription.trained_like("t", 7)
+
+
+@layouts
+def test_logits_are_those_of_the_transcription(layout: torch.memory_format) -> None:
+    images = torch.randn(2, 3, 72, 104)
+    with torch.inference_mode():
+        expected = transcription.segment(state_dict(), images, BASES)
+        sd, images = in_layout((state_dict(), images), layout)
+        low = plain_segnext.logits(sd, BASES, images)
+        labels = plain_segnext.mask(sd, BASES, images)
+    assert low.shape == (2, 7, 9, 13)
+    full = F.interpolate(low, (72, 104), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(full, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    workloads.assert_best_class(labels, low, "plain")
+
+
+@layouts
+def test_features_keep_the_layout(layout: torch.memory_format) -> None:
+    with torch.inference_mode():
+        features = plain_segnext.features(*in_layout((state_dict(), torch.randn(1, 3, 64, 96)), layout))
+    for feature in features:
+        assert feature.is_contiguous(memory_format=layout)
+
+
+def test_training_steps_are_the_models() -> None:
+    """Two steps: the loss of the second shows the update of the first."""
+    model, official = workloads.pair("t", drop_path=0.0, decoder_dropout=0.0)
+    images, targets = torch.randn(2, 3, 64, 64), torch.randint(workloads.CLASSES, (2, 64, 64))
+    plain = workloads.plain_training(official, model, images, targets).step()
+    ours = workloads.model_training(model, images, targets).step()
+    workloads.assert_same_step(ours, plain, "ours")
+    ours.step(), plain.step()
+    assert ours.losses == pytest.approx(plain.losses, rel=1e-4)
+    assert ours.losses[1] < ours.losses[0]
+
+
+def test_gates_refuse_what_is_wrong() -> None:
+    logits = torch.randn(1, 5, 8, 8)
+    labels = plain_segnext.resized_argmax(logits, (32, 32))
+    workloads.assert_best_class(labels, logits, "same")
+    workloads.assert_close(logits, logits, "same")
+    labels[0, 7, 7] = (labels[0, 7, 7] + 1) % 5
+    with pytest.raises(AssertionError, match="other: 1 pixels have a class that is not the best"):
+        workloads.assert_best_class(labels, logits, "other")
+    with pytest.raises(AssertionError, match="other: relative error of the logits"):
+        workloads.assert_close(logits + 1e-2, logits, "other")
+    with pytest.raises(AssertionError, match="other: logits must be finite"):
+        workloads.assert_close(logits / 0, logits, "other")

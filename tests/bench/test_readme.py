@@ -1,0 +1,85 @@
+"""README.md and CONTRIBUTING.md: tables are those of the code, examples run, quoted code is the real one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import readme
+from segnext.weights.hub import shipped
+from segnext_kernels import _library
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+built = pytest.mark.skipif(_library._C is None, reason="the support matrix asks the compiled library")
+
+
+@built
+def test_tables_are_up_to_date() -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        readme.main(["--check"])
+    assert exit_status.value.code == 0
+
+
+@pytest.mark.parametrize("code", BLOCKS, ids=[f"block{i}" for i in range(len(BLOCKS))])
+def test_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "camvid" in code and "camvid" not in shipped():
+        pytest.skip("the package ships no weights named camvid")
+    shutil.copy(ROOT / "docs/street.jpg", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_contributing_quotes_the_op_as_it_is() -> None:
+    quoted = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    lines = {line.strip() for block in quoted for line in block.splitlines() if "..." not in line}
+    files = (ROOT / "segnext_kernels/ops/upsample_argmax").glob("*.py")
+    code = {line.strip() for file in files for line in file.read_text().splitlines()}
+    assert len(lines) > 20
+    assert lines <= code
+
+
+def test_stale_part_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readme, "PARTS", {"speed": lambda: "| nothing |"})
+    assert readme.updated(TEXT) != TEXT
+    monkeypatch.setattr(readme, "PARTS", {"weather": lambda: "sunny"})
+    with pytest.raises(ValueError, match="part weather must stand between <!-- weather"):
+        readme.updated(TEXT)
+
+
+@built
+def test_support_matrix_shows_kernels_that_this_machine_cannot_run() -> None:
+    whole = readme.support()
+    (row,) = [line for line in whole.splitlines() if line.startswith("| `upsample_argmax` | forward")]
+    cells = dict(zip(whole.splitlines()[0].split(" | ")[2:], row.split(" | ")[2:], strict=True))
+    assert cells["cpu"] == "fp64 fp32 fp16 bf16"
+    assert cells["cuda"] == "fp32 fp16 bf16"
+    assert "| `upsample_argmax` | backward" not in whole
+
+
+def test_equivalent_is_read_from_the_docstring() -> None:
+    def sample(x: torch.Tensor) -> None:
+        """Does it.
+
+        Same as ``a(
+        b)``; and more.
+        """
+
+    assert readme.equivalent(sample) == "`a( b)`"
+
+    def loop() -> None:
+        """Does it.
+
+        Repeats ``x``
+        often.
+
+        Args: none.
+        """
+
+    assert readme.equivalent(loop) == "Repeats `x` often."

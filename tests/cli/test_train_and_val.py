@@ -1,0 +1,265 @@
+"""`segnext train` and `segnext val` as they are typed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from segnext import create_model
+from segnext.cli.main import main
+from tests.data.synthetic import CLASSES, write_data_set, write_yaml
+from tests.training.runs import header, rows, tensors
+
+SHORT = ["--steps", "2", "--warmup", "0", "--batch-size", "2", "--crop", "32", "--log-every", "1"]
+SHORT += ["--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_data_set(tmp_path_factory.mktemp("houses"))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> tuple[Path, Path]:
+    """The folder of a two-step run of T, and its weights."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", str(data), "-o", str(folder), *SHORT])
+    assert exit_.value.code == 0
+    return folder, folder / "final.safetensors"
+
+
+@pytest.fixture
+def segnext(capsys):
+    """Runs a command line; (exit status, standard output, standard error)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(word) for word in words])
+        output = capsys.readouterr()
+        return exit_.value.code, output.out, output.err
+
+    return run
+
+
+def failure(result: tuple[int, str, str]) -> str:
+    status, _, errors = result
+    assert status == 1 and errors.startswith("segnext: ") and errors.count("\n") == 1, errors
+    return errors
+
+
+def test_a_run_leaves_its_files(trained):
+    folder, weights = trained
+    assert {"checkpoint.safetensors", "final.safetensors", "results.csv"} <= {
+        p.name for p in folder.iterdir()
+    }
+    model = create_model(weights=weights)
+    assert model.config.architecture == "segnext_t" and model.metadata["classes"] == CLASSES
+    recipe = model.metadata["recipe"]
+    assert (recipe["steps"], recipe["crop"], recipe["lr"], recipe["architecture"]) == (
+        2,
+        32,
+        1e-3,
+        "segnext_t",
+    )
+    assert [row[0] for row in rows(folder)] == ["1", "2", "2"]
+
+
+def test_train_prints_the_table_and_where_the_weights_are(segnext, data, tmp_path):
+    status, printed, _ = segnext("train", data, "-o", tmp_path / "run", *SHORT, "--steps", 1, "--seed", 5)
+    assert status == 0
+    assert all(name in printed for name in CLASSES) and "mIoU 0." in printed
+    assert "step 1/1  loss" in printed and "final.safetensors" in printed.replace("\n", "")
+
+
+def test_an_occupied_folder(segnext, data, trained):
+    folder, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    message = failure(segnext("train", data, "-o", folder, *SHORT))
+    assert "must not hold a run" in message and "--resume" in message and "--overwrite" in message
+    message = failure(segnext("train", data, "-o", folder, *SHORT, "--resume", "--lr", "0.5"))
+    assert "lr 0.001 -> 0.5" in message
+    failure(segnext("train", data, "-o", folder, *SHORT, "--resume", "--overwrite"))
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    status, printed, _ = segnext("train", data, "-o", folder, *SHORT, "--resume")
+    assert status == 0 and "resuming at step 2 of 2" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "x"], "name must be a known architecture"),
+        (["--model", "mscan_t"], "model must be one of t, s, b, l, got mscan_t, which does not segment"),
+        (["--warmup", "2"], "warmup must be 0 or more and less than steps (2), got 2"),
+        (["--scale", "2", "1"], "scale must be 0 < LOW <= HIGH, got 2.0 1.0"),
+        (["--weights", "nowhere.pth"], "nowhere.pth"),
+        (["--root", "/nowhere"], "images must be a folder, got /nowhere/images/train"),
+        (["--device", "cuda:99"], "cuda:99"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_mistakes_of_train_are_one_line(segnext, data, tmp_path, words, message):
+    assert message in failure(segnext("train", data, "-o", tmp_path / "run", *SHORT, *words))
+    assert not (tmp_path / "run").exists()
+
+
+def test_new_classes_for_old_weights(segnext, data, trained, tmp_path):
+    _, weights = trained
+    four = write_yaml(data.with_name("four.yaml"), classes=[*CLASSES, "tree"], palette=None)
+    command = ("train", four, "-o", tmp_path / "run", *SHORT, "--steps", 1, "--weights", weights)
+    message = failure(segnext(*command))
+    assert "num_classes must be 3" in message and "reinit" in message
+    status, _, _ = segnext(*command, "--head", "reinit", "--lr", "1e-9", "--ema", "0")
+    assert status == 0
+    old, new = (
+        create_model(weights=path).state_dict() for path in (weights, tmp_path / "run" / "final.safetensors")
+    )
+    assert new["decoder.classifier.weight"].shape[0] == 4
+    for name in ("backbone.stem.conv1.weight", "decoder.squeeze.conv.weight"):  # lr 1e-9: as they were loaded
+        torch.testing.assert_close(new[name], old[name], rtol=0, atol=1e-7)
+
+
+def test_only_the_backbone_of_old_weights(segnext, data, trained, tmp_path):
+    _, weights = trained
+    options = (
+        "--steps",
+        1,
+        "--weights",
+        weights,
+        "--part",
+        "backbone",
+        "--lr",
+        "1e-9",
+        "--ema",
+        "0",
+        "--seed",
+        9,
+    )
+    status, _, _ = segnext("train", data, "-o", tmp_path / "run", *SHORT, *options)
+    assert status == 0
+    old, new = (
+        create_model(weights=path).state_dict() for path in (weights, tmp_path / "run" / "final.safetensors")
+    )
+    torch.testing.assert_close(
+        new["backbone.stem.conv1.weight"], old["backbone.stem.conv1.weight"], rtol=0, atol=1e-7
+    )
+    assert not torch.allclose(
+        new["decoder.squeeze.conv.weight"], old["decoder.squeeze.conv.weight"], atol=1e-3
+    )
+
+
+def test_sigterm_writes_a_checkpoint(data, tmp_path):
+    root = Path(__file__).parents[2]
+    options = [*SHORT, "--steps", "40", "--workers", "1", "--threads", str(torch.get_num_threads())]
+    command = ["train", str(data), "-o", str(tmp_path), *options]
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-u",
+            "-c",
+            "import sys; from segnext.cli.main import main; main(sys.argv[1:])",
+            *command,
+        ],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("step 2/40"):
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() != 0
+    assert any("go on with --resume" in line for line in lines)
+    stopped = int(header(tmp_path / "checkpoint.safetensors")["step"])
+    assert 2 <= stopped < 40 and [int(row[0]) for row in rows(tmp_path)] == list(range(1, stopped + 1))
+    assert "model.decoder.classifier.weight" in tensors(tmp_path / "checkpoint.safetensors")
+    assert not (tmp_path / "final.safetensors").exists()
+
+
+def val(segnext, *words: object) -> str:
+    status, printed, errors = segnext("val", *words, "--device", "cpu")
+    assert status == 0, errors
+    return printed
+
+
+def test_val_prints_what_training_measured(segnext, data, trained):
+    folder, weights = trained
+    printed = val(segnext, data, "--weights", weights)
+    measured = float(rows(folder)[-1][3])
+    # Trained in channels_last, loaded as contiguous: a pixel between two classes may change sides.
+    assert float(printed.split("mIoU ")[-1]) == pytest.approx(measured, abs=5e-4)
+    assert all(name in printed for name in (*CLASSES, "2 images", "all pixels"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--mode slide --crop 32 --stride 16",
+        "--scales 0.5,1,1.5 --flip",
+        "--size-divisor 32",
+        "--short-side 64 --split train",
+        "--precision bfloat16 --threads 1",
+    ],
+)
+def test_val_protocols_and_json(segnext, data, trained, tmp_path, words, threads):
+    output = tmp_path / "deep" / "val.json"
+    printed = val(segnext, data, "-w", trained[1], *words.split(), "-o", output)
+    assert f"measures: {output}" in printed.replace("\n", "")
+    result = json.loads(output.read_text())
+    counts = torch.tensor(result["confusion"])
+    images = 5 if "train" in words else 2
+    assert result["images"] == images and int(counts.sum()) == images * 39 * 48
+    hits = counts.diagonal()
+    iou = hits / (counts.sum(0) + counts.sum(1) - hits)
+    assert result["miou"] == pytest.approx(float(iou.nanmean()), abs=1e-5)
+    assert list(result["class_iou"]) == CLASSES and result["data"] == "houses"
+    assert result["inference"]["flip"] == ("--flip" in words)
+    assert result["inference"]["scales"] == ([0.5, 1.0, 1.5] if "--scales" in words else [1.0])
+    assert result["inference"]["size_divisor"] == (32 if "--size-divisor" in words else None)
+
+
+def test_val_overwrites_only_when_asked(segnext, data, trained, tmp_path):
+    output = tmp_path / "val.json"
+    output.write_text("precious")
+    message = failure(segnext("val", data, "-w", trained[1], "-o", output))
+    assert "output must not exist" in message and "--overwrite" in message
+    assert output.read_text() == "precious"
+    val(segnext, data, "-w", trained[1], "-o", output, "--overwrite")
+    assert json.loads(output.read_text())["images"] == 2
+
+
+def test_val_tells_of_other_class_names(segnext, data, trained):
+    renamed = write_yaml(data.with_name("renamed.yaml"), classes=["ground", "door", "roof"])
+    assert "note: 2 classes have another name in the weights (door / roof, roof / door)" in val(
+        segnext, renamed, "-w", trained[1]
+    )
+    assert "note:" not in val(segnext, data, "-w", trained[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--scales", "1,big"], "--scales must be numbers separated by commas"),
+        (["--scales", "0"], "scales must be positive numbers"),
+        (["--mode", "slide", "--stride", "2000"], "stride must be from 1 to the crop, 1024, got 2000"),
+        (["--size-divisor", "0"], "size_divisor must be at least 1"),
+        (["--split", "test"], "split must be one of train, val for houses, got test"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_mistakes_of_val_are_one_line(segnext, data, trained, words, message):
+    assert message in failure(segnext("val", data, "-w", trained[1], *words))
+
+
+def test_val_needs_weights_of_the_data_s_classes(segnext, data, trained, tmp_path):
+    two = write_yaml(data.with_name("two.yaml"), classes=CLASSES[:2], palette=None)
+    message = failure(segnext("val", two, "-w", trained[1]))
+    assert "weights must be a SegNeXt of 2 classes for houses, got" in message and "segnext_t of 3" in message
+    assert "nothing.pth" in failure(segnext("val", data, "-w", tmp_path / "nothing.pth"))

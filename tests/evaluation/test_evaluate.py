@@ -1,0 +1,127 @@
+"""Evaluation of a model on a data set, image by image."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segnext.data.dataset import DataConfig, load_data_config
+from segnext.data.preprocessing import MEAN, STD
+from segnext.evaluation.evaluate import evaluate
+from segnext.inference import Inference
+from segnext.models import SegNeXt
+from tests.data.synthetic import CLASSES, scene, write_data_set, write_pair
+from tests.training.runs import narrow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> DataConfig:
+    """Two scenes of 40x48 and one of 51x37."""
+    folder = tmp_path_factory.mktemp("houses")
+    yaml = write_data_set(folder)
+    write_pair(folder, "val", "portrait", *scene(2000, 51, 37))
+    return load_data_config(yaml)
+
+
+@pytest.fixture(scope="module")
+def model(data) -> SegNeXt:
+    """Random weights with the data's statistics, so that every class is predicted somewhere."""
+    network = narrow()
+    with torch.no_grad():
+        images = torch.stack([torch.from_numpy(data.open("train")[index][0]) for index in range(5)])
+        for _ in range(10):
+            network.train()((images.permute(0, 3, 1, 2) - torch.tensor(MEAN)[:, None, None]) / 57)
+        network.decoder.classifier.weight.mul_(100)
+    return network.eval()
+
+
+def counted_by_hand(model: SegNeXt, data: DataConfig) -> np.ndarray:
+    counts = np.zeros((3, 3), int)
+    dataset = data.open("val")
+    for index in range(len(dataset)):
+        image, label = dataset[index]
+        pixels = torch.from_numpy((image - np.array(MEAN)) / np.array(STD)).float().permute(2, 0, 1)[None]
+        with torch.no_grad():
+            logits = F.interpolate(model.forward_logits(pixels), label.shape, mode="bilinear")
+        for true, predicted in zip(label.ravel(), logits.argmax(1).numpy().ravel(), strict=True):
+            if true != 255:
+                counts[true, predicted] += 1
+    return counts
+
+
+def test_counts_are_those_of_each_pixel_at_native_size(model, data):
+    evaluation = evaluate(model, data.open("val"))
+    expected = counted_by_hand(model, data)
+    assert (expected.sum(0) > 0).all()
+    # Pixels on the line between two classes may differ by rounding.
+    assert np.abs(evaluation.confusion.counts.numpy() - expected).sum() <= 4
+    assert int(evaluation.confusion.counts.sum()) == 2 * 39 * 48 + 50 * 37
+    assert evaluation.images == 3 and evaluation.seconds > 0
+
+
+@pytest.mark.parametrize(
+    "inference",
+    [
+        Inference(mode="slide", crop=24, stride=16),
+        Inference(scales=(0.75, 1.25)),
+        Inference(flip=True),
+        Inference(size_divisor=32),
+        Inference(short_side=64),
+    ],
+    ids=["slide", "scales", "flip", "size-divisor", "short-side"],
+)
+def test_every_protocol_counts_every_pixel_its_own_way(model, data, inference):
+    plain, other = evaluate(model, data.open("val")), evaluate(model, data.open("val"), inference=inference)
+    assert torch.equal(plain.confusion.counts.sum(1), other.confusion.counts.sum(1))
+    assert not torch.equal(plain.confusion.counts, other.confusion.counts)
+
+
+def test_one_window_over_everything_is_the_whole_image(model, data):
+    whole = evaluate(model, data.open("val")).confusion
+    slide = evaluate(model, data.open("val"), inference=Inference(mode="slide", crop=64)).confusion
+    assert (whole.counts - slide.counts).abs().sum() <= 4
+    native = evaluate(model, data.open("val"), inference=Inference(size_divisor=1)).confusion
+    assert torch.equal(whole.counts, native.counts)
+
+
+def test_bfloat16_is_close(model, data):
+    exact = evaluate(model, data.open("val")).confusion.counts
+    rounded = evaluate(model, data.open("val"), precision=torch.bfloat16).confusion.counts
+    assert not torch.equal(exact, rounded) and (exact - rounded).abs().sum() < 0.2 * exact.sum()
+
+
+def test_summary_is_json_by_class_name(model, data):
+    evaluation = evaluate(model, data.open("val"))
+    summary = json.loads(json.dumps(evaluation.summary(tuple(CLASSES)), allow_nan=False))
+    confusion = evaluation.confusion
+    assert summary["miou"] == pytest.approx(confusion.miou, abs=1e-6)
+    assert summary["pixel_accuracy"] == pytest.approx(confusion.pixel_accuracy, abs=1e-6)
+    assert summary["mean_accuracy"] == pytest.approx(float(confusion.accuracy.mean()), abs=1e-6)
+    assert list(summary["class_iou"]) == list(summary["class_accuracy"]) == CLASSES
+    assert summary["class_iou"]["roof"] == pytest.approx(float(confusion.iou[1]), abs=1e-6)
+    assert summary["images"] == 3
+
+
+def test_absent_classes_are_null(data):
+    model = narrow(num_classes=4)
+    with torch.no_grad():
+        model.decoder.classifier.bias[3] = -1e4
+    config = dataclasses.replace(data, classes=(*CLASSES, "ghost"), palette=(*data.palette, (0, 0, 0)))
+    summary = evaluate(model.eval(), config.open("val")).summary(config.classes)
+    assert summary["class_iou"]["ghost"] is None and summary["class_accuracy"]["ghost"] is None
+    present = [summary["class_iou"][name] for name in CLASSES]
+    assert summary["miou"] == pytest.approx(np.mean(present), abs=1e-5)
+
+
+def test_after_image_is_called_for_each(model, data):
+    calls: list[int] = []
+    evaluate(model, data.open("val"), after_image=lambda: calls.append(1))
+    assert len(calls) == 3
+
+
+def test_a_model_in_training_mode_is_refused(data):
+    with pytest.raises(RuntimeError, match="evaluation mode"):
+        evaluate(narrow().train(), data.open("val"))

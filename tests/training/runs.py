@@ -1,0 +1,104 @@
+"""Short real trainings of a narrow SegNeXt, and how to compare what they leave behind."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors import safe_open
+
+from segnext.data.dataset import DataConfig
+from segnext.evaluation.evaluate import Evaluation
+from segnext.models import SegNeXt, build
+from segnext.training.loop import CHECKPOINT, train
+from segnext.training.settings import Reporting, TrainSettings
+
+NARROW: dict[str, Any] = {
+    "channels": (8, 16, 24, 32),
+    "depths": (1, 1, 1, 2),
+    "decoder_channels": 32,
+    "rank": 4,
+}
+SETTINGS: dict[str, Any] = {"steps": 6, "batch_size": 2, "crop": 32, "warmup": 2, "seed": 3}
+
+
+class Trigger(io.StringIO):
+    """What a console prints to; calls `action` when a line holds `text`: a moment to interrupt a run at."""
+
+    def __init__(self, text: str, action: Any) -> None:
+        super().__init__()
+        self.text = text
+        self.action = action
+
+    def write(self, line: str) -> int:
+        if self.text in line:
+            self.action()
+        return super().write(line)
+
+
+def narrow(num_classes: int = 3, seed: int = 0, **overrides: Any) -> SegNeXt:
+    torch.manual_seed(seed)
+    model = build("segnext_t", num_classes=num_classes, **{**NARROW, **overrides})
+    assert isinstance(model, SegNeXt)
+    return model
+
+
+def run(
+    data: DataConfig,
+    output: Path,
+    *,
+    model: SegNeXt | None = None,
+    reporting: Reporting | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    file: io.StringIO | None = None,
+    **settings: Any,
+) -> Evaluation | None:
+    return train(
+        model or narrow(),
+        data,
+        output,
+        TrainSettings(**{**SETTINGS, **settings}),
+        reporting or Reporting(checkpoint_every=3, log_every=1, workers=0),
+        resume=resume,
+        overwrite=overwrite,
+        console=Console(file=file or io.StringIO(), width=200),
+    )
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def header(path: Path) -> dict[str, Any]:
+    """A checkpoint's header without the time it took."""
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    assert float(metadata.pop("seconds")) > 0
+    return {**metadata, "settings": json.loads(metadata["settings"])}
+
+
+def rows(folder: Path) -> list[tuple[str, ...]]:
+    """results.csv without the speed."""
+    with (folder / "results.csv").open(newline="") as file:
+        return [
+            tuple(value for key, value in row.items() if key != "images_per_second")
+            for row in csv.DictReader(file)
+        ]
+
+
+def assert_equal_runs(first: Path, second: Path) -> None:
+    """Model, average, optimiser, random states, settings, losses, evaluations: all bits."""
+    for name in (CHECKPOINT, "final.safetensors"):
+        mine, theirs = tensors(first / name), tensors(second / name)
+        assert mine.keys() == theirs.keys()
+        differing = [key for key in mine if not torch.equal(mine[key], theirs[key])]
+        assert not differing, f"{name}: {len(differing)} of {len(mine)} tensors differ: {differing[:3]}"
+    assert header(first / CHECKPOINT) == header(second / CHECKPOINT)
+    assert rows(first) == rows(second)

@@ -1,0 +1,206 @@
+"""A run that is stopped or killed goes on as if nothing had happened, to the last bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from segnext.data.dataset import DataConfig, load_data_config
+from segnext.training.loop import CHECKPOINT
+from segnext.training.settings import Reporting
+from tests.data.synthetic import write_data_set
+from tests.training.runs import Trigger, assert_equal_runs, header, narrow, rows, run, tensors
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> DataConfig:
+    return load_data_config(write_data_set(tmp_path_factory.mktemp("houses")))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory) -> Path:
+    """Six steps in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(data, folder)
+    return folder
+
+
+def test_equal_runs_are_equal(data, whole, tmp_path):
+    run(data, tmp_path / "run")
+    assert_equal_runs(whole, tmp_path / "run")
+
+
+def test_the_comparison_sees_another_seed(data, whole, tmp_path):
+    run(data, tmp_path / "run", seed=4)
+    with pytest.raises(AssertionError, match="tensors differ"):
+        assert_equal_runs(whole, tmp_path / "run")
+
+
+def test_stopped_after_three_steps(data, whole, tmp_path, capfd):
+    interrupt = Trigger("step 3/6", lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, file=interrupt, reporting=Reporting(checkpoint_every=100, log_every=1))
+    assert header(tmp_path / CHECKPOINT)["step"] == "3" and len(rows(tmp_path)) == 3
+    assert "stopped at step 3; go on with --resume" in interrupt.getvalue()
+    assert "stopping after this step" in capfd.readouterr().err
+    assert not (tmp_path / "final.safetensors").exists()
+    report = Trigger("", lambda: None)
+    # Another initial model and generator state: both must come from the checkpoint.
+    torch.manual_seed(99)
+    run(data, tmp_path, model=narrow(seed=5), resume=True, file=report)
+    assert "resuming at step 3 of 6" in report.getvalue()
+    assert_equal_runs(whole, tmp_path)
+
+
+def test_a_second_signal_stops_at_once(data, tmp_path):
+    def twice() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, file=Trigger("step 2/6", twice))
+    assert not (tmp_path / CHECKPOINT).exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the caller's handlers are back
+
+
+def test_killed_between_two_checkpoints(data, whole, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(data, tmp_path, file=Trigger("step 5/6", kill))
+    assert header(tmp_path / CHECKPOINT)["step"] == "3" and len(rows(tmp_path)) == 5
+    (tmp_path / f"{CHECKPOINT}.tmp").write_bytes(b"half a checkpoint")
+    run(data, tmp_path, resume=True)
+    assert_equal_runs(whole, tmp_path)
+
+
+def test_killed_for_real(data, whole, tmp_path):
+    """The process dies by SIGKILL in the middle of a step or of a write."""
+    root = Path(__file__).parents[2]
+    yaml = next(data.splits["train"][0].parents[1].glob("*.yaml"))
+    script = (
+        "import sys; from pathlib import Path; from segnext.data.dataset import load_data_config; "
+        "from segnext.training.settings import Reporting; from tests.training.runs import *; "
+        "torch.set_num_threads(int(sys.argv[3])); "
+        "reporting = Reporting(checkpoint_every=1, log_every=1, workers=0); "
+        "run(load_data_config(sys.argv[1]), Path(sys.argv[2]), reporting=reporting, file=sys.stdout)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", script, str(yaml), str(tmp_path), str(torch.get_num_threads())],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 3/6"):
+            process.kill()
+    assert process.wait() == -signal.SIGKILL
+    run(data, tmp_path, resume=True)
+    assert_equal_runs(whole, tmp_path)
+
+
+def test_loss_rows_do_not_notice_the_interruption(data, tmp_path):
+    every_four = Reporting(checkpoint_every=100, log_every=4, eval_every=2, workers=0)
+    run(data, tmp_path / "whole", reporting=every_four)
+    interrupt = Trigger("step 2/6  val", lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path / "stopped", reporting=every_four, file=interrupt)
+    assert [row[0] for row in rows(tmp_path / "stopped")] == ["2"]
+    run(data, tmp_path / "stopped", reporting=every_four, resume=True)
+    assert [row[0] for row in rows(tmp_path / "stopped")] == ["2", "4", "4", "6", "6"]
+    assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_nothing(data, whole, tmp_path, workers):
+    run(data, tmp_path, reporting=Reporting(checkpoint_every=3, log_every=1, workers=workers))
+    assert_equal_runs(whole, tmp_path)
+
+
+def test_looking_at_a_run_does_not_change_it(data, whole, tmp_path):
+    run(data, tmp_path, reporting=Reporting(eval_every=3, checkpoint_every=2, log_every=2, workers=0))
+    for name in (CHECKPOINT, "final.safetensors"):
+        mine, theirs = tensors(whole / name), tensors(tmp_path / name)
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_resuming_a_finished_run_evaluates_it_again(data, tmp_path):
+    first = run(data, tmp_path)
+    before = tensors(tmp_path / "final.safetensors")
+    again = run(data, tmp_path, resume=True)
+    assert torch.equal(first.confusion.counts, again.confusion.counts)
+    after = tensors(tmp_path / "final.safetensors")
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_resuming_nothing_starts_a_run(data, whole, tmp_path):
+    run(data, tmp_path / "new", resume=True)
+    assert_equal_runs(whole, tmp_path / "new")
+
+
+def test_another_thread_can_train(data, whole, tmp_path):
+    """Only the main thread may set signal handlers; training works without."""
+    threads = torch.get_num_threads()
+
+    def work() -> None:
+        torch.set_num_threads(threads)
+        run(data, tmp_path)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert_equal_runs(whole, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [
+        ({"lr": 2e-3}, r"lr 0\.001 -> 0\.002"),
+        ({"steps": 7, "scale": (0.7, 1.5)}, r"scale \[0\.5, 1\.5\] -> \[0\.7, 1\.5\], steps 6 -> 7"),
+    ],
+)
+def test_other_settings_are_refused(data, whole, settings, changes):
+    with pytest.raises(ValueError, match=rf"settings must be those that .* was trained with, got {changes};"):
+        run(data, whole, resume=True, **settings)
+
+
+def test_another_data_set_is_refused(whole, tmp_path):
+    larger = load_data_config(write_data_set(tmp_path, train=6))
+    with pytest.raises(ValueError, match="got images 5 -> 6"):
+        run(larger, whole, resume=True)
+
+
+def test_another_model_is_refused(data, whole):
+    with pytest.raises(
+        ValueError, match=r"resume: the model must be the one in .*, got \d+ tensors that differ"
+    ):
+        run(data, whole, model=narrow(decoder_channels=64), resume=True)
+    with pytest.raises(ValueError, match=r"got \d+ tensors that differ \(backbone\.stages\.0\.1\."):
+        run(data, whole, model=narrow(depths=(2, 1, 1, 2)), resume=True)
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(data, whole, tmp_path):
+    content = (whole / CHECKPOINT).read_bytes()
+    for damaged in (content[:-5], content[:100], b""):
+        (tmp_path / CHECKPOINT).write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"must be a training checkpoint, got a damaged file") as error:
+            run(data, tmp_path, resume=True)
+        assert "\n" not in str(error.value)
+    (tmp_path / CHECKPOINT).write_bytes((whole / "final.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"of format segnext-training-1, got pt; use --weights"):
+        run(data, tmp_path, resume=True)
+    save_file({"x": torch.zeros(1)}, tmp_path / CHECKPOINT)
+    with pytest.raises(ValueError, match=r"of format segnext-training-1, got None"):
+        run(data, tmp_path, resume=True)
