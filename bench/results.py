@@ -1,0 +1,145 @@
+"""One run's numbers as data, and as JSON files under bench/results/<machine>/."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.roofline import Ceilings
+
+FOLDER = Path(__file__).with_name("results")
+FORMAT = 1
+OURS = "ours"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one variant: median and quartiles over the rounds."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Timing:
+        """From the seconds of each round, at least two."""
+        low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
+        return cls(1e3 * statistics.median(seconds), 1e3 * low, 1e3 * high, len(seconds))
+
+
+@dataclass
+class Row:
+    """One workload: ours and its peers, interleaved in one process, after all passed the correctness gate.
+
+    Attributes:
+        table: which table it belongs to.
+        name: the workload, readable.
+        times: "ours" and each peer.
+        beside: what else was timed in the same rounds and is no peer.
+        flops: of convolutions and matrix products; None where not counted.
+        bytes_moved: modelled, not counted: every input and weight read once, every output written once.
+        notes: anything particular: which backend ran, losses, shares.
+    """
+
+    table: str
+    name: str
+    times: dict[str, Timing]
+    beside: dict[str, Timing] = field(default_factory=dict)
+    flops: int | None = None
+    bytes_moved: int | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best_peer(self) -> str:
+        """The fastest of the peers."""
+        return min((name for name in self.times if name != OURS), key=lambda name: self.times[name].median)
+
+    @property
+    def ratio(self) -> float:
+        """Time of the best peer over ours: above 1, ours is faster."""
+        return self.times[self.best_peer].median / self.times[OURS].median
+
+    def roofline_share(self, ceilings: Ceilings) -> float | None:
+        """The floor of this machine over our time; None where neither FLOPs nor bytes are known."""
+        floor = ceilings.floor_ms(self.flops, self.bytes_moved)
+        return None if floor is None else floor / self.times[OURS].median
+
+
+@dataclass
+class Results:
+    """A run: the machine, its measured ceilings, the rows, and which workloads got no number and why."""
+
+    machine: dict[str, Any]
+    ceilings: Ceilings
+    rows: list[Row]
+    without_number: dict[str, str] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, list[Row]]:
+        """Rows by table, in the order in which they were measured."""
+        by_table: dict[str, list[Row]] = {}
+        for row in self.rows:
+            by_table.setdefault(row.table, []).append(row)
+        return by_table
+
+
+def write(results: Results, folder: Path = FOLDER) -> Path:
+    """Write ``folder/<machine>/<date>-<commit>.json``, or ``-2.json`` where that exists; returns the path."""
+    machine = results.machine
+    target = folder / machine["slug"]
+    target.mkdir(parents=True, exist_ok=True)
+    stem = f"{machine['date'][:10]}-{re.sub(r'[^0-9A-Za-z]', '', machine['commit'])}"
+    path, number = target / f"{stem}.json", 1
+    while path.exists():
+        number += 1
+        path = target / f"{stem}-{number}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(results)}, indent=1) + "\n")
+    os.replace(temporary, path)
+    return path
+
+
+def read(path: Path) -> Results:
+    """Read one file.
+
+    Raises:
+        ValueError: not a result file of this format.
+    """
+    data = json.loads(path.read_text())
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ValueError(
+            f"bench: {path} must be a result file of format {FORMAT}; run pytest bench/ --benchmark-only"
+        )
+    ceilings = data["ceilings"]
+    return Results(
+        machine=data["machine"],
+        ceilings=Ceilings(
+            ceilings["fma"], ceilings["gemm"], tuple((size, rate) for size, rate in ceilings["copies"])
+        ),
+        rows=[_row(row) for row in data["rows"]],
+        without_number=data["without_number"],
+    )
+
+
+def newest(folder: Path = FOLDER) -> Path:
+    """The result file with the latest date of all machines.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    paths = sorted(folder.glob("*/*.json"))
+    if not paths:
+        raise FileNotFoundError(f"bench: no results under {folder}; run pytest bench/ --benchmark-only")
+    return max(paths, key=lambda path: read(path).machine["date"])
+
+
+def _row(data: dict[str, Any]) -> Row:
+    times = {kind: {name: Timing(**t) for name, t in data[kind].items()} for kind in ("times", "beside")}
+    return Row(**{**data, **times})

@@ -1,0 +1,122 @@
+"""What this machine can do at best, measured: fp32 multiply-adds and copies; a workload's floor."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+SOURCE = Path(__file__).with_name("fma_ceiling.cpp")
+# From what fits a core's L2 to what fits no cache; bytes read + written by one copy.
+COPY_SIZES = tuple(mebibytes << 20 for mebibytes in (1, 4, 16, 64, 256))
+GEMM_SIDE = 1024
+REPEATS = 8
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Measured rates with all threads that torch uses.
+
+    Attributes:
+        fma: GFLOP/s of fp32 multiply-adds in registers; None where no C++ compiler was found.
+        gemm: GFLOP/s of PyTorch's fp32 matrix product, 1024 x 1024 x 1024.
+        copies: (bytes read + written by a copy, GB/s); small copies stay in the caches.
+    """
+
+    fma: float | None
+    gemm: float
+    copies: tuple[tuple[int, float], ...]
+
+    @property
+    def arithmetic(self) -> float:
+        """GFLOP/s, the higher of the two measured."""
+        return max(self.fma or 0.0, self.gemm)
+
+    def bandwidth(self, size: int) -> float:
+        """GB/s that nothing touching ``size`` bytes exceeds: the best copy of that size or a larger one."""
+        smaller = [at for at, _ in self.copies if at <= size]
+        start = max(smaller, default=min(at for at, _ in self.copies))
+        return max(rate for at, rate in self.copies if at >= start)
+
+    def floor_ms(self, flops: int | None, bytes_moved: int | None) -> float | None:
+        """Milliseconds below which the workload cannot run; None where nothing is known of it."""
+        floors = [flops / self.arithmetic / 1e6] if flops else []
+        if bytes_moved:
+            floors.append(bytes_moved / self.bandwidth(bytes_moved) / 1e6)
+        return max(floors, default=None)
+
+
+def measure() -> Ceilings:
+    """Takes about two seconds."""
+    return Ceilings(measure_fma(), measure_gemm(), tuple((size, measure_copy(size)) for size in COPY_SIZES))
+
+
+def measure_fma() -> float | None:
+    """GFLOP/s of a C++ loop of vector FMAs, one copy of it a thread; None without a compiler."""
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "fma_ceiling.so"
+        command = [compiler, "-O3", "-march=native", "-shared", "-fPIC", str(SOURCE), "-o", str(library)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            return None
+        fma_flops = ctypes.CDLL(str(library)).fma_flops  # ctypes releases the GIL during the call
+    fma_flops.restype, fma_flops.argtypes = ctypes.c_double, [ctypes.c_long, ctypes.POINTER(ctypes.c_float)]
+    threads = torch.get_num_threads()
+    rounds = 2_000_000  # some 10 ms a thread
+
+    def one(_: int) -> float:
+        return float(fma_flops(rounds, ctypes.byref(ctypes.c_float(0.0))))
+
+    with ThreadPoolExecutor(threads) as pool:
+        flops = sum(pool.map(one, range(threads)))
+        return flops / _best_seconds(lambda: list(pool.map(one, range(threads)))) / 1e9
+
+
+def measure_gemm() -> float:
+    """GFLOP/s of torch.mm in fp32."""
+    a, b = torch.randn(GEMM_SIDE, GEMM_SIDE), torch.randn(GEMM_SIDE, GEMM_SIDE)
+    out = torch.empty_like(a)
+    return 2 * GEMM_SIDE**3 / _best_seconds(lambda: torch.mm(a, b, out=out)) / 1e9
+
+
+def measure_copy(size: int) -> float:
+    """GB/s, read + written, of a copy that touches ``size`` bytes."""
+    source = torch.ones(size // 2, dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    calls = max(1, (16 << 20) // size)  # small copies are repeated: a call costs a microsecond
+
+    def copy() -> None:
+        for _ in range(calls):
+            target.copy_(source)
+
+    return calls * size / _best_seconds(copy) / 1e9
+
+
+def counted_flops(run: Callable[[], Any]) -> int:
+    """FLOPs of convolutions and matrix products in one call, as torch counts them."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def _best_seconds(run: Callable[[], Any]) -> float:
+    """The shortest of several calls, the first of which warms up: a ceiling, not a typical time."""
+    best = float("inf")
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best
