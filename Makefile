@@ -1,0 +1,54 @@
+# From a fresh machine: needs make, Python >= 3.10 and a C++ compiler. `make PYTHON=python3.12 ...` picks an interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The constraint holds in every install, so that torch is the version, and where one is offered the CPU build, that it names.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard csrc/*/* csrc/*.cpp)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench readme picture clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+demo: .venv/package ## segment a photograph of a street; say where mask and overlay are, and the time it took
+	$(BIN)/segnext predict docs/street.jpg --weights camvid -o out/demo --overwrite
+
+test: .venv/developer ## all tests
+	$(BIN)/python -m pytest
+
+lint: .venv/developer ## style and types: ruff, clang-format, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*/*)
+	$(BIN)/mypy
+
+bench: .venv/developer ## measure this machine; the results go to bench/results
+	$(BIN)/python -m pytest bench --benchmark-only
+
+readme: .venv/developer ## write the README's tables again, from the code and bench/results
+	$(BIN)/python -m bench.readme
+
+picture: demo ## draw the README's picture again
+	cp out/demo/street_overlay.jpg docs/demo_overlay.jpg
+
+clean: ## remove .venv and everything that was built
+	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -f segnext_kernels/_C.*.so segnext_kernels/_build.json
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python >= 3.10 is needed, got " + sys.version.split()[0] + "; name one with make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+
+# Editable, so that an edit of Python counts at once; an edit of csrc/ builds again.
+.venv/package: $(BUILD_INPUTS) | .venv/bin/python
+	@echo "installing torch and building segnext in .venv: a few minutes"
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/developer: $(BUILD_INPUTS) | .venv/bin/python
+	@echo "installing torch and what the tests need, and building segnext in .venv: a few minutes"
+	$(INSTALL) -e '.[test,lint,bench]'
+	@touch .venv/package $@
