@@ -25,7 +25,15 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 MODES = ("auto", "cpu", "cuda", "off")
-COMPILE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra"]
+COMPILE_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-Wall",
+    "-Wextra",
+]
 NVCC_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--threads=1"]
 INSTRUCTION_SETS = {
     "generic": [],
@@ -64,14 +72,18 @@ def find_nvcc() -> str:
 
 def cuda_home(nvcc: str) -> Path:
     """The toolkit an nvcc belongs to, as nvcc itself says: on the PATH it may be a wrapper."""
-    dry_run = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
+    dry_run = subprocess.run(
+        [nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True
+    ).stderr
     top = re.search(r"^#\$ TOP=(.+)$", dry_run, re.MULTILINE)
     return Path(top[1]).resolve() if top else Path(nvcc).resolve().parents[1]
 
 
 def architectures(nvcc: str) -> list[str]:
     """Compute capabilities to build for, as "8.0" or "9.0+PTX"."""
-    known = {f"{m[1]}.{m[2]}" for m in re.finditer(r"compute_(\d+)(\d)\b", output_of(nvcc, "--list-gpu-arch"))}
+    known = {
+        f"{m[1]}.{m[2]}" for m in re.finditer(r"compute_(\d+)(\d)\b", output_of(nvcc, "--list-gpu-arch"))
+    }
     wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
     if wanted:
         unknown = [name for name in wanted if name.removesuffix("+PTX") not in known]
@@ -82,7 +94,9 @@ def architectures(nvcc: str) -> list[str]:
         visible = output_of("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").split()
     except BuildError:
         visible = []
-    chosen = sorted(set(visible) & known) or [a for a in DEFAULT_ARCHITECTURES if a.removesuffix("+PTX") in known]
+    chosen = sorted(set(visible) & known) or [
+        a for a in DEFAULT_ARCHITECTURES if a.removesuffix("+PTX") in known
+    ]
     if not chosen:
         raise BuildError(f"{nvcc} knows none of {', '.join(DEFAULT_ARCHITECTURES)}; set TORCH_CUDA_ARCH_LIST")
     return chosen
@@ -139,10 +153,14 @@ class Ninja:
     def run(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "build.ninja").write_text("\n".join(self.lines) + "\n")
-        done = subprocess.run([ninja_program(), "-j", str(jobs())], cwd=self.folder, capture_output=True, text=True)
+        done = subprocess.run(
+            [ninja_program(), "-j", str(jobs())], cwd=self.folder, capture_output=True, text=True
+        )
         sys.stdout.write(done.stdout)
         if done.returncode:
-            first = re.search(r"^.*\b(?:error|fatal)\b.*$", done.stdout + done.stderr, re.MULTILINE | re.IGNORECASE)
+            first = re.search(
+                r"^.*\b(?:error|fatal)\b.*$", done.stdout + done.stderr, re.MULTILINE | re.IGNORECASE
+            )
             raise BuildError((first[0] if first else "ninja failed").strip())
 
 
@@ -168,14 +186,20 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
 
     compiler = find_compiler()
     ninja = Ninja(folder)
-    includes = [f"-I{CSRC}", f"-isystem {pybind11.get_include()}", f"-isystem {sysconfig.get_path('include')}"]
+    includes = [
+        f"-I{CSRC}",
+        f"-isystem {pybind11.get_include()}",
+        f"-isystem {sysconfig.get_path('include')}",
+    ]
     extra = os.environ.get("CXXFLAGS", "")
     ninja.rule("cxx", f"{compiler} -MMD -MF $out.d {' '.join(COMPILE_FLAGS)} {extra} $flags -c $in -o $out")
     isas = instruction_sets()
     shared = ["-DSEGNEXT_X86"] if len(isas) > 1 else []
     for name, flags in isas.items():
         for source in sorted(CSRC.glob("*/*_cpu.cpp")):
-            ninja.compile("cxx", source, f".{name}", [includes[0], "-fopenmp", *shared, *flags, f"-DSEGNEXT_ISA={name}"])
+            ninja.compile(
+                "cxx", source, f".{name}", [includes[0], "-fopenmp", *shared, *flags, f"-DSEGNEXT_ISA={name}"]
+            )
     for source in sorted(CSRC.glob("common/*.cpp")):
         ninja.compile("cxx", source, "", [includes[0], *shared])
     defines = ["-DSEGNEXT_WITH_CUDA"] if with_cuda else []
@@ -198,7 +222,11 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
         # The static runtime: the library loads on machines without a GPU or a driver.
         libraries = f"-L{home}/lib64 -L{home}/lib -lcudart_static -ldl -lrt -lpthread"
         version = re.search(r"release ([\d.]+)", output_of(nvcc, "--version"))
-        built["cuda"] = {"nvcc": version[1] if version else "?", "flags": " ".join(NVCC_FLAGS), "architectures": names}
+        built["cuda"] = {
+            "nvcc": version[1] if version else "?",
+            "flags": " ".join(NVCC_FLAGS),
+            "architectures": names,
+        }
     ninja.rule("link", f"{compiler} -shared {extra} $in -o $out {libraries}")
     target.parent.mkdir(parents=True, exist_ok=True)
     ninja.link(target)

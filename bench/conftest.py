@@ -17,7 +17,7 @@ WITHOUT_NUMBER = pytest.StashKey[dict[str, str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench")
-    group.addoption("--bench-seconds", type=float, default=1.5, help="time for the rounds of one comparison")
+    group.addoption("--bench-seconds", type=float, default=1.0, help="time for the rounds of one comparison")
     group.addoption("--bench-results", type=Path, default=results.FOLDER, help="folder for the JSON files")
 
 

@@ -1,7 +1,7 @@
 """SegNeXt: semantic segmentation with fast kernels, on one GPU, on eight, or on a CPU.
 
-    from segnext import segnext_b
-    model = segnext_b(num_classes=150)      # an nn.Module; logits at the input's size
+from segnext import segnext_b
+model = segnext_b(num_classes=150)      # an nn.Module; logits at the input's size
 """
 
 from __future__ import annotations

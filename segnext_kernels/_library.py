@@ -68,7 +68,9 @@ def instruction_set() -> int:
         raise ValueError(f"SEGNEXT_CPU_ISA must be one of {', '.join(INSTRUCTION_SETS)}, got {wanted!r}")
     index = INSTRUCTION_SETS.index(wanted)
     if index > best:
-        raise ValueError(f"SEGNEXT_CPU_ISA: {wanted} is not built here or not on this machine; best: {INSTRUCTION_SETS[best]}")
+        raise ValueError(
+            f"SEGNEXT_CPU_ISA: {wanted} is not built here or not on this machine; best: {INSTRUCTION_SETS[best]}"
+        )
     return index
 
 

@@ -117,7 +117,11 @@ def define_autocast(name: str, cast: Callable[..., tuple[Any, ...]]) -> None:
             def to_low_precision(value: Any) -> Any:
                 if isinstance(value, (list, tuple)):
                     return [to_low_precision(item) for item in value]
-                if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float64:
+                if (
+                    isinstance(value, torch.Tensor)
+                    and value.is_floating_point()
+                    and value.dtype != torch.float64
+                ):
                     return value.to(dtype)
                 return value
 

@@ -54,6 +54,10 @@ def train(
     ema: Annotated[
         float, typer.Option(help="Decay of the averaged weights, which are evaluated and saved; 0: none.")
     ] = 0.999,
+    balance: Annotated[
+        float,
+        typer.Option(help="Weigh rare classes higher: (median frequency / frequency)^BALANCE, 0..1."),
+    ] = 0.0,
     label_smoothing: Annotated[float, typer.Option(help="Of the cross-entropy, 0..1.")] = 0.0,
     reduction: Annotated[
         Literal["mean", "mean_all"],
@@ -136,6 +140,7 @@ def train(
         schedule=schedule,
         clip=clip,
         ema=ema,
+        balance=balance,
         label_smoothing=label_smoothing,
         reduction=reduction,
         precision=precision,

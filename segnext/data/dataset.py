@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from segnext.data.images import IMAGE_SUFFIXES, read_image, read_label
@@ -251,6 +252,17 @@ class SegmentationFolder:
             self._cache_left -= size
             self._cache[index] = item
         return item
+
+    def class_weights(self, exponent: float) -> torch.Tensor:
+        """(num_classes,) float32 (median frequency / frequency)^exponent; classes that never occur get 1."""
+        counts = np.zeros(256, np.int64)
+        for index in range(len(self)):
+            counts += np.bincount(self[index][1].reshape(-1), minlength=256)
+        frequency = counts[: self.num_classes].astype(np.float64)
+        occurs = frequency > 0
+        weights = np.ones_like(frequency)
+        weights[occurs] = (np.median(frequency[occurs]) / frequency[occurs]) ** exponent
+        return torch.from_numpy(weights).float()
 
     def _read(self, image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarray]:
         image, label = read_image(image_file), read_label(label_file)

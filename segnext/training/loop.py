@@ -101,6 +101,7 @@ def train(
         "images": len(training_set),
         "architecture": model.config.architecture,
     }
+    class_weight = training_set.class_weights(settings.balance).to(device) if settings.balance else None
     state = TrainingState(model, AveragedModel(model, settings.ema), optimiser, recipe)
     folder = _prepare(Path(output), resume, overwrite)
     if resume:
@@ -124,7 +125,7 @@ def train(
         for batch in batches.iterate(state.step, settings.steps, reporting.workers):
             factor = learning_rate_factor(state.step, settings.steps, settings.warmup, settings.schedule)
             set_learning_rate(optimiser.param_groups, factor)
-            loss = _step(state, batch, settings, data.ignore_index, folder / CHECKPOINT)
+            loss = _step(state, batch, settings, data.ignore_index, class_weight, folder / CHECKPOINT)
             seconds = time.perf_counter() - clock
             state.seconds += seconds
             log.training(state.step, loss, settings.lr * factor, settings.batch_size, seconds)
@@ -148,12 +149,17 @@ def train(
 
 
 def _step(
-    state: TrainingState, batch: Batch, settings: TrainSettings, ignore_index: int, checkpoint: Path
+    state: TrainingState,
+    batch: Batch,
+    settings: TrainSettings,
+    ignore_index: int,
+    class_weight: torch.Tensor | None,
+    checkpoint: Path,
 ) -> float:
     """One optimiser step; its loss, or NaN for a batch that, by chance, has nothing to learn from."""
     loss = math.nan
     if bool((batch.labels != ignore_index).any()):
-        loss, norm = _gradients(state.model, batch, settings, ignore_index)
+        loss, norm = _gradients(state.model, batch, settings, ignore_index, class_weight)
         _watch(loss, norm, state.step, batch, checkpoint)
         state.optimiser.step()
         state.average.update(state.model, state.step)
@@ -162,7 +168,11 @@ def _step(
 
 
 def _gradients(
-    model: SegNeXt, batch: Batch, settings: TrainSettings, ignore_index: int
+    model: SegNeXt,
+    batch: Batch,
+    settings: TrainSettings,
+    ignore_index: int,
+    class_weight: torch.Tensor | None,
 ) -> tuple[float, float]:
     """Leave a batch's clipped gradients in the model; its loss and the gradient's norm before clipping."""
     device = next(model.parameters()).device
@@ -172,6 +182,7 @@ def _gradients(
             normalise(batch.images, device=device),
             batch.labels.to(device),
             ignore_index=ignore_index,
+            class_weight=class_weight,
             label_smoothing=settings.label_smoothing,
             reduction=settings.reduction,
         )

@@ -31,6 +31,8 @@ class TrainSettings:
         schedule: fall of the learning rate to 0, "linear" or "cosine".
         clip: largest gradient norm; 0 for no limit.
         ema: decay of the averaged weights, which are evaluated and saved; 0 for none.
+        balance: exponent b of the class weights (median frequency / frequency)^b of the cross-entropy:
+            0 for none, 1 for median frequency balancing (Eigen and Fergus, arXiv 1411.4734), 0.5 between.
         label_smoothing: of the cross-entropy.
         reduction: "mean" over labelled pixels, or the official "mean_all" over all.
         precision: "float32", or "bfloat16" for autocast.
@@ -53,6 +55,7 @@ class TrainSettings:
     schedule: Schedule = "linear"
     clip: float = 5.0
     ema: float = 0.999
+    balance: float = 0.0
     label_smoothing: float = 0.0
     reduction: str = "mean"
     precision: str = "float32"
@@ -68,6 +71,7 @@ class TrainSettings:
             ("warmup", 0 <= self.warmup < self.steps, f"0 or more and less than steps ({self.steps})"),
             ("schedule", self.schedule in ("linear", "cosine"), "linear or cosine"),
             ("clip", self.clip >= 0, "0 (no limit) or more"),
+            ("balance", 0 <= self.balance <= 1, "in 0..1"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in 0..1 (1 excluded)"),
             ("reduction", self.reduction in ("mean", "mean_all"), "mean or mean_all"),
             ("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS)),

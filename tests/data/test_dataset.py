@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segnext.data.dataset import SegmentationFolder, list_recipes, load_data_config
@@ -237,3 +238,12 @@ def test_camvid():
     # Road is what a car's camera sees at the bottom, sky is brighter than everything else.
     assert config.classes[np.bincount(label[-40:].ravel()).argmax()] == "road"
     assert image[label == config.classes.index("sky")].mean() > image[label != 0].mean()
+
+
+def test_class_weights_balance_by_median_frequency(tmp_path):
+    ids = np.array([[0] * 16, [1] * 4 + [2] * 1 + [255] * 11], np.uint8)
+    write_pair(tmp_path, "train", "a", np.zeros((2, 16, 3), np.uint8), ids)
+    split = SegmentationFolder(tmp_path / "images" / "train", tmp_path / "labels" / "train", 4)
+    expected = torch.tensor([4 / 16, 4 / 4, 4 / 1, 1])  # the median of 16, 4, 1; class 3 never occurs
+    torch.testing.assert_close(split.class_weights(1.0), expected)
+    torch.testing.assert_close(split.class_weights(0.5), expected.sqrt())

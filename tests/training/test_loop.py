@@ -79,8 +79,18 @@ def test_the_final_file_is_the_averaged_model_with_its_story(learned, data):
 
 def test_the_data_sets_image_size_goes_with_the_weights(data, tmp_path):
     sized = dataclasses.replace(data, short_side=48)
-    run(sized, tmp_path / "run", steps=1)
-    assert create_model(weights=tmp_path / "run" / "final.safetensors").metadata["preprocessing"]["short_side"] == 48
+    run(sized, tmp_path / "run", steps=1, warmup=0)
+    model = create_model(weights=tmp_path / "run" / "final.safetensors")
+    assert model.metadata["preprocessing"]["short_side"] == 48
+
+
+def test_balance_weighs_rare_classes_in_the_loss(data, tmp_path):
+    losses = []
+    for balance in (0.0, 1.0):
+        folder = tmp_path / str(balance)
+        run(data, folder, reporting=Reporting(log_every=1, workers=0), steps=1, warmup=0, balance=balance)
+        losses.append(float(rows(folder)[0][1]))
+    assert losses[0] != losses[1]
 
 
 def test_curves(learned):
@@ -242,6 +252,7 @@ def test_the_model_must_have_the_data_s_classes(data, tmp_path):
         ({"steps": 50}, r"warmup must be 0 or more and less than steps \(50\), got 100"),
         ({"schedule": "step"}, "schedule must be linear or cosine, got step"),
         ({"clip": -1}, r"clip must be 0 \(no limit\) or more, got -1"),
+        ({"balance": 1.5}, r"balance must be in 0\.\.1, got 1\.5"),
         ({"label_smoothing": 1}, r"label_smoothing must be in 0\.\.1 \(1 excluded\), got 1"),
         ({"reduction": "sum"}, "reduction must be mean or mean_all, got sum"),
         ({"precision": "float16"}, "precision must be float32 or bfloat16, got float16"),

@@ -34,7 +34,9 @@ def _fake_backward(grad: torch.Tensor, x: torch.Tensor, *args: Any) -> list[torc
     return [layout.empty_like(x), *(p.new_empty(p.shape) for p in args[:6])]
 
 
-def _flops(x: Any, fc1_weight: Any, fc1_bias: Any, dw_weight: Any, dw_bias: Any, fc2_weight: Any, *_: Any, **__: Any) -> int:
+def _flops(
+    x: Any, fc1_weight: Any, fc1_bias: Any, dw_weight: Any, dw_bias: Any, fc2_weight: Any, *_: Any, **__: Any
+) -> int:
     return sum(convolution_flops(x, weight) for weight in (fc1_weight, dw_weight, fc2_weight))
 
 
@@ -100,7 +102,11 @@ def conv_ffn(
     e, co = fc1_weight.shape[0], c if residual else "Co"
     checks.expect_shape(NAME, "dw_weight", dw_weight, (e, 1, 3, 3), f"fc1_weight gives {e} channels")
     checks.expect_shape(
-        NAME, "fc2_weight", fc2_weight, (co, e, 1, 1), "a residual needs as many channels as x" if residual else ""
+        NAME,
+        "fc2_weight",
+        fc2_weight,
+        (co, e, 1, 1),
+        "a residual needs as many channels as x" if residual else "",
     )
     for name, bias, weight in (
         ("fc1_bias", fc1_bias, fc1_weight),

@@ -121,7 +121,11 @@ def dwconv_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     checks.expect_floating(NAME, "x", x, 4, "(N, C, H, W)")
     c = x.shape[1]
     checks.expect_shape(
-        NAME, "weight", weight, (c, 1, 3, 3), f"x is {tuple(x.shape)}; depthwise weights have a singleton second axis"
+        NAME,
+        "weight",
+        weight,
+        (c, 1, 3, 3),
+        f"x is {tuple(x.shape)}; depthwise weights have a singleton second axis",
     )
     checks.expect_shape(NAME, "bias", bias, (c,), optional=True)
     for name, tensor in (("weight", weight), ("bias", bias)):

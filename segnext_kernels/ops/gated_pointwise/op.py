@@ -40,7 +40,9 @@ def _flops_backward(grad: Any, m: Any, u: Any, weight: Any, *_: Any, **__: Any) 
     return 2 * convolution_flops(m, weight)
 
 
-_op = define_op(NAME, f"({ARGUMENTS}) -> Tensor", reference=reference.gated_pointwise, fake=_fake, flops=_flops)
+_op = define_op(
+    NAME, f"({ARGUMENTS}) -> Tensor", reference=reference.gated_pointwise, fake=_fake, flops=_flops
+)
 _backward_op = define_op(
     f"{NAME}_backward",
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
@@ -88,7 +90,9 @@ def gated_pointwise(
     n, ci, h, w = m.shape
     co = u.shape[1]
     checks.expect_shape(NAME, "u", u, (n, "Co", h, w), f"m is {tuple(m.shape)}: batch and pixels must agree")
-    checks.expect_shape(NAME, "weight", weight, (co, ci, 1, 1), f"m is {tuple(m.shape)}, u is {tuple(u.shape)}")
+    checks.expect_shape(
+        NAME, "weight", weight, (co, ci, 1, 1), f"m is {tuple(m.shape)}, u is {tuple(u.shape)}"
+    )
     checks.expect_shape(NAME, "bias", bias, (co,), optional=True)
     for name, tensor in (("u", u), ("weight", weight), ("bias", bias)):
         checks.expect_like(NAME, name, tensor, "m", m)

@@ -70,7 +70,16 @@ define_autograd(NAME, save=_save, backward=_backward)
 forbid_double_backward(NAME)
 # Statistics and affine parameters stay as they are: only the activations go to the low precision.
 define_autocast(
-    NAME, lambda low, x, groups, weight, bias, eps, residual, act: (low(x), groups, weight, bias, eps, low(residual), act)
+    NAME,
+    lambda low, x, groups, weight, bias, eps, residual, act: (
+        low(x),
+        groups,
+        weight,
+        bias,
+        eps,
+        low(residual),
+        act,
+    ),
 )
 define_vmap(NAME)
 

@@ -77,11 +77,17 @@ def msca_block(
     checks.expect_floating(NAME, "x", x, 4, "(N, C, H, W)")
     c = x.shape[1]
     checks.expect_strips(NAME, x, root_weight, root_bias, strip_weights, strip_biases)
-    matrices = {"proj_in_weight": proj_in_weight, "mix_weight": mix_weight, "proj_out_weight": proj_out_weight}
+    matrices = {
+        "proj_in_weight": proj_in_weight,
+        "mix_weight": mix_weight,
+        "proj_out_weight": proj_out_weight,
+    }
     vectors = {"proj_in_bias": proj_in_bias, "mix_bias": mix_bias, "proj_out_bias": proj_out_bias}
     vectors |= {"skip_scale": skip_scale, "skip_shift": skip_shift}
     for name, tensor in (matrices | vectors).items():
-        checks.expect_shape(NAME, name, tensor, (c, c, 1, 1) if name in matrices else (c,), f"x is {tuple(x.shape)}")
+        checks.expect_shape(
+            NAME, name, tensor, (c, c, 1, 1) if name in matrices else (c,), f"x is {tuple(x.shape)}"
+        )
         checks.expect_like(NAME, name, tensor, "x", x)
     return _op(x, proj_in_weight, proj_in_bias, root_weight, root_bias, list(strip_weights), list(strip_biases),
                mix_weight, mix_bias, proj_out_weight, proj_out_bias, skip_scale, skip_shift)  # fmt: skip

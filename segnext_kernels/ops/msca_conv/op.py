@@ -44,7 +44,9 @@ def _flops(x: Any, root_weight: Any, root_bias: Any, strip_weights: Any, *_: Any
     return convolution_flops(x, root_weight) + sum(convolution_flops(x, w) for w in strip_weights)
 
 
-def _flops_backward(grad: Any, x: Any, root_weight: Any, root_bias: Any, strips: Any, *_: Any, **__: Any) -> int:
+def _flops_backward(
+    grad: Any, x: Any, root_weight: Any, root_bias: Any, strips: Any, *_: Any, **__: Any
+) -> int:
     # input and weight gradients of every convolution; the recomputed forward is not counted, as by convention
     return 2 * _flops(x, root_weight, root_bias, strips)
 

@@ -69,7 +69,9 @@ def _save(inputs: tuple[Any, ...], output: Any) -> tuple[tuple[Any, ...], Any]:
     return (x, output[1], output[2]), (grad, eps)
 
 
-def _backward(saved: tuple[Any, ...], other: tuple[str, float], grad_out: torch.Tensor, *_: Any) -> tuple[Any, ...]:
+def _backward(
+    saved: tuple[Any, ...], other: tuple[str, float], grad_out: torch.Tensor, *_: Any
+) -> tuple[Any, ...]:
     x, saved_bases, saved_coef = saved
     if saved_bases.shape[0] == 0:
         raise RuntimeError(f"{NAME}: the backward needs the state of the loop; call the op with save=True")
@@ -115,7 +117,9 @@ def nmf2d(
     checks.expect_device(NAME, "bases", bases, "x", x)
     checks.expect_choice(NAME, "grad", grad, GRADS)
     if bases.dtype not in (x.dtype, accumulator_dtype(x.dtype)):
-        raise TypeError(f"{NAME}: bases must be float32 or {x.dtype} as x, got {bases.dtype}; convert it with .to()")
+        raise TypeError(
+            f"{NAME}: bases must be float32 or {x.dtype} as x, got {bases.dtype}; convert it with .to()"
+        )
     if steps < 0:
         raise ValueError(f"{NAME}: steps must be at least 0, got {steps}")
     save = torch.is_grad_enabled() and x.requires_grad

@@ -72,7 +72,9 @@ def nmf2d_backward(
         grad_coef = grad_coef + x.mT @ grad_num + new_coef @ (grad_gram + grad_gram.mT)
         grad_bases = grad_bases + grad_den @ (new_coef.mT @ new_coef)
         numerator, denominator = _coef_terms(x, bases, coef, eps)
-        grad_x_step, grad_coef, grad_from_coef = _coef_backward(grad_coef, x, bases, coef, numerator, denominator)
+        grad_x_step, grad_coef, grad_from_coef = _coef_backward(
+            grad_coef, x, bases, coef, numerator, denominator
+        )
         grad_x, grad_bases = grad_x + grad_x_step, grad_bases + grad_from_coef
     bases, coef = saved_bases[0], saved_coef[0]
     grad_logits = coef * (grad_coef - (grad_coef * coef).sum(-1, keepdim=True))

@@ -13,9 +13,7 @@ from segnext_kernels.registration import define_autograd, define_op, define_vmap
 
 NAME = "upsample_cross_entropy"
 REDUCTIONS = ("mean", "mean_all")
-ARGUMENTS = (
-    "Tensor logits, Tensor target, int ignore_index, Tensor? class_weight, float label_smoothing, str reduction"
-)
+ARGUMENTS = "Tensor logits, Tensor target, int ignore_index, Tensor? class_weight, float label_smoothing, str reduction"
 
 
 def _fake(logits: torch.Tensor, *_: Any) -> torch.Tensor:
@@ -64,7 +62,11 @@ def _cpu_backward(grad: torch.Tensor, logits: torch.Tensor, *args: Any) -> torch
     arguments, _keep = _cpu_arguments(logits, *args)
     grad_logits = layout.empty_like(logits)
     _library._C.upsample_cross_entropy_backward_cpu(
-        *arguments, float(grad), _library.view(grad_logits), _library.instruction_set(), torch.get_num_threads()
+        *arguments,
+        float(grad),
+        _library.view(grad_logits),
+        _library.instruction_set(),
+        torch.get_num_threads(),
     )
     return grad_logits
 
