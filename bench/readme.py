@@ -151,7 +151,7 @@ def weights() -> str:
         size = (ROOT / f"segnext/weights/{name}.safetensors").stat().st_size / 1e6
         parts.append(
             f"`{name}` ([card](segnext/weights/{name}.md), {size:.1f} MB): {config['architecture']}, "
-            f"{len(config['classes'])} classes. On {metrics['images']} images that it never saw: "
+            f"{len(config['classes'])} classes. On {metrics['images']} validation images: "
             f"mIoU **{metrics['miou']:.3f}**, pixel accuracy {metrics['pixel_accuracy']:.3f}."
         )
         iou = [
