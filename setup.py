@@ -55,10 +55,12 @@ def output_of(*command: str) -> str:
 
 
 def find_compiler() -> str:
-    for name in (os.environ.get("CXX"), "g++", "c++", "clang++"):
-        if name and shutil.which(name.split()[0]):
+    named = os.environ.get("CXX")
+    candidates = [named] if named else ["g++", "c++", "clang++"]
+    for name in candidates:
+        if shutil.which(name.split()[0]):
             return name
-    raise BuildError("no C++ compiler found (looked for $CXX, g++, c++, clang++)")
+    raise BuildError(f"no C++ compiler found (looked for {', '.join(candidates)})")
 
 
 def find_nvcc() -> str:
@@ -240,6 +242,7 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         folder = Path(self.build_temp).resolve() / "csrc"
+        target.unlink(missing_ok=True)  # of an earlier build: must not be shipped where this one fails
         skipped: dict[str, str] = {}
         built: dict[str, object] = {}
         if MODE == "cuda":
@@ -267,6 +270,7 @@ class BuildKernels(build_ext):
             target = Path(self.get_ext_fullpath(ext.name)).resolve()
             built = ROOT / self.build_lib / "segnext_kernels"
             for name in (target.name, "_build.json"):
+                (package / name).unlink(missing_ok=True)
                 if (built / name).exists():
                     shutil.copyfile(built / name, package / name)
 
