@@ -67,7 +67,7 @@ def resized_argmax(low: Tensor, size: tuple[int, int]) -> Tensor:
 
 def mask(sd: StateDict, bases: Tensor, images: Tensor) -> Tensor:
     """Evaluation: (N, 3, H, W) to labels (N, H, W)."""
-    return resized_argmax(logits(sd, bases, images), images.shape[2:])
+    return resized_argmax(logits(sd, bases, images), (images.shape[2], images.shape[3]))
 
 
 def loss(sd: StateDict, bases: Tensor, images: Tensor, targets: Tensor) -> Tensor:

@@ -86,7 +86,12 @@ def plot(title: str, rows: Sequence[Row], path: Path) -> None:
         # to the right of 1 where ours is faster, to the left where it is slower
         lengths = [ratio - 1 for ratio in ratios.values()]
         bars = axes.barh(list(ratios), lengths, height, left=1, label=peer, color=colour)
-        axes.bar_label(bars, [f"{_number(ratio)}x" for ratio in ratios.values()], padding=2, fontsize=7)
+        axes.bar_label(
+            bars,
+            [f"{ratio:.{0 if ratio >= 10 else 2}f}x" for ratio in ratios.values()],
+            padding=2,
+            fontsize=7,
+        )
     axes.axvline(1, color=OURS_COLOUR, linewidth=1.5, label="ours")
     axes.set_xscale("log")
     axes.margins(x=0.15)

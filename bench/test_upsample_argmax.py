@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench import plain_segnext
 from bench.comparison import Comparison
-from bench.peers import PEERS, in_layout
+from bench.peers import PEERS, Run, in_layout
 from bench.results import OURS
 from bench.workloads import CLASSES, image, pair
 from segnext import segnext_t
@@ -62,7 +62,7 @@ def compare_tails(
         function = partial(plain_segnext.logits, in_layout(state_dict, layout), bases)
         return function, (in_layout(images, layout),)
 
-    forwards = {OURS: partial(model.forward_logits, images)}
+    forwards: dict[str, Run] = {OURS: partial(model.forward_logits, images)}
     forwards |= {peer: make(build_forward) for peer, make in PEERS.items()}
     row = compare(
         "tail of image to mask, T 512x512, fp32",

@@ -91,7 +91,7 @@ def count_costs(model: SegNeXt | MSCAN, height: int, width: int, batch: int = 1)
     model = copy.deepcopy(model).to("meta")
     parts = _parts(model)
     watch = _Watch(parts)
-    peak = _PeakMemory()
+    peak = _PeakMemory(own=[*model.parameters(), *model.buffers()])
     model.eval()
     run = model.predict if isinstance(model, SegNeXt) else model
     with watch.counter, peak, torch.no_grad():
@@ -176,12 +176,16 @@ class _Watch:
 
 
 class _PeakMemory(TorchDispatchMode):
-    """Bytes of all storages made inside the block that are alive, and the most there were."""
+    """Bytes of all storages made inside the block that are alive, and the most there were.
 
-    def __init__(self) -> None:
+    `own` are the model's tensors: a view of one is no new memory.
+    """
+
+    def __init__(self, own: Sequence[Tensor]) -> None:
         super().__init__()
         self.alive = self.peak = 0
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._own = [tensor.untyped_storage() for tensor in own]  # holds them, so that they stay known
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet(self._own)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

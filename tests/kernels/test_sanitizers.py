@@ -46,7 +46,8 @@ def _run(library: Path, *tests: str) -> subprocess.CompletedProcess[str]:
         "ASAN_OPTIONS": "detect_leaks=0",
         "OMP_NUM_THREADS": "2",
     }
-    command = [sys.executable, "-c", RUN, str(library), "-q", "-x", "-p", "no:cacheprovider", *tests]
+    # -s: a sanitizer aborts the process, and with it what pytest would have captured of its report
+    command = [sys.executable, "-c", RUN, str(library), "-q", "-x", "-s", "-p", "no:cacheprovider", *tests]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
