@@ -41,9 +41,9 @@ def group_norm_act_backward(
     if act == "relu":
         grad = torch.ops.aten.threshold_backward(grad, out.to(wide), 0)
     grouped = x.to(wide).reshape(n, groups, c // groups, h * w)
-    deviation = grouped - grouped.mean((2, 3), keepdim=True)
-    rstd = torch.rsqrt(deviation.square().mean((2, 3), keepdim=True) + eps)
-    normalised = deviation * rstd
+    variance, mean = torch.var_mean(grouped, (2, 3), correction=0, keepdim=True)
+    rstd = torch.rsqrt(variance + eps)
+    normalised = (grouped - mean) * rstd
     grad_normalised = (grad * weight.to(wide).view(1, c, 1, 1)).reshape(grouped.shape)
     centred = grad_normalised - grad_normalised.mean((2, 3), keepdim=True)
     projected = (grad_normalised * normalised).mean((2, 3), keepdim=True)
