@@ -14,7 +14,7 @@ import torch  # before _C: loads the OpenMP runtime that _C shares: one thread p
 
 RECORD = Path(__file__).with_name("_build.json")
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # csrc/common/convert.h
-INSTRUCTION_SETS = ("generic", "avx2", "avx512")
+INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16")  # csrc/common/isa.h
 
 
 def _load() -> tuple[Any, str]:

@@ -4,7 +4,7 @@
 namespace segnext {
 
 // Order of growing capability; the numbers are shared with the Python side.
-enum class Isa : int { kGeneric = 0, kAvx2 = 1, kAvx512 = 2 };
+enum class Isa : int { kGeneric = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
 
 // The best instruction set that was built and that this machine runs.
 Isa best_isa();
@@ -13,10 +13,11 @@ Isa best_isa();
 
 // Calls segnext::<isa>::function(...) for a run-time Isa.
 #if defined(SEGNEXT_X86)
-#define SEGNEXT_DISPATCH(isa, function, ...)                                   \
-  ((isa) == ::segnext::Isa::kAvx512 ? ::segnext::avx512::function(__VA_ARGS__) \
-   : (isa) == ::segnext::Isa::kAvx2 ? ::segnext::avx2::function(__VA_ARGS__)   \
-                                    : ::segnext::generic::function(__VA_ARGS__))
+#define SEGNEXT_DISPATCH(isa, function, ...)                                           \
+  ((isa) == ::segnext::Isa::kAvx512Bf16 ? ::segnext::avx512bf16::function(__VA_ARGS__) \
+   : (isa) == ::segnext::Isa::kAvx512   ? ::segnext::avx512::function(__VA_ARGS__)     \
+   : (isa) == ::segnext::Isa::kAvx2     ? ::segnext::avx2::function(__VA_ARGS__)       \
+                                        : ::segnext::generic::function(__VA_ARGS__))
 #define SEGNEXT_FOR_EACH_ISA(declaration) \
   namespace generic {                     \
   declaration                             \
@@ -25,6 +26,9 @@ Isa best_isa();
   declaration                             \
   }                                       \
   namespace avx512 {                      \
+  declaration                             \
+  }                                       \
+  namespace avx512bf16 {                  \
   declaration                             \
   }
 #else
