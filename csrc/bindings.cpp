@@ -13,6 +13,7 @@
 
 #include "common/isa.h"
 #include "common/tensor.h"
+#include "conv_ffn/conv_ffn.h"
 #include "dwconv_gelu/dwconv_gelu.h"
 #include "msca_conv/msca_conv.h"
 #include "upsample_argmax/upsample_argmax.h"
@@ -101,6 +102,13 @@ segnext::UpsampleCrossEntropyParams upsample_cross_entropy_params(int dtype, py:
           pointer<const float>(class_weight), ignore_index,   label_smoothing, mean_all};
 }
 
+// fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias
+segnext::ConvFfnWeights conv_ffn_weights(int dtype, const py::list& weights) {
+  segnext::Tensor4 t[6];
+  tensors(weights, t);
+  return {static_cast<segnext::DType>(dtype), t[0], t[1], t[2], t[3], t[4], t[5]};
+}
+
 // Memory and labels can fail; a label out of range is the caller's IndexError.
 void throw_unless_ok(segnext::CrossEntropyStatus status) {
   throw_unless(status != segnext::CrossEntropyStatus::kNoMemory);
@@ -165,6 +173,22 @@ PYBIND11_MODULE(_C, m) {
           py::gil_scoped_release release;
           throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), msca_conv_backward_cpu, params, threads));
         });
+
+  m.def("conv_ffn_packed_bytes", [](int dtype, py::list weights, int isa) {
+    return SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), conv_ffn_packed_bytes, conv_ffn_weights(dtype, weights));
+  });
+  m.def("conv_ffn_pack_cpu", [](int dtype, py::list weights, uintptr_t packed, int isa) {
+    const auto params = conv_ffn_weights(dtype, weights);
+    py::gil_scoped_release release;
+    SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), conv_ffn_pack_cpu, params, pointer(packed));
+  });
+  m.def("conv_ffn_cpu", [](int dtype, py::object x, uintptr_t packed, int64_t hidden, bool residual, py::object out,
+                           int isa, int threads) {
+    const segnext::ConvFfnParams params{static_cast<segnext::DType>(dtype), tensor(x), pointer(packed), hidden,
+                                        residual, tensor(out)};
+    py::gil_scoped_release release;
+    throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), conv_ffn_cpu, params, threads));
+  });
 
   m.def("upsample_cross_entropy_cpu", [](int dtype, py::object logits, py::object target, bool target_is_byte,
                                          int64_t ignore_index, uintptr_t class_weight, float label_smoothing,

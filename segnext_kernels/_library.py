@@ -103,6 +103,13 @@ def view(tensor: torch.Tensor | None) -> tuple[int, torch.Size, tuple[int, ...]]
     return None if tensor is None else (tensor.data_ptr(), tensor.shape, tensor.stride())
 
 
+def packed_memory(size: int) -> torch.Tensor:
+    """Uninitialised bytes at a multiple of 64, where packed weights begin."""
+    memory = torch.empty(size + 64, dtype=torch.uint8)
+    start = -memory.data_ptr() % 64
+    return memory[start : start + size]
+
+
 def cpu_refuses(x: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> str | None:
     """Why the CPU kernels of an op with these dtypes do not take ``x``."""
     if x.device.type != "cpu":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from segnext_kernels import checks, layout
+from segnext_kernels import _library, checks, layout
+from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.conv_ffn import reference
 from segnext_kernels.ops.convolution import convolution_flops, pointwise
 from segnext_kernels.ops.dwconv_gelu.op import dwconv_gelu
@@ -44,7 +46,42 @@ def _flops_backward(grad: Any, x: Any, *args: Any, **_: Any) -> int:
     return 2 * _flops(x, *args)
 
 
-_op = define_op(NAME, f"({ARGUMENTS}) -> Tensor", reference=reference.conv_ffn, fake=_fake, flops=_flops)
+def pack(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The CPU kernel's form of (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)."""
+    dtype = _library.DTYPES[weights[0].dtype]
+    views, isa = [_library.view(t) for t in weights], _library.instruction_set()
+    packed = _library.packed_memory(_library._C.conv_ffn_packed_bytes(dtype, views, isa))
+    _library._C.conv_ffn_pack_cpu(dtype, views, packed.data_ptr(), isa)
+    return packed
+
+
+def run_packed(x: torch.Tensor, packed: torch.Tensor, hidden: int, residual: bool, out: torch.Tensor) -> None:
+    """The CPU kernel on packed weights; ``out`` is (N, Co, H, W) in x's dtype and must not overlap x."""
+    _library._C.conv_ffn_cpu(
+        _library.DTYPES[x.dtype], _library.view(x), packed.data_ptr(), hidden, residual, _library.view(out),
+        _library.instruction_set(), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _cpu(x: torch.Tensor, *args: Any) -> torch.Tensor:
+    *weights, residual = args
+    out = _fake(x, *args)
+    run_packed(x, pack(weights), weights[0].shape[0], residual, out)
+    return out
+
+
+def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
+    return _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
+
+
+_op = define_op(
+    NAME,
+    f"({ARGUMENTS}) -> Tensor",
+    reference=reference.conv_ffn,
+    fake=_fake,
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    flops=_flops,
+)
 _backward_op = define_op(
     f"{NAME}_backward",
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
