@@ -86,11 +86,11 @@ segnext::MscaConvParams msca_conv_params(int dtype, py::object x, py::object roo
   segnext::MscaConvParams params{};
   params.dtype = static_cast<segnext::DType>(dtype);
   params.x = tensor(x);
-  params.root_weight = tensor(root_weight);
-  params.root_bias = tensor(root_bias);
-  params.strips = static_cast<int>(strip_weights.size());
-  tensors(strip_weights, params.strip_weight);
-  tensors(strip_biases, params.strip_bias);
+  params.weights.root_weight = tensor(root_weight);
+  params.weights.root_bias = tensor(root_bias);
+  params.weights.strips = static_cast<int>(strip_weights.size());
+  tensors(strip_weights, params.weights.strip_weight);
+  tensors(strip_biases, params.weights.strip_bias);
   return params;
 }
 
@@ -149,6 +149,8 @@ PYBIND11_MODULE(_C, m) {
         });
 
   m.attr("MSCA_CONV_MAX_STRIPS") = segnext::kMaxStrips;
+  m.attr("MSCA_CONV_MAX_ROOT") = segnext::kMaxRoot;
+  m.attr("MSCA_CONV_MAX_TAPS") = segnext::kMaxStripTaps;
   m.def("msca_conv_cpu", [](int dtype, py::object x, py::object root_weight, py::object root_bias,
                             py::list strip_weights, py::list strip_biases, py::object out, int isa, int threads) {
     auto params = msca_conv_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases);
@@ -184,8 +186,8 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("conv_ffn_cpu", [](int dtype, py::object x, uintptr_t packed, int64_t hidden, bool residual, py::object out,
                            int isa, int threads) {
-    const segnext::ConvFfnParams params{static_cast<segnext::DType>(dtype), tensor(x), pointer(packed), hidden,
-                                        residual, tensor(out)};
+    const segnext::ConvFfnParams params{
+        static_cast<segnext::DType>(dtype), tensor(x), pointer(packed), hidden, residual, tensor(out)};
     py::gil_scoped_release release;
     throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), conv_ffn_cpu, params, threads));
   });

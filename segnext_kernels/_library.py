@@ -103,6 +103,18 @@ def view(tensor: torch.Tensor | None) -> tuple[int, torch.Size, tuple[int, ...]]
     return None if tensor is None else (tensor.data_ptr(), tensor.shape, tensor.stride())
 
 
+def strips_refused(root_weight: torch.Tensor, strip_weights: list[torch.Tensor]) -> str | None:
+    """Why the CPU kernels do not take these depthwise kernels: more or longer than they have room for."""
+    if len(strip_weights) > _C.MSCA_CONV_MAX_STRIPS:
+        return f"takes up to {_C.MSCA_CONV_MAX_STRIPS} strip weights, not {len(strip_weights)}"
+    if root_weight.shape[2] > _C.MSCA_CONV_MAX_ROOT:
+        return f"takes roots of up to {_C.MSCA_CONV_MAX_ROOT} taps a side, not {root_weight.shape[2]}"
+    longest = max((max(weight.shape[2:]) for weight in strip_weights), default=0)
+    if longest > _C.MSCA_CONV_MAX_TAPS:
+        return f"takes strips of up to {_C.MSCA_CONV_MAX_TAPS} taps, not {longest}"
+    return None
+
+
 def packed_memory(size: int) -> torch.Tensor:
     """Uninitialised bytes at a multiple of 64, where packed weights begin."""
     memory = torch.empty(size + 64, dtype=torch.uint8)

@@ -90,8 +90,8 @@ static inline void gather_rows(const T* source, int64_t channels, int64_t channe
   } else {
     for (int64_t c = 0; c < row; ++c) {
       for (int64_t p = 0; p < count; ++p) {
-        out[p * row + c] = from_float<Element>(
-            c < channels ? to_float(source[p * pixel_stride + c * channel_stride]) : 0.0f);
+        out[p * row + c] =
+            from_float<Element>(c < channels ? to_float(source[p * pixel_stride + c * channel_stride]) : 0.0f);
       }
     }
   }

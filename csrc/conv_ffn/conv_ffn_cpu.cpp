@@ -23,10 +23,10 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-constexpr int64_t kWidth = kPanel * kLanes;       // hidden channels of a panel
+constexpr int64_t kWidth = kPanel * kLanes;  // hidden channels of a panel
 constexpr int64_t kTaps = 9;
-constexpr int64_t kPixelsPerStep = 48;            // of a product
-constexpr int64_t kCacheBytes = 640 * 1024;       // of a 1 MiB second-level cache, for ring and gelu rows
+constexpr int64_t kPixelsPerStep = 48;       // of a product
+constexpr int64_t kCacheBytes = 640 * 1024;  // of a 1 MiB second-level cache, for ring and gelu rows
 
 int64_t panels_of(int64_t hidden) { return (hidden + kWidth - 1) / kWidth; }
 
@@ -69,7 +69,8 @@ void pack(const ConvFfnWeights& w, void* memory) {
   load_parameter<T>(w.fc2_bias, out, packed.fc2_bias);
   for (int64_t c = 0; c < panels_of(hidden) * kWidth; ++c) {
     for (int64_t tap = 0; tap < kTaps; ++tap) {
-      const int64_t offset = c * w.dw_weight.stride[0] + tap / 3 * w.dw_weight.stride[2] + tap % 3 * w.dw_weight.stride[3];
+      const int64_t offset =
+          c * w.dw_weight.stride[0] + tap / 3 * w.dw_weight.stride[2] + tap % 3 * w.dw_weight.stride[3];
       packed.taps[(c / kLanes * kTaps + tap) * kLanes + c % kLanes] =
           c < hidden ? to_float(static_cast<const T*>(w.dw_weight.data)[offset]) : 0.0f;
     }

@@ -7,17 +7,23 @@
 
 namespace segnext {
 
-constexpr int kMaxStrips = 16;  // row and column weights together: 8 branches
+constexpr int kMaxStrips = 16;      // row and column weights together: 8 branches
+constexpr int kMaxRoot = 63;        // longest side of a root that is taken
+constexpr int kMaxStripTaps = 127;  // longest strip
 
-struct MscaConvParams {
-  DType dtype;
-  Tensor4 x;            // (N, C, H, W)
+struct MscaConvWeights {
   Tensor4 root_weight;  // (C, 1, K, K)
   Tensor4 root_bias;    // (C), or absent
   int strips;           // row0, column0, row1, ...
   Tensor4 strip_weight[kMaxStrips];
   Tensor4 strip_bias[kMaxStrips];  // (C) each, or absent
-  Tensor4 out;                     // (N, C, H, W)
+};
+
+struct MscaConvParams {
+  DType dtype;
+  Tensor4 x;  // (N, C, H, W)
+  MscaConvWeights weights;
+  Tensor4 out;  // (N, C, H, W)
 };
 
 struct MscaConvBackwardParams {

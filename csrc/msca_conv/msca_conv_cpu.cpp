@@ -1,12 +1,13 @@
 // msca_conv on the CPU: a = root(x); out = a + sum_k column_k(row_k(a)), all depthwise.
 //
-// Unit of work and planes: common/depthwise.h. Every convolution reads a plane whose border is zero, whatever the
-// bias made of the pixels inside: the zero padding of its *own* input. Bytes: x and out once forward; x, grad and
-// grad_x once backward. FMAs an element with SegNeXt's kernels: 25 + 2 (7 + 11 + 21) = 103 forward; backward
-// 25 + 39 recomputed, 103 for the gradients of the inputs, 103 for those of the weights.
+// Forward: strips.h. Backward: unit of work and planes of common/depthwise.h; every convolution reads a plane whose
+// border is zero, whatever the bias made of the pixels inside: the zero padding of its *own* input. Bytes: x and out
+// once forward; x, grad and grad_x once backward. FMAs an element with SegNeXt's kernels: 25 + 2 (7 + 11 + 21) = 103
+// forward; backward 25 + 39 recomputed, 103 for the gradients of the inputs, 103 for those of the weights.
 
 #include "common/depthwise.h"
 #include "msca_conv/msca_conv.h"
+#include "msca_conv/strips.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
@@ -17,41 +18,31 @@ int64_t taps_of(const Tensor4& weight) { return weight.size[2] * weight.size[3];
 // Half the longest strip: the border its input needs.
 int64_t strip_reach(const MscaConvParams& p) {
   int64_t reach = 0;
-  for (int i = 0; i < p.strips; ++i)
-    reach = taps_of(p.strip_weight[i]) / 2 > reach ? taps_of(p.strip_weight[i]) / 2 : reach;
+  for (int i = 0; i < p.weights.strips; ++i)
+    reach = taps_of(p.weights.strip_weight[i]) / 2 > reach ? taps_of(p.weights.strip_weight[i]) / 2 : reach;
   return reach;
 }
 
 int64_t longest(const MscaConvParams& p) {
-  int64_t taps = taps_of(p.root_weight);
-  for (int i = 0; i < p.strips; ++i) taps = taps_of(p.strip_weight[i]) > taps ? taps_of(p.strip_weight[i]) : taps;
+  int64_t taps = taps_of(p.weights.root_weight);
+  for (int i = 0; i < p.weights.strips; ++i)
+    taps = taps_of(p.weights.strip_weight[i]) > taps ? taps_of(p.weights.strip_weight[i]) : taps;
   return taps;
 }
-
-struct ForwardScratch {
-  Plane x, a, row, out;
-  float *weight, *bias;
-
-  ForwardScratch(Arena& arena, const MscaConvParams& p)
-      : x(take_plane(arena, p.x.size[2], p.x.size[3], p.root_weight.size[2] / 2, p.root_weight.size[3] / 2)),
-        a(take_plane(arena, p.x.size[2], p.x.size[3], 0, strip_reach(p))),
-        row(take_plane(arena, p.x.size[2], p.x.size[3], strip_reach(p), 0)),
-        out(take_plane(arena, p.x.size[2], p.x.size[3], 0, 0)),
-        weight(arena.take<float>(longest(p) * kLanes)),
-        bias(arena.take<float>(kLanes)) {}
-};
 
 struct BackwardScratch {
   Plane x, a, row, grad, grad_row, grad_a, grad_x;
   float *weight, *bias;
 
   BackwardScratch(Arena& arena, const MscaConvParams& p)
-      : x(take_plane(arena, p.x.size[2], p.x.size[3], p.root_weight.size[2] / 2, p.root_weight.size[3] / 2)),
+      : x(take_plane(arena, p.x.size[2], p.x.size[3], p.weights.root_weight.size[2] / 2,
+                     p.weights.root_weight.size[3] / 2)),
         a(take_plane(arena, p.x.size[2], p.x.size[3], 0, strip_reach(p))),
         row(take_plane(arena, p.x.size[2], p.x.size[3], strip_reach(p), 0)),
         grad(take_plane(arena, p.x.size[2], p.x.size[3], strip_reach(p), 0)),
         grad_row(take_plane(arena, p.x.size[2], p.x.size[3], 0, strip_reach(p))),
-        grad_a(take_plane(arena, p.x.size[2], p.x.size[3], p.root_weight.size[2] / 2, p.root_weight.size[3] / 2)),
+        grad_a(take_plane(arena, p.x.size[2], p.x.size[3], p.weights.root_weight.size[2] / 2,
+                          p.weights.root_weight.size[3] / 2)),
         grad_x(take_plane(arena, p.x.size[2], p.x.size[3], 0, 0)),
         weight(arena.take<float>(longest(p) * kLanes)),
         bias(arena.take<float>(kLanes)) {}
@@ -73,18 +64,24 @@ void copy_pixels(const Plane& from, const Plane& to) {
 
 template <typename T>
 bool forward(const MscaConvParams& p, int threads) {
-  return for_each_unit<ForwardScratch>(
-      p.x.size[0], p.x.size[1], p, threads, [&p](int64_t image, int64_t channel, const ForwardScratch& s) {
-        load_plane<T>(p.x, image, channel, s.x);
-        convolve(s.x, taps_at<T>(p.root_weight, p.root_bias, channel, false, s), s.a, Overwrite());
-        copy_pixels(s.a, s.out);
-        for (int i = 0; i < p.strips; i += 2) {
-          convolve(s.a, taps_at<T>(p.strip_weight[i], p.strip_bias[i], channel, false, s), s.row, Overwrite());
-          convolve(s.row, taps_at<T>(p.strip_weight[i + 1], p.strip_bias[i + 1], channel, false, s), s.out,
-                   Accumulate());
-        }
-        store_plane<T>(s.out, p.out, image, channel);
-      });
+  const StripKernels kernels = strip_kernels(p.weights);
+  if (p.x.size[0] * p.x.size[1] * p.x.size[2] * p.x.size[3] == 0) return true;
+  const StripCut cut(kernels, p.x.size[3]);
+  Arena shared{nullptr}, measure{nullptr};
+  shared.take<float>(kernels.packed_floats());
+  StripScratch{measure, kernels, cut};
+  shared = Arena{static_cast<char*>(std::malloc(shared.used + threads * measure.used))};
+  if (shared.base == nullptr) return false;
+  float* packed = shared.take<float>(kernels.packed_floats());
+  pack_strips<T>(p.weights, packed);
+#pragma omp parallel num_threads(threads)
+  {
+    Arena own{shared.base + shared.used + omp_get_thread_num() * measure.used};
+    const StripScratch scratch(own, kernels, cut);
+    strips_share<T>(p.x, p.out, kernels, cut, packed, scratch, omp_get_thread_num(), omp_get_num_threads());
+  }
+  std::free(shared.base);
+  return true;
 }
 
 // Where each parameter's partial gradients lie among a unit's rows of kLanes.
@@ -92,10 +89,10 @@ struct Rows {
   int64_t strip[kMaxStrips];
   int64_t total;
 
-  explicit Rows(const MscaConvParams& p) : total(taps_of(p.root_weight) + 1) {
-    for (int i = 0; i < p.strips; ++i) {
+  explicit Rows(const MscaConvParams& p) : total(taps_of(p.weights.root_weight) + 1) {
+    for (int i = 0; i < p.weights.strips; ++i) {
       strip[i] = total;
-      total += taps_of(p.strip_weight[i]) + 1;  // the bias's row follows the weights'
+      total += taps_of(p.weights.strip_weight[i]) + 1;  // the bias's row follows the weights'
     }
   }
 };
@@ -106,11 +103,11 @@ void backward_unit(const MscaConvBackwardParams& p, const Rows& rows, int64_t im
   const MscaConvParams& f = p.forward;
   load_plane<T>(f.x, image, channel, s.x);
   load_plane<T>(p.grad, image, channel, s.grad);
-  convolve(s.x, taps_at<T>(f.root_weight, f.root_bias, channel, false, s), s.a, Overwrite());
+  convolve(s.x, taps_at<T>(f.weights.root_weight, f.weights.root_bias, channel, false, s), s.a, Overwrite());
   copy_pixels(s.grad, s.grad_a);
-  for (int i = 0; i < f.strips; i += 2) {
-    const Tensor4 &row = f.strip_weight[i], &column = f.strip_weight[i + 1];
-    convolve(s.a, taps_at<T>(row, f.strip_bias[i], channel, false, s), s.row, Overwrite());
+  for (int i = 0; i < f.weights.strips; i += 2) {
+    const Tensor4 &row = f.weights.strip_weight[i], &column = f.weights.strip_weight[i + 1];
+    convolve(s.a, taps_at<T>(row, f.weights.strip_bias[i], channel, false, s), s.row, Overwrite());
     weight_gradient(s.grad, s.row, column.size[2], 1, own + rows.strip[i + 1] * kLanes);
     plane_sum(s.grad, own + (rows.strip[i + 1] + taps_of(column)) * kLanes);
     convolve(s.grad, taps_at<T>(column, {}, channel, true, s), s.grad_row, Overwrite());
@@ -118,9 +115,9 @@ void backward_unit(const MscaConvBackwardParams& p, const Rows& rows, int64_t im
     plane_sum(s.grad_row, own + (rows.strip[i] + taps_of(row)) * kLanes);
     convolve(s.grad_row, taps_at<T>(row, {}, channel, true, s), s.grad_a, Accumulate());
   }
-  weight_gradient(s.grad_a, s.x, f.root_weight.size[2], f.root_weight.size[3], own);
-  plane_sum(s.grad_a, own + taps_of(f.root_weight) * kLanes);
-  convolve(s.grad_a, taps_at<T>(f.root_weight, {}, channel, true, s), s.grad_x, Overwrite());
+  weight_gradient(s.grad_a, s.x, f.weights.root_weight.size[2], f.weights.root_weight.size[3], own);
+  plane_sum(s.grad_a, own + taps_of(f.weights.root_weight) * kLanes);
+  convolve(s.grad_a, taps_at<T>(f.weights.root_weight, {}, channel, true, s), s.grad_x, Overwrite());
   store_plane<T>(s.grad_x, p.grad_x, image, channel);
 }
 
@@ -142,9 +139,9 @@ bool backward(const MscaConvBackwardParams& p, int threads) {
       reduce_parameter<T>(partial, images, blocks, rows.total, row, grad_weight, taps);
       if (grad_bias.data != nullptr) reduce_parameter<T>(partial, images, blocks, rows.total, row + taps, grad_bias, 1);
     };
-    reduce(0, f.root_weight, p.grad_root_weight, p.grad_root_bias);
-    for (int i = 0; i < f.strips; ++i) {
-      reduce(rows.strip[i], f.strip_weight[i], p.grad_strip_weight[i], p.grad_strip_bias[i]);
+    reduce(0, f.weights.root_weight, p.grad_root_weight, p.grad_root_bias);
+    for (int i = 0; i < f.weights.strips; ++i) {
+      reduce(rows.strip[i], f.weights.strip_weight[i], p.grad_strip_weight[i], p.grad_strip_bias[i]);
     }
   }
   std::free(partial);

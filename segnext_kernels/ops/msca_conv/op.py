@@ -59,9 +59,7 @@ def _cpu_refuses(
     *_: Any,
 ) -> str | None:
     refusal = _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
-    if refusal is None and len(strip_weights) > _library._C.MSCA_CONV_MAX_STRIPS:
-        return f"takes up to {_library._C.MSCA_CONV_MAX_STRIPS} strip weights, not {len(strip_weights)}"
-    return refusal
+    return refusal or _library.strips_refused(root_weight, strip_weights)
 
 
 def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
