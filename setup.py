@@ -207,7 +207,8 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     for source in sorted(CSRC.glob("common/*.cpp")):
         ninja.compile("cxx", source, "", [includes[0], *shared])
     defines = ["-DSEGNEXT_WITH_CUDA"] if with_cuda else []
-    ninja.compile("cxx", CSRC / "bindings.cpp", "", [*includes, *shared, *defines])
+    for source in sorted(CSRC.glob("bindings*.cpp")):
+        ninja.compile("cxx", source, "", [*includes, *shared, *defines])
     # No OpenMP library is linked: the one that `import torch` has loaded serves, so there is one thread pool.
     libraries = ""
     built: dict[str, object] = {

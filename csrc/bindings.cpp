@@ -1,19 +1,8 @@
 // The Python module _C: pointers, sizes, strides and a stream go in, a status comes out. No torch header: the
 // library neither needs torch to build nor breaks when torch is upgraded.
 
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "bindings.h"
 
-#include <algorithm>
-#include <array>
-#include <cstdint>
-#include <new>
-#include <tuple>
-#include <vector>
-
-#include "common/isa.h"
-#include "common/tensor.h"
-#include "conv_ffn/conv_ffn.h"
 #include "dwconv_gelu/dwconv_gelu.h"
 #include "msca_conv/msca_conv.h"
 #include "upsample_argmax/upsample_argmax.h"
@@ -24,39 +13,15 @@
 #endif
 
 namespace py = pybind11;
+using segnext::pointer;
+using segnext::tensor;
+using segnext::tensors;
+using segnext::throw_unless;
 
 namespace {
 
 using Shape4 = std::array<int64_t, 4>;
 using Size2 = std::array<int64_t, 2>;
-
-template <typename T = void>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
-// None, or (address, sizes, strides) of a tensor of up to four axes.
-segnext::Tensor4 tensor(const py::handle& value) {
-  segnext::Tensor4 result;
-  if (value.is_none()) return result;
-  const auto [address, sizes, strides] =
-      value.cast<std::tuple<uintptr_t, std::vector<int64_t>, std::vector<int64_t>>>();
-  if (sizes.size() > 4 || sizes.size() != strides.size()) throw py::value_error("tensor: at most four axes");
-  result.data = pointer(address);
-  std::copy(sizes.begin(), sizes.end(), result.size);
-  std::copy(strides.begin(), strides.end(), result.stride);
-  return result;
-}
-
-template <size_t kSize>
-void tensors(const py::list& values, segnext::Tensor4 (&result)[kSize]) {
-  if (values.size() > kSize) throw py::value_error("too many tensors in a list");
-  for (size_t i = 0; i < values.size(); ++i) result[i] = tensor(values[i]);
-}
-
-void throw_unless(bool enough_memory) {
-  if (!enough_memory) throw std::bad_alloc();
-}
 
 segnext::UpsampleArgmaxParams upsample_argmax_params(uintptr_t logits, int dtype, const Shape4& shape,
                                                      const Shape4& strides, uintptr_t labels, const Size2& size) {
@@ -102,13 +67,6 @@ segnext::UpsampleCrossEntropyParams upsample_cross_entropy_params(int dtype, py:
           pointer<const float>(class_weight), ignore_index,   label_smoothing, mean_all};
 }
 
-// fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias
-segnext::ConvFfnWeights conv_ffn_weights(int dtype, const py::list& weights) {
-  segnext::Tensor4 t[6];
-  tensors(weights, t);
-  return {static_cast<segnext::DType>(dtype), t[0], t[1], t[2], t[3], t[4], t[5]};
-}
-
 // Memory and labels can fail; a label out of range is the caller's IndexError.
 void throw_unless_ok(segnext::CrossEntropyStatus status) {
   throw_unless(status != segnext::CrossEntropyStatus::kNoMemory);
@@ -122,6 +80,7 @@ void throw_unless_ok(segnext::CrossEntropyStatus status) {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
+  segnext::bind_inference(m);
   m.def("best_instruction_set", [] { return static_cast<int>(segnext::best_isa()); });
 
   m.def("upsample_argmax_cpu", [](uintptr_t logits, int dtype, const Shape4& shape, const Shape4& strides,
@@ -175,22 +134,6 @@ PYBIND11_MODULE(_C, m) {
           py::gil_scoped_release release;
           throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), msca_conv_backward_cpu, params, threads));
         });
-
-  m.def("conv_ffn_packed_bytes", [](int dtype, py::list weights, int isa) {
-    return SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), conv_ffn_packed_bytes, conv_ffn_weights(dtype, weights));
-  });
-  m.def("conv_ffn_pack_cpu", [](int dtype, py::list weights, uintptr_t packed, int isa) {
-    const auto params = conv_ffn_weights(dtype, weights);
-    py::gil_scoped_release release;
-    SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), conv_ffn_pack_cpu, params, pointer(packed));
-  });
-  m.def("conv_ffn_cpu", [](int dtype, py::object x, uintptr_t packed, int64_t hidden, bool residual, py::object out,
-                           int isa, int threads) {
-    const segnext::ConvFfnParams params{
-        static_cast<segnext::DType>(dtype), tensor(x), pointer(packed), hidden, residual, tensor(out)};
-    py::gil_scoped_release release;
-    throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), conv_ffn_cpu, params, threads));
-  });
 
   m.def("upsample_cross_entropy_cpu", [](int dtype, py::object logits, py::object target, bool target_is_byte,
                                          int64_t ignore_index, uintptr_t class_weight, float label_smoothing,

@@ -138,6 +138,10 @@ static inline void multiply(const BFloat16* a, int64_t row_stride, int64_t steps
 }
 #endif
 
+// How an epilogue gets the sums. From registers it is inlined once for every vector of a tile: right for a few
+// instructions, which K = 32 would notice through memory; anything longer takes minutes to compile that way.
+enum class Sums { kMemory, kRegisters };
+
 // Where the rows of a product lie: row m of segment s at data + m * row_stride + s * segment_stride.
 template <typename Element>
 struct Pixels {
@@ -145,7 +149,7 @@ struct Pixels {
   int64_t row_stride, segment_stride;
 };
 
-template <int kRows, int kVectors, typename Element, typename Epilogue>
+template <Sums kSums, int kRows, int kVectors, typename Element, typename Epilogue>
 static inline void gemm_tile(const Pixels<Element>& a, int64_t row, int64_t first, const Element* panel,
                              const PackedWeights<Element>& w, int64_t column, const Epilogue& epilogue) {
   FloatV sum[kRows][kVectors] = {};
@@ -155,33 +159,47 @@ static inline void gemm_tile(const Pixels<Element>& a, int64_t row, int64_t firs
     multiply<kRows, kVectors>(a.data + row * a.row_stride + s * a.segment_stride, a.row_stride, steps,
                               panel + s * steps * step * kVectors * kLanes, sum);
   }
+  if (kSums == Sums::kRegisters) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kRows; ++i) {
+      if (row + i < first) continue;
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) epilogue(row + i, column + j * kLanes, sum[i][j]);
+    }
+    return;
+  }
+  float tile[kRows][kVectors * kLanes];
 #pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i) {
-    if (row + i < first) continue;
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) epilogue(row + i, column + j * kLanes, sum[i][j]);
+    for (int j = 0; j < kVectors; ++j) store(tile[i] + j * kLanes, sum[i][j]);
+  }
+#pragma GCC unroll 1
+  for (int64_t i = row < first ? first - row : 0; i < kRows; ++i) {
+#pragma GCC unroll 1
+    for (int j = 0; j < kVectors; ++j) epilogue(row + i, column + j * kLanes, load(tile[i] + j * kLanes));
   }
 }
 
-template <int kVectors, typename Element, typename Epilogue>
+template <Sums kSums, int kVectors, typename Element, typename Epilogue>
 static inline void gemm_panel(const Pixels<Element>& a, int64_t rows, const Element* panel,
                               const PackedWeights<Element>& w, int64_t column, const Epilogue& epilogue) {
   constexpr int kRows = tile_rows(kVectors);
   int64_t row = 0;
   for (; row + kRows <= rows; row += kRows) {
-    gemm_tile<kRows, kVectors>(a, row, row, panel, w, column, epilogue);
+    gemm_tile<kSums, kRows, kVectors>(a, row, row, panel, w, column, epilogue);
   }
   if (row == rows) return;
   if (rows >= kRows) {  // the last tile is moved up; rows that were done are not stored again
-    gemm_tile<kRows, kVectors>(a, rows - kRows, row, panel, w, column, epilogue);
+    gemm_tile<kSums, kRows, kVectors>(a, rows - kRows, row, panel, w, column, epilogue);
   } else {
-    for (; row < rows; ++row) gemm_tile<1, kVectors>(a, row, row, panel, w, column, epilogue);
+    for (; row < rows; ++row) gemm_tile<kSums, 1, kVectors>(a, row, row, panel, w, column, epilogue);
   }
 }
 
 // epilogue(m, n, sum): every row m < rows and every n < w.n that is a multiple of kLanes, once; of the last vector only
 // the first w.n - n lanes count.
-template <typename Element, typename Epilogue>
+template <Sums kSums = Sums::kMemory, typename Element, typename Epilogue>
 static inline void gemm(const Pixels<Element>& a, int64_t rows, const PackedWeights<Element>& w,
                         const Epilogue& epilogue) {
   const Element* panel = w.data;
@@ -189,17 +207,17 @@ static inline void gemm(const Pixels<Element>& a, int64_t rows, const PackedWeig
     const int64_t left = vectors_of(w.n - column);
     switch (left < kPanel ? left : kPanel) {
       case 1:
-        gemm_panel<1>(a, rows, panel, w, column, epilogue);
+        gemm_panel<kSums, 1>(a, rows, panel, w, column, epilogue);
         break;
       case 2:
-        gemm_panel<2>(a, rows, panel, w, column, epilogue);
+        gemm_panel<kSums, 2>(a, rows, panel, w, column, epilogue);
         break;
 #if defined(__AVX512F__)
       case 3:
-        gemm_panel<3>(a, rows, panel, w, column, epilogue);
+        gemm_panel<kSums, 3>(a, rows, panel, w, column, epilogue);
         break;
       default:
-        gemm_panel<4>(a, rows, panel, w, column, epilogue);
+        gemm_panel<kSums, 4>(a, rows, panel, w, column, epilogue);
         break;
 #endif
     }

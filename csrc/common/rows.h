@@ -97,5 +97,46 @@ static inline void gather_rows(const T* source, int64_t channels, int64_t channe
   }
 }
 
+// True where pixel p of every image lies p strides from its first.
+static inline bool is_uniform(const Tensor4& x) { return x.size[2] == 1 || x.stride[2] == x.size[3] * x.stride[3]; }
+
+static inline int64_t pixel_offset(const Tensor4& x, int64_t pixel) {
+  if (is_uniform(x)) return pixel * x.stride[3];
+  return pixel / x.size[3] * x.stride[2] + pixel % x.size[3] * x.stride[3];
+}
+
+// Pixels [first, first + count) of one image as rows of a product: where they lie, or gathered into `scratch`
+// (count rows of row_elements).
+template <typename T, typename Element>
+static inline Pixels<Element> pixel_rows(const Tensor4& x, int64_t image, int64_t first, int64_t count,
+                                         Element* scratch) {
+  const T* source = static_cast<const T*>(x.data) + image * x.stride[0];
+  if (is_direct<T, Element>(x) && is_uniform(x)) {
+    return {reinterpret_cast<const Element*>(source + first * x.stride[3]), x.stride[3], 0};
+  }
+  const int64_t row = row_elements<Element>(x.size[1]);
+  for (int64_t done = 0; done < count;) {  // a run within one row of the image at a time
+    const int64_t pixel = first + done, left = x.size[3] - pixel % x.size[3];
+    const int64_t run = count - done < left ? count - done : left;
+    gather_rows(source + pixel_offset(x, pixel), x.size[1], x.stride[1], x.stride[3], run, scratch + done * row);
+    done += run;
+  }
+  return {scratch, row, 0};
+}
+
+// Runs work(image, first, count) on tiles of up to `tile` pixels, one thread's contiguous share of all images.
+template <typename Work>
+static inline void for_each_tile(int64_t images, int64_t pixels, int64_t tile, int64_t member, int64_t team,
+                                 Work work) {
+  const int64_t total = images * pixels, last = total * (member + 1) / team;
+  for (int64_t pixel = total * member / team; pixel < last;) {
+    const int64_t first = pixel % pixels, in_image = pixels - first, in_share = last - pixel;
+    int64_t count = in_image < in_share ? in_image : in_share;
+    count = count < tile ? count : tile;
+    work(pixel / pixels, first, count);
+    pixel += count;
+  }
+}
+
 }  // namespace SEGNEXT_ISA
 }  // namespace segnext

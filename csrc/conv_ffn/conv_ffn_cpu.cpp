@@ -163,7 +163,7 @@ struct Walk {
         }
       }
       const PackedWeights<Element> w{packed.fc1, p.hidden, channels, 1};
-      gemm(a, step * run, w, [&](int64_t m, int64_t n, FloatV sum) {
+      gemm<Sums::kRegisters>(a, step * run, w, [&](int64_t m, int64_t n, FloatV sum) {
         store_vector(s.ring + n / kWidth * ring_panel() + s.to[m] + n % kWidth, sum + load(packed.fc1_bias + n));
       });
     }

@@ -40,7 +40,9 @@ def group_norm_act_backward(
     grad = grad.to(wide)
     if act == "relu":
         grad = torch.ops.aten.threshold_backward(grad, out.to(wide), 0)
-    normalised, _, rstd = torch.native_group_norm(x.to(wide).contiguous(), None, None, n, c, h * w, groups, eps)
+    normalised, _, rstd = torch.native_group_norm(
+        x.to(wide).contiguous(), None, None, n, c, h * w, groups, eps
+    )
     normalised, rstd = normalised.view(n, groups, c // groups, h * w), rstd.view(n, groups, 1, 1)
     grad_normalised = (grad * weight.to(wide).view(1, c, 1, 1)).reshape(normalised.shape)
     centred = grad_normalised - grad_normalised.mean((2, 3), keepdim=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import checks, layout
+from segnext_kernels import _library, checks, layout
+from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.convolution import convolution_flops
 from segnext_kernels.ops.msca_block import reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
@@ -24,6 +25,47 @@ def _flops(x: Any, proj_in: Any, _b: Any, root: Any, _rb: Any, strips: Any, _sb:
     return sum(convolution_flops(x, weight) for weight in (proj_in, root, *strips, mix, proj_out))
 
 
+def _views(weights: Sequence[Any]) -> list[Any]:
+    return [
+        [_library.view(t) for t in weight] if isinstance(weight, (list, tuple)) else _library.view(weight)
+        for weight in weights
+    ]
+
+
+def pack(weights: Sequence[Any]) -> torch.Tensor:
+    """The CPU kernel's form of the op's arguments after x, in schema order."""
+    dtype, isa = _library.DTYPES[weights[0].dtype], _library.instruction_set()
+    views = _views(weights)
+    packed = _library.packed_memory(_library._C.msca_block_packed_bytes(dtype, views, isa))
+    _library._C.msca_block_pack_cpu(dtype, views, packed.data_ptr(), isa)
+    return packed
+
+
+def workspace_elements(x: torch.Size) -> int:
+    """Elements of x's dtype that the CPU kernel needs beside x and out."""
+    return x[0] * _library._C.msca_block_workspace(x[1], x[2], x[3], _library.instruction_set())
+
+
+def run_packed(x: torch.Tensor, packed: torch.Tensor, workspace: torch.Tensor, out: torch.Tensor) -> None:
+    """The CPU kernel on packed weights; ``out`` has x's shape and dtype and must not overlap x."""
+    _library._C.msca_block_cpu(
+        _library.DTYPES[x.dtype], _library.view(x), packed.data_ptr(), workspace.data_ptr(), _library.view(out),
+        _library.instruction_set(), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _cpu(x: torch.Tensor, *weights: Any) -> torch.Tensor:
+    out = layout.empty_like(x)
+    run_packed(x, pack(weights), x.new_empty(workspace_elements(x.shape)), out)
+    return out
+
+
+def _cpu_refuses(
+    x: torch.Tensor, proj_in: Any, proj_in_bias: Any, root: Any, root_bias: Any, strips: Any, *_: Any
+) -> str | None:
+    return _library.cpu_refuses(x, (torch.float32, torch.bfloat16)) or _library.strips_refused(root, strips)
+
+
 _op = define_op(
     NAME,
     "(Tensor x, Tensor proj_in_weight, Tensor proj_in_bias, Tensor root_weight, Tensor? root_bias,"
@@ -31,6 +73,7 @@ _op = define_op(
     " Tensor proj_out_weight, Tensor proj_out_bias, Tensor skip_scale, Tensor skip_shift) -> Tensor",
     reference=reference.msca_block,
     fake=_fake,
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
     flops=_flops,
 )
 forbid_gradient(NAME, "build the block from msca_conv and gated_pointwise for training")
