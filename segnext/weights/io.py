@@ -213,7 +213,7 @@ def save(
     if dtype is not None:
         tensors |= {key: tensor.to(dtype) for key, tensor in tensors.items() if tensor.ndim == 4}
     header = {CONFIG_KEY: json.dumps(config), "format": "pt"}
-    _replace(path, lambda temporary: save_file(tensors, temporary, header))
+    replace_file(path, lambda temporary: save_file(tensors, temporary, header))
 
 
 def save_official(model: SegNeXt | MSCAN, path: str | os.PathLike[str]) -> None:
@@ -228,17 +228,17 @@ def save_official(model: SegNeXt | MSCAN, path: str | os.PathLike[str]) -> None:
     """
     tensors = layouts.to_official(_on_cpu(model))
     if Path(path).suffix == ".safetensors":
-        _replace(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
+        replace_file(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
     else:
         meta = {key.upper(): model.metadata[key] for key in ("classes", "palette") if key in model.metadata}
-        _replace(path, lambda temporary: torch.save({"meta": meta, "state_dict": tensors}, temporary))
+        replace_file(path, lambda temporary: torch.save({"meta": meta, "state_dict": tensors}, temporary))
 
 
 def _on_cpu(model: SegNeXt | MSCAN) -> dict[str, Tensor]:
     return {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
 
 
-def _replace(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Write under a temporary name beside ``path``, then rename: never half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,114 @@
+"""Inference on a CPU with weights packed once: what a deployed model is made of.
+
+A layer here packs its weights for this machine's instruction set when it is made and writes its result into a
+tensor the caller gives, so that a model may plan its memory. All tensors are (N, C, H, W) in channels_last,
+float32 or bfloat16; there is no autograd, and shapes are the caller's responsibility.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segnext_kernels import _library
+from segnext_kernels.ops.conv_ffn import op as conv_ffn
+from segnext_kernels.ops.group_norm_act import op as group_norm
+from segnext_kernels.ops.msca_block import op as msca_block
+from segnext_kernels.ops.nmf2d import op as nmf
+
+DTYPES = (torch.float32, torch.bfloat16)
+ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}  # csrc/conv2d/conv2d.h
+
+
+def unavailable() -> str | None:
+    """Why packed inference does not work here; None where it does."""
+    return _library.missing("cpu")
+
+
+class PackedConv2d:
+    """A dense convolution with bias and activation.
+
+    Args:
+        weight: (Co, C, Kh, Kw), float32.
+        bias: (Co,), float32, or None.
+        dtype: of the input: the products are taken in it.
+        stride, padding: of both axes.
+        activation: "none", "relu" or "gelu".
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        stride: int = 1,
+        padding: int = 0,
+        activation: str = "none",
+    ) -> None:
+        self.dtype, self.kernel = _library.DTYPES[dtype], (weight.shape[2], weight.shape[3])
+        self.stride, self.padding, self.activation = stride, padding, ACTIVATIONS[activation]
+        isa, view = _library.instruction_set(), _library.view(weight)
+        self.packed = _library.packed_memory(_library._C.conv2d_packed_bytes(self.dtype, view, isa))
+        _library._C.conv2d_pack_cpu(self.dtype, view, _library.view(bias), self.packed.data_ptr(), isa)
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        """(N, C, H, W) of the layer's dtype, any strides, into ``out`` (N, Co, Ho, Wo), either dtype."""
+        _library._C.conv2d_cpu(
+            self.dtype, _library.DTYPES[out.dtype], _library.view(x), self.kernel, self.stride, self.padding,
+            self.packed.data_ptr(), self.activation, _library.view(out), *_settings(),
+        )  # fmt: skip
+        return out
+
+
+class PackedMscaBlock:
+    """`segnext_kernels.msca_block`; the weights are its arguments after x, in its dtype."""
+
+    def __init__(self, weights: Sequence[Any]) -> None:
+        self.packed = msca_block.pack(weights)
+
+    def __call__(self, x: Tensor, out: Tensor, workspace: Tensor) -> Tensor:
+        """``workspace`` has `workspace_elements(x.shape)` elements of x's dtype; ``out`` must not overlap x."""
+        msca_block.run_packed(x, self.packed, workspace, out)
+        return out
+
+
+class PackedConvFfn:
+    """`segnext_kernels.conv_ffn` with the residual; the weights are its arguments after x, in its dtype."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.packed, self.hidden = conv_ffn.pack(weights), weights[0].shape[0]
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        """``out`` must not overlap x."""
+        conv_ffn.run_packed(x, self.packed, self.hidden, True, out)
+        return out
+
+
+def workspace_elements(shape: torch.Size) -> int:
+    """Elements that `PackedMscaBlock` needs for an input of this shape."""
+    return msca_block.workspace_elements(shape)
+
+
+def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> Tensor:
+    """LayerNorm over C; weight and bias (C,) in float32; ``out`` may be x."""
+    _library._C.channel_norm_cpu(
+        _library.DTYPES[x.dtype], _library.view(x), _library.view(weight), _library.view(bias), eps,
+        _library.view(out), *_settings(),
+    )  # fmt: skip
+    return out
+
+
+def resize_sum(base: Tensor, others: Sequence[Tensor], out: Tensor) -> Tensor:
+    """``base`` (N, C, H, W) plus every other (N, C, h, w) resized bilinearly to its size; ``out`` may be base."""
+    _library._C.resize_sum_cpu(
+        _library.DTYPES[base.dtype], _library.view(base), [_library.view(t) for t in others],
+        _library.view(out), *_settings(),
+    )  # fmt: skip
+    return out
+
+
+def _settings() -> tuple[int, int]:
+    return _library.instruction_set(), torch.get_num_threads()
