@@ -5,6 +5,7 @@
 
 #include "dwconv_gelu/dwconv_gelu.h"
 #include "msca_conv/msca_conv.h"
+#include "nmf2d/nmf2d.h"
 #include "upsample_argmax/upsample_argmax.h"
 #include "upsample_cross_entropy/upsample_cross_entropy.h"
 
@@ -133,6 +134,36 @@ PYBIND11_MODULE(_C, m) {
           for (size_t i = 0; i < strip_biases.size(); ++i) params.grad_strip_bias[i] = tensor(grads[next++]);
           py::gil_scoped_release release;
           throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), msca_conv_backward_cpu, params, threads));
+        });
+
+  m.def("nmf2d_cpu", [](int dtype, int bases_dtype, py::object x, py::object bases, py::object out,
+                        py::object saved_bases, py::object saved_coef, int64_t steps, float eps, int isa, int threads) {
+    const segnext::Nmf2dParams params{static_cast<segnext::DType>(dtype),
+                                      static_cast<segnext::DType>(bases_dtype),
+                                      tensor(x),
+                                      tensor(bases),
+                                      tensor(out),
+                                      tensor(saved_bases),
+                                      tensor(saved_coef),
+                                      steps,
+                                      eps};
+    py::gil_scoped_release release;
+    throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), nmf2d_forward_cpu, params, threads));
+  });
+
+  m.def("nmf2d_backward_cpu",
+        [](int dtype, py::object grad, py::object x, py::object saved_bases, py::object saved_coef, py::object grad_x,
+           bool unrolled, float eps, int isa, int threads) {
+          const segnext::Nmf2dBackwardParams params{static_cast<segnext::DType>(dtype),
+                                                    tensor(grad),
+                                                    tensor(x),
+                                                    tensor(saved_bases),
+                                                    tensor(saved_coef),
+                                                    tensor(grad_x),
+                                                    unrolled,
+                                                    eps};
+          py::gil_scoped_release release;
+          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), nmf2d_backward_cpu, params, threads));
         });
 
   m.def("upsample_cross_entropy_cpu", [](int dtype, py::object logits, py::object target, bool target_is_byte,

@@ -30,6 +30,25 @@ def empty_like(x: torch.Tensor, channels: int | None = None) -> torch.Tensor:
     )
 
 
+def has_inner_rows(x: torch.Tensor) -> bool:
+    """Whether (B, D, N) matrices have D innermost, as the pixels of a channels_last image do.
+
+    By the rule of `memory_format`: strided views count by their innermost axis, contiguous wins.
+    """
+    return not x.is_contiguous() and (x.mT.is_contiguous() or (x.stride(1) == 1 and x.shape[1] > 1))
+
+
+def empty_matrices_like(x: torch.Tensor) -> torch.Tensor:
+    """Uninitialised (B, D, N), dense, with the innermost axis of x."""
+    b, d, n = x.shape
+    return x.new_empty((b, n, d)).mT if has_inner_rows(x) else x.new_empty((b, d, n))
+
+
+def as_order_of(matrices: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """``matrices``, dense and with the innermost axis of x, copied only where they differ."""
+    return matrices.mT.contiguous().mT if has_inner_rows(x) else matrices.contiguous()
+
+
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32

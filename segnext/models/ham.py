@@ -61,6 +61,6 @@ class Hamburger(nn.Module):
         if self.training or self.random_eval_bases:
             bases = random_bases((x.shape[0], *bases.shape[1:]), device=bases.device, dtype=bases.dtype)
         z = nmf2d(F.relu(self.proj_in(x)).flatten(2), bases, steps, self.grad)
-        # The factorisation answers in (B, D, N) order; the rest of the decoder stays channels_last.
-        y = self.proj_out(z.unflatten(2, x.shape[2:]).contiguous(memory_format=torch.channels_last))
+        # flatten and unflatten are views: the factorisation keeps channels innermost.
+        y = self.proj_out(z.unflatten(2, x.shape[2:]))
         return group_norm_act(y, GROUPS, self.norm.weight, self.norm.bias, self.norm.eps, residual=x)

@@ -103,7 +103,8 @@ def test_strided_views(case: Case, view: Any) -> None:
     args = tree_map_only(torch.Tensor, view, case.args())
     out = case.run(*args)
     assert_right(case, out, args)
-    assert out.is_contiguous() or out.is_contiguous(memory_format=torch.channels_last)
+    inner_rows = out.ndim == 3 and out.mT.is_contiguous()  # matrices' counterpart of channels_last
+    assert out.is_contiguous() or out.is_contiguous(memory_format=torch.channels_last) or inner_rows
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())

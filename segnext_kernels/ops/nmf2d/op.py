@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import checks
-from segnext_kernels.layout import accumulator_dtype
+from segnext_kernels import _library, checks
+from segnext_kernels.backend import Kernel
+from segnext_kernels.layout import accumulator_dtype, empty_matrices_like
 from segnext_kernels.ops.nmf2d import reference
 from segnext_kernels.registration import (
     define_autocast,
@@ -28,11 +29,11 @@ def _fake(
     r = bases.shape[2]
     states = 0 if not save else steps + 1 if grad == "unrolled" else 1
     state = x.new_empty((states, b, d, r), dtype=accumulator_dtype(x.dtype))
-    return x.new_empty((b, d, n)), state, state.new_empty((states, b, n, r))
+    return empty_matrices_like(x), state, state.new_empty((states, b, n, r))
 
 
 def _fake_backward(grad_out: torch.Tensor, x: torch.Tensor, *_: Any) -> torch.Tensor:
-    return x.new_empty(x.shape)
+    return empty_matrices_like(x)
 
 
 def _flops(x: Any, bases: Any, steps: int, *_: Any, **__: Any) -> int:
@@ -48,11 +49,57 @@ def _flops_backward(grad_out: Any, x: Any, saved_bases: Any, *_: Any, **__: Any)
     return 2 * _flops(x, (1, x[1], r), max(states - 1, 0))
 
 
+def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
+    return _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
+
+
+def _cpu_backward_refuses(grad_out: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
+    return _cpu_refuses(x)
+
+
+def _cpu(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    out, saved_bases, saved_coef = _fake(x, bases, steps, grad, eps, save)
+    state = (saved_bases, saved_coef) if save else (None, None)
+    _library._C.nmf2d_cpu(
+        _library.DTYPES[x.dtype],
+        _library.DTYPES[bases.dtype],
+        *(_library.view(t) for t in (x, bases, out, *state)),
+        steps,
+        eps,
+        _library.instruction_set(),
+        torch.get_num_threads(),
+    )
+    return out, saved_bases, saved_coef
+
+
+def _cpu_backward(
+    grad_out: torch.Tensor,
+    x: torch.Tensor,
+    saved_bases: torch.Tensor,
+    saved_coef: torch.Tensor,
+    grad: str,
+    eps: float,
+) -> torch.Tensor:
+    grad_x = empty_matrices_like(x)
+    _library._C.nmf2d_backward_cpu(
+        _library.DTYPES[x.dtype],
+        *(_library.view(t) for t in (grad_out, x, saved_bases, saved_coef, grad_x)),
+        grad == "unrolled",
+        eps,
+        _library.instruction_set(),
+        torch.get_num_threads(),
+    )
+    return grad_x
+
+
 _op = define_op(
     NAME,
     "(Tensor x, Tensor bases, int steps, str grad, float eps, bool save) -> (Tensor, Tensor, Tensor)",
     reference=reference.nmf2d,
     fake=_fake,
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
     flops=_flops,
 )
 _backward_op = define_op(
@@ -60,6 +107,7 @@ _backward_op = define_op(
     "(Tensor grad_out, Tensor x, Tensor saved_bases, Tensor saved_coef, str grad, float eps) -> Tensor",
     reference=reference.nmf2d_backward,
     fake=_fake_backward,
+    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
     flops=_flops_backward,
 )
 
@@ -75,7 +123,7 @@ def _backward(
     x, saved_bases, saved_coef = saved
     if saved_bases.shape[0] == 0:
         raise RuntimeError(f"{NAME}: the backward needs the state of the loop; call the op with save=True")
-    grad_x = _backward_op(grad_out.contiguous(), x, saved_bases, saved_coef, *other)
+    grad_x = _backward_op(grad_out, x, saved_bases, saved_coef, *other)
     return grad_x, None, None, None, None, None
 
 
@@ -102,7 +150,8 @@ def nmf2d(
         eps: added to both denominators.
 
     Returns:
-        (B, D, N) in x's dtype, contiguous; state and accumulators are float32 (float64 for float64).
+        (B, D, N) in x's dtype, dense, with x's innermost axis (D where x is a channels_last image's pixels);
+        state and accumulators are float32 (float64 for float64).
 
     Raises:
         ValueError: shapes or choices disagree. TypeError: dtypes. NotImplementedError: no backend takes these inputs.

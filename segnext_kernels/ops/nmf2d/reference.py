@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from segnext_kernels.layout import accumulator_dtype
+from segnext_kernels.layout import accumulator_dtype, as_order_of
 
 
 def _coef_terms(
@@ -22,9 +22,8 @@ def _bases_terms(
 def nmf2d(
     x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(bases coefᵀ, bases and coef before each update); the state is fp32 whatever x is."""
-    dtype = x.dtype
-    x = x.to(accumulator_dtype(dtype))
+    """(bases coefᵀ in x's order, bases and coef before each update); the state is fp32 whatever x is."""
+    given, x = x, x.to(accumulator_dtype(x.dtype))
     bases = bases.to(x.dtype).expand(x.shape[0], -1, -1)
     coef = torch.softmax(x.mT @ bases, dim=-1)
     states = [(bases, coef)]
@@ -36,7 +35,7 @@ def nmf2d(
         states.append((bases, coef))
     numerator, denominator = _coef_terms(x, bases, coef, eps)
     coef = coef * numerator / denominator
-    out = (bases @ coef.mT).to(dtype)
+    out = as_order_of((bases @ coef.mT).to(given.dtype), given)
     kept = states if save and grad == "unrolled" else states[-1:] if save else []
     saved_bases = torch.stack([b for b, _ in kept]) if kept else bases.new_empty((0, *bases.shape))
     saved_coef = torch.stack([c for _, c in kept]) if kept else coef.new_empty((0, *coef.shape))
@@ -52,8 +51,10 @@ def nmf2d_backward(
     eps: float,
 ) -> torch.Tensor:
     """Gradient of x: through the saved updates and the softmax, or (one_step) through the last update alone."""
-    dtype = x.dtype
-    x, grad_out = x.to(saved_bases.dtype), grad_out.to(saved_bases.dtype)
+    given = x
+    # one order, so that equal values give equal results whatever their strides
+    grad_out = as_order_of(grad_out, x).to(saved_bases.dtype)
+    x = x.to(saved_bases.dtype)
     bases, coef = saved_bases[-1], saved_coef[-1]
     numerator, denominator = _coef_terms(x, bases, coef, eps)
     last_coef = coef * numerator / denominator
@@ -61,7 +62,7 @@ def nmf2d_backward(
     # coef' = coef * num / den with num = Xᵀ bases, den = coef (basesᵀ bases) + eps
     grad_x, grad_coef, grad_from_coef = _coef_backward(grad_last_coef, x, bases, coef, numerator, denominator)
     if grad == "one_step":
-        return grad_x.to(dtype)
+        return as_order_of(grad_x.to(given.dtype), given)
     grad_bases = grad_bases + grad_from_coef
     for step in range(saved_bases.shape[0] - 2, -1, -1):
         bases, new_coef, coef = saved_bases[step], saved_coef[step + 1], saved_coef[step]
@@ -78,7 +79,7 @@ def nmf2d_backward(
         grad_x, grad_bases = grad_x + grad_x_step, grad_bases + grad_from_coef
     bases, coef = saved_bases[0], saved_coef[0]
     grad_logits = coef * (grad_coef - (grad_coef * coef).sum(-1, keepdim=True))
-    return (grad_x + bases @ grad_logits.mT).to(dtype)
+    return as_order_of((grad_x + bases @ grad_logits.mT).to(given.dtype), given)
 
 
 def _ratio_backward(

@@ -24,6 +24,7 @@ def _build(
     scale: float = 1.0,
     save: bool = True,
     positive: bool = False,
+    inner_rows: bool = False,
 ) -> tuple[Any, ...]:
     bases = draw.uniform(1 if shared else b, d, r)
     if wide_bases:
@@ -31,7 +32,10 @@ def _build(
     bases = bases / bases.norm(dim=1, keepdim=True)
     # features after a ReLU: a third of them zero, or none
     x = draw.uniform(b, d, n) + 0.1 if positive else torch.relu(draw.uniform(b, d, n) * 1.5 - 0.5)
-    return x * scale, bases, steps, grad, 1e-6, save
+    x = x * scale
+    if inner_rows:  # as the pixels of a channels_last image
+        x = x.mT.contiguous().mT
+    return x, bases, steps, grad, 1e-6, save
 
 
 def _definition(
@@ -57,6 +61,7 @@ SPEC = Spec(
         _build,
         d8_n35_r4_6steps=dict(b=2, d=8, n=35, r=4, steps=6),
         d64_n527_r16_7steps=dict(b=1, d=64, n=527, r=16, steps=7),
+        d64_n300_r20_inner_rows=dict(b=2, d=64, n=300, r=20, steps=6, inner_rows=True),
         d20_n63_r5_own_bases=dict(b=3, d=20, n=63, r=5, steps=3, shared=False),
         d20_n63_r5_one_step=dict(b=2, d=20, n=63, r=5, steps=6, grad="one_step"),
         d12_n30_r4_bases_as_x=dict(b=2, d=12, n=30, r=4, steps=2, wide_bases=False),
@@ -70,8 +75,8 @@ SPEC = Spec(
     ),
     model_shapes=samples(
         _build,
-        t_d256_n4096_r16=dict(b=1, d=256, n=4096, r=16, steps=7, save=False),
-        b_d512_n4096_r64=dict(b=1, d=512, n=4096, r=64, steps=7, save=False),
+        t_d256_n4096_r16=dict(b=1, d=256, n=4096, r=16, steps=7, save=False, inner_rows=True),
+        b_d512_n4096_r64=dict(b=1, d=512, n=4096, r=64, steps=7, save=False, inner_rows=True),
     ),
     bad_inputs=(
         BadInput(

@@ -1,0 +1,38 @@
+// nmf2d: the matrix factorisation of the Hamburger decoder, all of its steps.
+#pragma once
+
+#include "common/convert.h"
+#include "common/isa.h"
+#include "common/tensor.h"
+
+namespace segnext {
+
+struct Nmf2dParams {
+  DType dtype;        // of x and out
+  DType bases_dtype;  // float32, or x's
+  Tensor4 x;          // (B, D, N), any strides
+  Tensor4 bases;      // (1 or B, D, R), any strides
+  Tensor4 out;        // (B, D, N), any strides
+  // float32 (S, B, D, R) and (S, B, N, R), the state before each update: S is 0, steps + 1, or 1 for the last alone
+  Tensor4 saved_bases;
+  Tensor4 saved_coef;
+  int64_t steps;
+  float eps;
+};
+
+struct Nmf2dBackwardParams {
+  DType dtype;          // of grad, x and grad_x
+  Tensor4 grad;         // (B, D, N), any strides
+  Tensor4 x;            // (B, D, N), any strides
+  Tensor4 saved_bases;  // float32 (S, B, D, R), any strides; S >= 1
+  Tensor4 saved_coef;   // float32 (S, B, N, R), any strides
+  Tensor4 grad_x;       // (B, D, N), any strides
+  bool unrolled;        // else the last coef update alone is differentiated
+  float eps;
+};
+
+// Both: false when scratch memory is exhausted.
+SEGNEXT_FOR_EACH_ISA(bool nmf2d_forward_cpu(const Nmf2dParams& params, int threads);
+                     bool nmf2d_backward_cpu(const Nmf2dBackwardParams& params, int threads);)
+
+}  // namespace segnext
