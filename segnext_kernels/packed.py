@@ -110,5 +110,19 @@ def resize_sum(base: Tensor, others: Sequence[Tensor], out: Tensor) -> Tensor:
     return out
 
 
+def nmf2d(x: Tensor, bases: Tensor, steps: int, out: Tensor) -> Tensor:
+    """`segnext_kernels.nmf2d` over the pixels of x (N, D, H, W); bases (1, D, R) in float32."""
+    nmf.run(x.flatten(2), bases, steps, nmf.EPS, out.flatten(2))
+    return out
+
+
+def group_norm_act(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None, out: Tensor
+) -> Tensor:
+    """`segnext_kernels.group_norm_act` with ReLU; weight and bias in float32; ``out`` may be x."""
+    out.copy_(group_norm._op(x, groups, weight, bias, eps, residual, "relu"))
+    return out
+
+
 def _settings() -> tuple[int, int]:
     return _library.instruction_set(), torch.get_num_threads()

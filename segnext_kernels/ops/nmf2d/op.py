@@ -20,6 +20,7 @@ from segnext_kernels.registration import (
 
 NAME = "nmf2d"
 GRADS = ("unrolled", "one_step")
+EPS = 1e-6
 
 
 def _fake(
@@ -57,20 +58,32 @@ def _cpu_backward_refuses(grad_out: torch.Tensor, x: torch.Tensor, *_: Any) -> s
     return _cpu_refuses(x)
 
 
-def _cpu(
-    x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    out, saved_bases, saved_coef = _fake(x, bases, steps, grad, eps, save)
-    state = (saved_bases, saved_coef) if save else (None, None)
+def run(
+    x: torch.Tensor,
+    bases: torch.Tensor,
+    steps: int,
+    eps: float,
+    out: torch.Tensor,
+    saved_bases: torch.Tensor | None = None,
+    saved_coef: torch.Tensor | None = None,
+) -> None:
+    """The CPU kernel into ``out`` (B, D, N), any strides; the states before each update where they are wanted."""
     _library._C.nmf2d_cpu(
         _library.DTYPES[x.dtype],
         _library.DTYPES[bases.dtype],
-        *(_library.view(t) for t in (x, bases, out, *state)),
+        *(_library.view(t) for t in (x, bases, out, saved_bases, saved_coef)),
         steps,
         eps,
         _library.instruction_set(),
         torch.get_num_threads(),
     )
+
+
+def _cpu(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    out, saved_bases, saved_coef = _fake(x, bases, steps, grad, eps, save)
+    run(x, bases, steps, eps, out, *((saved_bases, saved_coef) if save else ()))
     return out, saved_bases, saved_coef
 
 
@@ -135,7 +148,7 @@ define_vmap(NAME)
 
 
 def nmf2d(
-    x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str = "unrolled", eps: float = 1e-6
+    x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str = "unrolled", eps: float = EPS
 ) -> torch.Tensor:
     """Non-negative matrix factorisation of X by multiplicative updates: returns its low-rank reconstruction.
 
