@@ -97,7 +97,7 @@ bool run(const Conv2dParams& p, int threads) {
       gemm(a, count, PackedWeights<Element>{packed.weight, channels, taps * row, 1},
            [&](int64_t m, int64_t n, FloatV sum) {
              sum += load(packed.bias + n);
-             if (p.activation == Activation::kGelu) sum = gelu(sum);
+             if (p.activation == Activation::kGelu) sum = gelu_for<Out>(sum);
              if (p.activation == Activation::kRelu) sum = sum < FloatV{} ? FloatV{} : sum;  // NaN stays
              store_channels(out + image * p.out.stride[0] + pixel_offset(p.out, first + m) + n * p.out.stride[1],
                             p.out.stride[1], channels - n, sum);

@@ -129,63 +129,78 @@ struct Walk {
     return static_cast<const T*>(p.x.data) + image * p.x.stride[0] + row * p.x.stride[2] + column * p.x.stride[3];
   }
 
-  // Hidden rows [first, last) into the ring; those outside the image, and columns outside, are zero.
-  void produce(int64_t first, int64_t last) const {
+  // The pixels of x that hidden rows [first, last) come from, as rows of a product.
+  struct Source {
+    int64_t first, last, begin, run;  // rows inside the image; first column and columns of each
+    bool at_once;                     // all rows are one matrix: `all`
+    Pixels<Element> all;
+  };
+
+  Source source(int64_t first, int64_t last) const {
     const int64_t height = p.x.size[2], width = p.x.size[3], channels = p.x.size[1];
-    const int64_t begin = left > 0 ? left - 1 : 0, end = right < width ? right + 1 : width, run = end - begin;
-    for (int64_t row = first; row < last; ++row) {
-      const bool inside = row >= 0 && row < height;
-      for (int64_t panel = 0; panel < panels_of(p.hidden); ++panel) {
-        Element* target = s.ring + panel * ring_panel() + slot(row) * (cut.tile + 2) * kWidth;
-        if (!inside) std::memset(target, 0, (columns() + 2) * kWidth * sizeof(Element));
-        if (left == 0) std::memset(target, 0, kWidth * sizeof(Element));
-        if (right == width) std::memset(target + (columns() + 1) * kWidth, 0, kWidth * sizeof(Element));
+    Source from{first > 0 ? first : 0, last < height ? last : height, left > 0 ? left - 1 : 0, 0, true, {}};
+    from.run = (right < width ? right + 1 : width) - from.begin;
+    if (is_direct<T, Element>(p.x)) {
+      from.at_once = from.run == width && p.x.stride[2] == width * p.x.stride[3];
+      from.all = direct(from.first, from.begin);
+    } else {
+      const int64_t elements = row_elements<Element>(channels);
+      for (int64_t row = from.first; row < from.last; ++row) {
+        gather_rows(x_at(row, from.begin), channels, p.x.stride[1], p.x.stride[3], from.run,
+                    s.rows + (row - from.first) * from.run * elements);
+      }
+      from.all = {s.rows, elements, 0};
+    }
+    for (int64_t row = from.first; row < from.last; ++row) {
+      for (int64_t column = 0; column < from.run; ++column) {
+        s.to[(row - from.first) * from.run + column] =
+            (slot(row) * (cut.tile + 2) + from.begin - left + 1 + column) * kWidth;
       }
     }
-    first = first > 0 ? first : 0;
-    last = last < height ? last : height;
-    const bool direct = is_direct<T, Element>(p.x);
-    // whole rows lie one after another: one product; else one a row, or of rows gathered first
-    const bool at_once = !direct || (run == width && p.x.stride[2] == width * p.x.stride[3]);
-    const int64_t step = at_once ? last - first : 1;
-    for (int64_t row = first; row < last; row += step) {
-      Pixels<Element> a{reinterpret_cast<const Element*>(x_at(row, begin)), p.x.stride[3], 0};
-      if (!direct) {
-        const int64_t elements = row_elements<Element>(channels);
-        for (int64_t i = 0; i < step; ++i) {
-          gather_rows(x_at(row + i, begin), channels, p.x.stride[1], p.x.stride[3], run, s.rows + i * run * elements);
-        }
-        a = {s.rows, elements, 0};
-      }
-      for (int64_t i = 0; i < step; ++i) {
-        for (int64_t column = 0; column < run; ++column) {
-          s.to[i * run + column] = (slot(row + i) * (cut.tile + 2) + begin - left + 1 + column) * kWidth;
-        }
-      }
-      const PackedWeights<Element> w{packed.fc1, p.hidden, channels, 1};
-      gemm<Sums::kRegisters>(a, step * run, w, [&](int64_t m, int64_t n, FloatV sum) {
-        store_vector(s.ring + n / kWidth * ring_panel() + s.to[m] + n % kWidth, sum + load(packed.fc1_bias + n));
-      });
+    return from;
+  }
+
+  Pixels<Element> direct(int64_t row, int64_t column) const {
+    return {reinterpret_cast<const Element*>(x_at(row, column)), p.x.stride[3], 0};
+  }
+
+  // One panel of hidden rows [first, last) into the ring; rows and columns outside the image are zero.
+  void produce(const Source& from, int64_t first, int64_t last, int64_t panel) const {
+    Element* ring = s.ring + panel * ring_panel();
+    for (int64_t row = first; row < last; ++row) {
+      Element* target = ring + slot(row) * (cut.tile + 2) * kWidth;
+      if (row < from.first || row >= from.last) std::memset(target, 0, (columns() + 2) * kWidth * sizeof(Element));
+      if (left == 0) std::memset(target, 0, kWidth * sizeof(Element));
+      if (right == p.x.size[3]) std::memset(target + (columns() + 1) * kWidth, 0, kWidth * sizeof(Element));
+    }
+    const int64_t left_over = p.hidden - panel * kWidth;
+    const PackedWeights<Element> w{packed.fc1 + panel * packed_size<Element>(kWidth, p.x.size[1]),
+                                   left_over < kWidth ? left_over : kWidth, p.x.size[1], 1};
+    const float* bias = packed.fc1_bias + panel * kWidth;
+    const int64_t step = from.at_once ? from.last - from.first : 1;
+    for (int64_t row = from.first; row < from.last; row += step) {
+      const int64_t* to = s.to + (row - from.first) * from.run;
+      gemm<Sums::kRegisters>(
+          from.at_once ? from.all : direct(row, from.begin), step * from.run, w,
+          [&](int64_t m, int64_t n, FloatV sum) { store_vector(ring + to[m] + n, sum + load(bias + n)); });
     }
   }
 
-  // gelu(dw(.)) of rows [first, last): along each row, a window of nine vectors moves over the ring.
-  void convolve_and_activate(int64_t first, int64_t last) const {
-    for (int64_t panel = 0; panel < panels_of(p.hidden); ++panel) {
-      const int64_t left_over = p.hidden - panel * kWidth;
-      const int64_t vectors = left_over >= kWidth ? kPanel : vectors_of(left_over);
-      for (int64_t row = first; row < last; ++row) {
-        const Element* above[3];
-        for (int64_t i = 0; i < 3; ++i) {
-          above[i] = s.ring + panel * ring_panel() + slot(row - 1 + i) * (cut.tile + 2) * kWidth;
-        }
-        Element* target = s.gelu + panel * gelu_panel() + (row - first) * columns() * kWidth;
-        for (int64_t v = 0; v < kPanel; ++v) {
-          if (v < vectors) {
-            activate_row(above, target, panel * kPanel + v, v * kLanes);
-          } else {  // a vector beyond the last channel: the second product reads it
-            for (int64_t x = 0; x < columns(); ++x) store_vector(target + x * kWidth + v * kLanes, FloatV{});
-          }
+  // gelu(dw(.)) of a panel's rows [first, last): along each row, a window of nine vectors moves over the ring.
+  void convolve_and_activate(int64_t first, int64_t last, int64_t panel) const {
+    const int64_t left_over = p.hidden - panel * kWidth;
+    const int64_t vectors = left_over >= kWidth ? kPanel : vectors_of(left_over);
+    for (int64_t row = first; row < last; ++row) {
+      const Element* above[3];
+      for (int64_t i = 0; i < 3; ++i) {
+        above[i] = s.ring + panel * ring_panel() + slot(row - 1 + i) * (cut.tile + 2) * kWidth;
+      }
+      Element* target = s.gelu + panel * gelu_panel() + (row - first) * columns() * kWidth;
+      for (int64_t v = 0; v < kPanel; ++v) {
+        if (v < vectors) {
+          activate_row(above, target, panel * kPanel + v, v * kLanes);
+        } else {  // a vector beyond the last channel: the second product reads it
+          for (int64_t x = 0; x < columns(); ++x) store_vector(target + x * kWidth + v * kLanes, FloatV{});
         }
       }
     }
@@ -213,7 +228,7 @@ struct Walk {
         before[i] = here[i];
         here[i] = after;
       }
-      store_vector(target + x * kWidth + lane, gelu(sum));
+      store_vector(target + x * kWidth + lane, gelu_for<T>(sum));
     }
   }
 
@@ -242,9 +257,12 @@ struct Walk {
     int64_t ready = first - 1;  // hidden rows below this one are in the ring
     for (int64_t row = first; row < last; row += cut.group) {
       const int64_t end = row + cut.group < last ? row + cut.group : last;
-      produce(ready, end + 1);
+      const Source from = source(ready, end + 1);
+      for (int64_t panel = 0; panel < panels_of(p.hidden); ++panel) {  // one at a time: in the first-level cache
+        produce(from, ready, end + 1, panel);
+        convolve_and_activate(row, end, panel);
+      }
       ready = end + 1;
-      convolve_and_activate(row, end);
       reduce(row, end);
     }
   }

@@ -52,7 +52,7 @@ bool forward(const DwconvGeluParams& p, int threads) {
                                          for (int64_t y = 0; y < s.y.height; ++y) {
                                            float* row = s.y.at(y, 0);
                                            for (int64_t x = 0; x < s.y.width; ++x)
-                                             store(row + x * kLanes, gelu(load(row + x * kLanes)));
+                                             store(row + x * kLanes, gelu_for<T>(load(row + x * kLanes)));
                                          }
                                          store_plane<T>(s.y, p.out, image, channel);
                                        });

@@ -111,7 +111,7 @@ bool run(const MscaBlockParams& p, int threads) {
       T* target = u + (image * height * width + first) * row;
       gemm(pixel_rows<T>(p.x, image, first, count, s.rows), count,
            PackedWeights<Element>{packed.proj_in, channels, channels, 1}, [&](int64_t m, int64_t n, FloatV sum) {
-             store_vector(target + m * row + n, gelu(sum + load(packed.proj_in_bias + n)));
+             store_vector(target + m * row + n, gelu_for<T>(sum + load(packed.proj_in_bias + n)));
            });
     });
 #pragma omp barrier
