@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bench import machine
 from bench.peers import in_layout
-from bench.report import OURS_COLOUR, PEER_COLOURS
+from bench.report import OTHER_COLOUR, OURS_COLOUR, PEER_COLOURS
 from bench.results import FOLDER, OURS
 from bench.workloads import Loss, Training, model_loss, plain_loss
 from segnext import create_model
@@ -111,7 +111,7 @@ def plot(curves: dict[str, list[float]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    colours = {OURS: OURS_COLOUR, EAGER: PEER_COLOURS[0], NOISE: PEER_COLOURS[1]}
+    colours = {OURS: OURS_COLOUR, EAGER: PEER_COLOURS[EAGER], NOISE: OTHER_COLOUR}
     figure, (above, below) = plt.subplots(2, sharex=True, figsize=(9, 6), layout="constrained")
     for name, curve in curves.items():
         steps = range(1, len(curve) + 1)

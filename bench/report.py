@@ -14,7 +14,15 @@ from typing import Any
 from bench.results import OURS, Results, Row, newest, read
 from bench.roofline import Ceilings
 
-OURS_COLOUR, PEER_COLOURS = "#0072b2", ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#999999")
+OURS_COLOUR, OTHER_COLOUR = "#0072b2", "#999999"
+# One colour a peer in every plot, distinct for the colour-blind too.
+PEER_COLOURS = {
+    "eager": "#e69f00",
+    "eager channels_last": "#009e73",
+    "torch.compile": "#cc79a7",
+    "ONNX Runtime": "#d55e00",
+    "OpenVINO": "#56b4e9",
+}
 
 FRESH_TITLE = "peak memory and first call, in a process of their own"
 
@@ -112,7 +120,7 @@ def plot(title: str, rows: Sequence[Row], path: Path) -> None:
             for i, row in enumerate(rows)
             if peer in row.times
         }
-        colour = PEER_COLOURS[index % len(PEER_COLOURS)]
+        colour = PEER_COLOURS.get(peer, OTHER_COLOUR)
         # to the right of 1 where ours is faster, to the left where it is slower
         lengths = [ratio - 1 for ratio in ratios.values()]
         bars = axes.barh(list(ratios), lengths, height, left=1, label=peer, color=colour)

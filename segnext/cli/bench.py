@@ -233,7 +233,7 @@ def _print(
     from rich.table import Table
 
     table = Table("runtime", title=title)
-    for heading in ("ms", "fastest", "slowest", "images/s", "segnext is faster by"):
+    for heading in ("ms", "fastest", "slowest", "images/s", "its time / segnext's"):
         table.add_column(heading, justify="right")
     ours = statistics.median(times[OURS])
     for name, each in times.items():
