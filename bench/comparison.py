@@ -8,7 +8,7 @@ pytest-benchmark, the others by the same clock in its setup.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,10 +16,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.peers import PEERS, Build, Peer, Run
 from bench.results import OURS, Row, Timing
+from segnext.runtimes import Unavailable
 
 # Raises AssertionError where the output of the variant of this name is wrong.
 Gate = Callable[[str, Any], None]
 MIN_ROUNDS, MAX_ROUNDS = 7, 200
+# Seconds of a round from which fewer of them have to do.
+LONG_MINIMUM, MIN_ROUNDS_LONG = 4.0, 3
 # Seconds of a round from which the caches' state at its start no longer shows: no untimed call then.
 LONG_ROUND = 0.2
 
@@ -31,10 +34,20 @@ class Comparison:
         benchmark: pytest-benchmark's fixture.
         seconds: time for the rounds of one comparison.
         rows: where the result is added.
+        without_number: where it is said which peer has none, and why.
+        left_out: peers that are not wanted.
     """
 
-    def __init__(self, benchmark: BenchmarkFixture, seconds: float, rows: list[Row]) -> None:
-        self.benchmark, self.seconds, self.rows = benchmark, seconds, rows
+    def __init__(
+        self,
+        benchmark: BenchmarkFixture,
+        seconds: float,
+        rows: list[Row],
+        without_number: dict[str, str],
+        left_out: Collection[str] = (),
+    ) -> None:
+        self.benchmark, self.seconds = benchmark, seconds
+        self.rows, self.without_number, self.left_out = rows, without_number, left_out
 
     def __call__(
         self,
@@ -45,6 +58,7 @@ class Comparison:
         gate: Gate,
         *,
         peers: Mapping[str, Peer] = PEERS,
+        required: Collection[str] = tuple(PEERS),
         beside: Mapping[str, Run] | None = None,
         inference: bool = True,
         flops: int | None = None,
@@ -58,6 +72,8 @@ class Comparison:
             ours: our variant.
             build: the same workload in plain PyTorch, see `bench.peers`.
             gate: gets each variant's name and first output.
+            required: peers whose failure means that the workload itself is wrong; another one that fails, or
+                is not there, only gets no number.
             beside: more to be timed in the same rounds, ungated and no peers.
             inference: run everything in inference mode.
 
@@ -65,14 +81,30 @@ class Comparison:
             The row; None under --benchmark-disable, where only the gate runs.
 
         Raises:
-            AssertionError: a variant failed the gate; nothing was timed.
+            AssertionError: ours or a required peer failed the gate; nothing was timed.
+            Unavailable: there is no peer to compare with.
         """
-        others = {peer: make(build) for peer, make in peers.items()} | dict(beside or {})
         with torch.inference_mode(inference):
-            for variant, run in {OURS: ours, **others}.items():
-                output = run()
-                if variant not in (beside or {}):
-                    gate(variant, output)
+            gate(OURS, ours())
+            others: dict[str, Run] = {}
+            for peer, make in peers.items():
+                try:
+                    if peer in self.left_out:
+                        raise Unavailable("left out by --bench-without")
+                    with torch.inference_mode(False):
+                        run = make(build)
+                    gate(peer, run())
+                except (Unavailable, AssertionError) as reason:
+                    if peer in required:
+                        raise
+                    self.without_number[f"{name}, {table}: {peer}"] = str(reason).partition("\n")[0]
+                else:
+                    others[peer] = run
+            if not others:
+                raise Unavailable(f"{name}: no peer passed")
+            others |= beside or {}
+            for run in (beside or {}).values():
+                run()
             seconds = self._interleave(ours, others)
         if not self.benchmark.stats:
             return None
@@ -94,6 +126,7 @@ class Comparison:
         one_round = time.perf_counter() - start
         warm_up = one_round < LONG_ROUND
         rounds = int(self.seconds / (one_round * (2 if warm_up else 1)))
+        least = MIN_ROUNDS if one_round < LONG_MINIMUM else MIN_ROUNDS_LONG
         seconds: dict[str, list[float]] = {variant: [] for variant in others}
 
         def all_but_ours() -> None:
@@ -106,6 +139,6 @@ class Comparison:
             if warm_up:
                 ours()
 
-        self.benchmark.pedantic(ours, setup=all_but_ours, rounds=min(max(rounds, MIN_ROUNDS), MAX_ROUNDS))
+        self.benchmark.pedantic(ours, setup=all_but_ours, rounds=min(max(rounds, least), MAX_ROUNDS))
         timed = list(self.benchmark.stats.stats.data) if self.benchmark.stats else []
         return {OURS: timed, **seconds}

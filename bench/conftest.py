@@ -18,6 +18,9 @@ WITHOUT_NUMBER = pytest.StashKey[dict[str, str]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench")
     group.addoption("--bench-seconds", type=float, default=1.0, help="time for the rounds of one comparison")
+    group.addoption(
+        "--bench-without", action="append", default=[], metavar="PEER", help="such as torch.compile (minutes)"
+    )
     group.addoption("--bench-results", type=Path, default=results.FOLDER, help="folder for the JSON files")
 
 
@@ -35,7 +38,9 @@ def _seeded() -> None:
 @pytest.fixture
 def compare(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Comparison:
     """Gates, times and records one workload; see `Comparison.__call__`."""
-    return Comparison(benchmark, request.config.getoption("--bench-seconds"), request.config.stash[ROWS])
+    config = request.config
+    seconds, left_out = config.getoption("--bench-seconds"), config.getoption("--bench-without")
+    return Comparison(benchmark, seconds, config.stash[ROWS], config.stash[WITHOUT_NUMBER], left_out)
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:

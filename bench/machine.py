@@ -16,7 +16,7 @@ from segnext.cli import doctor
 from segnext_kernels import _library, current_backend
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "numpy", "segnext", "triton", "onnxruntime", "openvino")
+PACKAGES = ("torch", "numpy", "segnext", "triton", "onnx", "onnxruntime", "openvino")
 
 
 def describe() -> dict[str, Any]:

@@ -2,17 +2,20 @@
 
 A peer gets ``build``, the workload in plain PyTorch: ``build(memory_format)`` returns a function and its
 inputs, all tensors (those in the function too: a model's weights) in that layout. The peer returns what shall
-be timed; conversion, compilation and export happen before, outside the timing.
+be timed; conversion, compilation and export happen before, outside the timing. Single ops are compared with
+PEERS, models also with the runtimes of `segnext.runtimes`; one that is not there raises its `Unavailable`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map_only
+
+from segnext import runtimes
 
 Run = Callable[[], Any]
 Build = Callable[[torch.memory_format], tuple[Callable[..., Any], tuple[Any, ...]]]
@@ -32,6 +35,63 @@ def eager_channels_last(build: Build) -> Run:
 
 
 PEERS: Mapping[str, Peer] = {"eager": eager, "eager channels_last": eager_channels_last}
+
+
+def torch_compile(build: Build) -> Run:
+    """torch.compile in channels_last; it makes its own loops, so that it needs no second formulation."""
+    function, inputs = build(torch.channels_last)
+    return runtimes.torch_compile(function, *inputs)
+
+
+def float32_peers(*formulations: Build) -> Mapping[str, Peer]:
+    """The peers of a model in float32.
+
+    Args:
+        formulations: other ways to write the workload, beside the one that is compared: runtimes that take a
+            graph as it is written get the one that is fastest there.
+    """
+    graphs = Graphs(formulations)
+    return {
+        **PEERS,
+        "torch.compile": torch_compile,
+        "ONNX Runtime": lambda build: graphs.fastest(runtimes.onnx_runtime, build),
+        "OpenVINO": lambda build: graphs.fastest(runtimes.openvino, build),
+    }
+
+
+def bfloat16_peers(*formulations: Build) -> Mapping[str, Peer]:
+    """The peers of a model in bfloat16, for a ``build`` in bfloat16.
+
+    Args:
+        formulations: the workload in float32, at least one: OpenVINO lowers the precision itself.
+    """
+    first, *others = formulations
+    graphs = Graphs(others)
+    openvino = functools.partial(runtimes.openvino, precision="bf16")
+    return {
+        "eager channels_last": eager_channels_last,
+        "torch.compile": torch_compile,
+        "OpenVINO": lambda build: graphs.fastest(openvino, first),
+    }
+
+
+class Graphs:
+    """ONNX models of one workload's formulations, each exported once for all runtimes."""
+
+    def __init__(self, formulations: Sequence[Build]) -> None:
+        self.formulations = formulations
+        self._exported: dict[Build, tuple[bytes, tuple[Any, ...]]] = {}
+
+    def fastest(self, runtime: Callable[..., Run], build: Build) -> Run:
+        """``runtime`` on the formulation that it runs fastest."""
+        runs = [runtime(model, *inputs) for model, inputs in map(self._export, (build, *self.formulations))]
+        return runtimes.fastest(runs)
+
+    def _export(self, build: Build) -> tuple[bytes, tuple[Any, ...]]:
+        if build not in self._exported:
+            function, inputs = build(torch.contiguous_format)
+            self._exported[build] = runtimes.export_onnx(function, *inputs), inputs
+        return self._exported[build]
 
 
 def in_layout(tensors: Any, layout: torch.memory_format) -> Any:

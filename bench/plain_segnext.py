@@ -70,6 +70,13 @@ def mask(sd: StateDict, bases: Tensor, images: Tensor) -> Tensor:
     return resized_argmax(logits(sd, bases, images), (images.shape[2], images.shape[3]))
 
 
+def mask_innermost(sd: StateDict, bases: Tensor, images: Tensor) -> Tensor:
+    """As `mask`, the classes moved innermost before the maximum: some runtimes are faster at that."""
+    low = logits(sd, bases, images)
+    size = (images.shape[2], images.shape[3])
+    return F.interpolate(low, size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1).argmax(-1)
+
+
 def loss(sd: StateDict, bases: Tensor, images: Tensor, targets: Tensor) -> Tensor:
     """Training: cross-entropy at the images' size; BN by the batch, running statistics updated in ``sd``."""
     low = decode(sd, features(sd, images, BN_MOMENTUM)[1:], bases, TRAIN_STEPS)

@@ -181,6 +181,8 @@ def speed() -> str:
                 parts.append(f"<details><summary>{title}</summary>\n\n{table}\n\n</details>")
             else:
                 parts.append(f"{title}:\n\n{table}")
+        if fresh := report.fresh_table(run.rows):
+            parts.append(f"{report.FRESH_TITLE}:\n\n{fresh}")
     if not parts:
         parts.append("CPU: not yet measured. `make bench` measures yours.")
     if not on_gpu:

@@ -14,7 +14,17 @@ from typing import Any
 from bench.results import OURS, Results, Row, newest, read
 from bench.roofline import Ceilings
 
-OURS_COLOUR, PEER_COLOURS = "#0072b2", ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#999999")
+OURS_COLOUR, OTHER_COLOUR = "#0072b2", "#999999"
+# One colour a peer in every plot, distinct for the colour-blind too.
+PEER_COLOURS = {
+    "eager": "#e69f00",
+    "eager channels_last": "#009e73",
+    "torch.compile": "#cc79a7",
+    "ONNX Runtime": "#d55e00",
+    "OpenVINO": "#56b4e9",
+}
+
+FRESH_TITLE = "peak memory and first call, in a process of their own"
 
 
 def render(results: Results) -> str:
@@ -23,6 +33,8 @@ def render(results: Results) -> str:
     for title, rows in results.tables().items():
         parts.append(f"## {title}\n\n" + table(rows, results.ceilings))
         parts += [_losses(row) for row in rows if "losses" in row.notes]
+    if fresh := fresh_table(results.rows):
+        parts.append(f"## {FRESH_TITLE}\n\n{fresh}")
     if results.without_number:
         lines = [f"- {name}: {reason}" for name, reason in results.without_number.items()]
         parts.append("## without a number\n\n" + "\n".join(lines))
@@ -49,6 +61,32 @@ def table(rows: Sequence[Row], ceilings: Ceilings) -> str:
             cells += [f"{shares[v]:.1%}" if v in shares else "-" for v in variants]
         lines.append(cells)
     return aligned([header, *lines])
+
+
+def fresh_table(rows: Sequence[Row]) -> str:
+    """A Markdown table of what was measured in processes of their own; empty where nothing was."""
+    rows = [row for row in rows if "fresh" in row.notes]
+    if not rows:
+        return ""
+    variants = list(dict.fromkeys(name for row in rows for name in row.notes["fresh"]))
+    peers = [name for name in variants if name != OURS]
+    header = ["workload", *(f"{v} peak MiB" for v in variants), *(f"ours of {v}" for v in peers)]
+    lines = [header + [f"{v} {what}" for v in variants for what in ("first call ms", "first / warm")]]
+    for row in rows:
+        fresh = row.notes["fresh"]
+        peaks = {name: run["peak_mib"] for name, run in fresh.items()}
+        cells = [row.name, *("-" if peaks.get(v) is None else f"{peaks[v]:.0f}" for v in variants)]
+        for name in peers:
+            known = peaks.get(OURS) is not None and peaks.get(name)
+            cells.append(f"{peaks[OURS] / peaks[name]:.0%}" if known else "-")
+        for name in variants:
+            run = fresh.get(name)
+            first = ["-", "-"]
+            if run is not None:
+                first = [_number(run["first_ms"]), f"{run['first_ms'] / run['warm_ms']:.1f}x"]
+            cells += first
+        lines.append(cells)
+    return aligned(lines)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -82,7 +120,7 @@ def plot(title: str, rows: Sequence[Row], path: Path) -> None:
             for i, row in enumerate(rows)
             if peer in row.times
         }
-        colour = PEER_COLOURS[index % len(PEER_COLOURS)]
+        colour = PEER_COLOURS.get(peer, OTHER_COLOUR)
         # to the right of 1 where ours is faster, to the left where it is slower
         lengths = [ratio - 1 for ratio in ratios.values()]
         bars = axes.barh(list(ratios), lengths, height, left=1, label=peer, color=colour)

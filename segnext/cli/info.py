@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segnext.cli.numbers import parse_size
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -47,7 +49,7 @@ def info(
     if model is None:
         _list(console)
         return
-    height, width = _size(size)
+    height, width = parse_size("info: --size", size)
     network = _build(model, classes)
     _print_costs(console, network, height, width, batch)
     _print_metadata(console, network.metadata)
@@ -71,15 +73,6 @@ def _list(console: Console) -> None:
     console.print(table)
     console.print(f"Shipped weights: {', '.join(shipped()) or 'none'}")
     console.print("Details: segnext info NAME --size 512")
-
-
-def _size(text: str) -> tuple[int, int]:
-    words = text.lower().split("x")
-    if len(words) > 2 or not all(word.strip().isdigit() for word in words):
-        raise ValueError(
-            f"info: --size must be a side or HEIGHTxWIDTH in pixels, got {text!r}; for example 512x1024"
-        )
-    return int(words[0]), int(words[-1])
 
 
 def _build(name: str, classes: int | None) -> SegNeXt | MSCAN:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 # In the order of the help. `segnext/cli/<name>.py` defines the function `<name>`; heavy imports inside it.
-COMMANDS = ("predict", "train", "val", "convert", "info", "doctor")
+COMMANDS = ("predict", "train", "val", "convert", "info", "bench", "doctor")
 
 # What users can cause or mend. Anything else is a defect of ours, and its traceback is wanted.
 EXPECTED = (ValueError, TypeError, OSError, NotImplementedError, RuntimeError, MemoryError, ImportError)

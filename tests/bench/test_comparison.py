@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SESSION = """
 import torch
 
+from bench.peers import PEERS
+from segnext.runtimes import Unavailable
+
 calls = []
 
 
@@ -45,6 +48,21 @@ def test_turns(compare):
     assert list(row.times) == ["ours", "eager", "eager channels_last"]
 
 
+def missing(build):
+    raise Unavailable("not installed")
+
+
+def test_peers_that_may_fail(compare):
+    peers = {"eager": PEERS["eager"], "absent": missing, "wrong": lambda build: variant("wrong", 5.0)}
+    peers["unwanted"] = lambda build: 1 / 0
+    row = compare("toys", "some peers", variant("ours"), build(), gate, peers=peers)
+    assert list(row.times) == ["ours", "eager"]
+
+
+def test_no_peer(compare):
+    compare("toys", "no peer", variant("ours"), build(), gate, peers={"absent": missing})
+
+
 def test_wrong_ours(compare):
     compare("toys", "wrong", variant("ours", 2.0), build(), gate)
 
@@ -71,6 +89,7 @@ def run_session(folder: Path, *options: str) -> subprocess.CompletedProcess[str]
         f"--rootdir={folder}",
         f"--bench-results={folder}",
         "--bench-seconds=0.01",
+        "--bench-without=unwanted",
         *options,
         str(folder),
     ]
@@ -80,10 +99,14 @@ def run_session(folder: Path, *options: str) -> subprocess.CompletedProcess[str]
 
 def test_only_what_passes_the_gate_gets_a_number(tmp_path: Path) -> None:
     done = run_session(tmp_path, "--benchmark-only")
-    assert "2 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "3 failed, 2 passed" in done.stdout, done.stdout + done.stderr
     (path,) = tmp_path.glob("*/*.json")
     run = results.read(path)
-    assert [row.name for row in run.rows] == ["turns"]
+    assert [row.name for row in run.rows] == ["turns", "some peers"]
+    assert run.without_number["some peers, toys: absent"] == "not installed"
+    assert run.without_number["some peers, toys: wrong"] == "wrong gives 5.0"
+    assert run.without_number["some peers, toys: unwanted"] == "left out by --bench-without"
+    assert run.without_number["test_no_peer"] == "Unavailable: no peer: no peer passed"
     assert run.without_number["test_wrong_ours"] == "AssertionError: ours gives 2.0"
     assert run.without_number["test_wrong_peer"] == "AssertionError: eager gives 3.0"
     assert run.machine["threads"] == 1 and run.machine["slug"] == path.parent.name
@@ -92,8 +115,10 @@ def test_only_what_passes_the_gate_gets_a_number(tmp_path: Path) -> None:
 
 
 def test_disabled_runs_the_gates_alone(tmp_path: Path) -> None:
-    done = run_session(tmp_path, "--benchmark-disable", "--deselect", "test_toys.py::test_turns")
-    assert "2 failed, 1 deselected" in done.stdout, done.stdout + done.stderr
+    done = run_session(
+        tmp_path, "--benchmark-disable", "--deselect", "test_toys.py::test_turns", "-k", "wrong"
+    )
+    assert "2 failed, 3 deselected" in done.stdout, done.stdout + done.stderr
     assert not list(tmp_path.glob("*/*.json"))
 
 

@@ -130,6 +130,23 @@ def test_tables_show_every_number() -> None:
     assert "- test_x: Skipped: no weights" in lines
 
 
+def test_what_fresh_processes_measured_is_a_table_of_its_own() -> None:
+    fresh = {
+        "ours": {"peak_mib": 100.4, "first_ms": 30.0, "warm_ms": 10.0},
+        "eager": {"peak_mib": 400.0, "first_ms": 2.0, "warm_ms": 2.0},
+    }
+    unknown = {"ours": fresh["ours"] | {"peak_mib": None}}
+    rows = [dataclasses.replace(FFN, notes={"fresh": notes}) for notes in (fresh, unknown)]
+    text = report.render(run_of(FFN, *rows))
+    assert "## peak memory and first call" in text
+    lines = report.fresh_table(rows).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0][:4] == ["workload", "ours peak MiB", "eager peak MiB", "ours of eager"]
+    assert cells[2] == ["conv_ffn t1", "100", "400", "25%", "30.0", "3.0x", "2.00", "1.0x"]
+    assert cells[3] == ["conv_ffn t1", "-", "-", "-", "30.0", "3.0x", "-", "-"]
+    assert report.fresh_table([FFN]) == ""
+
+
 def test_a_row_without_a_peer_shows_a_dash() -> None:
     nmf = Row("ops, forward", "nmf2d t", {"ours": timing(2.0), "eager": timing(3.0)})
     last = report.table([FFN, nmf], CEILINGS).splitlines()[-1]

@@ -53,5 +53,7 @@ def test_a_wanted_instruction_set_is_obeyed_or_refused(monkeypatch: pytest.Monke
     monkeypatch.setenv("SEGNEXT_CPU_ISA", "generic")
     assert choose() == 0
     monkeypatch.setenv("SEGNEXT_CPU_ISA", "sse9")
-    with pytest.raises(ValueError, match="SEGNEXT_CPU_ISA must be one of generic, avx2, avx512, avx512bf16, got 'sse9'"):
+    with pytest.raises(
+        ValueError, match="SEGNEXT_CPU_ISA must be one of generic, avx2, avx512, avx512bf16, got 'sse9'"
+    ):
         choose()

@@ -1,0 +1,246 @@
+"""`segnext bench`: our inference model against other runtimes on the machine that it is started on."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from segnext.cli.numbers import parse_size
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+    from torch import Tensor
+
+    from segnext.models import SegNeXt
+    from segnext.runtimes import Run
+
+OURS = "segnext"
+# Largest error of a logit that passes, relative to the largest logit: rounding through the whole network.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
+MIN_ROUNDS, MAX_ROUNDS = 3, 50
+
+
+def bench(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="t, s, b, l; an architecture; weights or a checkpoint.")
+    ] = "t",
+    size: Annotated[str, typer.Option(help="Input size: 512, or HEIGHTxWIDTH such as 1024x2048.")] = "512",
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Precision of ours and of all others.")
+    ] = "float32",
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    logits: Annotated[
+        bool,
+        typer.Option("--logits", help="Stop at the logits at an eighth of the size: no resize, no mask."),
+    ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Include torch.compile: minutes of compilation.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=0, help="Time for the rounds, about.")] = 10,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")
+    ] = None,
+) -> None:
+    """Time SegNeXt from image to mask on this machine's CPU, against the other runtimes that are installed.
+
+    Examples:
+
+      segnext bench
+
+      segnext bench --model b --size 512 --dtype bfloat16
+
+      segnext bench --model camvid --size 360x480 --compile
+
+      pip install onnx onnxscript onnxruntime openvino && segnext bench --size 1024x2048
+
+    Compared are eager PyTorch and, where installed, ONNX Runtime and OpenVINO, all on the same weights with
+    the same number of threads. What gives another result than eager float32 gets no number. The others take
+    turns with ours, so that a busy machine slows all of them down; the medians are printed. Preparing the
+    others takes half a minute for T and several minutes for L.
+    """
+    import torch
+    from rich.console import Console
+
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    height, width = parse_size("bench: --size", size)
+    if min(height, width) < 1:
+        raise ValueError(f"bench: --size must be at least 1 pixel, got {size!r}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    network = _build(model)
+    torch.manual_seed(0)
+    images = torch.randn(batch, network.config.in_channels, height, width)
+    images = images.contiguous(memory_format=torch.channels_last)
+    with errors.status("preparing eager PyTorch") as status:
+        show = _progress(errors, status.update)
+        runs, reasons = _prepare(network, images, getattr(torch, dtype), logits, compile, show)
+        with torch.inference_mode():
+            times = _time(runs, seconds, show)
+    name = network.config.architecture
+    target = "logits" if logits else "mask"
+    title = f"{name}, {batch}x{height}x{width} to {target}, {dtype}, {torch.get_num_threads()} threads"
+    _print(console, title, times, reasons, batch)
+
+
+def _progress(errors: Console, update: Callable[[str], None]) -> Callable[[str], None]:
+    """Shows what is being done: a line that changes on a terminal, a line each (but no rounds) elsewhere."""
+
+    def show(text: str) -> None:
+        if errors.is_terminal:
+            update(text)
+        elif not text.startswith("round"):
+            errors.print(text, markup=False)
+
+    return show
+
+
+def _build(name: str) -> SegNeXt:
+    import torch
+
+    from segnext.factory import create_model
+    from segnext.models import SegNeXt, list_models
+
+    torch.manual_seed(0)
+    names = [known for known in (name, f"segnext_{name}") if known in list_models()]
+    network = create_model(names[0]) if names else create_model(weights=name)
+    if not isinstance(network, SegNeXt):
+        raise ValueError(
+            f"bench: --model must be a SegNeXt, got {name!r}; {', '.join(list_models('segnext*'))}"
+        )
+    return network.eval()
+
+
+def _prepare(
+    network: SegNeXt,
+    images: Tensor,
+    dtype: torch.dtype,
+    logits: bool,
+    compile: bool,
+    show: Callable[[str], None],
+) -> tuple[dict[str, Run], dict[str, str]]:
+    """What passed the gate, ours first; and why others get no number."""
+    import torch
+
+    from segnext import runtimes
+
+    plain = runtimes.plain(network, images)
+    with torch.inference_mode():
+        oracle = plain(images)
+    low = images.to(dtype)
+    half = dtype != torch.float32
+    eager = runtimes.plain(_in_dtype(network, dtype), low) if half else plain
+    ours = runtimes.deployed(network, dtype)
+    ends = [partial(_end, axis=axis) for axis in ((None,) if logits else (1, -1))]
+    graphs: list[bytes] = []
+
+    def on_graphs(runtime: Callable[..., Run]) -> Run:
+        if not graphs:
+            graphs.extend(runtimes.export_onnx(partial(end, plain), images) for end in ends)
+        return runtimes.fastest([runtime(graph, images) for graph in graphs])
+
+    def eager_run(image: Tensor) -> Tensor:
+        return ends[0](eager, image.to(dtype))
+
+    makers: dict[str, Callable[[], Run]] = {
+        OURS: lambda: partial(ours.forward_logits if logits else ours.predict, images),
+        "eager PyTorch": lambda: partial(eager_run, images),
+    }
+    if compile:
+        makers["torch.compile"] = lambda: runtimes.torch_compile(eager_run, images)
+    if not half:
+        makers["ONNX Runtime"] = lambda: on_graphs(runtimes.onnx_runtime)
+    precision = "bf16" if half else "f32"
+    makers["OpenVINO"] = lambda: on_graphs(partial(runtimes.openvino, precision=precision))
+    runs: dict[str, Run] = {}
+    reasons: dict[str, str] = {}
+    tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
+    for name, make in makers.items():
+        show(f"preparing {name}")
+        try:
+            run = make()
+            with torch.inference_mode():
+                wrong = _wrong(run(), oracle, tolerance)
+        except runtimes.Unavailable as reason:
+            wrong = str(reason)
+        if wrong and name == OURS:
+            raise RuntimeError(
+                f"bench: {wrong}, while plain PyTorch in float32 says otherwise; please report"
+            )
+        if wrong:
+            reasons[name] = wrong
+        else:
+            runs[name] = run
+    return runs, reasons
+
+
+def _in_dtype(network: SegNeXt, dtype: torch.dtype) -> SegNeXt:
+    import copy
+
+    return copy.deepcopy(network).to(dtype)
+
+
+def _end(logits: Callable[[Tensor], Tensor], images: Tensor, axis: int | None) -> Tensor:
+    """Logits, or the label map with the classes on this axis when the largest is looked for."""
+    import torch.nn.functional as F
+
+    low = logits(images)
+    if axis is None:
+        return low
+    full = F.interpolate(low, images.shape[2:], mode="bilinear", align_corners=False)
+    return full.argmax(1) if axis == 1 else full.permute(0, 2, 3, 1).argmax(-1)
+
+
+def _wrong(output: Tensor, oracle: Tensor, tolerance: float) -> str:
+    """What is wrong with logits or labels, empty where nothing is."""
+    import torch.nn.functional as F
+
+    allowed = tolerance * oracle.abs().max()
+    if output.ndim == 4:
+        error = (output.float() - oracle).abs().max()
+        return "" if error <= allowed else f"wrong: logits are off by {error:.1e}, allowed are {allowed:.1e}"
+    full = F.interpolate(oracle, output.shape[1:], mode="bilinear", align_corners=False)
+    gap = full.amax(1) - full.gather(1, output.long()[:, None]).squeeze(1)
+    count = int((~(gap <= 2 * allowed)).sum())
+    return f"wrong: {count} pixels have a class that is not the best" if count else ""
+
+
+def _time(runs: dict[str, Run], seconds: float, show: Callable[[str], None]) -> dict[str, list[float]]:
+    """Seconds of each in each round; the call before the timed one brings caches and threads into its state."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    begin = time.perf_counter()
+    for number in range(1, MAX_ROUNDS + 1):
+        for name, run in runs.items():
+            show(f"round {number}: {name}")
+            run()
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+        spent = time.perf_counter() - begin
+        if number >= MIN_ROUNDS and spent * (number + 1) / number > seconds:
+            break
+    return times
+
+
+def _print(
+    console: Console, title: str, times: dict[str, list[float]], reasons: dict[str, str], batch: int
+) -> None:
+    from rich.table import Table
+
+    table = Table("runtime", title=title)
+    for heading in ("ms", "fastest", "slowest", "images/s", "its time / segnext's"):
+        table.add_column(heading, justify="right")
+    ours = statistics.median(times[OURS])
+    for name, each in times.items():
+        median = statistics.median(each)
+        ratio = "" if name == OURS else f"{median / ours:.2f}x"
+        shown = (f"{1e3 * value:.1f}" for value in (median, min(each), max(each)))
+        table.add_row(name, *shown, f"{batch / median:.1f}", ratio)
+    console.print(table)
+    for name, reason in reasons.items():
+        console.print(f"{name}: no number: {reason}", markup=False)
