@@ -4,6 +4,8 @@
 #include "bindings.h"
 
 #include "dwconv_gelu/dwconv_gelu.h"
+#include "gated_pointwise/gated_pointwise.h"
+#include "group_norm_act/group_norm_act.h"
 #include "msca_conv/msca_conv.h"
 #include "nmf2d/nmf2d.h"
 #include "upsample_argmax/upsample_argmax.h"
@@ -45,6 +47,25 @@ segnext::UpsampleArgmaxParams upsample_argmax_params(uintptr_t logits, int dtype
 
 segnext::DwconvGeluParams dwconv_gelu_params(int dtype, py::object x, py::object weight, py::object bias) {
   return {static_cast<segnext::DType>(dtype), tensor(x), tensor(weight), tensor(bias), {}};
+}
+
+segnext::GatedPointwiseParams gated_pointwise_params(int dtype, py::object m, py::object u, py::object weight,
+                                                     py::object bias) {
+  return {static_cast<segnext::DType>(dtype), tensor(m), tensor(u), tensor(weight), tensor(bias), {}};
+}
+
+segnext::GroupNormActParams group_norm_act_params(int dtype, int affine_dtype, py::object x, int64_t groups,
+                                                  py::object weight, double eps, bool relu, py::object out) {
+  segnext::GroupNormActParams params{};
+  params.dtype = static_cast<segnext::DType>(dtype);
+  params.affine_dtype = static_cast<segnext::DType>(affine_dtype);
+  params.groups = groups;
+  params.eps = eps;
+  params.relu = relu;
+  params.x = tensor(x);
+  params.weight = tensor(weight);
+  params.out = tensor(out);
+  return params;
 }
 
 segnext::MscaConvParams msca_conv_params(int dtype, py::object x, py::object root_weight, py::object root_bias,
@@ -106,6 +127,52 @@ PYBIND11_MODULE(_C, m) {
                                                          tensor(grad_x), tensor(grad_weight), tensor(grad_bias)};
           py::gil_scoped_release release;
           throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), dwconv_gelu_backward_cpu, params, threads));
+        });
+
+  m.def("gated_pointwise_cpu", [](int dtype, py::object m, py::object u, py::object weight, py::object bias,
+                                  py::object out, int isa, int threads) {
+    auto params = gated_pointwise_params(dtype, m, u, weight, bias);
+    params.out = tensor(out);
+    py::gil_scoped_release release;
+    throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), gated_pointwise_forward_cpu, params, threads));
+  });
+
+  m.def("gated_pointwise_backward_cpu",
+        [](int dtype, py::object m, py::object u, py::object weight, py::object bias, py::object grad,
+           py::object grad_m, py::object grad_u, py::object grad_weight, py::object grad_bias, int isa, int threads) {
+          const segnext::GatedPointwiseBackwardParams params{gated_pointwise_params(dtype, m, u, weight, bias),
+                                                             tensor(grad),
+                                                             tensor(grad_m),
+                                                             tensor(grad_u),
+                                                             tensor(grad_weight),
+                                                             tensor(grad_bias)};
+          py::gil_scoped_release release;
+          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), gated_pointwise_backward_cpu, params, threads));
+        });
+
+  m.def("group_norm_act_cpu",
+        [](int dtype, int affine_dtype, py::object x, int64_t groups, py::object weight, py::object bias, double eps,
+           py::object residual, bool relu, py::object out, int isa, int threads) {
+          auto params = group_norm_act_params(dtype, affine_dtype, x, groups, weight, eps, relu, out);
+          params.bias = tensor(bias);
+          params.residual = tensor(residual);
+          py::gil_scoped_release release;
+          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), group_norm_act_forward_cpu, params, threads));
+        });
+
+  m.def("group_norm_act_backward_cpu",
+        [](int dtype, int affine_dtype, py::object grad, py::object x, py::object out, int64_t groups,
+           py::object weight, double eps, bool relu, py::object grad_x, py::object grad_weight, py::object grad_bias,
+           py::object grad_residual, int isa, int threads) {
+          const segnext::GroupNormActBackwardParams params{
+              group_norm_act_params(dtype, affine_dtype, x, groups, weight, eps, relu, out),
+              tensor(grad),
+              tensor(grad_x),
+              tensor(grad_weight),
+              tensor(grad_bias),
+              tensor(grad_residual)};
+          py::gil_scoped_release release;
+          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), group_norm_act_backward_cpu, params, threads));
         });
 
   m.attr("MSCA_CONV_MAX_STRIPS") = segnext::kMaxStrips;

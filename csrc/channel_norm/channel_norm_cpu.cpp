@@ -53,8 +53,8 @@ void run(const ChannelNormParams& p, int threads) {
                     const T* x = static_cast<const T*>(p.x.data) + image * p.x.stride[0];
                     T* out = static_cast<T*>(p.out.data) + image * p.out.stride[0];
                     for (int64_t pixel = first; pixel < first + count; ++pixel) {
-                      normalise(x + pixel_offset(p.x, pixel), p.x.size[1], weight, bias, p.eps,
-                                out + pixel_offset(p.out, pixel));
+                      normalise(x + offset_in_image(p.x, pixel), p.x.size[1], weight, bias, p.eps,
+                                out + offset_in_image(p.out, pixel));
                     }
                   });
   }

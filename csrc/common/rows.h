@@ -4,36 +4,12 @@
 #include "common/arena.h"
 #include "common/convert.h"
 #include "common/gemm.h"
+#include "common/pixels.h"
 #include "common/tensor.h"
 #include "common/vector.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
-
-typedef uint16_t HalfBitsV __attribute__((vector_size(kLanes * 2)));
-typedef uint32_t BitsV __attribute__((vector_size(kLanes * 4)));
-
-static inline FloatV load_vector(const float* p) { return load(p); }
-
-static inline FloatV load_vector(const BFloat16* p) {
-  HalfBitsV half;
-  std::memcpy(&half, p, sizeof half);
-  const BitsV bits = __builtin_convertvector(half, BitsV) << 16;
-  FloatV v;
-  std::memcpy(&v, &bits, sizeof v);
-  return v;
-}
-
-static inline void store_vector(float* p, FloatV v) { store(p, v); }
-
-// To nearest, ties to even; NaN stays NaN: from_float<BFloat16>, lane by lane.
-static inline void store_vector(BFloat16* p, FloatV v) {
-  BitsV bits;
-  std::memcpy(&bits, &v, sizeof bits);
-  const BitsV rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const HalfBitsV half = __builtin_convertvector(v == v ? rounded : (bits >> 16) | 0x40u, HalfBitsV);
-  std::memcpy(p, &half, sizeof half);
-}
 
 // The first `lanes` channels from a pixel whose channels lie `stride` apart; the rest are zero.
 template <typename T>
@@ -97,12 +73,8 @@ static inline void gather_rows(const T* source, int64_t channels, int64_t channe
   }
 }
 
-// True where pixel p of every image lies p strides from its first.
-static inline bool is_uniform(const Tensor4& x) { return x.size[2] == 1 || x.stride[2] == x.size[3] * x.stride[3]; }
-
-static inline int64_t pixel_offset(const Tensor4& x, int64_t pixel) {
-  if (is_uniform(x)) return pixel * x.stride[3];
-  return pixel / x.size[3] * x.stride[2] + pixel % x.size[3] * x.stride[3];
+static inline int64_t offset_in_image(const Tensor4& x, int64_t pixel) {
+  return evenly_spaced(x) ? pixel * pixel_stride(x) : pixel_offset(x, 0, pixel);
 }
 
 // Pixels [first, first + count) of one image as rows of a product: where they lie, or gathered into `scratch`
@@ -111,14 +83,14 @@ template <typename T, typename Element>
 static inline Pixels<Element> pixel_rows(const Tensor4& x, int64_t image, int64_t first, int64_t count,
                                          Element* scratch) {
   const T* source = static_cast<const T*>(x.data) + image * x.stride[0];
-  if (is_direct<T, Element>(x) && is_uniform(x)) {
-    return {reinterpret_cast<const Element*>(source + first * x.stride[3]), x.stride[3], 0};
+  if (is_direct<T, Element>(x) && evenly_spaced(x)) {
+    return {reinterpret_cast<const Element*>(source + first * pixel_stride(x)), pixel_stride(x), 0};
   }
   const int64_t row = row_elements<Element>(x.size[1]);
   for (int64_t done = 0; done < count;) {  // a run within one row of the image at a time
     const int64_t pixel = first + done, left = x.size[3] - pixel % x.size[3];
     const int64_t run = count - done < left ? count - done : left;
-    gather_rows(source + pixel_offset(x, pixel), x.size[1], x.stride[1], x.stride[3], run, scratch + done * row);
+    gather_rows(source + offset_in_image(x, pixel), x.size[1], x.stride[1], x.stride[3], run, scratch + done * row);
     done += run;
   }
   return {scratch, row, 0};

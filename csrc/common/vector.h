@@ -16,6 +16,9 @@
 #define SEGNEXT_VECTOR_BYTES 16
 #endif
 
+// For functions that take arrays of vectors: only inlined do these stay in registers.
+#define SEGNEXT_INLINE __attribute__((always_inline)) static inline
+
 namespace segnext {
 namespace SEGNEXT_ISA {
 

@@ -99,7 +99,7 @@ bool run(const Conv2dParams& p, int threads) {
              sum += load(packed.bias + n);
              if (p.activation == Activation::kGelu) sum = gelu_for<Out>(sum);
              if (p.activation == Activation::kRelu) sum = sum < FloatV{} ? FloatV{} : sum;  // NaN stays
-             store_channels(out + image * p.out.stride[0] + pixel_offset(p.out, first + m) + n * p.out.stride[1],
+             store_channels(out + image * p.out.stride[0] + offset_in_image(p.out, first + m) + n * p.out.stride[1],
                             p.out.stride[1], channels - n, sum);
            });
     });

@@ -126,10 +126,10 @@ bool run(const MscaBlockParams& p, int threads) {
       gemm(Pixels<Element>{s.gated, row, 0}, count, PackedWeights<Element>{packed.proj_out, channels, channels, 1},
            [&](int64_t m, int64_t n, FloatV sum) {
              const int64_t lanes = channels - n;
-             const T* skip = x + image * p.x.stride[0] + pixel_offset(p.x, first + m) + n * p.x.stride[1];
+             const T* skip = x + image * p.x.stride[0] + offset_in_image(p.x, first + m) + n * p.x.stride[1];
              sum += load(packed.proj_out_bias + n) + load(packed.shift + n);
              sum += load(packed.scale + n) * load_channels(skip, p.x.stride[1], lanes);
-             store_channels(out + image * p.out.stride[0] + pixel_offset(p.out, first + m) + n * p.out.stride[1],
+             store_channels(out + image * p.out.stride[0] + offset_in_image(p.out, first + m) + n * p.out.stride[1],
                             p.out.stride[1], lanes, sum);
            });
     });

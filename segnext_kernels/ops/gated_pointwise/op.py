@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import checks, layout
+from segnext_kernels import _library, checks, layout
+from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.convolution import convolution_flops
 from segnext_kernels.ops.gated_pointwise import reference
 from segnext_kernels.registration import (
@@ -40,14 +41,49 @@ def _flops_backward(grad: Any, m: Any, u: Any, weight: Any, *_: Any, **__: Any) 
     return 2 * convolution_flops(m, weight)
 
 
+def _cpu_refuses(m: torch.Tensor, *_: Any) -> str | None:
+    return _library.cpu_refuses(m, (torch.float32, torch.bfloat16))
+
+
+def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
+    return _cpu_refuses(*args)
+
+
+def _cpu(m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    out = layout.empty_like(u)
+    views = [_library.view(t) for t in (m, u, weight, bias, out)]
+    _library._C.gated_pointwise_cpu(
+        _library.DTYPES[m.dtype], *views, _library.instruction_set(), torch.get_num_threads()
+    )
+    return out
+
+
+def _cpu_backward(
+    grad: torch.Tensor, m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> list[torch.Tensor]:
+    grads = _fake_backward(grad, m, u, weight, bias)
+    grad_bias = None if bias is None else grads[3]
+    views = [_library.view(t) for t in (m, u, weight, bias, grad, *grads[:3], grad_bias)]
+    _library._C.gated_pointwise_backward_cpu(
+        _library.DTYPES[m.dtype], *views, _library.instruction_set(), torch.get_num_threads()
+    )
+    return grads
+
+
 _op = define_op(
-    NAME, f"({ARGUMENTS}) -> Tensor", reference=reference.gated_pointwise, fake=_fake, flops=_flops
+    NAME,
+    f"({ARGUMENTS}) -> Tensor",
+    reference=reference.gated_pointwise,
+    fake=_fake,
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    flops=_flops,
 )
 _backward_op = define_op(
     f"{NAME}_backward",
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.gated_pointwise_backward,
     fake=_fake_backward,
+    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
     flops=_flops_backward,
 )
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import checks, layout
+from segnext_kernels import _library, checks, layout
+from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.group_norm_act import reference
 from segnext_kernels.registration import (
     define_autocast,
@@ -38,11 +39,76 @@ def _fake_backward(
     return [*grads, layout.empty_like(x)] if residual else grads
 
 
+def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
+    return _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
+
+
+def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
+    return _cpu_refuses(*args)
+
+
+def _cpu(
+    x: torch.Tensor,
+    groups: int,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None,
+    act: str,
+) -> torch.Tensor:
+    out = layout.empty_like(x)
+    _library._C.group_norm_act_cpu(
+        _library.DTYPES[x.dtype],
+        _library.DTYPES[weight.dtype],
+        _library.view(x),
+        groups,
+        _library.view(weight),
+        _library.view(bias),
+        eps,
+        _library.view(residual),
+        act == "relu",
+        _library.view(out),
+        _library.instruction_set(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _cpu_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    out: torch.Tensor,
+    groups: int,
+    weight: torch.Tensor,
+    eps: float,
+    act: str,
+    residual: bool,
+) -> list[torch.Tensor]:
+    grads = _fake_backward(grad, x, out, groups, weight, eps, act, residual)
+    grad_residual = grads[3] if residual else None
+    _library._C.group_norm_act_backward_cpu(
+        _library.DTYPES[x.dtype],
+        _library.DTYPES[weight.dtype],
+        _library.view(grad),
+        _library.view(x),
+        _library.view(out),
+        groups,
+        _library.view(weight),
+        eps,
+        act == "relu",
+        *(_library.view(t) for t in (*grads[:3], grad_residual)),
+        _library.instruction_set(),
+        torch.get_num_threads(),
+    )
+    return grads
+
+
 _op = define_op(
     NAME,
     "(Tensor x, int groups, Tensor weight, Tensor bias, float eps, Tensor? residual, str act) -> Tensor",
     reference=reference.group_norm_act,
     fake=_fake,
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
     flops=lambda *args, **_: 0,  # element-wise work: not counted by convention
 )
 _backward_op = define_op(
@@ -50,6 +116,7 @@ _backward_op = define_op(
     "(Tensor grad, Tensor x, Tensor out, int groups, Tensor weight, float eps, str act, bool residual) -> Tensor[]",
     reference=reference.group_norm_act_backward,
     fake=_fake_backward,
+    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
     flops=lambda *args, **_: 0,
 )
 

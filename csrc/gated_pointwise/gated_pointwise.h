@@ -1,0 +1,32 @@
+// gated_pointwise: (W m + b) * u, a 1x1 convolution and a gate.
+#pragma once
+
+#include "common/convert.h"
+#include "common/isa.h"
+#include "common/tensor.h"
+
+namespace segnext {
+
+struct GatedPointwiseParams {
+  DType dtype;
+  Tensor4 m;       // (N, Ci, H, W)
+  Tensor4 u;       // (N, Co, H, W)
+  Tensor4 weight;  // (Co, Ci, 1, 1)
+  Tensor4 bias;    // (Co), or absent
+  Tensor4 out;     // (N, Co, H, W)
+};
+
+struct GatedPointwiseBackwardParams {
+  GatedPointwiseParams forward;  // without out
+  Tensor4 grad;                  // (N, Co, H, W)
+  Tensor4 grad_m;                // (N, Ci, H, W)
+  Tensor4 grad_u;                // (N, Co, H, W)
+  Tensor4 grad_weight;           // (Co, Ci, 1, 1), contiguous
+  Tensor4 grad_bias;             // (Co), contiguous, or absent
+};
+
+// Both: false when scratch memory is exhausted.
+SEGNEXT_FOR_EACH_ISA(bool gated_pointwise_forward_cpu(const GatedPointwiseParams& params, int threads);
+                     bool gated_pointwise_backward_cpu(const GatedPointwiseBackwardParams& params, int threads);)
+
+}  // namespace segnext

@@ -1,0 +1,35 @@
+// group_norm_act: GroupNorm, an optional residual, ReLU.
+#pragma once
+
+#include "common/convert.h"
+#include "common/isa.h"
+#include "common/tensor.h"
+
+namespace segnext {
+
+struct GroupNormActParams {
+  DType dtype, affine_dtype;  // of the activations; of weight and bias
+  int64_t groups;
+  double eps;
+  bool relu;
+  Tensor4 x;         // (N, C, H, W)
+  Tensor4 weight;    // (C)
+  Tensor4 bias;      // (C); not read by the backward
+  Tensor4 residual;  // (N, C, H, W), or absent; not read by the backward
+  Tensor4 out;       // (N, C, H, W); read by the backward, which learns from it where ReLU let through
+};
+
+struct GroupNormActBackwardParams {
+  GroupNormActParams forward;
+  Tensor4 grad;           // (N, C, H, W)
+  Tensor4 grad_x;         // (N, C, H, W)
+  Tensor4 grad_weight;    // (C), contiguous
+  Tensor4 grad_bias;      // (C), contiguous
+  Tensor4 grad_residual;  // (N, C, H, W), or absent
+};
+
+// Both: false when scratch memory is exhausted.
+SEGNEXT_FOR_EACH_ISA(bool group_norm_act_forward_cpu(const GroupNormActParams& params, int threads);
+                     bool group_norm_act_backward_cpu(const GroupNormActBackwardParams& params, int threads);)
+
+}  // namespace segnext
