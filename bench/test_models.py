@@ -27,7 +27,7 @@ from bench.workloads import (
     plain_training,
     scene,
 )
-from segnext.runtimes import deployed
+from segnext import deploy
 
 SIDE = 512
 EAGER = "eager channels_last"
@@ -57,7 +57,7 @@ def compare_masks(compare: Comparison, size: str, classes: int, height: int, wid
     peers = dict(float32_peers(plain_build(plain_segnext.mask_innermost, state_dict, bases, images)))
     if size == "l":
         del peers["torch.compile"]  # minutes of compilation, and never the fastest of the smaller models
-    ours = deployed(model, torch.float32)
+    ours = deploy(model, torch.float32)
     return compare(
         "models, fp32",
         f"{size.upper()} {height}x{width}, {classes} classes, to the mask",
@@ -75,7 +75,7 @@ def test_image_to_logits(size: str, compare: Comparison) -> None:
     images, bases = image(SIDE), model.decoder.hamburger.bases
     with torch.inference_mode():
         oracle = plain_segnext.logits(state_dict, bases, images)
-    ours = deployed(model, torch.float32)
+    ours = deploy(model, torch.float32)
     compare(
         "models, fp32",
         f"{size.upper()} {SIDE}x{SIDE}, {CLASSES} classes, logits at H/8",
@@ -96,7 +96,7 @@ def test_image_to_mask_bf16(size: str, compare: Comparison) -> None:
     with torch.inference_mode():
         oracle = plain_segnext.logits(state_dict, bases, images)
     both = (plain_segnext.mask, plain_segnext.mask_innermost)
-    ours = deployed(model, torch.bfloat16)
+    ours = deploy(model, torch.bfloat16)
     compare(
         "models, bf16",
         f"{size.upper()} {SIDE}x{SIDE}, {CLASSES} classes, to the mask",

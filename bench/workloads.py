@@ -12,9 +12,8 @@ from torch import Tensor
 
 from bench import plain_segnext
 from bench.peers import Build, Run, eager_channels_last, in_layout
-from segnext import create_model
+from segnext import create_model, deploy
 from segnext.models import SegNeXt, layouts
-from segnext.runtimes import deployed
 from tests.models import transcription
 
 CLASSES = 150
@@ -205,7 +204,7 @@ def training_batch() -> tuple[Tensor, Tensor]:
 def our_masks(size: str, classes: int, height: int, width: int) -> Run:
     """Our inference model on one image."""
     model, _ = pair(size, classes)
-    return partial(deployed(model, torch.float32).predict, image(height, width))
+    return partial(deploy(model, torch.float32).predict, image(height, width))
 
 
 def eager_masks(size: str, classes: int, height: int, width: int) -> Run:

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segnext.deployment import DeployedSegNeXt, deploy
     from segnext.factory import (
         create_model,
         mscan_b,
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "DeployedSegNeXt",
     "Predictor",
     "__version__",
     "create_model",
+    "deploy",
     "list_models",
     "load_weights",
     "mscan_b",
@@ -45,6 +48,8 @@ __all__ = [
 
 # Everything is imported when it is first used, so that `segnext --help` need not wait for torch.
 _HOMES = {
+    "DeployedSegNeXt": "segnext.deployment",
+    "deploy": "segnext.deployment",
     "Predictor": "segnext.predict",
     "list_models": "segnext.models",
     "load_weights": "segnext.weights",

@@ -25,6 +25,7 @@ from segnext.models import SegNeXt, SegNeXtConfig
 from segnext.models.ham import EVAL_STEPS, GROUPS
 from segnext.models.mscan import STAGES, STRIDES, check_images
 from segnext_kernels import conv_ffn, group_norm_act, msca_block, nmf2d, packed, upsample_argmax
+from segnext_kernels.backend import current_backend
 
 NORM_EPS = 1e-5  # of LayerNorm and GroupNorm alike
 FORMAT = "segnext-deployed-1"
@@ -63,6 +64,8 @@ class DeployedSegNeXt:
     never share memory with the model.
     """
 
+    training = False  # as a module in evaluation mode
+
     def __init__(
         self,
         config: SegNeXtConfig,
@@ -77,6 +80,7 @@ class DeployedSegNeXt:
         self.metadata = metadata or {}
         self.device = torch.device(device)
         is_native = self.device.type == "cpu" and packed.unavailable() is None
+        is_native = is_native and current_backend() in ("auto", "cpu")
         self._network: _Packed | _Folded = (_Packed if is_native else _Folded)(
             config, weights, dtype, self.device
         )
@@ -108,7 +112,9 @@ class DeployedSegNeXt:
 
     def _check(self, images: Tensor) -> None:
         """One clear line where images do not fit."""
-        check_images(f"deployed {self.config.architecture}", images, self.weights["stem.0.weight"].to(self.device))
+        check_images(
+            f"deployed {self.config.architecture}", images, self.weights["stem.0.weight"].to(self.device)
+        )
 
     def save(self, path: str | Path) -> None:
         """Write folded, unpacked weights and the configuration as safetensors: any machine packs them at loading.
@@ -149,7 +155,8 @@ class DeployedSegNeXt:
         try:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: no mapping
+                names = file.keys()
+                weights = {name: file.get_tensor(name) for name in names}
         except SafetensorError as error:
             raise ValueError(f"deploy: {path} is not a safetensors file ({error})") from error
         if header.get("format") != FORMAT:
@@ -169,7 +176,9 @@ class _Folded:
         self, config: SegNeXtConfig, weights: Weights, dtype: torch.dtype, device: torch.device
     ) -> None:
         # statistics' affine parameters and the NMF's bases stay float32
-        wide = {name for name in weights if ".norm" in name or name.startswith("norm.") or name == "ham.bases"}
+        wide = {
+            name for name in weights if ".norm" in name or name.startswith("norm.") or name == "ham.bases"
+        }
         self.w = {name: t.to(device, torch.float32 if name in wide else dtype) for name, t in weights.items()}
         self.config, self.dtype = config, dtype
 
@@ -177,7 +186,9 @@ class _Folded:
         w = self.w
         x = images.to(self.dtype, memory_format=torch.channels_last)
         x = F.gelu(F.conv2d(x, w["stem.0.weight"], w["stem.0.bias"], 2, 1))
-        x = F.conv2d(x.contiguous(memory_format=torch.channels_last), w["stem.1.weight"], w["stem.1.bias"], 2, 1)
+        x = F.conv2d(
+            x.contiguous(memory_format=torch.channels_last), w["stem.1.weight"], w["stem.1.bias"], 2, 1
+        )
         features = []
         for stage in range(STAGES):
             if stage:
@@ -185,7 +196,7 @@ class _Folded:
                 x = F.conv2d(x, w[f"{prefix}.weight"], w[f"{prefix}.bias"], 2, 1)
             for block in range(self.config.depths[stage]):
                 x = msca_block(x, *msca_block_arguments(w, f"attention.{stage}.{block}"))
-                x = conv_ffn(x, *conv_ffn_arguments(w, f"ffn.{stage}.{block}"), residual=True)
+                x = conv_ffn(x, *conv_ffn_arguments(w, f"ffn.{stage}.{block}"), True)
             pixels = x.permute(0, 2, 3, 1).float()
             norm = (w[f"norm.{stage}.weight"], w[f"norm.{stage}.bias"])
             x = F.layer_norm(pixels, pixels.shape[3:], *norm, NORM_EPS).to(self.dtype).permute(0, 3, 1, 2)

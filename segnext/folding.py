@@ -13,14 +13,13 @@ no border is touched):
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from segnext.models import SegNeXt
 from segnext.models.msca import Block
-from segnext.models.mscan import STAGES
 
 Weights = dict[str, Tensor]
 # The order in which msca_block and conv_ffn take what `attention` and `feed_forward` give.
@@ -46,24 +45,24 @@ def fold(model: SegNeXt) -> Weights:
     add("stem.0", **_behind(stem.conv1, stem.norm1))
     add("stem.1", **_behind(stem.conv2, stem.norm2))
     for i, layer in enumerate(encoder.downsamples):
-        add(f"downsample.{i}", **_behind(layer.conv, layer.norm))
-    for i in range(STAGES):
-        for j, block in enumerate(encoder.stages[i]):
+        add(f"downsample.{i}", **_behind(*cast("tuple[nn.Conv2d, nn.BatchNorm2d]", (layer.conv, layer.norm))))
+    for i, (stage, norm) in enumerate(zip(encoder.stages, encoder.norms, strict=True)):
+        for j, block in enumerate(cast("list[Block]", stage)):
             add(f"attention.{i}.{j}", **dict(_attention(block)))
             add(f"ffn.{i}.{j}", **_feed_forward(block))
-        add(f"norm.{i}", weight=encoder.norms[i].weight, bias=encoder.norms[i].bias)
+        add(f"norm.{i}", **_affine(norm))
     split = decoder.squeeze.conv.weight.split(model.config.channels[1:], 1)
     for i, weight in enumerate(split):
         add(f"squeeze.{i}", weight=weight)
     ham = decoder.hamburger
-    add("squeeze.norm", weight=decoder.squeeze.norm.weight, bias=decoder.squeeze.norm.bias)
-    add("ham.proj_in", weight=ham.proj_in.weight, bias=ham.proj_in.bias)
+    add("squeeze.norm", **_affine(decoder.squeeze.norm))
+    add("ham.proj_in", **_affine(ham.proj_in))
     add("ham", bases=ham.bases)
     add("ham.proj_out", weight=ham.proj_out.weight)
-    add("ham.norm", weight=ham.norm.weight, bias=ham.norm.bias)
+    add("ham.norm", **_affine(ham.norm))
     add("align", weight=decoder.align.conv.weight)
-    add("align.norm", weight=decoder.align.norm.weight, bias=decoder.align.norm.bias)
-    add("classifier", weight=decoder.classifier.weight, bias=decoder.classifier.bias)
+    add("align.norm", **_affine(decoder.align.norm))
+    add("classifier", **_affine(decoder.classifier))
     return {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in weights.items()}
 
 
@@ -78,9 +77,17 @@ def msca_block_arguments(weights: Weights, prefix: str) -> list[Any]:
     ]
 
 
-def conv_ffn_arguments(weights: Weights, prefix: str) -> list[Tensor]:
+def conv_ffn_arguments(
+    weights: Weights, prefix: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The arguments of `segnext_kernels.conv_ffn` after x, from a folded block's feed-forward network."""
-    return [weights[f"{prefix}.{name}"] for name in CONV_FFN]
+    fc1, fc1_bias, dw, dw_bias, fc2, fc2_bias = (weights[f"{prefix}.{name}"] for name in CONV_FFN)
+    return fc1, fc1_bias, dw, dw_bias, fc2, fc2_bias
+
+
+def _affine(module: nn.Module) -> Weights:
+    """A module's own weight and bias."""
+    return {"weight": cast(Tensor, module.weight), "bias": cast(Tensor, module.bias)}
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -9,15 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segnext.models import SegNeXt
-
 # ADE20K is evaluated with images that fit into (2048, 512): no side above four times the short one.
 LONGEST_RATIO = 4
+
+
+class Network(Protocol):
+    """What segments: a `segnext.models.SegNeXt` in evaluation mode, or a `segnext.deployment.DeployedSegNeXt`."""
+
+    training: bool
+
+    def forward_logits(self, images: Tensor, /) -> Tensor:
+        """Logits (N, K, ceil(H/8), ceil(W/8))."""
+
+    def predict(self, images: Tensor, size: tuple[int, int] | None = None, /) -> Tensor:
+        """Class ids (N, height, width)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +95,7 @@ class Inference:
 
 @torch.no_grad()
 def predict_logits(
-    model: SegNeXt, images: Tensor, size: tuple[int, int] | None = None, inference: Inference | None = None
+    model: Network, images: Tensor, size: tuple[int, int] | None = None, inference: Inference | None = None
 ) -> Tensor:
     """Scores of every class at every pixel; their argmax is the label map.
 
@@ -124,7 +135,7 @@ def predict_logits(
 
 @torch.no_grad()
 def predict_mask(
-    model: SegNeXt, images: Tensor, size: tuple[int, int] | None = None, inference: Inference | None = None
+    model: Network, images: Tensor, size: tuple[int, int] | None = None, inference: Inference | None = None
 ) -> Tensor:
     """The most likely class of every pixel: the argmax of `predict_logits`, in less memory.
 
@@ -163,7 +174,7 @@ def window_starts(length: int, crop: int, stride: int) -> list[int]:
     return [max(min(index * stride, length - crop), 0) for index in range(count)]
 
 
-def _bands(model: SegNeXt, images: Tensor, inference: Inference) -> Iterator[tuple[int, int, Tensor]]:
+def _bands(model: Network, images: Tensor, inference: Inference) -> Iterator[tuple[int, int, Tensor]]:
     """Averaged logits of sliding windows as bands (top, bottom, (N, K, bottom - top, W)), from top to bottom.
 
     Only the rows that later windows still reach are kept: crop * W * K numbers instead of H * W * K.
@@ -200,7 +211,7 @@ def _coverage(length: int, starts: list[int], extent: int, device: torch.device)
     return count
 
 
-def _network(model: SegNeXt, images: Tensor) -> Tensor:
+def _network(model: Network, images: Tensor) -> Tensor:
     with torch.inference_mode():
         logits = model.forward_logits(images)
     return logits.float()
@@ -217,7 +228,7 @@ def _ids(scores: Tensor) -> Tensor:
     return scores.argmax(1).to(torch.uint8 if scores.shape[1] <= 256 else torch.int32)
 
 
-def _check_evaluation(model: SegNeXt) -> None:
+def _check_evaluation(model: Network) -> None:
     if model.training:
         raise RuntimeError(
             "predict: the model must be in evaluation mode, got training mode; call model.eval() first"

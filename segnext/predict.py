@@ -21,8 +21,9 @@ from torch import Tensor
 
 from segnext.data.images import read_image, rgb_array
 from segnext.data.preprocessing import MEAN, STD, normalise
+from segnext.deployment import deploy
 from segnext.factory import create_model
-from segnext.inference import Inference, predict_logits, predict_mask, window_starts
+from segnext.inference import Inference, Network, predict_logits, predict_mask, window_starts
 from segnext.models import SegNeXt
 from segnext.overlay import add_legend, draw_overlay
 from segnext.palette import distinct_palette
@@ -117,7 +118,8 @@ class Predictor:
         batch: windows that run through the network together.
 
     Attributes:
-        model: the model, in evaluation mode, on `device`.
+        model: the model, in evaluation mode, on `device`; on a CPU a deployed copy of it runs
+            (`segnext.deploy`), made when the Predictor is made: later changes of its weights have no effect.
         classes: name of each class: the weights', else "class 0", "class 1", ...
         palette: (K, 3) uint8 RGB: the weights', else distinguishable colours.
         inference: the protocol, see `Inference`.
@@ -165,6 +167,7 @@ class Predictor:
                 "normalise your images yourself and call model.predict"
             )
         self.model = model.to(self.device).eval()
+        self._network = self._deployed()
         preprocessing = model.metadata.get("preprocessing") or {}
         self.mean, self.std = preprocessing.get("mean", MEAN), preprocessing.get("std", STD)
         if short_side is None:
@@ -198,9 +201,10 @@ class Predictor:
         start = time.perf_counter()
         try:
             tensor = normalise(pixels, mean=self.mean, std=self.std, device=self.device)
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                mask = predict_mask(self.model, tensor, inference=self.inference)[0].cpu().numpy()
-        except RuntimeError as error:
+            autocast = self.dtype != torch.float32 and self._network is self.model
+            with torch.autocast(self.device.type, self.dtype, enabled=autocast):
+                mask = predict_mask(self._network, tensor, inference=self.inference)[0].cpu().numpy()
+        except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
             height, width = pixels.shape[:2]
@@ -210,6 +214,15 @@ class Predictor:
                 "or a short_side"
             ) from None
         return Prediction(mask, pixels, self.classes, self.palette, time.perf_counter() - start)
+
+    def _deployed(self) -> Network:
+        """What runs: on a CPU the deployed model, elsewhere and where it cannot be deployed the model itself."""
+        is_taken = self.device.type == "cpu" and self.dtype in (torch.float32, torch.bfloat16)
+        return (
+            deploy(self.model, self.dtype)
+            if is_taken and not self.model.config.random_eval_bases
+            else self.model
+        )
 
 
 def choose_device(device: torch.device | str) -> torch.device:
@@ -271,6 +284,7 @@ def _palette(colours: Sequence[Sequence[int]] | None, count: int) -> np.ndarray:
     return palette.astype(np.uint8)
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
     # torch's CPU allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "can't allocate memory" in str(error)

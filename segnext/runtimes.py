@@ -6,7 +6,6 @@ not installed or does not take the network raises `Unavailable` with the reason 
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 import warnings
@@ -167,28 +166,6 @@ def fastest(runs: Sequence[Run]) -> Run:
             run()
             best[index] = min(best[index], time.perf_counter() - begin)
     return runs[best.index(min(best))]
-
-
-def deployed(model: SegNeXt, dtype: torch.dtype) -> Any:
-    """Our inference model: ``forward_logits(images)`` and ``predict(images)`` on float32 images."""
-    import segnext
-
-    deploy = getattr(segnext, "deploy", None)
-    return _Cast(model, dtype) if deploy is None else deploy(model, dtype=dtype)
-
-
-class _Cast:
-    """The model itself, in ``dtype``: stands in as long as `segnext` has no ``deploy``."""
-
-    def __init__(self, model: SegNeXt, dtype: torch.dtype) -> None:
-        self.model, self.dtype = copy.deepcopy(model).eval().to(dtype), dtype
-
-    def forward_logits(self, images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return self.model.forward_logits(images.to(self.dtype))
-
-    def predict(self, images: Tensor) -> Tensor:
-        return self.model.predict(images.to(self.dtype))
 
 
 def plain(model: SegNeXt, images: Tensor) -> Callable[[Tensor], Tensor]:

@@ -120,7 +120,7 @@ def group_norm_act(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None, out: Tensor
 ) -> Tensor:
     """`segnext_kernels.group_norm_act` with ReLU; weight and bias in float32; ``out`` may be x."""
-    out.copy_(group_norm._op(x, groups, weight, bias, eps, residual, "relu"))
+    group_norm.run(x, groups, weight, bias, eps, residual, "relu", out)
     return out
 
 

@@ -125,12 +125,3 @@ def test_fastest_is_the_fastest() -> None:
     quick = lambda: IMAGES  # noqa: E731
     assert runtimes.fastest([slow, quick, slow]) is quick
     assert runtimes.fastest([slow]) is slow
-
-
-def test_ours_is_the_deployed_model_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    import segnext
-
-    model, images = small_model(), torch.randn(1, 3, 32, 32)
-    assert runtimes.deployed(model, torch.float32).predict(images).shape == (1, 32, 32)
-    monkeypatch.setattr(segnext, "deploy", lambda model, dtype: (model, dtype), raising=False)
-    assert runtimes.deployed(model, torch.bfloat16) == (model, torch.bfloat16)

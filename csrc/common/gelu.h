@@ -38,7 +38,7 @@ static inline FloatV erf(FloatV x) {
 static inline FloatV clamp(FloatV x, float limit) {
   const FloatV high = broadcast(limit), low = broadcast(-limit);
 #if defined(__AVX512F__)
-  return (FloatV)_mm512_max_ps((__m512)low, _mm512_min_ps((__m512)high, (__m512)x));
+  return (FloatV)_mm512_maskz_max_ps(0xffff, (__m512)low, _mm512_maskz_min_ps(0xffff, (__m512)high, (__m512)x));
 #elif defined(__AVX2__)
   return (FloatV)_mm256_max_ps((__m256)low, _mm256_min_ps((__m256)high, (__m256)x));
 #else
@@ -51,7 +51,7 @@ static inline FloatV clamp(FloatV x, float limit) {
 static inline FloatV quotient(FloatV a, FloatV b) {
 #if defined(__AVX512F__)
   // a division holds the unit for ten cycles; 14 bits and a Newton step make 27 bits in four instructions
-  const FloatV r = (FloatV)_mm512_rcp14_ps((__m512)b);
+  const FloatV r = (FloatV)_mm512_maskz_rcp14_ps(0xffff, (__m512)b);
   return a * (r * (2.0f - b * r));
 #else
   return a / b;

@@ -127,7 +127,7 @@ def _prepare(
     """What passed the gate, ours first; and why others get no number."""
     import torch
 
-    from segnext import runtimes
+    from segnext import deploy, runtimes
 
     plain = runtimes.plain(network, images)
     with torch.inference_mode():
@@ -135,7 +135,7 @@ def _prepare(
     low = images.to(dtype)
     half = dtype != torch.float32
     eager = runtimes.plain(_in_dtype(network, dtype), low) if half else plain
-    ours = runtimes.deployed(network, dtype)
+    ours = deploy(network, dtype)
     ends = [partial(_end, axis=axis) for axis in ((None,) if logits else (1, -1))]
     graphs: list[bytes] = []
 

@@ -43,6 +43,9 @@ def val(
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="bfloat16: autocast; weights stay float32.")
     ] = "float32",
+    deployed: Annotated[
+        bool, typer.Option("--deploy", help="Evaluate the deployed model, which `segnext predict` runs.")
+    ] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")
     ] = None,
@@ -71,6 +74,7 @@ def val(
     from segnext.cli.numbers import parse_numbers
     from segnext.cli.report import print_evaluation
     from segnext.data.dataset import load_data_config
+    from segnext.deployment import deploy
     from segnext.evaluation.evaluate import evaluate
     from segnext.factory import create_model
     from segnext.inference import Inference
@@ -98,7 +102,7 @@ def val(
             f"val: weights must be a SegNeXt of {len(config.classes)} classes for {config.name}, got "
             f"{weights}: {model.config.architecture} of {model.config.num_classes}"
         )
-    chosen = choose_device(device)
+    chosen, dtype = choose_device(device), getattr(torch, precision)
     console = Console()
     names = zip(config.classes, model.metadata.get("classes", config.classes), strict=False)
     renamed = [f"{ours} / {theirs}" for ours, theirs in names if ours != theirs]
@@ -108,10 +112,10 @@ def val(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{config.name} {split}", total=len(dataset))
         evaluation = evaluate(
-            model.to(chosen).eval(),
+            deploy(model.to(chosen), dtype) if deployed else model.to(chosen).eval(),
             dataset,
             device=chosen,
-            precision=getattr(torch, precision),
+            precision=torch.float32 if deployed else dtype,
             inference=inference,
             after_image=lambda: progress.advance(task),
         )
@@ -121,6 +125,8 @@ def val(
             "data": config.name,
             "split": split,
             "weights": weights,
+            "deployed": deployed,
+            "precision": precision,
             "inference": asdict(inference),
             **evaluation.summary(config.classes),
             "confusion": evaluation.confusion.counts.tolist(),

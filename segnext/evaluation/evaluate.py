@@ -12,8 +12,7 @@ import torch
 from segnext.data.dataset import SegmentationFolder
 from segnext.data.preprocessing import normalise
 from segnext.evaluation.metrics import ConfusionMatrix
-from segnext.inference import Inference, predict_mask
-from segnext.models import SegNeXt
+from segnext.inference import Inference, Network, predict_mask
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: SegNeXt,
+    model: Network,
     dataset: SegmentationFolder,
     *,
     device: torch.device | str = "cpu",
@@ -56,10 +55,10 @@ def evaluate(
     """Predict every image of a data set and count.
 
     Args:
-        model: in evaluation mode, on `device`.
+        model: in evaluation mode, on `device`, or deployed.
         dataset: images and labels; one image at a time, so sizes may differ.
         device: where images go.
-        precision: float32, or bfloat16 for autocast.
+        precision: float32, or bfloat16 for autocast (a deployed model has its own).
         inference: sliding window, several scales and so on; by default the whole image at its own size.
         after_image: called after each image, for a progress bar.
 

@@ -207,12 +207,12 @@ class TestRefused:
         with pytest.raises(ValueError, match="must be 2"):
             Predictor(network)
 
-    def test_too_large_for_the_memory(self, predictor, model, image, monkeypatch):
+    def test_too_large_for_the_memory(self, predictor, image, monkeypatch):
         # What torch's CPU allocator says, from a real request that no machine can serve.
         def oversized(*_: object) -> torch.Tensor:
             return torch.empty(1 << 60)
 
-        monkeypatch.setattr(model, "forward_logits", oversized)
+        monkeypatch.setattr(predictor._network, "predict", oversized)
         with pytest.raises(MemoryError, match="not enough memory for 90x70 pixels .* use mode='slide'"):
             predictor(image)
 

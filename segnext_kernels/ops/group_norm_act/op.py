@@ -47,7 +47,7 @@ def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
     return _cpu_refuses(*args)
 
 
-def _cpu(
+def run(
     x: torch.Tensor,
     groups: int,
     weight: torch.Tensor,
@@ -55,8 +55,9 @@ def _cpu(
     eps: float,
     residual: torch.Tensor | None,
     act: str,
-) -> torch.Tensor:
-    out = layout.empty_like(x)
+    out: torch.Tensor,
+) -> None:
+    """The CPU kernel into ``out``, which may be x or the residual."""
     _library._C.group_norm_act_cpu(
         _library.DTYPES[x.dtype],
         _library.DTYPES[weight.dtype],
@@ -71,6 +72,11 @@ def _cpu(
         _library.instruction_set(),
         torch.get_num_threads(),
     )
+
+
+def _cpu(x: torch.Tensor, *args: Any) -> torch.Tensor:
+    out = layout.empty_like(x)
+    run(x, *args, out)
     return out
 
 
