@@ -76,7 +76,7 @@ def run(
 
 def _cpu(x: torch.Tensor, *args: Any) -> torch.Tensor:
     out = layout.empty_like(x)
-    run(x, *args, out)
+    run(x, *args, out=out)
     return out
 
 
