@@ -70,7 +70,7 @@ static inline void pack_panel(const Matrix<T>& w, int64_t panel, Element* packed
 #pragma GCC unroll 16
         for (int lane = 0; lane < kLanes; ++lane) {
           const T* p = source + lane * w.n_stride + step * kStep;
-          square[lane] = column + lane < w.columns ? load_units<Element>(p, w.depth - step * kStep) : FloatV{};
+          square[lane] = load_units<Element>(p, column + lane < w.columns ? w.depth - step * kStep : 0);
         }
         transpose(square);
 #pragma GCC unroll 16

@@ -66,7 +66,8 @@ static inline void for_each_run(const Tensor4& x, int64_t image, int64_t first, 
   }
 }
 
-// One channel of up to kLanes neighbouring pixels, zeros behind them.
+// The first `count` lanes, zeros behind them; none for a count of zero or less. Callers choose the count, never between
+// a vector and zeros: where GCC 12 vectorises the bools of an unrolled loop, such a choice keeps the first lane alone.
 template <typename T>
 static inline FloatV load_first(const T* p, int64_t count) {
   if (count >= kLanes) return load_vector(p);
@@ -94,7 +95,7 @@ static inline void load_pixels(const Tensor4& x, int64_t image, int64_t first, i
           FloatV square[kLanes];
 #pragma GCC unroll 16
           for (int lane = 0; lane < kLanes; ++lane) {
-            square[lane] = c + lane < channels ? load_first(source + (c + lane) * apart + i, run - i) : FloatV{};
+            square[lane] = load_first(source + (c + lane) * apart + i, c + lane < channels ? run - i : 0);
           }
           transpose(square);
 #pragma GCC unroll 16
@@ -130,7 +131,7 @@ static inline void store_pixels(const T* rows, const Tensor4& out, int64_t image
           FloatV square[kLanes];
 #pragma GCC unroll 16
           for (int lane = 0; lane < kLanes; ++lane) {
-            square[lane] = i + lane < run ? load_vector(source + (i + lane) * row + c) : FloatV{};
+            square[lane] = load_first(source + (i + lane) * row + c, i + lane < run ? kLanes : 0);
           }
           transpose(square);
 #pragma GCC unroll 16

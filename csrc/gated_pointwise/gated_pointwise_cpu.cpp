@@ -196,10 +196,12 @@ void gate_gradient(const Sizes& s, const Rows<const T>& grad, const Rows<const T
       FloatV square[kLanes], total = load(sum + c);
 #pragma GCC unroll 16
       for (int lane = 0; lane < kLanes; ++lane) {
-        const int64_t pixel = i + lane < count ? i + lane : i;
+        const bool inside = i + lane < count;
+        const int64_t pixel = inside ? i + lane : i;
         const FloatV product =
             load_vector(grad.data + pixel * grad.stride + c) * load_vector(u.data + pixel * u.stride + c);
-        square[lane] = i + lane < count ? product : FloatV{};
+        // by a mask: see load_first
+        square[lane] = (FloatV)((IntV)product & broadcast(int32_t{inside ? -1 : 0}));
         store_vector(own.t + (i + lane) * s.co_padded + c, square[lane]);
         total += square[lane];
       }

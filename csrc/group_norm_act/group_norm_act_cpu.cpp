@@ -1,21 +1,23 @@
 // group_norm_act on the CPU: y = act((x - mean) rstd w + b + residual), mean and rstd of each (image, group).
 //
-// Work is cut into chunks of an image's pixels (32 Ki elements: 128 KiB of float stay in the second-level cache; at
-// most 256 pixels: the sums are short), read as rows of channels (common/pixels.h). Two passes over memory, forward and
-// backward alike:
+// Groups are independent, so the work is taken in steps of whole groups of some images, 4 MiB of float of each tensor:
+// what the first pass reads, the second finds in the caches. Within a step the threads share chunks of an image's
+// pixels (32 Ki elements: 128 KiB of float stay in the second-level cache; at most 256 pixels: the sums are short),
+// read as rows of channels (common/pixels.h). Two passes, forward and backward alike:
 //   1. every chunk: per channel its mean m, then around m the sums q of (x - m)^2 and d of x - m (nothing but m's own
 //      rounding), backward also a of g and b of g (x - m), g being the gradient that ReLU lets through;
-//   2. every chunk again, its thread's last one first as that is still in the caches: normalise, or grad_x.
+//   2. every chunk again, its thread's last one first: normalise, or grad_x.
 // Between them each thread merges, in double and in the order of the chunks, those of the images it works on:
 //   mean = sum(n m + d) / N,  M2 = sum(q + 2 (m - mean) d + n (m - mean)^2),  sum g (x - mean) = sum(b + (m - mean) a).
-// Sums are thus taken around values close to the mean: an offset of the data costs no digits. The chunks depend on the
-// shape alone and the order is fixed: results do not depend on the number of threads.
+// Sums are thus taken around values close to the mean: an offset of the data costs no digits. Steps and chunks depend
+// on the shape alone and the order is fixed: results do not depend on the number of threads.
 //
 //   grad_x = w rstd g - rstd mean(w g) - (x - mean) rstd^2 mean(w g xhat),   grad_residual = g
 //
-// Bytes: x twice and out (and residual) once forward; x, g and out twice, grad_x (and grad_residual) once backward.
-// 6 operations an element forward, 14 backward: bound by memory. Predicted for 256 channels at 64x64, float: 12 MiB
-// forward and 28 MiB backward at the 70 GB/s of a copy in the third-level cache: 0.18 and 0.42 ms.
+// Bytes: x (and residual) once and out forward; x, g, out and grad_x (and grad_residual) once backward; as much again
+// from the caches. 6 operations an element forward, 14 backward: bound by memory. Predicted for 256 channels at 64x64,
+// float, all of it in the third-level cache, which copies at 70 GB/s: 12 MiB in 0.18 ms forward, 28 MiB in 0.42 ms
+// backward. In main memory at 22 GB/s, 512 channels: 0.7 and 1.5 ms and more for the lines that are read to be written.
 
 #include <omp.h>
 
@@ -23,159 +25,63 @@
 #include "common/pixels.h"
 #include "common/scratch.h"
 #include "group_norm_act/group_norm_act.h"
+#include "group_norm_act/statistics.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-constexpr int64_t kChunkElements = 32768, kChunkPixels = 256;
-constexpr int64_t kUnroll = 4;  // pixels taken together: they share the loads and stores of the channels' sums
-constexpr int kForwardSums = 3, kBackwardSums = 5;
+// Elements of a step, and the channels below which the pieces of a pixel's row are too short to be fetched ahead.
+constexpr int64_t kStepElements = 1048576, kStepChannels = 64;
 
-struct Sizes {
-  int64_t images, channels, padded, pixels, chunk, chunks;
+// How many channels a step takes: all, or an even share of them, whole groups and whole vectors.
+int64_t step_channels(const Tensor4& x, int64_t groups) {
+  int64_t best = x.size[1];
+  for (int64_t shares = 2; shares <= groups && best * x.size[2] * x.size[3] > kStepElements; ++shares) {
+    const int64_t channels = x.size[1] / shares;
+    if (channels < kStepChannels) break;
+    if (groups % shares == 0 && channels % kLanes == 0) best = channels;
+  }
+  return best;
+}
 
-  explicit Sizes(const Tensor4& x)
-      : images(x.size[0]), channels(x.size[1]), padded(whole_vectors(x.size[1])), pixels(x.size[2] * x.size[3]) {
-    chunk = kChunkElements / (padded > 0 ? padded : 1);
-    if (chunk < 2 * kUnroll) chunk = 2 * kUnroll;
-    if (chunk > kChunkPixels) chunk = kChunkPixels;
-    chunks = (pixels + chunk - 1) / chunk;
-    if (channels == 0 || pixels == 0) images = 0;
+// The steps of a call; the last images may make a smaller one.
+struct Steps {
+  int64_t channels, images, across, count;  // channels and images of a step, steps across the channels, all steps
+
+  Steps(const Tensor4& x, int64_t groups) : channels(0), images(1), across(0), count(0) {
+    const int64_t pixels = x.size[2] * x.size[3];
+    if (x.size[0] * x.size[1] * pixels == 0) return;
+    channels = step_channels(x, groups);
+    images = kStepElements / (channels * pixels);
+    images = images < 1 ? 1 : images < x.size[0] ? images : x.size[0];
+    across = x.size[1] / channels;
+    count = (x.size[0] + images - 1) / images * across;
   }
 
-  int64_t count(int64_t index) const { return pixels - index * chunk < chunk ? pixels - index * chunk : chunk; }
+  int64_t image(int64_t step) const { return step / across * images; }
+  int64_t channel(int64_t step) const { return step % across * channels; }
+  Sizes sizes(const GroupNormActParams& p, int64_t step) const {
+    const int64_t left = p.x.size[0] - image(step);
+    return Sizes(left < images ? left : images, channels, p.groups / across, p.x.size[2] * p.x.size[3]);
+  }
 };
 
-// One chunk's sums per channel, an array of `padded` floats each.
-struct Sums {
-  float *mean, *squares, *deviation;  // m, q, d
-  float *grad, *product;              // a, b: backward only
-};
-
-Sums sums_at(float* all, const Sizes& s, int arrays, int64_t unit) {
-  float* own = all + unit * arrays * s.padded;
-  return {own, own + s.padded, own + 2 * s.padded, own + 3 * s.padded, own + 4 * s.padded};
-}
-
-// visit(integral constant of pixels taken together, pixel) over `count` pixels.
-template <int64_t kCount>
-struct Together {
-  static constexpr int64_t value = kCount;
-};
-template <typename Visit>
-void for_each_pixel(int64_t count, const Visit& visit) {
-  int64_t i = 0;
-  for (; i + kUnroll <= count; i += kUnroll) visit(Together<kUnroll>{}, i);
-  for (; i < count; ++i) visit(Together<1>{}, i);
-}
-
-void clear(float* values, int64_t count) { std::memset(values, 0, count * sizeof(float)); }
-
+// A step's part of an activation.
 template <typename T>
-void chunk_mean(const Rows<const T>& x, int64_t count, const Sizes& s, float* mean) {
-  clear(mean, s.padded);
-  for_each_pixel(count, [&](auto together, int64_t i) {
-    const T* row = x.data + i * x.stride;
-    for (int64_t c = 0; c < s.padded; c += kLanes) {
-      FloatV sum = load(mean + c);
-      for (int64_t p = 0; p < decltype(together)::value; ++p) sum += load_vector(row + p * x.stride + c);
-      store(mean + c, sum);
-    }
-  });
-  const float share = 1.0f / static_cast<float>(count);
-  for (int64_t c = 0; c < s.padded; c += kLanes) store(mean + c, load(mean + c) * share);
+Tensor4 part_of(const Tensor4& whole, const Steps& steps, int64_t step) {
+  Tensor4 part = whole;
+  if (whole.data == nullptr) return part;
+  const int64_t offset = steps.image(step) * whole.stride[0] + steps.channel(step) * whole.stride[1];
+  part.data = static_cast<T*>(whole.data) + offset;
+  part.size[1] = steps.channels;
+  return part;
 }
 
-// Adds to `squares` and `deviation`.
-template <int64_t kCount, typename T>
-inline void add_deviations(const T* x, int64_t stride, int64_t c, const Sums& sums, FloatV (&centred)[kCount]) {
-  const FloatV mean = load(sums.mean + c);
-  FloatV squares = load(sums.squares + c), deviation = load(sums.deviation + c);
-  for (int64_t p = 0; p < kCount; ++p) {
-    centred[p] = load_vector(x + p * stride + c) - mean;
-    squares += centred[p] * centred[p];
-    deviation += centred[p];
-  }
-  store(sums.squares + c, squares);
-  store(sums.deviation + c, deviation);
-}
-
-// The gradient behind the activation, as PyTorch: zero where out <= 0, so that NaN lets it through.
-template <bool kRelu, typename T>
-inline FloatV masked(const T* grad, const T* out) {
-  const FloatV g = load_vector(grad);
-  if constexpr (!kRelu) return g;
-  return load_vector(out) <= FloatV{} ? FloatV{} : g;
-}
-
-// An image's statistics and gradient sums, per channel, merged from its chunks.
-struct Merged {
-  double *mean, *rstd;     // the group's
-  double *grad, *product;  // sum of g, of g (x - mean): backward only
-  double* sum;
-
-  Merged(Arena& arena, const Sizes& s)
-      : mean(arena.take<double>(s.padded)),
-        rstd(arena.take<double>(s.padded)),
-        grad(arena.take<double>(s.padded)),
-        product(arena.take<double>(s.padded)),
-        sum(arena.take<double>(s.padded)) {}
-};
-
-// target[c] = the sum of values over the channels of c's group.
-void spread_group_sums(const double* values, const Sizes& s, int64_t groups, double* target) {
-  const int64_t width = s.channels / groups;
-  for (int64_t first = 0; first < s.channels; first += width) {
-    double total = 0.0;
-    for (int64_t c = first; c < first + width; ++c) total += values[c];
-    for (int64_t c = first; c < first + width; ++c) target[c] = total;
-  }
-}
-
-void merge_statistics(float* all, const Sizes& s, int arrays, int64_t image, int64_t groups, double eps, Merged& m) {
-  const double share = 1.0 / (static_cast<double>(s.channels / groups) * static_cast<double>(s.pixels));
-  for (int64_t c = 0; c < s.channels; ++c) m.sum[c] = 0.0;
-  for (int64_t i = 0; i < s.chunks; ++i) {
-    const Sums part = sums_at(all, s, arrays, image * s.chunks + i);
-    const double count = static_cast<double>(s.count(i));
-    for (int64_t c = 0; c < s.channels; ++c) m.sum[c] += count * part.mean[c] + part.deviation[c];
-  }
-  spread_group_sums(m.sum, s, groups, m.mean);
-  for (int64_t c = 0; c < s.channels; ++c) {
-    m.mean[c] *= share;
-    m.sum[c] = 0.0;
-  }
-  for (int64_t i = 0; i < s.chunks; ++i) {
-    const Sums part = sums_at(all, s, arrays, image * s.chunks + i);
-    const double count = static_cast<double>(s.count(i));
-    for (int64_t c = 0; c < s.channels; ++c) {
-      const double apart = part.mean[c] - m.mean[c];
-      m.sum[c] += part.squares[c] + apart * (2.0 * part.deviation[c] + count * apart);
-    }
-  }
-  spread_group_sums(m.sum, s, groups, m.rstd);
-  for (int64_t c = 0; c < s.channels; ++c) {
-    const double variance = m.rstd[c] * share;
-    m.rstd[c] = 1.0 / __builtin_sqrt((variance < 0.0 ? 0.0 : variance) + eps);  // below zero by rounding; NaN stays
-  }
-}
-
-void merge_gradients(float* all, const Sizes& s, int64_t image, Merged& m) {
-  for (int64_t c = 0; c < s.channels; ++c) m.grad[c] = m.product[c] = 0.0;
-  for (int64_t i = 0; i < s.chunks; ++i) {
-    const Sums part = sums_at(all, s, kBackwardSums, image * s.chunks + i);
-    for (int64_t c = 0; c < s.channels; ++c) {
-      m.grad[c] += part.grad[c];
-      m.product[c] += part.product[c] + (part.mean[c] - m.mean[c]) * part.grad[c];
-    }
-  }
-}
-
-float parameter(const GroupNormActParams& p, const Tensor4& tensor, int64_t c) {
-  if (p.affine_dtype == DType::kBFloat16)
-    return to_float(static_cast<const BFloat16*>(tensor.data)[c * tensor.stride[0]]);
-  return static_cast<const float*>(tensor.data)[c * tensor.stride[0]];
+double parameter(const GroupNormActParams& p, const Tensor4& tensor, int64_t c) {
+  const int64_t offset = c * tensor.stride[0];
+  if (p.affine_dtype == DType::kBFloat16) return to_float(static_cast<const BFloat16*>(tensor.data)[offset]);
+  return static_cast<const float*>(tensor.data)[offset];
 }
 
 void set_parameter(const GroupNormActParams& p, const Tensor4& tensor, int64_t c, double value) {
@@ -187,250 +93,295 @@ void set_parameter(const GroupNormActParams& p, const Tensor4& tensor, int64_t c
   }
 }
 
-// Runs first(unit), and when every unit is done second(unit), on contiguous shares of the threads.
-template <typename ThreadState, typename First, typename Second>
-bool two_passes(const Sizes& s, int threads, const First& first, const Second& second) {
-  Arena measure{nullptr};
-  ThreadState{measure, s};
-  const Scratch scratch(threads * measure.used);
+// Runs Pass(params, steps, step, sums, state)'s two passes over the units of each step, on contiguous shares of the
+// threads. Two sets of sums in turn: some threads begin the next step's while others read this one's.
+template <typename Pass, typename Params>
+bool run_steps(const Params& params, const GroupNormActParams& p, const Steps& steps, int arrays, int threads) {
+  if (steps.count == 0) return true;
+  const Sizes largest = steps.sizes(p, 0);
+  Arena measure{nullptr}, sums_size{nullptr};
+  typename Pass::State{measure, largest};
+  for (int i = 0; i < 2; ++i) sums_size.take<float>(largest.units() * arrays * largest.padded);
+  const Scratch scratch(sums_size.used + threads * measure.used);
   if (scratch.base() == nullptr) return false;
+  Arena sums_arena{scratch.base()};
+  float* sums[2];
+  for (float*& set : sums) set = sums_arena.take<float>(largest.units() * arrays * largest.padded);
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num(), units = s.images * s.chunks;
-    const int64_t begin = units * member / team, end = units * (member + 1) / team;
-    Arena arena{scratch.base() + member * measure.used};
-    ThreadState state{arena, s};
-    for (int64_t unit = begin; unit < end; ++unit) first(unit, state);
+    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
+    Arena arena{scratch.base() + sums_size.used + member * measure.used};
+    typename Pass::State state{arena, largest};
+    for (int64_t step = 0; step < steps.count; ++step) {
+      const Pass pass(params, steps, step, sums[step % 2]);
+      const int64_t begin = pass.s.units() * member / team, end = pass.s.units() * (member + 1) / team;
+      for (int64_t unit = begin; unit < end; ++unit) pass.first(unit, state);
 #pragma omp barrier
-    for (int64_t unit = end - 1; unit >= begin; --unit) second(unit, state);
+      for (int64_t unit = end - 1; unit >= begin; --unit) {
+        const int64_t image = unit / pass.s.chunks;
+        if (unit == end - 1 || image != (unit + 1) / pass.s.chunks) pass.prepare(image, state);
+        pass.second(unit, state);
+      }
+    }
   }
   return true;
 }
 
 template <typename T>
-struct ForwardState {
-  T *x, *residual, *out;
-  Merged merged;
-  float *mean, *scale, *shift;  // per channel: y = (x - mean) scale + shift
-  int64_t image = -1;           // whose they are
+struct ForwardPass {
+  struct State {
+    T *x, *residual, *out;
+    Merged merged;
+    float *mean, *scale, *shift;  // per channel: y = (x - mean) scale + shift
 
-  ForwardState(Arena& arena, const Sizes& s)
-      : x(arena.take<T>(s.chunk * s.padded)),
-        residual(arena.take<T>(s.chunk * s.padded)),
-        out(arena.take<T>(s.chunk * s.padded)),
-        merged(arena, s),
-        mean(arena.take<float>(s.padded)),
-        scale(arena.take<float>(s.padded)),
-        shift(arena.take<float>(s.padded)) {}
+    State(Arena& arena, const Sizes& s)
+        : x(arena.take<T>(s.chunk * s.padded)),
+          residual(arena.take<T>(s.chunk * s.padded)),
+          out(arena.take<T>(s.chunk * s.padded)),
+          merged(arena, s),
+          mean(arena.take<float>(s.padded)),
+          scale(arena.take<float>(s.padded)),
+          shift(arena.take<float>(s.padded)) {}
+  };
 
-  void prepare(const GroupNormActParams& p, const Sizes& s, float* all, int64_t which) {
-    if (image == which) return;
-    image = which;
-    merge_statistics(all, s, kForwardSums, image, p.groups, p.eps, merged);
-    for (int64_t c = 0; c < s.padded; ++c) mean[c] = scale[c] = shift[c] = 0.0f;
+  const GroupNormActParams& p;
+  Tensor4 x, residual, out;
+  int64_t channel;
+  Sizes s;
+  float* sums;
+
+  ForwardPass(const GroupNormActParams& p, const Steps& steps, int64_t step, float* sums)
+      : p(p),
+        x(part_of<T>(p.x, steps, step)),
+        residual(part_of<T>(p.residual, steps, step)),
+        out(part_of<T>(p.out, steps, step)),
+        channel(steps.channel(step)),
+        s(steps.sizes(p, step)),
+        sums(sums) {}
+
+  Rows<const T> read(const Tensor4& tensor, int64_t unit, T* memory) const {
+    return read_rows<T, T>(tensor, unit / s.chunks, s.first(unit), s.count(unit), kLanes, memory);
+  }
+
+  void first(int64_t unit, const State& state) const {
+    const Rows<const T> rows = read(x, unit, state.x);
+    const Sums own = sums_at(sums, s, kForwardSums, unit);
+    chunk_mean(rows, s.count(unit), s, own.mean);
+    clear(own.squares, 2 * s.padded);
+    for_each_pixel(s.count(unit), [&](auto together, int64_t i) {
+      FloatV centred[decltype(together)::value];
+      for (int64_t c = 0; c < s.padded; c += kLanes) {
+        add_deviations(rows.data + i * rows.stride, rows.stride, c, own, centred);
+      }
+    });
+  }
+
+  void prepare(int64_t image, State& state) const {
+    const Merged& m = state.merged;
+    merge_statistics(sums, s, kForwardSums, image, p.eps, m);
+    for (int64_t c = 0; c < s.padded; ++c) state.mean[c] = state.scale[c] = state.shift[c] = 0.0f;
     for (int64_t c = 0; c < s.channels; ++c) {
-      const double factor = parameter(p, p.weight, c) * merged.rstd[c];
-      mean[c] = static_cast<float>(merged.mean[c]);
-      scale[c] = static_cast<float>(factor);
+      const double scale = parameter(p, p.weight, channel + c) * m.rstd[c];
+      state.mean[c] = static_cast<float>(m.mean[c]);
+      state.scale[c] = static_cast<float>(scale);
       // what rounding took from the mean is given back here
-      shift[c] = static_cast<float>(parameter(p, p.bias, c) - (merged.mean[c] - mean[c]) * factor);
+      state.shift[c] = static_cast<float>(parameter(p, p.bias, channel + c) - (m.mean[c] - state.mean[c]) * scale);
     }
   }
-};
 
-template <bool kResidual, typename T>
-void normalise(const GroupNormActParams& p, const Sizes& s, const ForwardState<T>& state, int64_t count,
-               const Rows<const T>& x, const Rows<const T>& residual, const Rows<T>& out) {
-  const FloatV lowest = broadcast(p.relu ? 0.0f : -__builtin_inff());
-  for_each_pixel(count, [&](auto together, int64_t i) {
-    for (int64_t c = 0; c < s.padded; c += kLanes) {
-      const FloatV mean = load(state.mean + c), scale = load(state.scale + c), shift = load(state.shift + c);
-      for (int64_t p = i; p < i + decltype(together)::value; ++p) {
-        FloatV y = (load_vector(x.data + p * x.stride + c) - mean) * scale + shift;
-        if (kResidual) y += load_vector(residual.data + p * residual.stride + c);
-        store_vector(out.data + p * out.stride + c, max(lowest, y));  // NaN is never below: it stays
-      }
-    }
-  });
-}
-
-template <typename T>
-bool forward(const GroupNormActParams& p, int threads) {
-  const Sizes s(p.x);
-  const Scratch sums(s.images * s.chunks * kForwardSums * s.padded * static_cast<int64_t>(sizeof(float)));
-  float* all = reinterpret_cast<float*>(sums.base());
-  if (all == nullptr) return false;
-  return two_passes<ForwardState<T>>(
-      s, threads,
-      [&](int64_t unit, const ForwardState<T>& state) {
-        const int64_t image = unit / s.chunks, index = unit % s.chunks, count = s.count(index);
-        const Rows<const T> x = read_rows<T, T>(p.x, image, index * s.chunk, count, kLanes, state.x);
-        const Sums own = sums_at(all, s, kForwardSums, unit);
-        chunk_mean(x, count, s, own.mean);
-        clear(own.squares, 2 * s.padded);
-        for_each_pixel(count, [&](auto together, int64_t i) {
-          FloatV centred[decltype(together)::value];
-          for (int64_t c = 0; c < s.padded; c += kLanes)
-            add_deviations(x.data + i * x.stride, x.stride, c, own, centred);
-        });
-      },
-      [&](int64_t unit, ForwardState<T>& state) {
-        const int64_t image = unit / s.chunks, index = unit % s.chunks, count = s.count(index);
-        const int64_t first = index * s.chunk;
-        state.prepare(p, s, all, image);
-        const Rows<const T> x = read_rows<T, T>(p.x, image, first, count, kLanes, state.x);
-        const Rows<T> out = rows_to_write(p.out, image, first, state.out);
-        if (p.residual.data == nullptr) {
-          normalise<false>(p, s, state, count, x, x, out);
-        } else {
-          const Rows<const T> residual = read_rows<T, T>(p.residual, image, first, count, kLanes, state.residual);
-          normalise<true>(p, s, state, count, x, residual, out);
+  template <bool kResidual>
+  void normalise(const State& state, int64_t count, const Rows<const T>& rows, const Rows<const T>& added,
+                 const Rows<T>& result) const {
+    const FloatV lowest = broadcast(p.relu ? 0.0f : -__builtin_inff());
+    for_each_pixel(count, [&](auto together, int64_t first) {
+      for (int64_t c = 0; c < s.padded; c += kLanes) {
+        const FloatV mean = load(state.mean + c), scale = load(state.scale + c), shift = load(state.shift + c);
+        for (int64_t i = first; i < first + decltype(together)::value; ++i) {
+          FloatV y = (load_vector(rows.data + i * rows.stride + c) - mean) * scale + shift;
+          if (kResidual) y += load_vector(added.data + i * added.stride + c);
+          store_vector(result.data + i * result.stride + c, max(lowest, y));  // nothing is above NaN: it stays
         }
-        finish_rows(out, p.out, image, first, count, state.out);
-      });
-}
+      }
+    });
+  }
 
-template <typename T>
-struct BackwardState {
-  T *x, *out, *grad, *grad_x, *grad_residual;
-  Merged merged;
-  float *mean, *scale, *slope, *shift;  // per channel: grad_x = g scale - (x - mean) slope + shift
-  int64_t image = -1;
-
-  BackwardState(Arena& arena, const Sizes& s)
-      : x(arena.take<T>(s.chunk * s.padded)),
-        out(arena.take<T>(s.chunk * s.padded)),
-        grad(arena.take<T>(s.chunk * s.padded)),
-        grad_x(arena.take<T>(s.chunk * s.padded)),
-        grad_residual(arena.take<T>(s.chunk * s.padded)),
-        merged(arena, s),
-        mean(arena.take<float>(s.padded)),
-        scale(arena.take<float>(s.padded)),
-        slope(arena.take<float>(s.padded)),
-        shift(arena.take<float>(s.padded)) {}
-
-  void prepare(const GroupNormActParams& p, const Sizes& s, float* all, int64_t which) {
-    if (image == which) return;
-    image = which;
-    Merged& m = merged;
-    merge_statistics(all, s, kBackwardSums, image, p.groups, p.eps, m);
-    merge_gradients(all, s, image, m);
-    const double share = 1.0 / (static_cast<double>(s.channels / p.groups) * static_cast<double>(s.pixels));
-    for (int64_t c = 0; c < s.padded; ++c) mean[c] = scale[c] = slope[c] = shift[c] = 0.0f;
-    for (int64_t c = 0; c < s.channels; ++c) m.sum[c] = m.grad[c] * parameter(p, p.weight, c);
-    spread_group_sums(m.sum, s, p.groups, m.sum);
-    for (int64_t c = 0; c < s.channels; ++c) shift[c] = static_cast<float>(-m.rstd[c] * share * m.sum[c]);
-    for (int64_t c = 0; c < s.channels; ++c) m.sum[c] = m.product[c] * parameter(p, p.weight, c);
-    spread_group_sums(m.sum, s, p.groups, m.sum);
-    for (int64_t c = 0; c < s.channels; ++c) {
-      const double factor = m.rstd[c] * m.rstd[c] * m.rstd[c] * share * m.sum[c];
-      mean[c] = static_cast<float>(m.mean[c]);
-      scale[c] = static_cast<float>(parameter(p, p.weight, c) * m.rstd[c]);
-      slope[c] = static_cast<float>(factor);
-      shift[c] += static_cast<float>((m.mean[c] - mean[c]) * factor);
+  void second(int64_t unit, const State& state) const {
+    const int64_t image = unit / s.chunks, count = s.count(unit);
+    const Rows<const T> rows = read(x, unit, state.x);
+    const Rows<T> result = rows_to_write(out, image, s.first(unit), state.out);
+    if (residual.data == nullptr) {
+      normalise<false>(state, count, rows, rows, result);
+    } else {
+      normalise<true>(state, count, rows, read(residual, unit, state.residual), result);
     }
+    finish_rows(result, out, image, s.first(unit), count, state.out);
   }
 };
-
-template <bool kRelu, typename T>
-void gradient_sums(const Sizes& s, int64_t count, const Rows<const T>& x, const Rows<const T>& out,
-                   const Rows<const T>& grad, const Sums& own) {
-  chunk_mean(x, count, s, own.mean);
-  clear(own.squares, 4 * s.padded);
-  for_each_pixel(count, [&](auto together, int64_t i) {
-    FloatV centred[decltype(together)::value];
-    for (int64_t c = 0; c < s.padded; c += kLanes) {
-      add_deviations(x.data + i * x.stride, x.stride, c, own, centred);
-      FloatV sum = load(own.grad + c), product = load(own.product + c);
-      for (int64_t p = 0; p < decltype(together)::value; ++p) {
-        const FloatV g = masked<kRelu>(grad.data + (i + p) * grad.stride + c, out.data + (i + p) * out.stride + c);
-        sum += g;
-        product += g * centred[p];
-      }
-      store(own.grad + c, sum);
-      store(own.product + c, product);
-    }
-  });
-}
 
 template <bool kRelu, bool kResidual, typename T>
-void input_gradient(const Sizes& s, const BackwardState<T>& state, int64_t count, const Rows<const T>& x,
-                    const Rows<const T>& out, const Rows<const T>& grad, const Rows<T>& grad_x,
-                    const Rows<T>& grad_residual) {
-  for_each_pixel(count, [&](auto together, int64_t i) {
-    for (int64_t c = 0; c < s.padded; c += kLanes) {
-      const FloatV mean = load(state.mean + c), scale = load(state.scale + c);
-      const FloatV slope = load(state.slope + c), shift = load(state.shift + c);
-      for (int64_t p = i; p < i + decltype(together)::value; ++p) {
-        const FloatV g = masked<kRelu>(grad.data + p * grad.stride + c, out.data + p * out.stride + c);
-        const FloatV centred = load_vector(x.data + p * x.stride + c) - mean;
-        store_vector(grad_x.data + p * grad_x.stride + c, (g * scale + shift) - centred * slope);
-        if (kResidual) store_vector(grad_residual.data + p * grad_residual.stride + c, g);
-      }
-    }
-  });
-}
+struct BackwardPass {
+  struct State {
+    T *x, *out, *grad, *grad_x, *grad_residual;
+    Merged merged;
+    float *mean, *scale, *slope, *shift;  // per channel: grad_x = g scale + shift - (x - mean) slope
 
-// Gradients of the parameters from each image's sums (images, 2, padded), in the order of the images.
-void parameter_gradients(const GroupNormActBackwardParams& p, const Sizes& s, const double* image_sums) {
-  for (int64_t c = 0; c < p.forward.x.size[1]; ++c) {
+    State(Arena& arena, const Sizes& s)
+        : x(arena.take<T>(s.chunk * s.padded)),
+          out(arena.take<T>(s.chunk * s.padded)),
+          grad(arena.take<T>(s.chunk * s.padded)),
+          grad_x(arena.take<T>(s.chunk * s.padded)),
+          grad_residual(arena.take<T>(s.chunk * s.padded)),
+          merged(arena, s),
+          mean(arena.take<float>(s.padded)),
+          scale(arena.take<float>(s.padded)),
+          slope(arena.take<float>(s.padded)),
+          shift(arena.take<float>(s.padded)) {}
+  };
+  struct Params {
+    const GroupNormActBackwardParams& p;
+    double* image_sums;  // (N, C, 2): of g xhat and of g
+  };
+
+  const GroupNormActParams& p;
+  double* image_sums;
+  Tensor4 x, out, grad, grad_x, grad_residual;
+  int64_t image, channel;
+  Sizes s;
+  float* sums;
+
+  BackwardPass(const Params& all, const Steps& steps, int64_t step, float* sums)
+      : p(all.p.forward),
+        image_sums(all.image_sums),
+        x(part_of<T>(p.x, steps, step)),
+        out(part_of<T>(p.out, steps, step)),
+        grad(part_of<T>(all.p.grad, steps, step)),
+        grad_x(part_of<T>(all.p.grad_x, steps, step)),
+        grad_residual(part_of<T>(all.p.grad_residual, steps, step)),
+        image(steps.image(step)),
+        channel(steps.channel(step)),
+        s(steps.sizes(p, step)),
+        sums(sums) {}
+
+  struct Read {
+    Rows<const T> x, grad, out;
+
+    // The gradient behind the activation, as PyTorch: zero where out <= 0, so that NaN lets it through.
+    FloatV masked(int64_t pixel, int64_t c) const {
+      const FloatV g = load_vector(grad.data + pixel * grad.stride + c);
+      if constexpr (!kRelu) return g;
+      return load_vector(out.data + pixel * out.stride + c) <= FloatV{} ? FloatV{} : g;
+    }
+  };
+
+  Read read(int64_t unit, const State& state) const {
+    const auto rows = [&](const Tensor4& tensor, T* memory) {
+      return read_rows<T, T>(tensor, unit / s.chunks, s.first(unit), s.count(unit), kLanes, memory);
+    };
+    const Rows<const T> grads = rows(grad, state.grad);
+    return {rows(x, state.x), grads, kRelu ? rows(out, state.out) : grads};  // without ReLU out is not looked at
+  }
+
+  void first(int64_t unit, const State& state) const {
+    const Read in = read(unit, state);
+    const Sums own = sums_at(sums, s, kBackwardSums, unit);
+    chunk_mean(in.x, s.count(unit), s, own.mean);
+    clear(own.squares, 4 * s.padded);
+    for_each_pixel(s.count(unit), [&](auto together, int64_t i) {
+      FloatV centred[decltype(together)::value];
+      for (int64_t c = 0; c < s.padded; c += kLanes) {
+        add_deviations(in.x.data + i * in.x.stride, in.x.stride, c, own, centred);
+        FloatV sum = load(own.grad + c), product = load(own.product + c);
+        for (int64_t k = 0; k < decltype(together)::value; ++k) {
+          const FloatV g = in.masked(i + k, c);
+          sum += g;
+          product += g * centred[k];
+        }
+        store(own.grad + c, sum);
+        store(own.product + c, product);
+      }
+    });
+  }
+
+  void prepare(int64_t index, State& state) const {
+    const Merged& m = state.merged;
+    merge_statistics(sums, s, kBackwardSums, index, p.eps, m);
+    merge_gradients(sums, s, index, m);
+    for (int64_t c = 0; c < s.padded; ++c) {
+      state.mean[c] = state.scale[c] = state.slope[c] = state.shift[c] = 0.0f;
+    }
+    for (int64_t c = 0; c < s.channels; ++c) {
+      const double weight = parameter(p, p.weight, channel + c);
+      m.sum[c] = weight * m.grad[c];
+      m.weighted[c] = weight * m.product[c];
+    }
+    spread_group_sums(m.sum, s, m.sum);
+    spread_group_sums(m.weighted, s, m.weighted);
+    for (int64_t c = 0; c < s.channels; ++c) {
+      const double rstd = m.rstd[c], slope = rstd * rstd * rstd * s.share() * m.weighted[c];
+      state.mean[c] = static_cast<float>(m.mean[c]);
+      state.scale[c] = static_cast<float>(parameter(p, p.weight, channel + c) * rstd);
+      state.slope[c] = static_cast<float>(slope);
+      state.shift[c] = static_cast<float>((m.mean[c] - state.mean[c]) * slope - rstd * s.share() * m.sum[c]);
+    }
+  }
+
+  void input_gradient(const State& state, int64_t count, const Read& in, const Rows<T>& result,
+                      const Rows<T>& residual) const {
+    for_each_pixel(count, [&](auto together, int64_t first) {
+      for (int64_t c = 0; c < s.padded; c += kLanes) {
+        const FloatV mean = load(state.mean + c), scale = load(state.scale + c);
+        const FloatV slope = load(state.slope + c), shift = load(state.shift + c);
+        for (int64_t i = first; i < first + decltype(together)::value; ++i) {
+          const FloatV g = in.masked(i, c), centred = load_vector(in.x.data + i * in.x.stride + c) - mean;
+          store_vector(result.data + i * result.stride + c, (g * scale + shift) - centred * slope);
+          if (kResidual) store_vector(residual.data + i * residual.stride + c, g);
+        }
+      }
+    });
+  }
+
+  void second(int64_t unit, const State& state) const {
+    const int64_t index = unit / s.chunks, begin = s.first(unit), count = s.count(unit);
+    const Rows<T> result = rows_to_write(grad_x, index, begin, state.grad_x);
+    Rows<T> residual = result;
+    if (kResidual) residual = rows_to_write(grad_residual, index, begin, state.grad_residual);
+    input_gradient(state, count, read(unit, state), result, residual);
+    finish_rows(result, grad_x, index, begin, count, state.grad_x);
+    if (kResidual) finish_rows(residual, grad_residual, index, begin, count, state.grad_residual);
+    if (begin > 0) return;
+    double* own = image_sums + 2 * ((image + index) * p.x.size[1] + channel);
+    for (int64_t c = 0; c < s.channels; ++c) {
+      own[2 * c] = state.merged.product[c] * state.merged.rstd[c];
+      own[2 * c + 1] = state.merged.grad[c];
+    }
+  }
+};
+
+template <bool kRelu, bool kResidual, typename T>
+bool backward(const GroupNormActBackwardParams& p, int threads) {
+  using Pass = BackwardPass<kRelu, kResidual, T>;
+  const Steps steps(p.forward.x, p.forward.groups);
+  const int64_t channels = p.forward.x.size[1], images = steps.count > 0 ? p.forward.x.size[0] : 0;
+  const Scratch scratch(images * channels * 2 * static_cast<int64_t>(sizeof(double)));
+  double* image_sums = reinterpret_cast<double*>(scratch.base());
+  if (image_sums == nullptr) return false;
+  const typename Pass::Params all{p, image_sums};
+  if (!run_steps<Pass>(all, p.forward, steps, kBackwardSums, threads)) return false;
+  for (int64_t c = 0; c < channels; ++c) {  // in the order of the images
     double weight = 0.0, bias = 0.0;
-    for (int64_t n = 0; n < s.images; ++n) {
-      weight += image_sums[2 * n * s.padded + c];
-      bias += image_sums[(2 * n + 1) * s.padded + c];
+    for (int64_t n = 0; n < images; ++n) {
+      weight += image_sums[2 * (n * channels + c)];
+      bias += image_sums[2 * (n * channels + c) + 1];
     }
     set_parameter(p.forward, p.grad_weight, c, weight);
     set_parameter(p.forward, p.grad_bias, c, bias);
   }
+  return true;
 }
 
-template <bool kRelu, bool kResidual, typename T>
-bool backward(const GroupNormActBackwardParams& p, int threads) {
-  const GroupNormActParams& f = p.forward;
-  const Sizes s(f.x);
-  Arena measure{nullptr};
-  measure.take<double>(s.images * 2 * s.padded);
-  measure.take<float>(s.images * s.chunks * kBackwardSums * s.padded);
-  const Scratch scratch(measure.used);
-  if (scratch.base() == nullptr) return false;
-  Arena arena{scratch.base()};
-  double* image_sums = arena.take<double>(s.images * 2 * s.padded);
-  float* all = arena.take<float>(s.images * s.chunks * kBackwardSums * s.padded);
-
-  const auto read = [&](const Tensor4& tensor, int64_t unit, T* memory) {
-    const int64_t index = unit % s.chunks;
-    return read_rows<T, T>(tensor, unit / s.chunks, index * s.chunk, s.count(index), kLanes, memory);
-  };
-  // without ReLU the output is not looked at
-  const Tensor4& mask = kRelu ? f.out : p.grad;
-  const bool done = two_passes<BackwardState<T>>(
-      s, threads,
-      [&](int64_t unit, const BackwardState<T>& state) {
-        const Rows<const T> x = read(f.x, unit, state.x), grad = read(p.grad, unit, state.grad);
-        const Rows<const T> out = kRelu ? read(mask, unit, state.out) : grad;
-        gradient_sums<kRelu>(s, s.count(unit % s.chunks), x, out, grad, sums_at(all, s, kBackwardSums, unit));
-      },
-      [&](int64_t unit, BackwardState<T>& state) {
-        const int64_t image = unit / s.chunks, index = unit % s.chunks, count = s.count(index);
-        const int64_t first = index * s.chunk;
-        state.prepare(f, s, all, image);
-        const Rows<const T> x = read(f.x, unit, state.x), grad = read(p.grad, unit, state.grad);
-        const Rows<const T> out = kRelu ? read(mask, unit, state.out) : grad;
-        const Rows<T> grad_x = rows_to_write(p.grad_x, image, first, state.grad_x);
-        Rows<T> grad_residual = grad_x;
-        if (kResidual) grad_residual = rows_to_write(p.grad_residual, image, first, state.grad_residual);
-        input_gradient<kRelu, kResidual>(s, state, count, x, out, grad, grad_x, grad_residual);
-        finish_rows(grad_x, p.grad_x, image, first, count, state.grad_x);
-        if (kResidual) finish_rows(grad_residual, p.grad_residual, image, first, count, state.grad_residual);
-        if (index > 0) return;
-        double* own = image_sums + 2 * image * s.padded;
-        for (int64_t c = 0; c < s.channels; ++c) {
-          own[c] = state.merged.product[c] * state.merged.rstd[c];
-          own[s.padded + c] = state.merged.grad[c];
-        }
-      });
-  if (done) parameter_gradients(p, s, image_sums);
-  return done;
+template <typename T>
+bool forward(const GroupNormActParams& p, int threads) {
+  return run_steps<ForwardPass<T>>(p, p, Steps(p.x, p.groups), kForwardSums, threads);
 }
 
 template <typename T>
