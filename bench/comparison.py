@@ -35,7 +35,7 @@ class Comparison:
         seconds: time for the rounds of one comparison.
         rows: where the result is added.
         without_number: where it is said which peer has none, and why.
-        left_out: peers that are not wanted.
+        left_out: peers that are not wanted, each with the reason.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class Comparison:
         seconds: float,
         rows: list[Row],
         without_number: dict[str, str],
-        left_out: Collection[str] = (),
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
         self.benchmark, self.seconds = benchmark, seconds
-        self.rows, self.without_number, self.left_out = rows, without_number, left_out
+        self.rows, self.without_number, self.left_out = rows, without_number, left_out or {}
 
     def __call__(
         self,
@@ -90,7 +90,7 @@ class Comparison:
             for peer, make in peers.items():
                 try:
                     if peer in self.left_out:
-                        raise Unavailable("left out by --bench-without")
+                        raise Unavailable(self.left_out[peer])
                     with torch.inference_mode(False):
                         run = make(build)
                     gate(peer, run())

@@ -19,8 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench")
     group.addoption("--bench-seconds", type=float, default=1.0, help="time for the rounds of one comparison")
     group.addoption(
-        "--bench-without", action="append", default=[], metavar="PEER", help="such as torch.compile (minutes)"
+        "--bench-compile", action="store_true", help="torch.compile too: about a minute a model, ten for all"
     )
+    group.addoption("--bench-without", action="append", default=[], metavar="PEER", help="such as OpenVINO")
     group.addoption("--bench-results", type=Path, default=results.FOLDER, help="folder for the JSON files")
 
 
@@ -39,7 +40,10 @@ def _seeded() -> None:
 def compare(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Comparison:
     """Gates, times and records one workload; see `Comparison.__call__`."""
     config = request.config
-    seconds, left_out = config.getoption("--bench-seconds"), config.getoption("--bench-without")
+    seconds = config.getoption("--bench-seconds")
+    left_out = dict.fromkeys(config.getoption("--bench-without"), "left out by --bench-without")
+    if not config.getoption("--bench-compile"):
+        left_out["torch.compile"] = "left out; --bench-compile includes it"
     return Comparison(benchmark, seconds, config.stash[ROWS], config.stash[WITHOUT_NUMBER], left_out)
 
 

@@ -1,8 +1,11 @@
-// conv2d on the CPU: a product of gathered pixels and packed weights.
+// conv2d on the CPU: a product of the pixels under the kernel and packed weights.
 //
-// For a tile of output pixels the kernel's window is gathered into rows of Kh Kw C (a copy of K / Co of the product's
-// work: below 4 % from 32 output channels on); a 1x1 kernel reads pixels where they lie. Outside the image the window
-// is zero. FLOPs: 2 Kh Kw C Co a pixel.
+// Three ways to the rows of the product, all with the same packed weights:
+//   1x1 kernels   pixels where they lie;
+//   wide outputs  the kernel's rows of the image are copied with their border of zeros, and a window is Kh segments of
+//                 Kw C neighbours there: a copy of Kh / stride of the input;
+//   others        tiles of windows, gathered: Kh Kw C copied for each output pixel, K / Co of the product's work.
+// FLOPs: 2 Kh Kw C Co a pixel.
 
 #include <omp.h>
 
@@ -16,7 +19,8 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-constexpr int64_t kTile = 96;  // pixels of a product
+constexpr int64_t kTile = 96;     // pixels of a product
+constexpr int64_t kWideRow = 48;  // output pixels in a row that make a product of their own
 
 template <typename Element>
 struct Packed {
@@ -43,69 +47,106 @@ void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
   load_parameter<float>(bias, out, packed.bias);
 }
 
-template <typename T>
-struct Window {
+template <typename T, typename Out>
+struct Convolution {
   using Element = typename Product<T>::Element;
 
   const Conv2dParams& p;
+  const Packed<Element>& packed;
   int64_t row;  // elements of one pixel
 
-  // The windows of output pixels [first, first + count) of one image.
-  void gather(int64_t image, int64_t first, int64_t count, Element* out) const {
-    const T* x = static_cast<const T*>(p.x.data) + image * p.x.stride[0];
+  int64_t taps() const { return p.kernel[0] * p.kernel[1]; }
+  bool is_pointwise() const { return taps() == 1 && p.stride == 1 && p.padding == 0; }
+  bool by_rows() const { return !is_pointwise() && p.out.size[3] >= kWideRow; }
+  // Elements of one copied row of the image, from the first window's left column to the last one's right.
+  int64_t row_length() const { return ((p.out.size[3] - 1) * p.stride + p.kernel[1]) * row; }
+  int64_t scratch_elements() const { return by_rows() ? p.kernel[0] * row_length() : kTile * taps() * row; }
+
+  const T* image(int64_t index) const { return static_cast<const T*>(p.x.data) + index * p.x.stride[0]; }
+
+  // `count` pixels of the image's row y from column x on; zeros outside the image.
+  void copy_pixels(const T* x, int64_t y, int64_t column, int64_t count, Element* out) const {
+    const int64_t width = p.x.size[3], end = column + count;
+    const bool inside = y >= 0 && y < p.x.size[2] && column < width && end > 0;
+    if (!inside) {
+      std::memset(out, 0, count * row * sizeof(Element));
+      return;
+    }
+    const int64_t first = column > 0 ? column : 0, last = end < width ? end : width;
+    std::memset(out, 0, (first - column) * row * sizeof(Element));
+    gather_rows(x + y * p.x.stride[2] + first * p.x.stride[3], p.x.size[1], p.x.stride[1], p.x.stride[3], last - first,
+                out + (first - column) * row);
+    std::memset(out + (last - column) * row, 0, (end - last) * row * sizeof(Element));
+  }
+
+  void product(const Pixels<Element>& a, int64_t segments, int64_t index, int64_t first, int64_t count) const {
+    const int64_t channels = p.out.size[1];
+    Out* out = static_cast<Out*>(p.out.data) + index * p.out.stride[0];
+    gemm(a, count, PackedWeights<Element>{packed.weight, channels, taps() * row / segments, segments},
+         [&](int64_t m, int64_t n, FloatV sum) {
+           sum += load(packed.bias + n);
+           if (p.activation == Activation::kGelu) sum = gelu_for<Out>(sum);
+           if (p.activation == Activation::kRelu) sum = sum < FloatV{} ? FloatV{} : sum;  // NaN stays
+           store_channels(out + offset_in_image(p.out, first + m) + n * p.out.stride[1], p.out.stride[1], channels - n,
+                          sum);
+         });
+  }
+
+  void output_row(int64_t index, int64_t y, Element* scratch) const {
+    for (int64_t i = 0; i < p.kernel[0]; ++i) {
+      copy_pixels(image(index), y * p.stride - p.padding + i, -p.padding, row_length() / row,
+                  scratch + i * row_length());
+    }
+    product({scratch, p.stride * row, row_length()}, p.kernel[0], index, y * p.out.size[3], p.out.size[3]);
+  }
+
+  void tile(int64_t index, int64_t first, int64_t count, Element* scratch) const {
+    if (is_pointwise()) {
+      product(pixel_rows<T>(p.x, index, first, count, scratch), 1, index, first, count);
+      return;
+    }
+    Element* out = scratch;
     for (int64_t pixel = first; pixel < first + count; ++pixel) {
       const int64_t top = pixel / p.out.size[3] * p.stride - p.padding;
       const int64_t left = pixel % p.out.size[3] * p.stride - p.padding;
-      for (int64_t i = top; i < top + p.kernel[0]; ++i) {
-        const bool row_inside = i >= 0 && i < p.x.size[2];
-        for (int64_t j = left; j < left + p.kernel[1]; ++j, out += row) {
-          if (row_inside && j >= 0 && j < p.x.size[3]) {
-            gather_rows(x + i * p.x.stride[2] + j * p.x.stride[3], p.x.size[1], p.x.stride[1], 0, 1, out);
-          } else {
-            std::memset(out, 0, row * sizeof(Element));
-          }
-        }
+      for (int64_t i = 0; i < p.kernel[0]; ++i, out += p.kernel[1] * row) {
+        copy_pixels(image(index), top + i, left, p.kernel[1], out);
       }
     }
+    product({scratch, taps() * row, 0}, 1, index, first, count);
+  }
+
+  bool run(int threads) const {
+    const int64_t images = p.out.size[0], height = p.out.size[2], pixels = height * p.out.size[3];
+    if (images * p.out.size[1] * pixels == 0) return true;
+    const int64_t bytes = (scratch_elements() * static_cast<int64_t>(sizeof(Element)) + 63) / 64 * 64;
+    char* memory = static_cast<char*>(std::malloc(threads * bytes));
+    if (memory == nullptr) return false;
+#pragma omp parallel num_threads(threads)
+    {
+      const int64_t member = omp_get_thread_num(), team = omp_get_num_threads();
+      Element* scratch = reinterpret_cast<Element*>(memory + member * bytes);
+      if (by_rows()) {
+        for (int64_t y = images * height * member / team; y < images * height * (member + 1) / team; ++y) {
+          output_row(y / height, y % height, scratch);
+        }
+      } else {
+        for_each_tile(images, pixels, kTile, member, team,
+                      [&](int64_t index, int64_t first, int64_t count) { tile(index, first, count, scratch); });
+      }
+    }
+    std::free(memory);
+    return true;
   }
 };
 
 template <typename T, typename Out>
 bool run(const Conv2dParams& p, int threads) {
   using Element = typename Product<T>::Element;
-  const int64_t row = row_elements<Element>(p.x.size[1]), taps = p.kernel[0] * p.kernel[1];
-  const int64_t channels = p.out.size[1], pixels = p.out.size[2] * p.out.size[3];
-  if (p.out.size[0] * channels * pixels == 0) return true;
   Arena found{static_cast<char*>(const_cast<void*>(p.packed))};
-  const Packed<Element> packed(found, channels, taps, p.x.size[1]);
-  const int64_t bytes = (kTile * taps * row * static_cast<int64_t>(sizeof(Element)) + 63) / 64 * 64;
-  char* memory = static_cast<char*>(std::malloc(threads * bytes));
-  if (memory == nullptr) return false;
-  const bool is_pointwise = taps == 1 && p.stride == 1 && p.padding == 0;
-  Out* out = static_cast<Out*>(p.out.data);
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t member = omp_get_thread_num(), team = omp_get_num_threads();
-    Element* scratch = reinterpret_cast<Element*>(memory + member * bytes);
-    for_each_tile(p.out.size[0], pixels, kTile, member, team, [&](int64_t image, int64_t first, int64_t count) {
-      Pixels<Element> a{scratch, taps * row, 0};
-      if (is_pointwise) {
-        a = pixel_rows<T>(p.x, image, first, count, scratch);
-      } else {
-        Window<T>{p, row}.gather(image, first, count, scratch);
-      }
-      gemm(a, count, PackedWeights<Element>{packed.weight, channels, taps * row, 1},
-           [&](int64_t m, int64_t n, FloatV sum) {
-             sum += load(packed.bias + n);
-             if (p.activation == Activation::kGelu) sum = gelu_for<Out>(sum);
-             if (p.activation == Activation::kRelu) sum = sum < FloatV{} ? FloatV{} : sum;  // NaN stays
-             store_channels(out + image * p.out.stride[0] + offset_in_image(p.out, first + m) + n * p.out.stride[1],
-                            p.out.stride[1], channels - n, sum);
-           });
-    });
-  }
-  std::free(memory);
-  return true;
+  const int64_t row = row_elements<Element>(p.x.size[1]);
+  const Packed<Element> packed(found, p.out.size[1], p.kernel[0] * p.kernel[1], p.x.size[1]);
+  return Convolution<T, Out>{p, packed, row}.run(threads);
 }
 
 template <typename Element>
