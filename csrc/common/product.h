@@ -25,13 +25,19 @@ constexpr int kTileRows[] = {0, 12, 6};
 constexpr int kTileVectors = 2;
 #endif
 
+// Terms summed in registers before they are added to those in memory: a long chain's rounding errors grow with the root
+// of its length. Against PyTorch's products nmf2d's error over D = 512 is 1.5 to 2 times as large with whole chains,
+// 0.9 with blocks of 64 and 0.6 with 32, which cost 2 % and 5 % of the time.
+constexpr int64_t kSumSteps = 64;
+
 // (m, k) at data + m * row_stride + k * k_stride.
 struct Factor {
   const float* data;
   int64_t row_stride, k_stride;
 
   Factor transposed() const { return {data, k_stride, row_stride}; }
-  Factor from_row(int64_t row) const { return {data + row * row_stride, row_stride, k_stride}; }
+  Factor from_row(int64_t row) const { return at(row, 0); }
+  Factor at(int64_t row, int64_t k) const { return {data + row * row_stride + k * k_stride, row_stride, k_stride}; }
 };
 
 // Row-major; a row has `stride` floats, a whole number of vectors.
@@ -58,6 +64,8 @@ static __attribute__((noinline)) void multiply_tile(const Factor& a, int64_t k, 
 #pragma GCC unroll 8
   for (int i = 0; i < kPointers; ++i) base[i] = a.data + 3 * i * row_stride;
   const float* weight = w.data;
+  float* const target = out.data;
+  const int64_t out_stride = out.stride;
   for (int64_t step = 0; step < k; ++step, weight += w_stride) {
     FloatV b[kVectors];
 #pragma GCC unroll 4
@@ -75,8 +83,8 @@ static __attribute__((noinline)) void multiply_tile(const Factor& a, int64_t k, 
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
-      float* target = out.row(i) + j * kLanes;
-      store(target, accumulate ? load(target) + sum[i][j] : sum[i][j]);
+      float* at = target + i * out_stride + j * kLanes;
+      store(at, accumulate ? load(at) + sum[i][j] : sum[i][j]);
     }
   }
 }
@@ -97,7 +105,13 @@ static void multiply_panel(const Factor& a, int64_t m, int64_t k, const Matrix& 
   int64_t row = 0;
   for (int64_t tiles = (m + kRows - 1) / kRows; tiles > 0; --tiles) {
     const int64_t rows = (m - row + tiles - 1) / tiles;
-    multiply_rows<kRows, kVectors>(rows, a.from_row(row), k, w, out.from_row(row), accumulate);
+    int64_t step = 0;
+    do {
+      const int64_t steps = k - step < kSumSteps ? k - step : kSumSteps;
+      multiply_rows<kRows, kVectors>(rows, a.at(row, step), steps, w.from_row(step), out.from_row(row),
+                                     accumulate || step > 0);
+      step += steps;
+    } while (step < k);
     row += rows;
   }
 }

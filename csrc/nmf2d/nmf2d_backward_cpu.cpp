@@ -109,7 +109,9 @@ template <typename T>
 class Backward {
  public:
   Backward(const Nmf2dBackwardParams& params, int threads)
-      : p_(params), sizes_(params), plan_(params.x.size[0], sizes_.pixels, sizes_.channels + sizes_.terms / 2) {
+      : p_(params),
+        sizes_(params),
+        plan_(params.x.size[0], sizes_.pixels, sizes_.rank, sizes_.channels + sizes_.terms / 2) {
     Arena state{nullptr}, scratch{nullptr};
     State{state, sizes_, plan_.chunks};
     Scratch{scratch, sizes_};

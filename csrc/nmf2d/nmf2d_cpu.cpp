@@ -76,7 +76,7 @@ void softmax(const float* logits, int64_t count, float* out) {
 
 // Which of the saved states is the one before update `step`; -1: none.
 int64_t slot(const Nmf2dParams& p, int64_t step) {
-  const int64_t kept = p.saved_bases.data == nullptr ? 0 : p.saved_bases.size[0];
+  const int64_t kept = p.saved_bases.size[0];
   if (kept == p.steps + 1) return step;
   return kept == 1 && step == p.steps ? 0 : -1;
 }
@@ -100,7 +100,7 @@ void pass(const Nmf2dParams& p, int64_t step, int64_t image, const Sizes& sizes,
   if (slot(p, step + 1) >= 0) write_rows(coef, p.saved_coef, slot(p, step + 1), image, first, count);
   const Matrix own = state.partial.from_row(chunk * sizes.sum_rows());
   product(x.transposed(), sizes.channels, count, coef, sizes.rank, own, !chunk_begins);
-  product(coef.transposed(), sizes.rank, count, coef, sizes.rank, own.from_row(sizes.channels), !chunk_begins);
+  upper_gram(coef, count, sizes.rank, own.from_row(sizes.channels), !chunk_begins);
 }
 
 void save_bases(const Nmf2dParams& p, int64_t step, int64_t image, const State& state, int64_t first, int64_t count) {
@@ -113,7 +113,7 @@ template <typename T>
 bool forward(const Nmf2dParams& p, int threads) {
   const Sizes sizes(p);
   const int64_t images = p.x.size[0], rank = sizes.rank;
-  const Plan plan(images, sizes.pixels, sizes.channels);
+  const Plan plan(images, sizes.pixels, rank, sizes.channels);
   const Tensor4 bases = over_images(p.bases, images);
 
   Arena state_size{nullptr}, scratch_size{nullptr};
@@ -152,6 +152,7 @@ bool forward(const Nmf2dParams& p, int threads) {
           const State state = state_of(begin + i);
           add_chunks(state.partial, sizes.sum_rows(), plan.chunks, first, count, state.sums);
         });
+        share(group, [&](int64_t i) { mirror(state_of(begin + i).sums.from_row(sizes.channels), rank); });
         share_rows(group, sizes.channels, [&](int64_t i, int64_t first, int64_t count) {
           const State state = state_of(begin + i);
           const Matrix rows = state.bases.from_row(first);

@@ -15,8 +15,10 @@ namespace SEGNEXT_ISA {
 
 // Pixels taken together: X of a tile (64 to 256 KiB) is read by all of its products from the second-level cache.
 constexpr int64_t kTilePixels = 64;
-// Sums over pixels are made per chunk and added in the chunks' order. A chunk depends on N alone, never on threads.
-constexpr int64_t kMinChunkPixels = 2 * kTilePixels, kMaxChunks = 32;
+// Sums over pixels are made per chunk and added in the chunks' order. Chunks depend on N and R alone, never on
+// threads. With 4 R pixels a chunk's sums, D R floats, are a quarter of its X; with
+// 128 small maps still keep a few cores busy.
+constexpr int64_t kMinChunkPixels = 2 * kTilePixels, kMaxChunks = 32, kChunkPixelsARank = 4;
 // Images in flight together: enough for all threads, few enough to stay in the caches from pass to pass.
 constexpr int64_t kGroupBytes = 16 << 20;
 // Rows of a matrix of D or R rows taken by one thread.
@@ -30,10 +32,12 @@ struct Plan {
   int64_t chunk, chunks;  // pixels a chunk, chunks an image
   int64_t group;          // images in flight
 
-  Plan(int64_t images, int64_t pixels, int64_t floats_a_pixel)
-      : chunk(larger(kMinChunkPixels, blocks_of(blocks_of(pixels, kMaxChunks), kTilePixels) * kTilePixels)),
-        chunks(blocks_of(pixels, chunk)),
-        group(larger(1, smaller(images, kGroupBytes / 4 / larger(1, pixels * floats_a_pixel)))) {}
+  Plan(int64_t images, int64_t pixels, int64_t rank, int64_t floats_a_pixel) {
+    const int64_t least = larger(larger(kMinChunkPixels, kChunkPixelsARank * rank), blocks_of(pixels, kMaxChunks));
+    chunk = blocks_of(least, kTilePixels) * kTilePixels;
+    chunks = blocks_of(pixels, chunk);
+    group = larger(1, smaller(images, kGroupBytes / 4 / larger(1, pixels * floats_a_pixel)));
+  }
 };
 
 // One image of a (B, D, N) tensor.
@@ -182,6 +186,21 @@ static inline Tensor4 over_images(const Tensor4& tensor, int64_t images) {
 static inline void gram_rows(const Matrix& matrix, int64_t rows, int64_t columns, int64_t first, int64_t count,
                              const Matrix& out) {
   product(matrix.transposed().from_row(first), count, rows, matrix, columns, out.from_row(first));
+}
+
+// The Gram matrix of (rows, columns), or added to it: its blocks on and above the diagonal; `mirror` makes the rest.
+static inline void upper_gram(const Matrix& matrix, int64_t rows, int64_t columns, const Matrix& out, bool accumulate) {
+  for (int64_t first = 0; first < columns; first += kLanes) {
+    const int64_t count = smaller(kLanes, columns - first);
+    product(matrix.transposed().from_row(first), count, rows, matrix.from_column(first), columns - first,
+            out.from_row(first).from_column(first), accumulate);
+  }
+}
+
+static inline void mirror(const Matrix& gram, int64_t size) {
+  for (int64_t row = kLanes; row < size; ++row) {
+    for (int64_t column = 0; column < row / kLanes * kLanes; ++column) gram.row(row)[column] = gram.row(column)[row];
+  }
 }
 
 // Inside a parallel region: the team's shares of `units`, then a barrier.
