@@ -257,7 +257,7 @@ class _Packed:
             w["ham.proj_in.weight"], w["ham.proj_in.bias"], dtype, activation="relu"
         )
         self.bases = w["ham.bases"]
-        self.proj_out = packed.PackedConv2d(w["ham.proj_out.weight"], None, dtype)
+        self.proj_out = w["ham.proj_out.weight"].flatten(1)
         self.align = packed.PackedConv2d(w["align.weight"], None, dtype)
         self.classifier = packed.PackedConv2d(w["classifier.weight"], w["classifier.bias"], dtype)
         self._plans: OrderedDict[tuple[int, ...], list[_Plan]] = OrderedDict()
@@ -299,8 +299,8 @@ class _Packed:
         levels = [layer(f, out) for layer, f, out in zip(self.squeeze, features, plan.levels, strict=True)]
         x = self._norm(packed.resize_sum(levels[0], levels[1:], plan.a), "squeeze", plan.a)
         z = self.proj_in(x, plan.b)
-        packed.nmf2d(z, self.bases, EVAL_STEPS, plan.c)
-        x = self._norm(self.proj_out(plan.c, plan.b), "ham", plan.b, residual=x)
+        z = packed.nmf2d(z, self.bases, EVAL_STEPS, self.proj_out, plan.c)
+        x = self._norm(z, "ham", plan.b, residual=x)
         x = self._norm(self.align(x, plan.a), "align", plan.a)
         logits = x.new_empty(
             (x.shape[0], self.config.num_classes, *x.shape[2:]), dtype=torch.float32

@@ -7,6 +7,8 @@ no border is touched):
 * ``norm1`` and ``norm2`` of a block, s z + t, go into ``proj_in`` and ``fc1``; the attention's inner shortcut is
   norm1(z), so the block's skip becomes z (1 + l s) + l t with the layer scale l, which goes into ``proj_out``;
 * the second layer scale goes into ``fc2``;
+* the Hamburger's ``proj_out`` is taken of the factorisation's bases, not of the pixels (at run time: the bases are
+  the image's own);
 * ``squeeze`` of the concatenated, resized features is the sum of each level's own product, resized.
 """
 

@@ -110,9 +110,17 @@ def resize_sum(base: Tensor, others: Sequence[Tensor], out: Tensor) -> Tensor:
     return out
 
 
-def nmf2d(x: Tensor, bases: Tensor, steps: int, out: Tensor) -> Tensor:
-    """`segnext_kernels.nmf2d` over the pixels of x (N, D, H, W); bases (1, D, R) in float32."""
-    nmf.run(x.flatten(2), bases, steps, nmf.EPS, out.flatten(2))
+def nmf2d(x: Tensor, bases: Tensor, steps: int, projection: Tensor, out: Tensor) -> Tensor:
+    """The 1x1 convolution ``projection`` of `segnext_kernels.nmf2d` over the pixels of x (N, D, H, W).
+
+    Its result is bases coefᵀ, of rank R: the projection is taken of the bases, D P R multiply-adds for D P H W.
+
+    Args:
+        bases: (1, D, R), float32.
+        projection: (P, D), float32.
+        out: (N, P, H, W).
+    """
+    nmf.run(x.flatten(2), bases, steps, nmf.EPS, out.flatten(2), projection=projection)
     return out
 
 

@@ -8,11 +8,12 @@
 namespace segnext {
 
 struct Nmf2dParams {
-  DType dtype;        // of x and out
-  DType bases_dtype;  // float32, or x's
-  Tensor4 x;          // (B, D, N), any strides
-  Tensor4 bases;      // (1 or B, D, R), any strides
-  Tensor4 out;        // (B, D, N), any strides
+  DType dtype;         // of x and out
+  DType bases_dtype;   // float32, or x's
+  Tensor4 x;           // (B, D, N), any strides
+  Tensor4 bases;       // (1 or B, D, R), any strides
+  Tensor4 projection;  // float32 (P, D), rows contiguous, or absent: out is then projection · bases coefᵀ, P for D
+  Tensor4 out;         // (B, D, N), any strides
   // float32 (S, B, D, R) and (S, B, N, R), the state before each update: S is 0, steps + 1, or 1 for the last alone
   Tensor4 saved_bases;
   Tensor4 saved_coef;

@@ -19,10 +19,14 @@ namespace SEGNEXT_ISA {
 namespace {
 
 struct Sizes {
-  int64_t channels, pixels, rank, padded_rank;
+  int64_t channels, pixels, rank, padded_rank, out_channels;
 
   explicit Sizes(const Nmf2dParams& p)
-      : channels(p.x.size[1]), pixels(p.x.size[2]), rank(p.bases.size[2]), padded_rank(padded(rank)) {}
+      : channels(p.x.size[1]),
+        pixels(p.x.size[2]),
+        rank(p.bases.size[2]),
+        padded_rank(padded(rank)),
+        out_channels(p.out.size[1]) {}
 
   // X·coef over H, of a chunk or of the image.
   int64_t sum_rows() const { return channels + rank; }
@@ -30,11 +34,11 @@ struct Sizes {
 
 // Of one image.
 struct State {
-  Matrix bases, factors, gram, coef, partial, sums;  // factors: basesᵀ
+  Matrix bases, factors, gram, coef, partial, sums;  // factors: basesᵀ, or (projection bases)ᵀ
 
   State(Arena& arena, const Sizes& s, int64_t chunks)
       : bases{arena.take<float>(s.channels * s.padded_rank), s.padded_rank},
-        factors{arena.take<float>(s.rank * padded(s.channels)), padded(s.channels)},
+        factors{arena.take<float>(s.rank * padded(s.out_channels)), padded(s.out_channels)},
         gram{arena.take<float>(s.rank * s.padded_rank), s.padded_rank},
         coef{arena.take<float>(s.pixels * s.padded_rank), s.padded_rank},
         partial{arena.take<float>(chunks * s.sum_rows() * s.padded_rank), s.padded_rank},
@@ -47,7 +51,7 @@ struct Scratch {
   Matrix numerator, denominator;
 
   Scratch(Arena& arena, const Sizes& s)
-      : tile(arena.take<float>(tile_floats(s.channels))),
+      : tile(arena.take<float>(tile_floats(larger(s.channels, s.out_channels)))),
         turned(arena.take<float>(s.rank * kTilePixels)),
         numerator{arena.take<float>(larger(kTilePixels, kRowBlock) * s.padded_rank), s.padded_rank},
         denominator{arena.take<float>(larger(kTilePixels, kRowBlock) * s.padded_rank), s.padded_rank} {}
@@ -103,10 +107,19 @@ void pass(const Nmf2dParams& p, int64_t step, int64_t image, const Sizes& sizes,
   upper_gram(coef, count, sizes.rank, own.from_row(sizes.channels), !chunk_begins);
 }
 
+// Rows [first, first + count) of projection · bases, as columns of the factors: D P R FMAs instead of D P N later.
+void project(const Nmf2dParams& p, const Sizes& s, const State& state, const Scratch& scratch, int64_t first,
+             int64_t count) {
+  const int64_t stride = p.projection.stride[0];
+  const Factor rows{static_cast<const float*>(p.projection.data) + first * stride, stride, 1};
+  product(rows, count, s.channels, state.bases, s.rank, scratch.denominator);
+  turn(scratch.denominator, count, s.rank, state.factors, first);
+}
+
 void save_bases(const Nmf2dParams& p, int64_t step, int64_t image, const State& state, int64_t first, int64_t count) {
   const Matrix rows = state.bases.from_row(first);
   if (slot(p, step) >= 0) write_rows(rows, p.saved_bases, slot(p, step), image, first, count);
-  if (step == p.steps) turn(rows, count, p.bases.size[2], state.factors, first);
+  if (step == p.steps && p.projection.data == nullptr) turn(rows, count, p.bases.size[2], state.factors, first);
 }
 
 template <typename T>
@@ -139,6 +152,11 @@ bool forward(const Nmf2dParams& p, int threads) {
         save_bases(p, 0, begin + i, state, first, count);
       });
       for (int64_t step = 0; step <= p.steps; ++step) {
+        if (step == p.steps && p.projection.data != nullptr) {
+          share_rows(group, sizes.out_channels, [&](int64_t i, int64_t first, int64_t count) {
+            project(p, sizes, state_of(begin + i), s, first, count);
+          });
+        }
         share_rows(group, rank, [&](int64_t i, int64_t first, int64_t count) {
           const State state = state_of(begin + i);
           gram_rows(state.bases, sizes.channels, rank, first, count, state.gram);

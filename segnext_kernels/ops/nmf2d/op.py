@@ -66,12 +66,17 @@ def run(
     out: torch.Tensor,
     saved_bases: torch.Tensor | None = None,
     saved_coef: torch.Tensor | None = None,
+    projection: torch.Tensor | None = None,
 ) -> None:
-    """The CPU kernel into ``out`` (B, D, N), any strides; the states before each update where they are wanted."""
+    """The CPU kernel into ``out`` (B, D, N), any strides; the states before each update where they are wanted.
+
+    With a ``projection`` (P, D), float32, ``out`` is projection · bases coefᵀ (B, P, N): a matrix product over the
+    pixels for the price of one over the rank.
+    """
     _library._C.nmf2d_cpu(
         _library.DTYPES[x.dtype],
         _library.DTYPES[bases.dtype],
-        *(_library.view(t) for t in (x, bases, out, saved_bases, saved_coef)),
+        *(_library.view(t) for t in (x, bases, projection, out, saved_bases, saved_coef)),
         steps,
         eps,
         _library.instruction_set(),
