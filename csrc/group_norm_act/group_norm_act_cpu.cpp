@@ -18,6 +18,8 @@
 // from the caches. 6 operations an element forward, 14 backward: bound by memory. Predicted for 256 channels at 64x64,
 // float, all of it in the third-level cache, which copies at 70 GB/s: 12 MiB in 0.18 ms forward, 28 MiB in 0.42 ms
 // backward. In main memory at 22 GB/s, 512 channels: 0.7 and 1.5 ms and more for the lines that are read to be written.
+// Measured, shared machine: 0.10 and 0.22 ms, 0.25 and 0.82 ms. Contiguous tensors take three times as long: every
+// chunk is transposed in both passes.
 
 #include <omp.h>
 
