@@ -74,9 +74,17 @@ def run(
     )
 
 
-def _cpu(x: torch.Tensor, *args: Any) -> torch.Tensor:
+def _cpu(
+    x: torch.Tensor,
+    groups: int,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None,
+    act: str,
+) -> torch.Tensor:
     out = layout.empty_like(x)
-    run(x, *args, out=out)
+    run(x, groups, weight, bias, eps, residual, act, out)
     return out
 
 
