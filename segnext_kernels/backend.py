@@ -23,11 +23,13 @@ class Kernel:
     """One backend's implementation of one op.
 
     ``refuses(*args)`` gets the op's arguments in schema order and returns None, or in a few words
-    why these inputs cannot be taken.
+    why these inputs cannot be taken. ``passed_over(*args)`` returns why "auto" leaves inputs that could be
+    taken to the next backend: where another one was measured to be faster.
     """
 
     run: Callable[..., Any]
     refuses: Callable[..., str | None]
+    passed_over: Callable[..., str | None] = lambda *args: None
 
 
 # op name -> backend name -> kernel; filled by registration.define_op
@@ -70,7 +72,7 @@ def select(op: str, args: tuple[Any, ...]) -> Kernel:
     setting = current_backend()
     if setting == "auto":
         for kernel in kernels.values():
-            if kernel.refuses(*args) is None:
+            if kernel.refuses(*args) is None and kernel.passed_over(*args) is None:
                 return kernel
     elif setting in kernels and kernels[setting].refuses(*args) is None:
         return kernels[setting]
@@ -91,7 +93,10 @@ def explain(op: str, *args: Any) -> str:
         kernel = KERNELS[op].get(name)
         reason = "this op has no kernel for it" if kernel is None else kernel.refuses(*args)
         if reason is None:
-            if setting in ("auto", name):
+            slower = kernel.passed_over(*args) if kernel is not None and setting == "auto" else None
+            if slower is not None:
+                reason = f"available; auto passes it over: {slower}"
+            elif setting in ("auto", name):
                 chosen = chosen or name
                 reason = "takes these inputs"
             else:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
-from segnext_kernels import _library, gated_pointwise, use_backend
-from segnext_kernels.ops.gated_pointwise import reference
+from segnext_kernels import _library
 from segnext_kernels.ops.gated_pointwise.spec import SPEC
-from tests.accuracy import assert_accurate, assert_gradient_accurate
 from tests.contract.cases import (
     LAYOUTS,
     assert_bitwise,
-    backward_of,
-    cast,
-    random_grad,
     strides,
-    with_gradient,
 )
+from tests.kernels.against_definition import assert_right, run
 
-pytestmark = pytest.mark.skipif(_library._C is None, reason="the compiled library is missing")
+pytestmark = [
+    pytest.mark.skipif(_library._C is None, reason="the compiled library is missing"),
+    pytest.mark.usefixtures("instruction_set"),
+]
 over_layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 over_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 # images, Ci, Co, height, width: a tile is 128 pixels, a panel up to 64 output channels, a sum 128 products
@@ -33,14 +29,6 @@ SIZES = {
 }
 
 
-@pytest.fixture(params=_library.INSTRUCTION_SETS, autouse=True)
-def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = _library.INSTRUCTION_SETS.index(request.param)
-    if index > _library._C.best_instruction_set():
-        pytest.skip(f"this machine has no {request.param}")
-    monkeypatch.setattr(_library, "instruction_set", lambda: index)
-
-
 def arguments(
     sizes: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype = torch.float32
 ) -> tuple[torch.Tensor, ...]:
@@ -50,35 +38,13 @@ def arguments(
     return m, u, weight.to(dtype), bias.to(dtype)
 
 
-def run(
-    args: tuple[Any, ...], function: Any = gated_pointwise, grad: torch.Tensor | None = None
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Output, and gradients for an incoming ``grad`` or a random one."""
-    with use_backend("cpu"):
-        fresh, leaves = with_gradient(SPEC, args)
-        out = function(*fresh)
-        return out.detach(), backward_of(
-            out, leaves, random_grad(out) if grad is None else grad.to(out.dtype)
-        )
-
-
-def assert_right(args: tuple[Any, ...]) -> None:
-    out, grads = run(args)
-    grad = random_grad(out)
-    oracle, oracle_grads = run(cast(args, torch.float64), reference.gated_pointwise, grad)
-    eager, eager_grads = run(args, reference.gated_pointwise, grad)
-    assert_accurate(out, oracle, eager)
-    for index, triple in enumerate(zip(grads, oracle_grads, eager_grads, strict=True)):
-        assert_gradient_accurate(*triple, what=f"gradient {index}")
-
-
 @over_layouts
 @over_dtypes
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 def test_several_tiles_and_panels(
     sizes: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
-    assert_right(arguments(sizes, layout, dtype))
+    assert_right(SPEC, arguments(sizes, layout, dtype))
 
 
 @over_layouts
@@ -89,10 +55,10 @@ def test_the_number_of_threads_changes_no_bit(
     for sizes in SIZES.values():
         args = arguments(sizes, layout, dtype)
         torch.set_num_threads(1)
-        alone = run(args)
+        alone = run(SPEC, args)
         for count in (2, 5):
             torch.set_num_threads(count)
-            assert_bitwise(run(args), alone, f"with {count} threads")
+            assert_bitwise(run(SPEC, args), alone, f"with {count} threads")
 
 
 @over_dtypes
@@ -100,7 +66,7 @@ def test_layouts_may_differ_between_arguments(dtype: torch.dtype) -> None:
     args = arguments(SIZES["several-chunks"], torch.channels_last, dtype)
     m, u, weight, bias = args
     mixed = (m.contiguous(), u, weight.movedim(0, 1).contiguous().movedim(0, 1), bias)
-    by_mixed, by_same = run(mixed), run(args)
+    by_mixed, by_same = run(SPEC, mixed), run(SPEC, args)
     assert strides(by_mixed[0]) == strides(u)
     assert strides(by_mixed[1][0]) == strides(mixed[0])
     assert_bitwise(by_mixed, by_same)
@@ -112,7 +78,7 @@ def test_nan_stays_in_its_pixel(layout: torch.memory_format) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         args = arguments((2, 33, 47, 11, 13), layout, dtype)
         args[0][1, 32, 10, 12] = torch.nan
-        out, (grad_m, grad_u, grad_weight, grad_bias) = run(args)
+        out, (grad_m, grad_u, grad_weight, grad_bias) = run(SPEC, args)
         for t in (out, grad_u):
             assert t[1, :, 10, 12].isnan().all()
             assert int(t.isnan().sum()) == 47

@@ -9,18 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from segnext_kernels import _library, group_norm_act, use_backend
-from segnext_kernels.ops.group_norm_act import reference
 from segnext_kernels.ops.group_norm_act.spec import SPEC
-from tests.accuracy import assert_accurate, assert_gradient_accurate
 from tests.contract.cases import (
     LAYOUTS,
     assert_bitwise,
-    backward_of,
-    cast,
     random_grad,
     strides,
-    with_gradient,
 )
+from tests.kernels.against_definition import assert_right, run
 
 pytestmark = pytest.mark.skipif(_library._C is None, reason="the compiled library is missing")
 over_layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
@@ -45,32 +41,10 @@ def arguments(
     return x, groups, torch.rand(c) + 0.5, torch.randn(c), 1e-5, residual, "relu"
 
 
-def run(
-    args: tuple[Any, ...], function: Any = group_norm_act, grad: torch.Tensor | None = None
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Output, and gradients for an incoming ``grad`` or a random one."""
-    with use_backend("cpu"):
-        fresh, leaves = with_gradient(SPEC, args)
-        out = function(*fresh)
-        return out.detach(), backward_of(
-            out, leaves, random_grad(out) if grad is None else grad.to(out.dtype)
-        )
-
-
-def assert_right(args: tuple[Any, ...]) -> None:
-    out, grads = run(args)
-    grad = random_grad(out)
-    oracle, oracle_grads = run(cast(args, torch.float64), reference.group_norm_act, grad)
-    eager, eager_grads = run(args, reference.group_norm_act, grad)
-    assert_accurate(out, oracle, eager)
-    for index, triple in enumerate(zip(grads, oracle_grads, eager_grads, strict=True)):
-        assert_gradient_accurate(*triple, what=f"gradient {index}")
-
-
 @over_layouts
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 def test_several_chunks_and_steps(sizes: tuple[int, ...], layout: torch.memory_format) -> None:
-    assert_right(arguments(sizes, layout))
+    assert_right(SPEC, arguments(sizes, layout))
 
 
 @over_layouts
@@ -80,10 +54,10 @@ def test_the_number_of_threads_changes_no_bit(
 ) -> None:
     args = arguments(sizes, layout)
     torch.set_num_threads(1)
-    alone = run(args)
+    alone = run(SPEC, args)
     for count in (2, 5):
         torch.set_num_threads(count)
-        assert_bitwise(run(args), alone, f"with {count} threads")
+        assert_bitwise(run(SPEC, args), alone, f"with {count} threads")
 
 
 @over_layouts
@@ -91,7 +65,7 @@ def test_the_number_of_threads_changes_no_bit(
 def test_an_offset_costs_no_digits(offset: float, layout: torch.memory_format) -> None:
     """Beside the rounding of x itself; the sums of squares would lose all of them at 1000 deviations."""
     args = arguments(SIZES["several-chunks"], layout, offset)
-    assert_right(args)
+    assert_right(SPEC, args)
     oracle = F.group_norm(args[0].double(), args[1], args[2].double(), args[3].double(), args[4])
     with use_backend("cpu"):
         out = group_norm_act(*args[:5], None, "none")
@@ -101,7 +75,7 @@ def test_an_offset_costs_no_digits(offset: float, layout: torch.memory_format) -
 def test_one_pixel_far_from_all_others() -> None:
     x, *rest = arguments((1, 16, 2, 24, 24), torch.channels_last)
     x[0, :, 0, 0] = 1e4
-    assert_right((x, *rest))
+    assert_right(SPEC, (x, *rest))
 
 
 def test_constant_input_is_the_bias() -> None:
@@ -115,8 +89,8 @@ def test_constant_input_is_the_bias() -> None:
 @over_layouts
 def test_float32_parameters_of_bfloat16_activations(layout: torch.memory_format) -> None:
     args = arguments(SIZES["several-chunks"], layout, dtype=torch.bfloat16)
-    assert_right(args)
-    out, (grad_x, grad_weight, grad_bias, grad_residual) = run(args)
+    assert_right(SPEC, args)
+    out, (grad_x, grad_weight, grad_bias, grad_residual) = run(SPEC, args)
     assert out.dtype == grad_x.dtype == grad_residual.dtype == torch.bfloat16
     assert grad_weight.dtype == grad_bias.dtype == torch.float32
     # not rounded to bfloat16 on the way
@@ -127,7 +101,7 @@ def test_float32_parameters_of_bfloat16_activations(layout: torch.memory_format)
 def test_nan_stays_in_its_group(layout: torch.memory_format) -> None:
     args = arguments((2, 32, 8, 9, 30), layout)
     args[0][0, 5, 3, 3] = torch.nan
-    out, (grad_x, grad_weight, grad_bias, grad_residual) = run(args)
+    out, (grad_x, grad_weight, grad_bias, grad_residual) = run(SPEC, args)
     for t in (out, grad_x):
         assert t[0, 4:8].isnan().all()
         assert t[0, :4].isfinite().all() and t[0, 8:].isfinite().all() and t[1].isfinite().all()
@@ -140,6 +114,6 @@ def test_nan_stays_in_its_group(layout: torch.memory_format) -> None:
 def test_layouts_may_differ_between_arguments() -> None:
     args = arguments(SIZES["several-chunks"], torch.channels_last)
     mixed = (*args[:5], args[5].contiguous(), args[6])
-    by_mixed, by_same = run(mixed), run(args)
+    by_mixed, by_same = run(SPEC, mixed), run(SPEC, args)
     assert strides(by_mixed[0]) == strides(args[0])
     assert_bitwise(by_mixed, by_same)

@@ -17,14 +17,6 @@ def _is_native(case: Case) -> bool:
     return case.backend == "cpu"
 
 
-@pytest.fixture(params=_library.INSTRUCTION_SETS)
-def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = _library.INSTRUCTION_SETS.index(request.param)
-    if index > _library._C.best_instruction_set():
-        pytest.skip(f"this machine has no {request.param}")
-    monkeypatch.setattr(_library, "instruction_set", lambda: index)
-
-
 @pytest.mark.usefixtures("instruction_set", "threads")
 @over(dtypes=DTYPES, where=_is_native)
 def test_forward(case: Case) -> None:

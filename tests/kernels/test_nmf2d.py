@@ -20,14 +20,6 @@ ORDERS = {"pixels-inner": False, "channels-inner": True}
 over_orders = pytest.mark.parametrize("channels_inner", ORDERS.values(), ids=ORDERS.keys())
 
 
-@pytest.fixture(params=_library.INSTRUCTION_SETS)
-def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = _library.INSTRUCTION_SETS.index(request.param)
-    if index > _library._C.best_instruction_set():
-        pytest.skip(f"this machine has no {request.param}")
-    monkeypatch.setattr(_library, "instruction_set", lambda: index)
-
-
 def ordered(x: torch.Tensor, channels_inner: bool) -> torch.Tensor:
     return x.mT.contiguous().mT if channels_inner else x.contiguous()
 

@@ -29,13 +29,24 @@ def _runtime(name: str) -> str | None:
     return path if Path(path).is_absolute() else None
 
 
-def _build(folder: Path, source: Path = ROOT) -> Path:
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is built, to be broken; objects of an earlier build are used again."""
+    folder = tmp_path_factory.mktemp("sanitised") / "source"
+    shutil.copytree(ROOT / "csrc", folder / "csrc")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def _build(source: Path) -> Path:
     environment = {**os.environ, "CXX": "g++", "CXXFLAGS": FLAGS, "SEGNEXT_BUILD": "cpu"}
-    command = [sys.executable, "setup.py", "build_ext", f"--build-lib={folder / 'lib'}"]
-    command.append(f"--build-temp={folder / 'temp'}")
+    library = source.parent / "lib"
+    command = [sys.executable, "setup.py", "build_ext", f"--build-lib={library}"]
+    command.append(f"--build-temp={source.parent / 'temp'}")
     done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return next((folder / "lib" / "segnext_kernels").glob("_C*.so"))
+    return next((library / "segnext_kernels").glob("_C*.so"))
 
 
 def _run(library: Path, *tests: str) -> subprocess.CompletedProcess[str]:
@@ -52,26 +63,29 @@ def _run(library: Path, *tests: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(_runtime("libasan.so") is None, reason="g++ with AddressSanitizer is not installed")
-def test_contract_inputs_under_sanitizers(tmp_path: Path) -> None:
-    library = _build(tmp_path)
-    done = _run(library, "tests/kernels/test_instruction_sets.py", "-k", "(avx512 or generic) and fp32")
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    assert " passed" in done.stdout
+def test_contract_inputs_under_sanitizers(source: Path) -> None:
+    library = _build(source)
+    for tests in (
+        ("tests/kernels/test_instruction_sets.py", "-k", "(avx512bf16 or generic) and fp32"),
+        ("tests/test_deployment.py", "-k", "test_every_instruction_set"),
+    ):
+        done = _run(library, *tests)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+        assert " passed" in done.stdout
 
 
 @pytest.mark.skipif(_runtime("libasan.so") is None, reason="g++ with AddressSanitizer is not installed")
-def test_sanitizers_see_a_row_read_past_its_end(tmp_path: Path) -> None:
+def test_sanitizers_see_a_row_read_past_its_end(source: Path) -> None:
     """The machinery itself: planes without their border, which every convolution reads, must be reported."""
-    broken = tmp_path / "source"
-    shutil.copytree(ROOT / "csrc", broken / "csrc")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, broken / name)
-    header = broken / "csrc" / "common" / "depthwise.h"
+    header = source / "csrc" / "common" / "depthwise.h"
     right = "const int64_t floats = (height + 2 * halo_y) * plane.row_stride();"
     text = header.read_text()
     assert right in text
     header.write_text(text.replace(right, "const int64_t floats = height * plane.row_stride();"))
-    library = _build(tmp_path, broken)
+    try:
+        library = _build(source)
+    finally:
+        header.write_text(text)
     done = _run(library, "tests/kernels/test_instruction_sets.py", "-k", "generic and fp32 and dwconv_gelu")
     assert done.returncode != 0
     assert "AddressSanitizer" in done.stderr, done.stdout[-3000:]

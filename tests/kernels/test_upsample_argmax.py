@@ -9,17 +9,12 @@ import torch.nn.functional as F
 from segnext_kernels import _library, upsample_argmax, use_backend
 from tests.accuracy import assert_labels
 
-pytestmark = pytest.mark.skipif(_library._C is None, reason="the compiled library is missing")
+pytestmark = [
+    pytest.mark.skipif(_library._C is None, reason="the compiled library is missing"),
+    pytest.mark.usefixtures("instruction_set"),
+]
 SIZES = [(64, 64), (31, 57), (8, 8), (9, 5), (3, 2), (1, 1)]
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-
-
-@pytest.fixture(params=_library.INSTRUCTION_SETS, autouse=True)
-def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = _library.INSTRUCTION_SETS.index(request.param)
-    if index > _library._C.best_instruction_set():
-        pytest.skip(f"this machine has no {request.param}")
-    monkeypatch.setattr(_library, "instruction_set", lambda: index)
 
 
 def labels_of(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

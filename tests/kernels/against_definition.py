@@ -1,0 +1,38 @@
+"""One op's CPU kernel, forward and backward, against its definition in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from segnext_kernels import use_backend
+from segnext_kernels.specification import Spec
+from tests.accuracy import assert_accurate, assert_gradient_accurate
+from tests.contract.cases import backward_of, cast, random_grad, with_gradient
+
+
+def run(
+    spec: Spec,
+    args: tuple[Any, ...],
+    function: Callable[..., torch.Tensor] | None = None,
+    grad: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Output, and gradients for an incoming ``grad`` or a random one; of the op itself, or of ``function``."""
+    with use_backend("cpu"):
+        fresh, leaves = with_gradient(spec, args)
+        out = (function or spec.public)(*fresh)
+        grad = random_grad(out) if grad is None else grad.to(out.dtype)
+        return out.detach(), backward_of(out, leaves, grad)
+
+
+def assert_right(spec: Spec, args: tuple[Any, ...]) -> None:
+    """Output and gradients by the rule of `tests.accuracy`."""
+    out, grads = run(spec, args)
+    grad = random_grad(out)
+    oracle, oracle_grads = run(spec, cast(args, torch.float64), spec.reference, grad)
+    eager, eager_grads = run(spec, args, spec.reference, grad)
+    assert_accurate(out, oracle, eager)
+    for index, triple in enumerate(zip(grads, oracle_grads, eager_grads, strict=True)):
+        assert_gradient_accurate(*triple, what=f"gradient {index}")

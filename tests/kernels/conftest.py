@@ -1,0 +1,16 @@
+"""What tests of kernels share: the instruction sets of this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from segnext_kernels import _library
+
+
+@pytest.fixture(params=_library.INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each instruction set that this machine has."""
+    index = _library.INSTRUCTION_SETS.index(request.param)
+    if _library._C is None or index > _library._C.best_instruction_set():
+        pytest.skip(f"this machine has no {request.param}")
+    monkeypatch.setattr(_library, "instruction_set", lambda: index)
