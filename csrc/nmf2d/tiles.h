@@ -203,12 +203,12 @@ static inline void mirror(const Matrix& gram, int64_t size) {
   }
 }
 
-// Inside a parallel region: the team's shares of `units`, then a barrier.
+// Inside a parallel region: the team takes units as it gets to them, then waits for all. Which thread takes a unit
+// changes nothing; that no thread has a share of its own keeps a core that is wanted elsewhere from delaying the rest.
 template <typename Work>
 static inline void share(int64_t units, const Work& work) {
-  const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-  for (int64_t unit = units * member / team; unit < units * (member + 1) / team; ++unit) work(unit);
-#pragma omp barrier
+#pragma omp for schedule(dynamic, 1)
+  for (int64_t unit = 0; unit < units; ++unit) work(unit);
 }
 
 // The same over blocks of kRowBlock rows of each image: work(image, first row, rows).
