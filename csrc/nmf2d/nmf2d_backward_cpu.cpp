@@ -12,8 +12,8 @@
 // grad_x = sum over levels of g(num) Bᵀ + C' g(num')ᵀ is one product over (2s + 1) R terms, in the pass of level 0:
 // it is written once, and a sum of bfloat16 roundings is never made. Until then g(num) of each level is kept, as large
 // as the saved coef; D N floats are never kept.
-// FMAs: (6s + 2) D N R and (5s + 2) N R R; X is read s + 1 times, grad once, grad_x written once.
-//   D 256, N 4096, R 16, 6 steps: 1.3 GFLOP; D 512, N 4096, R 64: 11.2 GFLOP; 6 and 51 ms at 220 GFLOP/s.
+// FMAs: (6s + 4) D N R and (5s + 2) N R R; X is read s + 1 times, grad once, grad_x written once.
+//   D 256, N 4096, R 16, 6 steps: 1.4 GFLOP, 6.3 ms at 110 GFLOP/s a core on two cores; D 512, R 64: 11.8 GFLOP, 54 ms.
 // "one_step" differentiates the last coef update alone: one pass, 3 D N R.
 
 #include "nmf2d/nmf2d.h"
