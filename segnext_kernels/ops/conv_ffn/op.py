@@ -10,7 +10,7 @@ import torch
 from segnext_kernels import _library, checks, layout
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.conv_ffn import reference
-from segnext_kernels.ops.convolution import convolution_flops, pointwise
+from segnext_kernels.ops.convolution import convolution_flops, pointwise, pointwise_backward
 from segnext_kernels.ops.dwconv_gelu.op import dwconv_gelu
 from segnext_kernels.registration import (
     define_autocast,
@@ -70,6 +70,32 @@ def _cpu(x: torch.Tensor, *args: Any) -> torch.Tensor:
     return out
 
 
+def _cpu_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    fc1_weight: torch.Tensor,
+    fc1_bias: torch.Tensor,
+    dw_weight: torch.Tensor,
+    dw_bias: torch.Tensor,
+    fc2_weight: torch.Tensor,
+    fc2_bias: torch.Tensor,
+    residual: bool,
+) -> list[torch.Tensor]:
+    """PyTorch's matrix products around the kernel of dwconv_gelu; the hidden tensors are recomputed from x."""
+    wide = pointwise(x, fc1_weight, fc1_bias)
+    hidden = torch.ops.segnext_kernels.dwconv_gelu(wide, dw_weight, dw_bias)
+    grad_hidden, fc2_grads = pointwise_backward(grad, hidden, fc2_weight, fc2_bias)
+    grad_wide, *dw_grads = torch.ops.segnext_kernels.dwconv_gelu_backward(
+        grad_hidden, wide, dw_weight, dw_bias
+    )
+    grad_x, fc1_grads = pointwise_backward(grad_wide, x, fc1_weight, fc1_bias)
+    return [layout.as_format_of(grad_x + grad if residual else grad_x, x), *fc1_grads, *dw_grads, *fc2_grads]
+
+
+def _cpu_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
+    return _cpu_refuses(x)
+
+
 def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
     return _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
 
@@ -87,6 +113,7 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.conv_ffn_backward,
     fake=_fake_backward,
+    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
     flops=_flops_backward,
 )
 
