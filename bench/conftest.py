@@ -19,7 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench")
     group.addoption("--bench-seconds", type=float, default=1.0, help="time for the rounds of one comparison")
     group.addoption(
-        "--bench-compile", action="store_true", help="torch.compile too: about a minute a model, ten for all"
+        "--bench-all",
+        action="store_true",
+        help="S and L too, and torch.compile: twenty minutes instead of ten",
     )
     group.addoption("--bench-without", action="append", default=[], metavar="PEER", help="such as OpenVINO")
     group.addoption("--bench-results", type=Path, default=results.FOLDER, help="folder for the JSON files")
@@ -42,9 +44,16 @@ def compare(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Comp
     config = request.config
     seconds = config.getoption("--bench-seconds")
     left_out = dict.fromkeys(config.getoption("--bench-without"), "left out by --bench-without")
-    if not config.getoption("--bench-compile"):
-        left_out["torch.compile"] = "left out; --bench-compile includes it"
+    if not config.getoption("--bench-all"):
+        left_out["torch.compile"] = "left out; --bench-all includes it"
     return Comparison(benchmark, seconds, config.stash[ROWS], config.stash[WITHOUT_NUMBER], left_out)
+
+
+@pytest.fixture
+def needs_all(request: pytest.FixtureRequest) -> None:
+    """For workloads that only --bench-all measures."""
+    if not request.config.getoption("--bench-all"):
+        pytest.skip("--bench-all measures it")
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
