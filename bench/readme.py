@@ -177,8 +177,12 @@ def speed() -> str:
         )
         for title, rows in run.tables().items():
             table = report.table(rows, run.ceilings)
-            if title.startswith("ops"):
-                parts.append(f"<details><summary>{title}</summary>\n\n{table}\n\n</details>")
+            plot = report.plot_path(path, title)
+            drawn = f"\n\n![{title}]({plot.relative_to(ROOT).as_posix()})" if plot.exists() else ""
+            if title.startswith("models, fp32"):
+                parts.append(f"{title}:{drawn}\n\n{table}")
+            elif title.startswith("ops"):
+                parts.append(f"<details><summary>{title}</summary>\n\n{table}{drawn}\n\n</details>")
             else:
                 parts.append(f"{title}:\n\n{table}")
         if fresh := report.fresh_table(run.rows):
