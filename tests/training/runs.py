@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from rich.console import Console
@@ -28,16 +28,22 @@ SETTINGS: dict[str, Any] = {"steps": 6, "batch_size": 2, "crop": 32, "warmup": 2
 
 
 class Trigger(io.StringIO):
-    """What a console prints to; calls `action` when a line holds `text`: a moment to interrupt a run at."""
+    """What a console prints to; calls `action` when a line holds `text`: a moment to interrupt a run at.
 
-    def __init__(self, text: str, action: Any) -> None:
+    Passes what it gets on to `copy`.
+    """
+
+    def __init__(self, text: str, action: Any, copy: TextIO | None = None) -> None:
         super().__init__()
         self.text = text
         self.action = action
+        self.copy = copy
 
     def write(self, line: str) -> int:
         if self.text in line:
             self.action()
+        if self.copy is not None:
+            self.copy.write(line)
         return super().write(line)
 
 

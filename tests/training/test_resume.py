@@ -1,11 +1,13 @@
 """A run that is stopped or killed goes on as if nothing had happened, to the last bit."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,15 +44,39 @@ def test_the_comparison_sees_another_seed(data, whole, tmp_path):
         assert_equal_runs(whole, tmp_path / "run")
 
 
-def test_stopped_after_three_steps(data, whole, tmp_path, capfd):
-    interrupt = Trigger("step 3/6", lambda: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path, file=interrupt, reporting=Reporting(checkpoint_every=100, log_every=1))
+def _command(data: DataConfig, folder: Path, arguments: str) -> dict[str, Any]:
+    """A process of its own that calls `run(data, folder, {arguments})`: signals stay away from the other tests."""
+    root = Path(__file__).parents[2]
+    yaml = next(data.splits["train"][0].parents[1].glob("*.yaml"))
+    script = (
+        "import sys; from pathlib import Path; from signal import *; from tests.training.runs import *; "
+        "from segnext.data.dataset import load_data_config; torch.set_num_threads(int(sys.argv[3])); "
+        f"run(load_data_config(sys.argv[1]), Path(sys.argv[2]), {arguments})"
+    )
+    return {
+        "args": [sys.executable, "-u", "-c", script, str(yaml), str(folder), str(torch.get_num_threads())],
+        "cwd": root,
+        "env": {**os.environ, "PYTHONPATH": str(root)},
+        "text": True,
+    }
+
+
+def _stopped(data: DataConfig, folder: Path, arguments: str) -> subprocess.CompletedProcess[str]:
+    """The process after it ended by KeyboardInterrupt."""
+    done = subprocess.run(**_command(data, folder, arguments), capture_output=True)
+    assert done.stderr.rstrip().splitlines()[-1].startswith("KeyboardInterrupt"), done.stderr
+    return done
+
+
+def test_stopped_after_three_steps(data, whole, tmp_path):
+    reporting = "Reporting(checkpoint_every=100, log_every=1)"
+    interrupt = "Trigger('step 3/6', lambda: raise_signal(SIGINT), sys.stdout)"
+    done = _stopped(data, tmp_path, f"reporting={reporting}, file={interrupt}")
     assert header(tmp_path / CHECKPOINT)["step"] == "3" and len(rows(tmp_path)) == 3
-    assert "stopped at step 3; go on with --resume" in interrupt.getvalue()
-    assert "stopping after this step" in capfd.readouterr().err
+    assert "stopped at step 3; go on with --resume" in done.stdout
+    assert "stopping after this step" in done.stderr
     assert not (tmp_path / "final.safetensors").exists()
-    report = Trigger("", lambda: None)
+    report = io.StringIO()
     # Another initial model and generator state: both must come from the checkpoint.
     torch.manual_seed(99)
     run(data, tmp_path, model=narrow(seed=5), resume=True, file=report)
@@ -59,14 +85,18 @@ def test_stopped_after_three_steps(data, whole, tmp_path, capfd):
 
 
 def test_a_second_signal_stops_at_once(data, tmp_path):
-    def twice() -> None:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-
-    with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path, file=Trigger("step 2/6", twice))
+    _stopped(
+        data, tmp_path, "file=Trigger('step 2/6', lambda: (raise_signal(SIGTERM), raise_signal(SIGTERM)))"
+    )
     assert not (tmp_path / CHECKPOINT).exists()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the caller's handlers are back
+
+
+def test_the_handlers_of_the_caller_are_back(data, tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    during = []
+    run(data, tmp_path, file=Trigger("step 2/6", lambda: during.append(signal.getsignal(signal.SIGTERM))))
+    assert during[0] not in (*before, signal.SIG_DFL)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_killed_between_two_checkpoints(data, whole, tmp_path):
@@ -86,22 +116,9 @@ def test_killed_between_two_checkpoints(data, whole, tmp_path):
 
 def test_killed_for_real(data, whole, tmp_path):
     """The process dies by SIGKILL in the middle of a step or of a write."""
-    root = Path(__file__).parents[2]
-    yaml = next(data.splits["train"][0].parents[1].glob("*.yaml"))
-    script = (
-        "import sys; from pathlib import Path; from segnext.data.dataset import load_data_config; "
-        "from segnext.training.settings import Reporting; from tests.training.runs import *; "
-        "torch.set_num_threads(int(sys.argv[3])); "
-        "reporting = Reporting(checkpoint_every=1, log_every=1, workers=0); "
-        "run(load_data_config(sys.argv[1]), Path(sys.argv[2]), reporting=reporting, file=sys.stdout)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-c", script, str(yaml), str(tmp_path), str(torch.get_num_threads())],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    reporting = "Reporting(checkpoint_every=1, log_every=1, workers=0)"
+    command = _command(data, tmp_path, f"reporting={reporting}, file=sys.stdout")
+    process = subprocess.Popen(**command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step 3/6"):
@@ -114,9 +131,9 @@ def test_killed_for_real(data, whole, tmp_path):
 def test_loss_rows_do_not_notice_the_interruption(data, tmp_path):
     every_four = Reporting(checkpoint_every=100, log_every=4, eval_every=2, workers=0)
     run(data, tmp_path / "whole", reporting=every_four)
-    interrupt = Trigger("step 2/6  val", lambda: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path / "stopped", reporting=every_four, file=interrupt)
+    reporting = "Reporting(checkpoint_every=100, log_every=4, eval_every=2, workers=0)"
+    interrupt = "Trigger('step 2/6  val', lambda: raise_signal(SIGTERM))"
+    _stopped(data, tmp_path / "stopped", f"reporting={reporting}, file={interrupt}")
     assert [row[0] for row in rows(tmp_path / "stopped")] == ["2"]
     run(data, tmp_path / "stopped", reporting=every_four, resume=True)
     assert [row[0] for row in rows(tmp_path / "stopped")] == ["2", "4", "4", "6", "6"]
