@@ -72,27 +72,6 @@ struct PackedWeights {
   }
 };
 
-// Packs w[n][k] = source(n, k), k over all segments one after another.
-template <typename Element, typename Source>
-static inline void pack_weights(Element* out, int64_t n, int64_t segment_k, int64_t segments, Source source) {
-  const int64_t step = k_step<Element>();
-  const int64_t steps = (segment_k + step - 1) / step;
-  for (int64_t first = 0; first < n; first += kPanel * kLanes) {
-    const int64_t left = vectors_of(n - first);
-    const int64_t width = (left < kPanel ? left : kPanel) * kLanes;
-    for (int64_t s = 0; s < segments; ++s) {
-      for (int64_t k = 0; k < steps * step; k += step) {
-        for (int64_t column = first; column < first + width; ++column) {
-          for (int64_t i = k; i < k + step; ++i) {
-            const bool inside = column < n && i < segment_k;
-            *out++ = inside ? from_float<Element>(source(column, s * segment_k + i)) : from_float<Element>(0.0f);
-          }
-        }
-      }
-    }
-  }
-}
-
 // The tile's sums over one segment.
 template <int kRows, int kVectors>
 SEGNEXT_INLINE void multiply(const float* a, int64_t row_stride, int64_t steps, const float* w,

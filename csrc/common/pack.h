@@ -9,16 +9,18 @@
 
 #include "common/gemm.h"
 #include "common/pixels.h"
+#include "common/tensor.h"
 #include "common/transpose.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-// w[n][k] = data[n * n_stride + k * k_stride], n < columns, k < depth.
+// w[n][k] = data[n * n_stride + k * k_stride], n < columns, k < depth; packed with zeros up to a k of `padded`.
 template <typename T>
 struct Matrix {
   const T* data;
   int64_t columns, depth, n_stride, k_stride;
+  int64_t padded = depth;
 
   int64_t panels() const { return (columns + kPanel * kLanes - 1) / (kPanel * kLanes); }
 };
@@ -57,10 +59,12 @@ static inline void pack_columns(Element* out, const T* p, int64_t k_stride, int6
 template <typename Element, typename T>
 static inline void pack_panel(const Matrix<T>& w, int64_t panel, Element* packed) {
   constexpr int64_t kStep = k_step<Element>();
-  const int64_t steps = (w.depth + kStep - 1) / kStep, first = panel * kPanel * kLanes;
+  const int64_t steps = (w.depth + kStep - 1) / kStep, padded_steps = (w.padded + kStep - 1) / kStep;
+  const int64_t first = panel * kPanel * kLanes;
   const int64_t vectors = vectors_of(w.columns - first) < kPanel ? vectors_of(w.columns - first) : kPanel;
   const int64_t width = vectors * kLanes * kStep;  // elements of a step
-  Element* out = packed + first * steps * kStep;
+  Element* out = packed + first * padded_steps * kStep;
+  std::memset(out + steps * width, 0, (padded_steps - steps) * width * sizeof(Element));
   for (int64_t j = 0; j < vectors; ++j, out += kLanes * kStep) {
     const int64_t column = first + j * kLanes;
     const T* source = w.data + column * w.n_stride;
@@ -94,6 +98,17 @@ static inline void pack_panel(const Matrix<T>& w, int64_t panel, Element* packed
       }
     }
   }
+}
+
+template <typename Element, typename T>
+static inline void pack_matrix(const Matrix<T>& w, Element* packed) {
+  for (int64_t panel = 0; panel < w.panels(); ++panel) pack_panel(w, panel, packed);
+}
+
+// The weight (out, in, 1, 1) of a 1x1 convolution.
+template <typename T>
+static inline Matrix<T> pointwise(const Tensor4& weight) {
+  return {static_cast<const T*>(weight.data), weight.size[0], weight.size[1], weight.stride[0], weight.stride[1]};
 }
 
 }  // namespace SEGNEXT_ISA

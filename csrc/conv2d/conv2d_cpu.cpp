@@ -32,13 +32,30 @@ struct Packed {
         bias(arena.take<float>(vectors_of(out) * kLanes)) {}
 };
 
+// Packs w[n][k] = source(n, k), an element at a time: this happens once, when a model is deployed.
+template <typename Element, typename Source>
+void pack_weights(Element* out, int64_t n, int64_t depth, Source source) {
+  const int64_t step = k_step<Element>();
+  for (int64_t first = 0; first < n; first += kPanel * kLanes) {
+    const int64_t left = vectors_of(n - first);
+    const int64_t last = first + (left < kPanel ? left : kPanel) * kLanes;
+    for (int64_t k = 0; k < depth; k += step) {
+      for (int64_t column = first; column < last; ++column) {
+        for (int64_t i = k; i < k + step; ++i) {
+          *out++ = from_float<Element>(column < n && i < depth ? source(column, i) : 0.0f);
+        }
+      }
+    }
+  }
+}
+
 template <typename Element>
 void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
   const int64_t out = weight.size[0], in = weight.size[1], height = weight.size[2], width = weight.size[3];
   const int64_t row = row_elements<Element>(in);
   Arena arena{static_cast<char*>(memory)};
   const Packed<Element> packed(arena, out, height * width, in);
-  pack_weights(packed.weight, out, height * width * row, 1, [&](int64_t n, int64_t k) {
+  pack_weights(packed.weight, out, height * width * row, [&](int64_t n, int64_t k) {
     const int64_t tap = k / row, channel = k % row;
     if (channel >= in) return 0.0f;
     return static_cast<const float*>(weight.data)[n * weight.stride[0] + channel * weight.stride[1] +

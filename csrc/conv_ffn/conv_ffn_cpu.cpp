@@ -16,6 +16,7 @@
 #include <cstdlib>
 
 #include "common/gelu.h"
+#include "common/pack.h"
 #include "common/rows.h"
 #include "conv_ffn/conv_ffn.h"
 
@@ -55,12 +56,10 @@ void pack(const ConvFfnWeights& w, void* memory) {
   const int64_t hidden = w.fc1_weight.size[0], in = w.fc1_weight.size[1], out = w.fc2_weight.size[0];
   Arena arena{static_cast<char*>(memory)};
   const Packed<Element> packed(arena, in, hidden, out);
-  const auto at = [](const Tensor4& t, int64_t row, int64_t column) {
-    return to_float(static_cast<const T*>(t.data)[row * t.stride[0] + column * t.stride[1]]);
-  };
-  pack_weights(packed.fc1, hidden, in, 1, [&](int64_t n, int64_t k) { return at(w.fc1_weight, n, k); });
-  pack_weights(packed.fc2, out, kWidth, panels_of(hidden),
-               [&](int64_t n, int64_t k) { return k < hidden ? at(w.fc2_weight, n, k) : 0.0f; });
+  pack_matrix(pointwise<T>(w.fc1_weight), packed.fc1);
+  Matrix<T> fc2 = pointwise<T>(w.fc2_weight);
+  fc2.padded = panels_of(hidden) * kWidth;
+  pack_matrix(fc2, packed.fc2);
   // the padding of the last panel must be zero all the way: gelu(0) = 0, times a weight of zero
   std::memset(packed.fc1_bias, 0, panels_of(hidden) * kWidth * sizeof(float));
   std::memset(packed.dw_bias, 0, panels_of(hidden) * kWidth * sizeof(float));

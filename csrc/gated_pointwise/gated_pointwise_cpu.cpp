@@ -83,10 +83,6 @@ void load_bias(const GatedPointwiseParams& p, const Sizes& s, float* bias) {
 
 // W as the weights of W m, and of t W.
 template <typename T>
-Matrix<T> forward_weights(const Tensor4& w) {
-  return {static_cast<const T*>(w.data), w.size[0], w.size[1], w.stride[0], w.stride[1]};
-}
-template <typename T>
 Matrix<T> backward_weights(const Tensor4& w) {
   return {static_cast<const T*>(w.data), w.size[1], w.size[0], w.stride[1], w.stride[0]};
 }
@@ -138,7 +134,7 @@ bool forward(const GatedPointwiseParams& p, int threads) {
     const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
     Arena own_arena{scratch.base() + shared_size.used + member * own_size.used};
     const Own own(own_arena, s);
-    pack_share(forward_weights<T>(p.weight), shared.weights, member, team);
+    pack_share(pointwise<T>(p.weight), shared.weights, member, team);
 #pragma omp barrier
     for_each_tile(s, s.total * member / team, s.total * (member + 1) / team, [&](const Tile& t) {
       const Rows<const E> m = product_rows<T>(p.m, t, own.m);
@@ -282,7 +278,7 @@ bool backward(const GatedPointwiseBackwardParams& p, int threads) {
     const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
     Arena own_arena{scratch.base() + shared_size.used + member * own_size.used};
     const BackwardOwn<T, E> own(own_arena, s);
-    pack_share(forward_weights<T>(f.weight), shared.forward_weights, member, team);
+    pack_share(pointwise<T>(f.weight), shared.forward_weights, member, team);
     pack_share(backward_weights<T>(f.weight), shared.backward_weights, member, team);
 #pragma omp barrier
     for (int64_t i = s.chunks * member / team; i < s.chunks * (member + 1) / team; ++i) {

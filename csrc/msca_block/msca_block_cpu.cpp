@@ -11,6 +11,7 @@
 #include <cstdlib>
 
 #include "common/gelu.h"
+#include "common/pack.h"
 #include "msca_block/msca_block.h"
 #include "msca_conv/strips.h"
 
@@ -55,14 +56,9 @@ void pack(const MscaBlockWeights& w, void* memory) {
   Arena arena{static_cast<char*>(memory)};
   const Packed<Element> packed(arena, kernels);
   *packed.kernels = kernels;
-  const auto matrix = [&](const Tensor4& weight, Element* out) {
-    pack_weights(out, channels, channels, 1, [&](int64_t n, int64_t k) {
-      return to_float(static_cast<const T*>(weight.data)[n * weight.stride[0] + k * weight.stride[1]]);
-    });
-  };
-  matrix(w.proj_in_weight, packed.proj_in);
-  matrix(w.mix_weight, packed.mix);
-  matrix(w.proj_out_weight, packed.proj_out);
+  pack_matrix(pointwise<T>(w.proj_in_weight), packed.proj_in);
+  pack_matrix(pointwise<T>(w.mix_weight), packed.mix);
+  pack_matrix(pointwise<T>(w.proj_out_weight), packed.proj_out);
   pack_strips<T>(w.strips, packed.strips);
   load_parameter<T>(w.proj_in_bias, channels, packed.proj_in_bias);
   load_parameter<T>(w.mix_bias, channels, packed.mix_bias);
