@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -187,11 +188,32 @@ def speed() -> str:
                 parts.append(f"{title}:\n\n{table}")
         if fresh := report.fresh_table(run.rows):
             parts.append(f"{report.FRESH_TITLE}:\n\n{fresh}")
+        parts += training_curves(folder)
     if not parts:
         parts.append("CPU: not yet measured. `make bench` measures yours.")
     if not on_gpu:
         parts.append("GPU: not yet measured on a GPU.")
     return "\n\n".join(parts)
+
+
+def _date(path: Path) -> str:
+    return str(json.loads(path.read_text())["machine"]["date"])
+
+
+def training_curves(folder: Path) -> list[str]:
+    """What bench.loss_curve found last on the machine of this folder; nothing where it never ran."""
+    path = max(folder.glob("loss_curve/*.json"), default=None, key=_date)
+    if path is None:
+        return []
+    found = json.loads(path.read_text())
+    settings, where = found["settings"], path.relative_to(ROOT).as_posix()
+    picture = path.with_suffix(".png").relative_to(ROOT).as_posix()
+    return [
+        f"training, the losses of {settings['steps']} steps on CamVid ({settings['batch']} crops of "
+        f"{settings['crop']}x{settings['crop']}): ours are never further than {found['largest_gap']:.1e} from eager "
+        f"PyTorch's; eager with another number of threads, {found['largest_noise']:.1e} ([numbers]({where})):\n\n"
+        f"![losses of training steps]({picture})"
+    ]
 
 
 PARTS: dict[str, Callable[[], str]] = {
