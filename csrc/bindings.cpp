@@ -59,12 +59,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("gated_pointwise_backward_cpu",
         [](int dtype, py::object m, py::object u, py::object weight, py::object bias, py::object grad,
            py::object grad_m, py::object grad_u, py::object grad_weight, py::object grad_bias, int isa, int threads) {
-          const segnext::GatedPointwiseBackwardParams params{gated_pointwise_params(dtype, m, u, weight, bias),
-                                                             tensor(grad),
-                                                             tensor(grad_m),
-                                                             tensor(grad_u),
-                                                             tensor(grad_weight),
-                                                             tensor(grad_bias)};
+          const auto params =
+              gated_pointwise_backward_params(dtype, m, u, weight, bias, grad, grad_m, grad_u, grad_weight, grad_bias);
           py::gil_scoped_release release;
           throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), gated_pointwise_backward_cpu, params, threads));
         });

@@ -10,6 +10,30 @@ void bind_cuda(py::module_& m) {
   m.attr("HAS_CUDA") = true;
   m.def("cuda_error", &cuda_error_text);
 
+  m.def("gated_pointwise_cuda", [](int dtype, py::object m, py::object u, py::object weight, py::object bias,
+                                   py::object out, int device, uintptr_t stream) {
+    auto params = gated_pointwise_params(dtype, m, u, weight, bias);
+    params.out = tensor(out);
+    return on_device(device, [&] { return launch_gated_pointwise_forward(params, pointer(stream)); });
+  });
+
+  m.def("gated_pointwise_backward_cuda_workspace",
+        [](int dtype, py::object m, py::object u, py::object weight, py::object bias, py::object grad,
+           py::object grad_m, py::object grad_u, py::object grad_weight, py::object grad_bias) {
+          return gated_pointwise_backward_workspace(
+              gated_pointwise_backward_params(dtype, m, u, weight, bias, grad, grad_m, grad_u, grad_weight, grad_bias));
+        });
+
+  m.def("gated_pointwise_backward_cuda",
+        [](int dtype, py::object m, py::object u, py::object weight, py::object bias, py::object grad,
+           py::object grad_m, py::object grad_u, py::object grad_weight, py::object grad_bias, uintptr_t workspace,
+           int device, uintptr_t stream) {
+          const auto params =
+              gated_pointwise_backward_params(dtype, m, u, weight, bias, grad, grad_m, grad_u, grad_weight, grad_bias);
+          return on_device(
+              device, [&] { return launch_gated_pointwise_backward(params, pointer(workspace), pointer(stream)); });
+        });
+
   m.def("upsample_argmax_cuda", [](uintptr_t logits, int dtype, const Shape4& shape, const Shape4& strides,
                                    uintptr_t labels, const Size2& size, int device, uintptr_t stream) {
     const auto params = upsample_argmax_params(logits, dtype, shape, strides, labels, size);

@@ -43,6 +43,18 @@ inline GatedPointwiseParams gated_pointwise_params(int dtype, py::object m, py::
   return {static_cast<DType>(dtype), tensor(m), tensor(u), tensor(weight), tensor(bias), {}};
 }
 
+inline GatedPointwiseBackwardParams gated_pointwise_backward_params(int dtype, py::object m, py::object u,
+                                                                    py::object weight, py::object bias, py::object grad,
+                                                                    py::object grad_m, py::object grad_u,
+                                                                    py::object grad_weight, py::object grad_bias) {
+  return {gated_pointwise_params(dtype, m, u, weight, bias),
+          tensor(grad),
+          tensor(grad_m),
+          tensor(grad_u),
+          tensor(grad_weight),
+          tensor(grad_bias)};
+}
+
 inline GroupNormActParams group_norm_act_params(int dtype, int affine_dtype, py::object x, int64_t groups,
                                                 py::object weight, double eps, bool relu, py::object out) {
   GroupNormActParams params{};
