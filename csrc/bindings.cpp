@@ -121,16 +121,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("nmf2d_cpu",
         [](int dtype, int bases_dtype, py::object x, py::object bases, py::object projection, py::object out,
            py::object saved_bases, py::object saved_coef, int64_t steps, float eps, int isa, int threads) {
-          const segnext::Nmf2dParams params{static_cast<segnext::DType>(dtype),
-                                            static_cast<segnext::DType>(bases_dtype),
-                                            tensor(x),
-                                            tensor(bases),
-                                            tensor(projection),
-                                            tensor(out),
-                                            tensor(saved_bases),
-                                            tensor(saved_coef),
-                                            steps,
-                                            eps};
+          const auto params =
+              nmf2d_params(dtype, bases_dtype, x, bases, projection, out, saved_bases, saved_coef, steps, eps);
           py::gil_scoped_release release;
           throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), nmf2d_forward_cpu, params, threads));
         });
@@ -138,14 +130,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("nmf2d_backward_cpu",
         [](int dtype, py::object grad, py::object x, py::object saved_bases, py::object saved_coef, py::object grad_x,
            bool unrolled, float eps, int isa, int threads) {
-          const segnext::Nmf2dBackwardParams params{static_cast<segnext::DType>(dtype),
-                                                    tensor(grad),
-                                                    tensor(x),
-                                                    tensor(saved_bases),
-                                                    tensor(saved_coef),
-                                                    tensor(grad_x),
-                                                    unrolled,
-                                                    eps};
+          const auto params = nmf2d_backward_params(dtype, grad, x, saved_bases, saved_coef, grad_x, unrolled, eps);
           py::gil_scoped_release release;
           throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), nmf2d_backward_cpu, params, threads));
         });

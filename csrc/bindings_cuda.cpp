@@ -34,6 +34,47 @@ void bind_cuda(py::module_& m) {
               device, [&] { return launch_gated_pointwise_backward(params, pointer(workspace), pointer(stream)); });
         });
 
+  m.def("nmf2d_cuda_fits", [](int dtype, int64_t channels, int64_t rank) {
+    return nmf2d_fits(static_cast<DType>(dtype), channels, rank);
+  });
+
+  // The variant to run and the bytes of its workspace.
+  m.def("nmf2d_cuda_plan",
+        [](int dtype, int bases_dtype, py::object x, py::object bases, py::object out, py::object saved_bases,
+           py::object saved_coef, int64_t steps, float eps, int variant, int device) {
+          const auto params =
+              nmf2d_params(dtype, bases_dtype, x, bases, py::none(), out, saved_bases, saved_coef, steps, eps);
+          int64_t bytes = 0;
+          on_device(device, [&] {
+            if (variant < 0) variant = nmf2d_forward_variant(params);
+            bytes = nmf2d_forward_workspace(params, variant);
+            return 0;
+          });
+          return std::make_tuple(variant, bytes);
+        });
+
+  m.def("nmf2d_cuda", [](int dtype, int bases_dtype, py::object x, py::object bases, py::object out,
+                         py::object saved_bases, py::object saved_coef, int64_t steps, float eps, int variant,
+                         uintptr_t workspace, int device, uintptr_t stream) {
+    const auto params =
+        nmf2d_params(dtype, bases_dtype, x, bases, py::none(), out, saved_bases, saved_coef, steps, eps);
+    return on_device(device,
+                     [&] { return launch_nmf2d_forward(params, variant, pointer(workspace), pointer(stream)); });
+  });
+
+  m.def("nmf2d_backward_cuda_workspace", [](int dtype, py::object grad, py::object x, py::object saved_bases,
+                                            py::object saved_coef, py::object grad_x, bool unrolled, float eps) {
+    return nmf2d_backward_workspace(
+        nmf2d_backward_params(dtype, grad, x, saved_bases, saved_coef, grad_x, unrolled, eps));
+  });
+
+  m.def("nmf2d_backward_cuda",
+        [](int dtype, py::object grad, py::object x, py::object saved_bases, py::object saved_coef, py::object grad_x,
+           bool unrolled, float eps, uintptr_t workspace, int device, uintptr_t stream) {
+          const auto params = nmf2d_backward_params(dtype, grad, x, saved_bases, saved_coef, grad_x, unrolled, eps);
+          return on_device(device, [&] { return launch_nmf2d_backward(params, pointer(workspace), pointer(stream)); });
+        });
+
   m.def("upsample_argmax_cuda", [](uintptr_t logits, int dtype, const Shape4& shape, const Shape4& strides,
                                    uintptr_t labels, const Size2& size, int device, uintptr_t stream) {
     const auto params = upsample_argmax_params(logits, dtype, shape, strides, labels, size);

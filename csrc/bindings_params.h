@@ -82,6 +82,27 @@ inline MscaConvParams msca_conv_params(int dtype, py::object x, py::object root_
   return params;
 }
 
+inline Nmf2dParams nmf2d_params(int dtype, int bases_dtype, py::object x, py::object bases, py::object projection,
+                                py::object out, py::object saved_bases, py::object saved_coef, int64_t steps,
+                                float eps) {
+  return {static_cast<DType>(dtype),
+          static_cast<DType>(bases_dtype),
+          tensor(x),
+          tensor(bases),
+          tensor(projection),
+          tensor(out),
+          tensor(saved_bases),
+          tensor(saved_coef),
+          steps,
+          eps};
+}
+
+inline Nmf2dBackwardParams nmf2d_backward_params(int dtype, py::object grad, py::object x, py::object saved_bases,
+                                                 py::object saved_coef, py::object grad_x, bool unrolled, float eps) {
+  return {static_cast<DType>(dtype), tensor(grad),   tensor(x), tensor(saved_bases),
+          tensor(saved_coef),        tensor(grad_x), unrolled,  eps};
+}
+
 inline UpsampleCrossEntropyParams upsample_cross_entropy_params(int dtype, py::object logits, py::object target,
                                                                 bool target_is_byte, int64_t ignore_index,
                                                                 uintptr_t class_weight, float label_smoothing,
