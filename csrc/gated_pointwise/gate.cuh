@@ -52,15 +52,19 @@ inline Tensor4 as_one_row(const Tensor4& t) {
 }
 
 template <typename T>
+Matrix<const T> row_of(const Tensor4& bias) {
+  return matrix<const T>(static_cast<const T*>(bias.data), plain_axis(1, 0), plain_axis(bias.size[0], bias.stride[0]));
+}
+
+template <typename T>
 struct GateProblem {
   int64_t images;
   Image<const T> in;
   Matrix<const T> weight;  // outer Co, inner Ci; or the other way for the transposed product
-  const T* bias;           // or null
-  int64_t bias_stride;
-  Image<const T> gate;    // data null: a factor of one
-  Image<T> out;           // its inner axis is that of the epilogue
-  Image<const T> factor;  // data null: no second result
+  Matrix<const T> bias;    // one row; data null: none
+  Image<const T> gate;     // data null: a factor of one
+  Image<T> out;            // its inner axis is that of the epilogue
+  Image<const T> factor;   // data null: no second result
   Image<T> product;
   bool out_pixels_inside;
 };
@@ -95,12 +99,31 @@ __device__ inline void write_row(const Matrix<T>& to, int64_t outer, int64_t inn
   }
 }
 
+// A vector's worth of sums from shared memory. Two 16-byte loads each for 16-bit types: of eight lanes side by side
+// half take their second part first, or pairs of them would meet in a bank.
+template <int kVec>
+__device__ inline void load_sums(const float* sums, int column, float (&values)[kVec]) {
+  if constexpr (kVec == 4) {
+    Vec16<float>::load_shared(sums + column).to_floats(values);
+  } else {
+    const bool flip = column / 32 % 2 != 0;
+    const Vec16<float> one = Vec16<float>::load_shared(sums + column + (flip ? 4 : 0));
+    const Vec16<float> other = Vec16<float>::load_shared(sums + column + (flip ? 0 : 4));
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      values[e] = flip ? other.values[e] : one.values[e];
+      values[4 + e] = flip ? one.values[e] : other.values[e];
+    }
+  }
+}
+
 template <typename T, bool kInPixelsInside, bool kWeightInnerK>
 struct GateKernel {
   using Tile = Product<T, !kInPixelsInside, kWeightInnerK>;
   static constexpr int kVec = Vec16<T>::kSize;
-  // The tile of sums on its way to rows of vectors; its rows are a vector of floats longer than they need to be.
-  static constexpr int kLdChannels = Tile::kN + 4, kLdPixels = Tile::kM + 4;
+  // The tile of sums on its way to rows of vectors. Rows 8 or 4 floats longer than they need to be put the sums of a
+  // fragment, pairs along channels, single ones along pixels, in banks of their own.
+  static constexpr int kLdChannels = Tile::kN + 8, kLdPixels = Tile::kM + 4;
   static constexpr size_t kSumBytes =
       sizeof(float) * (Tile::kM * kLdChannels > Tile::kN * kLdPixels ? Tile::kM * kLdChannels : Tile::kN * kLdPixels);
   static constexpr size_t kSharedBytes = Tile::kSharedBytes > kSumBytes ? Tile::kSharedBytes : kSumBytes;
@@ -139,9 +162,22 @@ __global__ void __launch_bounds__(kProductThreads, 2)
 
   const bool turned = p.out_pixels_inside;
   float* sums = reinterpret_cast<float*>(shared_memory());
-  tile.for_each([&](int m, int n, float sum) {
-    store_shared(sums + (turned ? n * Kernel::kLdPixels + m : m * Kernel::kLdChannels + n), sum);
-  });
+  if (turned) {
+    tile.for_each_pair([&](int m, int n, int step_n, const float2& pair) {
+      store_shared(sums + n * Kernel::kLdPixels + m, pair.x);
+      store_shared(sums + (n + step_n) * Kernel::kLdPixels + m, pair.y);
+    });
+  } else {
+    tile.for_each_pair([&](int m, int n, int step_n, const float2& pair) {
+      float* target = sums + m * Kernel::kLdChannels + n;
+      if constexpr (Tile::kTensorCores) {
+        store_shared(reinterpret_cast<float2*>(target), pair);
+      } else {
+        store_shared(target, pair.x);
+        store_shared(target + step_n, pair.y);
+      }
+    });
+  }
   __syncthreads();
 
   const Matrix<T> out = p.out.matrix(image, turned), product = p.product.matrix(image, turned);
@@ -152,15 +188,16 @@ __global__ void __launch_bounds__(kProductThreads, 2)
     const int row = i / row_vectors, column = i % row_vectors * kVec;
     const int64_t outer = outer0 + row, inner = inner0 + column;
     if (outer >= out.outer.size || inner >= out.inner.size) continue;
-    float values[kVec];
+    float values[kVec], biases[kVec] = {};
+    if (p.bias.data != nullptr && !turned) read_row(p.bias, 0, inner, biases);
+    if (p.bias.data != nullptr && turned) {
+      const float bias = to_float(load_global(p.bias.data + p.bias.inner.offset(outer)));
 #pragma unroll
-    for (int e = 0; e < kVec; ++e) {
-      values[e] = load_shared(sums + row * ld + column + e);
-      const int64_t channel = turned ? outer : inner + e;
-      if (p.bias != nullptr && channel < p.out.channels.size) {
-        values[e] += to_float(load_global(p.bias + channel * p.bias_stride));
-      }
+      for (int e = 0; e < kVec; ++e) biases[e] = bias;
     }
+    load_sums(sums + row * ld, column, values);
+#pragma unroll
+    for (int e = 0; e < kVec; ++e) values[e] += biases[e];
     if (gate.data != nullptr) {
       float gates[kVec];
       read_row(gate, outer, inner, gates);

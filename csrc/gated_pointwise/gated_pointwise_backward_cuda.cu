@@ -109,8 +109,11 @@ __global__ void __launch_bounds__(kProductThreads, 2)
         }
       });
 
-  tile.for_each([&](int m, int n, float sum) {
-    if (co0 + m < co && ci0 + n < ci) store_global(p.weight + (run * co + co0 + m) * ci + ci0 + n, sum);
+  tile.for_each_pair([&](int m, int n, int step, const float2& pair) {
+    if (co0 + m >= co) return;
+    float* target = p.weight + (run * co + co0 + m) * ci + ci0 + n;
+    if (ci0 + n < ci) store_global(target, pair.x);
+    if (ci0 + n + step < ci) store_global(target + step, pair.y);
   });
   if (!sums_bias) return;
   float* halves = reinterpret_cast<float*>(shared_memory());
@@ -192,8 +195,7 @@ class Backward {
     problem.in = image_of<const T>(reshaped(f.m), plan_.in_inside);
     problem.weight = matrix<const T>(static_cast<const T*>(f.weight.data), plain_axis(plan_.co, f.weight.stride[0]),
                                      plain_axis(plan_.ci, f.weight.stride[1]));
-    problem.bias = static_cast<const T*>(f.bias.data);
-    problem.bias_stride = f.bias.stride[0];
+    problem.bias = row_of<T>(f.bias);
     problem.gate = image_of<const T>(reshaped(p_.grad), inside);
     problem.out = image_of<T>(reshaped(p_.grad_u), inside);
     problem.factor = image_of<const T>(reshaped(f.u), inside);

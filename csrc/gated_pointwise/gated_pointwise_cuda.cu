@@ -32,8 +32,7 @@ int launch_typed(const GatedPointwiseParams& p, void* stream) {
   problem.weight =
       matrix<const T>(static_cast<const T*>(p.weight.data), plain_axis(p.weight.size[0], p.weight.stride[0]),
                       plain_axis(p.weight.size[1], p.weight.stride[1]));
-  problem.bias = static_cast<const T*>(p.bias.data);
-  problem.bias_stride = p.bias.stride[0];
+  problem.bias = row_of<T>(p.bias);
   problem.gate = image_of<const T>(reshaped(p.u), out_inside);
   problem.out = image_of<T>(reshaped(p.out), out_inside);
   problem.out_pixels_inside = out_inside;

@@ -115,18 +115,19 @@ struct Product {
     __syncthreads();  // the caller may use the ring for other things
   }
 
-  // visit(m, n, sum) for each element of the thread's share.
+  // visit(m, n, step, pair) for the elements of the thread's share, two at a time: (m, n) and (m, n + step).
   template <typename Visit>
-  __device__ void for_each(const Visit& visit) const {
+  __device__ void for_each_pair(const Visit& visit) const {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
+      for (int j = 0; j < 4; j += 2) {
+        const float2 pair = make_float2(sums[i][j], sums[i][j + 1]);
         if constexpr (kTensorCores) {
           const int lane = threadIdx.x % kWarp;
-          visit(warp_m() + i / 4 * 16 + lane / 4 + j / 2 * 8, warp_n() + i % 4 * 8 + lane % 4 * 2 + j % 2, sums[i][j]);
+          visit(warp_m() + i / 4 * 16 + lane / 4 + j / 2 * 8, warp_n() + i % 4 * 8 + lane % 4 * 2, 1, pair);
         } else {
-          visit(threadIdx.x / 16 + 16 * i, threadIdx.x % 16 + 16 * j, sums[i][j]);
+          visit(static_cast<int>(threadIdx.x) / 16 + 16 * i, static_cast<int>(threadIdx.x) % 16 + 16 * j, 16, pair);
         }
       }
     }

@@ -192,7 +192,7 @@ class Forward {
   // Slabs that stay in shared memory: bytes of a block, 0 where they are too many for it.
   size_t resident(int64_t slabs, bool with_partial) {
     problem_.slabs = static_cast<int>(slabs);
-    const int64_t slab = rounded_up((problem_.pixels + slabs - 1) / slabs, kUnit<T>);
+    const int64_t pixels = (problem_.pixels + slabs - 1) / slabs, slab = rounded_up(pixels > 0 ? pixels : 1, kUnit<T>);
     if (slab > (1 << 16)) return 0;
     problem_.slab = problem_.tile = static_cast<int>(slab);
     shared_ = ForwardShared<T>::bytes(problem_, with_partial);
@@ -208,7 +208,7 @@ class Forward {
   bool plan_grid() {
     variant_ = Variant::kGrid;
     if (problem_.images == 0) return false;
-    int64_t slabs = (problem_.pixels + kResidentTile - 1) / kResidentTile;
+    int64_t slabs = problem_.pixels > 0 ? (problem_.pixels + kResidentTile - 1) / kResidentTile : 1;
     if (slabs > kResidentBlocks / problem_.images) slabs = kResidentBlocks / problem_.images;
     for (; slabs > 0; slabs /= 2) {
       const size_t shared = resident(slabs, false);
