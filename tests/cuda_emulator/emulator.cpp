@@ -301,7 +301,10 @@ void thread_entry() {
 void place_shared(Block& block, size_t bytes) {
   const size_t wanted = bytes + 2 * kRedZone;
   if (block.arena_bytes < wanted) {
-    if (block.arena != nullptr) munmap(block.arena, block.arena_bytes);
+    if (block.arena != nullptr) {
+      __asan_unpoison_memory_region(block.arena, block.arena_bytes);  // the pages may be anyone's next
+      munmap(block.arena, block.arena_bytes);
+    }
     void* memory = mmap(nullptr, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     block.arena = static_cast<unsigned char*>(memory);
