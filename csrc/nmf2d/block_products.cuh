@@ -2,8 +2,9 @@
 //   rows_times   (pixels x K)(K x columns): Xᵀ bases, coef Gram, coef basesᵀ
 //   outer_sum    (pixels x M)ᵀ(pixels x columns): X coef, coefᵀ coef
 // In floats: 4 x 4 results a thread (fewer pixels where that leaves threads idle), sums in blocks of 64 terms, as
-// accurate as PyTorch's. On tensor cores, for bfloat16 X: the float operand is split in two bfloat16, value = high +
-// low to 2^-17, so that two mma take the place of one and the state keeps the precision that rounding would cost it.
+// accurate as PyTorch's. On tensor cores, for 16-bit X: the float operand is split in two bfloat16, value = high + low
+// to 2^-17, so that two mma take the place of one and the state keeps the precision that rounding would cost it. A
+// float16 X is two bfloat16 exactly (8 and 3 of its 11 bits): three mma, without float16's range for the state.
 #pragma once
 
 #include "common/device.cuh"
@@ -146,10 +147,41 @@ struct Split {
   __nv_bfloat16 high, low;
 };
 
+__device__ inline uint32_t bits_of(__nv_bfloat16 first, __nv_bfloat16 second) {
+  return __bfloat16_as_ushort(first) | static_cast<uint32_t>(__bfloat16_as_ushort(second)) << 16;
+}
+
 __device__ inline Split split(float value) {
   const __nv_bfloat16 high = from_float<__nv_bfloat16>(value);
   const float rest = value - to_float(high);
   return {high, from_float<__nv_bfloat16>(isfinite(rest) ? rest : 0.0f)};  // inf - inf would make a NaN of it
+}
+
+// d += (a high part + a low part) (b high + b low) without the product of the low parts.
+__device__ inline void multiply_split(float (&d)[4], const uint32_t (&a_high)[4], const uint32_t (&a_low)[4],
+                                      const uint32_t (&b_high)[2], const uint32_t (&b_low)[2]) {
+  mma_m16n8k16<__nv_bfloat16>(d, a_low, b_high);
+  mma_m16n8k16<__nv_bfloat16>(d, a_high, b_low);
+  mma_m16n8k16<__nv_bfloat16>(d, a_high, b_high);
+}
+
+// d += a (b high + b low) for a fragment of X.
+__device__ inline void multiply_fragment(float (&d)[4], const __nv_bfloat16*, const uint32_t (&a)[4],
+                                         const uint32_t (&b_high)[2], const uint32_t (&b_low)[2]) {
+  mma_m16n8k16<__nv_bfloat16>(d, a, b_low);
+  mma_m16n8k16<__nv_bfloat16>(d, a, b_high);
+}
+__device__ inline void multiply_fragment(float (&d)[4], const __half*, const uint32_t (&a)[4],
+                                         const uint32_t (&b_high)[2], const uint32_t (&b_low)[2]) {
+  uint32_t a_high[4], a_low[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const Split first = split(__half2float(__ushort_as_half(static_cast<unsigned short>(a[i]))));
+    const Split second = split(__half2float(__ushort_as_half(static_cast<unsigned short>(a[i] >> 16))));
+    a_high[i] = bits_of(first.high, second.high);
+    a_low[i] = bits_of(first.low, second.low);
+  }
+  multiply_split(d, a_high, a_low, b_high, b_low);
 }
 
 // A (K x columns) matrix of floats as B fragments, high and low part: for each 16 x 8 of it the 16 bytes of every lane
@@ -169,9 +201,9 @@ struct alignas(16) FragmentPair {
 
 // As rows_times on tensor cores, with packed weights: count, terms and columns are multiples of 16. Two sums a call of
 // the sink.
-template <typename Sink>
-__device__ inline void rows_times_fragments(const __nv_bfloat16* rows, int ld, int count, int terms,
-                                            const __nv_bfloat16* packed, int columns, const Sink& sink) {
+template <typename T, typename Sink>
+__device__ inline void rows_times_fragments(const T* rows, int ld, int count, int terms, const __nv_bfloat16* packed,
+                                            int columns, const Sink& sink) {
   const int lane = threadIdx.x % kWarp, column_units = columns / 16;
   const FragmentPair* pairs = reinterpret_cast<const FragmentPair*>(packed);
   for (int unit = threadIdx.x / kWarp; unit < count / 16 * column_units; unit += kNmfThreads / kWarp) {
@@ -185,8 +217,7 @@ __device__ inline void rows_times_fragments(const __nv_bfloat16* rows, int ld, i
       for (int j = 0; j < 2; ++j) {
         const int64_t fragment = static_cast<int64_t>(k / 16) * (columns / 8) + column / 8 + j;
         const FragmentPair b = load_global(pairs + fragment * kWarp + lane);
-        mma_m16n8k16<__nv_bfloat16>(sums[j], a, b.low);
-        mma_m16n8k16<__nv_bfloat16>(sums[j], a, b.high);
+        multiply_fragment(sums[j], rows, a, b.high, b.low);
       }
     }
 #pragma unroll
@@ -204,7 +235,8 @@ __device__ inline void put_two(float* out, float first, float second, bool accum
 }
 
 // As outer_sum on tensor cores: the right factor as two tiles of bfloat16; m, columns and pixels multiples of 16.
-__device__ inline void outer_sum_fragments(const __nv_bfloat16* left, int ld_left, int m, const __nv_bfloat16* high,
+template <typename T>
+__device__ inline void outer_sum_fragments(const T* left, int ld_left, int m, const __nv_bfloat16* high,
                                            const __nv_bfloat16* low, int ld_right, int columns, int pixels, float* out,
                                            int ld_out, bool accumulate) {
   const int lane = threadIdx.x % kWarp, column_units = columns / 16;
@@ -218,10 +250,7 @@ __device__ inline void outer_sum_fragments(const __nv_bfloat16* left, int ld_lef
       load_b_fragments<false>(b_low, low + p * ld_right + column, ld_right);
       load_b_fragments<false>(b_high, high + p * ld_right + column, ld_right);
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        mma_m16n8k16<__nv_bfloat16>(sums[j], a, b_low[j]);
-        mma_m16n8k16<__nv_bfloat16>(sums[j], a, b_high[j]);
-      }
+      for (int j = 0; j < 2; ++j) multiply_fragment(sums[j], left, a, b_high[j], b_low[j]);
     }
 #pragma unroll
     for (int j = 0; j < 2; ++j) {

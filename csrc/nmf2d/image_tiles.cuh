@@ -9,12 +9,9 @@
 
 namespace segnext {
 
-// bfloat16 X multiplies on tensor cores. float16 would need two terms for X as well (float's range takes bfloat16
-// terms, which hold 8 of its 11 bits), float three.
+// 16-bit X multiplies on tensor cores.
 template <typename T>
-constexpr bool kOnTensorCores = false;
-template <>
-inline constexpr bool kOnTensorCores<__nv_bfloat16> = true;
+constexpr bool kOnTensorCores = sizeof(T) == 2;
 
 // What counts of pixels, channels and columns are rounded up to: a fragment, or 16 bytes.
 template <typename T>

@@ -14,14 +14,14 @@
 // Model of an H200, D 256, N 4096, R 16, 6 steps, bf16: 29 launches of a few microseconds, 60 to 90 us; the last
 // product, 0.22 G multiply-adds at half of the FMA rate, 13 us. Not yet measured on a GPU.
 
+#include <type_traits>
+
 #include "nmf2d/nmf2d_backward.cuh"
 
 namespace segnext {
 namespace {
 
 constexpr int kGradTile = 64;  // pixels, channels and terms
-constexpr int kLdGrad = kGradTile + 4;
-constexpr size_t kGradShared = 2 * kGradTile * kLdGrad * sizeof(float);
 
 template <typename T>
 __global__ void __launch_bounds__(kNmfThreads) nmf2d_begin_kernel(BackwardProblem<T> p) {
@@ -59,19 +59,119 @@ __global__ void __launch_bounds__(kNmfThreads) nmf2d_undo_kernel(BackwardProblem
   undo(p, level, blockIdx.x / p.slabs, static_cast<int>(blockIdx.x % p.slabs), p.slabs);
 }
 
-// grad_x: (pixels x terms R)(terms R x channels), four by four results a thread.
+// A block's tile of grad_x in floats: four by four results a thread.
+struct FloatTile {
+  static constexpr int kLd = kGradTile + 4;
+  static constexpr size_t kBytes = 2 * kGradTile * kLd * sizeof(float);
+
+  float *weights, *factors;  // (pixel, r) and (r, channel)
+  Sums<4> total;
+
+  __device__ explicit FloatTile(unsigned char* memory)
+      : weights(reinterpret_cast<float*>(memory)), factors(weights + kGradTile * kLd) {
+    total.clear();
+  }
+  __device__ void put(int y, int x, float weight, float factor) {
+    store_shared(weights + y * kLd + x, weight);
+    store_shared(factors + y * kLd + x, factor);
+  }
+  __device__ void multiply(int terms) {
+    const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
+    Sums<4> sums;
+    sums.clear();
+    for (int r = 0; r < terms; r += 4) {
+      float lefts[4][4], rights[4][4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        load_four(weights + (row + i) * kLd + r, lefts[i]);
+        load_four(factors + (r + i) * kLd + column, rights[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) sums.values[i][j] = fmaf(lefts[i][e], rights[e][j], sums.values[i][j]);
+        }
+      }
+    }
+    total.add(sums);
+  }
+  template <typename Visit>
+  __device__ void for_each(const Visit& visit) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) visit(threadIdx.x / 16 * 4 + i, threadIdx.x % 16 * 4 + j, total.values[i][j]);
+    }
+  }
+};
+
+// The same for 16-bit results: both factors in two bfloat16, a warp 16 pixels x 32 channels.
+struct SplitTile {
+  static constexpr int kLd = kGradTile + 8;
+  static constexpr int kPart = kGradTile * kLd;
+  static constexpr size_t kBytes = 4 * kPart * sizeof(__nv_bfloat16);
+
+  __nv_bfloat16 *weights, *factors;  // each the high part, then the low one
+  float sums[4][4] = {};
+
+  __device__ explicit SplitTile(unsigned char* memory)
+      : weights(reinterpret_cast<__nv_bfloat16*>(memory)), factors(weights + 2 * kPart) {}
+  __device__ void put(int y, int x, float weight, float factor) {
+    const Split of_weight = split(weight), of_factor = split(factor);
+    const int at = y * kLd + x;
+    store_shared(weights + at, of_weight.high);
+    store_shared(weights + kPart + at, of_weight.low);
+    store_shared(factors + at, of_factor.high);
+    store_shared(factors + kPart + at, of_factor.low);
+  }
+  __device__ void multiply(int terms) {
+    for (int r = 0; r < terms; r += 16) {
+      uint32_t high[4], low[4];
+      load_a_fragment<true>(high, weights + row() * kLd + r, kLd);
+      load_a_fragment<true>(low, weights + kPart + row() * kLd + r, kLd);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        uint32_t b_high[2][2], b_low[2][2];
+        load_b_fragments<false>(b_high, factors + r * kLd + column() + 16 * j, kLd);
+        load_b_fragments<false>(b_low, factors + kPart + r * kLd + column() + 16 * j, kLd);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          multiply_split(sums[2 * j + half], high, low, b_high[half], b_low[half]);
+        }
+      }
+    }
+  }
+  template <typename Visit>
+  __device__ void for_each(const Visit& visit) const {
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        visit(row() + lane / 4 + j / 2 * 8, column() + 8 * i + lane % 4 * 2 + j % 2, sums[i][j]);
+      }
+    }
+  }
+
+ private:
+  __device__ static int row() { return threadIdx.x / kWarp / 2 * 16; }
+  __device__ static int column() { return threadIdx.x / kWarp % 2 * 32; }
+};
+
+template <typename T>
+using GradTile = std::conditional_t<kOnTensorCores<T>, SplitTile, FloatTile>;
+
+// grad_x: (pixels x terms R)(terms R x channels).
 template <typename T>
 __global__ void __launch_bounds__(kNmfThreads, 2)
     nmf2d_grad_x_kernel(BackwardProblem<T> p, unsigned pixel_tiles, unsigned channel_tiles) {
-  float* weights = reinterpret_cast<float*>(shared_memory());  // (pixel, r)
-  float* factors = weights + kGradTile * kLdGrad;              // (r, channel)
   const int channel0 = static_cast<int>(blockIdx.x % channel_tiles) * kGradTile;
   const int64_t pixel0 = static_cast<int64_t>(blockIdx.x / channel_tiles % pixel_tiles) * kGradTile;
   const int64_t image = blockIdx.x / channel_tiles / pixel_tiles;
   const float* state = p.of_image(image);
-  const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
-  Sums<4> total, sums;
-  total.clear();
+  GradTile<T> tile(shared_memory());
   for (int64_t term = 0; term < p.terms(); ++term) {
     for (int r0 = 0; r0 < p.padded_rank; r0 += kGradTile) {
       for (int i = threadIdx.x; i < kGradTile * kGradTile; i += kNmfThreads) {
@@ -87,47 +187,22 @@ __global__ void __launch_bounds__(kNmfThreads, 2)
           const int64_t at = (term * p.padded_rank + r0 + y) * p.padded_channels + channel0 + x;
           factor = load_global(state + p.state.factors + at);
         }
-        store_shared(weights + y * kLdGrad + x, weight);
-        store_shared(factors + y * kLdGrad + x, factor);
+        tile.put(y, x, weight, factor);
       }
       __syncthreads();
-      sums.clear();
-      const int count = p.padded_rank - r0 < kGradTile ? p.padded_rank - r0 : kGradTile;
-      for (int r = 0; r < count; r += 4) {
-        float lefts[4][4], rights[4][4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          load_four(weights + (row + i) * kLdGrad + r, lefts[i]);
-          load_four(factors + (r + i) * kLdGrad + column, rights[i]);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-#pragma unroll
-            for (int j = 0; j < 4; ++j) sums.values[i][j] = fmaf(lefts[i][e], rights[e][j], sums.values[i][j]);
-          }
-        }
-      }
-      total.add(sums);
+      tile.multiply(p.padded_rank - r0 < kGradTile ? p.padded_rank - r0 : kGradTile);
       __syncthreads();
     }
   }
-  T* tile = reinterpret_cast<T*>(shared_memory());
-  constexpr int kLdTile = kGradTile + Vec16<T>::kSize;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      store_shared(tile + (row + i) * kLdTile + column + j, from_float<T>(total.values[i][j]));
-    }
-  }
+  T* out = reinterpret_cast<T*>(shared_memory());
+  constexpr int kLdOut = kGradTile + Vec16<T>::kSize;
+  tile.for_each([&](int y, int x, float sum) { store_shared(out + y * kLdOut + x, from_float<T>(sum)); });
   __syncthreads();
   Images<T> part = p.grad_x;
   part.data += channel0 * part.stride_channel;
   const int64_t left = p.pixels - pixel0;
   const int channels = p.channels - channel0 < kGradTile ? p.channels - channel0 : kGradTile;
-  store_tile(part, image, pixel0, static_cast<int>(left < kGradTile ? left : kGradTile), channels, tile, kLdTile);
+  store_tile(part, image, pixel0, static_cast<int>(left < kGradTile ? left : kGradTile), channels, out, kLdOut);
 }
 
 template <typename T>
@@ -172,8 +247,8 @@ class Backward {
       if (const int status = start(nmf2d_reduce_backward_kernel<T>, 0, problem_)) return status;
       if (const int status = start(nmf2d_undo_kernel<T>, 0, problem_, level - 1)) return status;
     }
-    return launch(nmf2d_grad_x_kernel<T>, dim3(static_cast<unsigned>(tiles)), dim3(kNmfThreads), kGradShared, stream,
-                  problem_, static_cast<unsigned>(pixel_tiles), static_cast<unsigned>(channel_tiles));
+    return launch(nmf2d_grad_x_kernel<T>, dim3(static_cast<unsigned>(tiles)), dim3(kNmfThreads), GradTile<T>::kBytes,
+                  stream, problem_, static_cast<unsigned>(pixel_tiles), static_cast<unsigned>(channel_tiles));
   }
 
   static bool fits(int channels, int rank) {

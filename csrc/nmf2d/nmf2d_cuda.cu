@@ -82,8 +82,9 @@ __global__ void __launch_bounds__(kNmfThreads) nmf2d_gram_kernel(ForwardProblem<
   gram(p, step, blockIdx.x / p.slabs, static_cast<int>(blockIdx.x % p.slabs), p.slabs);
 }
 
-// All steps with the slab in shared memory.
-template <typename T, bool kIsCluster>
+// All steps with the slab in shared memory; of the grid and the cluster variant, which differ in a few uniform
+// branches.
+template <typename T>
 __global__ void __launch_bounds__(kNmfThreads, 1) nmf2d_resident_kernel(ForwardProblem<T> p) {
   ForwardShared<T> s(p);
   const int64_t image = blockIdx.x / p.slabs;
@@ -93,20 +94,16 @@ __global__ void __launch_bounds__(kNmfThreads, 1) nmf2d_resident_kernel(ForwardP
   const int count = static_cast<int>(left <= 0 ? 0 : left < p.slab ? left : p.slab);
   const int64_t share = static_cast<int64_t>(p.sum_rows()) * p.padded_rank;
   float* shares = p.of_image(image) + p.state.partial;
-  float* partial = kIsCluster ? s.partial : shares + slab * share;
+  float* partial = p.in_clusters ? s.partial : shares + slab * share;
   const auto barrier = [&] {
-    if constexpr (kIsCluster) {
+    if (p.in_clusters) {
       cluster_sync();
     } else {
       grid_sync(p.arrivals);
     }
   };
   const auto partial_of = [&](int i) -> const float* {
-    if constexpr (kIsCluster) {
-      return cluster_map(partial, i);
-    } else {
-      return shares + i * share;
-    }
+    return p.in_clusters ? cluster_map(partial, i) : shares + i * share;
   };
 
   load_tile(p.x, image, first, count, p.channels, s.x, p.ld_x(), p.tile, p.padded_channels);
@@ -122,7 +119,7 @@ __global__ void __launch_bounds__(kNmfThreads, 1) nmf2d_resident_kernel(ForwardP
     update(p, step, image, slab, p.slabs);
     barrier();
   }
-  if constexpr (kIsCluster) cluster_sync();  // nobody's shared memory is read any more
+  if (p.in_clusters) cluster_sync();  // nobody's shared memory is read any more
 }
 
 template <typename T>
@@ -164,10 +161,9 @@ class Forward {
     if (variant_ == Variant::kStreaming) return run_streaming();
     const dim3 grid(blocks());
     if (variant_ == Variant::kGrid) {
-      return launch_cooperative(nmf2d_resident_kernel<T, false>, grid, dim3(kNmfThreads), shared_, stream, problem_);
+      return launch_cooperative(nmf2d_resident_kernel<T>, grid, dim3(kNmfThreads), shared_, stream, problem_);
     }
-    return launch_cluster(nmf2d_resident_kernel<T, true>, grid, dim3(kNmfThreads), kClusterBlocks, shared_, stream,
-                          problem_);
+    return launch_cluster(nmf2d_resident_kernel<T>, grid, dim3(kNmfThreads), kClusterBlocks, shared_, stream, problem_);
   }
 
  private:
@@ -191,6 +187,7 @@ class Forward {
 
   // Slabs that stay in shared memory: bytes of a block, 0 where they are too many for it.
   size_t resident(int64_t slabs, bool with_partial) {
+    problem_.in_clusters = with_partial;
     problem_.slabs = static_cast<int>(slabs);
     const int64_t pixels = (problem_.pixels + slabs - 1) / slabs, slab = rounded_up(pixels > 0 ? pixels : 1, kUnit<T>);
     if (slab > (1 << 16)) return 0;
@@ -202,7 +199,7 @@ class Forward {
   bool plan_cluster() {
     variant_ = Variant::kCluster;
     const size_t shared = resident(kClusterBlocks, true);
-    return shared > 0 && resident_clusters(nmf2d_resident_kernel<T, true>, kNmfThreads, kClusterBlocks, shared) > 0;
+    return shared > 0 && resident_clusters(nmf2d_resident_kernel<T>, kNmfThreads, kClusterBlocks, shared) > 0;
   }
 
   bool plan_grid() {
@@ -213,7 +210,7 @@ class Forward {
     for (; slabs > 0; slabs /= 2) {
       const size_t shared = resident(slabs, false);
       if (shared == 0) return false;  // fewer slabs are larger ones
-      const int64_t held = resident_blocks(nmf2d_resident_kernel<T, false>, kNmfThreads, shared);
+      const int64_t held = resident_blocks(nmf2d_resident_kernel<T>, kNmfThreads, shared);
       if (held >= problem_.images * slabs) return true;
     }
     return false;

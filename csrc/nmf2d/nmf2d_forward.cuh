@@ -25,6 +25,7 @@ struct ForwardProblem {
   Images<T> out;
   Tensor4 bases, saved_bases, saved_coef;
   bool bases_are_float;
+  bool in_clusters;  // the slabs' shares of the sums lie in the shared memory of a cluster
   int64_t images, pixels, steps;
   int channels, rank, padded_channels, padded_rank;
   int slabs, slab, tile;  // slabs an image, pixels a slab, pixels of a slab in shared memory at a time
@@ -257,7 +258,7 @@ __device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s
       store_shared(s.numerator + pixel * ld + r, a);
       store_shared(s.numerator + pixel * ld + r + 1, b);
     };
-    const __nv_bfloat16* packed = reinterpret_cast<const __nv_bfloat16*>(state + p.state.packed);
+    const auto* packed = reinterpret_cast<const __nv_bfloat16*>(state + p.state.packed);
     rows_times_fragments(s.x, p.ld_x(), p.tile, p.padded_channels, packed, p.padded_rank, sink);
   } else {
     const auto sink = [&](int pixel, int r, const float (&sums)[4]) { store_four(s.numerator + pixel * ld + r, sums); };
