@@ -8,11 +8,15 @@
 // grad_x = sum over levels of g(num) Bᵀ + C' g(num')ᵀ: one product over (2s + 1) R terms at the end, written once.
 //
 // A kernel a phase (nmf2d_backward.cuh), X from L2 or memory once a level (twice the last), as the forward's streaming
-// version; "one_step" is the last level alone. Then a product of floats for grad_x, 64 pixels x 64 channels a block.
-// FLOPs: (6s + 4) D N R and (5s + 2) N R R multiply-adds; on tensor cores, in bfloat16, 4 D N R a level (twice).
+// version; "one_step" is the last level alone. Then the product of grad_x, 64 pixels x 64 channels a block.
+// For 16-bit X the products with X, with grad and of grad_x are on tensor cores, in split operands; float's are FMAs.
+// FLOPs: (6s + 4) D N R and (5s + 2) N R R multiply-adds, those of D N R two or three times on tensor cores.
 // Bytes: X s + 2 times, grad and grad_x once, the saved coef and g(num) of each level twice.
-// Model of an H200, D 256, N 4096, R 16, 6 steps, bf16: 29 launches of a few microseconds, 60 to 90 us; the last
-// product, 0.22 G multiply-adds at half of the FMA rate, 13 us. Not yet measured on a GPU.
+// Registers: 128 at most, by the launch bounds, 2 blocks a multiprocessor. Shared memory: a tile of as many pixels as
+// fit 96 KiB (64 for D 256, R 16 in 16 bits; 32 for D 512, R 64), grad_x 36,864 bytes.
+// Model of an H200, if mma.sync reaches 60 % of the tensor cores' peak (290 T multiply-adds/s), 6 steps, bf16: D 256,
+// N 4096, R 16: 28 launches, at 2 us 56 us, in which the arithmetic, 1.6 G multiply-adds after splitting, is 6 us;
+// D 512, R 64: 13 G, 45 us, and 0.5 G in floats of N R R, 20 us at most. Not yet measured on a GPU.
 
 #include <type_traits>
 

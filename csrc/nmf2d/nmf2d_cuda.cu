@@ -13,12 +13,15 @@
 // measured: four barriers a step are 4 x 0.3 us in a cluster against 4 x 1.2 us over the grid, more than the other 116
 // multiprocessors would save on a step of T's 4 us; and clusters need no room for the whole batch.
 //
-// FLOPs: (2 steps + 2) D N R + (2 steps + 1) N R R multiply-adds; in bfloat16 the D N R ones twice (split operands)
-// on tensor cores. Bytes of grid and cluster: X and out once; of streaming X steps + 1 times. Between blocks, in L2
-// or the cluster: slabs (D + R) R floats written and read a step.
+// FLOPs: (2 steps + 2) D N R + (2 steps + 1) N R R multiply-adds; for 16-bit X the (2 steps + 1) D N R ones of X on
+// tensor cores, twice in bfloat16 and thrice in float16 (split operands, block_products.cuh). Bytes of grid and
+// cluster: X and out once; of streaming X steps + 1 times. Between blocks, in L2 or the cluster: slabs (D + R) R floats
+// written and read a step.
+// Registers: 128 at most. Shared memory: streaming up to 96 KiB, two blocks a multiprocessor; T's cluster (256 pixels
+// of D 256, R 16, 16 bits) 218,112 bytes and B's grid (64 pixels of D 512, R 64) 119,808, one block.
 // Model of an H200, T's D 256, N 4096, R 16, 7 steps, bf16, cluster: 2 MiB each way (1 us); per step and block 256
 // pixels: 2 x 16 units of 64 mma over 8 warps, 2 k cycles each product, 0.3 k the denominators, phases between 1 k:
-// 5 k cycles or 2.9 us, 25 us in all. Streaming: 33 launches, at 2 us 66 us. Not yet measured on a GPU.
+// 5 k cycles or 2.9 us, 25 us in all. Streaming: 31 launches, at 2 us 62 us. Not yet measured on a GPU.
 
 #include "nmf2d/nmf2d_forward.cuh"
 
