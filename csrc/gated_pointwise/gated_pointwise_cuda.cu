@@ -9,11 +9,10 @@
 // float multiplies outside the tensor cores: TF32 would round its operands to 11 bits.
 //
 // Bytes: m, u and out once (m once more from L2 for each further 64 output channels). FLOPs: 2 Ci Co a pixel.
-// Shared memory: 46,080 bytes (3 x (128 x 40 + 64 x 40) x 2), 4 blocks a multiprocessor; registers: 94, 2 blocks. Model
-// of an H200 at 4.3 TB/s, bf16, batch 1: T's 32 channels at 128x128 are 3 MiB, 0.7 us; B's 320 channels at 32x32
+// Shared memory: 46,080 bytes (3 x (128 x 40 + 64 x 40) x 2), 4 blocks a multiprocessor; registers: 80 to 96, 2 blocks.
+// Model of an H200 at 4.3 TB/s, bf16, batch 1: T's 32 channels at 128x128 are 3 MiB, 0.7 us; B's 320 channels at 32x32
 // are 1.9 MiB (0.5 us) and 0.2 GFLOP on 40 tiles of 132 multiprocessors: both under the time of a launch. At batch 32
-// memory binds all stages of T (24 us) and, at 400 TFLOP/s through mma.sync, all but the widest of B. Not yet measured
-// on a GPU.
+// memory binds the narrow stages (T's first: 96 MiB, 24 us). Not yet measured on a GPU.
 
 #include "gated_pointwise/gate.cuh"
 #include "gated_pointwise/gated_pointwise.h"
