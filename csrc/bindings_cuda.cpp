@@ -5,10 +5,40 @@
 #include "common/launch.h"
 
 namespace segnext {
+namespace {
+
+// Memory from a _library.Workspace.
+void* allocated(const py::object& workspace, int64_t bytes) { return pointer(workspace(bytes).cast<uintptr_t>()); }
+
+}  // namespace
 
 void bind_cuda(py::module_& m) {
   m.attr("HAS_CUDA") = true;
   m.def("cuda_error", &cuda_error_text);
+
+  m.def("group_norm_act_cuda",
+        [](int dtype, int affine_dtype, py::object x, int64_t groups, py::object weight, py::object bias, double eps,
+           py::object residual, bool relu, py::object out, int device, uintptr_t stream, const py::object& workspace) {
+          auto params = group_norm_act_params(dtype, affine_dtype, x, groups, weight, eps, relu, out);
+          params.bias = tensor(bias);
+          params.residual = tensor(residual);
+          void* memory = allocated(workspace, group_norm_act_forward_workspace(params));
+          return on_device(device, [&] { return launch_group_norm_act_forward(params, memory, pointer(stream)); });
+        });
+  m.def("group_norm_act_backward_cuda",
+        [](int dtype, int affine_dtype, py::object grad, py::object x, py::object out, int64_t groups,
+           py::object weight, double eps, bool relu, py::object grad_x, py::object grad_weight, py::object grad_bias,
+           py::object grad_residual, int device, uintptr_t stream, const py::object& workspace) {
+          const GroupNormActBackwardParams params{
+              group_norm_act_params(dtype, affine_dtype, x, groups, weight, eps, relu, out),
+              tensor(grad),
+              tensor(grad_x),
+              tensor(grad_weight),
+              tensor(grad_bias),
+              tensor(grad_residual)};
+          void* memory = allocated(workspace, group_norm_act_backward_workspace(params));
+          return on_device(device, [&] { return launch_group_norm_act_backward(params, memory, pointer(stream)); });
+        });
 
   m.def("upsample_argmax_cuda", [](uintptr_t logits, int dtype, const Shape4& shape, const Shape4& strides,
                                    uintptr_t labels, const Size2& size, int device, uintptr_t stream) {
