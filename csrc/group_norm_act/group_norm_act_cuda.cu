@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kNormThreads) group_norm_act_statistics_kernel
   constexpr int kOwn = kRows ? kVec : 1;  // channels of a thread
   const NormPart part(t, blockIdx.x);
   Moments own[kOwn] = {};
-  for (int64_t item = part.first; item < part.last; item += kBatch * part.step) {
+  for (int item = part.first; item < part.last; item += kBatch * part.step) {
     NormItem<T, kVec> batch[kBatch];
     float count = 0.0f, sum[kOwn] = {};
 #pragma unroll
@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(kNormThreads)
     scale[i] *= statistics.y;
   }
 #pragma unroll 2
-  for (int64_t item = part.first; item < part.last; item += part.step) {
+  for (int item = part.first; item < part.last; item += part.step) {
     Item y = Item::load(t, x, part, item);
     Item add{};
     if (residual.data != nullptr) add = Item::load(t, residual, part, item);
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(kNormThreads)
 // The gradient that ReLU lets through, as threshold_backward: where out is NaN too.
 template <typename Item>
 __device__ inline Item passed_gradient(const NormTask& t, const Tensor4& grad, const Tensor4& out, const NormPart& part,
-                                       int64_t item) {
+                                       int item) {
   Item g = Item::load(t, grad, part, item);
   if (t.relu) {
     const Item y = Item::load(t, out, part, item);
@@ -238,8 +238,8 @@ __global__ void __launch_bounds__(kNormThreads)
   float of_grad[kOwn] = {}, of_product[kOwn] = {};
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) statistics[i] = load_shared(values.statistics + values.index(t, part.channel + i));
-#pragma unroll 2
-  for (int64_t item = part.first; item < part.last; item += part.step) {
+#pragma unroll 1  // three loads are under way in a step; twice that spills
+  for (int item = part.first; item < part.last; item += part.step) {
     const Item g = passed_gradient<Item>(t, grad, out, part, item);
     const Item own = Item::load(t, x, part, item);
 #pragma unroll
@@ -323,7 +323,7 @@ __global__ void __launch_bounds__(kNormThreads)
     gradients[i] = load_shared(values.gradients + at);
   }
 #pragma unroll 2
-  for (int64_t item = part.first; item < part.last; item += part.step) {
+  for (int item = part.first; item < part.last; item += part.step) {
     const Item g = passed_gradient<Item>(t, grad, out, part, item);
     Item result = Item::load(t, x, part, item);
 #pragma unroll

@@ -23,7 +23,8 @@ struct NormPlan {
   bool dense;  // pixel p of every tensor lies at p times the stride of w
 };
 
-// 32 bits: 64-bit divisions would cost more than the arithmetic. Offsets into tensors have 64.
+// 32 bits (Python refuses what they do not hold): 64-bit divisions would cost more than the arithmetic. Offsets into
+// tensors have 64.
 struct NormShape {
   int batch, channels, groups, group_channels, width, pixels;
 
@@ -96,8 +97,7 @@ struct NormTask {
 // The part of the calling thread: items first, first + step, ... below last, of these channels.
 struct NormPart {
   int n, chunk, channel;  // the first channel
-  int64_t first, last;
-  int step;
+  int first, last, step;
   int lane, lanes;  // rows: which of the threads that take the same channels; planes: the thread
   bool idle;
 
@@ -119,7 +119,7 @@ struct NormPart {
       lane = thread;
       idle = false;
     }
-    first = int64_t{chunk} * t.plan.chunk + lane;
+    first = chunk * t.plan.chunk + lane;
     last = idle ? first : first - lane + t.items_of(chunk);
     step = lanes;
   }
@@ -134,13 +134,13 @@ template <typename T, int kVec>
 struct NormItem {
   float values[kVec];
 
-  __device__ static const T* address(const NormTask& t, const Tensor4& x, const NormPart& part, int64_t item) {
+  __device__ static const T* address(const NormTask& t, const Tensor4& x, const NormPart& part, int item) {
     const unsigned pixel = static_cast<unsigned>(t.plan.rows ? item : item * kVec);
     const unsigned width = static_cast<unsigned>(t.shape.width);
     const int64_t at = t.plan.dense ? pixel * x.stride[3] : pixel / width * x.stride[2] + pixel % width * x.stride[3];
     return static_cast<const T*>(x.data) + part.n * x.stride[0] + part.channel * x.stride[1] + at;
   }
-  __device__ static NormItem load(const NormTask& t, const Tensor4& x, const NormPart& part, int64_t item) {
+  __device__ static NormItem load(const NormTask& t, const Tensor4& x, const NormPart& part, int item) {
     const T* from = address(t, x, part, item);
     NormItem result;
     if constexpr (kVec > 1) {
@@ -150,7 +150,7 @@ struct NormItem {
     }
     return result;
   }
-  __device__ void store(const NormTask& t, const Tensor4& x, const NormPart& part, int64_t item) const {
+  __device__ void store(const NormTask& t, const Tensor4& x, const NormPart& part, int item) const {
     T* to = const_cast<T*>(address(t, x, part, item));
     if constexpr (kVec > 1) {
       Vec16<T>::from_floats(values).store_global(to);

@@ -19,6 +19,7 @@ from segnext_kernels.registration import (
 
 NAME = "group_norm_act"
 ACTS = ("relu", "none")
+MOST_PIXELS_CUDA = 2**30  # pixels are counted in 32 bits
 
 
 def _fake(x: torch.Tensor, *_: Any) -> torch.Tensor:
@@ -125,6 +126,8 @@ def _cpu_backward(
 
 
 def _cuda_refuses(x: torch.Tensor, *_: Any) -> str | None:
+    if x.shape[2] * x.shape[3] > MOST_PIXELS_CUDA:
+        return f"takes up to {MOST_PIXELS_CUDA} pixels an image, not {x.shape[2] * x.shape[3]}"
     return _library.cuda_refuses(x, _library.CUDA_DTYPES)
 
 
