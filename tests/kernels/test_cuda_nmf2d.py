@@ -13,8 +13,8 @@ from segnext_kernels.ops.nmf2d.spec import SPEC
 from tests.accuracy import assert_accurate, assert_gradient_accurate
 from tests.contract.cases import assert_bitwise, cast, strides
 from tests.cuda_emulator.emulation import Emulator
+from tests.kernels.emulated import DTYPES
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 VARIANTS = {"streaming": 0, "grid": 1, "cluster": 2}
 over_dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 over_variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
@@ -183,7 +183,7 @@ def test_choice_of_variant(emulator: Emulator) -> None:
         x, bases = torch.empty(b, d, n, dtype=torch.bfloat16), torch.empty(1, d, r)
         outputs = op._fake(x, bases, 7, "unrolled", 1e-6, False)
         views = [_library.view(t) for t in (x, bases, *outputs)]
-        return int(_library._C.nmf2d_cuda_plan(1, 0, *views, 7, 1e-6, -1, 0)[0])
+        return int(_library._C.nmf2d_cuda_variant(1, 0, *views, 7, 1e-6, 0))
 
     emulator.device(resident_blocks=132)
     assert chosen(1, 256, 4096, 16) == chosen(32, 256, 4096, 16) == VARIANTS["cluster"]

@@ -91,11 +91,10 @@ def _cuda_backward(
 ) -> list[torch.Tensor]:
     grads = _fake_backward(grad, m, u, weight, bias)
     grad_bias = None if bias is None else grads[3]
-    tensors = (m, u, weight, bias, grad, *grads[:3], grad_bias)
-    args = [_library.DTYPES[m.dtype], *(_library.view(t) for t in tensors)]
-    size = _library._C.gated_pointwise_backward_cuda_workspace(*args)
-    workspace = torch.empty(size, dtype=torch.uint8, device=m.device)
-    status = _library._C.gated_pointwise_backward_cuda(*args, workspace.data_ptr(), *_library.stream(m))
+    views = [_library.view(t) for t in (m, u, weight, bias, grad, *grads[:3], grad_bias)]
+    status = _library._C.gated_pointwise_backward_cuda(
+        _library.DTYPES[m.dtype], *views, *_library.stream(m), _library.Workspace(m)
+    )
     _library.check_launch(status, f"{NAME}_backward")
     return grads
 

@@ -134,17 +134,16 @@ def cuda_variant(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The CUDA kernel in one of its variants: 0 streaming, 1 grid, 2 cluster, -1 the one that suits the sizes."""
     outputs = _fake(x, bases, steps, grad, eps, save)
-    args = (
+    status = _library._C.nmf2d_cuda(
         _library.DTYPES[x.dtype],
         _library.DTYPES[bases.dtype],
         *(_library.view(t) for t in (x, bases, *outputs)),
         steps,
         eps,
+        variant,
+        *_library.stream(x),
+        _library.Workspace(x),
     )
-    device, stream = _library.stream(x)
-    variant, size = _library._C.nmf2d_cuda_plan(*args, variant, device)
-    workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
-    status = _library._C.nmf2d_cuda(*args, variant, workspace.data_ptr(), device, stream)
     _library.check_launch(status, NAME)
     return outputs
 
@@ -164,15 +163,14 @@ def _cuda_backward(
     eps: float,
 ) -> torch.Tensor:
     grad_x = empty_matrices_like(x)
-    args = (
+    status = _library._C.nmf2d_backward_cuda(
         _library.DTYPES[x.dtype],
         *(_library.view(t) for t in (grad_out, x, saved_bases, saved_coef, grad_x)),
         grad == "unrolled",
         eps,
+        *_library.stream(x),
+        _library.Workspace(x),
     )
-    size = _library._C.nmf2d_backward_cuda_workspace(*args)
-    workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
-    status = _library._C.nmf2d_backward_cuda(*args, workspace.data_ptr(), *_library.stream(x))
     _library.check_launch(status, f"{NAME}_backward")
     return grad_x
 
