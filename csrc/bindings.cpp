@@ -1,93 +1,12 @@
 // The Python module _C: pointers, sizes, strides and a stream go in, a status comes out. No torch header: the
 // library neither needs torch to build nor breaks when torch is upgraded.
 
-#include "bindings.h"
-
-#include "dwconv_gelu/dwconv_gelu.h"
-#include "gated_pointwise/gated_pointwise.h"
-#include "group_norm_act/group_norm_act.h"
-#include "msca_conv/msca_conv.h"
-#include "nmf2d/nmf2d.h"
-#include "upsample_argmax/upsample_argmax.h"
-#include "upsample_cross_entropy/upsample_cross_entropy.h"
-
-#if defined(SEGNEXT_WITH_CUDA)
-#include "common/launch.h"
-#endif
+#include "bindings_params.h"
 
 namespace py = pybind11;
-using segnext::pointer;
-using segnext::tensor;
-using segnext::tensors;
-using segnext::throw_unless;
+using namespace segnext;
 
 namespace {
-
-using Shape4 = std::array<int64_t, 4>;
-using Size2 = std::array<int64_t, 2>;
-
-segnext::UpsampleArgmaxParams upsample_argmax_params(uintptr_t logits, int dtype, const Shape4& shape,
-                                                     const Shape4& strides, uintptr_t labels, const Size2& size) {
-  return {pointer(logits),
-          static_cast<segnext::DType>(dtype),
-          shape[0],
-          shape[1],
-          shape[2],
-          shape[3],
-          strides[0],
-          strides[1],
-          strides[2],
-          strides[3],
-          pointer(labels),
-          size[0],
-          size[1],
-          static_cast<float>(shape[2]) / static_cast<float>(size[0]),
-          static_cast<float>(shape[3]) / static_cast<float>(size[1])};
-}
-
-segnext::DwconvGeluParams dwconv_gelu_params(int dtype, py::object x, py::object weight, py::object bias) {
-  return {static_cast<segnext::DType>(dtype), tensor(x), tensor(weight), tensor(bias), {}};
-}
-
-segnext::GatedPointwiseParams gated_pointwise_params(int dtype, py::object m, py::object u, py::object weight,
-                                                     py::object bias) {
-  return {static_cast<segnext::DType>(dtype), tensor(m), tensor(u), tensor(weight), tensor(bias), {}};
-}
-
-segnext::GroupNormActParams group_norm_act_params(int dtype, int affine_dtype, py::object x, int64_t groups,
-                                                  py::object weight, double eps, bool relu, py::object out) {
-  segnext::GroupNormActParams params{};
-  params.dtype = static_cast<segnext::DType>(dtype);
-  params.affine_dtype = static_cast<segnext::DType>(affine_dtype);
-  params.groups = groups;
-  params.eps = eps;
-  params.relu = relu;
-  params.x = tensor(x);
-  params.weight = tensor(weight);
-  params.out = tensor(out);
-  return params;
-}
-
-segnext::MscaConvParams msca_conv_params(int dtype, py::object x, py::object root_weight, py::object root_bias,
-                                         py::list strip_weights, py::list strip_biases) {
-  segnext::MscaConvParams params{};
-  params.dtype = static_cast<segnext::DType>(dtype);
-  params.x = tensor(x);
-  params.weights.root_weight = tensor(root_weight);
-  params.weights.root_bias = tensor(root_bias);
-  params.weights.strips = static_cast<int>(strip_weights.size());
-  tensors(strip_weights, params.weights.strip_weight);
-  tensors(strip_biases, params.weights.strip_bias);
-  return params;
-}
-
-segnext::UpsampleCrossEntropyParams upsample_cross_entropy_params(int dtype, py::object logits, py::object target,
-                                                                  bool target_is_byte, int64_t ignore_index,
-                                                                  uintptr_t class_weight, float label_smoothing,
-                                                                  bool mean_all) {
-  return {static_cast<segnext::DType>(dtype), tensor(logits), tensor(target),  target_is_byte,
-          pointer<const float>(class_weight), ignore_index,   label_smoothing, mean_all};
-}
 
 // Memory and labels can fail; a label out of range is the caller's IndexError.
 void throw_unless_ok(segnext::CrossEntropyStatus status) {
@@ -140,12 +59,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("gated_pointwise_backward_cpu",
         [](int dtype, py::object m, py::object u, py::object weight, py::object bias, py::object grad,
            py::object grad_m, py::object grad_u, py::object grad_weight, py::object grad_bias, int isa, int threads) {
-          const segnext::GatedPointwiseBackwardParams params{gated_pointwise_params(dtype, m, u, weight, bias),
-                                                             tensor(grad),
-                                                             tensor(grad_m),
-                                                             tensor(grad_u),
-                                                             tensor(grad_weight),
-                                                             tensor(grad_bias)};
+          const auto params =
+              gated_pointwise_backward_params(dtype, m, u, weight, bias, grad, grad_m, grad_u, grad_weight, grad_bias);
           py::gil_scoped_release release;
           throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), gated_pointwise_backward_cpu, params, threads));
         });
@@ -206,16 +121,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("nmf2d_cpu",
         [](int dtype, int bases_dtype, py::object x, py::object bases, py::object projection, py::object out,
            py::object saved_bases, py::object saved_coef, int64_t steps, float eps, int isa, int threads) {
-          const segnext::Nmf2dParams params{static_cast<segnext::DType>(dtype),
-                                            static_cast<segnext::DType>(bases_dtype),
-                                            tensor(x),
-                                            tensor(bases),
-                                            tensor(projection),
-                                            tensor(out),
-                                            tensor(saved_bases),
-                                            tensor(saved_coef),
-                                            steps,
-                                            eps};
+          const auto params =
+              nmf2d_params(dtype, bases_dtype, x, bases, projection, out, saved_bases, saved_coef, steps, eps);
           py::gil_scoped_release release;
           throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), nmf2d_forward_cpu, params, threads));
         });
@@ -223,14 +130,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("nmf2d_backward_cpu",
         [](int dtype, py::object grad, py::object x, py::object saved_bases, py::object saved_coef, py::object grad_x,
            bool unrolled, float eps, int isa, int threads) {
-          const segnext::Nmf2dBackwardParams params{static_cast<segnext::DType>(dtype),
-                                                    tensor(grad),
-                                                    tensor(x),
-                                                    tensor(saved_bases),
-                                                    tensor(saved_coef),
-                                                    tensor(grad_x),
-                                                    unrolled,
-                                                    eps};
+          const auto params = nmf2d_backward_params(dtype, grad, x, saved_bases, saved_coef, grad_x, unrolled, eps);
           py::gil_scoped_release release;
           throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), nmf2d_backward_cpu, params, threads));
         });
@@ -268,13 +168,7 @@ PYBIND11_MODULE(_C, m) {
         });
 
 #if defined(SEGNEXT_WITH_CUDA)
-  m.attr("HAS_CUDA") = true;
-  m.def("cuda_error", &segnext::cuda_error_text);
-  m.def("upsample_argmax_cuda", [](uintptr_t logits, int dtype, const Shape4& shape, const Shape4& strides,
-                                   uintptr_t labels, const Size2& size, int device, uintptr_t stream) {
-    const auto params = upsample_argmax_params(logits, dtype, shape, strides, labels, size);
-    return segnext::on_device(device, [&] { return segnext::launch_upsample_argmax(params, pointer(stream)); });
-  });
+  segnext::bind_cuda(m);
 #else
   m.attr("HAS_CUDA") = false;
 #endif

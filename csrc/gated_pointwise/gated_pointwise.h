@@ -29,4 +29,9 @@ struct GatedPointwiseBackwardParams {
 SEGNEXT_FOR_EACH_ISA(bool gated_pointwise_forward_cpu(const GatedPointwiseParams& params, int threads);
                      bool gated_pointwise_backward_cpu(const GatedPointwiseBackwardParams& params, int threads);)
 
+// On `stream` of the current device; a cudaError_t, 0 for success. The backward takes a workspace of as many bytes.
+int launch_gated_pointwise_forward(const GatedPointwiseParams& params, void* stream);
+int64_t gated_pointwise_backward_workspace(const GatedPointwiseBackwardParams& params);
+int launch_gated_pointwise_backward(const GatedPointwiseBackwardParams& params, void* workspace, void* stream);
+
 }  // namespace segnext

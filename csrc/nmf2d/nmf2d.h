@@ -36,4 +36,14 @@ struct Nmf2dBackwardParams {
 SEGNEXT_FOR_EACH_ISA(bool nmf2d_forward_cpu(const Nmf2dParams& params, int threads);
                      bool nmf2d_backward_cpu(const Nmf2dBackwardParams& params, int threads);)
 
+// Whether a tile of so many channels and a rank fits a block of the CUDA kernels.
+bool nmf2d_fits(DType dtype, int64_t channels, int64_t rank);
+// On `stream` of the current device, without a projection; a cudaError_t, 0 for success. Workspaces are in bytes.
+// `variant`: 0 streaming, 1 grid, 2 cluster, -1 the one that nmf2d_forward_variant() says.
+int nmf2d_forward_variant(const Nmf2dParams& params);
+int64_t nmf2d_forward_workspace(const Nmf2dParams& params, int variant);
+int launch_nmf2d_forward(const Nmf2dParams& params, int variant, void* workspace, void* stream);
+int64_t nmf2d_backward_workspace(const Nmf2dBackwardParams& params);
+int launch_nmf2d_backward(const Nmf2dBackwardParams& params, void* workspace, void* stream);
+
 }  // namespace segnext

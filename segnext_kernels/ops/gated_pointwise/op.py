@@ -70,12 +70,41 @@ def _cpu_backward(
     return grads
 
 
+def _cuda_refuses(m: torch.Tensor, *_: Any) -> str | None:
+    return _library.cuda_refuses(m, _library.CUDA_DTYPES)
+
+
+def _cuda_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
+    return _cuda_refuses(*args)
+
+
+def _cuda(m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    out = layout.empty_like(u)
+    views = [_library.view(t) for t in (m, u, weight, bias, out)]
+    status = _library._C.gated_pointwise_cuda(_library.DTYPES[m.dtype], *views, *_library.stream(m))
+    _library.check_launch(status, NAME)
+    return out
+
+
+def _cuda_backward(
+    grad: torch.Tensor, m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> list[torch.Tensor]:
+    grads = _fake_backward(grad, m, u, weight, bias)
+    grad_bias = None if bias is None else grads[3]
+    views = [_library.view(t) for t in (m, u, weight, bias, grad, *grads[:3], grad_bias)]
+    status = _library._C.gated_pointwise_backward_cuda(
+        _library.DTYPES[m.dtype], *views, *_library.stream(m), _library.Workspace(m)
+    )
+    _library.check_launch(status, f"{NAME}_backward")
+    return grads
+
+
 _op = define_op(
     NAME,
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.gated_pointwise,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={"cuda": Kernel(_cuda, _cuda_refuses), "cpu": Kernel(_cpu, _cpu_refuses)},
     flops=_flops,
 )
 _backward_op = define_op(
@@ -83,7 +112,10 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.gated_pointwise_backward,
     fake=_fake_backward,
-    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
+    kernels={
+        "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
+        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
+    },
     flops=_flops_backward,
 )
 

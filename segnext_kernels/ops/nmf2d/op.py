@@ -112,12 +112,75 @@ def _cpu_backward(
     return grad_x
 
 
+def _cuda_refuses(x: torch.Tensor, bases: torch.Tensor, *_: Any) -> str | None:
+    return _cuda_refuses_sizes(x, bases.shape[2])
+
+
+def _cuda_backward_refuses(
+    grad_out: torch.Tensor, x: torch.Tensor, saved_bases: torch.Tensor, *_: Any
+) -> str | None:
+    return _cuda_refuses_sizes(x, saved_bases.shape[3])
+
+
+def _cuda_refuses_sizes(x: torch.Tensor, rank: int) -> str | None:
+    reason = _library.cuda_refuses(x, _library.CUDA_DTYPES)
+    if reason is not None or _library._C.nmf2d_cuda_fits(_library.DTYPES[x.dtype], x.shape[1], rank):
+        return reason
+    return f"a tile of {x.shape[1]} channels and rank {rank} is too large for a block's shared memory"
+
+
+def cuda_variant(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool, variant: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The CUDA kernel in one of its variants: 0 streaming, 1 grid, 2 cluster, -1 the one that suits the sizes."""
+    outputs = _fake(x, bases, steps, grad, eps, save)
+    status = _library._C.nmf2d_cuda(
+        _library.DTYPES[x.dtype],
+        _library.DTYPES[bases.dtype],
+        *(_library.view(t) for t in (x, bases, *outputs)),
+        steps,
+        eps,
+        variant,
+        *_library.stream(x),
+        _library.Workspace(x),
+    )
+    _library.check_launch(status, NAME)
+    return outputs
+
+
+def _cuda(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return cuda_variant(x, bases, steps, grad, eps, save, -1)
+
+
+def _cuda_backward(
+    grad_out: torch.Tensor,
+    x: torch.Tensor,
+    saved_bases: torch.Tensor,
+    saved_coef: torch.Tensor,
+    grad: str,
+    eps: float,
+) -> torch.Tensor:
+    grad_x = empty_matrices_like(x)
+    status = _library._C.nmf2d_backward_cuda(
+        _library.DTYPES[x.dtype],
+        *(_library.view(t) for t in (grad_out, x, saved_bases, saved_coef, grad_x)),
+        grad == "unrolled",
+        eps,
+        *_library.stream(x),
+        _library.Workspace(x),
+    )
+    _library.check_launch(status, f"{NAME}_backward")
+    return grad_x
+
+
 _op = define_op(
     NAME,
     "(Tensor x, Tensor bases, int steps, str grad, float eps, bool save) -> (Tensor, Tensor, Tensor)",
     reference=reference.nmf2d,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={"cuda": Kernel(_cuda, _cuda_refuses), "cpu": Kernel(_cpu, _cpu_refuses)},
     flops=_flops,
 )
 _backward_op = define_op(
@@ -125,7 +188,10 @@ _backward_op = define_op(
     "(Tensor grad_out, Tensor x, Tensor saved_bases, Tensor saved_coef, str grad, float eps) -> Tensor",
     reference=reference.nmf2d_backward,
     fake=_fake_backward,
-    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
+    kernels={
+        "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
+        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
+    },
     flops=_flops_backward,
 )
 

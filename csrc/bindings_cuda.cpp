@@ -1,0 +1,96 @@
+// The part of _C that launches CUDA kernels; compiled only where nvcc is. No CUDA header: tests/cuda_emulator
+// compiles it too. Every function takes the device's index and a stream and returns a status, 0 for success.
+
+#include "bindings_params.h"
+#include "common/launch.h"
+
+namespace segnext {
+namespace {
+
+// Memory from a _library.Workspace.
+void* allocated(const py::object& workspace, int64_t bytes) { return pointer(workspace(bytes).cast<uintptr_t>()); }
+
+}  // namespace
+
+void bind_cuda(py::module_& m) {
+  m.attr("HAS_CUDA") = true;
+  m.def("cuda_error", &cuda_error_text);
+
+  m.def("gated_pointwise_cuda", [](int dtype, py::object m, py::object u, py::object weight, py::object bias,
+                                   py::object out, int device, uintptr_t stream) {
+    auto params = gated_pointwise_params(dtype, m, u, weight, bias);
+    params.out = tensor(out);
+    return on_device(device, [&] { return launch_gated_pointwise_forward(params, pointer(stream)); });
+  });
+  m.def("gated_pointwise_backward_cuda",
+        [](int dtype, py::object m, py::object u, py::object weight, py::object bias, py::object grad,
+           py::object grad_m, py::object grad_u, py::object grad_weight, py::object grad_bias, int device,
+           uintptr_t stream, const py::object& workspace) {
+          const auto params =
+              gated_pointwise_backward_params(dtype, m, u, weight, bias, grad, grad_m, grad_u, grad_weight, grad_bias);
+          void* memory = allocated(workspace, gated_pointwise_backward_workspace(params));
+          return on_device(device, [&] { return launch_gated_pointwise_backward(params, memory, pointer(stream)); });
+        });
+
+  m.def("group_norm_act_cuda",
+        [](int dtype, int affine_dtype, py::object x, int64_t groups, py::object weight, py::object bias, double eps,
+           py::object residual, bool relu, py::object out, int device, uintptr_t stream, const py::object& workspace) {
+          auto params = group_norm_act_params(dtype, affine_dtype, x, groups, weight, eps, relu, out);
+          params.bias = tensor(bias);
+          params.residual = tensor(residual);
+          void* memory = allocated(workspace, group_norm_act_forward_workspace(params));
+          return on_device(device, [&] { return launch_group_norm_act_forward(params, memory, pointer(stream)); });
+        });
+  m.def("group_norm_act_backward_cuda",
+        [](int dtype, int affine_dtype, py::object grad, py::object x, py::object out, int64_t groups,
+           py::object weight, double eps, bool relu, py::object grad_x, py::object grad_weight, py::object grad_bias,
+           py::object grad_residual, int device, uintptr_t stream, const py::object& workspace) {
+          const GroupNormActBackwardParams params{
+              group_norm_act_params(dtype, affine_dtype, x, groups, weight, eps, relu, out),
+              tensor(grad),
+              tensor(grad_x),
+              tensor(grad_weight),
+              tensor(grad_bias),
+              tensor(grad_residual)};
+          void* memory = allocated(workspace, group_norm_act_backward_workspace(params));
+          return on_device(device, [&] { return launch_group_norm_act_backward(params, memory, pointer(stream)); });
+        });
+
+  m.def("nmf2d_cuda_fits", [](int dtype, int64_t channels, int64_t rank) {
+    return nmf2d_fits(static_cast<DType>(dtype), channels, rank);
+  });
+  m.def("nmf2d_cuda_variant", [](int dtype, int bases_dtype, py::object x, py::object bases, py::object out,
+                                 py::object saved_bases, py::object saved_coef, int64_t steps, float eps, int device) {
+    const auto params =
+        nmf2d_params(dtype, bases_dtype, x, bases, py::none(), out, saved_bases, saved_coef, steps, eps);
+    int variant = 0;
+    on_device(device, [&] { return variant = nmf2d_forward_variant(params), 0; });
+    return variant;
+  });
+  m.def("nmf2d_cuda", [](int dtype, int bases_dtype, py::object x, py::object bases, py::object out,
+                         py::object saved_bases, py::object saved_coef, int64_t steps, float eps, int variant,
+                         int device, uintptr_t stream, const py::object& workspace) {
+    const auto params =
+        nmf2d_params(dtype, bases_dtype, x, bases, py::none(), out, saved_bases, saved_coef, steps, eps);
+    return on_device(device, [&] {
+      const int chosen = variant < 0 ? nmf2d_forward_variant(params) : variant;
+      void* memory = allocated(workspace, nmf2d_forward_workspace(params, chosen));
+      return launch_nmf2d_forward(params, chosen, memory, pointer(stream));
+    });
+  });
+  m.def("nmf2d_backward_cuda",
+        [](int dtype, py::object grad, py::object x, py::object saved_bases, py::object saved_coef, py::object grad_x,
+           bool unrolled, float eps, int device, uintptr_t stream, const py::object& workspace) {
+          const auto params = nmf2d_backward_params(dtype, grad, x, saved_bases, saved_coef, grad_x, unrolled, eps);
+          void* memory = allocated(workspace, nmf2d_backward_workspace(params));
+          return on_device(device, [&] { return launch_nmf2d_backward(params, memory, pointer(stream)); });
+        });
+
+  m.def("upsample_argmax_cuda", [](uintptr_t logits, int dtype, const Shape4& shape, const Shape4& strides,
+                                   uintptr_t labels, const Size2& size, int device, uintptr_t stream) {
+    const auto params = upsample_argmax_params(logits, dtype, shape, strides, labels, size);
+    return on_device(device, [&] { return launch_upsample_argmax(params, pointer(stream)); });
+  });
+}
+
+}  // namespace segnext

@@ -1,0 +1,264 @@
+// The two products of nmf2d over a tile of pixels in shared memory, each by all threads of a block:
+//   rows_times   (pixels x K)(K x columns): Xᵀ bases, coef Gram, coef basesᵀ
+//   outer_sum    (pixels x M)ᵀ(pixels x columns): X coef, coefᵀ coef
+// In floats: 4 x 4 results a thread (fewer pixels where that leaves threads idle), sums in blocks of 64 terms, as
+// accurate as PyTorch's. On tensor cores, for 16-bit X: the float operand is split in two bfloat16, value = high + low
+// to 2^-17, so that two mma take the place of one and the state keeps the precision that rounding would cost it. A
+// float16 X is two bfloat16 exactly (8 and 3 of its 11 bits): three mma, without float16's range for the state.
+#pragma once
+
+#include "common/device.cuh"
+#include "common/fragments.cuh"
+#include "common/ptx.cuh"
+
+namespace segnext {
+
+constexpr int kNmfThreads = 256;
+constexpr int kSumBlock = 64;
+
+template <typename T>
+struct alignas(4 * sizeof(T)) Four {
+  T values[4];
+};
+
+template <typename T>
+__device__ inline void load_four(const T* shared, float (&four)[4]) {
+  const Four<T> loaded = load_shared(reinterpret_cast<const Four<T>*>(shared));
+#pragma unroll
+  for (int e = 0; e < 4; ++e) four[e] = to_float(loaded.values[e]);
+}
+
+__device__ inline void store_four(float* shared, const float (&four)[4]) {
+  Vec16<float>::from_floats(four).store_shared(shared);
+}
+
+template <int kRows>
+struct Sums {
+  float values[kRows][4];
+
+  __device__ void clear() {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) values[i][j] = 0.0f;
+    }
+  }
+  __device__ void add(const Sums& other) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) values[i][j] += other.values[i][j];
+    }
+  }
+};
+
+template <int kRows, typename T, typename Sink>
+__device__ inline void rows_times_by(const T* rows, int ld, int count, int terms, const float* weights, int ld_weights,
+                                     int columns, const Sink& sink) {
+  const int column_units = columns / 4;
+  for (int unit = threadIdx.x; unit < count / kRows * column_units; unit += kNmfThreads) {
+    const int row = unit / column_units * kRows, column = unit % column_units * 4;
+    Sums<kRows> total, sums;
+    total.clear();
+    for (int k0 = 0; k0 < terms; k0 += kSumBlock) {
+      sums.clear();
+      const int end = k0 + kSumBlock < terms ? k0 + kSumBlock : terms;
+      for (int k = k0; k < end; k += 4) {
+        float factors[4][4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const float* source = weights + static_cast<int64_t>(k + e) * ld_weights + column;
+          Vec16<float>::load_global(source).to_floats(factors[e]);
+        }
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          float four[4];
+          load_four(rows + (row + i) * ld + k, four);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) sums.values[i][j] = fmaf(four[e], factors[e][j], sums.values[i][j]);
+          }
+        }
+      }
+      total.add(sums);
+    }
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) sink(row + i, column, total.values[i]);
+  }
+}
+
+// sink(row, column, four sums) for rows [0, count) of `rows` in shared memory times `weights` (terms, columns) in
+// global memory; terms, columns and count are multiples of 4.
+template <typename T, typename Sink>
+__device__ inline void rows_times(const T* rows, int ld, int count, int terms, const float* weights, int ld_weights,
+                                  int columns, const Sink& sink) {
+  if (count * columns / 16 >= kNmfThreads) {
+    rows_times_by<4>(rows, ld, count, terms, weights, ld_weights, columns, sink);
+  } else {
+    rows_times_by<1>(rows, ld, count, terms, weights, ld_weights, columns, sink);
+  }
+}
+
+// Four results to `out`, or added to it.
+__device__ inline void put_four(float* out, const float (&sums)[4], bool accumulate) {
+  Vec16<float> result = Vec16<float>::from_floats(sums);
+  if (accumulate) {
+    const Vec16<float> before = *reinterpret_cast<const Vec16<float>*>(out);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) result.values[j] += before.values[j];
+  }
+  *reinterpret_cast<Vec16<float>*>(out) = result;
+}
+
+// out[m][c] = or += sum over pixels of left[pixel][m] right[pixel][c]; m and columns multiples of 4. `out` is this
+// block's own, in shared or global memory; an element is always the same thread's.
+template <typename T>
+__device__ inline void outer_sum(const T* left, int ld_left, int m, const float* right, int ld_right, int columns,
+                                 int pixels, float* out, int ld_out, bool accumulate) {
+  const int column_units = columns / 4;
+  for (int unit = threadIdx.x; unit < m / 4 * column_units; unit += kNmfThreads) {
+    const int row = unit / column_units * 4, column = unit % column_units * 4;
+    Sums<4> total, sums;
+    total.clear();
+    for (int p0 = 0; p0 < pixels; p0 += kSumBlock) {
+      sums.clear();
+      const int end = p0 + kSumBlock < pixels ? p0 + kSumBlock : pixels;
+      for (int p = p0; p < end; ++p) {
+        float lefts[4], rights[4];
+        load_four(left + p * ld_left + row, lefts);
+        load_four(right + p * ld_right + column, rights);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) sums.values[i][j] = fmaf(lefts[i], rights[j], sums.values[i][j]);
+        }
+      }
+      total.add(sums);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      put_four(out + static_cast<int64_t>(row + i) * ld_out + column, total.values[i], accumulate);
+    }
+  }
+}
+
+struct Split {
+  __nv_bfloat16 high, low;
+};
+
+__device__ inline uint32_t bits_of(__nv_bfloat16 first, __nv_bfloat16 second) {
+  return __bfloat16_as_ushort(first) | static_cast<uint32_t>(__bfloat16_as_ushort(second)) << 16;
+}
+
+__device__ inline Split split(float value) {
+  const __nv_bfloat16 high = from_float<__nv_bfloat16>(value);
+  const float rest = value - to_float(high);
+  return {high, from_float<__nv_bfloat16>(isfinite(rest) ? rest : 0.0f)};  // inf - inf would make a NaN of it
+}
+
+// d += (a high part + a low part) (b high + b low) without the product of the low parts.
+__device__ inline void multiply_split(float (&d)[4], const uint32_t (&a_high)[4], const uint32_t (&a_low)[4],
+                                      const uint32_t (&b_high)[2], const uint32_t (&b_low)[2]) {
+  mma_m16n8k16<__nv_bfloat16>(d, a_low, b_high);
+  mma_m16n8k16<__nv_bfloat16>(d, a_high, b_low);
+  mma_m16n8k16<__nv_bfloat16>(d, a_high, b_high);
+}
+
+// d += a (b high + b low) for a fragment of X.
+__device__ inline void multiply_fragment(float (&d)[4], const __nv_bfloat16*, const uint32_t (&a)[4],
+                                         const uint32_t (&b_high)[2], const uint32_t (&b_low)[2]) {
+  mma_m16n8k16<__nv_bfloat16>(d, a, b_low);
+  mma_m16n8k16<__nv_bfloat16>(d, a, b_high);
+}
+__device__ inline void multiply_fragment(float (&d)[4], const __half*, const uint32_t (&a)[4],
+                                         const uint32_t (&b_high)[2], const uint32_t (&b_low)[2]) {
+  uint32_t a_high[4], a_low[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const Split first = split(__half2float(__ushort_as_half(static_cast<unsigned short>(a[i]))));
+    const Split second = split(__half2float(__ushort_as_half(static_cast<unsigned short>(a[i] >> 16))));
+    a_high[i] = bits_of(first.high, second.high);
+    a_low[i] = bits_of(first.low, second.low);
+  }
+  multiply_split(d, a_high, a_low, b_high, b_low);
+}
+
+// A (K x columns) matrix of floats as B fragments, high and low part: for each 16 x 8 of it the 16 bytes of every lane
+// lie side by side, in the order in which rows_times_fragments reads them.
+__device__ inline void pack_fragment(__nv_bfloat16* packed, int columns, int k, int column, float value) {
+  const int64_t fragment = static_cast<int64_t>(k / 16) * (columns / 8) + column / 8;
+  const int lane = column % 8 * 4 + k % 8 / 2;
+  __nv_bfloat16* target = packed + (fragment * kWarp + lane) * 8 + k % 16 / 8 * 2 + k % 2;
+  const Split parts = split(value);
+  store_global(target, parts.high);
+  store_global(target + 4, parts.low);
+}
+
+struct alignas(16) FragmentPair {
+  uint32_t high[2], low[2];
+};
+
+// As rows_times on tensor cores, with packed weights: count, terms and columns are multiples of 16. Two sums a call of
+// the sink.
+template <typename T, typename Sink>
+__device__ inline void rows_times_fragments(const T* rows, int ld, int count, int terms, const __nv_bfloat16* packed,
+                                            int columns, const Sink& sink) {
+  const int lane = threadIdx.x % kWarp, column_units = columns / 16;
+  const FragmentPair* pairs = reinterpret_cast<const FragmentPair*>(packed);
+  for (int unit = threadIdx.x / kWarp; unit < count / 16 * column_units; unit += kNmfThreads / kWarp) {
+    const int row = unit / column_units * 16, column = unit % column_units * 16;
+    float sums[2][4] = {};
+#pragma unroll 4
+    for (int k = 0; k < terms; k += 16) {
+      uint32_t a[4];
+      load_a_fragment<true>(a, rows + row * ld + k, ld);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int64_t fragment = static_cast<int64_t>(k / 16) * (columns / 8) + column / 8 + j;
+        const FragmentPair b = load_global(pairs + fragment * kWarp + lane);
+        multiply_fragment(sums[j], rows, a, b.high, b.low);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int first = column + 8 * j + lane % 4 * 2;
+      sink(row + lane / 4, first, sums[j][0], sums[j][1]);
+      sink(row + lane / 4 + 8, first, sums[j][2], sums[j][3]);
+    }
+  }
+}
+
+__device__ inline void put_two(float* out, float first, float second, bool accumulate) {
+  out[0] = accumulate ? out[0] + first : first;
+  out[1] = accumulate ? out[1] + second : second;
+}
+
+// As outer_sum on tensor cores: the right factor as two tiles of bfloat16; m, columns and pixels multiples of 16.
+template <typename T>
+__device__ inline void outer_sum_fragments(const T* left, int ld_left, int m, const __nv_bfloat16* high,
+                                           const __nv_bfloat16* low, int ld_right, int columns, int pixels, float* out,
+                                           int ld_out, bool accumulate) {
+  const int lane = threadIdx.x % kWarp, column_units = columns / 16;
+  for (int unit = threadIdx.x / kWarp; unit < m / 16 * column_units; unit += kNmfThreads / kWarp) {
+    const int row = unit / column_units * 16, column = unit % column_units * 16;
+    float sums[2][4] = {};
+#pragma unroll 2
+    for (int p = 0; p < pixels; p += 16) {
+      uint32_t a[4], b_low[2][2], b_high[2][2];
+      load_a_fragment<false>(a, left + p * ld_left + row, ld_left);
+      load_b_fragments<false>(b_low, low + p * ld_right + column, ld_right);
+      load_b_fragments<false>(b_high, high + p * ld_right + column, ld_right);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) multiply_fragment(sums[j], left, a, b_high[j], b_low[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      float* target = out + static_cast<int64_t>(row + lane / 4) * ld_out + column + 8 * j + lane % 4 * 2;
+      put_two(target, sums[j][0], sums[j][1], accumulate);
+      put_two(target + 8 * ld_out, sums[j][2], sums[j][3], accumulate);
+    }
+  }
+}
+
+}  // namespace segnext

@@ -1,0 +1,282 @@
+// nmf2d on a GPU: `steps` times coef *= Xᵀ bases / (coef G + eps) with G = basesᵀ bases, then
+// bases *= X coef / (bases H + eps) with H = coefᵀ coef; one last coef update; out = bases coefᵀ.
+//
+// State and both Gram matrices are floats. A step has four phases (nmf2d_forward.cuh): pass, reduce, update, gram.
+// Versions:
+//   streaming  a kernel a phase. A block takes a slab tile by tile: X once a step from L2 or memory, coef in the
+//              workspace. For any size whose tile of kUnit pixels fits.
+//   grid       one cooperative kernel, a slab of X and its coef in shared memory for all steps, grid_sync() between
+//              phases: X is read once, out written once. For what fits the chip's shared memory.
+//   cluster    the same with a cluster of 16 blocks an image (sm_90): barriers are the cluster's, the slabs' shares of
+//              the sums stay in shared memory and are read across it. For what fits 16 multiprocessors.
+// Auto takes cluster where an image fits one, else grid where the batch fits the chip, else streaming. Reasoned, not
+// measured: four barriers a step are 4 x 0.3 us in a cluster against 4 x 1.2 us over the grid, more than the other 116
+// multiprocessors would save on a step of T's 4 us; and clusters need no room for the whole batch.
+//
+// FLOPs: (2 steps + 2) D N R + (2 steps + 1) N R R multiply-adds; for 16-bit X the (2 steps + 1) D N R ones of X on
+// tensor cores, twice in bfloat16 and thrice in float16 (split operands, block_products.cuh). Bytes of grid and
+// cluster: X and out once; of streaming X steps + 1 times. Between blocks, in L2 or the cluster: slabs (D + R) R floats
+// written and read a step.
+// Registers: 128 at most. Shared memory: streaming up to 96 KiB, two blocks a multiprocessor; T's cluster (256 pixels
+// of D 256, R 16, 16 bits) 218,112 bytes and B's grid (64 pixels of D 512, R 64) 119,808, one block.
+// Model of an H200, T's D 256, N 4096, R 16, 7 steps, bf16, cluster: 2 MiB each way (1 us); per step and block 256
+// pixels: 2 x 16 units of 64 mma over 8 warps, 2 k cycles each product, 0.3 k the denominators, phases between 1 k:
+// 5 k cycles or 2.9 us, 25 us in all. Streaming: 31 launches, at 2 us 62 us. Not yet measured on a GPU.
+
+#include "nmf2d/nmf2d_forward.cuh"
+
+namespace segnext {
+namespace {
+
+constexpr int64_t kResidentBlocks = 128, kResidentTile = 64;  // one a multiprocessor, slabs of at least 64 pixels
+
+template <typename T>
+__global__ void __launch_bounds__(kNmfThreads) nmf2d_bases_kernel(ForwardProblem<T> p) {
+  if (blockIdx.x == 0 && threadIdx.x == 0) store_global(p.arrivals, 0u);
+  read_bases(p, blockIdx.x / p.slabs, static_cast<int>(blockIdx.x % p.slabs), p.slabs);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kNmfThreads, 2) nmf2d_pass_kernel(ForwardProblem<T> p, int64_t step) {
+  ForwardShared<T> s(p);
+  const int64_t image = blockIdx.x / p.slabs;
+  const int slab = static_cast<int>(blockIdx.x % p.slabs);
+  const int64_t start = static_cast<int64_t>(slab) * p.slab,
+                end = start + p.slab < p.pixels ? start + p.slab : p.pixels;
+  float* partial = p.of_image(image) + p.state.partial + static_cast<int64_t>(slab) * p.sum_rows() * p.padded_rank;
+  const int fours = p.padded_rank / 4;
+  for (int64_t first = start; first == start || first < end; first += p.tile) {  // an empty slab's share is zero
+    const int64_t left = end - first;
+    const int count = static_cast<int>(left <= 0 ? 0 : left < p.tile ? left : p.tile);
+    float* kept = p.of_image(image) + p.state.coef + first * p.padded_rank;
+    load_tile(p.x, image, first, count, p.channels, s.x, p.ld_x(), p.tile, p.padded_channels);
+    for (int i = threadIdx.x; step > 0 && i < p.tile * fours; i += kNmfThreads) {
+      const int pixel = i / fours, r = i % fours * 4;
+      const Vec16<float> four =
+          pixel < count ? Vec16<float>::load_global(kept + pixel * p.padded_rank + r) : Vec16<float>{};
+      four.store_shared(s.coef + pixel * p.ld_rank() + r);
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+    pass_tile(p, s, step, image, first, count, partial, first > start);
+    for (int i = threadIdx.x; step < p.steps && i < count * fours; i += kNmfThreads) {
+      const int pixel = i / fours, r = i % fours * 4;
+      Vec16<float>::load_shared(s.coef + pixel * p.ld_rank() + r).store_global(kept + pixel * p.padded_rank + r);
+    }
+    __syncthreads();
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kNmfThreads) nmf2d_reduce_kernel(ForwardProblem<T> p) {
+  const int64_t image = blockIdx.x / p.slabs;
+  const float* partial = p.of_image(image) + p.state.partial;
+  reduce(p, image, static_cast<int>(blockIdx.x % p.slabs), p.slabs,
+         [&](int slab) { return partial + static_cast<int64_t>(slab) * p.sum_rows() * p.padded_rank; });
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kNmfThreads) nmf2d_update_kernel(ForwardProblem<T> p, int64_t step) {
+  update(p, step, blockIdx.x / p.slabs, static_cast<int>(blockIdx.x % p.slabs), p.slabs);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kNmfThreads) nmf2d_gram_kernel(ForwardProblem<T> p, int64_t step) {
+  gram(p, step, blockIdx.x / p.slabs, static_cast<int>(blockIdx.x % p.slabs), p.slabs);
+}
+
+// All steps with the slab in shared memory; of the grid and the cluster variant, which differ in a few uniform
+// branches.
+template <typename T>
+__global__ void __launch_bounds__(kNmfThreads, 1) nmf2d_resident_kernel(ForwardProblem<T> p) {
+  ForwardShared<T> s(p);
+  const int64_t image = blockIdx.x / p.slabs;
+  const int slab = static_cast<int>(blockIdx.x % p.slabs);
+  const int64_t first = static_cast<int64_t>(slab) * p.slab;
+  const int64_t left = p.pixels - first;
+  const int count = static_cast<int>(left <= 0 ? 0 : left < p.slab ? left : p.slab);
+  const int64_t share = static_cast<int64_t>(p.sum_rows()) * p.padded_rank;
+  float* shares = p.of_image(image) + p.state.partial;
+  float* partial = p.in_clusters ? s.partial : shares + slab * share;
+  const auto barrier = [&] {
+    if (p.in_clusters) {
+      cluster_sync();
+    } else {
+      grid_sync(p.arrivals);
+    }
+  };
+  const auto partial_of = [&](int i) -> const float* {
+    return p.in_clusters ? cluster_map(partial, i) : shares + i * share;
+  };
+
+  load_tile(p.x, image, first, count, p.channels, s.x, p.ld_x(), p.tile, p.padded_channels);
+  cp_async_wait<0>();
+  for (int64_t step = 0; step <= p.steps; ++step) {
+    gram(p, step, image, slab, p.slabs);
+    barrier();
+    pass_tile(p, s, step, image, first, count, partial, false);
+    if (step == p.steps) break;
+    barrier();
+    reduce(p, image, slab, p.slabs, partial_of);
+    barrier();
+    update(p, step, image, slab, p.slabs);
+    barrier();
+  }
+  if (p.in_clusters) cluster_sync();  // nobody's shared memory is read any more
+}
+
+template <typename T>
+class Forward {
+ public:
+  Forward(const Nmf2dParams& params, Variant variant) {
+    problem_.x = images_of<const T>(params.x);
+    problem_.out = images_of<T>(params.out);
+    problem_.bases = over_images(params.bases, params.x.size[0]);
+    problem_.saved_bases = params.saved_bases;
+    problem_.saved_coef = params.saved_coef;
+    problem_.bases_are_float = params.bases_dtype == DType::kFloat32;
+    problem_.images = params.x.size[0];
+    problem_.pixels = params.x.size[2];
+    problem_.steps = params.steps;
+    problem_.channels = static_cast<int>(params.x.size[1]);
+    problem_.rank = static_cast<int>(params.bases.size[2]);
+    problem_.padded_channels = static_cast<int>(rounded_up(problem_.channels, kUnit<T>));
+    problem_.padded_rank = static_cast<int>(rounded_up(problem_.rank, kUnit<T>));
+    problem_.eps = params.eps;
+    fits_ = (variant == Variant::kCluster || variant == Variant::kAuto) && plan_cluster();
+    if (!fits_ && (variant == Variant::kGrid || variant == Variant::kAuto)) fits_ = plan_grid();
+    if (!fits_ && (variant == Variant::kStreaming || variant == Variant::kAuto)) fits_ = plan_streaming();
+    lay_out();
+  }
+
+  int64_t workspace() const {
+    return 256 + problem_.images * problem_.state.size * static_cast<int64_t>(sizeof(float));
+  }
+  int variant() const { return fits_ ? static_cast<int>(variant_) : static_cast<int>(Variant::kAuto); }
+
+  int run(void* workspace, void* stream) {
+    if (problem_.images == 0) return 0;
+    if (!fits_ || problem_.images * problem_.slabs > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
+    problem_.arrivals = static_cast<unsigned*>(workspace);
+    problem_.workspace = reinterpret_cast<float*>(static_cast<char*>(workspace) + 256);
+    stream_ = stream;
+    if (const int status = start(nmf2d_bases_kernel<T>, 0, problem_)) return status;
+    if (variant_ == Variant::kStreaming) return run_streaming();
+    const dim3 grid(blocks());
+    if (variant_ == Variant::kGrid) {
+      return launch_cooperative(nmf2d_resident_kernel<T>, grid, dim3(kNmfThreads), shared_, stream, problem_);
+    }
+    return launch_cluster(nmf2d_resident_kernel<T>, grid, dim3(kNmfThreads), kClusterBlocks, shared_, stream, problem_);
+  }
+
+ private:
+  unsigned blocks() const { return static_cast<unsigned>(problem_.images * problem_.slabs); }
+
+  template <typename... Params, typename... Args>
+  int start(void (*kernel)(Params...), size_t shared, Args... args) const {
+    return launch(kernel, dim3(blocks()), dim3(kNmfThreads), shared, stream_, args...);
+  }
+
+  int run_streaming() const {
+    for (int64_t step = 0; step <= problem_.steps; ++step) {
+      if (const int status = start(nmf2d_gram_kernel<T>, 0, problem_, step)) return status;
+      if (const int status = start(nmf2d_pass_kernel<T>, shared_, problem_, step)) return status;
+      if (step == problem_.steps) break;
+      if (const int status = start(nmf2d_reduce_kernel<T>, 0, problem_)) return status;
+      if (const int status = start(nmf2d_update_kernel<T>, 0, problem_, step)) return status;
+    }
+    return 0;
+  }
+
+  // Slabs that stay in shared memory: bytes of a block, 0 where they are too many for it.
+  size_t resident(int64_t slabs, bool with_partial) {
+    problem_.in_clusters = with_partial;
+    problem_.slabs = static_cast<int>(slabs);
+    const int64_t pixels = (problem_.pixels + slabs - 1) / slabs, slab = rounded_up(pixels > 0 ? pixels : 1, kUnit<T>);
+    if (slab > (1 << 16)) return 0;
+    problem_.slab = problem_.tile = static_cast<int>(slab);
+    shared_ = ForwardShared<T>::bytes(problem_, with_partial);
+    return shared_ <= shared_limit() ? shared_ : 0;
+  }
+
+  bool plan_cluster() {
+    variant_ = Variant::kCluster;
+    const size_t shared = resident(kClusterBlocks, true);
+    return shared > 0 && resident_clusters(nmf2d_resident_kernel<T>, kNmfThreads, kClusterBlocks, shared) > 0;
+  }
+
+  bool plan_grid() {
+    variant_ = Variant::kGrid;
+    if (problem_.images == 0) return false;
+    int64_t slabs = problem_.pixels > 0 ? (problem_.pixels + kResidentTile - 1) / kResidentTile : 1;
+    if (slabs > kResidentBlocks / problem_.images) slabs = kResidentBlocks / problem_.images;
+    for (; slabs > 0; slabs /= 2) {
+      const size_t shared = resident(slabs, false);
+      if (shared == 0) return false;  // fewer slabs are larger ones
+      const int64_t held = resident_blocks(nmf2d_resident_kernel<T>, kNmfThreads, shared);
+      if (held >= problem_.images * slabs) return true;
+    }
+    return false;
+  }
+
+  bool plan_streaming() {
+    variant_ = Variant::kStreaming;
+    const Slabs slabs =
+        streaming_slabs(problem_.images, problem_.pixels, kUnit<T>, ForwardShared<T>::bytes_a_pixel(problem_));
+    problem_.tile = slabs.tile;
+    problem_.slab = slabs.slab;
+    problem_.slabs = slabs.count;
+    shared_ = ForwardShared<T>::bytes(problem_, false);
+    return slabs.tile > 0;
+  }
+
+  void lay_out() {
+    const int64_t channels = problem_.padded_channels, rank = problem_.padded_rank;
+    int64_t used = 0;
+    const auto take = [&](int64_t floats) {
+      const int64_t start = used;
+      used += rounded_up(floats, 64);
+      return start;
+    };
+    ForwardState& s = problem_.state;
+    s.bases = take(channels * rank);
+    s.other_bases = take(channels * rank);
+    s.turned = take(channels * rank);
+    s.packed = take(kOnTensorCores<T> ? channels * rank : 0);  // two bfloat16 a float
+    s.gram = take(rank * rank);
+    s.sums = take(problem_.sum_rows() * rank);
+    s.partial = take(variant_ == Variant::kCluster ? 0 : problem_.slabs * problem_.sum_rows() * rank);
+    s.coef = take(variant_ == Variant::kStreaming ? problem_.pixels * rank : 0);
+    s.size = used;
+  }
+
+  ForwardProblem<T> problem_{};
+  Variant variant_ = Variant::kStreaming;
+  bool fits_ = false;
+  size_t shared_ = 0;
+  void* stream_ = nullptr;
+};
+
+}  // namespace
+
+int64_t nmf2d_forward_workspace(const Nmf2dParams& params, int variant) {
+  int64_t bytes = 0;
+  with_element_type(params.dtype, [&](auto type) {
+    bytes = Forward<decltype(type)>(params, static_cast<Variant>(variant)).workspace();
+    return 0;
+  });
+  return bytes;
+}
+
+int nmf2d_forward_variant(const Nmf2dParams& params) {
+  return with_element_type(params.dtype,
+                           [&](auto type) { return Forward<decltype(type)>(params, Variant::kAuto).variant(); });
+}
+
+int launch_nmf2d_forward(const Nmf2dParams& params, int variant, void* workspace, void* stream) {
+  return with_element_type(params.dtype, [&](auto type) {
+    return Forward<decltype(type)>(params, static_cast<Variant>(variant)).run(workspace, stream);
+  });
+}
+
+}  // namespace segnext

@@ -1,0 +1,314 @@
+// The phases of a step of nmf2d, each shared by all blocks of an image; what lies between them is a barrier of these
+// blocks or the end of a kernel. A block owns a slab of the image's pixels.
+//   pass     numerator = tile · bases, denominator = coef · Gram, the new coef; the slab's share of X coef and coefᵀ
+//   coef reduce   the slabs' shares are added, in their order update   bases *= X coef / (bases coefᵀ coef + eps), into
+//   the other of two buffers: rows are read while others change gram     Gram = basesᵀ bases
+#pragma once
+
+#include "nmf2d/image_tiles.cuh"
+#include "nmf2d/nmf2d.h"
+
+namespace segnext {
+
+enum class Variant : int { kAuto = -1, kStreaming = 0, kGrid = 1, kCluster = 2 };
+
+constexpr int kClusterBlocks = 16;
+
+// Offsets in floats of what an image keeps in the workspace.
+struct ForwardState {
+  int64_t bases, other_bases, turned, packed, gram, sums, partial, coef, size;
+};
+
+template <typename T>
+struct ForwardProblem {
+  Images<const T> x;
+  Images<T> out;
+  Tensor4 bases, saved_bases, saved_coef;
+  bool bases_are_float;
+  bool in_clusters;  // the slabs' shares of the sums lie in the shared memory of a cluster
+  int64_t images, pixels, steps;
+  int channels, rank, padded_channels, padded_rank;
+  int slabs, slab, tile;  // slabs an image, pixels a slab, pixels of a slab in shared memory at a time
+  float eps;
+  ForwardState state;
+  float* workspace;
+  unsigned* arrivals;  // of grid_sync()
+
+  __host__ __device__ int ld_x() const { return padded_channels + Vec16<T>::kSize; }
+  __host__ __device__ int ld_rank() const { return padded_rank + 4; }
+  __host__ __device__ int ld_split() const { return padded_rank + 8; }
+  __host__ __device__ int sum_rows() const { return padded_channels + padded_rank; }
+
+  __device__ float* of_image(int64_t image) const { return workspace + image * state.size; }
+  __device__ float* bases_of(int64_t image, int64_t step) const {
+    return of_image(image) + (step % 2 == 0 ? state.bases : state.other_bases);
+  }
+  // Which of the saved states is the one before update `step`; -1: none.
+  __device__ int64_t slot(int64_t step) const {
+    const int64_t kept = saved_bases.size[0];
+    if (kept == steps + 1) return step;
+    return kept == 1 && step == steps ? 0 : -1;
+  }
+};
+
+// What a block has in shared memory: the tile of X (out takes its place at the end), numerators and coef, for tensor
+// cores coef once more in two parts, and in a cluster the slab's share of the sums.
+template <typename T>
+struct ForwardShared {
+  T* x;
+  float *numerator, *coef, *partial;
+  __nv_bfloat16 *high, *low;
+
+  __device__ explicit ForwardShared(const ForwardProblem<T>& p) {
+    x = reinterpret_cast<T*>(shared_memory());
+    numerator = reinterpret_cast<float*>(x + p.tile * p.ld_x());
+    coef = numerator + p.tile * p.ld_rank();
+    high = reinterpret_cast<__nv_bfloat16*>(coef + p.tile * p.ld_rank());
+    low = high + p.tile * p.ld_split();
+    partial =
+        kOnTensorCores<T> ? reinterpret_cast<float*>(low + p.tile * p.ld_split()) : reinterpret_cast<float*>(high);
+  }
+
+  static size_t bytes(const ForwardProblem<T>& p, bool with_partial) {
+    const size_t share = with_partial ? static_cast<size_t>(p.sum_rows()) * p.padded_rank * sizeof(float) : 0;
+    return p.tile * bytes_a_pixel(p) + share;
+  }
+  static size_t bytes_a_pixel(const ForwardProblem<T>& p) {
+    const size_t split = kOnTensorCores<T> ? 2 * p.ld_split() * sizeof(__nv_bfloat16) : 0;
+    return p.ld_x() * sizeof(T) + 2 * p.ld_rank() * sizeof(float) + split;
+  }
+};
+
+// Four of a row of bases to all of its copies; `columns` beyond the rank are zero.
+template <typename T>
+__device__ inline void put_bases(const ForwardProblem<T>& p, int64_t image, int64_t step, int row, int column,
+                                 const float (&values)[4]) {
+  float* state = p.of_image(image);
+  Vec16<float>::from_floats(values).store_global(p.bases_of(image, step) + row * p.padded_rank + column);
+  const int64_t slot = p.slot(step);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    if (step == p.steps) store_global(state + p.state.turned + (column + j) * p.padded_channels + row, values[j]);
+    if constexpr (kOnTensorCores<T>) {
+      pack_fragment(reinterpret_cast<__nv_bfloat16*>(state + p.state.packed), p.padded_rank, row, column + j,
+                    values[j]);
+    }
+    if (slot >= 0 && row < p.channels && column + j < p.rank) {
+      store_global(static_cast<float*>(p.saved_bases.data) + saved_offset(p.saved_bases, slot, image, row, column + j),
+                   values[j]);
+    }
+  }
+}
+
+// visit(row, column) for the fours of a (rows, padded rank) matrix that are this thread's, of all of `blocks`.
+template <typename Visit>
+__device__ inline void for_each_four(int rows, int padded_rank, int block, int blocks, const Visit& visit) {
+  const int fours = padded_rank / 4;
+  for (int64_t i = block * kNmfThreads + threadIdx.x; i < static_cast<int64_t>(rows) * fours;
+       i += static_cast<int64_t>(blocks) * kNmfThreads) {
+    visit(static_cast<int>(i / fours), static_cast<int>(i % fours) * 4);
+  }
+}
+
+template <typename T>
+__device__ inline void read_bases(const ForwardProblem<T>& p, int64_t image, int block, int blocks) {
+  for_each_four(p.padded_channels, p.padded_rank, block, blocks, [&](int row, int column) {
+    float values[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const bool exists = row < p.channels && column + j < p.rank;
+      const int64_t at = exists ? saved_offset(p.bases, 0, image, row, column + j) : 0;
+      values[j] = !exists             ? 0.0f
+                  : p.bases_are_float ? load_global(static_cast<const float*>(p.bases.data) + at)
+                                      : to_float(load_global(static_cast<const T*>(p.bases.data) + at));
+    }
+    put_bases(p, image, 0, row, column, values);
+  });
+}
+
+__device__ inline void add_products(const float* left, const float* right, Sums<4>& sums) {
+  const Vec16<float> lefts = Vec16<float>::load_global(left), rights = Vec16<float>::load_global(right);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sums.values[i][j] = fmaf(lefts.values[i], rights.values[j], sums.values[i][j]);
+  }
+}
+
+// leftᵀ right (R, R), or with kBoth leftᵀ right + rightᵀ left: a warp four by four sums over the channels, its lanes
+// taking channels in turn.
+template <bool kBoth>
+__device__ inline void gram_of(const float* left, int ld_left, const float* right, int ld_right, int channels,
+                               int padded_rank, int block, int blocks, float* gram) {
+  const int fours = padded_rank / 4, lane = threadIdx.x % kWarp, warps = kNmfThreads / kWarp;
+  for (int unit = block * warps + threadIdx.x / kWarp; unit < fours * fours; unit += blocks * warps) {
+    const int row = unit / fours * 4, column = unit % fours * 4;
+    Sums<4> sums;
+    sums.clear();
+    for (int d = lane; d < channels; d += kWarp) {
+      const float *lefts = left + static_cast<int64_t>(d) * ld_left,
+                  *rights = right + static_cast<int64_t>(d) * ld_right;
+      add_products(lefts + row, rights + column, sums);
+      if constexpr (kBoth) add_products(rights + row, lefts + column, sums);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sums.values[i][j] = warp_sum(sums.values[i][j]);
+      if (lane == 0) Vec16<float>::from_floats(sums.values[i]).store_global(gram + (row + i) * padded_rank + column);
+    }
+  }
+}
+
+template <typename T>
+__device__ inline void gram(const ForwardProblem<T>& p, int64_t step, int64_t image, int block, int blocks) {
+  const float* bases = p.bases_of(image, step);
+  gram_of<false>(bases, p.padded_rank, bases, p.padded_rank, p.padded_channels, p.padded_rank, block, blocks,
+                 p.of_image(image) + p.state.gram);
+}
+
+// The sum over slabs of the fours at at(slab), in their order.
+template <typename At>
+__device__ inline Vec16<float> add_slabs(int slabs, const At& at) {
+  Vec16<float> sum{};
+#pragma unroll 8
+  for (int slab = 0; slab < slabs; ++slab) {
+    const Vec16<float> share = *reinterpret_cast<const Vec16<float>*>(at(slab));
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sum.values[j] += share.values[j];
+  }
+  return sum;
+}
+
+// partial(slab) is where a slab's share lies.
+template <typename T, typename Partial>
+__device__ inline void reduce(const ForwardProblem<T>& p, int64_t image, int block, int blocks,
+                              const Partial& partial) {
+  for_each_four(p.sum_rows(), p.padded_rank, block, blocks, [&](int row, int column) {
+    const int64_t at = static_cast<int64_t>(row) * p.padded_rank + column;
+    add_slabs(p.slabs, [&](int slab) {
+      return partial(slab) + at;
+    }).store_global(p.of_image(image) + p.state.sums + at);
+  });
+}
+
+// The bases before update `step` to those after it.
+template <typename T>
+__device__ inline void update(const ForwardProblem<T>& p, int64_t step, int64_t image, int block, int blocks) {
+  const float* sums = p.of_image(image) + p.state.sums;
+  const float* coef_gram = sums + static_cast<int64_t>(p.padded_channels) * p.padded_rank;
+  const float* bases = p.bases_of(image, step);
+  for_each_four(p.padded_channels, p.padded_rank, block, blocks, [&](int row, int column) {
+    float below[4] = {}, values[4];
+    for (int k = 0; k < p.padded_rank; ++k) {
+      const float factor = load_global(bases + row * p.padded_rank + k);
+      const Vec16<float> grams = Vec16<float>::load_global(coef_gram + k * p.padded_rank + column);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) below[j] = fmaf(factor, grams.values[j], below[j]);
+    }
+    const Vec16<float> own = Vec16<float>::load_global(bases + row * p.padded_rank + column);
+    const Vec16<float> above = Vec16<float>::load_global(sums + row * p.padded_rank + column);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const bool exists = row < p.channels && column + j < p.rank;
+      values[j] = exists ? own.values[j] * above.values[j] / (below[j] + p.eps) : 0.0f;
+    }
+    put_bases(p, image, step + 1, row, column, values);
+  });
+}
+
+// Rows of numerators to rows of coef, a thread a pixel.
+__device__ inline void softmax_rows(const float* logits, int ld, int pixels, int rank, int padded_rank, float* coef) {
+  for (int pixel = threadIdx.x; pixel < pixels; pixel += kNmfThreads) {
+    const float* row = logits + pixel * ld;
+    float largest = -INFINITY, sum = 0.0f;
+    for (int r = 0; r < rank; ++r) largest = fmaxf(largest, load_shared(row + r));
+    for (int r = 0; r < rank; ++r) {
+      const float power =
+          expf(load_shared(row + r) - largest);  // a NaN anywhere makes the sum NaN, and with it the row
+      sum += power;
+      store_shared(coef + pixel * ld + r, power);
+    }
+    for (int r = 0; r < padded_rank; ++r) {
+      store_shared(coef + pixel * ld + r, r < rank ? load_shared(coef + pixel * ld + r) / sum : 0.0f);
+    }
+  }
+}
+
+template <typename T>
+__device__ inline void save_coef(const ForwardProblem<T>& p, int64_t slot, int64_t image, int64_t first, int count,
+                                 const float* coef) {
+  if (slot < 0) return;
+  for (int i = threadIdx.x; i < count * p.rank; i += kNmfThreads) {
+    const int pixel = i / p.rank, r = i % p.rank;
+    store_global(static_cast<float*>(p.saved_coef.data) + saved_offset(p.saved_coef, slot, image, first + pixel, r),
+                 load_shared(coef + pixel * p.ld_rank() + r));
+  }
+}
+
+// One tile of the pass of `step`, from its X in shared memory (and from step 1 on its coef in s.coef) to the new coef
+// there; numerators and coef change places.
+template <typename T>
+__device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s, int64_t step, int64_t image,
+                                 int64_t first, int count, float* partial, bool accumulate) {
+  const float* state = p.of_image(image);
+  const int ld = p.ld_rank();
+  if constexpr (kOnTensorCores<T>) {
+    const auto sink = [&](int pixel, int r, float a, float b) {
+      store_shared(s.numerator + pixel * ld + r, a);
+      store_shared(s.numerator + pixel * ld + r + 1, b);
+    };
+    const auto* packed = reinterpret_cast<const __nv_bfloat16*>(state + p.state.packed);
+    rows_times_fragments(s.x, p.ld_x(), p.tile, p.padded_channels, packed, p.padded_rank, sink);
+  } else {
+    const auto sink = [&](int pixel, int r, const float (&sums)[4]) { store_four(s.numerator + pixel * ld + r, sums); };
+    rows_times(s.x, p.ld_x(), p.tile, p.padded_channels, p.bases_of(image, step), p.padded_rank, p.padded_rank, sink);
+  }
+  __syncthreads();
+  if (step == 0) {
+    softmax_rows(s.numerator, ld, p.tile, p.rank, p.padded_rank, s.coef);
+    __syncthreads();
+    save_coef(p, p.slot(0), image, first, count, s.coef);
+  }
+  rows_times(s.coef, ld, p.tile, p.padded_rank, state + p.state.gram, p.padded_rank, p.padded_rank,
+             [&](int pixel, int r, const float (&below)[4]) {
+               float values[4];
+#pragma unroll
+               for (int j = 0; j < 4; ++j) {
+                 const float above =
+                     load_shared(s.coef + pixel * ld + r + j) * load_shared(s.numerator + pixel * ld + r + j);
+                 values[j] = pixel < count && r + j < p.rank ? above / (below[j] + p.eps) : 0.0f;
+                 if constexpr (kOnTensorCores<T>) {
+                   const Split parts = split(values[j]);
+                   store_shared(s.high + pixel * p.ld_split() + r + j, parts.high);
+                   store_shared(s.low + pixel * p.ld_split() + r + j, parts.low);
+                 }
+               }
+               store_four(s.numerator + pixel * ld + r, values);  // its old value was this thread's alone
+             });
+  float* const numerator = s.numerator;
+  s.numerator = s.coef;
+  s.coef = numerator;
+  __syncthreads();
+  if (step == p.steps) {
+    rows_times(s.coef, ld, p.tile, p.padded_rank, state + p.state.turned, p.padded_channels, p.padded_channels,
+               [&](int pixel, int channel, const float (&sums)[4]) {
+#pragma unroll
+                 for (int j = 0; j < 4; ++j) store_shared(s.x + pixel * p.ld_x() + channel + j, from_float<T>(sums[j]));
+               });
+    __syncthreads();
+    store_tile(p.out, image, first, count, p.channels, s.x, p.ld_x());
+    return;
+  }
+  save_coef(p, p.slot(step + 1), image, first, count, s.coef);
+  if constexpr (kOnTensorCores<T>) {
+    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, s.high, s.low, p.ld_split(), p.padded_rank, p.tile, partial,
+                        p.padded_rank, accumulate);
+  } else {
+    outer_sum(s.x, p.ld_x(), p.padded_channels, s.coef, ld, p.padded_rank, p.tile, partial, p.padded_rank, accumulate);
+  }
+  outer_sum(s.coef, ld, p.padded_rank, s.coef, ld, p.padded_rank, p.tile,
+            partial + static_cast<int64_t>(p.padded_channels) * p.padded_rank, p.padded_rank, accumulate);
+}
+
+}  // namespace segnext
