@@ -91,6 +91,30 @@ void bind_cuda(py::module_& m) {
     const auto params = upsample_argmax_params(logits, dtype, shape, strides, labels, size);
     return on_device(device, [&] { return launch_upsample_argmax(params, pointer(stream)); });
   });
+
+  m.def("upsample_cross_entropy_cuda",
+        [](int dtype, py::object logits, py::object target, bool target_is_byte, int64_t ignore_index,
+           uintptr_t class_weight, float label_smoothing, bool mean_all, uintptr_t loss, int device, uintptr_t stream,
+           const py::object& workspace) {
+          const auto params = upsample_cross_entropy_params(dtype, logits, target, target_is_byte, ignore_index,
+                                                            class_weight, label_smoothing, mean_all);
+          void* memory = allocated(workspace, upsample_cross_entropy_forward_workspace(params));
+          return on_device(device, [&] {
+            return launch_upsample_cross_entropy_forward(params, pointer<float>(loss), memory, pointer(stream));
+          });
+        });
+  m.def("upsample_cross_entropy_backward_cuda", [](int dtype, py::object logits, py::object target, bool target_is_byte,
+                                                   int64_t ignore_index, uintptr_t class_weight, float label_smoothing,
+                                                   bool mean_all, uintptr_t grad, py::object grad_logits, int device,
+                                                   uintptr_t stream, const py::object& workspace) {
+    const auto params = upsample_cross_entropy_params(dtype, logits, target, target_is_byte, ignore_index, class_weight,
+                                                      label_smoothing, mean_all);
+    const auto out = tensor(grad_logits);
+    void* memory = allocated(workspace, upsample_cross_entropy_backward_workspace(params));
+    return on_device(device, [&] {
+      return launch_upsample_cross_entropy_backward(params, pointer<const float>(grad), out, memory, pointer(stream));
+    });
+  });
 }
 
 }  // namespace segnext
