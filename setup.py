@@ -208,7 +208,8 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
         ninja.compile("cxx", source, "", [includes[0], *shared])
     defines = ["-DSEGNEXT_WITH_CUDA"] if with_cuda else []
     for source in sorted(CSRC.glob("bindings*.cpp")):
-        ninja.compile("cxx", source, "", [*includes, *shared, *defines])
+        if with_cuda or source.name != "bindings_cuda.cpp":
+            ninja.compile("cxx", source, "", [*includes, *shared, *defines])
     # No OpenMP library is linked: the one that `import torch` has loaded serves, so there is one thread pool.
     libraries = ""
     built: dict[str, object] = {

@@ -47,5 +47,6 @@ inline void throw_unless(bool enough_memory) {
 }
 
 void bind_inference(py::module_& m);
+void bind_cuda(py::module_& m);
 
 }  // namespace segnext

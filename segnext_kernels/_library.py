@@ -13,6 +13,7 @@ from typing import Any
 import torch  # before _C: loads the OpenMP runtime that _C shares: one thread pool
 
 RECORD = Path(__file__).with_name("_build.json")
+CUDA_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # csrc/common/convert.h
 INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16")  # csrc/common/isa.h
 
@@ -98,6 +99,16 @@ def check_launch(status: int, op: str) -> None:
         raise RuntimeError(f"{op}: CUDA launch failed: {_C.cuda_error(status)}")
 
 
+def stream(tensor: torch.Tensor) -> tuple[int, int]:
+    """Where a CUDA launcher runs: the tensor's device and PyTorch's current stream there.
+
+    (0, 0) for a CPU tensor, which only the tests' emulator of CUDA takes.
+    """
+    if tensor.device.type != "cuda":
+        return 0, 0
+    return tensor.get_device(), torch.cuda.current_stream(tensor.device).cuda_stream
+
+
 def view(tensor: torch.Tensor | None) -> tuple[int, torch.Size, tuple[int, ...]] | None:
     """A tensor as the compiled library takes it: address, sizes, strides in elements."""
     return None if tensor is None else (tensor.data_ptr(), tensor.shape, tensor.stride())
@@ -130,3 +141,13 @@ def cpu_refuses(x: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> str | None:
         names = [str(dtype).removeprefix("torch.") for dtype in (*dtypes, x.dtype)]
         return f"takes {' and '.join(names[:-1])}, not {names[-1]}"
     return missing("cpu")
+
+
+def cuda_refuses(x: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    """Why the CUDA kernels of an op with these dtypes do not take ``x``."""
+    if x.device.type != "cuda":
+        return f"takes CUDA tensors, not {x.device.type}"
+    if x.dtype not in dtypes:
+        names = [str(dtype).removeprefix("torch.") for dtype in (*dtypes, x.dtype)]
+        return f"takes {', '.join(names[:-2])} and {names[-2]}, not {names[-1]}"
+    return missing("cuda") or architecture_gap(x.device)

@@ -70,8 +70,8 @@ struct Cell {
 
   __device__ float interpolate(int64_t k, const Sample& y, const Sample& x) const {
     const int64_t at = k * stride_c;
-    const float top = x.w0 * to_float(a[at]) + x.w1 * to_float(b[at]);
-    const float bottom = x.w0 * to_float(c[at]) + x.w1 * to_float(d[at]);
+    const float top = x.w0 * to_float(load_global(a + at)) + x.w1 * to_float(load_global(b + at));
+    const float bottom = x.w0 * to_float(load_global(c + at)) + x.w1 * to_float(load_global(d + at));
     return y.w0 * top + y.w1 * bottom;
   }
 };
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kThreads) upsample_argmax_direct_kernel(Upsamp
       }
     }
     reduce_winner(best, best_k);
-    if (lane == 0) static_cast<Label*>(p.labels)[i] = static_cast<Label>(best_k);
+    if (lane == 0) store_global(static_cast<Label*>(p.labels) + i, static_cast<Label>(best_k));
   }
 }
 
@@ -126,7 +126,7 @@ __device__ inline int32_t corner_label(const T* corner, int64_t classes, int64_t
   int32_t best_k = INT32_MAX;
   bool finite = true;
   for (int32_t k = lane; k < classes; k += kWarp) {
-    const float value = to_float(corner[k * stride_c]);
+    const float value = to_float(load_global(corner + k * stride_c));
     finite = finite && isfinite(value);
     if (wins(value, k, best, best_k)) {
       best = value;
@@ -143,8 +143,8 @@ __device__ inline int32_t list_candidates(const Cell<T>& cell, int64_t classes, 
   float threshold = -INFINITY;
   for (int32_t k = lane; k < classes; k += kWarp) {
     const int64_t at = k * cell.stride_c;
-    threshold = fmaxf(threshold, fminf(fminf(to_float(cell.a[at]), to_float(cell.b[at])),
-                                       fminf(to_float(cell.c[at]), to_float(cell.d[at]))));
+    threshold = fmaxf(threshold, fminf(fminf(to_float(load_global(cell.a + at)), to_float(load_global(cell.b + at))),
+                                       fminf(to_float(load_global(cell.c + at)), to_float(load_global(cell.d + at)))));
   }
   threshold = warp_max(threshold);
   int32_t count = 0;
@@ -153,8 +153,8 @@ __device__ inline int32_t list_candidates(const Cell<T>& cell, int64_t classes, 
     bool can_win = false;
     if (k < classes) {
       const int64_t at = k * cell.stride_c;
-      can_win = fmaxf(fmaxf(to_float(cell.a[at]), to_float(cell.b[at])),
-                      fmaxf(to_float(cell.c[at]), to_float(cell.d[at]))) >= threshold;
+      can_win = fmaxf(fmaxf(to_float(load_global(cell.a + at)), to_float(load_global(cell.b + at))),
+                      fmaxf(to_float(load_global(cell.c + at)), to_float(load_global(cell.d + at)))) >= threshold;
     }
     const unsigned winners = __ballot_sync(kFullWarp, can_win);
     const int32_t place = count + __popc(winners & ((1u << lane) - 1u));
@@ -238,7 +238,9 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t out_x = out_x0 + lane; out_x < out_x1; out_x += kWarp) {
       const Sample x = sample_axis(out_x, p.scale_w, p.width);
       const int index = static_cast<int>(y.source - cell_y) * kTile + static_cast<int>(x.source - cell_x);
-      out[out_x] = static_cast<Label>(pixel_label<T>(p, n, y, x, counts[index], candidates + index * kMaxCandidates));
+      const int32_t label =
+          pixel_label<T>(p, n, y, x, load_shared(counts + index), candidates + index * kMaxCandidates);
+      store_global(out + out_x, static_cast<Label>(label));
     }
   }
 }
@@ -267,17 +269,7 @@ int launch_label(const UpsampleArgmaxParams& p, void* stream) {
 }  // namespace
 
 int launch_upsample_argmax(const UpsampleArgmaxParams& params, void* stream) {
-  switch (params.dtype) {
-    case DType::kFloat32:
-      return launch_label<float>(params, stream);
-    case DType::kBFloat16:
-      return launch_label<__nv_bfloat16>(params, stream);
-    case DType::kFloat16:
-      return launch_label<__half>(params, stream);
-    case DType::kFloat64:
-      break;  // refused in Python
-  }
-  return static_cast<int>(cudaErrorInvalidValue);
+  return with_element_type(params.dtype, [&](auto element) { return launch_label<decltype(element)>(params, stream); });
 }
 
 }  // namespace segnext

@@ -31,11 +31,7 @@ def _cpu(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
 
 
 def _cuda_refuses(logits: torch.Tensor, size: list[int]) -> str | None:
-    if logits.device.type != "cuda":
-        return f"takes CUDA tensors, not {logits.device.type}"
-    if logits.dtype == torch.float64:
-        return "takes float16, bfloat16 and float32, not float64"
-    return _library.missing("cuda") or _library.architecture_gap(logits.device)
+    return _library.cuda_refuses(logits, _library.CUDA_DTYPES)
 
 
 def _cuda(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
@@ -43,7 +39,7 @@ def _cuda(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
     _library.check_launch(
         _library._C.upsample_argmax_cuda(
             logits.data_ptr(), _library.DTYPES[logits.dtype], logits.shape, logits.stride(), labels.data_ptr(), size,
-            logits.device.index, torch.cuda.current_stream(logits.device).cuda_stream,
+            *_library.stream(logits),
         ),
         NAME,
     )  # fmt: skip

@@ -1,0 +1,81 @@
+// From what Python passes to the params structs: shared by the CPU's and CUDA's bindings.
+#pragma once
+
+#include "bindings.h"
+#include "dwconv_gelu/dwconv_gelu.h"
+#include "gated_pointwise/gated_pointwise.h"
+#include "group_norm_act/group_norm_act.h"
+#include "msca_conv/msca_conv.h"
+#include "nmf2d/nmf2d.h"
+#include "upsample_argmax/upsample_argmax.h"
+#include "upsample_cross_entropy/upsample_cross_entropy.h"
+
+namespace segnext {
+
+using Shape4 = std::array<int64_t, 4>;
+using Size2 = std::array<int64_t, 2>;
+
+inline UpsampleArgmaxParams upsample_argmax_params(uintptr_t logits, int dtype, const Shape4& shape,
+                                                   const Shape4& strides, uintptr_t labels, const Size2& size) {
+  return {pointer(logits),
+          static_cast<DType>(dtype),
+          shape[0],
+          shape[1],
+          shape[2],
+          shape[3],
+          strides[0],
+          strides[1],
+          strides[2],
+          strides[3],
+          pointer(labels),
+          size[0],
+          size[1],
+          static_cast<float>(shape[2]) / static_cast<float>(size[0]),
+          static_cast<float>(shape[3]) / static_cast<float>(size[1])};
+}
+
+inline DwconvGeluParams dwconv_gelu_params(int dtype, py::object x, py::object weight, py::object bias) {
+  return {static_cast<DType>(dtype), tensor(x), tensor(weight), tensor(bias), {}};
+}
+
+inline GatedPointwiseParams gated_pointwise_params(int dtype, py::object m, py::object u, py::object weight,
+                                                   py::object bias) {
+  return {static_cast<DType>(dtype), tensor(m), tensor(u), tensor(weight), tensor(bias), {}};
+}
+
+inline GroupNormActParams group_norm_act_params(int dtype, int affine_dtype, py::object x, int64_t groups,
+                                                py::object weight, double eps, bool relu, py::object out) {
+  GroupNormActParams params{};
+  params.dtype = static_cast<DType>(dtype);
+  params.affine_dtype = static_cast<DType>(affine_dtype);
+  params.groups = groups;
+  params.eps = eps;
+  params.relu = relu;
+  params.x = tensor(x);
+  params.weight = tensor(weight);
+  params.out = tensor(out);
+  return params;
+}
+
+inline MscaConvParams msca_conv_params(int dtype, py::object x, py::object root_weight, py::object root_bias,
+                                       py::list strip_weights, py::list strip_biases) {
+  MscaConvParams params{};
+  params.dtype = static_cast<DType>(dtype);
+  params.x = tensor(x);
+  params.weights.root_weight = tensor(root_weight);
+  params.weights.root_bias = tensor(root_bias);
+  params.weights.strips = static_cast<int>(strip_weights.size());
+  tensors(strip_weights, params.weights.strip_weight);
+  tensors(strip_biases, params.weights.strip_bias);
+  return params;
+}
+
+inline UpsampleCrossEntropyParams upsample_cross_entropy_params(int dtype, py::object logits, py::object target,
+                                                                bool target_is_byte, int64_t ignore_index,
+                                                                uintptr_t class_weight, float label_smoothing,
+                                                                bool mean_all) {
+  return {static_cast<DType>(dtype),          tensor(logits), tensor(target),  target_is_byte,
+          pointer<const float>(class_weight), ignore_index,   label_smoothing, mean_all};
+}
+
+}  // namespace segnext
