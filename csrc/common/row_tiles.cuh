@@ -12,10 +12,10 @@ namespace segnext {
 // How images (N, C, H, W) are cut into blocks.
 struct RowTiling {
   int64_t channels, height, width;
-  bool vectors;   // rows come in by 16-byte copies; else element by element: any strides, any number of channels
-  int slice;      // channels of a block, a power of two
-  int columns;    // of a block
-  int rows;       // of a block
+  bool vectors;  // rows come in by 16-byte copies; else element by element: any strides, any number of channels
+  int slice;     // channels of a block, a power of two
+  int columns;   // of a block
+  int rows;      // of a block
   int64_t slices, tiles, strips, images;
 
   int64_t blocks() const { return slices * tiles * strips * images; }
@@ -32,8 +32,12 @@ struct TilePlace {
 __device__ inline TilePlace tile_place(const RowTiling& t) {
   const int64_t part = blockIdx.x / t.slices;
   const int64_t top = part / t.tiles % t.strips * t.rows;
-  return {part / (t.tiles * t.strips), blockIdx.x % t.slices * t.slice, part % t.tiles * t.columns, top,
-          top + t.rows < t.height ? top + t.rows : t.height, part};
+  return {part / (t.tiles * t.strips),
+          blockIdx.x % t.slices * t.slice,
+          part % t.tiles * t.columns,
+          top,
+          top + t.rows < t.height ? top + t.rows : t.height,
+          part};
 }
 
 // Whether 16-byte vectors of channels lie aligned in all of these images.
