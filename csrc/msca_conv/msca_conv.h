@@ -10,6 +10,9 @@ namespace segnext {
 constexpr int kMaxStrips = 16;      // row and column weights together: 8 branches
 constexpr int kMaxRoot = 63;        // longest side of a root that is taken
 constexpr int kMaxStripTaps = 127;  // longest strip
+// On a GPU: what fits 96 KiB of shared memory beside 16 of the longest strips.
+constexpr int kMaxRootCuda = 31;
+constexpr int kMaxStripTapsBackwardCuda = 63;
 
 struct MscaConvWeights {
   Tensor4 root_weight;  // (C, 1, K, K)

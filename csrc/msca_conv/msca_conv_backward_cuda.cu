@@ -467,8 +467,7 @@ int64_t msca_conv_backward_workspace(const MscaConvBackwardParams& params) {
   with_element_type(params.forward.dtype, [&](auto element) {
     using T = decltype(element);
     const RowTiling t = tiling_of<T>(params, s);
-    const bool fits = backward_bytes<T>(backward_plan(s, t), t) <= kSharedBudget;
-    result = fits ? t.parts() * s.vectors * t.channels * static_cast<int64_t>(sizeof(float)) : -1;
+    result = t.parts() * s.vectors * t.channels * static_cast<int64_t>(sizeof(float));
     return 0;
   });
   return result;
