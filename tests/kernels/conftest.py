@@ -1,10 +1,13 @@
-"""What tests of kernels share: the instruction sets of this machine."""
+"""What tests of kernels share: the instruction sets of this machine, and the emulator of CUDA."""
 
 from __future__ import annotations
 
 import pytest
 
 from segnext_kernels import _library
+from tests.cuda_emulator.plugin import emulator, pytest_pyfunc_call
+
+__all__ = ["emulator", "instruction_set", "pytest_pyfunc_call"]
 
 
 @pytest.fixture(params=_library.INSTRUCTION_SETS)

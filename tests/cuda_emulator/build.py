@@ -1,0 +1,99 @@
+"""Builds `_emulated`: all CUDA kernels by g++, for the CPU, under AddressSanitizer and UBSan."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
+EMULATOR = Path(__file__).resolve().parent
+FOLDER = ROOT / "build" / "cuda_emulator"  # objects are used again by the next session
+LIBRARY = f"_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
+BASE = "-std=c++17 -fPIC -fvisibility=hidden -g1 -fno-omit-frame-pointer -Wall -Wextra -Wno-unknown-pragmas"
+# -O1 compiles in a third of -O2's time. Small functions inlined: a place in the source is a place in the code.
+SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+KERNELS = f"-O1 -finline-small-functions -fno-strict-aliasing {SANITIZERS}"
+SCHEDULER = "-O2"
+
+
+def runtime() -> str | None:
+    """AddressSanitizer's library, to be loaded before all others; None where g++ has none."""
+    if shutil.which("g++") is None:
+        return None
+    command = ["g++", "-print-file-name=libasan.so"]
+    path = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return path if Path(path).is_absolute() else None
+
+
+def library() -> Path:
+    """The library of the checkout's kernels."""
+    return _build(FOLDER, sorted(CSRC.glob("*/*.cu")), [])
+
+
+def broken_library(folder: Path, op: str, file: str, right: str, wrong: str) -> Path:
+    """The library with one text of ``csrc/<file>`` replaced; ``op``'s kernels are compiled again."""
+    text = (CSRC / file).read_text()
+    assert text.count(right) == 1, f"{file} holds {right!r} {text.count(right)} times"
+    changed = folder / "csrc" / file
+    changed.parent.mkdir(parents=True, exist_ok=True)
+    changed.write_text(text.replace(right, wrong))
+    library()
+    sources = sorted((CSRC / op).glob("*.cu"))
+    again = {source: folder / "csrc" / source.relative_to(CSRC) for source in sources}
+    for source, copy in again.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if copy != changed:
+            shutil.copyfile(source, copy)
+    kept = [path for path in FOLDER.glob("*.o") if path.name not in {_object(source) for source in sources}]
+    return _build(folder, list(again.values()), kept)
+
+
+def _object(source: Path) -> str:
+    return "_".join(source.with_suffix(".o").parts[-2:])
+
+
+def _build(folder: Path, kernels: Sequence[Path], objects: Sequence[Path]) -> Path:
+    """With ``objects`` of an earlier build, only the kernels are compiled."""
+    import pybind11
+
+    folder.mkdir(parents=True, exist_ok=True)
+    includes = [f"-I{EMULATOR / 'include'}", f"-I{folder / 'csrc'}", f"-I{CSRC}", f"-I{EMULATOR}"]
+    python = [f"-isystem {pybind11.get_include()}", f"-isystem {sysconfig.get_path('include')}"]
+    lines = [
+        "rule cxx",
+        f"  command = g++ {BASE} $flags {' '.join(includes + python)} -MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        f"  command = g++ -shared {SANITIZERS} $in -o $out",
+    ]
+    sources = [(path, KERNELS) for path in kernels]
+    if not objects:
+        sources += [(path, KERNELS) for path in sorted(EMULATOR.glob("*.cu"))]
+        sources += [
+            (path, SCHEDULER) for path in (*sorted(EMULATOR.glob("*.cpp")), CSRC / "bindings_cuda.cpp")
+        ]
+    names = [str(path) for path in objects]
+    for path, flags in sources:
+        lines += [
+            f"build {_object(path)}: cxx {path}",
+            f"  flags = {'-x c++ ' if path.suffix == '.cu' else ''}{flags}",
+        ]
+        names.append(_object(path))
+    lines.append(f"build {LIBRARY}: link {' '.join(names)}")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+        jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+        done = subprocess.run(
+            [sys.executable, "-m", "ninja", "-j", jobs], cwd=folder, capture_output=True, text=True
+        )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return folder / LIBRARY

@@ -1,0 +1,76 @@
+// The emulator as the headers beside it see it: grids of fibres on one CPU thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+struct uint3 {
+  unsigned x, y, z;
+};
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+// Of the thread that runs now; changed at every switch.
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+
+namespace emulator {
+
+// What a lane brings to an operation of its warp, and finds of the others' afterwards.
+struct alignas(16) Slot {
+  uint32_t words[16];
+};
+
+enum class WarpOp : int { kSync, kShuffle, kVote, kLoadMatrix, kMmaHalf, kMmaBFloat16 };
+enum class Access : int { kLoadGlobal, kStoreGlobal, kLoadShared, kStoreShared };
+
+struct Launch {
+  dim3 grid, block;
+  size_t shared_bytes;
+  int cluster;       // blocks along x; 1 for none
+  bool cooperative;  // all blocks alive at once
+  void (*body)(void*);
+  void* argument;
+};
+
+// Runs a grid to its end. A cudaError_t; 999 with a text for what only an emulator sees.
+int run(const Launch& launch);
+
+// Ends the launch with a text; the other fibres are left where they are.
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+void block_barrier(const char* file, int line);
+int block_count(bool vote, const char* file, int line);  // a barrier, and the number of true votes
+void cluster_barrier(const char* file, int line);
+void grid_barrier(unsigned* counter, const char* file, int line);
+
+// Blocks until all lanes of `mask` have come; then (32) what each brought, kLoadMatrix and kMma*: what they get.
+const Slot* exchange(WarpOp op, unsigned mask, const Slot& brought);
+unsigned named_lanes(unsigned mask);  // those that exist
+int lane();
+
+unsigned char* shared_memory();
+void* map_shared(const void* shared, int rank);
+int cluster_rank();
+int cluster_size();
+
+// 16 bytes that arrive in shared memory when the thread waits for their group, not before.
+void copy_async(void* shared, const uint32_t (&data)[4]);
+void commit_copies();
+void wait_copies(int pending);
+
+// What the device is said to have: set by tests.
+struct Device {
+  int resident_blocks = 8;
+  int largest_cluster = 16;          // 0: a device without clusters
+  size_t shared_limit = 227 * 1024;  // of a block
+};
+extern Device device;
+
+extern bool counting;
+void count(Access kind, const void* address, size_t bytes);
+
+}  // namespace emulator

@@ -1,0 +1,121 @@
+"""Tests that take the fixture `emulator` run in one process of their own, under AddressSanitizer.
+
+The sanitizer must be loaded before Python. So the first of these tests starts a second pytest on all that were
+selected; each then reports what happened to it there. A test that ends that process (the sanitizer does) fails with
+the report, and the others run in a new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cuda_emulator import build
+from tests.cuda_emulator.emulation import Emulator, emulated_module
+
+INSIDE = "SEGNEXT_EMULATED_LIBRARY"
+SELECTED = "SEGNEXT_EMULATED_TESTS"
+RESULTS = "SEGNEXT_EMULATED_RESULTS"
+MOST_PROCESSES = 6
+OPTIONS = {
+    "detect_leaks": 0,  # what torch and Python allocate for good is theirs
+    "detect_stack_use_after_return": 0,  # its fake stacks would be switched with the fibres
+    "max_malloc_fill_size": 1 << 30,  # torch.empty gives NaN: what is left unwritten is seen
+    "malloc_fill_byte": 255,
+}
+_results: dict[str, dict[str, Any]] = {}
+
+
+@pytest.fixture
+def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator | None]:
+    """CUDA launchers run on the CPU: `_library._C` is the emulated module."""
+    if INSIDE not in os.environ:
+        yield None  # the test's body runs in the other process
+        return
+    from segnext_kernels import _library
+
+    emulator = Emulator(emulated_module(os.environ[INSIDE]))
+    monkeypatch.setattr(_library, "_C", emulator.library(_library._C))
+    yield emulator
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Outside: what became of the test in the other process."""
+    if "emulator" not in pyfuncitem.fixturenames or INSIDE in os.environ:
+        return None
+    if build.runtime() is None:
+        pytest.skip("g++ with AddressSanitizer is not installed")
+    if pyfuncitem.nodeid not in _results:
+        items = [item for item in pyfuncitem.session.items if "emulator" in getattr(item, "fixturenames", ())]
+        _results.update(run(build.library(), [item.nodeid for item in items], pyfuncitem.config))
+    result = _results[pyfuncitem.nodeid]
+    if result["outcome"] == "skipped":
+        pytest.skip(result["text"])
+    if result["outcome"] != "passed":
+        pytest.fail(result["text"], pytrace=False)
+    return True
+
+
+def run(library: Path, selected: Sequence[str], config: pytest.Config) -> dict[str, dict[str, Any]]:
+    """Node id -> outcome and text, of tests run on this emulated library."""
+    folder = Path(config.rootpath) / "build" / "cuda_emulator" / f"run{os.getpid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict[str, Any]] = {}
+    for _ in range(MOST_PROCESSES):
+        left = [name for name in selected if name not in results]
+        if not left:
+            break
+        text = _run_process(folder, library, left, results)
+        started = [name for name, result in results.items() if result["outcome"] == "started"]
+        for name in started:
+            results[name] = {"outcome": "failed", "text": text}
+        if not started and not any(name in results for name in left):
+            results.update({name: {"outcome": "failed", "text": text} for name in left})
+    never = {"outcome": "failed", "text": f"not run: {MOST_PROCESSES} processes were ended by earlier tests"}
+    return {name: results.get(name, never) for name in selected}
+
+
+def _run_process(folder: Path, library: Path, selected: Sequence[str], results: dict[str, Any]) -> str:
+    (folder / "selected").write_text("\n".join(selected))
+    (folder / "results").write_text("")
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": str(build.runtime()),
+        "ASAN_OPTIONS": ":".join(f"{name}={value}" for name, value in OPTIONS.items()),
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "OMP_NUM_THREADS": "1",
+        INSIDE: str(library),
+        SELECTED: str(folder / "selected"),
+        RESULTS: str(folder / "results"),
+    }
+    files = sorted({name.split("::")[0] for name in selected})
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "tests.cuda_emulator.inside",
+    ]
+    with (folder / "output").open("w") as output:
+        done = subprocess.run(
+            [*command, *files], cwd=build.ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    for line in (folder / "results").read_text().splitlines():
+        result = json.loads(line)
+        results[result.pop("name")] = result
+    # the sanitizer's report begins with what happened and where
+    text = (folder / "output").read_text(errors="replace")
+    begin = max(text.find("==ERROR"), text.find("runtime error:"), 0)
+    return f"the process ended with {done.returncode}\n" + text[max(begin - 200, 0) :][:6000]
