@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from segnext_kernels.layout import as_format_of
 from tests.accuracy import assert_accurate, assert_gradient_accurate
-from tests.contract.cases import cast, random_grad, tensors
+from tests.contract.cases import cast, random_grad
 from tests.cuda_emulator.emulation import Emulator
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -35,9 +36,8 @@ def assert_backward(
     grad: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
     """All gradients for an incoming ``grad``, or a random one."""
-    grad = random_grad(args[0]) if grad is None else grad
-    # a gradient arrives in the layout of x: see the ops' autograd
-    grad = grad.as_strided(args[0].shape, args[0].stride()) if grad.stride() != args[0].stride() else grad
+    if grad is None:
+        grad = as_format_of(random_grad(args[0]), args[0])  # as the ops' autograd passes it
     grads = emulator.run(kernel, grad, *args)
     oracle = reference(*cast((grad, *args), torch.float64))
     for index, triple in enumerate(zip(grads, oracle, reference(grad, *args), strict=True)):
@@ -53,6 +53,3 @@ def poisoned_view(x: torch.Tensor) -> torch.Tensor:
     view = around.contiguous(memory_format=memory_format)[:, 8 : 8 + c, 1 : 1 + h, 2 : 2 + w]
     view.copy_(x)
     return view
-
-
-__all__ = ["DTYPES", "LAYOUTS", "assert_backward", "assert_forward", "poisoned_view", "tensors"]

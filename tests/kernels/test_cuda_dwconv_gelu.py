@@ -40,7 +40,8 @@ def test_views_into_larger_images(
     x, *params = Sample("", BUILD, {"n": 2, "c": 16, "h": 6, "w": 5}).make(dtype, layout=layout)
     args = (poisoned_view(x), *params)
     assert_forward(emulator, op._cuda, reference.dwconv_gelu, args)
-    assert_backward(emulator, op._cuda_backward, reference.dwconv_gelu_backward, args)
+    grad = poisoned_view(torch.randn(x.shape).to(dtype).contiguous(memory_format=layout))
+    assert_backward(emulator, op._cuda_backward, reference.dwconv_gelu_backward, args, grad)
 
 
 @dtypes

@@ -32,3 +32,42 @@ def test_forward_and_backward(
     args = sample.make(dtype, layout=layout)
     assert_forward(emulator, op._cuda, reference.msca_conv, args)
     assert_backward(emulator, op._cuda_backward, reference.msca_conv_backward, args)
+
+
+@dtypes
+@layouts
+def test_views_into_larger_images(
+    emulator: Emulator, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    x, *params = Sample("", BUILD, {"n": 2, "c": 16, "h": 6, "w": 5}).make(dtype, layout=layout)
+    args = (poisoned_view(x), *params)
+    assert_forward(emulator, op._cuda, reference.msca_conv, args)
+    grad = poisoned_view(torch.randn(x.shape).to(dtype).contiguous(memory_format=layout))
+    assert_backward(emulator, op._cuda_backward, reference.msca_conv_backward, args, grad)
+
+
+@dtypes
+@pytest.mark.parametrize("c", [1, 8])
+def test_the_most_and_longest_strips_fit_the_shared_memory_of_every_device(
+    emulator: Emulator, c: int, dtype: torch.dtype
+) -> None:
+    emulator.device(shared_limit=99 * 1024)  # sm_86, sm_89 and sm_120
+    limits, pairs = _library._C, _library._C.MSCA_CONV_MAX_STRIPS // 2
+    sizes = {"n": 1, "c": c, "h": 3, "w": 2, "root": limits.MSCA_CONV_MAX_ROOT_CUDA}
+    strips = (limits.MSCA_CONV_MAX_TAPS_CUDA,) * pairs
+    args = Sample("", BUILD, {**sizes, "strips": strips}).make(dtype, layout=torch.channels_last)
+    assert_forward(emulator, op._cuda, reference.msca_conv, args)
+    strips = (limits.MSCA_CONV_MAX_TAPS_BACKWARD_CUDA,) * pairs
+    args = Sample("", BUILD, {**sizes, "strips": strips}).make(dtype, layout=torch.channels_last)
+    assert_backward(emulator, op._cuda_backward, reference.msca_conv_backward, args)
+
+
+@dtypes
+def test_not_a_number_stays_where_it_reaches(emulator: Emulator, dtype: torch.dtype) -> None:
+    sizes = {"n": 1, "c": 8, "h": 13, "w": 12, "strips": (3,)}
+    args = Sample("", BUILD, sizes).make(dtype, layout=torch.channels_last)
+    args[0][0, 3, 6, 5] = torch.nan
+    out = emulator.run(op._cuda, *args)
+    reached = torch.zeros_like(out, dtype=torch.bool)
+    reached[0, 3, 3:10, 2:9] = True
+    assert torch.equal(out.isnan(), reached)
