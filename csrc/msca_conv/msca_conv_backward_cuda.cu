@@ -288,15 +288,13 @@ __device__ inline void add_to_ga(const BackwardShared<T>& m, const BackwardPlan&
   const int64_t image_row = at.top + row;
   if (image_row < 0 || image_row >= t.height) return;
   float* ga = m.ga.at(row) + column * t.slice + channel;
-  float sum[kRun];
-#pragma unroll
-  for (int k = 0; k < kRun; ++k) sum[k] = load_shared(ga + k * t.slice);
+  float sum[kRun] = {};  // from zero: errors of short sums
   add_row(sum, m.gh.data + item / runs * m.gh.row_size + (column + p.side - taps / 2) * t.slice + channel, t.slice,
           m.weights + (s.at[pair] + taps - 1) * t.slice + channel, taps, -t.slice);
 #pragma unroll
   for (int k = 0; k < kRun; ++k) {
     const int64_t image_column = at.left - s.root_half() + column + k;
-    if (image_column >= 0 && image_column < t.width) store_shared(ga + k * t.slice, sum[k]);
+    if (image_column >= 0 && image_column < t.width) add_to(ga + k * t.slice, sum[k]);
   }
 }
 
