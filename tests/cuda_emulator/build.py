@@ -23,13 +23,18 @@ KERNELS = f"-O1 -finline-small-functions -fno-strict-aliasing {SANITIZERS}"
 SCHEDULER = "-O2"
 
 
-def runtime() -> str | None:
-    """AddressSanitizer's library, to be loaded before all others; None where g++ has none."""
+def preloaded() -> str | None:
+    """What must be loaded before all others: AddressSanitizer, and the C++ library whose exceptions it watches.
+
+    None where g++ has no AddressSanitizer.
+    """
     if shutil.which("g++") is None:
         return None
-    command = ["g++", "-print-file-name=libasan.so"]
-    path = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return path if Path(path).is_absolute() else None
+    paths = []
+    for name in ("libasan.so", "libstdc++.so.6"):
+        command = ["g++", f"-print-file-name={name}"]
+        paths.append(subprocess.run(command, capture_output=True, text=True).stdout.strip())
+    return " ".join(paths) if all(Path(path).is_absolute() for path in paths) else None
 
 
 def library() -> Path:

@@ -8,13 +8,11 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.contract.cases import assert_bitwise
-
 SCHEDULES = ("forward", "reverse", "random")
 
 
 @functools.cache
-def emulated_module(path: str) -> Any:
+def load_module(path: str) -> Any:
     """The library as a Python module."""
     spec = importlib.util.spec_from_file_location("_emulated", path)
     assert spec is not None and spec.loader is not None
@@ -43,6 +41,8 @@ class Emulator:
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """``function(*args)`` in every schedule; the results must agree to the last bit."""
+        from tests.contract.cases import assert_bitwise
+
         results = []
         for seed, name in enumerate(SCHEDULES):
             self.schedule(name, seed)

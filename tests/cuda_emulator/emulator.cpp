@@ -31,9 +31,10 @@ Device device;
 namespace {
 
 constexpr int kWarp = 32;
-constexpr size_t kRedZone = 4096;   // on both sides of a block's shared memory
-constexpr int kRandomBlocks = 4;    // of a plain grid alive at once in the random schedule
-constexpr unsigned kPoison = 0xff;  // NaN in every floating format, -1 in integers
+constexpr size_t kRedZone = 4096;  // on both sides of a block's shared memory
+constexpr int kRandomBlocks = 4;   // of a plain grid alive at once in the random schedule
+// NaN as float, as two bf16 or fp16; as an integer far outside, and not a likely mark such as -1.
+constexpr uint32_t kPoison = 0x7fc07fc0u;
 
 enum class State { kReady, kWarp, kBlock, kCluster, kGrid, kDone };
 
@@ -44,6 +45,12 @@ struct Copy {
   void* shared;
   uint32_t data[4];
   int group;
+};
+
+// What the lanes of one operation find; taken again once the last of them comes to its next operation.
+struct Found {
+  Slot slots[kWarp];
+  int readers;
 };
 
 struct Fibre {
@@ -57,6 +64,7 @@ struct Fibre {
   int line;
   std::vector<Copy> copies;
   int groups;  // committed
+  Found* found;
 };
 
 struct Warp {
@@ -66,7 +74,7 @@ struct Warp {
   Fibre* fibres[kWarp];
   unsigned masks[kWarp];
   WarpOp ops[kWarp];
-  Slot brought[kWarp], found[kWarp];
+  Slot brought[kWarp];
 };
 
 struct Block {
@@ -93,6 +101,8 @@ void* main_stack;
 const void* main_bottom;
 size_t main_size;
 bool failed;
+std::vector<std::unique_ptr<Found>> all_found;
+std::vector<Found*> free_found;
 std::mt19937 random_bits;
 unsigned grid_arrivals;
 std::string text;
@@ -301,7 +311,8 @@ void place_shared(Block& block, size_t bytes) {
   block.shared = block.arena + kRedZone;
   __asan_poison_memory_region(block.arena, block.arena_bytes);
   __asan_unpoison_memory_region(block.shared, bytes);
-  std::memset(block.shared, kPoison, bytes);
+  auto* words = reinterpret_cast<uint32_t*>(block.shared);  // a last partial word reaches into the red zone
+  std::fill(words, words + (bytes + 3) / 4, kPoison);
 }
 
 void begin_block(Block& block, uint3 index, size_t first_fibre) {
@@ -330,6 +341,7 @@ void begin_block(Block& block, uint3 index, size_t first_fibre) {
       fibre->state = State::kReady;
       fibre->copies.clear();
       fibre->groups = 0;
+      fibre->found = nullptr;
       fibre->stack.begin(thread_entry);
       warp.fibres[lane] = fibre;
     }
@@ -351,6 +363,8 @@ void run_together(const std::vector<int64_t>& which) {
     fibres.back()->stack.allocate();
   }
   while (blocks.size() < which.size()) blocks.push_back(std::make_unique<Block>());
+  free_found.clear();
+  for (auto& found : all_found) free_found.push_back(found.get());
   live.clear();
   for (size_t i = 0; i < which.size(); ++i) live.push_back(blocks[i].get());
   for (size_t i = 0; i < which.size(); ++i) {
@@ -507,7 +521,7 @@ namespace {
 
 // A (16x16) B (16x8) from the lanes' fragments; each lane finds its four sums. The layout is in csrc/common/ptx.cuh.
 template <typename Format>
-void multiply(Warp& warp) {
+void multiply(const Warp& warp, Found& found) {
   float a[16][16], b[16][8];
   for (int lane = 0; lane < kWarp; ++lane) {
     const uint32_t* words = warp.brought[lane].words;
@@ -530,27 +544,46 @@ void multiply(Warp& warp) {
   for (int lane = 0; lane < kWarp; ++lane) {
     const int g = lane / 4, t = 2 * (lane % 4);
     const float sums[4] = {d[g][t], d[g][t + 1], d[g + 8][t], d[g + 8][t + 1]};
-    std::memcpy(warp.found[lane].words, sums, sizeof sums);
+    std::memcpy(found.slots[lane].words, sums, sizeof sums);
   }
 }
 
 // All lanes have come: what each will find.
-void perform(Warp& warp, WarpOp op, unsigned lanes) {
+void perform(const Warp& warp, WarpOp op, unsigned lanes, Found& found) {
   switch (op) {
     case WarpOp::kSync:
       return;
     case WarpOp::kShuffle:
     case WarpOp::kVote:
-      for (; lanes != 0; lanes &= lanes - 1) std::memcpy(&warp.found[lowest(lanes)], &warp.brought[lowest(lanes)], 16);
+      for (; lanes != 0; lanes &= lanes - 1) std::memcpy(&found.slots[lowest(lanes)], &warp.brought[lowest(lanes)], 16);
       return;
     case WarpOp::kLoadMatrix:
-      std::memcpy(warp.found, warp.brought, sizeof warp.found);
+      std::memcpy(found.slots, warp.brought, sizeof found.slots);
       return;
     case WarpOp::kMmaHalf:
-      return multiply<HalfFormat>(warp);
+      return multiply<HalfFormat>(warp, found);
     case WarpOp::kMmaBFloat16:
-      return multiply<BFloat16Format>(warp);
+      return multiply<BFloat16Format>(warp, found);
   }
+}
+
+}  // namespace
+
+namespace {
+
+Found* take_found() {
+  if (free_found.empty()) {
+    all_found.push_back(std::make_unique<Found>());
+    free_found.push_back(all_found.back().get());
+  }
+  Found* found = free_found.back();
+  free_found.pop_back();
+  return found;
+}
+
+void give_back_found(Fibre* fibre) {
+  if (fibre->found != nullptr && --fibre->found->readers == 0) free_found.push_back(fibre->found);
+  fibre->found = nullptr;
 }
 
 }  // namespace
@@ -558,6 +591,7 @@ void perform(Warp& warp, WarpOp op, unsigned lanes) {
 const Slot* exchange(WarpOp op, unsigned mask, const Slot& brought) {
   Fibre* self = current;
   Warp& warp = *self->warp;
+  give_back_found(self);
   const unsigned bit = 1u << self->lane, named = mask & warp.exist;
   if (!(mask & bit))
     fail("thread %s: lane %d is not in its own mask %08x", place(self->index).c_str(), self->lane, mask);
@@ -584,13 +618,19 @@ const Slot* exchange(WarpOp op, unsigned mask, const Slot& brought) {
   warp.waiting |= bit;
   wait_as(State::kWarp);
   if ((warp.waiting & named) == named) {
-    perform(warp, op, named);
+    Found* found = take_found();
+    found->readers = __builtin_popcount(named);
+    perform(warp, op, named, *found);
     warp.waiting &= ~named;
-    for (unsigned lanes = named; lanes != 0; lanes &= lanes - 1) warp.fibres[lowest(lanes)]->state = State::kReady;
+    for (unsigned lanes = named; lanes != 0; lanes &= lanes - 1) {
+      Fibre* fibre = warp.fibres[lowest(lanes)];
+      fibre->state = State::kReady;
+      fibre->found = found;
+    }
     make_ready(warp, named);
   }
   give_way();
-  return warp.found;
+  return self->found->slots;
 }
 
 unsigned named_lanes(unsigned mask) { return mask & current->warp->exist; }

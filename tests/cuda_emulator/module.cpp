@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "bindings.h"
+#include "probes.h"
 #include "session.h"
 
 namespace py = pybind11;
@@ -47,6 +48,10 @@ PYBIND11_MODULE(_emulated, m) {
   });
   m.def("device", [](int resident_blocks, int largest_cluster, size_t shared_limit) {
     emulator::device = {resident_blocks, largest_cluster, shared_limit};
+  });
+  m.def("probe", [](const std::string& name, uintptr_t in, uintptr_t out, int parameter) {
+    const int status = segnext::run_probe(name, segnext::pointer(in), segnext::pointer(out), parameter);
+    if (status != 0) throw std::runtime_error(cudaGetErrorString(static_cast<cudaError_t>(status)));
   });
   m.def("launches", [] { return std::make_pair(emulator::session.launches, emulator::session.blocks); });
   m.def("start_counting", &emulator::start_counting);

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.cuda_emulator import build
-from tests.cuda_emulator.emulation import Emulator, emulated_module
+from tests.cuda_emulator.emulation import Emulator, load_module
 
 INSIDE = "SEGNEXT_EMULATED_LIBRARY"
 SELECTED = "SEGNEXT_EMULATED_TESTS"
@@ -41,7 +42,7 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator | None]:
         return
     from segnext_kernels import _library
 
-    emulator = Emulator(emulated_module(os.environ[INSIDE]))
+    emulator = Emulator(load_module(os.environ[INSIDE]))
     monkeypatch.setattr(_library, "_C", emulator.library(_library._C))
     yield emulator
 
@@ -51,7 +52,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Outside: what became of the test in the other process."""
     if "emulator" not in pyfuncitem.fixturenames or INSIDE in os.environ:
         return None
-    if build.runtime() is None:
+    if build.preloaded() is None:
         pytest.skip("g++ with AddressSanitizer is not installed")
     if pyfuncitem.nodeid not in _results:
         items = [item for item in pyfuncitem.session.items if "emulator" in getattr(item, "fixturenames", ())]
@@ -62,6 +63,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if result["outcome"] != "passed":
         pytest.fail(result["text"], pytrace=False)
     return True
+
+
+def sanitized_environment(library: Path) -> dict[str, str]:
+    """For a process in which the emulated library can be loaded."""
+    return {
+        **os.environ,
+        "LD_PRELOAD": str(build.preloaded()),
+        "ASAN_OPTIONS": ":".join(f"{name}={value}" for name, value in OPTIONS.items()),
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "OMP_NUM_THREADS": "1",
+        INSIDE: str(library),
+    }
 
 
 def run(library: Path, selected: Sequence[str], config: pytest.Config) -> dict[str, dict[str, Any]]:
@@ -79,6 +92,8 @@ def run(library: Path, selected: Sequence[str], config: pytest.Config) -> dict[s
             results[name] = {"outcome": "failed", "text": text}
         if not started and not any(name in results for name in left):
             results.update({name: {"outcome": "failed", "text": text} for name in left})
+    if all(result["outcome"] != "failed" for result in results.values()):
+        shutil.rmtree(folder)  # the outputs of failures stay
     never = {"outcome": "failed", "text": f"not run: {MOST_PROCESSES} processes were ended by earlier tests"}
     return {name: results.get(name, never) for name in selected}
 
@@ -87,12 +102,7 @@ def _run_process(folder: Path, library: Path, selected: Sequence[str], results: 
     (folder / "selected").write_text("\n".join(selected))
     (folder / "results").write_text("")
     environment = {
-        **os.environ,
-        "LD_PRELOAD": str(build.runtime()),
-        "ASAN_OPTIONS": ":".join(f"{name}={value}" for name, value in OPTIONS.items()),
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-        "OMP_NUM_THREADS": "1",
-        INSIDE: str(library),
+        **sanitized_environment(library),
         SELECTED: str(folder / "selected"),
         RESULTS: str(folder / "results"),
     }

@@ -20,7 +20,7 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize(
     ("n", "classes", "source", "size"),
     [
-        pytest.param(2, 19, (9, 5), (23, 20), id="pruned-ragged-tiles"),
+        pytest.param(2, 19, (9, 5), (23, 22), id="pruned-two-tiles"),
         pytest.param(1, 300, (2, 3), (7, 5), id="pruned-int32-labels"),
         pytest.param(1, 5, (8, 8), (8, 8), id="pruned-same-size"),
         pytest.param(3, 1, (1, 1), (4, 3), id="pruned-one-class-one-pixel"),
