@@ -71,3 +71,24 @@ def test_not_a_number_stays_where_it_reaches(emulator: Emulator, dtype: torch.dt
     reached = torch.zeros_like(out, dtype=torch.bool)
     reached[0, 3, 3:10, 2:9] = True
     assert torch.equal(out.isnan(), reached)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_not_a_number_on_tensor_cores_stays_in_its_tile(emulator: Emulator, dtype: torch.dtype) -> None:
+    """Zeros beside a Toeplitz matrix's band multiply it too: it spreads over the operand's columns and rows."""
+    args = Sample("", BUILD, {"n": 1, "c": 16, "h": 50, "w": 70}).make(dtype, layout=torch.channels_last)
+    args[0][0, 3, 20, 50] = torch.nan
+    found = emulator.run(op._cuda, *args).isnan()
+    expected = reference.msca_conv(*args).isnan()
+    assert not (expected & ~found).any()
+    assert not found[:, :3].any() and not found[:, 4:].any()
+    assert not found[..., : 50 - 34].any() and not found[:, :, : 20 - 26].any() and not found[:, :, 46:].any()
+
+
+def test_devices_with_little_shared_memory_do_without_tensor_cores(emulator: Emulator) -> None:
+    args = SPEC.samples[0].make(torch.bfloat16, layout=torch.channels_last)
+    launches = []
+    for limit in (99 * 1024, 163 * 1024):
+        emulator.device(shared_limit=limit)
+        launches.append(assert_forward(emulator, op._cuda, reference.msca_conv, args))
+    assert not torch.equal(*launches)  # the tensor cores round a and the rows' results
