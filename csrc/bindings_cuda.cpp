@@ -5,6 +5,12 @@
 #include "common/launch.h"
 
 namespace segnext {
+namespace {
+
+// Memory from a _library.Workspace.
+void* allocated(const py::object& workspace, int64_t bytes) { return pointer(workspace(bytes).cast<uintptr_t>()); }
+
+}  // namespace
 
 void bind_cuda(py::module_& m) {
   m.attr("HAS_CUDA") = true;
@@ -36,6 +42,30 @@ void bind_cuda(py::module_& m) {
     return on_device(device, [&] { return launch_dwconv_gelu_backward(params, pointer(workspace), pointer(stream)); });
   });
 
+  m.def("group_norm_act_cuda",
+        [](int dtype, int affine_dtype, py::object x, int64_t groups, py::object weight, py::object bias, double eps,
+           py::object residual, bool relu, py::object out, int device, uintptr_t stream, const py::object& workspace) {
+          auto params = group_norm_act_params(dtype, affine_dtype, x, groups, weight, eps, relu, out);
+          params.bias = tensor(bias);
+          params.residual = tensor(residual);
+          void* memory = allocated(workspace, group_norm_act_forward_workspace(params));
+          return on_device(device, [&] { return launch_group_norm_act_forward(params, memory, pointer(stream)); });
+        });
+  m.def("group_norm_act_backward_cuda",
+        [](int dtype, int affine_dtype, py::object grad, py::object x, py::object out, int64_t groups,
+           py::object weight, double eps, bool relu, py::object grad_x, py::object grad_weight, py::object grad_bias,
+           py::object grad_residual, int device, uintptr_t stream, const py::object& workspace) {
+          const GroupNormActBackwardParams params{
+              group_norm_act_params(dtype, affine_dtype, x, groups, weight, eps, relu, out),
+              tensor(grad),
+              tensor(grad_x),
+              tensor(grad_weight),
+              tensor(grad_bias),
+              tensor(grad_residual)};
+          void* memory = allocated(workspace, group_norm_act_backward_workspace(params));
+          return on_device(device, [&] { return launch_group_norm_act_backward(params, memory, pointer(stream)); });
+        });
+
   m.attr("MSCA_CONV_MAX_ROOT_CUDA") = kMaxRootCuda;
   m.attr("MSCA_CONV_MAX_TAPS_CUDA") = kMaxStripTaps;
   m.attr("MSCA_CONV_MAX_TAPS_BACKWARD_CUDA") = kMaxStripTapsBackwardCuda;
@@ -64,6 +94,30 @@ void bind_cuda(py::module_& m) {
                                    uintptr_t labels, const Size2& size, int device, uintptr_t stream) {
     const auto params = upsample_argmax_params(logits, dtype, shape, strides, labels, size);
     return on_device(device, [&] { return launch_upsample_argmax(params, pointer(stream)); });
+  });
+
+  m.def("upsample_cross_entropy_cuda",
+        [](int dtype, py::object logits, py::object target, bool target_is_byte, int64_t ignore_index,
+           uintptr_t class_weight, float label_smoothing, bool mean_all, uintptr_t loss, int device, uintptr_t stream,
+           const py::object& workspace) {
+          const auto params = upsample_cross_entropy_params(dtype, logits, target, target_is_byte, ignore_index,
+                                                            class_weight, label_smoothing, mean_all);
+          void* memory = allocated(workspace, upsample_cross_entropy_forward_workspace(params));
+          return on_device(device, [&] {
+            return launch_upsample_cross_entropy_forward(params, pointer<float>(loss), memory, pointer(stream));
+          });
+        });
+  m.def("upsample_cross_entropy_backward_cuda", [](int dtype, py::object logits, py::object target, bool target_is_byte,
+                                                   int64_t ignore_index, uintptr_t class_weight, float label_smoothing,
+                                                   bool mean_all, uintptr_t grad, py::object grad_logits, int device,
+                                                   uintptr_t stream, const py::object& workspace) {
+    const auto params = upsample_cross_entropy_params(dtype, logits, target, target_is_byte, ignore_index, class_weight,
+                                                      label_smoothing, mean_all);
+    const auto out = tensor(grad_logits);
+    void* memory = allocated(workspace, upsample_cross_entropy_backward_workspace(params));
+    return on_device(device, [&] {
+      return launch_upsample_cross_entropy_backward(params, pointer<const float>(grad), out, memory, pointer(stream));
+    });
   });
 }
 

@@ -109,6 +109,18 @@ def stream(tensor: torch.Tensor) -> tuple[int, int]:
     return tensor.get_device(), torch.cuda.current_stream(tensor.device).cuda_stream
 
 
+class Workspace:
+    """Device memory of one launch: the library calls it with the bytes it needs and gets an address."""
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self._device = like.device
+        self._memory: torch.Tensor | None = None
+
+    def __call__(self, size: int) -> int:
+        self._memory = torch.empty(size, dtype=torch.uint8, device=self._device)
+        return self._memory.data_ptr()
+
+
 def view(tensor: torch.Tensor | None) -> tuple[int, torch.Size, tuple[int, ...]] | None:
     """A tensor as the compiled library takes it: address, sizes, strides in elements."""
     return None if tensor is None else (tensor.data_ptr(), tensor.shape, tensor.stride())

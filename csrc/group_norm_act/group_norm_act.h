@@ -32,4 +32,10 @@ struct GroupNormActBackwardParams {
 SEGNEXT_FOR_EACH_ISA(bool group_norm_act_forward_cpu(const GroupNormActParams& params, int threads);
                      bool group_norm_act_backward_cpu(const GroupNormActBackwardParams& params, int threads);)
 
+// Both: bytes of device memory, and a cudaError_t, 0 for success. Runs on `stream` of the current device.
+int64_t group_norm_act_forward_workspace(const GroupNormActParams& params);
+int64_t group_norm_act_backward_workspace(const GroupNormActBackwardParams& params);
+int launch_group_norm_act_forward(const GroupNormActParams& params, void* workspace, void* stream);
+int launch_group_norm_act_backward(const GroupNormActBackwardParams& params, void* workspace, void* stream);
+
 }  // namespace segnext

@@ -14,7 +14,7 @@
 // Shared memory: labels 81 x 4 B, counts 64 x 4 B, candidates 64 x 12 x 4 B = 3,652 B: occupancy is bound by
 // registers alone.
 
-#include "common/device.cuh"
+#include "common/resize.cuh"
 #include "upsample_argmax/upsample_argmax.h"
 
 namespace segnext {
@@ -28,53 +28,12 @@ constexpr int kAllClasses = -1;     // in place of a candidate count
 constexpr int32_t kNotFinite = -1;  // in place of a corner's label
 constexpr size_t kSharedBytes = (kCorners * kCorners + kTile * kTile * (1 + kMaxCandidates)) * sizeof(int32_t);
 
-struct Sample {
-  int64_t source, next;  // the two source indices
-  float w0, w1;          // their weights
-};
-
-// 1 where a source index has a neighbour to blend with: not the last one, and none at all at scale 1.
-__device__ inline int64_t reach(int64_t source, float scale, int64_t in) { return scale != 1.0f && source < in - 1; }
-
-// The float arithmetic of PyTorch's upsample_bilinear2d.
-__device__ inline Sample sample_axis(int64_t out, float scale, int64_t in) {
-  const float position = fmaxf(__fsub_rn(__fmul_rn(scale, static_cast<float>(out) + 0.5f), 0.5f), 0.0f);
-  const int64_t floor = static_cast<int64_t>(position);
-  const int64_t source = floor < in - 1 ? floor : in - 1;
-  const float w1 = fminf(position - static_cast<float>(source), 1.0f);
-  return {source, source + reach(source, scale, in), 1.0f - w1, w1};
-}
-
-// First output index whose source is at least `cell`: an estimate, then exact steps.
-__device__ inline int64_t first_output(int64_t cell, float scale, int64_t in, int64_t out) {
-  if (cell <= 0) return 0;
-  if (cell >= in) return out;
-  int64_t i = static_cast<int64_t>((static_cast<float>(cell) + 0.5f) / scale - 0.5f);
-  i = i < 0 ? 0 : i > out ? out : i;
-  while (i > 0 && sample_axis(i - 1, scale, in).source >= cell) --i;
-  while (i < out && sample_axis(i, scale, in).source < cell) ++i;
-  return i;
-}
-
 // NaN beats everything, then the larger value, then the lower class: PyTorch's argmax.
 __device__ inline bool wins(float value, int32_t k, float best, int32_t best_k) {
   const bool nan = value != value, best_nan = best != best;
   if (nan || best_nan) return nan && (!best_nan || k < best_k);
   return value > best || (value == best && k < best_k);
 }
-
-template <typename T>
-struct Cell {
-  const T *a, *b, *c, *d;  // corners: top left, top right, bottom left, bottom right
-  int64_t stride_c;
-
-  __device__ float interpolate(int64_t k, const Sample& y, const Sample& x) const {
-    const int64_t at = k * stride_c;
-    const float top = x.w0 * to_float(load_global(a + at)) + x.w1 * to_float(load_global(b + at));
-    const float bottom = x.w0 * to_float(load_global(c + at)) + x.w1 * to_float(load_global(d + at));
-    return y.w0 * top + y.w1 * bottom;
-  }
-};
 
 template <typename T>
 __device__ inline Cell<T> cell_at(const UpsampleArgmaxParams& p, int64_t n, int64_t y0, int64_t y1, int64_t x0,

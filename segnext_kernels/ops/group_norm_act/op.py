@@ -19,6 +19,7 @@ from segnext_kernels.registration import (
 
 NAME = "group_norm_act"
 ACTS = ("relu", "none")
+MOST_PIXELS_CUDA = 2**30  # pixels are counted in 32 bits
 
 
 def _fake(x: torch.Tensor, *_: Any) -> torch.Tensor:
@@ -124,12 +125,84 @@ def _cpu_backward(
     return grads
 
 
+def _cuda_refuses(x: torch.Tensor, *_: Any) -> str | None:
+    if x.shape[2] * x.shape[3] > MOST_PIXELS_CUDA:
+        return f"takes up to {MOST_PIXELS_CUDA} pixels an image, not {x.shape[2] * x.shape[3]}"
+    return _library.cuda_refuses(x, _library.CUDA_DTYPES)
+
+
+def _cuda_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
+    return _cuda_refuses(*args)
+
+
+def _cuda(
+    x: torch.Tensor,
+    groups: int,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None,
+    act: str,
+) -> torch.Tensor:
+    out = layout.empty_like(x)
+    _library.check_launch(
+        _library._C.group_norm_act_cuda(
+            _library.DTYPES[x.dtype],
+            _library.DTYPES[weight.dtype],
+            _library.view(x),
+            groups,
+            _library.view(weight),
+            _library.view(bias),
+            eps,
+            _library.view(residual),
+            act == "relu",
+            _library.view(out),
+            *_library.stream(x),
+            _library.Workspace(x),
+        ),
+        NAME,
+    )
+    return out
+
+
+def _cuda_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    out: torch.Tensor,
+    groups: int,
+    weight: torch.Tensor,
+    eps: float,
+    act: str,
+    residual: bool,
+) -> list[torch.Tensor]:
+    grads = _fake_backward(grad, x, out, groups, weight, eps, act, residual)
+    grad_residual = grads[3] if residual else None
+    _library.check_launch(
+        _library._C.group_norm_act_backward_cuda(
+            _library.DTYPES[x.dtype],
+            _library.DTYPES[weight.dtype],
+            _library.view(grad),
+            _library.view(x),
+            _library.view(out),
+            groups,
+            _library.view(weight),
+            eps,
+            act == "relu",
+            *(_library.view(t) for t in (*grads[:3], grad_residual)),
+            *_library.stream(x),
+            _library.Workspace(x),
+        ),
+        f"{NAME}_backward",
+    )
+    return grads
+
+
 _op = define_op(
     NAME,
     "(Tensor x, int groups, Tensor weight, Tensor bias, float eps, Tensor? residual, str act) -> Tensor",
     reference=reference.group_norm_act,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses, _cpu_passed_over)},
+    kernels={"cuda": Kernel(_cuda, _cuda_refuses), "cpu": Kernel(_cpu, _cpu_refuses, _cpu_passed_over)},
     flops=lambda *args, **_: 0,  # element-wise work: not counted by convention
 )
 _backward_op = define_op(
@@ -137,7 +210,10 @@ _backward_op = define_op(
     "(Tensor grad, Tensor x, Tensor out, int groups, Tensor weight, float eps, str act, bool residual) -> Tensor[]",
     reference=reference.group_norm_act_backward,
     fake=_fake_backward,
-    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses, lambda grad, x, *_: _cpu_passed_over(x))},
+    kernels={
+        "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
+        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses, lambda grad, x, *_: _cpu_passed_over(x)),
+    },
     flops=lambda *args, **_: 0,
 )
 

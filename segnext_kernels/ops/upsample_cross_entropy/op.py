@@ -13,6 +13,7 @@ from segnext_kernels.registration import define_autograd, define_op, define_vmap
 
 NAME = "upsample_cross_entropy"
 REDUCTIONS = ("mean", "mean_all")
+MOST_CLASSES_CUDA = 16384  # the gradients of one pixel lie in shared memory
 ARGUMENTS = "Tensor logits, Tensor target, int ignore_index, Tensor? class_weight, float label_smoothing, str reduction"
 
 
@@ -32,7 +33,7 @@ def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
     return _cpu_refuses(*args)
 
 
-def _cpu_arguments(
+def _arguments(
     logits: torch.Tensor,
     target: torch.Tensor,
     ignore_index: int,
@@ -51,7 +52,7 @@ def _cpu_arguments(
 
 
 def _cpu(logits: torch.Tensor, *args: Any) -> torch.Tensor:
-    arguments, _keep = _cpu_arguments(logits, *args)
+    arguments, _keep = _arguments(logits, *args)
     loss = _library._C.upsample_cross_entropy_cpu(
         *arguments, _library.instruction_set(), torch.get_num_threads()
     )
@@ -59,7 +60,7 @@ def _cpu(logits: torch.Tensor, *args: Any) -> torch.Tensor:
 
 
 def _cpu_backward(grad: torch.Tensor, logits: torch.Tensor, *args: Any) -> torch.Tensor:
-    arguments, _keep = _cpu_arguments(logits, *args)
+    arguments, _keep = _arguments(logits, *args)
     grad_logits = layout.empty_like(logits)
     _library._C.upsample_cross_entropy_backward_cpu(
         *arguments,
@@ -71,12 +72,50 @@ def _cpu_backward(grad: torch.Tensor, logits: torch.Tensor, *args: Any) -> torch
     return grad_logits
 
 
+def _cuda_refuses(logits: torch.Tensor, *_: Any) -> str | None:
+    if logits.shape[1] > MOST_CLASSES_CUDA:
+        return f"takes up to {MOST_CLASSES_CUDA} classes, not {logits.shape[1]}"
+    return _library.cuda_refuses(logits, _library.CUDA_DTYPES)
+
+
+def _cuda_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
+    return _cuda_refuses(*args)
+
+
+def _cuda(logits: torch.Tensor, *args: Any) -> torch.Tensor:
+    arguments, _keep = _arguments(logits, *args)
+    loss = logits.new_empty((), dtype=torch.float32)
+    _library.check_launch(
+        _library._C.upsample_cross_entropy_cuda(
+            *arguments, loss.data_ptr(), *_library.stream(logits), _library.Workspace(logits)
+        ),
+        NAME,
+    )
+    return loss
+
+
+def _cuda_backward(grad: torch.Tensor, logits: torch.Tensor, *args: Any) -> torch.Tensor:
+    arguments, _keep = _arguments(logits, *args)
+    grad_logits = layout.empty_like(logits)
+    _library.check_launch(
+        _library._C.upsample_cross_entropy_backward_cuda(
+            *arguments,
+            grad.data_ptr(),
+            _library.view(grad_logits),
+            *_library.stream(logits),
+            _library.Workspace(logits),
+        ),
+        f"{NAME}_backward",
+    )
+    return grad_logits
+
+
 _op = define_op(
     NAME,
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.upsample_cross_entropy,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={"cuda": Kernel(_cuda, _cuda_refuses), "cpu": Kernel(_cpu, _cpu_refuses)},
     flops=lambda *args, **_: 0,  # resizing and softmax: not counted by convention
 )
 _backward_op = define_op(
@@ -84,7 +123,10 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor",
     reference=reference.upsample_cross_entropy_backward,
     fake=_fake_backward,
-    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
+    kernels={
+        "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
+        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
+    },
     flops=lambda *args, **_: 0,
 )
 
@@ -132,7 +174,8 @@ def upsample_cross_entropy(
         A scalar, float32 (float64 for float64).
 
     Raises:
-        ValueError: shapes or choices disagree. TypeError: dtypes. IndexError: a class id is out of range.
+        ValueError: shapes or choices disagree. TypeError: dtypes. IndexError: a class id is out of range; CUDA
+            kernels, which the host does not wait for, make the loss and its gradient NaN instead.
     """
     checks.expect_floating(NAME, "logits", logits, 4, "(N, K, h, w)")
     n, k = logits.shape[:2]
