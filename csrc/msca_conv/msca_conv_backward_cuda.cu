@@ -13,11 +13,13 @@
 // Written the way above, the columns' weight gradients need h of one quad only: the rows are those of g's ring.
 // Weight gradients: a thread takes seven taps of a line of taps for one channel, and one of four parts of the quad,
 // and adds its sum to its own place in shared memory; parts and blocks are added at the end, in a fixed order.
+// SegNeXt's sizes get tiles of 32 columns (16 in float32) by 8 channels: 90 KB, so two blocks on an H200's
+// multiprocessor.
 // Bytes: x, g and grad_x once, plus the tiles' halo that L2 serves, plus a block's partial sums: for SegNeXt 440 bytes
-// a channel for 64 x 32 pixels, 4 % in 16-bit formats.
+// a channel for 64 x 32 pixels, 4 % in 16-bit types.
 // Operations: an element takes 103 FMA each for the recomputation, the gradient and the weights', with a tile's halo
-// 340 at 32 columns, and half as many reads of shared memory, which bind it: 160 x 4 bytes of the 128 a multiprocessor
-// reads a cycle. Model for an H200 (132 x 1.7 GHz): 22 ps an element. Not yet measured on a GPU.
+// 340 at 32 columns, and half as many reads of shared memory, which bind it: 170 x 4 bytes of the 128 a multiprocessor
+// reads a cycle. Model for an H200 (132 x 1.7 GHz): 24 ps an element. Not yet measured on a GPU.
 
 #include "common/partials.cuh"
 #include "msca_conv/strips.cuh"

@@ -9,6 +9,8 @@
 // in tiles of eight rows that begin where its column strip does, K / 2 rows above the output's: a strip of 21 then
 // touches four tiles, of 11 three, of 7 two.
 // a and h are rounded to the 16-bit type, as eager PyTorch rounds the results of its convolutions; sums are float32.
+// The zeros beside a matrix's band are multiplied too: a NaN or Inf spreads to all outputs of the operands it is in,
+// up to 32 columns and 22 rows away where the strips reach 12.
 //
 // Tiling: a block of 16 warps has 32 columns by 16 channels and walks down by eight rows:
 //   x      (20 rows, 56 columns, 16 channels): what the root reaches, and the next eight rows on their way by cp.async;

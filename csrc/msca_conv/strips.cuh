@@ -138,8 +138,8 @@ __device__ inline void add_row(float (&sum)[kRun], const float* row, int pixel, 
 __host__ __device__ inline int runs_of(int columns) { return (columns + kRun - 1) / kRun; }
 __host__ __device__ inline int whole_runs(int columns) { return runs_of(columns) * kRun; }
 
-// Slice and columns of a tile: at most `slice` channels and `columns` columns, cut until bytes(tiling) are within the
-// budget. With 16-byte vectors a slice keeps at least one; where not even that fits, rows come element by element.
+// Slice and columns of a tile: at most `slice` channels and `columns` columns (four times as many for one channel), cut
+// until bytes(tiling) are within the budget. Where not even one 16-byte vector fits, rows come element by element.
 template <typename T, typename Bytes>
 inline RowTiling strip_tiling(const Tensor4& x, bool vectors, int slice, int columns, Bytes bytes) {
   RowTiling t{};
@@ -148,8 +148,8 @@ inline RowTiling strip_tiling(const Tensor4& x, bool vectors, int slice, int col
   t.columns = power_of_two_from(x.size[3], t.slice == 1 ? 4 * columns : columns);
   while (bytes(t) > kSharedBudget && (t.slice > 1 || t.columns > 1)) {
     constexpr int kVec = Vec16<T>::kSize;
-    const bool narrow = t.columns <= 16;
-    if (narrow && t.slice > 1) {
+    // eight channels are a 16-byte vector of 16-bit types and a sector of float32; narrower tiles recompute more halo
+    if (t.slice > 8 || (t.columns <= 16 && t.slice > 1)) {
       t.slice /= 2;
       t.vectors = t.vectors && t.slice >= kVec;
     } else {
