@@ -101,19 +101,11 @@ PYBIND11_MODULE(_C, m) {
     throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), msca_conv_forward_cpu, params, threads));
   });
 
-  // Gradients in the order of the op's list: x, root_weight, [root_bias], strip_weights, strip_biases.
   m.def("msca_conv_backward_cpu",
         [](int dtype, py::object x, py::object root_weight, py::object root_bias, py::list strip_weights,
            py::list strip_biases, py::object grad, py::list grads, int isa, int threads) {
-          segnext::MscaConvBackwardParams params{};
-          params.forward = msca_conv_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases);
-          params.grad = tensor(grad);
-          size_t next = 0;
-          params.grad_x = tensor(grads[next++]);
-          params.grad_root_weight = tensor(grads[next++]);
-          if (!root_bias.is_none()) params.grad_root_bias = tensor(grads[next++]);
-          for (size_t i = 0; i < strip_weights.size(); ++i) params.grad_strip_weight[i] = tensor(grads[next++]);
-          for (size_t i = 0; i < strip_biases.size(); ++i) params.grad_strip_bias[i] = tensor(grads[next++]);
+          const auto params = msca_conv_backward_params(
+              msca_conv_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases), grad, grads);
           py::gil_scoped_release release;
           throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), msca_conv_backward_cpu, params, threads));
         });

@@ -82,6 +82,22 @@ inline MscaConvParams msca_conv_params(int dtype, py::object x, py::object root_
   return params;
 }
 
+// Gradients in the order of the op's list: x, root_weight, [root_bias], strip_weights, strip_biases.
+inline MscaConvBackwardParams msca_conv_backward_params(const MscaConvParams& forward, py::object grad,
+                                                        py::list grads) {
+  MscaConvBackwardParams params{};
+  params.forward = forward;
+  params.grad = tensor(grad);
+  size_t next = 0;
+  params.grad_x = tensor(grads[next++]);
+  params.grad_root_weight = tensor(grads[next++]);
+  if (forward.weights.root_bias.data != nullptr) params.grad_root_bias = tensor(grads[next++]);
+  const size_t strips = static_cast<size_t>(forward.weights.strips);
+  for (size_t i = 0; i < strips; ++i) params.grad_strip_weight[i] = tensor(grads[next++]);
+  for (size_t i = 0; next < grads.size(); ++i) params.grad_strip_bias[i] = tensor(grads[next++]);
+  return params;
+}
+
 inline Nmf2dParams nmf2d_params(int dtype, int bases_dtype, py::object x, py::object bases, py::object projection,
                                 py::object out, py::object saved_bases, py::object saved_coef, int64_t steps,
                                 float eps) {

@@ -126,15 +126,25 @@ def view(tensor: torch.Tensor | None) -> tuple[int, torch.Size, tuple[int, ...]]
     return None if tensor is None else (tensor.data_ptr(), tensor.shape, tensor.stride())
 
 
-def strips_refused(root_weight: torch.Tensor, strip_weights: list[torch.Tensor]) -> str | None:
-    """Why the CPU kernels do not take these depthwise kernels: more or longer than they have room for."""
+def strips_refused(
+    root_weight: torch.Tensor,
+    strip_weights: list[torch.Tensor],
+    most_root: int | None = None,
+    most_taps: int | None = None,
+) -> str | None:
+    """Why compiled kernels do not take these depthwise kernels: more or longer than they have room for.
+
+    Without ``most_root`` and ``most_taps`` those of the CPU's.
+    """
+    most_root = most_root or _C.MSCA_CONV_MAX_ROOT
+    most_taps = most_taps or _C.MSCA_CONV_MAX_TAPS
     if len(strip_weights) > _C.MSCA_CONV_MAX_STRIPS:
         return f"takes up to {_C.MSCA_CONV_MAX_STRIPS} strip weights, not {len(strip_weights)}"
-    if root_weight.shape[2] > _C.MSCA_CONV_MAX_ROOT:
-        return f"takes roots of up to {_C.MSCA_CONV_MAX_ROOT} taps a side, not {root_weight.shape[2]}"
+    if root_weight.shape[2] > most_root:
+        return f"takes roots of up to {most_root} taps a side, not {root_weight.shape[2]}"
     longest = max((max(weight.shape[2:]) for weight in strip_weights), default=0)
-    if longest > _C.MSCA_CONV_MAX_TAPS:
-        return f"takes strips of up to {_C.MSCA_CONV_MAX_TAPS} taps, not {longest}"
+    if longest > most_taps:
+        return f"takes strips of up to {most_taps} taps, not {longest}"
     return None
 
 

@@ -10,6 +10,9 @@ namespace segnext {
 constexpr int kMaxStrips = 16;      // row and column weights together: 8 branches
 constexpr int kMaxRoot = 63;        // longest side of a root that is taken
 constexpr int kMaxStripTaps = 127;  // longest strip
+// On a GPU: what fits 96 KiB of shared memory beside 16 of the longest strips.
+constexpr int kMaxRootCuda = 31;
+constexpr int kMaxStripTapsBackwardCuda = 63;
 
 struct MscaConvWeights {
   Tensor4 root_weight;  // (C, 1, K, K)
@@ -37,5 +40,11 @@ struct MscaConvBackwardParams {
 // Both: false when scratch memory is exhausted.
 SEGNEXT_FOR_EACH_ISA(bool msca_conv_forward_cpu(const MscaConvParams& params, int threads);
                      bool msca_conv_backward_cpu(const MscaConvBackwardParams& params, int threads);)
+
+// CUDA: both return a cudaError_t, 0 for success, and run on `stream` of the current device. The backward takes a
+// workspace of as many bytes as msca_conv_backward_workspace() says, at a multiple of 16.
+int launch_msca_conv_forward(const MscaConvParams& params, void* stream);
+int64_t msca_conv_backward_workspace(const MscaConvBackwardParams& params);
+int launch_msca_conv_backward(const MscaConvBackwardParams& params, void* workspace, void* stream);
 
 }  // namespace segnext

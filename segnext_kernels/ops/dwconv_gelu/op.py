@@ -70,12 +70,42 @@ def _cpu_backward(
     return grads
 
 
+def _cuda_refuses(x: torch.Tensor, *_: Any) -> str | None:
+    return _library.cuda_refuses(x, _library.CUDA_DTYPES)
+
+
+def _cuda_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
+    return _cuda_refuses(*args)
+
+
+def _cuda(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    out = layout.empty_like(x)
+    views = [_library.view(t) for t in (x, weight, bias, out)]
+    status = _library._C.dwconv_gelu_cuda(_library.DTYPES[x.dtype], *views, *_library.stream(x))
+    _library.check_launch(status, NAME)
+    return out
+
+
+def _cuda_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> list[torch.Tensor]:
+    grads = _fake_backward(grad, x, weight, bias)
+    grad_bias = None if bias is None else grads[2]
+    views = [_library.view(t) for t in (x, weight, bias, grad, *grads[:2], grad_bias)]
+    args = (_library.DTYPES[x.dtype], *views)
+    size = _library._C.dwconv_gelu_backward_workspace_cuda(*args)
+    workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
+    status = _library._C.dwconv_gelu_backward_cuda(*args, workspace.data_ptr(), *_library.stream(x))
+    _library.check_launch(status, f"{NAME}_backward")
+    return grads
+
+
 _op = define_op(
     NAME,
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.dwconv_gelu,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses), "cuda": Kernel(_cuda, _cuda_refuses)},
     flops=_flops,
 )
 _backward_op = define_op(
@@ -83,7 +113,10 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.dwconv_gelu_backward,
     fake=_fake_backward,
-    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
+    kernels={
+        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
+        "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
+    },
     flops=_flops_backward,
 )
 

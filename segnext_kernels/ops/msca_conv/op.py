@@ -66,7 +66,7 @@ def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
     return _cpu_refuses(*args)
 
 
-def _cpu_views(
+def _views(
     x: torch.Tensor,
     root_weight: torch.Tensor,
     root_bias: torch.Tensor | None,
@@ -81,7 +81,7 @@ def _cpu_views(
 def _cpu(x: torch.Tensor, *params: Any) -> torch.Tensor:
     out = layout.empty_like(x)
     _library._C.msca_conv_cpu(
-        *_cpu_views(x, *params), _library.view(out), _library.instruction_set(), torch.get_num_threads()
+        *_views(x, *params), _library.view(out), _library.instruction_set(), torch.get_num_threads()
     )
     return out
 
@@ -89,9 +89,55 @@ def _cpu(x: torch.Tensor, *params: Any) -> torch.Tensor:
 def _cpu_backward(grad: torch.Tensor, x: torch.Tensor, *params: Any) -> list[torch.Tensor]:
     grads = _fake_backward(grad, x, *params)
     _library._C.msca_conv_backward_cpu(
-        *_cpu_views(x, *params), _library.view(grad), [_library.view(g) for g in grads],
+        *_views(x, *params), _library.view(grad), [_library.view(g) for g in grads],
         _library.instruction_set(), torch.get_num_threads(),
     )  # fmt: skip
+    return grads
+
+
+def _cuda_refuses(
+    x: torch.Tensor,
+    root_weight: torch.Tensor,
+    root_bias: torch.Tensor | None,
+    strip_weights: list[torch.Tensor],
+    *_: Any,
+) -> str | None:
+    refusal = _library.cuda_refuses(x, _library.CUDA_DTYPES)
+    if refusal is not None:
+        return refusal
+    most_root, most_taps = _library._C.MSCA_CONV_MAX_ROOT_CUDA, _library._C.MSCA_CONV_MAX_TAPS_CUDA
+    return _library.strips_refused(root_weight, strip_weights, most_root, most_taps)
+
+
+def _cuda_backward_refuses(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    root_weight: torch.Tensor,
+    root_bias: torch.Tensor | None,
+    strip_weights: list[torch.Tensor],
+    *_: Any,
+) -> str | None:
+    refusal = _cuda_refuses(x, root_weight, root_bias, strip_weights)
+    if refusal is not None:
+        return refusal
+    most_root, most_taps = _library._C.MSCA_CONV_MAX_ROOT_CUDA, _library._C.MSCA_CONV_MAX_TAPS_BACKWARD_CUDA
+    return _library.strips_refused(root_weight, strip_weights, most_root, most_taps)
+
+
+def _cuda(x: torch.Tensor, *params: Any) -> torch.Tensor:
+    out = layout.empty_like(x)
+    status = _library._C.msca_conv_cuda(*_views(x, *params), _library.view(out), *_library.stream(x))
+    _library.check_launch(status, NAME)
+    return out
+
+
+def _cuda_backward(grad: torch.Tensor, x: torch.Tensor, *params: Any) -> list[torch.Tensor]:
+    grads = _fake_backward(grad, x, *params)
+    args = (*_views(x, *params), _library.view(grad), [_library.view(g) for g in grads])
+    size = _library._C.msca_conv_backward_workspace_cuda(*args)
+    workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
+    status = _library._C.msca_conv_backward_cuda(*args, workspace.data_ptr(), *_library.stream(x))
+    _library.check_launch(status, f"{NAME}_backward")
     return grads
 
 
@@ -100,7 +146,7 @@ _op = define_op(
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.msca_conv,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses), "cuda": Kernel(_cuda, _cuda_refuses)},
     flops=_flops,
 )
 _backward_op = define_op(
@@ -108,7 +154,10 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.msca_conv_backward,
     fake=_fake_backward,
-    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
+    kernels={
+        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
+        "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
+    },
     flops=_flops_backward,
 )
 
