@@ -1,4 +1,4 @@
-"""Triton's interpreter as tests use it: which contract cases it can afford, and bfloat16 rounded as by the hardware."""
+"""Triton's interpreter as tests use it: mended where it differs from the hardware, on the cases it can afford."""
 
 from __future__ import annotations
 
@@ -40,10 +40,41 @@ def affords(item: pytest.Item) -> bool:
     return is_first or tensors(case.args())[0].numel() <= MOST_ELEMENTS
 
 
-def round_as_the_hardware() -> None:
-    """Make the interpreter round float32 to the nearest bfloat16, as `cvt.rn` does; it cuts the digits off."""
+def prepare() -> None:
+    """Mend two things of the interpreter: the rounding to bfloat16, and the time of device functions."""
     from triton.runtime import interpreter
 
+    _round_as_the_hardware(interpreter)
+    if hasattr(interpreter, "_LangPatchScope"):
+        _patch_once_a_launch(interpreter)
+
+
+def _patch_once_a_launch(interpreter: Any) -> None:
+    """At each call of a function by a kernel the interpreter wraps the language's functions again, wrapper around
+    wrapper: the time goes with the square of the calls. Once for each module and launch is enough."""
+    patch, language = interpreter._patch_lang, interpreter.tl
+    scopes: list[Any] = []
+    patched: set[str] = set()
+
+    class Launch:
+        def restore(self) -> None:
+            while scopes:
+                scopes.pop().restore()
+            patched.clear()
+
+    def patch_once(function: Any) -> Launch:
+        values = [value for value in function.__globals__.values() if inspect.ismodule(value)]
+        names = {value.__name__ for value in values if value in (language, language.core)}
+        if not names <= patched:
+            patched.update(names)
+            scopes.append(patch(function))
+        return Launch()
+
+    interpreter._patch_lang = patch_once
+
+
+def _round_as_the_hardware(interpreter: Any) -> None:
+    """It cuts float32's digits off, where the hardware's `cvt.rn` rounds to the nearest bfloat16."""
     convert = interpreter._convert_float
     bfloat16, float32 = interpreter.tl.bfloat16, interpreter.tl.float32
 
