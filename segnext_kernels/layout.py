@@ -17,6 +17,11 @@ def memory_format(x: torch.Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def is_channels_last(x: torch.Tensor) -> bool:
+    """Whether `memory_format` says channels_last."""
+    return memory_format(x) == torch.channels_last
+
+
 def as_format_of(tensor: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """``tensor`` in the output format of ``x``, copied only where it differs."""
     return tensor.contiguous(memory_format=memory_format(x))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, checks, layout
+from segnext_kernels import _library, _triton, checks, layout
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.convolution import convolution_flops
 from segnext_kernels.ops.dwconv_gelu import reference
@@ -105,7 +105,11 @@ _op = define_op(
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.dwconv_gelu,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses), "cuda": Kernel(_cuda, _cuda_refuses)},
+    kernels={
+        "cuda": Kernel(_cuda, _cuda_refuses),
+        "triton": _triton.kernel(__package__, "forward"),
+        "cpu": Kernel(_cpu, _cpu_refuses),
+    },
     flops=_flops,
 )
 _backward_op = define_op(
@@ -114,8 +118,9 @@ _backward_op = define_op(
     reference=reference.dwconv_gelu_backward,
     fake=_fake_backward,
     kernels={
-        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
         "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
+        "triton": _triton.kernel(__package__, "backward", position=1),
+        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
     },
     flops=_flops_backward,
 )

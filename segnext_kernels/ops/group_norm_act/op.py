@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, checks, layout
+from segnext_kernels import _library, _triton, checks, layout
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.group_norm_act import reference
 from segnext_kernels.registration import (
@@ -202,7 +202,11 @@ _op = define_op(
     "(Tensor x, int groups, Tensor weight, Tensor bias, float eps, Tensor? residual, str act) -> Tensor",
     reference=reference.group_norm_act,
     fake=_fake,
-    kernels={"cuda": Kernel(_cuda, _cuda_refuses), "cpu": Kernel(_cpu, _cpu_refuses, _cpu_passed_over)},
+    kernels={
+        "cuda": Kernel(_cuda, _cuda_refuses),
+        "triton": _triton.kernel(__package__, "forward"),
+        "cpu": Kernel(_cpu, _cpu_refuses, _cpu_passed_over),
+    },
     flops=lambda *args, **_: 0,  # element-wise work: not counted by convention
 )
 _backward_op = define_op(
@@ -212,6 +216,7 @@ _backward_op = define_op(
     fake=_fake_backward,
     kernels={
         "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
+        "triton": _triton.kernel(__package__, "backward", position=1),
         "cpu": Kernel(_cpu_backward, _cpu_backward_refuses, lambda grad, x, *_: _cpu_passed_over(x)),
     },
     flops=lambda *args, **_: 0,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, checks, layout
+from segnext_kernels import _library, _triton, checks, layout
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.upsample_cross_entropy import reference
 from segnext_kernels.registration import define_autograd, define_op, define_vmap, forbid_double_backward
@@ -115,7 +115,11 @@ _op = define_op(
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.upsample_cross_entropy,
     fake=_fake,
-    kernels={"cuda": Kernel(_cuda, _cuda_refuses), "cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={
+        "cuda": Kernel(_cuda, _cuda_refuses),
+        "triton": _triton.kernel(__package__, "forward"),
+        "cpu": Kernel(_cpu, _cpu_refuses),
+    },
     flops=lambda *args, **_: 0,  # resizing and softmax: not counted by convention
 )
 _backward_op = define_op(
@@ -125,6 +129,7 @@ _backward_op = define_op(
     fake=_fake_backward,
     kernels={
         "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
+        "triton": _triton.kernel(__package__, "backward", position=1),
         "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
     },
     flops=lambda *args, **_: 0,
@@ -174,8 +179,8 @@ def upsample_cross_entropy(
         A scalar, float32 (float64 for float64).
 
     Raises:
-        ValueError: shapes or choices disagree. TypeError: dtypes. IndexError: a class id is out of range; CUDA
-            kernels, which the host does not wait for, make the loss and its gradient NaN instead.
+        ValueError: shapes or choices disagree. TypeError: dtypes. IndexError: a class id is out of range, on the
+            CPU; on a GPU, which is not waited for, the loss and its gradient are NaN then.
     """
     checks.expect_floating(NAME, "logits", logits, 4, "(N, K, h, w)")
     n, k = logits.shape[:2]

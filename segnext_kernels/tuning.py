@@ -1,0 +1,211 @@
+"""Which launch configuration a Triton kernel gets: a table for each architecture, or a measurement.
+
+A kernel's `Space` lists a few configurations; the first one is the default, its reasons beside it. Before it
+come, in this order: what SEGNEXT_AUTOTUNE=1 measured on this machine, kept in the user's cache directory over
+processes; and `tuned/<architecture>.json`, what was measured and committed. Both have one format, so a cache
+file becomes a table by copying. Without SEGNEXT_AUTOTUNE nothing is ever measured: a user's first call does
+not wait for it.
+
+`triton.autotune` is not used: it asks for a GPU under the interpreter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+TABLES = Path(__file__).with_name("tuned")
+REGISTERS_A_THREAD = 255
+SPARE_REGISTERS = 40  # addresses, masks, loop counters
+REPEAT_MS = 20  # a configuration's share of a measurement: hundreds of runs of a kernel of 50 microseconds
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One way to launch a kernel: its tile sizes by parameter name, warps, and pipeline stages."""
+
+    sizes: tuple[tuple[str, int], ...]
+    num_warps: int = 4
+    num_stages: int = 1
+
+    def __getitem__(self, name: str) -> int:
+        return dict(self.sizes)[name]
+
+    def as_json(self) -> dict[str, int]:
+        """All numbers by name."""
+        return {**dict(self.sizes), "num_warps": self.num_warps, "num_stages": self.num_stages}
+
+
+def config(num_warps: int = 4, num_stages: int = 1, **sizes: int) -> Config:
+    """A `Config` from tile sizes by name."""
+    return Config(tuple(sizes.items()), num_warps, num_stages)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What may be chosen for one launch.
+
+    Attributes:
+        name: ``<op>.<kernel>``.
+        configs: the first is the default.
+        live: 32-bit values that a program holds at once, from its configuration: decides about registers.
+        shared: bytes of shared memory, from its configuration and the size of an element.
+    """
+
+    name: str
+    configs: tuple[Config, ...]
+    live: Callable[[Config], int]
+    shared: Callable[[Config, int], int] = lambda config, element_size: 0
+
+    def fitting(self, element_size: int, shared_limit: int) -> list[Config]:
+        """Those that should neither spill registers nor exceed the shared memory; never none."""
+
+        def fits(config: Config) -> bool:
+            registers = self.live(config) / (32 * config.num_warps) + SPARE_REGISTERS
+            return registers <= REGISTERS_A_THREAD and self.shared(config, element_size) <= shared_limit
+
+        return [c for c in self.configs if fits(c)] or [self.configs[0]]
+
+
+def size_class(x: torch.Tensor, *more: str) -> str:
+    """The key under which a configuration serves tensors like ``x``: dtype, innermost axis, sizes to a factor of 2."""
+    dtype = str(x.dtype).removeprefix("torch.")
+    inner = "nhwc" if x.ndim == 4 and x.stride(1) == 1 and x.shape[1] > 1 else "nchw"
+    sizes = "x".join(str(1 << (size - 1).bit_length()) for size in x.shape)
+    return "-".join([dtype, inner, sizes, *more])
+
+
+def tuned(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], Result]) -> Result:
+    """``run(config)`` with the configuration for these inputs.
+
+    Args:
+        key: `size_class` of what decides about speed.
+        x: a tensor on the device, in the element type.
+        run: launches, and returns the result; may be called many times.
+    """
+    if not x.is_cuda:
+        return run(space.configs[0])
+    chosen = _known(space, key, x.device)
+    if chosen is None:
+        if _wanted() and not torch.cuda.is_current_stream_capturing():
+            chosen = _measure(space, key, x, run)
+        else:
+            chosen = _entry(space, _table(architecture(x.device)), key)
+    return run(chosen or space.configs[0])
+
+
+def _wanted() -> bool:
+    value = os.environ.get("SEGNEXT_AUTOTUNE") or "0"
+    if value not in ("0", "1"):
+        raise ValueError(f"SEGNEXT_AUTOTUNE must be 0 or 1, got {value!r}")
+    return value == "1"
+
+
+@functools.cache
+def architecture(device: torch.device) -> str:
+    """Such as sm_90, or gfx942 of another vendor."""
+    if torch.version.hip:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+@functools.cache
+def _table(name: str) -> dict[str, Any]:
+    path = TABLES / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+@functools.cache
+def cache_file(device: torch.device) -> Path:
+    """Where this machine's measurements are: one file a device type and Triton version."""
+    import triton
+
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = f"{architecture(device)}-{torch.cuda.get_device_name(device)}-triton-{triton.__version__}"
+    return base / "segnext" / "tuned" / f"{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}.json"
+
+
+# file -> its content as last read or written by this process
+_measured: dict[Path, dict[str, Any]] = {}
+
+
+def _known(space: Space, key: str, device: torch.device) -> Config | None:
+    path = cache_file(device)
+    if path not in _measured:
+        _measured[path] = _read(path)
+    return _entry(space, _measured[path], key)
+
+
+def _entry(space: Space, table: dict[str, Any], key: str) -> Config | None:
+    """The table's configuration for this key, if it has a valid one."""
+    of_space = table.get(space.name)
+    return _named(space, of_space.get(key)) if isinstance(of_space, dict) else None
+
+
+def _named(space: Space, numbers: Mapping[str, int] | None) -> Config | None:
+    """The configuration with these numbers; None for what a former version of the kernel had."""
+    return next((c for c in space.configs if c.as_json() == numbers), None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A cache file's content; empty where it is missing or broken, as it only costs a new measurement."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def record(path: Path, name: str, key: str, config: Config) -> None:
+    """Add a measurement to a cache file; what other processes added stays, and no reader sees half a file."""
+    content = _read(path)
+    if not isinstance(content.get(name), dict):
+        content[name] = {}
+    content[name][key] = config.as_json()
+    _measured[path] = content
+    # without a place to write, this process still knows
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".json")
+        with os.fdopen(handle, "w") as file:
+            json.dump(content, file, indent=1, sort_keys=True)
+        os.replace(temporary, path)
+
+
+def _measure(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], Any]) -> Config:
+    from triton.runtime.errors import OutOfResources
+
+    times: dict[Config, float] = {}
+    for config in space.fitting(x.element_size(), shared_limit(x.device)):
+        # the estimate was too low: another one will do
+        with contextlib.suppress(OutOfResources):
+            times[config] = time_of(functools.partial(run, config))
+    best = min(times, key=times.__getitem__, default=space.configs[0])
+    record(cache_file(x.device), space.name, key, best)
+    return best
+
+
+def shared_limit(device: torch.device) -> int:
+    """Bytes of shared memory that a block may ask for."""
+    from triton.runtime import driver
+
+    return int(driver.active.utils.get_device_properties(device.index)["max_shared_mem"])
+
+
+def time_of(run: Callable[[], Any]) -> float:
+    """Median milliseconds on the device, L2 flushed between runs."""
+    from triton.testing import do_bench
+
+    return float(do_bench(run, warmup=REPEAT_MS // 4, rep=REPEAT_MS, return_mode="median"))

@@ -1,0 +1,100 @@
+"""Triton's interpreter as tests use it: mended where it differs from the hardware, on the cases it can afford."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segnext_kernels import _triton
+from tests.contract.cases import Case, tensors
+
+ON = _triton.interpreted() and _triton.missing() is None
+# The interpreter takes some 20 microseconds an operation of a program, so a call takes 0.1 to 1 second on inputs of
+# this cost, and no branch needs larger ones: elements, and an eighth of the FLOPs.
+MOST_COST = 9000
+# All samples here, the first one in the rest of the contract that a kernel can break: a rerun in the interpreter
+# gives the same bits by itself.
+OVER_ALL_SAMPLES = ("test_forward_is_the_definition", "test_backward_is_the_definitions_gradient")
+ON_THE_FIRST = (
+    "test_strided_views",
+    "test_backward_of_strided_views",
+    "test_non_finite_input_comes_out_as_by_the_definition",
+    "test_nan_comes_back_in_the_gradient",
+    "test_gradients_own_their_memory",
+)
+# float32 shows wrong indices, the 16-bit types show what is rounded where; the first sample runs in more
+PAIRS = {(torch.float32, torch.channels_last), (torch.bfloat16, torch.channels_last)}
+
+
+def affords(item: pytest.Item) -> bool:
+    """Whether a contract test is run in the interpreter."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    case, name = parameters.get("case"), item.originalname  # type: ignore[attr-defined]
+    if not isinstance(case, Case) or case.backend != "triton":
+        return False
+    args = case.args()
+    is_cheap = tensors(args)[0].numel() + case.spec.flops(args) / 8 <= MOST_COST
+    is_first = case.sample is case.spec.samples[0]
+    if name in OVER_ALL_SAMPLES:
+        if is_first:
+            return case.dtype == torch.float32 or (is_cheap and case.layout == torch.channels_last)
+        return is_cheap and (case.dtype, case.layout) in PAIRS
+    is_plain = (case.dtype, case.layout) == (torch.float32, torch.channels_last)
+    return name in ON_THE_FIRST and is_first and is_plain and (is_cheap or name == ON_THE_FIRST[0])
+
+
+@functools.cache  # two folders of tests ask for it
+def prepare() -> None:
+    """Mend two things of the interpreter: the rounding to bfloat16, and the time of device functions."""
+    from triton.runtime import interpreter
+
+    _round_as_the_hardware(interpreter)
+    if hasattr(interpreter, "_LangPatchScope"):
+        _patch_once_a_launch(interpreter)
+
+
+def _patch_once_a_launch(interpreter: Any) -> None:
+    """At each call of a function by a kernel the interpreter wraps the language's functions again, wrapper around
+    wrapper: the time goes with the square of the calls. Once for each module and launch is enough."""
+    patch, language = interpreter._patch_lang, interpreter.tl
+    scopes: list[Any] = []
+    patched: set[str] = set()
+
+    class Launch:
+        def restore(self) -> None:
+            while scopes:
+                scopes.pop().restore()
+            patched.clear()
+
+    def patch_once(function: Any) -> Launch:
+        values = [value for value in function.__globals__.values() if inspect.ismodule(value)]
+        names = {value.__name__ for value in values if value in (language, language.core)}
+        if not names <= patched:
+            patched.update(names)
+            scopes.append(patch(function))
+        return Launch()
+
+    interpreter._patch_lang = patch_once
+
+
+def _round_as_the_hardware(interpreter: Any) -> None:
+    """It cuts float32's digits off, where the hardware's `cvt.rn` rounds to the nearest bfloat16."""
+    convert = interpreter._convert_float
+    bfloat16, float32 = interpreter.tl.bfloat16, interpreter.tl.float32
+
+    def faithful(data: Any, source: Any, target: Any, rounding: Any) -> Any:
+        if (source, target) == (bfloat16, float32):
+            return (np.ascontiguousarray(data).astype(np.uint32) << 16).view(np.float32)
+        if (source, target) == (float32, bfloat16):
+            bits = np.ascontiguousarray(data, np.float32).view(np.uint32)
+            rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+            return np.where(np.isnan(bits.view(np.float32)), 0x7FC0, rounded).astype(np.uint16)
+        return convert(data, source, target, rounding)
+
+    assert list(inspect.signature(convert).parameters)[1:3] == ["input_dtype", "output_dtype"]
+    interpreter._convert_float = faithful
