@@ -18,7 +18,8 @@ from tests.accuracy import assert_labels
 from tests.contract.cases import LAYOUTS, backward_of, random_grad, with_gradient
 from tests.kernels import against_definition
 
-# small, but of several tiles along every axis in most configurations
+# Small, but of several tiles along every axis in most configurations; contiguous tiles hold fewer channels.
+FEWER = {"dwconv_gelu": 12, "group_norm_act": 12, "msca_conv": 10}
 SIZES: dict[str, tuple[Spec, dict[str, Any]]] = {
     "dwconv_gelu": (DWCONV_GELU, dict(n=1, c=72, h=9, w=9)),
     "group_norm_act": (GROUP_NORM_ACT, dict(n=1, c=72, groups=6, h=7, w=9, residual=True)),
@@ -45,6 +46,8 @@ def test_configuration(
         return run(space.configs[min(index, len(space.configs) - 1)])
 
     monkeypatch.setattr(tuning, "tuned", take)
+    if layout == torch.contiguous_format and name in FEWER:
+        sizes = {**sizes, "c": FEWER[name]}
     args = Sample(name, spec.samples[0].build, sizes).make(layout=layout)
     if not spec.differentiable:
         with backend.use_backend("triton"):
@@ -57,7 +60,8 @@ def test_configuration(
 
 def test_gradient_reaches_every_argument() -> None:
     spec, sizes = SIZES["msca_conv"]
-    args, leaves = with_gradient(spec, Sample("", spec.samples[0].build, sizes).make())
+    args = Sample("", spec.samples[0].build, {**sizes, "c": 3}).make()
+    args, leaves = with_gradient(spec, args)
     with backend.use_backend("triton"):
         out = spec.public(*args)
         assert all(grad.abs().sum() > 0 for grad in backward_of(out, leaves, random_grad(out)))
