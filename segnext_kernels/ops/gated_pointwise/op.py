@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, checks, layout
+from segnext_kernels import _library, _triton, checks, layout
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.convolution import convolution_flops
 from segnext_kernels.ops.gated_pointwise import reference
@@ -75,7 +75,7 @@ _op = define_op(
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.gated_pointwise,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses), "triton": _triton.kernel(__package__, "forward")},
     flops=_flops,
 )
 _backward_op = define_op(
@@ -83,7 +83,10 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.gated_pointwise_backward,
     fake=_fake_backward,
-    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
+    kernels={
+        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
+        "triton": _triton.kernel(__package__, "backward", position=1),
+    },
     flops=_flops_backward,
 )
 
