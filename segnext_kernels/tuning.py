@@ -177,10 +177,11 @@ def record(path: Path, name: str, key: str, config: Config) -> None:
 
 
 def _measure(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], Any]) -> Config:
+    from triton.runtime import driver
     from triton.runtime.errors import OutOfResources
 
     times: dict[Config, float] = {}
-    limit = torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin
+    limit = driver.active.utils.get_device_properties(x.device.index)["max_shared_mem"]
     for config in space.fitting(x.element_size(), limit):
         # the estimate was too low: another one will do
         with contextlib.suppress(OutOfResources):

@@ -19,25 +19,9 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, layout
+from segnext_kernels import _triton, layout, tuning
 from segnext_kernels.ops.triton_gelu import gelu, gelu_derivative
-from segnext_kernels.tuning import Config, Space, config, size_class, tuned
-
-
-@triton.jit
-def _inside(h, w, c, height, width, channels):
-    """(BLOCK_W, BLOCK_C): which of a row's places are in the image."""
-    # a row outside has no columns: the interpreter cannot join a scalar condition with a block
-    columns = tl.where((h >= 0) & (h < height), width, 0)
-    return ((w >= 0) & (w < columns))[:, None] & (c < channels)[None, :]
-
-
-@triton.jit
-def _row_at(image_ptr, h, w, c, height, width, channels, stride_h, stride_w, stride_c):
-    """(BLOCK_W, BLOCK_C) of one row in float32; zero outside the image."""
-    inside = _inside(h, w, c, height, width, channels)
-    at = image_ptr + h * stride_h + w[:, None] * stride_w + c[None, :] * stride_c
-    return tl.load(at, mask=inside, other=0.0).to(tl.float32)
+from segnext_kernels.tuning import Config, Space, config, size_class
 
 
 @triton.jit
@@ -56,42 +40,47 @@ def _convolution_kernel(
     tiles_w, tiles_h = tl.cdiv(width, BLOCK_W), tl.cdiv(height, ROWS)
     tile = tl.program_id(0)
     n = (tile // (tiles_w * tiles_h)).to(tl.int64)
-    first = ((tile // tiles_w) % tiles_h * ROWS).to(tl.int64)
-    w = (tile % tiles_w * BLOCK_W + tl.arange(0, BLOCK_W)).to(tl.int64)
+    first = (tile // tiles_w) % tiles_h * ROWS
+    w = (tile % tiles_w * BLOCK_W + tl.arange(0, BLOCK_W)).to(tl.int64)[:, None]
     c = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(tl.int64)
-    x_ptr += n * stride_xn
-    out_ptr += n * stride_on
+    taps_ptr = weight_ptr
     if TURNED:  # the convolution's transpose
-        weight_ptr += 2 * stride_wh + 2 * stride_ww
+        taps_ptr += 2 * stride_wh + 2 * stride_ww
         stride_wh, stride_ww = -stride_wh, -stride_ww
-    w00 = _tap(weight_ptr, c, channels, stride_wc, 0)
-    w01 = _tap(weight_ptr, c, channels, stride_wc, stride_ww)
-    w02 = _tap(weight_ptr, c, channels, stride_wc, 2 * stride_ww)
-    w10 = _tap(weight_ptr, c, channels, stride_wc, stride_wh)
-    w11 = _tap(weight_ptr, c, channels, stride_wc, stride_wh + stride_ww)
-    w12 = _tap(weight_ptr, c, channels, stride_wc, stride_wh + 2 * stride_ww)
-    w20 = _tap(weight_ptr, c, channels, stride_wc, 2 * stride_wh)
-    w21 = _tap(weight_ptr, c, channels, stride_wc, 2 * stride_wh + stride_ww)
-    w22 = _tap(weight_ptr, c, channels, stride_wc, 2 * stride_wh + 2 * stride_ww)
+    w00 = _tap(taps_ptr, c, channels, stride_wc, 0)
+    w01 = _tap(taps_ptr, c, channels, stride_wc, stride_ww)
+    w02 = _tap(taps_ptr, c, channels, stride_wc, 2 * stride_ww)
+    w10 = _tap(taps_ptr, c, channels, stride_wc, stride_wh)
+    w11 = _tap(taps_ptr, c, channels, stride_wc, stride_wh + stride_ww)
+    w12 = _tap(taps_ptr, c, channels, stride_wc, stride_wh + 2 * stride_ww)
+    w20 = _tap(taps_ptr, c, channels, stride_wc, 2 * stride_wh)
+    w21 = _tap(taps_ptr, c, channels, stride_wc, 2 * stride_wh + stride_ww)
+    w22 = _tap(taps_ptr, c, channels, stride_wc, 2 * stride_wh + 2 * stride_ww)
     begin = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
     if HAS_BIAS:
         begin += _tap(bias_ptr, c, channels, stride_b, 0)
+    c = c[None, :]
+    at = x_ptr + n * stride_xn + w * stride_xw + c * stride_xc
+    out_at = out_ptr + n * stride_on + w * stride_ow + c * stride_oc
+    inside = (w < width) & (c < channels)
+    inside_left = (w >= 1) & (w < width + 1) & (c < channels)
+    inside_right = (w < width - 1) & (c < channels)
 
     above, here = begin, begin  # output rows that input rows before this one began
-    for r in range(ROWS + 2):
-        h = first + r - 1
-        left = _row_at(x_ptr, h, w - 1, c, height, width, channels, stride_xh, stride_xw, stride_xc)
-        middle = _row_at(x_ptr, h, w, c, height, width, channels, stride_xh, stride_xw, stride_xc)
-        right = _row_at(x_ptr, h, w + 1, c, height, width, channels, stride_xh, stride_xw, stride_xc)
+    for h in range(first - 1, tl.minimum(first + ROWS, height) + 1):
+        row = tl.full((1, 1), h, tl.int64)
+        row_inside = (row >= 0) & (row < height)
+        row_at = at + row * stride_xh
+        left = tl.load(row_at - stride_xw, mask=inside_left & row_inside, other=0.0).to(tl.float32)
+        middle = tl.load(row_at, mask=inside & row_inside, other=0.0).to(tl.float32)
+        right = tl.load(row_at + stride_xw, mask=inside_right & row_inside, other=0.0).to(tl.float32)
         done = above + w20 * left + w21 * middle + w22 * right
         above = here + w10 * left + w11 * middle + w12 * right
         here = begin + w00 * left + w01 * middle + w02 * right
-        if r >= 2:
+        if h > first:
             if GELU:
                 done = gelu(done)
-            at = out_ptr + (h - 1) * stride_oh + w[:, None] * stride_ow + c[None, :] * stride_oc
-            inside = _inside(h - 1, w, c, height, width, channels)
-            tl.store(at, done.to(out_ptr.dtype.element_ty), mask=inside)
+            tl.store(out_at + (row - 1) * stride_oh, done.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -104,64 +93,77 @@ def _gradient_kernel(
     tiles_w, tiles_h = tl.cdiv(width, BLOCK_W), tl.cdiv(height, ROWS)
     tile = tl.program_id(0)
     n = (tile // (tiles_w * tiles_h)).to(tl.int64)
-    first = ((tile // tiles_w) % tiles_h * ROWS).to(tl.int64)
-    w = (tile % tiles_w * BLOCK_W + tl.arange(0, BLOCK_W)).to(tl.int64)
-    c = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(tl.int64)
-    grad_ptr += n * stride_gn
-    x_ptr += n * stride_xn
-    grad_y_ptr += n * stride_yn
-    w00 = _tap(weight_ptr, c, channels, stride_wc, 0)
-    w01 = _tap(weight_ptr, c, channels, stride_wc, stride_ww)
-    w02 = _tap(weight_ptr, c, channels, stride_wc, 2 * stride_ww)
-    w10 = _tap(weight_ptr, c, channels, stride_wc, stride_wh)
-    w11 = _tap(weight_ptr, c, channels, stride_wc, stride_wh + stride_ww)
-    w12 = _tap(weight_ptr, c, channels, stride_wc, stride_wh + 2 * stride_ww)
-    w20 = _tap(weight_ptr, c, channels, stride_wc, 2 * stride_wh)
-    w21 = _tap(weight_ptr, c, channels, stride_wc, 2 * stride_wh + stride_ww)
-    w22 = _tap(weight_ptr, c, channels, stride_wc, 2 * stride_wh + 2 * stride_ww)
+    first = (tile // tiles_w) % tiles_h * ROWS
+    w = (tile % tiles_w * BLOCK_W + tl.arange(0, BLOCK_W)).to(tl.int64)[:, None]
+    channel = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(tl.int64)
+    w00 = _tap(weight_ptr, channel, channels, stride_wc, 0)
+    w01 = _tap(weight_ptr, channel, channels, stride_wc, stride_ww)
+    w02 = _tap(weight_ptr, channel, channels, stride_wc, 2 * stride_ww)
+    w10 = _tap(weight_ptr, channel, channels, stride_wc, stride_wh)
+    w11 = _tap(weight_ptr, channel, channels, stride_wc, stride_wh + stride_ww)
+    w12 = _tap(weight_ptr, channel, channels, stride_wc, stride_wh + 2 * stride_ww)
+    w20 = _tap(weight_ptr, channel, channels, stride_wc, 2 * stride_wh)
+    w21 = _tap(weight_ptr, channel, channels, stride_wc, 2 * stride_wh + stride_ww)
+    w22 = _tap(weight_ptr, channel, channels, stride_wc, 2 * stride_wh + 2 * stride_ww)
     zero = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
     begin = zero
     if HAS_BIAS:
-        begin += _tap(bias_ptr, c, channels, stride_b, 0)
+        begin += _tap(bias_ptr, channel, channels, stride_b, 0)
+    c = channel[None, :]
+    at = x_ptr + n * stride_xn + w * stride_xw + c * stride_xc
+    grad_at = grad_ptr + n * stride_gn + w * stride_gw + c * stride_gc
+    grad_y_at = grad_y_ptr + n * stride_yn + w * stride_yw + c * stride_yc
+    inside = (w < width) & (c < channels)
+    inside_left = (w >= 1) & (w < width + 1) & (c < channels)
+    inside_right = (w < width - 1) & (c < channels)
 
-    s00, s01, s02, s10, s11, s12, s20, s21, s22, s = zero, zero, zero, zero, zero, zero, zero, zero, zero, zero
-    a0 = _row_at(x_ptr, first - 1, w - 1, c, height, width, channels, stride_xh, stride_xw, stride_xc)
-    a1 = _row_at(x_ptr, first - 1, w, c, height, width, channels, stride_xh, stride_xw, stride_xc)
-    a2 = _row_at(x_ptr, first - 1, w + 1, c, height, width, channels, stride_xh, stride_xw, stride_xc)
-    b0 = _row_at(x_ptr, first, w - 1, c, height, width, channels, stride_xh, stride_xw, stride_xc)
-    b1 = _row_at(x_ptr, first, w, c, height, width, channels, stride_xh, stride_xw, stride_xc)
-    b2 = _row_at(x_ptr, first, w + 1, c, height, width, channels, stride_xh, stride_xw, stride_xc)
-    for r in range(ROWS):
-        h = first + r
-        c0 = _row_at(x_ptr, h + 1, w - 1, c, height, width, channels, stride_xh, stride_xw, stride_xc)
-        c1 = _row_at(x_ptr, h + 1, w, c, height, width, channels, stride_xh, stride_xw, stride_xc)
-        c2 = _row_at(x_ptr, h + 1, w + 1, c, height, width, channels, stride_xh, stride_xw, stride_xc)
-        y = begin + w00 * a0 + w01 * a1 + w02 * a2 + w10 * b0 + w11 * b1 + w12 * b2
-        y += w20 * c0 + w21 * c1 + w22 * c2
-        # zero outside the image: the sums take whole tiles
-        grad = _row_at(grad_ptr, h, w, c, height, width, channels, stride_gh, stride_gw, stride_gc)
-        inside = _inside(h, w, c, height, width, channels)
-        g = tl.where(inside, grad * gelu_derivative(y), 0.0)
-        at = grad_y_ptr + h * stride_yh + w[:, None] * stride_yw + c[None, :] * stride_yc
-        tl.store(at, g.to(grad_y_ptr.dtype.element_ty), mask=inside)
-        s00, s01, s02 = s00 + g * a0, s01 + g * a1, s02 + g * a2
-        s10, s11, s12 = s10 + g * b0, s11 + g * b1, s12 + g * b2
-        s20, s21, s22 = s20 + g * c0, s21 + g * c1, s22 + g * c2
-        s += g
+    # rows h - 1 (a), h (b) and h + 1 (c) at three shifts; the loop's first two turns fill them
+    a0, a1, a2, b0, b1, b2 = zero, zero, zero, zero, zero, zero
+    s00, s01, s02, s10, s11, s12, s20, s21, s22, s = (
+        zero,
+        zero,
+        zero,
+        zero,
+        zero,
+        zero,
+        zero,
+        zero,
+        zero,
+        zero,
+    )
+    for h in range(first - 2, tl.minimum(first + ROWS, height)):
+        row = tl.full((1, 1), h, tl.int64)
+        row_inside = (row >= -1) & (row < height - 1)
+        row_at = at + (row + 1) * stride_xh
+        c0 = tl.load(row_at - stride_xw, mask=inside_left & row_inside, other=0.0).to(tl.float32)
+        c1 = tl.load(row_at, mask=inside & row_inside, other=0.0).to(tl.float32)
+        c2 = tl.load(row_at + stride_xw, mask=inside_right & row_inside, other=0.0).to(tl.float32)
+        if h >= first:
+            y = begin + w00 * a0 + w01 * a1 + w02 * a2 + w10 * b0 + w11 * b1 + w12 * b2
+            y += w20 * c0 + w21 * c1 + w22 * c2
+            # zero outside the image: the sums take whole tiles
+            grad = tl.load(grad_at + row * stride_gh, mask=inside, other=0.0).to(tl.float32)
+            g = tl.where(inside, grad * gelu_derivative(y), 0.0)
+            tl.store(grad_y_at + row * stride_yh, g.to(grad_y_ptr.dtype.element_ty), mask=inside)
+            s00, s01, s02 = s00 + g * a0, s01 + g * a1, s02 + g * a2
+            s10, s11, s12 = s10 + g * b0, s11 + g * b1, s12 + g * b2
+            s20, s21, s22 = s20 + g * c0, s21 + g * c1, s22 + g * c2
+            s += g
         a0, a1, a2, b0, b1, b2 = b0, b1, b2, c0, c1, c2
 
     # (tiles, 10, channels)
-    sums = sums_ptr + tile.to(tl.int64) * 10 * channels + c
-    tl.store(sums, tl.sum(s00, 0), mask=c < channels)
-    tl.store(sums + channels, tl.sum(s01, 0), mask=c < channels)
-    tl.store(sums + 2 * channels, tl.sum(s02, 0), mask=c < channels)
-    tl.store(sums + 3 * channels, tl.sum(s10, 0), mask=c < channels)
-    tl.store(sums + 4 * channels, tl.sum(s11, 0), mask=c < channels)
-    tl.store(sums + 5 * channels, tl.sum(s12, 0), mask=c < channels)
-    tl.store(sums + 6 * channels, tl.sum(s20, 0), mask=c < channels)
-    tl.store(sums + 7 * channels, tl.sum(s21, 0), mask=c < channels)
-    tl.store(sums + 8 * channels, tl.sum(s22, 0), mask=c < channels)
-    tl.store(sums + 9 * channels, tl.sum(s, 0), mask=c < channels)
+    sums = sums_ptr + tile.to(tl.int64) * 10 * channels + channel
+    is_channel = channel < channels
+    tl.store(sums, tl.sum(s00, 0), mask=is_channel)
+    tl.store(sums + channels, tl.sum(s01, 0), mask=is_channel)
+    tl.store(sums + 2 * channels, tl.sum(s02, 0), mask=is_channel)
+    tl.store(sums + 3 * channels, tl.sum(s10, 0), mask=is_channel)
+    tl.store(sums + 4 * channels, tl.sum(s11, 0), mask=is_channel)
+    tl.store(sums + 5 * channels, tl.sum(s12, 0), mask=is_channel)
+    tl.store(sums + 6 * channels, tl.sum(s20, 0), mask=is_channel)
+    tl.store(sums + 7 * channels, tl.sum(s21, 0), mask=is_channel)
+    tl.store(sums + 8 * channels, tl.sum(s22, 0), mask=is_channel)
+    tl.store(sums + 9 * channels, tl.sum(s, 0), mask=is_channel)
 
 
 def _spaces(name: str, rows: int, values: int) -> dict[bool, Space]:
@@ -222,7 +224,7 @@ def _convolution(
         )  # fmt: skip
         return out
 
-    return tuned(spaces[layout.is_channels_last(x)], size_class(x), x, run)
+    return tuning.tuned(spaces[layout.is_channels_last(x)], size_class(x), x, run)
 
 
 def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -250,7 +252,7 @@ def backward(
     if x.numel() == 0:
         sums = torch.zeros((10, c), dtype=torch.float32, device=x.device)
     else:
-        sums = tuned(GRADIENT[layout.is_channels_last(x)], size_class(x), x, run)
+        sums = tuning.tuned(GRADIENT[layout.is_channels_last(x)], size_class(x), x, run)
     grad_x = _convolution(TRANSPOSED, grad_y, weight, None, turned=True)
     grad_weight = weight.new_empty(weight.shape)
     grad_weight.view(c, 9).copy_(sums[:9].T)

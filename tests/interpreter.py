@@ -1,0 +1,60 @@
+"""Triton's interpreter as tests use it: which contract cases it can afford, and bfloat16 rounded as by the hardware."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segnext_kernels import _triton
+from tests.contract.cases import Case, tensors
+
+ON = _triton.interpreted() and _triton.missing() is None
+# The interpreter takes some 50 microseconds an operation of a program: 0.1 to 1 second a call on the samples
+# below this many elements. The larger ones reach no branch that these do not.
+MOST_ELEMENTS = 3000
+# float32 in both layouts shows wrong indices, the 16-bit types show what is rounded where
+PAIRS = {
+    (torch.float32, torch.contiguous_format),
+    (torch.float32, torch.channels_last),
+    (torch.bfloat16, torch.channels_last),
+}
+# All samples here, the first one in the other tests of the contract.
+OVER_ALL_SAMPLES = ("test_forward_is_the_definition", "test_backward_is_the_definitions_gradient")
+
+
+def affords(item: pytest.Item) -> bool:
+    """Whether a contract test is run in the interpreter."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    case = parameters.get("case")
+    if not isinstance(case, Case) or case.backend != "triton":
+        return False
+    is_first = case.sample is case.spec.samples[0]
+    if item.originalname not in OVER_ALL_SAMPLES:  # type: ignore[attr-defined]
+        return is_first and case.layout == torch.channels_last and case.dtype != torch.float16
+    if (case.dtype, case.layout) not in PAIRS and not (is_first and case.dtype == torch.float16):
+        return False
+    return is_first or tensors(case.args())[0].numel() <= MOST_ELEMENTS
+
+
+def round_as_the_hardware() -> None:
+    """Make the interpreter round float32 to the nearest bfloat16, as `cvt.rn` does; it cuts the digits off."""
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+    bfloat16, float32 = interpreter.tl.bfloat16, interpreter.tl.float32
+
+    def faithful(data: Any, source: Any, target: Any, rounding: Any) -> Any:
+        if (source, target) == (bfloat16, float32):
+            return (np.ascontiguousarray(data).astype(np.uint32) << 16).view(np.float32)
+        if (source, target) == (float32, bfloat16):
+            bits = np.ascontiguousarray(data, np.float32).view(np.uint32)
+            rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+            return np.where(np.isnan(bits.view(np.float32)), 0x7FC0, rounded).astype(np.uint16)
+        return convert(data, source, target, rounding)
+
+    assert list(inspect.signature(convert).parameters)[1:3] == ["input_dtype", "output_dtype"]
+    interpreter._convert_float = faithful

@@ -1,0 +1,65 @@
+"""The Triton kernels compile for sm_80 and sm_90 without a GPU, and their machine code is no worse than recorded.
+
+The record, triton_gate.json, holds every kernel x configuration x dtype x layout; this test compiles what
+`triton_gate` takes by default. After a change that is meant: `python -m tests.kernels.triton_gate --full --write`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = Path(__file__).with_name("triton_gate.json")
+# dynamic shared memory that a block may ask for (CUDA C++ Programming Guide, compute capabilities 8.0 and 9.0)
+SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024}
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is not installed: nothing to compile with", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    command = [sys.executable, "-m", "tests.kernels.triton_gate"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def test_every_kernel_fits_the_chips(built: dict[str, Any]) -> None:
+    assert built["kernels"]
+    for label, needs in built["kernels"].items():
+        limit = SHARED_LIMIT[label.split()[-1]]
+        assert needs["shared"] <= limit, f"{label}: {needs['shared']} bytes of shared memory, of {limit}"
+        assert needs["stack"] == 0, f"{label}: {needs['stack']} bytes of stack: registers spill"
+
+
+def test_products_run_on_tensor_cores(built: dict[str, Any]) -> None:
+    missing = [label for label, needs in built["kernels"].items() if needs["tensor_cores"] < 0]
+    assert not missing, f"products without mma instructions: {missing}"
+
+
+def test_no_worse_than_recorded(built: dict[str, Any]) -> None:
+    recorded = json.loads(TABLE.read_text())
+    unknown = built["kernels"].keys() - recorded["kernels"].keys()
+    assert not unknown, (
+        f"not in {TABLE.name}: {sorted(unknown)}; run `python -m tests.kernels.triton_gate --full --write`"
+    )
+    if built["triton"] != recorded["triton"]:
+        pytest.skip(f"recorded with Triton {recorded['triton']}; another compiler, other registers")
+    worse = [
+        f"{label}: {name} {needs[name]}, recorded {recorded['kernels'][label][name]}"
+        for label, needs in built["kernels"].items()
+        for name in ("registers", "stack", "shared")
+        if needs[name] > recorded["kernels"][label][name]
+    ]
+    assert not worse, "\n".join(worse)

@@ -1,0 +1,191 @@
+"""Compiles every Triton kernel for GPUs that are not there, and reports what the machine code needs.
+
+    python -m tests.kernels.triton_gate [--full] [--write]
+
+What is compiled is what would be launched: each op's launchers run on tensors without data (device "meta") while
+`_triton.launch` only notes the kernel, its arguments and configuration, and `tuning.tuned` goes through the whole
+space. So a kernel, a configuration or a dtype cannot be forgotten, and the arguments are specialised (a stride of
+1, a multiple of 16) as Triton would for the model's own shapes.
+
+In a process of its own, without TRITON_INTERPRET. A compilation takes about half a second; by default each kernel
+is compiled in its first configuration, in bfloat16 and channels_last for both architectures and in float32 and
+contiguous for sm_90; --full takes all configurations, dtypes and layouts, for both architectures. --write records
+the result in triton_gate.json, of which the default is a part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from segnext_kernels import _triton, backend, tuning
+from segnext_kernels.specification import Spec, all_specs
+from tests.contract.cases import Recorder, with_gradient
+
+TABLE = Path(__file__).with_name("triton_gate.json")
+ARCHITECTURES = (80, 90)
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+BY_DEFAULT = {("bf16", "nhwc", 80), ("bf16", "nhwc", 90), ("fp32", "nchw", 90)}
+POINTERS = {
+    torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.uint8: "u8", torch.int32: "i32",
+    torch.int64: "i64", torch.bool: "i1",
+}  # fmt: skip
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel as it would be started."""
+
+    function: Any
+    args: tuple[Any, ...]
+    config: tuning.Config
+    constants: tuple[tuple[str, Any], ...]
+    label: str
+
+    def source(self) -> ASTSource:
+        """What Triton's own launcher would make of the arguments."""
+        names = self.function.arg_names
+        signature: dict[str, str] = dict.fromkeys(names, "constexpr")
+        constants = {**dict(self.config.sizes), **dict(self.constants)}
+        attributes = {}
+        for index, (name, value) in enumerate(zip(names, self.args, strict=False)):
+            signature[name], aligned = _type_of(value)
+            if signature[name] == "constexpr":
+                constants[name] = value
+            elif aligned:
+                attributes[(index,)] = [["tt.divisibility", 16]]
+        return ASTSource(self.function, signature, constants, attributes)
+
+
+def _type_of(value: Any) -> tuple[str, bool]:
+    """Triton's name of an argument's type, and whether it is a multiple of 16."""
+    if isinstance(value, torch.Tensor):
+        return f"*{POINTERS[value.dtype]}", True
+    if isinstance(value, float):
+        return "fp32", False
+    if value is None or isinstance(value, bool) or value == 1:
+        return ("constexpr", False) if not isinstance(value, bool) else ("u1", False)
+    return "i32" if -(2**31) <= value < 2**31 else "i64", value % 16 == 0
+
+
+def launches(name: str, run: Callable[[], Any], every_config: bool) -> list[Launch]:
+    """The launches of one call, in the first configuration of each space or in all."""
+    noted: dict[str, Launch] = {}
+
+    def note(function: Any, grid: Any, *args: Any, config: tuning.Config, **constants: Any) -> None:
+        assert all(size > 0 for size in grid), f"{name}: grid {grid}"
+        sizes = " ".join(f"{key}={value}" for key, value in config.as_json().items())
+        kernel = function.fn.__name__.strip("_")
+        flags = " ".join(f"{key}={value}" for key, value in constants.items())
+        label = " ".join(filter(None, [name, kernel, flags, sizes]))
+        noted[label] = Launch(function, args, config, tuple(constants.items()), label)
+
+    def each(space: tuning.Space, key: str, x: torch.Tensor, run: Callable[[tuning.Config], Any]) -> Any:
+        results = [run(config) for config in (space.configs if every_config else space.configs[:1])]
+        return results[0]
+
+    before = _triton.launch, tuning.tuned
+    _triton.launch, tuning.tuned = note, each
+    try:
+        run()
+    finally:
+        _triton.launch, tuning.tuned = before
+    return list(noted.values())
+
+
+def calls(spec: Spec, dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[tuple[str, Any]]:
+    """Name and call of the op's Triton functions on its first model shape, without data."""
+    kernels = {op: backend.KERNELS.get(op, {}).get("triton") for op in (spec.name, f"{spec.name}_backward")}
+    forward, backward = kernels.values()
+    args = spec.model_shapes[0].make(dtype, "meta", memory_format)
+    if forward is not None:
+        yield spec.name, lambda: forward.run(*args)
+    if backward is not None:
+        yield f"{spec.name}_backward", lambda: backward.run(*_backward_args(spec, args))
+
+
+def _backward_args(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What autograd hands to the backward op."""
+    fresh, leaves = with_gradient(spec, args)
+    with Recorder(getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default) as recorder:
+        out = spec.call(*fresh)
+        torch.autograd.grad(out, leaves, torch.empty_like(out))
+    return recorder.calls[0]
+
+
+def variants(full: bool) -> Iterator[tuple[Launch, str, int]]:
+    """What to compile: launch, its name with dtype and layout, architecture."""
+    for spec in all_specs().values():
+        for dtype_name, dtype in DTYPES.items():
+            for layout_name, memory_format in LAYOUTS.items():
+                architectures = [
+                    sm for sm in ARCHITECTURES if full or (dtype_name, layout_name, sm) in BY_DEFAULT
+                ]
+                for name, run in calls(spec, dtype, memory_format) if architectures else ():
+                    for launch in launches(name, run, full):
+                        for sm in architectures:
+                            yield launch, f"{launch.label} {dtype_name} {layout_name} sm_{sm}", sm
+
+
+def compiled(launch: Launch, sm: int) -> dict[str, int]:
+    """What one kernel's machine code takes; 1 for tensor_cores where a product runs on them, -1 where it should."""
+    options = {"num_warps": launch.config.num_warps, "num_stages": launch.config.num_stages}
+    built = triton.compile(launch.source(), target=GPUTarget("cuda", sm, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(built.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
+        )
+    numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", usage.stdout)}
+    wants_tensor_cores = "tt.dot" in built.asm["ttir"] and "inputPrecision = ieee" not in built.asm["ttir"]
+    has_tensor_cores = "mma.sync" in built.asm["ptx"] or "wgmma.mma_async" in built.asm["ptx"]
+    return {
+        "registers": numbers["REG"],
+        "stack": numbers["STACK"],
+        "shared": built.metadata.shared,
+        "tensor_cores": 1 if has_tensor_cores else -int(wants_tensor_cores),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--full", action="store_true", help="all configurations and dtypes, for both architectures"
+    )
+    parser.add_argument("--write", action="store_true", help=f"record the result in {TABLE.name}")
+    parser.add_argument("--only", default="", help="ops whose name contains this")
+    arguments = parser.parse_args()
+    results = {
+        label: compiled(launch, sm)
+        for launch, label, sm in variants(arguments.full)
+        if arguments.only in label.split()[0]
+    }
+    if arguments.write:
+        recorded = json.loads(TABLE.read_text())["kernels"] if TABLE.exists() else {}
+        kept = {k: v for k, v in recorded.items() if arguments.only and arguments.only not in k.split()[0]}
+        lines = ",\n".join(
+            f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted({**kept, **results}.items())
+        )
+        version = json.dumps(triton.__version__)
+        TABLE.write_text(f'{{\n "triton": {version},\n "kernels": {{\n{lines}\n }}\n}}\n')
+    json.dump({"triton": triton.__version__, "kernels": results}, sys.stdout, indent=1)
+
+
+if __name__ == "__main__":
+    main()
