@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, checks, layout
+from segnext_kernels import _library, _triton, checks, layout
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.group_norm_act import reference
 from segnext_kernels.registration import (
@@ -129,7 +129,10 @@ _op = define_op(
     "(Tensor x, int groups, Tensor weight, Tensor bias, float eps, Tensor? residual, str act) -> Tensor",
     reference=reference.group_norm_act,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses, _cpu_passed_over)},
+    kernels={
+        "cpu": Kernel(_cpu, _cpu_refuses, _cpu_passed_over),
+        "triton": _triton.kernel(__package__, "forward"),
+    },
     flops=lambda *args, **_: 0,  # element-wise work: not counted by convention
 )
 _backward_op = define_op(
@@ -137,7 +140,10 @@ _backward_op = define_op(
     "(Tensor grad, Tensor x, Tensor out, int groups, Tensor weight, float eps, str act, bool residual) -> Tensor[]",
     reference=reference.group_norm_act_backward,
     fake=_fake_backward,
-    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses, lambda grad, x, *_: _cpu_passed_over(x))},
+    kernels={
+        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses, lambda grad, x, *_: _cpu_passed_over(x)),
+        "triton": _triton.kernel(__package__, "backward", position=1),
+    },
     flops=lambda *args, **_: 0,
 )
 
