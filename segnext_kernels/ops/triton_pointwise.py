@@ -23,9 +23,9 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton
+from segnext_kernels import _triton, tuning
 from segnext_kernels.ops.triton_gelu import gelu
-from segnext_kernels.tuning import Config, Space, config, size_class, tuned
+from segnext_kernels.tuning import Config, Space, config, size_class
 
 PROGRAMS = 264  # two for each of an H200's 132 multiprocessors: where work is split, into about as many parts
 
@@ -279,7 +279,7 @@ def pointwise(
         )  # fmt: skip
         return out
 
-    return tuned(POINTWISE, size_class(x, str(co)), x, run)
+    return tuning.tuned(POINTWISE, size_class(x, str(co)), x, run)
 
 
 def weight_gradient(
@@ -319,5 +319,5 @@ def weight_gradient(
             partial, grad_weight, grad_bias, splits, ci, co, config=SUM, BIAS=bias is not None,
         )  # fmt: skip
 
-    tuned(WEIGHT_GRADIENT, size_class(x, str(co)), x, run)
+    tuning.tuned(WEIGHT_GRADIENT, size_class(x, str(co)), x, run)
     return [grad_weight] if bias is None else [grad_weight, grad_bias]

@@ -22,10 +22,10 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, layout
+from segnext_kernels import _triton, layout, tuning
 from segnext_kernels.ops.triton_gelu import gelu
 from segnext_kernels.ops.triton_pointwise import halves, pointwise
-from segnext_kernels.tuning import Config, Space, config, size_class, tuned
+from segnext_kernels.tuning import Config, Space, config, size_class
 
 MULTIPROCESSORS = 132  # of an H200: fewer programs than this are split into panels
 
@@ -174,7 +174,9 @@ def forward(
         )  # fmt: skip
         return out
 
-    return tuned(NARROW if co <= 128 else WIDE, size_class(hidden.permute(0, 3, 1, 2), str(co)), x, run)
+    return tuning.tuned(
+        NARROW if co <= 128 else WIDE, size_class(hidden.permute(0, 3, 1, 2), str(co)), x, run
+    )
 
 
 def _panel(channels: int, tiles: int) -> tuple[int, int]:

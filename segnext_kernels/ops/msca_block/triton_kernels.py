@@ -20,9 +20,9 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, layout
+from segnext_kernels import _triton, layout, tuning
 from segnext_kernels.ops.triton_pointwise import Pixels, halves, pixel_offsets, pointwise
-from segnext_kernels.tuning import Config, Space, config, size_class, tuned
+from segnext_kernels.tuning import Config, Space, config, size_class
 
 
 @triton.jit
@@ -181,4 +181,4 @@ def forward(
         )  # fmt: skip
         return out
 
-    return tuned(NARROW if c <= 128 else WIDE, size_class(x), x, run)
+    return tuning.tuned(NARROW if c <= 128 else WIDE, size_class(x), x, run)

@@ -21,7 +21,7 @@ from segnext_kernels.registration import (
 NAME = "nmf2d"
 GRADS = ("unrolled", "one_step")
 EPS = 1e-6
-TRITON_WIDEST = 128
+TRITON_WIDEST = 64
 
 
 def _fake(

@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton
+from segnext_kernels import _triton, tuning
 from segnext_kernels.layout import empty_matrices_like
 from segnext_kernels.ops.nmf2d import reference
 from segnext_kernels.ops.nmf2d.triton_products import (
@@ -35,7 +35,7 @@ from segnext_kernels.ops.nmf2d.triton_products import (
     store_matrix,
     sum_parts,
 )
-from segnext_kernels.tuning import Config, Space, config, size_class, tuned
+from segnext_kernels.tuning import Config, Space, config, size_class
 
 
 @triton.jit
@@ -195,8 +195,8 @@ def grad_x_kernel(
         if level > 0:
             coef = load_matrix(coef_ptr + at * pixels * rank, n, pixels, rank, RANK)
             below = at - batch
-            grad_num = load_matrix(bases_grad_num_ptr + below * channels * rank, d, channels, rank, RANK)
-            acc = tl.dot(coef, tl.trans(grad_num), acc, input_precision=PRECISION)
+            from_below = load_matrix(bases_grad_num_ptr + below * channels * rank, d, channels, rank, RANK)
+            acc = tl.dot(coef, tl.trans(from_below), acc, input_precision=PRECISION)
     tl.store(
         out_ptr
         + image * stride_ob
@@ -210,8 +210,8 @@ def grad_x_kernel(
 SPACE = Space(
     "nmf2d.backward",
     (
-        config(8, 1, BLOCK_N=64, BLOCK_D=32),
         config(8, 1, BLOCK_N=32, BLOCK_D=32),
+        config(8, 1, BLOCK_N=64, BLOCK_D=32),
         config(4, 1, BLOCK_N=32, BLOCK_D=32),
         config(8, 2, BLOCK_N=64, BLOCK_D=32),
     ),
@@ -232,7 +232,7 @@ def backward(
     if x.numel() == 0 or saved_bases.numel() == 0:
         return reference.nmf2d_backward(grad_out, x, saved_bases, saved_coef, grad, eps)
     states = saved_bases.contiguous(), saved_coef.contiguous()
-    return tuned(
+    return tuning.tuned(
         SPACE,
         size_class(x, str(saved_bases.shape[3]), grad),
         x,

@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton
+from segnext_kernels import _triton, tuning
 from segnext_kernels.ops.nmf2d import reference
 from segnext_kernels.ops.nmf2d.triton_backward import backward
 from segnext_kernels.ops.nmf2d.triton_products import (
@@ -36,7 +36,7 @@ from segnext_kernels.ops.nmf2d.triton_products import (
     sum_parts,
 )
 from segnext_kernels.layout import empty_matrices_like
-from segnext_kernels.tuning import Config, Space, config, size_class, tuned
+from segnext_kernels.tuning import Config, Space, config, size_class
 
 __all__ = ["backward", "forward"]
 
@@ -172,7 +172,9 @@ def forward(
     if x.numel() == 0 or bases.numel() == 0:
         return reference.nmf2d(x, bases, steps, grad, eps, save)
     r = bases.shape[2]
-    return tuned(SPACE, size_class(x, str(r)), x, lambda c: _forward(x, bases, steps, grad, eps, save, c))
+    return tuning.tuned(
+        SPACE, size_class(x, str(r)), x, lambda c: _forward(x, bases, steps, grad, eps, save, c)
+    )
 
 
 def _forward(

@@ -112,7 +112,7 @@ class Cut:
         tiles = triton.cdiv(n, chosen["BLOCK_N"])
         tiles_a_chunk = triton.cdiv(tiles, max(1, PROGRAMS // b))
         channels = config(
-            4,
+            4 if wide < 64 else 8,
             1,
             BLOCK_D=32,
             PARTS=max(1, PART_VALUES // (32 * wide)),
