@@ -72,7 +72,7 @@ class GraphCache:
 
         Inside a capture of the caller's the function runs as it is and becomes part of that.
         """
-        if images.numel() == 0 or torch.cuda.is_current_stream_capturing():
+        if images.numel() == 0 or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
             return function(images)
         key = (kind, images.shape)
         with self._lock:
