@@ -102,11 +102,12 @@ def kernel(
 def launch(function: Any, grid: tuple[int, ...], *args: Any, config: Config, **constants: Any) -> None:
     """Start a kernel on the current stream; every kernel is started here and nowhere else.
 
+    Multiply-adds may be fused, whatever this version of Triton does by default (3.10 no longer does).
+
     Args:
         args: tensors and numbers, in the kernel's order.
         config: the sizes it was tuned for, warps and pipeline stages.
         constants: its other ``tl.constexpr`` parameters.
     """
-    function[grid](
-        *args, **dict(config.sizes), **constants, num_warps=config.num_warps, num_stages=config.num_stages
-    )
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
+    function[grid](*args, **dict(config.sizes), **constants, **options)

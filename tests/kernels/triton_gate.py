@@ -144,7 +144,11 @@ def variants(full: bool) -> Iterator[tuple[Launch, str, int]]:
 
 def compiled(launch: Launch, sm: int) -> dict[str, int]:
     """What one kernel's machine code takes; 1 for tensor_cores where a product runs on them, -1 where it should."""
-    options = {"num_warps": launch.config.num_warps, "num_stages": launch.config.num_stages}
+    options = {
+        "num_warps": launch.config.num_warps,
+        "num_stages": launch.config.num_stages,
+        "enable_fp_fusion": True,
+    }
     built = triton.compile(launch.source(), target=GPUTarget("cuda", sm, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(built.asm["cubin"])

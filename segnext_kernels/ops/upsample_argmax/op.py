@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from segnext_kernels import _library, checks
+from segnext_kernels import _library, _triton, checks
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.upsample_argmax import reference
 from segnext_kernels.registration import define_op, define_vmap, forbid_gradient
@@ -55,7 +55,11 @@ _op = define_op(
     "(Tensor logits, SymInt[2] size) -> Tensor",
     reference=reference.upsample_argmax,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses), "cuda": Kernel(_cuda, _cuda_refuses)},
+    kernels={
+        "cpu": Kernel(_cpu, _cpu_refuses),
+        "cuda": Kernel(_cuda, _cuda_refuses),
+        "triton": _triton.kernel(__package__, "forward"),
+    },
     flops=lambda *args, **_: 0,  # resizing and comparing: not counted by convention
 )
 forbid_gradient(NAME, "labels are not differentiable; train with upsample_cross_entropy")

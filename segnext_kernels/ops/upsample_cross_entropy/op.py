@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, checks, layout
+from segnext_kernels import _library, _triton, checks, layout
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.upsample_cross_entropy import reference
 from segnext_kernels.registration import define_autograd, define_op, define_vmap, forbid_double_backward
@@ -76,7 +76,7 @@ _op = define_op(
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.upsample_cross_entropy,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses), "triton": _triton.kernel(__package__, "forward")},
     flops=lambda *args, **_: 0,  # resizing and softmax: not counted by convention
 )
 _backward_op = define_op(
@@ -84,7 +84,10 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor",
     reference=reference.upsample_cross_entropy_backward,
     fake=_fake_backward,
-    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
+    kernels={
+        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
+        "triton": _triton.kernel(__package__, "backward", position=1),
+    },
     flops=lambda *args, **_: 0,
 )
 
@@ -132,7 +135,8 @@ def upsample_cross_entropy(
         A scalar, float32 (float64 for float64).
 
     Raises:
-        ValueError: shapes or choices disagree. TypeError: dtypes. IndexError: a class id is out of range.
+        ValueError: shapes or choices disagree. TypeError: dtypes. IndexError: a class id is out of range, on the
+            CPU; on a GPU, which is not waited for, the loss and its gradient are NaN then.
     """
     checks.expect_floating(NAME, "logits", logits, 4, "(N, K, h, w)")
     n, k = logits.shape[:2]
