@@ -33,11 +33,7 @@ PROGRAMS = 264  # two for each of an H200's 132 multiprocessors: where work is s
 @triton.jit
 def pixel_offsets(p, width, stride_h, stride_w, FLAT: tl.constexpr):
     """Where the pixels p (int64, of one image) are; FLAT: stride_w is the stride of all of them."""
-    if FLAT:
-        offsets = p * stride_w
-    else:
-        offsets = (p // width) * stride_h + (p % width) * stride_w
-    return offsets
+    return p * stride_w if FLAT else (p // width) * stride_h + (p % width) * stride_w
 
 
 @triton.jit

@@ -16,6 +16,7 @@ the result in triton_gate.json, of which the default is a part.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import subprocess
@@ -109,14 +110,15 @@ def launches(name: str, run: Callable[[], Any], every_config: bool) -> list[Laun
 
 
 def calls(spec: Spec, dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[tuple[str, Any]]:
-    """Name and call of the op's Triton functions on its first model shape, without data."""
+    """Name and call of the op's Triton functions on its narrowest and widest model shape, without data."""
     kernels = {op: backend.KERNELS.get(op, {}).get("triton") for op in (spec.name, f"{spec.name}_backward")}
     forward, backward = kernels.values()
-    args = spec.model_shapes[0].make(dtype, "meta", memory_format)
-    if forward is not None:
-        yield spec.name, lambda: forward.run(*args)
-    if backward is not None:
-        yield f"{spec.name}_backward", lambda: backward.run(*_backward_args(spec, args))
+    for shape in (spec.model_shapes[0], spec.model_shapes[-1]):
+        args = shape.make(dtype, "meta", memory_format)
+        if forward is not None:
+            yield spec.name, functools.partial(forward.run, *args)
+        if backward is not None:
+            yield f"{spec.name}_backward", functools.partial(backward.run, *_backward_args(spec, args))
 
 
 def _backward_args(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -130,6 +132,7 @@ def _backward_args(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def variants(full: bool) -> Iterator[tuple[Launch, str, int]]:
     """What to compile: launch, its name with dtype and layout, architecture."""
+    seen: set[str] = set()
     for spec in all_specs().values():
         for dtype_name, dtype in DTYPES.items():
             for layout_name, memory_format in LAYOUTS.items():
@@ -139,7 +142,10 @@ def variants(full: bool) -> Iterator[tuple[Launch, str, int]]:
                 for name, run in calls(spec, dtype, memory_format) if architectures else ():
                     for launch in launches(name, run, full):
                         for sm in architectures:
-                            yield launch, f"{launch.label} {dtype_name} {layout_name} sm_{sm}", sm
+                            label = f"{launch.label} {dtype_name} {layout_name} sm_{sm}"
+                            if label not in seen:
+                                yield launch, label, sm
+                            seen.add(label)
 
 
 def compiled(launch: Launch, sm: int) -> dict[str, int]:
@@ -157,7 +163,8 @@ def compiled(launch: Launch, sm: int) -> dict[str, int]:
             [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
         )
     numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", usage.stdout)}
-    wants_tensor_cores = "tt.dot" in built.asm["ttir"] and "inputPrecision = ieee" not in built.asm["ttir"]
+    # plain float32 products are none of theirs
+    wants_tensor_cores = re.search(r"tt\.dot .*(xf16>|xbf16>|tf32x3)", built.asm["ttir"]) is not None
     has_tensor_cores = "mma.sync" in built.asm["ptx"] or "wgmma.mma_async" in built.asm["ptx"]
     return {
         "registers": numbers["REG"],

@@ -11,9 +11,9 @@ GELU is computed once an element. float32 is multiplied as float32.
 
 The backward is PyTorch's products around the kernels of dwconv_gelu: see `ops.conv_ffn.op`.
 
-Model, P pixels, C in and out, E hidden, e bytes: 2 P C E + (18 + ~25) P E + 2 P C E FLOP; e (P C + P E) bytes for the first,
-e ((1 + halo) P E + 2 P C) for the second, halo = (TILE_H + 2) (TILE_W + 2) / (TILE_H TILE_W) - 1: 0.56 for 8 x 8, served by
-L2. Unfused: 4 e P E bytes more. A model: not yet measured on a GPU.
+Model, P pixels, C in and out, E hidden, e bytes: 4 P C E + (18 + ~25) P E FLOP; e (P C + P E) bytes for the first,
+e ((1 + halo) P E + 2 P C) for the second, halo = (TILE_H + 2) (TILE_W + 2) / (TILE_H TILE_W) - 1: 0.56 for 8 x 8,
+served by L2. Unfused: 4 e P E bytes more. A model: not yet measured on a GPU.
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
     return Space(f"conv_ffn.{name}", configs, live, shared)
 
 
+# Up to 128 channels, up to 512, and those of float32, whose operands take twice the registers and the shared memory.
 # 64 pixels by 512 channels are 128 accumulators a thread of 256; 32 hidden channels are a 64-byte sector pair a pixel.
 NARROW = _space(
     "narrow",
@@ -136,10 +137,26 @@ WIDE = _space(
         config(8, 2, TILE_H=8, TILE_W=8, BLOCK_E=32),
         config(8, 2, TILE_H=4, TILE_W=8, BLOCK_E=32),
         config(8, 1, TILE_H=4, TILE_W=8, BLOCK_E=64),
-        config(4, 2, TILE_H=4, TILE_W=4, BLOCK_E=32),
     ),
     512,
 )
+NARROW_FLOAT = _space(
+    "narrow_float",
+    (
+        config(8, 1, TILE_H=8, TILE_W=8, BLOCK_E=16),
+        config(4, 1, TILE_H=4, TILE_W=8, BLOCK_E=16),
+    ),
+    128,
+)
+WIDE_FLOAT = _space(
+    "wide_float",
+    (
+        config(8, 1, TILE_H=4, TILE_W=4, BLOCK_E=16),
+        config(8, 1, TILE_H=4, TILE_W=8, BLOCK_E=16),
+    ),
+    512,
+)
+SPACES = {(False, False): NARROW, (True, False): WIDE, (False, True): NARROW_FLOAT, (True, True): WIDE_FLOAT}
 WIDEST = 512  # channels of a panel: more do not fit the registers
 
 

@@ -9,9 +9,9 @@ time it forms (W_mix m + b_mix) * u, walking over the channels of m in steps of 
 eager PyTorch would to keep it, and multiplies it into the result at once: the gated tensor is never in memory.
 Two accumulators hold all of SegNeXt's widths without padding (320 = 256 + 64). float32 is multiplied as float32.
 
-Model, P pixels, e bytes an element: proj_in 2 P C C FLOP and 2 e P C bytes; the last 4 P C C FLOP and 4 e P C bytes (m, u, x,
-out), m again C / BLOCK_J - 1 times from L1 or L2, both matrices (2 e C C) once a program from L2. Unfused: 5 e P C bytes
-more. A model: not yet measured on a GPU.
+Model, P pixels, e bytes an element: proj_in 2 P C C FLOP and 2 e P C bytes; the last 4 P C C FLOP and 4 e P C bytes (m,
+u, x, out), m again C / BLOCK_J - 1 times from L1 or L2, both matrices (2 e C C) once a program from L2. Unfused: 5 e P C
+bytes more. A model: not yet measured on a GPU.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
     return Space(f"msca_block.{name}", configs, live, shared)
 
 
+# Up to 128 channels, up to 512, and those of float32, whose operands take twice the registers and the shared memory.
 # 64 pixels by 128 channels and 32 by 512 are 64 accumulators a thread.
 NARROW = _space(
     "narrow",
@@ -135,13 +136,30 @@ NARROW = _space(
 WIDE = _space(
     "wide",
     (
+        config(8, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=64),
         config(8, 2, BLOCK_P=32, BLOCK_J=64, BLOCK_K=64),
-        config(8, 2, BLOCK_P=64, BLOCK_J=64, BLOCK_K=64),
         config(8, 2, BLOCK_P=64, BLOCK_J=32, BLOCK_K=32),
-        config(4, 2, BLOCK_P=16, BLOCK_J=64, BLOCK_K=64),
+        config(4, 2, BLOCK_P=16, BLOCK_J=32, BLOCK_K=64),
     ),
     512,
 )
+NARROW_FLOAT = _space(
+    "narrow_float",
+    (
+        config(4, 1, BLOCK_P=32, BLOCK_J=16, BLOCK_K=32),
+        config(8, 1, BLOCK_P=64, BLOCK_J=32, BLOCK_K=32),
+    ),
+    128,
+)
+WIDE_FLOAT = _space(
+    "wide_float",
+    (
+        config(8, 1, BLOCK_P=16, BLOCK_J=16, BLOCK_K=16),
+        config(8, 1, BLOCK_P=16, BLOCK_J=16, BLOCK_K=32),
+    ),
+    512,
+)
+SPACES = {(False, False): NARROW, (True, False): WIDE, (False, True): NARROW_FLOAT, (True, True): WIDE_FLOAT}
 
 
 def forward(
@@ -181,4 +199,4 @@ def forward(
         )  # fmt: skip
         return out
 
-    return tuning.tuned(NARROW if c <= 128 else WIDE, size_class(x), x, run)
+    return tuning.tuned(SPACES[c > 128, x.dtype == torch.float32], size_class(x), x, run)

@@ -9,11 +9,11 @@ and, for the kernel below, its sums X g(num), X C, K = Cᵀ g(den), CᵀC. At th
 joins the first sum; at the others what the update of the bases above adds comes in: Xᵀ g(num') + C' (K' + K'ᵀ).
 `channel_kernel`, a program per tile of channels: undoes the update of the bases that led to this level.
 
-At last `grad_x_kernel`: sum over levels of g(num) Bᵀ + C' g(num')ᵀ as one product of (2 s + 1) R terms: grad_x is written
-once and never rounded in between. "one_step" is the top level alone.
+At last `grad_x_kernel`: the sum over levels of g(num) Bᵀ + C' g(num')ᵀ as one product of (2 s + 1) R terms: grad_x is
+written once and never rounded in between. "one_step" is the top level alone.
 
-Model, per image of D channels, N pixels, rank R, s steps, e bytes an element: (12 s + 8) D N R FLOP and as products of
-parts more (`triton_products`); X is read 2 s + 2 times, every second time from L2, grad_out twice, grad_x written once;
+Model, per image of D channels, N pixels, rank R, s steps, e bytes an element: (12 s + 8) D N R FLOP, and as products of
+parts more (`triton_products`); X is read 2 s + 1 times, every second time from L2, grad_out twice, grad_x written once;
 g(num) of all levels is kept, 4 (s + 1) N R bytes, as much as the saved coef. 2 s + 3 launches.
 A model: not yet measured on a GPU.
 """

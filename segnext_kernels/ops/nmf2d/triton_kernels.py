@@ -12,10 +12,10 @@ A chunk goes over its pixels twice: once along the channels for Xᵀ B, keeping 
 barrier of the program), once along the pixels for X coef', so that both sums stay in registers and a chunk may be of
 any length: its partial sums, D R floats, are written once. X comes from L2 the second time.
 
-Model, per image of D channels, N pixels, rank R, e bytes an element, c chunks: a step 4 D N R + 4 N R R FLOP (twice the
-first part for bfloat16: two products, see `triton_products`); 2 e D N bytes of X, the second e D N from L2 where a chunk
-fits, 12 N R of coef, 8 c D R of sums. D 256, N 4096, R 16, bfloat16: 2 MiB of X a pass, 0.07 GFLOP a step: bound by
-latency, then L2. A model: not yet measured on a GPU.
+Model, per image of D channels, N pixels, rank R, e bytes an element, c chunks: a step is 4 D N R + 4 N R R FLOP (twice
+the first part for bfloat16: two products, see `triton_products`); 2 e D N bytes of X, the second half from L2 where a
+chunk fits, 12 N R of coef, 8 c D R of sums. D 256, N 4096, R 16, bfloat16: 2 MiB of X a pass, 0.07 GFLOP a step: bound
+by latency, then L2. A model: not yet measured on a GPU.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 
 from segnext_kernels import _triton, tuning
+from segnext_kernels.layout import empty_matrices_like
 from segnext_kernels.ops.nmf2d import reference
 from segnext_kernels.ops.nmf2d.triton_backward import backward
 from segnext_kernels.ops.nmf2d.triton_products import (
@@ -35,7 +36,6 @@ from segnext_kernels.ops.nmf2d.triton_products import (
     store_matrix,
     sum_parts,
 )
-from segnext_kernels.layout import empty_matrices_like
 from segnext_kernels.tuning import Config, Space, config, size_class
 
 __all__ = ["backward", "forward"]
@@ -154,6 +154,7 @@ def _shared(c: Config, size: int) -> int:
 SPACE = Space(
     "nmf2d.forward",
     (
+        config(8, 1, BLOCK_N=32, BLOCK_D=32),
         config(8, 1, BLOCK_N=64, BLOCK_D=32),
         config(4, 1, BLOCK_N=32, BLOCK_D=32),
         config(4, 2, BLOCK_N=64, BLOCK_D=32),

@@ -2,7 +2,7 @@
 
 The state (bases, coef, their Gram matrices and gradients) is float32 and stays so. bfloat16 data meets it on the tensor
 cores in two products, of the state's leading eight bits and of the next eight; float16 data, whose range gradients of
-the state would leave, in three TF32 products that together keep float32's digits ("tf32x3"; state times state likewise);
+the state would leave, in three TF32 products that together keep float32's digits ("tf32x3"; state times state too);
 float32 data in plain float32 products ("ieee"). None of them has TF32's error.
 """
 
@@ -92,7 +92,7 @@ class Cut:
         precision: of float32 products.
         pixels: the configuration of kernels over pixels.
         channels: the configuration of kernels over channels.
-        chunks: programs over the pixels of an image, each of ``tiles_a_chunk`` tiles: about two a multiprocessor in all.
+        chunks: programs over the pixels of an image, each of ``tiles_a_chunk`` tiles: two a multiprocessor in all.
         channel_tiles: programs over the channels of an image.
     """
 
