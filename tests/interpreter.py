@@ -1,4 +1,4 @@
-"""Triton's interpreter as tests use it: which contract cases it can afford, and bfloat16 rounded as by the hardware."""
+"""Triton's interpreter as tests use it: mended where it differs from the hardware, on the cases it can afford."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ ON = _triton.interpreted() and _triton.missing() is None
 # The interpreter takes some 50 microseconds an operation of a program: 0.1 to 1 second a call on the samples
 # below this many elements. The larger ones reach no branch that these do not.
 MOST_ELEMENTS = 3000
-# float32 in both layouts shows wrong indices, the 16-bit types show what is rounded where
+# float32 shows wrong indices, the 16-bit types show what is rounded where; the first sample runs in all
 PAIRS = {
-    (torch.float32, torch.contiguous_format),
     (torch.float32, torch.channels_last),
     (torch.bfloat16, torch.channels_last),
 }
@@ -35,15 +34,46 @@ def affords(item: pytest.Item) -> bool:
     is_first = case.sample is case.spec.samples[0]
     if item.originalname not in OVER_ALL_SAMPLES:  # type: ignore[attr-defined]
         return is_first and case.layout == torch.channels_last and case.dtype != torch.float16
-    if (case.dtype, case.layout) not in PAIRS and not (is_first and case.dtype == torch.float16):
-        return False
-    return is_first or tensors(case.args())[0].numel() <= MOST_ELEMENTS
+    if is_first:
+        return case.dtype == torch.float32 or case.layout == torch.channels_last
+    return (case.dtype, case.layout) in PAIRS and tensors(case.args())[0].numel() <= MOST_ELEMENTS
 
 
-def round_as_the_hardware() -> None:
-    """Make the interpreter round float32 to the nearest bfloat16, as `cvt.rn` does; it cuts the digits off."""
+def prepare() -> None:
+    """Mend two things of the interpreter: the rounding to bfloat16, and the time of device functions."""
     from triton.runtime import interpreter
 
+    _round_as_the_hardware(interpreter)
+    if hasattr(interpreter, "_LangPatchScope"):
+        _patch_once_a_launch(interpreter)
+
+
+def _patch_once_a_launch(interpreter: Any) -> None:
+    """At each call of a function by a kernel the interpreter wraps the language's functions again, wrapper around
+    wrapper: the time goes with the square of the calls. Once for each module and launch is enough."""
+    patch, language = interpreter._patch_lang, interpreter.tl
+    scopes: list[Any] = []
+    patched: set[str] = set()
+
+    class Launch:
+        def restore(self) -> None:
+            while scopes:
+                scopes.pop().restore()
+            patched.clear()
+
+    def patch_once(function: Any) -> Launch:
+        values = [value for value in function.__globals__.values() if inspect.ismodule(value)]
+        names = {value.__name__ for value in values if value in (language, language.core)}
+        if not names <= patched:
+            patched.update(names)
+            scopes.append(patch(function))
+        return Launch()
+
+    interpreter._patch_lang = patch_once
+
+
+def _round_as_the_hardware(interpreter: Any) -> None:
+    """It cuts float32's digits off, where the hardware's `cvt.rn` rounds to the nearest bfloat16."""
     convert = interpreter._convert_float
     bfloat16, float32 = interpreter.tl.bfloat16, interpreter.tl.float32
 

@@ -12,7 +12,7 @@ import torch
 from tests import interpreter
 
 if interpreter.ON:
-    interpreter.round_as_the_hardware()
+    interpreter.prepare()
 
 
 @pytest.fixture(autouse=True)

@@ -9,4 +9,4 @@ from tests import interpreter
 
 collect_ignore_glob = [] if interpreter.ON else ["test_*.py"]
 if interpreter.ON:
-    interpreter.round_as_the_hardware()
+    interpreter.prepare()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, checks, layout
+from segnext_kernels import _library, _triton, checks, layout
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.convolution import convolution_flops
 from segnext_kernels.ops.msca_conv import reference
@@ -20,6 +20,7 @@ from segnext_kernels.registration import (
 )
 
 NAME = "msca_conv"
+TRITON_MAX_STRIPS = 6  # three pairs, as SegNeXt has: the kernels name a sum for each
 ARGUMENTS = "Tensor x, Tensor root_weight, Tensor? root_bias, Tensor[] strip_weights, Tensor[] strip_biases"
 
 
@@ -66,6 +67,18 @@ def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
     return _cpu_refuses(*args)
 
 
+def _triton_refuses(
+    x: torch.Tensor,
+    root_weight: torch.Tensor,
+    root_bias: torch.Tensor | None,
+    strip_weights: list[torch.Tensor],
+    *_: Any,
+) -> str | None:
+    if len(strip_weights) > TRITON_MAX_STRIPS:
+        return f"takes up to {TRITON_MAX_STRIPS} strip weights, not {len(strip_weights)}"
+    return None
+
+
 def _cpu_views(
     x: torch.Tensor,
     root_weight: torch.Tensor,
@@ -100,7 +113,10 @@ _op = define_op(
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.msca_conv,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={
+        "cpu": Kernel(_cpu, _cpu_refuses),
+        "triton": _triton.kernel(__package__, "forward", refuses_more=_triton_refuses),
+    },
     flops=_flops,
 )
 _backward_op = define_op(
@@ -108,7 +124,12 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.msca_conv_backward,
     fake=_fake_backward,
-    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
+    kernels={
+        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
+        "triton": _triton.kernel(
+            __package__, "backward", position=1, refuses_more=lambda grad, *args: _triton_refuses(*args)
+        ),
+    },
     flops=_flops_backward,
 )
 
