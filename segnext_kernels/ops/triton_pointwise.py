@@ -27,7 +27,8 @@ from segnext_kernels import _triton, tuning
 from segnext_kernels.ops.triton_gelu import gelu
 from segnext_kernels.tuning import Config, Space, config, size_class
 
-PROGRAMS = 264  # two for each of an H200's 132 multiprocessors: where work is split, into about as many parts
+MULTIPROCESSORS = 132  # of an H200: where work is split, into as many parts
+PROGRAMS = 2 * MULTIPROCESSORS
 
 
 @triton.jit

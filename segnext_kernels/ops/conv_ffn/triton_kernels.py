@@ -24,10 +24,8 @@ import triton.language as tl
 
 from segnext_kernels import _triton, layout, tuning
 from segnext_kernels.ops.triton_gelu import gelu
-from segnext_kernels.ops.triton_pointwise import halves, pointwise
+from segnext_kernels.ops.triton_pointwise import MULTIPROCESSORS, halves, pointwise
 from segnext_kernels.tuning import Config, Space, config, size_class
-
-MULTIPROCESSORS = 132  # of an H200: fewer programs than this are split into panels
 
 
 @triton.jit

@@ -15,6 +15,7 @@ from segnext_kernels.registration import define_autocast, define_op, define_vmap
 
 NAME = "msca_block"
 TRITON_WIDEST = 512
+TRITON_STRIPS = 3
 
 
 def _fake(x: torch.Tensor, *_: Any) -> torch.Tensor:
@@ -67,9 +68,14 @@ def _cpu_refuses(
     return _library.cpu_refuses(x, (torch.float32, torch.bfloat16)) or _library.strips_refused(root, strips)
 
 
-def _triton_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    # the result's channels are held in registers
-    return f"takes up to {TRITON_WIDEST} channels, not {x.shape[1]}" if x.shape[1] > TRITON_WIDEST else None
+def _triton_refuses(
+    x: torch.Tensor, proj_in: Any, proj_in_bias: Any, root: Any, root_bias: Any, strips: Any, *_: Any
+) -> str | None:
+    if x.shape[1] > TRITON_WIDEST:  # the result's channels are held in registers
+        return f"takes up to {TRITON_WIDEST} channels, not {x.shape[1]}"
+    if len(strips) > 2 * TRITON_STRIPS:
+        return f"takes up to {TRITON_STRIPS} strips, not {len(strips) // 2}"
+    return None
 
 
 _op = define_op(

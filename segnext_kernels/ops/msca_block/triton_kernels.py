@@ -1,7 +1,7 @@
 """msca_block in Triton: three steps, of which the last is two chained products.
 
     u   = GELU(W_in x + b_in)                                              `ops.triton_pointwise`
-    m   = msca_conv(u)                                                     the op, by the backend in force
+    m   = msca_conv(u)                                                     `triton_strips`, or the CUDA kernel
     out = x s + t + W_out ((W_mix m + b_mix) * u) + b_out                  one kernel
 
 Tiling of the last: a program makes BLOCK_P pixels by all C channels of the result in float32. For BLOCK_J channels at a
@@ -9,9 +9,9 @@ time it forms (W_mix m + b_mix) * u, walking over the channels of m in steps of 
 eager PyTorch would to keep it, and multiplies it into the result at once: the gated tensor is never in memory.
 Two accumulators hold all of SegNeXt's widths without padding (320 = 256 + 64). float32 is multiplied as float32.
 
-Model, P pixels, e bytes an element: proj_in 2 P C C FLOP and 2 e P C bytes; the last 4 P C C FLOP and 4 e P C bytes (m,
-u, x, out), m again C / BLOCK_J - 1 times from L1 or L2, both matrices (2 e C C) once a program from L2. Unfused: 5 e P C
-bytes more. A model: not yet measured on a GPU.
+Model, P pixels, e bytes an element: proj_in 2 P C C FLOP and 2 e P C bytes; the last 4 P C C FLOP and 4 e P C bytes
+(m, u, x, out), m again C / BLOCK_J - 1 times from L1 or L2, both matrices (2 e C C) once a program from L2. Unfused:
+5 e P C bytes more. A model: not yet measured on a GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, layout, tuning
+from segnext_kernels import _triton, backend, layout, tuning
+from segnext_kernels.ops.msca_block.triton_strips import strips
 from segnext_kernels.ops.triton_pointwise import Pixels, halves, pixel_offsets, pointwise
 from segnext_kernels.tuning import Config, Space, config, size_class
 
@@ -182,7 +183,10 @@ def forward(
     if x.numel() == 0:
         return out
     u = pointwise(x, proj_in_weight[:, :, 0, 0], proj_in_bias, layout.empty_like(x), act="gelu")
-    m = torch.ops.segnext_kernels.msca_conv(u, root_weight, root_bias, strip_weights, strip_biases)
+    arguments = (u, root_weight, root_bias, strip_weights, strip_biases)
+    # the CUDA kernel holds rows in registers, which Triton cannot index
+    is_compiled = backend.choose("msca_conv", *arguments) == "cuda"
+    m = torch.ops.segnext_kernels.msca_conv(*arguments) if is_compiled else strips(*arguments)
     c = x.shape[1]
     walk = Pixels.of(m, u, x, out)
     first, rest = halves(c)
