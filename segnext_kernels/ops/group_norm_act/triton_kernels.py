@@ -2,7 +2,8 @@
 
 Maths: with xhat = (x - mean) rstd, y = xhat weight + bias + residual. Backward, with d = grad where ReLU let
 through, A_c = sum d and B_c = sum d xhat over the pixels, and means over a group of M values:
-    grad_x = rstd (d weight - mean(weight_c A_c) - xhat mean(weight_c B_c)),  grad_weight = sum_n B,  grad_bias = sum_n A.
+    grad_x = rstd (d weight - mean(weight_c A_c) - xhat mean(weight_c B_c)),
+    grad_weight = sum_n B, grad_bias = sum_n A.
 
 Tiling: tiles of BLOCK_P pixels x BLOCK_C channels, whatever the groups. A tile's mean and squared deviations from
 it are per channel, two passes over registers, so an offset of the whole input costs no digits; a small kernel joins
@@ -264,9 +265,7 @@ def _statistics(x: torch.Tensor, groups: int, eps: float) -> torch.Tensor:
     def run(config: Config) -> torch.Tensor:
         tiles = triton.cdiv(h * w, config["BLOCK_P"])
         moments = torch.empty((n, tiles, 2, c), dtype=torch.float32, device=x.device)
-        _triton.launch(
-            _moments_kernel, _grid(x, config), x, moments, h * w, w, c, *x.stride(), config=config
-        )
+        _triton.launch(_moments_kernel, _grid(x, config), x, moments, h * w, w, c, *x.stride(), config=config)
         _triton.launch(
             _statistics_kernel, (n * groups,), moments, statistics, tiles, config["BLOCK_P"], h * w, c, groups, eps,
             config=_join_config(c // groups),

@@ -49,10 +49,11 @@ def _tap(taps_ptr, index, c, channels):
 
 
 @triton.jit
-def _shifted(at, h, w, inside, height, width, stride_h, stride_w, DH: tl.constexpr, DW: tl.constexpr):
-    """The tile moved by (DH, DW), zero outside the image."""
-    inside = inside & (h + DH >= 0) & (h + DH < height) & (w + DW >= 0) & (w + DW < width)
-    return tl.load(at + DH * stride_h + DW * stride_w, mask=inside, other=0.0).to(tl.float32)
+def _shifted(at, h, w, is_channel, height, width, stride_h, stride_w, dh, dw):
+    """The tile moved by (dh, dw), zero outside the image."""
+    dh, dw = tl.full((1, 1), dh, tl.int64), tl.full((1, 1), dw, tl.int64)
+    inside = is_channel & (h + dh >= 0) & (h + dh < height) & (w + dw >= 0) & (w + dw < width)
+    return tl.load(at + dh * stride_h + dw * stride_w, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -67,7 +68,7 @@ def _root_kernel(
     total = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
     if BIAS >= 0:
         total += _tap(taps_ptr, BIAS, c, channels)
-    for i in tl.static_range(K):
+    for i in range(K):
         for j in tl.static_range(K):
             x = _shifted(at, h, w, c < channels, height, width, stride_xh, stride_xw, i - K // 2, j - K // 2)
             if TURNED:
@@ -76,6 +77,21 @@ def _root_kernel(
                 total += x * _tap(taps_ptr, i * K + j, c, channels)
     out = out_ptr + n * stride_on + h * stride_oh + w * stride_ow + c * stride_oc
     tl.store(out, total.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _with_tap(
+    total, x, taps_ptr, c, channels, J: tl.constexpr, LONGEST: tl.constexpr, K: tl.constexpr, FIRST: tl.constexpr,
+    TURNED: tl.constexpr,
+):  # fmt: skip
+    """``total`` plus x times the tap of a K-tap strip at place J of the longest strip's window, if it has one."""
+    if J >= LONGEST // 2 - K // 2:
+        if J < LONGEST // 2 - K // 2 + K:
+            if TURNED:
+                total += x * _tap(taps_ptr, FIRST + K - 1 - (J - LONGEST // 2 + K // 2), c, channels)
+            else:
+                total += x * _tap(taps_ptr, FIRST + J - LONGEST // 2 + K // 2, c, channels)
+    return total
 
 
 @triton.jit
@@ -97,24 +113,21 @@ def _fan_out_kernel(
         if K2 > 0:
             total2 += _tap(taps_ptr, BIAS + 4, c, channels)
     for j in tl.static_range(LONGEST):
-        offset: tl.constexpr = j - LONGEST // 2
         if DOWN:
-            x = _shifted(at, h, w, c < channels, height, width, stride_xh, stride_xw, offset, 0)
+            x = _shifted(at, h, w, c < channels, height, width, stride_xh, stride_xw, j - LONGEST // 2, 0)
         else:
-            x = _shifted(at, h, w, c < channels, height, width, stride_xh, stride_xw, 0, offset)
-        sign: tl.constexpr = -1 if TURNED else 1
-        if abs(j - LONGEST // 2) <= K0 // 2:
-            total0 += x * _tap(taps_ptr, FIRST + K0 // 2 + sign * offset, c, channels)
-        if abs(j - LONGEST // 2) <= K1 // 2 and K1 > 0:
-            total1 += x * _tap(taps_ptr, FIRST + K0 + K1 // 2 + sign * offset, c, channels)
-        if abs(j - LONGEST // 2) <= K2 // 2 and K2 > 0:
-            total2 += x * _tap(taps_ptr, FIRST + K0 + K1 + K2 // 2 + sign * offset, c, channels)
+            x = _shifted(at, h, w, c < channels, height, width, stride_xh, stride_xw, 0, j - LONGEST // 2)
+        total0 = _with_tap(total0, x, taps_ptr, c, channels, j, LONGEST, K0, FIRST, TURNED)
+        total1 = _with_tap(total1, x, taps_ptr, c, channels, j, LONGEST, K1, FIRST + K0, TURNED)
+        total2 = _with_tap(total2, x, taps_ptr, c, channels, j, LONGEST, K2, FIRST + K0 + K1, TURNED)
     out = out_ptr + n * stride_on + h * stride_oh + w * stride_ow + c * stride_oc
     tl.store(out, total0.to(out_ptr.dtype.element_ty), mask=inside)
     if K1 > 0:
         tl.store(out + tl.full((1, 1), stride_os, tl.int64), total1.to(out_ptr.dtype.element_ty), mask=inside)
     if K2 > 0:
-        tl.store(out + tl.full((1, 1), stride_os, tl.int64) * 2, total2.to(out_ptr.dtype.element_ty), mask=inside)
+        tl.store(
+            out + tl.full((1, 1), stride_os, tl.int64) * 2, total2.to(out_ptr.dtype.element_ty), mask=inside
+        )
 
 
 @triton.jit
@@ -123,7 +136,8 @@ def _convolved(
     K: tl.constexpr, FIRST: tl.constexpr, DOWN: tl.constexpr, TURNED: tl.constexpr,
 ):  # fmt: skip
     """``total`` plus one strip's convolution of the image at ``at``."""
-    for j in tl.static_range(K):
+    # a loop at run time: unrolled, the compiler starts so many loads at once that registers spill
+    for j in range(K):
         if DOWN:
             x = _shifted(at, h, w, c < channels, height, width, stride_h, stride_w, j - K // 2, 0)
         else:
@@ -225,11 +239,12 @@ def _products_kernel(
     tl.store(sums, tl.sum(total, 0), mask=channel < channels)
 
 
-def _spaces(name: str, values: int, rows: int = 0) -> dict[bool, Space]:
+def _spaces(name: str, values: int, rows: int = 0, unrolled: bool = False) -> dict[bool, Space]:
     """Spaces for channels_last (True) and contiguous, of ``values`` held a place of a tile.
 
-    Eight places a thread: 16 bytes of a 16-bit type, and a weight's load serves two pixels; 64 channels or pixels
-    along the innermost axis make whole lines. Reasoned, not yet measured.
+    Four places a thread where loops are unrolled, so that their loads fit the registers; eight elsewhere: 16 bytes
+    of a 16-bit type, and a weight's load serves two pixels. 64 channels or pixels along the innermost axis make
+    whole lines. Reasoned, not yet measured.
     """
 
     def live(config: Config) -> int:
@@ -239,18 +254,20 @@ def _spaces(name: str, values: int, rows: int = 0) -> dict[bool, Space]:
     nhwc = (
         config(BLOCK_W=16, BLOCK_C=64, **more),
         config(BLOCK_W=8, BLOCK_C=64, **more),
-        config(BLOCK_W=16, BLOCK_C=32, num_warps=2, **more),
+        config(BLOCK_W=8, BLOCK_C=32, num_warps=2, **more),
     )
     nchw = (
-        config(BLOCK_W=128, BLOCK_C=4, **more),
+        config(BLOCK_W=128, BLOCK_C=8, **more),
         config(BLOCK_W=64, BLOCK_C=8, **more),
         config(BLOCK_W=32, BLOCK_C=8, num_warps=2, **more),
     )
+    if unrolled:
+        nhwc, nchw = nhwc[1:], nchw[1:]
     return {True: Space(f"{name}.nhwc", nhwc, live), False: Space(f"{name}.nchw", nchw, live)}
 
 
 ROOT = _spaces("msca_conv.root", values=3)
-FAN_OUT = _spaces("msca_conv.fan_out", values=5)
+FAN_OUT = _spaces("msca_conv.fan_out", values=5, unrolled=True)
 FAN_IN = _spaces("msca_conv.fan_in", values=3)
 PRODUCTS = _spaces("msca_conv.products", values=3, rows=32)
 
@@ -378,7 +395,10 @@ def backward(
     biases = [] if root_bias is None else [root_bias]
     params = [root_weight, *biases, *strip_weights, *strip_biases]
     if x.numel() == 0:
-        return [layout.empty_like(x), *(torch.zeros_like(p, memory_format=torch.contiguous_format) for p in params)]
+        return [
+            layout.empty_like(x),
+            *(torch.zeros_like(p, memory_format=torch.contiguous_format) for p in params),
+        ]
     convolution = _Convolution(x, root_weight, root_bias, strip_weights, strip_biases)
     grad_a, of_strips = grad, []
     if convolution.strips:

@@ -41,8 +41,8 @@ def _label_of(target_ptr, mask, ignore_index, classes):
 
 @triton.jit
 def _forward_kernel(
-    logits_ptr, target_ptr, weight_ptr, weight_sum_ptr, lse_ptr, sums_ptr, classes, height, width, out_height, out_width,
-    scale_h, scale_w, inverse_h, inverse_w, reach_h, reach_w, ignore_index, smoothing,
+    logits_ptr, target_ptr, weight_ptr, weight_sum_ptr, lse_ptr, sums_ptr,
+    classes, height, width, out_height, out_width, scale_h, scale_w, inverse_h, inverse_w, reach_h, reach_w, ignore_index, smoothing,
     stride_n, stride_k, stride_h, stride_w, stride_tn, stride_th, stride_tw,
     WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, WRITE_LSE: tl.constexpr,
     BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -161,7 +161,9 @@ def _gradient_kernel(
             from_x, next_x, w1 = source_of(out_x, scale_w, width, reach_w)
             share_x = tl.where(from_x == x, 1.0 - w1, 0.0) + tl.where(next_x == x, w1, 0.0)
             mine = touches_y & (out_x < out_width) & ((from_x == x) | (next_x == x))
-            target_at = target_ptr + n * stride_tn + out_y.to(tl.int64) * stride_th + out_x.to(tl.int64) * stride_tw
+            target_at = (
+                target_ptr + n * stride_tn + out_y.to(tl.int64) * stride_th + out_x.to(tl.int64) * stride_tw
+            )
             label, counted, _ = _label_of(target_at, mine, ignore_index, classes)
             touched += counted.to(tl.int32)
             lse = tl.load(lse_ptr + (n * out_height + out_y) * out_width + out_x, mask=mine, other=0.0)
