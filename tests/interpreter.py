@@ -48,10 +48,11 @@ def affords(item: pytest.Item) -> bool:
 
 
 def prepare() -> None:
-    """Mend two things of the interpreter: the rounding to bfloat16, and the time of device functions."""
+    """Mend three things of the interpreter: bfloat16's rounding and products, and the time of device functions."""
     from triton.runtime import interpreter
 
     _round_as_the_hardware(interpreter)
+    _multiply_bfloat16(interpreter)
     if hasattr(interpreter, "_LangPatchScope"):
         _patch_once_a_launch(interpreter)
 
@@ -96,7 +97,6 @@ def _round_as_the_hardware(interpreter: Any) -> None:
 
     assert list(inspect.signature(convert).parameters)[1:3] == ["input_dtype", "output_dtype"]
     interpreter._convert_float = faithful
-    _multiply_bfloat16(interpreter)
 
 
 def _multiply_bfloat16(interpreter: Any) -> None:
