@@ -1,4 +1,4 @@
-"""One op's CPU kernel, forward and backward, against its definition in float64."""
+"""One op's kernels of a backend, forward and backward, against its definition in float64."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ def run(
     args: tuple[Any, ...],
     function: Callable[..., torch.Tensor] | None = None,
     grad: torch.Tensor | None = None,
+    backend: str = "cpu",
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Output, and gradients for an incoming ``grad`` or a random one; of the op itself, or of ``function``."""
-    with use_backend("cpu"):
+    with use_backend(backend):
         fresh, leaves = with_gradient(spec, args)
-        out = (function or spec.public)(*fresh)
+        out = (function or spec.call)(*fresh)
         grad = random_grad(out) if grad is None else grad.to(out.dtype)
-        return out.detach(), backward_of(out, leaves, grad)
+        return out.detach(), backward_of(out, leaves, grad) if leaves else []
 
 
-def assert_right(spec: Spec, args: tuple[Any, ...]) -> None:
+def assert_right(spec: Spec, args: tuple[Any, ...], backend: str = "cpu") -> None:
     """Output and gradients by the rule of `tests.accuracy`."""
-    out, grads = run(spec, args)
+    out, grads = run(spec, args, backend=backend)
     grad = random_grad(out)
     oracle, oracle_grads = run(spec, cast(args, torch.float64), spec.reference, grad)
     eager, eager_grads = run(spec, args, spec.reference, grad)
