@@ -189,9 +189,8 @@ def forward(
         )  # fmt: skip
         return out
 
-    return tuning.tuned(
-        NARROW if co <= 128 else WIDE, size_class(hidden.permute(0, 3, 1, 2), str(co)), x, run
-    )
+    space = SPACES[co > 128, x.dtype == torch.float32]
+    return tuning.tuned(space, size_class(hidden.permute(0, 3, 1, 2), str(co)), x, run)
 
 
 def _panel(channels: int, tiles: int) -> tuple[int, int]:
