@@ -102,7 +102,7 @@ def tuned(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], Resul
         if _wanted() and not torch.cuda.is_current_stream_capturing():
             chosen = _measure(space, key, x, run)
         else:
-            chosen = _named(space, _table(architecture(x.device)).get(space.name, {}).get(key))
+            chosen = _entry(space, _table(architecture(x.device)), key)
     return run(chosen or space.configs[0])
 
 
@@ -145,7 +145,13 @@ def _known(space: Space, key: str, device: torch.device) -> Config | None:
     path = cache_file(device)
     if path not in _measured:
         _measured[path] = _read(path)
-    return _named(space, _measured[path].get(space.name, {}).get(key))
+    return _entry(space, _measured[path], key)
+
+
+def _entry(space: Space, table: dict[str, Any], key: str) -> Config | None:
+    """The table's configuration for this key, if it has a valid one."""
+    of_space = table.get(space.name)
+    return _named(space, of_space.get(key)) if isinstance(of_space, dict) else None
 
 
 def _named(space: Space, numbers: Mapping[str, int] | None) -> Config | None:
@@ -165,7 +171,9 @@ def _read(path: Path) -> dict[str, Any]:
 def record(path: Path, name: str, key: str, config: Config) -> None:
     """Add a measurement to a cache file; what other processes added stays, and no reader sees half a file."""
     content = _read(path)
-    content.setdefault(name, {})[key] = config.as_json()
+    if not isinstance(content.get(name), dict):
+        content[name] = {}
+    content[name][key] = config.as_json()
     _measured[path] = content
     # without a place to write, this process still knows
     with contextlib.suppress(OSError):
@@ -177,18 +185,23 @@ def record(path: Path, name: str, key: str, config: Config) -> None:
 
 
 def _measure(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], Any]) -> Config:
-    from triton.runtime import driver
     from triton.runtime.errors import OutOfResources
 
     times: dict[Config, float] = {}
-    limit = driver.active.utils.get_device_properties(x.device.index)["max_shared_mem"]
-    for config in space.fitting(x.element_size(), limit):
+    for config in space.fitting(x.element_size(), shared_limit(x.device)):
         # the estimate was too low: another one will do
         with contextlib.suppress(OutOfResources):
             times[config] = time_of(functools.partial(run, config))
     best = min(times, key=times.__getitem__, default=space.configs[0])
     record(cache_file(x.device), space.name, key, best)
     return best
+
+
+def shared_limit(device: torch.device) -> int:
+    """Bytes of shared memory that a block may ask for."""
+    from triton.runtime import driver
+
+    return int(driver.active.utils.get_device_properties(device.index)["max_shared_mem"])
 
 
 def time_of(run: Callable[[], Any]) -> float:

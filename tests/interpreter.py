@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -47,6 +48,7 @@ def affords(item: pytest.Item) -> bool:
     return name in ON_THE_FIRST and is_first and is_plain and (is_cheap or name == ON_THE_FIRST[0])
 
 
+@functools.cache  # two folders of tests ask for it
 def prepare() -> None:
     """Mend three things of the interpreter: bfloat16's rounding and products, and the time of device functions."""
     from triton.runtime import interpreter

@@ -109,16 +109,16 @@ def launches(name: str, run: Callable[[], Any], every_config: bool) -> list[Laun
     return list(noted.values())
 
 
-def calls(spec: Spec, dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[tuple[str, Any]]:
-    """Name and call of the op's Triton functions on its narrowest and widest model shape, without data."""
+def calls(spec: Spec, dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[Callable[[], Any]]:
+    """Calls of the op's Triton functions, forward and backward, on its narrowest and widest model shape, without data."""
     kernels = {op: backend.KERNELS.get(op, {}).get("triton") for op in (spec.name, f"{spec.name}_backward")}
     forward, backward = kernels.values()
     for shape in (spec.model_shapes[0], spec.model_shapes[-1]):
         args = shape.make(dtype, "meta", memory_format)
         if forward is not None:
-            yield spec.name, functools.partial(forward.run, *args)
+            yield functools.partial(forward.run, *args)
         if backward is not None:
-            yield f"{spec.name}_backward", functools.partial(backward.run, *_backward_args(spec, args))
+            yield functools.partial(backward.run, *_backward_args(spec, args))
 
 
 def _backward_args(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -130,22 +130,22 @@ def _backward_args(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return recorder.calls[0]
 
 
-def variants(full: bool) -> Iterator[tuple[Launch, str, int]]:
-    """What to compile: launch, its name with dtype and layout, architecture."""
+def variants(full: bool, only: str = "") -> Iterator[tuple[Launch, str, int]]:
+    """What to compile: launch, its name with dtype and layout, architecture; what two calls share comes once."""
     seen: set[str] = set()
-    for spec in all_specs().values():
+    for spec in (spec for name, spec in all_specs().items() if only in name):
         for dtype_name, dtype in DTYPES.items():
             for layout_name, memory_format in LAYOUTS.items():
                 architectures = [
                     sm for sm in ARCHITECTURES if full or (dtype_name, layout_name, sm) in BY_DEFAULT
                 ]
-                for name, run in calls(spec, dtype, memory_format) if architectures else ():
-                    for launch in launches(name, run, full):
-                        for sm in architectures:
-                            label = f"{launch.label} {dtype_name} {layout_name} sm_{sm}"
-                            if label not in seen:
-                                yield launch, label, sm
-                            seen.add(label)
+                for run in calls(spec, dtype, memory_format) if architectures else ():
+                    for launch in launches(spec.name, run, full):
+                        labels = {
+                            f"{launch.label} {dtype_name} {layout_name} sm_{sm}": sm for sm in architectures
+                        }
+                        yield from ((launch, label, sm) for label, sm in labels.items() if label not in seen)
+                        seen.update(labels)
 
 
 def compiled(launch: Launch, sm: int) -> dict[str, int]:
@@ -182,11 +182,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"record the result in {TABLE.name}")
     parser.add_argument("--only", default="", help="ops whose name contains this")
     arguments = parser.parse_args()
-    results = {
-        label: compiled(launch, sm)
-        for launch, label, sm in variants(arguments.full)
-        if arguments.only in label.split()[0]
-    }
+    results = {label: compiled(launch, sm) for launch, label, sm in variants(arguments.full, arguments.only)}
     if arguments.write:
         recorded = json.loads(TABLE.read_text())["kernels"] if TABLE.exists() else {}
         kept = {k: v for k, v in recorded.items() if arguments.only and arguments.only not in k.split()[0]}

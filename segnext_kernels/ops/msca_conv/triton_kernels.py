@@ -261,9 +261,11 @@ def _spaces(name: str, values: int, rows: int = 0, unrolled: bool = False) -> di
         config(BLOCK_W=64, BLOCK_C=8, **more),
         config(BLOCK_W=32, BLOCK_C=8, num_warps=2, **more),
     )
-    if unrolled:
-        nhwc, nchw = nhwc[1:], nchw[1:]
-    return {True: Space(f"{name}.nhwc", nhwc, live), False: Space(f"{name}.nchw", nchw, live)}
+    first = 1 if unrolled else 0
+    return {
+        True: Space(f"{name}.nhwc", nhwc[first:], live),
+        False: Space(f"{name}.nchw", nchw[first:], live),
+    }
 
 
 ROOT = _spaces("msca_conv.root", values=3)

@@ -87,12 +87,12 @@ def _argmax_kernel(
             for tile_y in range(first_y, end_y, BLOCK_Y):
                 for tile_x in range(first_x, end_x, BLOCK_X):
                     out_y, out_x = tile_y + pixel // BLOCK_X, tile_x + pixel % BLOCK_X
-                    from_y, _, h1 = source_of(out_y, scale_h, height, reach_h)
-                    from_x, _, w1 = source_of(out_x, scale_w, width, reach_w)
+                    from_y, _, weight_y = source_of(out_y, scale_h, height, reach_h)
+                    from_x, _, weight_x = source_of(out_x, scale_w, width, reach_w)
                     mine = (out_y < out_height) & (from_y == y) & (out_x < out_width) & (from_x == x)
                     result = tl.zeros((BLOCK_Y * BLOCK_X,), tl.int32) + label
                     if others + is_infinite > 0:
-                        h1, w1 = h1[:, None], w1[:, None]
+                        h1, w1 = weight_y[:, None], weight_x[:, None]
                         best = tl.full((BLOCK_Y * BLOCK_X,), -float("inf"), tl.float32)
                         nan = tl.full((BLOCK_Y * BLOCK_X,), NONE, tl.int32)
                         result = tl.zeros((BLOCK_Y * BLOCK_X,), tl.int32)
@@ -121,14 +121,14 @@ def _argmax_kernel(
                     tl.store(labels_ptr + to, result.to(labels_ptr.dtype.element_ty), mask=mine)
 
 
-# A cell of 8 x 8 pixels and 32 classes are 2048 values, 64 a thread of one warp. More classes at once mean fewer
-# turns and less pruning. Reasoned, not yet measured.
+# A cell of 8 x 8 pixels and 32 classes are 2048 values, 32 a thread of two warps; one warp would take all of its 255
+# registers. More classes at once mean fewer turns and less pruning. Reasoned, not yet measured.
 SPACE = Space(
     "upsample_argmax.cell",
     (
-        config(num_warps=1, BLOCK_K=32),
         config(num_warps=2, BLOCK_K=32),
-        config(num_warps=2, BLOCK_K=64),
+        config(num_warps=1, BLOCK_K=16),
+        config(num_warps=4, BLOCK_K=32),
         config(num_warps=4, BLOCK_K=64),
     ),
     live=lambda config: 64 * config["BLOCK_K"] + 14 * config["BLOCK_K"],

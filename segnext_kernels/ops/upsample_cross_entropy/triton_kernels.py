@@ -42,7 +42,8 @@ def _label_of(target_ptr, mask, ignore_index, classes):
 @triton.jit
 def _forward_kernel(
     logits_ptr, target_ptr, weight_ptr, weight_sum_ptr, lse_ptr, sums_ptr,
-    classes, height, width, out_height, out_width, scale_h, scale_w, inverse_h, inverse_w, reach_h, reach_w, ignore_index, smoothing,
+    classes, height, width, out_height, out_width, scale_h, scale_w, inverse_h, inverse_w, reach_h, reach_w,
+    ignore_index, smoothing,
     stride_n, stride_k, stride_h, stride_w, stride_tn, stride_th, stride_tw,
     WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, WRITE_LSE: tl.constexpr,
     BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_K: tl.constexpr,
