@@ -64,6 +64,7 @@ def test_two_powers_of_two_hold_all_channels(channels: int, expected: tuple[int,
 
 def test_conv_ffn_in_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conv_ffn_kernels, "WIDEST", 16)
+    monkeypatch.setattr(conv_ffn_kernels, "WIDE_PANEL", 16)
     args = CONV_FFN.samples[0].make(layout=LAST, n=1, c=40, e=20, co=40, h=9, w=3, residual=True)
     with use_backend("triton"):
         out = CONV_FFN.op(*args)

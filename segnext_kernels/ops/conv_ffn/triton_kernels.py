@@ -6,8 +6,8 @@
 Tiling of the second: a program makes TILE_H x TILE_W pixels by all output channels (or a panel of them, where the map
 has too few pixels for the chip) in float32 and walks over the hidden channels in steps of BLOCK_E. Of each step the
 nine shifted tiles are loaded (the first from L2, the rest from L1), summed and put through GELU in float32, rounded to
-the dtype and multiplied. Two accumulators hold all of SegNeXt's widths without padding (320 = 256 + 64), so that
-GELU is computed once an element. float32 is multiplied as float32.
+the dtype and multiplied. Two accumulators hold SegNeXt's widths up to 320 = 256 + 64 without padding, so that GELU is
+computed once an element; 512 are two panels. float32 is multiplied as float32.
 
 The backward is PyTorch's products around the kernels of dwconv_gelu: see `ops.conv_ffn.op`.
 
@@ -117,8 +117,8 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
     return Space(f"conv_ffn.{name}", configs, live, shared)
 
 
-# Up to 128 channels, up to 512, and those of float32, whose operands take twice the registers and the shared memory.
-# 64 pixels by 512 channels are 128 accumulators a thread of 256; 32 hidden channels are a 64-byte sector pair a pixel.
+# Up to 128 channels, more, and those of float32, whose operands take twice the registers and the shared memory.
+# 32 pixels by 320 channels are 40 accumulators a thread of 256; 32 hidden channels are a 64-byte sector pair a pixel.
 NARROW = _space(
     "narrow",
     (
@@ -132,11 +132,11 @@ NARROW = _space(
 WIDE = _space(
     "wide",
     (
-        config(8, 2, TILE_H=8, TILE_W=8, BLOCK_E=32),
         config(8, 2, TILE_H=4, TILE_W=8, BLOCK_E=32),
-        config(8, 1, TILE_H=4, TILE_W=8, BLOCK_E=64),
+        config(8, 1, TILE_H=4, TILE_W=8, BLOCK_E=32),
+        config(8, 1, TILE_H=4, TILE_W=8, BLOCK_E=16),
     ),
-    512,
+    320,
 )
 NARROW_FLOAT = _space(
     "narrow_float",
@@ -152,10 +152,11 @@ WIDE_FLOAT = _space(
         config(8, 1, TILE_H=4, TILE_W=4, BLOCK_E=16),
         config(8, 1, TILE_H=4, TILE_W=8, BLOCK_E=16),
     ),
-    512,
+    320,
 )
 SPACES = {(False, False): NARROW, (True, False): WIDE, (False, True): NARROW_FLOAT, (True, True): WIDE_FLOAT}
-WIDEST = 512  # channels of a panel: more do not fit the registers
+# Channels of a panel. More than 320 do not fit the registers beside the taps: then GELU is computed once a panel.
+WIDEST, WIDE_PANEL = 320, 256
 
 
 def forward(
@@ -197,7 +198,7 @@ def _panel(channels: int, tiles: int) -> tuple[int, int]:
     """Output channels of a program: all, or so many that the programs fill the chip, 64 at least."""
     first, rest = halves(channels)
     if first + rest > WIDEST:
-        first, rest = WIDEST, 0
+        first, rest = WIDE_PANEL, 0
     while first > 64 and tiles * triton.cdiv(channels, first + rest) < MULTIPROCESSORS:
         first, rest = (first, 0) if rest else (first // 2, 0)
     return first, rest
