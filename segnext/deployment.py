@@ -2,7 +2,8 @@
 
 The weights are folded once (`segnext.folding`). On a CPU with the compiled kernels they are packed for its
 instruction set, and every tensor of a forward pass lies in a plan made once for each input shape; elsewhere the
-same folded network runs on the public ops.
+same folded network runs on the public ops: on a GPU five kernels a block, captured in a CUDA graph for each input
+shape (`segnext.graphs`), the label map included.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segnext.folding import Weights, conv_ffn_arguments, fold, msca_block_arguments
+from segnext.graphs import Function, GraphCache
 from segnext.models import SegNeXt, SegNeXtConfig
 from segnext.models.ham import EVAL_STEPS, GROUPS
 from segnext.models.mscan import STAGES, STRIDES, check_images
@@ -32,13 +34,15 @@ FORMAT = "segnext-deployed-1"
 PLANS = 2  # input shapes whose memory is kept
 
 
-def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32) -> DeployedSegNeXt:
+def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32, cuda_graph: bool = True) -> DeployedSegNeXt:
     """An inference model with the weights of ``model``, which is left as it is.
 
     Args:
         model: a SegNeXt; its place (CPU or GPU) is where the result runs.
         dtype: of activations and matrix products: float32 or bfloat16; sums, statistics and the NMF's state stay
             float32, and so do logits.
+        cuda_graph: on a GPU capture each input shape in a CUDA graph at its first call, and keep the last few; without
+            one, small batches wait for Python between kernels. Nothing on a CPU.
 
     Raises:
         TypeError: not a SegNeXt.
@@ -53,7 +57,7 @@ def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32) -> DeployedSegNeX
             "deploy: model must have random_eval_bases=False, got True; its output changes at every call"
         )
     device = next(model.parameters()).device
-    return DeployedSegNeXt(model.config, fold(model), dtype, model.metadata, device)
+    return DeployedSegNeXt(model.config, fold(model), dtype, model.metadata, device, cuda_graph)
 
 
 class DeployedSegNeXt:
@@ -73,6 +77,7 @@ class DeployedSegNeXt:
         dtype: torch.dtype = torch.float32,
         metadata: dict[str, Any] | None = None,
         device: torch.device | str = "cpu",
+        cuda_graph: bool = True,
     ) -> None:
         if dtype not in packed.DTYPES:
             raise ValueError(f"deploy: dtype must be torch.float32 or torch.bfloat16, got {dtype}")
@@ -84,6 +89,8 @@ class DeployedSegNeXt:
         self._network: _Packed | _Folded = (_Packed if is_native else _Folded)(
             config, weights, dtype, self.device
         )
+        self._stem_weight = weights["stem.0.weight"].to(self.device)
+        self._graphs = GraphCache() if cuda_graph and self.device.type == "cuda" else None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes, H, W) in float32."""
@@ -93,6 +100,8 @@ class DeployedSegNeXt:
     def forward_logits(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes, ceil(H/8), ceil(W/8)) in float32, before resizing to the image."""
         self._check(images)
+        if self._graphs is not None:
+            return self._through_graph("logits", self._network.logits, images)
         with torch.inference_mode():
             logits = self._network.logits(images)
         return logits.clone() if logits.is_inference() and not torch.is_inference_mode_enabled() else logits
@@ -105,16 +114,25 @@ class DeployedSegNeXt:
             size: height and width of the result; the images' by default.
         """
         self._check(images)
+        size = size or (images.shape[2], images.shape[3])
+        if self._graphs is not None:
+            return self._through_graph(
+                tuple(size), lambda pixels: upsample_argmax(self._network.logits(pixels), size), images
+            )
         with torch.inference_mode():
             logits = self._network.logits(images)
         with torch.no_grad():  # outside inference mode, so that the caller may change the result in place
-            return upsample_argmax(logits, size or (images.shape[2], images.shape[3]))
+            return upsample_argmax(logits, size)
+
+    def _through_graph(self, kind: Hashable, function: Function, images: Tensor) -> Tensor:
+        """A graph's memory is shared by calls in and outside of inference mode: it is made and used outside."""
+        assert self._graphs is not None
+        with torch.inference_mode(False), torch.no_grad():
+            return self._graphs((kind, current_backend()), function, images)
 
     def _check(self, images: Tensor) -> None:
         """One clear line where images do not fit."""
-        check_images(
-            f"deployed {self.config.architecture}", images, self.weights["stem.0.weight"].to(self.device)
-        )
+        check_images(f"deployed {self.config.architecture}", images, self._stem_weight)
 
     def save(self, path: str | Path) -> None:
         """Write folded, unpacked weights and the configuration as safetensors: any machine packs them at loading.
@@ -135,7 +153,11 @@ class DeployedSegNeXt:
 
     @classmethod
     def load(
-        cls, path: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+        cls,
+        path: str | Path,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        cuda_graph: bool = True,
     ) -> DeployedSegNeXt:
         """Read what `save` wrote.
 
@@ -143,6 +165,7 @@ class DeployedSegNeXt:
             path: a .safetensors file.
             dtype: instead of the saved one.
             device: where it shall run.
+            cuda_graph: see `deploy`.
 
         Raises:
             FileNotFoundError: no such file. ValueError: not a deployed SegNeXt.
@@ -166,7 +189,7 @@ class DeployedSegNeXt:
             )
         saved = getattr(torch, header["dtype"])
         config = SegNeXtConfig(**json.loads(header["config"]))
-        return cls(config, weights, dtype or saved, json.loads(header["metadata"]), device)
+        return cls(config, weights, dtype or saved, json.loads(header["metadata"]), device, cuda_graph)
 
 
 class _Folded:

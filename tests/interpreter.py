@@ -50,10 +50,11 @@ def affords(item: pytest.Item) -> bool:
 
 @functools.cache  # two folders of tests ask for it
 def prepare() -> None:
-    """Mend two things of the interpreter: the rounding to bfloat16, and the time of device functions."""
+    """Mend three things of the interpreter: bfloat16's rounding and products, and the time of device functions."""
     from triton.runtime import interpreter
 
     _round_as_the_hardware(interpreter)
+    _multiply_bfloat16(interpreter)
     if hasattr(interpreter, "_LangPatchScope"):
         _patch_once_a_launch(interpreter)
 
@@ -98,3 +99,22 @@ def _round_as_the_hardware(interpreter: Any) -> None:
 
     assert list(inspect.signature(convert).parameters)[1:3] == ["input_dtype", "output_dtype"]
     interpreter._convert_float = faithful
+
+
+def _multiply_bfloat16(interpreter: Any) -> None:
+    """Make products of bfloat16 products of their values in float32; the interpreter multiplies their bits."""
+    multiply, bfloat16, float32 = (
+        interpreter.InterpreterBuilder.create_dot,
+        interpreter.tl.bfloat16,
+        interpreter.tl.float32,
+    )
+
+    def widened(handle: Any) -> Any:
+        if handle.dtype.scalar != bfloat16:
+            return handle
+        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), float32)
+
+    def create_dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
+        return multiply(self, widened(a), widened(b), d, *options)
+
+    interpreter.InterpreterBuilder.create_dot = create_dot

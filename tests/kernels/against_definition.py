@@ -1,4 +1,4 @@
-"""One op's kernel, forward and backward, against its definition in float64."""
+"""One op's kernels of a backend, forward and backward, against its definition in float64."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def run(
     """Output, and gradients for an incoming ``grad`` or a random one; of the op itself, or of ``function``."""
     with use_backend(backend):
         fresh, leaves = with_gradient(spec, args)
-        out = (function or spec.public)(*fresh)
+        out = (function or spec.call)(*fresh)
         grad = random_grad(out) if grad is None else grad.to(out.dtype)
-        return out.detach(), backward_of(out, leaves, grad)
+        return out.detach(), backward_of(out, leaves, grad) if leaves else []
 
 
 def assert_right(spec: Spec, args: tuple[Any, ...], backend: str = "cpu") -> None:

@@ -16,6 +16,7 @@ the result in triton_gate.json, of which the default is a part.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import subprocess
@@ -109,14 +110,15 @@ def launches(name: str, run: Callable[[], Any], every_config: bool) -> list[Laun
 
 
 def calls(spec: Spec, dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[Callable[[], Any]]:
-    """Calls of the op's Triton functions, forward and backward, on its first model shape, without data."""
+    """Calls of the op's Triton functions, forward and backward, on its narrowest and widest model shape, without data."""
     kernels = {op: backend.KERNELS.get(op, {}).get("triton") for op in (spec.name, f"{spec.name}_backward")}
     forward, backward = kernels.values()
-    args = spec.model_shapes[0].make(dtype, "meta", memory_format)
-    if forward is not None:
-        yield lambda: forward.run(*args)
-    if backward is not None:
-        yield lambda: backward.run(*_backward_args(spec, args))
+    for shape in (spec.model_shapes[0], spec.model_shapes[-1]):
+        args = shape.make(dtype, "meta", memory_format)
+        if forward is not None:
+            yield functools.partial(forward.run, *args)
+        if backward is not None:
+            yield functools.partial(backward.run, *_backward_args(spec, args))
 
 
 def _backward_args(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -161,7 +163,8 @@ def compiled(launch: Launch, sm: int) -> dict[str, int]:
             [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
         )
     numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", usage.stdout)}
-    wants_tensor_cores = "tt.dot" in built.asm["ttir"] and "inputPrecision = ieee" not in built.asm["ttir"]
+    # plain float32 products are none of theirs
+    wants_tensor_cores = re.search(r"tt\.dot .*(xf16>|xbf16>|tf32x3)", built.asm["ttir"]) is not None
     has_tensor_cores = "mma.sync" in built.asm["ptx"] or "wgmma.mma_async" in built.asm["ptx"]
     return {
         "registers": numbers["REG"],

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, checks, layout
+from segnext_kernels import _library, _triton, checks, layout
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.conv_ffn import reference
 from segnext_kernels.ops.convolution import convolution_flops, pointwise, pointwise_backward
@@ -70,7 +70,7 @@ def _cpu(x: torch.Tensor, *args: Any) -> torch.Tensor:
     return out
 
 
-def _cpu_backward(
+def _products_backward(
     grad: torch.Tensor,
     x: torch.Tensor,
     fc1_weight: torch.Tensor,
@@ -96,6 +96,10 @@ def _cpu_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str |
     return _cpu_refuses(x)
 
 
+def _triton_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
+    return _triton.refuses(x)
+
+
 def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
     return _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
 
@@ -105,7 +109,7 @@ _op = define_op(
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.conv_ffn,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={"cpu": Kernel(_cpu, _cpu_refuses), "triton": _triton.kernel(__package__, "forward")},
     flops=_flops,
 )
 _backward_op = define_op(
@@ -113,7 +117,10 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.conv_ffn_backward,
     fake=_fake_backward,
-    kernels={"cpu": Kernel(_cpu_backward, _cpu_backward_refuses)},
+    kernels={
+        "cpu": Kernel(_products_backward, _cpu_backward_refuses),
+        "triton": Kernel(_products_backward, _triton_backward_refuses),
+    },
     flops=_flops_backward,
 )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, checks, layout
+from segnext_kernels import _library, _triton, checks, layout
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.convolution import convolution_flops
 from segnext_kernels.ops.gated_pointwise import reference
@@ -104,7 +104,11 @@ _op = define_op(
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.gated_pointwise,
     fake=_fake,
-    kernels={"cuda": Kernel(_cuda, _cuda_refuses), "cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={
+        "cuda": Kernel(_cuda, _cuda_refuses),
+        "triton": _triton.kernel(__package__, "forward"),
+        "cpu": Kernel(_cpu, _cpu_refuses),
+    },
     flops=_flops,
 )
 _backward_op = define_op(
@@ -114,6 +118,7 @@ _backward_op = define_op(
     fake=_fake_backward,
     kernels={
         "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
+        "triton": _triton.kernel(__package__, "backward", position=1),
         "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
     },
     flops=_flops_backward,

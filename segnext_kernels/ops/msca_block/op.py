@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, checks, layout
+from segnext_kernels import _library, _triton, checks, layout
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.convolution import convolution_flops
 from segnext_kernels.ops.msca_block import reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
 
 NAME = "msca_block"
+TRITON_WIDEST = 512
+TRITON_STRIPS = 3
 
 
 def _fake(x: torch.Tensor, *_: Any) -> torch.Tensor:
@@ -66,6 +68,16 @@ def _cpu_refuses(
     return _library.cpu_refuses(x, (torch.float32, torch.bfloat16)) or _library.strips_refused(root, strips)
 
 
+def _triton_refuses(
+    x: torch.Tensor, proj_in: Any, proj_in_bias: Any, root: Any, root_bias: Any, strips: Any, *_: Any
+) -> str | None:
+    if x.shape[1] > TRITON_WIDEST:  # the result's channels are held in registers
+        return f"takes up to {TRITON_WIDEST} channels, not {x.shape[1]}"
+    if len(strips) > 2 * TRITON_STRIPS:
+        return f"takes up to {TRITON_STRIPS} strips, not {len(strips) // 2}"
+    return None
+
+
 _op = define_op(
     NAME,
     "(Tensor x, Tensor proj_in_weight, Tensor proj_in_bias, Tensor root_weight, Tensor? root_bias,"
@@ -73,7 +85,10 @@ _op = define_op(
     " Tensor proj_out_weight, Tensor proj_out_bias, Tensor skip_scale, Tensor skip_shift) -> Tensor",
     reference=reference.msca_block,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={
+        "cpu": Kernel(_cpu, _cpu_refuses),
+        "triton": _triton.kernel(__package__, "forward", refuses_more=_triton_refuses),
+    },
     flops=_flops,
 )
 forbid_gradient(NAME, "build the block from msca_conv and gated_pointwise for training")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, checks
+from segnext_kernels import _library, _triton, checks
 from segnext_kernels.backend import Kernel
 from segnext_kernels.layout import accumulator_dtype, empty_matrices_like
 from segnext_kernels.ops.nmf2d import reference
@@ -21,6 +21,7 @@ from segnext_kernels.registration import (
 NAME = "nmf2d"
 GRADS = ("unrolled", "one_step")
 EPS = 1e-6
+TRITON_WIDEST = 64
 
 
 def _fake(
@@ -56,6 +57,11 @@ def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
 
 def _cpu_backward_refuses(grad_out: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
     return _cpu_refuses(x)
+
+
+def _triton_refuses(rank: int) -> str | None:
+    # matrices of the rank squared are held in registers
+    return f"takes ranks up to {TRITON_WIDEST}, not {rank}" if rank > TRITON_WIDEST else None
 
 
 def run(
@@ -180,7 +186,13 @@ _op = define_op(
     "(Tensor x, Tensor bases, int steps, str grad, float eps, bool save) -> (Tensor, Tensor, Tensor)",
     reference=reference.nmf2d,
     fake=_fake,
-    kernels={"cuda": Kernel(_cuda, _cuda_refuses), "cpu": Kernel(_cpu, _cpu_refuses)},
+    kernels={
+        "cuda": Kernel(_cuda, _cuda_refuses),
+        "triton": _triton.kernel(
+            __package__, "forward", refuses_more=lambda x, bases, *_: _triton_refuses(bases.shape[2])
+        ),
+        "cpu": Kernel(_cpu, _cpu_refuses),
+    },
     flops=_flops,
 )
 _backward_op = define_op(
@@ -190,6 +202,12 @@ _backward_op = define_op(
     fake=_fake_backward,
     kernels={
         "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
+        "triton": _triton.kernel(
+            __package__,
+            "backward",
+            position=1,
+            refuses_more=lambda grad_out, x, saved_bases, *_: _triton_refuses(saved_bases.shape[3]),
+        ),
         "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
     },
     flops=_flops_backward,

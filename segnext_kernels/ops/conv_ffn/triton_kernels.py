@@ -1,0 +1,204 @@
+"""conv_ffn in Triton: two kernels, the hidden tensor passes between them once.
+
+    hidden = W1 x + b1                                       `ops.triton_pointwise`, written as (N, H, W, E)
+    out    = W2 GELU(dw3x3(hidden) + b) + b2 (+ x)           one product; dw3x3 and GELU make its operand
+
+Tiling of the second: a program makes TILE_H x TILE_W pixels by all output channels (or a panel of them, where the map
+has too few pixels for the chip) in float32 and walks over the hidden channels in steps of BLOCK_E. Of each step the
+nine shifted tiles are loaded (the first from L2, the rest from L1), summed and put through GELU in float32, rounded to
+the dtype and multiplied. Two accumulators hold SegNeXt's widths up to 320 = 256 + 64 without padding, so that GELU is
+computed once an element; 512 are two panels. float32 is multiplied as float32.
+
+The backward is PyTorch's products around the kernels of dwconv_gelu: see `ops.conv_ffn.op`.
+
+Model, P pixels, C in and out, E hidden, e bytes: 4 P C E + (18 + ~25) P E FLOP; e (P C + P E) bytes for the first,
+e ((1 + halo) P E + 2 P C) for the second, halo = (TILE_H + 2) (TILE_W + 2) / (TILE_H TILE_W) - 1: 0.56 for 8 x 8,
+served by L2. Unfused: 4 e P E bytes more. A model: not yet measured on a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from segnext_kernels import _triton, layout, tuning
+from segnext_kernels.ops.triton_gelu import gelu
+from segnext_kernels.ops.triton_pointwise import MULTIPROCESSORS, halves, pointwise
+from segnext_kernels.tuning import Config, Space, config, size_class
+
+
+@triton.jit
+def depthwise_product_kernel(
+    hidden_ptr, dw_ptr, dw_bias_ptr, weight_ptr, bias_ptr, skip_ptr, out_ptr,
+    height, width, hidden_channels, out_channels,
+    stride_de, stride_dh, stride_dw, stride_db, stride_wo, stride_we, stride_b,
+    stride_sn, stride_sc, stride_sh, stride_sw, stride_on, stride_oc, stride_oh, stride_ow,
+    SKIP: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr,
+    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    tiles_w, tiles_h = tl.cdiv(width, TILE_W), tl.cdiv(height, TILE_H)
+    panels = tl.cdiv(out_channels, FIRST + REST)
+    program = tl.program_id(0)
+    panel = program % panels
+    tile = program // panels
+    image = (tile // tiles_w // tiles_h).to(tl.int64)
+    place = tl.arange(0, TILE_H * TILE_W)
+    h = ((tile // tiles_w) % tiles_h * TILE_H + place // TILE_W).to(tl.int64)
+    w = (tile % tiles_w * TILE_W + place % TILE_W).to(tl.int64)
+    in_image = (h < height) & (w < width)
+    hidden_ptr += image * height * width * hidden_channels
+    skip_ptr += image * stride_sn
+    out_ptr += image * stride_on
+
+    o = (panel * (FIRST + REST) + tl.arange(0, FIRST)).to(tl.int64)
+    acc = tl.zeros((TILE_H * TILE_W, FIRST), tl.float32)
+    if REST > 0:
+        o_rest = (panel * (FIRST + REST) + FIRST + tl.arange(0, REST)).to(tl.int64)
+        acc_rest = tl.zeros((TILE_H * TILE_W, REST), tl.float32)
+    for start in range(0, hidden_channels, BLOCK_E):
+        e = (start + tl.arange(0, BLOCK_E)).to(tl.int64)
+        known = e < hidden_channels
+        y = tl.zeros((TILE_H * TILE_W, BLOCK_E), tl.float32)
+        y += tl.load(dw_bias_ptr + e * stride_db, mask=known, other=0.0).to(tl.float32)[None, :]
+        for tap in tl.static_range(9):
+            row, column = h + (tap // 3 - 1), w + (tap % 3 - 1)
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            value = tl.load(
+                hidden_ptr + ((row * width + column) * hidden_channels)[:, None] + e[None, :],
+                mask=inside[:, None] & known[None, :],
+                other=0.0,
+            )
+            at = dw_ptr + e * stride_de + (tap // 3) * stride_dh + (tap % 3) * stride_dw
+            y += value.to(tl.float32) * tl.load(at, mask=known, other=0.0).to(tl.float32)[None, :]
+        y = gelu(y).to(hidden_ptr.dtype.element_ty)
+        columns = weight_ptr + (e * stride_we)[:, None]
+        mask = known[:, None] & (o < out_channels)[None, :]
+        acc = tl.dot(
+            y, tl.load(columns + (o * stride_wo)[None, :], mask=mask, other=0.0), acc, input_precision="ieee"
+        )
+        if REST > 0:
+            mask = known[:, None] & (o_rest < out_channels)[None, :]
+            rest = tl.load(columns + (o_rest * stride_wo)[None, :], mask=mask, other=0.0)
+            acc_rest = tl.dot(y, rest, acc_rest, input_precision="ieee")
+    skip_rows = skip_ptr + h * stride_sh + w * stride_sw
+    out_rows = out_ptr + h * stride_oh + w * stride_ow
+    _store(
+        acc, o, in_image, bias_ptr, skip_rows, out_rows, out_channels, stride_b, stride_sc, stride_oc, SKIP
+    )
+    if REST > 0:
+        _store(
+            acc_rest, o_rest, in_image, bias_ptr, skip_rows, out_rows, out_channels,
+            stride_b, stride_sc, stride_oc, SKIP,
+        )  # fmt: skip
+
+
+@triton.jit
+def _store(
+    acc, o, in_image, bias_ptr, skip_rows, out_rows, out_channels, stride_b, stride_sc, stride_oc, SKIP: tl.constexpr
+):  # fmt: skip
+    """Add the bias, and the residual where there is one, and write."""
+    acc += tl.load(bias_ptr + o * stride_b, mask=o < out_channels, other=0.0).to(tl.float32)[None, :]
+    mask = in_image[:, None] & (o < out_channels)[None, :]
+    if SKIP:
+        skip = tl.load(skip_rows[:, None] + (o * stride_sc)[None, :], mask=mask, other=0.0)
+        acc += skip.to(tl.float32)
+    out = out_rows[:, None] + (o * stride_oc)[None, :]
+    tl.store(out, acc.to(out.dtype.element_ty), mask=mask)
+
+
+def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
+    def live(c: Config) -> int:
+        return c["TILE_H"] * c["TILE_W"] * (channels + 3 * c["BLOCK_E"])
+
+    def shared(c: Config, size: int) -> int:
+        return c["BLOCK_E"] * (c["TILE_H"] * c["TILE_W"] + c.num_stages * channels) * size
+
+    return Space(f"conv_ffn.{name}", configs, live, shared)
+
+
+# Up to 128 channels, more, and those of float32, whose operands take twice the registers and the shared memory.
+# 32 pixels by 320 channels are 40 accumulators a thread of 256; 32 hidden channels are a 64-byte sector pair a pixel.
+NARROW = _space(
+    "narrow",
+    (
+        config(4, 2, TILE_H=8, TILE_W=8, BLOCK_E=32),
+        config(8, 2, TILE_H=8, TILE_W=16, BLOCK_E=32),
+        config(4, 2, TILE_H=4, TILE_W=8, BLOCK_E=64),
+        config(4, 2, TILE_H=4, TILE_W=8, BLOCK_E=32),
+    ),
+    128,
+)
+WIDE = _space(
+    "wide",
+    (
+        config(8, 2, TILE_H=4, TILE_W=8, BLOCK_E=32),
+        config(8, 1, TILE_H=4, TILE_W=8, BLOCK_E=32),
+        config(8, 1, TILE_H=4, TILE_W=8, BLOCK_E=16),
+    ),
+    320,
+)
+NARROW_FLOAT = _space(
+    "narrow_float",
+    (
+        config(8, 1, TILE_H=8, TILE_W=8, BLOCK_E=16),
+        config(4, 1, TILE_H=4, TILE_W=8, BLOCK_E=16),
+    ),
+    128,
+)
+WIDE_FLOAT = _space(
+    "wide_float",
+    (
+        config(8, 1, TILE_H=4, TILE_W=4, BLOCK_E=16),
+        config(8, 1, TILE_H=4, TILE_W=8, BLOCK_E=16),
+    ),
+    320,
+)
+SPACES = {(False, False): NARROW, (True, False): WIDE, (False, True): NARROW_FLOAT, (True, True): WIDE_FLOAT}
+# Channels of a panel. More than 320 do not fit the registers beside the taps: then GELU is computed once a panel.
+WIDEST, WIDE_PANEL = 320, 256
+
+
+def forward(
+    x: torch.Tensor,
+    fc1_weight: torch.Tensor,
+    fc1_bias: torch.Tensor,
+    dw_weight: torch.Tensor,
+    dw_bias: torch.Tensor,
+    fc2_weight: torch.Tensor,
+    fc2_bias: torch.Tensor,
+    residual: bool,
+) -> torch.Tensor:
+    """See `ops.conv_ffn.op`."""
+    n, _, h, w = x.shape
+    e, co = fc1_weight.shape[0], fc2_weight.shape[0]
+    out = layout.empty_like(x, channels=co)
+    if out.numel() == 0:
+        return out
+    hidden = x.new_empty((n, h, w, e))
+    pointwise(x, fc1_weight[:, :, 0, 0], fc1_bias, hidden.permute(0, 3, 1, 2))
+
+    def run(c: Config) -> torch.Tensor:
+        tiles = n * triton.cdiv(h, c["TILE_H"]) * triton.cdiv(w, c["TILE_W"])
+        first, rest = _panel(co, tiles)
+        _triton.launch(
+            depthwise_product_kernel, (tiles * triton.cdiv(co, first + rest),),
+            hidden, dw_weight, dw_bias, fc2_weight, fc2_bias, x if residual else out, out, h, w, e, co,
+            dw_weight.stride(0), *dw_weight.stride()[2:], dw_bias.stride(0), *fc2_weight.stride()[:2],
+            fc2_bias.stride(0), *(x if residual else out).stride(), *out.stride(),
+            config=c, SKIP=residual, FIRST=first, REST=rest,
+        )  # fmt: skip
+        return out
+
+    space = SPACES[co > 128, x.dtype == torch.float32]
+    return tuning.tuned(space, size_class(hidden.permute(0, 3, 1, 2), str(co)), x, run)
+
+
+def _panel(channels: int, tiles: int) -> tuple[int, int]:
+    """Output channels of a program: all, or so many that the programs fill the chip, 64 at least."""
+    first, rest = halves(channels)
+    if first + rest > WIDEST:
+        first, rest = WIDE_PANEL, 0
+    while first > 64 and tiles * triton.cdiv(channels, first + rest) < MULTIPROCESSORS:
+        first, rest = (first, 0) if rest else (first // 2, 0)
+    return first, rest

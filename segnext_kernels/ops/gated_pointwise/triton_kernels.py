@@ -1,0 +1,38 @@
+"""gated_pointwise in Triton: (W m + b) * u and its gradients, on the product of `ops.triton_pointwise`.
+
+Forward, one kernel: the gate is the product's epilogue. Backward, four: with the incoming gradient g,
+
+    grad_u = (W m + b) * g      the forward kernel with g for u: the gate W m + b is recomputed, not saved
+    grad_m = Wᵀ (g * u)         the product with g * u made as its operand is loaded
+    grad_W = (g * u)ᵀ m, grad_b sums over pixels, split over programs; then the splits' sums in a fixed order
+
+g * u is rounded to m's dtype for the tensor cores, as eager PyTorch rounds it to keep it.
+
+Model, P pixels, C = Ci = Co, e bytes an element: forward 2 P C C FLOP and e (3 P C + C C) bytes; backward 6 P C C FLOP
+and e (9 P C + 3 C C) bytes (m twice, u twice, g three times, two gradients written), where saving g * u would
+cost 2 e P C less to read and e P C more to write. A model: not yet measured on a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from segnext_kernels import layout
+from segnext_kernels.ops.triton_pointwise import pointwise, weight_gradient
+
+
+def forward(
+    m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """See `ops.gated_pointwise.op`."""
+    return pointwise(m, weight[:, :, 0, 0], bias, layout.empty_like(u), gate=u)
+
+
+def backward(
+    grad: torch.Tensor, m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """Gradients of m, u, weight, [bias]."""
+    matrix = weight[:, :, 0, 0]
+    grad_u = pointwise(m, matrix, bias, layout.empty_like(u), gate=grad)
+    grad_m = pointwise(grad, matrix.mT, None, layout.empty_like(m), multiplier=u)
+    return [grad_m, grad_u, *weight_gradient(grad, u, m, weight, bias)]

@@ -1,0 +1,206 @@
+"""msca_block in Triton: three steps, of which the last is two chained products.
+
+    u   = GELU(W_in x + b_in)                                              `ops.triton_pointwise`
+    m   = msca_conv(u)                                                     `triton_strips`, or the CUDA kernel
+    out = x s + t + W_out ((W_mix m + b_mix) * u) + b_out                  one kernel
+
+Tiling of the last: a program makes BLOCK_P pixels by all C channels of the result in float32. For BLOCK_J channels at a
+time it forms (W_mix m + b_mix) * u, walking over the channels of m in steps of BLOCK_K, rounds that to the dtype, as
+eager PyTorch would to keep it, and multiplies it into the result at once: the gated tensor is never in memory.
+Two accumulators hold all of SegNeXt's widths without padding (320 = 256 + 64). float32 is multiplied as float32.
+
+Model, P pixels, e bytes an element: proj_in 2 P C C FLOP and 2 e P C bytes; the last 4 P C C FLOP and 4 e P C bytes
+(m, u, x, out), m again C / BLOCK_J - 1 times from L1 or L2, both matrices (2 e C C) once a program from L2. Unfused:
+5 e P C bytes more. A model: not yet measured on a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from segnext_kernels import _triton, backend, layout, tuning
+from segnext_kernels.ops.msca_block.triton_strips import strips
+from segnext_kernels.ops.triton_pointwise import Pixels, halves, pixel_offsets, pointwise
+from segnext_kernels.tuning import Config, Space, config, size_class
+
+
+@triton.jit
+def gated_projection_kernel(
+    m_ptr, u_ptr, x_ptr, mix_ptr, mix_bias_ptr, proj_ptr, proj_bias_ptr, scale_ptr, shift_ptr, out_ptr,
+    pixels, width, channels,
+    stride_mn, stride_mc, stride_mh, stride_mw, stride_un, stride_uc, stride_uh, stride_uw,
+    stride_xn, stride_xc, stride_xh, stride_xw, stride_on, stride_oc, stride_oh, stride_ow,
+    stride_mo, stride_mi, stride_mb, stride_po, stride_pi, stride_pb, stride_scale, stride_shift,
+    FLAT: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    tiles = tl.cdiv(pixels, BLOCK_P)
+    program = tl.program_id(0)
+    image = (program // tiles).to(tl.int64)
+    p = (program % tiles).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
+    in_image = p < pixels
+    m_rows = m_ptr + image * stride_mn + pixel_offsets(p, width, stride_mh, stride_mw, FLAT)
+    u_rows = u_ptr + image * stride_un + pixel_offsets(p, width, stride_uh, stride_uw, FLAT)
+    x_rows = x_ptr + image * stride_xn + pixel_offsets(p, width, stride_xh, stride_xw, FLAT)
+    out_rows = out_ptr + image * stride_on + pixel_offsets(p, width, stride_oh, stride_ow, FLAT)
+
+    o = tl.arange(0, FIRST).to(tl.int64)
+    acc = tl.zeros((BLOCK_P, FIRST), tl.float32)
+    if REST > 0:
+        o_rest = (FIRST + tl.arange(0, REST)).to(tl.int64)
+        acc_rest = tl.zeros((BLOCK_P, REST), tl.float32)
+    for start in range(0, channels, BLOCK_J):
+        j = (start + tl.arange(0, BLOCK_J)).to(tl.int64)
+        in_block = j < channels
+        gated = tl.zeros((BLOCK_P, BLOCK_J), tl.float32)
+        for inner in range(0, channels, BLOCK_K):
+            k = (inner + tl.arange(0, BLOCK_K)).to(tl.int64)
+            m = tl.load(
+                m_rows[:, None] + (k * stride_mc)[None, :],
+                mask=in_image[:, None] & (k < channels)[None, :],
+                other=0.0,
+            )
+            mix = tl.load(
+                mix_ptr + (k * stride_mi)[:, None] + (j * stride_mo)[None, :],
+                mask=(k < channels)[:, None] & in_block[None, :],
+                other=0.0,
+            )
+            gated = tl.dot(m, mix, gated, input_precision="ieee")
+        gated += tl.load(mix_bias_ptr + j * stride_mb, mask=in_block, other=0.0).to(tl.float32)[None, :]
+        u = tl.load(
+            u_rows[:, None] + (j * stride_uc)[None, :],
+            mask=in_image[:, None] & in_block[None, :],
+            other=0.0,
+        )
+        product = (gated * u.to(tl.float32)).to(m_ptr.dtype.element_ty)
+        columns = proj_ptr + (j * stride_pi)[:, None]
+        mask = in_block[:, None] & (o < channels)[None, :]
+        proj = tl.load(columns + (o * stride_po)[None, :], mask=mask, other=0.0)
+        acc = tl.dot(product, proj, acc, input_precision="ieee")
+        if REST > 0:
+            mask = in_block[:, None] & (o_rest < channels)[None, :]
+            proj_rest = tl.load(columns + (o_rest * stride_po)[None, :], mask=mask, other=0.0)
+            acc_rest = tl.dot(product, proj_rest, acc_rest, input_precision="ieee")
+    _store(
+        acc, o, in_image, x_rows, out_rows, proj_bias_ptr, scale_ptr, shift_ptr, channels,
+        stride_xc, stride_oc, stride_pb, stride_scale, stride_shift,
+    )  # fmt: skip
+    if REST > 0:
+        _store(
+            acc_rest, o_rest, in_image, x_rows, out_rows, proj_bias_ptr, scale_ptr, shift_ptr, channels,
+            stride_xc, stride_oc, stride_pb, stride_scale, stride_shift,
+        )  # fmt: skip
+
+
+@triton.jit
+def _store(
+    acc, o, in_image, x_rows, out_rows, bias_ptr, scale_ptr, shift_ptr, channels,
+    stride_xc, stride_oc, stride_b, stride_scale, stride_shift,
+):  # fmt: skip
+    """Add the bias and the skip x s + t, and write."""
+    known = o < channels
+    mask = in_image[:, None] & known[None, :]
+    bias = tl.load(bias_ptr + o * stride_b, mask=known, other=0.0).to(tl.float32)
+    shift = tl.load(shift_ptr + o * stride_shift, mask=known, other=0.0).to(tl.float32)
+    scale = tl.load(scale_ptr + o * stride_scale, mask=known, other=0.0).to(tl.float32)
+    x = tl.load(x_rows[:, None] + (o * stride_xc)[None, :], mask=mask, other=0.0).to(tl.float32)
+    acc += x * scale[None, :] + (bias + shift)[None, :]
+    out = out_rows[:, None] + (o * stride_oc)[None, :]
+    tl.store(out, acc.to(out.dtype.element_ty), mask=mask)
+
+
+def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
+    def live(c: Config) -> int:
+        return c["BLOCK_P"] * (channels + 2 * c["BLOCK_J"])
+
+    def shared(c: Config, size: int) -> int:
+        inner = c.num_stages * (c["BLOCK_P"] + c["BLOCK_J"]) * c["BLOCK_K"]
+        return (inner + c["BLOCK_J"] * (c["BLOCK_P"] + channels)) * size
+
+    return Space(f"msca_block.{name}", configs, live, shared)
+
+
+# Up to 128 channels, up to 512, and those of float32, whose operands take twice the registers and the shared memory.
+# 64 pixels by 128 channels and 32 by 512 are 64 accumulators a thread.
+NARROW = _space(
+    "narrow",
+    (
+        config(4, 2, BLOCK_P=64, BLOCK_J=32, BLOCK_K=32),
+        config(4, 2, BLOCK_P=64, BLOCK_J=64, BLOCK_K=64),
+        config(8, 2, BLOCK_P=128, BLOCK_J=64, BLOCK_K=32),
+        config(4, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=32),
+    ),
+    128,
+)
+WIDE = _space(
+    "wide",
+    (
+        config(8, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=64),
+        config(8, 2, BLOCK_P=32, BLOCK_J=64, BLOCK_K=64),
+        config(8, 2, BLOCK_P=64, BLOCK_J=32, BLOCK_K=32),
+        config(4, 2, BLOCK_P=16, BLOCK_J=32, BLOCK_K=64),
+    ),
+    512,
+)
+NARROW_FLOAT = _space(
+    "narrow_float",
+    (
+        config(4, 1, BLOCK_P=32, BLOCK_J=16, BLOCK_K=32),
+        config(8, 1, BLOCK_P=64, BLOCK_J=32, BLOCK_K=32),
+    ),
+    128,
+)
+WIDE_FLOAT = _space(
+    "wide_float",
+    (
+        config(8, 1, BLOCK_P=16, BLOCK_J=16, BLOCK_K=16),
+        config(8, 1, BLOCK_P=16, BLOCK_J=16, BLOCK_K=32),
+    ),
+    512,
+)
+SPACES = {(False, False): NARROW, (True, False): WIDE, (False, True): NARROW_FLOAT, (True, True): WIDE_FLOAT}
+
+
+def forward(
+    x: torch.Tensor,
+    proj_in_weight: torch.Tensor,
+    proj_in_bias: torch.Tensor,
+    root_weight: torch.Tensor,
+    root_bias: torch.Tensor | None,
+    strip_weights: list[torch.Tensor],
+    strip_biases: list[torch.Tensor],
+    mix_weight: torch.Tensor,
+    mix_bias: torch.Tensor,
+    proj_out_weight: torch.Tensor,
+    proj_out_bias: torch.Tensor,
+    skip_scale: torch.Tensor,
+    skip_shift: torch.Tensor,
+) -> torch.Tensor:
+    """See `ops.msca_block.op`."""
+    out = layout.empty_like(x)
+    if x.numel() == 0:
+        return out
+    u = pointwise(x, proj_in_weight[:, :, 0, 0], proj_in_bias, layout.empty_like(x), act="gelu")
+    arguments = (u, root_weight, root_bias, strip_weights, strip_biases)
+    # the CUDA kernel holds rows in registers, which Triton cannot index
+    is_compiled = backend.choose("msca_conv", *arguments) == "cuda"
+    m = torch.ops.segnext_kernels.msca_conv(*arguments) if is_compiled else strips(*arguments)
+    c = x.shape[1]
+    walk = Pixels.of(m, u, x, out)
+    first, rest = halves(c)
+
+    def run(chosen: Config) -> torch.Tensor:
+        by_m, by_u, by_x, by_out = walk.strides
+        _triton.launch(
+            gated_projection_kernel, (walk.images * triton.cdiv(walk.pixels, chosen["BLOCK_P"]),),
+            m, u, x, mix_weight, mix_bias, proj_out_weight, proj_out_bias, skip_scale, skip_shift, out,
+            walk.pixels, walk.width, c, *by_m, *by_u, *by_x, *by_out,
+            *mix_weight.stride()[:2], mix_bias.stride(0), *proj_out_weight.stride()[:2], proj_out_bias.stride(0),
+            skip_scale.stride(0), skip_shift.stride(0),
+            config=chosen, FLAT=walk.flat, FIRST=first, REST=rest,
+        )  # fmt: skip
+        return out
+
+    return tuning.tuned(SPACES[c > 128, x.dtype == torch.float32], size_class(x), x, run)

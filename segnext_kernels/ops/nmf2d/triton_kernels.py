@@ -1,0 +1,219 @@
+"""nmf2d in Triton: two kernels a step, as few as sums over all pixels allow.
+
+    coef' = coef * Xᵀ B / (coef BᵀB + eps)        a program per chunk of pixels (`coef_kernel`), which then adds up
+                                                  its own X coef' and coef'ᵀ coef'
+    B'    = B * X coef' / (B coef'ᵀcoef' + eps)   a program per tile of channels (`bases_kernel`): the chunks' sums in
+                                                  a fixed order, and the tile's share of B'ᵀB'
+
+The first coef is the softmax of the same product Xᵀ B that its update needs: it is made there. The last update writes
+bases coefᵀ instead of sums. 2 s + 2 launches for s steps, and one to copy the bases in.
+
+A chunk goes over its pixels twice: once along the channels for Xᵀ B, keeping coef' in memory (its own rows, behind a
+barrier of the program), once along the pixels for X coef', so that both sums stay in registers and a chunk may be of
+any length: its partial sums, D R floats, are written once. X comes from L2 the second time.
+
+Model, per image of D channels, N pixels, rank R, e bytes an element, c chunks: a step is 4 D N R + 4 N R R FLOP (twice
+the first part for bfloat16: two products, see `triton_products`); 2 e D N bytes of X, the second half from L2 where a
+chunk fits, 12 N R of coef, 8 c D R of sums. D 256, N 4096, R 16, bfloat16: 2 MiB of X a pass, 0.07 GFLOP a step: bound
+by latency, then L2. A model: not yet measured on a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from segnext_kernels import _triton, tuning
+from segnext_kernels.layout import empty_matrices_like
+from segnext_kernels.ops.nmf2d import reference
+from segnext_kernels.ops.nmf2d.triton_backward import backward
+from segnext_kernels.ops.nmf2d.triton_products import (
+    Cut,
+    data_product,
+    gram_kernel,
+    load_matrix,
+    store_matrix,
+    sum_parts,
+)
+from segnext_kernels.tuning import Config, Space, config, size_class
+
+__all__ = ["backward", "forward"]
+
+
+@triton.jit
+def coef_kernel(
+    x_ptr, bases_ptr, gram_ptr, coef_ptr, new_coef_ptr, partial_ptr, partial_gram_ptr, out_ptr,
+    channels, pixels, rank, gram_tiles, chunks, tiles_a_chunk, eps,
+    stride_xb, stride_xd, stride_xn, stride_ob, stride_od, stride_on,
+    FIRST: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    GRAM_PARTS: tl.constexpr, RANK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    chunk = tl.program_id(0) % chunks
+    image = (tl.program_id(0) // chunks).to(tl.int64)
+    x_ptr += image * stride_xb
+    out_ptr += image * stride_ob
+    bases_ptr += image * channels * rank
+    coef_ptr += image * pixels * rank
+    new_coef_ptr += image * pixels * rank
+    r = tl.arange(0, RANK)
+    gram = sum_parts(
+        gram_ptr + image * gram_tiles * rank * rank, gram_tiles, rank * rank, r, rank, rank, RANK, RANK, GRAM_PARTS
+    )  # fmt: skip
+    first_tile = chunk * tiles_a_chunk
+    last_tile = tl.minimum(first_tile + tiles_a_chunk, tl.cdiv(pixels, BLOCK_N))
+    new_gram = tl.zeros((RANK, RANK), tl.float32)
+    for tile in range(first_tile, last_tile):
+        n = (tile * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+        known = (n < pixels)[:, None] & (r < rank)[None, :]
+        num = tl.zeros((BLOCK_N, RANK), tl.float32)
+        for start in range(0, channels, BLOCK_D):
+            d = (start + tl.arange(0, BLOCK_D)).to(tl.int64)
+            x = tl.load(
+                x_ptr + (n * stride_xn)[:, None] + (d * stride_xd)[None, :],
+                mask=(n < pixels)[:, None] & (d < channels)[None, :],
+                other=0.0,
+            )
+            num = data_product(x, load_matrix(bases_ptr, d, channels, rank, RANK), num, PRECISION)
+        if FIRST:
+            logits = tl.where((r < rank)[None, :], num, float("-inf"))
+            power = tl.exp(logits - tl.max(logits, 1)[:, None])
+            coef = tl.where(known, power / tl.sum(power, 1)[:, None], 0.0)
+            if KEEP:
+                store_matrix(coef_ptr, coef, n, pixels, rank, RANK)
+        else:
+            coef = load_matrix(coef_ptr, n, pixels, rank, RANK)
+        den = tl.dot(coef, gram, input_precision=PRECISION) + eps
+        # what is outside must not reach the sums, whatever eps is
+        coef = tl.where(known, coef * num / den, 0.0)
+        if LAST:
+            for start in range(0, channels, BLOCK_D):
+                d = (start + tl.arange(0, BLOCK_D)).to(tl.int64)
+                bases = load_matrix(bases_ptr, d, channels, rank, RANK)
+                out = tl.dot(coef, tl.trans(bases), input_precision=PRECISION)
+                tl.store(
+                    out_ptr + (n * stride_on)[:, None] + (d * stride_od)[None, :],
+                    out.to(out_ptr.dtype.element_ty),
+                    mask=(n < pixels)[:, None] & (d < channels)[None, :],
+                )
+        else:
+            store_matrix(new_coef_ptr, coef, n, pixels, rank, RANK)
+            new_gram += tl.dot(tl.trans(coef), coef, input_precision=PRECISION)
+    if not LAST:
+        part = image * chunks + chunk
+        store_matrix(partial_gram_ptr + part * rank * rank, new_gram, r, rank, rank, RANK)
+        tl.debug_barrier()  # coef', written above by other threads of this program, is read below
+        for start in range(0, channels, BLOCK_D):
+            d = (start + tl.arange(0, BLOCK_D)).to(tl.int64)
+            acc = tl.zeros((BLOCK_D, RANK), tl.float32)
+            for tile in range(first_tile, last_tile):
+                n = (tile * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+                x = tl.load(
+                    x_ptr + (d * stride_xd)[:, None] + (n * stride_xn)[None, :],
+                    mask=(d < channels)[:, None] & (n < pixels)[None, :],
+                    other=0.0,
+                )
+                acc = data_product(x, load_matrix(new_coef_ptr, n, pixels, rank, RANK), acc, PRECISION)
+            store_matrix(partial_ptr + part * channels * rank, acc, d, channels, rank, RANK)
+
+
+@triton.jit
+def bases_kernel(
+    bases_ptr, new_bases_ptr, partial_ptr, partial_gram_ptr, gram_ptr, channels, rank, chunks, tiles, eps,
+    PRECISION: tl.constexpr, RANK: tl.constexpr,
+    BLOCK_D: tl.constexpr, PARTS: tl.constexpr, GRAM_PARTS: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0) % tiles
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    d = tile * BLOCK_D + tl.arange(0, BLOCK_D)
+    r = tl.arange(0, RANK)
+    area = channels * rank
+    bases = load_matrix(bases_ptr + image * area, d, channels, rank, RANK)
+    num = sum_parts(
+        partial_ptr + image * chunks * area, chunks, area, d, channels, rank, BLOCK_D, RANK, PARTS
+    )
+    coef_gram = sum_parts(
+        partial_gram_ptr + image * chunks * rank * rank, chunks, rank * rank, r, rank, rank, RANK, RANK, GRAM_PARTS
+    )  # fmt: skip
+    den = tl.dot(bases, coef_gram, input_precision=PRECISION) + eps
+    known = (d < channels)[:, None] & (r < rank)[None, :]
+    bases = tl.where(known, bases * num / den, 0.0)
+    store_matrix(new_bases_ptr + image * area, bases, d, channels, rank, RANK)
+    gram = tl.dot(tl.trans(bases), bases, input_precision=PRECISION)
+    store_matrix(gram_ptr + (image * tiles + tile) * rank * rank, gram, r, rank, rank, RANK)
+
+
+def _live(c: Config) -> int:
+    return 3 * 64 * c["BLOCK_N"] + 2 * 64 * 64  # at rank 64: num, coef, den, and two Gram matrices
+
+
+def _shared(c: Config, size: int) -> int:
+    return c.num_stages * c["BLOCK_D"] * (c["BLOCK_N"] * size + 64 * 4) + 64 * 4 * (c["BLOCK_N"] + 64)
+
+
+SPACE = Space(
+    "nmf2d.forward",
+    (
+        config(8, 1, BLOCK_N=32, BLOCK_D=32),
+        config(8, 1, BLOCK_N=64, BLOCK_D=32),
+        config(4, 1, BLOCK_N=32, BLOCK_D=32),
+        config(4, 2, BLOCK_N=64, BLOCK_D=32),
+        config(8, 2, BLOCK_N=64, BLOCK_D=64),
+        config(8, 2, BLOCK_N=128, BLOCK_D=32),
+    ),
+    _live,
+    _shared,
+)
+
+
+def forward(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See `ops.nmf2d.op`."""
+    if x.numel() == 0 or bases.numel() == 0:
+        return reference.nmf2d(x, bases, steps, grad, eps, save)
+    r = bases.shape[2]
+    return tuning.tuned(
+        SPACE, size_class(x, str(r)), x, lambda c: _forward(x, bases, steps, grad, eps, save, c)
+    )
+
+
+def _forward(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool, chosen: Config
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    b, d, n = x.shape
+    r = bases.shape[2]
+    cut = Cut.of(x, r, chosen)
+    # States: all of them where they are kept, else one that each update overwrites.
+    every = save and grad == "unrolled"
+    bases_states = x.new_empty((steps + 1 if every else 1, b, d, r), dtype=torch.float32)
+    coef_states = x.new_empty((steps + 1 if every else 1, b, n, r), dtype=torch.float32)
+    gram = x.new_empty((b, cut.channel_tiles, r, r), dtype=torch.float32)
+    partial = x.new_empty((b, cut.chunks, d, r), dtype=torch.float32)
+    partial_gram = x.new_empty((b, cut.chunks, r, r), dtype=torch.float32)
+    out = empty_matrices_like(x)
+    bases_states[0].copy_(bases)
+    channel_grid = (b * cut.channel_tiles,)
+    _triton.launch(
+        gram_kernel, channel_grid, bases_states[0], gram, d, r, cut.channel_tiles,
+        config=config(4, 1, BLOCK_D=cut.channels["BLOCK_D"]), RANK=cut.rank, PRECISION=cut.precision,
+    )  # fmt: skip
+    for step in range(steps + 1):
+        at, to = (step, min(step + 1, steps)) if every else (0, 0)
+        last = step == steps
+        _triton.launch(
+            coef_kernel, (b * cut.chunks,),
+            x, bases_states[at], gram, coef_states[at], coef_states[to], partial, partial_gram, out,
+            d, n, r, cut.channel_tiles, cut.chunks, cut.tiles_a_chunk, eps, *x.stride(), *out.stride(),
+            config=chosen, FIRST=step == 0, LAST=last, KEEP=save and (every or last), PRECISION=cut.precision,
+            GRAM_PARTS=cut.gram_parts, RANK=cut.rank,
+        )  # fmt: skip
+        if not last:
+            _triton.launch(
+                bases_kernel, channel_grid, bases_states[at], bases_states[to], partial, partial_gram, gram,
+                d, r, cut.chunks, cut.channel_tiles, eps,
+                config=cut.channels, PRECISION=cut.precision, RANK=cut.rank,
+            )  # fmt: skip
+    if save:
+        return out, bases_states, coef_states
+    return out, bases_states.new_empty((0, b, d, r)), coef_states.new_empty((0, b, n, r))

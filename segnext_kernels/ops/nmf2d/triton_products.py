@@ -1,0 +1,128 @@
+"""What nmf2d's Triton kernels share: products of data with state, sums of parts, and how pixels are cut.
+
+The state (bases, coef, their Gram matrices and gradients) is float32 and stays so. bfloat16 data meets it on the tensor
+cores in two products, of the state's leading eight bits and of the next eight; float16 data, whose range gradients of
+the state would leave, in three TF32 products that together keep float32's digits ("tf32x3"; state times state too);
+float32 data in plain float32 products ("ieee"). None of them has TF32's error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from segnext_kernels.ops.triton_pointwise import PROGRAMS
+from segnext_kernels.tuning import Config, config
+
+PART_VALUES = 8192  # of a sum's parts loaded at once: 64 a thread of 128
+
+
+@triton.jit
+def data_product(data, state, acc, PRECISION: tl.constexpr):
+    """acc + data · state, data in its own dtype."""
+    if data.dtype == tl.bfloat16:
+        high = state.to(tl.bfloat16)
+        low = (state - high.to(tl.float32)).to(tl.bfloat16)
+        acc = tl.dot(data, high, acc)
+        acc = tl.dot(data, low, acc)
+    else:
+        acc = tl.dot(data.to(tl.float32), state, acc, input_precision=PRECISION)
+    return acc
+
+
+@triton.jit
+def sum_parts(
+    ptr, parts, stride, rows, row_count, rank, ROWS: tl.constexpr, RANK: tl.constexpr, PARTS: tl.constexpr
+):
+    """(ROWS, RANK): the sum of ``parts`` matrices of ``rank`` columns, always in the same order; zero outside."""
+    r = tl.arange(0, RANK)
+    inside = (rows < row_count)[:, None] & (r < rank)[None, :]
+    at = rows.to(tl.int64)[:, None] * rank + r[None, :]
+    acc = tl.zeros((ROWS, RANK), tl.float32)
+    for start in range(0, parts, PARTS):
+        part = (start + tl.arange(0, PARTS)).to(tl.int64)
+        values = tl.load(
+            ptr + (part * stride)[:, None, None] + at[None, :, :],
+            mask=(part < parts)[:, None, None] & inside[None, :, :],
+            other=0.0,
+        )
+        acc += tl.sum(values, 0)
+    return acc
+
+
+@triton.jit
+def load_matrix(ptr, rows, row_count, rank, RANK: tl.constexpr):
+    """(rows, RANK) of a dense float32 matrix of ``rank`` columns; zero outside."""
+    r = tl.arange(0, RANK)
+    mask = (rows < row_count)[:, None] & (r < rank)[None, :]
+    return tl.load(ptr + rows.to(tl.int64)[:, None] * rank + r[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def store_matrix(ptr, value, rows, row_count, rank, RANK: tl.constexpr):
+    """The counterpart of `load_matrix`."""
+    r = tl.arange(0, RANK)
+    mask = (rows < row_count)[:, None] & (r < rank)[None, :]
+    tl.store(ptr + rows.to(tl.int64)[:, None] * rank + r[None, :], value, mask=mask)
+
+
+@triton.jit
+def gram_kernel(
+    bases_ptr, gram_ptr, channels, rank, tiles, BLOCK_D: tl.constexpr, RANK: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """Each tile of channels' part of basesᵀ bases."""
+    tile = tl.program_id(0) % tiles
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    d = tile * BLOCK_D + tl.arange(0, BLOCK_D)
+    bases = load_matrix(bases_ptr + image * channels * rank, d, channels, rank, RANK)
+    gram = tl.dot(tl.trans(bases), bases, input_precision=PRECISION)
+    r = tl.arange(0, RANK)
+    store_matrix(gram_ptr + (image * tiles + tile) * rank * rank, gram, r, rank, rank, RANK)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How an image's pixels and channels are cut into programs.
+
+    Attributes:
+        rank: R rounded up to a tile's side.
+        precision: of float32 products.
+        pixels: the configuration of kernels over pixels.
+        channels: the configuration of kernels over channels.
+        chunks: programs over the pixels of an image, each of ``tiles_a_chunk`` tiles: two a multiprocessor in all.
+        channel_tiles: programs over the channels of an image.
+    """
+
+    rank: int
+    precision: str
+    pixels: Config
+    channels: Config
+    chunks: int
+    tiles_a_chunk: int
+    channel_tiles: int
+
+    @staticmethod
+    def of(x: torch.Tensor, rank: int, chosen: Config) -> Cut:
+        """For x (B, D, N)."""
+        b, d, n = x.shape
+        wide = max(16, triton.next_power_of_2(rank))
+        tiles = triton.cdiv(n, chosen["BLOCK_N"])
+        tiles_a_chunk = triton.cdiv(tiles, max(1, PROGRAMS // b))
+        channels = config(
+            4 if wide < 64 else 8,
+            1,
+            BLOCK_D=32,
+            PARTS=max(1, PART_VALUES // (32 * wide)),
+            GRAM_PARTS=max(1, PART_VALUES // wide**2),
+        )
+        precision = "ieee" if x.dtype == torch.float32 else "tf32x3"
+        chunks = triton.cdiv(tiles, tiles_a_chunk)
+        return Cut(wide, precision, chosen, channels, chunks, tiles_a_chunk, triton.cdiv(d, 32))
+
+    @property
+    def gram_parts(self) -> int:
+        """Of a sum of (R, R) matrices, how many are loaded at once."""
+        return self.channels["GRAM_PARTS"]
