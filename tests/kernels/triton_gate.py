@@ -110,7 +110,7 @@ def launches(name: str, run: Callable[[], Any], every_config: bool) -> list[Laun
 
 
 def calls(spec: Spec, dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[Callable[[], Any]]:
-    """Calls of the op's Triton functions, forward and backward, on its narrowest and widest model shape, without data."""
+    """Calls of the op's Triton functions on its narrowest and widest model shape, without data."""
     kernels = {op: backend.KERNELS.get(op, {}).get("triton") for op in (spec.name, f"{spec.name}_backward")}
     forward, backward = kernels.values()
     for shape in (spec.model_shapes[0], spec.model_shapes[-1]):

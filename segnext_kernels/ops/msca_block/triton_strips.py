@@ -9,7 +9,7 @@ The op `msca_conv` in three launches makes nothing twice, but a block of five la
 ROWS: the tallest band that still gives each multiprocessor a program, 8 at least.
 
 Model, E elements of e bytes, strips 7, 11, 21, b = min(H, ROWS + 20) / ROWS: (128 b + 78) E FLOP (206 where b is 1), 2
-e E bytes of memory and 12 b e E of L2; bound by loads from L1, 64 b + 40 an element. A model: not yet measured on a GPU.
+e E bytes of memory and 12 b e E of L2; bound by loads from L1, 64 b + 40 an element. A model, not measured on a GPU.
 """
 
 from __future__ import annotations
