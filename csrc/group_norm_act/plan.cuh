@@ -5,12 +5,14 @@
 #include "group_norm_act/group_norm_act.h"
 
 namespace segnext {
+namespace group_norm {
 
 constexpr int kNormThreads = 256;
 constexpr int kNormWarps = kNormThreads / kWarp;
 // Enough blocks for every multiprocessor several times; few enough that each can read its group's sums again. The
 // same on every device: so are the results.
 constexpr int64_t kNormBlocks = 1024, kMostChunks = 64;
+constexpr int kBatch = 4;  // steps of a thread whose loads are under way together
 
 // Rows: a block takes pixels of an image with all their channels, a thread always the same `vector` channels.
 // Planes: a block takes pixels of one channel of an image, `vector` of them a step.
@@ -160,4 +162,5 @@ struct NormItem {
   }
 };
 
+}  // namespace group_norm
 }  // namespace segnext

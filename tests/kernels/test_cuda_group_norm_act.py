@@ -82,6 +82,14 @@ def test_more_channels_than_threads(emulator: Emulator) -> None:
     assert_right(emulator, arguments((1, 265, 5, 2, 3), torch.float32))  # as planes
 
 
+def test_several_passes_of_a_block(emulator: Emulator) -> None:
+    """What a thread has is merged with what it takes next; rows drift, so that both differ."""
+    x, *rest = arguments((1, 512, 8, 23, 24), residual=False)
+    assert_right(emulator, (x + torch.arange(23.0).view(-1, 1), *rest))
+    x, *rest = arguments((1, 513, 3, 33, 33), layout=torch.contiguous_format, residual=False)
+    assert_forward(emulator, _cuda, reference.group_norm_act, (x + torch.arange(33.0).view(-1, 1), *rest))
+
+
 @layouts
 def test_views_and_other_layouts(emulator: Emulator, layout: torch.memory_format) -> None:
     args = arguments((2, 16, 4, 6, 8), torch.bfloat16, layout)
