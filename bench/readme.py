@@ -24,7 +24,7 @@ from segnext.costs import count_costs
 from segnext.models import build, list_models
 from segnext.weights.hub import shipped
 from segnext.weights.io import read_checkpoint
-from segnext_kernels import _library, backend
+from segnext_kernels import _library, _triton, backend
 from segnext_kernels.specification import Spec, all_specs
 from tests.contract.cases import DTYPES, LAYOUTS, Recorder, with_gradient
 
@@ -91,7 +91,8 @@ def support() -> str:
         "architecture_gap": lambda device: None,
         "_C": _WholeLibrary(_library._C),
     }
-    with mock.patch.multiple(_library, **whole):
+    gpu = {"missing": lambda: None, "_capability_gap": lambda device: None}
+    with mock.patch.multiple(_library, **whole), mock.patch.multiple(_triton, **gpu):
         for name, spec in all_specs().items():
             lines.append([f"`{name}`", "forward", *_dtypes(name, _forward_args(spec))])
             if spec.differentiable:
