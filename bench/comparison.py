@@ -23,8 +23,8 @@ Gate = Callable[[str, Any], None]
 MIN_ROUNDS, MAX_ROUNDS = 7, 200
 # Seconds of a round from which fewer of them have to do.
 LONG_MINIMUM, MIN_ROUNDS_LONG = 4.0, 3
-# Seconds of a round from which a variant's first call is timed: what its predecessor left behind no longer shows.
-LONG_ROUND = 3.0
+# Seconds of a round from which the first call is timed: what the variant before left behind shows less, and it costs.
+LONG_ROUND = 1.5
 
 
 class Comparison:
