@@ -39,7 +39,7 @@ def preloaded() -> str | None:
 
 def library() -> Path:
     """The library of the checkout's kernels."""
-    return _build(FOLDER, sorted(CSRC.glob("*/*.cu")), [])
+    return _build(FOLDER, _sources(), [])
 
 
 def broken_library(folder: Path, op: str, file: str, right: str, wrong: str) -> Path:
@@ -56,16 +56,21 @@ def broken_library(folder: Path, op: str, file: str, right: str, wrong: str) -> 
         copy.parent.mkdir(parents=True, exist_ok=True)
         if copy != changed:
             shutil.copyfile(source, copy)
-    kept = [path for path in FOLDER.glob("*.o") if path.name not in {_object(source) for source in sources}]
+    kept = [FOLDER / _object(source) for source in _sources() if source not in again]
     return _build(folder, list(again.values()), kept)
+
+
+def _sources() -> list[Path]:
+    emulator = [*sorted(EMULATOR.glob("*.cu")), *sorted(EMULATOR.glob("*.cpp"))]
+    return [*sorted(CSRC.glob("*/*.cu")), CSRC / "bindings_cuda.cpp", *emulator]
 
 
 def _object(source: Path) -> str:
     return "_".join(source.with_suffix(".o").parts[-2:])
 
 
-def _build(folder: Path, kernels: Sequence[Path], objects: Sequence[Path]) -> Path:
-    """With ``objects`` of an earlier build, only the kernels are compiled."""
+def _build(folder: Path, sources: Sequence[Path], objects: Sequence[Path]) -> Path:
+    """Of ``sources``, and of ``objects`` of an earlier build."""
     import pybind11
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,18 +84,10 @@ def _build(folder: Path, kernels: Sequence[Path], objects: Sequence[Path]) -> Pa
         "rule link",
         f"  command = g++ -shared {SANITIZERS} $in -o $out",
     ]
-    sources = [(path, KERNELS) for path in kernels]
-    if not objects:
-        sources += [(path, KERNELS) for path in sorted(EMULATOR.glob("*.cu"))]
-        sources += [
-            (path, SCHEDULER) for path in (*sorted(EMULATOR.glob("*.cpp")), CSRC / "bindings_cuda.cpp")
-        ]
     names = [str(path) for path in objects]
-    for path, flags in sources:
-        lines += [
-            f"build {_object(path)}: cxx {path}",
-            f"  flags = {'-x c++ ' if path.suffix == '.cu' else ''}{flags}",
-        ]
+    for path in sources:
+        flags = f"-x c++ {KERNELS}" if path.suffix == ".cu" else SCHEDULER
+        lines += [f"build {_object(path)}: cxx {path}", f"  flags = {flags}"]
         names.append(_object(path))
     lines.append(f"build {LIBRARY}: link {' '.join(names)}")
     with (folder / "lock").open("w") as lock:
