@@ -82,7 +82,7 @@ def test_msca_block_in_bands_shorter_than_the_strips(dtype: torch.dtype) -> None
 def test_nmf2d_in_several_chunks_of_several_tiles(
     dtype: torch.dtype, inner_rows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton_products, "PROGRAMS", 2)  # one chunk of each image takes three tiles
+    monkeypatch.setattr(triton_products, "MULTIPROCESSORS", 2)  # one chunk of each image takes three tiles
     monkeypatch.setattr(triton_products, "PART_VALUES", 1)  # and sums go over one part at a time
     args = NMF2D.samples[0].make(dtype, b=1, d=40, n=150, r=20, steps=1, inner_rows=inner_rows)
     assert triton_products.Cut.of(args[0], 20, triton_products.config(BLOCK_N=32)).tiles_a_chunk == 3

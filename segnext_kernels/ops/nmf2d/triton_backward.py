@@ -92,19 +92,19 @@ def pixel_kernel(
         if not TOP:
             above = load_matrix(coef_above_ptr, n, pixels, rank, RANK)
             grad_new += load_matrix(grad_coef_ptr, n, pixels, rank, RANK)
-            grad_new += tl.dot(above, cross, input_precision=PRECISION)
-        den = tl.dot(coef, gram, input_precision=PRECISION) + eps
+            grad_new += tl.dot(above, cross, input_precision="ieee")
+        den = tl.dot(coef, gram, input_precision="ieee") + eps
         ratio = tl.where(known, num / den, 0.0)
         grad_num = tl.where(known, grad_new * coef / den, 0.0)
         grad_den = -grad_num * ratio
-        grad_coef = grad_new * ratio + tl.dot(grad_den, gram, input_precision=PRECISION)
+        grad_coef = grad_new * ratio + tl.dot(grad_den, gram, input_precision="ieee")
         if BOTTOM:
             if SOFTMAX:
                 grad_num += coef * (grad_coef - tl.sum(grad_coef * coef, 1)[:, None])
         else:
             store_matrix(grad_coef_ptr, grad_coef, n, pixels, rank, RANK)
-            coef_gram += tl.dot(tl.trans(coef), coef, input_precision=PRECISION)
-            grad_gram += tl.dot(tl.trans(coef), grad_den, input_precision=PRECISION)
+            coef_gram += tl.dot(tl.trans(coef), coef, input_precision="ieee")
+            grad_gram += tl.dot(tl.trans(coef), grad_den, input_precision="ieee")
             if TOP:
                 store_matrix(last_coef_ptr, coef * ratio, n, pixels, rank, RANK)
         store_matrix(grad_num_ptr, grad_num, n, pixels, rank, RANK)
@@ -140,7 +140,7 @@ def pixel_kernel(
 def channel_kernel(
     bases_ptr, bases_below_ptr, partial_ptr, partial_gram_ptr, grad_bases_ptr, bases_grad_num_ptr,
     gram_ptr, cross_ptr, channels, rank, chunks, tiles, eps,
-    TOP: tl.constexpr, PRECISION: tl.constexpr, RANK: tl.constexpr,
+    TOP: tl.constexpr, RANK: tl.constexpr,
     BLOCK_D: tl.constexpr, PARTS: tl.constexpr, GRAM_PARTS: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0) % tiles
@@ -151,27 +151,27 @@ def channel_kernel(
     known = (d < channels)[:, None] & (r < rank)[None, :]
     sums = partial_ptr + 2 * image * chunks * area
     grams = partial_gram_ptr + 2 * image * chunks * square
-    by_grad = sum_parts(sums, chunks, 2 * area, d, channels, rank, BLOCK_D, RANK, PARTS)
-    num = sum_parts(sums + area, chunks, 2 * area, d, channels, rank, BLOCK_D, RANK, PARTS)
+    # one (R, R) matrix after the other: two do not fit the registers beside what they are multiplied with
+    grad = sum_parts(sums, chunks, 2 * area, d, channels, rank, BLOCK_D, RANK, PARTS)
     cross = sum_parts(grams, chunks, 2 * square, r, rank, rank, RANK, RANK, GRAM_PARTS)
-    coef_gram = sum_parts(grams + square, chunks, 2 * square, r, rank, rank, RANK, RANK, GRAM_PARTS)
     bases = load_matrix(bases_ptr + image * area, d, channels, rank, RANK)
-    below = load_matrix(bases_below_ptr + image * area, d, channels, rank, RANK)
-
-    grad = by_grad + tl.dot(bases, cross + tl.trans(cross), input_precision=PRECISION)
+    grad += tl.dot(bases, cross + tl.trans(cross), input_precision="ieee")
     if not TOP:
         grad += load_matrix(grad_bases_ptr + image * area, d, channels, rank, RANK)
-    den = tl.dot(below, coef_gram, input_precision=PRECISION) + eps
+    num = sum_parts(sums + area, chunks, 2 * area, d, channels, rank, BLOCK_D, RANK, PARTS)
+    coef_gram = sum_parts(grams + square, chunks, 2 * square, r, rank, rank, RANK, RANK, GRAM_PARTS)
+    below = load_matrix(bases_below_ptr + image * area, d, channels, rank, RANK)
+    den = tl.dot(below, coef_gram, input_precision="ieee") + eps
     ratio = tl.where(known, num / den, 0.0)
     grad_num = tl.where(known, grad * below / den, 0.0)
     grad_den = -grad_num * ratio
-    grad = grad * ratio + tl.dot(grad_den, coef_gram, input_precision=PRECISION)
+    grad = grad * ratio + tl.dot(grad_den, coef_gram, input_precision="ieee")
     store_matrix(grad_bases_ptr + image * area, grad, d, channels, rank, RANK)
     store_matrix(bases_grad_num_ptr + image * area, grad_num, d, channels, rank, RANK)
     part = (image * tiles + tile) * square
-    gram = tl.dot(tl.trans(below), below, input_precision=PRECISION)
+    gram = tl.dot(tl.trans(below), below, input_precision="ieee")
     store_matrix(gram_ptr + part, gram, r, rank, rank, RANK)
-    grad_gram = tl.dot(tl.trans(below), grad_den, input_precision=PRECISION)
+    grad_gram = tl.dot(tl.trans(below), grad_den, input_precision="ieee")
     store_matrix(cross_ptr + part, grad_gram, r, rank, rank, RANK)
 
 
@@ -210,10 +210,10 @@ def grad_x_kernel(
 SPACE = Space(
     "nmf2d.backward",
     (
+        config(8, 1, BLOCK_N=16, BLOCK_D=32),
         config(8, 1, BLOCK_N=32, BLOCK_D=32),
-        config(8, 1, BLOCK_N=64, BLOCK_D=32),
-        config(4, 1, BLOCK_N=32, BLOCK_D=32),
-        config(8, 2, BLOCK_N=64, BLOCK_D=32),
+        config(4, 1, BLOCK_N=16, BLOCK_D=32),
+        config(8, 1, BLOCK_N=16, BLOCK_D=64),
     ),
     lambda c: 5 * 64 * c["BLOCK_N"] + 4 * 64 * 64,  # at rank 64
     lambda c, size: c.num_stages * c["BLOCK_D"] * (c["BLOCK_N"] * size + 512) + 256 * (c["BLOCK_N"] + 128),
@@ -278,7 +278,7 @@ def _backward(
             _triton.launch(
                 channel_kernel, channel_grid, saved_bases[level], saved_bases[level - 1], partial, partial_gram,
                 grad_bases, bases_grad_num[level - 1], gram, cross, d, r, cut.chunks, cut.channel_tiles, eps,
-                config=cut.channels, TOP=level == top, **shared,
+                config=cut.channels, TOP=level == top, RANK=cut.rank,
             )  # fmt: skip
     blocks = triton.cdiv(n, chosen["BLOCK_N"]) * triton.cdiv(d, chosen["BLOCK_D"])
     _triton.launch(

@@ -2,8 +2,8 @@
 
 The state (bases, coef, their Gram matrices and gradients) is float32 and stays so. bfloat16 data meets it on the tensor
 cores in two products, of the state's leading eight bits and of the next eight; float16 data, whose range gradients of
-the state would leave, in three TF32 products that together keep float32's digits ("tf32x3"; state times state too);
-float32 data in plain float32 products ("ieee"). None of them has TF32's error.
+the state would leave, in three TF32 products that together keep float32's digits ("tf32x3"; state times state too where
+that is much, and fits the registers); the rest are plain float32 products ("ieee"). None has TF32's error.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels.ops.triton_pointwise import PROGRAMS
+from segnext_kernels.ops.triton_pointwise import MULTIPROCESSORS
 from segnext_kernels.tuning import Config, config
 
-PART_VALUES = 8192  # of a sum's parts loaded at once: 64 a thread of 128
+PART_VALUES = 4096  # of a sum's parts loaded at once: 32 a thread of 128
 
 
 @triton.jit
@@ -92,7 +92,8 @@ class Cut:
         precision: of float32 products.
         pixels: the configuration of kernels over pixels.
         channels: the configuration of kernels over channels.
-        chunks: programs over the pixels of an image, each of ``tiles_a_chunk`` tiles: two a multiprocessor in all.
+        chunks: programs over the pixels of an image, each of ``tiles_a_chunk`` tiles; one a multiprocessor in all,
+            as each writes sums as large as the bases.
         channel_tiles: programs over the channels of an image.
     """
 
@@ -110,17 +111,17 @@ class Cut:
         b, d, n = x.shape
         wide = max(16, triton.next_power_of_2(rank))
         tiles = triton.cdiv(n, chosen["BLOCK_N"])
-        tiles_a_chunk = triton.cdiv(tiles, max(1, PROGRAMS // b))
+        tiles_a_chunk = triton.cdiv(tiles, max(1, MULTIPROCESSORS // b))
         channels = config(
             4 if wide < 64 else 8,
             1,
-            BLOCK_D=32,
-            PARTS=max(1, PART_VALUES // (32 * wide)),
+            BLOCK_D=16,
+            PARTS=max(1, PART_VALUES // (16 * wide)),
             GRAM_PARTS=max(1, PART_VALUES // wide**2),
         )
         precision = "ieee" if x.dtype == torch.float32 else "tf32x3"
         chunks = triton.cdiv(tiles, tiles_a_chunk)
-        return Cut(wide, precision, chosen, channels, chunks, tiles_a_chunk, triton.cdiv(d, 32))
+        return Cut(wide, precision, chosen, channels, chunks, tiles_a_chunk, triton.cdiv(d, 16))
 
     @property
     def gram_parts(self) -> int:
