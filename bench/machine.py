@@ -36,7 +36,7 @@ def describe() -> dict[str, Any]:
         "backend": current_backend(),
         "memory": host.get("memory", ""),
         "system": host["system"],
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **_versions(), **_cuda()},
         "commit": commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
@@ -71,6 +71,18 @@ def _git(*arguments: str) -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _cuda() -> dict[str, str]:
+    """CUDA's version as torch was built for it, and the driver's; empty without a GPU."""
+    if not torch.cuda.is_available():
+        return {}
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        driver = "unknown"
+    return {"cuda": str(torch.version.cuda), "driver": driver}
 
 
 def _versions() -> dict[str, str]:

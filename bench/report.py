@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ def render(results: Results) -> str:
         parts += [_losses(row) for row in rows if "losses" in row.notes]
     if fresh := fresh_table(results.rows):
         parts.append(f"## {FRESH_TITLE}\n\n{fresh}")
+    if results.stages:
+        parts.append("## stages of the campaign\n\n" + "\n".join(_stages(results.stages)))
     if results.without_number:
         lines = [f"- {name}: {reason}" for name, reason in results.without_number.items()]
         parts.append("## without a number\n\n" + "\n".join(lines))
@@ -159,19 +161,40 @@ def _heading(results: Results) -> str:
     machine, ceilings = results.machine, results.ceilings
     versions = " ".join(f"{name} {version}" for name, version in machine["versions"].items())
     copies = ", ".join(f"{rate:.0f} GB/s at {size >> 20} MiB" for size, rate in ceilings.copies)
-    fma = "no compiler to measure FMA" if ceilings.fma is None else f"FMA {ceilings.fma:.0f} GFLOP/s"
+    fma = "FMA not measured" if ceilings.fma is None else f"FMA {ceilings.fma:.0f} GFLOP/s"
+    half = "" if ceilings.half_gemm is None else f", {ceilings.half_gemm:.0f} GFLOP/s bf16"
+    measured = f"{fma}, GEMM {ceilings.gemm:.0f} GFLOP/s fp32{half}; copy {copies}"
     kernels = machine["kernel_instruction_set"] or "not built"
     return "\n".join(
         [
             f"{machine['device']}, {machine['threads']} threads on {machine['cores']}",
             f"{machine['date']}, commit {machine['commit']}",
             f"kernels: {kernels}, backend {machine['backend']}; {versions}",
-            f"ceilings, measured: {fma}, GEMM {ceilings.gemm:.0f} GFLOP/s fp32; copy {copies}",
+            f"ceilings, measured: {measured if ceilings.copies else 'not yet'}",
             "times: medians of interleaved rounds; spread: interquartile range of ours over its median",
             "roofline: the larger of FLOPs at the arithmetic ceiling and modelled (not counted) bytes, each",
             "input read once and each output written once, at the copy ceiling of that size; over our time",
         ]
     )
+
+
+def _stages(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line a stage, and what parity and the sanitizer found below theirs."""
+    lines = []
+    for name, record in stages.items():
+        lines.append(f"- {name}: {record['status']}, {record['seconds']:.0f} s")
+        findings = record["findings"]
+        if "ops" in findings:
+            counts = {kind: len(found) for kind, found in findings["ops"].items()}
+            lines.append("  - ops: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+            lines += [f"  - failed: {test}: {reason}" for test, reason in findings["ops"]["failed"].items()]
+        lines += [f"  - {run}: error {error:.1e}" for run, error in findings.get("models", {}).items()]
+        lines += [
+            f"  - {run}: {' '.join(found['summary'])}"
+            for run, found in findings.items()
+            if isinstance(found, dict) and "summary" in found
+        ]
+    return lines
 
 
 def _losses(row: Row) -> str:

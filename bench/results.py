@@ -47,6 +47,7 @@ class Row:
         flops: of convolutions and matrix products; None where not counted.
         bytes_moved: modelled, not counted: every input and weight read once, every output written once.
         notes: anything particular: which backend ran, losses, shares.
+        tensor_cores: whether the FLOPs are products of 16-bit numbers, which a GPU does faster than others.
     """
 
     table: str
@@ -56,6 +57,7 @@ class Row:
     flops: int | None = None
     bytes_moved: int | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    tensor_cores: bool = False
 
     @property
     def best_peer(self) -> str:
@@ -69,18 +71,23 @@ class Row:
 
     def roofline_share(self, ceilings: Ceilings) -> float | None:
         """The floor of this machine over our time; None where neither FLOPs nor bytes are known."""
-        floor = ceilings.floor_ms(self.flops, self.bytes_moved)
+        floor = ceilings.floor_ms(self.flops, self.bytes_moved, self.tensor_cores)
         return None if floor is None else floor / self.times[OURS].median
 
 
 @dataclass
 class Results:
-    """A run: the machine, its measured ceilings, the rows, and which workloads got no number and why."""
+    """A run: the machine, its measured ceilings, the rows, and which workloads got no number and why.
+
+    Attributes:
+        stages: of a campaign: each stage's status, seconds and findings.
+    """
 
     machine: dict[str, Any]
     ceilings: Ceilings
     rows: list[Row]
     without_number: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def tables(self) -> dict[str, list[Row]]:
         """Rows by table, in the order in which they were measured."""
@@ -92,18 +99,27 @@ class Results:
 
 def write(results: Results, folder: Path = FOLDER) -> Path:
     """Write ``folder/<machine>/<date>-<commit>.json``, or ``-2.json`` where that exists; returns the path."""
-    machine = results.machine
-    target = folder / machine["slug"]
-    target.mkdir(parents=True, exist_ok=True)
-    stem = f"{machine['date'][:10]}-{re.sub(r'[^0-9A-Za-z]', '', machine['commit'])}"
-    path, number = target / f"{stem}.json", 1
+    first = path = path_of(results.machine, folder)
+    number = 1
     while path.exists():
         number += 1
-        path = target / f"{stem}-{number}.json"
+        path = first.with_stem(f"{first.stem}-{number}")
+    save(results, path)
+    return path
+
+
+def path_of(machine: dict[str, Any], folder: Path = FOLDER) -> Path:
+    """``folder/<machine>/<date>-<commit>.json``."""
+    stem = f"{machine['date'][:10]}-{re.sub(r'[^0-9A-Za-z]', '', machine['commit'])}"
+    return folder / machine["slug"] / f"{stem}.json"
+
+
+def save(results: Results, path: Path) -> None:
+    """Write or replace ``path``; whoever reads it meanwhile never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(results)}, indent=1) + "\n")
     os.replace(temporary, path)
-    return path
 
 
 def read(path: Path) -> Results:
@@ -121,10 +137,14 @@ def read(path: Path) -> Results:
     return Results(
         machine=data["machine"],
         ceilings=Ceilings(
-            ceilings["fma"], ceilings["gemm"], tuple((size, rate) for size, rate in ceilings["copies"])
+            ceilings["fma"],
+            ceilings["gemm"],
+            tuple((size, rate) for size, rate in ceilings["copies"]),
+            ceilings.get("half_gemm"),
         ),
         rows=[_row(row) for row in data["rows"]],
         without_number=data["without_number"],
+        stages=data.get("stages", {}),
     )
 
 

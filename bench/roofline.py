@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured: fp32 multiply-adds and copies; a workload's floor."""
+"""What this machine can do at best, measured: multiply-adds, products and copies; a workload's floor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,10 +16,14 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.clock import Clock
+
 SOURCE = Path(__file__).with_name("fma_ceiling.cpp")
 # From what fits a core's L2 to what fits no cache; bytes read + written by one copy.
 COPY_SIZES = tuple(mebibytes << 20 for mebibytes in (1, 4, 16, 64, 256))
+GPU_COPY_SIZES = tuple(mebibytes << 20 for mebibytes in (8, 32, 512, 4096))  # from the L2 to far beyond it
 GEMM_SIDE = 1024
+GPU_GEMM_SIDE = 8192
 REPEATS = 8
 
 
@@ -29,14 +32,16 @@ class Ceilings:
     """Measured rates with all threads that torch uses.
 
     Attributes:
-        fma: GFLOP/s of fp32 multiply-adds in registers; None where no C++ compiler was found.
-        gemm: GFLOP/s of PyTorch's fp32 matrix product, 1024 x 1024 x 1024.
+        fma: GFLOP/s of fp32 multiply-adds in registers; None where no C++ compiler was found, and on a GPU.
+        gemm: GFLOP/s of PyTorch's fp32 matrix product, of side 1024; on a GPU 8192, without TF32.
         copies: (bytes read + written by a copy, GB/s); small copies stay in the caches.
+        half_gemm: GFLOP/s of the bf16 product on a GPU's tensor cores; None on a CPU.
     """
 
     fma: float | None
     gemm: float
     copies: tuple[tuple[int, float], ...]
+    half_gemm: float | None = None
 
     @property
     def arithmetic(self) -> float:
@@ -49,17 +54,37 @@ class Ceilings:
         start = max(smaller, default=min(at for at, _ in self.copies))
         return max(rate for at, rate in self.copies if at >= start)
 
-    def floor_ms(self, flops: int | None, bytes_moved: int | None) -> float | None:
+    def floor_ms(
+        self, flops: int | None, bytes_moved: int | None, tensor_cores: bool = False
+    ) -> float | None:
         """Milliseconds below which the workload cannot run; None where nothing is known of it."""
-        floors = [flops / self.arithmetic / 1e6] if flops else []
-        if bytes_moved:
+        rate = max(self.arithmetic, self.half_gemm or 0.0) if tensor_cores else self.arithmetic
+        floors = [flops / rate / 1e6] if flops and rate else []
+        if bytes_moved and self.copies:
             floors.append(bytes_moved / self.bandwidth(bytes_moved) / 1e6)
         return max(floors, default=None)
+
+
+UNKNOWN = Ceilings(None, 0.0, ())
 
 
 def measure() -> Ceilings:
     """Takes about two seconds."""
     return Ceilings(measure_fma(), measure_gemm(), tuple((size, measure_copy(size)) for size in COPY_SIZES))
+
+
+def measure_gpu() -> Ceilings:
+    """The same of the current GPU; takes about two seconds and 8 GiB."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        single, half = (
+            measure_gemm(GPU_GEMM_SIDE, dtype, "cuda") for dtype in (torch.float32, torch.bfloat16)
+        )
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    copies = tuple((size, measure_copy(size, "cuda")) for size in GPU_COPY_SIZES)
+    return Ceilings(None, single, copies, half)
 
 
 def measure_fma() -> float | None:
@@ -85,16 +110,16 @@ def measure_fma() -> float | None:
         return flops / _best_seconds(lambda: list(pool.map(one, range(threads)))) / 1e9
 
 
-def measure_gemm() -> float:
-    """GFLOP/s of torch.mm in fp32."""
-    a, b = torch.randn(GEMM_SIDE, GEMM_SIDE), torch.randn(GEMM_SIDE, GEMM_SIDE)
+def measure_gemm(side: int = GEMM_SIDE, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
+    """GFLOP/s of torch.mm."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    return 2 * GEMM_SIDE**3 / _best_seconds(lambda: torch.mm(a, b, out=out)) / 1e9
+    return 2 * side**3 / _best_seconds(lambda: torch.mm(a, b, out=out), device) / 1e9
 
 
-def measure_copy(size: int) -> float:
+def measure_copy(size: int, device: str = "cpu") -> float:
     """GB/s, read + written, of a copy that touches ``size`` bytes."""
-    source = torch.ones(size // 2, dtype=torch.uint8)
+    source = torch.ones(size // 2, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     calls = max(1, (16 << 20) // size)  # small copies are repeated: a call costs a microsecond
 
@@ -102,7 +127,7 @@ def measure_copy(size: int) -> float:
         for _ in range(calls):
             target.copy_(source)
 
-    return calls * size / _best_seconds(copy) / 1e9
+    return calls * size / _best_seconds(copy, device) / 1e9
 
 
 def counted_flops(run: Callable[[], Any]) -> int:
@@ -112,11 +137,7 @@ def counted_flops(run: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
-def _best_seconds(run: Callable[[], Any]) -> float:
+def _best_seconds(run: Callable[[], Any], device: str = "cpu") -> float:
     """The shortest of several calls, the first of which warms up: a ceiling, not a typical time."""
-    best = float("inf")
-    for _ in range(REPEATS + 1):
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
-    return best
+    clock = Clock(torch.device(device))
+    return min(clock.seconds(run) for _ in range(REPEATS + 1))

@@ -38,13 +38,13 @@ def image(height: int, width: int | None = None) -> Tensor:
     return F.interpolate(coarse, size, mode="bilinear").contiguous(memory_format=torch.channels_last)
 
 
-def scene(side: int) -> tuple[Tensor, Tensor]:
+def scene(height: int, width: int | None = None, classes: int = CLASSES) -> tuple[Tensor, Tensor]:
     """Regions of a colour each under the noise of `image`, and their class at an eighth of the size."""
     generator = torch.Generator().manual_seed(4)
-    noise = torch.randn(1, CLASSES, REGIONS, REGIONS, generator=generator)
-    labels = F.interpolate(noise, (side, side), mode="bilinear").argmax(1)
-    colours = torch.randn(CLASSES, 3, generator=generator)
-    images = colours[labels].movedim(-1, 1) + 0.3 * image(side)
+    noise = torch.randn(1, classes, REGIONS, REGIONS, generator=generator)
+    labels = F.interpolate(noise, (height, width or height), mode="bilinear").argmax(1)
+    colours = torch.randn(classes, 3, generator=generator)
+    images = colours[labels].movedim(-1, 1) + 0.3 * image(height, width)
     return images.contiguous(memory_format=torch.channels_last), labels[:, 4::8, 4::8]
 
 
@@ -61,7 +61,7 @@ def fit_classifier(model: SegNeXt, state_dict: dict[str, Tensor], images: Tensor
         model.forward_logits(images)
     hook.remove()
     features = F.pad(seen[0].movedim(1, -1).flatten(0, 2), (0, 1), value=1.0).double()
-    wanted = F.one_hot(labels.flatten(), CLASSES).double()
+    wanted = F.one_hot(labels.flatten(), model.config.num_classes).double()
     gram = features.mT @ features
     ridge = 1e-3 * len(features) * torch.eye(len(gram), dtype=torch.float64)
     weight, bias = torch.linalg.solve(gram + ridge, features.mT @ wanted).float().split([len(gram) - 1, 1])
@@ -171,7 +171,7 @@ def plain_loss(state_dict: dict[str, Tensor], model: SegNeXt) -> tuple[dict[str,
     shape = model.decoder.hamburger.bases.shape[1:]
 
     def loss(images: Tensor, targets: Tensor) -> Tensor:
-        bases = F.normalize(torch.rand((len(images), *shape)), dim=1)  # as the model draws them
+        bases = F.normalize(torch.rand((len(images), *shape), device=images.device), dim=1)  # as the model draws them
         return plain_segnext.loss(own, bases, images, targets)
 
     return {name: own[name] for name in trained}, loss
@@ -189,6 +189,21 @@ def assert_same_step(training: Training, oracle: Training, what: str) -> None:
     )
     error = ((ours - oracles).norm() / oracles.norm()).item()
     assert error <= 1e-3, f"{what}: relative error of the gradient {error:.1e} is above 1e-3"
+
+
+def assert_step_no_worse(training: Training, oracle: Training, eager: Training, what: str) -> None:
+    """The first step's loss and gradients are as near to the oracle's as those of eager PyTorch, within twice."""
+
+    def errors(run: Training) -> tuple[float, float]:
+        mine, theirs = (
+            torch.cat([t.grad.flatten().float() for t in each.parameters.values() if t.grad is not None])
+            for each in (run, oracle)
+        )
+        loss = abs(run.losses[0] - oracle.losses[0]) / oracle.losses[0]
+        return loss, ((mine - theirs).norm() / theirs.norm()).item()
+
+    for name, error, allowed in zip(("loss", "gradient"), errors(training), errors(eager), strict=True):
+        assert error <= 2 * allowed + 1e-3, f"{what}: relative error of the {name} {error:.1e}, eager's {allowed:.1e}"
 
 
 def training_batch() -> tuple[Tensor, Tensor]:

@@ -23,24 +23,14 @@ void bind_cuda(py::module_& m) {
           return on_device(device, [&] { return launch_dwconv_gelu_forward(params, pointer(stream)); });
         });
 
-  const auto dwconv_gelu_backward_params = [](int dtype, py::object x, py::object weight, py::object bias,
-                                              py::object grad, py::object grad_x, py::object grad_weight,
-                                              py::object grad_bias) {
-    return DwconvGeluBackwardParams{dwconv_gelu_params(dtype, x, weight, bias), tensor(grad), tensor(grad_x),
-                                    tensor(grad_weight), tensor(grad_bias)};
-  };
-  m.def("dwconv_gelu_backward_workspace_cuda",
-        [=](int dtype, py::object x, py::object weight, py::object bias, py::object grad, py::object grad_x,
-            py::object grad_weight, py::object grad_bias) {
-          return dwconv_gelu_backward_workspace(
-              dwconv_gelu_backward_params(dtype, x, weight, bias, grad, grad_x, grad_weight, grad_bias));
+  m.def("dwconv_gelu_backward_cuda",
+        [](int dtype, py::object x, py::object weight, py::object bias, py::object grad, py::object grad_x,
+           py::object grad_weight, py::object grad_bias, int device, uintptr_t stream, const py::object& workspace) {
+          const DwconvGeluBackwardParams params{dwconv_gelu_params(dtype, x, weight, bias), tensor(grad),
+                                                tensor(grad_x), tensor(grad_weight), tensor(grad_bias)};
+          void* memory = allocated(workspace, dwconv_gelu_backward_workspace(params));
+          return on_device(device, [&] { return launch_dwconv_gelu_backward(params, memory, pointer(stream)); });
         });
-  m.def("dwconv_gelu_backward_cuda", [=](int dtype, py::object x, py::object weight, py::object bias, py::object grad,
-                                         py::object grad_x, py::object grad_weight, py::object grad_bias,
-                                         uintptr_t workspace, int device, uintptr_t stream) {
-    const auto params = dwconv_gelu_backward_params(dtype, x, weight, bias, grad, grad_x, grad_weight, grad_bias);
-    return on_device(device, [&] { return launch_dwconv_gelu_backward(params, pointer(workspace), pointer(stream)); });
-  });
 
   m.def("gated_pointwise_cuda", [](int dtype, py::object m, py::object u, py::object weight, py::object bias,
                                    py::object out, int device, uintptr_t stream) {
@@ -92,19 +82,15 @@ void bind_cuda(py::module_& m) {
           params.out = tensor(out);
           return on_device(device, [&] { return launch_msca_conv_forward(params, pointer(stream)); });
         });
-  m.def("msca_conv_backward_workspace_cuda",
+  m.def("msca_conv_backward_cuda",
         [](int dtype, py::object x, py::object root_weight, py::object root_bias, py::list strip_weights,
-           py::list strip_biases, py::object grad, py::list grads) {
-          return msca_conv_backward_workspace(msca_conv_backward_params(
-              msca_conv_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases), grad, grads));
+           py::list strip_biases, py::object grad, py::list grads, int device, uintptr_t stream,
+           const py::object& workspace) {
+          const auto params = msca_conv_backward_params(
+              msca_conv_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases), grad, grads);
+          void* memory = allocated(workspace, msca_conv_backward_workspace(params));
+          return on_device(device, [&] { return launch_msca_conv_backward(params, memory, pointer(stream)); });
         });
-  m.def("msca_conv_backward_cuda", [](int dtype, py::object x, py::object root_weight, py::object root_bias,
-                                      py::list strip_weights, py::list strip_biases, py::object grad, py::list grads,
-                                      uintptr_t workspace, int device, uintptr_t stream) {
-    const auto params = msca_conv_backward_params(
-        msca_conv_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases), grad, grads);
-    return on_device(device, [&] { return launch_msca_conv_backward(params, pointer(workspace), pointer(stream)); });
-  });
 
   m.def("nmf2d_cuda_fits", [](int dtype, int64_t channels, int64_t rank) {
     return nmf2d_fits(static_cast<DType>(dtype), channels, rank);

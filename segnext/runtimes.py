@@ -63,15 +63,19 @@ class AsModule(nn.Module):
         return self.function(*inputs)
 
 
-def torch_compile(function: Callable[..., Tensor], *inputs: Tensor) -> Run:
-    """Inductor's default mode, compiled for these shapes alone.
+def torch_compile(function: Callable[..., Any], *inputs: Tensor, mode: str | None = None) -> Run:
+    """Compiled by Inductor for these shapes alone.
+
+    Args:
+        function: a module's weights are constants to it, tensors inside anything else are inputs.
+        mode: Inductor's, such as "max-autotune"; its default one without.
 
     Raises:
         Unavailable: there is no C++ compiler, or compilation failed.
     """
     with _explained("torch.compile"), torch.inference_mode():
         torch.compiler.reset()  # what was compiled for other shapes would make this one dynamic
-        compiled = torch.compile(function, dynamic=False)
+        compiled = torch.compile(function, dynamic=False, mode=mode)
         compiled(*inputs)
     return partial(compiled, *inputs)
 

@@ -22,7 +22,7 @@
 // The root is SIMT, in float32: a thread has four rows by three columns by two channels.
 // Model for an H200, of one block's eight rows (4096 outputs): the root reads shared memory for 1,850 cycles (9 warps x
 // 206), the products take 770 cycles at 1,024 multiply-adds a cycle and 38 x 16 loads of taps; about 3 ps an element on
-// 132 multiprocessors, where the ring kernel's shared memory takes 8 and main memory 0.9. Not yet measured on a GPU.
+// 132 multiprocessors, where the ring kernel's shared memory takes 12 and main memory 0.9. Not yet measured on a GPU.
 
 #include <cstring>
 

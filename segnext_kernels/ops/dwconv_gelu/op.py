@@ -92,10 +92,10 @@ def _cuda_backward(
     grads = _fake_backward(grad, x, weight, bias)
     grad_bias = None if bias is None else grads[2]
     views = [_library.view(t) for t in (x, weight, bias, grad, *grads[:2], grad_bias)]
-    args = (_library.DTYPES[x.dtype], *views)
-    size = _library._C.dwconv_gelu_backward_workspace_cuda(*args)
-    workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
-    status = _library._C.dwconv_gelu_backward_cuda(*args, workspace.data_ptr(), *_library.stream(x))
+    workspace = _library.Workspace(x)
+    status = _library._C.dwconv_gelu_backward_cuda(
+        _library.DTYPES[x.dtype], *views, *_library.stream(x), workspace
+    )
     _library.check_launch(status, f"{NAME}_backward")
     return grads
 

@@ -147,9 +147,7 @@ def _cuda(x: torch.Tensor, *params: Any) -> torch.Tensor:
 def _cuda_backward(grad: torch.Tensor, x: torch.Tensor, *params: Any) -> list[torch.Tensor]:
     grads = _fake_backward(grad, x, *params)
     args = (*_views(x, *params), _library.view(grad), [_library.view(g) for g in grads])
-    size = _library._C.msca_conv_backward_workspace_cuda(*args)
-    workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
-    status = _library._C.msca_conv_backward_cuda(*args, workspace.data_ptr(), *_library.stream(x))
+    status = _library._C.msca_conv_backward_cuda(*args, *_library.stream(x), _library.Workspace(x))
     _library.check_launch(status, f"{NAME}_backward")
     return grads
 

@@ -1,0 +1,50 @@
+"""Every op once on small inputs, forward and backward: what a memory checker watches.
+
+`python -m bench.small_calls cuda|triton|cpu`, under compute-sanitizer for instance.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from bench.peers import in_layout
+from segnext_kernels import backend, use_backend
+from segnext_kernels.specification import Spec, all_specs
+from tests.contract.cases import with_gradient
+
+SAMPLES = 3  # the first of each op: an ordinary one, one with odd sizes, one more
+
+
+def call(spec: Spec, name: str, device: str, dtype: torch.dtype) -> int:
+    """Forward and backward by one backend; how many inputs it took."""
+    taken = 0
+    for sample in spec.samples[:SAMPLES]:
+        for layout in (torch.contiguous_format, torch.channels_last):
+            args = in_layout(sample.make(dtype, device), layout)
+            kernel = backend.KERNELS[spec.name].get(name)
+            if kernel is None or kernel.refuses(*args) is not None:
+                continue
+            fresh, leaves = with_gradient(spec, args)
+            with use_backend(name):
+                out = spec.call(*fresh)
+                if leaves and name in backend.KERNELS[f"{spec.name}_backward"]:
+                    torch.autograd.grad(out, leaves, torch.ones_like(out))
+            taken += 1
+    return taken
+
+
+def main(name: str) -> None:
+    """Entry point."""
+    device = "cpu" if name in ("cpu", "reference") else "cuda"
+    for spec in all_specs().values():
+        for dtype in (torch.float32, torch.bfloat16):
+            taken = call(spec, name, device, dtype)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            print(f"{spec.name}, {dtype}: {taken} inputs", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
