@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c c
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard csrc/*/* csrc/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench readme picture clean
+.PHONY: help demo test lint bench campaign readme picture clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -26,6 +26,9 @@ lint: .venv/developer ## style and types: ruff, clang-format, mypy
 
 bench: .venv/developer ## measure this machine; the results go to bench/results
 	$(BIN)/python -m pytest bench --benchmark-only
+
+campaign: ## measure this machine's GPU with the PyTorch, Triton and nvcc that it has; nine minutes
+	$(PYTHON) -m bench.campaign
 
 readme: .venv/developer ## write the README's tables again, from the code and bench/results
 	$(BIN)/python -m bench.readme

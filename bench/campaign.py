@@ -27,7 +27,22 @@ from bench.roofline import UNKNOWN
 
 ROOT = Path(__file__).resolve().parent.parent
 # Stage -> seconds that it may take; together under nine minutes. The order is that of trust: no time before parity.
-STAGES = {"build": 150, "parity": 110, "sanitizer": 60, "ceilings": 20, "ops": 80, "models": 80, "training": 30}
+STAGES = {
+    "build": 150,
+    "parity": 110,
+    "sanitizer": 60,
+    "ceilings": 20,
+    "ops": 80,
+    "models": 80,
+    "training": 30,
+}
+# Of the stages that time: the tables that they fill.
+TABLES = {
+    "ops": ("ops, forward", "ops, forward + backward"),
+    "models": ("models, image to mask",),
+    "training": ("training step",),
+}
+GPU_BACKENDS = ("cuda", "triton")
 GRACE = 10  # seconds more for a stage that ends by itself, between two workloads
 DEVICE_LOST = 17  # exit status: after an error of the device nothing works in that process any more
 
@@ -114,12 +129,13 @@ def run_stage(campaign: Campaign, name: str, arguments: Sequence[str], limit: fl
 
 def run_child(campaign: Campaign, name: str) -> None:
     """What a stage's own process does."""
-    from bench import campaign_stages
+    from bench import campaign_checks, campaign_times
 
+    module = campaign_times if name in TABLES else campaign_checks
     record = campaign.stage(name)
     campaign.save()
     try:
-        getattr(campaign_stages, name)(campaign)
+        getattr(module, name)(campaign)
         record["status"] = "done"
     except TimeoutError:
         record["status"] = "ran out of time"
@@ -145,7 +161,9 @@ def parser() -> argparse.ArgumentParser:
         "--limit", type=float, help="seconds for each stage, instead of its own (all: nine minutes)"
     )
     made.add_argument("--again", action="store_true", help="forget what the stages found before")
-    made.add_argument("--dry-run", action="store_true", help="on the CPU with tiny shapes; proves the campaign")
+    made.add_argument(
+        "--dry-run", action="store_true", help="on the CPU with tiny shapes; proves the campaign"
+    )
     made.add_argument("--results", type=Path, default=results.FOLDER, help="folder; default: bench/results")
     made.add_argument("--commit", help="what is measured, where the checkout came without its .git")
     made.add_argument("--child", choices=STAGES, help=argparse.SUPPRESS)
@@ -175,7 +193,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     campaign.results.machine = described
     _forget(campaign, stages if options.again else [])
     campaign.save()
-    own = ["--file", str(campaign.path), *(f"--{flag}" for flag in ("dry-run", "full") if _is_set(options, flag))]
+    own = [
+        "--file",
+        str(campaign.path),
+        *(f"--{flag}" for flag in ("dry-run", "full") if _is_set(options, flag)),
+    ]
     for name in stages:
         if campaign.stage(name)["status"] == "done":
             print(f"{name}: done before", flush=True)
@@ -199,8 +221,6 @@ def _file_of(described: dict[str, Any], folder: Path) -> Path:
 
 
 def _forget(campaign: Campaign, stages: Sequence[str]) -> None:
-    from bench.campaign_stages import TABLES
-
     gone = tuple(table for name in stages for table in TABLES.get(name, ()))
     found = campaign.results
     found.rows = [row for row in found.rows if row.table not in gone]

@@ -171,7 +171,9 @@ def plain_loss(state_dict: dict[str, Tensor], model: SegNeXt) -> tuple[dict[str,
     shape = model.decoder.hamburger.bases.shape[1:]
 
     def loss(images: Tensor, targets: Tensor) -> Tensor:
-        bases = F.normalize(torch.rand((len(images), *shape), device=images.device), dim=1)  # as the model draws them
+        bases = F.normalize(
+            torch.rand((len(images), *shape), device=images.device), dim=1
+        )  # as the model draws them
         return plain_segnext.loss(own, bases, images, targets)
 
     return {name: own[name] for name in trained}, loss
@@ -203,7 +205,9 @@ def assert_step_no_worse(training: Training, oracle: Training, eager: Training, 
         return loss, ((mine - theirs).norm() / theirs.norm()).item()
 
     for name, error, allowed in zip(("loss", "gradient"), errors(training), errors(eager), strict=True):
-        assert error <= 2 * allowed + 1e-3, f"{what}: relative error of the {name} {error:.1e}, eager's {allowed:.1e}"
+        assert error <= 2 * allowed + 1e-3, (
+            f"{what}: relative error of the {name} {error:.1e}, eager's {allowed:.1e}"
+        )
 
 
 def training_batch() -> tuple[Tensor, Tensor]:

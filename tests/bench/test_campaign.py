@@ -69,9 +69,7 @@ def test_a_stage_over_its_limit_is_killed_and_its_workload_not_tried_again(
 
     monkeypatch.setattr(subprocess, "run", endless)
     assert campaign.run_stage(made, "ops", [], 0.1) == "was killed at its limit"
-    assert made.results.without_number == {
-        "ops, forward: endless": "the stage was killed at its limit"
-    }
+    assert made.results.without_number == {"ops, forward: endless": "the stage was killed at its limit"}
     assert not campaign.Campaign(made.path, dry_run=True).starts("ops", "ops, forward: endless")
 
 

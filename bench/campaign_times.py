@@ -1,17 +1,11 @@
-"""What each stage of `bench.campaign` does, in a process of its own. A function a stage, of its name."""
+"""The stages of `bench.campaign` that time: ops, models, training. A function a stage, of its name."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,26 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from bench import plain_segnext, roofline, workloads
-from bench.campaign import ROOT, Campaign, DeviceLost
+from bench.campaign import GPU_BACKENDS, TABLES, Campaign, DeviceLost
 from bench.clock import Clock, Run
 from bench.peers import in_layout
 from bench.results import OURS, Row, Timing
 from bench.test_ops import backward_backend
 from segnext import deploy, runtimes
-from segnext_kernels import _library, use_backend
+from segnext_kernels import use_backend
 from segnext_kernels.specification import Sample, Spec, all_specs
 from tests.accuracy import assert_accurate, assert_gradient_accurate, assert_labels
 from tests.contract.cases import cast, random_grad, with_gradient
 
-FORWARD, BACKWARD = "ops, forward", "ops, forward + backward"
-INFERENCE, TRAINING = "models, image to mask", "training step"
-TABLES = {"ops": (FORWARD, BACKWARD), "models": (INFERENCE,), "training": (TRAINING,)}
-GPU_BACKENDS = ("cuda", "triton")
+FORWARD, BACKWARD = TABLES["ops"]
+(INFERENCE,), (TRAINING,) = TABLES["models"], TABLES["training"]
 # Ops that are mostly matrix products: in 16 bits their floor is the tensor cores'.
 PRODUCTS = ("conv_ffn", "gated_pointwise", "msca_block", "nmf2d")
 SECONDS = 0.3  # of rounds, for each workload
 EAGER = "eager channels_last"
-TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 # Size, batch, height, width, classes.
 MODELS = (
     ("t", 1, 512, 512, 150),
@@ -52,123 +43,6 @@ MORE_MODELS = (
     ("b", 8, 512, 512, 150), ("b", 32, 512, 512, 150), ("b", 1, 1024, 2048, 19),
     ("l", 1, 512, 512, 150), ("l", 8, 512, 512, 150), ("l", 32, 512, 512, 150), ("l", 1, 1024, 2048, 19),
 )  # fmt: skip
-
-
-def build(campaign: Campaign) -> None:
-    """Compile the kernels for this GPU, in place, with what the machine has."""
-    findings = campaign.stage("build")["findings"]
-    if not campaign.dry_run:
-        major, minor = torch.cuda.get_device_capability()
-        environment = {**os.environ, "SEGNEXT_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}"}
-        command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        findings["output"] = (done.stdout + done.stderr).strip().splitlines()[-3:]
-        if done.returncode:
-            raise RuntimeError(f"build: {findings['output']}")
-        _library.build_record.cache_clear()
-    findings["built"] = _library.build_record()
-
-
-def parity(campaign: Campaign) -> None:
-    """The contract suite's values on this device, op after op in turns, and the models against plain PyTorch."""
-    findings = campaign.stage("parity")["findings"]
-    findings["models"] = {
-        f"{size} {dtype}": error
-        for size in (("t",) if campaign.dry_run else ("t", "b"))
-        for dtype, error in _model_errors(size, campaign).items()
-    }
-    campaign.save()
-    outcomes = _Outcomes(campaign, findings.setdefault("ops", {"passed": [], "skipped": [], "failed": {}}))
-    where = "upsample_argmax and fp32 and nhwc" if campaign.dry_run else "cuda"
-    options = ["-q", "--no-header", "-p", "no:cacheprovider", "--tb=line", "-k", where]
-    pytest.main([*options, "tests/contract/test_values.py"], plugins=[outcomes])
-    if outcomes.lost:
-        raise DeviceLost(outcomes.lost)
-    if outcomes.is_late:
-        raise TimeoutError
-
-
-class _Outcomes:
-    """Keeps what passed and failed, leaves out what ran before, and stops when the time is up."""
-
-    def __init__(self, campaign: Campaign, found: dict[str, Any]) -> None:
-        self.campaign, self.found, self.is_late, self.lost = campaign, found, False, ""
-
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        known = {*self.found["passed"], *self.found["skipped"], *self.found["failed"]}
-        rest = [item for item in items if item.nodeid not in known]
-        # in turns over the ops: what there is time for says something of each
-        turn: dict[str, int] = {}
-        places = {}
-        for item in rest:
-            op = item.callspec.params["case"].spec.name  # type: ignore[attr-defined]
-            places[item] = turn[op] = turn.get(op, 0) + 1
-        items[:] = sorted(rest, key=lambda item: places[item])
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            reason = str(report.longrepr).strip().rpartition("\n")[2][:300]
-            self.found["failed"][report.nodeid] = reason
-            self.lost = reason if "CUDA error" in reason else ""
-        elif report.skipped:
-            self.found["skipped"].append(report.nodeid)
-        elif report.when == "call":
-            self.found["passed"].append(report.nodeid)
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        self.campaign.save()
-
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        self.is_late = time.monotonic() > self.campaign.deadline
-        if self.is_late or self.lost:
-            pytest.exit(self.lost or "the stage's time is up", returncode=0)
-
-
-def _model_errors(size: str, campaign: Campaign) -> dict[str, float]:
-    """Of each way to run a model on this device: the largest error of its logits over the largest logit."""
-    model, state_dict = workloads.pair(size)
-    images, bases = workloads.image(64, 96), model.decoder.hamburger.bases
-    with torch.inference_mode():
-        oracle = plain_segnext.logits(cast(state_dict, torch.float64), bases.double(), images.double())
-        there, on_device = model.to(campaign.device), images.to(campaign.device)
-        runs: dict[str, Run] = {"module float32": partial(there.forward_logits, on_device)}
-        for dtype in (torch.float32, torch.bfloat16):
-            name = f"deployed {str(dtype).removeprefix('torch.')}"
-            runs[name] = partial(deploy(there, dtype).forward_logits, on_device)
-        return {
-            name: float((run().cpu().double() - oracle).abs().max() / oracle.abs().max())
-            for name, run in runs.items()
-        }
-
-
-def sanitizer(campaign: Campaign) -> None:
-    """compute-sanitizer's tools over every op on small inputs; a refusal by the machine is recorded."""
-    findings = campaign.stage("sanitizer")["findings"]
-    program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    is_there = Path(program).exists()
-    if not is_there:
-        findings["compute-sanitizer"] = "not found"
-    for name in ("cpu",) if campaign.dry_run else GPU_BACKENDS:
-        run = [sys.executable, "-m", "bench.small_calls", name]
-        for tool in TOOLS if is_there and not campaign.dry_run else ("none",):
-            workload = f"{name}, {tool}"
-            if workload in findings or not campaign.starts("sanitizer", workload):
-                continue
-            command = run if tool == "none" else [program, "--tool", tool, "--error-exitcode", "9", *run]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            lines = (done.stdout + done.stderr).strip().splitlines()
-            summary = [line for line in lines if "SUMMARY" in line] or lines[-1:]
-            findings[workload] = {"exit status": done.returncode, "summary": summary}
-            if done.returncode:
-                findings[workload]["output"] = lines[:40]
-            campaign.save()
-
-
-def ceilings(campaign: Campaign) -> None:
-    """What this device can do at best; every share of a roofline is of these."""
-    measure = roofline.measure if campaign.dry_run else roofline.measure_gpu
-    campaign.results.ceilings = measure()
 
 
 def ops(campaign: Campaign) -> None:
@@ -278,9 +152,7 @@ def _backward_row(
     return _row(campaign, spec, table, label, runs, (args, grad), expected[1], took, flops_of=args, times=3)
 
 
-def _op_peers(
-    campaign: Campaign, reference: Callable[..., Tensor], args: tuple[Any, ...]
-) -> dict[str, Run]:
+def _op_peers(campaign: Campaign, reference: Callable[..., Tensor], args: tuple[Any, ...]) -> dict[str, Run]:
     peers: dict[str, Run] = {EAGER: partial(reference, *args)}
     if campaign.full:  # ten seconds each
         with contextlib.suppress(runtimes.Unavailable):
@@ -432,7 +304,9 @@ def _training_row(campaign: Campaign, batch: int, side: int, label: str) -> Row:
     state_dict = in_layout({name: t.to(device) for name, t in state_dict.items()}, torch.channels_last)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def training_of(made: tuple[dict[str, Tensor], workloads.Loss], autocast: bool = True) -> workloads.Training:
+    def training_of(
+        made: tuple[dict[str, Tensor], workloads.Loss], autocast: bool = True
+    ) -> workloads.Training:
         parameters, loss = made
 
         def low() -> Tensor:
