@@ -1,4 +1,4 @@
-"""What every test starts from: seeded generators, and torch's thread count put back."""
+"""What every test starts from: seeded generators, and torch's thread count put back. What all of them proved."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
+from tests import proof
 
 # The accuracy rule compares with PyTorch's true float32, and reruns must agree to the last bit.
 torch.backends.cudnn.allow_tf32 = False
@@ -15,6 +17,16 @@ torch.backends.cudnn.deterministic = True
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    passed = terminalreporter.stats.get("passed", ())
+    contract = sum(report.nodeid.startswith("tests/contract/") for report in passed)
+    proven = {"cases of the contract of all ops": contract, **proof.COUNTS}
+    lines = [f"{number:7,} {what}" for what, number in proven.items() if number]
+    if lines:
+        terminalreporter.section("proven")
+        terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.fixture

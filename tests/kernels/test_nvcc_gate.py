@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import proof
 from tests.kernels import nvcc_gate
 
 AGAIN = "look why, or write the table again: python -m tests.kernels.nvcc_gate"
@@ -18,6 +19,7 @@ def test_kernels_take_no_more_than_the_table_says(stem: str, tmp_path: Path) -> 
     for name, by_sm in kernels.items():
         for sm, kernel in by_sm.items():
             assert kernel.spilled == 0, f"{name}, {sm}: {kernel.spilled} bytes of spills and stack"
+    proof.count("machine codes of CUDA kernels without spills", sum(len(by_sm) for by_sm in kernels.values()))
     release, files = nvcc_gate.read_table()
     known = files.get(stem, {})
     assert set(kernels) == set(known), f"other kernels than in nvcc_gate.json; {AGAIN}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import proof
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
@@ -71,7 +74,9 @@ def test_contract_inputs_under_sanitizers(source: Path) -> None:
     ):
         done = _run(library, *tests)
         assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-        assert " passed" in done.stdout
+        passed = re.search(r"(\d+) passed", done.stdout)
+        assert passed, done.stdout[-3000:]
+        proof.count("cases of CPU kernels under AddressSanitizer and UBSan", int(passed[1]))
 
 
 @pytest.mark.skipif(_runtime("libasan.so") is None, reason="g++ with AddressSanitizer is not installed")

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests import proof
+
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_name("triton_gate.json")
 # dynamic shared memory that a block may ask for (CUDA C++ Programming Guide, compute capabilities 8.0 and 9.0)
@@ -32,7 +34,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.kernels.triton_gate"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    proof.count("machine codes of Triton kernels, compiled ahead of time", len(found["kernels"]))
+    return found
 
 
 def test_every_kernel_fits_the_chips(built: dict[str, Any]) -> None:
