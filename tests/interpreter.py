@@ -54,7 +54,9 @@ def affords(item: pytest.Item) -> bool:
     is_plain = (case.dtype, case.layout) == (torch.float32, torch.channels_last)
     variant = parameters.get("view") or parameters.get("value")
     is_kept = variant is None or variant is torch.nan or getattr(variant, "__name__", "") in VIEWS
-    return name in ON_THE_FIRST and is_first and is_plain and is_kept and (is_cheap or name == ON_THE_FIRST[0])
+    return (
+        name in ON_THE_FIRST and is_first and is_plain and is_kept and (is_cheap or name == ON_THE_FIRST[0])
+    )
 
 
 @functools.cache  # two folders of tests ask for it
