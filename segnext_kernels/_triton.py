@@ -18,7 +18,7 @@ import torch
 from segnext_kernels.backend import Kernel
 from segnext_kernels.tuning import Config
 
-OLDEST = (3, 2)
+OLDEST = (3, 6)  # the oldest that the kernels were compiled with
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 OLDEST_CAPABILITY = (8, 0)  # bfloat16 arithmetic and asynchronous copies
 
@@ -40,7 +40,7 @@ def missing() -> str | None:
     except Exception as error:  # a broken installation fails in many ways
         return f"does not import ({type(error).__name__}: {error}); pip install --force-reinstall triton"
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-        return f"needs Triton {oldest} or newer, this is {version}; pip install --upgrade triton"
+        return f"needs Triton {oldest} or newer, this is {version}; a newer torch brings it"
     return None
 
 

@@ -34,14 +34,14 @@ def tensor(device: str = "cuda", dtype: torch.dtype = torch.float32) -> Any:
 def test_not_installed(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert _triton.refuses(tensor()) == (
-        "not installed; pip install 'triton>=3.2' (a CUDA build of torch brings it)"
+        "not installed; pip install 'triton>=3.6' (a CUDA build of torch brings it)"
     )
 
 
 def test_too_old(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(_triton.importlib, "import_module", lambda name: SimpleNamespace(__version__="3.1.0"))
-    assert _triton.missing() == "needs Triton 3.2 or newer, this is 3.1.0; pip install --upgrade triton"
+    assert _triton.missing() == "needs Triton 3.6 or newer, this is 3.1.0; a newer torch brings it"
 
 
 def test_broken_installation(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
