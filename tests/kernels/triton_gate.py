@@ -45,6 +45,7 @@ POINTERS = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.uint8: "u8", torch.int32: "i32",
     torch.int64: "i64", torch.bool: "i1",
 }  # fmt: skip
+NEEDS = ("registers", "stack", "shared", "tensor_cores")
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -174,6 +175,26 @@ def compiled(launch: Launch, sm: int) -> dict[str, int]:
     }
 
 
+def read_table() -> tuple[str, dict[str, dict[str, int]]]:
+    """Triton's version, and what each kernel's machine code took by its label."""
+    content = json.loads(TABLE.read_text())
+    found = {}
+    for launch, codes in content["kernels"].items():
+        found.update({f"{launch} {code}": dict(zip(NEEDS, n, strict=True)) for code, n in codes.items()})
+    return content["triton"], found
+
+
+def write_table(version: str, kernels: dict[str, dict[str, int]]) -> None:
+    """Labels are told once: a launch, and under it the numbers of `NEEDS` by dtype, layout and architecture."""
+    launches: dict[str, dict[str, list[int]]] = {}
+    for label, needs in sorted(kernels.items()):
+        launch, *code = label.rsplit(" ", 3)
+        launches.setdefault(launch, {})[" ".join(code)] = [needs[name] for name in NEEDS]
+    lines = ",\n".join(f"  {json.dumps(launch)}: {json.dumps(codes)}" for launch, codes in launches.items())
+    head = f' "triton": {json.dumps(version)},\n "numbers": {json.dumps(NEEDS)}'
+    TABLE.write_text(f'{{\n{head},\n "kernels": {{\n{lines}\n }}\n}}\n')
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -184,13 +205,9 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {label: compiled(launch, sm) for launch, label, sm in variants(arguments.full, arguments.only)}
     if arguments.write:
-        recorded = json.loads(TABLE.read_text())["kernels"] if TABLE.exists() else {}
+        recorded = read_table()[1] if TABLE.exists() else {}
         kept = {k: v for k, v in recorded.items() if arguments.only and arguments.only not in k.split()[0]}
-        lines = ",\n".join(
-            f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted({**kept, **results}.items())
-        )
-        version = json.dumps(triton.__version__)
-        TABLE.write_text(f'{{\n "triton": {version},\n "kernels": {{\n{lines}\n }}\n}}\n')
+        write_table(triton.__version__, {**kept, **results})
     json.dump({"triton": triton.__version__, "kernels": results}, sys.stdout, indent=1)
 
 
