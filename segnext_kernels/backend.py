@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-# Order of preference under "auto". Reasoned, as nothing was measured on a GPU yet: CUDA before Triton, since its kernels
-# hold rows and state in registers and shared memory that Triton cannot index (one launch for msca_conv, not three; one
-# for all steps of nmf2d). `python -m bench.campaign` times both side by side; its results will decide, op by op.
+# Order of preference under "auto". Reasoned, as nothing was measured on a GPU yet: CUDA before Triton, since its
+# kernels hold rows and state in registers and shared memory that Triton cannot index (one launch for msca_conv, not
+# three; one for all steps of nmf2d). `python -m bench.campaign` times both; its results will decide, op by op.
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 SETTINGS = ("auto", *BACKENDS)
 

@@ -223,6 +223,8 @@ POINTWISE = Space(
     _product_live,
     _product_shared,
 )
+# Products of float32 outside the tensor cores are unrolled into registers: in larger tiles kilobytes of them spill.
+POINTWISE_FLOAT = Space("pointwise.forward_float", POINTWISE.configs[:1], _product_live, _product_shared)
 # The pixels are what is summed over: BLOCK_P is the step, BLOCK_N x BLOCK_K the result.
 WEIGHT_GRADIENT = Space(
     "pointwise.weight_gradient",
@@ -235,8 +237,12 @@ WEIGHT_GRADIENT = Space(
     lambda c: c["BLOCK_N"] * c["BLOCK_K"] + c["BLOCK_P"] * c["BLOCK_N"],
     lambda c, size: c.num_stages * c["BLOCK_P"] * (2 * c["BLOCK_N"] + c["BLOCK_K"]) * size,
 )
-
-
+WEIGHT_GRADIENT_FLOAT = Space(
+    "pointwise.weight_gradient_float",
+    WEIGHT_GRADIENT.configs[:1],
+    WEIGHT_GRADIENT.live,
+    WEIGHT_GRADIENT.shared,
+)
 SUM = config(4, 1, BLOCK=512)
 
 
@@ -276,7 +282,8 @@ def pointwise(
         )  # fmt: skip
         return out
 
-    return tuning.tuned(POINTWISE, size_class(x, str(co)), x, run)
+    space = POINTWISE_FLOAT if x.dtype == torch.float32 else POINTWISE
+    return tuning.tuned(space, size_class(x, str(co)), x, run)
 
 
 def weight_gradient(
@@ -316,5 +323,6 @@ def weight_gradient(
             partial, grad_weight, grad_bias, splits, ci, co, config=SUM, BIAS=bias is not None,
         )  # fmt: skip
 
-    tuning.tuned(WEIGHT_GRADIENT, size_class(x, str(co)), x, run)
+    space = WEIGHT_GRADIENT_FLOAT if x.dtype == torch.float32 else WEIGHT_GRADIENT
+    tuning.tuned(space, size_class(x, str(co)), x, run)
     return [grad_weight] if bias is None else [grad_weight, grad_bias]

@@ -20,6 +20,9 @@ from tests import proof
 
 ROOT = Path(__file__).resolve().parents[2]
 # dynamic shared memory that a block may ask for (CUDA C++ Programming Guide, compute capabilities 8.0 and 9.0)
+MOST_STACK = (
+    64  # bytes a thread: what ptxas puts aside for a few values; a tile that does not fit takes kilobytes
+)
 SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024}
 
 if importlib.util.find_spec("triton") is None:
@@ -43,7 +46,14 @@ def test_every_kernel_fits_the_chips(built: dict[str, Any]) -> None:
     for label, needs in built["kernels"].items():
         limit = SHARED_LIMIT[label.split()[-1]]
         assert needs["shared"] <= limit, f"{label}: {needs['shared']} bytes of shared memory, of {limit}"
-        assert needs["stack"] == 0, f"{label}: {needs['stack']} bytes of stack: registers spill"
+        assert needs["stack"] <= MOST_STACK, f"{label}: {needs['stack']} bytes of stack: registers spill"
+
+
+def test_no_configuration_spills_more_than_a_few_registers() -> None:
+    from tests.kernels.triton_gate import read_table  # imports Triton
+
+    worst = {label: needs["stack"] for label, needs in read_table()[1].items() if needs["stack"] > MOST_STACK}
+    assert not worst, f"take these out of their space: {worst}"
 
 
 def test_products_run_on_tensor_cores(built: dict[str, Any]) -> None:

@@ -139,7 +139,6 @@ WIDE = _space(
     (
         config(8, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=64),
         config(8, 2, BLOCK_P=32, BLOCK_J=64, BLOCK_K=64),
-        config(8, 2, BLOCK_P=64, BLOCK_J=32, BLOCK_K=32),
         config(4, 2, BLOCK_P=16, BLOCK_J=32, BLOCK_K=64),
     ),
     512,

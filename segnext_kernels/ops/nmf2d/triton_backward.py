@@ -32,6 +32,7 @@ from segnext_kernels.ops.nmf2d.triton_products import (
     data_product,
     gram_kernel,
     load_matrix,
+    space_of,
     store_matrix,
     sum_parts,
 )
@@ -207,16 +208,26 @@ def grad_x_kernel(
     )
 
 
-SPACE = Space(
+def _live(c: Config) -> int:
+    return 5 * 64 * c["BLOCK_N"] + 4 * 64 * 64  # at rank 64
+
+
+def _shared(c: Config, size: int) -> int:
+    return c.num_stages * c["BLOCK_D"] * (c["BLOCK_N"] * size + 512) + 256 * (c["BLOCK_N"] + 128)
+
+
+DEFAULT = config(8, 1, BLOCK_N=16, BLOCK_D=32)
+WIDE = Space("nmf2d.backward_wide", (DEFAULT,), _live, _shared)
+NARROW = Space(
     "nmf2d.backward",
     (
-        config(8, 1, BLOCK_N=16, BLOCK_D=32),
+        DEFAULT,
         config(8, 1, BLOCK_N=32, BLOCK_D=32),
         config(4, 1, BLOCK_N=16, BLOCK_D=32),
         config(8, 1, BLOCK_N=16, BLOCK_D=64),
     ),
-    lambda c: 5 * 64 * c["BLOCK_N"] + 4 * 64 * 64,  # at rank 64
-    lambda c, size: c.num_stages * c["BLOCK_D"] * (c["BLOCK_N"] * size + 512) + 256 * (c["BLOCK_N"] + 128),
+    _live,
+    _shared,
 )
 
 
@@ -233,7 +244,7 @@ def backward(
         return reference.nmf2d_backward(grad_out, x, saved_bases, saved_coef, grad, eps)
     states = saved_bases.contiguous(), saved_coef.contiguous()
     return tuning.tuned(
-        SPACE,
+        space_of(saved_bases.shape[3], NARROW, WIDE),
         size_class(x, str(saved_bases.shape[3]), grad),
         x,
         lambda c: _backward(grad_out, x, *states, grad == "unrolled", eps, c),

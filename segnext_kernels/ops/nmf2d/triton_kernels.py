@@ -33,6 +33,7 @@ from segnext_kernels.ops.nmf2d.triton_products import (
     data_product,
     gram_kernel,
     load_matrix,
+    space_of,
     store_matrix,
     sum_parts,
 )
@@ -151,10 +152,13 @@ def _shared(c: Config, size: int) -> int:
     return c.num_stages * c["BLOCK_D"] * (c["BLOCK_N"] * size + 64 * 4) + 64 * 4 * (c["BLOCK_N"] + 64)
 
 
-SPACE = Space(
+# Beyond a rank of 32 (SegNeXt-B and -L have 64) every larger tile spills registers, as the compiler says.
+DEFAULT = config(8, 1, BLOCK_N=32, BLOCK_D=32)
+WIDE = Space("nmf2d.forward_wide", (DEFAULT,), _live, _shared)
+NARROW = Space(
     "nmf2d.forward",
     (
-        config(8, 1, BLOCK_N=32, BLOCK_D=32),
+        DEFAULT,
         config(8, 1, BLOCK_N=64, BLOCK_D=32),
         config(4, 1, BLOCK_N=32, BLOCK_D=32),
         config(4, 2, BLOCK_N=64, BLOCK_D=32),
@@ -174,7 +178,10 @@ def forward(
         return reference.nmf2d(x, bases, steps, grad, eps, save)
     r = bases.shape[2]
     return tuning.tuned(
-        SPACE, size_class(x, str(r)), x, lambda c: _forward(x, bases, steps, grad, eps, save, c)
+        space_of(r, NARROW, WIDE),
+        size_class(x, str(r)),
+        x,
+        lambda c: _forward(x, bases, steps, grad, eps, save, c),
     )
 
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from segnext_kernels.ops.triton_pointwise import MULTIPROCESSORS
-from segnext_kernels.tuning import Config, config
+from segnext_kernels.tuning import Config, Space, config
 
 PART_VALUES = 4096  # of a sum's parts loaded at once: 32 a thread of 128
 
@@ -81,6 +81,11 @@ def gram_kernel(
     gram = tl.dot(tl.trans(bases), bases, input_precision=PRECISION)
     r = tl.arange(0, RANK)
     store_matrix(gram_ptr + (image * tiles + tile) * rank * rank, gram, r, rank, rank, RANK)
+
+
+def space_of(rank: int, narrow: Space, wide: Space) -> Space:
+    """A rank's space: two Gram matrices of 64 x 64 leave registers for the smallest tile alone."""
+    return wide if rank > 32 else narrow
 
 
 @dataclass(frozen=True)
