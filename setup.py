@@ -245,7 +245,9 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        folder = Path(self.build_temp).resolve() / "csrc"
+        # setuptools builds an editable install in a temporary folder; kept, its objects serve the next build.
+        kept = ROOT / "build" / f"editable-{sysconfig.get_platform()}"
+        folder = (kept if self.editable_mode else Path(self.build_temp).resolve()) / "csrc"
         target.unlink(missing_ok=True)  # of an earlier build: must not be shipped where this one fails
         skipped: dict[str, str] = {}
         built: dict[str, object] = {}
