@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ import torch
 
 from bench import machine, report, results
 from bench.roofline import UNKNOWN
+from segnext_kernels import _library
 
 ROOT = Path(__file__).resolve().parent.parent
 # Stage -> seconds that it may take; together under nine minutes. The order is that of trust: no time before parity.
@@ -49,6 +51,15 @@ DEVICE_LOST = 17  # exit status: after an error of the device nothing works in t
 
 class DeviceLost(RuntimeError):
     """An illegal access or the like; the workload is recorded, the rest needs a new process."""
+
+
+def check_device(device: torch.device, workload: str) -> None:
+    """Raise `DeviceLost` where the GPU does nothing any more for this process."""
+    if device.type == "cuda":
+        try:
+            torch.cuda.synchronize()
+        except Exception as error:
+            raise DeviceLost(workload) from error
 
 
 class Campaign:
@@ -86,9 +97,13 @@ class Campaign:
             return False
         if time.monotonic() > self.deadline:
             raise TimeoutError
-        self.stage(stage)["running"] = workload
-        self.save()
+        self.runs(stage, workload)
         return True
+
+    def runs(self, stage: str, workload: str) -> None:
+        """Note what runs, for the one who finds this process dead."""
+        self.stage(stage).update(running=workload, since=time.time())
+        self.save()
 
     def add(self, row: results.Row) -> None:
         """Keep a row."""
@@ -106,25 +121,35 @@ class Campaign:
 def run_stage(campaign: Campaign, name: str, arguments: Sequence[str], limit: float) -> str:
     """Run one stage in a process of its own, and in another one after an error of the device; returns its status."""
     start = time.monotonic()
-    status = DEVICE_LOST
+    status: int | None = DEVICE_LOST
     while status == DEVICE_LOST and (left := limit - (time.monotonic() - start)) > 0:
         command = [sys.executable, "-m", "bench.campaign", "--child", name, "--limit", str(left), *arguments]
-        try:
-            status = subprocess.run(command, cwd=ROOT, timeout=left + GRACE, check=False).returncode
-            failed = f"failed with exit status {status}" if status else ""
-        except subprocess.TimeoutExpired:
-            failed = "was killed at its limit"
-            break
+        status = _status(command, left + GRACE)
+    failed = (
+        "was killed at its limit" if status is None else f"failed with exit status {status}" if status else ""
+    )
     campaign.results = results.read(campaign.path)  # as the child left it
     record = campaign.stage(name)
-    running = record.pop("running", None)
+    running, since = record.pop("running", None), record.pop("since", 0.0)
     if failed:
         record["status"] = failed
-        if running:  # it would end the same way again
+        # it would end the same way again; but what only began late gets another chance
+        if running and (status is not None or time.time() - since > limit / 2):
             campaign.refuse(running, f"the stage {failed}")
     record["seconds"] = round(record["seconds"] + time.monotonic() - start, 1)
     campaign.save()
     return str(record["status"])
+
+
+def _status(command: Sequence[str], limit: float) -> int | None:
+    """Exit status; None where it ran past the limit and was killed with all that it had started."""
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return None
 
 
 def run_child(campaign: Campaign, name: str) -> None:
@@ -132,6 +157,8 @@ def run_child(campaign: Campaign, name: str) -> None:
     from bench import campaign_checks, campaign_times
 
     module = campaign_times if name in TABLES else campaign_checks
+    # What is float32 shall be float32: of the oracles and of the peers.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     record = campaign.stage(name)
     campaign.save()
     try:
@@ -143,6 +170,7 @@ def run_child(campaign: Campaign, name: str) -> None:
         campaign.save()
         sys.exit(DEVICE_LOST)
     record.pop("running", None)
+    record.pop("since", None)
     campaign.save()
 
 
@@ -187,6 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     described = machine.describe()
     described["commit"] = options.commit or described["commit"]
+    if described["commit"] == "nocommit":
+        parser().error("--commit: needed here, where git does not know what is measured")
     if options.dry_run:
         described["slug"] = f"dry-run-{described['slug']}"
     campaign = Campaign(_file_of(described, options.results), options.dry_run, options.full)
@@ -199,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *(f"--{flag}" for flag in ("dry-run", "full") if _is_set(options, flag)),
     ]
     for name in stages:
-        if campaign.stage(name)["status"] == "done":
+        if campaign.stage(name)["status"] == "done" and not _must_build(name, options.dry_run):
             print(f"{name}: done before", flush=True)
             continue
         limit = options.limit or STAGES[name]
@@ -207,6 +237,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = run_stage(campaign, name, own, limit)
         print(f"{name}: {status}, {campaign.stage(name)['seconds']} s", flush=True)
     print(f"\n{report.render(campaign.results)}\n\nstored in {campaign.path}")
+
+
+def _must_build(stage: str, dry_run: bool) -> bool:
+    """Built at an earlier sitting, perhaps on another machine; here it is missing."""
+    return stage == "build" and not dry_run and _library.missing("cuda") is not None
 
 
 def _is_set(options: argparse.Namespace, flag: str) -> bool:
@@ -221,7 +256,7 @@ def _file_of(described: dict[str, Any], folder: Path) -> Path:
 
 
 def _forget(campaign: Campaign, stages: Sequence[str]) -> None:
-    gone = tuple(table for name in stages for table in TABLES.get(name, ()))
+    gone = tuple(table for name in stages for table in TABLES.get(name, (name,)))
     found = campaign.results
     found.rows = [row for row in found.rows if row.table not in gone]
     found.without_number = {
@@ -233,4 +268,6 @@ def _forget(campaign: Campaign, stages: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     os.chdir(ROOT)
-    main()
+    from bench import campaign as module  # its classes are those that the stages raise, not __main__'s
+
+    module.main()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import plain_segnext, roofline, workloads
-from bench.campaign import GPU_BACKENDS, TABLES, Campaign, DeviceLost
+from bench.campaign import GPU_BACKENDS, TABLES, Campaign, DeviceLost, check_device
 from bench.clock import Clock, Run
 from bench.peers import in_layout
 from bench.results import OURS, Row, Timing
@@ -71,12 +70,11 @@ def _measured(
         return
     try:
         yield campaign.add
-    except TimeoutError:
+    except (TimeoutError, DeviceLost):
         raise
     except (Exception, pytest.skip.Exception) as error:
         campaign.refuse(workload, error)
-        if "CUDA error" in str(error):
-            raise DeviceLost(workload) from error
+        check_device(campaign.device, workload)
     if campaign.device.type == "cuda":
         torch.cuda.empty_cache()
 
@@ -203,19 +201,24 @@ class PlainModule(nn.Module):
 
 
 def models(campaign: Campaign) -> None:
-    """Deployed models in bfloat16, image to mask, against PyTorch's ways to run the same."""
+    """Deployed models in bfloat16, image to mask, against PyTorch's ways to run the same.
+
+    Against torch.compile in workloads of their own, after the others: it may take a minute, and more than its time.
+    """
     shapes = MODELS + MORE_MODELS if campaign.full else MODELS
-    for size, batch, height, width, classes in (("t", 1, 64, 96, 19),) if campaign.dry_run else shapes:
-        label = f"{size.upper()} {batch}x{height}x{width}, {classes} classes, bfloat16"
-        with _measured(campaign, "models", INFERENCE, label) as keep:
-            if keep is not None:
-                keep(_model_row(campaign, size, batch, height, width, classes, label))
+    for compiled in (False,) if campaign.dry_run else (False, True):
+        for size, batch, height, width, classes in (("t", 1, 64, 96, 19),) if campaign.dry_run else shapes:
+            label = f"{size.upper()} {batch}x{height}x{width}, {classes} classes, bfloat16"
+            label += ", compiled" if compiled else ""
+            with _measured(campaign, "models", INFERENCE, label) as keep:
+                if keep is not None:
+                    keep(_model_row(campaign, size, (batch, height, width), classes, compiled, label))
 
 
 def _model_row(
-    campaign: Campaign, size: str, batch: int, height: int, width: int, classes: int, label: str
+    campaign: Campaign, size: str, shape: tuple[int, int, int], classes: int, compiled: bool, label: str
 ) -> Row:
-    device, dtype = campaign.device, torch.bfloat16
+    device, dtype, (batch, height, width) = campaign.device, torch.bfloat16, shape
     model, state_dict = workloads.pair(size, classes)
     images, labels = workloads.scene(height, width, classes)
     workloads.fit_classifier(model, state_dict, images, labels)
@@ -226,28 +229,24 @@ def _model_row(
     ours = deploy(model, dtype)
     without_graph = deploy(model, dtype, cuda_graph=False)
     low = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state_dict.items()}
-    plain, lower = (
-        PlainModule(plain_segnext.mask, weights, start)
-        for weights, start in ((state_dict, bases), (low, bases.to(dtype)))
-    )
-
-    def autocast() -> Tensor:
-        with torch.autocast(device.type, dtype):
-            return plain(images)
+    lower = PlainModule(plain_segnext.mask, low, bases.to(dtype))
 
     with torch.inference_mode():
         oracle = plain_segnext.logits(state_dict, bases, images)
-    runs: dict[str, Run] = {OURS: lambda: ours.predict(images), EAGER: lambda: lower(images.to(dtype))}
-    runs["eager, autocast"] = autocast
-    beside = {"ours without a graph": lambda: without_graph.predict(images)}
+    runs: dict[str, Run] = {OURS: lambda: ours.predict(images)}
+    beside: dict[str, Run] = {"ours without a graph": lambda: without_graph.predict(images)}
     with torch.inference_mode():
-        if not campaign.dry_run:
-            runs |= _compiled(campaign, lower, images.to(dtype))
-            beside |= _compiled(campaign, model.to(dtype).predict, images, "ours by ", (None,))
-        passed, first = {}, {}
+        if compiled:
+            runs |= _compiled(campaign, lower, images.to(dtype), label)
+            ours_low = model.to(dtype)
+            beside |= _compiled(campaign, ours_low.predict, images.to(dtype), label, "ours by ", (None,))
+        else:
+            plain = PlainModule(plain_segnext.mask, state_dict, bases)
+            runs[EAGER] = lambda: lower(images.to(dtype))
+            runs["eager, autocast"] = lambda: _autocast(plain, images, dtype)
+        passed: dict[str, Run] = {}
         for name, run in runs.items():
             try:
-                first[name] = Clock(device).seconds(run)
                 workloads.assert_labels_agree(run(), oracle, name)
                 passed[name] = run
             except AssertionError as error:
@@ -268,19 +267,27 @@ def _model_row(
     )
 
 
+def _autocast(module: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    with torch.autocast(images.device.type, dtype):
+        return module(images)
+
+
 def _compiled(
     campaign: Campaign,
     function: Callable[[Tensor], Tensor],
     images: Tensor,
+    label: str,
     prefix: str = "",
     modes: tuple[str | None, ...] = (None, "max-autotune"),
 ) -> dict[str, Run]:
     made: dict[str, Run] = {}
-    for mode in modes if campaign.full else modes[:1] + modes[1:] * (images.shape[0] == 1):
+    for mode in modes:
         name = f"{prefix}torch.compile{' ' + mode if mode else ''}"
-        if time.monotonic() < campaign.deadline:
-            with contextlib.suppress(runtimes.Unavailable):
-                made[name] = runtimes.torch_compile(function, images, mode=mode)
+        try:
+            alone = not made and not prefix
+            made[name] = runtimes.torch_compile(function, images, mode=mode, alone=alone)
+        except runtimes.Unavailable as reason:
+            campaign.refuse(f"{INFERENCE}: {label}, {name}", reason)
     return made
 
 

@@ -61,8 +61,9 @@ class Row:
 
     @property
     def best_peer(self) -> str:
-        """The fastest of the peers."""
-        return min((name for name in self.times if name != OURS), key=lambda name: self.times[name].median)
+        """The fastest of the peers; ours where none passed the gate."""
+        peers = (name for name in self.times if name != OURS)
+        return min(peers, key=lambda name: self.times[name].median, default=OURS)
 
     @property
     def ratio(self) -> float:
@@ -110,7 +111,8 @@ def write(results: Results, folder: Path = FOLDER) -> Path:
 
 def path_of(machine: dict[str, Any], folder: Path = FOLDER) -> Path:
     """``folder/<machine>/<date>-<commit>.json``."""
-    stem = f"{machine['date'][:10]}-{re.sub(r'[^0-9A-Za-z]', '', machine['commit'])}"
+    commit = machine["commit"].replace("+", "changed")
+    stem = f"{machine['date'][:10]}-{re.sub(r'[^0-9A-Za-z]', '', commit)}"
     return folder / machine["slug"] / f"{stem}.json"
 
 

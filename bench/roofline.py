@@ -121,7 +121,8 @@ def measure_copy(size: int, device: str = "cpu") -> float:
     """GB/s, read + written, of a copy that touches ``size`` bytes."""
     source = torch.ones(size // 2, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
-    calls = max(1, (16 << 20) // size)  # small copies are repeated: a call costs a microsecond
+    # small copies are repeated: a call costs a microsecond, and on a GPU as long as many megabytes take
+    calls = max(1, ((16 << 20) if device == "cpu" else (4 << 30)) // size)
 
     def copy() -> None:
         for _ in range(calls):

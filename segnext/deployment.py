@@ -125,9 +125,9 @@ class DeployedSegNeXt:
             return upsample_argmax(logits, size)
 
     def _through_graph(self, kind: Hashable, function: Function, images: Tensor) -> Tensor:
-        """A graph's memory is shared by calls in and outside of inference mode: it is made and used outside."""
+        """A graph serves later calls too, whatever mode the first one was in: it is made and used outside of any."""
         assert self._graphs is not None
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return self._graphs((kind, current_backend()), function, images)
 
     def _check(self, images: Tensor) -> None:

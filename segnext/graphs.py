@@ -46,6 +46,9 @@ class CapturedCall:
             stream.wait_event(self._done)  # another stream's call may still be reading or writing
             self._images.copy_(images)
             self._graph.replay()
+            self._images.record_stream(
+                stream
+            )  # or its memory, if this call is dropped now, might serve another
             result = self._result.clone()
             self._done.record(stream)
         return result
@@ -74,7 +77,7 @@ class GraphCache:
         """
         if images.numel() == 0 or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
             return function(images)
-        key = (kind, images.shape)
+        key = (kind, images.shape, images.dtype)
         with self._lock:
             if key not in self._calls:
                 while len(self._calls) >= GRAPHS:

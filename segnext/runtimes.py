@@ -63,18 +63,22 @@ class AsModule(nn.Module):
         return self.function(*inputs)
 
 
-def torch_compile(function: Callable[..., Any], *inputs: Tensor, mode: str | None = None) -> Run:
+def torch_compile(
+    function: Callable[..., Any], *inputs: Tensor, mode: str | None = None, alone: bool = True
+) -> Run:
     """Compiled by Inductor for these shapes alone.
 
     Args:
         function: a module's weights are constants to it, tensors inside anything else are inputs.
         mode: Inductor's, such as "max-autotune"; its default one without.
+        alone: forget what was compiled before, which would count as shapes seen.
 
     Raises:
         Unavailable: there is no C++ compiler, or compilation failed.
     """
     with _explained("torch.compile"), torch.inference_mode():
-        torch.compiler.reset()  # what was compiled for other shapes would make this one dynamic
+        if alone:
+            torch.compiler.reset()
         compiled = torch.compile(function, dynamic=False, mode=mode)
         compiled(*inputs)
     return partial(compiled, *inputs)

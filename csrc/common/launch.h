@@ -16,9 +16,13 @@ template <typename Launch>
 int on_device(int device, Launch launch) {
   const int previous = exchange_device(device);
   if (previous < 0) return -1 - previous;
-  const int status = launch();
-  const int restored = previous == device ? 0 : exchange_device(previous);
-  return status != 0 ? status : restored < 0 ? -1 - restored : 0;
+  struct Restore {  // also where launch() throws: memory for a workspace may be short
+    int device, previous;
+    ~Restore() {
+      if (previous != device) exchange_device(previous);
+    }
+  } restore{device, previous};
+  return launch();
 }
 
 }  // namespace segnext

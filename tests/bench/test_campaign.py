@@ -42,7 +42,7 @@ def test_dry_run_goes_through_all_stages_and_does_nothing_twice(tmp_path: Path) 
     parity = found.stages["parity"]["findings"]
     assert len(parity["ops"]["passed"]) > 10 and not parity["ops"]["failed"]
     assert parity["models"]["t module float32"] < 1e-4 < parity["models"]["t deployed bfloat16"] < 0.1
-    assert found.stages["sanitizer"]["findings"]["cpu, none"]["exit status"] == 0
+    assert found.stages["sanitizer"]["findings"]["sanitizer: cpu, none"]["exit status"] == 0
     assert "## stages of the campaign" in done.stdout
 
     before, start = path.read_text(), time.monotonic()
@@ -58,32 +58,56 @@ def a_campaign(tmp_path: Path, **options: Any) -> campaign.Campaign:
     return made
 
 
-def test_a_stage_over_its_limit_is_killed_and_its_workload_not_tried_again(
+def test_a_workload_that_took_the_whole_limit_is_not_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = a_campaign(tmp_path)
     made.starts("ops", "ops, forward: endless")
-
-    def endless(command: list[str], timeout: float, **options: Any) -> Any:
-        raise subprocess.TimeoutExpired(command, timeout)
-
-    monkeypatch.setattr(subprocess, "run", endless)
+    monkeypatch.setattr(campaign, "_status", lambda command, limit: time.sleep(0.1))
     assert campaign.run_stage(made, "ops", [], 0.1) == "was killed at its limit"
     assert made.results.without_number == {"ops, forward: endless": "the stage was killed at its limit"}
     assert not campaign.Campaign(made.path, dry_run=True).starts("ops", "ops, forward: endless")
+
+
+def test_a_workload_that_began_late_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = a_campaign(tmp_path)
+    made.starts("ops", "ops, forward: late")
+    monkeypatch.setattr(campaign, "_status", lambda command, limit: None)
+    campaign.run_stage(made, "ops", [], 60)
+    assert made.results.without_number == {}
+    assert campaign.Campaign(made.path, dry_run=True).starts("ops", "ops, forward: late")
+
+
+def test_what_a_stage_started_dies_with_it(tmp_path: Path) -> None:
+    mark = tmp_path / "alive"
+    command = ["bash", "-c", f"(sleep 1.5; touch {mark}) & wait"]
+    assert campaign._status(command, 0.2) is None
+    time.sleep(1.8)
+    assert not mark.exists()
+    assert campaign._status(["bash", "-c", "exit 3"], 10) == 3
 
 
 def test_after_an_error_of_the_device_the_stage_goes_on_in_a_new_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statuses = [campaign.DEVICE_LOST, campaign.DEVICE_LOST, 0]
-
-    def lost(command: list[str], **options: Any) -> Any:
-        return subprocess.CompletedProcess(command, statuses.pop(0))
-
-    monkeypatch.setattr(subprocess, "run", lost)
+    monkeypatch.setattr(campaign, "_status", lambda command, limit: statuses.pop(0))
     campaign.run_stage(a_campaign(tmp_path), "ops", [], 60)
     assert statuses == []
+
+
+def test_an_error_of_the_device_ends_the_process_with_its_status(tmp_path: Path) -> None:
+    made = a_campaign(tmp_path)
+    lose = f"""
+import runpy, sys
+from bench import campaign, campaign_times
+def ops(made): raise campaign.DeviceLost
+campaign_times.ops = ops
+sys.argv = ["campaign", "--child", "ops", "--limit", "9", "--dry-run", "--file", "{made.path}"]
+runpy.run_module("bench.campaign", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", lose], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == campaign.DEVICE_LOST, done.stderr[-2000:]
 
 
 def test_out_of_time_starts_nothing(tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ def test_files_give_back_what_was_written_and_are_never_overwritten(tmp_path: Pa
     run = run_of(FFN, dataclasses.replace(FFN, beside={"ours, to the logits": timing(3.0)}))
     run.without_number["test_x"] = "AssertionError: wrong"
     first, second = results.write(run, tmp_path), results.write(run, tmp_path)
-    assert first == tmp_path / "toy-2c" / "2026-01-02-abc1234.json"
-    assert second.name == "2026-01-02-abc1234-2.json"
+    assert first == tmp_path / "toy-2c" / "2026-01-02-abc1234changed.json"
+    assert second.name == "2026-01-02-abc1234changed-2.json"
     assert results.read(first) == results.read(second) == run
 
 
@@ -161,7 +161,7 @@ def test_report_draws_one_plot_a_table_beside_the_file(
     report.main([str(path)])
     assert "conv_ffn t1" in capsys.readouterr().out
     plots = sorted(file.name for file in path.parent.glob("*.png"))
-    assert plots == ["2026-01-02-abc1234-models-fp32.png", "2026-01-02-abc1234-ops-forward.png"]
+    assert plots == ["2026-01-02-abc1234changed-models-fp32.png", "2026-01-02-abc1234changed-ops-forward.png"]
     assert all((path.parent / name).read_bytes().startswith(b"\x89PNG") for name in plots)
 
 

@@ -142,7 +142,8 @@ def test_deterministic_and_inputs_untouched(case: Case) -> None:
     assert_bitwise(args, before, "input")
 
 
-@over(DIFFERENTIABLE, backward=True)
+# PyTorch's own gradient of a bilinear resize adds atomically on a GPU
+@over(DIFFERENTIABLE, backward=True, where=lambda case: (case.backend, case.device) != ("reference", "cuda"))
 def test_backward_deterministic_and_inputs_untouched(case: Case) -> None:
     args = case.args()
     grad = random_grad(case.run(*args))

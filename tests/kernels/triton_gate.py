@@ -33,7 +33,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from segnext_kernels import _triton, backend, tuning
-from segnext_kernels.specification import Spec, all_specs
+from segnext_kernels.specification import Sample, Spec, all_specs
 from tests.contract.cases import Recorder, with_gradient
 
 TABLE = Path(__file__).with_name("triton_gate.json")
@@ -46,6 +46,7 @@ POINTERS = {
     torch.int64: "i64", torch.bool: "i1",
 }  # fmt: skip
 NEEDS = ("registers", "stack", "shared", "tensor_cores")
+BY_TILES = ("conv_ffn", "msca_block")  # a program's channels or rows depend on how many programs there are
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -110,12 +111,23 @@ def launches(name: str, run: Callable[[], Any], every_config: bool) -> list[Laun
     return list(noted.values())
 
 
-def calls(spec: Spec, dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[Callable[[], Any]]:
-    """Calls of the op's Triton functions on its narrowest and widest model shape, without data."""
+def calls(
+    spec: Spec, dtype: torch.dtype, memory_format: torch.memory_format, ones: bool = False
+) -> Iterator[Callable[[], Any]]:
+    """Calls of the op's Triton functions on the model's shapes, without data.
+
+    Args:
+        ones: on samples of a single pixel instead: Triton makes constants of sizes of 1, which are no tensors.
+    """
     kernels = {op: backend.KERNELS.get(op, {}).get("triton") for op in (spec.name, f"{spec.name}_backward")}
     forward, backward = kernels.values()
-    for shape in (spec.model_shapes[0], spec.model_shapes[-1]):
-        args = shape.make(dtype, "meta", memory_format)
+    inputs: list[tuple[Sample, dict[str, int]]] = [(shape, {}) for shape in spec.model_shapes]
+    if spec.name in BY_TILES:
+        inputs += [(shape, {"n": 32}) for shape in spec.model_shapes if shape.name.startswith("t")]
+    if ones:
+        inputs = [(sample, {}) for sample in spec.samples if "h1w1" in sample.name.replace("-", "")]
+    for sample, changed in inputs:
+        args = sample.make(dtype, "meta", memory_format, **changed)
         if forward is not None:
             yield functools.partial(forward.run, *args)
         if backward is not None:
@@ -147,6 +159,12 @@ def variants(full: bool, only: str = "") -> Iterator[tuple[Launch, str, int]]:
                         }
                         yield from ((launch, label, sm) for label, sm in labels.items() if label not in seen)
                         seen.update(labels)
+        for run in calls(spec, torch.float32, torch.contiguous_format, ones=True):
+            for launch in launches(spec.name, run, False):
+                label = f"{launch.label} ones fp32 nchw sm_90"
+                if label not in seen:
+                    yield launch, label, 90
+                seen.add(label)
 
 
 def compiled(launch: Launch, sm: int) -> dict[str, int]:

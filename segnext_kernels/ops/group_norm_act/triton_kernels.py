@@ -68,7 +68,7 @@ def _statistics_kernel(
         count = tl.minimum(pixels - t * tile_pixels, tile_pixels).to(tl.float32)
         mean = tl.load(moments + t.to(tl.int64) * 2 * channels, mask=inside, other=0.0)
         total += mean * count
-    values = pixels.to(tl.float32) * size
+    values = size * tl.full((), pixels, tl.float32)  # pixels may be a constant: 1
     group_mean = tl.sum(tl.sum(total, 1), 0) / values
     squares = tl.zeros((BLOCK_T, BLOCK_G), tl.float32)
     for first in range(0, tiles, BLOCK_T):
@@ -176,7 +176,7 @@ def _join_kernel(
     tl.store(joined, grad, mask=j < size)
     tl.store(joined + channels, product, mask=j < size)
     weight = tl.load(weight_ptr + (g * size + j) * stride_w, mask=j < size, other=0.0).to(tl.float32)
-    values = pixels.to(tl.float32) * size
+    values = size * tl.full((), pixels, tl.float32)  # pixels may be a constant: 1
     means = means_ptr + (n * groups + g) * 2
     tl.store(means, tl.sum(weight * grad, 0) / values)
     tl.store(means + 1, tl.sum(weight * product, 0) / values)

@@ -78,8 +78,9 @@ def _argmax_kernel(
                 best_c, best_d = tl.maximum(best_c, c), tl.maximum(best_d, d)
                 threshold = tl.maximum(threshold, tl.minimum(tl.minimum(a, b), tl.minimum(c, d)))
             label = _winner(best_a, label_a)
-            others = tl.abs(_winner(best_b, label_b) - label) + tl.abs(_winner(best_c, label_c) - label)
-            others += tl.abs(_winner(best_d, label_d) - label)
+            others = (_winner(best_b, label_b) != label).to(tl.int32)
+            others += (_winner(best_c, label_c) != label).to(tl.int32)
+            others += (_winner(best_d, label_d) != label).to(tl.int32)
             is_infinite = tl.max(infinite, 0)
             reach_value = tl.max(threshold, 0)
 
