@@ -42,8 +42,9 @@ INSTRUCTION_SETS = {
     "avx512": AVX512,
     "avx512bf16": [*AVX512, "-mavx512bf16"],
 }
-# Ops whose CPU kernels are built for float64 too, once: those with a gradient, so that torch.autograd.gradcheck, which
-# float32 is too coarse for, runs the kernels themselves. It is built to be right, not fast.
+# Ops whose CPU kernels are built for float64 too, once, to be right, not fast: torch.autograd.gradcheck, which float32
+# is too coarse for, then runs the kernels themselves. All with a gradient but conv_ffn, whose backward is PyTorch's
+# matrix products around dwconv_gelu's.
 FLOAT64_OPS = (
     "dwconv_gelu",
     "gated_pointwise",

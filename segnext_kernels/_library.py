@@ -13,7 +13,7 @@ from typing import Any
 import torch  # before _C: loads the OpenMP runtime that _C shares: one thread pool
 
 RECORD = Path(__file__).with_name("_build.json")
-CPU_DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # of ops with a gradient: FLOAT64_OPS in setup.py
+CPU_DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # of setup.py's FLOAT64_OPS
 CUDA_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # csrc/common/convert.h
 INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16")  # csrc/common/isa.h

@@ -12,8 +12,9 @@ namespace SEGNEXT_ISA {
 
 #if defined(SEGNEXT_FLOAT64)
 
-constexpr Real kLeastExponent = -708.0;
+constexpr Real kLeastExponent = -708.0;  // e^this is about the smallest normal number
 
+// e^x for x <= 0.
 static inline FloatV exp_negative(FloatV x) {
   for (int lane = 0; lane < kLanes; ++lane) x[lane] = std::exp(x[lane]);
   return x;

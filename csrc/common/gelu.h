@@ -15,6 +15,7 @@ namespace SEGNEXT_ISA {
 
 #if defined(SEGNEXT_FLOAT64)
 
+// sqrt(1/2), 1 / sqrt(2 pi)
 constexpr Real kRootHalf = 0.70710678118654752440, kDensityAtZero = 0.39894228040143267794;
 
 static inline FloatV erf(FloatV x) {

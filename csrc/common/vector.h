@@ -4,9 +4,9 @@
 // namespace segnext::<name>, so that the linker can never merge an AVX-512 copy of a function into a build that
 // also serves older machines. For the same reason these files use no inline functions of the standard library.
 //
-// Kernels with a gradient are compiled once more with -DSEGNEXT_FLOAT64, into segnext::float64, for float64 tensors:
-// what they compute in, Real, is double there. That build is for exactness, so that gradcheck runs the kernels
-// themselves, and is written for no instruction set.
+// The ops in setup.py's FLOAT64_OPS are compiled once more with -DSEGNEXT_FLOAT64, into segnext::float64, for float64
+// tensors: what they compute in, Real, is double there, and e^x and erf are the C library's. That build is to be right,
+// so that gradcheck runs the kernels themselves, and is of no instruction set.
 #pragma once
 
 #include <cstdint>
