@@ -42,6 +42,17 @@ INSTRUCTION_SETS = {
     "avx512": AVX512,
     "avx512bf16": [*AVX512, "-mavx512bf16"],
 }
+# Ops whose CPU kernels are built for float64 too, once, to be right, not fast: torch.autograd.gradcheck, which float32
+# is too coarse for, then runs the kernels themselves. All with a gradient but conv_ffn, whose backward is PyTorch's
+# matrix products around dwconv_gelu's.
+FLOAT64_OPS = (
+    "dwconv_gelu",
+    "gated_pointwise",
+    "group_norm_act",
+    "msca_conv",
+    "nmf2d",
+    "upsample_cross_entropy",
+)
 DEFAULT_ARCHITECTURES = ["8.0", "9.0+PTX"]
 
 
@@ -204,6 +215,10 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
             ninja.compile(
                 "cxx", source, f".{name}", [includes[0], "-fopenmp", *shared, *flags, f"-DSEGNEXT_ISA={name}"]
             )
+    float64_flags = [*isas["generic"], "-DSEGNEXT_FLOAT64", "-DSEGNEXT_ISA=float64"]
+    for op in FLOAT64_OPS:
+        for source in sorted(CSRC.glob(f"{op}/*_cpu.cpp")):
+            ninja.compile("cxx", source, ".float64", [includes[0], "-fopenmp", *shared, *float64_flags])
     for source in sorted(CSRC.glob("common/*.cpp")):
         ninja.compile("cxx", source, "", [includes[0], *shared])
     defines = ["-DSEGNEXT_WITH_CUDA"] if with_cuda else []

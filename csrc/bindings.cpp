@@ -6,6 +6,10 @@
 namespace py = pybind11;
 using namespace segnext;
 
+// `dtype` and `isa` as Python passes them.
+#define DISPATCH(dtype, isa, function, ...) \
+  SEGNEXT_DISPATCH_DTYPE(static_cast<DType>(dtype), static_cast<Isa>(isa), function, __VA_ARGS__)
+
 namespace {
 
 // Memory and labels can fail; a label out of range is the caller's IndexError.
@@ -36,7 +40,7 @@ PYBIND11_MODULE(_C, m) {
           auto params = dwconv_gelu_params(dtype, x, weight, bias);
           params.out = tensor(out);
           py::gil_scoped_release release;
-          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), dwconv_gelu_forward_cpu, params, threads));
+          throw_unless(DISPATCH(dtype, isa, dwconv_gelu_forward_cpu, params, threads));
         });
 
   m.def("dwconv_gelu_backward_cpu",
@@ -45,7 +49,7 @@ PYBIND11_MODULE(_C, m) {
           const segnext::DwconvGeluBackwardParams params{dwconv_gelu_params(dtype, x, weight, bias), tensor(grad),
                                                          tensor(grad_x), tensor(grad_weight), tensor(grad_bias)};
           py::gil_scoped_release release;
-          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), dwconv_gelu_backward_cpu, params, threads));
+          throw_unless(DISPATCH(dtype, isa, dwconv_gelu_backward_cpu, params, threads));
         });
 
   m.def("gated_pointwise_cpu", [](int dtype, py::object m, py::object u, py::object weight, py::object bias,
@@ -53,7 +57,7 @@ PYBIND11_MODULE(_C, m) {
     auto params = gated_pointwise_params(dtype, m, u, weight, bias);
     params.out = tensor(out);
     py::gil_scoped_release release;
-    throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), gated_pointwise_forward_cpu, params, threads));
+    throw_unless(DISPATCH(dtype, isa, gated_pointwise_forward_cpu, params, threads));
   });
 
   m.def("gated_pointwise_backward_cpu",
@@ -62,7 +66,7 @@ PYBIND11_MODULE(_C, m) {
           const auto params =
               gated_pointwise_backward_params(dtype, m, u, weight, bias, grad, grad_m, grad_u, grad_weight, grad_bias);
           py::gil_scoped_release release;
-          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), gated_pointwise_backward_cpu, params, threads));
+          throw_unless(DISPATCH(dtype, isa, gated_pointwise_backward_cpu, params, threads));
         });
 
   m.def("group_norm_act_cpu",
@@ -72,7 +76,7 @@ PYBIND11_MODULE(_C, m) {
           params.bias = tensor(bias);
           params.residual = tensor(residual);
           py::gil_scoped_release release;
-          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), group_norm_act_forward_cpu, params, threads));
+          throw_unless(DISPATCH(dtype, isa, group_norm_act_forward_cpu, params, threads));
         });
 
   m.def("group_norm_act_backward_cpu",
@@ -87,7 +91,7 @@ PYBIND11_MODULE(_C, m) {
               tensor(grad_bias),
               tensor(grad_residual)};
           py::gil_scoped_release release;
-          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), group_norm_act_backward_cpu, params, threads));
+          throw_unless(DISPATCH(dtype, isa, group_norm_act_backward_cpu, params, threads));
         });
 
   m.attr("MSCA_CONV_MAX_STRIPS") = segnext::kMaxStrips;
@@ -98,7 +102,7 @@ PYBIND11_MODULE(_C, m) {
     auto params = msca_conv_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases);
     params.out = tensor(out);
     py::gil_scoped_release release;
-    throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), msca_conv_forward_cpu, params, threads));
+    throw_unless(DISPATCH(dtype, isa, msca_conv_forward_cpu, params, threads));
   });
 
   m.def("msca_conv_backward_cpu",
@@ -107,45 +111,44 @@ PYBIND11_MODULE(_C, m) {
           const auto params = msca_conv_backward_params(
               msca_conv_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases), grad, grads);
           py::gil_scoped_release release;
-          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), msca_conv_backward_cpu, params, threads));
+          throw_unless(DISPATCH(dtype, isa, msca_conv_backward_cpu, params, threads));
         });
 
   m.def("nmf2d_cpu",
         [](int dtype, int bases_dtype, py::object x, py::object bases, py::object projection, py::object out,
-           py::object saved_bases, py::object saved_coef, int64_t steps, float eps, int isa, int threads) {
+           py::object saved_bases, py::object saved_coef, int64_t steps, double eps, int isa, int threads) {
           const auto params =
               nmf2d_params(dtype, bases_dtype, x, bases, projection, out, saved_bases, saved_coef, steps, eps);
           py::gil_scoped_release release;
-          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), nmf2d_forward_cpu, params, threads));
+          throw_unless(DISPATCH(dtype, isa, nmf2d_forward_cpu, params, threads));
         });
 
   m.def("nmf2d_backward_cpu",
         [](int dtype, py::object grad, py::object x, py::object saved_bases, py::object saved_coef, py::object grad_x,
-           bool unrolled, float eps, int isa, int threads) {
+           bool unrolled, double eps, int isa, int threads) {
           const auto params = nmf2d_backward_params(dtype, grad, x, saved_bases, saved_coef, grad_x, unrolled, eps);
           py::gil_scoped_release release;
-          throw_unless(SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), nmf2d_backward_cpu, params, threads));
+          throw_unless(DISPATCH(dtype, isa, nmf2d_backward_cpu, params, threads));
         });
 
-  m.def("upsample_cross_entropy_cpu", [](int dtype, py::object logits, py::object target, bool target_is_byte,
-                                         int64_t ignore_index, uintptr_t class_weight, float label_smoothing,
-                                         bool mean_all, int isa, int threads) {
-    const auto params = upsample_cross_entropy_params(dtype, logits, target, target_is_byte, ignore_index, class_weight,
-                                                      label_smoothing, mean_all);
-    float loss = 0.0f;
-    auto status = segnext::CrossEntropyStatus::kOk;
-    {
-      py::gil_scoped_release release;
-      status =
-          SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), upsample_cross_entropy_forward_cpu, params, &loss, threads);
-    }
-    throw_unless_ok(status);
-    return loss;
-  });
+  m.def("upsample_cross_entropy_cpu",
+        [](int dtype, py::object logits, py::object target, bool target_is_byte, int64_t ignore_index,
+           uintptr_t class_weight, double label_smoothing, bool mean_all, int isa, int threads) {
+          const auto params = upsample_cross_entropy_params(dtype, logits, target, target_is_byte, ignore_index,
+                                                            class_weight, label_smoothing, mean_all);
+          double loss = 0.0;
+          auto status = segnext::CrossEntropyStatus::kOk;
+          {
+            py::gil_scoped_release release;
+            status = DISPATCH(dtype, isa, upsample_cross_entropy_forward_cpu, params, &loss, threads);
+          }
+          throw_unless_ok(status);
+          return loss;
+        });
 
   m.def("upsample_cross_entropy_backward_cpu",
         [](int dtype, py::object logits, py::object target, bool target_is_byte, int64_t ignore_index,
-           uintptr_t class_weight, float label_smoothing, bool mean_all, float grad, py::object grad_logits, int isa,
+           uintptr_t class_weight, double label_smoothing, bool mean_all, double grad, py::object grad_logits, int isa,
            int threads) {
           const auto params = upsample_cross_entropy_params(dtype, logits, target, target_is_byte, ignore_index,
                                                             class_weight, label_smoothing, mean_all);
@@ -153,8 +156,7 @@ PYBIND11_MODULE(_C, m) {
           auto status = segnext::CrossEntropyStatus::kOk;
           {
             py::gil_scoped_release release;
-            status = SEGNEXT_DISPATCH(static_cast<segnext::Isa>(isa), upsample_cross_entropy_backward_cpu, params, grad,
-                                      out, threads);
+            status = DISPATCH(dtype, isa, upsample_cross_entropy_backward_cpu, params, grad, out, threads);
           }
           throw_unless_ok(status);
         });

@@ -82,21 +82,20 @@ void bind_cuda(py::module_& m) {
           params.out = tensor(out);
           return on_device(device, [&] { return launch_msca_conv_forward(params, pointer(stream)); });
         });
-  m.def("msca_conv_backward_cuda",
-        [](int dtype, py::object x, py::object root_weight, py::object root_bias, py::list strip_weights,
-           py::list strip_biases, py::object grad, py::list grads, int device, uintptr_t stream,
-           const py::object& workspace) {
-          const auto params = msca_conv_backward_params(
-              msca_conv_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases), grad, grads);
-          void* memory = allocated(workspace, msca_conv_backward_workspace(params));
-          return on_device(device, [&] { return launch_msca_conv_backward(params, memory, pointer(stream)); });
-        });
+  m.def("msca_conv_backward_cuda", [](int dtype, py::object x, py::object root_weight, py::object root_bias,
+                                      py::list strip_weights, py::list strip_biases, py::object grad, py::list grads,
+                                      int device, uintptr_t stream, const py::object& workspace) {
+    const auto params = msca_conv_backward_params(
+        msca_conv_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases), grad, grads);
+    void* memory = allocated(workspace, msca_conv_backward_workspace(params));
+    return on_device(device, [&] { return launch_msca_conv_backward(params, memory, pointer(stream)); });
+  });
 
   m.def("nmf2d_cuda_fits", [](int dtype, int64_t channels, int64_t rank) {
     return nmf2d_fits(static_cast<DType>(dtype), channels, rank);
   });
   m.def("nmf2d_cuda_variant", [](int dtype, int bases_dtype, py::object x, py::object bases, py::object out,
-                                 py::object saved_bases, py::object saved_coef, int64_t steps, float eps, int device) {
+                                 py::object saved_bases, py::object saved_coef, int64_t steps, double eps, int device) {
     const auto params =
         nmf2d_params(dtype, bases_dtype, x, bases, py::none(), out, saved_bases, saved_coef, steps, eps);
     int variant = 0;
@@ -104,7 +103,7 @@ void bind_cuda(py::module_& m) {
     return variant;
   });
   m.def("nmf2d_cuda", [](int dtype, int bases_dtype, py::object x, py::object bases, py::object out,
-                         py::object saved_bases, py::object saved_coef, int64_t steps, float eps, int variant,
+                         py::object saved_bases, py::object saved_coef, int64_t steps, double eps, int variant,
                          int device, uintptr_t stream, const py::object& workspace) {
     const auto params =
         nmf2d_params(dtype, bases_dtype, x, bases, py::none(), out, saved_bases, saved_coef, steps, eps);
@@ -116,7 +115,7 @@ void bind_cuda(py::module_& m) {
   });
   m.def("nmf2d_backward_cuda",
         [](int dtype, py::object grad, py::object x, py::object saved_bases, py::object saved_coef, py::object grad_x,
-           bool unrolled, float eps, int device, uintptr_t stream, const py::object& workspace) {
+           bool unrolled, double eps, int device, uintptr_t stream, const py::object& workspace) {
           const auto params = nmf2d_backward_params(dtype, grad, x, saved_bases, saved_coef, grad_x, unrolled, eps);
           void* memory = allocated(workspace, nmf2d_backward_workspace(params));
           return on_device(device, [&] { return launch_nmf2d_backward(params, memory, pointer(stream)); });
@@ -130,7 +129,7 @@ void bind_cuda(py::module_& m) {
 
   m.def("upsample_cross_entropy_cuda",
         [](int dtype, py::object logits, py::object target, bool target_is_byte, int64_t ignore_index,
-           uintptr_t class_weight, float label_smoothing, bool mean_all, uintptr_t loss, int device, uintptr_t stream,
+           uintptr_t class_weight, double label_smoothing, bool mean_all, uintptr_t loss, int device, uintptr_t stream,
            const py::object& workspace) {
           const auto params = upsample_cross_entropy_params(dtype, logits, target, target_is_byte, ignore_index,
                                                             class_weight, label_smoothing, mean_all);
@@ -140,7 +139,7 @@ void bind_cuda(py::module_& m) {
           });
         });
   m.def("upsample_cross_entropy_backward_cuda", [](int dtype, py::object logits, py::object target, bool target_is_byte,
-                                                   int64_t ignore_index, uintptr_t class_weight, float label_smoothing,
+                                                   int64_t ignore_index, uintptr_t class_weight, double label_smoothing,
                                                    bool mean_all, uintptr_t grad, py::object grad_logits, int device,
                                                    uintptr_t stream, const py::object& workspace) {
     const auto params = upsample_cross_entropy_params(dtype, logits, target, target_is_byte, ignore_index, class_weight,

@@ -100,7 +100,7 @@ inline MscaConvBackwardParams msca_conv_backward_params(const MscaConvParams& fo
 
 inline Nmf2dParams nmf2d_params(int dtype, int bases_dtype, py::object x, py::object bases, py::object projection,
                                 py::object out, py::object saved_bases, py::object saved_coef, int64_t steps,
-                                float eps) {
+                                double eps) {
   return {static_cast<DType>(dtype),
           static_cast<DType>(bases_dtype),
           tensor(x),
@@ -114,17 +114,17 @@ inline Nmf2dParams nmf2d_params(int dtype, int bases_dtype, py::object x, py::ob
 }
 
 inline Nmf2dBackwardParams nmf2d_backward_params(int dtype, py::object grad, py::object x, py::object saved_bases,
-                                                 py::object saved_coef, py::object grad_x, bool unrolled, float eps) {
+                                                 py::object saved_coef, py::object grad_x, bool unrolled, double eps) {
   return {static_cast<DType>(dtype), tensor(grad),   tensor(x), tensor(saved_bases),
           tensor(saved_coef),        tensor(grad_x), unrolled,  eps};
 }
 
 inline UpsampleCrossEntropyParams upsample_cross_entropy_params(int dtype, py::object logits, py::object target,
                                                                 bool target_is_byte, int64_t ignore_index,
-                                                                uintptr_t class_weight, float label_smoothing,
+                                                                uintptr_t class_weight, double label_smoothing,
                                                                 bool mean_all) {
-  return {static_cast<DType>(dtype),          tensor(logits), tensor(target),  target_is_byte,
-          pointer<const float>(class_weight), ignore_index,   label_smoothing, mean_all};
+  return {static_cast<DType>(dtype), tensor(logits), tensor(target),  target_is_byte,
+          pointer(class_weight),     ignore_index,   label_smoothing, mean_all};
 }
 
 }  // namespace segnext

@@ -13,6 +13,7 @@ from typing import Any
 import torch  # before _C: loads the OpenMP runtime that _C shares: one thread pool
 
 RECORD = Path(__file__).with_name("_build.json")
+CPU_DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # of setup.py's FLOAT64_OPS
 CUDA_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # csrc/common/convert.h
 INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16")  # csrc/common/isa.h
@@ -157,19 +158,18 @@ def packed_memory(size: int) -> torch.Tensor:
 
 def cpu_refuses(x: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> str | None:
     """Why the CPU kernels of an op with these dtypes do not take ``x``."""
-    if x.device.type != "cpu":
-        return f"takes CPU tensors, not {x.device.type}"
-    if x.dtype not in dtypes:
-        names = [str(dtype).removeprefix("torch.") for dtype in (*dtypes, x.dtype)]
-        return f"takes {' and '.join(names[:-1])}, not {names[-1]}"
-    return missing("cpu")
+    return _refuses(x, "cpu", dtypes) or missing("cpu")
 
 
 def cuda_refuses(x: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> str | None:
     """Why the CUDA kernels of an op with these dtypes do not take ``x``."""
-    if x.device.type != "cuda":
-        return f"takes CUDA tensors, not {x.device.type}"
+    return _refuses(x, "cuda", dtypes) or missing("cuda") or architecture_gap(x.device)
+
+
+def _refuses(x: torch.Tensor, device: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    if x.device.type != device:
+        return f"takes {device.upper()} tensors, not {x.device.type}"
     if x.dtype not in dtypes:
         names = [str(dtype).removeprefix("torch.") for dtype in (*dtypes, x.dtype)]
         return f"takes {', '.join(names[:-2])} and {names[-2]}, not {names[-1]}"
-    return missing("cuda") or architecture_gap(x.device)
+    return None

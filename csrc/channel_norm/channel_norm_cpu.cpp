@@ -30,7 +30,7 @@ void normalise(const T* x, int64_t channels, const float* weight, const float* b
       squares += deviation * deviation;
     } else {
       for (int64_t i = 0; i < lanes_at(c); ++i) {
-        const float deviation = to_float(x[c + i]) - mean;
+        const float deviation = to_real(x[c + i]) - mean;
         squares[i] += deviation * deviation;
       }
     }

@@ -1,4 +1,4 @@
-// Element types as they lie in memory, and their conversion to and from float.
+// Element types as they lie in memory, and their conversion to and from what kernels compute in.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,16 @@ enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2, kFloat64 = 3
 }  // namespace segnext
 
 #if defined(SEGNEXT_ISA)
+#include "common/vector.h"
+
+// function<T>(...) for the T of a tensor's dtype, among those that this build's kernels take.
+#if defined(SEGNEXT_FLOAT64)
+#define SEGNEXT_WITH_ELEMENT(dtype, function, ...) ((void)(dtype), function<double>(__VA_ARGS__))
+#else
+#define SEGNEXT_WITH_ELEMENT(dtype, function, ...) \
+  ((dtype) == ::segnext::DType::kBFloat16 ? function<BFloat16>(__VA_ARGS__) : function<float>(__VA_ARGS__))
+#endif
+
 namespace segnext {
 namespace SEGNEXT_ISA {
 
@@ -22,18 +32,18 @@ struct Float16 {
   uint16_t bits;
 };
 
-static inline float to_float(float x) { return x; }
+static inline Real to_real(float x) { return x; }
 
-static inline float to_float(double x) { return static_cast<float>(x); }
+static inline Real to_real(double x) { return static_cast<Real>(x); }
 
-static inline float to_float(BFloat16 x) {
+static inline Real to_real(BFloat16 x) {
   const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
   float result;
   std::memcpy(&result, &bits, sizeof result);
   return result;
 }
 
-static inline float to_float(Float16 x) {
+static inline Real to_real(Float16 x) {
   // Exponent and mantissa shifted into float's places are the value times 2^-112, subnormals included.
   const uint32_t magnitude = (x.bits & 0x7fffu) << 13;
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
@@ -49,16 +59,17 @@ static inline float to_float(Float16 x) {
 }
 
 template <typename T>
-static inline T from_float(float x);
+static inline T from_real(Real x);
 
 template <>
-inline float from_float<float>(float x) {
+inline Real from_real<Real>(Real x) {
   return x;
 }
 
 // To nearest, ties to even; NaN stays NaN.
 template <>
-inline BFloat16 from_float<BFloat16>(float x) {
+inline BFloat16 from_real<BFloat16>(Real value) {
+  const float x = static_cast<float>(value);
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};

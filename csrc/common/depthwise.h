@@ -1,4 +1,4 @@
-// Depthwise convolutions on planes: one image, kLanes channels side by side, in float, with a halo of zeros.
+// Depthwise convolutions on planes: one image, kLanes channels side by side, of Real, with a halo of zeros.
 //
 // A depthwise network treats every channel alone, so its unit of work here is (image, kLanes channels): the unit's
 // input is read once into a plane, everything between lives in planes that fit the second-level cache (56 x 56
@@ -24,26 +24,26 @@ constexpr int64_t kPixels = 8;
 // (height, width, kLanes) inside a border of zeros as wide as the convolutions that read it reach; rows end with
 // kPixels more, so that a group of pixels may run past the right border.
 struct Plane {
-  float* data;
+  Real* data;
   int64_t height, width, halo_y, halo_x;
 
   int64_t row_stride() const { return (width + 2 * halo_x + kPixels) * kLanes; }
-  float* at(int64_t y, int64_t x) const { return data + (y + halo_y) * row_stride() + (x + halo_x) * kLanes; }
+  Real* at(int64_t y, int64_t x) const { return data + (y + halo_y) * row_stride() + (x + halo_x) * kLanes; }
 };
 
 // A plane of zeros; nothing ever writes its border again.
 static inline Plane take_plane(Arena& arena, int64_t height, int64_t width, int64_t halo_y, int64_t halo_x) {
   Plane plane{nullptr, height, width, halo_y, halo_x};
   const int64_t floats = (height + 2 * halo_y) * plane.row_stride();
-  plane.data = arena.take<float>(floats);
-  if (plane.data != nullptr) std::memset(plane.data, 0, floats * sizeof(float));
+  plane.data = arena.take<Real>(floats);
+  if (plane.data != nullptr) std::memset(plane.data, 0, floats * sizeof(Real));
   return plane;
 }
 
 // A depthwise kernel of this unit's channels: (height * width, kLanes) weights and one vector of bias.
 struct Taps {
-  const float* weight;
-  const float* bias;
+  const Real* weight;
+  const Real* bias;
   int64_t height, width;
 
   int64_t count() const { return height * width; }
@@ -66,16 +66,16 @@ static inline void convolve(const Plane& in, const Taps& taps, const Plane& out,
     for (int64_t x = 0; x < out.width; x += kPixels) {
       FloatV sum[kPixels];
       for (FloatV& s : sum) s = bias;
-      const float* source = in.at(y - taps.height / 2, x - taps.width / 2);
-      const float* weight = taps.weight;
+      const Real* source = in.at(y - taps.height / 2, x - taps.width / 2);
+      const Real* weight = taps.weight;
       for (int64_t i = 0; i < taps.height; ++i, source += stride) {
-        const float* pixel = source;
+        const Real* pixel = source;
         for (int64_t j = 0; j < taps.width; ++j, pixel += kLanes, weight += kLanes) {
           const FloatV w = load(weight);
           for (int p = 0; p < kPixels; ++p) sum[p] += w * load(pixel + p * kLanes);
         }
       }
-      float* target = out.at(y, x);
+      Real* target = out.at(y, x);
       const int64_t pixels = out.width - x < kPixels ? out.width - x : kPixels;
       if (pixels == kPixels) {
         for (int p = 0; p < kPixels; ++p) store(target + p * kLanes, combine(load(target + p * kLanes), sum[p]));
@@ -87,7 +87,7 @@ static inline void convolve(const Plane& in, const Taps& taps, const Plane& out,
 }
 
 // out (count, kLanes) = sum over pixels of grad * in shifted by each tap: the gradient of the weights.
-static inline void weight_gradient(const Plane& grad, const Plane& in, int64_t height, int64_t width, float* out) {
+static inline void weight_gradient(const Plane& grad, const Plane& in, int64_t height, int64_t width, Real* out) {
   constexpr int kGroup = 8;  // taps summed together: enough chains to hide the FMA's latency
   const int64_t count = height * width;
   for (int64_t first = 0; first < count; first += kGroup) {
@@ -100,8 +100,8 @@ static inline void weight_gradient(const Plane& grad, const Plane& in, int64_t h
     FloatV total[kGroup] = {};
     for (int64_t y = 0; y < grad.height; ++y) {
       FloatV sum[kGroup] = {};  // a row at a time: shorter chains of additions, smaller rounding errors
-      const float* g = grad.at(y, 0);
-      const float* source = in.at(y, 0);
+      const Real* g = grad.at(y, 0);
+      const Real* source = in.at(y, 0);
       for (int64_t x = 0; x < grad.width; ++x, g += kLanes, source += kLanes) {
         const FloatV value = load(g);
         for (int i = 0; i < kGroup; ++i) sum[i] += value * load(source + offset[i]);
@@ -113,7 +113,7 @@ static inline void weight_gradient(const Plane& grad, const Plane& in, int64_t h
 }
 
 // out (kLanes) = sum of a plane: the gradient of a bias.
-static inline void plane_sum(const Plane& plane, float* out) {
+static inline void plane_sum(const Plane& plane, Real* out) {
   FloatV total = {};
   for (int64_t y = 0; y < plane.height; ++y) {
     FloatV sum = {};
@@ -132,16 +132,16 @@ static inline void load_plane(const Tensor4& tensor, int64_t image, int64_t chan
     const T* row = source + y * tensor.stride[2];
     if (lanes == kLanes && tensor.stride[1] == 1) {
       for (int64_t x = 0; x < plane.width; ++x) {
-        float* target = plane.at(y, x);
+        Real* target = plane.at(y, x);
         const T* pixel = row + x * tensor.stride[3];
-        for (int lane = 0; lane < kLanes; ++lane) target[lane] = to_float(pixel[lane]);
+        for (int lane = 0; lane < kLanes; ++lane) target[lane] = to_real(pixel[lane]);
       }
     } else {
       for (int64_t lane = 0; lane < kLanes; ++lane) {
-        float* target = plane.at(y, 0) + lane;
+        Real* target = plane.at(y, 0) + lane;
         const T* pixel = row + lane * tensor.stride[1];
         for (int64_t x = 0; x < plane.width; ++x) {
-          target[x * kLanes] = lane < lanes ? to_float(pixel[x * tensor.stride[3]]) : 0.0f;
+          target[x * kLanes] = lane < lanes ? to_real(pixel[x * tensor.stride[3]]) : 0.0f;
         }
       }
     }
@@ -156,15 +156,15 @@ static inline void store_plane(const Plane& plane, const Tensor4& tensor, int64_
     T* row = out + y * tensor.stride[2];
     if (lanes == kLanes && tensor.stride[1] == 1) {
       for (int64_t x = 0; x < plane.width; ++x) {
-        const float* source = plane.at(y, x);
+        const Real* source = plane.at(y, x);
         T* pixel = row + x * tensor.stride[3];
-        for (int lane = 0; lane < kLanes; ++lane) pixel[lane] = from_float<T>(source[lane]);
+        for (int lane = 0; lane < kLanes; ++lane) pixel[lane] = from_real<T>(source[lane]);
       }
     } else {
       for (int64_t lane = 0; lane < lanes; ++lane) {
-        const float* source = plane.at(y, 0) + lane;
+        const Real* source = plane.at(y, 0) + lane;
         T* pixel = row + lane * tensor.stride[1];
-        for (int64_t x = 0; x < plane.width; ++x) pixel[x * tensor.stride[3]] = from_float<T>(source[x * kLanes]);
+        for (int64_t x = 0; x < plane.width; ++x) pixel[x * tensor.stride[3]] = from_real<T>(source[x * kLanes]);
       }
     }
   }
@@ -172,7 +172,7 @@ static inline void store_plane(const Plane& plane, const Tensor4& tensor, int64_
 
 // Weights (C, 1, height, width) of this unit's channels as (count, kLanes); flipped for the input gradient.
 template <typename T>
-static inline void load_taps(const Tensor4& weight, int64_t channel, bool flipped, float* out) {
+static inline void load_taps(const Tensor4& weight, int64_t channel, bool flipped, Real* out) {
   const int64_t height = weight.size[2], width = weight.size[3];
   for (int64_t tap = 0; tap < height * width; ++tap) {
     const int64_t from = flipped ? height * width - 1 - tap : tap;
@@ -180,18 +180,18 @@ static inline void load_taps(const Tensor4& weight, int64_t channel, bool flippe
     for (int64_t lane = 0; lane < kLanes; ++lane) {
       const int64_t c = channel + lane;
       out[tap * kLanes + lane] =
-          c < weight.size[0] ? to_float(static_cast<const T*>(weight.data)[c * weight.stride[0] + at]) : 0.0f;
+          c < weight.size[0] ? to_real(static_cast<const T*>(weight.data)[c * weight.stride[0] + at]) : 0.0f;
     }
   }
 }
 
 // A bias (C) of this unit's channels; zeros where there is none.
 template <typename T>
-static inline void load_bias(const Tensor4& bias, int64_t channel, float* out) {
+static inline void load_bias(const Tensor4& bias, int64_t channel, Real* out) {
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     const int64_t c = channel + lane;
     const bool given = bias.data != nullptr && c < bias.size[0];
-    out[lane] = given ? to_float(static_cast<const T*>(bias.data)[c * bias.stride[0]]) : 0.0f;
+    out[lane] = given ? to_real(static_cast<const T*>(bias.data)[c * bias.stride[0]]) : 0.0f;
   }
 }
 
@@ -199,16 +199,16 @@ static inline void load_bias(const Tensor4& bias, int64_t channel, float* out) {
 // number of threads. `partial` is (images, channel blocks, rows, kLanes); this parameter's rows are
 // [row, row + count) and go to grad (C, count), contiguous.
 template <typename T>
-static inline void reduce_parameter(const float* partial, int64_t images, int64_t blocks, int64_t rows, int64_t row,
+static inline void reduce_parameter(const Real* partial, int64_t images, int64_t blocks, int64_t rows, int64_t row,
                                     const Tensor4& grad, int64_t count) {
   T* out = static_cast<T*>(grad.data);
   for (int64_t c = 0; c < grad.size[0]; ++c) {
     for (int64_t i = 0; i < count; ++i) {
-      float sum = 0.0f;
+      Real sum = 0.0f;
       for (int64_t n = 0; n < images; ++n) {
         sum += partial[((n * blocks + c / kLanes) * rows + row + i) * kLanes + c % kLanes];
       }
-      out[c * count + i] = from_float<T>(sum);
+      out[c * count + i] = from_real<T>(sum);
     }
   }
 }

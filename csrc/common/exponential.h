@@ -3,13 +3,31 @@
 
 #include "common/vector.h"
 
+#if defined(SEGNEXT_FLOAT64)
+#include <cmath>
+#endif
+
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-// e^x for x <= 0; below -87 it is e^-87, about float's smallest normal number.
+#if defined(SEGNEXT_FLOAT64)
+
+constexpr Real kLeastExponent = -708.0;  // e^this is about the smallest normal number
+
+// e^x for x <= 0.
+static inline FloatV exp_negative(FloatV x) {
+  for (int lane = 0; lane < kLanes; ++lane) x[lane] = std::exp(x[lane]);
+  return x;
+}
+
+#else
+
+constexpr Real kLeastExponent = -87.0f;  // e^this is about the smallest normal number
+
+// e^x for x <= 0; below kLeastExponent it is e^kLeastExponent.
 static inline FloatV exp_negative(FloatV x) {
   constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  x = x < -87.0f ? broadcast(-87.0f) : x;  // in this form NaN stays NaN
+  x = x < kLeastExponent ? broadcast(kLeastExponent) : x;  // in this form NaN stays NaN
   // round to nearest by the float that has no fraction bits left
   const FloatV shifter = broadcast(12582912.0f);
   const FloatV n = (x * kLog2E + shifter) - shifter;
@@ -26,6 +44,8 @@ static inline FloatV exp_negative(FloatV x) {
   std::memcpy(&scale, &exponent, sizeof scale);
   return p * scale;
 }
+
+#endif
 
 }  // namespace SEGNEXT_ISA
 }  // namespace segnext

@@ -4,12 +4,34 @@
 #include "common/exponential.h"
 #include "common/vector.h"
 
-#if defined(__AVX2__)
+#if defined(SEGNEXT_FLOAT64)
+#include <cmath>
+#elif defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 namespace segnext {
 namespace SEGNEXT_ISA {
+
+#if defined(SEGNEXT_FLOAT64)
+
+// sqrt(1/2), 1 / sqrt(2 pi)
+constexpr Real kRootHalf = 0.70710678118654752440, kDensityAtZero = 0.39894228040143267794;
+
+static inline FloatV erf(FloatV x) {
+  for (int lane = 0; lane < kLanes; ++lane) x[lane] = std::erf(x[lane]);
+  return x;
+}
+
+// GELU of a result that is stored as T.
+template <typename T>
+static inline FloatV gelu_for(FloatV x) {
+  return x * 0.5 * (1.0 + erf(x * kRootHalf));
+}
+
+#else
+
+constexpr Real kRootHalf = 0.70710678f, kDensityAtZero = 0.39894228f;
 
 // erf as x P(x^2) / Q(x^2), fitted to relative 1.9e-9 on |x| <= 3.925, where float's erf reaches 1;
 // evaluated in float the error stays below 4.2e-7.
@@ -102,10 +124,12 @@ static inline FloatV gelu_for(FloatV x) {
   return sizeof(T) == 2 ? gelu_short(x) : gelu(x);
 }
 
+#endif
+
 // d gelu / dx = cdf(x) + x pdf(x)
 static inline FloatV gelu_derivative(FloatV x) {
-  const FloatV pdf = 0.39894228f * exp_negative(-0.5f * x * x);
-  return 0.5f * (1.0f + erf(x * 0.70710678f)) + x * pdf;
+  const FloatV pdf = kDensityAtZero * exp_negative(-0.5f * x * x);
+  return 0.5f * (1.0f + erf(x * kRootHalf)) + x * pdf;
 }
 
 }  // namespace SEGNEXT_ISA

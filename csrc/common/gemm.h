@@ -34,10 +34,10 @@ constexpr int tile_rows(int vectors) {
   return kAccumulators / vectors < kMaxTileRows ? kAccumulators / vectors : kMaxTileRows;
 }
 
-// What a product of T pixels multiplies: T itself where the instruction set has it, else float.
+// What a product of T pixels multiplies: T itself where the instruction set has it, else Real.
 template <typename T>
 struct Product {
-  using Element = float;
+  using Element = Real;
 };
 #if defined(__AVX512BF16__)
 template <>
@@ -49,7 +49,7 @@ struct Product<BFloat16> {
 // Elements of k taken in one step; K is padded with zeros to a multiple.
 template <typename Element>
 constexpr int64_t k_step() {
-  return sizeof(Element) == 4 ? 1 : 2;
+  return sizeof(Element) == 2 ? 2 : 1;
 }
 
 static inline int64_t vectors_of(int64_t columns) { return (columns + kLanes - 1) / kLanes; }
@@ -74,9 +74,9 @@ struct PackedWeights {
 
 // The tile's sums over one segment.
 template <int kRows, int kVectors>
-SEGNEXT_INLINE void multiply(const float* a, int64_t row_stride, int64_t steps, const float* w,
+SEGNEXT_INLINE void multiply(const Real* a, int64_t row_stride, int64_t steps, const Real* w,
                              FloatV (&sum)[kRows][kVectors]) {
-  const float* base[(kRows + 2) / 3];
+  const Real* base[(kRows + 2) / 3];
 #pragma GCC unroll 4
   for (int i = 0; i < (kRows + 2) / 3; ++i) base[i] = a + 3 * i * row_stride;
   for (int64_t k = 0; k < steps; ++k, w += kVectors * kLanes) {
@@ -183,7 +183,7 @@ static inline void gemm_tile(const Pixels<Element>& a, int64_t row, int64_t firs
     }
     return;
   }
-  float tile[kRows][kVectors * kLanes];
+  Real tile[kRows][kVectors * kLanes];
 #pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4

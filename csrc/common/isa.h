@@ -38,3 +38,13 @@ Isa best_isa();
   declaration                             \
   }
 #endif
+
+// The same for an op with a build for float64 (common/vector.h), which that dtype chooses whatever the Isa.
+#define SEGNEXT_DISPATCH_DTYPE(dtype, isa, function, ...)                            \
+  ((dtype) == ::segnext::DType::kFloat64 ? ::segnext::float64::function(__VA_ARGS__) \
+                                         : SEGNEXT_DISPATCH(isa, function, __VA_ARGS__))
+#define SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(declaration) \
+  SEGNEXT_FOR_EACH_ISA(declaration)                   \
+  namespace float64 {                                 \
+  declaration                                         \
+  }

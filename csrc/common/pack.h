@@ -28,7 +28,7 @@ struct Matrix {
 // kLanes units of k of one column, zeros behind the last.
 template <typename Element, typename T>
 static inline FloatV load_units(const T* p, int64_t left) {
-  if constexpr (std::is_same_v<Element, float>) {
+  if constexpr (std::is_same_v<Element, Real>) {
     return load_first(p, left);
   } else {
     static_assert(std::is_same_v<Element, T>, "BFloat16 products take BFloat16");
@@ -42,7 +42,7 @@ static inline FloatV load_units(const T* p, int64_t left) {
 // One step of k of kLanes columns, `left` of them inside.
 template <typename Element, typename T>
 static inline void pack_columns(Element* out, const T* p, int64_t k_stride, int64_t k_left, int64_t left) {
-  if constexpr (std::is_same_v<Element, float>) {
+  if constexpr (std::is_same_v<Element, Real>) {
     (void)k_stride, (void)k_left;
     store(out, load_first(p, left));
   } else {
@@ -50,7 +50,7 @@ static inline void pack_columns(Element* out, const T* p, int64_t k_stride, int6
       const T* row = p + i * k_stride;
       const bool whole = i < k_left && left >= kLanes;
       for (int64_t n = 0; n < kLanes; ++n) {
-        out[2 * n + i] = whole || (i < k_left && n < left) ? row[n] : from_float<Element>(0.0f);
+        out[2 * n + i] = whole || (i < k_left && n < left) ? row[n] : from_real<Element>(0.0f);
       }
     }
   }
@@ -92,8 +92,8 @@ static inline void pack_panel(const Matrix<T>& w, int64_t panel, Element* packed
 #pragma GCC unroll 16
         for (int lane = 0; lane < kLanes; ++lane) {
           const bool inside = k < w.depth && column + lane < w.columns;
-          const float value = inside ? to_float(source[lane * w.n_stride + k * w.k_stride]) : 0.0f;
-          out[k / kStep * width + lane * kStep + k % kStep] = from_float<Element>(value);
+          const Real value = inside ? to_real(source[lane * w.n_stride + k * w.k_stride]) : 0.0f;
+          out[k / kStep * width + lane * kStep + k % kStep] = from_real<Element>(value);
         }
       }
     }

@@ -15,10 +15,13 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 
+static inline FloatV load_vector(const Real* p) { return load(p); }
+
+static inline void store_vector(Real* p, FloatV v) { store(p, v); }
+
+#if !defined(SEGNEXT_FLOAT64)
 typedef uint32_t BitsV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
 typedef uint16_t HalfBitsV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES / 2)));
-
-static inline FloatV load_vector(const float* p) { return load(p); }
 
 static inline FloatV load_vector(const BFloat16* p) {
   HalfBitsV half;
@@ -26,9 +29,7 @@ static inline FloatV load_vector(const BFloat16* p) {
   return (FloatV)(__builtin_convertvector(half, BitsV) << 16);
 }
 
-static inline void store_vector(float* p, FloatV v) { store(p, v); }
-
-// As from_float<BFloat16>: to nearest, ties to even; NaN stays NaN.
+// As from_real<BFloat16>: to nearest, ties to even; NaN stays NaN.
 static inline void store_vector(BFloat16* p, FloatV v) {
   const BitsV bits = (BitsV)v;
   const BitsV rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -36,6 +37,7 @@ static inline void store_vector(BFloat16* p, FloatV v) {
   const HalfBitsV half = __builtin_convertvector(v == v ? rounded : quiet, HalfBitsV);
   std::memcpy(p, &half, sizeof half);
 }
+#endif
 
 static inline int64_t whole_vectors(int64_t channels) { return (channels + kLanes - 1) / kLanes * kLanes; }
 
@@ -71,15 +73,15 @@ static inline void for_each_run(const Tensor4& x, int64_t image, int64_t first, 
 template <typename T>
 static inline FloatV load_first(const T* p, int64_t count) {
   if (count >= kLanes) return load_vector(p);
-  float values[kLanes] = {};
-  for (int64_t i = 0; i < count; ++i) values[i] = to_float(p[i]);
+  Real values[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) values[i] = to_real(p[i]);
   return load(values);
 }
 
 template <typename T>
 static inline void store_first(T* p, FloatV v, int64_t count) {
   if (count >= kLanes) return store_vector(p, v);
-  for (int64_t i = 0; i < count; ++i) p[i] = from_float<T>(v[i]);
+  for (int64_t i = 0; i < count; ++i) p[i] = from_real<T>(v[i]);
 }
 
 // rows[i] = the channels of pixel first + i, then zeros up to whole vectors.
@@ -110,8 +112,8 @@ static inline void load_pixels(const Tensor4& x, int64_t image, int64_t first, i
       if (channels_innermost(x)) {
         for (int64_t c = 0; c < row; c += kLanes) store_vector(target + c, load_first(source + c, channels - c));
       } else {
-        for (int64_t c = 0; c < channels; ++c) target[c] = from_float<E>(to_float(source[c * apart]));
-        for (int64_t c = channels; c < row; ++c) target[c] = from_float<E>(0.0f);
+        for (int64_t c = 0; c < channels; ++c) target[c] = from_real<E>(to_real(source[c * apart]));
+        for (int64_t c = channels; c < row; ++c) target[c] = from_real<E>(0.0f);
       }
     }
   });

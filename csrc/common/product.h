@@ -32,7 +32,7 @@ constexpr int64_t kSumSteps = 64;
 
 // (m, k) at data + m * row_stride + k * k_stride.
 struct Factor {
-  const float* data;
+  const Real* data;
   int64_t row_stride, k_stride;
 
   Factor transposed() const { return {data, k_stride, row_stride}; }
@@ -40,12 +40,12 @@ struct Factor {
   Factor at(int64_t row, int64_t k) const { return {data + row * row_stride + k * k_stride, row_stride, k_stride}; }
 };
 
-// Row-major; a row has `stride` floats, a whole number of vectors.
+// Row-major; a row has `stride` elements, a whole number of vectors.
 struct Matrix {
-  float* data;
+  Real* data;
   int64_t stride;
 
-  float* row(int64_t index) const { return data + index * stride; }
+  Real* row(int64_t index) const { return data + index * stride; }
   Matrix from_row(int64_t index) const { return {row(index), stride}; }
   Matrix from_column(int64_t index) const { return {data + index, stride}; }
   Factor factor() const { return {data, stride, 1}; }
@@ -60,11 +60,11 @@ static __attribute__((noinline)) void multiply_tile(const Factor& a, int64_t k, 
   constexpr int kPointers = (kRows + 2) / 3;  // three rows share one: its address, plus one stride, plus two
   FloatV sum[kRows][kVectors] = {};
   const int64_t row_stride = a.row_stride, k_stride = a.k_stride, w_stride = w.stride;
-  const float* base[kPointers];
+  const Real* base[kPointers];
 #pragma GCC unroll 8
   for (int i = 0; i < kPointers; ++i) base[i] = a.data + 3 * i * row_stride;
-  const float* weight = w.data;
-  float* const target = out.data;
+  const Real* weight = w.data;
+  Real* const target = out.data;
   const int64_t out_stride = out.stride;
   for (int64_t step = 0; step < k; ++step, weight += w_stride) {
     FloatV b[kVectors];
@@ -83,7 +83,7 @@ static __attribute__((noinline)) void multiply_tile(const Factor& a, int64_t k, 
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
-      float* at = target + i * out_stride + j * kLanes;
+      Real* at = target + i * out_stride + j * kLanes;
       store(at, accumulate ? load(at) + sum[i][j] : sum[i][j]);
     }
   }

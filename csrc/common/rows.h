@@ -15,8 +15,8 @@ namespace SEGNEXT_ISA {
 template <typename T>
 static inline FloatV load_channels(const T* p, int64_t stride, int64_t lanes) {
   if (stride == 1 && lanes >= kLanes) return load_vector(p);
-  float values[kLanes] = {};
-  for (int64_t i = 0; i < kLanes && i < lanes; ++i) values[i] = to_float(p[i * stride]);
+  Real values[kLanes] = {};
+  for (int64_t i = 0; i < kLanes && i < lanes; ++i) values[i] = to_real(p[i * stride]);
   return load(values);
 }
 
@@ -26,17 +26,17 @@ static inline void store_channels(T* p, int64_t stride, int64_t lanes, FloatV v)
     store_vector(p, v);
     return;
   }
-  float values[kLanes];
+  Real values[kLanes];
   store(values, v);
-  for (int64_t i = 0; i < kLanes && i < lanes; ++i) p[i * stride] = from_float<T>(values[i]);
+  for (int64_t i = 0; i < kLanes && i < lanes; ++i) p[i * stride] = from_real<T>(values[i]);
 }
 
 // A vector of parameters, widened and padded with zeros to whole vectors of lanes.
 template <typename T>
-static inline void load_parameter(const Tensor4& parameter, int64_t count, float* out) {
+static inline void load_parameter(const Tensor4& parameter, int64_t count, Real* out) {
   for (int64_t i = 0; i < vectors_of(count) * kLanes; ++i) {
     const bool given = parameter.data != nullptr && i < count;
-    out[i] = given ? to_float(static_cast<const T*>(parameter.data)[i * parameter.stride[0]]) : 0.0f;
+    out[i] = given ? to_real(static_cast<const T*>(parameter.data)[i * parameter.stride[0]]) : 0.0f;
   }
 }
 
@@ -60,14 +60,14 @@ static inline void gather_rows(const T* source, int64_t channels, int64_t channe
   if (channel_stride == 1) {
     for (int64_t p = 0; p < count; ++p) {
       for (int64_t c = 0; c < row; ++c) {
-        out[p * row + c] = from_float<Element>(c < channels ? to_float(source[p * pixel_stride + c]) : 0.0f);
+        out[p * row + c] = from_real<Element>(c < channels ? to_real(source[p * pixel_stride + c]) : 0.0f);
       }
     }
   } else {
     for (int64_t c = 0; c < row; ++c) {
       for (int64_t p = 0; p < count; ++p) {
         out[p * row + c] =
-            from_float<Element>(c < channels ? to_float(source[p * pixel_stride + c * channel_stride]) : 0.0f);
+            from_real<Element>(c < channels ? to_real(source[p * pixel_stride + c * channel_stride]) : 0.0f);
       }
     }
   }

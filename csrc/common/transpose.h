@@ -1,4 +1,4 @@
-// A square of kLanes x kLanes floats transposed in registers: log2(kLanes) rounds of two-source shuffles.
+// A square of kLanes x kLanes transposed in registers: log2(kLanes) rounds of two-source shuffles.
 #pragma once
 
 #include "common/vector.h"
@@ -9,7 +9,7 @@ namespace SEGNEXT_ISA {
 #if defined(__clang__)  // has no shuffle by a mask of runtime type; its optimiser sees through this
 
 SEGNEXT_INLINE void transpose(FloatV (&v)[kLanes]) {
-  float square[kLanes][kLanes];
+  Real square[kLanes][kLanes];
   for (int i = 0; i < kLanes; ++i) {
     for (int j = 0; j < kLanes; ++j) square[j][i] = v[i][j];
   }
@@ -21,7 +21,7 @@ SEGNEXT_INLINE void transpose(FloatV (&v)[kLanes]) {
 // Of the rows a = v[i] and b = v[i + distance]: lanes without the bit `distance` (low) or with it (high) of both.
 template <int kDistance>
 struct Exchange {
-  int32_t low[kLanes] = {}, high[kLanes] = {};
+  Int low[kLanes] = {}, high[kLanes] = {};
 
   constexpr Exchange() {
     for (int lane = 0; lane < kLanes; ++lane) {

@@ -3,6 +3,10 @@
 // Every *_cpu.cpp is compiled once per instruction set with -DSEGNEXT_ISA=<name>; all it defines lies in the
 // namespace segnext::<name>, so that the linker can never merge an AVX-512 copy of a function into a build that
 // also serves older machines. For the same reason these files use no inline functions of the standard library.
+//
+// The ops in setup.py's FLOAT64_OPS are compiled once more with -DSEGNEXT_FLOAT64, into segnext::float64, for float64
+// tensors: what they compute in, Real, is double there, and e^x and erf are the C library's. That build is to be right,
+// so that gradcheck runs the kernels themselves, and is of no instruction set.
 #pragma once
 
 #include <cstdint>
@@ -22,22 +26,30 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-constexpr int kLanes = SEGNEXT_VECTOR_BYTES / 4;
+#if defined(SEGNEXT_FLOAT64)
+typedef double Real;
+typedef int64_t Int;
+#else
+typedef float Real;
+typedef int32_t Int;  // as wide as Real
+#endif
 
-typedef float FloatV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
-typedef int32_t IntV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
+constexpr int kLanes = SEGNEXT_VECTOR_BYTES / sizeof(Real);
 
-static inline FloatV load(const float* p) {
+typedef Real FloatV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
+typedef Int IntV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
+
+static inline FloatV load(const Real* p) {
   FloatV v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
 
-static inline void store(float* p, FloatV v) { std::memcpy(p, &v, sizeof v); }
+static inline void store(Real* p, FloatV v) { std::memcpy(p, &v, sizeof v); }
 
-static inline FloatV broadcast(float x) { return x - FloatV{}; }
+static inline FloatV broadcast(Real x) { return x - FloatV{}; }
 
-static inline IntV broadcast(int32_t x) { return x - IntV{}; }
+static inline IntV broadcast(Int x) { return x - IntV{}; }
 
 static inline FloatV max(FloatV a, FloatV b) { return a > b ? a : b; }
 

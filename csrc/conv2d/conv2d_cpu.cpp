@@ -42,7 +42,7 @@ void pack_weights(Element* out, int64_t n, int64_t depth, Source source) {
     for (int64_t k = 0; k < depth; k += step) {
       for (int64_t column = first; column < last; ++column) {
         for (int64_t i = k; i < k + step; ++i) {
-          *out++ = from_float<Element>(column < n && i < depth ? source(column, i) : 0.0f);
+          *out++ = from_real<Element>(column < n && i < depth ? source(column, i) : 0.0f);
         }
       }
     }

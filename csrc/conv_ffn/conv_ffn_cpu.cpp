@@ -71,7 +71,7 @@ void pack(const ConvFfnWeights& w, void* memory) {
       const int64_t offset =
           c * w.dw_weight.stride[0] + tap / 3 * w.dw_weight.stride[2] + tap % 3 * w.dw_weight.stride[3];
       packed.taps[(c / kLanes * kTaps + tap) * kLanes + c % kLanes] =
-          c < hidden ? to_float(static_cast<const T*>(w.dw_weight.data)[offset]) : 0.0f;
+          c < hidden ? to_real(static_cast<const T*>(w.dw_weight.data)[offset]) : 0.0f;
     }
   }
 }

@@ -24,8 +24,8 @@ struct DwconvGeluBackwardParams {
 };
 
 // Both: false when scratch memory is exhausted.
-SEGNEXT_FOR_EACH_ISA(bool dwconv_gelu_forward_cpu(const DwconvGeluParams& params, int threads);
-                     bool dwconv_gelu_backward_cpu(const DwconvGeluBackwardParams& params, int threads);)
+SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool dwconv_gelu_forward_cpu(const DwconvGeluParams& params, int threads);
+                                 bool dwconv_gelu_backward_cpu(const DwconvGeluBackwardParams& params, int threads);)
 
 // CUDA: both return a cudaError_t, 0 for success, and run on `stream` of the current device. The backward takes a
 // workspace of as many bytes as dwconv_gelu_backward_workspace() says, at a multiple of 16.

@@ -17,23 +17,23 @@ constexpr int64_t kRows = kTaps + 1;  // partial gradients of a unit: the weight
 
 struct ForwardScratch {
   Plane x, y;
-  float *weight, *bias;
+  Real *weight, *bias;
 
   ForwardScratch(Arena& arena, const Tensor4& shape)
       : x(take_plane(arena, shape.size[2], shape.size[3], 1, 1)),
         y(take_plane(arena, shape.size[2], shape.size[3], 0, 0)),
-        weight(arena.take<float>(kTaps * kLanes)),
-        bias(arena.take<float>(kLanes)) {}
+        weight(arena.take<Real>(kTaps * kLanes)),
+        bias(arena.take<Real>(kLanes)) {}
 };
 
 struct BackwardScratch : ForwardScratch {
   Plane grad_y;
-  float* flipped;
+  Real* flipped;
 
   BackwardScratch(Arena& arena, const Tensor4& shape)
       : ForwardScratch(arena, shape),
         grad_y(take_plane(arena, shape.size[2], shape.size[3], 1, 1)),
-        flipped(arena.take<float>(kTaps * kLanes)) {}
+        flipped(arena.take<Real>(kTaps * kLanes)) {}
 };
 
 template <typename T>
@@ -50,7 +50,7 @@ bool forward(const DwconvGeluParams& p, int threads) {
                                        [&p](int64_t image, int64_t channel, const ForwardScratch& s) {
                                          load_and_convolve<T>(p, image, channel, s);
                                          for (int64_t y = 0; y < s.y.height; ++y) {
-                                           float* row = s.y.at(y, 0);
+                                           Real* row = s.y.at(y, 0);
                                            for (int64_t x = 0; x < s.y.width; ++x)
                                              store(row + x * kLanes, gelu_for<T>(load(row + x * kLanes)));
                                          }
@@ -62,20 +62,20 @@ template <typename T>
 bool backward(const DwconvGeluBackwardParams& p, int threads) {
   const DwconvGeluParams& f = p.forward;
   const int64_t images = f.x.size[0], blocks = channel_blocks(f.x.size[1]);
-  float* partial = static_cast<float*>(std::malloc((images * blocks * kRows + 1) * kLanes * sizeof(float)));
+  Real* partial = static_cast<Real*>(std::malloc((images * blocks * kRows + 1) * kLanes * sizeof(Real)));
   if (partial == nullptr) return false;
   const bool done = for_each_unit<BackwardScratch>(
       images, f.x.size[1], f.x, threads, [&](int64_t image, int64_t channel, const BackwardScratch& s) {
         load_and_convolve<T>(f, image, channel, s);
         load_plane<T>(p.grad, image, channel, s.grad_y);
         for (int64_t y = 0; y < s.y.height; ++y) {
-          float* grad = s.grad_y.at(y, 0);
-          const float* row = s.y.at(y, 0);
+          Real* grad = s.grad_y.at(y, 0);
+          const Real* row = s.y.at(y, 0);
           for (int64_t x = 0; x < s.y.width; ++x) {
             store(grad + x * kLanes, load(grad + x * kLanes) * gelu_derivative(load(row + x * kLanes)));
           }
         }
-        float* own = partial + (image * blocks + channel / kLanes) * kRows * kLanes;
+        Real* own = partial + (image * blocks + channel / kLanes) * kRows * kLanes;
         weight_gradient(s.grad_y, s.x, 3, 3, own);
         plane_sum(s.grad_y, own + kTaps * kLanes);
         load_taps<T>(f.weight, channel, true, s.flipped);
@@ -93,12 +93,11 @@ bool backward(const DwconvGeluBackwardParams& p, int threads) {
 }  // namespace
 
 bool dwconv_gelu_forward_cpu(const DwconvGeluParams& params, int threads) {
-  return params.dtype == DType::kBFloat16 ? forward<BFloat16>(params, threads) : forward<float>(params, threads);
+  return SEGNEXT_WITH_ELEMENT(params.dtype, forward, params, threads);
 }
 
 bool dwconv_gelu_backward_cpu(const DwconvGeluBackwardParams& params, int threads) {
-  return params.forward.dtype == DType::kBFloat16 ? backward<BFloat16>(params, threads)
-                                                  : backward<float>(params, threads);
+  return SEGNEXT_WITH_ELEMENT(params.forward.dtype, backward, params, threads);
 }
 
 }  // namespace SEGNEXT_ISA

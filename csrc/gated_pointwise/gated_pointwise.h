@@ -26,8 +26,9 @@ struct GatedPointwiseBackwardParams {
 };
 
 // Both: false when scratch memory is exhausted.
-SEGNEXT_FOR_EACH_ISA(bool gated_pointwise_forward_cpu(const GatedPointwiseParams& params, int threads);
-                     bool gated_pointwise_backward_cpu(const GatedPointwiseBackwardParams& params, int threads);)
+SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool gated_pointwise_forward_cpu(const GatedPointwiseParams& params, int threads);
+                                 bool gated_pointwise_backward_cpu(const GatedPointwiseBackwardParams& params,
+                                                                   int threads);)
 
 // On `stream` of the current device; a cudaError_t, 0 for success. The backward takes a workspace of as many bytes.
 int launch_gated_pointwise_forward(const GatedPointwiseParams& params, void* stream);

@@ -74,10 +74,10 @@ void for_each_tile(const Sizes& s, int64_t begin, int64_t end, const Visit& visi
 }
 
 template <typename T>
-void load_bias(const GatedPointwiseParams& p, const Sizes& s, float* bias) {
+void load_bias(const GatedPointwiseParams& p, const Sizes& s, Real* bias) {
   for (int64_t c = 0; c < s.co_padded; ++c) {
     const bool given = p.bias.data != nullptr && c < s.co;
-    bias[c] = given ? to_float(static_cast<const T*>(p.bias.data)[c * p.bias.stride[0]]) : 0.0f;
+    bias[c] = given ? to_real(static_cast<const T*>(p.bias.data)[c * p.bias.stride[0]]) : 0.0f;
   }
 }
 
@@ -109,9 +109,9 @@ bool forward(const GatedPointwiseParams& p, int threads) {
   const Sizes s(p);
   struct Shared {
     E* weights;
-    float* bias;
+    Real* bias;
     Shared(Arena& arena, const Sizes& s)
-        : weights(arena.take<E>(packed_size<E>(s.co, s.ci))), bias(arena.take<float>(s.co_padded)) {}
+        : weights(arena.take<E>(packed_size<E>(s.co, s.ci))), bias(arena.take<Real>(s.co_padded)) {}
   };
   struct Own {
     E* m;
@@ -155,16 +155,16 @@ bool forward(const GatedPointwiseParams& p, int threads) {
 template <typename E>
 struct BackwardShared {
   E *forward_weights, *backward_weights;
-  float* bias;
-  float* grad_weight;  // (chunks, co, ci_padded)
-  float* grad_bias;    // (chunks, co_padded)
+  Real* bias;
+  Real* grad_weight;  // (chunks, co, ci_padded)
+  Real* grad_bias;    // (chunks, co_padded)
 
   BackwardShared(Arena& arena, const Sizes& s)
       : forward_weights(arena.take<E>(packed_size<E>(s.co, s.ci))),
         backward_weights(arena.take<E>(packed_size<E>(s.ci, s.co))),
-        bias(arena.take<float>(s.co_padded)),
-        grad_weight(arena.take<float>(s.chunks * s.co * s.ci_padded)),
-        grad_bias(arena.take<float>(s.chunks * s.co_padded)) {}
+        bias(arena.take<Real>(s.co_padded)),
+        grad_weight(arena.take<Real>(s.chunks * s.co * s.ci_padded)),
+        grad_bias(arena.take<Real>(s.chunks * s.co_padded)) {}
 };
 
 // A thread's tile.
@@ -187,7 +187,7 @@ struct BackwardOwn {
 // t = grad * u of a tile, as rows and transposed (zeros behind the last pixel), and its sum over the pixels.
 template <typename T, typename E>
 void gate_gradient(const Sizes& s, const Rows<const T>& grad, const Rows<const T>& u, int64_t count,
-                   const BackwardOwn<T, E>& own, float* sum) {
+                   const BackwardOwn<T, E>& own, Real* sum) {
   for (int64_t i = 0; i < count; i += kLanes) {  // kLanes whole rows at a time: they are fetched ahead
     for (int64_t c = 0; c < s.co_padded; c += kLanes) {
       FloatV square[kLanes], total = load(sum + c);
@@ -198,7 +198,7 @@ void gate_gradient(const Sizes& s, const Rows<const T>& grad, const Rows<const T
         const FloatV product =
             load_vector(grad.data + pixel * grad.stride + c) * load_vector(u.data + pixel * u.stride + c);
         // by a mask: see load_first
-        square[lane] = (FloatV)((IntV)product & broadcast(int32_t{inside ? -1 : 0}));
+        square[lane] = (FloatV)((IntV)product & broadcast(Int{inside ? -1 : 0}));
         store_vector(own.t + (i + lane) * s.co_padded + c, square[lane]);
         total += square[lane];
       }
@@ -212,7 +212,7 @@ void gate_gradient(const Sizes& s, const Rows<const T>& grad, const Rows<const T
 
 template <typename T, typename E>
 void backward_tile(const GatedPointwiseBackwardParams& p, const Sizes& s, const Tile& t,
-                   const BackwardShared<E>& shared, const BackwardOwn<T, E>& own, float* weight_sum, float* bias_sum) {
+                   const BackwardShared<E>& shared, const BackwardOwn<T, E>& own, Real* weight_sum, Real* bias_sum) {
   const GatedPointwiseParams& f = p.forward;
   const Rows<const E> m = product_rows<T>(f.m, t, own.m);
   const Rows<const T> u = read_rows<T, T>(f.u, t.image, t.first, t.count, kLanes, own.u);
@@ -237,7 +237,7 @@ void backward_tile(const GatedPointwiseBackwardParams& p, const Sizes& s, const 
   for (int64_t panel = 0; panel < columns.panels(); ++panel) pack_panel(columns, panel, own.packed);
   gemm(Pixels<E>{own.transposed, kTile, 0}, s.co, PackedWeights<E>{own.packed, s.ci, t.count, 1},
        [&](int64_t row, int64_t column, FloatV sum) {
-         float* target = weight_sum + row * s.ci_padded + column;
+         Real* target = weight_sum + row * s.ci_padded + column;
          store(target, load(target) + sum);
        });
 }
@@ -254,9 +254,9 @@ void add_chunks(const GatedPointwiseBackwardParams& p, const Sizes& s, const Bac
       store_first(out + c, sum, s.ci - c);
     }
     if (p.grad_bias.data == nullptr) continue;
-    float sum = 0.0f;
+    Real sum = 0.0f;
     for (int64_t i = 0; i < s.chunks; ++i) sum += shared.grad_bias[i * s.co_padded + row];
-    static_cast<T*>(p.grad_bias.data)[row] = from_float<T>(sum);
+    static_cast<T*>(p.grad_bias.data)[row] = from_real<T>(sum);
   }
 }
 
@@ -282,10 +282,10 @@ bool backward(const GatedPointwiseBackwardParams& p, int threads) {
     pack_share(backward_weights<T>(f.weight), shared.backward_weights, member, team);
 #pragma omp barrier
     for (int64_t i = s.chunks * member / team; i < s.chunks * (member + 1) / team; ++i) {
-      float* weight_sum = shared.grad_weight + i * s.co * s.ci_padded;
-      float* bias_sum = shared.grad_bias + i * s.co_padded;
-      std::memset(weight_sum, 0, s.co * s.ci_padded * sizeof(float));
-      std::memset(bias_sum, 0, s.co_padded * sizeof(float));
+      Real* weight_sum = shared.grad_weight + i * s.co * s.ci_padded;
+      Real* bias_sum = shared.grad_bias + i * s.co_padded;
+      std::memset(weight_sum, 0, s.co * s.ci_padded * sizeof(Real));
+      std::memset(bias_sum, 0, s.co_padded * sizeof(Real));
       const int64_t begin = i * s.chunk, end = begin + s.chunk < s.total ? begin + s.chunk : s.total;
       for_each_tile(s, begin, end, [&](const Tile& t) { backward_tile(p, s, t, shared, own, weight_sum, bias_sum); });
     }
@@ -298,12 +298,11 @@ bool backward(const GatedPointwiseBackwardParams& p, int threads) {
 }  // namespace
 
 bool gated_pointwise_forward_cpu(const GatedPointwiseParams& params, int threads) {
-  return params.dtype == DType::kBFloat16 ? forward<BFloat16>(params, threads) : forward<float>(params, threads);
+  return SEGNEXT_WITH_ELEMENT(params.dtype, forward, params, threads);
 }
 
 bool gated_pointwise_backward_cpu(const GatedPointwiseBackwardParams& params, int threads) {
-  return params.forward.dtype == DType::kBFloat16 ? backward<BFloat16>(params, threads)
-                                                  : backward<float>(params, threads);
+  return SEGNEXT_WITH_ELEMENT(params.forward.dtype, backward, params, threads);
 }
 
 }  // namespace SEGNEXT_ISA

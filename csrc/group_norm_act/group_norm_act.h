@@ -29,8 +29,9 @@ struct GroupNormActBackwardParams {
 };
 
 // Both: false when scratch memory is exhausted.
-SEGNEXT_FOR_EACH_ISA(bool group_norm_act_forward_cpu(const GroupNormActParams& params, int threads);
-                     bool group_norm_act_backward_cpu(const GroupNormActBackwardParams& params, int threads);)
+SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool group_norm_act_forward_cpu(const GroupNormActParams& params, int threads);
+                                 bool group_norm_act_backward_cpu(const GroupNormActBackwardParams& params,
+                                                                  int threads);)
 
 // Both: bytes of device memory, and a cudaError_t, 0 for success. Runs on `stream` of the current device.
 int64_t group_norm_act_forward_workspace(const GroupNormActParams& params);

@@ -28,70 +28,24 @@
 #include "common/scratch.h"
 #include "group_norm_act/group_norm_act.h"
 #include "group_norm_act/statistics.h"
+#include "group_norm_act/steps.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-// Elements of a step, and the channels below which the pieces of a pixel's row are too short to be fetched ahead.
-constexpr int64_t kStepElements = 1048576, kStepChannels = 64;
-
-// How many channels a step takes: all, or an even share of them, whole groups and whole vectors.
-int64_t step_channels(const Tensor4& x, int64_t groups) {
-  int64_t best = x.size[1];
-  for (int64_t shares = 2; shares <= groups && best * x.size[2] * x.size[3] > kStepElements; ++shares) {
-    const int64_t channels = x.size[1] / shares;
-    if (channels < kStepChannels) break;
-    if (groups % shares == 0 && channels % kLanes == 0) best = channels;
-  }
-  return best;
-}
-
-// The steps of a call; the last images may make a smaller one.
-struct Steps {
-  int64_t channels, images, across, count;  // channels and images of a step, steps across the channels, all steps
-
-  Steps(const Tensor4& x, int64_t groups) : channels(0), images(1), across(0), count(0) {
-    const int64_t pixels = x.size[2] * x.size[3];
-    if (x.size[0] * x.size[1] * pixels == 0) return;
-    channels = step_channels(x, groups);
-    images = kStepElements / (channels * pixels);
-    images = images < 1 ? 1 : images < x.size[0] ? images : x.size[0];
-    across = x.size[1] / channels;
-    count = (x.size[0] + images - 1) / images * across;
-  }
-
-  int64_t image(int64_t step) const { return step / across * images; }
-  int64_t channel(int64_t step) const { return step % across * channels; }
-  Sizes sizes(const GroupNormActParams& p, int64_t step) const {
-    const int64_t left = p.x.size[0] - image(step);
-    return Sizes(left < images ? left : images, channels, p.groups / across, p.x.size[2] * p.x.size[3]);
-  }
-};
-
-// A step's part of an activation.
-template <typename T>
-Tensor4 part_of(const Tensor4& whole, const Steps& steps, int64_t step) {
-  Tensor4 part = whole;
-  if (whole.data == nullptr) return part;
-  const int64_t offset = steps.image(step) * whole.stride[0] + steps.channel(step) * whole.stride[1];
-  part.data = static_cast<T*>(whole.data) + offset;
-  part.size[1] = steps.channels;
-  return part;
-}
-
 double parameter(const GroupNormActParams& p, const Tensor4& tensor, int64_t c) {
   const int64_t offset = c * tensor.stride[0];
-  if (p.affine_dtype == DType::kBFloat16) return to_float(static_cast<const BFloat16*>(tensor.data)[offset]);
-  return static_cast<const float*>(tensor.data)[offset];
+  if (p.affine_dtype == DType::kBFloat16) return to_real(static_cast<const BFloat16*>(tensor.data)[offset]);
+  return static_cast<const Real*>(tensor.data)[offset];
 }
 
 void set_parameter(const GroupNormActParams& p, const Tensor4& tensor, int64_t c, double value) {
-  const float rounded = static_cast<float>(value);
+  const Real rounded = static_cast<Real>(value);
   if (p.affine_dtype == DType::kBFloat16) {
-    static_cast<BFloat16*>(tensor.data)[c] = from_float<BFloat16>(rounded);
+    static_cast<BFloat16*>(tensor.data)[c] = from_real<BFloat16>(rounded);
   } else {
-    static_cast<float*>(tensor.data)[c] = rounded;
+    static_cast<Real*>(tensor.data)[c] = rounded;
   }
 }
 
@@ -103,12 +57,12 @@ bool run_steps(const Params& params, const GroupNormActParams& p, const Steps& s
   const Sizes largest = steps.sizes(p, 0);
   Arena measure{nullptr}, sums_size{nullptr};
   typename Pass::State{measure, largest};
-  for (int i = 0; i < 2; ++i) sums_size.take<float>(largest.units() * arrays * largest.padded);
+  for (int i = 0; i < 2; ++i) sums_size.take<Real>(largest.units() * arrays * largest.padded);
   const Scratch scratch(sums_size.used + threads * measure.used);
   if (scratch.base() == nullptr) return false;
   Arena sums_arena{scratch.base()};
-  float* sums[2];
-  for (float*& set : sums) set = sums_arena.take<float>(largest.units() * arrays * largest.padded);
+  Real* sums[2];
+  for (Real*& set : sums) set = sums_arena.take<Real>(largest.units() * arrays * largest.padded);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
@@ -134,25 +88,25 @@ struct ForwardPass {
   struct State {
     T *x, *residual, *out;
     Merged merged;
-    float *mean, *scale, *shift;  // per channel: y = (x - mean) scale + shift
+    Real *mean, *scale, *shift;  // per channel: y = (x - mean) scale + shift
 
     State(Arena& arena, const Sizes& s)
         : x(arena.take<T>(s.chunk * s.padded)),
           residual(arena.take<T>(s.chunk * s.padded)),
           out(arena.take<T>(s.chunk * s.padded)),
           merged(arena, s),
-          mean(arena.take<float>(s.padded)),
-          scale(arena.take<float>(s.padded)),
-          shift(arena.take<float>(s.padded)) {}
+          mean(arena.take<Real>(s.padded)),
+          scale(arena.take<Real>(s.padded)),
+          shift(arena.take<Real>(s.padded)) {}
   };
 
   const GroupNormActParams& p;
   Tensor4 x, residual, out;
   int64_t channel;
   Sizes s;
-  float* sums;
+  Real* sums;
 
-  ForwardPass(const GroupNormActParams& p, const Steps& steps, int64_t step, float* sums)
+  ForwardPass(const GroupNormActParams& p, const Steps& steps, int64_t step, Real* sums)
       : p(p),
         x(part_of<T>(p.x, steps, step)),
         residual(part_of<T>(p.residual, steps, step)),
@@ -184,10 +138,10 @@ struct ForwardPass {
     for (int64_t c = 0; c < s.padded; ++c) state.mean[c] = state.scale[c] = state.shift[c] = 0.0f;
     for (int64_t c = 0; c < s.channels; ++c) {
       const double scale = parameter(p, p.weight, channel + c) * m.rstd[c];
-      state.mean[c] = static_cast<float>(m.mean[c]);
-      state.scale[c] = static_cast<float>(scale);
+      state.mean[c] = static_cast<Real>(m.mean[c]);
+      state.scale[c] = static_cast<Real>(scale);
       // what rounding took from the mean is given back here
-      state.shift[c] = static_cast<float>(parameter(p, p.bias, channel + c) - (m.mean[c] - state.mean[c]) * scale);
+      state.shift[c] = static_cast<Real>(parameter(p, p.bias, channel + c) - (m.mean[c] - state.mean[c]) * scale);
     }
   }
 
@@ -225,7 +179,7 @@ struct BackwardPass {
   struct State {
     T *x, *out, *grad, *grad_x, *grad_residual;
     Merged merged;
-    float *mean, *scale, *slope, *shift;  // per channel: grad_x = g scale + shift - (x - mean) slope
+    Real *mean, *scale, *slope, *shift;  // per channel: grad_x = g scale + shift - (x - mean) slope
 
     State(Arena& arena, const Sizes& s)
         : x(arena.take<T>(s.chunk * s.padded)),
@@ -234,10 +188,10 @@ struct BackwardPass {
           grad_x(arena.take<T>(s.chunk * s.padded)),
           grad_residual(arena.take<T>(s.chunk * s.padded)),
           merged(arena, s),
-          mean(arena.take<float>(s.padded)),
-          scale(arena.take<float>(s.padded)),
-          slope(arena.take<float>(s.padded)),
-          shift(arena.take<float>(s.padded)) {}
+          mean(arena.take<Real>(s.padded)),
+          scale(arena.take<Real>(s.padded)),
+          slope(arena.take<Real>(s.padded)),
+          shift(arena.take<Real>(s.padded)) {}
   };
   struct Params {
     const GroupNormActBackwardParams& p;
@@ -249,9 +203,9 @@ struct BackwardPass {
   Tensor4 x, out, grad, grad_x, grad_residual;
   int64_t image, channel;
   Sizes s;
-  float* sums;
+  Real* sums;
 
-  BackwardPass(const Params& all, const Steps& steps, int64_t step, float* sums)
+  BackwardPass(const Params& all, const Steps& steps, int64_t step, Real* sums)
       : p(all.p.forward),
         image_sums(all.image_sums),
         x(part_of<T>(p.x, steps, step)),
@@ -320,10 +274,10 @@ struct BackwardPass {
     spread_group_sums(m.weighted, s, m.weighted);
     for (int64_t c = 0; c < s.channels; ++c) {
       const double rstd = m.rstd[c], slope = rstd * rstd * rstd * s.share() * m.weighted[c];
-      state.mean[c] = static_cast<float>(m.mean[c]);
-      state.scale[c] = static_cast<float>(parameter(p, p.weight, channel + c) * rstd);
-      state.slope[c] = static_cast<float>(slope);
-      state.shift[c] = static_cast<float>((m.mean[c] - state.mean[c]) * slope - rstd * s.share() * m.sum[c]);
+      state.mean[c] = static_cast<Real>(m.mean[c]);
+      state.scale[c] = static_cast<Real>(parameter(p, p.weight, channel + c) * rstd);
+      state.slope[c] = static_cast<Real>(slope);
+      state.shift[c] = static_cast<Real>((m.mean[c] - state.mean[c]) * slope - rstd * s.share() * m.sum[c]);
     }
   }
 
@@ -396,12 +350,11 @@ bool backward(const GroupNormActBackwardParams& p, int threads) {
 }  // namespace
 
 bool group_norm_act_forward_cpu(const GroupNormActParams& params, int threads) {
-  return params.dtype == DType::kBFloat16 ? forward<BFloat16>(params, threads) : forward<float>(params, threads);
+  return SEGNEXT_WITH_ELEMENT(params.dtype, forward, params, threads);
 }
 
 bool group_norm_act_backward_cpu(const GroupNormActBackwardParams& params, int threads) {
-  return params.forward.dtype == DType::kBFloat16 ? backward<BFloat16>(params, threads)
-                                                  : backward<float>(params, threads);
+  return SEGNEXT_WITH_ELEMENT(params.forward.dtype, backward, params, threads);
 }
 
 }  // namespace SEGNEXT_ISA

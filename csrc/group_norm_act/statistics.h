@@ -31,12 +31,12 @@ struct Sizes {
 
 // One chunk's sums per channel, an array of `padded` floats each.
 struct Sums {
-  float *mean, *squares, *deviation;  // m, q, d
-  float *grad, *product;              // a, b: backward only
+  Real *mean, *squares, *deviation;  // m, q, d
+  Real *grad, *product;              // a, b: backward only
 };
 
-static inline Sums sums_at(float* all, const Sizes& s, int arrays, int64_t unit) {
-  float* own = all + unit * arrays * s.padded;
+static inline Sums sums_at(Real* all, const Sizes& s, int arrays, int64_t unit) {
+  Real* own = all + unit * arrays * s.padded;
   return {own, own + s.padded, own + 2 * s.padded, own + 3 * s.padded, own + 4 * s.padded};
 }
 
@@ -52,10 +52,10 @@ static inline void for_each_pixel(int64_t count, const Visit& visit) {
   for (; i < count; ++i) visit(Together<1>{}, i);
 }
 
-static inline void clear(float* values, int64_t count) { std::memset(values, 0, count * sizeof(float)); }
+static inline void clear(Real* values, int64_t count) { std::memset(values, 0, count * sizeof(Real)); }
 
 template <typename T>
-static inline void chunk_mean(const Rows<const T>& x, int64_t count, const Sizes& s, float* mean) {
+static inline void chunk_mean(const Rows<const T>& x, int64_t count, const Sizes& s, Real* mean) {
   clear(mean, s.padded);
   for_each_pixel(count, [&](auto together, int64_t i) {
     const T* row = x.data + i * x.stride;
@@ -65,7 +65,7 @@ static inline void chunk_mean(const Rows<const T>& x, int64_t count, const Sizes
       store(mean + c, sum);
     }
   });
-  const float share = 1.0f / static_cast<float>(count);
+  const Real share = 1.0f / static_cast<Real>(count);
   for (int64_t c = 0; c < s.padded; c += kLanes) store(mean + c, load(mean + c) * share);
 }
 
@@ -108,8 +108,7 @@ static inline void spread_group_sums(const double* values, const Sizes& s, doubl
   }
 }
 
-static inline void merge_statistics(float* all, const Sizes& s, int arrays, int64_t image, double eps,
-                                    const Merged& m) {
+static inline void merge_statistics(Real* all, const Sizes& s, int arrays, int64_t image, double eps, const Merged& m) {
   const double share = s.share();
   for (int64_t c = 0; c < s.channels; ++c) m.sum[c] = 0.0;
   for (int64_t i = 0; i < s.chunks; ++i) {
@@ -137,7 +136,7 @@ static inline void merge_statistics(float* all, const Sizes& s, int arrays, int6
   }
 }
 
-static inline void merge_gradients(float* all, const Sizes& s, int64_t image, const Merged& m) {
+static inline void merge_gradients(Real* all, const Sizes& s, int64_t image, const Merged& m) {
   for (int64_t c = 0; c < s.channels; ++c) m.grad[c] = m.product[c] = 0.0;
   for (int64_t i = 0; i < s.chunks; ++i) {
     const Sums part = sums_at(all, s, kBackwardSums, image * s.chunks + i);

@@ -38,8 +38,8 @@ struct MscaConvBackwardParams {
 };
 
 // Both: false when scratch memory is exhausted.
-SEGNEXT_FOR_EACH_ISA(bool msca_conv_forward_cpu(const MscaConvParams& params, int threads);
-                     bool msca_conv_backward_cpu(const MscaConvBackwardParams& params, int threads);)
+SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool msca_conv_forward_cpu(const MscaConvParams& params, int threads);
+                                 bool msca_conv_backward_cpu(const MscaConvBackwardParams& params, int threads);)
 
 // CUDA: both return a cudaError_t, 0 for success, and run on `stream` of the current device. The backward takes a
 // workspace of as many bytes as msca_conv_backward_workspace() says, at a multiple of 16.

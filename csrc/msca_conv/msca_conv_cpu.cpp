@@ -32,7 +32,7 @@ int64_t longest(const MscaConvParams& p) {
 
 struct BackwardScratch {
   Plane x, a, row, grad, grad_row, grad_a, grad_x;
-  float *weight, *bias;
+  Real *weight, *bias;
 
   BackwardScratch(Arena& arena, const MscaConvParams& p)
       : x(take_plane(arena, p.x.size[2], p.x.size[3], p.weights.root_weight.size[2] / 2,
@@ -44,8 +44,8 @@ struct BackwardScratch {
         grad_a(take_plane(arena, p.x.size[2], p.x.size[3], p.weights.root_weight.size[2] / 2,
                           p.weights.root_weight.size[3] / 2)),
         grad_x(take_plane(arena, p.x.size[2], p.x.size[3], 0, 0)),
-        weight(arena.take<float>(longest(p) * kLanes)),
-        bias(arena.take<float>(kLanes)) {}
+        weight(arena.take<Real>(longest(p) * kLanes)),
+        bias(arena.take<Real>(kLanes)) {}
 };
 
 // The unit's taps of one convolution, in the scratch; the bias is dropped where they are flipped.
@@ -58,7 +58,7 @@ Taps taps_at(const Tensor4& weight, const Tensor4& bias, int64_t channel, bool f
 
 void copy_pixels(const Plane& from, const Plane& to) {
   for (int64_t y = 0; y < from.height; ++y) {
-    std::memcpy(to.at(y, 0), from.at(y, 0), from.width * kLanes * sizeof(float));
+    std::memcpy(to.at(y, 0), from.at(y, 0), from.width * kLanes * sizeof(Real));
   }
 }
 
@@ -68,11 +68,11 @@ bool forward(const MscaConvParams& p, int threads) {
   if (p.x.size[0] * p.x.size[1] * p.x.size[2] * p.x.size[3] == 0) return true;
   const StripCut cut(kernels, p.x.size[3]);
   Arena shared{nullptr}, measure{nullptr};
-  shared.take<float>(kernels.packed_floats());
+  shared.take<Real>(kernels.packed_floats());
   StripScratch{measure, kernels, cut};
   shared = Arena{static_cast<char*>(std::malloc(shared.used + threads * measure.used))};
   if (shared.base == nullptr) return false;
-  float* packed = shared.take<float>(kernels.packed_floats());
+  Real* packed = shared.take<Real>(kernels.packed_floats());
   pack_strips<T>(p.weights, packed);
 #pragma omp parallel num_threads(threads)
   {
@@ -99,7 +99,7 @@ struct Rows {
 
 template <typename T>
 void backward_unit(const MscaConvBackwardParams& p, const Rows& rows, int64_t image, int64_t channel,
-                   const BackwardScratch& s, float* own) {
+                   const BackwardScratch& s, Real* own) {
   const MscaConvParams& f = p.forward;
   load_plane<T>(f.x, image, channel, s.x);
   load_plane<T>(p.grad, image, channel, s.grad);
@@ -126,11 +126,11 @@ bool backward(const MscaConvBackwardParams& p, int threads) {
   const MscaConvParams& f = p.forward;
   const Rows rows(f);
   const int64_t images = f.x.size[0], blocks = channel_blocks(f.x.size[1]);
-  float* partial = static_cast<float*>(std::malloc((images * blocks * rows.total + 1) * kLanes * sizeof(float)));
+  Real* partial = static_cast<Real*>(std::malloc((images * blocks * rows.total + 1) * kLanes * sizeof(Real)));
   if (partial == nullptr) return false;
   const bool done = for_each_unit<BackwardScratch>(
       images, f.x.size[1], f, threads, [&](int64_t image, int64_t channel, const BackwardScratch& s) {
-        float* own = partial + (image * blocks + channel / kLanes) * rows.total * kLanes;
+        Real* own = partial + (image * blocks + channel / kLanes) * rows.total * kLanes;
         backward_unit<T>(p, rows, image, channel, s, own);
       });
   if (done) {
@@ -151,12 +151,11 @@ bool backward(const MscaConvBackwardParams& p, int threads) {
 }  // namespace
 
 bool msca_conv_forward_cpu(const MscaConvParams& params, int threads) {
-  return params.dtype == DType::kBFloat16 ? forward<BFloat16>(params, threads) : forward<float>(params, threads);
+  return SEGNEXT_WITH_ELEMENT(params.dtype, forward, params, threads);
 }
 
 bool msca_conv_backward_cpu(const MscaConvBackwardParams& params, int threads) {
-  return params.forward.dtype == DType::kBFloat16 ? backward<BFloat16>(params, threads)
-                                                  : backward<float>(params, threads);
+  return SEGNEXT_WITH_ELEMENT(params.forward.dtype, backward, params, threads);
 }
 
 }  // namespace SEGNEXT_ISA

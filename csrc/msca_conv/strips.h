@@ -63,13 +63,13 @@ static inline StripKernels strip_kernels(const MscaConvWeights& w) {
 }
 
 template <typename T>
-static inline void pack_strips(const MscaConvWeights& w, float* out) {
+static inline void pack_strips(const MscaConvWeights& w, Real* out) {
   const StripKernels k = strip_kernels(w);
   for (int64_t channel = 0; channel < k.channels; channel += kLanes) {
     const auto vector = [&](const Tensor4& t, int64_t offset) {
       for (int64_t lane = 0; lane < kLanes; ++lane) {
         const bool given = t.data != nullptr && channel + lane < k.channels;
-        *out++ = given ? to_float(static_cast<const T*>(t.data)[(channel + lane) * t.stride[0] + offset]) : 0.0f;
+        *out++ = given ? to_real(static_cast<const T*>(t.data)[(channel + lane) * t.stride[0] + offset]) : 0.0f;
       }
     };
     vector(w.root_bias, 0);
@@ -113,23 +113,23 @@ struct StripCut {
   int64_t bytes(const StripKernels& k) const {
     int64_t floats = x_floats(k) + a_floats(k);
     for (int64_t i = 0; i < k.pairs; ++i) floats += strip_floats(k, i);
-    return floats * static_cast<int64_t>(sizeof(float));
+    return floats * static_cast<int64_t>(sizeof(Real));
   }
 };
 
 struct StripScratch {
-  float *x, *a, *strip[kMaxStrips / 2];
+  Real *x, *a, *strip[kMaxStrips / 2];
 
   StripScratch(Arena& arena, const StripKernels& k, const StripCut& cut)
-      : x(arena.take<float>(cut.x_floats(k))), a(arena.take<float>(cut.a_floats(k))) {
-    for (int64_t i = 0; i < k.pairs; ++i) strip[i] = arena.take<float>(cut.strip_floats(k, i));
+      : x(arena.take<Real>(cut.x_floats(k))), a(arena.take<Real>(cut.a_floats(k))) {
+    for (int64_t i = 0; i < k.pairs; ++i) strip[i] = arena.take<Real>(cut.strip_floats(k, i));
   }
 };
 
 // One row of input at the tap `w` of the topmost output row it belongs to: it is tap - r of output row r.
 template <int kLow, int kHigh>
-static inline __attribute__((always_inline)) void column_step(FloatV (&sum)[kQuad][kColumns], const float* pixel,
-                                                              const float* w) {
+static inline __attribute__((always_inline)) void column_step(FloatV (&sum)[kQuad][kColumns], const Real* pixel,
+                                                              const Real* w) {
   FloatV x[kColumns];
 #pragma GCC unroll 4
   for (int p = 0; p < kColumns; ++p) x[p] = load(pixel + p * kLanes);
@@ -142,10 +142,10 @@ static inline __attribute__((always_inline)) void column_step(FloatV (&sum)[kQua
 }
 
 // sum[r] += sum over taps of w[tap] * rows[r + tap], for four output rows at once.
-static inline __attribute__((always_inline)) void column_strip(FloatV (&sum)[kQuad][kColumns], const float* const* rows,
-                                                               int64_t offset, const float* w, int64_t taps) {
+static inline __attribute__((always_inline)) void column_strip(FloatV (&sum)[kQuad][kColumns], const Real* const* rows,
+                                                               int64_t offset, const Real* w, int64_t taps) {
   const auto at = [&](int64_t i) { return rows[i] + offset; };
-  const float* last = w + (taps - 1) * kLanes;
+  const Real* last = w + (taps - 1) * kLanes;
   // Once for both cases: a product that two branches share is hoisted and added without an FMA, and a row would then
   // be rounded otherwise than the same row in another place of its quad.
   column_step<0, 0>(sum, at(0), w);
@@ -164,12 +164,12 @@ static inline __attribute__((always_inline)) void column_strip(FloatV (&sum)[kQu
 }
 
 // out[x] = bias + sum over taps of w[tap] * in[x + tap].
-static inline void row_strip(const float* in, float* out, int64_t pixels, FloatV bias, const float* w, int64_t taps) {
+static inline void row_strip(const Real* in, Real* out, int64_t pixels, FloatV bias, const Real* w, int64_t taps) {
   for (int64_t x = 0; x < pixels; x += kRun) {
     FloatV sum[kRun];
 #pragma GCC unroll 12
     for (int p = 0; p < kRun; ++p) sum[p] = bias;
-    const float* pixel = in + x * kLanes;
+    const Real* pixel = in + x * kLanes;
     for (int64_t tap = 0; tap < taps; ++tap, pixel += kLanes) {
       const FloatV weight = load(w + tap * kLanes);
 #pragma GCC unroll 12
@@ -187,7 +187,7 @@ struct StripWalk {
   const StripKernels& k;
   const StripCut& cut;
   const StripScratch& s;
-  const float* weights;  // of this block of channels
+  const Real* weights;  // of this block of channels
   int64_t image, channel, left, right, first, last;
 
   int64_t height() const { return x.size[2]; }
@@ -199,27 +199,27 @@ struct StripWalk {
     const int64_t rows = quads * kQuad;
     return (row % rows + rows) % rows;
   }
-  float* x_at(int64_t row) const {
+  Real* x_at(int64_t row) const {
     const int64_t rows = k.root + kQuad - 1;
     return s.x + (row % rows + rows) % rows * cut.x_row * kLanes;
   }
-  float* a_at(int64_t row) const { return s.a + slot(row, k.ahead() + 1) * cut.a_row * kLanes; }
-  float* strip_at(int64_t pair, int64_t row) const {
+  Real* a_at(int64_t row) const { return s.a + slot(row, k.ahead() + 1) * cut.a_row * kLanes; }
+  Real* strip_at(int64_t pair, int64_t row) const {
     return s.strip[pair] + slot(row, 2 * k.ahead(pair) + 1) * cut.strip_row * kLanes;
   }
 
   // Image row first + row into the ring of x.
   void load_x(int64_t row) const {
-    float* target = x_at(row);
+    Real* target = x_at(row);
     const int64_t origin = left - k.side() - k.root / 2;  // the image column of the ring's first pixel
     const int64_t begin = origin > 0 ? origin : 0;
     const int64_t reach = right + k.side() + k.root / 2, end = reach < width() ? reach : width();
     if (!is_inside(first + row)) {
-      std::memset(target, 0, cut.x_row * kLanes * sizeof(float));
+      std::memset(target, 0, cut.x_row * kLanes * sizeof(Real));
       return;
     }
-    std::memset(target, 0, (begin - origin) * kLanes * sizeof(float));
-    std::memset(target + (end - origin) * kLanes, 0, (cut.x_row - (end - origin)) * kLanes * sizeof(float));
+    std::memset(target, 0, (begin - origin) * kLanes * sizeof(Real));
+    std::memset(target + (end - origin) * kLanes, 0, (cut.x_row - (end - origin)) * kLanes * sizeof(Real));
     const T* source = static_cast<const T*>(x.data) + image * x.stride[0] + channel * x.stride[1] +
                       (first + row) * x.stride[2] + begin * x.stride[3];
     target += (begin - origin) * kLanes;
@@ -229,7 +229,7 @@ struct StripWalk {
       for (int64_t lane = 0; lane < kLanes; ++lane) {
         const T* pixel = source + lane * x.stride[1];
         for (int64_t i = 0; i < end - begin; ++i) {
-          target[i * kLanes + lane] = lane < lanes() ? to_float(pixel[i * x.stride[3]]) : 0.0f;
+          target[i * kLanes + lane] = lane < lanes() ? to_real(pixel[i * x.stride[3]]) : 0.0f;
         }
       }
     }
@@ -240,13 +240,13 @@ struct StripWalk {
     const int64_t row = quad * kQuad, origin = left - k.side();
     const int64_t begin = (origin > 0 ? origin : 0) - origin;
     const int64_t reach = right + k.side(), end = (reach < width() ? reach : width()) - origin;
-    const float* rows[kQuad + kMaxRoot - 1];
+    const Real* rows[kQuad + kMaxRoot - 1];
     for (int64_t i = 0; i < kQuad + k.root - 1; ++i) rows[i] = x_at(row - k.root / 2 + i);
-    float* target[kQuad];
+    Real* target[kQuad];
     for (int64_t r = 0; r < kQuad; ++r) {
       target[r] = a_at(row + r);
-      std::memset(target[r], 0, begin * kLanes * sizeof(float));
-      std::memset(target[r] + end * kLanes, 0, (cut.a_row - end) * kLanes * sizeof(float));
+      std::memset(target[r], 0, begin * kLanes * sizeof(Real));
+      std::memset(target[r] + end * kLanes, 0, (cut.a_row - end) * kLanes * sizeof(Real));
     }
     const FloatV bias = load(weights);
     for (int64_t x0 = begin; x0 < end; x0 += kColumns) {
@@ -269,14 +269,14 @@ struct StripWalk {
     }
   }
 
-  void produce_strip(int64_t pair, int64_t quad, const float* w) const {
+  void produce_strip(int64_t pair, int64_t quad, const Real* w) const {
     for (int64_t row = quad * kQuad; row < (quad + 1) * kQuad; ++row) {
-      float* target = strip_at(pair, row);
+      Real* target = strip_at(pair, row);
       if (is_inside(first + row)) {
-        const float* source = a_at(row) + (k.side() - k.row[pair] / 2) * kLanes;
+        const Real* source = a_at(row) + (k.side() - k.row[pair] / 2) * kLanes;
         row_strip(source, target, right - left, load(w), w + kLanes, k.row[pair]);
       } else {
-        std::memset(target, 0, cut.strip_row * kLanes * sizeof(float));
+        std::memset(target, 0, cut.strip_row * kLanes * sizeof(Real));
       }
     }
   }
@@ -284,12 +284,12 @@ struct StripWalk {
   // Output rows of a quad: the root's, plus every column strip's.
   void finish(int64_t quad) const {
     const int64_t row = quad * kQuad;
-    const float* a[kQuad];
+    const Real* a[kQuad];
     for (int64_t r = 0; r < kQuad; ++r) a[r] = a_at(row + r) + k.side() * kLanes;
     FloatV bias = {};
-    const float* column[kMaxStrips / 2];
-    const float* rows[kMaxStrips / 2][kQuad + kMaxStripTaps - 1];
-    const float* w = weights + (1 + k.root * k.root) * kLanes;
+    const Real* column[kMaxStrips / 2];
+    const Real* rows[kMaxStrips / 2][kQuad + kMaxStripTaps - 1];
+    const Real* w = weights + (1 + k.root * k.root) * kLanes;
     for (int64_t i = 0; i < k.pairs; ++i) {
       w += (1 + k.row[i]) * kLanes;
       bias += load(w);
@@ -331,7 +331,7 @@ struct StripWalk {
           load_x(loaded);
         produce_a(newest);
       }
-      const float* w = weights + (1 + k.root * k.root) * kLanes;
+      const Real* w = weights + (1 + k.root * k.root) * kLanes;
       for (int64_t i = 0; i < k.pairs; ++i) {
         if (quad >= -2 * k.ahead(i)) produce_strip(i, quad + k.ahead(i), w);
         w += (2 + k.row[i] + k.column[i]) * kLanes;
@@ -344,7 +344,7 @@ struct StripWalk {
 // One thread's share of all units: contiguous rows, a unit cut where shares meet.
 template <typename T>
 static inline void strips_share(const Tensor4& x, const Tensor4& out, const StripKernels& k, const StripCut& cut,
-                                const float* packed, const StripScratch& scratch, int64_t member, int64_t team) {
+                                const Real* packed, const StripScratch& scratch, int64_t member, int64_t team) {
   const int64_t height = x.size[2], blocks = vectors_of(k.channels);
   const int64_t total = x.size[0] * blocks * cut.tiles * height;
   const int64_t last = total * (member + 1) / team;

@@ -1,4 +1,5 @@
-// nmf2d: the matrix factorisation of the Hamburger decoder, all of its steps.
+// nmf2d: the matrix factorisation of the Hamburger decoder, all of its steps. For float64 what is float32 here is
+// float64 too.
 #pragma once
 
 #include "common/convert.h"
@@ -18,7 +19,7 @@ struct Nmf2dParams {
   Tensor4 saved_bases;
   Tensor4 saved_coef;
   int64_t steps;
-  float eps;
+  double eps;
 };
 
 struct Nmf2dBackwardParams {
@@ -29,12 +30,12 @@ struct Nmf2dBackwardParams {
   Tensor4 saved_coef;   // float32 (S, B, N, R), any strides
   Tensor4 grad_x;       // (B, D, N), any strides
   bool unrolled;        // else the last coef update alone is differentiated
-  float eps;
+  double eps;
 };
 
 // Both: false when scratch memory is exhausted.
-SEGNEXT_FOR_EACH_ISA(bool nmf2d_forward_cpu(const Nmf2dParams& params, int threads);
-                     bool nmf2d_backward_cpu(const Nmf2dBackwardParams& params, int threads);)
+SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool nmf2d_forward_cpu(const Nmf2dParams& params, int threads);
+                                 bool nmf2d_backward_cpu(const Nmf2dBackwardParams& params, int threads);)
 
 // Whether a tile of so many channels and a rank fits a block of the CUDA kernels.
 bool nmf2d_fits(DType dtype, int64_t channels, int64_t rank);

@@ -55,40 +55,40 @@ struct State {
   Matrix partial, sums;   // rows of D: [X g(num) | X C]; rows of R: [CᵀC | K]
 
   State(Arena& arena, const Sizes& s, int64_t chunks)
-      : bases_grad_num{arena.take<float>(s.channels * 2 * s.padded_rank), 2 * s.padded_rank},
-        grad_den{arena.take<float>(s.channels * s.padded_rank), s.padded_rank},
-        grad_bases{arena.take<float>(s.channels * s.padded_rank), s.padded_rank},
-        gram{arena.take<float>(s.rank * s.padded_rank), s.padded_rank},
-        cross{arena.take<float>(s.rank * s.padded_rank), s.padded_rank},
-        grad_coef{arena.take<float>(s.pixels * s.padded_rank), s.padded_rank},
-        kept{arena.take<float>(s.kept_levels() * s.pixels * s.padded_rank), s.padded_rank},
-        factors{arena.take<float>(s.terms * padded(s.channels)), padded(s.channels)},
-        partial{arena.take<float>(chunks * s.sum_rows() * 2 * s.padded_rank), 2 * s.padded_rank},
-        sums{arena.take<float>(s.sum_rows() * 2 * s.padded_rank), 2 * s.padded_rank} {}
+      : bases_grad_num{arena.take<Real>(s.channels * 2 * s.padded_rank), 2 * s.padded_rank},
+        grad_den{arena.take<Real>(s.channels * s.padded_rank), s.padded_rank},
+        grad_bases{arena.take<Real>(s.channels * s.padded_rank), s.padded_rank},
+        gram{arena.take<Real>(s.rank * s.padded_rank), s.padded_rank},
+        cross{arena.take<Real>(s.rank * s.padded_rank), s.padded_rank},
+        grad_coef{arena.take<Real>(s.pixels * s.padded_rank), s.padded_rank},
+        kept{arena.take<Real>(s.kept_levels() * s.pixels * s.padded_rank), s.padded_rank},
+        factors{arena.take<Real>(s.terms * padded(s.channels)), padded(s.channels)},
+        partial{arena.take<Real>(chunks * s.sum_rows() * 2 * s.padded_rank), 2 * s.padded_rank},
+        sums{arena.take<Real>(s.sum_rows() * 2 * s.padded_rank), 2 * s.padded_rank} {}
 };
 
 // Of one thread.
 struct Scratch {
-  float *tile, *grad_tile, *turned;
+  Real *tile, *grad_tile, *turned;
   Matrix num;                // [num | Xᵀ g(num')]
   Matrix grad_num_coef_den;  // [g(num) | C | g(den)]
   Matrix den, coef;          // coef: C after the last update, or C' of the level above
   Matrix weights;
 
   Scratch(Arena& arena, const Sizes& s)
-      : tile(arena.take<float>(tile_floats(s.channels))),
-        grad_tile(arena.take<float>(tile_floats(s.channels))),
-        turned(arena.take<float>(s.terms * kTilePixels)),
-        num{arena.take<float>(kTilePixels * 2 * s.padded_rank), 2 * s.padded_rank},
-        grad_num_coef_den{arena.take<float>(kTilePixels * 3 * s.padded_rank), 3 * s.padded_rank},
-        den{arena.take<float>(kTilePixels * s.padded_rank), s.padded_rank},
-        coef{arena.take<float>(kTilePixels * s.padded_rank), s.padded_rank},
-        weights{arena.take<float>(kTilePixels * s.terms), s.terms} {}
+      : tile(arena.take<Real>(tile_floats(s.channels))),
+        grad_tile(arena.take<Real>(tile_floats(s.channels))),
+        turned(arena.take<Real>(s.terms * kTilePixels)),
+        num{arena.take<Real>(kTilePixels * 2 * s.padded_rank), 2 * s.padded_rank},
+        grad_num_coef_den{arena.take<Real>(kTilePixels * 3 * s.padded_rank), 3 * s.padded_rank},
+        den{arena.take<Real>(kTilePixels * s.padded_rank), s.padded_rank},
+        coef{arena.take<Real>(kTilePixels * s.padded_rank), s.padded_rank},
+        weights{arena.take<Real>(kTilePixels * s.terms), s.terms} {}
 };
 
 // The gradient of factor * num / (den + eps), a row of R: grad becomes the factor's share of it.
-void ratio_backward(int64_t count, const float* factor, const float* num, const float* den, float eps, float* grad,
-                    float* grad_num, float* grad_den) {
+void ratio_backward(int64_t count, const Real* factor, const Real* num, const Real* den, Real eps, Real* grad,
+                    Real* grad_num, Real* grad_den) {
   for (int64_t i = 0; i < count; i += kLanes) {
     const FloatV below = load(den + i) + eps, ratio = load(num + i) / below;
     const FloatV above = load(grad + i) * load(factor + i) / below;
@@ -99,8 +99,8 @@ void ratio_backward(int64_t count, const float* factor, const float* num, const 
 }
 
 // grad_num of a row += the gradient of the softmax's argument.
-void softmax_backward(int64_t count, const float* coef, const float* grad, float* grad_num) {
-  float sum = 0.0f;
+void softmax_backward(int64_t count, const Real* coef, const Real* grad, Real* grad_num) {
+  Real sum = 0.0f;
   for (int64_t i = 0; i < count; ++i) sum += grad[i] * coef[i];
   for (int64_t i = 0; i < count; ++i) grad_num[i] += coef[i] * (grad[i] - sum);
 }
@@ -111,6 +111,7 @@ class Backward {
   Backward(const Nmf2dBackwardParams& params, int threads)
       : p_(params),
         sizes_(params),
+        eps_(static_cast<Real>(params.eps)),
         plan_(params.x.size[0], sizes_.pixels, sizes_.rank, sizes_.channels + sizes_.terms / 2) {
     Arena state{nullptr}, scratch{nullptr};
     State{state, sizes_, plan_.chunks};
@@ -164,9 +165,9 @@ class Backward {
   void start(int64_t image, int64_t first, int64_t count) const {
     const State state = state_of(image);
     const Matrix bases = state.bases_grad_num.from_row(first), grad = state.grad_bases.from_row(first);
-    read_rows<float>(p_.saved_bases, sizes_.last, image, first, count, bases);
+    read_rows<Real>(p_.saved_bases, sizes_.last, image, first, count, bases);
     turn(bases, count, sizes_.rank, state.factors.from_row(sizes_.level_term(sizes_.last)), first);
-    std::memset(grad.data, 0, count * grad.stride * sizeof(float));
+    std::memset(grad.data, 0, count * grad.stride * sizeof(Real));
   }
 
   // BᵀB of this level; K' + K'ᵀ of the update of the bases that led up from it.
@@ -189,7 +190,7 @@ class Backward {
     const Factor x = read_tile(Image<const T>(p_.x, image), first, count, s.tile);
     const Matrix grad_num = s.grad_num_coef_den, coef = grad_num.from_column(width);
     const Matrix grad_den = coef.from_column(width), grad = state.grad_coef.from_row(first);
-    read_rows<float>(p_.saved_coef, level, image, first, count, coef);
+    read_rows<Real>(p_.saved_coef, level, image, first, count, coef);
     product(coef.factor(), count, rank, state.gram, rank, s.den);
     Factor grad_out{};
     if (is_last) {
@@ -199,12 +200,12 @@ class Backward {
       last_coef(count, coef, s);
     } else {
       product(x, count, sizes_.channels, state.bases_grad_num, width + rank, s.num);
-      read_rows<float>(p_.saved_coef, level + 1, image, first, count, s.coef);
+      read_rows<Real>(p_.saved_coef, level + 1, image, first, count, s.coef);
       product(s.coef.factor(), count, rank, state.cross, rank, grad, true);
       add_right_half(count, s.num, grad);
     }
     for (int64_t i = 0; i < count; ++i) {
-      ratio_backward(rank, coef.row(i), s.num.row(i), s.den.row(i), p_.eps, grad.row(i), grad_num.row(i),
+      ratio_backward(rank, coef.row(i), s.num.row(i), s.den.row(i), eps_, grad.row(i), grad_num.row(i),
                      grad_den.row(i));
     }
     if (!is_bottom) {
@@ -214,7 +215,7 @@ class Backward {
       if (is_last) product(grad_out.transposed(), sizes_.channels, count, s.coef, rank, own, true);
       product(coef.transposed(), rank, count, coef, width + rank, own.from_row(sizes_.channels), !chunk_begins);
       const Matrix kept = state.kept.from_row((level - 1) * sizes_.pixels + first);
-      for (int64_t i = 0; i < count; ++i) std::memcpy(kept.row(i), grad_num.row(i), width * sizeof(float));
+      for (int64_t i = 0; i < count; ++i) std::memcpy(kept.row(i), grad_num.row(i), width * sizeof(Real));
       return;
     }
     if (p_.unrolled) {
@@ -229,14 +230,14 @@ class Backward {
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t r = 0; r < sizes_.rank; r += kLanes) {
         const FloatV value = load(coef.row(i) + r) * load(s.num.row(i) + r);
-        store(s.coef.row(i) + r, value / (load(s.den.row(i) + r) + p_.eps));
+        store(s.coef.row(i) + r, value / (load(s.den.row(i) + r) + eps_));
       }
     }
   }
 
   void add_right_half(int64_t count, const Matrix& pairs, const Matrix& out) const {
     for (int64_t i = 0; i < count; ++i) {
-      const float* right = pairs.row(i) + sizes_.padded_rank;
+      const Real* right = pairs.row(i) + sizes_.padded_rank;
       for (int64_t r = 0; r < sizes_.rank; r += kLanes) store(out.row(i) + r, load(out.row(i) + r) + load(right + r));
     }
   }
@@ -245,12 +246,12 @@ class Backward {
   void write_grad_x(int64_t image, const State& state, const Scratch& s, int64_t first, int64_t count) const {
     const int64_t rank = sizes_.rank;
     for (int64_t i = 0; i < count; ++i) {
-      std::memcpy(s.weights.row(i), s.grad_num_coef_den.row(i), rank * sizeof(float));
+      std::memcpy(s.weights.row(i), s.grad_num_coef_den.row(i), rank * sizeof(Real));
       for (int64_t level = 1; level <= sizes_.kept_levels(); ++level) {
-        const float* kept = state.kept.row((level - 1) * sizes_.pixels + first + i);
-        std::memcpy(s.weights.row(i) + sizes_.level_term(level), kept, rank * sizeof(float));
-        const float* coef = static_cast<const float*>(p_.saved_coef.data) + level * p_.saved_coef.stride[0] +
-                            image * p_.saved_coef.stride[1] + (first + i) * p_.saved_coef.stride[2];
+        const Real* kept = state.kept.row((level - 1) * sizes_.pixels + first + i);
+        std::memcpy(s.weights.row(i) + sizes_.level_term(level), kept, rank * sizeof(Real));
+        const Real* coef = static_cast<const Real*>(p_.saved_coef.data) + level * p_.saved_coef.stride[0] +
+                           image * p_.saved_coef.stride[1] + (first + i) * p_.saved_coef.stride[2];
         widen(coef, p_.saved_coef.stride[3], rank, s.weights.row(i) + sizes_.bases_term(level));
       }
     }
@@ -277,10 +278,10 @@ class Backward {
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t r = 0; r < rank; r += kLanes) store(grad.row(i) + r, load(grad.row(i) + r) + load(sums.row(i) + r));
     }
-    read_rows<float>(p_.saved_bases, level, image, first, count, bases);
+    read_rows<Real>(p_.saved_bases, level, image, first, count, bases);
     product(bases.factor(), count, rank, coef_gram, rank, s.den);
     for (int64_t i = 0; i < count; ++i) {
-      ratio_backward(rank, bases.row(i), sums.row(i) + width, s.den.row(i), p_.eps, grad.row(i), grad_num.row(i),
+      ratio_backward(rank, bases.row(i), sums.row(i) + width, s.den.row(i), eps_, grad.row(i), grad_num.row(i),
                      grad_den.row(i));
     }
     product(grad_den.factor(), count, rank, coef_gram, rank, grad, true);
@@ -290,6 +291,7 @@ class Backward {
 
   const Nmf2dBackwardParams& p_;
   const Sizes sizes_;
+  const Real eps_;
   const Plan plan_;
   int64_t state_size_, scratch_size_;
   char* memory_;
@@ -307,7 +309,7 @@ bool backward(const Nmf2dBackwardParams& p, int threads) {
 }  // namespace
 
 bool nmf2d_backward_cpu(const Nmf2dBackwardParams& params, int threads) {
-  return params.dtype == DType::kBFloat16 ? backward<BFloat16>(params, threads) : backward<float>(params, threads);
+  return SEGNEXT_WITH_ELEMENT(params.dtype, backward, params, threads);
 }
 
 }  // namespace SEGNEXT_ISA

@@ -223,7 +223,7 @@ class Backward {
     problem_.pixels = params.x.size[2];
     problem_.last = params.saved_bases.size[0] - 1;
     set_sizes(static_cast<int>(params.x.size[1]), static_cast<int>(params.saved_bases.size[3]));
-    problem_.eps = params.eps;
+    problem_.eps = static_cast<float>(params.eps);
     const size_t bytes = BackwardShared<T>::bytes_a_pixel(problem_);
     const Slabs slabs = streaming_slabs(problem_.images, problem_.pixels, kUnit<T>, bytes);
     problem_.slabs = slabs.count;

@@ -37,43 +37,43 @@ struct State {
   Matrix bases, factors, gram, coef, partial, sums;  // factors: basesᵀ, or (projection bases)ᵀ
 
   State(Arena& arena, const Sizes& s, int64_t chunks)
-      : bases{arena.take<float>(s.channels * s.padded_rank), s.padded_rank},
-        factors{arena.take<float>(s.rank * padded(s.out_channels)), padded(s.out_channels)},
-        gram{arena.take<float>(s.rank * s.padded_rank), s.padded_rank},
-        coef{arena.take<float>(s.pixels * s.padded_rank), s.padded_rank},
-        partial{arena.take<float>(chunks * s.sum_rows() * s.padded_rank), s.padded_rank},
-        sums{arena.take<float>(s.sum_rows() * s.padded_rank), s.padded_rank} {}
+      : bases{arena.take<Real>(s.channels * s.padded_rank), s.padded_rank},
+        factors{arena.take<Real>(s.rank * padded(s.out_channels)), padded(s.out_channels)},
+        gram{arena.take<Real>(s.rank * s.padded_rank), s.padded_rank},
+        coef{arena.take<Real>(s.pixels * s.padded_rank), s.padded_rank},
+        partial{arena.take<Real>(chunks * s.sum_rows() * s.padded_rank), s.padded_rank},
+        sums{arena.take<Real>(s.sum_rows() * s.padded_rank), s.padded_rank} {}
 };
 
 // Of one thread.
 struct Scratch {
-  float *tile, *turned;
+  Real *tile, *turned;
   Matrix numerator, denominator;
 
   Scratch(Arena& arena, const Sizes& s)
-      : tile(arena.take<float>(tile_floats(larger(s.channels, s.out_channels)))),
-        turned(arena.take<float>(s.rank * kTilePixels)),
-        numerator{arena.take<float>(larger(kTilePixels, kRowBlock) * s.padded_rank), s.padded_rank},
-        denominator{arena.take<float>(larger(kTilePixels, kRowBlock) * s.padded_rank), s.padded_rank} {}
+      : tile(arena.take<Real>(tile_floats(larger(s.channels, s.out_channels)))),
+        turned(arena.take<Real>(s.rank * kTilePixels)),
+        numerator{arena.take<Real>(larger(kTilePixels, kRowBlock) * s.padded_rank), s.padded_rank},
+        denominator{arena.take<Real>(larger(kTilePixels, kRowBlock) * s.padded_rank), s.padded_rank} {}
 };
 
 // factor *= numerator / (denominator + eps), in PyTorch's order of operations.
-void update(const Matrix& factor, const Matrix& numerator, const Matrix& denominator, int64_t rows, float eps) {
+void update(const Matrix& factor, const Matrix& numerator, const Matrix& denominator, int64_t rows, Real eps) {
   for (int64_t i = 0; i < rows * factor.stride; i += kLanes) {
     const FloatV value = load(factor.data + i) * load(numerator.data + i);
     store(factor.data + i, value / (load(denominator.data + i) + eps));
   }
 }
 
-void softmax(const float* logits, int64_t count, float* out) {
-  float largest = -__builtin_inff();
+void softmax(const Real* logits, int64_t count, Real* out) {
+  Real largest = -__builtin_inff();
   for (int64_t i = 0; i < count; ++i) largest = logits[i] > largest ? logits[i] : largest;
   // A NaN anywhere makes the sum NaN, and with it the row.
   for (int64_t i = 0; i < padded(count); i += kLanes) {
     const FloatV x = load(logits + i) - largest;
-    store(out + i, x < -87.0f ? FloatV{} : exp_negative(x));  // e^-inf is 0: 0 * inf must be NaN later on
+    store(out + i, x < kLeastExponent ? FloatV{} : exp_negative(x));  // e^-inf is 0: 0 * inf must be NaN later on
   }
-  float sum = 0.0f;
+  Real sum = 0.0f;
   for (int64_t i = 0; i < count; ++i) sum += out[i];
   for (int64_t i = 0; i < padded(count); i += kLanes) store(out + i, load(out + i) / sum);
 }
@@ -96,7 +96,7 @@ void pass(const Nmf2dParams& p, int64_t step, int64_t image, const Sizes& sizes,
     if (slot(p, 0) >= 0) write_rows(coef, p.saved_coef, slot(p, 0), image, first, count);
   }
   product(coef.factor(), count, sizes.rank, state.gram, sizes.rank, s.denominator);
-  update(coef, s.numerator, s.denominator, count, p.eps);
+  update(coef, s.numerator, s.denominator, count, static_cast<Real>(p.eps));
   if (step == p.steps) {
     reconstruct(coef, sizes.rank, state.factors, Image<T>(p.out, image), first, count, s.tile, s.turned);
     return;
@@ -111,7 +111,7 @@ void pass(const Nmf2dParams& p, int64_t step, int64_t image, const Sizes& sizes,
 void project(const Nmf2dParams& p, const Sizes& s, const State& state, const Scratch& scratch, int64_t first,
              int64_t count) {
   const int64_t stride = p.projection.stride[0];
-  const Factor rows{static_cast<const float*>(p.projection.data) + first * stride, stride, 1};
+  const Factor rows{static_cast<const Real*>(p.projection.data) + first * stride, stride, 1};
   product(rows, count, s.channels, state.bases, s.rank, scratch.denominator);
   turn(scratch.denominator, count, s.rank, state.factors, first);
 }
@@ -175,7 +175,7 @@ bool forward(const Nmf2dParams& p, int threads) {
           const State state = state_of(begin + i);
           const Matrix rows = state.bases.from_row(first);
           product(rows.factor(), count, rank, state.sums.from_row(sizes.channels), rank, s.denominator);
-          update(rows, state.sums.from_row(first), s.denominator, count, p.eps);
+          update(rows, state.sums.from_row(first), s.denominator, count, static_cast<Real>(p.eps));
           save_bases(p, step + 1, begin + i, state, first, count);
         });
       }
@@ -188,7 +188,7 @@ bool forward(const Nmf2dParams& p, int threads) {
 }  // namespace
 
 bool nmf2d_forward_cpu(const Nmf2dParams& params, int threads) {
-  return params.dtype == DType::kBFloat16 ? forward<BFloat16>(params, threads) : forward<float>(params, threads);
+  return SEGNEXT_WITH_ELEMENT(params.dtype, forward, params, threads);
 }
 
 }  // namespace SEGNEXT_ISA

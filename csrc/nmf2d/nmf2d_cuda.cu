@@ -142,7 +142,7 @@ class Forward {
     problem_.rank = static_cast<int>(params.bases.size[2]);
     problem_.padded_channels = static_cast<int>(rounded_up(problem_.channels, kUnit<T>));
     problem_.padded_rank = static_cast<int>(rounded_up(problem_.rank, kUnit<T>));
-    problem_.eps = params.eps;
+    problem_.eps = static_cast<float>(params.eps);
     fits_ = (variant == Variant::kCluster || variant == Variant::kAuto) && plan_cluster();
     if (!fits_ && (variant == Variant::kGrid || variant == Variant::kAuto)) fits_ = plan_grid();
     if (!fits_ && (variant == Variant::kStreaming || variant == Variant::kAuto)) fits_ = plan_streaming();

@@ -1,4 +1,4 @@
-// What the forward and the backward of nmf2d share: images cut into chunks and tiles of pixels, tiles in float.
+// What the forward and the backward of nmf2d share: images cut into chunks and tiles of pixels, tiles of Real.
 #pragma once
 
 #include <omp.h>
@@ -58,11 +58,11 @@ struct Image {
 };
 
 template <typename T>
-constexpr bool is_float() {
+constexpr bool is_real() {
   return false;
 }
 template <>
-constexpr bool is_float<float>() {
+constexpr bool is_real<Real>() {
   return true;
 }
 
@@ -70,29 +70,29 @@ constexpr bool is_float<float>() {
 static inline int64_t tile_floats(int64_t channels) { return kTilePixels * padded(channels); }
 
 template <typename T>
-static inline void widen(const T* from, int64_t stride, int64_t count, float* to) {
+static inline void widen(const T* from, int64_t stride, int64_t count, Real* to) {
   if (stride == 1) {
-    for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
+    for (int64_t i = 0; i < count; ++i) to[i] = to_real(from[i]);
   } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i * stride]);
+    for (int64_t i = 0; i < count; ++i) to[i] = to_real(from[i * stride]);
   }
 }
 
 template <typename T>
-static inline void narrow(const float* from, int64_t count, T* to, int64_t stride) {
+static inline void narrow(const Real* from, int64_t count, T* to, int64_t stride) {
   if (stride == 1) {
-    for (int64_t i = 0; i < count; ++i) to[i] = from_float<T>(from[i]);
+    for (int64_t i = 0; i < count; ++i) to[i] = from_real<T>(from[i]);
   } else {
-    for (int64_t i = 0; i < count; ++i) to[i * stride] = from_float<T>(from[i]);
+    for (int64_t i = 0; i < count; ++i) to[i * stride] = from_real<T>(from[i]);
   }
 }
 
-// A tile (pixel, channel): float pixels with their channels side by side where they lie, all else through `scratch`,
+// A tile (pixel, channel): pixels of Real with their channels side by side where they lie, all else through `scratch`,
 // in the image's own order, so that nothing is ever transposed.
 template <typename T>
-static inline Factor read_tile(const Image<const T>& image, int64_t first, int64_t count, float* scratch) {
+static inline Factor read_tile(const Image<const T>& image, int64_t first, int64_t count, Real* scratch) {
   const T* source = image.pixel(first);
-  if constexpr (is_float<T>()) {
+  if constexpr (is_real<T>()) {
     if (image.channel_stride == 1) return {source, image.pixel_stride, 1};
   }
   if (image.channels_inner()) {
@@ -112,7 +112,7 @@ static inline Factor read_tile(const Image<const T>& image, int64_t first, int64
 template <typename T>
 static inline void product_to(const Factor& a, int64_t m, int64_t k, const Matrix& w, int64_t n, T* out,
                               int64_t row_stride, int64_t column_stride, const Matrix& scratch) {
-  if constexpr (is_float<T>()) {
+  if constexpr (is_real<T>()) {
     if (column_stride == 1 && n % kLanes == 0) return product(a, m, k, w, n, {out, row_stride});
   }
   product(a, m, k, w, n, scratch);
@@ -123,7 +123,7 @@ static inline void product_to(const Factor& a, int64_t m, int64_t k, const Matri
 // Scratch: `tile` of tile_floats(channels), `turned` of k rows of kTilePixels.
 template <typename T>
 static inline void reconstruct(const Matrix& weights, int64_t k, const Matrix& factors, const Image<T>& image,
-                               int64_t first, int64_t count, float* tile, float* turned) {
+                               int64_t first, int64_t count, Real* tile, Real* turned) {
   if (image.channels_inner()) {
     product_to(weights.factor(), count, k, factors, image.channels, image.pixel(first), image.pixel_stride,
                image.channel_stride, {tile, padded(image.channels)});
@@ -142,16 +142,16 @@ static inline void read_rows(const Tensor4& tensor, int64_t s, int64_t b, int64_
                              const Matrix& out) {
   const T* source = static_cast<const T*>(tensor.data) + s * tensor.stride[0] + b * tensor.stride[1];
   for (int64_t row = 0; row < count; ++row) {
-    float* target = out.row(row);
+    Real* target = out.row(row);
     widen(source + (first + row) * tensor.stride[2], tensor.stride[3], tensor.size[3], target);
     for (int64_t r = tensor.size[3]; r < padded(tensor.size[3]); ++r) target[r] = 0.0f;
   }
 }
 
-// The other way: padded rows into a float tensor.
+// The other way: padded rows into a tensor of Real.
 static inline void write_rows(const Matrix& rows, const Tensor4& tensor, int64_t s, int64_t b, int64_t first,
                               int64_t count) {
-  float* target = static_cast<float*>(tensor.data) + s * tensor.stride[0] + b * tensor.stride[1];
+  Real* target = static_cast<Real*>(tensor.data) + s * tensor.stride[0] + b * tensor.stride[1];
   for (int64_t row = 0; row < count; ++row) {
     narrow(rows.row(row), tensor.size[3], target + (first + row) * tensor.stride[2], tensor.stride[3]);
   }
@@ -168,10 +168,10 @@ static inline void turn(const Matrix& rows, int64_t count, int64_t columns, cons
 static inline void add_chunks(const Matrix& partial, int64_t rows, int64_t chunks, int64_t first, int64_t count,
                               const Matrix& out) {
   const int64_t floats = count * out.stride;
-  float* sum = out.row(first);
-  std::memset(sum, 0, floats * sizeof(float));
+  Real* sum = out.row(first);
+  std::memset(sum, 0, floats * sizeof(Real));
   for (int64_t c = 0; c < chunks; ++c) {
-    const float* own = partial.row(c * rows + first);
+    const Real* own = partial.row(c * rows + first);
     for (int64_t i = 0; i < floats; i += kLanes) store(sum + i, load(sum + i) + load(own + i));
   }
 }

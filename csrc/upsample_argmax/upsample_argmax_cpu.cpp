@@ -70,7 +70,7 @@ void load_row(const UpsampleArgmaxParams& p, int64_t n, int64_t y, int64_t padde
     for (int64_t x = 0; x < p.width; ++x) {
       const T* pixel = source + x * p.stride_w;
       float* out = row.values + x * padded;
-      for (int64_t k = k0; k < k1; ++k) out[k] = to_float(pixel[k * p.stride_c]);
+      for (int64_t k = k0; k < k1; ++k) out[k] = to_real(pixel[k * p.stride_c]);
       // The padding never beats a class: it is the lowest finite value and has a higher index.
       for (int64_t k = k1; k < k0 + kLanes; ++k) out[k] = -FLT_MAX;
     }

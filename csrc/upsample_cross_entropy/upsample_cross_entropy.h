@@ -12,20 +12,20 @@ struct UpsampleCrossEntropyParams {
   Tensor4 logits;  // (N, K, h, w)
   Tensor4 target;  // (N, H, W), contiguous; int64, or uint8 where target_is_byte
   bool target_is_byte;
-  const float* class_weight;  // (K), or null
+  const void* class_weight;  // (K) float32, float64 for float64; or null
   int64_t ignore_index;
-  float label_smoothing;
+  double label_smoothing;
   bool mean_all;  // over all pixels instead of the counted ones
 };
 
 enum class CrossEntropyStatus : int { kOk = 0, kNoMemory = 1, kClassOutOfRange = 2 };
 
 // Forward: the loss to *loss. Backward: grad * d loss / d logits to grad_logits, any strides.
-SEGNEXT_FOR_EACH_ISA(CrossEntropyStatus upsample_cross_entropy_forward_cpu(const UpsampleCrossEntropyParams& params,
-                                                                           float* loss, int threads);
-                     CrossEntropyStatus upsample_cross_entropy_backward_cpu(const UpsampleCrossEntropyParams& params,
-                                                                            float grad, const Tensor4& grad_logits,
-                                                                            int threads);)
+SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(
+    CrossEntropyStatus upsample_cross_entropy_forward_cpu(const UpsampleCrossEntropyParams& params, double* loss,
+                                                          int threads);
+    CrossEntropyStatus upsample_cross_entropy_backward_cpu(const UpsampleCrossEntropyParams& params, double grad,
+                                                           const Tensor4& grad_logits, int threads);)
 
 // All return a cudaError_t, 0 for success, and run on `stream` of the current device. A pixel whose label is out of
 // range has a loss and a gradient of NaN. loss and grad point to a float in device memory.

@@ -51,7 +51,7 @@ struct Task {
   explicit Task(const UpsampleCrossEntropyParams& p)
       : logits(p.logits),
         target(p.target.data),
-        class_weight(p.class_weight),
+        class_weight(static_cast<const float*>(p.class_weight)),
         ignore_index(p.ignore_index),
         batch(static_cast<int>(p.logits.size[0])),
         classes(static_cast<int>(p.logits.size[1])),
@@ -61,8 +61,8 @@ struct Task {
         out_width(static_cast<int>(p.target.size[2])),
         scale_h(static_cast<float>(p.logits.size[2]) / static_cast<float>(p.target.size[1])),
         scale_w(static_cast<float>(p.logits.size[3]) / static_cast<float>(p.target.size[2])),
-        hit(1.0f - p.label_smoothing),
-        spread(p.label_smoothing / static_cast<float>(p.logits.size[1])),
+        hit(1.0f - static_cast<float>(p.label_smoothing)),
+        spread(static_cast<float>(p.label_smoothing) / static_cast<float>(p.logits.size[1])),
         target_is_byte(p.target_is_byte) {}
 
   // Kept apart from any id: pixels that do not count, and labels out of range.

@@ -11,7 +11,7 @@ from torch.library import opcheck
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from segnext_kernels import backend
+from segnext_kernels import _library, backend
 from segnext_kernels.specification import Spec
 from tests.contract.cases import (
     DIFFERENTIABLE,
@@ -112,7 +112,11 @@ def _suits_gradcheck(case: Case) -> bool:
 
 @over_specs(DIFFERENTIABLE)
 def test_an_input_is_small_enough_for_gradcheck(spec: Spec) -> None:
-    assert over([spec], dtypes=("fp64",), where=_suits_gradcheck).args[1]
+    cases = over([spec], dtypes=("fp64",), backward=True, where=_suits_gradcheck).args[1]
+    backends = {case.backend for case in cases}
+    assert "reference" in backends
+    if _library._C is not None and spec.name != "conv_ffn":  # its backward: products around dwconv_gelu's
+        assert "cpu" in backends, "our own kernels are not checked"
 
 
 @over(DIFFERENTIABLE, dtypes=("fp64",), backward=True, where=_suits_gradcheck)
@@ -124,7 +128,8 @@ def test_gradcheck(case: Case) -> None:
         replaced = tree_map_only(torch.Tensor, lambda t: next(fresh) if t.requires_grad else t, args)
         return case.run(*replaced)
 
-    assert torch.autograd.gradcheck(function, leaves)
+    # the defaults let a gradient pass that is a thousandth too small
+    assert torch.autograd.gradcheck(function, leaves, atol=1e-7, rtol=1e-6)
 
 
 @over_specs(DIFFERENTIABLE)

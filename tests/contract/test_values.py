@@ -191,7 +191,7 @@ def test_gradients_own_their_memory(case: Case) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf], ids=["nan", "inf", "minus-inf"])
-@over(first_only=True, dtypes=("fp32", "bf16"))
+@over(first_only=True, dtypes=("fp64", "fp32", "bf16"))
 def test_non_finite_input_comes_out_as_by_the_definition(case: Case, value: float) -> None:
     args = case.args()
     image = args[0]

@@ -1,4 +1,7 @@
-"""The CPU kernels: every instruction set of this machine, on one thread and on several, to the last bit alike."""
+"""The CPU kernels: every instruction set of this machine, on one thread and on several, to the last bit alike.
+
+The build for float64 is of no instruction set, and is run once.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,16 @@ def _is_native(case: Case) -> bool:
 @pytest.mark.usefixtures("instruction_set", "threads")
 @over(dtypes=DTYPES, where=_is_native)
 def test_forward(case: Case) -> None:
+    assert_forward(case)
+
+
+@pytest.mark.usefixtures("threads")
+@over(DIFFERENTIABLE, dtypes=("fp64",), where=_is_native)
+def test_forward_in_float64(case: Case) -> None:
+    assert_forward(case)
+
+
+def assert_forward(case: Case) -> None:
     args = case.args()
     torch.set_num_threads(1)
     out = case.run(*args)
@@ -31,6 +44,16 @@ def test_forward(case: Case) -> None:
 @pytest.mark.usefixtures("instruction_set", "threads")
 @over(DIFFERENTIABLE, dtypes=DTYPES, backward=True, where=_is_native)
 def test_backward(case: Case) -> None:
+    assert_backward(case)
+
+
+@pytest.mark.usefixtures("threads")
+@over(DIFFERENTIABLE, dtypes=("fp64",), backward=True, where=_is_native)
+def test_backward_in_float64(case: Case) -> None:
+    assert_backward(case)
+
+
+def assert_backward(case: Case) -> None:
     args = case.args()
     grad = random_grad(case.run(*args))
     torch.set_num_threads(1)

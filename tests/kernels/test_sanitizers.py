@@ -69,7 +69,7 @@ def _run(library: Path, *tests: str) -> subprocess.CompletedProcess[str]:
 def test_contract_inputs_under_sanitizers(source: Path) -> None:
     library = _build(source)
     for tests in (
-        ("tests/kernels/test_instruction_sets.py", "-k", "(avx512bf16 or generic) and fp32"),
+        ("tests/kernels/test_instruction_sets.py", "-k", "(avx512bf16 or generic) and fp32 or fp64"),
         ("tests/test_deployment.py", "-k", "test_every_instruction_set"),
     ):
         done = _run(library, *tests)

@@ -42,7 +42,7 @@ def _flops_backward(grad: Any, x: Any, weight: Any, *_: Any, **__: Any) -> int:
 
 
 def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    return _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
+    return _library.cpu_refuses(x, _library.CPU_DTYPES)
 
 
 def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:

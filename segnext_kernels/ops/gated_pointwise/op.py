@@ -42,7 +42,7 @@ def _flops_backward(grad: Any, m: Any, u: Any, weight: Any, *_: Any, **__: Any) 
 
 
 def _cpu_refuses(m: torch.Tensor, *_: Any) -> str | None:
-    return _library.cpu_refuses(m, (torch.float32, torch.bfloat16))
+    return _library.cpu_refuses(m, _library.CPU_DTYPES)
 
 
 def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:

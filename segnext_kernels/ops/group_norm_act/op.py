@@ -41,7 +41,7 @@ def _fake_backward(
 
 
 def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    return _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
+    return _library.cpu_refuses(x, _library.CPU_DTYPES)
 
 
 def _cpu_passed_over(x: torch.Tensor, *_: Any) -> str | None:

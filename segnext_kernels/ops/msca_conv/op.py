@@ -59,7 +59,7 @@ def _cpu_refuses(
     strip_weights: list[torch.Tensor],
     *_: Any,
 ) -> str | None:
-    refusal = _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
+    refusal = _library.cpu_refuses(x, _library.CPU_DTYPES)
     return refusal or _library.strips_refused(root_weight, strip_weights)
 
 

@@ -52,7 +52,7 @@ def _flops_backward(grad_out: Any, x: Any, saved_bases: Any, *_: Any, **__: Any)
 
 
 def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    return _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
+    return _library.cpu_refuses(x, _library.CPU_DTYPES)
 
 
 def _cpu_backward_refuses(grad_out: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:

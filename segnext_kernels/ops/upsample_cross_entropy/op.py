@@ -26,7 +26,7 @@ def _fake_backward(grad: torch.Tensor, logits: torch.Tensor, *_: Any) -> torch.T
 
 
 def _cpu_refuses(logits: torch.Tensor, *_: Any) -> str | None:
-    return _library.cpu_refuses(logits, (torch.float32, torch.bfloat16))
+    return _library.cpu_refuses(logits, _library.CPU_DTYPES)
 
 
 def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
@@ -43,7 +43,8 @@ def _arguments(
 ) -> tuple[list[Any], tuple[torch.Tensor, torch.Tensor | None]]:
     """What the library takes, and the tensors that must live as long as the call."""
     target = target.contiguous()
-    weight = None if class_weight is None else class_weight.float().contiguous()
+    wide = layout.accumulator_dtype(logits.dtype)
+    weight = None if class_weight is None else class_weight.to(wide).contiguous()
     arguments = [
         _library.DTYPES[logits.dtype], _library.view(logits), _library.view(target), target.dtype == torch.uint8,
         ignore_index, 0 if weight is None else weight.data_ptr(), label_smoothing, reduction == "mean_all",
@@ -56,7 +57,7 @@ def _cpu(logits: torch.Tensor, *args: Any) -> torch.Tensor:
     loss = _library._C.upsample_cross_entropy_cpu(
         *arguments, _library.instruction_set(), torch.get_num_threads()
     )
-    return logits.new_tensor(loss, dtype=torch.float32)
+    return logits.new_tensor(loss, dtype=layout.accumulator_dtype(logits.dtype))
 
 
 def _cpu_backward(grad: torch.Tensor, logits: torch.Tensor, *args: Any) -> torch.Tensor:
