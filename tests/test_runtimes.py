@@ -97,7 +97,7 @@ def test_what_fails_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compilation_is_over_before_the_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def fake(function: object, dynamic: bool) -> object:
+    def fake(function: object, dynamic: bool, mode: str | None) -> object:
         assert not dynamic
         return lambda images: calls.append(torch.is_inference_mode_enabled()) or toy(images)
 
