@@ -124,7 +124,6 @@ NARROW = _space(
     (
         config(4, 2, TILE_H=8, TILE_W=8, BLOCK_E=32),
         config(8, 2, TILE_H=8, TILE_W=16, BLOCK_E=32),
-        config(4, 2, TILE_H=4, TILE_W=8, BLOCK_E=64),
         config(4, 2, TILE_H=4, TILE_W=8, BLOCK_E=32),
     ),
     128,
@@ -133,7 +132,6 @@ WIDE = _space(
     "wide",
     (
         config(8, 2, TILE_H=4, TILE_W=8, BLOCK_E=32),
-        config(8, 1, TILE_H=4, TILE_W=8, BLOCK_E=32),
         config(8, 1, TILE_H=4, TILE_W=8, BLOCK_E=16),
     ),
     320,

@@ -138,17 +138,13 @@ WIDE = _space(
     "wide",
     (
         config(8, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=64),
-        config(8, 2, BLOCK_P=32, BLOCK_J=64, BLOCK_K=64),
         config(4, 2, BLOCK_P=16, BLOCK_J=32, BLOCK_K=64),
     ),
     512,
 )
 NARROW_FLOAT = _space(
     "narrow_float",
-    (
-        config(4, 1, BLOCK_P=32, BLOCK_J=16, BLOCK_K=32),
-        config(8, 1, BLOCK_P=64, BLOCK_J=32, BLOCK_K=32),
-    ),
+    (config(4, 1, BLOCK_P=32, BLOCK_J=16, BLOCK_K=32),),
     128,
 )
 WIDE_FLOAT = _space(
