@@ -304,16 +304,18 @@ def test_editable_install_uses_the_sources_in_place(
 ) -> None:
     (source / "segnext_kernels" / EXTENSION).write_text("of an earlier build")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps")
-    options = ("--no-build-isolation", "--prefix", str(tmp_path / "prefix"), "-e", str(source))
-    done = run(*pip, *options, cwd=tmp_path, SEGNEXT_BUILD="auto", **no_compiler)
+    # Else pip removes the segnext of the environment that the tests run in.
+    options = ("--no-build-isolation", "--ignore-installed", "--prefix", str(tmp_path / "prefix"))
+    done = run(*pip, *options, "-e", str(source), cwd=tmp_path, SEGNEXT_BUILD="auto", **no_compiler)
     assert done.returncode == 0, done.stdout
+    assert "uninstall" not in done.stdout, done.stdout
     (packages,) = (tmp_path / "prefix").rglob("site-packages")
     code = (
         f"import site; site.addsitedir({str(packages)!r})\n"
         "import segnext_kernels, segnext; from segnext_kernels import _library\n"
         "print(segnext.__file__, _library._C, _library.build_record()['mode'])"
     )
-    assert python(code, cwd=tmp_path) == f"{source / 'segnext/__init__.py'} None auto"
+    assert python(code, packages, cwd=tmp_path) == f"{source / 'segnext/__init__.py'} None auto"
     assert not (source / "segnext_kernels" / EXTENSION).exists()
     assert (tmp_path / "prefix/bin/segnext").exists()
 
