@@ -69,19 +69,49 @@ static inline FloatV clamp(FloatV x, float limit) {
 #endif
 }
 
-// a / b for b >= 1 and finite.
-static inline FloatV quotient(FloatV a, FloatV b) {
 #if defined(__AVX512F__)
-  // a division holds the unit for ten cycles; 14 bits and a Newton step make 27 bits in four instructions
-  const FloatV r = (FloatV)_mm512_maskz_rcp14_ps(0xffff, (__m512)b);
-  return a * (r * (2.0f - b * r));
-#else
-  return a / b;
-#endif
+
+// x phi(x), phi the normal distribution's integral, = x / 2 + |x| (phi(|x|) - 1 / 2), in which no sign has to be put
+// back. What is in brackets is a polynomial of degree 4 on each of 16 intervals around the multiples of 3/8, whose
+// coefficients a permutation looks up; on the last one it is 1/2. The float result is within 1.5e-7 max(1, |x|);
+// PyTorch's is within 3.8e-7. 8 of its instructions need the units that multiply; a quotient of polynomials needed 16.
+static inline FloatV gelu(FloatV x) {
+  constexpr float kScale = 8.0f / 3, kLast = 15 / kScale;
+  static const float kCoefficients[5][16] = {
+      {4.40763337e-09f, 0.146169752f, 0.27337265f, 0.369705468f, 0.43319279f, 0.469603628f, 0.487775534f, 0.495667547f,
+       0.498650104f, 0.499630928f, 0.499911577f, 0.499981463f, 0.499996603f, 0.499999464f, 0.499999911f, 0.5f},
+      {0.149602905f, 0.139444679f, 0.11292655f, 0.079454504f, 0.0485699475f, 0.0257953312f, 0.0119024385f,
+       0.00477143051f, 0.00166178378f, 0.00050281547f, 0.000132173707f, 3.01840246e-05f, 5.98821453e-06f,
+       1.03204195e-06f, 1.5451397e-07f, 0.0f},
+      {7.08955076e-06f, -0.00980440248f, -0.0158799589f, -0.0167595893f, -0.0136601496f, -0.00906869955f,
+       -0.00502145058f, -0.00234854873f, -0.000934827898f, -0.000318226637f, -9.29508897e-05f, -2.33510909e-05f,
+       -5.05419121e-06f, -9.43751218e-07f, -1.52182878e-07f, 0.0f},
+      {-0.00354616856f, -0.00279309554f, -0.0011582087f, 0.000482479896f, 0.00140937231f, 0.00151325029f, 0.0011321964f,
+       0.000660994498f, 0.000314174365f, 0.00012414463f, 4.12754598e-05f, 1.16350584e-05f, 2.79509663e-06f,
+       5.74341982e-07f, 1.01220508e-07f, 0.0f},
+      {9.15427227e-05f, 0.000325352041f, 0.000450265303f, 0.000339050282f, 0.000120849523f, -5.31059013e-05f,
+       -0.00012016471f, -0.000106711334f, -6.58635327e-05f, -3.15280413e-05f, -1.22136098e-05f, -3.91244248e-06f,
+       -1.04956086e-06f, -2.37723967e-07f, -4.5718366e-08f, 0.0f},
+  };
+  const FloatV size = (FloatV)((IntV)x & 0x7fffffff);
+  const FloatV inside = size < kLast ? size : broadcast(kLast);
+  // the nearest interval's number, by the float that has no fraction bits left, in its last bits
+  const FloatV shifter = broadcast(12582912.0f);
+  const FloatV shifted = inside * kScale + shifter;
+  const __m512i interval = (__m512i)shifted;
+  const FloatV r = inside * kScale - (shifted - shifter);
+  FloatV p = (FloatV)_mm512_maskz_permutexvar_ps(0xffff, interval, _mm512_loadu_ps(kCoefficients[4]));
+#pragma GCC unroll 4
+  for (int i = 3; i >= 0; --i) {
+    p = p * r + (FloatV)_mm512_maskz_permutexvar_ps(0xffff, interval, _mm512_loadu_ps(kCoefficients[i]));
+  }
+  return size * p + 0.5f * x;
 }
 
+#else
+
 // x phi(x), phi the normal distribution's integral: 0.5 + x P(x^2) / Q(x^2) fitted to 1.4e-8 on |x| <= 5.5, below it 0,
-// above it 1. The float result is within 1.5e-7 max(1, |x|), PyTorch's own error.
+// above it 1. The float result is within 2.1e-7 max(1, |x|); PyTorch's is within 3.8e-7.
 static inline FloatV gelu(FloatV x) {
   constexpr float kLimit = 5.5f;
   const FloatV inside = clamp(x, kLimit);
@@ -98,9 +128,11 @@ static inline FloatV gelu(FloatV x) {
   q = q * z + 0.02864590846002102f;
   q = q * z + 0.2515220642089844f;
   q = q * z + 1.0f;
-  const FloatV phi = inside * quotient(p, q) + 0.5f;
+  const FloatV phi = inside * (p / q) + 0.5f;
   return x * (x < -kLimit ? FloatV{} : phi);  // -inf * 0 is NaN, as PyTorch's
 }
+
+#endif
 
 // The same for results that are rounded to 16 bits: phi by a polynomial, within 8e-5.
 static inline FloatV gelu_short(FloatV x) {

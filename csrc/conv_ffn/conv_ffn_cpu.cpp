@@ -8,7 +8,7 @@
 //   group: rows enough for 48 pixels a product, so that each panel of weights that is loaded is used often.
 //   tile:  columns so few that ring and gelu rows stay in the second-level cache; only wide images are cut, and
 //          then two columns a tile are computed twice. So are the two rows at the border of two threads' shares.
-// FLOPs: 2 C E + 18 E + 2 E Co a pixel, and about 25 E operations of GELU. Bytes: x and out once, the weights once a
+// FLOPs: 2 C E + 18 E + 2 E Co a pixel, and about 20 E operations of GELU. Bytes: x and out once, the weights once a
 // thread from the caches.
 
 #include <omp.h>

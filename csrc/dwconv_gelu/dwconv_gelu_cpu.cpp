@@ -1,7 +1,7 @@
 // dwconv_gelu on the CPU: y = w * x + b (depthwise 3x3), out = gelu(y).
 //
 // Unit of work and planes: common/depthwise.h. Bytes: x and out once forward; x, grad and grad_x once backward,
-// with y recomputed. 9 FMAs and about 25 operations of GELU an element forward; 9 + 9 + 9 FMAs and about 40
+// with y recomputed. 9 FMAs and about 20 operations of GELU an element forward; 9 + 9 + 9 FMAs and about 40
 // operations backward (y again, gradient of x, gradient of the weights).
 
 #include "common/depthwise.h"
