@@ -46,9 +46,8 @@ class CapturedCall:
             stream.wait_event(self._done)  # another stream's call may still be reading or writing
             self._images.copy_(images)
             self._graph.replay()
-            self._images.record_stream(
-                stream
-            )  # or its memory, if this call is dropped now, might serve another
+            # or its memory, if this call is dropped now, might serve another
+            self._images.record_stream(stream)
             result = self._result.clone()
             self._done.record(stream)
         return result

@@ -94,7 +94,7 @@ static inline FloatV gelu(FloatV x) {
        -1.04956086e-06f, -2.37723967e-07f, -4.5718366e-08f, 0.0f},
   };
   const FloatV size = (FloatV)((IntV)x & 0x7fffffff);
-  const FloatV inside = size < kLast ? size : broadcast(kLast);
+  const FloatV inside = min(size, broadcast(kLast));
   // the nearest interval's number, by the float that has no fraction bits left, in its last bits
   const FloatV shifter = broadcast(12582912.0f);
   const FloatV shifted = inside * kScale + shifter;

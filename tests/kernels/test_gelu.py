@@ -45,8 +45,7 @@ def test_what_is_not_finite_stays_so() -> None:
     special = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0])  # of -inf: -inf times a probability of 0
     expected = torch.tensor([torch.inf, torch.nan, torch.nan, 0.0])
     values = torch.zeros(16, WIDTH, WIDTH)
-    values[:, 8::16, 8::16] = special.repeat(
-        4, 1
-    )  # far apart: the other taps multiply them by zero, which is NaN
+    # far apart: the other taps multiply them by zero, which is NaN
+    values[:, 8::16, 8::16] = special.repeat(4, 1)
     out = gelu(values.reshape(-1)).reshape(values.shape)[:, 8::16, 8::16]
     torch.testing.assert_close(out, expected.expand_as(out), equal_nan=True)
