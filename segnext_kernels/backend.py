@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from segnext_kernels import self_check
+
 # Order of preference under "auto". Reasoned, as nothing was measured on a GPU yet: CUDA before Triton, since its
 # kernels hold rows and state in registers and shared memory that Triton cannot index (one launch for msca_conv, not
 # three; one for all steps of nmf2d). `python -m bench.campaign` times both; its results will decide, op by op.
@@ -73,12 +75,21 @@ def select(op: str, args: tuple[Any, ...]) -> Kernel:
     kernels = KERNELS[op]
     setting = current_backend()
     if setting == "auto":
-        for kernel in kernels.values():
-            if kernel.refuses(*args) is None and kernel.passed_over(*args) is None:
+        for name, kernel in kernels.items():
+            if kernel.refuses(*args) is None and _left_out(op, name, kernel, args) is None:
                 return kernel
     elif setting in kernels and kernels[setting].refuses(*args) is None:
         return kernels[setting]
     raise NotImplementedError(explain(op, *args))
+
+
+def _left_out(op: str, name: str, kernel: Kernel, args: tuple[Any, ...]) -> str | None:
+    """Why "auto" leaves inputs that this kernel takes to the next one."""
+    slower = kernel.passed_over(*args)
+    if slower is not None:
+        return f"passes it over: {slower}"
+    wrong = self_check.distrusted(op, name, args)
+    return None if wrong is None else f"leaves it out, it {wrong}"
 
 
 def choose(op: str, *args: Any) -> str:
@@ -95,9 +106,9 @@ def explain(op: str, *args: Any) -> str:
         kernel = KERNELS[op].get(name)
         reason = "this op has no kernel for it" if kernel is None else kernel.refuses(*args)
         if reason is None:
-            slower = kernel.passed_over(*args) if kernel is not None and setting == "auto" else None
-            if slower is not None:
-                reason = f"available; auto passes it over: {slower}"
+            left_out = _left_out(op, name, kernel, args) if kernel is not None and setting == "auto" else None
+            if left_out is not None:
+                reason = f"available; auto {left_out}"
             elif setting in ("auto", name):
                 chosen = chosen or name
                 reason = "takes these inputs"

@@ -15,14 +15,14 @@ import contextlib
 import functools
 import json
 import os
-import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+
+from segnext_kernels import user_cache
 
 TABLES = Path(__file__).with_name("tuned")
 REGISTERS_A_THREAD = 255
@@ -132,9 +132,8 @@ def cache_file(device: torch.device) -> Path:
     """Where this machine's measurements are: one file a device type and Triton version."""
     import triton
 
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = f"{architecture(device)}-{torch.cuda.get_device_name(device)}-triton-{triton.__version__}"
-    return base / "segnext" / "tuned" / f"{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}.json"
+    words = (architecture(device), torch.cuda.get_device_name(device), "triton", triton.__version__)
+    return user_cache.folder("tuned") / user_cache.file_name(*words)
 
 
 # file -> its content as last read or written by this process
@@ -144,7 +143,7 @@ _measured: dict[Path, dict[str, Any]] = {}
 def _known(space: Space, key: str, device: torch.device) -> Config | None:
     path = cache_file(device)
     if path not in _measured:
-        _measured[path] = _read(path)
+        _measured[path] = user_cache.read(path)
     return _entry(space, _measured[path], key)
 
 
@@ -159,29 +158,14 @@ def _named(space: Space, numbers: Mapping[str, int] | None) -> Config | None:
     return next((c for c in space.configs if c.as_json() == numbers), None)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A cache file's content; empty where it is missing or broken, as it only costs a new measurement."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def record(path: Path, name: str, key: str, config: Config) -> None:
     """Add a measurement to a cache file; what other processes added stays, and no reader sees half a file."""
-    content = _read(path)
+    content = user_cache.read(path)
     if not isinstance(content.get(name), dict):
         content[name] = {}
     content[name][key] = config.as_json()
     _measured[path] = content
-    # without a place to write, this process still knows
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".json")
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=1, sort_keys=True)
-        os.replace(temporary, path)
+    user_cache.write(path, content)  # without a place to write, this process still knows
 
 
 def _measure(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], Any]) -> Config:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from segnext.data.dataset import DataConfig
     from segnext.data.inspection import SplitReport
+    from segnext_kernels.self_check.verdicts import Subject, Verdict
 
 # What CPU kernels may use, as the kernel names it; x86-64 first, then aarch64.
 INSTRUCTIONS = (
@@ -37,6 +38,13 @@ def doctor(
         int | None,
         typer.Option(min=1, help="Read this many pairs of each split, evenly spread; default: all."),
     ] = None,
+    self_check: Annotated[
+        bool,
+        typer.Option(
+            "--self-check",
+            help="Compare every GPU kernel with its definition on each GPU of this machine, again.",
+        ),
+    ] = False,
 ) -> None:
     """What this machine has, which kernels are built and why others are missing; or a data set's health.
 
@@ -44,16 +52,26 @@ def doctor(
 
       segnext doctor
 
+      segnext doctor --self-check
+
       segnext doctor my.yaml
 
       segnext doctor camvid --root data/camvid --limit 100
 
     With a data set: do images and labels pair up, can every file be read, do sizes agree, which ids occur and
     how often, are there ids that are no class. Exit status 1 where something is wrong with it.
+
+    With --self-check: each CUDA and Triton kernel runs on small inputs in a process of its own. The default
+    backend, "auto", uses those that agree; it checks them by itself when a tensor on a GPU first needs them.
+    Exit status 1 where one does not agree.
     """
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
+    if self_check:
+        if not _check_kernels(console):
+            raise typer.Exit(1)
+        return
     if data is not None:
         if not _examine(console, data, root, limit):
             raise typer.Exit(1)
@@ -63,6 +81,7 @@ def doctor(
         ("Python", libraries()),
         ("GPU", gpus()),
         ("Kernels", backends()),
+        ("Self-check", remembered_self_checks()),
         ("Build", build()),
         ("Weights", shipped_weights()),
     ):
@@ -154,6 +173,73 @@ def backends() -> list[tuple[str, str]]:
         ("reference", "available: plain PyTorch, any device"),
         ("in force", current_backend()),
     ]
+
+
+NO_GPU = "torch sees no GPU here; on a machine with one they are checked when they are first needed"
+
+
+def remembered_self_checks() -> list[tuple[str, str]]:
+    """What is known of the GPU kernels on each GPU: how many agree with their definitions, and which do not."""
+    import torch
+
+    from segnext_kernels import self_check
+
+    if not torch.cuda.is_available():
+        return [("GPU kernels", NO_GPU)]
+    facts = [] if self_check.is_wanted() else [("off", "SEGNEXT_SELF_CHECK=0: kernels are trusted unchecked")]
+    for index in range(torch.cuda.device_count()):
+        facts += _verdict_lines(f"cuda:{index}", self_check.remembered(index))
+    return facts
+
+
+def _verdict_lines(device: str, verdicts: dict[Subject, Verdict]) -> list[tuple[str, str]]:
+    if not verdicts:
+        return [(device, "not checked yet; segnext doctor --self-check does it now")]
+    wrong = {subject: verdict for subject, verdict in verdicts.items() if not verdict.agrees}
+    lines = [(device, f"{len(verdicts) - len(wrong)} of {len(verdicts)} kernels agree with their definition")]
+    return [
+        *lines,
+        *((device, f"left out: {subject}: {verdict.reason}") for subject, verdict in wrong.items()),
+    ]
+
+
+def _check_kernels(console: Console) -> bool:
+    """Checks every GPU kernel on each GPU and prints what came out; True where all agree."""
+    import torch
+
+    console.print("[bold]Self-check[/bold]")
+    if not torch.cuda.is_available():
+        console.print(f"  nothing to check: {NO_GPU}")
+        return True
+    healthy = True
+    for index in range(torch.cuda.device_count()):
+        try:
+            verdicts = _with_progress(index)
+        except RuntimeError as error:
+            console.print(f"  cuda:{index}        not checked: {error}", markup=False)
+            healthy = False
+            continue
+        for name, line in _verdict_lines(f"cuda:{index}", verdicts):
+            console.print(f"  {name:<14}{line}", markup=False)
+        healthy &= all(verdict.agrees for verdict in verdicts.values())
+    return healthy
+
+
+def _with_progress(index: int) -> dict[Subject, Verdict]:
+    """Minutes where Triton has nothing compiled yet: the kernel that was done last is shown."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from segnext_kernels import self_check
+
+    errors = Console(stderr=True)
+    with Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress:
+        task = progress.add_task(f"cuda:{index}", total=None)
+
+        def advance(total: int, subject: Subject, verdict: Verdict) -> None:
+            progress.update(task, total=total, advance=1, description=str(subject))
+
+        return self_check.check_device(index, again=True, advance=advance)
 
 
 def build() -> list[tuple[str, str]]:

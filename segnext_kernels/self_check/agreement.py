@@ -1,0 +1,147 @@
+"""Compares a kernel with its op's definition in float64 on the op's own samples.
+
+The bound is coarse beside that of the tests: four times the error of PyTorch in the same dtype, which a rounding never
+reaches and a wrong index, mask or barrier passes by far. Results must also be the same bits twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from segnext_kernels.backend import KERNELS, Kernel
+from segnext_kernels.self_check.verdicts import Subject, Verdict
+from segnext_kernels.specification import Spec, all_specs
+
+TIMES = 4  # of PyTorch's own error
+UNITS = 8  # of the dtype, at the largest element
+LARGEST_SAMPLE = 1 << 20  # elements of one tensor
+LAYOUTS = (torch.channels_last, torch.contiguous_format)
+
+
+def verdict_on(subject: Subject, device: torch.device) -> Verdict:
+    """Whether the kernel agrees on every sample that it takes."""
+    kernel = KERNELS[subject.op][subject.backend]
+    definition = KERNELS[subject.op]["reference"].run
+    checked = 0
+    for name, args in _inputs(subject, device):
+        if kernel.refuses(*args) is not None:
+            continue
+        try:
+            reason = _disagreement(kernel, definition, args)
+        except Exception as error:
+            if device.type == "cuda":
+                torch.cuda.synchronize()  # raises where the device is lost: the process ends, and with it the check
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        if reason:
+            return Verdict(False, f"{name}: {reason}"[:300])
+        checked += 1
+    return Verdict(True) if checked else Verdict(False, "takes none of the self-check's inputs")
+
+
+def _inputs(subject: Subject, device: torch.device) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Named arguments, in schema order of the op or of its backward.
+
+    Triton compiles for each kind of input: there an ordinary sample and one of the model's shapes stand for all.
+    """
+    spec = all_specs()[subject.op.removesuffix("_backward")]
+    is_triton = subject.backend == "triton"
+    chosen = [*(spec.samples[:1] if is_triton else spec.samples), *spec.model_shapes[:1]]
+    for sample in chosen:
+        for layout in LAYOUTS[:1] if is_triton else LAYOUTS:
+            args = sample.make(subject.dtype, device, layout)
+            tensors = [t for t in tree_leaves(args) if isinstance(t, torch.Tensor)]
+            if any(t.numel() == 0 or t.numel() > LARGEST_SAMPLE for t in tensors):
+                continue
+            if subject.op != spec.name:
+                args = backward_arguments(spec, args)
+            yield f"{sample.name} {'nhwc' if layout is torch.channels_last else 'nchw'}", args
+
+
+class _Recorder(TorchDispatchMode):
+    """Keeps the arguments of the last call of one operator."""
+
+    def __init__(self, op: Any) -> None:
+        super().__init__()
+        self.op, self.args = op, ()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is self.op:
+            self.args = args
+        return func(*args, **(kwargs or {}))
+
+
+def backward_arguments(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What autograd hands to the op's backward: from its definition, whatever kernels there are."""
+    from segnext_kernels.backend import use_backend
+
+    def detached(value: Any, is_wanted: bool) -> Any:
+        return tree_map_only(torch.Tensor, lambda t: t.detach().requires_grad_(is_wanted), value)
+
+    named = zip(spec.argument_names, args, strict=True)
+    fresh = [detached(value, name in spec.differentiable) for name, value in named]
+    leaves = [t for t in tree_leaves(fresh) if isinstance(t, torch.Tensor) and t.requires_grad]
+    with (
+        use_backend("reference"),
+        _Recorder(getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default) as recorder,
+    ):
+        out = spec.call(*fresh)
+        generator = torch.Generator().manual_seed(1)
+        grad = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.device, out.dtype)
+        torch.autograd.grad(out, leaves, grad)
+    return recorder.args
+
+
+def _disagreement(kernel: Kernel, definition: Callable[..., Any], args: tuple[Any, ...]) -> str | None:
+    with torch.no_grad():
+        actual = _tensors(kernel.run(*args))
+        again = _tensors(kernel.run(*args))
+        if not actual[0].is_floating_point():
+            return _label_disagreement(actual[0], again[0], *args)
+        exact = _tensors(definition(*_cast(args, torch.float64)))
+        eager = _tensors(definition(*args))
+        wide = _tensors(definition(*_cast(args, torch.float32)))
+    for index, (a, b, e, plain, single) in enumerate(zip(actual, again, exact, eager, wide, strict=True)):
+        if not torch.equal(a.nan_to_num(), b.nan_to_num()):
+            return f"result {index} is not the same twice"
+        if a.numel() == 0:
+            continue
+        usual = (
+            plain if plain.isfinite().all() else single
+        )  # fp16 overflows in eager PyTorch where a kernel does not
+        largest = e.abs().max().item()
+        allowed = TIMES * (usual.double() - e).abs().max().item() + UNITS * torch.finfo(a.dtype).eps * largest
+        error = (a.double() - e).abs().max().item()
+        if not error <= allowed:  # NaN is no agreement
+            return f"result {index} is off by {error:.2e} where {allowed:.2e} is allowed, of values up to {largest:.2e}"
+    return None
+
+
+def _label_disagreement(
+    labels: torch.Tensor, again: torch.Tensor, logits: torch.Tensor, size: tuple[int, int]
+) -> str | None:
+    """Labels agree where their class is the largest, up to rounding: equal classes come out in either order."""
+    if not torch.equal(labels, again):
+        return "labels are not the same twice"
+    full = F.interpolate(logits.double(), size=tuple(size), mode="bilinear", align_corners=False)
+    chosen = labels.long().unsqueeze(1)
+    if (chosen >= full.shape[1]).any():
+        return f"label {int(labels.max())} is no class of {full.shape[1]}"
+    gap = (full.amax(1) - full.gather(1, chosen).squeeze(1)).max().item()
+    allowed = 64 * torch.finfo(torch.float32).eps * full.abs().max().item()
+    return None if gap <= allowed else f"a label's class is {gap:.2e} below the largest"
+
+
+def _cast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    return tuple(
+        tree_map_only(torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, a) for a in args
+    )
+
+
+def _tensors(result: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]

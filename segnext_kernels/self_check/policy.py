@@ -1,0 +1,132 @@
+"""Who is checked and when, and what the choice of a kernel gets to hear."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from segnext_kernels.self_check import process, verdicts
+from segnext_kernels.self_check.verdicts import Subject, Verdict
+
+VARIABLE = "SEGNEXT_SELF_CHECK"
+GPU_BACKENDS = ("cuda", "triton")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+# (device's index, op, backend, dtype) -> why the kernel is left out, None where it agreed; of this process
+_known: dict[tuple[int, str, str, torch.dtype], str | None] = {}
+_warned: set[int] = set()
+
+
+def is_wanted() -> bool:
+    """Whether `auto` waits for the self-check: unless SEGNEXT_SELF_CHECK is 0."""
+    value = os.environ.get(VARIABLE) or "1"
+    if value not in ("0", "1"):
+        raise ValueError(f"{VARIABLE} must be 0 or 1, got {value!r}")
+    return value == "1"
+
+
+def distrusted(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
+    """Why `auto` must not take this kernel for these arguments; None where it may.
+
+    The first question on a device starts the check of all CUDA kernels; Triton's are compiled for it, and so are
+    checked one by one when they are first wanted.
+    """
+    if backend not in GPU_BACKENDS:
+        return None
+    x = next((a for a in args if isinstance(a, torch.Tensor)), None)
+    if x is None or x.device.type != "cuda":
+        return None
+    key = (x.get_device(), op, backend, x.dtype)
+    if key not in _known:
+        _known[key] = _reason(x.get_device(), Subject(op, backend, x.dtype)) if is_wanted() else None
+    return _known[key]
+
+
+def subjects(backends: Iterable[str] = GPU_BACKENDS) -> list[Subject]:
+    """Every kernel for a GPU, in each of its dtypes."""
+    from segnext_kernels.backend import KERNELS
+    from segnext_kernels.specification import all_specs
+
+    ops = [op for name in all_specs() for op in (name, f"{name}_backward") if op in KERNELS]
+    return [
+        Subject(op, backend, dtype)
+        for backend in backends
+        for op in ops
+        if backend in KERNELS[op]
+        for dtype in DTYPES
+    ]
+
+
+def remembered(device: int) -> dict[Subject, Verdict]:
+    """What is known of the kernels on this device."""
+    return verdicts.read(verdicts.path_of(device))
+
+
+def check_device(
+    device: int,
+    again: bool = False,
+    advance: Callable[[int, Subject, Verdict], None] = lambda total, subject, verdict: None,
+) -> dict[Subject, Verdict]:
+    """Check every kernel on one device, those with a verdict too if ``again``; returns all verdicts.
+
+    Args:
+        advance: called after each kernel with the number of all, its name and its verdict.
+
+    Raises:
+        process.NotChecked: no process could be started, or it cannot use the device.
+    """
+    with verdicts.lock(verdicts.path_of(device)):
+        known = {} if again else remembered(device)
+        found = _found(device, [subject for subject in subjects() if subject not in known], advance)
+    _known.clear()
+    return {**known, **found}
+
+
+def _reason(device: int, subject: Subject) -> str | None:
+    path = verdicts.path_of(device)
+    verdict = verdicts.read(path).get(subject)
+    if verdict is None:
+        with verdicts.lock(path):  # of several processes one checks and the others read
+            verdict = verdicts.read(path).get(subject)
+            if verdict is None:
+                wanted = subjects(["cuda"]) if subject.backend == "cuda" else [subject]
+                print(
+                    f"segnext: comparing {'all CUDA kernels' if len(wanted) > 1 else subject} with the definition on "
+                    f"GPU {device}, once for this driver and build ({VARIABLE}=0 skips it)",
+                    file=sys.stderr,
+                )
+                try:
+                    verdict = _found(device, wanted).get(subject)
+                except process.NotChecked as error:
+                    return _not_checked(device, error)
+    if verdict is None:
+        return "was not among the kernels of the self-check"
+    return None if verdict.agrees else f"failed the self-check on this machine: {verdict.reason}"
+
+
+def _found(
+    device: int,
+    wanted: list[Subject],
+    advance: Callable[[int, Subject, Verdict], None] = lambda total, subject, verdict: None,
+) -> dict[Subject, Verdict]:
+    """Check these, and keep each verdict as it comes: what is killed half way has checked half."""
+    path = verdicts.path_of(device)
+    found = {}
+    for subject, verdict in process.verdicts_of(f"cuda:{device}", wanted):
+        found[subject] = verdict
+        verdicts.add(path, subject, verdict)
+        advance(len(wanted), subject, verdict)
+    return found
+
+
+def _not_checked(device: int, error: process.NotChecked) -> str:
+    reason = f"could not be checked on this machine: {error}; {VARIABLE}=0 trusts the kernels unchecked"
+    if device not in _warned:
+        _warned.add(device)
+        warnings.warn(f"segnext: GPU kernels are not used: {reason}", RuntimeWarning, stacklevel=2)
+    return reason

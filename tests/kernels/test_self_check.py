@@ -1,0 +1,225 @@
+"""The self-check: kernels that are right agree, broken ones are left out with the reason, and `auto` hears of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from segnext_kernels import _triton, backend, self_check
+from segnext_kernels.self_check import policy, process, verdicts
+from segnext_kernels.self_check.verdicts import Subject, Verdict
+from tests.cuda_emulator import build, plugin
+
+CHILD = (sys.executable, "-m", "tests.kernels.self_check_child")
+NORM = Subject("group_norm_act", "cuda", torch.float32)
+GATE = Subject("gated_pointwise", "cuda", torch.bfloat16)
+needs_sanitizer = pytest.mark.skipif(
+    build.preloaded() is None, reason="g++ with AddressSanitizer is not installed"
+)
+
+
+def check(
+    subjects: Sequence[Subject], environment: dict[str, str], seconds: float = 120
+) -> dict[Subject, Verdict]:
+    path = os.pathsep.join(filter(None, [str(build.ROOT), os.environ.get("PYTHONPATH")]))
+    return dict(
+        process.verdicts_of(
+            "cpu", subjects, CHILD, {**os.environ, **environment, "PYTHONPATH": path}, seconds
+        )
+    )
+
+
+@needs_sanitizer
+def test_right_kernels_agree() -> None:
+    dtypes = (torch.float32, torch.bfloat16)
+    subjects = [
+        Subject(op, "cuda", dtype) for op in ("group_norm_act", "group_norm_act_backward") for dtype in dtypes
+    ]
+    found = check(subjects, plugin.sanitized_environment(build.library()))
+    assert found == dict.fromkeys(subjects, Verdict(True))
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("hang", "did not come to an end"),
+        ("fault", "ended its process (SIGSEGV)"),
+        ("fail", "RuntimeError: group_norm_act: CUDA launch failed: too many resources"),
+    ],
+)
+def test_a_kernel_that_ends_its_process_costs_only_itself(broken: str, reason: str) -> None:
+    subjects = [NORM, Subject("gated_pointwise", "reference", torch.float32)]
+    found = check(subjects, {"BREAK": broken}, seconds=3)
+    print(found)
+    assert reason in found[NORM].reason and not found[NORM].agrees
+    assert found[subjects[1]].agrees
+
+
+@pytest.mark.skipif(_triton.missing() is not None, reason=f"Triton: {_triton.missing()}")
+def test_triton_kernels_in_the_interpreter() -> None:
+    subject = Subject("dwconv_gelu", "triton", torch.float32)
+    environment = {"TRITON_INTERPRET": "1"}
+    assert check([subject], environment) == {subject: Verdict(True)}
+    broken = check([subject], {**environment, "BREAK_TRITON": "last-tap"})[subject]
+    print(broken)
+    assert not broken.agrees and "result 0 is off by" in broken.reason
+
+
+def test_nothing_is_said_of_kernels_where_the_check_does_not_run() -> None:
+    missing = Subject("no_such_op", "cuda", torch.float32)
+    with pytest.raises(process.NotChecked, match="no process starts"):
+        list(process.verdicts_of("cpu", [missing], ["/no/such/python"]))
+    command = [sys.executable, "-c", "raise SystemExit('error: the device is busy')"]
+    with pytest.raises(process.NotChecked, match=r"exit status 1: error: the device is busy"):
+        list(process.verdicts_of("cpu", [missing], command))
+
+
+class Machine:
+    """A GPU of our own making: `found` is what its kernels' checks will say, `runs` what was checked."""
+
+    def __init__(self) -> None:
+        self.found: dict[Subject, Verdict] = {}
+        self.runs: list[Subject] = []
+        self.error: process.NotChecked | None = None
+        with FakeTensorMode():
+            self.x = torch.empty(2, 4, 3, 3, device="cuda")
+
+    def verdicts_of(self, device: str, subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Verdict]]:
+        assert device == "cuda:0"
+        if self.error is not None:
+            raise self.error
+        for subject in subjects:
+            self.runs.append(subject)
+            yield subject, self.found.get(subject, Verdict(True))
+
+    def reason(self, subject: Subject) -> str | None:
+        return self_check.distrusted(subject.op, subject.backend, (self.x.to(subject.dtype),))
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    monkeypatch.setattr(process, "verdicts_of", machine.verdicts_of)
+    monkeypatch.setattr(verdicts, "path_of", lambda device: tmp_path / "cache" / f"{device}.json")
+    monkeypatch.setattr(policy, "_known", {})
+    monkeypatch.setattr(policy, "_warned", set())
+    monkeypatch.delenv(policy.VARIABLE, raising=False)
+    return machine
+
+
+def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "_known", {})
+
+
+def test_cuda_kernels_are_checked_together_and_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.found[NORM] = Verdict(False, "c20-h31w17 nhwc: result 0 is off by 3.1e+00")
+    assert machine.reason(GATE) is None
+    assert "comparing" in capsys.readouterr().err
+    reason = machine.reason(NORM)
+    assert reason == "failed the self-check on this machine: c20-h31w17 nhwc: result 0 is off by 3.1e+00"
+    new_process(monkeypatch)
+    assert machine.reason(NORM) == reason and machine.reason(GATE) is None
+    assert capsys.readouterr().err == ""
+    assert len(machine.runs) == len(set(machine.runs)) == len(policy.subjects(["cuda"]))
+
+
+def test_triton_kernels_are_checked_one_by_one(machine: Machine) -> None:
+    subject = Subject("dwconv_gelu", "triton", torch.bfloat16)
+    assert machine.reason(subject) is None
+    assert machine.runs == [subject]
+
+
+def test_what_can_not_be_checked_is_left_out_with_one_warning(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.error = process.NotChecked("ended its process (exit status 1: busy)")
+    with pytest.warns(RuntimeWarning, match=r"GPU kernels are not used: .*busy.*SEGNEXT_SELF_CHECK=0"):
+        assert "could not be checked" in str(machine.reason(NORM))
+    assert "could not be checked" in str(machine.reason(GATE))
+    machine.error = None
+    new_process(monkeypatch)
+    assert machine.reason(NORM) is None  # nothing was remembered
+
+
+def test_the_variable_trusts_all(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(policy.VARIABLE, "0")
+    assert machine.reason(NORM) is None and machine.runs == []
+    monkeypatch.setenv(policy.VARIABLE, "no")
+    with pytest.raises(ValueError, match="SEGNEXT_SELF_CHECK must be 0 or 1, got 'no'"):
+        machine.reason(GATE)
+
+
+def test_cpu_tensors_and_kernels_never_wait(machine: Machine) -> None:
+    assert self_check.distrusted("dwconv_gelu", "cuda", (torch.ones(1),)) is None
+    assert self_check.distrusted("dwconv_gelu", "cpu", (machine.x,)) is None
+    assert machine.runs == []
+
+
+def test_a_damaged_file_means_another_check(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("{", "[]", '{"x": 1}', '{"group_norm_act cuda float32": {"agrees": true, "new": 1}}'):
+        path = verdicts.path_of(0)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        new_process(monkeypatch)
+        machine.runs.clear()
+        assert machine.reason(NORM) is None
+        assert NORM in machine.runs
+
+
+def test_two_at_once_check_once(machine: Machine) -> None:
+    threads = [threading.Thread(target=machine.reason, args=(NORM,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(machine.runs) == len(set(machine.runs))
+
+
+def test_auto_leaves_out_what_disagrees_and_says_why(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taking(name: str) -> backend.Kernel:
+        return backend.Kernel(lambda *args: name, lambda *args: None)
+
+    names = ("cuda", "triton", "reference")
+    monkeypatch.setitem(backend.KERNELS, "group_norm_act", {name: taking(name) for name in names})
+    assert backend.choose("group_norm_act", machine.x) == "cuda"
+    policy._known.clear()
+    verdicts.path_of(0).unlink()
+    machine.found[NORM] = Verdict(False, "is off")
+    assert backend.choose("group_norm_act", machine.x) == "triton"
+    text = backend.explain("group_norm_act", machine.x)
+    assert (
+        "cuda:      available; auto leaves it out, it failed the self-check on this machine: is off" in text
+    )
+    with backend.use_backend("cuda"):  # a named backend is taken at its word
+        assert backend.choose("group_norm_act", machine.x) == "cuda"
+
+
+def test_every_gpu_kernel_has_an_input_to_be_checked_on() -> None:
+    from segnext_kernels.self_check.agreement import _inputs
+
+    for subject in policy.subjects():
+        assert any(True for _ in _inputs(subject, torch.device("cpu"))), subject
+
+
+def test_all_verdicts_of_a_device(machine: Machine) -> None:
+    seen: list[str] = []
+    assert machine.reason(GATE) is None
+    found = self_check.check_device(
+        0, advance=lambda total, subject, verdict: seen.append(f"{total} {subject}")
+    )
+    assert set(found) == set(policy.subjects())
+    assert len(seen) == len(policy.subjects(["triton"]))
+    machine.runs.clear()
+    self_check.check_device(0, again=True)
+    assert machine.runs == policy.subjects()
