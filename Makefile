@@ -28,7 +28,7 @@ bench: .venv/developer ## measure this machine; the results go to bench/results
 	$(BIN)/python -m pytest bench --benchmark-only
 
 campaign: ## measure this machine's GPU with the PyTorch, Triton and nvcc that it has; nine minutes
-	$(PYTHON) -m bench.campaign
+	$(PYTHON) -m bench.campaign --first
 
 readme: .venv/developer ## write the README's tables again, from the code and bench/results
 	$(BIN)/python -m bench.readme

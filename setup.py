@@ -24,6 +24,9 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
+sys.path.insert(0, str(CSRC))
+from digest import digest  # noqa: E402  (an isolated build does not have the sources' folder on its path)
+
 MODES = ("auto", "cpu", "cuda", "off")
 COMPILE_FLAGS = [
     "-std=c++17",
@@ -279,7 +282,7 @@ class BuildKernels(build_ext):
                 except BuildError as error:
                     skipped[part] = str(error)
                     print(f"segnext: built without {part}: {error}", file=sys.stderr)
-        record = {"mode": MODE, **built, "skipped": skipped}
+        record = {"mode": MODE, **built, "sources": digest(), "skipped": skipped}
         record_path = target.with_name("_build.json")
         record_path.parent.mkdir(parents=True, exist_ok=True)
         record_path.write_text(json.dumps(record, indent=2) + "\n")

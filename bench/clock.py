@@ -11,6 +11,7 @@ import torch
 
 Run = Callable[[], Any]
 MIN_ROUNDS, MAX_ROUNDS = 5, 100
+CAPTURED = 10  # calls in a graph: a launch from Python takes longer than most kernels run
 GPU_CALL = 0.5e-3  # seconds that a timed stretch of a GPU should last: its events resolve half a microsecond
 
 
@@ -19,6 +20,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.without_graph: dict[str, str] = {}
 
     def seconds(self, run: Run, calls: int = 1) -> float:
         """Of one call, the mean of ``calls`` in a row; on a GPU from the first one's start to the last one's end."""
@@ -34,6 +36,22 @@ class Clock:
         end.record()
         end.synchronize()
         return begin.elapsed_time(end) / 1e3 / calls
+
+    def in_graphs(self, runs: Mapping[str, Run], seconds: float) -> dict[str, list[float]]:
+        """As `interleaved`, of the device alone: each variant is captured in a CUDA graph of several calls.
+
+        A variant that cannot be captured is called as it is, and named in `without_graph`; Python's time is then in
+        its own where its kernels are short.
+        """
+        replays, calls = {}, {}
+        for name, run in runs.items():
+            try:
+                replays[name], calls[name] = captured(run, self.device), CAPTURED
+            except Exception as error:
+                self.without_graph[name] = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+                replays[name], calls[name] = run, 1
+        times = self.interleaved(replays, seconds)
+        return {name: [s / calls[name] for s in values] for name, values in times.items()}
 
     def interleaved(self, runs: Mapping[str, Run], seconds: float) -> dict[str, list[float]]:
         """Seconds of each variant in each round; every round gives every variant its turn.
@@ -56,3 +74,25 @@ class Clock:
                 run()
                 times[name].append(self.seconds(run, calls[name]))
         return times
+
+
+def captured(run: Run, device: torch.device) -> Run:
+    """Replays a CUDA graph of `CAPTURED` calls; on a CPU it makes these calls."""
+    if device.type != "cuda":
+
+        def repeat() -> None:
+            for _ in range(CAPTURED):
+                run()
+
+        return repeat
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # compiles, chooses, learns the sizes
+            run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(CAPTURED):
+            run()
+    return graph.replay

@@ -24,6 +24,7 @@ PEER_COLOURS = {
     "OpenVINO": "#56b4e9",
 }
 
+TIMED = ("times",)  # stages whose results are tables
 FRESH_TITLE = "peak memory and first call, in a process of their own"
 
 
@@ -179,20 +180,14 @@ def _heading(results: Results) -> str:
 
 
 def _stages(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A line a stage, and what parity and the sanitizer found below theirs."""
+    """A line per stage, and below it each job that found nothing wrong and has something to say."""
     lines = []
     for name, record in stages.items():
         lines.append(f"- {name}: {record['status']}, {record['seconds']:.0f} s")
-        findings = record["findings"]
-        if "ops" in findings:
-            counts = {kind: len(found) for kind, found in findings["ops"].items()}
-            lines.append("  - ops: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
-            lines += [f"  - failed: {test}: {reason}" for test, reason in findings["ops"]["failed"].items()]
-        lines += [f"  - {run}: error {error:.1e}" for run, error in findings.get("models", {}).items()]
         lines += [
-            f"  - {run}: {' '.join(found['summary'])}"
-            for run, found in findings.items()
-            if isinstance(found, dict) and "summary" in found
+            f"  - {job}: {finding['says']}"
+            for job, finding in record["findings"].items()
+            if isinstance(finding, dict) and finding.get("ok") and finding.get("says") and name not in TIMED
         ]
     return lines
 

@@ -120,8 +120,14 @@ def save(results: Results, path: Path) -> None:
     """Write or replace ``path``; whoever reads it meanwhile never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(results)}, indent=1) + "\n")
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w") as file:
+            file.write(json.dumps({"format": FORMAT, **dataclasses.asdict(results)}, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a machine that is taken away keeps what was told to be stored
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Results:
@@ -135,16 +141,10 @@ def read(path: Path) -> Results:
         raise ValueError(
             f"bench: {path} must be a result file of format {FORMAT}; run pytest bench/ --benchmark-only"
         )
-    ceilings = data["ceilings"]
     return Results(
         machine=data["machine"],
-        ceilings=Ceilings(
-            ceilings["fma"],
-            ceilings["gemm"],
-            tuple((size, rate) for size, rate in ceilings["copies"]),
-            ceilings.get("half_gemm"),
-        ),
-        rows=[_row(row) for row in data["rows"]],
+        ceilings=ceilings_of(data["ceilings"]),
+        rows=[row_of(row) for row in data["rows"]],
         without_number=data["without_number"],
         stages=data.get("stages", {}),
     )
@@ -162,6 +162,13 @@ def newest(folder: Path = FOLDER) -> Path:
     return max(paths, key=lambda path: read(path).machine["date"])
 
 
-def _row(data: dict[str, Any]) -> Row:
+def row_of(data: dict[str, Any]) -> Row:
+    """A row from its JSON."""
     times = {kind: {name: Timing(**t) for name, t in data[kind].items()} for kind in ("times", "beside")}
     return Row(**{**data, **times})
+
+
+def ceilings_of(data: dict[str, Any]) -> Ceilings:
+    """The ceilings from their JSON."""
+    copies = tuple((size, rate) for size, rate in data["copies"])
+    return Ceilings(data["fma"], data["gemm"], copies, data.get("half_gemm"))

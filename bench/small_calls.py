@@ -1,6 +1,6 @@
 """Every op once on small inputs, forward and backward: what a memory checker watches.
 
-`python -m bench.small_calls cuda|triton|cpu`, under compute-sanitizer for instance.
+`python -m bench.small_calls cuda|triton|cpu [OP ...]`, under compute-sanitizer for instance.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def call(spec: Spec, name: str, device: str, dtype: torch.dtype) -> int:
     return taken
 
 
-def main(name: str) -> None:
-    """Entry point."""
+def main(name: str, *ops: str) -> None:
+    """Entry point; all ops where none is named."""
     device = "cpu" if name in ("cpu", "reference") else "cuda"
-    for spec in all_specs().values():
+    for spec in (spec for op, spec in all_specs().items() if not ops or op in ops):
         for dtype in (torch.float32, torch.bfloat16):
             taken = call(spec, name, device, dtype)
             if device == "cuda":
@@ -47,4 +47,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

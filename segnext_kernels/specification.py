@@ -37,8 +37,11 @@ class Draw:
     generator: torch.Generator
 
     def normal(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
-        """Gaussian of deviation ``scale``; drawn in float64 on the CPU: all devices see the same."""
-        values = torch.randn(shape, generator=self.generator, dtype=torch.float64) * scale
+        """Gaussian of deviation ``scale``, drawn in float64 where the generator is: one on the CPU serves all alike."""
+        values = (
+            torch.randn(shape, generator=self.generator, dtype=torch.float64, device=self.generator.device)
+            * scale
+        )
         return values.to(self.device, self.dtype)
 
     def image(self, n: int, c: int, h: int, w: int) -> torch.Tensor:
@@ -55,12 +58,16 @@ class Draw:
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """Uniform in [0, 1)."""
-        values = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        values = torch.rand(
+            shape, generator=self.generator, dtype=torch.float64, device=self.generator.device
+        )
         return values.to(self.device, self.dtype)
 
     def integers(self, high: int, *shape: int) -> torch.Tensor:
         """Uniform int64 in [0, high)."""
-        return torch.randint(high, shape, generator=self.generator).to(self.device)
+        return torch.randint(high, shape, generator=self.generator, device=self.generator.device).to(
+            self.device
+        )
 
     def strips(self, c: int, kernels: Sequence[int]) -> list[torch.Tensor]:
         """Rows (C, 1, 1, K) and columns (C, 1, K, 1) for each K."""
@@ -119,6 +126,7 @@ class Spec:
         low_precision: names of the arguments that autocast takes to the low precision.
         samples: small inputs, every kind of edge among them; the first is an ordinary one.
         model_shapes: SegNeXt-T's and -B's at 512x512, batch 1.
+        target_shapes: larger ones that a speed is promised for on a GPU.
         bad_inputs: what must be refused, and how.
         resized: sizes that turn the first sample into one of another H and W.
         internal: trailing schema arguments that the public function sets itself.
@@ -132,6 +140,7 @@ class Spec:
     samples: tuple[Sample, ...]
     model_shapes: tuple[Sample, ...]
     bad_inputs: tuple[BadInput, ...]
+    target_shapes: tuple[Sample, ...] = ()
     resized: Mapping[str, Any] = field(default_factory=lambda: {"h": 12, "w": 5})
     internal: tuple[str, ...] = ()
 

@@ -1,8 +1,10 @@
-"""The campaign without a GPU: its dry run from end to end, and what it does where a stage goes wrong."""
+"""The campaign without a GPU: both runs from end to end, with every kind of fault planted, killed and started again."""
 
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -11,115 +13,188 @@ from typing import Any
 
 import pytest
 
-from bench import campaign, results
+from bench import results
+from bench.campaign import cases, jobs, plan, prebuilt
+from bench.campaign.record import Record
 from bench.roofline import UNKNOWN
 from segnext_kernels import _library
 
 ROOT = Path(__file__).resolve().parents[2]
+needs_kernels = pytest.mark.skipif(
+    _library.missing("cpu") is not None, reason="the campaign measures compiled kernels"
+)
+PLANTED = {
+    "smoke: dwconv_gelu forward triton": "segv",
+    "smoke: dwconv_gelu backward triton": "hang",
+    "smoke: upsample_argmax forward triton": "triton",
+    "times: dwconv_gelu backward cuda c8-h9w7": "capture",
+}
 
 
-def run(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.campaign", *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def command(folder: Path, *options: str) -> list[str]:
+    own = ["--dry-run", "--results", str(folder), "--commit", "abc1234"]
+    return [sys.executable, "-m", "bench.campaign", *own, *options]
 
 
-@pytest.mark.skipif(_library.missing("cpu") is not None, reason="the campaign measures compiled kernels")
-def test_dry_run_goes_through_all_stages_and_does_nothing_twice(tmp_path: Path) -> None:
-    options = ["--dry-run", "--results", str(tmp_path), "--commit", "abc1234", "--limit", "400"]
-    done = run(*options)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (path,) = tmp_path.glob("*/*.json")
-    found = results.read(path)
-    assert {name: stage["status"] for name, stage in found.stages.items()} == dict.fromkeys(
-        campaign.STAGES, "done"
-    ), done.stdout[-3000:]
+def run(folder: Path, *options: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(folder, *options), cwd=ROOT, capture_output=True, text=True, check=False, **more
+    )
+
+
+def the_file(folder: Path) -> results.Results:
+    (path,) = folder.glob("*/*.json")
     assert path.parent.name.startswith("dry-run-") and path.stem.endswith("-abc1234")
-    assert found.without_number == {}
-    tables = {title: len(rows) for title, rows in found.tables().items()}
-    assert tables["models, image to mask"] == tables["training step"] == 1
-    assert tables["ops, forward"] == 9
+    return results.read(path)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of a first run with faults, killed twice and brought to its end; and what it held at the kill."""
+    folder = tmp_path_factory.mktemp("campaign")
+    options = ["--first", *(word for job, fault in PLANTED.items() for word in ("--plant", f"{job}={fault}"))]
+    smoke = [*options, "--phases", "probe,smoke", "--limit", "20"]  # what the hanging job costs
+    for seconds in (9, 14):
+        process = subprocess.Popen(command(folder, *smoke), cwd=ROOT, stdout=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    kept = the_file(folder).stages  # readable, whenever it was killed
+    for arguments in (smoke, options):
+        done = run(folder, *arguments)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    print(done.stdout)
+    return folder, kept
+
+
+@needs_kernels
+def test_each_fault_costs_only_itself_and_a_kill_costs_nothing(first: tuple[Path, dict[str, Any]]) -> None:
+    folder, kept = first
+    found = the_file(folder)
+    for phase, record in kept.items():
+        for job, finding in record["findings"].items():
+            assert found.stages[phase]["findings"][job] == finding, "what was known is not measured again"
+
+    reasons = found.without_number
+    assert reasons == {
+        "smoke: dwconv_gelu forward triton": "ended its process (SIGSEGV)",
+        "smoke: dwconv_gelu backward triton": "did not come to an end",
+        "smoke: upsample_argmax forward triton": reasons["smoke: upsample_argmax forward triton"],
+    }
+    assert reasons["smoke: upsample_argmax forward triton"].startswith("CompilationError: ")
+    assert set(found.stages) == {phase.name for phase in plan.FIRST}
+    for name, record in found.stages.items():
+        assert record["status"] == ("4 of 7 ok, 3 not" if name == "smoke" else record["status"]), record
+        assert name == "smoke" or "not" not in record["status"] and "no time" not in record["status"], record
+    forward, both = found.tables()["ops, forward"], found.tables()["ops, forward + backward"]
+    assert len(forward) == 2 and len(both) == len(found.tables()["models, image to mask"]) == 1
+    assert not any("without a graph" in row.notes for row in forward)
+    assert set(both[0].notes["without a graph"]) == {"ours", "eager channels_last"}
     assert found.ceilings != UNKNOWN and all(row.ratio > 0 for row in found.rows)
-    parity = found.stages["parity"]["findings"]
-    assert len(parity["ops"]["passed"]) > 10 and not parity["ops"]["failed"]
-    assert parity["models"]["t module float32"] < 1e-4 < parity["models"]["t deployed bfloat16"] < 0.1
-    assert found.stages["sanitizer"]["findings"]["sanitizer: cpu, none"]["exit status"] == 0
-    assert "## stages of the campaign" in done.stdout
-
-    before, start = path.read_text(), time.monotonic()
-    again = run(*options)
-    assert again.returncode == 0 and again.stdout.count("done before") == len(campaign.STAGES)
-    assert json.loads(path.read_text())["rows"] == json.loads(before)["rows"]
-    assert time.monotonic() - start < 60
+    assert found.stages["models"]["findings"]["t 1 64 96 19"]["error of logits"] < 0.1
+    assert len(list(folder.glob("*/*"))) == 2  # results and log
 
 
-def a_campaign(tmp_path: Path, **options: Any) -> campaign.Campaign:
-    made = campaign.Campaign(tmp_path / "toy/2026-01-02-abc.json", dry_run=True, **options)
-    made.save()
-    return made
+@needs_kernels
+def test_the_second_run_goes_on_in_the_same_file(first: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = first
+    before = the_file(folder)
+    done = run(folder, "--second")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = the_file(folder)
+    assert found.without_number == before.without_number
+    assert found.rows[: len(before.rows)] == before.rows
+    assert all(found.stages[phase.name]["findings"] for phase in plan.SECOND)
+    assert len(found.stages["profile"]["findings"]) == plan.SLOWEST
+    assert len(found.tables()["training step"]) == 1
 
 
-def test_a_workload_that_took_the_whole_limit_is_not_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = a_campaign(tmp_path)
-    made.starts("ops", "ops, forward: endless")
-    monkeypatch.setattr(campaign, "_status", lambda command, limit: time.sleep(0.1))
-    assert campaign.run_stage(made, "ops", [], 0.1) == "was killed at its limit"
-    assert made.results.without_number == {"ops, forward: endless": "the stage was killed at its limit"}
-    assert not campaign.Campaign(made.path, dry_run=True).starts("ops", "ops, forward: endless")
+@needs_kernels
+def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
+    def no_room() -> None:  # no file may grow beyond this, as on a disk that is full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+
+    done = run(tmp_path, "--first", "--phases", "smoke", preexec_fn=no_room)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "could not be written" in done.stderr and "not stored:" in done.stdout
+    assert done.stdout.count("smoke: ") >= 7 and "7 of 7 ok" in done.stdout
+    assert not list(tmp_path.glob("*/*.tmp"))
 
 
-def test_a_workload_that_began_late_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = a_campaign(tmp_path)
-    made.starts("ops", "ops, forward: late")
-    monkeypatch.setattr(campaign, "_status", lambda command, limit: None)
-    campaign.run_stage(made, "ops", [], 60)
-    assert made.results.without_number == {}
-    assert campaign.Campaign(made.path, dry_run=True).starts("ops", "ops, forward: late")
+def a_record(tmp_path: Path) -> Record:
+    return Record(tmp_path / "toy/2026-01-02-abc.json", {"date": "2026-01-02"})
 
 
-def test_what_a_stage_started_dies_with_it(tmp_path: Path) -> None:
-    mark = tmp_path / "alive"
-    command = ["bash", "-c", f"(sleep 1.5; touch {mark}) & wait"]
-    assert campaign._status(command, 0.2) is None
-    time.sleep(1.8)
-    assert not mark.exists()
-    assert campaign._status(["bash", "-c", "exit 3"], 10) == 3
+def test_out_of_time_starts_nothing_and_says_so(tmp_path: Path) -> None:
+    record = a_record(tmp_path)
+    jobs.run(
+        record,
+        "smoke",
+        ["self-check"],
+        seconds=9,
+        together=1,
+        apart=True,
+        deadline=time.monotonic() - 1,
+        settings=jobs.Settings(dry_run=True),
+    )
+    assert record.phase("smoke")["status"] == "0 of 1 ok, no time for 1"
+    assert json.loads(record.path.read_text())["stages"]["smoke"]["findings"] == {}
 
 
-def test_after_an_error_of_the_device_the_stage_goes_on_in_a_new_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    statuses = [campaign.DEVICE_LOST, campaign.DEVICE_LOST, 0]
-    monkeypatch.setattr(campaign, "_status", lambda command, limit: statuses.pop(0))
-    campaign.run_stage(a_campaign(tmp_path), "ops", [], 60)
-    assert statuses == []
+def test_a_later_result_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    record = a_record(tmp_path)
+    timing = {"median": 1.0, "low": 1.0, "high": 1.0, "rounds": 5}
+    row = {"table": "ops, forward", "name": "toy", "times": {"ours": timing}, "beside": {}}
+    record.keep("times", "toy", {"ok": False, "says": "hung"})
+    for median in (1.0, 2.0):
+        record.keep(
+            "times", "toy", {"ok": True, "rows": [{**row, "times": {"ours": {**timing, "median": median}}}]}
+        )
+    found = results.read(record.path)
+    assert [r.times["ours"].median for r in found.rows] == [2.0] and found.without_number == {}
 
 
-def test_an_error_of_the_device_ends_the_process_with_its_status(tmp_path: Path) -> None:
-    made = a_campaign(tmp_path)
-    lose = f"""
-import runpy, sys
-from bench import campaign, campaign_times
-def ops(made): raise campaign.DeviceLost
-campaign_times.ops = ops
-sys.argv = ["campaign", "--child", "ops", "--limit", "9", "--dry-run", "--file", "{made.path}"]
-runpy.run_module("bench.campaign", run_name="__main__")
-"""
-    done = subprocess.run([sys.executable, "-c", lose], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == campaign.DEVICE_LOST, done.stderr[-2000:]
+def test_a_library_built_beforehand_must_fit(tmp_path: Path) -> None:
+    assert "must hold _C" in str(prebuilt.missing(tmp_path))
+    (tmp_path / f"_C{prebuilt.SUFFIX}").write_bytes(b"")
+    assert "_build.json" in str(prebuilt.missing(tmp_path))
+    for record, reason in (
+        ({"cuda": None}, "without CUDA"),
+        ({"cuda": {"nvcc": "13.0"}, "sources": "0"}, "other sources"),
+        ({"cuda": {"nvcc": "13.0"}, "sources": prebuilt.sources()}, None),
+    ):
+        (tmp_path / "_build.json").write_text(json.dumps(record))
+        found = prebuilt.missing(tmp_path)
+        assert found is None if reason is None else reason in str(found)
 
 
-def test_out_of_time_starts_nothing(tmp_path: Path) -> None:
-    made = a_campaign(tmp_path, deadline=time.monotonic() - 1)
-    with pytest.raises(TimeoutError):
-        made.starts("ops", "ops, forward: one")
+def test_every_kernel_for_a_gpu_has_a_job() -> None:
+    named = {str(kernel) for kernel in cases.kernels(dry_run=False)}
+    assert {"msca_conv forward cuda", "nmf2d backward triton", "msca_block forward auto"} <= named
+    for kernel in cases.kernels(dry_run=False):
+        for shape in cases.shapes(kernel.spec, dry_run=False):
+            assert " " not in shape and cases.sample_of(kernel.spec, shape)
 
 
-def test_options_that_make_no_sense_are_one_line() -> None:
-    done = run("--stages", "parity,poetry", "--dry-run")
-    assert done.returncode == 2 and "--stages: poetry is none of build, parity" in done.stderr
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--first", "--dry-run", "--phases", "smoke,poetry"], "--phases: poetry is none of probe, smoke"),
+        (["--first", "--plant", "x=segv"], "--plant: only in a dry run"),
+        ([], "one of the arguments --first --second is required"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_line(options: list[str], message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.campaign", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and message in done.stderr
 
 
-def test_stages_fit_nine_minutes() -> None:
-    assert sum(campaign.STAGES.values()) <= 540
+def test_the_first_run_fits_a_call_of_ten_minutes() -> None:
+    assert sum(phase.seconds for phase in plan.FIRST) == 500
+    assert sum(phase.seconds for phase in plan.SECOND) == 300

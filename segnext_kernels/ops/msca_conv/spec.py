@@ -60,6 +60,11 @@ SPEC = Spec(
         Sample(f"{stage}-c{c}-h{side}w{side}", _build, dict(n=1, c=c, h=side, w=side))
         for stage, (c, side, _) in STAGES.items()
     ),
+    target_shapes=samples(
+        _build,
+        t1_c32_h256w512=dict(n=1, c=32, h=256, w=512),  # of 1024x2048
+        b1_c64_h128w128_n32=dict(n=32, c=64, h=128, w=128),
+    ),
     bad_inputs=(
         BadInput(
             "x-axes",

@@ -78,6 +78,11 @@ SPEC = Spec(
         t_d256_n4096_r16=dict(b=1, d=256, n=4096, r=16, steps=7, save=False, inner_rows=True),
         b_d512_n4096_r64=dict(b=1, d=512, n=4096, r=64, steps=7, save=False, inner_rows=True),
     ),
+    target_shapes=samples(
+        _build,
+        t_d256_n32768_r16=dict(b=1, d=256, n=32768, r=16, steps=7, save=False, inner_rows=True),
+        b_d512_n4096_r64_b32=dict(b=32, d=512, n=4096, r=64, steps=7, save=False, inner_rows=True),
+    ),
     bad_inputs=(
         BadInput(
             "x-axes",

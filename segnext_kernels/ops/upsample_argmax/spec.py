@@ -65,6 +65,9 @@ SPEC = Spec(
             dict(n=1, k=19, h=128, w=256, size=(1024, 2048), smooth=True),
         ),
     ),
+    target_shapes=samples(
+        _build, n16_k19_h128w256_smooth=dict(n=16, k=19, h=128, w=256, size=(1024, 2048), smooth=True)
+    ),
     bad_inputs=(
         BadInput(
             "logits-axes",

@@ -1,0 +1,157 @@
+"""The command line of `bench.campaign`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import campaign, machine, report, results
+from bench.campaign import jobs, plan, prebuilt
+from bench.campaign.record import Record
+
+FOLDER = "SEGNEXT_RESULTS"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
+        prog="python -m bench.campaign",
+        description=campaign.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    runs = made.add_mutually_exclusive_group(required=True)
+    runs.add_argument("--first", action="store_true", help="right, fast, whole: nine minutes at most")
+    runs.add_argument("--second", action="store_true", help="tuning, torch.compile, training, profiles")
+    made.add_argument(
+        "--seconds", type=float, help="of the whole run; default: 500 for --first, 300 for --second"
+    )
+    made.add_argument(
+        "--results",
+        type=Path,
+        default=Path(os.environ.get(FOLDER) or results.FOLDER),
+        help=f"folder of the result file; default: the variable {FOLDER}, else bench/results",
+    )
+    made.add_argument(
+        "--prebuilt",
+        type=Path,
+        metavar="DIR",
+        help="a library for this machine's Python and device, with its _build.json; default: build where none is there",
+    )
+    made.add_argument("--phases", help="some of them, by commas")
+    made.add_argument("--limit", type=float, help="seconds that a job may take, instead of its phase's")
+    made.add_argument("--again", action="store_true", help="run again what has a result")
+    made.add_argument("--commit", help="what is measured, where the checkout came without its .git")
+    made.add_argument("--plan", action="store_true", help="print the phases and their seconds, and stop")
+    made.add_argument(
+        "--dry-run", action="store_true", help="on the CPU with tiny shapes; proves the campaign"
+    )
+    made.add_argument(
+        "--plant",
+        action="append",
+        default=[],
+        metavar="JOB=FAULT",
+        help="in a dry run: let a job such as 'smoke: dwconv_gelu forward cuda' end in segv, hang, triton or capture",
+    )
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m bench.campaign`."""
+    begin = time.monotonic()
+    options = parser().parse_args(arguments)
+    phases = plan.FIRST if options.first else plan.SECOND
+    seconds = options.seconds or (500 if options.first else 300)
+    known = [phase.name for phase in phases]
+    wanted = options.phases.split(",") if options.phases else known
+    if unknown := [name for name in wanted if name not in known]:
+        parser().error(f"--phases: {', '.join(unknown)} is none of {', '.join(known)}")
+    if options.plant and not options.dry_run:
+        parser().error("--plant: only in a dry run")
+    print(plan.text(phases, seconds), flush=True)
+    if options.plan:
+        return
+    described = _described(options)
+    record = Record(_file_of(described, options.results), described)
+    settings = jobs.Settings(
+        options.dry_run, dict(each.rpartition("=")[::2] for each in options.plant), options.again
+    )
+    if not options.dry_run:
+        _provide_library(options, record, settings, begin + seconds)
+    total, until = sum(phase.seconds for phase in phases), 0.0
+    for phase in phases:
+        until += phase.seconds * seconds / total
+        if phase.name in wanted:
+            jobs.run(
+                record,
+                phase.name,
+                phase.jobs(record, options.dry_run),
+                seconds=min(phase.each, options.limit or phase.each),
+                together=phase.together,
+                apart=phase.apart,
+                deadline=begin + until,
+                settings=settings,
+            )
+    print(f"\n{report.render(record.results)}\n")
+    print(f"not stored: {record.unsaved}" if record.unsaved else f"stored in {record.path}")
+
+
+def _described(options: argparse.Namespace) -> dict[str, Any]:
+    """The machine and the commit; ends here where there is nothing to measure."""
+    import torch
+
+    if not options.dry_run and not torch.cuda.is_available():
+        parser().exit(
+            1, "bench.campaign: torch sees no GPU here; --dry-run goes through everything on the CPU\n"
+        )
+    described = machine.describe()
+    described["commit"] = options.commit or described["commit"]
+    if described["commit"] == "nocommit":
+        parser().error("--commit: needed here, where git does not know what is measured")
+    if options.dry_run:
+        described["slug"] = f"dry-run-{described['slug']}"
+    return described
+
+
+def _file_of(described: dict[str, Any], folder: Path) -> Path:
+    """An earlier sitting's file for this device and commit, or a new one of today."""
+    path = results.path_of(described, folder)
+    _, _, commit = path.stem.rpartition("-")
+    return max(path.parent.glob(f"*-{commit}.json"), default=path)
+
+
+def _provide_library(
+    options: argparse.Namespace, record: Record, settings: jobs.Settings, deadline: float
+) -> None:
+    """The one built beforehand, else the one that is there, else a new one."""
+    place = options.prebuilt or prebuilt.PACKAGE
+    reason = prebuilt.missing(place)
+    if reason is None:
+        prebuilt.install(place)
+        # in a process of its own: this one has loaded, or missed, what was there before
+        code = "import sys; from segnext_kernels import _library as l; sys.exit(l.missing('cuda'))"
+        done = subprocess.run([sys.executable, "-c", code], cwd=machine.ROOT, capture_output=True, text=True)
+        reason = done.stderr.strip().splitlines()[-1] if done.returncode else None
+    if reason is None:
+        return
+    print(f"the library is built here: {reason}", flush=True)
+    phase = plan.BUILD
+    jobs.run(
+        record,
+        phase.name,
+        phase.jobs(record, False),
+        seconds=phase.each,
+        together=1,
+        apart=True,
+        deadline=deadline,
+        settings=jobs.Settings(again=True),
+    )
+
+
+if __name__ == "__main__":
+    main()

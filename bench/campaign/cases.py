@@ -1,0 +1,163 @@
+"""What is compared and timed: an op's kernel in one direction on one input, named in words that fit a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.peers import in_layout
+from segnext_kernels import use_backend
+from segnext_kernels.backend import KERNELS
+from segnext_kernels.specification import Sample, Spec, all_specs
+from tests.contract.cases import cast, with_gradient
+
+GPU_BACKENDS = ("cuda", "triton")
+LARGE_BATCH = 32
+DRY_OPS = ("dwconv_gelu", "upsample_argmax")  # of a dry run: one with a backward, one without
+Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An op's forward, or its forward and backward, by one backend."""
+
+    op: str
+    direction: str  # "forward" or "backward"
+    backend: str
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.direction} {self.backend}"
+
+    @property
+    def spec(self) -> Spec:
+        """The op's specification."""
+        return all_specs()[self.op]
+
+    @property
+    def table(self) -> str:
+        """The table of its times."""
+        return "ops, forward" if self.direction == "forward" else "ops, forward + backward"
+
+
+def kernels(dry_run: bool) -> list[Kernel]:
+    """Every kernel for a GPU: CUDA's before Triton's, and "auto" where an op runs on kernels of both."""
+    found = []
+    for backend in (*GPU_BACKENDS, "auto"):
+        for op, spec in all_specs().items():
+            if dry_run and op not in DRY_OPS:
+                continue
+            for direction in ("forward", "backward") if spec.differentiable else ("forward",):
+                known = KERNELS.get(op if direction == "forward" else f"{op}_backward", {})
+                is_mixed = "cuda" not in KERNELS[op] and direction == "forward"
+                if is_mixed if backend == "auto" else backend in known:
+                    found.append(Kernel(op, direction, backend))
+    return found
+
+
+def shapes(spec: Spec, dry_run: bool) -> list[str]:
+    """Names of the inputs to time, the most telling ones first: T's stages, targets, the first at batch 32, B's."""
+    if dry_run:
+        return [spec.samples[0].name]
+    names = [sample.name for sample in spec.model_shapes]
+    first, later = names[:1], [name for name in names[1:] if not name.startswith(("b2", "b3", "b4"))]
+    targets = [sample.name for sample in spec.target_shapes]
+    return [*first, *targets, f"{first[0]}*{LARGE_BATCH}", *later]
+
+
+def sample_of(spec: Spec, name: str) -> tuple[Sample, dict[str, int]]:
+    """A named input, and the sizes that its name changes."""
+    name, _, batch = name.partition("*")
+    known = {sample.name: sample for sample in (*spec.samples, *spec.model_shapes, *spec.target_shapes)}
+    axis = "b" if "b" in known[name].sizes else "n"
+    return known[name], {axis: int(batch)} if batch else {}
+
+
+@dataclass
+class Case:
+    """A kernel on one input; values are drawn on the device, once."""
+
+    kernel: Kernel
+    args: tuple[Any, ...]
+    grad: Tensor | None
+
+    @classmethod
+    def of(cls, kernel: Kernel, shape: str, dtype: torch.dtype, device: torch.device) -> Case:
+        """The named input in channels_last."""
+        sample, changed = sample_of(kernel.spec, shape)
+        if kernel.direction == "backward" and "save" in kernel.spec.internal:
+            changed = {**changed, "save": True}
+        generator = torch.Generator(device).manual_seed(0)
+        args = in_layout(sample.make(dtype, device, generator=generator, **changed), torch.channels_last)
+        if kernel.direction == "forward":
+            return cls(kernel, args, None)
+        with torch.no_grad():
+            out = _first(kernel.spec.reference(*args))
+        grad = torch.randn(out.shape, generator=generator, device=device).to(out.dtype)
+        return cls(kernel, args, in_layout(grad, torch.channels_last))
+
+    def results(self, function: Function, args: tuple[Any, ...] | None = None) -> list[Tensor]:
+        """What ``function`` gives: its output, or all gradients."""
+        args = self.args if args is None else args
+        if self.grad is None:
+            with torch.inference_mode():
+                return [_first(function(*args))]
+        fresh, leaves = with_gradient(self.kernel.spec, args)
+        out = _first(function(*fresh))
+        return list(torch.autograd.grad(out, leaves, self.grad.to(out.dtype)))
+
+    def ours(self) -> list[Tensor]:
+        """By the kernel; on a CPU, in a dry run, by what runs there."""
+        on_gpu = self.args[0].device.type == "cuda"
+        with use_backend(self.kernel.backend if on_gpu else "auto"):
+            return self.results(self.kernel.spec.call)
+
+    def eager(self) -> list[Tensor]:
+        """By plain PyTorch in the same dtype."""
+        return self.results(self.kernel.spec.reference)
+
+    def oracle(self) -> list[Tensor]:
+        """By plain PyTorch in float64."""
+        return self.results(self.kernel.spec.reference, cast(self.args, torch.float64))
+
+
+def _first(out: Any) -> Any:
+    return out[0] if isinstance(out, tuple) else out
+
+
+def agreement(case: Case) -> tuple[bool, dict[str, str]]:
+    """Whether the kernel is as near to float64 as eager PyTorch, within twice, and gives the same bits twice.
+
+    Of whole tensors: error over the oracle's norm. Says both errors of each output, so that a near miss is seen as one.
+    """
+    from tests.accuracy import assert_labels
+
+    outs, again = case.ours(), case.ours()
+    if not outs[0].is_floating_point():
+        assert_labels(outs[0], case.args[0], (outs[0].shape[1], outs[0].shape[2]))
+        return torch.equal(outs[0], again[0]), {"labels": "those of PyTorch"}
+    found, is_good = {}, True
+    for index, tensors in enumerate(zip(outs, again, case.oracle(), case.eager(), strict=True)):
+        eps = torch.finfo(tensors[0].dtype).eps
+        out, second, oracle, eager = (t.double() for t in tensors)
+        norm = oracle.norm().item() or 1.0
+        mine, theirs = ((t - oracle).norm().item() / norm for t in (out, eager))
+        same = torch.equal(out, second)
+        if not theirs < 1:  # eager overflows in float16
+            theirs = eps
+        is_good = is_good and same and mine <= 2.2 * theirs + 4 * eps  # NaN is not
+        found[f"output {index}"] = f"{mine:.1e}, eager {theirs:.1e}" + (
+            "" if same else ", NOT THE SAME TWICE"
+        )
+    return is_good, found
+
+
+def each(dry_run: bool, passed: Callable[[Kernel], bool]) -> Iterator[tuple[Kernel, str]]:
+    """Kernels that passed with the inputs to time, in turns over the kernels: the time may end anywhere."""
+    chosen = [kernel for kernel in kernels(dry_run) if passed(kernel)]
+    named = {kernel: shapes(kernel.spec, dry_run) for kernel in chosen}
+    for turn in range(max(map(len, named.values()), default=0)):
+        yield from ((kernel, names[turn]) for kernel, names in named.items() if turn < len(names))

@@ -1,0 +1,146 @@
+"""Is it built, what can the device do, is each kernel right? A function a phase; each returns what it found."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import machine, roofline
+from bench.campaign.cases import Case, Kernel, agreement, shapes
+from bench.campaign.record import as_json
+from segnext_kernels import _library, self_check
+
+ROOT = machine.ROOT
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")  # of compute-sanitizer
+FAULTS_SHOWN = 20
+
+
+def build(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """Compile the kernels for this GPU, in place, with what the machine has."""
+    if not dry_run:
+        major, minor = torch.cuda.get_device_capability()
+        # as many jobs as cores: a guest's memory may grow only when it is asked for
+        environment = {
+            **os.environ,
+            "SEGNEXT_BUILD": "cuda",
+            "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}",
+            "MAX_JOBS": str(os.cpu_count() or 1),
+        }
+        status, text = run([sys.executable, "setup.py", "build_ext", "--inplace"], seconds, environment)
+        if status != 0:
+            return {"ok": False, "says": last_line(text), "status": status}
+        _library.build_record.cache_clear()
+    return {"ok": True, "says": "built", "record": _library.build_record()}
+
+
+def probe(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """Versions, whether the library fits this device, and the ceilings."""
+    found: dict[str, Any] = {
+        "cores": os.cpu_count(),
+        "library": _library.missing("cpu" if dry_run else "cuda") or "loads",
+    }
+    if not dry_run:
+        found["architectures"] = _library.architecture_gap(torch.device("cuda", 0)) or "fit this device"
+    ceilings = roofline.measure() if dry_run else roofline.measure_gpu()
+    bandwidth = max(rate for _, rate in ceilings.copies)
+    found["says"] = f"library {found['library']}, copies {bandwidth / 1e3:.2f} TB/s"
+    return {"ok": found["library"] == "loads", **found, "ceilings": as_json(ceilings)}
+
+
+def smoke(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """One kernel at the model's first shape, in bfloat16 and float32, against float64."""
+    if job == "self-check":
+        return _self_check(dry_run)
+    device = torch.device("cpu" if dry_run else "cuda")
+    kernel = Kernel(*job.split())
+    errors, is_good = {}, True
+    for dtype in (torch.bfloat16, torch.float32):
+        ok, found = agreement(Case.of(kernel, shapes(kernel.spec, dry_run)[0], dtype, device))
+        is_good = is_good and ok
+        errors |= {f"{str(dtype).removeprefix('torch.')} {name}": text for name, text in found.items()}
+    return {"ok": is_good, "says": "" if is_good else "; ".join(errors.values())[:200], "errors": errors}
+
+
+def _self_check(dry_run: bool) -> dict[str, Any]:
+    """What a user's first call does: the CUDA kernels, in a process of their own, remembered."""
+    if dry_run:
+        return {"ok": True, "says": "no GPU in a dry run"}
+    start = time.perf_counter()
+    x = torch.ones(1, 8, 4, 4, device="cuda")
+    self_check.distrusted("dwconv_gelu", "cuda", (x, x, None))
+    found = {str(subject): verdict.reason for subject, verdict in self_check.remembered(0).items()}
+    wrong = {name: reason for name, reason in found.items() if reason}
+    took = round(time.perf_counter() - start, 1)
+    says = f"{len(found) - len(wrong)} of {len(found)} CUDA kernels agree, {took} s"
+    return {"ok": bool(found) and not wrong, "says": says, "seconds": took, "wrong": wrong}
+
+
+def contract(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """The contract's values of one op by one backend: edge shapes, strides, NaN."""
+    op, backend = job.split()
+    where = f"{op}- and fp32-nhwc-cpu and forward_is" if dry_run else f"{op}- and -{backend}-cuda"
+    options = ["-q", "--no-header", "-p", "no:cacheprovider", "--tb=line", "--maxfail=20", "-rf", "-k", where]
+    command = [sys.executable, "-m", "pytest", *options, "tests/contract/test_values.py"]
+    status, text = run(command, seconds)
+    lines = text.strip().splitlines()
+    failed = [line[:300] for line in lines if line.startswith("FAILED")][:FAULTS_SHOWN]
+    says = lines[-1].strip("= ") if lines else "no output"
+    is_cut = status is None and not failed
+    return {
+        "ok": (status == 0 or is_cut) and "passed" in says + text,
+        "says": "not finished in its time; nothing failed" if is_cut else says,
+        "failed": failed,
+    }
+
+
+def memcheck(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """compute-sanitizer's memory checker over one op on small inputs; a refusal by the machine is recorded."""
+    return sanitized(job, "memcheck", dry_run, seconds)
+
+
+def sanitized(op: str, tool: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """One tool of compute-sanitizer over one op's CUDA kernels."""
+    program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    calls = [sys.executable, "-m", "bench.small_calls", "cpu" if dry_run else "cuda", op]
+    if dry_run:
+        command = calls
+    elif Path(program).exists():
+        command = [program, "--tool", tool, "--error-exitcode", "9", *calls]
+    else:
+        return {"ok": False, "says": "compute-sanitizer not found"}
+    # each tensor in memory of its own, or an overrun ends in a neighbour unseen
+    status, text = run(command, seconds, {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
+    summary = re.findall(r"ERROR SUMMARY:.*", text)
+    says = summary[-1] if summary else "killed at its limit" if status is None else last_line(text)
+    lines = [line for line in text.splitlines() if line.startswith("=========")]
+    return {"ok": status == 0, "says": says, **({} if status == 0 else {"output": lines[:60]})}
+
+
+def run(
+    command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
+) -> tuple[int | None, str]:
+    """Exit status and output of a program; None where it was killed at its limit."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        text, _ = process.communicate(timeout=seconds)
+        return process.returncode, text
+    except subprocess.TimeoutExpired:
+        process.kill()
+        text, _ = process.communicate()
+        return None, text
+
+
+def last_line(text: str) -> str:
+    """Of a program's output: in Python it names the error."""
+    return (text.strip().splitlines() or ["no output"])[-1][:200]

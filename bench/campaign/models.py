@@ -1,0 +1,179 @@
+"""Deployed models: error, time with and without a graph, launches and the kernels' shares; against eager PyTorch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import plain_segnext, roofline, workloads
+from bench.campaign.record import as_json
+from bench.clock import Clock, Run
+from bench.peers import in_layout
+from bench.results import OURS, Row, Timing
+from segnext import deploy
+
+TABLE = "models, image to mask"
+SECONDS = 1.0
+EAGER = "eager channels_last"
+# Size, batch, height, width, classes; what is promised first.
+MODELS = (
+    "t 1 768 1536 19",
+    "t 1 512 512 150",
+    "t 32 512 512 150",
+    "b 1 512 512 150",
+    "t 1 1024 2048 19",
+    "b 1 1024 2048 19",
+)
+DRY_MODELS = ("t 1 64 96 19",)
+PROFILED = 5  # forwards
+MOST_KERNELS = 40  # shown of a profile
+
+
+class PlainModule(nn.Module):
+    """The official arithmetic on a state dict, as a module: compilers take its weights for constants."""
+
+    def __init__(self, function: Callable[..., Tensor], state_dict: dict[str, Tensor], bases: Tensor) -> None:
+        super().__init__()
+        self.function, self.names = function, {name: name.replace(".", "__") for name in state_dict}
+        for name, tensor in state_dict.items():
+            self.register_buffer(self.names[name], tensor)
+        self.register_buffer("own_bases", bases)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The function's result."""
+        weights = {name: getattr(self, attribute) for name, attribute in self.names.items()}
+        return self.function(weights, self.own_bases, images)
+
+
+class Setting:
+    """One model with its weights in plain PyTorch and a scene; the classifier is fitted to it."""
+
+    def __init__(self, job: str, device: torch.device) -> None:
+        self.size, *numbers = job.split()
+        self.batch, height, width, classes = map(int, numbers)
+        model, state_dict = workloads.pair(self.size, classes)
+        images, labels = workloads.scene(height, width, classes)
+        workloads.fit_classifier(model, state_dict, images, labels)
+        self.flops = self.batch * roofline.counted_flops(lambda: model.forward_logits(images))
+        self.state_dict = in_layout(
+            {name: t.to(device) for name, t in state_dict.items()}, torch.channels_last
+        )
+        self.images = in_layout(images.to(device).expand(self.batch, -1, -1, -1), torch.channels_last)
+        self.model, self.bases = model.to(device), model.decoder.hamburger.bases.to(device)
+        self.name = f"{self.size.upper()} {self.batch}x{height}x{width}, {classes} classes, bfloat16"
+        with torch.inference_mode():
+            self.oracle = plain_segnext.logits(self.state_dict, self.bases, self.images)
+
+    def plain(self) -> PlainModule:
+        """The official arithmetic in bfloat16."""
+        low = {
+            name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in self.state_dict.items()
+        }
+        return PlainModule(plain_segnext.mask, low, self.bases.to(torch.bfloat16))
+
+
+def models(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """One deployed model; each variant by itself: one that fails does not cost the others."""
+    device = torch.device("cpu" if dry_run else "cuda")
+    setting = Setting(job, device)
+    found: dict[str, Any] = {}
+    plain = deploy(setting.model, torch.bfloat16, cuda_graph=False)
+    graph = deploy(setting.model, torch.bfloat16)
+    lower = setting.plain()
+    error = (plain.forward_logits(setting.images) - setting.oracle).abs().max() / setting.oracle.abs().max()
+    found["error of logits"] = round(error.item(), 5)
+    runs: dict[str, Run] = {
+        OURS: lambda: graph.predict(setting.images),
+        "ours without a graph": lambda: plain.predict(setting.images),
+        EAGER: torch.inference_mode()(lambda: lower(setting.images.to(torch.bfloat16))),
+    }
+    passed, refused = gated(runs, setting.oracle)
+    measured = Clock(device).interleaved(passed, 0 if dry_run else SECONDS)
+    timings = {name: Timing.of(values) for name, values in measured.items()}
+    if not dry_run:
+        found |= profile(runs[OURS])
+    if refused:
+        found["refused"] = refused
+    if OURS not in timings:
+        return {"ok": False, "says": str(refused)[:300], **found}
+    ours = timings[OURS].median
+    says = f"{ours:.3f} ms, {1e3 * setting.batch / ours:.0f} images/s, error {found['error of logits']}"
+    says += f", {found['launches']} launches" if "launches" in found else ""
+    says += f"; {refused}" if refused else ""
+    beside = "ours without a graph"
+    row = Row(
+        TABLE,
+        setting.name,
+        {name: t for name, t in timings.items() if name != beside},
+        {beside: timings[beside]} if beside in timings else {},
+        flops=setting.flops,
+        notes={
+            "images_per_s": {name: round(1e3 * setting.batch / t.median, 1) for name, t in timings.items()}
+        },
+        tensor_cores=not dry_run,
+    )
+    return {"ok": True, "says": says, **found, "rows": [as_json(row)]}
+
+
+def gated(runs: Mapping[str, Run], oracle: Tensor) -> tuple[dict[str, Run], dict[str, str]]:
+    """Those whose label maps agree with the oracle's, and why the others are left out."""
+    passed, refused = {}, {}
+    for name, run in runs.items():
+        try:
+            workloads.assert_labels_agree(run(), oracle, name)
+            passed[name] = run
+        except Exception as error:
+            refused[name] = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+    return passed, refused
+
+
+def profile(run: Run) -> dict[str, Any]:
+    """Launches of one call, and the device's microseconds by kernel, the longest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for _ in range(PROFILED):
+            run()
+        torch.cuda.synchronize()
+    rows = sorted(profiler.key_averages(), key=lambda row: -row.device_time_total)
+    return {
+        "launches": round(sum(row.count for row in rows) / PROFILED, 1),
+        "kernels": {
+            row.key[:80]: {"us": round(row.device_time_total / PROFILED, 1), "launches": row.count / PROFILED}
+            for row in rows[:MOST_KERNELS]
+        },
+    }
+
+
+def compiled(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """One model by torch.compile max-autotune with CUDA graphs, and ours by it: minutes; beside ours as deployed."""
+    from segnext import runtimes
+
+    device = torch.device("cpu" if dry_run else "cuda")
+    setting = Setting(job, device)
+    ours, lower = deploy(setting.model, torch.bfloat16), setting.plain()
+    low_images = setting.images.to(torch.bfloat16)
+    runs: dict[str, Run] = {OURS: lambda: ours.predict(setting.images)}
+    refused: dict[str, str] = {}
+    start = time.perf_counter()
+    for mode in () if dry_run else (None, "max-autotune"):
+        name = f"torch.compile{' ' + mode if mode else ''}"
+        try:
+            with torch.inference_mode():
+                runs[name] = runtimes.torch_compile(lower, low_images, mode=mode, alone=True)
+        except runtimes.Unavailable as reason:
+            refused[name] = str(reason)
+    passed, more = gated(runs, setting.oracle)
+    refused |= more
+    measured = Clock(device).interleaved(passed, 0 if dry_run else SECONDS)
+    timings = {name: Timing.of(values) for name, values in measured.items()}
+    says = ", ".join(f"{name} {t.median:.3f} ms" for name, t in timings.items())
+    row = Row(TABLE, f"{setting.name}, compiled", timings, flops=setting.flops, tensor_cores=not dry_run)
+    return {
+        "ok": OURS in timings and not refused,
+        "says": f"{says} {refused or ''}"[:300],
+        "seconds": round(time.perf_counter() - start, 1),
+        "rows": [as_json(row)] if OURS in timings else [],
+    }

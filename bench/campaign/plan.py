@@ -1,0 +1,116 @@
+"""The phases of the two runs: their seconds, their jobs, and how these are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.campaign import cases, models, training
+from bench.campaign.record import Record
+from bench.results import OURS
+from segnext_kernels.backend import KERNELS
+
+DEPLOYED_BY_TRITON = ("msca_block", "conv2d_act", "conv_ffn", "gated_pointwise")  # tuned first
+SLOWEST = 3  # kernels that are profiled
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run.
+
+    Attributes:
+        name: a key of `worker.functions`.
+        seconds: of the whole run; what earlier phases leave over is used too.
+        jobs: names of the jobs, given what is known and whether it is a dry run.
+        each: seconds that a job may take.
+        together: processes at once; those that time have the device for themselves.
+        apart: a process for each job.
+    """
+
+    name: str
+    seconds: float
+    jobs: Callable[[Record, bool], list[str]]
+    each: float
+    together: int = 1
+    apart: bool = True
+
+
+def _one(name: str) -> Callable[[Record, bool], list[str]]:
+    return lambda record, dry_run: [name]
+
+
+def _smoke(record: Record, dry_run: bool) -> list[str]:
+    return ["self-check", *map(str, cases.kernels(dry_run))]
+
+
+def _times(record: Record, dry_run: bool) -> list[str]:
+    passed = cases.each(dry_run, lambda kernel: record.passed("smoke", str(kernel)))
+    return [f"{kernel} {shape}" for kernel, shape in passed]
+
+
+def _models(record: Record, dry_run: bool) -> list[str]:
+    return list(models.DRY_MODELS if dry_run else models.MODELS)
+
+
+def _contract(record: Record, dry_run: bool) -> list[str]:
+    """CUDA's first; never PyTorch's own."""
+    pairs = [(kernel.op, kernel.backend) for kernel in cases.kernels(dry_run) if kernel.backend != "auto"]
+    return [f"{op} {backend}" for op, backend in dict.fromkeys(pairs)]
+
+
+def _memcheck(record: Record, dry_run: bool) -> list[str]:
+    return [op for op in KERNELS if "cuda" in KERNELS[op] and (not dry_run or op in cases.DRY_OPS)]
+
+
+def _tune(record: Record, dry_run: bool) -> list[str]:
+    kernels = [kernel for kernel in cases.kernels(dry_run) if kernel.backend == "triton"]
+    return [str(kernel) for kernel in sorted(kernels, key=lambda kernel: kernel.op not in DEPLOYED_BY_TRITON)]
+
+
+def _compile(record: Record, dry_run: bool) -> list[str]:
+    return [_models(record, dry_run)[0]]
+
+
+def _training(record: Record, dry_run: bool) -> list[str]:
+    return list(training.DRY_STEPS if dry_run else training.STEPS)
+
+
+def _profile(record: Record, dry_run: bool) -> list[str]:
+    """The kernels that are farthest above their floors, as the first run timed them."""
+    ceilings, worst = record.results.ceilings, {}
+    for row in record.results.rows:
+        op, _, shape = row.name.partition(" ")
+        if row.table.startswith("ops"):
+            share = row.roofline_share(ceilings) or 0.0  # unknown without ceilings: then the longest ones
+            direction = "forward" if row.table == "ops, forward" else "backward"
+            job = f"{op} {direction} {row.notes['backend']} {shape.partition(' ')[0]}"
+            worst[job] = row.times[OURS].median * (1 - share)  # milliseconds that could be had
+    return sorted(worst, key=lambda job: -worst[job])[:SLOWEST]
+
+
+FIRST = (
+    Phase("probe", 20, _one("device"), 60),
+    Phase("smoke", 75, _smoke, 60, together=8),
+    Phase("times", 130, _times, 25, apart=False),
+    Phase("models", 100, _models, 60),
+    Phase("contract", 105, _contract, 100, together=8),
+    Phase("memcheck", 70, _memcheck, 60, together=6),
+)
+SECOND = (
+    Phase("tune", 60, _tune, 60),
+    Phase("compile", 110, _compile, 150),
+    Phase("training", 70, _training, 60),
+    Phase("profile", 60, _profile, 30),
+)
+BUILD = Phase("build", 0, _one("library"), 150)  # only where no library was built beforehand
+
+
+def text(phases: tuple[Phase, ...], seconds: float) -> str:
+    """The plan, a line for each phase: until when it may run."""
+    total = sum(phase.seconds for phase in phases)
+    lines, until = [], 0.0
+    for phase in phases:
+        until += phase.seconds * seconds / total
+        how = f"{phase.together} at a time" if phase.together > 1 else "alone on the device"
+        lines.append(f"  until {until:4.0f} s  {phase.name:<9} a job at most {phase.each:.0f} s, {how}")
+    return "\n".join(lines)

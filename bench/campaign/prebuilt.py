@@ -1,0 +1,46 @@
+"""A library that was built beforehand, on any machine with nvcc and the headers of the device machine's Python."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sysconfig
+from pathlib import Path
+
+from bench.machine import ROOT
+
+PACKAGE = ROOT / "segnext_kernels"
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+
+
+def sources() -> str:
+    """What this checkout's library would be built from."""
+    spec = importlib.util.spec_from_file_location("digest", ROOT / "csrc/digest.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.digest())
+
+
+def missing(folder: Path) -> str | None:
+    """Why the library in this folder does not serve here; None where it does."""
+    library, record = folder / f"_C{SUFFIX}", folder / "_build.json"
+    if not library.is_file():
+        there = ", ".join(path.name for path in sorted(folder.glob("_C*"))) or "no _C*.so"
+        return f"{folder} must hold {library.name}, got {there}; build it with this machine's Python"
+    if not record.is_file():
+        return f"{folder} must hold _build.json too, which the build writes beside the library"
+    built = json.loads(record.read_text())
+    if not built.get("cuda"):
+        return f"{library} was built without CUDA; build it with SEGNEXT_BUILD=cuda"
+    if built.get("sources") != sources():
+        return f"{library} was built from other sources than this checkout's csrc; build it again"
+    return None
+
+
+def install(folder: Path) -> None:
+    """Put the library and its record where the package looks for them."""
+    for name in (f"_C{SUFFIX}", "_build.json"):
+        if (folder / name).resolve() != (PACKAGE / name).resolve():
+            shutil.copyfile(folder / name, PACKAGE / name)

@@ -1,0 +1,103 @@
+"""The campaign's two files: results, written again after every result, and the output of what went wrong."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from bench import results
+from bench.results import Ceilings, Row
+from bench.roofline import UNKNOWN
+
+MOST_LOG = 4000  # characters of one job's output: the end, where errors are
+
+
+class Record:
+    """What is known so far; may be used from several threads.
+
+    A disk that is full or gone costs nothing that is in memory: saving is tried again with each result, and at the end
+    everything is printed.
+
+    Args:
+        path: of the result file; read where it exists.
+        machine: see `bench.machine.describe`.
+    """
+
+    def __init__(self, path: Path, machine: dict[str, Any]) -> None:
+        self.path, self.log_path = path, path.with_suffix(".log")
+        self.results = results.read(path) if path.exists() else results.Results(machine, UNKNOWN, [])
+        self.results.machine = machine
+        self.unsaved = ""
+        self._lock = threading.Lock()
+
+    def phase(self, name: str) -> dict[str, Any]:
+        """A phase's part of the file: status, seconds, and a finding for each job."""
+        return self.results.stages.setdefault(name, {"status": "not run", "seconds": 0.0, "findings": {}})
+
+    def finding(self, phase: str, job: str) -> dict[str, Any] | None:
+        """What a job found; None where it has not run."""
+        found = self.phase(phase)["findings"].get(job)
+        return found if isinstance(found, dict) else None
+
+    def passed(self, phase: str, job: str) -> bool:
+        """Whether a job ran and found nothing wrong."""
+        return bool((self.finding(phase, job) or {}).get("ok"))
+
+    def keep(self, phase: str, job: str, result: dict[str, Any]) -> None:
+        """Keep a job's result: ``ok``, ``rows`` of tables, ``ceilings``, and whatever else it says."""
+        with self._lock:
+            finding = {key: value for key, value in result.items() if key not in ("rows", "ceilings")}
+            self.phase(phase)["findings"][job] = finding
+            for row in result.get("rows", ()):
+                made = results.row_of(row)
+                self.results.rows = [
+                    r for r in self.results.rows if (r.table, r.name) != (made.table, made.name)
+                ]
+                self.results.rows.append(made)
+            if "ceilings" in result:
+                self.results.ceilings = results.ceilings_of(result["ceilings"])
+            if not result["ok"]:
+                self.results.without_number[f"{phase}: {job}"] = str(result.get("says", ""))[:300]
+            else:
+                self.results.without_number.pop(f"{phase}: {job}", None)
+            self._save()
+        print(f"{phase}: {job}: {'ok' if result['ok'] else 'NOT OK'}  {result.get('says', '')}", flush=True)
+
+    def close(self, phase: str, status: str, seconds: float) -> None:
+        """Keep how a phase ended."""
+        with self._lock:
+            record = self.phase(phase)
+            record["status"], record["seconds"] = status, round(record["seconds"] + seconds, 1)
+            self._save()
+        print(f"{phase}: {status}, {seconds:.0f} s", flush=True)
+
+    def log(self, job: str, text: str) -> None:
+        """Keep the end of a job's output."""
+        try:
+            with self._lock, self.log_path.open("a") as file:
+                file.write(f"\n==== {job}\n{text[-MOST_LOG:]}\n")
+        except OSError as error:
+            self._complain(self.log_path, error)
+
+    def _save(self) -> None:
+        try:
+            results.save(self.results, self.path)
+            self.unsaved = ""
+        except OSError as error:
+            self._complain(self.path, error)
+
+    def _complain(self, path: Path, error: OSError) -> None:
+        if not self.unsaved:
+            print(
+                f"bench.campaign: {path} could not be written ({error.strerror}); going on", file=sys.stderr
+            )
+        self.unsaved = str(error)
+
+
+def as_json(row: Row | Ceilings) -> dict[str, Any]:
+    """A row or the ceilings as they travel from a job's process."""
+    import dataclasses
+
+    return dataclasses.asdict(row)

@@ -1,0 +1,86 @@
+"""A training step under bfloat16 autocast: time, peak memory and losses, ours and eager PyTorch in turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import roofline, workloads
+from bench.campaign.record import as_json
+from bench.clock import Clock
+from bench.peers import in_layout
+from bench.results import OURS, Row, Timing
+
+TABLE = "training step"
+SECONDS = 1.0
+EAGER = "eager channels_last"
+STEPS = ("t 8 512", "b 8 512")  # size, batch, side
+DRY_STEPS = ("t 2 64",)
+
+
+def training(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """Steps of one model from the same weights; the first one's loss and gradients pass the gate before any time."""
+    device = torch.device("cpu" if dry_run else "cuda")
+    size, *numbers = job.split()
+    batch, side = map(int, numbers)
+    model, state_dict = workloads.pair(size, drop_path=0.0, decoder_dropout=0.0)
+    generator = torch.Generator(device).manual_seed(2)
+    images = torch.randn(batch, 3, side, side, generator=generator, device=device)
+    images = in_layout(images, torch.channels_last)
+    targets = torch.randint(workloads.CLASSES, (batch, side, side), generator=generator, device=device)
+    flops = 3 * batch * roofline.counted_flops(lambda: model.forward_logits(images[:1].cpu()))
+    state_dict = in_layout({name: t.to(device) for name, t in state_dict.items()}, torch.channels_last)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def training_of(
+        made: tuple[dict[str, Tensor], workloads.Loss], autocast: bool = True
+    ) -> workloads.Training:
+        parameters, loss = made
+
+        def low() -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                return loss(images, targets)
+
+        return workloads.Training(parameters, low)
+
+    oracle = training_of(workloads.plain_loss(state_dict, model), autocast=False).step()
+    runs = {
+        EAGER: training_of(workloads.plain_loss(state_dict, model)),
+        OURS: training_of(workloads.model_loss(model)),
+    }
+    fresh: dict[str, dict[str, float]] = {}
+    for name, run in runs.items():
+        before = _peak(device, reset=True)
+        first = Clock(device).seconds(run.step)
+        workloads.assert_step_no_worse(run, oracle, runs[EAGER], name)
+        if before is not None:
+            fresh[name] = {"peak_mib": (_peak(device) or 0) - before, "first_ms": 1e3 * first}
+    measured = Clock(device).interleaved(
+        {name: run.step for name, run in runs.items()}, 0 if dry_run else SECONDS
+    )
+    timings = {name: Timing.of(values) for name, values in measured.items()}
+    for name, found in fresh.items():
+        found["warm_ms"] = timings[name].median
+    notes: dict[str, Any] = {"losses": {name: run.losses[:20] for name, run in runs.items()}}
+    row = Row(
+        TABLE,
+        f"{size.upper()} {batch}x{side}x{side}, 150 classes, AdamW, bfloat16 autocast",
+        {name: timings[name] for name in (OURS, EAGER)},
+        flops=flops,
+        notes={**notes, **({"fresh": fresh} if fresh else {})},
+        tensor_cores=not dry_run,
+    )
+    says = ", ".join(f"{name} {t.median:.1f} ms" for name, t in timings.items())
+    return {"ok": True, "says": says, "rows": [as_json(row)]}
+
+
+def _peak(device: torch.device, reset: bool = False) -> float | None:
+    """MiB that were allocated at most, or are now after a reset; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    if reset:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.max_memory_allocated() / 2**20

@@ -1,0 +1,57 @@
+"""Triton's configurations measured on this device, and the slowest kernels under Nsight Compute."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.campaign import checks
+from bench.campaign.cases import Case, Kernel, shapes
+
+# What ncu tells of a kernel: enough to say what bounds it.
+SECTIONS = (
+    "SpeedOfLight",
+    "Occupancy",
+    "WarpStateStats",
+    "MemoryWorkloadAnalysis",
+    "ComputeWorkloadAnalysis",
+)
+
+
+def tune(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """Every configuration of one op's Triton kernels on the model's shapes; ``tuned`` is what to commit."""
+    kernel = Kernel(*job.split())
+    device, dtype = (
+        (torch.device("cpu"), torch.float32) if dry_run else (torch.device("cuda"), torch.bfloat16)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(XDG_CACHE_HOME=folder, SEGNEXT_AUTOTUNE="1")
+        for shape in shapes(kernel.spec, dry_run):
+            Case.of(kernel, shape, dtype, device).ours()
+        tables = [json.loads(path.read_text()) for path in Path(folder).glob("segnext/tuned/*.json")]
+    tuned = tables[0] if tables else {}
+    return {"ok": True, "says": f"{sum(map(len, tuned.values()))} shapes tuned", "tuned": tuned}
+
+
+def profile(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """One kernel on one input under ncu; a refusal by the machine is recorded."""
+    program = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
+    *words, shape = job.split()
+    calls = [sys.executable, "-m", "bench.campaign.one_call", *words, shape, "cpu" if dry_run else "cuda"]
+    if not dry_run and not Path(program).exists():
+        return {"ok": False, "says": "ncu not found"}
+    options = [option for section in SECTIONS for option in ("--section", section)]
+    # the last launches are those of a warm call
+    command = [program, "--clock-control", "none", "--profile-from-start", "off", *options]
+    status, text = checks.run([*([] if dry_run else command), *calls], seconds)
+    refused = re.search(r"ERR_NVGPUCTRPERM.*|==ERROR==.*", text)
+    says = refused[0][:200] if refused else "profiled" if status == 0 else checks.last_line(text)
+    return {"ok": status == 0 and not refused, "says": says, "report": text[-12000:]}
