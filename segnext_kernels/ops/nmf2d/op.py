@@ -184,7 +184,7 @@ def _cuda_backward(
     return grad_x
 
 
-_op = define_op(
+forward_op = define_op(
     NAME,
     "(Tensor x, Tensor bases, int steps, str grad, float eps, bool save) -> (Tensor, Tensor, Tensor)",
     reference=reference.nmf2d,
@@ -287,4 +287,4 @@ def nmf2d(
     check(NAME, x, bases, steps)
     checks.expect_choice(NAME, "grad", grad, GRADS)
     save = torch.is_grad_enabled() and x.requires_grad
-    return _op(x, bases.detach(), steps, grad, eps, save)[0]
+    return forward_op(x, bases.detach(), steps, grad, eps, save)[0]
