@@ -68,7 +68,7 @@ __device__ inline void rows_times_by(const T* rows, int ld, int count, int terms
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const float* source = weights + static_cast<int64_t>(k + e) * ld_weights + column;
-          Vec16<float>::load_global(source).to_floats(factors[e]);
+          reinterpret_cast<const Vec16<float>*>(source)->to_floats(factors[e]);
         }
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
@@ -88,8 +88,8 @@ __device__ inline void rows_times_by(const T* rows, int ld, int count, int terms
   }
 }
 
-// sink(row, column, four sums) for rows [0, count) of `rows` in shared memory times `weights` (terms, columns) in
-// global memory; terms, columns and count are multiples of 4.
+// sink(row, column, four sums) for rows [0, count) of `rows` in shared memory times `weights` (terms, columns) in any;
+// terms, columns and count are multiples of 4.
 template <typename T, typename Sink>
 __device__ inline void rows_times(const T* rows, int ld, int count, int terms, const float* weights, int ld_weights,
                                   int columns, const Sink& sink) {
@@ -143,6 +143,10 @@ __device__ inline void outer_sum(const T* left, int ld_left, int m, const float*
   }
 }
 
+struct alignas(8) Two {
+  float values[2];
+};
+
 struct Split {
   __nv_bfloat16 high, low;
 };
@@ -193,6 +197,54 @@ __device__ inline void pack_fragment(__nv_bfloat16* packed, int columns, int k, 
   const Split parts = split(value);
   store_global(target, parts.high);
   store_global(target + 4, parts.low);
+}
+
+// (rows, 16) state in shared memory in two bfloat16.
+struct Parts {
+  __nv_bfloat16 *high, *low;
+
+  __device__ Parts at(int offset) const { return {high + offset, low + offset}; }
+};
+
+// 16 x 16 of state as the right factor: two fragments side by side, both parts.
+struct StateFragments {
+  uint32_t high[2][2], low[2][2];
+
+  // Element (k, n) is row k, column n.
+  __device__ void load(const Parts& parts, int ld) {
+    load_b_fragments<false>(high, parts.high, ld);
+    load_b_fragments<false>(low, parts.low, ld);
+  }
+  // Of fragment j the elements k = 8 half + lane % 4 * 2 and the next, n = lane / 4.
+  __device__ void set(int j, int half, const float (&values)[2]) {
+    const Split first = split(values[0]), second = split(values[1]);
+    high[j][half] = bits_of(first.high, second.high);
+    low[j][half] = bits_of(first.low, second.low);
+  }
+};
+
+// matrixᵀ matrix of a (rows, 16) matrix in two parts: each warp's share, of every eighth 16 rows, to its own `sums`.
+__device__ inline void gram_fragments(const Parts& parts, int ld, int rows, float* sums) {
+  const int lane = threadIdx.x % kWarp;
+  float total[2][4] = {};
+  for (int k = threadIdx.x / kWarp * 16; k < rows; k += kNmfThreads / kWarp * 16) {
+    const Parts own = parts.at(k * ld);
+    uint32_t high[4], low[4];
+    load_a_fragment<false>(high, own.high, ld);
+    load_a_fragment<false>(low, own.low, ld);
+    StateFragments right;
+    right.load(own, ld);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) multiply_split(total[j], high, low, right.high[j], right.low[j]);
+  }
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Two* target = reinterpret_cast<Two*>(sums + (lane / 4 + 8 * half) * 16 + 8 * j + lane % 4 * 2);
+      store_shared(target, Two{{total[j][2 * half], total[j][2 * half + 1]}});
+    }
+  }
 }
 
 struct alignas(16) FragmentPair {

@@ -314,12 +314,9 @@ template <typename T>
 __device__ inline void reduce(const BackwardProblem<T>& p, int64_t image, int block, int blocks) {
   const float* partial = p.of_image(image) + p.state.partial;
   const int64_t share = static_cast<int64_t>(p.sum_rows()) * p.pair();
-  for_each_four(p.sum_rows(), p.pair(), block, blocks, [&](int row, int column) {
-    const int64_t at = static_cast<int64_t>(row) * p.pair() + column;
-    add_slabs(p.slabs, [&](int slab) {
-      return partial + slab * share + at;
-    }).store_global(p.of_image(image) + p.state.sums + at);
-  });
+  reduce_shares(
+      share / 4, p.slabs, block, blocks, [&](int slab) { return partial + slab * share; },
+      p.of_image(image) + p.state.sums);
 }
 
 // The update of the bases from `level` to the one above, by rows; g(den') H is left to gram().
@@ -369,10 +366,10 @@ __device__ inline void gram(const BackwardProblem<T>& p, int64_t level, int64_t 
   float* state = p.of_image(image);
   const float *bases = state + p.state.bases, *grad_den = state + p.state.grad_den;
   gram_of<false>(bases, p.pair(), bases, p.pair(), p.padded_channels, p.padded_rank, block, blocks,
-                 state + p.state.gram);
+                 to_matrix(state + p.state.gram, p.padded_rank));
   if (level == p.last) return;
   gram_of<true>(bases, p.pair(), grad_den, p.padded_rank, p.padded_channels, p.padded_rank, block, blocks,
-                state + p.state.cross);
+                to_matrix(state + p.state.cross, p.padded_rank));
   const float* coef_gram = state + p.state.sums + static_cast<int64_t>(p.padded_channels) * p.pair();
   for_each_four(p.padded_channels, p.padded_rank, block, blocks, [&](int row, int column) {
     float* grad_bases = state + p.state.grad_bases + row * p.padded_rank + column;

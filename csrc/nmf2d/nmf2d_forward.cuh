@@ -16,28 +16,31 @@ constexpr int kClusterBlocks = 16;
 
 // Offsets in floats of what an image keeps in the workspace.
 struct ForwardState {
-  int64_t bases, other_bases, turned, packed, gram, sums, partial, coef, size;
+  int64_t bases, other_bases, turned, packed, gram, sums, partial, coef, projected, size;
 };
 
 template <typename T>
 struct ForwardProblem {
   Images<const T> x;
   Images<T> out;
-  Tensor4 bases, saved_bases, saved_coef;
-  bool bases_are_float;
+  Tensor4 bases, projection, saved_bases, saved_coef;
+  bool bases_are_float, projection_is_float;
   bool in_clusters;  // the slabs' shares of the sums lie in the shared memory of a cluster
   int64_t images, pixels, steps;
   int channels, rank, padded_channels, padded_rank;
+  int out_channels, padded_out;  // of the projection, else those of X
   int slabs, slab, tile;  // slabs an image, pixels a slab, pixels of a slab in shared memory at a time
   float eps;
   ForwardState state;
   float* workspace;
-  unsigned* arrivals;  // of grid_sync()
 
   __host__ __device__ int ld_x() const { return padded_channels + Vec16<T>::kSize; }
+  __host__ __device__ int ld_out() const { return padded_out + Vec16<T>::kSize; }
+  __host__ __device__ int row_of_tile() const { return ld_out() > ld_x() ? ld_out() : ld_x(); }  // out takes X's place
   __host__ __device__ int ld_rank() const { return padded_rank + 4; }
   __host__ __device__ int ld_split() const { return padded_rank + 8; }
   __host__ __device__ int sum_rows() const { return padded_channels + padded_rank; }
+  __host__ __device__ bool projected() const { return projection.data != nullptr; }
 
   __device__ float* of_image(int64_t image) const { return workspace + image * state.size; }
   __device__ float* bases_of(int64_t image, int64_t step) const {
@@ -61,7 +64,7 @@ struct ForwardShared {
 
   __device__ explicit ForwardShared(const ForwardProblem<T>& p) {
     x = reinterpret_cast<T*>(shared_memory());
-    numerator = reinterpret_cast<float*>(x + p.tile * p.ld_x());
+    numerator = reinterpret_cast<float*>(x + p.tile * p.row_of_tile());
     coef = numerator + p.tile * p.ld_rank();
     high = reinterpret_cast<__nv_bfloat16*>(coef + p.tile * p.ld_rank());
     low = high + p.tile * p.ld_split();
@@ -75,7 +78,7 @@ struct ForwardShared {
   }
   static size_t bytes_a_pixel(const ForwardProblem<T>& p) {
     const size_t split = kOnTensorCores<T> ? 2 * p.ld_split() * sizeof(__nv_bfloat16) : 0;
-    return p.ld_x() * sizeof(T) + 2 * p.ld_rank() * sizeof(float) + split;
+    return p.row_of_tile() * sizeof(T) + 2 * p.ld_rank() * sizeof(float) + split;
   }
 };
 
@@ -88,7 +91,9 @@ __device__ inline void put_bases(const ForwardProblem<T>& p, int64_t image, int6
   const int64_t slot = p.slot(step);
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    if (step == p.steps) store_global(state + p.state.turned + (column + j) * p.padded_channels + row, values[j]);
+    if (step == p.steps && !p.projected()) {
+      store_global(state + p.state.turned + (column + j) * p.padded_out + row, values[j]);
+    }
     if constexpr (kOnTensorCores<T>) {
       pack_fragment(reinterpret_cast<__nv_bfloat16*>(state + p.state.packed), p.padded_rank, row, column + j,
                     values[j]);
@@ -110,24 +115,58 @@ __device__ inline void for_each_four(int rows, int padded_rank, int block, int b
   }
 }
 
+// An element of a matrix of floats, or of T.
+template <typename T>
+__device__ inline float either(const void* data, bool is_float, int64_t at) {
+  return is_float ? load_global(static_cast<const float*>(data) + at)
+                  : to_float(load_global(static_cast<const T*>(data) + at));
+}
+
+// Four of a row of the bases as they were given.
+template <typename T>
+__device__ inline void first_bases(const ForwardProblem<T>& p, int64_t image, int row, int column,
+                                   float (&values)[4]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    values[j] = row < p.channels && column + j < p.rank
+                    ? either<T>(p.bases.data, p.bases_are_float, saved_offset(p.bases, 0, image, row, column + j))
+                    : 0.0f;
+  }
+}
+
 template <typename T>
 __device__ inline void read_bases(const ForwardProblem<T>& p, int64_t image, int block, int blocks) {
   for_each_four(p.padded_channels, p.padded_rank, block, blocks, [&](int row, int column) {
     float values[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const bool exists = row < p.channels && column + j < p.rank;
-      const int64_t at = exists ? saved_offset(p.bases, 0, image, row, column + j) : 0;
-      values[j] = !exists             ? 0.0f
-                  : p.bases_are_float ? load_global(static_cast<const float*>(p.bases.data) + at)
-                                      : to_float(load_global(static_cast<const T*>(p.bases.data) + at));
-    }
+    first_bases(p, image, row, column, values);
     put_bases(p, image, 0, row, column, values);
   });
 }
 
+// put(row, column, four) for fours of projection · bases, `bases` in any memory: a warp a four, its lanes taking
+// channels in turn.
+template <typename T, typename Put>
+__device__ inline void project(const ForwardProblem<T>& p, const float* bases, int block, int blocks, const Put& put) {
+  const int fours = p.padded_rank / 4, lane = threadIdx.x % kWarp, warps = kNmfThreads / kWarp;
+  for (int unit = block * warps + threadIdx.x / kWarp; unit < p.padded_out * fours; unit += blocks * warps) {
+    const int row = unit / fours, column = unit % fours * 4;
+    float sums[4] = {};
+    for (int d = lane; row < p.out_channels && d < p.channels; d += kWarp) {
+      const float weight = either<T>(p.projection.data, p.projection_is_float,
+                                     row * p.projection.stride[0] + d * p.projection.stride[1]);
+      const Vec16<float> four = *reinterpret_cast<const Vec16<float>*>(bases + d * p.padded_rank + column);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sums[j] = fmaf(weight, four.values[j], sums[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sums[j] = warp_sum(sums[j]);
+    if (lane == 0) put(row, column, sums);
+  }
+}
+
 __device__ inline void add_products(const float* left, const float* right, Sums<4>& sums) {
-  const Vec16<float> lefts = Vec16<float>::load_global(left), rights = Vec16<float>::load_global(right);
+  const Vec16<float> lefts = *reinterpret_cast<const Vec16<float>*>(left),
+                     rights = *reinterpret_cast<const Vec16<float>*>(right);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
 #pragma unroll
@@ -135,17 +174,17 @@ __device__ inline void add_products(const float* left, const float* right, Sums<
   }
 }
 
-// leftᵀ right (R, R), or with kBoth leftᵀ right + rightᵀ left: a warp four by four sums over the channels, its lanes
-// taking channels in turn.
-template <bool kBoth>
-__device__ inline void gram_of(const float* left, int ld_left, const float* right, int ld_right, int channels,
-                               int padded_rank, int block, int blocks, float* gram) {
+// put(row, column, four) for leftᵀ right (R, R), or with kBoth leftᵀ right + rightᵀ left, both in any memory: a warp
+// four by four sums over the rows of both, its lanes taking rows in turn.
+template <bool kBoth, typename Put>
+__device__ inline void gram_of(const float* left, int ld_left, const float* right, int ld_right, int rows,
+                               int padded_rank, int block, int blocks, const Put& put) {
   const int fours = padded_rank / 4, lane = threadIdx.x % kWarp, warps = kNmfThreads / kWarp;
   for (int unit = block * warps + threadIdx.x / kWarp; unit < fours * fours; unit += blocks * warps) {
     const int row = unit / fours * 4, column = unit % fours * 4;
     Sums<4> sums;
     sums.clear();
-    for (int d = lane; d < channels; d += kWarp) {
+    for (int d = lane; d < rows; d += kWarp) {
       const float *lefts = left + static_cast<int64_t>(d) * ld_left,
                   *rights = right + static_cast<int64_t>(d) * ld_right;
       add_products(lefts + row, rights + column, sums);
@@ -155,41 +194,64 @@ __device__ inline void gram_of(const float* left, int ld_left, const float* righ
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) sums.values[i][j] = warp_sum(sums.values[i][j]);
-      if (lane == 0) Vec16<float>::from_floats(sums.values[i]).store_global(gram + (row + i) * padded_rank + column);
+      if (lane == 0) put(row + i, column, sums.values[i]);
     }
   }
 }
 
+// gram_of's results to a dense matrix.
+__device__ inline auto to_matrix(float* matrix, int columns) {
+  return [=](int row, int column, const float(&four)[4]) {
+    Vec16<float>::from_floats(four).store_global(matrix + row * columns + column);
+  };
+}
+
+// And behind the last update what the output's factors are made of.
 template <typename T>
 __device__ inline void gram(const ForwardProblem<T>& p, int64_t step, int64_t image, int block, int blocks) {
   const float* bases = p.bases_of(image, step);
+  float* state = p.of_image(image);
   gram_of<false>(bases, p.padded_rank, bases, p.padded_rank, p.padded_channels, p.padded_rank, block, blocks,
-                 p.of_image(image) + p.state.gram);
+                 to_matrix(state + p.state.gram, p.padded_rank));
+  if (step < p.steps || !p.projected()) return;
+  project(p, bases, block, blocks, [&](int row, int column, const float(&four)[4]) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) store_global(state + p.state.turned + (column + j) * p.padded_out + row, four[j]);
+  });
 }
 
-// The sum over slabs of the fours at at(slab), in their order.
-template <typename At>
-__device__ inline Vec16<float> add_slabs(int slabs, const At& at) {
-  Vec16<float> sum{};
+// sums[i] = the sum over slabs of share(slab)[i], in fours: neighbouring lanes take every lanes-th slab each, up to
+// eight loads under way, and then add to each other in a tree. The order is that of the slabs' count alone.
+template <typename Share>
+__device__ inline void reduce_shares(int64_t fours, int slabs, int block, int blocks, const Share& share, float* sums) {
+  int lanes = 1;
+  while (lanes < kWarp && 8 * lanes < slabs) lanes *= 2;
+  const int groups = kNmfThreads / lanes, lane = threadIdx.x % lanes;
+  for (int64_t first = static_cast<int64_t>(block) * groups; first < fours;
+       first += static_cast<int64_t>(blocks) * groups) {
+    const int64_t four = first + threadIdx.x / lanes;
+    const int end = four < fours ? slabs : 0;
+    Vec16<float> sum{};
 #pragma unroll 8
-  for (int slab = 0; slab < slabs; ++slab) {
-    const Vec16<float> share = *reinterpret_cast<const Vec16<float>*>(at(slab));
+    for (int slab = lane; slab < end; slab += lanes) {
+      const Vec16<float> own = *reinterpret_cast<const Vec16<float>*>(share(slab) + 4 * four);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) sum.values[j] += share.values[j];
+      for (int j = 0; j < 4; ++j) sum.values[j] += own.values[j];
+    }
+    for (int offset = lanes / 2; offset > 0; offset /= 2) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum.values[j] += __shfl_xor_sync(kFullWarp, sum.values[j], offset);
+    }
+    if (lane == 0 && four < fours) sum.store_global(sums + 4 * four);
   }
-  return sum;
 }
 
 // partial(slab) is where a slab's share lies.
 template <typename T, typename Partial>
 __device__ inline void reduce(const ForwardProblem<T>& p, int64_t image, int block, int blocks,
                               const Partial& partial) {
-  for_each_four(p.sum_rows(), p.padded_rank, block, blocks, [&](int row, int column) {
-    const int64_t at = static_cast<int64_t>(row) * p.padded_rank + column;
-    add_slabs(p.slabs, [&](int slab) {
-      return partial(slab) + at;
-    }).store_global(p.of_image(image) + p.state.sums + at);
-  });
+  reduce_shares(static_cast<int64_t>(p.sum_rows()) * p.padded_rank / 4, p.slabs, block, blocks, partial,
+                p.of_image(image) + p.state.sums);
 }
 
 // The bases before update `step` to those after it.
@@ -291,13 +353,14 @@ __device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s
   s.coef = numerator;
   __syncthreads();
   if (step == p.steps) {
-    rows_times(s.coef, ld, p.tile, p.padded_rank, state + p.state.turned, p.padded_channels, p.padded_channels,
+    rows_times(s.coef, ld, p.tile, p.padded_rank, state + p.state.turned, p.padded_out, p.padded_out,
                [&](int pixel, int channel, const float (&sums)[4]) {
+                 T* target = s.x + pixel * p.ld_out() + channel;
 #pragma unroll
-                 for (int j = 0; j < 4; ++j) store_shared(s.x + pixel * p.ld_x() + channel + j, from_float<T>(sums[j]));
+                 for (int j = 0; j < 4; ++j) store_shared(target + j, from_float<T>(sums[j]));
                });
     __syncthreads();
-    store_tile(p.out, image, first, count, p.channels, s.x, p.ld_x());
+    store_tile(p.out, image, first, count, p.out_channels, s.x, p.ld_out());
     return;
   }
   save_coef(p, p.slot(step + 1), image, first, count, s.coef);

@@ -120,22 +120,22 @@ def _cpu_backward(
     return grad_x
 
 
-def cuda_refuses(x: torch.Tensor, bases: torch.Tensor, *_: Any) -> str | None:
-    """Why the CUDA kernels do not take these inputs."""
-    return _cuda_refuses_sizes(x, bases.shape[2])
+def _cuda_refuses(x: torch.Tensor, bases: torch.Tensor, *_: Any) -> str | None:
+    return cuda_refuses_sizes(x, x.shape[1], bases.shape[2])
 
 
 def _cuda_backward_refuses(
     grad_out: torch.Tensor, x: torch.Tensor, saved_bases: torch.Tensor, *_: Any
 ) -> str | None:
-    return _cuda_refuses_sizes(x, saved_bases.shape[3])
+    return cuda_refuses_sizes(x, x.shape[1], saved_bases.shape[3])
 
 
-def _cuda_refuses_sizes(x: torch.Tensor, rank: int) -> str | None:
+def cuda_refuses_sizes(x: torch.Tensor, channels: int, rank: int) -> str | None:
+    """Why the CUDA kernels do not take x with rows of so many channels and a rank."""
     reason = _library.cuda_refuses(x, _library.CUDA_DTYPES)
-    if reason is not None or _library._C.nmf2d_cuda_fits(_library.DTYPES[x.dtype], x.shape[1], rank):
+    if reason is not None or _library._C.nmf2d_cuda_fits(_library.DTYPES[x.dtype], channels, rank):
         return reason
-    return f"a tile of {x.shape[1]} channels and rank {rank} is too large for a block's shared memory"
+    return f"a tile of {channels} channels and rank {rank} is too large for a block's shared memory"
 
 
 def cuda_variant(
@@ -143,18 +143,31 @@ def cuda_variant(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The CUDA kernel in one of its variants: 0 streaming, 1 grid, 2 cluster, -1 the one that suits the sizes."""
     outputs = _fake(x, bases, steps, grad, eps, save)
+    run_cuda(NAME, x, bases, None, outputs, steps, eps, variant)
+    return outputs
+
+
+def run_cuda(
+    op: str,
+    x: torch.Tensor,
+    bases: torch.Tensor,
+    projection: torch.Tensor | None,
+    outputs: tuple[torch.Tensor | None, ...],
+    steps: int,
+    eps: float,
+    variant: int,
+) -> None:
+    """The CUDA kernel into ``outputs``: the result and the states. See `run`; here a projection may be x's dtype."""
     status = _library._C.nmf2d_cuda(
-        _library.DTYPES[x.dtype],
-        _library.DTYPES[bases.dtype],
-        *(_library.view(t) for t in (x, bases, *outputs)),
+        *(_library.DTYPES[(x if t is None else t).dtype] for t in (x, bases, projection)),
+        *(_library.view(t) for t in (x, bases, projection, *outputs)),
         steps,
         eps,
         variant,
         *_library.stream(x),
         _library.Workspace(x),
     )
-    _library.check_launch(status, NAME)
-    return outputs
+    _library.check_launch(status, op)
 
 
 def _cuda(
@@ -190,7 +203,7 @@ forward_op = define_op(
     reference=reference.nmf2d,
     fake=_fake,
     kernels={
-        "cuda": Kernel(_cuda, cuda_refuses),
+        "cuda": Kernel(_cuda, _cuda_refuses),
         "triton": _triton.kernel(
             __package__, "forward", refuses_more=lambda x, bases, *_: triton_refuses(bases.shape[2])
         ),

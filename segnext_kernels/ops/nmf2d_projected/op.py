@@ -40,10 +40,26 @@ def _cpu(
     return out
 
 
+def _cuda_refuses(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float
+) -> str | None:
+    # a tile's rows become the result's
+    return nmf.cuda_refuses_sizes(x, max(x.shape[1], projection.shape[0]), bases.shape[2])
+
+
+def cuda_variant(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float, variant: int
+) -> torch.Tensor:
+    """The CUDA kernel of nmf2d in one of its variants: see `ops.nmf2d.op.cuda_variant`."""
+    out = _fake(x, bases, steps, projection, eps)
+    nmf.run_cuda(NAME, x, bases, projection, (out, None, None), steps, eps, variant)
+    return out
+
+
 def _cuda(
     x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float
 ) -> torch.Tensor:
-    return reference.project(projection, nmf.cuda_variant(x, bases, steps, "unrolled", eps, False, -1)[0])
+    return cuda_variant(x, bases, steps, projection, eps, -1)
 
 
 _op = define_op(
@@ -52,7 +68,7 @@ _op = define_op(
     reference=reference.nmf2d_projected,
     fake=_fake,
     kernels={
-        "cuda": Kernel(_cuda, nmf.cuda_refuses),
+        "cuda": Kernel(_cuda, _cuda_refuses),
         "triton": _triton.kernel(
             __package__, "forward", refuses_more=lambda x, bases, *_: nmf.triton_refuses(bases.shape[2])
         ),
