@@ -329,6 +329,7 @@ __device__ inline void undo(const BackwardProblem<T>& p, int64_t level, int64_t 
     float grad[4], below[4] = {}, own[4], grad_num[4], grad_den[4];
     float* grad_bases = state + p.state.grad_bases + row * p.padded_rank + column;
     Vec16<float>::load_global(grad_bases).to_floats(grad);
+#pragma unroll 4
     for (int k = 0; k < p.rank; ++k) {
       // K + Kᵀ: what the coef update of the level above sends to its bases completes their gradient
       const float upper = p.saved_basis(level + 1, image, row, k), lower = p.saved_basis(level, image, row, k);
@@ -374,6 +375,7 @@ __device__ inline void gram(const BackwardProblem<T>& p, int64_t level, int64_t 
   for_each_four(p.padded_channels, p.padded_rank, block, blocks, [&](int row, int column) {
     float* grad_bases = state + p.state.grad_bases + row * p.padded_rank + column;
     Vec16<float> grad = Vec16<float>::load_global(grad_bases);
+#pragma unroll 8
     for (int k = 0; k < p.rank; ++k) {
       const float factor = load_global(grad_den + row * p.padded_rank + k);
       const Vec16<float> weights = Vec16<float>::load_global(coef_gram + k * p.pair() + column);

@@ -58,6 +58,7 @@ __global__ void __launch_bounds__(kNmfThreads, 2) nmf2d_pass_kernel(ForwardProbl
     }
     cp_async_wait<0>();
     __syncthreads();
+    if (step > 0) split_coef(p, s);  // read behind the pass's next barrier
     pass_tile(p, s, step, image, first, count, partial, first > start);
     for (int i = threadIdx.x; step < p.steps && i < count * fours; i += kNmfThreads) {
       const int pixel = i / fours, r = i % fours * 4;
@@ -113,9 +114,11 @@ struct Resident {
   }
   // Everyone's shares to the image's sums, behind a barrier.
   __device__ void reduce() const {
-    segnext::reduce(p, image, slab, p.slabs, [&](int i) -> const float* {
-      return p.in_clusters ? cluster_map(partial, i) : shares + i * share();
-    });
+    if (p.in_clusters) {
+      segnext::reduce(p, image, slab, p.slabs, [&](int i) -> const float* { return cluster_map(partial, i); });
+    } else {
+      segnext::reduce(p, image, slab, p.slabs, [&](int i) -> const float* { return shares + i * share(); });
+    }
   }
 };
 

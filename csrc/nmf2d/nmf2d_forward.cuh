@@ -5,82 +5,9 @@
 //   the other of two buffers: rows are read while others change gram     Gram = basesᵀ bases
 #pragma once
 
-#include "nmf2d/image_tiles.cuh"
-#include "nmf2d/nmf2d.h"
+#include "nmf2d/nmf2d_problem.cuh"
 
 namespace segnext {
-
-enum class Variant : int { kAuto = -1, kStreaming = 0, kGrid = 1, kCluster = 2 };
-
-constexpr int kClusterBlocks = 16;
-
-// Offsets in floats of what an image keeps in the workspace.
-struct ForwardState {
-  int64_t bases, other_bases, turned, packed, gram, sums, partial, coef, projected, size;
-};
-
-template <typename T>
-struct ForwardProblem {
-  Images<const T> x;
-  Images<T> out;
-  Tensor4 bases, projection, saved_bases, saved_coef;
-  bool bases_are_float, projection_is_float;
-  bool in_clusters;  // the slabs' shares of the sums lie in the shared memory of a cluster
-  int64_t images, pixels, steps;
-  int channels, rank, padded_channels, padded_rank;
-  int out_channels, padded_out;  // of the projection, else those of X
-  int slabs, slab, tile;  // slabs an image, pixels a slab, pixels of a slab in shared memory at a time
-  float eps;
-  ForwardState state;
-  float* workspace;
-
-  __host__ __device__ int ld_x() const { return padded_channels + Vec16<T>::kSize; }
-  __host__ __device__ int ld_out() const { return padded_out + Vec16<T>::kSize; }
-  __host__ __device__ int row_of_tile() const { return ld_out() > ld_x() ? ld_out() : ld_x(); }  // out takes X's place
-  __host__ __device__ int ld_rank() const { return padded_rank + 4; }
-  __host__ __device__ int ld_split() const { return padded_rank + 8; }
-  __host__ __device__ int sum_rows() const { return padded_channels + padded_rank; }
-  __host__ __device__ bool projected() const { return projection.data != nullptr; }
-
-  __device__ float* of_image(int64_t image) const { return workspace + image * state.size; }
-  __device__ float* bases_of(int64_t image, int64_t step) const {
-    return of_image(image) + (step % 2 == 0 ? state.bases : state.other_bases);
-  }
-  // Which of the saved states is the one before update `step`; -1: none.
-  __device__ int64_t slot(int64_t step) const {
-    const int64_t kept = saved_bases.size[0];
-    if (kept == steps + 1) return step;
-    return kept == 1 && step == steps ? 0 : -1;
-  }
-};
-
-// What a block has in shared memory: the tile of X (out takes its place at the end), numerators and coef, for tensor
-// cores coef once more in two parts, and in a cluster the slab's share of the sums.
-template <typename T>
-struct ForwardShared {
-  T* x;
-  float *numerator, *coef, *partial;
-  __nv_bfloat16 *high, *low;
-
-  __device__ explicit ForwardShared(const ForwardProblem<T>& p) {
-    x = reinterpret_cast<T*>(shared_memory());
-    numerator = reinterpret_cast<float*>(x + p.tile * p.row_of_tile());
-    coef = numerator + p.tile * p.ld_rank();
-    high = reinterpret_cast<__nv_bfloat16*>(coef + p.tile * p.ld_rank());
-    low = high + p.tile * p.ld_split();
-    partial =
-        kOnTensorCores<T> ? reinterpret_cast<float*>(low + p.tile * p.ld_split()) : reinterpret_cast<float*>(high);
-  }
-
-  static size_t bytes(const ForwardProblem<T>& p, bool with_partial) {
-    const size_t share = with_partial ? static_cast<size_t>(p.sum_rows()) * p.padded_rank * sizeof(float) : 0;
-    return p.tile * bytes_a_pixel(p) + share;
-  }
-  static size_t bytes_a_pixel(const ForwardProblem<T>& p) {
-    const size_t split = kOnTensorCores<T> ? 2 * p.ld_split() * sizeof(__nv_bfloat16) : 0;
-    return p.row_of_tile() * sizeof(T) + 2 * p.ld_rank() * sizeof(float) + split;
-  }
-};
 
 // Four of a row of bases to all of its copies; `columns` beyond the rank are zero.
 template <typename T>
@@ -262,6 +189,7 @@ __device__ inline void update(const ForwardProblem<T>& p, int64_t step, int64_t 
   const float* bases = p.bases_of(image, step);
   for_each_four(p.padded_channels, p.padded_rank, block, blocks, [&](int row, int column) {
     float below[4] = {}, values[4];
+#pragma unroll 8
     for (int k = 0; k < p.padded_rank; ++k) {
       const float factor = load_global(bases + row * p.padded_rank + k);
       const Vec16<float> grams = Vec16<float>::load_global(coef_gram + k * p.padded_rank + column);
@@ -308,22 +236,40 @@ __device__ inline void save_coef(const ForwardProblem<T>& p, int64_t slot, int64
   }
 }
 
-// One tile of the pass of `step`, from its X in shared memory (and from step 1 on its coef in s.coef) to the new coef
-// there; numerators and coef change places.
+// The tile's coef in two parts, for tensor cores.
+template <typename T>
+__device__ inline void split_coef(const ForwardProblem<T>& p, const ForwardShared<T>& s) {
+  if constexpr (kOnTensorCores<T>) {
+    const int twos = p.padded_rank / 2;
+    for (int i = threadIdx.x; i < p.tile * twos; i += kNmfThreads) {
+      const int pixel = i / twos, r = i % twos * 2;
+      const Two two = load_shared(reinterpret_cast<const Two*>(s.coef + pixel * p.ld_rank() + r));
+      store_parts(s.parts, pixel * p.ld_split() + r, two.values);
+    }
+  }
+}
+
+// coef * numerator / (denominator + eps); what is outside must not reach the sums, whatever eps is.
+template <typename T>
+__device__ inline float updated(const ForwardProblem<T>& p, bool exists, float factor, float numerator, float below) {
+  return exists ? factor * numerator / (below + p.eps) : 0.0f;
+}
+
+// One tile of the pass of `step`, from its X in shared memory (and from step 1 on its coef in s.coef, and in parts) to
+// the new coef there; numerators and coef change places.
 template <typename T>
 __device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s, int64_t step, int64_t image,
                                  int64_t first, int count, float* partial, bool accumulate) {
-  const float* state = p.of_image(image);
+  const float *state = p.of_image(image), *gram = state + p.state.gram;
   const int ld = p.ld_rank();
   if constexpr (kOnTensorCores<T>) {
     const auto sink = [&](int pixel, int r, float a, float b) {
-      store_shared(s.numerator + pixel * ld + r, a);
-      store_shared(s.numerator + pixel * ld + r + 1, b);
+      store_shared(reinterpret_cast<Two*>(s.numerator + pixel * ld + r), Two{{a, b}});
     };
     const auto* packed = reinterpret_cast<const __nv_bfloat16*>(state + p.state.packed);
     rows_times_fragments(s.x, p.ld_x(), p.tile, p.padded_channels, packed, p.padded_rank, sink);
   } else {
-    const auto sink = [&](int pixel, int r, const float (&sums)[4]) { store_four(s.numerator + pixel * ld + r, sums); };
+    const auto sink = [&](int pixel, int r, const float(&sums)[4]) { store_four(s.numerator + pixel * ld + r, sums); };
     rows_times(s.x, p.ld_x(), p.tile, p.padded_channels, p.bases_of(image, step), p.padded_rank, p.padded_rank, sink);
   }
   __syncthreads();
@@ -331,23 +277,26 @@ __device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s
     softmax_rows(s.numerator, ld, p.tile, p.rank, p.padded_rank, s.coef);
     __syncthreads();
     save_coef(p, p.slot(0), image, first, count, s.coef);
+    split_coef(p, s);
+    if constexpr (kOnTensorCores<T>) __syncthreads();
   }
-  rows_times(s.coef, ld, p.tile, p.padded_rank, state + p.state.gram, p.padded_rank, p.padded_rank,
-             [&](int pixel, int r, const float (&below)[4]) {
-               float values[4];
-#pragma unroll
-               for (int j = 0; j < 4; ++j) {
-                 const float above =
-                     load_shared(s.coef + pixel * ld + r + j) * load_shared(s.numerator + pixel * ld + r + j);
-                 values[j] = pixel < count && r + j < p.rank ? above / (below[j] + p.eps) : 0.0f;
-                 if constexpr (kOnTensorCores<T>) {
-                   const Split parts = split(values[j]);
-                   store_shared(s.high + pixel * p.ld_split() + r + j, parts.high);
-                   store_shared(s.low + pixel * p.ld_split() + r + j, parts.low);
-                 }
-               }
-               store_four(s.numerator + pixel * ld + r, values);  // its old value was this thread's alone
-             });
+  // in the numerators' place, of which a thread reads none but its own
+  const auto update_two = [&](int pixel, int r, float first_below, float second_below) {
+    Two* target = reinterpret_cast<Two*>(s.numerator + pixel * ld + r);
+    const Two above = load_shared(target), coef = load_shared(reinterpret_cast<Two*>(s.coef + pixel * ld + r));
+    const bool exists = pixel < count;
+    store_shared(target, Two{{updated(p, exists && r < p.rank, coef.values[0], above.values[0], first_below),
+                              updated(p, exists && r + 1 < p.rank, coef.values[1], above.values[1], second_below)}});
+  };
+  if constexpr (kOnTensorCores<T>) {
+    parts_times_symmetric(s.parts, p.ld_split(), p.tile, gram, p.padded_rank, update_two);
+  } else {
+    rows_times(s.coef, ld, p.tile, p.padded_rank, gram, p.padded_rank, p.padded_rank,
+               [&](int pixel, int r, const float(&below)[4]) {
+                 update_two(pixel, r, below[0], below[1]);
+                 update_two(pixel, r + 2, below[2], below[3]);
+               });
+  }
   float* const numerator = s.numerator;
   s.numerator = s.coef;
   s.coef = numerator;
@@ -364,14 +313,17 @@ __device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s
     return;
   }
   save_coef(p, p.slot(step + 1), image, first, count, s.coef);
+  float* grams = partial + static_cast<int64_t>(p.padded_channels) * p.padded_rank;
   if constexpr (kOnTensorCores<T>) {
-    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, s.high, s.low, p.ld_split(), p.padded_rank, p.tile, partial,
-                        p.padded_rank, accumulate);
+    split_coef(p, s);
+    __syncthreads();
+    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, s.parts.high, s.parts.low, p.ld_split(), p.padded_rank,
+                        p.tile, partial, p.padded_rank, accumulate);
+    gram_parts(s.parts, p.ld_split(), p.padded_rank, p.tile, grams, accumulate);
   } else {
     outer_sum(s.x, p.ld_x(), p.padded_channels, s.coef, ld, p.padded_rank, p.tile, partial, p.padded_rank, accumulate);
+    outer_sum(s.coef, ld, p.padded_rank, s.coef, ld, p.padded_rank, p.tile, grams, p.padded_rank, accumulate);
   }
-  outer_sum(s.coef, ld, p.padded_rank, s.coef, ld, p.padded_rank, p.tile,
-            partial + static_cast<int64_t>(p.padded_channels) * p.padded_rank, p.padded_rank, accumulate);
 }
 
 }  // namespace segnext

@@ -68,12 +68,6 @@ struct NarrowShared {
   }
 };
 
-__device__ inline void store_parts(const Parts& parts, int at, const float (&values)[2]) {
-  const Split first = split(values[0]), second = split(values[1]);
-  store_shared(reinterpret_cast<uint32_t*>(parts.high + at), bits_of(first.high, second.high));
-  store_shared(reinterpret_cast<uint32_t*>(parts.low + at), bits_of(first.low, second.low));
-}
-
 // Four of a row of (rows, 16) state in floats to its two parts too.
 template <typename T>
 __device__ inline void store_state(float* state, const Parts& parts, int row, int column, const float (&values)[4]) {
@@ -140,12 +134,6 @@ __device__ inline void narrow_bases_gram(const ForwardProblem<T>& p, const Narro
       store_shared(s.gram + element, sum);
     }
   });
-}
-
-// coef * numerator / (denominator + eps); what is outside must not reach the sums, whatever eps is.
-template <typename T>
-__device__ inline float updated(const ForwardProblem<T>& p, bool exists, float factor, float numerator, float below) {
-  return exists ? factor * numerator / (below + p.eps) : 0.0f;
 }
 
 // The pass's coef, from that of the step before; with kFirst instead the numerators, which the softmax starts from.
@@ -282,15 +270,7 @@ __device__ inline void narrow_update(const ForwardProblem<T>& p, const NarrowSha
   if constexpr (kOnTensorCores<T>) {
     const int lane = threadIdx.x % kWarp;
     StateFragments gram;
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {  // symmetric: a row of it for a column
-        const int at = (8 * j + lane / 4) * kNarrow + 8 * half + lane % 4 * 2;
-        const Two two = load_global(reinterpret_cast<const Two*>(coef_gram + at));
-        gram.set(j, half, two.values);
-      }
-    }
+    gram.load_symmetric(coef_gram, kNarrow);
     for (int unit = threadIdx.x / kWarp; unit < p.padded_channels / 16; unit += kNmfThreads / kWarp) {
       Two own[2][2];  // [half of the rows][half of the columns]
       uint32_t high[4], low[4];
@@ -363,22 +343,23 @@ template <typename T>
 __device__ inline void narrow_out(const ForwardProblem<T>& p, const NarrowShared<T>& s) {
   const int ld = p.ld_out();
   if constexpr (kOnTensorCores<T>) {
-    const int lane = threadIdx.x % kWarp, columns = p.padded_out / 16;
-    for (int unit = threadIdx.x / kWarp; unit < p.tile / 16 * columns; unit += kNmfThreads / kWarp) {
-      const int row = unit / columns * 16, column = unit % columns * 16;
-      uint32_t high[4], low[4], b_high[2][2], b_low[2][2];
-      load_a_fragment<true>(high, s.coef_parts.high + row * kNarrowParts, kNarrowParts);
-      load_a_fragment<true>(low, s.coef_parts.low + row * kNarrowParts, kNarrowParts);
+    const int lane = threadIdx.x % kWarp;
+    for (int column = threadIdx.x / kWarp * 16; column < p.padded_out; column += kNmfThreads / kWarp * 16) {
+      uint32_t b_high[2][2], b_low[2][2];
       load_b_fragments<true>(b_high, s.factor_parts.high + column * kNarrowParts, kNarrowParts);
       load_b_fragments<true>(b_low, s.factor_parts.low + column * kNarrowParts, kNarrowParts);
+#pragma unroll 2
+      for (int row = 0; row < p.tile; row += 16) {
+        uint32_t high[4], low[4];
+        load_a_fragment<true>(high, s.coef_parts.high + row * kNarrowParts, kNarrowParts);
+        load_a_fragment<true>(low, s.coef_parts.low + row * kNarrowParts, kNarrowParts);
+        T* target = s.x + (row + lane / 4) * ld + column + lane % 4 * 2;
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        float sums[4] = {};
-        multiply_split(sums, high, low, b_high[j], b_low[j]);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          T* target = s.x + (row + lane / 4 + e / 2 * 8) * ld + column + 8 * j + lane % 4 * 2 + e % 2;
-          store_shared(target, from_float<T>(sums[e]));
+        for (int j = 0; j < 2; ++j) {
+          float sums[4] = {};
+          multiply_split(sums, high, low, b_high[j], b_low[j]);
+          store_two(target + 8 * j, sums[0], sums[1]);
+          store_two(target + 8 * ld + 8 * j, sums[2], sums[3]);
         }
       }
     }
