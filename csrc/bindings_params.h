@@ -100,7 +100,7 @@ inline MscaConvBackwardParams msca_conv_backward_params(const MscaConvParams& fo
 
 inline Nmf2dParams nmf2d_params(int dtype, int bases_dtype, py::object x, py::object bases, py::object projection,
                                 py::object out, py::object saved_bases, py::object saved_coef, int64_t steps,
-                                double eps) {
+                                double eps, int projection_dtype = static_cast<int>(DType::kFloat32)) {
   return {static_cast<DType>(dtype),
           static_cast<DType>(bases_dtype),
           tensor(x),
@@ -110,7 +110,8 @@ inline Nmf2dParams nmf2d_params(int dtype, int bases_dtype, py::object x, py::ob
           tensor(saved_bases),
           tensor(saved_coef),
           steps,
-          eps};
+          eps,
+          static_cast<DType>(projection_dtype)};
 }
 
 inline Nmf2dBackwardParams nmf2d_backward_params(int dtype, py::object grad, py::object x, py::object saved_bases,

@@ -11,6 +11,7 @@ from segnext_kernels.ops.group_norm_act.op import group_norm_act
 from segnext_kernels.ops.msca_block.op import msca_block
 from segnext_kernels.ops.msca_conv.op import msca_conv
 from segnext_kernels.ops.nmf2d.op import nmf2d
+from segnext_kernels.ops.nmf2d_projected.op import nmf2d_projected
 from segnext_kernels.ops.upsample_argmax.op import upsample_argmax
 from segnext_kernels.ops.upsample_cross_entropy.op import upsample_cross_entropy
 
@@ -25,6 +26,7 @@ __all__ = [
     "msca_block",
     "msca_conv",
     "nmf2d",
+    "nmf2d_projected",
     "upsample_argmax",
     "upsample_cross_entropy",
     "use_backend",

@@ -43,9 +43,10 @@ def has_inner_rows(x: torch.Tensor) -> bool:
     return not x.is_contiguous() and (x.mT.is_contiguous() or (x.stride(1) == 1 and x.shape[1] > 1))
 
 
-def empty_matrices_like(x: torch.Tensor) -> torch.Tensor:
-    """Uninitialised (B, D, N), dense, with the innermost axis of x."""
+def empty_matrices_like(x: torch.Tensor, rows: int | None = None) -> torch.Tensor:
+    """Uninitialised (B, rows or D, N), dense, with the innermost axis of x."""
     b, d, n = x.shape
+    d = d if rows is None else rows
     return x.new_empty((b, n, d)).mT if has_inner_rows(x) else x.new_empty((b, d, n))
 
 

@@ -5,6 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <mutex>
+#include <tuple>
 
 namespace segnext {
 
@@ -95,27 +98,48 @@ int launch_cooperative(void (*kernel)(Params...), dim3 grid, dim3 block, size_t 
   return detail::launch_with(attribute, kernel, grid, block, shared_bytes, stream, args...);
 }
 
+namespace detail {
+
+// The answer to a question about a kernel on the current device, asked of the driver once: it takes microseconds.
+template <typename Ask>
+int asked_once(const void* kernel, int threads, int cluster, size_t shared_bytes, const Ask& ask) {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, const void*, int, int, size_t>, int> answers;
+  int device = 0;
+  if (settled(cudaGetDevice(&device))) return 0;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto [answer, is_new] = answers.try_emplace({device, kernel, threads, cluster, shared_bytes}, 0);
+  if (is_new) answer->second = ask();
+  return answer->second;
+}
+
+}  // namespace detail
+
 // Blocks that the current device holds at once; 0 where a single one does not fit.
 template <typename... Params>
 int resident_blocks(void (*kernel)(Params...), int threads, size_t shared_bytes) {
-  int each = 0;
-  if (detail::allow_shared(kernel, shared_bytes)) return 0;
-  if (detail::settled(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared_bytes))) return 0;
-  return each * detail::device_attribute(cudaDevAttrMultiProcessorCount);
+  return detail::asked_once(reinterpret_cast<const void*>(kernel), threads, 1, shared_bytes, [&] {
+    int each = 0;
+    if (detail::allow_shared(kernel, shared_bytes)) return 0;
+    if (detail::settled(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared_bytes))) return 0;
+    return each * detail::device_attribute(cudaDevAttrMultiProcessorCount);
+  });
 }
 
 // Clusters of `cluster` blocks that the current device holds at once; 0 where it has none (before sm_90).
 template <typename... Params>
 int resident_clusters(void (*kernel)(Params...), int threads, int cluster, size_t shared_bytes) {
-  if (detail::device_attribute(cudaDevAttrClusterLaunch) == 0) return 0;
-  if (detail::allow_shared(kernel, shared_bytes) || detail::allow_cluster(kernel, cluster)) return 0;
-  cudaLaunchAttribute attribute = detail::cluster_attribute(cluster);
-  cudaLaunchConfig_t config = detail::configuration(dim3(static_cast<unsigned>(cluster)),
-                                                    dim3(static_cast<unsigned>(threads)), shared_bytes, nullptr);
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  int clusters = 0;
-  return detail::settled(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config)) ? 0 : clusters;
+  return detail::asked_once(reinterpret_cast<const void*>(kernel), threads, cluster, shared_bytes, [&] {
+    if (detail::device_attribute(cudaDevAttrClusterLaunch) == 0) return 0;
+    if (detail::allow_shared(kernel, shared_bytes) || detail::allow_cluster(kernel, cluster)) return 0;
+    cudaLaunchAttribute attribute = detail::cluster_attribute(cluster);
+    cudaLaunchConfig_t config = detail::configuration(dim3(static_cast<unsigned>(cluster)),
+                                                      dim3(static_cast<unsigned>(threads)), shared_bytes, nullptr);
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    int clusters = 0;
+    return detail::settled(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config)) ? 0 : clusters;
+  });
 }
 
 // The most dynamic shared memory that a block may ask of the current device.

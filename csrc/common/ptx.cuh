@@ -2,6 +2,7 @@
 // tests/cuda_emulator brings its own version of this file.
 #pragma once
 
+#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -106,13 +107,19 @@ __device__ inline int cluster_size() {
 #endif
 }
 
-// All threads of all blocks of the cluster; also orders shared memory. A block must not end before others have read
-// its memory: a cluster_sync() comes last.
+// All threads of all blocks of the cluster; also orders shared and global memory. Of one dimension along x. A block must
+// not end before others have read its memory: a cluster_sync() comes last.
+// One warp releases, and with it what the others wrote before the block's barrier: release is cumulative. A release of
+// each warp would be a MEMBAR of each.
 __device__ inline void cluster_sync() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n" ::: "memory");
-#else
   __syncthreads();
+#if __CUDA_ARCH__ >= 900
+  if (threadIdx.x < 32) {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n" ::: "memory");
+  } else {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n" ::: "memory");
+  }
+  asm volatile("barrier.cluster.wait.acquire.aligned;\n" ::: "memory");
 #endif
 }
 
@@ -128,21 +135,8 @@ __device__ inline T* cluster_map(T* shared, int rank) {
 #endif
 }
 
-// All threads of the grid, which launch_cooperative() has started; also orders global memory. `counter` is zero when
-// the grid starts and counts arrivals: barrier i is passed when i x blocks have arrived.
-__device__ inline void grid_sync(unsigned* counter) {
-  __syncthreads();
-  if (threadIdx.x + threadIdx.y + threadIdx.z == 0) {
-    const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
-    __threadfence();
-    const unsigned target = (atomicAdd(counter, 1u) / blocks + 1) * blocks;
-    unsigned arrived;
-    do {
-      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];\n" : "=r"(arrived) : "l"(counter) : "memory");
-    } while (arrived < target);
-    __threadfence();
-  }
-  __syncthreads();
-}
+// All threads of the grid, which launch_cooperative() has started; also orders global memory. One thread of a block
+// arrives (release) and waits (acquire), between two barriers of the block. The counter is the driver's, a launch's own.
+__device__ inline void grid_sync() { cooperative_groups::this_grid().sync(); }
 
 }  // namespace segnext

@@ -32,6 +32,15 @@ __device__ inline void store_four(float* shared, const float (&four)[4]) {
   Vec16<float>::from_floats(four).store_shared(shared);
 }
 
+// Two elements at once, aligned so.
+template <typename T>
+__device__ inline void store_two(T* shared, float first, float second) {
+  struct alignas(2 * sizeof(T)) Pair {
+    T values[2];
+  };
+  store_shared(reinterpret_cast<Pair*>(shared), Pair{{from_float<T>(first), from_float<T>(second)}});
+}
+
 template <int kRows>
 struct Sums {
   float values[kRows][4];
@@ -68,7 +77,7 @@ __device__ inline void rows_times_by(const T* rows, int ld, int count, int terms
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const float* source = weights + static_cast<int64_t>(k + e) * ld_weights + column;
-          Vec16<float>::load_global(source).to_floats(factors[e]);
+          reinterpret_cast<const Vec16<float>*>(source)->to_floats(factors[e]);
         }
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
@@ -88,8 +97,8 @@ __device__ inline void rows_times_by(const T* rows, int ld, int count, int terms
   }
 }
 
-// sink(row, column, four sums) for rows [0, count) of `rows` in shared memory times `weights` (terms, columns) in
-// global memory; terms, columns and count are multiples of 4.
+// sink(row, column, four sums) for rows [0, count) of `rows` in shared memory times `weights` (terms, columns) in any;
+// terms, columns and count are multiples of 4.
 template <typename T, typename Sink>
 __device__ inline void rows_times(const T* rows, int ld, int count, int terms, const float* weights, int ld_weights,
                                   int columns, const Sink& sink) {
@@ -143,6 +152,10 @@ __device__ inline void outer_sum(const T* left, int ld_left, int m, const float*
   }
 }
 
+struct alignas(8) Two {
+  float values[2];
+};
+
 struct Split {
   __nv_bfloat16 high, low;
 };
@@ -193,6 +206,69 @@ __device__ inline void pack_fragment(__nv_bfloat16* packed, int columns, int k, 
   const Split parts = split(value);
   store_global(target, parts.high);
   store_global(target + 4, parts.low);
+}
+
+// State in shared memory in two bfloat16.
+struct Parts {
+  __nv_bfloat16 *high, *low;
+
+  __device__ Parts at(int offset) const { return {high + offset, low + offset}; }
+};
+
+// 16 x 16 of state as the right factor: two fragments side by side, both parts.
+struct StateFragments {
+  uint32_t high[2][2], low[2][2];
+
+  // Element (k, n) is row k, column n of `parts`.
+  __device__ void load(const Parts& parts, int ld) {
+    load_b_fragments<false>(high, parts.high, ld);
+    load_b_fragments<false>(low, parts.low, ld);
+  }
+  // Of 16 rows of a symmetric matrix of floats in global memory, in which a row serves for a column.
+  __device__ void load_symmetric(const float* rows, int ld) {
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const Two two = load_global(
+            reinterpret_cast<const Two*>(rows + (8 * j + lane / 4) * ld + 8 * half + lane % 4 * 2));
+        const Split first = split(two.values[0]), second = split(two.values[1]);
+        high[j][half] = bits_of(first.high, second.high);
+        low[j][half] = bits_of(first.low, second.low);
+      }
+    }
+  }
+};
+
+__device__ inline void store_parts(const Parts& parts, int at, const float (&values)[2]) {
+  const Split first = split(values[0]), second = split(values[1]);
+  store_shared(reinterpret_cast<uint32_t*>(parts.high + at), bits_of(first.high, second.high));
+  store_shared(reinterpret_cast<uint32_t*>(parts.low + at), bits_of(first.low, second.low));
+}
+
+// matrixᵀ matrix of a (rows, 16) matrix in two parts: each warp's share, of every eighth 16 rows, to its own `sums`.
+__device__ inline void gram_fragments(const Parts& parts, int ld, int rows, float* sums) {
+  const int lane = threadIdx.x % kWarp;
+  float total[2][4] = {};
+  for (int k = threadIdx.x / kWarp * 16; k < rows; k += kNmfThreads / kWarp * 16) {
+    const Parts own = parts.at(k * ld);
+    uint32_t high[4], low[4];
+    load_a_fragment<false>(high, own.high, ld);
+    load_a_fragment<false>(low, own.low, ld);
+    StateFragments right;
+    right.load(own, ld);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) multiply_split(total[j], high, low, right.high[j], right.low[j]);
+  }
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Two* target = reinterpret_cast<Two*>(sums + (lane / 4 + 8 * half) * 16 + 8 * j + lane % 4 * 2);
+      store_shared(target, Two{{total[j][2 * half], total[j][2 * half + 1]}});
+    }
+  }
 }
 
 struct alignas(16) FragmentPair {
@@ -257,6 +333,59 @@ __device__ inline void outer_sum_fragments(const T* left, int ld_left, int m, co
       float* target = out + static_cast<int64_t>(row + lane / 4) * ld_out + column + 8 * j + lane % 4 * 2;
       put_two(target, sums[j][0], sums[j][1], accumulate);
       put_two(target + 8 * ld_out, sums[j][2], sums[j][3], accumulate);
+    }
+  }
+}
+
+// sink(row, column, two sums) for state (count, columns) in two parts times a symmetric matrix of floats in global
+// memory; count and columns multiples of 16.
+template <typename Sink>
+__device__ inline void parts_times_symmetric(const Parts& rows, int ld, int count, const float* matrix, int columns,
+                                             const Sink& sink) {
+  const int lane = threadIdx.x % kWarp, column_units = columns / 16;
+  for (int unit = threadIdx.x / kWarp; unit < count / 16 * column_units; unit += kNmfThreads / kWarp) {
+    const int row = unit / column_units * 16, column = unit % column_units * 16;
+    float sums[2][4] = {};
+    for (int k = 0; k < columns; k += 16) {
+      uint32_t high[4], low[4];
+      load_a_fragment<true>(high, rows.high + row * ld + k, ld);
+      load_a_fragment<true>(low, rows.low + row * ld + k, ld);
+      StateFragments right;
+      right.load_symmetric(matrix + static_cast<int64_t>(column) * columns + k, columns);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) multiply_split(sums[j], high, low, right.high[j], right.low[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        sink(row + lane / 4 + 8 * half, column + 8 * j + lane % 4 * 2, sums[j][2 * half], sums[j][2 * half + 1]);
+      }
+    }
+  }
+}
+
+// out or += matrixᵀ matrix of (pixels, columns) state in two parts, as outer_sum_fragments.
+__device__ inline void gram_parts(const Parts& matrix, int ld, int columns, int pixels, float* out, bool accumulate) {
+  const int lane = threadIdx.x % kWarp, units = columns / 16;
+  for (int unit = threadIdx.x / kWarp; unit < units * units; unit += kNmfThreads / kWarp) {
+    const int row = unit / units * 16, column = unit % units * 16;
+    float sums[2][4] = {};
+#pragma unroll 2
+    for (int p = 0; p < pixels; p += 16) {
+      uint32_t high[4], low[4];
+      load_a_fragment<false>(high, matrix.high + p * ld + row, ld);
+      load_a_fragment<false>(low, matrix.low + p * ld + row, ld);
+      StateFragments right;
+      right.load(matrix.at(p * ld + column), ld);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) multiply_split(sums[j], high, low, right.high[j], right.low[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      float* target = out + (row + lane / 4) * columns + column + 8 * j + lane % 4 * 2;
+      put_two(target, sums[j][0], sums[j][1], accumulate);
+      put_two(target + 8 * columns, sums[j][2], sums[j][3], accumulate);
     }
   }
 }

@@ -68,6 +68,24 @@ __device__ inline void for_each_element(int pixels, int channels, bool channels_
   }
 }
 
+// visit(pixel, channel) for the vectors of kVec channels of (pixels, channels) that are this thread's: one division in
+// all, where a division a vector was most of a copy's instructions.
+template <int kVec, typename Visit>
+__device__ inline void for_each_vector(int pixels, int channels, const Visit& visit) {
+  const int vectors = (channels + kVec - 1) / kVec;
+  const int pixel_step = kNmfThreads / vectors, vector_step = kNmfThreads % vectors;
+  int pixel = threadIdx.x / vectors, vector = threadIdx.x % vectors;
+  while (pixel < pixels) {
+    visit(pixel, vector * kVec);
+    pixel += pixel_step;
+    vector += vector_step;
+    if (vector >= vectors) {
+      vector -= vectors;
+      ++pixel;
+    }
+  }
+}
+
 // Pixels [first, first + count) to the tile's first rows, zeros to the rest of its `pixels` rows and `channels`
 // columns. Others see it after cp_async_wait<0>() and a barrier.
 template <typename T>
@@ -83,9 +101,7 @@ __device__ inline void load_tile(const Images<const T>& images, int64_t image, i
     for_each_element(pixels, padded_channels, images.channels_inside, element);
   } else {
     constexpr int kVec = Vec16<T>::kSize;
-    const int vectors = padded_channels / kVec;
-    for (int i = threadIdx.x; i < pixels * vectors; i += kNmfThreads) {
-      const int pixel = i / vectors, channel = i % vectors * kVec;
+    for_each_vector<kVec>(pixels, padded_channels, [&](int pixel, int channel) {
       const bool exists = pixel < count && channel < channels;
       if (!exists || channel + kVec <= channels) {
         const T* from = exists ? source + pixel * images.stride_pixel + channel : images.data;
@@ -93,7 +109,7 @@ __device__ inline void load_tile(const Images<const T>& images, int64_t image, i
       } else {
         for (int e = 0; e < kVec; ++e) element(pixel, channel + e);
       }
-    }
+    });
   }
   cp_async_commit();
 }
@@ -112,15 +128,13 @@ __device__ inline void store_tile(const Images<T>& images, int64_t image, int64_
     return;
   }
   constexpr int kVec = Vec16<T>::kSize;
-  const int vectors = (channels + kVec - 1) / kVec;
-  for (int i = threadIdx.x; i < count * vectors; i += kNmfThreads) {
-    const int pixel = i / vectors, channel = i % vectors * kVec;
+  for_each_vector<kVec>(count, channels, [&](int pixel, int channel) {
     if (channel + kVec <= channels) {
       Vec16<T>::load_shared(tile + pixel * ld + channel).store_global(target + pixel * images.stride_pixel + channel);
     } else {
       for (int e = 0; e < kVec && channel + e < channels; ++e) element(pixel, channel + e);
     }
-  }
+  });
 }
 
 // (1 or B, rows, columns) as (1, B, rows, columns).

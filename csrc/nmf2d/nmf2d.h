@@ -2,6 +2,8 @@
 // float64 too.
 #pragma once
 
+#include <functional>
+
 #include "common/convert.h"
 #include "common/isa.h"
 #include "common/tensor.h"
@@ -13,13 +15,14 @@ struct Nmf2dParams {
   DType bases_dtype;   // float32, or x's
   Tensor4 x;           // (B, D, N), any strides
   Tensor4 bases;       // (1 or B, D, R), any strides
-  Tensor4 projection;  // float32 (P, D), rows contiguous, or absent: out is then projection · bases coefᵀ, P for D
+  Tensor4 projection;  // (P, D), rows contiguous, or absent: out is then projection · bases coefᵀ, P for D
   Tensor4 out;         // (B, D, N), any strides
   // float32 (S, B, D, R) and (S, B, N, R), the state before each update: S is 0, steps + 1, or 1 for the last alone
   Tensor4 saved_bases;
   Tensor4 saved_coef;
   int64_t steps;
   double eps;
+  DType projection_dtype;  // float32; on a GPU it may be x's, with any strides
 };
 
 struct Nmf2dBackwardParams {
@@ -39,11 +42,12 @@ SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool nmf2d_forward_cpu(const Nmf2dParams& param
 
 // Whether a tile of so many channels and a rank fits a block of the CUDA kernels.
 bool nmf2d_fits(DType dtype, int64_t channels, int64_t rank);
-// On `stream` of the current device, without a projection; a cudaError_t, 0 for success. Workspaces are in bytes.
+// On `stream` of the current device; a cudaError_t, 0 for success. Workspaces are in bytes: the forward, whose plan is
+// made once, calls for its own.
 // `variant`: 0 streaming, 1 grid, 2 cluster, -1 the one that nmf2d_forward_variant() says.
 int nmf2d_forward_variant(const Nmf2dParams& params);
-int64_t nmf2d_forward_workspace(const Nmf2dParams& params, int variant);
-int launch_nmf2d_forward(const Nmf2dParams& params, int variant, void* workspace, void* stream);
+int launch_nmf2d_forward(const Nmf2dParams& params, int variant, const std::function<void*(int64_t)>& workspace,
+                         void* stream);
 int64_t nmf2d_backward_workspace(const Nmf2dBackwardParams& params);
 int launch_nmf2d_backward(const Nmf2dBackwardParams& params, void* workspace, void* stream);
 

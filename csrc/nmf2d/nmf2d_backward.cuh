@@ -314,12 +314,9 @@ template <typename T>
 __device__ inline void reduce(const BackwardProblem<T>& p, int64_t image, int block, int blocks) {
   const float* partial = p.of_image(image) + p.state.partial;
   const int64_t share = static_cast<int64_t>(p.sum_rows()) * p.pair();
-  for_each_four(p.sum_rows(), p.pair(), block, blocks, [&](int row, int column) {
-    const int64_t at = static_cast<int64_t>(row) * p.pair() + column;
-    add_slabs(p.slabs, [&](int slab) {
-      return partial + slab * share + at;
-    }).store_global(p.of_image(image) + p.state.sums + at);
-  });
+  reduce_shares(
+      share / 4, p.slabs, block, blocks, [&](int slab) { return partial + slab * share; },
+      p.of_image(image) + p.state.sums);
 }
 
 // The update of the bases from `level` to the one above, by rows; g(den') H is left to gram().
@@ -332,6 +329,7 @@ __device__ inline void undo(const BackwardProblem<T>& p, int64_t level, int64_t 
     float grad[4], below[4] = {}, own[4], grad_num[4], grad_den[4];
     float* grad_bases = state + p.state.grad_bases + row * p.padded_rank + column;
     Vec16<float>::load_global(grad_bases).to_floats(grad);
+#pragma unroll 4
     for (int k = 0; k < p.rank; ++k) {
       // K + Kᵀ: what the coef update of the level above sends to its bases completes their gradient
       const float upper = p.saved_basis(level + 1, image, row, k), lower = p.saved_basis(level, image, row, k);
@@ -369,14 +367,15 @@ __device__ inline void gram(const BackwardProblem<T>& p, int64_t level, int64_t 
   float* state = p.of_image(image);
   const float *bases = state + p.state.bases, *grad_den = state + p.state.grad_den;
   gram_of<false>(bases, p.pair(), bases, p.pair(), p.padded_channels, p.padded_rank, block, blocks,
-                 state + p.state.gram);
+                 to_matrix(state + p.state.gram, p.padded_rank));
   if (level == p.last) return;
   gram_of<true>(bases, p.pair(), grad_den, p.padded_rank, p.padded_channels, p.padded_rank, block, blocks,
-                state + p.state.cross);
+                to_matrix(state + p.state.cross, p.padded_rank));
   const float* coef_gram = state + p.state.sums + static_cast<int64_t>(p.padded_channels) * p.pair();
   for_each_four(p.padded_channels, p.padded_rank, block, blocks, [&](int row, int column) {
     float* grad_bases = state + p.state.grad_bases + row * p.padded_rank + column;
     Vec16<float> grad = Vec16<float>::load_global(grad_bases);
+#pragma unroll 8
     for (int k = 0; k < p.rank; ++k) {
       const float factor = load_global(grad_den + row * p.padded_rank + k);
       const Vec16<float> weights = Vec16<float>::load_global(coef_gram + k * p.pair() + column);

@@ -23,16 +23,16 @@
 // pixels: 2 x 16 units of 64 mma over 8 warps, 2 k cycles each product, 0.3 k the denominators, phases between 1 k:
 // 5 k cycles or 2.9 us, 25 us in all. Streaming: 31 launches, at 2 us 62 us. Not yet measured on a GPU.
 
-#include "nmf2d/nmf2d_forward.cuh"
+#include "nmf2d/nmf2d_narrow.cuh"
 
 namespace segnext {
 namespace {
 
 constexpr int64_t kResidentBlocks = 128, kResidentTile = 64;  // one a multiprocessor, slabs of at least 64 pixels
+constexpr int kNarrowChannels = 512;  // with more, the bases of each block leave little room for pixels
 
 template <typename T>
 __global__ void __launch_bounds__(kNmfThreads) nmf2d_bases_kernel(ForwardProblem<T> p) {
-  if (blockIdx.x == 0 && threadIdx.x == 0) store_global(p.arrivals, 0u);
   read_bases(p, blockIdx.x / p.slabs, static_cast<int>(blockIdx.x % p.slabs), p.slabs);
 }
 
@@ -58,6 +58,7 @@ __global__ void __launch_bounds__(kNmfThreads, 2) nmf2d_pass_kernel(ForwardProbl
     }
     cp_async_wait<0>();
     __syncthreads();
+    if (step > 0) split_coef(p, s);  // read behind the pass's next barrier
     pass_tile(p, s, step, image, first, count, partial, first > start);
     for (int i = threadIdx.x; step < p.steps && i < count * fours; i += kNmfThreads) {
       const int pixel = i / fours, r = i % fours * 4;
@@ -85,44 +86,115 @@ __global__ void __launch_bounds__(kNmfThreads) nmf2d_gram_kernel(ForwardProblem<
   gram(p, step, blockIdx.x / p.slabs, static_cast<int>(blockIdx.x % p.slabs), p.slabs);
 }
 
-// All steps with the slab in shared memory; of the grid and the cluster variant, which differ in a few uniform
-// branches.
+// A block of the two resident kernels: its pixels, and what lies between it and the others. Of clusters and of a grid,
+// which differ in uniform branches.
 template <typename T>
-__global__ void __launch_bounds__(kNmfThreads, 1) nmf2d_resident_kernel(ForwardProblem<T> p) {
-  ForwardShared<T> s(p);
-  const int64_t image = blockIdx.x / p.slabs;
-  const int slab = static_cast<int>(blockIdx.x % p.slabs);
-  const int64_t first = static_cast<int64_t>(slab) * p.slab;
-  const int64_t left = p.pixels - first;
-  const int count = static_cast<int>(left <= 0 ? 0 : left < p.slab ? left : p.slab);
-  const int64_t share = static_cast<int64_t>(p.sum_rows()) * p.padded_rank;
-  float* shares = p.of_image(image) + p.state.partial;
-  float* partial = p.in_clusters ? s.partial : shares + slab * share;
-  const auto barrier = [&] {
+struct Resident {
+  const ForwardProblem<T>& p;
+  int64_t image, first;
+  int slab, count;
+  float* shares;   // in a grid
+  float* partial;  // of this block
+
+  __device__ Resident(const ForwardProblem<T>& problem, float* shared_share)
+      : p(problem), image(blockIdx.x / p.slabs), slab(static_cast<int>(blockIdx.x % p.slabs)) {
+    first = static_cast<int64_t>(slab) * p.slab;
+    const int64_t left = p.pixels - first;
+    count = static_cast<int>(left <= 0 ? 0 : left < p.slab ? left : p.slab);
+    shares = p.of_image(image) + p.state.partial;
+    partial = p.in_clusters ? shared_share : shares + slab * share();
+  }
+  __device__ int64_t share() const { return static_cast<int64_t>(p.sum_rows()) * p.padded_rank; }
+  __device__ void barrier() const {
     if (p.in_clusters) {
       cluster_sync();
     } else {
-      grid_sync(p.arrivals);
+      grid_sync();
     }
-  };
-  const auto partial_of = [&](int i) -> const float* {
-    return p.in_clusters ? cluster_map(partial, i) : shares + i * share;
-  };
-
-  load_tile(p.x, image, first, count, p.channels, s.x, p.ld_x(), p.tile, p.padded_channels);
-  cp_async_wait<0>();
-  for (int64_t step = 0; step <= p.steps; ++step) {
-    gram(p, step, image, slab, p.slabs);
-    barrier();
-    pass_tile(p, s, step, image, first, count, partial, false);
-    if (step == p.steps) break;
-    barrier();
-    reduce(p, image, slab, p.slabs, partial_of);
-    barrier();
-    update(p, step, image, slab, p.slabs);
-    barrier();
   }
-  if (p.in_clusters) cluster_sync();  // nobody's shared memory is read any more
+  // Everyone's shares to the image's sums, behind a barrier.
+  __device__ void reduce() const {
+    if (p.in_clusters) {
+      segnext::reduce(p, image, slab, p.slabs, [&](int i) -> const float* { return cluster_map(partial, i); });
+    } else {
+      segnext::reduce(p, image, slab, p.slabs, [&](int i) -> const float* { return shares + i * share(); });
+    }
+  }
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kNmfThreads, 1) nmf2d_resident_kernel(ForwardProblem<T> p) {
+  ForwardShared<T> s(p);
+  const Resident<T> block(p, s.partial);
+  load_tile(p.x, block.image, block.first, block.count, p.channels, s.x, p.ld_x(), p.tile, p.padded_channels);
+  read_bases(p, block.image, block.slab, p.slabs);
+  cp_async_wait<0>();
+  block.barrier();
+  for (int64_t step = 0; step <= p.steps; ++step) {
+    gram(p, step, block.image, block.slab, p.slabs);
+    block.barrier();
+    pass_tile(p, s, step, block.image, block.first, block.count, block.partial, false);
+    if (step == p.steps) break;
+    block.barrier();
+    block.reduce();
+    block.barrier();
+    update(p, step, block.image, block.slab, p.slabs);
+    block.barrier();
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kNmfThreads, 1) nmf2d_narrow_kernel(ForwardProblem<T> p) {
+  size_t used;
+  NarrowShared<T> s(shared_memory(), p, used);
+  const Resident<T> block(p, s.share);
+  float* sums = p.of_image(block.image) + p.state.sums;
+  float* projected = p.of_image(block.image) + p.state.projected;
+  load_tile(p.x, block.image, block.first, block.count, p.channels, s.x, p.ld_x(), p.tile, p.padded_channels);
+  narrow_read_bases(p, s, block.image);
+  cp_async_wait<0>();
+  __syncthreads();
+  narrow_save_bases(p, s, 0, block.image, block.slab);
+  narrow_bases_gram(p, s);
+  narrow_coef<true>(p, s, block.count);
+  __syncthreads();
+  narrow_softmax(p, s);
+  __syncthreads();
+  if (p.slot(0) >= 0) {
+    save_coef(p, p.slot(0), block.image, block.first, block.count, s.coef);
+    __syncthreads();
+  }
+  for (int64_t step = 0;; ++step) {
+    if (step == p.steps && p.projected()) {
+      project(p, s.bases, block.slab, p.slabs, to_matrix(projected, kNarrow));
+    }
+    narrow_coef<false>(p, s, block.count);
+    if constexpr (!kOnTensorCores<T>) {
+      float* const numerator = s.numerator;
+      s.numerator = s.coef;
+      s.coef = numerator;
+    }
+    __syncthreads();
+    if (step == p.steps) break;
+    save_coef(p, p.slot(step + 1), block.image, block.first, block.count, s.coef);
+    narrow_share(p, s, block.partial);
+    block.barrier();
+    block.reduce();
+    block.barrier();
+    narrow_update(p, s, sums);
+    __syncthreads();
+    narrow_save_bases(p, s, step + 1, block.image, block.slab);
+    narrow_bases_gram(p, s);
+    __syncthreads();
+  }
+  if (p.projected()) {
+    block.barrier();
+    narrow_read_factors(p, s, projected);
+    __syncthreads();
+  }
+  narrow_out(p, s);
+  __syncthreads();
+  store_tile(p.out, block.image, block.first, block.count, p.out_channels, s.x, p.ld_out());
 }
 
 template <typename T>
@@ -132,6 +204,8 @@ class Forward {
     problem_.x = images_of<const T>(params.x);
     problem_.out = images_of<T>(params.out);
     problem_.bases = over_images(params.bases, params.x.size[0]);
+    problem_.projection = params.projection;
+    problem_.projection_is_float = params.projection_dtype == DType::kFloat32;
     problem_.saved_bases = params.saved_bases;
     problem_.saved_coef = params.saved_coef;
     problem_.bases_are_float = params.bases_dtype == DType::kFloat32;
@@ -140,8 +214,8 @@ class Forward {
     problem_.steps = params.steps;
     problem_.channels = static_cast<int>(params.x.size[1]);
     problem_.rank = static_cast<int>(params.bases.size[2]);
-    problem_.padded_channels = static_cast<int>(rounded_up(problem_.channels, kUnit<T>));
-    problem_.padded_rank = static_cast<int>(rounded_up(problem_.rank, kUnit<T>));
+    problem_.out_channels = static_cast<int>(params.out.size[1]);
+    problem_.padded_out = static_cast<int>(rounded_up(problem_.out_channels, kUnit<T>));
     problem_.eps = static_cast<float>(params.eps);
     fits_ = (variant == Variant::kCluster || variant == Variant::kAuto) && plan_cluster();
     if (!fits_ && (variant == Variant::kGrid || variant == Variant::kAuto)) fits_ = plan_grid();
@@ -149,24 +223,21 @@ class Forward {
     lay_out();
   }
 
-  int64_t workspace() const {
-    return 256 + problem_.images * problem_.state.size * static_cast<int64_t>(sizeof(float));
-  }
   int variant() const { return fits_ ? static_cast<int>(variant_) : static_cast<int>(Variant::kAuto); }
 
-  int run(void* workspace, void* stream) {
+  int run(const std::function<void*(int64_t)>& workspace, void* stream) {
     if (problem_.images == 0) return 0;
     if (!fits_ || problem_.images * problem_.slabs > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
-    problem_.arrivals = static_cast<unsigned*>(workspace);
-    problem_.workspace = reinterpret_cast<float*>(static_cast<char*>(workspace) + 256);
+    const int64_t bytes = problem_.images * problem_.state.size * static_cast<int64_t>(sizeof(float));
+    problem_.workspace = static_cast<float*>(workspace(bytes));
     stream_ = stream;
-    if (const int status = start(nmf2d_bases_kernel<T>, 0, problem_)) return status;
     if (variant_ == Variant::kStreaming) return run_streaming();
     const dim3 grid(blocks());
+    const auto kernel = resident_kernel();
     if (variant_ == Variant::kGrid) {
-      return launch_cooperative(nmf2d_resident_kernel<T>, grid, dim3(kNmfThreads), shared_, stream, problem_);
+      return launch_cooperative(kernel, grid, dim3(kNmfThreads), shared_, stream, problem_);
     }
-    return launch_cluster(nmf2d_resident_kernel<T>, grid, dim3(kNmfThreads), kClusterBlocks, shared_, stream, problem_);
+    return launch_cluster(kernel, grid, dim3(kNmfThreads), kClusterBlocks, shared_, stream, problem_);
   }
 
  private:
@@ -177,7 +248,10 @@ class Forward {
     return launch(kernel, dim3(blocks()), dim3(kNmfThreads), shared, stream_, args...);
   }
 
+  auto resident_kernel() const { return narrow_ ? nmf2d_narrow_kernel<T> : nmf2d_resident_kernel<T>; }
+
   int run_streaming() const {
+    if (const int status = start(nmf2d_bases_kernel<T>, 0, problem_)) return status;
     for (int64_t step = 0; step <= problem_.steps; ++step) {
       if (const int status = start(nmf2d_gram_kernel<T>, 0, problem_, step)) return status;
       if (const int status = start(nmf2d_pass_kernel<T>, shared_, problem_, step)) return status;
@@ -188,21 +262,33 @@ class Forward {
     return 0;
   }
 
+  void set_sizes(bool narrow) {
+    narrow_ = narrow;
+    problem_.padded_channels = static_cast<int>(rounded_up(problem_.channels, narrow ? kNarrowUnit : kUnit<T>));
+    problem_.padded_rank = narrow ? kNarrow : static_cast<int>(rounded_up(problem_.rank, kUnit<T>));
+  }
+
   // Slabs that stay in shared memory: bytes of a block, 0 where they are too many for it.
-  size_t resident(int64_t slabs, bool with_partial) {
-    problem_.in_clusters = with_partial;
+  size_t resident(int64_t slabs, bool in_clusters) {
+    set_sizes(problem_.rank <= kNarrow && problem_.channels <= kNarrowChannels);
+    problem_.in_clusters = in_clusters;
     problem_.slabs = static_cast<int>(slabs);
     const int64_t pixels = (problem_.pixels + slabs - 1) / slabs, slab = rounded_up(pixels > 0 ? pixels : 1, kUnit<T>);
     if (slab > (1 << 16)) return 0;
-    problem_.slab = problem_.tile = static_cast<int>(slab);
-    shared_ = ForwardShared<T>::bytes(problem_, with_partial);
+    problem_.slab = static_cast<int>(slab);
+    problem_.tile = static_cast<int>(rounded_up(slab, narrow_ ? kNarrowUnit : kUnit<T>));
+    if (narrow_) {
+      NarrowShared<T>(nullptr, problem_, shared_);
+    } else {
+      shared_ = ForwardShared<T>::bytes(problem_, in_clusters);
+    }
     return shared_ <= shared_limit() ? shared_ : 0;
   }
 
   bool plan_cluster() {
     variant_ = Variant::kCluster;
     const size_t shared = resident(kClusterBlocks, true);
-    return shared > 0 && resident_clusters(nmf2d_resident_kernel<T>, kNmfThreads, kClusterBlocks, shared) > 0;
+    return shared > 0 && resident_clusters(resident_kernel(), kNmfThreads, kClusterBlocks, shared) > 0;
   }
 
   bool plan_grid() {
@@ -213,7 +299,7 @@ class Forward {
     for (; slabs > 0; slabs /= 2) {
       const size_t shared = resident(slabs, false);
       if (shared == 0) return false;  // fewer slabs are larger ones
-      const int64_t held = resident_blocks(nmf2d_resident_kernel<T>, kNmfThreads, shared);
+      const int64_t held = resident_blocks(resident_kernel(), kNmfThreads, shared);
       if (held >= problem_.images * slabs) return true;
     }
     return false;
@@ -221,6 +307,7 @@ class Forward {
 
   bool plan_streaming() {
     variant_ = Variant::kStreaming;
+    set_sizes(false);
     const Slabs slabs =
         streaming_slabs(problem_.images, problem_.pixels, kUnit<T>, ForwardShared<T>::bytes_a_pixel(problem_));
     problem_.tile = slabs.tile;
@@ -239,41 +326,35 @@ class Forward {
       return start;
     };
     ForwardState& s = problem_.state;
-    s.bases = take(channels * rank);
-    s.other_bases = take(channels * rank);
-    s.turned = take(channels * rank);
-    s.packed = take(kOnTensorCores<T> ? channels * rank : 0);  // two bfloat16 a float
-    s.gram = take(rank * rank);
+    const int64_t shared_state = narrow_ ? 0 : channels * rank;  // of all blocks, not of each
+    s.bases = take(shared_state);
+    s.other_bases = take(shared_state);
+    s.turned = take(narrow_ ? 0 : problem_.padded_out * rank);
+    s.packed = take(kOnTensorCores<T> ? shared_state : 0);  // two bfloat16 a float
+    s.gram = take(narrow_ ? 0 : rank * rank);
     s.sums = take(problem_.sum_rows() * rank);
     s.partial = take(variant_ == Variant::kCluster ? 0 : problem_.slabs * problem_.sum_rows() * rank);
     s.coef = take(variant_ == Variant::kStreaming ? problem_.pixels * rank : 0);
+    s.projected = take(narrow_ && problem_.projected() ? problem_.padded_out * rank : 0);
     s.size = used;
   }
 
   ForwardProblem<T> problem_{};
   Variant variant_ = Variant::kStreaming;
-  bool fits_ = false;
+  bool fits_ = false, narrow_ = false;
   size_t shared_ = 0;
   void* stream_ = nullptr;
 };
 
 }  // namespace
 
-int64_t nmf2d_forward_workspace(const Nmf2dParams& params, int variant) {
-  int64_t bytes = 0;
-  with_element_type(params.dtype, [&](auto type) {
-    bytes = Forward<decltype(type)>(params, static_cast<Variant>(variant)).workspace();
-    return 0;
-  });
-  return bytes;
-}
-
 int nmf2d_forward_variant(const Nmf2dParams& params) {
   return with_element_type(params.dtype,
                            [&](auto type) { return Forward<decltype(type)>(params, Variant::kAuto).variant(); });
 }
 
-int launch_nmf2d_forward(const Nmf2dParams& params, int variant, void* workspace, void* stream) {
+int launch_nmf2d_forward(const Nmf2dParams& params, int variant, const std::function<void*(int64_t)>& workspace,
+                         void* stream) {
   return with_element_type(params.dtype, [&](auto type) {
     return Forward<decltype(type)>(params, static_cast<Variant>(variant)).run(workspace, stream);
   });

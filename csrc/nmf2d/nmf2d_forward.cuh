@@ -5,79 +5,9 @@
 //   the other of two buffers: rows are read while others change gram     Gram = basesᵀ bases
 #pragma once
 
-#include "nmf2d/image_tiles.cuh"
-#include "nmf2d/nmf2d.h"
+#include "nmf2d/nmf2d_problem.cuh"
 
 namespace segnext {
-
-enum class Variant : int { kAuto = -1, kStreaming = 0, kGrid = 1, kCluster = 2 };
-
-constexpr int kClusterBlocks = 16;
-
-// Offsets in floats of what an image keeps in the workspace.
-struct ForwardState {
-  int64_t bases, other_bases, turned, packed, gram, sums, partial, coef, size;
-};
-
-template <typename T>
-struct ForwardProblem {
-  Images<const T> x;
-  Images<T> out;
-  Tensor4 bases, saved_bases, saved_coef;
-  bool bases_are_float;
-  bool in_clusters;  // the slabs' shares of the sums lie in the shared memory of a cluster
-  int64_t images, pixels, steps;
-  int channels, rank, padded_channels, padded_rank;
-  int slabs, slab, tile;  // slabs an image, pixels a slab, pixels of a slab in shared memory at a time
-  float eps;
-  ForwardState state;
-  float* workspace;
-  unsigned* arrivals;  // of grid_sync()
-
-  __host__ __device__ int ld_x() const { return padded_channels + Vec16<T>::kSize; }
-  __host__ __device__ int ld_rank() const { return padded_rank + 4; }
-  __host__ __device__ int ld_split() const { return padded_rank + 8; }
-  __host__ __device__ int sum_rows() const { return padded_channels + padded_rank; }
-
-  __device__ float* of_image(int64_t image) const { return workspace + image * state.size; }
-  __device__ float* bases_of(int64_t image, int64_t step) const {
-    return of_image(image) + (step % 2 == 0 ? state.bases : state.other_bases);
-  }
-  // Which of the saved states is the one before update `step`; -1: none.
-  __device__ int64_t slot(int64_t step) const {
-    const int64_t kept = saved_bases.size[0];
-    if (kept == steps + 1) return step;
-    return kept == 1 && step == steps ? 0 : -1;
-  }
-};
-
-// What a block has in shared memory: the tile of X (out takes its place at the end), numerators and coef, for tensor
-// cores coef once more in two parts, and in a cluster the slab's share of the sums.
-template <typename T>
-struct ForwardShared {
-  T* x;
-  float *numerator, *coef, *partial;
-  __nv_bfloat16 *high, *low;
-
-  __device__ explicit ForwardShared(const ForwardProblem<T>& p) {
-    x = reinterpret_cast<T*>(shared_memory());
-    numerator = reinterpret_cast<float*>(x + p.tile * p.ld_x());
-    coef = numerator + p.tile * p.ld_rank();
-    high = reinterpret_cast<__nv_bfloat16*>(coef + p.tile * p.ld_rank());
-    low = high + p.tile * p.ld_split();
-    partial =
-        kOnTensorCores<T> ? reinterpret_cast<float*>(low + p.tile * p.ld_split()) : reinterpret_cast<float*>(high);
-  }
-
-  static size_t bytes(const ForwardProblem<T>& p, bool with_partial) {
-    const size_t share = with_partial ? static_cast<size_t>(p.sum_rows()) * p.padded_rank * sizeof(float) : 0;
-    return p.tile * bytes_a_pixel(p) + share;
-  }
-  static size_t bytes_a_pixel(const ForwardProblem<T>& p) {
-    const size_t split = kOnTensorCores<T> ? 2 * p.ld_split() * sizeof(__nv_bfloat16) : 0;
-    return p.ld_x() * sizeof(T) + 2 * p.ld_rank() * sizeof(float) + split;
-  }
-};
 
 // Four of a row of bases to all of its copies; `columns` beyond the rank are zero.
 template <typename T>
@@ -88,7 +18,9 @@ __device__ inline void put_bases(const ForwardProblem<T>& p, int64_t image, int6
   const int64_t slot = p.slot(step);
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    if (step == p.steps) store_global(state + p.state.turned + (column + j) * p.padded_channels + row, values[j]);
+    if (step == p.steps && !p.projected()) {
+      store_global(state + p.state.turned + (column + j) * p.padded_out + row, values[j]);
+    }
     if constexpr (kOnTensorCores<T>) {
       pack_fragment(reinterpret_cast<__nv_bfloat16*>(state + p.state.packed), p.padded_rank, row, column + j,
                     values[j]);
@@ -110,24 +42,58 @@ __device__ inline void for_each_four(int rows, int padded_rank, int block, int b
   }
 }
 
+// An element of a matrix of floats, or of T.
+template <typename T>
+__device__ inline float either(const void* data, bool is_float, int64_t at) {
+  return is_float ? load_global(static_cast<const float*>(data) + at)
+                  : to_float(load_global(static_cast<const T*>(data) + at));
+}
+
+// Four of a row of the bases as they were given.
+template <typename T>
+__device__ inline void first_bases(const ForwardProblem<T>& p, int64_t image, int row, int column,
+                                   float (&values)[4]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    values[j] = row < p.channels && column + j < p.rank
+                    ? either<T>(p.bases.data, p.bases_are_float, saved_offset(p.bases, 0, image, row, column + j))
+                    : 0.0f;
+  }
+}
+
 template <typename T>
 __device__ inline void read_bases(const ForwardProblem<T>& p, int64_t image, int block, int blocks) {
   for_each_four(p.padded_channels, p.padded_rank, block, blocks, [&](int row, int column) {
     float values[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const bool exists = row < p.channels && column + j < p.rank;
-      const int64_t at = exists ? saved_offset(p.bases, 0, image, row, column + j) : 0;
-      values[j] = !exists             ? 0.0f
-                  : p.bases_are_float ? load_global(static_cast<const float*>(p.bases.data) + at)
-                                      : to_float(load_global(static_cast<const T*>(p.bases.data) + at));
-    }
+    first_bases(p, image, row, column, values);
     put_bases(p, image, 0, row, column, values);
   });
 }
 
+// put(row, column, four) for fours of projection · bases, `bases` in any memory: a warp a four, its lanes taking
+// channels in turn.
+template <typename T, typename Put>
+__device__ inline void project(const ForwardProblem<T>& p, const float* bases, int block, int blocks, const Put& put) {
+  const int fours = p.padded_rank / 4, lane = threadIdx.x % kWarp, warps = kNmfThreads / kWarp;
+  for (int unit = block * warps + threadIdx.x / kWarp; unit < p.padded_out * fours; unit += blocks * warps) {
+    const int row = unit / fours, column = unit % fours * 4;
+    float sums[4] = {};
+    for (int d = lane; row < p.out_channels && d < p.channels; d += kWarp) {
+      const float weight = either<T>(p.projection.data, p.projection_is_float,
+                                     row * p.projection.stride[0] + d * p.projection.stride[1]);
+      const Vec16<float> four = *reinterpret_cast<const Vec16<float>*>(bases + d * p.padded_rank + column);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sums[j] = fmaf(weight, four.values[j], sums[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sums[j] = warp_sum(sums[j]);
+    if (lane == 0) put(row, column, sums);
+  }
+}
+
 __device__ inline void add_products(const float* left, const float* right, Sums<4>& sums) {
-  const Vec16<float> lefts = Vec16<float>::load_global(left), rights = Vec16<float>::load_global(right);
+  const Vec16<float> lefts = *reinterpret_cast<const Vec16<float>*>(left),
+                     rights = *reinterpret_cast<const Vec16<float>*>(right);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
 #pragma unroll
@@ -135,17 +101,17 @@ __device__ inline void add_products(const float* left, const float* right, Sums<
   }
 }
 
-// leftᵀ right (R, R), or with kBoth leftᵀ right + rightᵀ left: a warp four by four sums over the channels, its lanes
-// taking channels in turn.
-template <bool kBoth>
-__device__ inline void gram_of(const float* left, int ld_left, const float* right, int ld_right, int channels,
-                               int padded_rank, int block, int blocks, float* gram) {
+// put(row, column, four) for leftᵀ right (R, R), or with kBoth leftᵀ right + rightᵀ left, both in any memory: a warp
+// four by four sums over the rows of both, its lanes taking rows in turn.
+template <bool kBoth, typename Put>
+__device__ inline void gram_of(const float* left, int ld_left, const float* right, int ld_right, int rows,
+                               int padded_rank, int block, int blocks, const Put& put) {
   const int fours = padded_rank / 4, lane = threadIdx.x % kWarp, warps = kNmfThreads / kWarp;
   for (int unit = block * warps + threadIdx.x / kWarp; unit < fours * fours; unit += blocks * warps) {
     const int row = unit / fours * 4, column = unit % fours * 4;
     Sums<4> sums;
     sums.clear();
-    for (int d = lane; d < channels; d += kWarp) {
+    for (int d = lane; d < rows; d += kWarp) {
       const float *lefts = left + static_cast<int64_t>(d) * ld_left,
                   *rights = right + static_cast<int64_t>(d) * ld_right;
       add_products(lefts + row, rights + column, sums);
@@ -155,41 +121,64 @@ __device__ inline void gram_of(const float* left, int ld_left, const float* righ
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) sums.values[i][j] = warp_sum(sums.values[i][j]);
-      if (lane == 0) Vec16<float>::from_floats(sums.values[i]).store_global(gram + (row + i) * padded_rank + column);
+      if (lane == 0) put(row + i, column, sums.values[i]);
     }
   }
 }
 
+// gram_of's results to a dense matrix.
+__device__ inline auto to_matrix(float* matrix, int columns) {
+  return [=](int row, int column, const float(&four)[4]) {
+    Vec16<float>::from_floats(four).store_global(matrix + row * columns + column);
+  };
+}
+
+// And behind the last update what the output's factors are made of.
 template <typename T>
 __device__ inline void gram(const ForwardProblem<T>& p, int64_t step, int64_t image, int block, int blocks) {
   const float* bases = p.bases_of(image, step);
+  float* state = p.of_image(image);
   gram_of<false>(bases, p.padded_rank, bases, p.padded_rank, p.padded_channels, p.padded_rank, block, blocks,
-                 p.of_image(image) + p.state.gram);
+                 to_matrix(state + p.state.gram, p.padded_rank));
+  if (step < p.steps || !p.projected()) return;
+  project(p, bases, block, blocks, [&](int row, int column, const float(&four)[4]) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) store_global(state + p.state.turned + (column + j) * p.padded_out + row, four[j]);
+  });
 }
 
-// The sum over slabs of the fours at at(slab), in their order.
-template <typename At>
-__device__ inline Vec16<float> add_slabs(int slabs, const At& at) {
-  Vec16<float> sum{};
+// sums[i] = the sum over slabs of share(slab)[i], in fours: neighbouring lanes take every lanes-th slab each, up to
+// eight loads under way, and then add to each other in a tree. The order is that of the slabs' count alone.
+template <typename Share>
+__device__ inline void reduce_shares(int64_t fours, int slabs, int block, int blocks, const Share& share, float* sums) {
+  int lanes = 1;
+  while (lanes < kWarp && 8 * lanes < slabs) lanes *= 2;
+  const int groups = kNmfThreads / lanes, lane = threadIdx.x % lanes;
+  for (int64_t first = static_cast<int64_t>(block) * groups; first < fours;
+       first += static_cast<int64_t>(blocks) * groups) {
+    const int64_t four = first + threadIdx.x / lanes;
+    const int end = four < fours ? slabs : 0;
+    Vec16<float> sum{};
 #pragma unroll 8
-  for (int slab = 0; slab < slabs; ++slab) {
-    const Vec16<float> share = *reinterpret_cast<const Vec16<float>*>(at(slab));
+    for (int slab = lane; slab < end; slab += lanes) {
+      const Vec16<float> own = *reinterpret_cast<const Vec16<float>*>(share(slab) + 4 * four);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) sum.values[j] += share.values[j];
+      for (int j = 0; j < 4; ++j) sum.values[j] += own.values[j];
+    }
+    for (int offset = lanes / 2; offset > 0; offset /= 2) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum.values[j] += __shfl_xor_sync(kFullWarp, sum.values[j], offset);
+    }
+    if (lane == 0 && four < fours) sum.store_global(sums + 4 * four);
   }
-  return sum;
 }
 
 // partial(slab) is where a slab's share lies.
 template <typename T, typename Partial>
 __device__ inline void reduce(const ForwardProblem<T>& p, int64_t image, int block, int blocks,
                               const Partial& partial) {
-  for_each_four(p.sum_rows(), p.padded_rank, block, blocks, [&](int row, int column) {
-    const int64_t at = static_cast<int64_t>(row) * p.padded_rank + column;
-    add_slabs(p.slabs, [&](int slab) {
-      return partial(slab) + at;
-    }).store_global(p.of_image(image) + p.state.sums + at);
-  });
+  reduce_shares(static_cast<int64_t>(p.sum_rows()) * p.padded_rank / 4, p.slabs, block, blocks, partial,
+                p.of_image(image) + p.state.sums);
 }
 
 // The bases before update `step` to those after it.
@@ -200,6 +189,7 @@ __device__ inline void update(const ForwardProblem<T>& p, int64_t step, int64_t 
   const float* bases = p.bases_of(image, step);
   for_each_four(p.padded_channels, p.padded_rank, block, blocks, [&](int row, int column) {
     float below[4] = {}, values[4];
+#pragma unroll 8
     for (int k = 0; k < p.padded_rank; ++k) {
       const float factor = load_global(bases + row * p.padded_rank + k);
       const Vec16<float> grams = Vec16<float>::load_global(coef_gram + k * p.padded_rank + column);
@@ -246,22 +236,40 @@ __device__ inline void save_coef(const ForwardProblem<T>& p, int64_t slot, int64
   }
 }
 
-// One tile of the pass of `step`, from its X in shared memory (and from step 1 on its coef in s.coef) to the new coef
-// there; numerators and coef change places.
+// The tile's coef in two parts, for tensor cores.
+template <typename T>
+__device__ inline void split_coef(const ForwardProblem<T>& p, const ForwardShared<T>& s) {
+  if constexpr (kOnTensorCores<T>) {
+    const int twos = p.padded_rank / 2;
+    for (int i = threadIdx.x; i < p.tile * twos; i += kNmfThreads) {
+      const int pixel = i / twos, r = i % twos * 2;
+      const Two two = load_shared(reinterpret_cast<const Two*>(s.coef + pixel * p.ld_rank() + r));
+      store_parts(s.parts, pixel * p.ld_split() + r, two.values);
+    }
+  }
+}
+
+// coef * numerator / (denominator + eps); what is outside must not reach the sums, whatever eps is.
+template <typename T>
+__device__ inline float updated(const ForwardProblem<T>& p, bool exists, float factor, float numerator, float below) {
+  return exists ? factor * numerator / (below + p.eps) : 0.0f;
+}
+
+// One tile of the pass of `step`, from its X in shared memory (and from step 1 on its coef in s.coef, and in parts) to
+// the new coef there; numerators and coef change places.
 template <typename T>
 __device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s, int64_t step, int64_t image,
                                  int64_t first, int count, float* partial, bool accumulate) {
-  const float* state = p.of_image(image);
+  const float *state = p.of_image(image), *gram = state + p.state.gram;
   const int ld = p.ld_rank();
   if constexpr (kOnTensorCores<T>) {
     const auto sink = [&](int pixel, int r, float a, float b) {
-      store_shared(s.numerator + pixel * ld + r, a);
-      store_shared(s.numerator + pixel * ld + r + 1, b);
+      store_shared(reinterpret_cast<Two*>(s.numerator + pixel * ld + r), Two{{a, b}});
     };
     const auto* packed = reinterpret_cast<const __nv_bfloat16*>(state + p.state.packed);
     rows_times_fragments(s.x, p.ld_x(), p.tile, p.padded_channels, packed, p.padded_rank, sink);
   } else {
-    const auto sink = [&](int pixel, int r, const float (&sums)[4]) { store_four(s.numerator + pixel * ld + r, sums); };
+    const auto sink = [&](int pixel, int r, const float(&sums)[4]) { store_four(s.numerator + pixel * ld + r, sums); };
     rows_times(s.x, p.ld_x(), p.tile, p.padded_channels, p.bases_of(image, step), p.padded_rank, p.padded_rank, sink);
   }
   __syncthreads();
@@ -269,46 +277,53 @@ __device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s
     softmax_rows(s.numerator, ld, p.tile, p.rank, p.padded_rank, s.coef);
     __syncthreads();
     save_coef(p, p.slot(0), image, first, count, s.coef);
+    split_coef(p, s);
+    if constexpr (kOnTensorCores<T>) __syncthreads();
   }
-  rows_times(s.coef, ld, p.tile, p.padded_rank, state + p.state.gram, p.padded_rank, p.padded_rank,
-             [&](int pixel, int r, const float (&below)[4]) {
-               float values[4];
-#pragma unroll
-               for (int j = 0; j < 4; ++j) {
-                 const float above =
-                     load_shared(s.coef + pixel * ld + r + j) * load_shared(s.numerator + pixel * ld + r + j);
-                 values[j] = pixel < count && r + j < p.rank ? above / (below[j] + p.eps) : 0.0f;
-                 if constexpr (kOnTensorCores<T>) {
-                   const Split parts = split(values[j]);
-                   store_shared(s.high + pixel * p.ld_split() + r + j, parts.high);
-                   store_shared(s.low + pixel * p.ld_split() + r + j, parts.low);
-                 }
-               }
-               store_four(s.numerator + pixel * ld + r, values);  // its old value was this thread's alone
-             });
+  // in the numerators' place, of which a thread reads none but its own
+  const auto update_two = [&](int pixel, int r, float first_below, float second_below) {
+    Two* target = reinterpret_cast<Two*>(s.numerator + pixel * ld + r);
+    const Two above = load_shared(target), coef = load_shared(reinterpret_cast<Two*>(s.coef + pixel * ld + r));
+    const bool exists = pixel < count;
+    store_shared(target, Two{{updated(p, exists && r < p.rank, coef.values[0], above.values[0], first_below),
+                              updated(p, exists && r + 1 < p.rank, coef.values[1], above.values[1], second_below)}});
+  };
+  if constexpr (kOnTensorCores<T>) {
+    parts_times_symmetric(s.parts, p.ld_split(), p.tile, gram, p.padded_rank, update_two);
+  } else {
+    rows_times(s.coef, ld, p.tile, p.padded_rank, gram, p.padded_rank, p.padded_rank,
+               [&](int pixel, int r, const float(&below)[4]) {
+                 update_two(pixel, r, below[0], below[1]);
+                 update_two(pixel, r + 2, below[2], below[3]);
+               });
+  }
   float* const numerator = s.numerator;
   s.numerator = s.coef;
   s.coef = numerator;
   __syncthreads();
   if (step == p.steps) {
-    rows_times(s.coef, ld, p.tile, p.padded_rank, state + p.state.turned, p.padded_channels, p.padded_channels,
+    rows_times(s.coef, ld, p.tile, p.padded_rank, state + p.state.turned, p.padded_out, p.padded_out,
                [&](int pixel, int channel, const float (&sums)[4]) {
+                 T* target = s.x + pixel * p.ld_out() + channel;
 #pragma unroll
-                 for (int j = 0; j < 4; ++j) store_shared(s.x + pixel * p.ld_x() + channel + j, from_float<T>(sums[j]));
+                 for (int j = 0; j < 4; ++j) store_shared(target + j, from_float<T>(sums[j]));
                });
     __syncthreads();
-    store_tile(p.out, image, first, count, p.channels, s.x, p.ld_x());
+    store_tile(p.out, image, first, count, p.out_channels, s.x, p.ld_out());
     return;
   }
   save_coef(p, p.slot(step + 1), image, first, count, s.coef);
+  float* grams = partial + static_cast<int64_t>(p.padded_channels) * p.padded_rank;
   if constexpr (kOnTensorCores<T>) {
-    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, s.high, s.low, p.ld_split(), p.padded_rank, p.tile, partial,
-                        p.padded_rank, accumulate);
+    split_coef(p, s);
+    __syncthreads();
+    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, s.parts.high, s.parts.low, p.ld_split(), p.padded_rank,
+                        p.tile, partial, p.padded_rank, accumulate);
+    gram_parts(s.parts, p.ld_split(), p.padded_rank, p.tile, grams, accumulate);
   } else {
     outer_sum(s.x, p.ld_x(), p.padded_channels, s.coef, ld, p.padded_rank, p.tile, partial, p.padded_rank, accumulate);
+    outer_sum(s.coef, ld, p.padded_rank, s.coef, ld, p.padded_rank, p.tile, grams, p.padded_rank, accumulate);
   }
-  outer_sum(s.coef, ld, p.padded_rank, s.coef, ld, p.padded_rank, p.tile,
-            partial + static_cast<int64_t>(p.padded_channels) * p.padded_rank, p.padded_rank, accumulate);
 }
 
 }  // namespace segnext

@@ -53,19 +53,13 @@ void cluster_barrier(const char* file, int line) {
   restart();
 }
 
-void grid_barrier(unsigned* counter, const char* file, int line) {
+void grid_barrier(const char* file, int line) {
   Fibre* self = now.fibre;
   if (!now.launch->cooperative) fail("grid_sync (%s) in a grid that is not cooperative", place(file, line).c_str());
   Block& block = *self->block;
   self->file = file;
   self->line = line;
-  if (++block.at_grid == block.threads) {
-    if (*counter != now.grid_arrivals) {
-      fail("grid_sync (%s): the counter is %u after %u arrivals; it must be zero when the grid starts",
-           place(file, line).c_str(), *counter, now.grid_arrivals);
-    }
-    *counter = ++now.grid_arrivals;
-  }
+  ++block.at_grid;
   wait_as(State::kGrid);
   for (const Block* other : now.live) {
     if (other->at_grid < other->threads) return give_way();

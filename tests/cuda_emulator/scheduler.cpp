@@ -375,7 +375,6 @@ int run(const Launch& launch) {
   blockDim = launch.block;
   gridDim = launch.grid;
   failed = false;
-  now.grid_arrivals = 0;
   random_bits.seed(session.seed);
   ++session.launches;
   session.blocks += static_cast<int64_t>(grid);

@@ -71,7 +71,6 @@ struct Now {
   const Launch* launch = nullptr;
   Fibre* fibre = nullptr;      // the thread that runs
   std::vector<Block*> live;    // blocks that are alive
-  unsigned grid_arrivals = 0;  // blocks that have come to grid barriers
   std::vector<Found*> free_found;
 };
 extern Now now;

@@ -38,7 +38,8 @@ def _fake_backward(grad_out: torch.Tensor, x: torch.Tensor, *_: Any) -> torch.Te
     return empty_matrices_like(x)
 
 
-def _flops(x: Any, bases: Any, steps: int, *_: Any, **__: Any) -> int:
+def flops(x: Any, bases: Any, steps: int, *_: Any, **__: Any) -> int:
+    """Of the forward, from shapes."""
     b, d, n = x
     r = bases[2]
     coef_update = d * n * r + d * r * r + n * r * r
@@ -48,7 +49,7 @@ def _flops(x: Any, bases: Any, steps: int, *_: Any, **__: Any) -> int:
 
 def _flops_backward(grad_out: Any, x: Any, saved_bases: Any, *_: Any, **__: Any) -> int:
     states, _, _, r = saved_bases
-    return 2 * _flops(x, (1, x[1], r), max(states - 1, 0))
+    return 2 * flops(x, (1, x[1], r), max(states - 1, 0))
 
 
 def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
@@ -59,7 +60,8 @@ def _cpu_backward_refuses(grad_out: torch.Tensor, x: torch.Tensor, *_: Any) -> s
     return _cpu_refuses(x)
 
 
-def _triton_refuses(rank: int) -> str | None:
+def triton_refuses(rank: int) -> str | None:
+    """Why the Triton kernels do not take this rank."""
     # matrices of the rank squared are held in registers
     return f"takes ranks up to {TRITON_WIDEST}, not {rank}" if rank > TRITON_WIDEST else None
 
@@ -119,20 +121,21 @@ def _cpu_backward(
 
 
 def _cuda_refuses(x: torch.Tensor, bases: torch.Tensor, *_: Any) -> str | None:
-    return _cuda_refuses_sizes(x, bases.shape[2])
+    return cuda_refuses_sizes(x, x.shape[1], bases.shape[2])
 
 
 def _cuda_backward_refuses(
     grad_out: torch.Tensor, x: torch.Tensor, saved_bases: torch.Tensor, *_: Any
 ) -> str | None:
-    return _cuda_refuses_sizes(x, saved_bases.shape[3])
+    return cuda_refuses_sizes(x, x.shape[1], saved_bases.shape[3])
 
 
-def _cuda_refuses_sizes(x: torch.Tensor, rank: int) -> str | None:
+def cuda_refuses_sizes(x: torch.Tensor, channels: int, rank: int) -> str | None:
+    """Why the CUDA kernels do not take x with rows of so many channels and a rank."""
     reason = _library.cuda_refuses(x, _library.CUDA_DTYPES)
-    if reason is not None or _library._C.nmf2d_cuda_fits(_library.DTYPES[x.dtype], x.shape[1], rank):
+    if reason is not None or _library._C.nmf2d_cuda_fits(_library.DTYPES[x.dtype], channels, rank):
         return reason
-    return f"a tile of {x.shape[1]} channels and rank {rank} is too large for a block's shared memory"
+    return f"a tile of {channels} channels and rank {rank} is too large for a block's shared memory"
 
 
 def cuda_variant(
@@ -140,18 +143,31 @@ def cuda_variant(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The CUDA kernel in one of its variants: 0 streaming, 1 grid, 2 cluster, -1 the one that suits the sizes."""
     outputs = _fake(x, bases, steps, grad, eps, save)
+    run_cuda(NAME, x, bases, None, outputs, steps, eps, variant)
+    return outputs
+
+
+def run_cuda(
+    op: str,
+    x: torch.Tensor,
+    bases: torch.Tensor,
+    projection: torch.Tensor | None,
+    outputs: tuple[torch.Tensor | None, ...],
+    steps: int,
+    eps: float,
+    variant: int,
+) -> None:
+    """The CUDA kernel into ``outputs``: the result and the states. See `run`; here a projection may be x's dtype."""
     status = _library._C.nmf2d_cuda(
-        _library.DTYPES[x.dtype],
-        _library.DTYPES[bases.dtype],
-        *(_library.view(t) for t in (x, bases, *outputs)),
+        *(_library.DTYPES[(x if t is None else t).dtype] for t in (x, bases, projection)),
+        *(_library.view(t) for t in (x, bases, projection, *outputs)),
         steps,
         eps,
         variant,
         *_library.stream(x),
         _library.Workspace(x),
     )
-    _library.check_launch(status, NAME)
-    return outputs
+    _library.check_launch(status, op)
 
 
 def _cuda(
@@ -181,7 +197,7 @@ def _cuda_backward(
     return grad_x
 
 
-_op = define_op(
+forward_op = define_op(
     NAME,
     "(Tensor x, Tensor bases, int steps, str grad, float eps, bool save) -> (Tensor, Tensor, Tensor)",
     reference=reference.nmf2d,
@@ -189,11 +205,11 @@ _op = define_op(
     kernels={
         "cuda": Kernel(_cuda, _cuda_refuses),
         "triton": _triton.kernel(
-            __package__, "forward", refuses_more=lambda x, bases, *_: _triton_refuses(bases.shape[2])
+            __package__, "forward", refuses_more=lambda x, bases, *_: triton_refuses(bases.shape[2])
         ),
         "cpu": Kernel(_cpu, _cpu_refuses),
     },
-    flops=_flops,
+    flops=flops,
 )
 _backward_op = define_op(
     f"{NAME}_backward",
@@ -206,7 +222,7 @@ _backward_op = define_op(
             __package__,
             "backward",
             position=1,
-            refuses_more=lambda grad_out, x, saved_bases, *_: _triton_refuses(saved_bases.shape[3]),
+            refuses_more=lambda grad_out, x, saved_bases, *_: triton_refuses(saved_bases.shape[3]),
         ),
         "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
     },
@@ -236,6 +252,27 @@ define_autocast(NAME, lambda low, x, *rest: (low(x), *rest))
 define_vmap(NAME)
 
 
+def check(op: str, x: torch.Tensor, bases: torch.Tensor, steps: int) -> None:
+    """Refuse, in the name of ``op``, what the factorisation does not take."""
+    checks.expect_floating(op, "x", x, 3, "(B, D, N)")
+    checks.expect_floating(op, "bases", bases, 3, "(1 or B, D, R)")
+    b, d, _ = x.shape
+    batch = 1 if bases.shape[0] == 1 else b
+    checks.expect_shape(op, "bases", bases, (batch, d, "R"), f"x is {tuple(x.shape)}")
+    checks.expect_device(op, "bases", bases, "x", x)
+    check_dtype(op, "bases", bases, x)
+    if steps < 0:
+        raise ValueError(f"{op}: steps must be at least 0, got {steps}")
+
+
+def check_dtype(op: str, name: str, matrix: torch.Tensor, x: torch.Tensor) -> None:
+    """Refuse, in the name of ``op``, a matrix neither as precise as the state nor of x's dtype."""
+    if matrix.dtype not in (x.dtype, accumulator_dtype(x.dtype)):
+        raise TypeError(
+            f"{op}: {name} must be float32 or {x.dtype} as x, got {matrix.dtype}; convert it with .to()"
+        )
+
+
 def nmf2d(
     x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str = "unrolled", eps: float = EPS
 ) -> torch.Tensor:
@@ -260,18 +297,7 @@ def nmf2d(
 
     Source: Hamburger (arXiv 2109.04553), as used by SegNeXt (arXiv 2209.08575), section 3.2.
     """
-    checks.expect_floating(NAME, "x", x, 3, "(B, D, N)")
-    checks.expect_floating(NAME, "bases", bases, 3, "(1 or B, D, R)")
-    b, d, _ = x.shape
-    batch = 1 if bases.shape[0] == 1 else b
-    checks.expect_shape(NAME, "bases", bases, (batch, d, "R"), f"x is {tuple(x.shape)}")
-    checks.expect_device(NAME, "bases", bases, "x", x)
+    check(NAME, x, bases, steps)
     checks.expect_choice(NAME, "grad", grad, GRADS)
-    if bases.dtype not in (x.dtype, accumulator_dtype(x.dtype)):
-        raise TypeError(
-            f"{NAME}: bases must be float32 or {x.dtype} as x, got {bases.dtype}; convert it with .to()"
-        )
-    if steps < 0:
-        raise ValueError(f"{NAME}: steps must be at least 0, got {steps}")
     save = torch.is_grad_enabled() and x.requires_grad
-    return _op(x, bases.detach(), steps, grad, eps, save)[0]
+    return forward_op(x, bases.detach(), steps, grad, eps, save)[0]

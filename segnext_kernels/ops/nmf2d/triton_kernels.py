@@ -191,10 +191,12 @@ def _forward(
     b, d, n = x.shape
     r = bases.shape[2]
     cut = Cut.of(x, r, chosen)
-    # States: all of them where they are kept, else one that each update overwrites.
+    # States: all of them where they are kept, else two in turn: the threads that load a tile need not be those that
+    # store it, so no update may be in place.
     every = save and grad == "unrolled"
-    bases_states = x.new_empty((steps + 1 if every else 1, b, d, r), dtype=torch.float32)
-    coef_states = x.new_empty((steps + 1 if every else 1, b, n, r), dtype=torch.float32)
+    states = steps + 1 if every else min(steps, 1) + 1
+    bases_states = x.new_empty((states, b, d, r), dtype=torch.float32)
+    coef_states = x.new_empty((states, b, n, r), dtype=torch.float32)
     gram = x.new_empty((b, cut.channel_tiles, r, r), dtype=torch.float32)
     partial = x.new_empty((b, cut.chunks, d, r), dtype=torch.float32)
     partial_gram = x.new_empty((b, cut.chunks, r, r), dtype=torch.float32)
@@ -206,8 +208,8 @@ def _forward(
         config=config(4, 1, BLOCK_D=cut.channels["BLOCK_D"]), RANK=cut.rank, PRECISION=cut.precision,
     )  # fmt: skip
     for step in range(steps + 1):
-        at, to = (step, min(step + 1, steps)) if every else (0, 0)
         last = step == steps
+        at, to = step % states, min(step + 1, steps) % states  # the last update writes no state
         _triton.launch(
             coef_kernel, (b * cut.chunks,),
             x, bases_states[at], gram, coef_states[at], coef_states[to], partial, partial_gram, out,
@@ -222,5 +224,6 @@ def _forward(
                 config=cut.channels, PRECISION=cut.precision, RANK=cut.rank,
             )  # fmt: skip
     if save:
-        return out, bases_states, coef_states
+        kept = slice(None) if every else slice(steps % states, steps % states + 1)
+        return out, bases_states[kept], coef_states[kept]
     return out, bases_states.new_empty((0, b, d, r)), coef_states.new_empty((0, b, n, r))

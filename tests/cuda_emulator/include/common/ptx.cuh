@@ -94,8 +94,8 @@ template <typename T>
 inline T* cluster_map(T* shared, int rank) {
   return static_cast<T*>(emulator::map_shared(shared, rank));
 }
-inline void grid_sync(unsigned* counter, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  emulator::grid_barrier(counter, file, line);
+inline void grid_sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulator::grid_barrier(file, line);
 }
 
 }  // namespace segnext

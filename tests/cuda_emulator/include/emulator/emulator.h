@@ -45,7 +45,7 @@ int run(const Launch& launch);
 void block_barrier(const char* file, int line);
 int block_count(bool vote, const char* file, int line);  // a barrier, and the number of true votes
 void cluster_barrier(const char* file, int line);
-void grid_barrier(unsigned* counter, const char* file, int line);
+void grid_barrier(const char* file, int line);
 
 // Blocks until all lanes of `mask` have come; then (32) what each brought, kLoadMatrix and kMma*: what they get.
 const Slot* exchange(WarpOp op, unsigned mask, const Slot& brought);

@@ -1,0 +1,113 @@
+"""nmf2d_projected: nmf2d and the 1x1 convolution of its result, for inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from segnext_kernels import _library, _triton, checks
+from segnext_kernels.backend import Kernel
+from segnext_kernels.layout import accumulator_dtype, empty_matrices_like
+from segnext_kernels.ops.nmf2d import op as nmf
+from segnext_kernels.ops.nmf2d_projected import reference
+from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
+
+NAME = "nmf2d_projected"
+
+
+def _fake(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float
+) -> torch.Tensor:
+    return empty_matrices_like(x, projection.shape[0])
+
+
+def _flops(x: Any, bases: Any, steps: int, projection: Any, *_: Any, **__: Any) -> int:
+    b, d, n = x
+    return nmf.flops(x, bases, steps) + 2 * b * projection[0] * d * n  # of the definition, by convention
+
+
+def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
+    return _library.cpu_refuses(x, _library.CPU_DTYPES)
+
+
+def _cpu(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float
+) -> torch.Tensor:
+    out = _fake(x, bases, steps, projection, eps)
+    wide = projection.to(accumulator_dtype(x.dtype)).contiguous()
+    nmf.run(x, bases, steps, eps, out, projection=wide)
+    return out
+
+
+def _cuda_refuses(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float
+) -> str | None:
+    # a tile's rows become the result's
+    return nmf.cuda_refuses_sizes(x, max(x.shape[1], projection.shape[0]), bases.shape[2])
+
+
+def cuda_variant(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float, variant: int
+) -> torch.Tensor:
+    """The CUDA kernel of nmf2d in one of its variants: see `ops.nmf2d.op.cuda_variant`."""
+    out = _fake(x, bases, steps, projection, eps)
+    nmf.run_cuda(NAME, x, bases, projection, (out, None, None), steps, eps, variant)
+    return out
+
+
+def _cuda(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float
+) -> torch.Tensor:
+    return cuda_variant(x, bases, steps, projection, eps, -1)
+
+
+_op = define_op(
+    NAME,
+    "(Tensor x, Tensor bases, int steps, Tensor projection, float eps) -> Tensor",
+    reference=reference.nmf2d_projected,
+    fake=_fake,
+    kernels={
+        "cuda": Kernel(_cuda, _cuda_refuses),
+        "triton": _triton.kernel(
+            __package__, "forward", refuses_more=lambda x, bases, *_: nmf.triton_refuses(bases.shape[2])
+        ),
+        "cpu": Kernel(_cpu, _cpu_refuses),
+    },
+    flops=_flops,
+)
+forbid_gradient(NAME, "train with nmf2d and a matrix product")
+define_autocast(NAME, lambda low, x, *rest: (low(x), *rest))  # as nmf2d: bases and state stay fp32
+define_vmap(NAME)
+
+
+def nmf2d_projected(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float = nmf.EPS
+) -> torch.Tensor:
+    """`nmf2d` and a 1x1 convolution of its result, which is never made.
+
+    Same as ``projection @ nmf2d(x, bases, steps, eps=eps)``; as that result has rank R, the projection is taken of
+    the bases: D P R multiply-adds instead of D P N.
+
+    Args:
+        x: (B, D, N), not negative; float16, bfloat16, float32, float64.
+        bases: (1, D, R) or (B, D, R), float32 (or x's dtype), columns of unit length.
+        steps: number of double updates, >= 0.
+        projection: (P, D), float32 (or x's dtype).
+        eps: added to both denominators.
+
+    Returns:
+        (B, P, N) in x's dtype, dense, with x's innermost axis (P where x is a channels_last image's pixels);
+        state and accumulators are float32 (float64 for float64). No gradient.
+
+    Raises:
+        ValueError: shapes disagree. TypeError: dtypes. NotImplementedError: no backend takes these inputs.
+
+    Source: Hamburger (arXiv 2109.04553): its matrix decomposition and the lower bread behind it.
+    """
+    nmf.check(NAME, x, bases, steps)
+    checks.expect_floating(NAME, "projection", projection, 2, "(P, D)")
+    checks.expect_shape(NAME, "projection", projection, ("P", x.shape[1]), f"x is {tuple(x.shape)}")
+    checks.expect_device(NAME, "projection", projection, "x", x)
+    nmf.check_dtype(NAME, "projection", projection, x)
+    return _op(x, bases, steps, projection, eps)
