@@ -12,6 +12,7 @@
 // measured on a GPU.
 // Shared memory: 4 rows x 34 columns x 128 B = 17 KB: occupancy is bound by registers, see tests' table.
 
+#include "common/gelu.cuh"
 #include "common/row_tiles.cuh"
 #include "dwconv_gelu/dwconv_gelu.h"
 
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) dwconv_gelu_forward_kernel(DwconvGel
     if (step >= 2 && has_output) {
       float result[kVec];
 #pragma unroll
-      for (int v = 0; v < kVec; ++v) result[v] = 0.5f * above[v] * (1.0f + erff(above[v] * 0.70710678f));
+      for (int v = 0; v < kVec; ++v) result[v] = gelu<T>(above[v]);
       Channels<T, kVec>::from_floats(result).store_to_global(out + (at.top + step - 2) * p.out.stride[2]);
     }
 #pragma unroll
