@@ -49,8 +49,7 @@ template <typename T, int kVec>
 struct Taps {
   float weight[9][kVec] = {}, bias[kVec] = {};
 
-  __device__ Taps() {}
-  __device__ Taps(const Tensor4& weights, const Tensor4& biases, int64_t channel) {
+  __device__ void load(const Tensor4& weights, const Tensor4& biases, int64_t channel) {
     const T* taps = static_cast<const T*>(weights.data) + channel * weights.stride[0];
     if (kVec > 1 && weights.stride[0] == 9 && weights.stride[2] == 3 && weights.stride[3] == 1 &&
         reinterpret_cast<uintptr_t>(weights.data) % sizeof(Packed<T, kVec>) == 0) {
@@ -108,14 +107,14 @@ class RowReader {
         has_first_(column >= 0),
         has_last_(column + columns <= image.size[3]) {}
 
-  // The next row.
-  template <int kColumns>
-  __device__ void load(Packed<T, kVec> (&columns)[kColumns]) {
+  // The next row: as many columns as the constructor was told, all of them in the image where kAllExist.
+  template <int kColumns, bool kAllExist = false>
+  __device__ void load(Packed<T, kVec>* columns) {
     const bool exists = row_ >= 0 && row_ < end_;
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
       columns[j] = {};
-      if (exists && (j > 0 || has_first_) && (j < kColumns - 1 || has_last_)) {
+      if (exists && (kAllExist || ((j > 0 || has_first_) && (j < kColumns - 1 || has_last_)))) {
         columns[j] = load_global(reinterpret_cast<const Packed<T, kVec>*>(address_ + j * column_bytes_));
       }
     }
@@ -154,6 +153,7 @@ class RowWriter {
   const ColumnOffset<kVec> column_bytes_;
 };
 
+// A number that a generic lambda takes as a constant.
 template <int kValue>
 using Int = std::integral_constant<int, kValue>;
 

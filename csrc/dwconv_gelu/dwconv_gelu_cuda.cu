@@ -38,8 +38,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) dwconv_gelu_forward_kernel(
   RowWriter<T, kVec> out(p.out, at.image, channel, column, top);
   Packed<T, kVec> ahead[3][kColumns + 2];
 #pragma unroll
-  for (int i = 0; i < 3; ++i) x.load(ahead[i]);
-  const Taps<T, kVec> taps(p.weight, p.bias, channel);
+  for (int i = 0; i < 3; ++i) x.template load<kColumns + 2>(ahead[i]);
+  Taps<T, kVec> taps;
+  taps.load(p.weight, p.bias, channel);
   float sums[3][kColumns][kVec];
   // Row top - 1 + s of x, s % 3 == kPhase, added to the three rows of out that it reaches.
   const auto step = [&](auto phase, auto rows) {
@@ -61,7 +62,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) dwconv_gelu_forward_kernel(
         }
       }
     }
-    x.load(ahead[kPhase]);
+    x.template load<kColumns + 2>(ahead[kPhase]);
     if (kRows > 2) {
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) {

@@ -16,6 +16,7 @@ BUILD = SPEC.samples[0].build
 EDGES = (
     Sample("c40-h11w35-two-tiles", BUILD, {"n": 1, "c": 40, "h": 11, "w": 35}),
     Sample("c72-h35w6-strips-and-slices", BUILD, {"n": 3, "c": 72, "h": 35, "w": 6}),
+    Sample("c18-h6w68-beside-each-other", BUILD, {"n": 1, "c": 18, "h": 6, "w": 68}),
 )
 dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -56,7 +57,11 @@ def test_not_a_number_stays_where_it_reaches(emulator: Emulator, dtype: torch.dt
 
 
 # of gelu / max(1, |x|), and of its derivative: csrc/common/gelu.cuh's table; a 16-bit result is rounded once more
-GELU_ERRORS = {torch.float32: (1.0e-7, 1.4e-7), torch.float16: (5.0e-5, 7.0e-5), torch.bfloat16: (5.0e-5, 7.0e-5)}
+GELU_ERRORS = {
+    torch.float32: (1.0e-7, 1.4e-7),
+    torch.float16: (5.0e-5, 7.0e-5),
+    torch.bfloat16: (5.0e-5, 7.0e-5),
+}
 SIDE = 24
 
 
@@ -96,6 +101,8 @@ def test_gelu_of_what_is_not_finite_is_pytorchs(emulator: Emulator) -> None:
     values[places] = special.repeat(8).reshape(8, 3, 3)
     exact = values.double().requires_grad_()
     F.gelu(exact).sum().backward()
-    for result, oracle in zip(gelu_and_derivative(emulator, values), (F.gelu(exact), exact.grad), strict=True):
+    for result, oracle in zip(
+        gelu_and_derivative(emulator, values), (F.gelu(exact), exact.grad), strict=True
+    ):
         result, oracle = result.reshape(values.shape)[places], oracle[places].float()
         torch.testing.assert_close(result, oracle, equal_nan=True, rtol=1e-6, atol=0)
