@@ -2,159 +2,236 @@
 //   grad_x = dw3x3 of g with the weights turned by 180 degrees,
 //   grad_weight[i, j] = sum over pixels p of g[p] x[p + (i - 1, j - 1)], grad_bias = sum of g.
 //
-// Tiling: as the forward's, a block walks down its strip; rows of x and grad come by cp.async two steps ahead. A thread
-// has one column and four channels. At a step it makes g of the next row, into a ring of four rows in shared memory,
-// and adds to its 9 weight gradients; and it makes the row of grad_x two above, from the three rows of g that the steps
-// before made: one barrier a step. The outer two columns of threads make g for their neighbours alone.
-// Bytes: x, grad and grad_x once, plus halos that L2 serves: 6 an element in 16-bit formats. Partial sums: 40 bytes a
-// channel and block of 32 x 30 pixels, 1 % of that.
-// Operations an element: 27 FMA and about 60 for erff and expf. Model for an H200: 3.5 ps of arithmetic and 1.4 ps of
-// memory in bf16. Not yet measured on a GPU.
-// Shared memory: (5 x 34 + 3 x 32) x 32 elements and 4 x 32 x 32 floats: 33 KB in 16-bit formats, 50 KB in fp32.
+// Tiling: a thread has two channels of four columns (two in float and float16) and walks down a strip of rows, with
+// three rows of x and the three rows of grad_x that a row of g reaches in registers. Rows of x and grad come straight
+// from global memory, one step ahead: a step is 500 instructions. Threads side by side exchange their outer columns of
+// g through shared memory, one barrier a step; where a block has others beside it, one more warp makes g of the two
+// columns outside. grad_weight's sums stay in registers down the strip, then columns are added in order.
+// Bytes: x, grad and grad_x once, plus two to four rows a strip that L2 serves: 6 an element in 16-bit formats. Partial
+// sums: 40 bytes a channel and block.
+// Instructions an element (sm_90 machine code, bf16): 60, of which 27 are FMA of the three convolutions, 13 gelu', 3
+// conversions and 8 addresses and loads; 66 in float, 65 in float16. The warp outside adds 5 %.
+// Model for an H200 (528 warp instructions a cycle at 1.7 GHz, 4.3 TB/s), no GPU has run it: SegNeXt-T's
+// 256 x 128 x 128 11 us in strips of 16 rows (29 before), 32 images of it 300 us; memory's floors are 5.9 and 187 us.
+// Registers: 168, for 12 warps a multiprocessor, 10 where a block has the warp outside.
+// Versions tried: rings of x, grad and g in shared memory, a thread one column of four channels, erff and expf: 200
+// instructions an element and 8 warps. Two columns in bf16 at 128 registers: 75 instructions an element.
 
+#include "common/gelu.cuh"
 #include "common/partials.cuh"
-#include "common/row_tiles.cuh"
+#include "dwconv_gelu/columns.cuh"
 #include "dwconv_gelu/dwconv_gelu.h"
 
 namespace segnext {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kSlice = 32;
-constexpr int kVectorChannels = 4;  // of a thread, in 16-byte and in 8-byte vectors: 80 floats of weights and sums
-constexpr int kSums = 10;           // of a channel: nine of the weight and one of the bias
-constexpr int kXRows = 5, kGradRows = 3, kGeluRows = 4;
+constexpr int kThreads = 128;     // with columns of their own
+constexpr int kHaloThreads = 32;  // of a block beside others: a warp makes g of the columns to both sides
+constexpr int kBlocks = 2;        // of a multiprocessor; three where they have no halo threads
+constexpr int kMostPacks = 8;     // of a block that has others beside it: 32 bytes or more of a pixel
+constexpr int kSums = 10;         // of a channel: nine of the weight and one of the bias
+constexpr int kMostRows = 32, kLeastRows = 4;
 
-__device__ inline float gelu_derivative(float y) {
-  return 0.5f * (1.0f + erff(y * 0.70710678f)) + y * 0.39894228f * expf(-0.5f * y * y);
+// A thread's first and last column of g, for its neighbours; twice: a step writes what the last one may still read.
+// Groups -1 and `groups` are the columns beside the block.
+template <int kVec>
+class Edges {
+ public:
+  __device__ Edges(float* shared, int groups, int packs, int pack)
+      : row_(packs * kVec), side_((groups + 2) * packs * kVec), own_(shared + (packs + pack) * kVec) {}
+
+  static size_t bytes(int groups, int packs) { return sizeof(float) * 4 * (groups + 2) * packs * kVec; }
+
+  __device__ void write(int parity, int group, const float (&first)[kVec], const float (&last)[kVec]) {
+    float* place = own_ + 2 * parity * side_ + group * row_;
+    Channels<float, kVec>::from_floats(first).store_to_shared(place);
+    Channels<float, kVec>::from_floats(last).store_to_shared(place + side_);
+  }
+
+  // The last column of the group before, the first one of the group after.
+  __device__ void read(int parity, int group, float (&before)[kVec], float (&after)[kVec]) const {
+    const float* place = own_ + 2 * parity * side_ + group * row_;
+    Channels<float, kVec>::load(place + side_ - row_, before);
+    Channels<float, kVec>::load(place + row_, after);
+  }
+
+  // Zero beside the block, where no halo thread writes.
+  __device__ void clear_outside(int group, int groups) {
+    const float zero[kVec] = {};
+    for (int parity = 0; parity < 2; ++parity) {
+      if (group == 0) write(parity, -1, zero, zero);
+      if (group == groups - 1) write(parity, groups, zero, zero);
+    }
+  }
+
+ private:
+  const int row_, side_;
+  float* own_;
+};
+
+// The barrier of a step, which the two kinds of threads reach from loops of their own.
+__device__ inline void meet() { __syncthreads(); }
+
+// Where a thread is among the columns of its block.
+struct ThreadPlace {
+  int group, column;  // of the image; -1 or the width and more: none
+  int64_t channel;
+  bool active;  // has columns and channels of the image
+};
+
+// A thread's walk down the strip: g of its columns row by row, and from it, where kIsHalo is false, grad_x and sums.
+template <typename T, int kVec, int kColumns, bool kIsHalo>
+__device__ inline void walk(const DwconvGeluParams& p, const Tensor4& grad_tensor, const Tensor4& grad_x_tensor,
+                            const StripPlace& at, const ThreadPlace& own, Edges<kVec> edges,
+                            float (&sums)[kSums][kVec]) {
+  const int top = at.top, rows = static_cast<int>(at.bottom) - top;
+  RowReader<T, kVec> x(p.x, at.image, own.channel, own.column - 1, kColumns + 2, top - 2, at.bottom + 2, own.active);
+  RowReader<T, kVec> grad(grad_tensor, at.image, own.channel, own.column, kColumns, top - 1, at.bottom + 1, own.active);
+  RowWriter<T, kVec> grad_x(grad_x_tensor, at.image, own.channel, own.column, top);
+  Taps<T, kVec> taps;
+  if (own.active) taps.load(p.weight, p.bias, own.channel);
+
+  Packed<T, kVec> next_x[kColumns + 2], next_grad[kColumns];
+  float window[3][kColumns + 2][kVec];  // rows of x: row s, counted from top - 2, in window[s % 3]
+  float results[3][kColumns][kVec];     // rows of grad_x
+#pragma unroll
+  for (int row = 0; row < 2; ++row) {
+    x.template load<kColumns + 2>(next_x);
+#pragma unroll
+    for (int j = 0; j < kColumns + 2; ++j) next_x[j].to_floats(window[row][j]);
+  }
+  x.template load<kColumns + 2>(next_x);
+  grad.template load<kColumns, true>(next_grad);
+
+  int parity = 0;
+  // Row top - 1 + s of g, s % 3 == kPhase, from rows s to s + 2 of x, added to the rows of grad_x that it reaches.
+  // Outside the image grad is zero, and so is g: where y is not finite there, grad_x beside it is NaN anyhow.
+  const auto step = [&](int s, auto phase, auto reached) {
+    constexpr int kPhase = decltype(phase)::value, kReached = decltype(reached)::value;
+    auto &below = results[kPhase], &here = results[(kPhase + 2) % 3], &above = results[(kPhase + 1) % 3];
+    float g[kColumns][kVec];
+#pragma unroll
+    for (int j = 0; j < kColumns + 2; ++j) next_x[j].to_floats(window[(kPhase + 2) % 3][j]);
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) next_grad[j].to_floats(g[j]);
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+      for (int v = 0; v < kVec; ++v) {
+        float y = taps.bias[v];
+#pragma unroll
+        for (int i = 0; i < 9; ++i) y = fmaf(taps.weight[i][v], window[(kPhase + i / 3) % 3][j + i % 3][v], y);
+        g[j][v] *= gelu_derivative<T>(y);
+      }
+    }
+    x.template load<kColumns + 2>(next_x);
+    grad.template load<kColumns, true>(next_grad);
+    edges.write(parity, own.group, g[0], g[kColumns - 1]);
+    if (!kIsHalo && kReached > 1 && s <= rows) {
+#pragma unroll
+      for (int v = 0; v < kVec; ++v) {
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+          for (int i = 0; i < 9; ++i) {
+            sums[i][v] = fmaf(g[j][v], window[(kPhase + i / 3) % 3][j + i % 3][v], sums[i][v]);
+          }
+          sums[9][v] += g[j][v];
+        }
+      }
+    }
+    // To column j from column j + 1 - i of g, `from` that column's g: one row's three taps.
+    const auto add = [&](int j, int i, const float (&from)[kVec]) {
+#pragma unroll
+      for (int v = 0; v < kVec; ++v) {
+        below[j][v] = fmaf(taps.weight[6 + i][v], from[v], below[j][v]);
+        if (kReached > 1) here[j][v] = fmaf(taps.weight[3 + i][v], from[v], here[j][v]);
+        if (kReached > 2) above[j][v] = fmaf(taps.weight[i][v], from[v], above[j][v]);
+      }
+    };
+    if (!kIsHalo) {
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+        for (int v = 0; v < kVec; ++v) below[j][v] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 3; ++i) {
+          if (j + 1 - i >= 0 && j + 1 - i < kColumns) add(j, i, g[(j + 1 - i + kColumns) % kColumns]);
+        }
+      }
+    }
+    meet();
+    if (!kIsHalo) {
+      float before[kVec], after[kVec];
+      edges.read(parity, own.group, before, after);
+      add(0, 2, before);
+      add(kColumns - 1, 0, after);
+      if (kReached > 2) {
+        if (own.active) {
+#pragma unroll
+          for (int j = 0; j < kColumns; ++j) grad_x.store(j, above[j]);
+        }
+        grad_x.next_row();
+      }
+    }
+    parity ^= 1;
+  };
+  step(0, Int<0>(), Int<1>());
+  step(1, Int<1>(), Int<2>());
+  for (int s = 2;;) {
+    step(s, Int<2>(), Int<3>());
+    if (++s == rows + 2) break;
+    step(s, Int<0>(), Int<3>());
+    if (++s == rows + 2) break;
+    step(s, Int<1>(), Int<3>());
+    if (++s == rows + 2) break;
+  }
 }
-
-// Where the threads' columns are: one more to each side than the block's own.
-__device__ inline int thread_columns(const RowTiling& t) { return t.columns + 2; }
 
 // Adds up the threads' sums of a block, column after column.
 template <int kVec>
 __device__ inline void store_partials(const float (&sums)[kSums][kVec], float* scratch, float* partials,
-                                      const RowTiling& t, const TilePlace& at, int column, int channel) {
-  const int columns = thread_columns(t), plane = columns * t.slice;
+                                      const RowTiling& t, const StripPlace& at, int group, int groups, int channel) {
+  __syncthreads();
+  if (group >= 0) {
 #pragma unroll
-  for (int first = 0; first < kSums; first += kGeluRows) {
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kGeluRows; ++i) {
-      if (first + i < kSums) {
-        Channels<float, kVec>::from_floats(sums[first + i < kSums ? first + i : 0])
-            .store_to_shared(scratch + i * plane + column * t.slice + channel);
-      }
+    for (int i = 0; i < kSums; ++i) {
+      Channels<float, kVec>::from_floats(sums[i]).store_to_shared(scratch + (i * groups + group) * t.slice + channel);
     }
-    __syncthreads();
-    for (int i = threadIdx.x; i < kGeluRows * t.slice; i += blockDim.x) {
-      const int which = i / t.slice, c = i % t.slice;
-      if (first + which >= kSums || at.channel + c >= t.channels) continue;
-      float sum = 0.0f;
-      for (int j = 0; j < columns; ++j) sum += load_shared(scratch + which * plane + j * t.slice + c);
-      store_global(partials + (at.part * kSums + first + which) * t.channels + at.channel + c, sum);
-    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < kSums * t.slice; i += blockDim.x) {
+    const int which = i / t.slice, c = i % t.slice;
+    if (at.channel + c >= t.channels) continue;
+    float sum = 0.0f;
+    for (int j = 0; j < groups; ++j) sum += load_shared(scratch + (which * groups + j) * t.slice + c);
+    store_global(partials + (static_cast<int64_t>(at.part) * kSums + which) * t.channels + at.channel + c, sum);
   }
 }
 
-template <typename T, int kVec>
-__global__ void __launch_bounds__(kThreads)
-    dwconv_gelu_backward_kernel(DwconvGeluParams p, Tensor4 grad_tensor, Tensor4 grad_x_tensor, RowTiling t,
-                                float* partials) {
-  const TilePlace at = tile_place(t);
-  const ImageSlice<T> x(p.x, at, t.slice), grad(grad_tensor, at, t.slice);
-  const int columns = thread_columns(t), row_size = columns * t.slice, x_row_size = (columns + 2) * t.slice;
-  float* gelu_ring = reinterpret_cast<float*>(shared_memory());        // (kGeluRows, columns, slice)
-  T* x_ring = reinterpret_cast<T*>(gelu_ring + kGeluRows * row_size);  // (kXRows, columns + 2, slice)
-  T* grad_ring = x_ring + kXRows * x_row_size;                         // (kGradRows, columns, slice)
-  const int packs = t.slice / kVec, column = threadIdx.x / packs, channel = threadIdx.x % packs * kVec;
-  const int64_t image_column = at.left - 1 + column;
-  const bool in_channels = channel < x.channels;
-  const bool is_own = column >= 1 && column <= t.columns && image_column < t.width && in_channels;
-
-  float weight[9][kVec], bias[kVec], sums[kSums][kVec];
-#pragma unroll
-  for (int v = 0; v < kVec; ++v) {
-    const int64_t c = at.channel + channel + v;
-    const bool given = channel + v < x.channels;
-    const T* taps = static_cast<const T*>(p.weight.data) + (given ? c * p.weight.stride[0] : 0);
-#pragma unroll
-    for (int i = 0; i < 9; ++i) {
-      weight[i][v] = given ? to_float(load_global(taps + i / 3 * p.weight.stride[2] + i % 3 * p.weight.stride[3])) : 0;
-    }
-    const bool biased = given && p.bias.data != nullptr;
-    bias[v] = biased ? to_float(load_global(static_cast<const T*>(p.bias.data) + c * p.bias.stride[0])) : 0.0f;
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) sums[i][v] = 0.0f;
+template <typename T, int kVec, int kColumns>
+__global__ void __launch_bounds__(kThreads + kHaloThreads, kBlocks)
+    dwconv_gelu_backward_kernel(DwconvGeluParams p, Tensor4 grad, Tensor4 grad_x, RowTiling t, float* partials) {
+  float* shared = reinterpret_cast<float*>(shared_memory());
+  const StripPlace at(t);
+  const int packs = t.slice / kVec, groups = kThreads / packs, pack = threadIdx.x % packs;
+  const bool is_halo = threadIdx.x >= kThreads;
+  ThreadPlace own;
+  own.channel = static_cast<int64_t>(at.channel) + pack * kVec;
+  own.group = threadIdx.x / packs;
+  // Halo threads have one column: the first `packs` the one before the block's, the next ones the one after.
+  if (is_halo) own.group = threadIdx.x < kThreads + packs ? -1 : groups;
+  own.column = static_cast<int>(at.left) + (own.group < 0 ? -1 : own.group * kColumns);
+  own.active = own.channel < t.channels && own.column >= 0 && own.column < t.width;
+  Edges<kVec> edges(shared, groups, packs, pack);
+  float sums[kSums][kVec] = {};
+  if (is_halo) {
+    walk<T, kVec, 1, true>(p, grad, grad_x, at, own, edges, sums);
+  } else {
+    if (blockDim.x == kThreads) edges.clear_outside(own.group, groups);
+    walk<T, kVec, kColumns, false>(p, grad, grad_x, at, own, edges, sums);
   }
-  T* out = static_cast<T*>(grad_x_tensor.data) + at.image * grad_x_tensor.stride[0] +
-           (at.channel + channel) * grad_x_tensor.stride[1] + image_column * grad_x_tensor.stride[3];
-
-  // Step s makes row top - 1 + s of g from rows s to s + 2 of x, counted from top - 2.
-  const int rows = static_cast<int>(at.bottom - at.top);
-  const auto load_step = [&](int s) {
-    if (s < rows + 2) {
-      const int x_row = s + 2;
-      load_row(x_ring + x_row % kXRows * x_row_size, x, at.top - 2 + x_row, at.left - 2, columns + 2, t);
-      load_row(grad_ring + s % kGradRows * row_size, grad, at.top - 1 + s, at.left - 1, columns, t);
-    }
-    cp_async_commit();
-  };
-  for (int x_row = 0; x_row < 2; ++x_row) {
-    load_row(x_ring + x_row * x_row_size, x, at.top - 2 + x_row, at.left - 2, columns + 2, t);
-  }
-  load_step(0);
-  load_step(1);
-  for (int s = 0; s < rows + 3; ++s) {
-    cp_async_wait<1>();
-    __syncthreads();
-    load_step(s + 2);
-    const int place = column * t.slice + channel;
-    if (s < rows + 2) {
-      float y[kVec], g[kVec];
-#pragma unroll
-      for (int v = 0; v < kVec; ++v) y[v] = bias[v];
-#pragma unroll
-      for (int i = 0; i < 9; ++i) {
-        float pixel[kVec];
-        Channels<T, kVec>::load(x_ring + (s + i / 3) % kXRows * x_row_size + i % 3 * t.slice + place, pixel);
-#pragma unroll
-        for (int v = 0; v < kVec; ++v) y[v] = fmaf(weight[i][v], pixel[v], y[v]);
-      }
-      const bool inside = x.has(at.top - 1 + s, image_column) && in_channels;
-      Channels<T, kVec>::load(grad_ring + s % kGradRows * row_size + place, g);
-#pragma unroll
-      for (int v = 0; v < kVec; ++v) g[v] = inside ? g[v] * gelu_derivative(y[v]) : 0.0f;
-      Channels<float, kVec>::from_floats(g).store_to_shared(gelu_ring + s % kGeluRows * row_size + place);
-      if (is_own && s >= 1 && s <= rows) {
-#pragma unroll
-        for (int i = 0; i < 9; ++i) {
-          float pixel[kVec];
-          Channels<T, kVec>::load(x_ring + (s + i / 3) % kXRows * x_row_size + i % 3 * t.slice + place, pixel);
-#pragma unroll
-          for (int v = 0; v < kVec; ++v) sums[i][v] = fmaf(g[v], pixel[v], sums[i][v]);
-        }
-#pragma unroll
-        for (int v = 0; v < kVec; ++v) sums[9][v] += g[v];
-      }
-    }
-    if (s >= 3 && is_own) {
-      float result[kVec];
-#pragma unroll
-      for (int v = 0; v < kVec; ++v) result[v] = 0.0f;
-#pragma unroll
-      for (int i = 0; i < 9; ++i) {
-        float g[kVec];
-        const float* row = gelu_ring + (s - 3 + i / 3) % kGeluRows * row_size + place;
-        Channels<float, kVec>::load(row + (i % 3 - 1) * t.slice, g);
-#pragma unroll
-        for (int v = 0; v < kVec; ++v) result[v] = fmaf(weight[8 - i][v], g[v], result[v]);
-      }
-      Channels<T, kVec>::from_floats(result).store_to_global(out + (at.top + s - 3) * grad_x_tensor.stride[2]);
-    }
-  }
-  store_partials(sums, gelu_ring, partials, t, at, column, channel);
+  store_partials(sums, shared, partials, t, at, is_halo ? -1 : own.group, groups, pack * kVec);
 }
 
 template <typename T>
@@ -172,35 +249,45 @@ struct DwconvGradients {
   }
 };
 
-template <typename T>
-bool takes_vectors(const DwconvGeluBackwardParams& p) {
-  return has_vectors<T>(p.forward.x, p.grad, p.grad_x);
-}
-
-// Of all types alike, but for whether 16-byte copies are taken.
-RowTiling tiling_of(const DwconvGeluBackwardParams& p, bool vectors) {
+// How a kernel of kVec channels and kColumns columns a thread cuts images. The same for workspace and launch, so it
+// asks nothing of a device.
+template <int kVec, int kColumns>
+RowTiling tiling_of(const Tensor4& x) {
+  constexpr int64_t kMultiprocessors = 132;  // of an H100 or H200
+  const int all_groups = power_of_two_from((x.size[3] + kColumns - 1) / kColumns, kThreads);
+  int packs = kVec > 1 || has_inner_channels(x) ? power_of_two_from((x.size[1] + kVec - 1) / kVec, kThreads) : 1;
+  // the whole width where that leaves 8 packs, and more packs where an image is narrow
+  while (packs > kMostPacks && packs * all_groups > kThreads) packs /= 2;
   RowTiling t{};
-  t.vectors = vectors;
-  t.slice = power_of_two_from(p.forward.x.size[1], vectors || has_inner_channels(p.forward.x) ? kSlice : 1);
-  const int packs = vectors ? t.slice / kVectorChannels : t.slice;
-  int columns = power_of_two_from(p.forward.x.size[3] + 2, kThreads / packs);
-  while (columns * packs < kWarp || columns < 4) columns *= 2;
-  t.columns = columns - 2;
-  fill_device(t, p.forward.x, 32, 8);
+  t.vectors = kVec > 1;
+  t.slice = packs * kVec;
+  t.columns = kThreads / packs * kColumns;
+  // g is made of the rows above and below a strip too, and a step passes before there is a row of x to begin with
+  fill_device(t, x, kMostRows, kLeastRows, kMultiprocessors * (x.size[3] > t.columns ? kBlocks : kBlocks + 1),
+              [](int rows) { return rows + 3; });
   return t;
 }
 
-template <typename T, int kVec>
+// f(Int<kVec>(), Int<kColumns>()) for what the images allow.
+template <typename T, typename F>
+auto with_variant(const DwconvGeluBackwardParams& p, F f) {
+  constexpr int kVec = 2;  // 36 floats of weights, sums and bias; four would be too many beside two columns
+  if (!has_channel_vectors<T, kVec>(p.forward.x, p.grad, p.grad_x)) return f(Int<1>(), Int<1>());
+  constexpr int kColumns = std::is_same<T, __nv_bfloat16>::value ? 4 : 2;  // the others would spill
+  return p.forward.x.size[3] % kColumns == 0 ? f(Int<kVec>(), Int<kColumns>()) : f(Int<kVec>(), Int<1>());
+}
+
+template <typename T, int kVec, int kColumns>
 int launch_backward(const DwconvGeluBackwardParams& p, float* partials, void* stream) {
-  const RowTiling t = tiling_of(p, kVec > 1);
-  const int columns = t.columns + 2;
+  const RowTiling t = tiling_of<kVec, kColumns>(p.forward.x);
   if (t.blocks() > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
   if (t.blocks() > 0) {
-    const size_t elements = static_cast<size_t>(kXRows * (columns + 2) + kGradRows * columns) * t.slice;
-    const size_t shared = elements * sizeof(T) + sizeof(float) * kGeluRows * columns * t.slice;
-    if (const int status = launch(dwconv_gelu_backward_kernel<T, kVec>, dim3(static_cast<unsigned>(t.blocks())),
-                                  dim3(static_cast<unsigned>(columns * t.slice / kVec)), shared, stream, p.forward,
-                                  p.grad, p.grad_x, t, partials)) {
+    const int packs = t.slice / kVec, groups = kThreads / packs;
+    const size_t sums = sizeof(float) * kSums * groups * t.slice, edges = Edges<kVec>::bytes(groups, packs);
+    if (const int status =
+            launch(dwconv_gelu_backward_kernel<T, kVec, kColumns>, dim3(static_cast<unsigned>(t.blocks())),
+                   dim3(t.tiles > 1 ? kThreads + kHaloThreads : kThreads), sums > edges ? sums : edges, stream,
+                   p.forward, p.grad, p.grad_x, t, partials)) {
       return status;
     }
   }
@@ -212,23 +299,24 @@ int launch_backward(const DwconvGeluBackwardParams& p, float* partials, void* st
 }  // namespace
 
 int64_t dwconv_gelu_backward_workspace(const DwconvGeluBackwardParams& params) {
-  const auto bytes = [&](const RowTiling& t) {
-    return t.parts() * kSums * t.channels * static_cast<int64_t>(sizeof(float));
-  };
-  int64_t result = 0;
+  int64_t bytes = 0;
   with_element_type(params.forward.dtype, [&](auto element) {
-    result = bytes(tiling_of(params, takes_vectors<decltype(element)>(params)));
-    return 0;
+    return with_variant<decltype(element)>(params, [&](auto vec, auto columns) {
+      const RowTiling t = tiling_of<decltype(vec)::value, decltype(columns)::value>(params.forward.x);
+      bytes = t.parts() * kSums * t.channels * static_cast<int64_t>(sizeof(float));
+      return 0;
+    });
   });
-  return result;
+  return bytes;
 }
 
 int launch_dwconv_gelu_backward(const DwconvGeluBackwardParams& params, void* workspace, void* stream) {
   return with_element_type(params.forward.dtype, [&](auto element) {
     using T = decltype(element);
-    float* partials = static_cast<float*>(workspace);
-    return takes_vectors<T>(params) ? launch_backward<T, kVectorChannels>(params, partials, stream)
-                                    : launch_backward<T, 1>(params, partials, stream);
+    return with_variant<T>(params, [&](auto vec, auto columns) {
+      return launch_backward<T, decltype(vec)::value, decltype(columns)::value>(params, static_cast<float*>(workspace),
+                                                                                stream);
+    });
   });
 }
 
