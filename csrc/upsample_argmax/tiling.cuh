@@ -11,8 +11,8 @@
 namespace segnext {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kRows = 8;  // output rows of a column that a thread holds in registers
+constexpr int kThreads = 128;  // few: what each must know of its tile costs as much as 30 pixels
+constexpr int kRows = 8;       // output rows of a column that a thread holds in registers
 
 // A tile is a rectangle of output pixels whose width is a multiple of 16: rows of labels are written 16 bytes at a
 // time whatever the scale, and the cells that it cuts are worked on by both neighbours.
@@ -139,19 +139,22 @@ __device__ inline Staged<T, kClassesInner> stage(const UpsampleArgmaxParams& p, 
   const int lanes = t.copy_lanes > 0 ? t.copy_lanes : kWarp, step = kThreads / lanes;
   const int lane = threadIdx.x & (lanes - 1), first_run = static_cast<int>(threadIdx.x) / lanes;
   const int step_k = step / at.corners_y, step_y = step % at.corners_y;
+  // Only a first and a last tile have vectors that reach beyond the tensor.
   const T *begin = static_cast<const T*>(t.logits), *end = static_cast<const T*>(t.logits_end);
+  const T* last = from + (planes - 1) * p.stride_c + (at.corners_y - 1) * p.stride_h + run;
+  const bool inside = from - skipped >= begin && last + kVec - 1 <= end;
   for (int k = first_run / at.corners_y, y = first_run % at.corners_y; k < planes;) {
     const T* source = from + k * p.stride_c + y * p.stride_h;
     T* target = shared + k * t.class_pitch + y * t.row_pitch;
     if (t.copy_lanes > 0) {
       for (int i = lane * kVec; i < skipped + run; i += lanes * kVec) {
         const T* chunk = source - skipped + i;
-        if (chunk >= begin && chunk + kVec <= end) {
+        if (inside) {
           cp_async16(target + i, chunk, true);
-        } else {
-          for (int j = 0; j < kVec; ++j) {
-            if (chunk + j >= begin && chunk + j < end) store_shared(target + i + j, load_global(chunk + j));
-          }
+          continue;
+        }
+        for (int j = 0; j < kVec; ++j) {
+          if (chunk + j >= begin && chunk + j < end) store_shared(target + i + j, load_global(chunk + j));
         }
       }
     } else {

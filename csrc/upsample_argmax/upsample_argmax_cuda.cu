@@ -208,9 +208,11 @@ __device__ inline void list_candidates(const Tile<T, Label, kClassesInner>& tile
     int count = 0;
     for (int word = first; word < tile.words; word += split) {
       const int k0 = word * 32, some = min(tile.classes - k0, 32);
-      unsigned bits = 0;
+      unsigned bits = 0, bit = 1;
 #pragma unroll 4
-      for (int k = 0; k < some; ++k) bits |= (largest(corners.of(k0 + k)) >= threshold ? 1u : 0u) << k;
+      for (int k = 0; k < some; ++k, bit *= 2) {
+        if (largest(corners.of(k0 + k)) >= threshold) bits |= bit;
+      }
       count += __popc(bits);
       if (i < listed) store_shared(tile.candidates() + i * tile.words + word, bits);
     }
@@ -297,16 +299,17 @@ __device__ inline void interpolate(const Tile<T, Label, kClassesInner>& tile, in
     const int y_begin = load_shared(tile.row_first() + cy), y_end = load_shared(tile.row_first() + cy + 1);
     for (int x = load_shared(tile.column_first() + cx) + lane; x < x_end; x += group) {
       const float weight = load_shared(tile.column_weight() + x);
+      if (entry & kEveryClass) {
+        for (int y = y_begin; y < y_end; ++y) {
+          const int label = label_pixel(corners, tile.classes, weight, load_shared(tile.row_weight() + y));
+          store_shared(tile.labels() + y * width + x, static_cast<Label>(label));
+        }
+        continue;
+      }
       for (int y = y_begin; y < y_end; y += kRows) {
         const float* row_weight = tile.row_weight() + y;
         int label[kRows] = {};
-        if (entry & kEveryClass) {
-#pragma unroll
-          for (int r = 0; r < kRows; ++r) {
-            if (y + r >= y_end) break;
-            label[r] = label_pixel(corners, tile.classes, weight, load_shared(row_weight + r));
-          }
-        } else if (entry & kTwo) {
+        if (entry & kTwo) {
           label_column<true>(corners, candidates, tile.words, weight, row_weight, label);
         } else {
           label_column<false>(corners, candidates, tile.words, weight, row_weight, label);
@@ -334,7 +337,7 @@ __device__ inline void write_labels(const Tile& tile, Label* out, int64_t out_wi
 }
 
 template <typename T, typename Label, bool kClassesInner>
-__global__ void __launch_bounds__(kThreads, 4) upsample_argmax_tiled_kernel(UpsampleArgmaxParams p, Tiling t) {
+__global__ void __launch_bounds__(kThreads, 6) upsample_argmax_tiled_kernel(UpsampleArgmaxParams p, Tiling t) {
   const unsigned tile_row = blockIdx.x / t.tiles_x;
   const int64_t n = tile_row / t.tiles_y;
   const Place at = place_of(p, t, blockIdx.x % t.tiles_x, tile_row % t.tiles_y);
@@ -375,8 +378,8 @@ __global__ void __launch_bounds__(kThreads, 4) upsample_argmax_tiled_kernel(Upsa
 
 // Widest first. A tile of 128 x 64 shares the logits' halo well and fits four times a multiprocessor; small maps take
 // smaller ones, to have enough blocks; many classes too, to fit shared memory.
-constexpr int kTiles[][2] = {{128, 64}, {64, 64}, {64, 32}, {32, 32}, {32, 16},
-                             {16, 16},  {16, 8},  {16, 4},  {16, 2},  {16, 1}};
+constexpr int kTiles[][2] = {{128, 128}, {128, 64}, {64, 64}, {64, 32}, {32, 32}, {32, 16},
+                             {16, 16},   {16, 8},   {16, 4},  {16, 2},  {16, 1}};
 constexpr size_t kEasyBytes = 48 * 1024;  // of shared memory: four blocks a multiprocessor
 constexpr int kSmallTile = 32 * 32;       // not below it for the sake of more blocks
 
