@@ -315,9 +315,14 @@ __device__ inline void interpolate(const Tile<T, Label, kClassesInner>& tile, in
           label_column<false>(corners, candidates, tile.words, weight, row_weight, label);
         }
         Label* column = tile.labels() + y * width + x;
+        if (y + kRows <= y_end) {
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          if (y + r < y_end) store_shared(column + r * width, static_cast<Label>(label[r]));
+          for (int r = 0; r < kRows; ++r) store_shared(column + r * width, static_cast<Label>(label[r]));
+        } else {
+#pragma unroll
+          for (int r = 0; r < kRows - 1; ++r) {
+            if (y + r < y_end) store_shared(column + r * width, static_cast<Label>(label[r]));
+          }
         }
       }
     }

@@ -191,22 +191,25 @@ struct Quads {
   // Lanes are classes, or cells where these lie side by side. Barriers must stand before and after.
   template <typename T>
   __device__ void stage(const Task& t, const Strip& strip, const Peaks& peaks, int k0) const {
+    static_assert(kThreads % kClasses == 0 && kThreads % kCells == 0, "a thread keeps its class, or its cell");
     const bool classes_inner = t.logits.stride[1] == 1;
-    const T* top = t.corner<T>(strip.n, strip.cy, 0);
-    const T* bottom = t.corner<T>(strip.n, strip.below, 0);
-    for (int i = threadIdx.x; i < kCells * kClasses; i += kThreads) {
-      const int cell = classes_inner ? i / kClasses : i % kCells, k = classes_inner ? i % kClasses : i / kCells;
-      if (cell >= strip.cells || k0 + k >= t.classes) continue;
-      const int x = strip.cx + cell;
-      const int64_t plane = (k0 + k) * t.logits.stride[1];
-      const int64_t left = x * t.logits.stride[3] + plane;
-      const int64_t right = (x + reach(x, t.scale_w, t.width)) * t.logits.stride[3] + plane;
+    const int thread = static_cast<int>(threadIdx.x), some = min(kClasses, t.classes - k0);
+    const int cell_step = classes_inner ? kThreads / kClasses : 0, k_step = classes_inner ? 0 : kThreads / kCells;
+    int cell = classes_inner ? thread / kClasses : thread % kCells;
+    int k = classes_inner ? thread % kClasses : thread / kCells;
+    const T* top = t.corner<T>(strip.n, strip.cy, strip.cx + cell) + (k0 + k) * t.logits.stride[1];
+    const int64_t down = (strip.below - strip.cy) * t.logits.stride[2], right = t.logits.stride[3];
+    const int64_t step = cell_step * t.logits.stride[3] + k_step * t.logits.stride[1];
+    const int blended = t.scale_w != 1.0f ? t.width - 1 - strip.cx : 0;  // cells with a neighbour to the right
+#pragma unroll 1                                                         // registers
+    for (; cell < strip.cells && k < some; cell += cell_step, k += k_step, top += step) {
+      const int next = cell < blended;
+      const T *bottom = top + down, *across = top + (next ? right : 0);
       const float* peak = peaks.largest + cell;
-      const int next = reach(x, t.scale_w, t.width);
-      const float a = (to_float(load_global(top + left)) - load_shared(peak)) * kLog2E;
-      const float b = (to_float(load_global(top + right)) - load_shared(peak + next)) * kLog2E;
-      const float c = (to_float(load_global(bottom + left)) - load_shared(peak + kCorners)) * kLog2E;
-      const float d = (to_float(load_global(bottom + right)) - load_shared(peak + kCorners + next)) * kLog2E;
+      const float a = (to_float(load_global(top)) - load_shared(peak)) * kLog2E;
+      const float b = (to_float(load_global(across)) - load_shared(peak + next)) * kLog2E;
+      const float c = (to_float(load_global(bottom)) - load_shared(peak + kCorners)) * kLog2E;
+      const float d = (to_float(load_global(across + down)) - load_shared(peak + kCorners + next)) * kLog2E;
       store_shared(of(cell) + k, make_float4(a, b - a, c - a, (d - c) - (b - a)));
     }
   }
@@ -232,12 +235,13 @@ struct Column {
     }
   }
 
-  // Of a table of corners.
-  __device__ float interpolate(const float* table, int r) const {
+  // Of a table of corners, at a row of the output.
+  __device__ float interpolate(const float* table, const Sample& row) const {
     const float *top = table + cell, *bottom = top + kCorners;
-    const float upper = (1.0f - x1) * load_shared(top) + (x1 > 0.0f ? x1 * load_shared(top + 1) : 0.0f);
-    const float lower = (1.0f - x1) * load_shared(bottom) + (x1 > 0.0f ? x1 * load_shared(bottom + 1) : 0.0f);
-    return (1.0f - y1[r]) * upper + y1[r] * lower;
+    const int next = x1 > 0.0f;
+    const float upper = (1.0f - x1) * load_shared(top) + x1 * load_shared(top + next);
+    const float lower = (1.0f - x1) * load_shared(bottom) + x1 * load_shared(bottom + next);
+    return row.w0 * upper + row.w1 * lower;
   }
 };
 

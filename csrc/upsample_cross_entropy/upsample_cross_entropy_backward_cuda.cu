@@ -31,8 +31,7 @@ constexpr size_t kSharedBytes = kFirstAt + (kCells + 1) * sizeof(int);
 // What a thread knows of its pixels for the classes' gradients.
 template <int kRows>
 struct Pixels {
-  float softmax[kRows];     // d loss / d z_k = softmax 2^((z_k - U) log2(e)) - ...
-  float hit[kRows];         // ... - hit [k = label] - spread w_k
+  float softmax[kRows];     // d loss / d z_k = softmax 2^((z_k - U) log2(e)) - hit [k = label] - spread w_k
   int label[kRows];         // Task::kIgnored: no gradient
   float spread, spread_y1;  // sums over the pixels that count: of 1 and of y1
   bool alone;               // a pixel's sum is too small, or a logit is not finite: all pixels by themselves
@@ -42,11 +41,10 @@ struct Pixels {
       : spread(0.0f), spread_y1(0.0f), alone(false) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      softmax[r] = hit[r] = 0.0f;
+      softmax[r] = 0.0f;
       label[r] = r < column.count ? t.label(strip.n, column.y + r, column.x) : Task::kIgnored;
       if (label[r] == Task::kIgnored) continue;
       const float weight = t.weight_of_label(label[r]);
-      hit[r] = scale * t.hit * weight;
       softmax[r] = scale * (t.hit * weight + t.spread * all_weights);
       spread += scale * t.spread;
       spread_y1 += scale * t.spread * column.y1[r];
@@ -59,20 +57,24 @@ struct Pixels {
   }
 };
 
-// Gradients along one column whose pixels go by themselves.
-template <typename T, int kRows>
-__device__ inline void column_alone(const Task& t, const Strip& strip, const Column<kRows>& column,
-                                          const Pixels<kRows>& pixels, int k0, int some, const Gradients& gradients) {
+// Gradients along one column whose pixels go by themselves: slow, and rare.
+template <typename T, typename Column>
+__device__ inline void column_alone(const Task& t, const Strip& strip, const Column& column, float scale,
+                                    float all_weights, int k0, int some, const Gradients& gradients) {
   for (int k = 0; k < some; ++k) store_shared(gradients.of(k, threadIdx.x), make_float2(0.0f, 0.0f));
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    if (pixels.label[r] == Task::kIgnored) continue;
-    const Sample y = sample_axis(column.y + r, t.scale_h, t.height), x = sample_axis(column.x, t.scale_w, t.width);
+  const Sample x = sample_axis(column.x, t.scale_w, t.width);
+#pragma unroll 1
+  for (int r = 0; r < column.count; ++r) {
+    const int label = t.label(strip.n, column.y + r, column.x);
+    if (label == Task::kIgnored) continue;
+    const Sample y = sample_axis(column.y + r, t.scale_h, t.height);
     const Cell<T> cell = t.cell<T>(strip.n, y, x);
-    const float lse = pixel_softmax(t, cell, y, x, pixels.label[r]).lse;
+    const float lse = pixel_softmax(t, cell, y, x, label).lse;
+    const float softmax = scale * (t.hit * t.weight_of_label(label) + t.spread * all_weights);
+    const float lower = y.next > y.source ? y.w1 : 0.0f;
     for (int k = 0; k < some; ++k) {
-      const float g = pixels.softmax[r] * __expf(cell.interpolate(k0 + k, y, x) - lse);
-      gradients.add(k, threadIdx.x, g * (1.0f - column.y1[r]), g * column.y1[r]);
+      const float g = softmax * __expf(cell.interpolate(k0 + k, y, x) - lse);
+      gradients.add(k, threadIdx.x, g * (1.0f - lower), g * lower);
     }
   }
 }
@@ -80,11 +82,11 @@ __device__ inline void column_alone(const Task& t, const Strip& strip, const Col
 // Gradients of the classes from k0 on along a thread's column.
 template <typename T, int kRows>
 __device__ inline void differentiate(const Task& t, const Strip& strip, const Column<kRows>& column,
-                                     const Pixels<kRows>& pixels, int k0, const Quads<kClasses>& quads,
-                                     const Gradients& gradients) {
+                                     const Pixels<kRows>& pixels, float scale, float all_weights, int k0,
+                                     const Quads<kClasses>& quads, const Gradients& gradients) {
   const int some = min(kClasses, t.classes - k0);
   if (pixels.alone) {
-    column_alone<T>(t, strip, column, pixels, k0, some, gradients);
+    column_alone<T>(t, strip, column, scale, all_weights, k0, some, gradients);
   } else {
     float softmax_y1[kRows];
 #pragma unroll
@@ -114,7 +116,8 @@ __device__ inline void differentiate(const Task& t, const Strip& strip, const Co
   for (int r = 0; r < kRows; ++r) {
     const int k = pixels.label[r] - k0;
     if (pixels.label[r] < 0 || k < 0 || k >= some) continue;
-    gradients.add(k, threadIdx.x, -pixels.hit[r] * (1.0f - column.y1[r]), -pixels.hit[r] * column.y1[r]);
+    const float hit = scale * t.hit * t.weight(pixels.label[r]);
+    gradients.add(k, threadIdx.x, -hit * (1.0f - column.y1[r]), -hit * column.y1[r]);
   }
 }
 
@@ -142,12 +145,14 @@ __device__ inline void sum_columns(const Task& t, const Strip& strip, int k0, in
     const int begin = load_shared(first + (corner > 0 ? corner - 1 : 0)), middle = load_shared(first + corner);
     const int end = corner < strip.cells ? load_shared(first + corner + 1) : middle;
     float2 sum = make_float2(0.0f, 0.0f);
+#pragma unroll 4
     for (int x = neighbours ? begin : middle; x < middle; ++x) {
       const float2 gradient = load_shared(gradients.of(k, x));
       const float weight = load_shared(weights + x);
       sum.x = fmaf(weight, gradient.x, sum.x);
       sum.y = fmaf(weight, gradient.y, sum.y);
     }
+#pragma unroll 4
     for (int x = middle; x < end; ++x) {
       const float2 gradient = load_shared(gradients.of(k, x));
       const float weight = 1.0f - load_shared(weights + x);
@@ -164,7 +169,7 @@ __device__ inline void sum_columns(const Task& t, const Strip& strip, int k0, in
 }
 
 template <typename T, int kRows>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, 3)
     upsample_cross_entropy_gradient_kernel(Task t, int strips, const float* scale_at, Parts parts) {
   const Strip strip(t, strips, static_cast<int>(blockIdx.x));
   const Peaks peaks(shared_memory());
@@ -191,7 +196,7 @@ __global__ void __launch_bounds__(kThreads, 4)
       for (int k0 = 0; k0 < t.classes; k0 += kClasses) {
         quads.template stage<T>(t, strip, peaks, k0);
         __syncthreads();
-        if (column.count > 0) differentiate<T>(t, strip, column, pixels, k0, quads, gradients);
+        if (column.count > 0) differentiate<T>(t, strip, column, pixels, scale, all_weights, k0, quads, gradients);
         __syncthreads();
         sum_columns(t, strip, k0, columns, gradients, weights, first, parts, fresh);
       }

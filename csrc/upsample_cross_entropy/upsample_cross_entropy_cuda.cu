@@ -7,16 +7,19 @@ namespace segnext {
 namespace {
 
 constexpr int kClasses = 32;  // of a strip in shared memory at a time: 8.4 KB
+static_assert(Quads<kClasses>::kBytes >= 8 * kThreads * sizeof(float), "a thread's sums take the classes' place");
 constexpr size_t kSharedBytes = Peaks::kBytes + Quads<kClasses>::kBytes;
 
-template <typename T>
-__device__ inline float pixel_loss(const Task& t, const Strip& strip, int out_y, int out_x, int label,
-                                   float all_weights, float sum, float peak, float weighted) {
-  const Sample y = sample_axis(out_y, t.scale_h, t.height), x = sample_axis(out_x, t.scale_w, t.width);
+template <typename T, typename Column>
+__device__ inline float pixel_loss(const Task& t, const Strip& strip, const Peaks& peaks, const Column& column, int row,
+                                   int label, float all_weights, float sum) {
+  const Sample y = sample_axis(column.y + row, t.scale_h, t.height), x = sample_axis(column.x, t.scale_w, t.width);
   const Cell<T> cell = t.cell<T>(strip.n, y, x);
   Softmax softmax;
   if (sum >= kSmallestSum) {
-    softmax = {peak + kLn2 * log2f(sum), cell.interpolate(label, y, x), weighted};
+    softmax.lse = column.interpolate(peaks.largest, y) + kLn2 * log2f(sum);
+    softmax.at_label = cell.interpolate(label, y, x);
+    softmax.weighted = t.spread > 0.0f ? column.interpolate(peaks.weighted, y) : 0.0f;
   } else {
     softmax = pixel_softmax(t, cell, y, x, label);
   }
@@ -38,16 +41,16 @@ __global__ void __launch_bounds__(kThreads) upsample_cross_entropy_loss_kernel(T
       const Column<kRows> column(t, strip, first + static_cast<int>(threadIdx.x), row);
       float sums[kRows];
       sum_classes<T>(t, strip, peaks, quads, column, sums);
+      float* own = reinterpret_cast<float*>(quads.first) + threadIdx.x;  // the last classes are done with
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        if (r >= column.count) break;
+      for (int r = 0; r < kRows; ++r) store_shared(own + r * kThreads, sums[r]);
+#pragma unroll 1
+      for (int r = 0; r < column.count; ++r) {
         const int label = t.label(strip.n, column.y + r, column.x);
         totals[1] += t.weight_of_label(label);
         if (label == Task::kOutOfRange) totals[0] = NAN;
         if (label < 0) continue;
-        totals[0] += pixel_loss<T>(t, strip, column.y + r, column.x, label, all_weights, sums[r],
-                                   column.interpolate(peaks.largest, r),
-                                   t.spread > 0.0f ? column.interpolate(peaks.weighted, r) : 0.0f);
+        totals[0] += pixel_loss<T>(t, strip, peaks, column, r, label, all_weights, load_shared(own + r * kThreads));
       }
     }
   }
