@@ -5,14 +5,14 @@
 #include <cmath>
 
 #include "common/ptx.cuh"
-#include "common/resize.cuh"
-#include "upsample_argmax/upsample_argmax.h"
+#include "upsample_argmax/direct.cuh"
 
 namespace segnext {
 namespace {
 
-constexpr int kThreads = 128;  // few: what each must know of its tile costs as much as 30 pixels
-constexpr int kRows = 8;       // output rows of a column that a thread holds in registers
+constexpr int64_t kEnoughBlocks = 264;   // two for each multiprocessor of an H200
+constexpr int64_t kMostClasses = 65536;  // of the tiled kernel
+constexpr int kRows = 8;                 // output rows of a column that a thread holds in registers
 
 // A tile is a rectangle of output pixels whose width is a multiple of 16: rows of labels are written 16 bytes at a
 // time whatever the scale, and the cells that it cuts are worked on by both neighbours.
@@ -52,7 +52,8 @@ void fill_tiling(Tiling& t, const UpsampleArgmaxParams& p) {
 
   constexpr int kVec = 16 / sizeof(T);
   const bool classes_inner = p.stride_c == 1;
-  const int corners_x = t.cells_x + 1, corners_y = t.cells_y + 1;
+  const int corners_x = static_cast<int>(std::min<int64_t>(t.cells_x + 1, p.width));
+  const int corners_y = static_cast<int>(std::min<int64_t>(t.cells_y + 1, p.height));
   const int run = corners_x * (classes_inner ? classes : 1);
   t.row_pitch = (run + 2 * kVec - 2) / kVec * kVec;  // and what precedes the run in its first 16 bytes
   t.class_pitch = classes_inner ? 1 : corners_y * t.row_pitch;
@@ -90,6 +91,30 @@ void fill_tiling(Tiling& t, const UpsampleArgmaxParams& p) {
   t.order = take(listed, sizeof(int));
   t.candidates = take(listed * t.words(classes), sizeof(unsigned));
   t.counters = take(3, sizeof(int));
+}
+
+// Widest first. A tile of 128 x 64 shares the logits' halo well and fits four times a multiprocessor; small maps take
+// smaller ones, to have enough blocks; many classes too, to fit shared memory.
+constexpr int kTiles[][2] = {{128, 128}, {128, 64}, {64, 64}, {64, 32}, {32, 32}, {32, 16},
+                             {16, 16},   {16, 8},   {16, 4},  {16, 2},  {16, 1}};
+constexpr size_t kEasyBytes = 48 * 1024;  // of shared memory: four blocks a multiprocessor
+constexpr int kSmallTile = 32 * 32;       // not below it for the sake of more blocks
+
+// False where not even the smallest tile fits.
+template <typename T, typename Label>
+bool choose_tiling(const UpsampleArgmaxParams& p, Tiling& t) {
+  if (p.classes > kMostClasses) return false;
+  for (const size_t limit : {kEasyBytes, shared_limit()}) {
+    for (const auto& tile : kTiles) {
+      t.width = tile[0];
+      t.height = tile[1];
+      fill_tiling<T, Label>(t, p);
+      const int64_t tiles = p.batch * t.tiles_y * t.tiles_x;
+      const bool enough = tiles >= kEnoughBlocks || t.width * t.height <= kSmallTile;
+      if (enough && static_cast<size_t>(t.bytes) <= limit) return true;
+    }
+  }
+  return false;
 }
 
 // Where the tile's block stands.
