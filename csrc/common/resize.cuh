@@ -6,27 +6,28 @@
 namespace segnext {
 
 struct Sample {
-  int64_t source, next;  // the two source indices
-  float w0, w1;          // their weights
+  int source, next;  // the two source indices
+  float w0, w1;      // their weights
 };
 
 // 1 where a source index has a neighbour to blend with: not the last one, and none at all at scale 1.
-__device__ inline int64_t reach(int64_t source, float scale, int64_t in) { return scale != 1.0f && source < in - 1; }
+__device__ inline int reach(int source, float scale, int in) { return scale != 1.0f && source < in - 1; }
 
-__device__ inline Sample sample_axis(int64_t out, float scale, int64_t in) {
+__device__ inline Sample sample_axis(int out, float scale, int in) {
   const float position = fmaxf(__fsub_rn(__fmul_rn(scale, static_cast<float>(out) + 0.5f), 0.5f), 0.0f);
-  const int64_t floor = static_cast<int64_t>(position);
-  const int64_t source = floor < in - 1 ? floor : in - 1;
+  const int floor = static_cast<int>(fminf(position, 2147483520.0f));  // the largest float that is an int
+  const int source = floor < in - 1 ? floor : in - 1;
   const float w1 = fminf(position - static_cast<float>(source), 1.0f);
   return {source, source + reach(source, scale, in), 1.0f - w1, w1};
 }
 
 // First output index whose source is at least `cell`: an estimate, then exact steps.
-__device__ inline int64_t first_output(int64_t cell, float scale, int64_t in, int64_t out) {
+__device__ inline int first_output(int cell, float scale, int in, int out) {
   if (cell <= 0) return 0;
   if (cell >= in) return out;
-  int64_t i = static_cast<int64_t>((static_cast<float>(cell) + 0.5f) / scale - 0.5f);
-  i = i < 0 ? 0 : i > out ? out : i;
+  const float estimate = (static_cast<float>(cell) + 0.5f) / scale - 0.5f;
+  int i = static_cast<int>(fminf(fmaxf(estimate, 0.0f), static_cast<float>(out)));
+  i = i > out ? out : i;
   while (i > 0 && sample_axis(i - 1, scale, in).source >= cell) --i;
   while (i < out && sample_axis(i, scale, in).source < cell) ++i;
   return i;

@@ -194,38 +194,41 @@ def test_traffic(emulator: Emulator) -> None:
     assert wide["store_global"]["units"] == 8
 
 
-BROKEN = "upsample_argmax/upsample_argmax_cuda.cu"
+KERNEL, TILING = "upsample_argmax/upsample_argmax_cuda.cu", "upsample_argmax/tiling.cuh"
 
 
 @needs_sanitizer
 @pytest.mark.parametrize(
-    ("right", "wrong", "report"),
+    ("file", "right", "wrong", "report"),
     [
         pytest.param(
-            "    if (lane == 0) labels[i] = label;\n  }\n  __syncthreads();",
-            "    if (lane == 0) labels[i] = label;\n  }",
+            KERNEL,
+            "  label_corners(tile, t.split);\n  __syncthreads();",
+            "  label_corners(tile, t.split);",
             "reverse against forward",
             id="missing-barrier",
         ),
         pytest.param(
-            "(y < p.height ? y : p.height - 1) * p.stride_h",
-            "(y <= p.height ? y : p.height - 1) * p.stride_h",
+            TILING,
+            "at.corners_x = min(at.cells_x + 1, width - at.source_x);",
+            "at.corners_x = at.cells_x + 1;",
             "heap-buffer-overflow",
             id="wrong-halo-mask",
         ),
         pytest.param(
-            "for (int64_t out_x = out_x0 + lane; out_x < out_x1; out_x += kWarp)",
-            "for (int64_t out_x = out_x0 + lane; out_x < out_x1 - out_x1 % 4; out_x += kWarp)",
+            KERNEL,
+            "  if (column >= tile.at.columns) return;\n",
+            "  if (column >= tile.at.columns - 4) return;\n",
             "labels: 255 is no class of 19",
             id="unwritten-tail",
         ),
     ],
 )
 def test_broken_kernels_are_reported(
-    request: pytest.FixtureRequest, tmp_path: Path, right: str, wrong: str, report: str
+    request: pytest.FixtureRequest, tmp_path: Path, file: str, right: str, wrong: str, report: str
 ) -> None:
-    library = build.broken_library(tmp_path, "upsample_argmax", BROKEN, right, wrong)
-    test = "tests/kernels/test_cuda_upsample_argmax.py::test_labels[pruned-two-tiles-nchw-fp32]"
+    library = build.broken_library(tmp_path, "upsample_argmax", file, right, wrong)
+    test = "tests/kernels/test_cuda_upsample_argmax.py::test_labels[four-tiles-nchw-fp32]"
     result = plugin.run(library, [test], request.config)[test]
     assert result["outcome"] == "failed"
     assert report in result["text"], result["text"][-3000:]

@@ -50,6 +50,11 @@ inline void multiply(emulator::WarpOp op, float (&d)[4], const uint32_t (&a)[4],
 
 }  // namespace detail
 
+inline float exp2_approx(float x) {
+  const float result = std::exp2(x);
+  return result < 0x1p-126f ? 0.0f : result;  // NaN stays
+}
+
 inline void cp_async16(void* shared, const void* global, bool valid) {
   detail::Line line{};
   if (valid) {
