@@ -85,6 +85,12 @@ inline void mma_m16n8k16<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4], c
   detail::multiply(emulator::WarpOp::kMmaBFloat16, d, a, b);
 }
 
+template <typename T>
+inline void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[2], uint32_t b) {
+  const uint32_t wide_a[4] = {a[0], a[1], 0, 0}, wide_b[2] = {b, 0};
+  mma_m16n8k16<T>(d, wide_a, wide_b);
+}
+
 inline int cluster_rank() { return emulator::cluster_rank(); }
 inline int cluster_size() { return emulator::cluster_size(); }
 inline void cluster_sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
