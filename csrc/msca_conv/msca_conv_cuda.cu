@@ -157,12 +157,14 @@ int launch_ring(const MscaConvParams& p, void* stream) {
   const StripSizes s = strip_sizes(p.weights);
   RowTiling t = strip_tiling<T>(p.x, has_vectors<T>(p.x), 16, 32,
                                 [&](const RowTiling& cut) { return ring_bytes<T>(ring_plan(s, cut), cut); });
-  fill_device(t, p.x, 128, 16);
+  RingPlan plan = ring_plan(s, t);
+  const size_t bytes = ring_bytes<T>(plan, t);
+  const int resident = resident_blocks(msca_conv_ring_kernel<T>, kThreads, bytes);
+  fill_device(t, p.x, 128, kQuad, resident, [&](int rows) { return quads_of(rows) + 2 * plan.ahead; });
   if (t.blocks() == 0) return 0;
   if (t.blocks() > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
-  const RingPlan plan = ring_plan(s, t);
-  return launch(msca_conv_ring_kernel<T>, dim3(static_cast<unsigned>(t.blocks())), dim3(kThreads),
-                ring_bytes<T>(plan, t), stream, p, plan, t);
+  return launch(msca_conv_ring_kernel<T>, dim3(static_cast<unsigned>(t.blocks())), dim3(kThreads), bytes, stream, p,
+                plan, t);
 }
 
 }  // namespace
