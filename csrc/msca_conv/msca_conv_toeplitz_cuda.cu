@@ -369,11 +369,7 @@ int launch_typed(const MscaConvParams& p, void* stream) {
 }  // namespace
 
 bool takes_toeplitz(const MscaConvParams& p) {
-  const StripSizes s = strip_sizes(p.weights);
-  if (s.root != kRoot || s.pairs != kPairCount) return false;
-  for (int i = 0; i < kPairCount; ++i) {
-    if (s.row[i] != taps_of(i) || s.column[i] != taps_of(i)) return false;
-  }
+  if (!has_segnext_sizes(strip_sizes(p.weights))) return false;
   const bool aligned = p.dtype != DType::kFloat32 && has_vectors<__half>(p.x, p.out);
   return aligned && Layout<16>::kBytes <= shared_limit();
 }

@@ -87,19 +87,22 @@ def test_not_a_number_on_tensor_cores_stays_close(emulator: Emulator, dtype: tor
     assert not (found & ~may).any()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+@dtypes
 @pytest.mark.parametrize("resident", [1, 7, 64])
-def test_tensor_cores_on_devices_of_any_size(emulator: Emulator, resident: int, dtype: torch.dtype) -> None:
-    """One block that walks down all rows, and many of 8 channels and few rows; rows far from borders, and close."""
+def test_segnext_sizes_on_devices_of_any_size(emulator: Emulator, resident: int, dtype: torch.dtype) -> None:
+    """Blocks that walk down all rows, and many of 8 channels and few rows; rows far from borders, and close."""
     emulator.device(resident_blocks=resident)
     args = Sample("", BUILD, {"n": 1, "c": 24, "h": 61, "w": 43}).make(dtype, layout=torch.channels_last)
     assert_forward(emulator, op._cuda, reference.msca_conv, args)
 
 
-def test_devices_with_little_shared_memory_do_without_tensor_cores(emulator: Emulator) -> None:
-    args = SPEC.samples[0].make(torch.bfloat16, layout=torch.channels_last)
+@dtypes
+def test_devices_with_little_shared_memory_take_the_ring_kernel(
+    emulator: Emulator, dtype: torch.dtype
+) -> None:
+    args = SPEC.samples[0].make(dtype, layout=torch.channels_last)
     launches = []
     for limit in (99 * 1024, 163 * 1024):
         emulator.device(shared_limit=limit)
         launches.append(assert_forward(emulator, op._cuda, reference.msca_conv, args))
-    assert not torch.equal(*launches)  # the tensor cores round a and the rows' results
+    assert not torch.equal(*launches)  # other sums; and tensor cores round a and the rows' results
