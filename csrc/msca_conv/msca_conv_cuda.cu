@@ -9,12 +9,12 @@
 // SegNeXt's sizes get tiles of 16 columns by 8 channels: 79 KB in 16-bit types, 87 KB in float32, so two blocks on an
 // H200's multiprocessor.
 // Bytes: x once, plus halo columns and rows that L2 serves, plus out once: 4 an element in 16-bit types, 8 in float32.
-// Operations an element for SegNeXt: 103 FMA, with the tile's halo 150 (and with 24 rows of 128 made twice, 170), and
-// half as many reads of shared memory, which bind it: 85 x 4 bytes of the 128 a multiprocessor reads a cycle. Model for
-// an H200 (132 x 1.7 GHz): 12 ps an element, so 6 us for 32 x 128 x 128 were all multiprocessors busy; main memory
-// takes 0.9 ps in 16-bit types. Not yet measured on a GPU. 16-bit tensors of SegNeXt's sizes take the tensor cores'
-// form, msca_conv_toeplitz_cuda.cu.
+// Operations an element for SegNeXt: 103 FMA, with the tile's halo 150 (and with 24 rows of 128 made twice, 170), in
+// loops of about three instructions for each, as sizes are known at run time alone: by the machine code about 24 ps an
+// element on an H200 (132 x 1.7 GHz). Not yet measured on a GPU. So SegNeXt's sizes have kernels of their own where
+// channels are innermost: msca_conv_toeplitz_cuda.cu in 16-bit types, msca_conv_float32_cuda.cu.
 
+#include "msca_conv/float32.h"
 #include "msca_conv/strips.cuh"
 #include "msca_conv/toeplitz.h"
 
@@ -157,19 +157,22 @@ int launch_ring(const MscaConvParams& p, void* stream) {
   const StripSizes s = strip_sizes(p.weights);
   RowTiling t = strip_tiling<T>(p.x, has_vectors<T>(p.x), 16, 32,
                                 [&](const RowTiling& cut) { return ring_bytes<T>(ring_plan(s, cut), cut); });
-  fill_device(t, p.x, 128, 16);
+  RingPlan plan = ring_plan(s, t);
+  const size_t bytes = ring_bytes<T>(plan, t);
+  const int resident = resident_blocks(msca_conv_ring_kernel<T>, kThreads, bytes);
+  fill_device(t, p.x, 128, kQuad, resident, [&](int rows) { return quads_of(rows) + 2 * plan.ahead; });
   if (t.blocks() == 0) return 0;
   if (t.blocks() > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
-  const RingPlan plan = ring_plan(s, t);
-  return launch(msca_conv_ring_kernel<T>, dim3(static_cast<unsigned>(t.blocks())), dim3(kThreads),
-                ring_bytes<T>(plan, t), stream, p, plan, t);
+  return launch(msca_conv_ring_kernel<T>, dim3(static_cast<unsigned>(t.blocks())), dim3(kThreads), bytes, stream, p,
+                plan, t);
 }
 
 }  // namespace
 
 int launch_msca_conv_forward(const MscaConvParams& params, void* stream) {
-  // By the models in the files' heads, not yet by measurement: tensor cores wherever their form takes the input.
+  // By the models in the files' heads, not yet by measurement.
   if (takes_toeplitz(params)) return launch_msca_conv_toeplitz(params, stream);
+  if (takes_float32(params)) return launch_msca_conv_float32(params, stream);
   return with_element_type(params.dtype, [&](auto element) { return launch_ring<decltype(element)>(params, stream); });
 }
 

@@ -1,324 +1,347 @@
 // msca_conv's forward on tensor cores, for SegNeXt's sizes (a 5x5 root; strips of 7, 11 and 21) in 16-bit types.
 //
-// A strip of K taps over a row of 16 outputs is a product with a banded Toeplitz matrix, T[m][k] = w[k - m]. With
-// columns as M, for one channel, 16 columns and 8 rows:
-//   h' (16 columns x 8 rows)   = T_row (16 x 32 or 48) a' (32 or 48 columns x 8 rows) + bias, zero on rows outside
-//   out' (16 columns x 8 rows) = sum of pairs h' (16 columns x 16 or 32 rows) T_column (16 or 32 x 8) + biases + a'
-// in mma.m16n8k16: 7 and 5 products of 2048 multiply-adds for 128 outputs, 192 an output where the strips have 78. The
-// first product's result is the second's left operand as it lies in registers: h never leaves them. Each pair's h comes
-// in tiles of eight rows that begin where its column strip does, K / 2 rows above the output's: a strip of 21 then
-// touches four tiles, of 11 three, of 7 two.
-// a and h are rounded to the 16-bit type, as eager PyTorch rounds the results of its convolutions; sums are float32.
-// The zeros beside a matrix's band are multiplied too: a NaN or Inf spreads to all outputs of the operands it is in,
-// up to 32 columns and 22 rows away where the strips reach 12.
+// A strip of K taps is a product with a banded Toeplitz matrix, see toeplitz.cuh. For one channel, 16 rows at a time,
+// in mma.m16n8k16 and, for a band's last block, m16n8k8:
+//   a   (16 rows x 8 columns)   = sum over the root's rows i of x (16 rows from i on x 16 columns) T_i (16 x 8) + bias
+//   h   (16 columns x 8 rows)   = T_row (16 x 40, 32 or 24 columns) a (columns x 8 rows), for each of three pairs
+//   out (16 columns x 8 rows)   = sum over pairs of h (16 columns x 32, 24 or 16 rows) T_column (rows x 8)
+//                                 + a + what the biases add
+// The index that a register's two elements run along in a result is the next product's k, so a and h go from product to
+// product in the registers they were made in, rounded to the 16-bit type as eager PyTorch rounds the results of its
+// convolutions; sums are float32. h is never held: its eight rows are added at once to all output rows that they reach,
+// five blocks of eight, which stay in registers until they are complete. a, copied by a band of one tap, rides in the
+// half of k that the strip of 7 leaves free. a's columns and rows begin 11 before the outputs', so that the strips
+// touch as few blocks of eight as they can. Outside the image a is zero, by a mask. A row strip's bias would be added
+// inside the image alone, so h comes without it, and what it adds to an output, bias x sum of the column's taps that
+// are inside, is added in float32.
 //
-// Tiling: a block of 16 warps has 32 columns by 16 channels and walks down by eight rows:
-//   x      (20 rows, 56 columns, 16 channels): what the root reaches, and the next eight rows on their way by cp.async;
-//   a      (16 channels, 24 rows, 72 columns): one plane a channel, for ldmatrix. Rows of 144 bytes: the eight rows of
-//          a matrix lie in different banks. The columns that no strip reaches stay zero;
-//   pairs  (16 channels, kPairs) of neighbouring taps w[d], w[d + 1], with zeros around: a register of a Toeplitz
-//          matrix is one load;
-//   out    (8 rows, 32 columns, 16 channels and 8 unused), from where it leaves by 16-byte vectors.
-// The root is SIMT, in float32: a thread has four rows by three columns by two channels.
-// Model for an H200, of one block's eight rows (4096 outputs): the root reads shared memory for 1,850 cycles (9 warps x
-// 206), the products take 770 cycles at 1,024 multiply-adds a cycle and 38 x 16 loads of taps; about 3 ps an element on
-// 132 multiprocessors, where the ring kernel's shared memory takes 12 and main memory 0.9. Not yet measured on a GPU.
-
-#include <cstring>
+// NaN and Inf: the zeros beside a band are multiplied too, so one that the definition spreads over 12 rows and columns
+// to each side spreads up to 22 rows up, 20 down, 34 columns to the left and 28 to the right, in its channel.
+//
+// Tiling: a warp has one channel; a block has 16 channels by 32 columns, or 8 where the image is small, and walks down
+// by 16 rows. In shared memory:
+//   stage   the next 16 rows of x, (row, column, channel), on their way by cp.async: 13 columns before the block's, 19
+//           after;
+//   planes  x by channel, (channel, row, column), a ring of 24 rows for ldmatrix, made of stage by ldmatrix's
+//           transposing form. Rows of 144 bytes: the eight rows of a matrix lie in different banks;
+//   tables  of taps, for all blocks of Toeplitz matrices. They are loaded at every step: the registers are full of
+//   sums; out     16 rows of results, (channel, half, column, row), that leave by the same transposing ldmatrix.
+// A step has two barriers: stage -> planes and out -> image; planes -> out, while the next rows of x come.
+// Bytes: x once, plus as much of halo columns and the rows above strips that L2 serves, plus out once: 4 an element.
+//
+// Model for an H200 (132 x 1.7 GHz) of a step of 16 channels, 8192 outputs: 490 instructions a warp = 1,960 cycles of
+// issue; tensor cores 1,390 cycles (2,780 at half rate, as mma.sync may have it); shared memory 2,960 (root's operands
+// 1,280, taps 660, transposing both ways 1,020). Three steps in about 11 make no output yet, and taps take one's time:
+//   32 x 32 x 128 x 128: 20 steps, 38 us = 2.3 ps an element, where float32 FMAs alone would take 3.07 and memory 0.93;
+//   1 x 32 x 256 x 512: 6 steps, 12 us (13; 4). 1 x 32 x 192 x 384: 8 us (7; 2);
+//   the four stages of T at 512x512, batch 1: 3.4, 2.5, 2.5 and 2.5 us, most of it latency. Not yet measured on a GPU.
+// Versions tried, by the same count: the root in float32 FMAs, columns of a in shared memory, strips cut to 16 rows:
+// 7,600 cycles for 4096 outputs, 22 ps an element. x2 instead of x4 ldmatrix for the root: as many bytes, 20
+// instructions more. All operands of the root by ldmatrix: 60 moves fewer, 960 cycles of shared memory more.
 
 #include "msca_conv/strips.cuh"
 #include "msca_conv/toeplitz.h"
+#include "msca_conv/toeplitz_rows.cuh"
 
 namespace segnext {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kSlice = 16;    // channels of a block: one a warp
-constexpr int kColumns = 32;  // of a block: two tiles of 16
-constexpr int kTile = 16, kRows = 8;
-constexpr int kRoot = 5, kPairCount = 3;
-
-__host__ __device__ constexpr int taps_of(int pair) { return pair == 0 ? 7 : pair == 1 ? 11 : 21; }
-__host__ __device__ constexpr int half_of(int pair) { return taps_of(pair) / 2; }
-// Columns left of a tile at which the row strip's operand begins, a multiple of 8, and its steps of 16 columns.
-__host__ __device__ constexpr int before_of(int pair) { return (half_of(pair) + 7) / 8 * 8; }
-__host__ __device__ constexpr int row_steps(int pair) { return (before_of(pair) + kTile + half_of(pair) + 15) / 16; }
-// Tiles of eight rows of h that a column strip touches, and its steps of 16 rows.
-__host__ __device__ constexpr int h_tiles(int pair) { return (kRows + taps_of(pair) - 1 + kRows - 1) / kRows; }
-__host__ __device__ constexpr int column_steps(int pair) { return (h_tiles(pair) + 1) / 2; }
-// First row of the newest tile of h, from the first output row.
-__host__ __device__ constexpr int newest_h(int pair) { return (h_tiles(pair) - 1) * kRows - half_of(pair); }
-
-// Where a pair's weights lie, in vectors of a slice: its row's taps and bias, then its column's.
-__host__ __device__ constexpr int row_at(int pair) {
-  int at = kRoot * kRoot + 1;
-  for (int i = 0; i < pair; ++i) at += 2 * taps_of(i) + 2;
-  return at;
-}
-__host__ __device__ constexpr int column_at(int pair) { return row_at(pair) + taps_of(pair) + 1; }
-
-constexpr int kSide = 16;               // columns of a's plane left of the block's, and right
-constexpr int kReach = half_of(2);      // columns that strips reach
-constexpr int kAhead = 16;              // first of the rows of a that a step makes, from its first output row
-constexpr int kARows = kAhead + kRows;  // newest_h(2) + 8 = 22 are read
-constexpr int kAPitch = kColumns + 2 * kSide + 8;
-constexpr int kAPlane = kARows * kAPitch + 8;  // channels side by side in different banks
-constexpr int kOutPitch = kSlice + 8;          // of a pixel: a quarter of the lanes of a store meet in a bank, not half
-constexpr int kXRows = 2 * kRows + kRoot - 1;
-constexpr int kRootRun = 3;  // columns of a thread's root: odd, for the banks
-constexpr int kRootRuns = (kColumns + 2 * kReach + kRootRun - 1) / kRootRun;
-constexpr int kXColumns = kRootRuns * kRootRun + kRoot - 1;
-constexpr int kWarmUp = 4;  // steps before the first output: rows of a from 16 above it on
-
-// Taps w[d] for d from -kZeros on; T_row asks for d from half - before - 15 to half - before + 16 steps.
-constexpr int kZeros = 24;
-__host__ __device__ constexpr int pairs_of(int pair) { return kZeros + taps_of(pair) + 32; }
-__host__ __device__ constexpr int pairs_at(int pair) {  // rows, then columns
-  int at = 0;
-  for (int i = 0; i < pair; ++i) at += 2 * pairs_of(i);
-  return at;
-}
-constexpr int kPairs = pairs_at(kPairCount);
-static_assert(newest_h(2) + kRows <= kARows && kAhead >= 2 * kRows, "a holds what is read");
-static_assert(before_of(2) <= kSide && row_steps(2) * 16 <= 2 * kSide + kTile, "a's plane has the operand's columns");
-
-constexpr size_t kSharedElements = static_cast<size_t>(kXRows) * kXColumns * kSlice + kSlice * kAPlane +
-                                   kRows * kColumns * kOutPitch + 2 * kSlice * kPairs;
-
-constexpr size_t kSharedBytes = kSharedElements * 2 + sizeof(float) * row_at(kPairCount) * kSlice;
-
-template <typename T>
-__device__ inline uint32_t pack(float low, float high) {
-  Channels<T, 2> both;
-  both.values[0] = from_float<T>(low);
-  both.values[1] = from_float<T>(high);
-  uint32_t result;
-  memcpy(&result, &both, sizeof result);
-  return result;
-}
+using namespace toeplitz;
 
 // What a warp knows of its channel.
 template <typename T>
 struct WarpChannel {
-  const T* plane;         // of a
-  const uint32_t* pairs;  // of taps
-  const float* weights;   // (vectors, slice) from this channel on
-  int g, t;               // of mma's fragments: lane / 4 and 2 (lane % 4)
+  const T* plane;         // of x
+  const uint32_t* words;  // its lane's place in the table of taps
+  const float* floats;
+  const uint32_t* column_masks;  // (kChunks, 4), this lane's on
+  uint32_t* out;                 // this lane's place in (2, kColumns, kHalf) of results
 };
 
-// The last tiles of h of a pair, oldest first: columns g and g + 8, each rows t and t + 1.
-template <int kPair>
-struct History {
-  uint32_t tiles[h_tiles(kPair)][2];
-};
+// a of a step's rows: chunk by chunk of eight columns, two words of the rows g and g + 8. The B operand of both halves.
+using Chunks = uint32_t[kChunks][2];
 
-template <typename T, int kPair>
-__device__ inline void make_h(History<kPair>& history, const WarpChannel<T>& me, int row, int column, int64_t image_row,
-                              int64_t height) {
+// slot: of x's first row. An operand is 16 rows by two chunks of columns; an odd chunk's is made of the halves of two
+// even ones', so k's halves change places there, and so do the taps'.
+template <typename T>
+__device__ inline void make_a(Chunks& a, const WarpChannel<T>& me, int slot, int image_row, int height) {
+  const uint32_t zero = hidden_zero(me.words);
   const int lane = threadIdx.x % kWarp;
-  const float bias = load_shared(me.weights + (row_at(kPair) + taps_of(kPair)) * kSlice);
-  float d[4] = {bias, bias, bias, bias};
-  const int slot = (row + newest_h(kPair) + lane % 8 + 8 * kARows) % kARows;
-  const T* operand = me.plane + slot * kAPitch + column + kSide - before_of(kPair) + lane / 8 % 2 * 8;
-  const uint32_t* pairs = me.pairs + pairs_at(kPair) + kZeros + half_of(kPair) - before_of(kPair) + me.t - me.g;
+  uint32_t taps[2][kRoot][2], x[2][kRoot][4];
+  load_b<0>(taps[0][0], me.words, 0);
+  load_b<1>(taps[0][1], me.words, 0);
+  load_b<2>(taps[0][2], me.words, 0);
+  load_b<3>(taps[0][3], me.words, 0);
+  load_b<4>(taps[0][4], me.words, 0);
+  const T* rows[kRoot];
 #pragma unroll
-  for (int step = 0; step < row_steps(kPair); ++step) {
-    uint32_t b[2];
-    ldmatrix_x2(b, operand + step * 16);
-    const uint32_t* at = pairs + step * 16;
-    const uint32_t a[4] = {load_shared(at), load_shared(at - 8), load_shared(at + 8), load_shared(at)};
-    mma_m16n8k16<T>(d, a, b);
+  for (int i = 0; i < kRoot; ++i) {
+    taps[1][i][0] = second(taps[0][i][1], zero);
+    taps[1][i][1] = second(taps[0][i][0], zero);
+    constexpr unsigned kEnd = kRing * kXPitch;
+    const unsigned from = (slot + lane % 16 + i) * kXPitch;
+    rows[i] = me.plane + (from < kEnd ? from : from - kEnd) + lane / 16 * 8;
+    ldmatrix_x4(x[0][i], rows[i]);
   }
-  const int64_t first = image_row + newest_h(kPair) + me.t;
-  const bool upper = first >= 0 && first < height, lower = first + 1 >= 0 && first + 1 < height;
+  const float4 bias = load_shared(reinterpret_cast<const float4*>(me.floats + kRootBias));
+  const float biases[4] = {bias.x, bias.y, bias.z, bias.w};
+  // ones in rows outside the image: from signs, as a condition would become a selection for every word
+  const int row = image_row + lane / 4;
+  const uint32_t above = (row | (height - 1 - row)) >> 31, below = ((row + kHalf) | (height - 1 - row - kHalf)) >> 31;
 #pragma unroll
-  for (int tile = 0; tile < h_tiles(kPair) - 1; ++tile) {
-    history.tiles[tile][0] = history.tiles[tile + 1][0];
-    history.tiles[tile][1] = history.tiles[tile + 1][1];
+  for (int chunk = 0; chunk < kChunks; ++chunk) {
+    auto &own = x[chunk / 2 % 2], &next = x[(chunk / 2 + 1) % 2];
+    float d[4];
+#pragma unroll
+    for (int i = 0; i < kRoot; ++i) {
+      if (chunk % 2 == 0) {
+        mma_m16n8k16<T>(d, own[i], taps[0][i], i == 0 ? biases : static_cast<const float (&)[4]>(d));
+      } else {
+        ldmatrix_x4(next[i], rows[i] + (chunk + 1) * 8);
+        mma_m16n8k16<T>(d, {next[i][0], next[i][1], own[i][2], own[i][3]}, taps[1][i],
+                        i == 0 ? biases : static_cast<const float (&)[4]>(d));
+      }
+    }
+    const uint32_t columns = load_shared(me.column_masks + chunk * 4);
+    a[chunk][0] = pack<T>(d[0], d[1]) & columns & ~above;
+    a[chunk][1] = pack<T>(d[2], d[3]) & columns & ~below;
   }
-  history.tiles[h_tiles(kPair) - 1][0] = pack<T>(upper ? d[0] : 0.0f, lower ? d[1] : 0.0f);
-  history.tiles[h_tiles(kPair) - 1][1] = pack<T>(upper ? d[2] : 0.0f, lower ? d[3] : 0.0f);
 }
 
-template <typename T, int kPair>
-__device__ inline void add_columns(float (&d)[4], const History<kPair>& history, const WarpChannel<T>& me) {
-  const uint32_t* pairs = me.pairs + pairs_at(kPair) + pairs_of(kPair) + kZeros + me.t - me.g;
-#pragma unroll
-  for (int step = 0; step < column_steps(kPair); ++step) {
-    constexpr int kLast = h_tiles(kPair) - 1;
-    const bool whole = 2 * step + 1 <= kLast;
-    const auto& upper = history.tiles[2 * step];
-    const auto& lower = history.tiles[whole ? 2 * step + 1 : kLast];
-    const uint32_t a[4] = {upper[0], upper[1], whole ? lower[0] : 0, whole ? lower[1] : 0};
-    const uint32_t b[2] = {load_shared(pairs + step * 16), load_shared(pairs + step * 16 + 8)};
-    mma_m16n8k16<T>(d, a, b);
-  }
-}
+// Sums of the output rows that are open, 16 columns by eight rows each: columns g and g + 8, rows t and t + 1.
+using Sums = float[kTiles][kOpen][4];
 
-struct Histories {
-  History<0> of7;
-  History<1> of11;
-  History<2> of21;
-};
-
-// Eight rows from `row` on of one tile, to `result` (kRows, kColumns, kOutPitch); while the histories fill, only these.
 template <typename T>
-__device__ inline void make_tile(Histories& h, const WarpChannel<T>& me, int row, int column, int64_t image_row,
-                                 int64_t height, T* result) {
-  make_h<T, 0>(h.of7, me, row, column, image_row, height);
-  make_h<T, 1>(h.of11, me, row, column, image_row, height);
-  make_h<T, 2>(h.of21, me, row, column, image_row, height);
-  float d[4] = {};
-  add_columns<T, 0>(d, h.of7, me);
-  add_columns<T, 1>(d, h.of11, me);
-  add_columns<T, 2>(d, h.of21, me);
-  if (row < 0) return;
-  float bias = 0.0f;
+__device__ inline void pack_rows(uint32_t* h, const float (&d)[4]) {
+  h[0] = pack<T>(d[0], d[1]);
+  h[1] = pack<T>(d[2], d[3]);
+}
+
+// Row strip and column strip of 21 taps: five chunks of columns, four blocks of rows.
+template <typename T>
+__device__ inline void add_pair21(Sums& sums, const Chunks& a, const WarpChannel<T>& me) {
+  const uint32_t zero = hidden_zero(me.words);
+  constexpr int kRow = row_band(2), kColumn = column_band(2), kFirst = half_of(2) - kLead;
+  uint32_t rows[3][4];
+  load_a<kRow>(rows, me.words, kFirst, zero);
+  uint32_t columns[3][2];
+  load_b<kColumn>(columns, me.words, kFirst, zero);
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    uint32_t h[4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const auto at = [&](int chunk) { return a[2 * tile + chunk][half]; };
+      float d[4] = {};
+      mma_m16n8k16<T>(d, rows[0], {at(0), at(1)});
+      mma_m16n8k16<T>(d, rows[1], {at(2), at(3)});
+      mma_m16n8k8<T>(d, {rows[2][0], rows[2][1]}, at(4));
+      pack_rows<T>(h + 2 * half, d);
+    }
+    auto& sum = sums[tile];
+    mma_m16n8k8<T>(sum[0], {h[0], h[1]}, columns[2][1]);
+    mma_m16n8k16<T>(sum[1], h, columns[2]);
+    mma_m16n8k16<T>(sum[2], h, columns[1]);
+    mma_m16n8k16<T>(sum[3], h, columns[0]);
+    mma_m16n8k8<T>(sum[4], {h[2], h[3]}, columns[0][0]);
+  }
+}
+
+// Of 11 taps: four chunks of columns, three blocks of rows.
+template <typename T>
+__device__ inline void add_pair11(Sums& sums, const Chunks& a, const WarpChannel<T>& me) {
+  const uint32_t zero = hidden_zero(me.words);
+  constexpr int kRow = row_band(1), kColumn = column_band(1), kFirst = half_of(1) - kLead;
+  uint32_t rows[2][4];
+  load_a<kRow>(rows, me.words, kFirst, zero);
+  uint32_t columns[2][2];
+  load_b<kColumn>(columns, me.words, kFirst, zero);
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    uint32_t h[4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const auto at = [&](int chunk) { return a[2 * tile + chunk][half]; };
+      float d[4] = {};
+      mma_m16n8k16<T>(d, rows[0], {at(0), at(1)});
+      mma_m16n8k16<T>(d, rows[1], {at(2), at(3)});
+      pack_rows<T>(h + 2 * half, d);
+    }
+    auto& sum = sums[tile];
+    mma_m16n8k8<T>(sum[1], {h[0], h[1]}, columns[1][1]);
+    mma_m16n8k16<T>(sum[2], h, columns[1]);
+    mma_m16n8k16<T>(sum[3], h, columns[0]);
+    mma_m16n8k8<T>(sum[4], {h[2], h[3]}, columns[0][0]);
+  }
+}
+
+// Of 7 taps, three chunks and two blocks, and a itself, copied by bands of one tap that touch the same: k holds eight
+// rows of both.
+template <typename T>
+__device__ inline void add_pair7_and_a(Sums& sums, const Chunks& a, const WarpChannel<T>& me) {
+  const uint32_t zero = hidden_zero(me.words);
+  constexpr int kRow = row_band(0), kColumn = column_band(0), kFirst = half_of(0) - kLead;
+  uint32_t rows[2][4], copies[2][4];  // the first chunk is the second half of the first operand
+  load_a<kRow>(rows, me.words, kFirst, zero);
+  load_a<kCopyBand>(copies, me.words, -kLead, zero);
+  uint32_t columns[2][2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    columns[i][0] = block<kColumn>(me.words, kFirst + 8 * (i + 1));
+    columns[i][1] = block<kCopyBand>(me.words, 8 * (i + 1) - kLead);
+  }
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    auto& sum = sums[tile];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const auto at = [&](int chunk) { return a[2 * tile + chunk][half]; };
+      uint32_t h[4];
+      float d[4] = {}, copied[4] = {};
+      mma_m16n8k8<T>(d, {rows[0][2], rows[0][3]}, at(1));
+      mma_m16n8k16<T>(d, rows[1], {at(2), at(3)});
+      mma_m16n8k8<T>(copied, {copies[0][2], copies[0][3]}, at(1));
+      mma_m16n8k16<T>(copied, copies[1], {at(2), at(3)});
+      pack_rows<T>(h, d);
+      pack_rows<T>(h + 2, copied);
+      mma_m16n8k16<T>(sum[half + 1], h, columns[1]);
+      mma_m16n8k16<T>(sum[half + 2], h, columns[0]);
+    }
+  }
+}
+
+// What the biases add to an output of image row `row`: the columns', and the rows' times the taps that are inside.
+__device__ inline float bias_of(const float* floats, int row, int height) {
+  float result = load_shared(floats + kColumnBias);
 #pragma unroll
   for (int pair = 0; pair < kPairCount; ++pair) {
-    bias += load_shared(me.weights + (column_at(pair) + taps_of(pair)) * kSlice);
+    const int first = half_of(pair) - row, last = height + half_of(pair) - row;
+    const float* cumulative = floats + cumulative_at(pair);
+    const float end = load_shared(cumulative + (last < taps_of(pair) ? last : taps_of(pair)));
+    const float begin = load_shared(cumulative + (first > 0 ? first : 0));
+    result = fmaf(load_shared(floats + kRowBias + pair), end - begin, result);
   }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int r = me.t + i % 2, c = column + me.g + i / 2 * 8;
-    const float a = to_float(load_shared(me.plane + (row + r) % kARows * kAPitch + kSide + c));
-    store_shared(result + (r * kColumns + c) * kOutPitch, from_float<T>(a + (d[i] + bias)));
-  }
+  return result;
 }
 
-// Rows [row, row + 8) of a, zero outside the image's columns; its rows outside the image only reach masked rows of h.
-template <typename T>
-__device__ inline void make_a(const RowRing<T>& x, T* planes, const float* weights, int row, int64_t image_column,
-                              int64_t width) {
-  constexpr int kChannelPairs = kSlice / 2;
-  for (int item = threadIdx.x; item < kChannelPairs * kRootRuns * 2; item += blockDim.x) {
-    const int channel = item % kChannelPairs * 2, column = item / kChannelPairs % kRootRuns * kRootRun;
-    const int first = row + item / (kChannelPairs * kRootRuns) * kQuad;
-    float sum[kRootRun][kQuad][2], tap[2];
-    Channels<float, 2>::load(weights + kRoot * kRoot * kSlice + channel, tap);
+// The next 16 output rows are open: from image row `row` on.
+__device__ inline void open_rows(Sums& sums, const float* floats, int row, int height, uint32_t zero) {
+  constexpr int kReach = half_of(kPairCount - 1);
+  const int own = row + static_cast<int>(threadIdx.x) % kRows, t = threadIdx.x % 4 * 2;
+  float bias = load_shared(floats + kInnerBias);
+  if (row < kReach || row + kRows + kReach > height) bias = bias_of(floats, own < height ? own : height - 1, height);
 #pragma unroll
-    for (int o = 0; o < kRootRun; ++o) {
+  for (int half = 0; half < 2; ++half) {
+    float quad[4];
 #pragma unroll
-      for (int r = 0; r < kQuad; ++r) {
-        sum[o][r][0] = tap[0];
-        sum[o][r][1] = tap[1];
-      }
+    for (int i = 0; i < 2; ++i) {
+      quad[i] = __shfl_sync(kFullWarp, bias, half * kHalf + t + i);
+      quad[i + 2] = __uint_as_float(second(__float_as_uint(quad[i]), zero));
     }
 #pragma unroll
-    for (int j = 0; j < kRootRun + kRoot - 1; ++j) {
-      float pixel[kQuad + kRoot - 1][2];
-      int slot = x.slot(first - kRoot / 2);
+    for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
-      for (int i = 0; i < kQuad + kRoot - 1; ++i) {
-        Channels<T, 2>::load(x.data + slot * x.row_size + (column + j) * kSlice + channel, pixel[i]);
-        slot = x.after(slot);
-      }
-#pragma unroll
-      for (int o = 0; o < kRootRun; ++o) {
-        if (j - o < 0 || j - o >= kRoot) continue;
-#pragma unroll
-        for (int i = 0; i < kRoot; ++i) {
-          Channels<float, 2>::load(weights + (i * kRoot + j - o) * kSlice + channel, tap);
-#pragma unroll
-          for (int r = 0; r < kQuad; ++r) {
-            sum[o][r][0] = fmaf(tap[0], pixel[r + i][0], sum[o][r][0]);
-            sum[o][r][1] = fmaf(tap[1], pixel[r + i][1], sum[o][r][1]);
-          }
-        }
-      }
-    }
-#pragma unroll
-    for (int o = 0; o < kRootRun; ++o) {
-      const int64_t at = image_column + column + o;
-      const bool inside = at >= 0 && at < width;
-#pragma unroll
-      for (int r = 0; r < kQuad; ++r) {
-        T* pixel =
-            planes + channel * kAPlane + (first + r + 8 * kARows) % kARows * kAPitch + kSide - kReach + column + o;
-        store_shared(pixel, from_float<T>(inside ? sum[o][r][0] : 0.0f));
-        store_shared(pixel + kAPlane, from_float<T>(inside ? sum[o][r][1] : 0.0f));
-      }
+      for (int i = 0; i < 4; ++i) sums[tile][kOpen - 2 + half][i] = quad[i];
     }
   }
 }
 
-// pairs: (slice, kPairs).
+// The two oldest blocks of rows are complete; the others move up.
 template <typename T>
-__device__ inline void make_pairs(uint32_t* pairs, const float* weights) {
-  for (int i = threadIdx.x; i < kSlice * kPairs; i += blockDim.x) {
-    const int channel = i / kPairs, at = i % kPairs;
-    int pair = 0;
-    while (pair + 1 < kPairCount && at >= pairs_at(pair + 1)) ++pair;
-    const int taps = taps_of(pair), place = at - pairs_at(pair);
-    const bool of_row = place < pairs_of(pair);
-    const float* w = weights + (of_row ? row_at(pair) : column_at(pair)) * kSlice + channel;
-    const int d = place % pairs_of(pair) - kZeros;
-    const auto tap = [&](int at) { return at >= 0 && at < taps ? load_shared(w + at * kSlice) : 0.0f; };
-    store_shared(pairs + i, pack<T>(tap(d), tap(d + 1)));
+__device__ inline void close_rows(Sums& sums, uint32_t* out) {
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    auto& sum = sums[tile];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t h[2];
+      pack_rows<T>(h, sum[half]);
+      uint32_t* target = out + (half * kColumns + tile * kTile) * (kHalf / 2);
+      store_shared(target, h[0]);
+      store_shared(target + kTile / 2 * (kHalf / 2), h[1]);
+    }
+#pragma unroll
+    for (int i = 0; i < kOpen - 2; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum[i][j] = sum[i + 2][j];
+    }
   }
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads, 1) msca_conv_toeplitz_kernel(MscaConvParams p, RowTiling t) {
-  const TilePlace at = tile_place(t);
-  const ImageSlice<T> image(p.x, at, kSlice), out(p.out, at, kSlice);
-  const RowRing<T> x{reinterpret_cast<T*>(shared_memory()), kXRows, kXColumns * kSlice};
-  T* planes = x.data + kXRows * x.row_size;  // (slice, kARows, kAPitch)
-  T* result = planes + kSlice * kAPlane;     // (kRows, kColumns, slice)
-  uint32_t* pairs = reinterpret_cast<uint32_t*>(result + kRows * kColumns * kOutPitch);
-  float* weights = reinterpret_cast<float*>(pairs + kSlice * kPairs);
+// Steps of a block that walks down `rows`.
+__host__ __device__ constexpr int steps_of(int rows) { return (rows + kHalf - 1) / kHalf / 2 + 2; }
 
-  const int rows = static_cast<int>(at.bottom - at.top);
-  const auto load_x = [&](int first, int count) {
-    for (int i = first; i < first + count; ++i) {
-      load_row(x.at(i), image, at.top + i, at.left - kReach - kRoot / 2, kXColumns, t);
-    }
-    cp_async_commit();
-  };
-  const auto store_rows = [&](int first) {
-    constexpr int kVec = Vec16<T>::kSize, kPacks = kSlice / kVec;
-    for (int i = threadIdx.x; i < kRows * kColumns * kPacks; i += blockDim.x) {
-      const int channel = i % kPacks * kVec, column = i / kPacks % kColumns, row = i / (kPacks * kColumns);
-      if (first + row >= rows || at.left + column >= t.width || channel >= out.channels) continue;
-      T* target = out.data + (at.top + first + row) * out.stride_h + (at.left + column) * out.stride_w + channel;
-      Vec16<T>::load_shared(result + (row * kColumns + column) * kOutPitch + channel).store_global(target);
-    }
-  };
+template <typename T, int kSlice>
+__global__ void __launch_bounds__(Layout<kSlice>::kThreads, 16 / kSlice)
+    msca_conv_toeplitz_kernel(MscaConvParams p, RowTiling t) {
+  using Sizes = Layout<kSlice>;
+  const Place at = place_of(t);
+  T* stage = reinterpret_cast<T*>(shared_memory());
+  T* planes = stage + Sizes::kStage;
+  T* results = planes + Sizes::kPlanes;
+  uint32_t* tables = reinterpret_cast<uint32_t*>(results + Sizes::kOut);
+  float* floats = reinterpret_cast<float*>(tables + kSlice * kTableWords);
+  uint32_t* column_masks = reinterpret_cast<uint32_t*>(floats + kSlice * kTableFloats);
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, height = static_cast<int>(t.height);
 
-  const int first_step = -kWarmUp;
-  load_x(first_step * kRows + kAhead - kRoot / 2, kRows + kRoot - 1);
-  const MscaConvWeights& w = p.weights;
-  load_taps<T>(weights, w.root_weight, w.root_bias, kRoot * kRoot, kRoot, w.root_weight.stride[2],
-               w.root_weight.stride[3], at, t);
-#pragma unroll
-  for (int pair = 0; pair < kPairCount; ++pair) {
-    const Tensor4 &of_row = w.strip_weight[2 * pair], &of_column = w.strip_weight[2 * pair + 1];
-    load_taps<T>(weights + row_at(pair) * kSlice, of_row, w.strip_bias[2 * pair], taps_of(pair), taps_of(pair), 0,
-                 of_row.stride[3], at, t);
-    load_taps<T>(weights + column_at(pair) * kSlice, of_column, w.strip_bias[2 * pair + 1], taps_of(pair), 1,
-                 of_column.stride[2], 0, at, t);
+  Source<T, kSlice> source(p.x, at, t, stage, at.top - kXLead);
+  source.load_four(at.top - kXLead, kRows);  // the first step's: others find their first four rows in the planes
+  source.load_step(at.top - kXLead + kRoot - 1);
+  load_channel_taps<T>(p.weights, at.channel + warp, t.channels, tables + warp * kTableWords,
+                       floats + warp * kTableFloats);
+  if (threadIdx.x < kChunks * 4) {
+    const int column = at.left - kLead + 2 * static_cast<int>(threadIdx.x);
+    const auto inside = [&](int c) { return c >= 0 && c < t.width; };
+    store_shared(column_masks + threadIdx.x, (inside(column) ? 0xffffu : 0u) | (inside(column + 1) ? 0xffff0000u : 0u));
   }
-  for (int i = threadIdx.x; i < kSlice * kAPlane; i += blockDim.x) store_shared(planes + i, from_float<T>(0.0f));
-  __syncthreads();
-  make_pairs<T>(pairs, weights);
-
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const WarpChannel<T> me{planes + warp * kAPlane, pairs + warp * kPairs, weights + warp, lane / 4, lane % 4 * 2};
-  Histories histories[kColumns / kTile] = {};
-  for (int row = first_step * kRows; row < rows; row += kRows) {
+  constexpr int kDelay = kRows + 3 * kHalf;  // rows between the first that a step opens and those it stores
+  Target<T, kSlice> target(p.out, at, t, results, 2 * kRows - kDelay);
+  const uint32_t* words = lane_words(tables + warp * kTableWords);
+  const WarpChannel<T> me{planes + warp * kXPlane, words, floats + warp * kTableFloats, column_masks + lane % 4,
+                          reinterpret_cast<uint32_t*>(results + warp * kOutPlane + lane / 4 * kHalf) + lane % 4};
+  Sums sums = {};
+  const int steps = steps_of(at.rows);
+  int slot = 0;  // of the first row of x that a step needs
+  for (int step = 0; step < steps; ++step) {
+    const int row = step * kRows;  // of the first outputs that it opens
     cp_async_wait<0>();
     __syncthreads();
-    load_x(row + kAhead + kRows + kRoot / 2, kRows);
-    if (row > 0) store_rows(row - kRows);
-    make_a(x, planes, weights, row + kAhead, at.left - kReach, t.width);
-    __syncthreads();
 #pragma unroll
-    for (int tile = 0; tile < kColumns / kTile; ++tile) {
-      make_tile(histories[tile], me, row, tile * kTile, at.top + row, t.height, result + warp);
+    for (int i = 0; i < kRows; i += kSlice) {
+      const int to = slot + kRoot - 1 + warp + i;
+      transpose<T, kSlice>(stage + (warp + i) * kXColumns * kSlice, planes + (to < kRing ? to : to - kRing) * kXPitch);
     }
+    if (step == 0 && warp < kRoot - 1) {
+      transpose<T, kSlice>(stage + (kRows + warp) * kXColumns * kSlice, planes + warp * kXPitch);
+    }
+    if (step > 1) target.store(row - kDelay);
+    __syncthreads();
+    if (step + 1 < steps) source.load_step(at.top + row + kRows - kXLead + kRoot - 1);
+    Chunks a;
+    make_a(a, me, slot, at.top + row - kLead, height);
+    open_rows(sums, me.floats, at.top + row, height, hidden_zero(me.words));
+    add_pair7_and_a(sums, a, me);
+    add_pair21(sums, a, me);
+    add_pair11(sums, a, me);
+    close_rows<T>(sums, me.out);
+    slot = slot < kRing - kRows ? slot + kRows : slot + kRows - kRing;
   }
   __syncthreads();
-  store_rows((rows - 1) / kRows * kRows);
+  target.store(steps * kRows - kDelay);
+}
+
+// Time of a grid whose blocks walk down `rows`, in steps of 16 channels: blocks of eight channels cost half as much,
+// and a little more for the half sectors that they move. The taps' loading counts as a step.
+int64_t cost_of(const RowTiling& t, int64_t resident) {
+  const int64_t waves = (t.blocks() + resident - 1) / resident;
+  return waves * (steps_of(t.rows) + 1) * (t.slice == 16 ? 16 : 9);
+}
+
+template <typename T, int kSlice>
+int launch_sliced(const MscaConvParams& p, const RowTiling& t, void* stream) {
+  if (t.blocks() > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
+  return launch(msca_conv_toeplitz_kernel<T, kSlice>, dim3(static_cast<unsigned>(t.blocks())),
+                dim3(Layout<kSlice>::kThreads), Layout<kSlice>::kBytes, stream, p, t);
 }
 
 template <typename T>
@@ -326,28 +349,29 @@ int launch_typed(const MscaConvParams& p, void* stream) {
   if constexpr (sizeof(T) != 2) {
     return static_cast<int>(cudaErrorInvalidValue);
   } else {
-    RowTiling t{};
-    t.vectors = true;
-    t.slice = kSlice;
-    t.columns = kColumns;
-    fill_device(t, p.x, 128, 16);
-    if (t.blocks() == 0) return 0;
-    if (t.blocks() > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
-    return launch(msca_conv_toeplitz_kernel<T>, dim3(static_cast<unsigned>(t.blocks())), dim3(kThreads), kSharedBytes,
-                  stream, p, t);
+    // one block of 16 channels fills a multiprocessor's registers; blocks of eight take one each while there are few
+    const int resident = resident_blocks(msca_conv_toeplitz_kernel<T, 16>, Layout<16>::kThreads, Layout<16>::kBytes);
+    const auto tiling = [&](int slice) {
+      RowTiling t{};
+      t.vectors = true;
+      t.slice = slice;
+      t.columns = kColumns;
+      fill_device(t, p.x, 256, kHalf, resident, [](int rows) { return steps_of(rows) + 1; });
+      return t;
+    };
+    const RowTiling wide = tiling(16), narrow = tiling(8);
+    if (wide.blocks() == 0) return 0;
+    const bool is_narrow = cost_of(narrow, resident) < cost_of(wide, resident);
+    return is_narrow ? launch_sliced<T, 8>(p, narrow, stream) : launch_sliced<T, 16>(p, wide, stream);
   }
 }
 
 }  // namespace
 
 bool takes_toeplitz(const MscaConvParams& p) {
-  const StripSizes s = strip_sizes(p.weights);
-  if (s.root != kRoot || s.pairs != kPairCount) return false;
-  for (int i = 0; i < kPairCount; ++i) {
-    if (s.row[i] != taps_of(i) || s.column[i] != taps_of(i)) return false;
-  }
+  if (!has_segnext_sizes(strip_sizes(p.weights))) return false;
   const bool aligned = p.dtype != DType::kFloat32 && has_vectors<__half>(p.x, p.out);
-  return aligned && kSharedBytes <= shared_limit();
+  return aligned && Layout<16>::kBytes <= shared_limit();
 }
 
 int launch_msca_conv_toeplitz(const MscaConvParams& params, void* stream) {

@@ -210,6 +210,8 @@ def msca_conv(
     """Multi-scale strip convolution of SegNeXt: a depthwise root, then the sum of its strip branches.
 
     Same as ``a = dw(x, root); a + sum(dw(dw(a, row), column))``; every convolution zero-pads its own input.
+    On a GPU, with SegNeXt's sizes in 16-bit types, tensor cores multiply zeros beside the taps too: a NaN or Inf
+    in x spreads up to 22 rows and 34 columns away in its channel, instead of 12.
 
     Args:
         x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32, float64.

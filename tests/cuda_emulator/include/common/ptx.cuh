@@ -91,6 +91,21 @@ inline void mma_m16n8k16<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4], c
   detail::multiply(emulator::WarpOp::kMmaBFloat16, d, a, b);
 }
 
+template <typename T>
+inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4]) {
+  float sums[4] = {c[0], c[1], c[2], c[3]};
+  mma_m16n8k16<T>(sums, a, b);
+  std::memcpy(d, sums, sizeof sums);
+}
+template <typename T>
+inline void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[2], uint32_t b, const float (&c)[4]) {
+  mma_m16n8k16<T>(d, {a[0], a[1], 0, 0}, {b, 0}, c);
+}
+template <typename T>
+inline void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[2], uint32_t b) {
+  mma_m16n8k8<T>(d, a, b, d);
+}
+
 inline int cluster_rank() { return emulator::cluster_rank(); }
 inline int cluster_size() { return emulator::cluster_size(); }
 inline void cluster_sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
