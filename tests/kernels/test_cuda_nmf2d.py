@@ -10,6 +10,9 @@ import torch
 from segnext_kernels import _library
 from segnext_kernels.ops.nmf2d import op, reference
 from segnext_kernels.ops.nmf2d.spec import SPEC
+from segnext_kernels.ops.nmf2d_projected import op as projected
+from segnext_kernels.ops.nmf2d_projected.reference import nmf2d_projected as reference_projected
+from segnext_kernels.ops.nmf2d_projected.spec import SPEC as PROJECTED
 from tests.accuracy import assert_accurate, assert_gradient_accurate
 from tests.contract.cases import assert_bitwise, cast, strides
 from tests.cuda_emulator.emulation import Emulator
@@ -202,3 +205,31 @@ def test_what_does_not_fit_is_said(emulator: Emulator) -> None:
     for variant in (VARIANTS["grid"], VARIANTS["cluster"]):
         with pytest.raises(RuntimeError, match="nmf2d: CUDA launch failed"):
             forward_in(variant, args)
+
+
+def projected_arguments(sizes: tuple[int, ...], dtype: torch.dtype, **others: Any) -> tuple[Any, ...]:
+    b, d, n, r, p, steps = sizes
+    return PROJECTED.samples[0].make(dtype, b=b, d=d, n=n, r=r, p=p, steps=steps, **others)
+
+
+def assert_projected_right(args: tuple[Any, ...], out: torch.Tensor) -> None:
+    oracle, eager = reference_projected(*cast(args, torch.float64)), reference_projected(*args)
+    assert strides(out) == strides(eager)
+    assert_accurate(out, oracle, eager)
+
+
+@over_dtypes
+@over_variants
+@pytest.mark.parametrize("sizes", [(2, 20, 75, 5, 7, 2), (1, 8, 40, 20, 70, 1), (1, 3, 5, 1, 40, 0)], ids=str)
+def test_projection(emulator: Emulator, sizes: tuple[int, ...], variant: int, dtype: torch.dtype) -> None:
+    """Fewer rows than channels and more, a rank of each kind of kernel, no step at all; either order of axes."""
+    emulator.device(resident_blocks=48)
+    args = projected_arguments(sizes, dtype, inner_rows=sizes[0] == 2, wide=sizes[0] == 2)
+    assert_projected_right(args, emulator.run(projected.cuda_variant, *args, variant))
+
+
+def test_projection_of_views(emulator: Emulator) -> None:
+    emulator.device(resident_blocks=32)
+    x, bases, steps, projection, eps = projected_arguments((2, 20, 40, 4, 9, 1), torch.bfloat16, wide=False)
+    args = (x[:, 3:, 1:-2], bases[:, 3:], steps, projection[:, 3:].mT.contiguous().mT, eps)
+    assert_projected_right(args, projected._cuda(*args))
