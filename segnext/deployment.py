@@ -2,8 +2,8 @@
 
 The weights are folded once (`segnext.folding`). On a CPU with the compiled kernels they are packed for its
 instruction set, and every tensor of a forward pass lies in a plan made once for each input shape; elsewhere the
-same folded network runs on the public ops: on a GPU five kernels a block, captured in a CUDA graph for each input
-shape (`segnext.graphs`), the label map included.
+same folded network runs on the public ops alone, in channels_last from the image to the label map: on a GPU at most
+80 launches for SegNeXt-T, captured in a CUDA graph for each input shape (`segnext.graphs`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,17 @@ from segnext.graphs import Function, GraphCache
 from segnext.models import SegNeXt, SegNeXtConfig
 from segnext.models.ham import EVAL_STEPS, GROUPS
 from segnext.models.mscan import STAGES, STRIDES, check_images
-from segnext_kernels import conv_ffn, group_norm_act, msca_block, nmf2d, packed, upsample_argmax
+from segnext_kernels import (
+    channel_norm,
+    conv2d_act,
+    conv_ffn,
+    group_norm_act,
+    msca_block,
+    nmf2d_projected,
+    packed,
+    resize_sum,
+    upsample_argmax,
+)
 from segnext_kernels.backend import current_backend
 
 NORM_EPS = 1e-5  # of LayerNorm and GroupNorm alike
@@ -41,8 +51,8 @@ def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32, cuda_graph: bool 
         model: a SegNeXt; its place (CPU or GPU) is where the result runs.
         dtype: of activations and matrix products: float32 or bfloat16; sums, statistics and the NMF's state stay
             float32, and so do logits.
-        cuda_graph: on a GPU capture each input shape in a CUDA graph at its first call, and keep the last few; without
-            one, small batches wait for Python between kernels. Nothing on a CPU.
+        cuda_graph: on a GPU capture each input shape and layout in a CUDA graph at its first call, and keep a few;
+            without one, small batches wait for Python between kernels. Nothing on a CPU.
 
     Raises:
         TypeError: not a SegNeXt.
@@ -202,41 +212,39 @@ class _Folded:
         wide = {
             name for name in weights if ".norm" in name or name.startswith("norm.") or name == "ham.bases"
         }
-        self.w = {name: t.to(device, torch.float32 if name in wide else dtype) for name, t in weights.items()}
+        self.w = {
+            name: _channels_last(t.to(device, torch.float32 if name in wide else dtype))
+            for name, t in weights.items()
+        }
         self.config, self.dtype = config, dtype
 
     def logits(self, images: Tensor) -> Tensor:
-        w = self.w
-        x = images.to(self.dtype, memory_format=torch.channels_last)
-        x = F.gelu(F.conv2d(x, w["stem.0.weight"], w["stem.0.bias"], 2, 1))
-        x = F.conv2d(
-            x.contiguous(memory_format=torch.channels_last), w["stem.1.weight"], w["stem.1.bias"], 2, 1
-        )
+        # whatever the caller's layout: the first convolution reads it, and writes channels_last
+        x = self._halved(images, "stem.0", act="gelu", channels_last=True)
         features = []
         for stage in range(STAGES):
-            if stage:
-                prefix = f"downsample.{stage - 1}"
-                x = F.conv2d(x, w[f"{prefix}.weight"], w[f"{prefix}.bias"], 2, 1)
+            x = self._halved(x, f"downsample.{stage - 1}" if stage else "stem.1")
             for block in range(self.config.depths[stage]):
-                x = msca_block(x, *msca_block_arguments(w, f"attention.{stage}.{block}"))
-                x = conv_ffn(x, *conv_ffn_arguments(w, f"ffn.{stage}.{block}"), True)
-            pixels = x.permute(0, 2, 3, 1).float()
-            norm = (w[f"norm.{stage}.weight"], w[f"norm.{stage}.bias"])
-            x = F.layer_norm(pixels, pixels.shape[3:], *norm, NORM_EPS).to(self.dtype).permute(0, 3, 1, 2)
+                x = msca_block(x, *msca_block_arguments(self.w, f"attention.{stage}.{block}"))
+                x = conv_ffn(x, *conv_ffn_arguments(self.w, f"ffn.{stage}.{block}"), True)
+            x = channel_norm(x, self.w[f"norm.{stage}.weight"], self.w[f"norm.{stage}.bias"], NORM_EPS)
             features.append(x)
         return self._decode(features[1:])
 
+    def _halved(self, x: Tensor, prefix: str, act: str = "none", channels_last: bool = False) -> Tensor:
+        weight, bias = self.w[f"{prefix}.weight"], self.w[f"{prefix}.bias"]
+        return conv2d_act(x, weight, bias, stride=2, padding=1, act=act, channels_last=channels_last)
+
     def _decode(self, features: Sequence[Tensor]) -> Tensor:
-        w, size = self.w, features[0].shape[2:]
-        resize = partial(F.interpolate, size=size, mode="bilinear", align_corners=False)
-        levels = [F.conv2d(f, w[f"squeeze.{i}.weight"]) for i, f in enumerate(features)]
-        x = torch.stack([levels[0], *(resize(level) for level in levels[1:])]).sum(0)
-        x = self._norm(x, "squeeze")
-        z = F.relu(F.conv2d(x, w["ham.proj_in.weight"], w["ham.proj_in.bias"])).flatten(2)
-        z = nmf2d(z, w["ham.bases"], EVAL_STEPS).unflatten(2, size)
-        x = self._norm(F.conv2d(z, w["ham.proj_out.weight"]), "ham", residual=x)
-        x = self._norm(F.conv2d(x, w["align.weight"]), "align")
-        return F.conv2d(x, w["classifier.weight"], w["classifier.bias"]).float()
+        w = self.w
+        levels = [conv2d_act(f, w[f"squeeze.{i}.weight"]) for i, f in enumerate(features)]
+        x = self._norm(resize_sum(levels[0], levels[1:]), "squeeze")
+        z = conv2d_act(x, w["ham.proj_in.weight"], w["ham.proj_in.bias"], act="relu")
+        proj_out = w["ham.proj_out.weight"][:, :, 0, 0]
+        z = nmf2d_projected(z.flatten(2), w["ham.bases"], EVAL_STEPS, proj_out).unflatten(2, z.shape[2:])
+        x = self._norm(z, "ham", residual=x)
+        x = self._norm(conv2d_act(x, w["align.weight"]), "align")
+        return conv2d_act(x, w["classifier.weight"], w["classifier.bias"], float32_out=True)
 
     def _norm(self, x: Tensor, prefix: str, residual: Tensor | None = None) -> Tensor:
         affine = self.w[f"{prefix}.norm.weight"], self.w[f"{prefix}.norm.bias"]
@@ -371,6 +379,11 @@ class _Plan:
         for shape in others:
             self.levels.append(_view(small, shape))
             small = small[_count(shape) :]
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    """A dense weight with its input channels innermost, as pixels have them; vectors and matrices as they are."""
+    return weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight
 
 
 def _count(shape: Sequence[int]) -> int:

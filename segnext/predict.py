@@ -106,7 +106,7 @@ class Predictor:
         model_or_weights: a SegNeXt (put into evaluation mode), or what ``create_model(weights=...)`` takes: a
             shipped name such as ``"camvid"`` or a checkpoint's path.
         device: ``"auto"`` (a GPU if there is one), or a torch device.
-        dtype: ``torch.float32``, or ``torch.bfloat16`` or ``torch.float16`` for autocast.
+        dtype: ``torch.float32``, ``torch.bfloat16``, or ``torch.float16`` for autocast.
         mode: ``"whole"`` image, or ``"slide"``: overlapping windows for images too large for the memory.
         crop: side of a window in pixels.
         stride: step between windows; None: three quarters of `crop`.
@@ -118,8 +118,9 @@ class Predictor:
         batch: windows that run through the network together.
 
     Attributes:
-        model: the model, in evaluation mode, on `device`; on a CPU a deployed copy of it runs
-            (`segnext.deploy`), made when the Predictor is made: later changes of its weights have no effect.
+        model: the model, in evaluation mode, on `device`; on a CPU or a CUDA GPU a deployed copy of it runs
+            (`segnext.deploy`) unless dtype is float16, made when the Predictor is made: later changes of its
+            weights have no effect.
         classes: name of each class: the weights', else "class 0", "class 1", ...
         palette: (K, 3) uint8 RGB: the weights', else distinguishable colours.
         inference: the protocol, see `Inference`.
@@ -216,8 +217,8 @@ class Predictor:
         return Prediction(mask, pixels, self.classes, self.palette, time.perf_counter() - start)
 
     def _deployed(self) -> Network:
-        """What runs: on a CPU the deployed model, elsewhere and where it cannot be deployed the model itself."""
-        is_taken = self.device.type == "cpu" and self.dtype in (torch.float32, torch.bfloat16)
+        """What runs: on a CPU or a CUDA GPU the deployed model; where it cannot be deployed the model itself."""
+        is_taken = self.device.type in ("cpu", "cuda") and self.dtype in (torch.float32, torch.bfloat16)
         return (
             deploy(self.model, self.dtype)
             if is_taken and not self.model.config.random_eval_bases

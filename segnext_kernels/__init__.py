@@ -4,6 +4,8 @@ Useful alone: nothing here knows of SegNeXt. Each function states its plain PyTo
 """
 
 from segnext_kernels.backend import choose, current_backend, explain, use_backend
+from segnext_kernels.ops.channel_norm.op import channel_norm
+from segnext_kernels.ops.conv2d_act.op import conv2d_act
 from segnext_kernels.ops.conv_ffn.op import conv_ffn
 from segnext_kernels.ops.dwconv_gelu.op import dwconv_gelu
 from segnext_kernels.ops.gated_pointwise.op import gated_pointwise
@@ -12,11 +14,14 @@ from segnext_kernels.ops.msca_block.op import msca_block
 from segnext_kernels.ops.msca_conv.op import msca_conv
 from segnext_kernels.ops.nmf2d.op import nmf2d
 from segnext_kernels.ops.nmf2d_projected.op import nmf2d_projected
+from segnext_kernels.ops.resize_sum.op import resize_sum
 from segnext_kernels.ops.upsample_argmax.op import upsample_argmax
 from segnext_kernels.ops.upsample_cross_entropy.op import upsample_cross_entropy
 
 __all__ = [
+    "channel_norm",
     "choose",
+    "conv2d_act",
     "conv_ffn",
     "current_backend",
     "dwconv_gelu",
@@ -27,6 +32,7 @@ __all__ = [
     "msca_conv",
     "nmf2d",
     "nmf2d_projected",
+    "resize_sum",
     "upsample_argmax",
     "upsample_cross_entropy",
     "use_backend",

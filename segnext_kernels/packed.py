@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from segnext_kernels import _library
+from segnext_kernels.ops.channel_norm import op as norm
 from segnext_kernels.ops.conv_ffn import op as conv_ffn
 from segnext_kernels.ops.group_norm_act import op as group_norm
 from segnext_kernels.ops.msca_block import op as msca_block
 from segnext_kernels.ops.nmf2d import op as nmf
+from segnext_kernels.ops.resize_sum import op as resize
 
 DTYPES = (torch.float32, torch.bfloat16)
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}  # csrc/conv2d/conv2d.h
@@ -94,19 +96,13 @@ def workspace_elements(shape: torch.Size) -> int:
 
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> Tensor:
     """LayerNorm over C; weight and bias (C,) in float32; ``out`` may be x."""
-    _library._C.channel_norm_cpu(
-        _library.DTYPES[x.dtype], _library.view(x), _library.view(weight), _library.view(bias), eps,
-        _library.view(out), *_settings(),
-    )  # fmt: skip
+    norm.run(x, weight, bias, eps, out)
     return out
 
 
 def resize_sum(base: Tensor, others: Sequence[Tensor], out: Tensor) -> Tensor:
     """``base`` (N, C, H, W) plus every other (N, C, h, w) resized bilinearly to its size; ``out`` may be base."""
-    _library._C.resize_sum_cpu(
-        _library.DTYPES[base.dtype], _library.view(base), [_library.view(t) for t in others],
-        _library.view(out), *_settings(),
-    )  # fmt: skip
+    resize.run(base, others, out)
     return out
 
 

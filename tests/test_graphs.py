@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segnext import create_model, deploy
-from segnext.graphs import GRAPHS, GraphCache
+from segnext.graphs import GRAPHS, CaptureError, GraphCache
 from segnext.models import SegNeXt
 from tests.models import transcription
 
@@ -25,6 +26,7 @@ class Capture:
 
     def __init__(self, function: Any, images: Tensor) -> None:
         self.function, self.shape = function, images.shape
+        function(images)
         Capture.made.append(images.shape)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -49,13 +51,71 @@ def test_one_capture_for_each_shape_and_kind(cache: GraphCache) -> None:
     assert len(Capture.made) == 3
 
 
-def test_the_least_recently_used_goes_when_it_is_done(cache: GraphCache) -> None:
+def test_a_layout_has_a_capture_of_its_own(cache: GraphCache) -> None:
+    images = torch.rand(2, 3, 4, 5)
+    inside = torch.rand(2, 3, 9, 9)[:, :, :4, :5]  # as the first is, once it lies in the graph's own memory
+    for view in (images, images.contiguous(memory_format=torch.channels_last), inside, images):
+        assert torch.equal(cache("double", lambda t: 2 * t, view), 2 * view)
+    assert len(Capture.made) == 2
+
+
+def test_a_shape_that_comes_twice_takes_the_least_recently_used_ones_place(cache: GraphCache) -> None:
     sides = list(range(1, GRAPHS + 1))
-    for side in (*sides, 1, GRAPHS + 1):  # 1 is used again: 2 goes
+    for side in (*sides, 1, GRAPHS + 1, GRAPHS + 1):  # 1 is used again: 2 goes
         cache("same", torch.clone, torch.rand(1, 3, side, side))
     assert [shape[2] for shape in Capture.finished] == [2]
     cache("same", torch.clone, torch.rand(1, 3, 1, 1))
     assert len(Capture.made) == GRAPHS + 1
+
+
+def test_more_shapes_in_turn_than_places_make_no_capture_each(cache: GraphCache) -> None:
+    for side in (*range(1, GRAPHS + 3), *range(1, GRAPHS + 3)):
+        images = torch.rand(1, 3, side, side)
+        assert torch.equal(cache("double", lambda t: 2 * t, images), 2 * images)
+    assert len(Capture.made) == GRAPHS and not Capture.finished
+
+
+def test_what_cannot_be_captured_is_served_after_one_warning(cache: GraphCache) -> None:
+    attempts = []
+
+    def fail(function: Any, images: Tensor) -> Any:
+        attempts.append(images.shape)
+        raise CaptureError("RuntimeError: operation not permitted when stream is capturing")
+
+    cache._capture = fail
+    images, others = torch.rand(1, 3, 4, 5), torch.rand(1, 3, 6, 5)
+    with pytest.warns(
+        RuntimeWarning, match=r"no CUDA graph of images \(1, 3, 4, 5\) \(RuntimeError: operation"
+    ):
+        assert torch.equal(cache("double", lambda t: 2 * t, images), 2 * images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for again in (images, others, images, others):
+            assert torch.equal(cache("double", lambda t: 2 * t, again), 2 * again)
+    assert len(attempts) == 2  # one for each shape
+    cache._capture = Capture  # type: ignore[assignment]
+    assert cache("double", lambda t: 2 * t, torch.rand(1, 3, 8, 8)).shape == (1, 3, 8, 8)
+    assert len(Capture.made) == 1
+
+
+def test_graphs_make_room_where_memory_is_missing(cache: GraphCache) -> None:
+    def only_alone(function: Any, images: Tensor) -> Any:
+        if cache._calls:
+            raise torch.OutOfMemoryError("out of memory")
+        return Capture(function, images)
+
+    cache._capture = only_alone
+    for side in (4, 5):
+        cache("same", torch.clone, torch.rand(1, 3, side, side))
+    assert [shape[2] for shape in Capture.finished] == [4] and len(cache._calls) == 1
+
+    def never(function: Any, images: Tensor) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    cache._capture = never
+    with pytest.raises(torch.OutOfMemoryError):
+        cache("same", torch.clone, torch.rand(1, 3, 6, 6))
+    assert not cache._calls
 
 
 def test_an_empty_batch_needs_no_graph(cache: GraphCache) -> None:
@@ -63,10 +123,10 @@ def test_an_empty_batch_needs_no_graph(cache: GraphCache) -> None:
     assert not Capture.made
 
 
-def test_a_failed_capture_leaves_nothing(cache: GraphCache) -> None:
-    cache._capture = lambda function, images: 1 // 0  # type: ignore[assignment, return-value]
-    with pytest.raises(ZeroDivisionError):
-        cache("same", torch.clone, torch.rand(1, 3, 4, 4))
+def test_what_the_function_raises_passes_and_leaves_nothing(cache: GraphCache) -> None:
+    with pytest.raises(ZeroDivisionError), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache("same", lambda images: 1 // 0, torch.rand(1, 3, 4, 4))  # type: ignore[arg-type, return-value]
     assert not cache._calls
 
 
@@ -91,6 +151,16 @@ def test_graphs_give_what_the_model_gives(model: SegNeXt, dtype: torch.dtype) ->
         expected = model.forward_logits(images).detach()
         error = ((logits - expected).abs().max() / expected.abs().max()).item()
         assert error <= (1e-3 if dtype == torch.float32 else 5e-2), error
+
+
+@needs_gpu
+def test_a_function_that_waits_for_the_host_cannot_be_captured() -> None:
+    cache, images = GraphCache(), torch.ones(1, 3, 4, 4, device="cuda")
+    stream = torch.cuda.current_stream()
+    with pytest.warns(RuntimeWarning, match="no CUDA graph of images"):
+        result = cache("sum", lambda t: t * t.sum().item(), images)
+    assert torch.equal(result, 48 * images) and torch.cuda.current_stream() == stream
+    assert torch.equal(cache("sum", lambda t: t * t.sum().item(), images), 48 * images)
 
 
 @needs_gpu

@@ -74,6 +74,7 @@ def pointwise_kernel(
         if MULTIPLIER:
             by = tl.load(multiplier_rows[:, None] + (i * stride_mc)[None, :], mask=x_mask, other=0.0)
             x = (x.to(tl.float32) * by.to(tl.float32)).to(x_ptr.dtype.element_ty)
+        x = x.to(weight_ptr.dtype.element_ty)  # float32 pixels may meet a low-precision weight
         w = tl.load(
             weight_ptr + (i * stride_wi)[:, None] + (o * stride_wo)[None, :],
             mask=(i < in_channels)[:, None] & in_panel[None, :],
@@ -282,7 +283,7 @@ def pointwise(
         )  # fmt: skip
         return out
 
-    space = POINTWISE_FLOAT if x.dtype == torch.float32 else POINTWISE
+    space = POINTWISE_FLOAT if weight.dtype == torch.float32 else POINTWISE
     return tuning.tuned(space, size_class(x, str(co)), x, run)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segnext import Predictor, mscan_t, segnext_t
+from segnext import DeployedSegNeXt, Predictor, mscan_t, segnext_t
 from segnext.data.images import ImageError
 from segnext.data.preprocessing import MEAN, STD, normalise
 from segnext.predict import Prediction
@@ -53,6 +53,23 @@ class TestCalling:
         assert prediction.mask.dtype == np.uint8 and prediction.mask.shape == (70, 90)
         assert 0 < prediction.seconds < 60
         assert len(np.unique(prediction.mask)) > 1
+
+    @pytest.mark.parametrize(
+        ("device", "dtype", "is_deployed"),
+        [
+            ("cpu", torch.float32, True),
+            ("cuda", torch.float32, True),
+            ("cuda", torch.bfloat16, True),
+            ("cuda", torch.float16, False),
+            ("mps", torch.float32, False),
+        ],
+    )
+    def test_the_deployed_model_runs_where_it_can(self, model, device, dtype, is_deployed):
+        predictor = Predictor(model)
+        predictor.device, predictor.dtype = torch.device(device), dtype
+        network = predictor._deployed()
+        assert (network is not predictor.model) == is_deployed
+        assert not is_deployed or (isinstance(network, DeployedSegNeXt) and network.dtype == dtype)
 
     def test_equal_images_give_equal_masks(self, predictor, image):
         np.testing.assert_array_equal(predictor(image).mask, predictor(image).mask)

@@ -1,0 +1,179 @@
+"""What a GPU would launch, found without one: kernels in order, by their arguments' shapes.
+
+    python -m bench.launches [--size t] [--height 768] [--width 1536] [--dtype bf16]
+
+Functions run on tensors without data (device "meta"). Each op of the library runs the backend that "auto" would take on
+a GPU with both Triton and the CUDA library; Triton's launches and the calls of the CUDA library are noted instead of
+made, and PyTorch's own operators count as one launch each, views and empty tensors as none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from segnext.deployment import DeployedSegNeXt, _Folded
+from segnext.factory import create_model
+from segnext.folding import fold
+from segnext.models import SegNeXt
+from segnext_kernels import _library, _triton, backend
+
+KERNELS_OF = {"group_norm_act_cuda": 2}  # launches of a call of the CUDA library; 1 by default
+EMPTY = ("empty", "new_empty", "detach")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel.
+
+    Attributes:
+        name: the Triton kernel's, the library function's, or the PyTorch operator's.
+        backend: "triton", "cuda" or "torch".
+        op: the op of the library that started it, or the operator itself.
+        grid: of a Triton kernel.
+        args: as passed: tensors without data, numbers, and for "cuda" views (address, sizes, strides).
+        config: of a Triton kernel, with its other constants.
+    """
+
+    name: str
+    backend: str
+    op: str
+    grid: tuple[int, ...] = ()
+    args: tuple[Any, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+class Recorder(TorchDispatchMode):
+    """Notes launches inside a ``with`` block of tensors on device "meta"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches: list[Launch] = []
+        self._ops: list[str] = []
+        self._patches = contextlib.ExitStack()
+
+    def __enter__(self) -> Recorder:
+        if not self._ops:  # not again inside of an op
+            library = mock.patch.object(_library, "_C", _Library(self, _library._C))
+            for patch in (
+                library,
+                mock.patch.object(_library, "cuda_refuses", _refuses(_library.CUDA_DTYPES)),
+                mock.patch.object(_triton, "refuses", _refuses(_triton.DTYPES)),
+                mock.patch.object(_triton, "launch", self._note_triton),
+            ):
+                self._patches.enter_context(patch)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if not self._ops:
+            self._patches.close()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        namespace, name = func._schema.name.split("::")
+        if namespace != "segnext_kernels":
+            if not name.startswith(EMPTY) and not _is_view(func):
+                self.launches.append(Launch(name, "torch", name, args=tuple(args)))
+            return func(*args, **(kwargs or {}))
+        self._ops.append(name)
+        try:
+            with self:  # look inside
+                return backend.select(name, args).run(*args)
+        finally:
+            self._ops.pop()
+
+    def note_cuda(self, name: str, args: tuple[Any, ...]) -> int:
+        """Note a call of the CUDA library; its status."""
+        launch = Launch(name, "cuda", self._ops[-1], args=args)
+        self.launches += [launch] * KERNELS_OF.get(name, 1)
+        return 0
+
+    def _note_triton(self, function: Any, grid: Any, *args: Any, config: Any, **constants: Any) -> None:
+        name = getattr(function, "__name__", None) or function.fn.__name__
+        self.launches.append(
+            Launch(name, "triton", self._ops[-1], tuple(grid), args, {**config.as_json(), **constants})
+        )
+
+
+class _Library:
+    """The compiled library, whose CUDA functions only say that they were called."""
+
+    HAS_CUDA = True
+
+    def __init__(self, recorder: Recorder, real: Any) -> None:
+        self._recorder, self._real = recorder, real
+
+    def __getattr__(self, name: str) -> Any:
+        if name.endswith("_cuda"):
+            return lambda *args: self._recorder.note_cuda(name, args)
+        if name.endswith("_cuda_fits"):
+            return lambda *args: True
+        return getattr(self._real, name)
+
+
+def _refuses(dtypes: tuple[torch.dtype, ...]) -> Callable[..., str | None]:
+    return lambda x, *_: None if x.dtype in dtypes else f"does not take {x.dtype}"
+
+
+def _is_view(func: Any) -> bool:
+    returned = [result.alias_info for result in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in returned)
+
+
+def launches(function: Callable[[], Any]) -> list[Launch]:
+    """The launches of one call on tensors without data."""
+    with Recorder() as recorder:
+        function()
+    return recorder.launches
+
+
+def on_meta(model: SegNeXt, dtype: torch.dtype = torch.bfloat16) -> DeployedSegNeXt:
+    """The deployed model as it runs on a GPU, without data."""
+    fast = DeployedSegNeXt(model.config, fold(model), dtype, device="meta")
+    assert isinstance(fast._network, _Folded)
+    return fast
+
+
+def deployed_launches(fast: DeployedSegNeXt, images: torch.Tensor) -> list[Launch]:
+    """From the caller's images to the caller's label map: a replay of `segnext.graphs` is a copy, these, a clone."""
+
+    def call() -> torch.Tensor:
+        own = torch.empty_like(images)
+        own.copy_(images)
+        return fast.predict(own).clone()
+
+    return launches(call)
+
+
+def table(found: list[Launch]) -> Iterator[str]:
+    """Lines of a table: launches by op, backend and kernel, in the order of their first."""
+    counts = Counter((launch.op, launch.backend, launch.name) for launch in found)
+    yield f"{len(found)} launches"
+    for (op, name, kernel), count in counts.items():
+        yield f"{count:5}  {op:<18}{name:<8}{kernel}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="t", choices=tuple("tsbl"))
+    parser.add_argument("--height", type=int, default=768)
+    parser.add_argument("--width", type=int, default=1536)
+    parser.add_argument("--dtype", default="bf16", choices=("bf16", "fp32"))
+    options = parser.parse_args()
+    model = create_model(f"segnext_{options.size}", num_classes=19)
+    assert isinstance(model, SegNeXt)
+    dtype = torch.bfloat16 if options.dtype == "bf16" else torch.float32
+    images = torch.empty(1, 3, options.height, options.width, device="meta")
+    print("\n".join(table(deployed_launches(on_meta(model, dtype), images))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""conv2d_act: a dense convolution with bias and activation, for inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from segnext_kernels import _triton, checks, layout
+from segnext_kernels.ops.conv2d_act import reference
+from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
+
+NAME = "conv2d_act"
+ACTS = ("none", "relu", "gelu")
+
+
+def output_size(x: torch.Size, weight: torch.Size, stride: int, padding: int) -> tuple[int, int]:
+    """Height and width of the result."""
+    height, width = (
+        (size + 2 * padding - k) // stride + 1 for size, k in zip(x[2:], weight[2:], strict=True)
+    )
+    return height, width
+
+
+def empty_out(
+    x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int, float32_out: bool, channels_last: bool
+) -> torch.Tensor:
+    """The result, uninitialised."""
+    return torch.empty(
+        (x.shape[0], weight.shape[0], *output_size(x.shape, weight.shape, stride, padding)),
+        dtype=layout.accumulator_dtype(weight.dtype) if float32_out else weight.dtype,
+        device=x.device,
+        memory_format=torch.channels_last if channels_last else layout.memory_format(x),
+    )
+
+
+def _fake(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: int,
+    padding: int,
+    act: str,
+    float32_out: bool,
+    channels_last: bool,
+) -> torch.Tensor:
+    return empty_out(x, weight, stride, padding, float32_out, channels_last)
+
+
+def _flops(x: Any, weight: Any, _bias: Any, stride: int, padding: int, *_: Any, **__: Any) -> int:
+    height, width = output_size(x, weight, stride, padding)
+    return 2 * x[0] * height * width * int(torch.Size(weight).numel())
+
+
+def _triton_refuses(x: torch.Tensor, weight: torch.Tensor, *_: Any) -> str | None:
+    return _triton.refuses(weight)
+
+
+_op = define_op(
+    NAME,
+    "(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, str act, bool float32_out, bool channels_last)"
+    " -> Tensor",
+    reference=reference.conv2d_act,
+    fake=_fake,
+    kernels={"triton": _triton.kernel(__package__, "forward", refuses_more=_triton_refuses)},
+    flops=_flops,
+)
+forbid_gradient(NAME, "train with torch.nn.functional.conv2d")
+define_autocast(NAME, lambda low, x, weight, bias, *rest: (low(x), low(weight), low(bias), *rest))
+define_vmap(NAME)
+
+
+def conv2d_act(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    act: str = "none",
+    float32_out: bool = False,
+    channels_last: bool = False,
+) -> torch.Tensor:
+    """A dense convolution with bias and activation, for inference.
+
+    Same as ``act(F.conv2d(x.to(weight.dtype), weight, bias, stride, padding))``: an image in float32 goes into a
+    low-precision network, and logits in float32 come out of one, without passes of their own.
+
+    Args:
+        x: (N, Ci, H, W), any strides; weight's dtype, or float32.
+        weight: (Co, Ci, Kh, Kw); float16, bfloat16, float32, float64; its channels_last form is the fastest.
+        bias: (Co,) in weight's dtype, or None.
+        stride, padding: of both axes; zeros are padded.
+        act: "none", "relu" or "gelu".
+        float32_out: round the float32 sums to nothing narrower (float64 for float64).
+        channels_last: the result's memory format, whatever x's is.
+
+    Returns:
+        (N, Co, Ho, Wo) in weight's dtype, in x's memory format; accumulated in float32 (float64 for float64). No
+        gradient.
+
+    Raises:
+        ValueError: shapes or choices disagree. TypeError: dtypes. NotImplementedError: no backend takes these inputs,
+            or a gradient is asked for.
+    """
+    checks.expect_floating(NAME, "x", x, 4, "(N, Ci, H, W)")
+    checks.expect_floating(NAME, "weight", weight, 4, "(Co, Ci, Kh, Kw)")
+    checks.expect_shape(NAME, "weight", weight, ("Co", x.shape[1], "Kh", "Kw"), f"x is {tuple(x.shape)}")
+    checks.expect_shape(
+        NAME, "bias", bias, (weight.shape[0],), f"weight is {tuple(weight.shape)}", optional=True
+    )
+    checks.expect_choice(NAME, "act", act, ACTS)
+    checks.expect_device(NAME, "weight", weight, "x", x)
+    if x.dtype != torch.float32:  # else the image is rounded to weight's dtype as it is read
+        checks.expect_like(NAME, "weight", weight, "x", x)
+    checks.expect_like(NAME, "bias", bias, "weight", weight)
+    if stride < 1 or padding < 0:
+        raise ValueError(f"{NAME}: stride must be at least 1 and padding 0, got {stride} and {padding}")
+    if min(output_size(x.shape, weight.shape, stride, padding)) < 1:
+        raise ValueError(
+            f"{NAME}: weight must be no larger than the padded x, got {tuple(weight.shape)} for {tuple(x.shape)}"
+            f" padded by {padding}"
+        )
+    return _op(x, weight, bias, stride, padding, act, float32_out, channels_last)

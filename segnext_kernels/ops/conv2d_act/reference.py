@@ -1,0 +1,29 @@
+"""conv2d_act in plain PyTorch: the definition."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from segnext_kernels.layout import accumulator_dtype, memory_format
+
+ACTS = {"none": lambda t: t, "relu": F.relu, "gelu": F.gelu}
+
+
+def conv2d_act(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: int,
+    padding: int,
+    act: str,
+    float32_out: bool,
+    channels_last: bool,
+) -> torch.Tensor:
+    format_ = torch.channels_last if channels_last else memory_format(x)
+    x = x.to(weight.dtype)
+    if float32_out:
+        wide = accumulator_dtype(weight.dtype)
+        x, weight, bias = x.to(wide), weight.to(wide), None if bias is None else bias.to(wide)
+    out = F.conv2d(x, weight, bias, stride, padding)
+    return ACTS[act](out).contiguous(memory_format=format_)
