@@ -1,6 +1,20 @@
 // upsample_cross_entropy on a GPU, forward: the resized logits never exist.
 //
-// FHEAD
+// With z the interpolated logits of a pixel, t its label, w the class weights, s the label smoothing:
+//   loss = (1 - s) w_t (lse(z) - z_t) + s / K sum_k w_k (lse(z) - z_k)
+// A block takes a strip of 16 cells of one row of cells, a thread a column of 8 output pixels (strips.cuh):
+//   peaks   the largest class of each corner, and sum_k w_k z_k, which may be interpolated: it is linear
+//   sums    32 classes at a time in shared memory; a pixel and class costs an FMA, an exponential, an addition
+//   losses  of the 8 pixels, with z_t from the logits themselves; then of the block, and of all in one block, in double
+// An out-of-range label gives NaN, in the loss and in the gradient: an error that needs no host synchronisation and no
+// trap, and that a training loop sees in its next look at the loss. The CPU raises IndexError.
+//
+// Bytes: each row of logits twice, once from L2, and the target once: 54 MB at the shape below, 0.01 ms.
+// MODEL (machine code for sm_90 counted by hand; not measured on a GPU), (16, 150, 64, 64) bf16 to 512 x 512,
+// instructions a class and pixel: sums 3.75, strips to shared memory 1.0, peaks 0.8, losses and the rest 1.4: 7.0,
+// or 0.15 ms by issue. The 6.3e8 exponentials, 16 a clock of a multiprocessor, take 0.18 ms and are the bound.
+// Versions: a thread a pixel that loads and converts four corners a class: 45 a class and pixel, 1.0 ms.
+
 #include "upsample_cross_entropy/strips.cuh"
 
 namespace segnext {

@@ -203,8 +203,8 @@ KERNEL, TILING = "upsample_argmax/upsample_argmax_cuda.cu", "upsample_argmax/til
     [
         pytest.param(
             KERNEL,
-            "  label_corners(tile, t.split);\n  __syncthreads();",
-            "  label_corners(tile, t.split);",
+            "  interpolate(tile, t.group, t.width);\n  __syncthreads();",
+            "  interpolate(tile, t.group, t.width);",
             "reverse against forward",
             id="missing-barrier",
         ),

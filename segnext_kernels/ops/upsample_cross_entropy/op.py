@@ -13,7 +13,6 @@ from segnext_kernels.registration import define_autograd, define_op, define_vmap
 
 NAME = "upsample_cross_entropy"
 REDUCTIONS = ("mean", "mean_all")
-MOST_CLASSES_CUDA = 16384  # the gradients of one pixel lie in shared memory
 ARGUMENTS = "Tensor logits, Tensor target, int ignore_index, Tensor? class_weight, float label_smoothing, str reduction"
 
 
@@ -74,8 +73,6 @@ def _cpu_backward(grad: torch.Tensor, logits: torch.Tensor, *args: Any) -> torch
 
 
 def _cuda_refuses(logits: torch.Tensor, *_: Any) -> str | None:
-    if logits.shape[1] > MOST_CLASSES_CUDA:
-        return f"takes up to {MOST_CLASSES_CUDA} classes, not {logits.shape[1]}"
     return _library.cuda_refuses(logits, _library.CUDA_DTYPES)
 
 
