@@ -201,4 +201,27 @@ __device__ inline float max_or_nan(float a, float b) {
   return result;
 }
 
+// Two floats rounded to a 16-bit type, in one register, the first one in the lower half.
+template <typename T>
+__device__ inline uint32_t pack_pair(float first, float second);
+template <>
+__device__ inline uint32_t pack_pair<__half>(float first, float second) {
+  uint32_t word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(word) : "f"(second), "f"(first));
+  return word;
+}
+template <>
+__device__ inline uint32_t pack_pair<__nv_bfloat16>(float first, float second) {
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(word) : "f"(second), "f"(first));
+  return word;
+}
+
+// One access of 16 bytes, where nvcc would store a vector of words in four pieces.
+__device__ inline void store_global16(void* address, const uint32_t (&words)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"l"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+               "r"(words[3])
+               : "memory");
+}
+
 }  // namespace segnext

@@ -16,7 +16,7 @@ struct Image {
   bool vectors;  // see Matrix; only with the axis inside that pixels_inside() says
 
   // (channels, pixels) where pixels lie side by side, else (pixels, channels).
-  __device__ Matrix<T> matrix(int64_t image, bool pixels_inside) const {
+  __host__ __device__ Matrix<T> matrix(int64_t image, bool pixels_inside) const {
     T* start = data + image * stride_image;
     return pixels_inside ? Matrix<T>{start, channels, pixels, vectors} : Matrix<T>{start, pixels, channels, vectors};
   }
@@ -129,9 +129,83 @@ struct GateKernel {
   static constexpr size_t kSharedBytes = Tile::kSharedBytes > kSumBytes ? Tile::kSharedBytes : kSumBytes;
 };
 
+// A thread's share of a tile whose images are all plain: one vector of channels of every few pixels.
+template <typename Kernel>
+struct PlainShare {
+  static constexpr int kVec = Kernel::kVec, kVectors = Kernel::Tile::kN / kVec;  // of a pixel's channels
+  static constexpr int kStep = kProductThreads / kVectors, kRows = Kernel::Tile::kM / kStep;
+  int row, column;    // in the tile: rows row, row + kStep and so on
+  int rows;           // of the tile that exist
+  bool has_channels;  // of its vector
+
+  __device__ PlainShare(int64_t pixels, int64_t pixel0, int64_t channels, int64_t channel0)
+      : row(threadIdx.x / kVectors),
+        column(threadIdx.x % kVectors * kVec),
+        rows(left_of(pixels, pixel0, Kernel::Tile::kM)),
+        has_channels(channel0 + column < channels) {}
+
+  __device__ bool has(int i) const { return has_channels && row + i * kStep < rows; }
+
+  // Where its first vector is in an image.
+  template <typename T>
+  __device__ T* start(const Matrix<T>& image, int64_t pixel0, int64_t channel0) const {
+    return image.data + (pixel0 + row) * image.outer.stride + channel0 + column;
+  }
+};
+
+template <typename T>
+__device__ inline void store_vector(T* address, const float (&values)[Vec16<T>::kSize]) {
+  uint32_t words[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (sizeof(T) == 4) {
+      words[i] = __float_as_uint(values[i]);
+    } else {
+      words[i] = pack_pair<T>(values[2 * i], values[2 * i + 1]);
+    }
+  }
+  store_global16(address, words);
+}
+
+// The rest of a tile in the plain case. `gates`, where there is a gate, are the thread's vectors of it.
+template <typename Kernel, typename T>
+__device__ inline void finish_plain(const GateProblem<T>& p, const PlainShare<Kernel>& share, int64_t image,
+                                    int64_t pixel0, int64_t channel0, const float* sums,
+                                    const Vec16<T> (&gates)[PlainShare<Kernel>::kRows]) {
+  using Share = PlainShare<Kernel>;
+  constexpr int kVec = Kernel::kVec;
+  const bool gated = p.gate.data != nullptr, with_product = p.factor.data != nullptr;
+  const Matrix<T> out = p.out.matrix(image, false), product = p.product.matrix(image, false);
+  const Matrix<const T> factor = p.factor.matrix(image, false);
+  T* to = share.start(out, pixel0, channel0);
+  T* to_product = share.start(product, pixel0, channel0);
+  const T* from_factor = share.start(factor, pixel0, channel0);
+  float biases[kVec] = {};
+  if (p.bias.data != nullptr && share.has_channels) {
+    Vec16<T>::load_global(p.bias.data + channel0 + share.column).to_floats(biases);
+  }
+#pragma unroll
+  for (int i = 0; i < Share::kRows; ++i) {
+    if (!share.has(i)) continue;
+    float values[kVec], gate[kVec];
+    load_sums(sums + (share.row + i * Share::kStep) * Kernel::kLdChannels, share.column, values);
+    gates[i].to_floats(gate);
+#pragma unroll
+    for (int e = 0; e < kVec; ++e) values[e] = (values[e] + biases[e]) * (gated ? gate[e] : 1.0f);
+    store_vector(to + i * Share::kStep * out.outer.stride, values);
+    if (with_product) {
+      float factors[kVec];
+      Vec16<T>::load_global(from_factor + i * Share::kStep * factor.outer.stride).to_floats(factors);
+#pragma unroll
+      for (int e = 0; e < kVec; ++e) factors[e] *= gate[e];
+      store_vector(to_product + i * Share::kStep * product.outer.stride, factors);
+    }
+  }
+}
+
 // A block a tile of 128 pixels x 64 output channels. Tiles of the same pixels follow each other in the grid: the
-// first one brings them to L2.
-template <typename T, bool kInPixelsInside, bool kWeightInnerK>
+// first one brings them to L2. kPlain: every operand and result is_plain() in the order (pixels, channels).
+template <typename T, bool kInPixelsInside, bool kWeightInnerK, bool kPlain>
 __global__ void __launch_bounds__(kProductThreads, 2)
     gated_product_kernel(GateProblem<T> p, unsigned channel_tiles, unsigned pixel_tiles) {
   using Kernel = GateKernel<T, kInPixelsInside, kWeightInnerK>;
@@ -142,25 +216,36 @@ __global__ void __launch_bounds__(kProductThreads, 2)
   const int64_t image = blockIdx.x / channel_tiles / pixel_tiles;
 
   const Matrix<const T> in = p.in.matrix(image, kInPixelsInside);
+  // The gate comes while the product is made.
+  const PlainShare<Kernel> share(p.out.pixels.size, pixel0, p.out.channels.size, channel0);
+  Vec16<T> gates[PlainShare<Kernel>::kRows];
+  if (kPlain && p.gate.data != nullptr) {
+    const Matrix<const T> gate = p.gate.matrix(image, false);
+    const T* start = share.start(gate, pixel0, channel0);
+#pragma unroll
+    for (int i = 0; i < PlainShare<Kernel>::kRows; ++i) {
+      if (share.has(i)) gates[i] = Vec16<T>::load_global(start + i * share.kStep * gate.outer.stride);
+    }
+  }
   Tile tile;
   tile.clear();
   tile.add((p.in.channels.size + Tile::kK - 1) / Tile::kK, reinterpret_cast<T*>(shared_memory()),
            [&](int64_t step, T* a, T* b) {
              const int64_t k = step * Tile::kK;
              if constexpr (kInPixelsInside) {
-               stage<Tile::kK, Tile::kM>(in, k, pixel0, a);
+               stage<kPlain, Tile::kK, Tile::kM>(in, k, pixel0, a);
              } else {
-               stage<Tile::kM, Tile::kK>(in, pixel0, k, a);
+               stage<kPlain, Tile::kM, Tile::kK>(in, pixel0, k, a);
              }
              if constexpr (kWeightInnerK) {
-               stage<Tile::kN, Tile::kK>(p.weight, channel0, k, b);
+               stage<kPlain, Tile::kN, Tile::kK>(p.weight, channel0, k, b);
              } else {
-               stage<Tile::kK, Tile::kN>(p.weight, k, channel0, b);
+               stage<kPlain, Tile::kK, Tile::kN>(p.weight, k, channel0, b);
              }
            },
            [](const T*) {});
 
-  const bool turned = p.out_pixels_inside;
+  const bool turned = !kPlain && p.out_pixels_inside;
   float* sums = reinterpret_cast<float*>(shared_memory());
   if (turned) {
     tile.for_each_pair([&](int m, int n, int step_n, const float2& pair) {
@@ -179,53 +264,69 @@ __global__ void __launch_bounds__(kProductThreads, 2)
     });
   }
   __syncthreads();
-
-  const Matrix<T> out = p.out.matrix(image, turned), product = p.product.matrix(image, turned);
-  const Matrix<const T> gate = p.gate.matrix(image, turned), factor = p.factor.matrix(image, turned);
-  const int64_t outer0 = turned ? channel0 : pixel0, inner0 = turned ? pixel0 : channel0;
-  const int row_vectors = (turned ? Tile::kM : Tile::kN) / kVec, ld = turned ? Kernel::kLdPixels : Kernel::kLdChannels;
-  for (int i = threadIdx.x; i < Tile::kM * Tile::kN / kVec; i += kProductThreads) {
-    const int row = i / row_vectors, column = i % row_vectors * kVec;
-    const int64_t outer = outer0 + row, inner = inner0 + column;
-    if (outer >= out.outer.size || inner >= out.inner.size) continue;
-    float values[kVec], biases[kVec] = {};
-    if (p.bias.data != nullptr && !turned) read_row(p.bias, 0, inner, biases);
-    if (p.bias.data != nullptr && turned) {
-      const float bias = to_float(load_global(p.bias.data + p.bias.inner.offset(outer)));
+  if constexpr (kPlain) {
+    finish_plain<Kernel>(p, share, image, pixel0, channel0, sums, gates);
+  } else {
+    const Matrix<T> out = p.out.matrix(image, turned), product = p.product.matrix(image, turned);
+    const Matrix<const T> gate = p.gate.matrix(image, turned), factor = p.factor.matrix(image, turned);
+    const int64_t outer0 = turned ? channel0 : pixel0, inner0 = turned ? pixel0 : channel0;
+    const int row_vectors = (turned ? Tile::kM : Tile::kN) / kVec,
+              ld = turned ? Kernel::kLdPixels : Kernel::kLdChannels;
+    for (int i = threadIdx.x; i < Tile::kM * Tile::kN / kVec; i += kProductThreads) {
+      const int row = i / row_vectors, column = i % row_vectors * kVec;
+      const int64_t outer = outer0 + row, inner = inner0 + column;
+      if (outer >= out.outer.size || inner >= out.inner.size) continue;
+      float values[kVec], biases[kVec] = {};
+      if (p.bias.data != nullptr && !turned) read_row(p.bias, 0, inner, biases);
+      if (p.bias.data != nullptr && turned) {
+        const float bias = to_float(load_global(p.bias.data + p.bias.inner.offset(outer)));
 #pragma unroll
-      for (int e = 0; e < kVec; ++e) biases[e] = bias;
-    }
-    load_sums(sums + row * ld, column, values);
-#pragma unroll
-    for (int e = 0; e < kVec; ++e) values[e] += biases[e];
-    if (gate.data != nullptr) {
-      float gates[kVec];
-      read_row(gate, outer, inner, gates);
-#pragma unroll
-      for (int e = 0; e < kVec; ++e) values[e] *= gates[e];
-      if (factor.data != nullptr) {
-        float factors[kVec];
-        read_row(factor, outer, inner, factors);
-#pragma unroll
-        for (int e = 0; e < kVec; ++e) factors[e] *= gates[e];
-        write_row(product, outer, inner, factors);
+        for (int e = 0; e < kVec; ++e) biases[e] = bias;
       }
+      load_sums(sums + row * ld, column, values);
+#pragma unroll
+      for (int e = 0; e < kVec; ++e) values[e] += biases[e];
+      if (gate.data != nullptr) {
+        float gates[kVec];
+        read_row(gate, outer, inner, gates);
+#pragma unroll
+        for (int e = 0; e < kVec; ++e) values[e] *= gates[e];
+        if (factor.data != nullptr) {
+          float factors[kVec];
+          read_row(factor, outer, inner, factors);
+#pragma unroll
+          for (int e = 0; e < kVec; ++e) factors[e] *= gates[e];
+          write_row(product, outer, inner, factors);
+        }
+      }
+      write_row(out, outer, inner, values);
     }
-    write_row(out, outer, inner, values);
   }
 }
 
-template <typename T, bool kInPixelsInside, bool kWeightInnerK>
-int launch_gated_product(const GateProblem<T>& p, void* stream) {
+template <typename T, bool kInPixelsInside, bool kWeightInnerK, bool kPlain>
+int launch_gated_product_as(const GateProblem<T>& p, void* stream) {
   using Kernel = GateKernel<T, kInPixelsInside, kWeightInnerK>;
   const int64_t channel_tiles = (p.out.channels.size + Kernel::Tile::kN - 1) / Kernel::Tile::kN;
   const int64_t pixel_tiles = (p.out.pixels.size + Kernel::Tile::kM - 1) / Kernel::Tile::kM;
   const int64_t blocks = p.images * channel_tiles * pixel_tiles;
   if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
-  return launch(gated_product_kernel<T, kInPixelsInside, kWeightInnerK>, dim3(static_cast<unsigned>(blocks)),
+  return launch(gated_product_kernel<T, kInPixelsInside, kWeightInnerK, kPlain>, dim3(static_cast<unsigned>(blocks)),
                 dim3(kProductThreads), Kernel::kSharedBytes, stream, p, static_cast<unsigned>(channel_tiles),
                 static_cast<unsigned>(pixel_tiles));
+}
+
+template <typename T, bool kInPixelsInside, bool kWeightInnerK>
+int launch_gated_product(const GateProblem<T>& p, void* stream) {
+  if constexpr (!kInPixelsInside) {
+    const auto plain = [](const auto& image) { return image.data == nullptr || is_plain(image.matrix(0, false)); };
+    if (!p.out_pixels_inside && plain(p.in) && is_plain(p.weight) && (p.bias.data == nullptr || is_plain(p.bias)) &&
+        plain(p.gate) && plain(p.out) && plain(p.factor) && plain(p.product)) {
+      return launch_gated_product_as<T, false, kWeightInnerK, true>(p, stream);
+    }
+  }
+  return launch_gated_product_as<T, kInPixelsInside, kWeightInnerK, false>(p, stream);
 }
 
 }  // namespace segnext

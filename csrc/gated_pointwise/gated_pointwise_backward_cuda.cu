@@ -68,7 +68,7 @@ struct WeightGradProblem {
   int64_t tiles_an_image, tiles, run;
 };
 
-template <typename T, bool kPixelsInside>
+template <typename T, bool kPixelsInside, bool kPlain>
 __global__ void __launch_bounds__(kProductThreads, 2)
     weight_grad_kernel(WeightGradProblem<T> p, unsigned tiles_ci, unsigned tiles_co) {
   using Tile = Product<T, kPixelsInside, kPixelsInside>;
@@ -93,11 +93,11 @@ __global__ void __launch_bounds__(kProductThreads, 2)
         const Matrix<const T> product = p.product.matrix(image, kPixelsInside);
         const Matrix<const T> in = p.in.matrix(image, kPixelsInside);
         if constexpr (kPixelsInside) {
-          stage<Tile::kM, Tile::kK>(product, co0, pixel, a);
-          stage<Tile::kN, Tile::kK>(in, ci0, pixel, b);
+          stage<kPlain, Tile::kM, Tile::kK>(product, co0, pixel, a);
+          stage<kPlain, Tile::kN, Tile::kK>(in, ci0, pixel, b);
         } else {
-          stage<Tile::kK, Tile::kM>(product, pixel, co0, a);
-          stage<Tile::kK, Tile::kN>(in, pixel, ci0, b);
+          stage<kPlain, Tile::kK, Tile::kM>(product, pixel, co0, a);
+          stage<kPlain, Tile::kK, Tile::kN>(in, pixel, ci0, b);
         }
       },
       [&](const T* a) {
@@ -145,14 +145,22 @@ int add_runs(const float* partial, int64_t runs, int64_t count, void* total, voi
                 0, stream, partial, runs, count, static_cast<T*>(total));
 }
 
-template <typename T, bool kPixelsInside>
-int launch_weight_grad(const WeightGradProblem<T>& p, const Plan& plan, void* stream) {
+template <typename T, bool kPixelsInside, bool kPlain>
+int launch_weight_grad_as(const WeightGradProblem<T>& p, const Plan& plan, void* stream) {
   const int64_t blocks = plan.runs * plan.weight_tiles_co * plan.weight_tiles_ci;
   if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
-  return launch(weight_grad_kernel<T, kPixelsInside>, dim3(static_cast<unsigned>(blocks)), dim3(kProductThreads),
-                Product<T, kPixelsInside, kPixelsInside>::kSharedBytes, stream, p,
+  return launch(weight_grad_kernel<T, kPixelsInside, kPlain>, dim3(static_cast<unsigned>(blocks)),
+                dim3(kProductThreads), Product<T, kPixelsInside, kPixelsInside>::kSharedBytes, stream, p,
                 static_cast<unsigned>(plan.weight_tiles_ci), static_cast<unsigned>(plan.weight_tiles_co));
+}
+
+template <typename T>
+int launch_weight_grad(const WeightGradProblem<T>& p, const Plan& plan, void* stream) {
+  if (plan.in_inside) return launch_weight_grad_as<T, true, false>(p, plan, stream);
+  return is_plain(p.product.matrix(0, false)) && is_plain(p.in.matrix(0, false))
+             ? launch_weight_grad_as<T, false, true>(p, plan, stream)
+             : launch_weight_grad_as<T, false, false>(p, plan, stream);
 }
 
 template <typename T>
@@ -230,9 +238,7 @@ class Backward {
                                        plan_.images > 0 ? plan_.tiles / plan_.images : 0,
                                        plan_.tiles,
                                        plan_.run};
-    const int status = plan_.in_inside ? launch_weight_grad<T, true>(problem, plan_, stream_)
-                                       : launch_weight_grad<T, false>(problem, plan_, stream_);
-    if (status != 0) return status;
+    if (const int failed = launch_weight_grad<T>(problem, plan_, stream_)) return failed;
     if (const int failed = add_runs<T>(partial_, runs, weights, p_.grad_weight.data, stream_)) return failed;
     return add_runs<T>(bias, runs, plan_.co, p_.grad_bias.data, stream_);
   }

@@ -42,27 +42,51 @@ Matrix<T> matrix(T* data, const Axis& outer, const Axis& inner) {
   return {data, outer, inner, vectors};
 }
 
+// Whether every access to it is a whole vector at a plain offset: what the kernels' kPlain takes for granted.
+template <typename T>
+bool is_plain(const Matrix<T>& m) {
+  return m.vectors && m.outer.width == 0 && m.inner.size % Vec16<T>::kSize == 0;
+}
+
+// How many of `most` from `first` on exist.
+__device__ inline int left_of(int64_t size, int64_t first, int most) {
+  return size - first < most ? static_cast<int>(size - first) : most;
+}
+
 // The tile [outer0, + kOuter) x [inner0, + kInner) to shared memory, rows kInner + one vector apart; zeros outside.
-template <int kOuter, int kInner, typename T>
+template <bool kPlain, int kOuter, int kInner, typename T>
 __device__ inline void stage(const Matrix<const T>& from, int64_t outer0, int64_t inner0, T* shared) {
   constexpr int kVec = Vec16<T>::kSize, kVecs = kInner / kVec;
-  for (int i = threadIdx.x; i < kOuter * kVecs; i += kProductThreads) {
-    const int row = i / kVecs, column = i % kVecs * kVec;
-    const int64_t outer = outer0 + row, inner = inner0 + column;
-    T* target = shared + row * (kInner + kVec) + column;
-    const bool inside = outer < from.outer.size && inner < from.inner.size;
-    const T* source = from.data + (inside ? from.outer.offset(outer) : 0);
-    if (!inside || (from.vectors && inner + kVec <= from.inner.size)) {
-      if (from.vectors) {
-        cp_async16(target, inside ? source + inner : from.data, inside);
-      } else {
-        Vec16<T>{}.store_shared(target);
-      }
-      continue;
+  if constexpr (kPlain) {
+    const int rows = left_of(from.outer.size, outer0, kOuter), columns = left_of(from.inner.size, inner0, kInner);
+    const T* corner = from.data + outer0 * from.outer.stride + inner0;
+#pragma unroll
+    for (int i = 0; i < (kOuter * kVecs + kProductThreads - 1) / kProductThreads; ++i) {
+      const int at = threadIdx.x + i * kProductThreads, row = at / kVecs, column = at % kVecs * kVec;
+      if (kOuter * kVecs % kProductThreads != 0 && row >= kOuter) continue;
+      const bool inside = row < rows && column < columns;
+      const T* source = inside ? corner + row * from.outer.stride + column : from.data;
+      cp_async16(shared + row * (kInner + kVec) + column, source, inside);
     }
-    for (int e = 0; e < kVec; ++e) {
-      const bool exists = inner + e < from.inner.size;
-      store_shared(target + e, exists ? load_global(source + from.inner.offset(inner + e)) : from_float<T>(0.0f));
+  } else {
+    for (int i = threadIdx.x; i < kOuter * kVecs; i += kProductThreads) {
+      const int row = i / kVecs, column = i % kVecs * kVec;
+      const int64_t outer = outer0 + row, inner = inner0 + column;
+      T* target = shared + row * (kInner + kVec) + column;
+      const bool inside = outer < from.outer.size && inner < from.inner.size;
+      const T* source = from.data + (inside ? from.outer.offset(outer) : 0);
+      if (!inside || (from.vectors && inner + kVec <= from.inner.size)) {
+        if (from.vectors) {
+          cp_async16(target, inside ? source + inner : from.data, inside);
+        } else {
+          Vec16<T>{}.store_shared(target);
+        }
+        continue;
+      }
+      for (int e = 0; e < kVec; ++e) {
+        const bool exists = inner + e < from.inner.size;
+        store_shared(target + e, exists ? load_global(source + from.inner.offset(inner + e)) : from_float<T>(0.0f));
+      }
     }
   }
 }

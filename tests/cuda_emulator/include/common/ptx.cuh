@@ -135,4 +135,14 @@ inline float max_or_nan(float a, float b) {
   return a > b ? a : b;
 }
 
+template <typename T>
+inline uint32_t pack_pair(float first, float second) {
+  return T(first).bits | static_cast<uint32_t>(T(second).bits) << 16;
+}
+
+inline void store_global16(void* address, const uint32_t (&words)[4]) {
+  if (emulator::counting) emulator::count(emulator::Access::kStoreGlobal, address, 16);
+  std::memcpy(static_cast<detail::Line*>(address)->words, words, sizeof words);
+}
+
 }  // namespace segnext
