@@ -41,7 +41,6 @@
 // fewer, 960 cycles of shared memory more. Blocks that stay and take part after part: 30 instructions a step more, for
 // the taps of the second part. Without second() of toeplitz.cuh: 120 moves a step more.
 
-#include "msca_conv/strips.cuh"
 #include "msca_conv/toeplitz.h"
 #include "msca_conv/toeplitz_rows.cuh"
 
