@@ -19,15 +19,14 @@
 // memory 1.9. Most of the difference is the root's work on halo columns, 2.25 times its own. Not yet measured on a GPU.
 // Versions tried: the ring kernel, whose loops over taps and whose divisions stay in the code, takes about 24.
 
-#include "common/row_tiles.cuh"
 #include "msca_conv/float32.h"
-#include "msca_conv/strips.cuh"
 #include "msca_conv/toeplitz.cuh"
 
 namespace segnext {
 namespace {
 
-using toeplitz::half_of, toeplitz::kPairCount, toeplitz::kRoot, toeplitz::taps_before, toeplitz::taps_of;
+using toeplitz::half_of, toeplitz::has_segnext_sizes, toeplitz::kPairCount, toeplitz::kRoot, toeplitz::taps_before,
+    toeplitz::taps_of;
 
 constexpr int kThreads = 128, kSlice = 8, kColumns = 16, kRows = 8;
 constexpr int kReach = half_of(kPairCount - 1);

@@ -24,22 +24,23 @@
 //           after;
 //   planes  x by channel, (channel, row, column), a ring of 24 rows for ldmatrix, made of stage by ldmatrix's
 //           transposing form. Rows of 144 bytes: the eight rows of a matrix lie in different banks;
-//   tables  of taps, for all blocks of Toeplitz matrices. They are loaded at every step: the registers are full of
-//   sums; out     16 rows of results, (channel, half, column, row), that leave by the same transposing ldmatrix.
+//   tables  of taps, for all blocks of Toeplitz matrices, which are loaded at every step: sums fill the registers;
+//   out     16 rows of results, (channel, half, column, row), that leave by the same transposing ldmatrix.
 // A step has two barriers: stage -> planes and out -> image; planes -> out, while the next rows of x come.
 // Bytes: x once, plus as much of halo columns and the rows above strips that L2 serves, plus out once: 4 an element.
 //
-// Model for an H200 (132 x 1.7 GHz) of a step of 16 channels, 8192 outputs: 490 instructions a warp = 1,960 cycles of
-// issue; tensor cores 1,390 cycles (2,780 at half rate, as mma.sync may have it); shared memory 2,960 (root's operands
-// 1,280, taps 660, transposing both ways 1,020). Three steps in about 11 make no output yet, and taps take one's time:
-//   32 x 32 x 128 x 128: 20 steps, 38 us = 2.3 ps an element, where float32 FMAs alone would take 3.07 and memory 0.93;
-//   1 x 32 x 256 x 512: 6 steps, 12 us (13; 4). 1 x 32 x 192 x 384: 8 us (7; 2);
-//   the four stages of T at 512x512, batch 1: 3.4, 2.5, 2.5 and 2.5 us, most of it latency. Not yet measured on a GPU.
-// Versions tried, by the same count: the root in float32 FMAs, columns of a in shared memory, strips cut to 16 rows:
-// 7,600 cycles for 4096 outputs, 22 ps an element. x2 instead of x4 ldmatrix for the root: as many bytes, 20
-// instructions more. All operands of the root by ldmatrix: 60 moves fewer, 960 cycles of shared memory more.
+// Model for an H200 (132 x 1.7 GHz) of a step of 16 channels, 8192 outputs, counted in the machine code: 520
+// instructions a warp, 2,080 cycles of issue; tensor cores 1,390 cycles (2,780 at half rate, as mma.sync may have it);
+// shared memory 2,960 (the root's operands 1,280, taps 660, transposing both ways 1,020). The first two steps of a
+// block are before its outputs, and loading taps takes about one's time, 2,800 cycles. By the largest of these:
+//   32 x 32 x 128 x 128: 2 blocks after each other of 9 steps, 35 us, 2.1 ps an element; float32 FMA take 3.07, memory
+//   0.93. 1 x 32 x 256 x 512: 6 steps, 12 us (13 and 4). 1 x 32 x 192 x 384: 4 steps, 8.6 us (7.2 and 2.2).
+//   The four stages of T at 512x512, batch 1: 3.4, 2.6, 2.6 and 2.6 us without latencies. Not yet measured on a GPU.
+// Versions tried, by the same count: the root in float32 FMA, a through shared memory and strips cut to 16 rows: 7,600
+// cycles for 4096 outputs, 22 ps an element. All operands of the root by ldmatrix, none put together from two: 60 moves
+// fewer, 960 cycles of shared memory more. Blocks that stay and take part after part: 30 instructions a step more, for
+// the taps of the second part. Without second() of toeplitz.cuh: 120 moves a step more.
 
-#include "msca_conv/strips.cuh"
 #include "msca_conv/toeplitz.h"
 #include "msca_conv/toeplitz_rows.cuh"
 
@@ -304,25 +305,32 @@ __global__ void __launch_bounds__(Layout<kSlice>::kThreads, 16 / kSlice)
   int slot = 0;  // of the first row of x that a step needs
   for (int step = 0; step < steps; ++step) {
     const int row = step * kRows;  // of the first outputs that it opens
+    // Past the image's last row a step has no a, and what it opens is no output: it only stores.
+    const bool is_inside = at.top + row - kLead < height, next_is_inside = at.top + row + kRows - kLead < height;
     cp_async_wait<0>();
     __syncthreads();
+    if (is_inside) {
 #pragma unroll
-    for (int i = 0; i < kRows; i += kSlice) {
-      const int to = slot + kRoot - 1 + warp + i;
-      transpose<T, kSlice>(stage + (warp + i) * kXColumns * kSlice, planes + (to < kRing ? to : to - kRing) * kXPitch);
-    }
-    if (step == 0 && warp < kRoot - 1) {
-      transpose<T, kSlice>(stage + (kRows + warp) * kXColumns * kSlice, planes + warp * kXPitch);
+      for (int i = 0; i < kRows; i += kSlice) {
+        const int to = slot + kRoot - 1 + warp + i;
+        transpose<T, kSlice>(stage + (warp + i) * kXColumns * kSlice,
+                             planes + (to < kRing ? to : to - kRing) * kXPitch);
+      }
+      if (step == 0 && warp < kRoot - 1) {
+        transpose<T, kSlice>(stage + (kRows + warp) * kXColumns * kSlice, planes + warp * kXPitch);
+      }
     }
     if (step > 1) target.store(row - kDelay);
     __syncthreads();
-    if (step + 1 < steps) source.load_step(at.top + row + kRows - kXLead + kRoot - 1);
-    Chunks a;
-    make_a(a, me, slot, at.top + row - kLead, height);
-    open_rows(sums, me.floats, at.top + row, height, hidden_zero(me.words));
-    add_pair7_and_a(sums, a, me);
-    add_pair21(sums, a, me);
-    add_pair11(sums, a, me);
+    if (step + 1 < steps && next_is_inside) source.load_step(at.top + row + kRows - kXLead + kRoot - 1);
+    if (is_inside) {
+      Chunks a;
+      make_a(a, me, slot, at.top + row - kLead, height);
+      open_rows(sums, me.floats, at.top + row, height, hidden_zero(me.words));
+      add_pair7_and_a(sums, a, me);
+      add_pair21(sums, a, me);
+      add_pair11(sums, a, me);
+    }
     close_rows<T>(sums, me.out);
     slot = slot < kRing - kRows ? slot + kRows : slot + kRows - kRing;
   }

@@ -41,16 +41,6 @@ inline StripSizes strip_sizes(const MscaConvWeights& w) {
   return s;
 }
 
-// Whether they are SegNeXt's, which have kernels of their own.
-inline bool has_segnext_sizes(const StripSizes& s) {
-  constexpr int kTaps[] = {7, 11, 21};
-  if (s.root != 5 || s.pairs != 3) return false;
-  for (int i = 0; i < s.pairs; ++i) {
-    if (s.row[i] != kTaps[i] || s.column[i] != kTaps[i]) return false;
-  }
-  return true;
-}
-
 // Columns or rows that the strips reach to either side.
 inline int strip_reach(const int (&taps)[kMaxPairs], int pairs) {
   int most = 0;

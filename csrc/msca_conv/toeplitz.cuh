@@ -11,7 +11,7 @@
 
 #include "common/device.cuh"
 #include "common/ptx.cuh"
-#include "msca_conv/msca_conv.h"
+#include "msca_conv/strips.cuh"
 
 namespace segnext {
 namespace toeplitz {
@@ -27,6 +27,15 @@ __host__ __device__ constexpr int taps_before(int pair) {
                      : taps_of(0) + taps_of(1) + taps_of(2);
 }
 __host__ __device__ constexpr int half_of(int pair) { return taps_of(pair) / 2; }
+
+// Whether these are they.
+inline bool has_segnext_sizes(const StripSizes& s) {
+  if (s.root != kRoot || s.pairs != kPairCount) return false;
+  for (int i = 0; i < kPairCount; ++i) {
+    if (s.row[i] != taps_of(i) || s.column[i] != taps_of(i)) return false;
+  }
+  return true;
+}
 
 // Bands: the root's rows, row and column strip of each pair, and one tap of one, whose products copy.
 constexpr int kBandCount = kRoot + 2 * kPairCount + 1;
