@@ -1,0 +1,91 @@
+// The machine that runs sm_90 instructions on the CPU: what Python hands over, and the state of a warp.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace issue_model {
+
+constexpr int kLanes = 32;
+constexpr int kRegisters = 256;   // the last one is RZ
+constexpr int kUniform = 64;      // the last one is URZ
+constexpr int kPredicates = 16;   // P0 to P6 and PT, then UP0 to UP6 and UPT
+constexpr int kSources = 6;
+
+// Operand kinds; executor.py numbers them in the same order.
+enum Kind : int64_t { kNone, kRegister, kUniformRegister, kPredicate, kImmediate, kConstant };
+// Flags of an operand.
+constexpr int64_t kNegated = 1, kAbsolute = 2, kInverted = 4, kNot = 8, kHighHalf = 16, kLowHalf = 32;
+
+struct Operand {
+  int64_t kind, number, flags, value, bank;  // a constant: value is the offset, number its index register or -1
+};
+
+// One instruction, all fields 64 bits wide: a row of the array that Python makes.
+struct Instruction {
+  int64_t op, guard, guard_not, uniform;
+  int64_t dest_kind, dest, pred0, pred1;
+  int64_t mods[6];
+  int64_t target;
+  int64_t address_mode, address_register, address_scale, address_uniform, address_offset;  // see Address below
+  int64_t second_register, second_offset, second_uniform;  // LDGSTS: where it goes in shared memory
+  int64_t width;
+  Operand sources[kSources];
+  int64_t in0, in0_not, in1, in1_not;  // predicates read, -1 for none
+};
+
+enum Address : int64_t { kNoAddress, kAddress32, kAddress64, kAddressUniformBase };
+
+struct Fault : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct Range {
+  uint64_t begin, end;
+};
+
+struct Counters {
+  uint64_t *issued, *lanes, *passes, *sectors;  // per instruction
+};
+
+struct Launch {
+  const Instruction* program;
+  int64_t length;
+  const uint8_t* banks[8];
+  int64_t bank_bytes[8];
+  uint32_t grid[3], block[3];
+  uint32_t cluster;
+  int64_t shared_bytes;  // from the window's begin, with the reserved kilobyte
+  std::vector<Range> ranges;
+  bool fake_memory;      // loads outside of `ranges` give `fill`; else they are an error
+  uint32_t fill;
+  uint64_t most_issues;
+};
+
+struct Group {
+  int64_t pc;
+  uint32_t mask;
+};
+
+struct Warp {
+  uint32_t r[kRegisters][kLanes];
+  uint32_t unknown[kRegisters];  // lanes whose value is not known
+  uint32_t u[kUniform];
+  bool u_unknown[kUniform];
+  uint32_t p[kPredicates], p_unknown[kPredicates];  // a lane's bit; uniform ones have all bits alike
+  uint32_t barrier[16], waiting[16];
+  int64_t barrier_resume[16];
+  std::vector<Group> ready;
+  uint32_t alive, at_warpsync, at_block;
+  std::vector<Group> warpsync, block_waiters;
+  uint32_t warpsync_mask;
+  int block_barrier;
+  int64_t block_count;
+  uint64_t issued;
+  int index;
+  uint32_t voted, votes;
+};
+
+}  // namespace issue_model

@@ -1,0 +1,162 @@
+"""Runs blocks of a kernel's machine code: builds executor.cpp once, hands it the rows of `decode`, and counts."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bench.issue_model import decode
+from bench.issue_model.cubin import Kernel, kernels
+from bench.issue_model.sass import Line, disassemble
+
+FOLDER = Path(__file__).resolve().parent
+CACHE = FOLDER.parents[1] / "build" / "issue_model"
+BANKS = 8
+RESERVED_SHARED = 1024  # of each block on sm_90: the first kilobyte of its window
+MOST_ISSUES = 1 << 28  # of a block: what takes longer is a loop without end
+
+
+@dataclass(frozen=True)
+class Code:
+    """A kernel, decoded."""
+
+    kernel: Kernel
+    lines: list[Line]
+    rows: np.ndarray
+
+
+@dataclass
+class Counts:
+    """What blocks issued, by instruction: summed over the blocks that ran."""
+
+    issued: np.ndarray
+    lanes: np.ndarray
+    passes: np.ndarray  # over the banks of shared memory
+    sectors: np.ndarray  # of global memory
+    blocks: list[int] = field(default_factory=list)  # warp instructions of each block
+    longest: list[int] = field(default_factory=list)  # of the warp that issued most
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a kernel is started."""
+
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared: int  # dynamic bytes
+    parameters: bytes  # all of them, as they lie in constant bank 0
+    cluster: int = 1
+    cooperative: bool = False
+    ranges: tuple[tuple[int, int], ...] = ()  # begin and end of memory that may be read
+    fake_memory: bool = False
+    fill: int = 0
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled executor; compiled again where its source has changed."""
+    sources = [FOLDER / "executor.h", FOLDER / "executor.cpp"]
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    path = CACHE / f"executor-{key}.so"
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        flags = "-std=c++17 -O2 -march=native -ffp-contract=off -Wall -Wextra -shared -fPIC".split()
+        done = subprocess.run(
+            ["g++", *flags, str(sources[1]), "-o", str(partial)], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(f"issue_model: the executor does not compile:\n{done.stderr[-4000:]}")
+        partial.rename(path)
+    loaded = ctypes.CDLL(str(path))
+    loaded.issue_model_operations.restype = ctypes.c_char_p
+    loaded.issue_model_fields.restype = ctypes.c_int64
+    loaded.issue_model_run.restype = ctypes.c_int64
+    assert loaded.issue_model_fields() == decode.WIDTH, "executor.h and decode.py disagree on the fields"
+    return loaded
+
+
+@functools.cache
+def operations() -> dict[str, int]:
+    """The executor's operations by name."""
+    return {name: i for i, name in enumerate(library().issue_model_operations().decode().split())}
+
+
+@functools.lru_cache(maxsize=256)
+def code(cubin: bytes, name: str) -> Code:
+    """One kernel of a cubin, decoded."""
+    kernel = kernels(cubin)[name]
+    lines = disassemble(cubin, kernel.symbol)
+    return Code(kernel, lines, decode.program(lines, operations()))
+
+
+def empty_counts(program: Code) -> Counts:
+    """Counts of nothing."""
+    return Counts(*(np.zeros(len(program.lines), np.uint64) for _ in range(4)))
+
+
+def run_block(program: Code, start: Start, index: tuple[int, int, int], counts: Counts) -> None:
+    """Runs one block to its end and adds what it issued.
+
+    Raises:
+        RuntimeError: what cannot be executed, with the instruction.
+    """
+    banks = {**program.kernel.constants, 0: _bank0(program.kernel, start)}
+    contents = [np.frombuffer(banks.get(i, b"\0") or b"\0", np.uint8) for i in range(BANKS)]
+    pointers = (ctypes.c_void_p * BANKS)(*(c.ctypes.data for c in contents))
+    sizes = (ctypes.c_int64 * BANKS)(*(len(banks.get(i, b"")) for i in range(BANKS)))
+    triple = ctypes.c_uint32 * 3
+    ranges = np.array(sorted(start.ranges), np.uint64).reshape(-1)
+    longest = ctypes.c_uint64()
+    error = ctypes.create_string_buffer(512)
+    shared = RESERVED_SHARED + program.kernel.static_shared + start.shared
+    count = library().issue_model_run(
+        program.rows.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(program.lines)), pointers, sizes,
+        triple(*start.grid), triple(*start.block), triple(*index), ctypes.c_uint32(start.cluster),
+        ctypes.c_int64(shared), ranges.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(start.ranges)),
+        ctypes.c_int(start.fake_memory), ctypes.c_uint32(start.fill), ctypes.c_uint64(MOST_ISSUES),
+        *(array.ctypes.data_as(ctypes.c_void_p)
+          for array in (counts.issued, counts.lanes, counts.passes, counts.sectors)),
+        ctypes.byref(longest), error, ctypes.c_int64(len(error)),
+    )  # fmt: skip
+    if count < 0:
+        raise RuntimeError(_explained(program, error.value.decode()))
+    counts.blocks.append(int(count))
+    counts.longest.append(longest.value)
+
+
+def _explained(program: Code, text: str) -> str:
+    head, _, rest = text.partition(": ")
+    place = ""
+    if head.startswith("instruction ") and head.split()[1].isdigit():
+        line = program.lines[min(int(head.split()[1]), len(program.lines) - 1)]
+        place = f" at {line.address * 16:#x} `{line.text}`"
+        if line.source[0]:
+            place += f", {Path(line.source[0]).name}:{line.source[1]}"
+        text = rest
+    return f"issue_model: {program.kernel.name}{place}: {text}"
+
+
+def _bank0(kernel: Kernel, start: Start) -> bytes:
+    """The driver's constants and the parameters."""
+    bank = bytearray(kernel.parameter_base + len(start.parameters))
+    for at, values in ((0x0, start.block), (0xC, start.grid)):
+        for i, value in enumerate(values):
+            bank[at + 4 * i : at + 4 * i + 4] = int(value).to_bytes(4, "little")
+    bank[kernel.parameter_base :] = start.parameters
+    return bytes(bank)
+
+
+def sampled_blocks(grid: tuple[int, int, int], most: int) -> Sequence[tuple[int, int, int]]:
+    """All blocks of a small grid; of a large one the first, the last, and others at even distances between."""
+    total = grid[0] * grid[1] * grid[2]
+    numbers = sorted({round(i * (total - 1) / max(most - 1, 1)) for i in range(most)}) if total > most else range(total)
+    return [(n % grid[0], n // grid[0] % grid[1], n // (grid[0] * grid[1])) for n in numbers]
