@@ -102,17 +102,17 @@ void bind_cuda(py::module_& m) {
     on_device(device, [&] { return variant = nmf2d_forward_variant(params), 0; });
     return variant;
   });
-  m.def("nmf2d_cuda", [](int dtype, int bases_dtype, int projection_dtype, py::object x, py::object bases,
-                         py::object projection, py::object out, py::object saved_bases, py::object saved_coef,
-                         int64_t steps, double eps, int variant, int device, uintptr_t stream,
-                         const py::object& workspace) {
-    const auto params = nmf2d_params(dtype, bases_dtype, x, bases, projection, out, saved_bases, saved_coef, steps,
-                                     eps, projection_dtype);
-    return on_device(device, [&] {
-      const auto memory = [&](int64_t bytes) { return allocated(workspace, bytes); };
-      return launch_nmf2d_forward(params, variant, memory, pointer(stream));
-    });
-  });
+  m.def("nmf2d_cuda",
+        [](int dtype, int bases_dtype, int projection_dtype, py::object x, py::object bases, py::object projection,
+           py::object out, py::object saved_bases, py::object saved_coef, int64_t steps, double eps, int variant,
+           int device, uintptr_t stream, const py::object& workspace) {
+          const auto params = nmf2d_params(dtype, bases_dtype, x, bases, projection, out, saved_bases, saved_coef,
+                                           steps, eps, projection_dtype);
+          return on_device(device, [&] {
+            const auto memory = [&](int64_t bytes) { return allocated(workspace, bytes); };
+            return launch_nmf2d_forward(params, variant, memory, pointer(stream));
+          });
+        });
   m.def("nmf2d_backward_cuda",
         [](int dtype, py::object grad, py::object x, py::object saved_bases, py::object saved_coef, py::object grad_x,
            bool unrolled, double eps, int device, uintptr_t stream, const py::object& workspace) {

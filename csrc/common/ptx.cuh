@@ -147,10 +147,9 @@ __device__ inline int cluster_size() {
 #endif
 }
 
-// All threads of all blocks of the cluster; also orders shared and global memory. Of one dimension along x. A block must
-// not end before others have read its memory: a cluster_sync() comes last.
-// One warp releases, and with it what the others wrote before the block's barrier: release is cumulative. A release of
-// each warp would be a MEMBAR of each.
+// All threads of all blocks of the cluster; also orders shared and global memory. Of one dimension along x. A block
+// must not end before others have read its memory: a cluster_sync() comes last. One warp releases, and with it what the
+// others wrote before the block's barrier: release is cumulative. A release of each warp would be a MEMBAR of each.
 __device__ inline void cluster_sync() {
   __syncthreads();
 #if __CUDA_ARCH__ >= 900
@@ -176,7 +175,8 @@ __device__ inline T* cluster_map(T* shared, int rank) {
 }
 
 // All threads of the grid, which launch_cooperative() has started; also orders global memory. One thread of a block
-// arrives (release) and waits (acquire), between two barriers of the block. The counter is the driver's, a launch's own.
+// arrives (release) and waits (acquire), between two barriers of the block. The counter is the driver's, a launch's
+// own.
 __device__ inline void grid_sync() { cooperative_groups::this_grid().sync(); }
 
 // Single instructions of the unit for special functions; subnormal operands and results count as zero.

@@ -231,8 +231,8 @@ struct StateFragments {
     for (int j = 0; j < 2; ++j) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const Two two = load_global(
-            reinterpret_cast<const Two*>(rows + (8 * j + lane / 4) * ld + 8 * half + lane % 4 * 2));
+        const Two two =
+            load_global(reinterpret_cast<const Two*>(rows + (8 * j + lane / 4) * ld + 8 * half + lane % 4 * 2));
         const Split first = split(two.values[0]), second = split(two.values[1]);
         high[j][half] = bits_of(first.high, second.high);
         low[j][half] = bits_of(first.low, second.low);
@@ -306,34 +306,54 @@ __device__ inline void rows_times_fragments(const T* rows, int ld, int count, in
 }
 
 __device__ inline void put_two(float* out, float first, float second, bool accumulate) {
-  out[0] = accumulate ? out[0] + first : first;
-  out[1] = accumulate ? out[1] + second : second;
+  Two result = {{first, second}};
+  if (accumulate) {
+    const Two before = *reinterpret_cast<const Two*>(out);
+    result = {{before.values[0] + first, before.values[1] + second}};
+  }
+  *reinterpret_cast<Two*>(out) = result;
 }
 
-// As outer_sum on tensor cores: the right factor as two tiles of bfloat16; m, columns and pixels multiples of 16.
-template <typename T>
-__device__ inline void outer_sum_fragments(const T* left, int ld_left, int m, const __nv_bfloat16* high,
-                                           const __nv_bfloat16* low, int ld_right, int columns, int pixels, float* out,
-                                           int ld_out, bool accumulate) {
-  const int lane = threadIdx.x % kWarp, column_units = columns / 16;
+// By 16 rows and kUnits x 16 columns, for which a fragment of `left` is loaded once.
+template <int kUnits, typename T>
+__device__ inline void outer_sum_fragments_by(const T* left, int ld_left, int m, const Parts& right, int ld_right,
+                                              int columns, int pixels, float* out, int ld_out, bool accumulate) {
+  const int lane = threadIdx.x % kWarp, column_units = columns / (16 * kUnits);
   for (int unit = threadIdx.x / kWarp; unit < m / 16 * column_units; unit += kNmfThreads / kWarp) {
-    const int row = unit / column_units * 16, column = unit % column_units * 16;
-    float sums[2][4] = {};
+    const int row = unit / column_units * 16, column = unit % column_units * 16 * kUnits;
+    float sums[kUnits][2][4] = {};
 #pragma unroll 2
     for (int p = 0; p < pixels; p += 16) {
-      uint32_t a[4], b_low[2][2], b_high[2][2];
+      uint32_t a[4];
       load_a_fragment<false>(a, left + p * ld_left + row, ld_left);
-      load_b_fragments<false>(b_low, low + p * ld_right + column, ld_right);
-      load_b_fragments<false>(b_high, high + p * ld_right + column, ld_right);
 #pragma unroll
-      for (int j = 0; j < 2; ++j) multiply_fragment(sums[j], left, a, b_high[j], b_low[j]);
-    }
+      for (int u = 0; u < kUnits; ++u) {
+        StateFragments b;
+        b.load(right.at(p * ld_right + column + 16 * u), ld_right);
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      float* target = out + static_cast<int64_t>(row + lane / 4) * ld_out + column + 8 * j + lane % 4 * 2;
-      put_two(target, sums[j][0], sums[j][1], accumulate);
-      put_two(target + 8 * ld_out, sums[j][2], sums[j][3], accumulate);
+        for (int j = 0; j < 2; ++j) multiply_fragment(sums[u][j], left, a, b.high[j], b.low[j]);
+      }
     }
+    float* target = out + static_cast<int64_t>(row + lane / 4) * ld_out + column + lane % 4 * 2;
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        put_two(target + 16 * u + 8 * j, sums[u][j][0], sums[u][j][1], accumulate);
+        put_two(target + 16 * u + 8 * j + 8 * ld_out, sums[u][j][2], sums[u][j][3], accumulate);
+      }
+    }
+  }
+}
+
+// As outer_sum on tensor cores: the right factor in two parts; m, columns and pixels multiples of 16.
+template <typename T>
+__device__ inline void outer_sum_fragments(const T* left, int ld_left, int m, const Parts& right, int ld_right,
+                                           int columns, int pixels, float* out, int ld_out, bool accumulate) {
+  if (columns % 64 == 0) {
+    outer_sum_fragments_by<4>(left, ld_left, m, right, ld_right, columns, pixels, out, ld_out, accumulate);
+  } else {
+    outer_sum_fragments_by<1>(left, ld_left, m, right, ld_right, columns, pixels, out, ld_out, accumulate);
   }
 }
 

@@ -162,8 +162,8 @@ template <typename T>
 __device__ inline void add_share(const BackwardProblem<T>& p, const BackwardShared<T>& s, const float* right,
                                  int ld_right, int part, float* partial, int column, bool accumulate) {
   if constexpr (kOnTensorCores<T>) {
-    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, s.high + part, s.low + part, p.ld_split(), p.padded_rank,
-                        p.tile, partial + column, p.pair(), accumulate);
+    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, Parts{s.high + part, s.low + part}, p.ld_split(),
+                        p.padded_rank, p.tile, partial + column, p.pair(), accumulate);
   } else {
     outer_sum(s.x, p.ld_x(), p.padded_channels, right, ld_right, p.padded_rank, p.tile, partial + column, p.pair(),
               accumulate);

@@ -1,27 +1,40 @@
 // nmf2d on a GPU: `steps` times coef *= Xᵀ bases / (coef G + eps) with G = basesᵀ bases, then
-// bases *= X coef / (bases H + eps) with H = coefᵀ coef; one last coef update; out = bases coefᵀ.
+// bases *= X coef / (bases H + eps) with H = coefᵀ coef; one last coef update; out = bases coefᵀ, or
+// (projection bases) coefᵀ: a convolution behind it costs D P R multiply-adds for D P N, and no launch.
 //
-// State and both Gram matrices are floats. A step has four phases (nmf2d_forward.cuh): pass, reduce, update, gram.
-// Versions:
-//   streaming  a kernel a phase. A block takes a slab tile by tile: X once a step from L2 or memory, coef in the
-//              workspace. For any size whose tile of kUnit pixels fits.
-//   grid       one cooperative kernel, a slab of X and its coef in shared memory for all steps, grid_sync() between
-//              phases: X is read once, out written once. For what fits the chip's shared memory.
+// State and both Gram matrices are floats. Where the slabs of pixels lie:
+//   streaming  a kernel a phase (nmf2d_forward.cuh: pass, reduce, update, gram). A block takes a slab tile by tile: X
+//              once a step from L2 or memory, coef in the workspace. For any size whose tile of kUnit pixels fits.
+//   grid       one cooperative kernel, a slab of X and its coef in shared memory for all steps: X is read once, out
+//              written once. For what fits the chip's shared memory. The barrier's counter is the driver's.
 //   cluster    the same with a cluster of 16 blocks an image (sm_90): barriers are the cluster's, the slabs' shares of
 //              the sums stay in shared memory and are read across it. For what fits 16 multiprocessors.
-// Auto takes cluster where an image fits one, else grid where the batch fits the chip, else streaming. Reasoned, not
-// measured: four barriers a step are 4 x 0.3 us in a cluster against 4 x 1.2 us over the grid, more than the other 116
-// multiprocessors would save on a step of T's 4 us; and clusters need no room for the whole batch.
+// And how the last two take the bases:
+//   narrow     ranks up to 16: every block updates them for itself (nmf2d_narrow.cuh), two barriers a step. That is
+//              2 D R R multiply-adds of each block: 0.13 M at R 16, 0.4 us on tensor cores against the 1.6 us (cluster)
+//              or 3.4 us (grid) of two barriers more. At D 512, R 64 it would be 4.2 M, 6 us on tensor cores, and
+//              160 KB of shared memory.
+//   shared     else: each block updates some rows, four barriers a step.
+// Auto takes cluster where an image fits one, else grid where the batch fits the chip, else streaming. By the model of
+// an H200 below a cluster is 1.8 us a step ahead by its barriers (0.8 us each, 1.7 us a grid's) and 1.5 us behind by
+// 16 multiprocessors where a grid has 64; and clusters need no room for the whole batch.
 //
-// FLOPs: (2 steps + 2) D N R + (2 steps + 1) N R R multiply-adds; for 16-bit X the (2 steps + 1) D N R ones of X on
-// tensor cores, twice in bfloat16 and thrice in float16 (split operands, block_products.cuh). Bytes of grid and
-// cluster: X and out once; of streaming X steps + 1 times. Between blocks, in L2 or the cluster: slabs (D + R) R floats
-// written and read a step.
-// Registers: 128 at most. Shared memory: streaming up to 96 KiB, two blocks a multiprocessor; T's cluster (256 pixels
-// of D 256, R 16, 16 bits) 218,112 bytes and B's grid (64 pixels of D 512, R 64) 119,808, one block.
-// Model of an H200, T's D 256, N 4096, R 16, 7 steps, bf16, cluster: 2 MiB each way (1 us); per step and block 256
-// pixels: 2 x 16 units of 64 mma over 8 warps, 2 k cycles each product, 0.3 k the denominators, phases between 1 k:
-// 5 k cycles or 2.9 us, 25 us in all. Streaming: 31 launches, at 2 us 62 us. Not yet measured on a GPU.
+// FLOPs: (2 steps + 2) D N R + (2 steps + 1) N R R multiply-adds; for 16-bit X all on tensor cores but the output's of
+// ranks above 16: those of X twice in bfloat16 and thrice in float16, those of state thrice (block_products.cuh).
+// Bytes of grid and cluster: X and out once; of streaming X steps + 1 times. Between blocks, in L2 or the cluster:
+// slabs (D + R) R floats written and read a step.
+// Shared memory: streaming up to 96 KiB, two blocks a multiprocessor; T's cluster (256 pixels of D 256, R 16, 16 bits)
+// 230,912 bytes, 768x1536 (144 pixels) 163,328, B's grid (64 pixels of D 512, R 64) 119,808, one block.
+//
+// Modelled, not measured: warp instructions of a step counted in the machine code of sm_90, bf16, on 4 schedulers at
+// 1.7 GHz, 7 steps, barriers as above:
+//   D 256, R 16, N 4096, cluster   21,600 a block: 3.2 us and 1.6 us of barriers a step; before the steps (load 1.2,
+//                                  product, softmax) 3 us, last pass and output 3 us: 40 us. Before this version ~85.
+//   the same, N 18432, grid        18,000: 2.7 us and 3.4 us of barriers: 49 us. Before ~160.
+//   D 512, R 64, N 4096, grid      48,000 (in part by hand): 7.1 us and 6.8 us of barriers: 110 us. Before ~220.
+// Versions tried: each phase behind a barrier of its own for all ranks (29 barriers, of which every thread executed a
+// MEMBAR in a cluster); sums by one thread of nine a block over all slabs in a row (6 us a step); coefᵀ coef by 16
+// threads of a block; the first bases by a kernel of their own, which also reset the grid's counter.
 
 #include "nmf2d/nmf2d_narrow.cuh"
 

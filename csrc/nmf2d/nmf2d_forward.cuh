@@ -1,8 +1,9 @@
 // The phases of a step of nmf2d, each shared by all blocks of an image; what lies between them is a barrier of these
 // blocks or the end of a kernel. A block owns a slab of the image's pixels.
-//   pass     numerator = tile · bases, denominator = coef · Gram, the new coef; the slab's share of X coef and coefᵀ
-//   coef reduce   the slabs' shares are added, in their order update   bases *= X coef / (bases coefᵀ coef + eps), into
-//   the other of two buffers: rows are read while others change gram     Gram = basesᵀ bases
+//   pass     numerator = tile · bases, denominator = coef · Gram, the new coef; the slab's share of X coef, coefᵀ coef
+//   reduce   the slabs' shares are added
+//   update   bases *= X coef / (bases coefᵀ coef + eps), into the other of two buffers: rows are read while others
+//   change gram     Gram = basesᵀ bases; behind the last update also projection · bases, where the output wants that
 #pragma once
 
 #include "nmf2d/nmf2d_problem.cuh"
@@ -51,8 +52,7 @@ __device__ inline float either(const void* data, bool is_float, int64_t at) {
 
 // Four of a row of the bases as they were given.
 template <typename T>
-__device__ inline void first_bases(const ForwardProblem<T>& p, int64_t image, int row, int column,
-                                   float (&values)[4]) {
+__device__ inline void first_bases(const ForwardProblem<T>& p, int64_t image, int row, int column, float (&values)[4]) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     values[j] = row < p.channels && column + j < p.rank
@@ -128,7 +128,7 @@ __device__ inline void gram_of(const float* left, int ld_left, const float* righ
 
 // gram_of's results to a dense matrix.
 __device__ inline auto to_matrix(float* matrix, int columns) {
-  return [=](int row, int column, const float(&four)[4]) {
+  return [=](int row, int column, const float (&four)[4]) {
     Vec16<float>::from_floats(four).store_global(matrix + row * columns + column);
   };
 }
@@ -141,7 +141,7 @@ __device__ inline void gram(const ForwardProblem<T>& p, int64_t step, int64_t im
   gram_of<false>(bases, p.padded_rank, bases, p.padded_rank, p.padded_channels, p.padded_rank, block, blocks,
                  to_matrix(state + p.state.gram, p.padded_rank));
   if (step < p.steps || !p.projected()) return;
-  project(p, bases, block, blocks, [&](int row, int column, const float(&four)[4]) {
+  project(p, bases, block, blocks, [&](int row, int column, const float (&four)[4]) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) store_global(state + p.state.turned + (column + j) * p.padded_out + row, four[j]);
   });
@@ -269,7 +269,7 @@ __device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s
     const auto* packed = reinterpret_cast<const __nv_bfloat16*>(state + p.state.packed);
     rows_times_fragments(s.x, p.ld_x(), p.tile, p.padded_channels, packed, p.padded_rank, sink);
   } else {
-    const auto sink = [&](int pixel, int r, const float(&sums)[4]) { store_four(s.numerator + pixel * ld + r, sums); };
+    const auto sink = [&](int pixel, int r, const float (&sums)[4]) { store_four(s.numerator + pixel * ld + r, sums); };
     rows_times(s.x, p.ld_x(), p.tile, p.padded_channels, p.bases_of(image, step), p.padded_rank, p.padded_rank, sink);
   }
   __syncthreads();
@@ -292,7 +292,7 @@ __device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s
     parts_times_symmetric(s.parts, p.ld_split(), p.tile, gram, p.padded_rank, update_two);
   } else {
     rows_times(s.coef, ld, p.tile, p.padded_rank, gram, p.padded_rank, p.padded_rank,
-               [&](int pixel, int r, const float(&below)[4]) {
+               [&](int pixel, int r, const float (&below)[4]) {
                  update_two(pixel, r, below[0], below[1]);
                  update_two(pixel, r + 2, below[2], below[3]);
                });
@@ -317,8 +317,8 @@ __device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s
   if constexpr (kOnTensorCores<T>) {
     split_coef(p, s);
     __syncthreads();
-    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, s.parts.high, s.parts.low, p.ld_split(), p.padded_rank,
-                        p.tile, partial, p.padded_rank, accumulate);
+    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, s.parts, p.ld_split(), p.padded_rank, p.tile, partial,
+                        p.padded_rank, accumulate);
     gram_parts(s.parts, p.ld_split(), p.padded_rank, p.tile, grams, accumulate);
   } else {
     outer_sum(s.x, p.ld_x(), p.padded_channels, s.coef, ld, p.padded_rank, p.tile, partial, p.padded_rank, accumulate);

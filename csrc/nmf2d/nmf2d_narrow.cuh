@@ -3,7 +3,8 @@
 //   barrier
 //   reduce   the shares are added, a few of the sums a block
 //   barrier
-//   update   by every block for itself: the bases and their Gram matrix, 2 D R R multiply-adds, stay in its shared memory
+//   update   by every block for itself: the bases and their Gram matrix, 2 D R R multiply-adds, stay in its shared
+//   memory
 // A share is overwritten by the next pass, behind the second barrier, before which all have read it; sums are
 // overwritten behind the next first barrier, before which all have taken their update from them. So no third one is
 // needed, nor one at the end: no block reads another's shared memory after the last second barrier.
@@ -14,9 +15,9 @@
 
 namespace segnext {
 
-constexpr int kNarrow = 16;          // rank, padded
+constexpr int kNarrow = 16;           // rank, padded
 constexpr int kNarrowParts = 16 + 8;  // row of a matrix in two parts: ldmatrix without bank conflicts
-constexpr int kNarrowUnit = 32;      // pixels of a warp, or channels: two fragments share the state's
+constexpr int kNarrowUnit = 32;       // pixels of a warp, or channels: two fragments share the state's
 constexpr int kNarrowSums = kNarrow * kNarrow;
 static_assert(kNarrowSums == kNmfThreads, "a thread an element of a Gram matrix");
 
@@ -194,10 +195,10 @@ __device__ inline void narrow_coef(const ForwardProblem<T>& p, const NarrowShare
   } else {
     float* target = kFirst ? s.coef : s.numerator;
     rows_times(s.x, p.ld_x(), p.tile, p.padded_channels, s.bases, kNarrow, kNarrow,
-               [&](int pixel, int r, const float(&sums)[4]) { store_four(target + pixel * ld + r, sums); });
+               [&](int pixel, int r, const float (&sums)[4]) { store_four(target + pixel * ld + r, sums); });
     if constexpr (!kFirst) {
       __syncthreads();
-      rows_times(s.coef, ld, p.tile, kNarrow, s.gram, kNarrow, kNarrow, [&](int pixel, int r, const float(&below)[4]) {
+      rows_times(s.coef, ld, p.tile, kNarrow, s.gram, kNarrow, kNarrow, [&](int pixel, int r, const float (&below)[4]) {
         float values[4];
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
@@ -279,7 +280,7 @@ __device__ inline void narrow_update(const ForwardProblem<T>& p, const NarrowSha
       for (int i = 0; i < 4; ++i) {
         const int at = (unit * 16 + i % 2 * 8 + lane / 4) * kNarrow + i / 2 * 8 + lane % 4 * 2;
         own[i % 2][i / 2] = load_shared(reinterpret_cast<const Two*>(s.bases + at));
-        const float(&values)[2] = own[i % 2][i / 2].values;
+        const float (&values)[2] = own[i % 2][i / 2].values;
         const Split first = split(values[0]), second = split(values[1]);
         high[i] = bits_of(first.high, second.high);
         low[i] = bits_of(first.low, second.low);

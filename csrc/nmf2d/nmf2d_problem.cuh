@@ -25,7 +25,7 @@ struct ForwardProblem {
   int64_t images, pixels, steps;
   int channels, rank, padded_channels, padded_rank;
   int out_channels, padded_out;  // of the projection, else those of X
-  int slabs, slab, tile;  // slabs an image, pixels a slab, pixels of a slab in shared memory at a time
+  int slabs, slab, tile;         // slabs an image, pixels a slab, pixels of a slab in shared memory at a time
   float eps;
   ForwardState state;
   float* workspace;

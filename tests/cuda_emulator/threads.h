@@ -69,8 +69,8 @@ struct Block {
 // Of the launch that runs.
 struct Now {
   const Launch* launch = nullptr;
-  Fibre* fibre = nullptr;      // the thread that runs
-  std::vector<Block*> live;    // blocks that are alive
+  Fibre* fibre = nullptr;    // the thread that runs
+  std::vector<Block*> live;  // blocks that are alive
   std::vector<Found*> free_found;
 };
 extern Now now;
