@@ -11,13 +11,6 @@
 
 namespace segnext {
 
-// 2^x in one instruction: within 2^-22 of the value; results below 2^-126 are 0.
-__device__ inline float exp2_approx(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(x));
-  return result;
-}
-
 __device__ inline uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }

@@ -50,11 +50,6 @@ inline void multiply(emulator::WarpOp op, float (&d)[4], const uint32_t (&a)[4],
 
 }  // namespace detail
 
-inline float exp2_approx(float x) {
-  const float result = std::exp2(x);
-  return result < 0x1p-126f ? 0.0f : result;  // NaN stays
-}
-
 inline void cp_async16(void* shared, const void* global, bool valid) {
   detail::Line line{};
   if (valid) {
@@ -122,7 +117,7 @@ inline void grid_sync(const char* file = __builtin_FILE(), int line = __builtin_
 // The exact functions, but for subnormals.
 inline float exp2_approx(float x) {
   const float result = std::exp2(x);
-  return result < 0x1p-126f ? 0.0f : result;
+  return result < 0x1p-126f ? 0.0f : result;  // NaN stays
 }
 inline float reciprocal_approx(float x) {
   const bool subnormal = std::fabs(x) < 0x1p-126f;
