@@ -67,6 +67,19 @@ def test_a_copy_is_seen(model: SegNeXt) -> None:
     assert launches(lambda: images.permute(0, 2, 3, 1).flatten(1, 2)) == []
 
 
+@needs_all
+def test_a_block_as_deployed_joins_tritons_products_and_the_cuda_strips(model: SegNeXt) -> None:
+    """What "auto" runs is neither "cuda" nor "triton" alone: the pair that is to be proven and timed on a GPU."""
+    found = launched(model, torch.bfloat16, torch.contiguous_format)
+    first = [launch for launch in found if launch.op in ("msca_block", "msca_conv")][:3]
+    names = [(launch.backend, launch.name) for launch in first]
+    assert names == [
+        ("triton", "pointwise_kernel"),
+        ("cuda", "msca_conv_cuda"),
+        ("triton", "gated_projection_kernel"),
+    ]
+
+
 class Between(TorchDispatchMode):
     """Keeps what the library's ops give."""
 

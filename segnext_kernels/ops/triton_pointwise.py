@@ -211,15 +211,35 @@ def _product_shared(c: Config, size: int) -> int:
     return c.num_stages * (c["BLOCK_P"] + c["BLOCK_N"]) * c["BLOCK_K"] * size
 
 
-# 64 x 64 serves the narrow stages and small maps: 256 pixels by 2048 channels are 128 programs.
+# Warp instructions an element of the result, counted in sm_90's machine code, and the microseconds that all of them
+# take on 132 multiprocessors at SegNeXt-T's 768x1536: a lower bound, not measured. GELU is 29 of them.
 POINTWISE = Space(
-    "pointwise.forward",
+    "pointwise.forward",  # proj_in, 160 and 256 channels: 68 (2.1 us), 64 (1.2)
     (
         config(4, 3, BLOCK_P=64, BLOCK_N=64, BLOCK_K=32),
         config(4, 3, BLOCK_P=128, BLOCK_N=64, BLOCK_K=64),
         config(8, 3, BLOCK_P=128, BLOCK_N=128, BLOCK_K=64),
         config(4, 3, BLOCK_P=128, BLOCK_N=32, BLOCK_K=32),
         config(4, 4, BLOCK_P=32, BLOCK_N=64, BLOCK_K=64),
+    ),
+    _product_live,
+    _product_shared,
+)
+POINTWISE_SLIM = Space(
+    "pointwise.forward_slim",  # up to 32 output channels: proj_in of 32 54 (4.6 us), which 64 would pad: 94 (7.9)
+    (
+        config(4, 3, BLOCK_P=64, BLOCK_N=32, BLOCK_K=32),
+        config(4, 3, BLOCK_P=128, BLOCK_N=32, BLOCK_K=32),
+    ),
+    _product_live,
+    _product_shared,
+)
+POINTWISE_LARGE = Space(
+    "pointwise.forward_large",  # two tiles or more a multiprocessor: 256 with ReLU 24 (4.5 us); 64 x 64 35 (6.0)
+    (
+        config(4, 3, BLOCK_P=128, BLOCK_N=64, BLOCK_K=64),
+        config(4, 3, BLOCK_P=64, BLOCK_N=64, BLOCK_K=32),
+        config(8, 3, BLOCK_P=128, BLOCK_N=128, BLOCK_K=64),
     ),
     _product_live,
     _product_shared,
@@ -283,8 +303,20 @@ def pointwise(
         )  # fmt: skip
         return out
 
-    space = POINTWISE_FLOAT if weight.dtype == torch.float32 else POINTWISE
+    space = pointwise_space(co, walk.images * walk.pixels, act, weight.dtype)
     return tuning.tuned(space, size_class(x, str(co)), x, run)
+
+
+def pointwise_space(out_channels: int, pixels: int, act: str, dtype: torch.dtype) -> Space:
+    """The configurations of a product with so many output channels, and pixels of all images."""
+    if dtype == torch.float32:
+        return POINTWISE_FLOAT
+    if out_channels <= 32:
+        return POINTWISE_SLIM
+    is_large = pixels * out_channels >= 128 * 64 * PROGRAMS
+    return (
+        POINTWISE_LARGE if is_large and act != "gelu" else POINTWISE
+    )  # GELU's registers halve the occupancy
 
 
 def weight_gradient(

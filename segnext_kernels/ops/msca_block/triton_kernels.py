@@ -22,7 +22,13 @@ import triton.language as tl
 
 from segnext_kernels import _triton, backend, layout, tuning
 from segnext_kernels.ops.msca_block.triton_strips import strips
-from segnext_kernels.ops.triton_pointwise import Pixels, halves, pixel_offsets, pointwise
+from segnext_kernels.ops.triton_pointwise import (
+    MULTIPROCESSORS,
+    Pixels,
+    halves,
+    pixel_offsets,
+    pointwise,
+)
 from segnext_kernels.tuning import Config, Space, config, size_class
 
 
@@ -122,26 +128,64 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
     return Space(f"msca_block.{name}", configs, live, shared)
 
 
-# Up to 128 channels, up to 512, and those of float32, whose operands take twice the registers and the shared memory.
-# 64 pixels by 128 channels and 32 by 512 are 64 accumulators a thread.
-NARROW = _space(
-    "narrow",
+# Warp instructions an element of the result, counted in sm_90's machine code, and the microseconds that all of them
+# take on 132 multiprocessors at SegNeXt-T's 768x1536 (B's 1024x2048 from 320 channels on): a lower bound, not measured.
+# 64 pixels go to wgmma; a warp of a smaller tile repeats operands that others have, unless its programs are so few that
+# each has a multiprocessor of its own. Two accumulators of 64 pixels by 512 channels spill.
+SLIM = _space(
+    "slim",  # up to 32 channels: 29 (2.8 us); 64 pixels 41 (3.5)
     (
+        config(4, 2, BLOCK_P=128, BLOCK_J=32, BLOCK_K=32),
         config(4, 2, BLOCK_P=64, BLOCK_J=32, BLOCK_K=32),
+        config(8, 2, BLOCK_P=128, BLOCK_J=32, BLOCK_K=32),
+    ),
+    32,
+)
+NARROW = _space(
+    "narrow",  # up to 128: at 64 channels 35 (2.0 us); steps of 32 38 (2.2)
+    (
         config(4, 2, BLOCK_P=64, BLOCK_J=64, BLOCK_K=64),
+        config(4, 2, BLOCK_P=64, BLOCK_J=32, BLOCK_K=32),
         config(8, 2, BLOCK_P=128, BLOCK_J=64, BLOCK_K=32),
         config(4, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=32),
     ),
     128,
 )
-WIDE = _space(
-    "wide",
+MIDDLE = _space(
+    "middle",  # up to 192: at 160 46 (2.2 us); 8 warps 58 (2.7); 32 pixels on 8 warps 220 (10.4)
     (
+        config(4, 2, BLOCK_P=64, BLOCK_J=32, BLOCK_K=32),
+        config(8, 2, BLOCK_P=64, BLOCK_J=64, BLOCK_K=64),
+        config(4, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=64),
+    ),
+    192,
+)
+WIDE = _space(
+    "wide",  # up to 320: 60 (5.6 us); steps of 32 84 (7.9); 32 pixels 259 (24)
+    (
+        config(8, 2, BLOCK_P=64, BLOCK_J=64, BLOCK_K=64),
+        config(8, 2, BLOCK_P=64, BLOCK_J=32, BLOCK_K=64),
         config(8, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=64),
-        config(4, 2, BLOCK_P=16, BLOCK_J=32, BLOCK_K=64),
+    ),
+    320,
+)
+WIDEST = _space(
+    "widest",  # up to 512: 182 (6.8 us); 32 pixels 368 (28)
+    (
+        config(8, 2, BLOCK_P=16, BLOCK_J=64, BLOCK_K=64),
+        config(8, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=64),
     ),
     512,
 )
+FEW = _space(
+    "few",  # up to FEW_PIXELS, 129 to 256 channels: at 256 90 (1.7 us); 64 pixels 51, on 18 multiprocessors (3.9)
+    (
+        config(4, 2, BLOCK_P=16, BLOCK_J=64, BLOCK_K=64),
+        config(4, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=64),
+    ),
+    256,
+)
+FEW_PIXELS = 16 * MULTIPROCESSORS
 NARROW_FLOAT = _space(
     "narrow_float",
     (config(4, 1, BLOCK_P=32, BLOCK_J=16, BLOCK_K=32),),
@@ -155,7 +199,18 @@ WIDE_FLOAT = _space(
     ),
     512,
 )
-SPACES = {(False, False): NARROW, (True, False): WIDE, (False, True): NARROW_FLOAT, (True, True): WIDE_FLOAT}
+
+
+def space_of(channels: int, pixels: int, dtype: torch.dtype) -> Space:
+    """The configurations of the last step for so many channels, and pixels of all images."""
+    if dtype == torch.float32:  # operands take twice the registers and the shared memory
+        return NARROW_FLOAT if channels <= 128 else WIDE_FLOAT
+    if channels <= 128:
+        return SLIM if channels <= 32 else NARROW
+    is_few = pixels <= FEW_PIXELS
+    if channels > (256 if is_few else 320):
+        return WIDEST
+    return FEW if is_few else MIDDLE if channels <= 192 else WIDE
 
 
 def forward(
@@ -198,4 +253,4 @@ def forward(
         )  # fmt: skip
         return out
 
-    return tuning.tuned(SPACES[c > 128, x.dtype == torch.float32], size_class(x), x, run)
+    return tuning.tuned(space_of(c, walk.images * walk.pixels, x.dtype), size_class(x), x, run)
