@@ -154,14 +154,13 @@ class Machine {
 
   void start(Warp& w, int index) {
     std::memset(w.r, 0, sizeof w.r);
-    std::fill(w.unknown, w.unknown + kRegisters, ~0u);
-    w.unknown[kRegisters - 1] = 0;
+    // ptxas reads registers that nothing has written where half of them matters not: they are zero here, and known
+    std::fill(w.unknown, w.unknown + kRegisters, 0u);
     std::fill(w.u, w.u + kUniform, 0u);
-    std::fill(w.u_unknown, w.u_unknown + kUniform, true);
-    w.u_unknown[kUniform - 1] = false;
+    std::fill(w.u_unknown, w.u_unknown + kUniform, false);
     for (int i = 0; i < kPredicates; ++i) {
       w.p[i] = i % 8 == 7 ? ~0u : 0u;
-      w.p_unknown[i] = i % 8 == 7 ? 0u : ~0u;
+      w.p_unknown[i] = 0;
     }
     std::fill(w.barrier, w.barrier + 16, 0u);
     std::fill(w.waiting, w.waiting + 16, 0u);
