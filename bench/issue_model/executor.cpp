@@ -9,7 +9,7 @@
 #include <cfenv>
 #include <cmath>
 #include <cstring>
-#include <map>
+#include <unordered_set>
 
 namespace issue_model {
 namespace {
@@ -150,17 +150,17 @@ class Machine {
   const Instruction* i_ = nullptr;
   int64_t pc_ = 0;
   size_t last_range_ = 0;
+  std::unordered_set<uint64_t> in_l1_;
 
   void start(Warp& w, int index) {
     std::memset(w.r, 0, sizeof w.r);
-    std::fill(w.unknown, w.unknown + kRegisters, ~0u);
-    w.unknown[kRegisters - 1] = 0;
+    // ptxas reads registers that nothing has written where half of them matters not: they are zero here, and known
+    std::fill(w.unknown, w.unknown + kRegisters, 0u);
     std::fill(w.u, w.u + kUniform, 0u);
-    std::fill(w.u_unknown, w.u_unknown + kUniform, true);
-    w.u_unknown[kUniform - 1] = false;
+    std::fill(w.u_unknown, w.u_unknown + kUniform, false);
     for (int i = 0; i < kPredicates; ++i) {
       w.p[i] = i % 8 == 7 ? ~0u : 0u;
-      w.p_unknown[i] = i % 8 == 7 ? 0u : ~0u;
+      w.p_unknown[i] = 0;
     }
     std::fill(w.barrier, w.barrier + 16, 0u);
     std::fill(w.waiting, w.waiting + 16, 0u);
@@ -399,7 +399,9 @@ class Machine {
     }
     return passes;
   }
-  static uint64_t sectors_of(const uint64_t* addresses, uint32_t mask, int64_t bytes) {
+  // Sectors of 32 bytes that a warp asks for. Counted for the L2: those that this block has not loaded before, as if L1
+  // forgot nothing; all of a store, an atomic operation or a copy past L1.
+  void count_sectors(const uint64_t* addresses, uint32_t mask, int64_t bytes, bool through_l1) {
     uint64_t seen[2 * kLanes];
     int n = 0;
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -407,7 +409,14 @@ class Machine {
       for (uint64_t s = addresses[lane] / 32; s <= (addresses[lane] + static_cast<uint64_t>(bytes) - 1) / 32; ++s) seen[n++] = s;
     }
     std::sort(seen, seen + n);
-    return static_cast<uint64_t>(std::unique(seen, seen + n) - seen);
+    const auto* end = std::unique(seen, seen + n);
+    const auto count = static_cast<uint64_t>(end - seen);
+    c_.passes[pc_] += (count + 3) / 4;  // L1 and shared memory are one: 128 bytes a cycle
+    if (!through_l1) {
+      c_.sectors[pc_] += count;
+      return;
+    }
+    for (const uint64_t* s = seen; s != end; ++s) c_.sectors[pc_] += in_l1_.insert(*s).second;
   }
 
   void load_words(uint64_t address, int64_t bytes, uint32_t (&words)[4], bool& unknown) {
@@ -719,7 +728,7 @@ void Machine::memory(Warp& w, uint32_t mask) {
     }
     // a copy whose condition is false fills with zeros and reads nothing
     if (i.op == LDGSTS && i.in0 >= 0) in_global &= predicate(w, i.in0, i.in0_not, unknown);
-    c_.sectors[pc_] += sectors_of(addresses, in_global, bytes);
+    count_sectors(addresses, in_global, bytes, i.op == LDG && !i.mods[1]);
     if (mask & ~in_global && i.op != LDGSTS) c_.passes[pc_] += bank_passes(addresses, mask & ~in_global, bytes);
   }
   if (i.op == LDS || i.op == LDG) {
@@ -1292,9 +1301,12 @@ void Machine::arithmetic(Warp& w, uint32_t mask) {
       set_both(w, i, result, in0, mask, unknown);
       return;
     }
-    case SEL: {
-      const uint32_t *a = integers(0, b0), *b = integers(1, b1);
+    case SEL: case FSEL: {  // what is not taken may be unknown
+      const As as = i.op == SEL ? As::kInteger : As::kFloat;
+      uint32_t first = 0, second = 0;
+      const uint32_t *a = read(w, s[0], b0, first, as), *b = read(w, s[1], b1, second, as);
       EACH out[lane] = in0 >> lane & 1 ? a[lane] : b[lane];
+      unknown |= (first & in0) | (second & ~in0);
       break;
     }
     case IABS: {
@@ -1378,11 +1390,6 @@ void Machine::arithmetic(Warp& w, uint32_t mask) {
         if (i.mods[0] && (x != x || y != y)) r = float_of(0x7fffffffu);
         out[lane] = bits_of(r);
       }
-      break;
-    }
-    case FSEL: {
-      const uint32_t *a = floats(0, b0), *b = floats(1, b1);
-      EACH out[lane] = in0 >> lane & 1 ? a[lane] : b[lane];
       break;
     }
     case FSETP: case FSET: {
