@@ -145,4 +145,26 @@ __device__ inline void grid_sync(unsigned* counter) {
   __syncthreads();
 }
 
+// Single instructions of the unit for special functions; subnormal operands and results count as zero.
+// 2^x: off by at most 2 units in the last place, a relative 2^-22.
+__device__ inline float exp2_approx(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(x));
+  return result;
+}
+
+// 1 / x: off by at most 1 unit in the last place, a relative 2^-23.
+__device__ inline float reciprocal_approx(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(x));
+  return result;
+}
+
+// The larger one, NaN where one of them is (fmaxf drops it); 0 is above -0.
+__device__ inline float max_or_nan(float a, float b) {
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;\n" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+
 }  // namespace segnext

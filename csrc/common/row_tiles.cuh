@@ -57,19 +57,48 @@ inline int power_of_two_from(int64_t count, int most) {
   return power;
 }
 
-// Cuts `rows` down to `least` (powers of two) while there are fewer blocks than keep a large device busy.
-inline void fill_device(RowTiling& t, const Tensor4& image, int rows, int least) {
-  constexpr int64_t kBlocks = 528;  // four a multiprocessor of 132
+// Sets all but slice and columns, which are chosen, and rows.
+inline void set_image(RowTiling& t, const Tensor4& image) {
   t.images = image.size[0];
   t.channels = image.size[1];
   t.height = image.size[2];
   t.width = image.size[3];
   t.slices = (t.channels + t.slice - 1) / t.slice;
   t.tiles = (t.width + t.columns - 1) / t.columns;
+}
+
+inline void set_rows(RowTiling& t, int rows) {
   t.rows = rows;
-  do {
-    t.strips = (t.height + t.rows - 1) / t.rows;
-  } while (t.blocks() < kBlocks && t.rows > least && (t.rows /= 2));
+  t.strips = (t.height + rows - 1) / rows;
+}
+
+// Cuts `rows` down to `least` (powers of two) while there are fewer blocks than keep a large device busy: for kernels
+// of which four blocks fit a multiprocessor and whose blocks share little work with those above and below.
+inline void fill_device(RowTiling& t, const Tensor4& image, int rows, int least) {
+  constexpr int64_t kBlocks = 528;  // four a multiprocessor of 132
+  set_image(t, image);
+  set_rows(t, rows);
+  while (t.blocks() < kBlocks && t.rows > least) set_rows(t, t.rows / 2);
+}
+
+// Cuts rows so that the device is done soonest. steps_of(rows) says how many steps a block takes for that many, those
+// included that only warm up; `resident` blocks run at once, as resident_blocks() says. Least of all waves x steps,
+// from `most` rows down by `unit`; the taller of equals, as its blocks do less work twice.
+template <typename StepsOf>
+void fill_device(RowTiling& t, const Tensor4& image, int most, int unit, int64_t resident, StepsOf steps_of) {
+  set_image(t, image);
+  if (resident < 1) resident = 1;  // a kernel that does not fit: its launch says why
+  int best = most;
+  int64_t least = INT64_MAX;
+  for (int rows = most; rows >= unit; rows -= unit) {
+    set_rows(t, rows);
+    const int64_t steps = (t.blocks() + resident - 1) / resident * steps_of(rows);
+    if (steps < least) {
+      least = steps;
+      best = rows;
+    }
+  }
+  set_rows(t, best);
 }
 
 // One image's channels from a block's first on.

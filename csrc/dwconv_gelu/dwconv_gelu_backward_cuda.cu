@@ -12,6 +12,7 @@
 // memory in bf16. Not yet measured on a GPU.
 // Shared memory: (5 x 34 + 3 x 32) x 32 elements and 4 x 32 x 32 floats: 33 KB in 16-bit formats, 50 KB in fp32.
 
+#include "common/gelu.cuh"
 #include "common/partials.cuh"
 #include "common/row_tiles.cuh"
 #include "dwconv_gelu/dwconv_gelu.h"
@@ -24,10 +25,6 @@ constexpr int kSlice = 32;
 constexpr int kVectorChannels = 4;  // of a thread, in 16-byte and in 8-byte vectors: 80 floats of weights and sums
 constexpr int kSums = 10;           // of a channel: nine of the weight and one of the bias
 constexpr int kXRows = 5, kGradRows = 3, kGeluRows = 4;
-
-__device__ inline float gelu_derivative(float y) {
-  return 0.5f * (1.0f + erff(y * 0.70710678f)) + y * 0.39894228f * expf(-0.5f * y * y);
-}
 
 // Where the threads' columns are: one more to each side than the block's own.
 __device__ inline int thread_columns(const RowTiling& t) { return t.columns + 2; }
@@ -125,7 +122,7 @@ __global__ void __launch_bounds__(kThreads)
       const bool inside = x.has(at.top - 1 + s, image_column) && in_channels;
       Channels<T, kVec>::load(grad_ring + s % kGradRows * row_size + place, g);
 #pragma unroll
-      for (int v = 0; v < kVec; ++v) g[v] = inside ? g[v] * gelu_derivative(y[v]) : 0.0f;
+      for (int v = 0; v < kVec; ++v) g[v] = inside ? g[v] * gelu_derivative<T>(y[v]) : 0.0f;
       Channels<float, kVec>::from_floats(g).store_to_shared(gelu_ring + s % kGeluRows * row_size + place);
       if (is_own && s >= 1 && s <= rows) {
 #pragma unroll

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdint>
 
 namespace segnext {
@@ -96,6 +97,22 @@ inline T* cluster_map(T* shared, int rank) {
 }
 inline void grid_sync(unsigned* counter, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   emulator::grid_barrier(counter, file, line);
+}
+
+// The exact functions, but for subnormals.
+inline float exp2_approx(float x) {
+  const float result = std::exp2(x);
+  return result < 0x1p-126f ? 0.0f : result;
+}
+inline float reciprocal_approx(float x) {
+  const bool subnormal = std::fabs(x) < 0x1p-126f;
+  const float result = 1.0f / (subnormal ? std::copysign(0.0f, x) : x);
+  return std::fabs(result) < 0x1p-126f ? std::copysign(0.0f, x) : result;
+}
+inline float max_or_nan(float a, float b) {
+  if (a != a || b != b) return std::nanf("");
+  if (a == b) return std::signbit(a) ? b : a;
+  return a > b ? a : b;
 }
 
 }  // namespace segnext
