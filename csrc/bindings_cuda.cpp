@@ -32,6 +32,26 @@ void bind_cuda(py::module_& m) {
           return on_device(device, [&] { return launch_dwconv_gelu_backward(params, memory, pointer(stream)); });
         });
 
+  m.attr("CONV_FFN_MAX_CHANNELS_CUDA") = kMostFfnChannels;
+  m.def("conv_ffn_cuda_fits", [](int64_t channels, int device) {
+    bool fits = false;
+    on_device(device, [&] {
+      fits = conv_ffn_forward_fits(channels);
+      return 0;
+    });
+    return fits;
+  });
+  m.def("conv_ffn_cuda", [](int dtype, py::object x, py::object fc1_weight, py::object fc1_bias, py::object dw_weight,
+                            py::object dw_bias, py::object fc2_weight, py::object fc2_bias, py::object out,
+                            bool residual, int device, uintptr_t stream) {
+    const ConvFfnCudaParams params{{static_cast<DType>(dtype), tensor(fc1_weight), tensor(fc1_bias), tensor(dw_weight),
+                                    tensor(dw_bias), tensor(fc2_weight), tensor(fc2_bias)},
+                                   tensor(x),
+                                   residual,
+                                   tensor(out)};
+    return on_device(device, [&] { return launch_conv_ffn_forward(params, pointer(stream)); });
+  });
+
   m.def("gated_pointwise_cuda", [](int dtype, py::object m, py::object u, py::object weight, py::object bias,
                                    py::object out, int device, uintptr_t stream) {
     auto params = gated_pointwise_params(dtype, m, u, weight, bias);

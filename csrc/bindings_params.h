@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bindings.h"
+#include "conv_ffn/conv_ffn.h"
 #include "dwconv_gelu/dwconv_gelu.h"
 #include "gated_pointwise/gated_pointwise.h"
 #include "group_norm_act/group_norm_act.h"

@@ -15,6 +15,13 @@ __device__ inline uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
+// The same value, of which the compiler knows nothing: what is computed of it inside a loop is not kept in registers
+// from before it.
+__device__ inline unsigned opaque(unsigned value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 // 16 bytes, both sides aligned to 16, past L1; zeros where not valid (`global` is then not read).
 __device__ inline void cp_async16(void* shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)), "l"(global),

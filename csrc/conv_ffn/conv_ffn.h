@@ -26,6 +26,20 @@ struct ConvFfnParams {
   Tensor4 out;  // (N, Co, H, W)
 };
 
+struct ConvFfnCudaParams {
+  ConvFfnWeights weights;  // of 16-bit elements; rows of fc1_weight and fc2_weight, and the biases, dense
+  Tensor4 x;               // (N, C, H, W)
+  bool residual;
+  Tensor4 out;  // (N, Co, H, W)
+};
+
+// What the CUDA kernel takes: C up to kMostFfnChannels; C, E and Co multiples of 8; weights and fc2_bias at multiples
+// of 16 bytes. It returns a cudaError_t, 0 for success, and runs on `stream` of the current device.
+constexpr int kMostFfnChannels = 512;
+int launch_conv_ffn_forward(const ConvFfnCudaParams& params, void* stream);
+// Whether a block for C channels fits the current device's shared memory.
+bool conv_ffn_forward_fits(int64_t channels);
+
 SEGNEXT_FOR_EACH_ISA(
     // Bytes of the packed weights.
     int64_t conv_ffn_packed_bytes(const ConvFfnWeights& weights);

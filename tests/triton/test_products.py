@@ -62,14 +62,12 @@ def test_two_powers_of_two_hold_all_channels(channels: int, expected: tuple[int,
     assert triton_pointwise.halves(channels) == expected
 
 
-def test_conv_ffn_in_panels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conv_ffn_kernels, "WIDEST", 16)
-    monkeypatch.setattr(conv_ffn_kernels, "WIDE_PANEL", 16)
-    args = CONV_FFN.samples[0].make(layout=LAST, n=1, c=40, e=20, co=40, h=9, w=3, residual=True)
-    with use_backend("triton"):
-        out = CONV_FFN.op(*args)
-    expected = CONV_FFN.reference(*args)
-    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+@over_dtypes
+def test_conv_ffn_in_panels(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WIDEST", "WIDEST_FLOAT", "PANEL_FLOAT"):
+        monkeypatch.setattr(conv_ffn_kernels, name, 16)
+    args = CONV_FFN.samples[0].make(dtype, layout=LAST, n=1, c=40, e=20, co=40, h=9, w=3, residual=True)
+    assert_right(CONV_FFN, args, "triton")
 
 
 @over_dtypes

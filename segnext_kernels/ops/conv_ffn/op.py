@@ -96,6 +96,19 @@ def _cpu_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str |
     return _cpu_refuses(x)
 
 
+def _cuda(x: torch.Tensor, *args: Any) -> torch.Tensor:
+    *weights, residual = args
+    out = _fake(x, *args)
+    views = [_library.view(t) for t in (x, *weights, out)]
+    status = _library._C.conv_ffn_cuda(_library.DTYPES[x.dtype], *views, residual, *_library.stream(x))
+    _library.check_launch(status, NAME)
+    return out
+
+
+def _cuda_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
+    return _library.cuda_refuses(x, _library.CUDA_DTYPES)
+
+
 def _triton_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
     return _triton.refuses(x)
 
@@ -104,12 +117,36 @@ def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
     return _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
 
 
+def _cuda_refuses(x: torch.Tensor, *args: Any) -> str | None:
+    return _library.cuda_refuses(x, (torch.float16, torch.bfloat16)) or _unfit(x, *args)
+
+
+def _unfit(x: torch.Tensor, *args: Any) -> str | None:
+    """What the CUDA kernel needs beyond dtypes and a device: 16-byte vectors of weights, a tile in shared memory."""
+    fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias, _ = args
+    widths = (x.shape[1], fc1_weight.shape[0], fc2_weight.shape[0])
+    if any(width % 8 for width in widths):
+        return f"takes C, E and Co that are multiples of 8, not {', '.join(map(str, widths))}"
+    if x.shape[1] > _library._C.CONV_FFN_MAX_CHANNELS_CUDA:
+        return f"takes up to {_library._C.CONV_FFN_MAX_CHANNELS_CUDA} channels, not {x.shape[1]}"
+    dense = all(t.is_contiguous() for t in (fc1_weight, fc1_bias, dw_bias, fc2_weight, fc2_bias))
+    if not dense or any(t.data_ptr() % 16 for t in (fc1_weight, fc2_weight, fc2_bias)):
+        return "takes dense weights of fc1 and fc2, and biases, that begin at multiples of 16 bytes"
+    if not _library._C.conv_ffn_cuda_fits(x.shape[1], _library.stream(x)[0]):
+        return f"needs more shared memory for {x.shape[1]} channels than this device has"
+    return None
+
+
 _op = define_op(
     NAME,
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.conv_ffn,
     fake=_fake,
-    kernels={"cpu": Kernel(_cpu, _cpu_refuses), "triton": _triton.kernel(__package__, "forward")},
+    kernels={
+        "cuda": Kernel(_cuda, _cuda_refuses),
+        "triton": _triton.kernel(__package__, "forward"),
+        "cpu": Kernel(_cpu, _cpu_refuses),
+    },
     flops=_flops,
 )
 _backward_op = define_op(
@@ -118,8 +155,9 @@ _backward_op = define_op(
     reference=reference.conv_ffn_backward,
     fake=_fake_backward,
     kernels={
-        "cpu": Kernel(_products_backward, _cpu_backward_refuses),
+        "cuda": Kernel(_products_backward, _cuda_backward_refuses),
         "triton": Kernel(_products_backward, _triton_backward_refuses),
+        "cpu": Kernel(_products_backward, _cpu_backward_refuses),
     },
     flops=_flops_backward,
 )
@@ -148,7 +186,8 @@ def conv_ffn(
 ) -> torch.Tensor:
     """Convolutional feed-forward network: 1x1, depthwise 3x3, exact GELU, 1x1.
 
-    Same as ``conv1x1(gelu(dw3x3(conv1x1(x))))``, plus x if ``residual``.
+    Same as ``conv1x1(gelu(dw3x3(conv1x1(x))))``, plus x if ``residual``. On a GPU 16-bit inputs of up to 512 channels,
+    all widths multiples of 8, take one CUDA kernel, in which the hidden tensor is never in memory; others Triton's two.
 
     Args:
         x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32, float64.

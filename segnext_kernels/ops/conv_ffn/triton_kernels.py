@@ -6,8 +6,8 @@
 Tiling of the second: a program makes TILE_H x TILE_W pixels by all output channels (or a panel of them, where the map
 has too few pixels for the chip) in float32 and walks over the hidden channels in steps of BLOCK_E. Of each step the
 nine shifted tiles are loaded (the first from L2, the rest from L1), summed and put through GELU in float32, rounded to
-the dtype and multiplied. Two accumulators hold SegNeXt's widths up to 320 = 256 + 64 without padding, so that GELU is
-computed once an element; 512 are two panels. float32 is multiplied as float32.
+the dtype and multiplied. GELU is computed once an element up to 128 output channels, and once for each further panel
+of 128: a wider accumulator leaves no registers for the taps. float32 is multiplied as float32.
 
 The backward is PyTorch's products around the kernels of dwconv_gelu: see `ops.conv_ffn.op`.
 
@@ -117,24 +117,17 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
     return Space(f"conv_ffn.{name}", configs, live, shared)
 
 
-# Up to 128 channels, more, and those of float32, whose operands take twice the registers and the shared memory.
-# 32 pixels by 320 channels are 40 accumulators a thread of 256; 32 hidden channels are a 64-byte sector pair a pixel.
-NARROW = _space(
-    "narrow",
+# 16-bit types, and float32 up to 128 channels and beyond: its operands take twice the registers and shared memory.
+# 64 pixels by 4 warps: a warp's taps and GELU serve all of its sums. With 8 warps beside each other along the
+# channels they are made again by each: 331 instructions a hidden element instead of 78 (counted for sm_90).
+HALF = _space(
+    "half",
     (
         config(4, 2, TILE_H=8, TILE_W=8, BLOCK_E=32),
         config(8, 2, TILE_H=8, TILE_W=16, BLOCK_E=32),
         config(4, 2, TILE_H=4, TILE_W=8, BLOCK_E=32),
     ),
     128,
-)
-WIDE = _space(
-    "wide",
-    (
-        config(8, 2, TILE_H=4, TILE_W=8, BLOCK_E=32),
-        config(8, 1, TILE_H=4, TILE_W=8, BLOCK_E=16),
-    ),
-    320,
 )
 NARROW_FLOAT = _space(
     "narrow_float",
@@ -152,9 +145,9 @@ WIDE_FLOAT = _space(
     ),
     320,
 )
-SPACES = {(False, False): NARROW, (True, False): WIDE, (False, True): NARROW_FLOAT, (True, True): WIDE_FLOAT}
-# Channels of a panel. More than 320 do not fit the registers beside the taps: then GELU is computed once a panel.
-WIDEST, WIDE_PANEL = 320, 256
+# Output channels of a program: 128 beside 64 pixels' taps (a second accumulator would spill), in float32 320, in two
+# accumulators, beside 16 pixels'. Of more channels GELU is computed once a panel.
+WIDEST, WIDEST_FLOAT, PANEL_FLOAT = 128, 320, 256
 
 
 def forward(
@@ -173,12 +166,12 @@ def forward(
     out = layout.empty_like(x, channels=co)
     if out.numel() == 0:
         return out
-    hidden = x.new_empty((n, h, w, e))
+    hidden, is_float = x.new_empty((n, h, w, e)), x.dtype == torch.float32
     pointwise(x, fc1_weight[:, :, 0, 0], fc1_bias, hidden.permute(0, 3, 1, 2))
 
     def run(c: Config) -> torch.Tensor:
         tiles = n * triton.cdiv(h, c["TILE_H"]) * triton.cdiv(w, c["TILE_W"])
-        first, rest = _panel(co, tiles)
+        first, rest = _panel(co, tiles, is_float)
         _triton.launch(
             depthwise_product_kernel, (tiles * triton.cdiv(co, first + rest),),
             hidden, dw_weight, dw_bias, fc2_weight, fc2_bias, x if residual else out, out, h, w, e, co,
@@ -188,15 +181,17 @@ def forward(
         )  # fmt: skip
         return out
 
-    space = SPACES[co > 128, x.dtype == torch.float32]
+    space = HALF if not is_float else NARROW_FLOAT if co <= 128 else WIDE_FLOAT
     return tuning.tuned(space, size_class(hidden.permute(0, 3, 1, 2), str(co)), x, run)
 
 
-def _panel(channels: int, tiles: int) -> tuple[int, int]:
-    """Output channels of a program: all, or so many that the programs fill the chip, 64 at least."""
+def _panel(channels: int, tiles: int, is_float: bool) -> tuple[int, int]:
+    """Output channels of a program: all that fit it, or so many that the programs fill the chip, 64 at least."""
     first, rest = halves(channels)
-    if first + rest > WIDEST:
-        first, rest = WIDE_PANEL, 0
+    if not is_float:
+        first, rest = min(WIDEST, first if rest == 0 else 2 * first), 0
+    elif first + rest > WIDEST_FLOAT:
+        first, rest = PANEL_FLOAT, 0
     while first > 64 and tiles * triton.cdiv(channels, first + rest) < MULTIPROCESSORS:
         first, rest = (first, 0) if rest else (first // 2, 0)
     return first, rest

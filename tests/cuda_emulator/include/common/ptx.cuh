@@ -50,6 +50,8 @@ inline void multiply(emulator::WarpOp op, float (&d)[4], const uint32_t (&a)[4],
 
 }  // namespace detail
 
+inline unsigned opaque(unsigned value) { return value; }
+
 inline void cp_async16(void* shared, const void* global, bool valid) {
   detail::Line line{};
   if (valid) {
