@@ -195,38 +195,33 @@ def test_traffic(emulator: Emulator) -> None:
 
 
 KERNEL, TILING = "upsample_argmax/upsample_argmax_cuda.cu", "upsample_argmax/tiling.cuh"
+# what is broken: the file, its text and what replaces it, and what is seen of it
+BREAKS = {
+    "missing-barrier": (
+        KERNEL,
+        "  interpolate(tile, t.group, t.width);\n  __syncthreads();",
+        "  interpolate(tile, t.group, t.width);",
+        "reverse against forward",
+    ),
+    "wrong-halo-mask": (
+        TILING,
+        "at.corners_x = min(at.cells_x + 1, width - at.source_x);",
+        "at.corners_x = at.cells_x + 1;",
+        "heap-buffer-overflow",
+    ),
+    "unwritten-tail": (
+        KERNEL,
+        "  if (column >= tile.at.columns) return;\n",
+        "  if (column >= tile.at.columns - 4) return;\n",
+        "labels: 255 is no class of 19",
+    ),
+}
 
 
 @needs_sanitizer
-@pytest.mark.parametrize(
-    ("file", "right", "wrong", "report"),
-    [
-        pytest.param(
-            KERNEL,
-            "  interpolate(tile, t.group, t.width);\n  __syncthreads();",
-            "  interpolate(tile, t.group, t.width);",
-            "reverse against forward",
-            id="missing-barrier",
-        ),
-        pytest.param(
-            TILING,
-            "at.corners_x = min(at.cells_x + 1, width - at.source_x);",
-            "at.corners_x = at.cells_x + 1;",
-            "heap-buffer-overflow",
-            id="wrong-halo-mask",
-        ),
-        pytest.param(
-            KERNEL,
-            "  if (column >= tile.at.columns) return;\n",
-            "  if (column >= tile.at.columns - 4) return;\n",
-            "labels: 255 is no class of 19",
-            id="unwritten-tail",
-        ),
-    ],
-)
-def test_broken_kernels_are_reported(
-    request: pytest.FixtureRequest, tmp_path: Path, file: str, right: str, wrong: str, report: str
-) -> None:
+@pytest.mark.parametrize("name", BREAKS)
+def test_broken_kernels_are_reported(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
+    file, right, wrong, report = BREAKS[name]
     library = build.broken_library(tmp_path, "upsample_argmax", file, right, wrong)
     test = "tests/kernels/test_cuda_upsample_argmax.py::test_labels[four-tiles-nchw-fp32]"
     result = plugin.run(library, [test], request.config)[test]

@@ -16,13 +16,11 @@ from segnext_kernels import _triton, backend, self_check
 from segnext_kernels.self_check import policy, process, verdicts
 from segnext_kernels.self_check.verdicts import Subject, Verdict
 from tests.cuda_emulator import build, plugin
+from tests.kernels.test_cuda_emulator import BREAKS, needs_sanitizer
 
 CHILD = (sys.executable, "-m", "tests.kernels.self_check_child")
 NORM = Subject("group_norm_act", "cuda", torch.float32)
 GATE = Subject("gated_pointwise", "cuda", torch.bfloat16)
-needs_sanitizer = pytest.mark.skipif(
-    build.preloaded() is None, reason="g++ with AddressSanitizer is not installed"
-)
 
 
 def check(
@@ -44,6 +42,19 @@ def test_right_kernels_agree() -> None:
     ]
     found = check(subjects, plugin.sanitized_environment(build.library()))
     assert found == dict.fromkeys(subjects, Verdict(True))
+
+
+@needs_sanitizer
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("wrong-halo-mask", "AddressSanitizer: heap-buffer-overflow"), ("unwritten-tail", "is no class of")],
+)
+def test_broken_kernels_do_not_agree(tmp_path: Path, name: str, reason: str) -> None:
+    subject = Subject("upsample_argmax", "cuda", torch.float32)
+    library = build.broken_library(tmp_path, "upsample_argmax", *BREAKS[name][:3])
+    found = check([subject], plugin.sanitized_environment(library))[subject]
+    print(found)
+    assert not found.agrees and reason in found.reason
 
 
 @pytest.mark.parametrize(
