@@ -21,7 +21,7 @@ namespace {
   X(HADD2_F32) X(HFMA2) X(HADD2) X(HMUL2) X(HMNMX2) X(HSETP2) X(DADD) X(DMUL) X(DFMA) X(DSETP) X(SHFL) X(VOTE)       \
   X(REDUX) X(LDG) X(STG) X(LDS) X(STS) X(LDGSTS) X(LDSM) X(STSM) X(ATOM) X(RED) X(ATOMS) X(HMMA) X(UNKNOWN) X(NOP)   \
   X(BRA) X(BRA_DIV) X(BRX) X(CALL) X(RET) X(EXIT) X(BSSY) X(BSYNC) X(BREAK) X(WARPSYNC) X(BAR) X(B2R) X(MATCH)       \
-  X(ELECT) X(BMOV_OUT) X(BMOV_IN) X(S2R_CLOCK)
+  X(ELECT) X(BMOV_OUT) X(BMOV_IN) X(S2R_CLOCK) X(LDL) X(STL)
 
 enum Op : int64_t {
 #define X(name) name,
@@ -449,6 +449,7 @@ class Machine {
   }
 
   void memory(Warp& w, uint32_t mask);
+  void local(Warp& w, uint32_t mask);
   void matrices(Warp& w, uint32_t mask);
   void multiply(Warp& w, uint32_t mask);
   void execute(Warp& w, uint32_t mask);
@@ -844,6 +845,33 @@ void Machine::memory(Warp& w, uint32_t mask) {
   write(w, i.dest_kind, i.dest, old_values, mask, result_unknown);
 }
 
+// Spills: a word of each lane lies beside those of the others, so a warp takes 4 sectors a word, mostly from L1.
+void Machine::local(Warp& w, uint32_t mask) {
+  const Instruction& i = *i_;
+  if (w.local.empty()) w.local.assign(kLocalBytes / 4 * kLanes, 0);
+  const int words = static_cast<int>((i.width + 3) / 4);
+  c_.passes[pc_] += static_cast<uint64_t>(words);
+  uint32_t unknown = 0, values[4][kLanes] = {};
+  for (int lane = 0; lane < kLanes; ++lane) {
+    if (!(mask >> lane & 1)) continue;
+    const uint64_t address = address_of(w, lane, unknown);
+    if (address + static_cast<uint64_t>(i.width) > kLocalBytes) fail("local memory beyond " + std::to_string(kLocalBytes) + " bytes");
+    for (int k = 0; k < words; ++k) {
+      uint32_t& word = w.local[(address / 4 + static_cast<uint64_t>(k)) * kLanes + static_cast<uint64_t>(lane)];
+      const int64_t r = i.sources[0].number;
+      if (i.op == LDL) {
+        values[k][lane] = word;
+      } else {
+        word = r == kRegisters - 1 ? 0 : w.r[r + k][lane];
+      }
+    }
+    if (i.width < 4) fail("a part of a word of local memory");
+  }
+  if (i.op == LDL) {
+    for (int k = 0; k < words; ++k) write(w, i.dest_kind, i.dest + k, values[k], mask, 0);
+  }
+}
+
 // LDSM: 8x8 matrices of 16-bit elements; STSM the other way round.
 void Machine::matrices(Warp& w, uint32_t mask) {
   const Instruction& i = *i_;
@@ -946,6 +974,9 @@ void Machine::execute(Warp& w, uint32_t mask) {
       return;
     case LDSM: case STSM:
       matrices(w, mask);
+      return;
+    case LDL: case STL:
+      local(w, mask);
       return;
     case HMMA:
       multiply(w, mask);

@@ -38,6 +38,9 @@ struct Instruction {
 
 enum Address : int64_t { kNoAddress, kAddress32, kAddress64, kAddressUniformBase };
 
+// Bytes of a thread's local memory; the stack begins at its end and grows down.
+constexpr int kLocalBytes = 16384;
+
 struct Fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -86,6 +89,7 @@ struct Warp {
   uint64_t issued;
   int index;
   uint32_t voted, votes;
+  std::vector<uint32_t> local;  // (word, lane): what does not fit the registers
 };
 
 }  // namespace issue_model

@@ -21,6 +21,7 @@ FOLDER = Path(__file__).resolve().parent
 CACHE = FOLDER.parents[1] / "build" / "issue_model"
 BANKS = 8
 RESERVED_SHARED = 1024  # of each block on sm_90: the first kilobyte of its window
+STACK, LOCAL_BYTES = 0x28, 16384  # in constant bank 0: where the stack begins; executor.h's kLocalBytes
 IN_CLUSTER = 0x140  # in constant bank 0: whether the kernel was started with clusters
 MOST_ISSUES = 1 << 28  # of a block: what takes longer is a loop without end
 
@@ -152,6 +153,7 @@ def _bank0(kernel: Kernel, start: Start) -> bytes:
     for at, values in ((0x0, start.block), (0xC, start.grid)):
         for i, value in enumerate(values):
             bank[at + 4 * i : at + 4 * i + 4] = int(value).to_bytes(4, "little")
+    bank[STACK : STACK + 4] = LOCAL_BYTES.to_bytes(4, "little")
     if start.cluster > 1:  # which barrier "barrier.cluster" is: the cluster's or, without one, the block's
         bank[IN_CLUSTER : IN_CLUSTER + 4] = (1).to_bytes(4, "little")
     bank[kernel.parameter_base :] = start.parameters
