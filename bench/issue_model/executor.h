@@ -62,8 +62,7 @@ struct Launch {
   uint32_t cluster;
   int64_t shared_bytes;  // from the window's begin, with the reserved kilobyte
   std::vector<Range> ranges;
-  bool fake_memory;      // loads outside of `ranges` give `fill`; else they are an error
-  uint32_t fill;
+  bool fake_memory;      // loads outside of `ranges` give numbers made up from the address; else they are an error
   uint64_t most_issues;
 };
 

@@ -58,8 +58,7 @@ class Start:
     cluster: int = 1
     cooperative: bool = False
     ranges: tuple[tuple[int, int], ...] = ()  # begin and end of memory that may be read
-    fake_memory: bool = False
-    fill: int = 0
+    fake_memory: bool = False  # tensors are not there: loads give made-up numbers
 
 
 @functools.cache
@@ -124,7 +123,7 @@ def run_block(program: Code, start: Start, index: tuple[int, int, int], counts: 
         program.rows.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(program.lines)), pointers, sizes,
         triple(*start.grid), triple(*start.block), triple(*index), ctypes.c_uint32(start.cluster),
         ctypes.c_int64(shared), ranges.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(start.ranges)),
-        ctypes.c_int(start.fake_memory), ctypes.c_uint32(start.fill), ctypes.c_uint64(MOST_ISSUES),
+        ctypes.c_int(start.fake_memory), ctypes.c_uint64(MOST_ISSUES),
         *(array.ctypes.data_as(ctypes.c_void_p)
           for array in (counts.issued, counts.lanes, counts.passes, counts.sectors)),
         ctypes.byref(longest), error, ctypes.c_int64(len(error)),
