@@ -26,6 +26,7 @@ from segnext_kernels import _library, _triton, backend, tuning
 NAMESPACE = "segnext_kernels"
 # PyTorch's functions that start nothing on a device
 FREE = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "alias", "_unsafe_view"}
+CONVOLUTIONS = ("conv2d", "convolution")
 DRAWN = 1 << 20  # numbers that are drawn once; larger tensors repeat them
 
 
@@ -95,6 +96,8 @@ class Plan(TorchDispatchMode):
             with self._patched(), self:
                 return self._chosen(func, args)
         out = func(*args, **(kwargs or {}))
+        if _name(func) in CONVOLUTIONS:
+            out = _as_cudnn(out, *args[:2])
         leaves = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         self._kept += [leaf for leaf in leaves if leaf.device.type == "cpu"]
         if not _is_free(func, args, leaves):
@@ -216,9 +219,21 @@ def _without_data(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
+def _name(func: Any) -> str:
+    return func.name().partition("::")[2].partition(".")[0]
+
+
+def _as_cudnn(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """In the layout that a GPU gives: tensors without data are always given the contiguous one."""
+    # one pixel by one is both; PyTorch takes it for contiguous
+    images = [t for t in (x, weight) if t.shape[1] > 1 and t.shape[2] * t.shape[3] > 1]
+    is_nhwc = any(t.is_contiguous(memory_format=torch.channels_last) for t in images)
+    return out.contiguous(memory_format=torch.channels_last) if out.device.type == "meta" and is_nhwc else out
+
+
 def _is_free(func: Any, args: Any, outputs: Sequence[torch.Tensor]) -> bool:
     """Whether a function of PyTorch's starts no kernel."""
-    name = func.name().partition("::")[2].partition(".")[0]
+    name = _name(func)
     if name in FREE or not any(tensor.numel() for tensor in outputs):
         return True
     if name.endswith("_"):
@@ -231,8 +246,8 @@ def _foreign(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> Foreign:
     packet = func.overloadpacket
     flops = int(flop_registry[packet](*args, **kwargs, out_val=out)) if packet in flop_registry else 0
     size = sum(t.numel() * t.element_size() for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor))
-    name = func.name().removeprefix("aten::").partition(".")[0]
-    has_bias = name == "convolution" and args[2] is not None  # cuDNN adds it in a kernel of its own
+    name = _name(func)
+    has_bias = name in CONVOLUTIONS and len(args) > 2 and args[2] is not None  # added in a kernel of its own
     return Foreign(name, 2 if has_bias else 1, size, flops)
 
 
