@@ -1,27 +1,36 @@
-"""Runs the machine code of the kernels on the CPU, counts, and says how fast an H200 can be at best.
+"""Runs the sm_90 machine code of the kernels on the CPU, counts, and says how fast an H200 can be at best.
 
-    python -m bench.issue_model --only msca_conv                     an op, both directions, T's and B's shapes
+    python -m bench.issue_model --only msca_conv                     an op: both directions, T's and B's shapes
     python -m bench.issue_model --only msca_conv --shape t1 --direction forward --backend cuda
     python -m bench.issue_model --only msca_conv --shape t1 --profile     where the instructions are, by source line
     python -m bench.issue_model --only conv_ffn --configs                 every configuration of the Triton kernels
+    python -m bench.issue_model --model t --size 768x1536                 the deployed model, image to mask
+    python -m bench.issue_model --only msca_conv --check                  against the committed table
+    python -m bench.issue_model --only msca_conv --write                  those rows of the table again
 
-Nothing is measured: every line says "model". The time is a lower bound without stalls, the largest of what binds:
-issue (warp instructions / 4 a cycle), a pipe, shared memory, tensor cores, L2 bandwidth; barriers come on top.
+How to read a line. "instr/el": warp instructions x 32 / elements (conv_ffn: hidden elements; upsample_argmax: pixels;
+upsample_cross_entropy: classes x pixels). The time is a lower bound without stalls; beside it stands what binds: issue
+(instructions / 4 a cycle and multiprocessor), a pipe (alu, imad, special), "warp" (the longest warp at one instruction
+a cycle), "shared" (passes over shared memory and L1), "tensor", "L2" (what L1 does not hold), and barriers on top. A
+low share of warps or few waves say that latency, which the model has not, will show. "floor" is what no kernel can
+beat. Nothing is measured: every line says "model". The constants are in bench/issue_model/costs.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import sys
 import time
 
-from bench.issue_model import report
-from bench.issue_model.model import BLOCKS, modelled
+from bench.issue_model import deployed, report, table
+from bench.issue_model.model import BLOCKS, Result
+from bench.issue_model.plan import Plan
 from bench.issue_model.record import Recorder
 from bench.issue_model.workloads import folders, workloads
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.issue_model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -34,25 +43,50 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=BLOCKS, help=f"blocks of a grid that run ({BLOCKS})")
     parser.add_argument("--configs", action="store_true", help="every configuration of the Triton kernels")
     parser.add_argument("--profile", action="store_true", help="instructions by source line and by kind")
+    parser.add_argument("--model", choices=("t", "s", "b", "l"), help="the deployed model instead of single ops")
+    parser.add_argument("--size", default="", help="of the model's image, such as 768x1536; three sizes by default")
+    parser.add_argument("--check", action="store_true", help="compare with the table; fails where a kernel grew by 3 %%")
+    parser.add_argument("--write", action="store_true", help="record the rows in bench/issue_model.json")
     arguments = parser.parse_args()
+    return _models(arguments) if arguments.model else _ops(arguments)
 
+
+def _models(arguments: argparse.Namespace) -> int:
+    recorder = functools.cache(Recorder)
+    sizes = [tuple(map(int, arguments.size.split("x")))] if arguments.size else deployed.SIZES
+    for height, width in sizes:
+        steps = deployed.steps(recorder, arguments.model, height, width, arguments.blocks)
+        name = f"SegNeXt-{arguments.model.upper()} {height}x{width} batch 1 bf16 to the mask"
+        print(report.deployed(name, steps), flush=True)
+    return 0
+
+
+def _ops(arguments: argparse.Namespace) -> int:
     recorder = functools.cache(lambda op: Recorder(folders(op)))
     chosen = workloads(
-        recorder, arguments.only,
+        arguments.only,
         (arguments.direction,) if arguments.direction else ("forward", "backward"),
         (arguments.backend,) if arguments.backend else ("cuda", "triton"),
-        arguments.dtype.split(","), arguments.layout.split(","), arguments.shape, arguments.configs,
+        arguments.dtype.split(","), arguments.layout.split(","), arguments.shape,
     )  # fmt: skip
+    rows, worse = table.read(), []
     for workload in chosen:
         began = time.perf_counter()
-        launches, alive = workload.launches()
-        results = [modelled(launch, arguments.blocks) for launch in launches]
-        del alive
-        print(report.text(workload, results, time.perf_counter() - began), flush=True)
+        plan = Plan(functools.partial(recorder, workload.op), arguments.blocks, arguments.configs)
+        plan.run(workload.full_op, workload.backend, workload.make())
+        print(report.text(workload, plan.steps, time.perf_counter() - began), flush=True)
         if arguments.profile:
-            for result in results:
+            for result in {id(s.what): s.what for s in plan.steps if isinstance(s.what, Result)}.values():
                 print(report.profile(result, workload.elements), flush=True)
+        row = table.row(plan.steps, workload.elements)
+        if arguments.check:
+            worse.append(table.grown(workload.name, row, rows.get(workload.name)))
+        if arguments.write:
+            table.write({**table.read(), workload.name: row})
+    found = [line for line in worse if line]
+    print("\n".join(found), file=sys.stderr)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,6 +19,7 @@ MOST_WARPS, MOST_BLOCKS, MOST_THREADS = 64, 32, 1024
 SHARED_BYTES = 228 * 1024  # of a multiprocessor; a block takes one kilobyte more than it asks for
 SHARED_RESERVED, SHARED_UNIT = 1024, 128
 MEMORY_BYTES = 4.3e12  # a second, read and written: an H200's device-to-device copy
+TENSOR_FLOPS = 790e12  # a second, dense 16-bit products of a library
 L2_BYTES = 5.5e12  # a second, from the L2 to all multiprocessors: 32 bytes a cycle and multiprocessor at 1.3 GHz
 LAUNCH = 1.2e-6  # s between two dependent nodes of a graph
 CLUSTER_BARRIER = 0.8e-6  # s: every thread's MEMBAR.ALL.GPU, arrival, wait, CCTL.IVALL
@@ -54,7 +55,7 @@ PIPES = {
     "special": "MUFU I2F F2I F2F FRND POPC FLO BREV S2R MATCH REDUX",
     "shuffle": "SHFL",
     "tensor": "HMMA HGMMA",
-    "memory": "LDG LD LDS STG ST STS LDGSTS LDSM STSM ATOMG ATOM RED ATOMS LDC ULDC",
+    "memory": "LDG LD LDS STG ST STS LDL STL LDGSTS LDSM STSM ATOMG ATOM RED ATOMS LDC ULDC",
     "control": (
         "BRA CALL RET BRX EXIT BSSY BSYNC BREAK WARPSYNC BAR B2R BMOV NOP YIELD NANOSLEEP ERRBAR CGAERRBAR CCTL MEMBAR"
         " FENCE DEPBAR LDGDEPBAR WARPGROUP UCGABAR_ARV UCGABAR_WAIT ENDCOLLECTIVE PREEXIT ACQBULK CCTLL LEPC"

@@ -811,7 +811,7 @@ DECODERS: dict[str, Decoder] = {
     "HMUL2": _pair("HMUL2"), "HMNMX2": _pair("HMNMX2"), "HSETP2": _hsetp2, "DADD": _double("DADD"),
     "DMUL": _double("DMUL"), "DFMA": _double("DFMA"), "DSETP": _dsetp, "SHFL": _shfl, "VOTE": _vote, "VOTEU": _vote,
     "REDUX": _redux, "LDG": _load("LDG"), "LD": _load("LDG"), "LDS": _load("LDS"), "STG": _store("STG"),
-    "ST": _store("STG"), "STS": _store("STS"), "LDGSTS": _ldgsts, "LDSM": _matrix("LDSM"), "STSM": _matrix("STSM"),
+    "ST": _store("STG"), "STS": _store("STS"), "LDL": _load("LDL"), "STL": _store("STL"), "LDGSTS": _ldgsts, "LDSM": _matrix("LDSM"), "STSM": _matrix("STSM"),
     "ATOMG": _atomic("ATOM"), "ATOM": _atomic("ATOM"), "RED": _atomic("RED"), "ATOMS": _atomic("ATOMS"),
     "HMMA": _hmma, "HGMMA": _hgmma, "BRA": _bra, "CALL": _call, "RET": _ret, "BRX": _brx, "BSSY": _barrier("BSSY"),
     "BSYNC": _barrier("BSYNC"), "BREAK": _barrier("BREAK"), "WARPSYNC": _warpsync, "BAR": _bar, "B2R": _b2r,

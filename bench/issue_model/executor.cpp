@@ -21,7 +21,7 @@ namespace {
   X(HADD2_F32) X(HFMA2) X(HADD2) X(HMUL2) X(HMNMX2) X(HSETP2) X(DADD) X(DMUL) X(DFMA) X(DSETP) X(SHFL) X(VOTE)       \
   X(REDUX) X(LDG) X(STG) X(LDS) X(STS) X(LDGSTS) X(LDSM) X(STSM) X(ATOM) X(RED) X(ATOMS) X(HMMA) X(UNKNOWN) X(NOP)   \
   X(BRA) X(BRA_DIV) X(BRX) X(CALL) X(RET) X(EXIT) X(BSSY) X(BSYNC) X(BREAK) X(WARPSYNC) X(BAR) X(B2R) X(MATCH)       \
-  X(ELECT) X(BMOV_OUT) X(BMOV_IN) X(S2R_CLOCK)
+  X(ELECT) X(BMOV_OUT) X(BMOV_IN) X(S2R_CLOCK) X(LDL) X(STL)
 
 enum Op : int64_t {
 #define X(name) name,
@@ -419,6 +419,27 @@ class Machine {
     for (const uint64_t* s = seen; s != end; ++s) c_.sectors[pc_] += in_l1_.insert(*s).second;
   }
 
+  // What memory that is not there holds: of every 16 bits a bfloat16 of about unit variance, so that float32 is too.
+  static uint32_t invented(uint64_t address, int64_t bytes) {
+    static const std::vector<uint16_t> normal = [] {
+      std::vector<uint16_t> values(1024);
+      uint32_t state = 1;
+      for (uint16_t& value : values) {
+        float sum = -6.0f;
+        for (int k = 0; k < 12; ++k) {
+          state = state * 1664525u + 1013904223u;
+          sum += static_cast<float>(state >> 8) * 0x1p-24f;
+        }
+        value = float_to_bfloat(sum);
+      }
+      return values;
+    }();
+    auto of_pair = [&](uint64_t at) { return normal[at / 2 * 0x9e3779b97f4a7c15ull >> 54]; };
+    if (bytes == 1) return of_pair(address) & 255u;
+    if (bytes == 2) return of_pair(address);
+    return of_pair(address) | static_cast<uint32_t>(of_pair(address + 2)) << 16;
+  }
+
   void load_words(uint64_t address, int64_t bytes, uint32_t (&words)[4], bool& unknown) {
     words[0] = words[1] = words[2] = words[3] = 0;
     if (address >> 32 == kSharedWindow) {
@@ -427,7 +448,7 @@ class Machine {
     } else if (known(address, static_cast<uint64_t>(bytes))) {
       std::memcpy(words, reinterpret_cast<const void*>(address), static_cast<size_t>(bytes));
     } else if (l_.fake_memory) {
-      for (uint32_t& word : words) word = l_.fill;
+      for (uint64_t k = 0; k < 4; ++k) words[k] = invented(address + 4 * k, bytes);
     } else {
       char text[64];
       std::snprintf(text, sizeof text, "loads %d bytes at 0x%llx", static_cast<int>(bytes), static_cast<unsigned long long>(address));
@@ -449,6 +470,7 @@ class Machine {
   }
 
   void memory(Warp& w, uint32_t mask);
+  void local(Warp& w, uint32_t mask);
   void matrices(Warp& w, uint32_t mask);
   void multiply(Warp& w, uint32_t mask);
   void execute(Warp& w, uint32_t mask);
@@ -844,6 +866,33 @@ void Machine::memory(Warp& w, uint32_t mask) {
   write(w, i.dest_kind, i.dest, old_values, mask, result_unknown);
 }
 
+// Spills: a word of each lane lies beside those of the others, so a warp takes 4 sectors a word, mostly from L1.
+void Machine::local(Warp& w, uint32_t mask) {
+  const Instruction& i = *i_;
+  if (w.local.empty()) w.local.assign(kLocalBytes / 4 * kLanes, 0);
+  const int words = static_cast<int>((i.width + 3) / 4);
+  c_.passes[pc_] += static_cast<uint64_t>(words);
+  uint32_t unknown = 0, values[4][kLanes] = {};
+  for (int lane = 0; lane < kLanes; ++lane) {
+    if (!(mask >> lane & 1)) continue;
+    const uint64_t address = address_of(w, lane, unknown);
+    if (address + static_cast<uint64_t>(i.width) > kLocalBytes) fail("local memory beyond " + std::to_string(kLocalBytes) + " bytes");
+    for (int k = 0; k < words; ++k) {
+      uint32_t& word = w.local[(address / 4 + static_cast<uint64_t>(k)) * kLanes + static_cast<uint64_t>(lane)];
+      const int64_t r = i.sources[0].number;
+      if (i.op == LDL) {
+        values[k][lane] = word;
+      } else {
+        word = r == kRegisters - 1 ? 0 : w.r[r + k][lane];
+      }
+    }
+    if (i.width < 4) fail("a part of a word of local memory");
+  }
+  if (i.op == LDL) {
+    for (int k = 0; k < words; ++k) write(w, i.dest_kind, i.dest + k, values[k], mask, 0);
+  }
+}
+
 // LDSM: 8x8 matrices of 16-bit elements; STSM the other way round.
 void Machine::matrices(Warp& w, uint32_t mask) {
   const Instruction& i = *i_;
@@ -946,6 +995,9 @@ void Machine::execute(Warp& w, uint32_t mask) {
       return;
     case LDSM: case STSM:
       matrices(w, mask);
+      return;
+    case LDL: case STL:
+      local(w, mask);
       return;
     case HMMA:
       multiply(w, mask);
@@ -1634,7 +1686,7 @@ int64_t issue_model_fields() { return sizeof(issue_model::Instruction) / 8; }
 // Runs one block; returns the warp instructions issued, or -1 with a text. `longest` gets the most of one warp.
 int64_t issue_model_run(const int64_t* program, int64_t length, const uint8_t* const* banks, const int64_t* bank_bytes,
                         const uint32_t* grid, const uint32_t* block, const uint32_t* index, uint32_t cluster,
-                        int64_t shared_bytes, const uint64_t* ranges, int64_t range_count, int fake_memory, uint32_t fill,
+                        int64_t shared_bytes, const uint64_t* ranges, int64_t range_count, int fake_memory,
                         uint64_t most_issues, uint64_t* issued, uint64_t* lanes, uint64_t* passes, uint64_t* sectors,
                         uint64_t* longest, char* error, int64_t error_bytes) {
   issue_model::Launch launch{};
@@ -1650,7 +1702,6 @@ int64_t issue_model_run(const int64_t* program, int64_t length, const uint8_t* c
   launch.shared_bytes = shared_bytes;
   for (int64_t i = 0; i < range_count; ++i) launch.ranges.push_back({ranges[2 * i], ranges[2 * i + 1]});
   launch.fake_memory = fake_memory != 0;
-  launch.fill = fill;
   launch.most_issues = most_issues;
   try {
     issue_model::Machine machine(launch, {index[0], index[1], index[2]}, {issued, lanes, passes, sectors});

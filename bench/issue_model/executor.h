@@ -38,6 +38,9 @@ struct Instruction {
 
 enum Address : int64_t { kNoAddress, kAddress32, kAddress64, kAddressUniformBase };
 
+// Bytes of a thread's local memory; the stack begins at its end and grows down.
+constexpr int kLocalBytes = 16384;
+
 struct Fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -59,8 +62,7 @@ struct Launch {
   uint32_t cluster;
   int64_t shared_bytes;  // from the window's begin, with the reserved kilobyte
   std::vector<Range> ranges;
-  bool fake_memory;      // loads outside of `ranges` give `fill`; else they are an error
-  uint32_t fill;
+  bool fake_memory;      // loads outside of `ranges` give numbers made up from the address; else they are an error
   uint64_t most_issues;
 };
 
@@ -86,6 +88,7 @@ struct Warp {
   uint64_t issued;
   int index;
   uint32_t voted, votes;
+  std::vector<uint32_t> local;  // (word, lane): what does not fit the registers
 };
 
 }  // namespace issue_model

@@ -21,6 +21,7 @@ FOLDER = Path(__file__).resolve().parent
 CACHE = FOLDER.parents[1] / "build" / "issue_model"
 BANKS = 8
 RESERVED_SHARED = 1024  # of each block on sm_90: the first kilobyte of its window
+STACK, LOCAL_BYTES = 0x28, 16384  # in constant bank 0: where the stack begins; executor.h's kLocalBytes
 IN_CLUSTER = 0x140  # in constant bank 0: whether the kernel was started with clusters
 MOST_ISSUES = 1 << 28  # of a block: what takes longer is a loop without end
 
@@ -57,8 +58,7 @@ class Start:
     cluster: int = 1
     cooperative: bool = False
     ranges: tuple[tuple[int, int], ...] = ()  # begin and end of memory that may be read
-    fake_memory: bool = False
-    fill: int = 0
+    fake_memory: bool = False  # tensors are not there: loads give made-up numbers
 
 
 @functools.cache
@@ -123,7 +123,7 @@ def run_block(program: Code, start: Start, index: tuple[int, int, int], counts: 
         program.rows.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(program.lines)), pointers, sizes,
         triple(*start.grid), triple(*start.block), triple(*index), ctypes.c_uint32(start.cluster),
         ctypes.c_int64(shared), ranges.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(start.ranges)),
-        ctypes.c_int(start.fake_memory), ctypes.c_uint32(start.fill), ctypes.c_uint64(MOST_ISSUES),
+        ctypes.c_int(start.fake_memory), ctypes.c_uint64(MOST_ISSUES),
         *(array.ctypes.data_as(ctypes.c_void_p)
           for array in (counts.issued, counts.lanes, counts.passes, counts.sectors)),
         ctypes.byref(longest), error, ctypes.c_int64(len(error)),
@@ -152,6 +152,7 @@ def _bank0(kernel: Kernel, start: Start) -> bytes:
     for at, values in ((0x0, start.block), (0xC, start.grid)):
         for i, value in enumerate(values):
             bank[at + 4 * i : at + 4 * i + 4] = int(value).to_bytes(4, "little")
+    bank[STACK : STACK + 4] = LOCAL_BYTES.to_bytes(4, "little")
     if start.cluster > 1:  # which barrier "barrier.cluster" is: the cluster's or, without one, the block's
         bank[IN_CLUSTER : IN_CLUSTER + 4] = (1).to_bytes(4, "little")
     bank[kernel.parameter_base :] = start.parameters

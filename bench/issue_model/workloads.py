@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.issue_model import build
-from bench.issue_model.record import Launch, Recorder
 from segnext_kernels import backend
 from segnext_kernels.specification import Sample, Spec, all_specs
 
@@ -31,12 +30,17 @@ class Workload:
     shape: str
     elements: int
     minimum: int  # bytes: every input read once, every output written once
-    launches: Callable[[], tuple[list[Launch], Any]]  # and what must stay alive while they are modelled
+    make: Callable[[], tuple[Any, ...]]  # the arguments of the op, or of its backward
 
     @property
     def name(self) -> str:
         """Its line in the table."""
         return " ".join((self.op, self.direction, self.backend, self.dtype, self.layout, self.shape))
+
+    @property
+    def full_op(self) -> str:
+        """The registered op that runs."""
+        return self.op if self.direction == "forward" else f"{self.op}_backward"
 
 
 def elements(spec: Spec, args: Sequence[Any]) -> int:
@@ -56,58 +60,35 @@ def elements(spec: Spec, args: Sequence[Any]) -> int:
 
 
 def workloads(
-    recorder: Callable[[str], Recorder],
     only: str = "",
     directions: Sequence[str] = ("forward", "backward"),
     backends: Sequence[str] = ("cuda", "triton"),
     dtypes: Sequence[str] = ("bf16",),
     layouts: Sequence[str] = ("nhwc",),
     shape: str = "",
-    every_config: bool = False,
 ) -> Iterator[Workload]:
-    """All that matches, op by op."""
+    """All that matches, op by op; shapes are the specification's, T's and B's at 512x512."""
     for spec in all_specs().values():
         if only not in spec.name:
             continue
         for sample in spec.model_shapes:
             if shape not in sample.name:
                 continue
-            for dtype in dtypes:
-                for layout in layouts:
-                    yield from _of_sample(spec, sample, dtype, layout, directions, backends, recorder, every_config)
+            for dtype, layout, direction in itertools.product(dtypes, layouts, directions):
+                yield from _of_sample(spec, sample, dtype, layout, direction, backends)
 
 
 def _of_sample(
-    spec: Spec, sample: Sample, dtype: str, layout: str, directions: Sequence[str], backends: Sequence[str],
-    recorder: Callable[[str], Recorder], every_config: bool,
-) -> Iterator[Workload]:  # fmt: skip
-    for direction in directions:
-        op = spec.name if direction == "forward" else f"{spec.name}_backward"
-        for name in backends:
-            kernel = backend.KERNELS.get(op, {}).get(name)
-            if kernel is None:
-                continue
-            device = "cpu" if name == "cuda" else "meta"
-            forward = sample.make(DTYPES[dtype], "meta", LAYOUTS[layout])
-            minimum = spec.bytes_moved(forward, spec.op(*forward))
-            make = functools.partial(_args, spec, sample, dtype, layout, device, direction)
-            if name == "cuda":
-                launches = functools.partial(_cuda, recorder, spec.name, kernel, make)
-            else:
-                from bench.issue_model.triton_launches import launches_of
-
-                launches = functools.partial(launches_of, spec.name, kernel.run, make, every_config)
-            yield Workload(
-                spec.name, direction, name, dtype, layout, sample.name, elements(spec, forward), minimum, launches
-            )
-
-
-def _cuda(
-    recorder: Callable[[str], Recorder], op: str, kernel: backend.Kernel, make: Callable[[], tuple[Any, ...]]
-) -> tuple[list[Launch], Any]:
-    args = make()
-    found, kept, _ = recorder(op).launches(kernel.run, args)
-    return found, (args, kept)
+    spec: Spec, sample: Sample, dtype: str, layout: str, direction: str, backends: Sequence[str]
+) -> Iterator[Workload]:
+    op = spec.name if direction == "forward" else f"{spec.name}_backward"
+    for name in backends:
+        if name not in backend.KERNELS.get(op, {}):
+            continue
+        forward = sample.make(DTYPES[dtype], "meta", LAYOUTS[layout])
+        minimum = spec.bytes_moved(forward, spec.op(*forward))
+        make = functools.partial(_args, spec, sample, dtype, layout, "cpu" if name == "cuda" else "meta", direction)
+        yield Workload(spec.name, direction, name, dtype, layout, sample.name, elements(spec, forward), minimum, make)
 
 
 def _args(spec: Spec, sample: Sample, dtype: str, layout: str, device: str, direction: str) -> tuple[Any, ...]:
@@ -119,11 +100,6 @@ def _args(spec: Spec, sample: Sample, dtype: str, layout: str, device: str, dire
     return _backward_args(spec, args)
 
 
-def folders(op: str) -> list[str]:
-    """csrc's folders that hold an op's CUDA kernels: its own, where there is one."""
-    return [op] if (build.CSRC / op).is_dir() else []
-
-
-def exists(path: str) -> bool:
-    """Whether csrc has such a folder."""
-    return Path(build.CSRC / path).is_dir()
+def folders(op: str) -> list[str] | None:
+    """csrc's folders that hold an op's CUDA kernels; None, for all, where it has none: it may call other ops."""
+    return [op] if any((build.CSRC / op).glob("*.cu")) else None

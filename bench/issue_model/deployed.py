@@ -1,0 +1,44 @@
+"""The deployed model, from the image to the mask, as the launches of one forward pass at batch 1 in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from bench.issue_model.plan import Plan, Step
+from bench.issue_model.record import Recorder
+
+SIZES = ((512, 512), (768, 1536), (1024, 2048))
+CLASSES = 19
+REGIONS = 8  # of the label map along a side: most cells of a real one agree at their corners
+
+
+def _label_map(args: Any) -> Any:
+    """Logits of regions of one class, where the resizing argmax's control flow is that of a real image."""
+    logits, size = args
+    noise = torch.randn(1, logits.shape[1], REGIONS, REGIONS, generator=torch.Generator().manual_seed(0))
+    smooth = F.interpolate(noise, logits.shape[2:], mode="bilinear").to(logits.dtype)
+    result = torch.empty_strided(logits.shape, logits.stride(), dtype=logits.dtype)
+    return result.copy_(smooth.expand_as(result)), size
+
+
+def steps(recorder: Callable[[], Recorder], size: str, height: int, width: int, blocks: int) -> list[Step]:
+    """One forward pass of SegNeXt-``size``, op by op.
+
+    Args:
+        size: "t", "s", "b" or "l".
+    """
+    from segnext import create_model
+    from segnext.deployment import DeployedSegNeXt
+    from segnext.folding import fold
+
+    model = create_model(f"segnext_{size}", num_classes=CLASSES).eval()
+    weights = fold(model)
+    plan = Plan(recorder, blocks, data={"upsample_argmax": _label_map})
+    fast = DeployedSegNeXt(model.config, weights, torch.bfloat16, device="meta")
+    images = torch.empty(1, 3, height, width, device="meta").contiguous(memory_format=torch.channels_last)
+    plan.call(fast.predict, images)
+    return plan.steps

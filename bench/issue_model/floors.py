@@ -1,0 +1,28 @@
+"""Below what an op cannot run on an H200, whatever its kernel: memory, float32 arithmetic, exponentials, products."""
+
+from __future__ import annotations
+
+from bench.issue_model import costs
+
+# Warp instructions a second of all multiprocessors: what one instruction an element costs is 32 lanes' share of one.
+ISSUE = costs.PARTITIONS * costs.MULTIPROCESSORS * costs.CLOCK
+SPECIAL = costs.RATES["special"] * costs.MULTIPROCESSORS * costs.CLOCK
+
+# Seconds an element outside of the tensor cores (KERNELS.md 5, GPU.md B): the definition's own arithmetic.
+FORWARD = {
+    "msca_conv": 3.07e-12,  # 206 FLOP at 67 TFLOP/s
+    "dwconv_gelu": 23 / 32 / ISSUE,  # 9 multiply-adds and a GELU of 14 instructions
+    "conv_ffn": 23 / 32 / ISSUE,  # of each hidden element
+    "upsample_cross_entropy": 1 / 32 / SPECIAL,  # an exponential for each class and pixel
+}
+BACKWARD = {
+    "msca_conv": 9e-12,  # recomputed, gradients of x and of the weights
+    "dwconv_gelu": 46 / 32 / ISSUE,
+    "upsample_cross_entropy": 1 / 32 / SPECIAL,
+}
+
+
+def floor(op: str, direction: str, elements: int, minimum: int) -> float:
+    """Seconds: memory at copy speed, or the arithmetic where it is known to be more."""
+    arithmetic = (FORWARD if direction == "forward" else BACKWARD).get(op, 0.0) * elements
+    return max(minimum / costs.MEMORY_BYTES, arithmetic)

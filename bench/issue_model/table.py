@@ -1,0 +1,66 @@
+"""The committed table: what each op's kernels issue, a line for each call, and what has grown since."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.issue_model import report
+from bench.issue_model.model import Result
+from bench.issue_model.plan import Step
+
+PATH = Path(__file__).resolve().parents[1] / "issue_model.json"
+TOLERANCE = 0.03  # a kernel may not issue so much more unnoticed
+COMMAND = "python -m bench.issue_model --only {op} --write"
+Row = dict[str, Any]
+
+
+def row(steps: Sequence[Step], elements: int) -> Row:
+    """Instructions an element and the bound in microseconds: of the call, and of each kernel by its number."""
+    kernels: dict[str, list[float]] = {}
+    for step in steps:
+        if isinstance(step.what, Result):
+            numbers = kernels.setdefault(step.what.launch.label, [0, 0.0, 0.0])
+            numbers[0] += 1
+            numbers[1] += step.what.work.instructions * 32 / elements
+            numbers[2] += step.what.work.seconds * 1e6
+    rounded = {label: [n, round(i, 2), round(us, 3)] for label, (n, i, us) in kernels.items()}
+    return {
+        "launches": report.launches(steps),
+        "instr/el": round(report.instructions(steps) * 32 / elements, 2),
+        "us": round(report.seconds(steps) * 1e6, 3),
+        "kernels": rounded,
+    }
+
+
+def read() -> dict[str, Row]:
+    """Name of a call -> its row."""
+    return json.loads(PATH.read_text())["rows"] if PATH.exists() else {}
+
+
+def write(rows: Mapping[str, Row]) -> None:
+    """A line a call, so that a change shows as one."""
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(rows[name])}" for name in sorted(rows))
+    head = (
+        '"model": "modelled, not measured: warp instructions x 32 / elements of the sm_90 code, and the lower bound of '
+        'the time; kernels: launches, instr/el, us"'
+    )
+    PATH.write_text(f'{{\n {head},\n "rows": {{\n{lines}\n }}\n}}\n')
+
+
+def grown(name: str, now: Row, before: Row | None) -> str | None:
+    """What is worse than in the table by more than 3 %, in a line; None where nothing is."""
+    command = COMMAND.format(op=name.split()[0])
+    if before is None:
+        return f"{name}: not in bench/issue_model.json; add it by `{command}`"
+    for what in ("instr/el", "us", "launches"):
+        old, new = float(before[what]), float(now[what])
+        if new > old * (1 + TOLERANCE) + 0.01:
+            change = f"{old:g} -> {new:g} ({new / old - 1:+.1%})" if old else f"{old:g} -> {new:g}"
+            return (
+                f"{name}: {what} {change}, modelled; a kernel may not grow by more than {TOLERANCE:.0%} unnoticed. "
+                f"If it is worth it, write the table again: `{command}`"
+            )
+    return None
