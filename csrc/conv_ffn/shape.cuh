@@ -56,23 +56,6 @@ struct alignas(16) Words {
 };
 
 template <typename T>
-__device__ inline uint32_t pack_pair(float low, float high);
-template <>
-__device__ inline uint32_t pack_pair<__half>(float low, float high) {
-  const __half2 both = __floats2half2_rn(low, high);
-  uint32_t bits;
-  memcpy(&bits, &both, sizeof bits);
-  return bits;
-}
-template <>
-__device__ inline uint32_t pack_pair<__nv_bfloat16>(float low, float high) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-  uint32_t bits;
-  memcpy(&bits, &both, sizeof bits);
-  return bits;
-}
-
-template <typename T>
 __device__ inline uint32_t bits_of(T value) {
   uint16_t bits;
   memcpy(&bits, &value, sizeof bits);

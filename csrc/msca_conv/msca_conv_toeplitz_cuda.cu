@@ -104,8 +104,8 @@ __device__ inline void make_a(Chunks& a, const WarpChannel<T>& me, int slot, int
       }
     }
     const uint32_t columns = load_shared(me.column_masks + chunk * 4);
-    a[chunk][0] = pack<T>(d[0], d[1]) & columns & ~above;
-    a[chunk][1] = pack<T>(d[2], d[3]) & columns & ~below;
+    a[chunk][0] = pack_pair<T>(d[0], d[1]) & columns & ~above;
+    a[chunk][1] = pack_pair<T>(d[2], d[3]) & columns & ~below;
   }
 }
 
@@ -114,8 +114,8 @@ using Sums = float[kTiles][kOpen][4];
 
 template <typename T>
 __device__ inline void pack_rows(uint32_t* h, const float (&d)[4]) {
-  h[0] = pack<T>(d[0], d[1]);
-  h[1] = pack<T>(d[2], d[3]);
+  h[0] = pack_pair<T>(d[0], d[1]);
+  h[1] = pack_pair<T>(d[2], d[3]);
 }
 
 // Row strip and column strip of 21 taps: five chunks of columns, four blocks of rows.

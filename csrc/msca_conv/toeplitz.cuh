@@ -63,23 +63,6 @@ __host__ __device__ constexpr int cumulative_at(int pair) { return kRowBias + kP
 constexpr int kTableFloats = (cumulative_at(kPairCount) + 3) / 4 * 4;
 static_assert(band_at(kCopyBand) == band_at(column_band(2)) + taps_of(2) + kGap, "bands follow each other");
 
-template <typename T>
-__device__ inline uint32_t pack(float low, float high);
-template <>
-__device__ inline uint32_t pack<__half>(float low, float high) {
-  const __half2 both = __floats2half2_rn(low, high);
-  uint32_t result;
-  memcpy(&result, &both, sizeof result);
-  return result;
-}
-template <>
-__device__ inline uint32_t pack<__nv_bfloat16>(float low, float high) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-  uint32_t result;
-  memcpy(&result, &both, sizeof result);
-  return result;
-}
-
 // Fills the table of image channel `channel`; by a whole warp, which alone may read it afterwards without a barrier.
 // `words` (kTableWords), `floats` (kTableFloats); all zero for a channel past `channels`. With kTurned the taps of
 // every band, and the root's rows, stand in reverse order, as the gradient of the input needs them.
@@ -119,8 +102,8 @@ __device__ inline void load_channel_taps(const MscaConvWeights& w, int64_t chann
 
   const auto store_band = [&](float value, int at, int tap, int taps) {
     const float next = __shfl_down_sync(kFullWarp, value, 1);
-    if (tap >= 0 && tap < taps) store_shared(words + at + tap, pack<T>(value, tap + 1 < taps ? next : 0.0f));
-    if (tap == 0) store_shared(words + at - 1, pack<T>(0.0f, value));
+    if (tap >= 0 && tap < taps) store_shared(words + at + tap, pack_pair<T>(value, tap + 1 < taps ? next : 0.0f));
+    if (tap == 0) store_shared(words + at - 1, pack_pair<T>(0.0f, value));
   };
   const int root_row = lane / kRoot;
   store_band(root, band_at(0) + root_row * (kRoot + kGap), root_row < kRoot ? lane % kRoot : -1, kRoot);
