@@ -6,8 +6,8 @@
 Tiling of the second: a program makes TILE_H x TILE_W pixels by all output channels (or a panel of them, where the map
 has too few pixels for the chip) in float32 and walks over the hidden channels in steps of BLOCK_E. Of each step the
 nine shifted tiles are loaded (the first from L2, the rest from L1), summed and put through GELU in float32, rounded to
-the dtype and multiplied. GELU is computed once an element up to 128 output channels, and once for each further panel
-of 128: a wider accumulator leaves no registers for the taps. float32 is multiplied as float32.
+the dtype and multiplied. In 16 bits GELU is computed once per panel of 64 output channels: a wider one leaves no
+registers for the taps. The CUDA kernel computes it once, and comes first. float32 is multiplied as float32.
 
 The backward is PyTorch's products around the kernels of dwconv_gelu: see `ops.conv_ffn.op`.
 
@@ -117,6 +117,10 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
     return Space(f"conv_ffn.{name}", configs, live, shared)
 
 
+# Output channels of a program: 64 beside 64 pixels' taps (128 spill on sm_80), in float32 320, in two
+# accumulators, beside 16 pixels'. Of more channels GELU is computed once a panel.
+WIDEST, WIDEST_FLOAT, PANEL_FLOAT = 64, 320, 256
+
 # 16-bit types, and float32 up to 128 channels and beyond: its operands take twice the registers and shared memory.
 # 64 pixels by 4 warps: a warp's taps and GELU serve all of its sums. With 8 warps beside each other along the
 # channels they are made again by each: 331 instructions a hidden element instead of 78 (counted for sm_90).
@@ -127,7 +131,7 @@ HALF = _space(
         config(8, 2, TILE_H=8, TILE_W=16, BLOCK_E=32),
         config(4, 2, TILE_H=4, TILE_W=8, BLOCK_E=32),
     ),
-    128,
+    WIDEST,
 )
 NARROW_FLOAT = _space(
     "narrow_float",
@@ -145,9 +149,6 @@ WIDE_FLOAT = _space(
     ),
     320,
 )
-# Output channels of a program: 128 beside 64 pixels' taps (a second accumulator would spill), in float32 320, in two
-# accumulators, beside 16 pixels'. Of more channels GELU is computed once a panel.
-WIDEST, WIDEST_FLOAT, PANEL_FLOAT = 128, 320, 256
 
 
 def forward(
