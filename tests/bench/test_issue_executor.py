@@ -121,6 +121,15 @@ def test_each_lane_loops_as_often_as_it_must(run: Run) -> None:
     assert out.tolist() == [steps(int(n)) for n in numbers]
 
 
+def test_lanes_that_end_inside_a_branch_are_not_waited_for(run: Run) -> None:
+    values = np.arange(32, dtype=np.int32)
+    out = np.zeros(64, np.int32)
+    run("exits_kernel", values, out)
+    assert out[:32].tolist() == [int(10 < v <= 20) for v in values]
+    assert all(int(bits) % 2**32 == sum(1 << v for v in range(6, 21)) for bits in out[32:53])
+    assert not out[53:].any()
+
+
 def test_block_sum_over_a_strided_array(run: Run) -> None:
     values = np.random.default_rng(2).integers(-8, 8, (1000, 3)).astype(np.float32)
     out = np.zeros(2, np.float32)
