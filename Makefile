@@ -21,7 +21,7 @@ test: .venv/developer ## all tests
 lint: .venv/developer ## style and types: ruff, clang-format, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/*/* $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*))
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/*/* $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*) bench/issue_model/runtime.cpp bench/issue_model/machine/* tests/bench/*.cu)
 	$(BIN)/mypy
 
 bench: .venv/developer ## measure this machine; the results go to bench/results

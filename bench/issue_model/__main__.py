@@ -32,10 +32,16 @@ from bench.issue_model.workloads import folders, workloads
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.issue_model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.issue_model",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", default="", help="ops whose name contains this")
     parser.add_argument("--shape", default="", help="shapes whose name contains this, such as t1")
+    parser.add_argument("--change", default="", help="sizes instead of the shapes' own: n=32 or h=256,w=512")
+    parser.add_argument(
+        "--targets", action="store_true", help="the shapes of the targets too: batch 32, 1024x2048"
+    )
     parser.add_argument("--direction", choices=("forward", "backward"), help="one of them; both by default")
     parser.add_argument("--backend", choices=("cuda", "triton"), help="one of them; both by default")
     parser.add_argument("--dtype", default="bf16", help="bf16 (default), fp16, fp32; several with commas")
@@ -43,9 +49,15 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=BLOCKS, help=f"blocks of a grid that run ({BLOCKS})")
     parser.add_argument("--configs", action="store_true", help="every configuration of the Triton kernels")
     parser.add_argument("--profile", action="store_true", help="instructions by source line and by kind")
-    parser.add_argument("--model", choices=("t", "s", "b", "l"), help="the deployed model instead of single ops")
-    parser.add_argument("--size", default="", help="of the model's image, such as 768x1536; three sizes by default")
-    parser.add_argument("--check", action="store_true", help="compare with the table; fails where a kernel grew by 3 %%")
+    parser.add_argument(
+        "--model", choices=("t", "s", "b", "l"), help="the deployed model instead of single ops"
+    )
+    parser.add_argument(
+        "--size", default="", help="of the model's image, such as 768x1536; three sizes by default"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="compare with the table; fails where a kernel grew by 3 %%"
+    )
     parser.add_argument("--write", action="store_true", help="record the rows in bench/issue_model.json")
     arguments = parser.parse_args()
     return _models(arguments) if arguments.model else _ops(arguments)
@@ -68,6 +80,8 @@ def _ops(arguments: argparse.Namespace) -> int:
         (arguments.direction,) if arguments.direction else ("forward", "backward"),
         (arguments.backend,) if arguments.backend else ("cuda", "triton"),
         arguments.dtype.split(","), arguments.layout.split(","), arguments.shape,
+        {key: int(value) for key, _, value in (part.partition("=") for part in arguments.change.split(",") if part)},
+        arguments.targets,
     )  # fmt: skip
     rows, worse = table.read(), []
     for workload in chosen:

@@ -23,7 +23,9 @@ ROOT = FOLDER.parents[1]
 CSRC = ROOT / "csrc"
 LIBRARY = f"_recording{sysconfig.get_config_var('EXT_SUFFIX')}"
 # As setup.py compiles them; -lineinfo adds the source lines and changes no instruction.
-NVCC_FLAGS = "-std=c++17 -O3 -lineinfo -gencode=arch=compute_90,code=sm_90 -Xcompiler -fPIC,-fvisibility=hidden"
+NVCC_FLAGS = (
+    "-std=c++17 -O3 -lineinfo -gencode=arch=compute_90,code=sm_90 -Xcompiler -fPIC,-fvisibility=hidden"
+)
 
 
 def nvcc() -> str:
@@ -68,7 +70,8 @@ def build(folders: Sequence[str] | None = None, extra: Sequence[Path] = ()) -> t
         f"  command = rm -rf $out.x && mkdir $out.x && cd $out.x && {cuobjdump} -xelf all ../$in > /dev/null && "
         "cat *.cubin > ../$out && cd .. && rm -r $out.x",
         "rule cxx",
-        f"  command = {ccache}g++ -std=c++17 -O1 -fPIC -fvisibility=hidden {includes} {python} -MMD -MF $out.d -c $in -o $out",
+        f"  command = {ccache}g++ -std=c++17 -O1 -fPIC -fvisibility=hidden {includes} {python} "
+        "-MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
@@ -91,7 +94,10 @@ def build(folders: Sequence[str] | None = None, extra: Sequence[Path] = ()) -> t
         file.write_text("\n".join(lines) + "\n")
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         done = subprocess.run(
-            [sys.executable, "-m", "ninja", "-j", jobs, "-f", file.name], cwd=folder, capture_output=True, text=True
+            [sys.executable, "-m", "ninja", "-j", jobs, "-f", file.name],
+            cwd=folder,
+            capture_output=True,
+            text=True,
         )
     if done.returncode:
         raise RuntimeError(f"issue_model: the kernels do not compile:\n{(done.stdout + done.stderr)[-6000:]}")
@@ -104,7 +110,8 @@ def load(path: Path) -> Any:
     before = sys.getdlopenflags()
     sys.setdlopenflags(os.RTLD_LAZY)
     try:
-        spec = importlib.util.spec_from_file_location("_recording", path)
+        # pybind11 keeps modules by their full name: one name for each set of kernels
+        spec = importlib.util.spec_from_file_location(f"{path.parent.name}._recording", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

@@ -20,7 +20,9 @@ SHARED_BYTES = 228 * 1024  # of a multiprocessor; a block takes one kilobyte mor
 SHARED_RESERVED, SHARED_UNIT = 1024, 128
 MEMORY_BYTES = 4.3e12  # a second, read and written: an H200's device-to-device copy
 TENSOR_FLOPS = 790e12  # a second, dense 16-bit products of a library
-L2_BYTES = 5.5e12  # a second, from the L2 to all multiprocessors: 32 bytes a cycle and multiprocessor at 1.3 GHz
+L2_BYTES = (
+    5.5e12  # a second, from the L2 to all multiprocessors: 32 bytes a cycle and multiprocessor at 1.3 GHz
+)
 LAUNCH = 1.2e-6  # s between two dependent nodes of a graph
 CLUSTER_BARRIER = 0.8e-6  # s: every thread's MEMBAR.ALL.GPU, arrival, wait, CCTL.IVALL
 GRID_BARRIER = 1.7e-6  # s: an atomic to the L2, polling, MEMBAR.SC.GPU
@@ -115,7 +117,9 @@ class Work:
     @property
     def seconds(self) -> float:
         """The lower bound."""
-        return max(value for name, value in self.bounds.items() if name != "barriers") + self.bounds["barriers"]
+        return (
+            max(value for name, value in self.bounds.items() if name != "barriers") + self.bounds["barriers"]
+        )
 
     @property
     def binds(self) -> str:
@@ -144,7 +148,9 @@ def price(work: Work) -> Work:
     shuffles = work.by_pipe.get("shuffle", 0.0)
     cycles.pop("shuffle", None)
     cycles["shared"] = (work.passes + shuffles) * share
-    cycles["tensor"] = (work.tensor.get("HMMA", 0) / TENSOR_SYNC + work.tensor.get("HGMMA", 0) / TENSOR_GROUP) * share
+    cycles["tensor"] = (
+        work.tensor.get("HMMA", 0) / TENSOR_SYNC + work.tensor.get("HGMMA", 0) / TENSOR_GROUP
+    ) * share
     # one warp issues one instruction a cycle at most; its blocks follow one another
     rounds = math.ceil(math.ceil(work.blocks / MULTIPROCESSORS) / max(work.resident, 1))
     cycles["warp"] = work.longest_warp * rounds

@@ -40,9 +40,9 @@ def kernels(cubin: bytes) -> dict[str, Kernel]:
     found: dict[str, Kernel] = {}
     for name in by_name:
         if name.startswith(".text."):
-            kernel = name.removeprefix(".text.")
-            index = next(i for i, (symbol, *_) in enumerate(symbols) if symbol == kernel)
-            found[kernel] = Kernel(kernel, index)
+            entry = name.removeprefix(".text.")
+            index = next(i for i, (symbol, *_) in enumerate(symbols) if symbol == entry)
+            found[entry] = Kernel(entry, index)
     for attribute, value in _attributes(by_name.get(".nv.info", b"")):
         if attribute == REGCOUNT:
             symbol, count = struct.unpack_from("<II", value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +34,9 @@ def steps(recorder: Callable[[], Recorder], size: str, height: int, width: int, 
     from segnext import create_model
     from segnext.deployment import DeployedSegNeXt
     from segnext.folding import fold
+    from segnext.models import SegNeXt
 
-    model = create_model(f"segnext_{size}", num_classes=CLASSES).eval()
+    model = cast(SegNeXt, create_model(f"segnext_{size}", num_classes=CLASSES)).eval()
     weights = fold(model)
     plan = Plan(recorder, blocks, data={"upsample_argmax": _label_map})
     fast = DeployedSegNeXt(model.config, weights, torch.bfloat16, device="meta")

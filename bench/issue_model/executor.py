@@ -1,4 +1,4 @@
-"""Runs blocks of a kernel's machine code: builds executor.cpp once, hands it the rows of `decode`, and counts."""
+"""Runs blocks of a kernel's machine code: builds machine/ once, hands it the rows of `decode`, and counts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from bench.issue_model.cubin import Kernel, kernels
 from bench.issue_model.sass import Line, disassemble
 
 FOLDER = Path(__file__).resolve().parent
+MACHINE = FOLDER / "machine"
 CACHE = FOLDER.parents[1] / "build" / "issue_model"
 BANKS = 8
 RESERVED_SHARED = 1024  # of each block on sm_90: the first kilobyte of its window
-STACK, LOCAL_BYTES = 0x28, 16384  # in constant bank 0: where the stack begins; executor.h's kLocalBytes
+STACK, LOCAL_BYTES = 0x28, 16384  # in constant bank 0: where the stack begins; machine/state.h's kLocalBytes
 IN_CLUSTER = 0x140  # in constant bank 0: whether the kernel was started with clusters
 MOST_ISSUES = 1 << 28  # of a block: what takes longer is a loop without end
 
@@ -64,16 +65,24 @@ class Start:
 @functools.cache
 def library() -> ctypes.CDLL:
     """The compiled executor; compiled again where its source has changed."""
-    sources = [FOLDER / "executor.h", FOLDER / "executor.cpp"]
+    sources = sorted(MACHINE.glob("*.*"))
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     path = CACHE / f"executor-{key}.so"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
-        flags = "-std=c++17 -O2 -march=native -ffp-contract=off -Wall -Wextra -shared -fPIC".split()
-        done = subprocess.run(
-            ["g++", *flags, str(sources[1]), "-o", str(partial)], capture_output=True, text=True
-        )
+        flags = [
+            "-std=c++17",
+            "-O2",
+            "-march=native",
+            "-ffp-contract=off",
+            "-Wall",
+            "-Wextra",
+            "-shared",
+            "-fPIC",
+        ]
+        units = [str(source) for source in sources if source.suffix == ".cpp"]
+        done = subprocess.run(["g++", *flags, *units, "-o", str(partial)], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"issue_model: the executor does not compile:\n{done.stderr[-4000:]}")
         partial.rename(path)
@@ -81,7 +90,9 @@ def library() -> ctypes.CDLL:
     loaded.issue_model_operations.restype = ctypes.c_char_p
     loaded.issue_model_fields.restype = ctypes.c_int64
     loaded.issue_model_run.restype = ctypes.c_int64
-    assert loaded.issue_model_fields() == decode.WIDTH, "executor.h and decode.py disagree on the fields"
+    assert loaded.issue_model_fields() == decode.WIDTH, (
+        "machine/state.h and decode/row.py disagree on the fields"
+    )
     return loaded
 
 
@@ -101,7 +112,8 @@ def code(cubin: bytes, name: str) -> Code:
 
 def empty_counts(program: Code) -> Counts:
     """Counts of nothing."""
-    return Counts(*(np.zeros(len(program.lines), np.uint64) for _ in range(4)))
+    issued, lanes, passes, sectors = (np.zeros(len(program.lines), np.uint64) for _ in range(4))
+    return Counts(issued, lanes, passes, sectors)
 
 
 def run_block(program: Code, start: Start, index: tuple[int, int, int], counts: Counts) -> None:
@@ -162,5 +174,9 @@ def _bank0(kernel: Kernel, start: Start) -> bytes:
 def sampled_blocks(grid: tuple[int, int, int], most: int) -> Sequence[tuple[int, int, int]]:
     """All blocks of a small grid; of a large one the first, the last, and others at even distances between."""
     total = grid[0] * grid[1] * grid[2]
-    numbers = sorted({round(i * (total - 1) / max(most - 1, 1)) for i in range(most)}) if total > most else range(total)
+    numbers = (
+        sorted({round(i * (total - 1) / max(most - 1, 1)) for i in range(most)})
+        if total > most
+        else range(total)
+    )
     return [(n % grid[0], n // grid[0] % grid[1], n // (grid[0] * grid[1])) for n in numbers]

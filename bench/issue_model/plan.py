@@ -25,7 +25,16 @@ from segnext_kernels import _library, _triton, backend, tuning
 
 NAMESPACE = "segnext_kernels"
 # PyTorch's functions that start nothing on a device
-FREE = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "alias", "_unsafe_view"}
+FREE = {
+    "empty",
+    "empty_strided",
+    "empty_like",
+    "new_empty",
+    "new_empty_strided",
+    "detach",
+    "alias",
+    "_unsafe_view",
+}
 CONVOLUTIONS = ("conv2d", "convolution")
 DRAWN = 1 << 20  # numbers that are drawn once; larger tensors repeat them
 
@@ -168,7 +177,12 @@ class Plan(TorchDispatchMode):
             return None if x.dtype in _triton.DTYPES else f"takes no {x.dtype}"
 
         before = _triton.launch, tuning.tuned, _library.cuda_refuses, _triton.refuses, _library._C
-        _triton.launch, tuning.tuned, _library.cuda_refuses, _triton.refuses = launch, tuned, cuda_refuses, triton_refuses
+        _triton.launch, tuning.tuned, _library.cuda_refuses, _triton.refuses = (
+            launch,
+            tuned,
+            cuda_refuses,
+            triton_refuses,
+        )
         if not isinstance(before[4], _Native):
             _library._C = _Native(self._recorder, before[4])
         try:
@@ -205,7 +219,9 @@ def _with_data(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.device.type == "cpu":
         return tensor
     result = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
-    flat = torch.empty(0, dtype=tensor.dtype).set_(result.untyped_storage(), 0, (result.untyped_storage().nbytes() // result.element_size(),))
+    storage = result.untyped_storage()
+    count = storage.nbytes() // result.element_size()
+    flat = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, (count,), (1,))
     if not tensor.is_floating_point():
         return result.zero_()
     source = _drawn().to(tensor.dtype)
@@ -245,7 +261,9 @@ def _is_free(func: Any, args: Any, outputs: Sequence[torch.Tensor]) -> bool:
 def _foreign(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> Foreign:
     packet = func.overloadpacket
     flops = int(flop_registry[packet](*args, **kwargs, out_val=out)) if packet in flop_registry else 0
-    size = sum(t.numel() * t.element_size() for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor))
+    size = sum(
+        t.numel() * t.element_size() for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)
+    )
     name = _name(func)
     has_bias = name in CONVOLUTIONS and len(args) > 2 and args[2] is not None  # added in a kernel of its own
     return Foreign(name, 2 if has_bias else 1, size, flops)
@@ -259,4 +277,13 @@ def _key(launch: Launch) -> Any:
         if value >= FIRST_ADDRESS or any(begin <= value < end for begin, end in start.ranges):
             parameters[at : at + 8] = (value % 4096 % 64).to_bytes(8, "little")
     digest = hashlib.sha256(launch.cubin).hexdigest()
-    return (digest, launch.kernel, start.grid, start.block, start.shared, start.cluster, start.cooperative, bytes(parameters))
+    return (
+        digest,
+        launch.kernel,
+        start.grid,
+        start.block,
+        start.shared,
+        start.cluster,
+        start.cooperative,
+        bytes(parameters),
+    )

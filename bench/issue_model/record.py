@@ -59,7 +59,9 @@ class Recorder:
 
     def taken(self, first: int, tensors: Sequence[torch.Tensor]) -> list[Launch]:
         """The launches noted from number ``first`` on, which may read the memory of these tensors."""
-        ranges = _joined([_range(tensor) for tensor in tensors if tensor.device.type == "cpu" and tensor.numel()])
+        ranges = _joined(
+            [_range(tensor) for tensor in tensors if tensor.device.type == "cpu" and tensor.numel()]
+        )
         found = [replace(launch, start=replace(launch.start, ranges=ranges)) for launch in self.noted[first:]]
         del self.noted[first:]
         return found

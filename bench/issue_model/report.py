@@ -42,7 +42,9 @@ def text(workload: Workload, steps: Sequence[Step], took: float) -> str:
         else f"model {workload.name}: launches nothing"
     )
     lines = [_line(step, workload.elements) for step in steps]
-    counted = [f"{line} (x {lines.count(line)})" if lines.count(line) > 1 else line for line in dict.fromkeys(lines)]
+    counted = [
+        f"{line} (x {lines.count(line)})" if lines.count(line) > 1 else line for line in dict.fromkeys(lines)
+    ]
     return "\n".join([head, *counted])
 
 
@@ -57,7 +59,13 @@ def _line(step: Step, elements: int) -> str:
     work, start = result.work, result.launch.start
     bounds = sorted(work.bounds.items(), key=lambda item: -item[1])
     shown = " ".join(f"{name} {value * 1e6:.2f}" for name, value in bounds if value >= 0.02 * bounds[0][1])
-    kind = f", clusters of {start.cluster}" if start.cluster > 1 else ", cooperative" if start.cooperative else ""
+    kind = (
+        f", clusters of {start.cluster}"
+        if start.cluster > 1
+        else ", cooperative"
+        if start.cooperative
+        else ""
+    )
     block = start.block[0] * start.block[1] * start.block[2]
     return (
         f"  model {result.launch.label}: {work.seconds * 1e6:.2f} us, {work.binds} binds ({shown} us); "
@@ -73,7 +81,11 @@ def deployed(name: str, steps: Sequence[Step]) -> str:
     rows: dict[tuple[str, str, bool], list[float]] = defaultdict(lambda: [0, 0.0])
     for step in steps:
         foreign = isinstance(step.what, Foreign)
-        label = step.what.label if isinstance(step.what, Foreign) else step.what.launch.label.split("<")[0].split(" ")[0]
+        label = (
+            step.what.label
+            if isinstance(step.what, Foreign)
+            else step.what.launch.label.split("<")[0].split(" ")[0]
+        )
         row = rows[(step.op, label, foreign)]
         row[0] += launches([step])
         row[1] += seconds([step])
@@ -82,9 +94,9 @@ def deployed(name: str, steps: Sequence[Step]) -> str:
     nodes, own = launches(steps), seconds(steps)
     total = own + nodes * costs.LAUNCH
     lines = [
-        f"model {name}: {own * 1e6:.0f} us of kernels ({seconds(ours) * 1e6:.0f} ours in {launches(ours)} launches, "
-        f"{seconds(theirs) * 1e6:.0f} PyTorch's in {launches(theirs)}), + {nodes} x {costs.LAUNCH * 1e6:.1f} us between "
-        f"launches = {total * 1e6:.0f} us, {1 / total:.0f} a second at best"
+        f"model {name}: {own * 1e6:.0f} us of kernels ({seconds(ours) * 1e6:.0f} ours in {launches(ours)} launches,"
+        f" {seconds(theirs) * 1e6:.0f} PyTorch's in {launches(theirs)}), + {nodes} x {costs.LAUNCH * 1e6:.1f} us"
+        f" between launches = {total * 1e6:.0f} us, {1 / total:.0f} a second at best"
     ]
     for (op, label, foreign), (count, time) in sorted(rows.items(), key=lambda item: -item[1][1]):
         lines.append(f"  model {time * 1e6:8.2f} us  {count:3.0f} x  {op}: {label}{' (PyTorch)' * foreign}")
@@ -109,7 +121,9 @@ def profile(result: Result, elements: int) -> str:
     top = sorted(names.items(), key=lambda item: -item[1])[:16]
     out.append("    by name: " + ", ".join(f"{name} {count / total:.1%}" for name, count in top))
     out.append("    share   instr/el  lanes  shared passes x 32/el  L2 B/el  line")
-    for (file, number), (count, active, passed, touched) in sorted(lines.items(), key=lambda item: -item[1][0])[:LINES]:
+    for (file, number), (count, active, passed, touched) in sorted(
+        lines.items(), key=lambda item: -item[1][0]
+    )[:LINES]:
         out.append(
             f"    {count / total:6.1%} {count * 32 / elements:9.2f} {active / max(count, 1):6.1f} "
             f"{passed * 32 / elements:10.2f} {touched * 32 / elements:17.2f}  {_source(file, number)}"

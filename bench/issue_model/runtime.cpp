@@ -18,8 +18,8 @@ std::map<const void*, std::string>& names() {
   static std::map<const void*, std::string> all;
   return all;
 }
-py::object* on_launch = nullptr;   // (name, grid, block, shared, cluster, cooperative, address of the arguments)
-py::object* occupancy = nullptr;   // (name, threads, shared) -> blocks of a multiprocessor
+py::object* on_launch = nullptr;  // (name, grid, block, shared, cluster, cooperative, address of the arguments)
+py::object* occupancy = nullptr;  // (name, threads, shared) -> blocks of a multiprocessor
 py::object* on_memset = nullptr;
 
 constexpr int kMultiprocessors = 132;

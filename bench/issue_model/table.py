@@ -35,6 +35,20 @@ def row(steps: Sequence[Step], elements: int) -> Row:
     }
 
 
+def compilers() -> str:
+    """The versions that decide about the machine code."""
+    import triton
+
+    from tests.kernels.nvcc_gate import release
+
+    return f"nvcc {release()}, triton {triton.__version__}"
+
+
+def written_with() -> str:
+    """The compilers whose machine code the table holds."""
+    return json.loads(PATH.read_text())["compilers"]
+
+
 def read() -> dict[str, Row]:
     """Name of a call -> its row."""
     return json.loads(PATH.read_text())["rows"] if PATH.exists() else {}
@@ -47,7 +61,9 @@ def write(rows: Mapping[str, Row]) -> None:
         '"model": "modelled, not measured: warp instructions x 32 / elements of the sm_90 code, and the lower bound of '
         'the time; kernels: launches, instr/el, us"'
     )
-    PATH.write_text(f'{{\n {head},\n "rows": {{\n{lines}\n }}\n}}\n')
+    PATH.write_text(
+        f'{{\n {head},\n "compilers": {json.dumps(compilers())},\n "rows": {{\n{lines}\n }}\n}}\n'
+    )
 
 
 def grown(name: str, now: Row, before: Row | None) -> str | None:

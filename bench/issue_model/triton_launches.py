@@ -34,7 +34,7 @@ def launch_of(
     def address(tensor: torch.Tensor) -> int:
         key = tensor.untyped_storage()._cdata
         begin = tensors.setdefault(key, FIRST_ADDRESS + len(tensors) * APART)
-        return begin + tensor.storage_offset() * tensor.element_size()
+        return begin + int(tensor.storage_offset()) * tensor.element_size()
 
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
     built = triton.compile(noted.source(), target=GPUTarget("cuda", ARCHITECTURE, 32), options=options)
@@ -45,8 +45,9 @@ def launch_of(
     # behind the function's own parameters Triton has scratch memory, which these kernels do not use
     for value, parameter in zip(values, kernel.parameters, strict=False):
         packed[parameter.offset : parameter.offset + parameter.size] = _bytes(value, parameter.size, address)
+    x, y, z = (*(int(size) for size in grid), 1, 1)[:3]
     start = Start(
-        grid=(*(int(size) for size in grid), 1, 1)[:3],
+        grid=(x, y, z),
         block=(32 * config.num_warps, 1, 1),
         shared=built.metadata.shared - kernel.static_shared,
         parameters=bytes(packed),

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from bench.issue_model import build
 from segnext_kernels import backend
 from segnext_kernels.specification import Sample, Spec, all_specs
 
+# Shapes that the targets are about, beside the specification's: which sample, and the sizes that replace its own.
+TARGETS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "msca_conv": (
+        *((f"t{stage}-", {"n": 32}) for stage in range(1, 5)),
+        *((f"t{stage}-", {"h": 384 >> stage, "w": 768 >> stage}) for stage in range(1, 5)),  # 768x1536
+        *((f"t{stage}-", {"h": 512 >> stage, "w": 1024 >> stage}) for stage in range(1, 5)),  # 1024x2048
+    ),
+    "conv_ffn": tuple((f"t{stage}-", {"h": 384 >> stage, "w": 768 >> stage}) for stage in range(1, 5)),
+    "dwconv_gelu": (("t1-", {"n": 32}),),
+    "gated_pointwise": (("t1-", {"n": 32}),),
+    "group_norm_act": (("c256-h64w64-relu", {"n": 32}),),
+    "nmf2d": (("t-", {"b": 32}), ("t-", {"n": 18432}), ("t-", {"n": 32768}), ("b-", {"n": 32768})),
+    "upsample_argmax": (("cityscapes", {"n": 16}),),
+    "upsample_cross_entropy": (("ade20k", {"n": 16}),),
+}
+LARGE = (
+    1 << 25
+)  # elements of a call's arguments; beyond them numbers repeat instead of being drawn one by one
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 LAYOUTS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
 
@@ -66,16 +85,34 @@ def workloads(
     dtypes: Sequence[str] = ("bf16",),
     layouts: Sequence[str] = ("nhwc",),
     shape: str = "",
+    changed: dict[str, Any] | None = None,
+    targets: bool = False,
 ) -> Iterator[Workload]:
-    """All that matches, op by op; shapes are the specification's, T's and B's at 512x512."""
+    """All that matches, op by op; shapes are the specification's, T's and B's at 512x512.
+
+    Args:
+        changed: sizes to take instead of the samples' own.
+        targets: `TARGETS` too.
+    """
     for spec in all_specs().values():
         if only not in spec.name:
             continue
-        for sample in spec.model_shapes:
+        samples = [_resized(sample, changed) if changed else sample for sample in spec.model_shapes]
+        if targets:
+            for prefix, sizes in TARGETS.get(spec.name, ()):
+                samples.append(
+                    _resized(next(s for s in spec.model_shapes if s.name.startswith(prefix)), sizes)
+                )
+        for sample in samples:
             if shape not in sample.name:
                 continue
             for dtype, layout, direction in itertools.product(dtypes, layouts, directions):
                 yield from _of_sample(spec, sample, dtype, layout, direction, backends)
+
+
+def _resized(sample: Sample, changed: Mapping[str, Any]) -> Sample:
+    name = "-".join([sample.name, *(f"{key}={value}" for key, value in changed.items())])
+    return Sample(name, sample.build, {**sample.sizes, **changed})
 
 
 def _of_sample(
@@ -87,11 +124,17 @@ def _of_sample(
             continue
         forward = sample.make(DTYPES[dtype], "meta", LAYOUTS[layout])
         minimum = spec.bytes_moved(forward, spec.op(*forward))
-        make = functools.partial(_args, spec, sample, dtype, layout, "cpu" if name == "cuda" else "meta", direction)
-        yield Workload(spec.name, direction, name, dtype, layout, sample.name, elements(spec, forward), minimum, make)
+        count = sum(t.numel() for t in tree_leaves(forward) if isinstance(t, torch.Tensor))
+        device = "cpu" if name == "cuda" and count <= LARGE else "meta"
+        make = functools.partial(_args, spec, sample, dtype, layout, device, direction)
+        yield Workload(
+            spec.name, direction, name, dtype, layout, sample.name, elements(spec, forward), minimum, make
+        )
 
 
-def _args(spec: Spec, sample: Sample, dtype: str, layout: str, device: str, direction: str) -> tuple[Any, ...]:
+def _args(
+    spec: Spec, sample: Sample, dtype: str, layout: str, device: str, direction: str
+) -> tuple[Any, ...]:
     args = sample.make(DTYPES[dtype], device, LAYOUTS[layout])
     if direction == "forward":
         return args

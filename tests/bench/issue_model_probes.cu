@@ -59,7 +59,18 @@ __global__ void collatz_kernel(const int* in, int* out) {
   out[threadIdx.x] = steps;
 }
 
-// sum over the block by shuffles and shared memory; some threads have nothing and stay away from the loads
+// Lanes end inside a branch whose other lanes meet after it.
+__global__ void exits_kernel(const int* in, int* out) {
+  const int value = in[threadIdx.x];
+  if (value > 10) {
+    if (value > 20) return;
+    out[threadIdx.x] = 1;
+    __syncwarp(__activemask());
+  }
+  out[32 + threadIdx.x] = static_cast<int>(__ballot_sync(__activemask(), value > 5));
+}
+
+// Sum over the block by shuffles and shared memory; some threads have nothing and stay away from the loads
 __global__ void block_sum_kernel(const float* in, int64_t stride, int count, float* out) {
   float sum = 0.0f;
   for (int i = threadIdx.x; i < count; i += blockDim.x) sum += in[i * stride];

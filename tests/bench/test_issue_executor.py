@@ -33,7 +33,13 @@ def probes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def launch(
-    content: bytes, name: str, args: Sequence[Any], grid: int = 1, block: int = 32, shared: int = 1024, **more: Any
+    content: bytes,
+    name: str,
+    args: Sequence[Any],
+    grid: int = 1,
+    block: int = 32,
+    shared: int = 1024,
+    **more: Any,
 ) -> Launch:
     """A start of a probe; arrays are passed as addresses, and may be read and written."""
     kernel = cubin.kernels(content)[name]
@@ -41,7 +47,9 @@ def launch(
     for value, p in zip(args, kernel.parameters, strict=True):
         number = value.ctypes.data if isinstance(value, np.ndarray) else value
         packed[p.offset : p.offset + p.size] = struct.pack("<q" if p.size == 8 else "<i", number)
-    ranges = tuple(sorted((a.ctypes.data, a.ctypes.data + a.nbytes) for a in args if isinstance(a, np.ndarray)))
+    ranges = tuple(
+        sorted((a.ctypes.data, a.ctypes.data + a.nbytes) for a in args if isinstance(a, np.ndarray))
+    )
     start = executor.Start((grid, 1, 1), (block, 1, 1), shared, bytes(packed), ranges=ranges, **more)
     return Launch(content, name, name, start)
 
@@ -113,6 +121,15 @@ def test_each_lane_loops_as_often_as_it_must(run: Run) -> None:
     assert out.tolist() == [steps(int(n)) for n in numbers]
 
 
+def test_lanes_that_end_inside_a_branch_are_not_waited_for(run: Run) -> None:
+    values = np.arange(32, dtype=np.int32)
+    out = np.zeros(64, np.int32)
+    run("exits_kernel", values, out)
+    assert out[:32].tolist() == [int(10 < v <= 20) for v in values]
+    assert all(int(bits) % 2**32 == sum(1 << v for v in range(6, 21)) for bits in out[32:53])
+    assert not out[53:].any()
+
+
 def test_block_sum_over_a_strided_array(run: Run) -> None:
     values = np.random.default_rng(2).integers(-8, 8, (1000, 3)).astype(np.float32)
     out = np.zeros(2, np.float32)
@@ -151,9 +168,11 @@ def test_floats(run: Run) -> None:
     run("floats_kernel", a, b, out, block=64)
     with np.errstate(all="ignore"):
         x, y = a.astype(np.float64), b.astype(np.float64)
-        bfloat = (((a.view(np.uint32).astype(np.uint64) + 0x7FFF + (a.view(np.uint32) >> 16 & 1)) >> 16) << 16).astype(
-            np.uint32
-        ).view(np.float32)
+        bfloat = (
+            (((a.view(np.uint32).astype(np.uint64) + 0x7FFF + (a.view(np.uint32) >> 16 & 1)) >> 16) << 16)
+            .astype(np.uint32)
+            .view(np.float32)
+        )
         expected = np.stack([
             x / y, np.sqrt(np.abs(x)), np.exp(0.1 * x), [erf(v) for v in x], x * y - x,
             np.fmin(a, b) - np.fmax(a, -b), np.trunc(np.where(np.abs(x) < 2**31, x, 2.0**31)) + np.floor(y),
@@ -162,7 +181,9 @@ def test_floats(run: Run) -> None:
         ], 1).astype(np.float32)  # fmt: skip
     rows = np.arange(64) > 2
     np.testing.assert_allclose(out[rows], expected[rows], rtol=2e-6, atol=2e-6)
-    np.testing.assert_allclose(out[1:3, 0], expected[1:3, 0], rtol=1e-5)  # tiny and huge: the division's slow path
+    np.testing.assert_allclose(
+        out[1:3, 0], expected[1:3, 0], rtol=1e-5
+    )  # tiny and huge: the division's slow path
     assert np.isnan(out[0, 0]) and out[0, 9] == 2
 
 
@@ -183,7 +204,9 @@ def test_matrix_product_of_a_warp(run: Run) -> None:
     assert (out == a @ b).all()
 
 
-@pytest.mark.parametrize(("stride", "spread", "passes", "sectors"), [(1, 1, 1, 4), (2, 8, 2, 32), (33, 4, 1, 16)])
+@pytest.mark.parametrize(
+    ("stride", "spread", "passes", "sectors"), [(1, 1, 1, 4), (2, 8, 2, 32), (33, 4, 1, 16)]
+)
 def test_bank_conflicts_and_sectors(
     run: Run, probes: bytes, stride: int, spread: int, passes: int, sectors: int
 ) -> None:
@@ -217,7 +240,9 @@ def test_barriers_are_priced(probes: bytes) -> None:
 
 
 def test_a_branch_on_a_value_that_nobody_wrote_is_an_error(run: Run) -> None:
-    with pytest.raises(RuntimeError, match=r"unwritten_kernel at 0x\w+ `.*issue_model_probes.cu:\d+: a branch depends"):
+    with pytest.raises(
+        RuntimeError, match=r"unwritten_kernel at 0x\w+ `.*issue_model_probes.cu:\d+: a branch depends"
+    ):
         run("unwritten_kernel", np.zeros(3200, np.float32))
 
 
@@ -228,7 +253,9 @@ def test_a_load_outside_of_every_tensor_is_an_error(run: Run) -> None:
 
 def test_an_unknown_instruction_is_an_error_that_names_it() -> None:
     line = sass.Line(3, "PT", False, "FROBNICATE.U32", ("R1", "R2"), "FROBNICATE.U32 R1, R2", ("", 0))
-    with pytest.raises(sass.UnknownInstruction, match=r"unknown instruction at 0x0030: FROBNICATE.U32 R1, R2"):
+    with pytest.raises(
+        sass.UnknownInstruction, match=r"unknown instruction at 0x0030: FROBNICATE.U32 R1, R2"
+    ):
         decode.program([line], executor.operations())
     with pytest.raises(ValueError, match="FROBNICATE.U32 belongs to no pipe"):
         costs.pipe("FROBNICATE.U32")
@@ -236,7 +263,14 @@ def test_an_unknown_instruction_is_an_error_that_names_it() -> None:
 
 @pytest.mark.parametrize(
     ("registers", "threads", "shared", "blocks"),
-    [(32, 256, 0, 8), (160, 256, 0, 1), (128, 256, 0, 2), (64, 128, 100 * 1024, 2), (16, 32, 0, 32), (255, 1024, 0, 0)],
+    [
+        (32, 256, 0, 8),
+        (160, 256, 0, 1),
+        (128, 256, 0, 2),
+        (64, 128, 100 * 1024, 2),
+        (16, 32, 0, 32),
+        (255, 1024, 0, 0),
+    ],
 )
 def test_residency(registers: int, threads: int, shared: int, blocks: int) -> None:
     assert costs.residency(registers, threads, shared) == blocks

@@ -1,0 +1,126 @@
+"""The issue model: a cheap part of its table, results of ops by their machine code, and what it plans."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+
+from tests.accuracy import assert_accurate
+from tests.contract.cases import cast
+from tests.kernels.nvcc_gate import NVCC
+
+pytest.importorskip("triton", reason="the wheel carries nvdisasm")
+pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+
+from bench.issue_model import report, table  # noqa: E402
+from bench.issue_model.model import Result  # noqa: E402
+from bench.issue_model.plan import Foreign, Plan  # noqa: E402
+from bench.issue_model.record import Recorder  # noqa: E402
+from bench.issue_model.workloads import workloads  # noqa: E402
+from segnext_kernels.specification import Sample, all_specs  # noqa: E402
+
+# What compiles in half a minute on two cores. `python -m bench.issue_model --check` compares all of it.
+FOLDERS = ("dwconv_gelu", "msca_conv", "upsample_argmax")
+CHECKED = (
+    "dwconv_gelu forward cuda t1",
+    "dwconv_gelu backward cuda t4",
+    "msca_conv forward cuda t1",
+    "msca_conv forward cuda t3",
+    "msca_conv backward cuda t4",
+    "upsample_argmax forward cuda cityscapes",
+    "conv_ffn forward triton t1",
+    "conv_ffn forward triton t3",
+    "gated_pointwise forward triton t1",
+    "msca_block forward triton t2",
+)
+ALL_BLOCKS = 1 << 20
+
+
+@functools.cache
+def recorder() -> Recorder:
+    """Of the kernels that are compiled here."""
+    return Recorder(FOLDERS)
+
+
+@pytest.mark.parametrize("what", CHECKED)
+def test_no_kernel_grew_unnoticed(what: str) -> None:
+    if table.written_with() != table.compilers():
+        pytest.skip(f"the table is of {table.written_with()}, this is {table.compilers()}")
+    op, direction, backend, shape = what.split()
+    rows = table.read()
+    for workload in workloads(op, (direction,), (backend,), shape=shape):
+        plan = Plan(recorder)
+        plan.run(workload.full_op, workload.backend, workload.make())
+        worse = table.grown(workload.name, table.row(plan.steps, workload.elements), rows.get(workload.name))
+        assert worse is None, worse
+
+
+SAMPLES = [
+    pytest.param(op, sample, dtype, layout, id=f"{op}-{sample.name}-{name}")
+    for op in FOLDERS
+    for sample in all_specs()[op].samples[:3]
+    for name, dtype, layout in (
+        ("bf16-nhwc", torch.bfloat16, torch.channels_last),
+        ("fp32-nchw", torch.float32, torch.contiguous_format),
+    )
+]
+
+
+@pytest.mark.parametrize(("op", "sample", "dtype", "layout"), SAMPLES)
+def test_machine_code_gives_what_the_definition_says(
+    op: str, sample: Sample, dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    """What nvcc made of the kernels, not only their source, on the CPU."""
+    spec, args = all_specs()[op], sample.make(dtype, layout=layout)
+    out = Plan(recorder, ALL_BLOCKS).run(op, "cuda", args)
+    if out.is_floating_point():
+        assert_accurate(out, spec.reference(*cast(args, torch.float64)), spec.reference(*args))
+    else:
+        assert torch.equal(out, spec.reference(*args))
+
+
+def test_the_same_twice() -> None:
+    (workload,) = workloads("msca_conv", ("forward",), ("cuda",), shape="t4")
+    rows = []
+    for _ in range(2):
+        plan = Plan(recorder)
+        plan.run(workload.full_op, workload.backend, workload.make())
+        rows.append(table.row(plan.steps, workload.elements))
+    assert rows[0] == rows[1]
+
+
+def test_an_op_inside_an_op_takes_the_kernel_that_auto_would() -> None:
+    (workload,) = workloads("msca_block", ("forward",), ("triton",), shape="t4")
+    plan = Plan(recorder)
+    out = plan.run(workload.full_op, workload.backend, workload.make())
+    assert out.device.type == "meta" and out.is_contiguous(memory_format=torch.channels_last)
+    assert [step.op for step in plan.steps] == ["msca_block", "msca_block/msca_conv", "msca_block"]
+    assert all(isinstance(step.what, Result) for step in plan.steps)
+
+
+def test_functions_of_pytorch_are_counted_and_views_are_not() -> None:
+    def run(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.conv2d(x, weight, bias)
+        return torch.relu(y).permute(0, 2, 3, 1).flatten(1)[:, :5]
+
+    plan = Plan(recorder)
+    x = torch.empty(1, 8, 16, 16, device="meta").contiguous(memory_format=torch.channels_last)
+    plan.call(run, x, torch.empty(4, 8, 3, 3, device="meta"), torch.empty(4, device="meta"))
+    found: list[Any] = [step.what for step in plan.steps]
+    assert all(isinstance(what, Foreign) for what in found)
+    assert [what.launches for what in found][:2] == [2, 1]  # the bias is a kernel of its own
+    assert found[0].flops == 2 * 14 * 14 * 4 * 8 * 9
+    assert report.launches(plan.steps) == sum(what.launches for what in found)
+
+
+def test_the_table_says_what_grew_and_how_to_write_it_again() -> None:
+    row = {"launches": 1, "instr/el": 100.0, "us": 10.0, "kernels": {}}
+    assert table.grown("op forward", row, row) is None
+    assert table.grown("op forward", {**row, "us": 10.29}, row) is None
+    text = table.grown("op forward", {**row, "instr/el": 104.0}, row)
+    assert text is not None and "instr/el 100 -> 104 (+4.0%)" in text
+    assert "python -m bench.issue_model --only op --write" in text
+    assert "not in bench/issue_model.json" in str(table.grown("op forward", row, None))
