@@ -66,11 +66,14 @@ def main() -> int:
 def _models(arguments: argparse.Namespace) -> int:
     recorder = functools.cache(Recorder)
     sizes = [tuple(map(int, arguments.size.split("x")))] if arguments.size else deployed.SIZES
+    worse = []
     for height, width in sizes:
         steps = deployed.steps(recorder, arguments.model, height, width, arguments.blocks)
         name = f"SegNeXt-{arguments.model.upper()} {height}x{width} batch 1 bf16 to the mask"
         print(report.deployed(name, steps), flush=True)
-    return 0
+        key = f"segnext_{arguments.model} {height}x{width} batch 1 bf16 to the mask"
+        worse += _recorded(arguments, key, table.row(steps, height * width))
+    return _failed(worse)
 
 
 def _ops(arguments: argparse.Namespace) -> int:
@@ -83,7 +86,7 @@ def _ops(arguments: argparse.Namespace) -> int:
         {key: int(value) for key, _, value in (part.partition("=") for part in arguments.change.split(",") if part)},
         arguments.targets,
     )  # fmt: skip
-    rows, worse = table.read(), []
+    worse = []
     for workload in chosen:
         began = time.perf_counter()
         plan = Plan(functools.partial(recorder, workload.op), arguments.blocks, arguments.configs)
@@ -92,14 +95,23 @@ def _ops(arguments: argparse.Namespace) -> int:
         if arguments.profile:
             for result in {id(s.what): s.what for s in plan.steps if isinstance(s.what, Result)}.values():
                 print(report.profile(result, workload.elements), flush=True)
-        row = table.row(plan.steps, workload.elements)
-        if arguments.check:
-            worse.append(table.grown(workload.name, row, rows.get(workload.name)))
-        if arguments.write:
-            table.write({**table.read(), workload.name: row})
-    found = [line for line in worse if line]
-    print("\n".join(found), file=sys.stderr)
-    return 1 if found else 0
+        worse += _recorded(arguments, workload.name, table.row(plan.steps, workload.elements))
+    return _failed(worse)
+
+
+def _recorded(arguments: argparse.Namespace, name: str, row: table.Row) -> list[str]:
+    """Compares a row with the table's, or writes it; what grew."""
+    rows = table.read()
+    if arguments.write:
+        table.write({**rows, name: row})
+    grown = table.grown(name, row, rows.get(name)) if arguments.check else None
+    return [grown] if grown else []
+
+
+def _failed(worse: list[str]) -> int:
+    if worse:
+        print("\n".join(worse), file=sys.stderr)
+    return 1 if worse else 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from bench.issue_model.plan import Step
 PATH = Path(__file__).resolve().parents[1] / "issue_model.json"
 TOLERANCE = 0.03  # a kernel may not issue so much more unnoticed
 COMMAND = "python -m bench.issue_model --only {op} --write"
+MODEL_COMMAND = "python -m bench.issue_model --model {size} --write"
 Row = dict[str, Any]
 
 
@@ -68,7 +69,8 @@ def write(rows: Mapping[str, Row]) -> None:
 
 def grown(name: str, now: Row, before: Row | None) -> str | None:
     """What is worse than in the table by more than 3 %, in a line; None where nothing is."""
-    command = COMMAND.format(op=name.split()[0])
+    op = name.split()[0]
+    command = MODEL_COMMAND.format(size=op[-1]) if op.startswith("segnext_") else COMMAND.format(op=op)
     if before is None:
         return f"{name}: not in bench/issue_model.json; add it by `{command}`"
     for what in ("instr/el", "us", "launches"):

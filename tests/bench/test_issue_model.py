@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests import proof
 from tests.accuracy import assert_accurate
 from tests.contract.cases import cast
 from tests.kernels.nvcc_gate import NVCC
@@ -56,6 +57,7 @@ def test_no_kernel_grew_unnoticed(what: str) -> None:
         plan.run(workload.full_op, workload.backend, workload.make())
         worse = table.grown(workload.name, table.row(plan.steps, workload.elements), rows.get(workload.name))
         assert worse is None, worse
+        proof.count("calls whose kernels issue no more than the model's table says")
 
 
 SAMPLES = [
@@ -80,6 +82,7 @@ def test_machine_code_gives_what_the_definition_says(
         assert_accurate(out, spec.reference(*cast(args, torch.float64)), spec.reference(*args))
     else:
         assert torch.equal(out, spec.reference(*args))
+    proof.count("results of ops by their sm_90 machine code, run on the CPU")
 
 
 def test_the_same_twice() -> None:

@@ -15,16 +15,16 @@ constexpr int kPredicates = 16;  // P0 to P6 and PT, then UP0 to UP6 and UPT
 constexpr int kSources = 6;
 
 // The operations; decode/ finds them by name.
-#define OPS(X)                                                                                                         \
-  X(IMAD)                                                                                                              \
-  X(IMAD_WIDE)                                                                                                         \
-  X(IMAD_HI) X(IADD3) X(LEA) X(LEA_HI) X(LOP3) X(PLOP3) X(SHF) X(PRMT) X(ISETP) X(SEL) X(IABS) X(VIMNMX) X(VIADDMNMX)  \
-      X(MOV) X(LDC) X(SREG) X(ZERO) X(POPC) X(FLO) X(BREV) X(SGXT) X(BMSK) X(R2UR) X(P2R) X(R2P) X(I2F) X(F2I) X(F2F)  \
-          X(F2FP) X(FRND) X(MUFU) X(FFMA) X(FADD) X(FMUL) X(FMNMX) X(FSEL) X(FSETP) X(FSET) X(FCHK) X(HADD2_F32)       \
-              X(HFMA2) X(HADD2) X(HMUL2) X(HMNMX2) X(HSETP2) X(DADD) X(DMUL) X(DFMA) X(DSETP) X(SHFL) X(VOTE) X(REDUX) \
-                  X(LDG) X(STG) X(LDS) X(STS) X(LDGSTS) X(LDSM) X(STSM) X(ATOM) X(RED) X(ATOMS) X(HMMA) X(UNKNOWN)     \
-                      X(NOP) X(BRA) X(BRA_DIV) X(BRX) X(CALL) X(RET) X(EXIT) X(BSSY) X(BSYNC) X(BREAK) X(WARPSYNC)     \
-                          X(BAR) X(B2R) X(MATCH) X(ELECT) X(BMOV_OUT) X(BMOV_IN) X(S2R_CLOCK) X(LDL) X(STL)
+// clang-format off
+#define OPS(X) \
+  X(IMAD) X(IMAD_WIDE) X(IMAD_HI) X(IADD3) X(LEA) X(LEA_HI) X(LOP3) X(PLOP3) X(SHF) X(PRMT) X(ISETP) X(SEL) X(IABS) \
+  X(VIMNMX) X(VIADDMNMX) X(MOV) X(LDC) X(SREG) X(ZERO) X(POPC) X(FLO) X(BREV) X(SGXT) X(BMSK) X(R2UR) X(P2R) X(R2P) \
+  X(I2F) X(F2I) X(F2F) X(F2FP) X(FRND) X(MUFU) X(FFMA) X(FADD) X(FMUL) X(FMNMX) X(FSEL) X(FSETP) X(FSET) X(FCHK) \
+  X(HADD2_F32) X(HFMA2) X(HADD2) X(HMUL2) X(HMNMX2) X(HSETP2) X(DADD) X(DMUL) X(DFMA) X(DSETP) X(SHFL) X(VOTE) \
+  X(REDUX) X(LDG) X(STG) X(LDS) X(STS) X(LDGSTS) X(LDSM) X(STSM) X(ATOM) X(RED) X(ATOMS) X(HMMA) X(UNKNOWN) X(NOP) \
+  X(BRA) X(BRA_DIV) X(BRX) X(CALL) X(RET) X(EXIT) X(BSSY) X(BSYNC) X(BREAK) X(WARPSYNC) X(BAR) X(B2R) X(MATCH) \
+  X(ELECT) X(BMOV_OUT) X(BMOV_IN) X(S2R_CLOCK) X(LDL) X(STL)
+// clang-format on
 
 enum Op : int64_t {
 #define X(name) name,
