@@ -23,6 +23,7 @@ CACHE = FOLDER.parents[1] / "build" / "issue_model"
 BANKS = 8
 RESERVED_SHARED = 1024  # of each block on sm_90: the first kilobyte of its window
 STACK, LOCAL_BYTES = 0x28, 16384  # in constant bank 0: where the stack begins; machine/state.h's kLocalBytes
+GRID_WORKSPACE = 0x48, 0x44  # in constant bank 0: the address of a cooperative grid's barrier, low and high
 IN_CLUSTER = 0x140  # in constant bank 0: whether the kernel was started with clusters
 MOST_ISSUES = 1 << 28  # of a block: what takes longer is a loop without end
 
@@ -110,6 +111,9 @@ def code(cubin: bytes, name: str) -> Code:
     return Code(kernel, lines, decode.program(lines, operations()))
 
 
+_BARRIER = np.zeros(16, np.uint32)  # what the driver gives a cooperative grid to count arrivals in
+
+
 def empty_counts(program: Code) -> Counts:
     """Counts of nothing."""
     issued, lanes, passes, sectors = (np.zeros(len(program.lines), np.uint64) for _ in range(4))
@@ -127,14 +131,15 @@ def run_block(program: Code, start: Start, index: tuple[int, int, int], counts: 
     pointers = (ctypes.c_void_p * BANKS)(*(c.ctypes.data for c in contents))
     sizes = (ctypes.c_int64 * BANKS)(*(len(banks.get(i, b"")) for i in range(BANKS)))
     triple = ctypes.c_uint32 * 3
-    ranges = np.array(sorted(start.ranges), np.uint64).reshape(-1)
+    known = [*start.ranges, (_BARRIER.ctypes.data, _BARRIER.ctypes.data + _BARRIER.nbytes)]
+    ranges = np.array(sorted(known), np.uint64).reshape(-1)
     longest = ctypes.c_uint64()
     error = ctypes.create_string_buffer(512)
     shared = RESERVED_SHARED + program.kernel.static_shared + start.shared
     count = library().issue_model_run(
         program.rows.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(program.lines)), pointers, sizes,
         triple(*start.grid), triple(*start.block), triple(*index), ctypes.c_uint32(start.cluster),
-        ctypes.c_int64(shared), ranges.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(start.ranges)),
+        ctypes.c_int64(shared), ranges.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(known)),
         ctypes.c_int(start.fake_memory), ctypes.c_uint64(MOST_ISSUES),
         *(array.ctypes.data_as(ctypes.c_void_p)
           for array in (counts.issued, counts.lanes, counts.passes, counts.sectors)),
@@ -167,6 +172,10 @@ def _bank0(kernel: Kernel, start: Start) -> bytes:
     bank[STACK : STACK + 4] = LOCAL_BYTES.to_bytes(4, "little")
     if start.cluster > 1:  # which barrier "barrier.cluster" is: the cluster's or, without one, the block's
         bank[IN_CLUSTER : IN_CLUSTER + 4] = (1).to_bytes(4, "little")
+    if start.cooperative:
+        low, high = GRID_WORKSPACE
+        address = _BARRIER.ctypes.data.to_bytes(8, "little")
+        bank[low : low + 4], bank[high : high + 4] = address[:4], address[4:]
     bank[kernel.parameter_base :] = start.parameters
     return bytes(bank)
 

@@ -56,7 +56,9 @@ def modelled(launch: Launch, blocks: int = BLOCKS) -> Result:
             tensor[base] += count * costs.multiply_adds(name)
         elif base == "UCGABAR_WAIT":
             cluster_barriers += count / total / warps
-        elif base == "LDG" and "STRONG" in name and start.cooperative:
+        elif (
+            base in ("ATOM", "ATOMG") and "STRONG" in name and start.cooperative
+        ):  # one per block and barrier
             grid_barriers += count / total
     shared = start.shared + code.kernel.static_shared
     work = costs.Work(

@@ -21,6 +21,12 @@ def _exit(row: Row, mods: list[str], ops: list[str]) -> None:
     row.op("EXIT")
 
 
+def _bpt(row: Row, mods: list[str], ops: list[str]) -> None:
+    if "TRAP" not in mods:
+        raise row.unknown()
+    row.op("TRAP")
+
+
 def _bra(row: Row, mods: list[str], ops: list[str]) -> None:
     row["target"] = int(ops[-1].removeprefix("@"))
     if "DIV" in mods:
@@ -142,7 +148,7 @@ def _elect(row: Row, mods: list[str], ops: list[str]) -> None:
 
 
 DECODERS: dict[str, Decoder] = {
-    "BRA": _bra, "CALL": _call, "RET": _ret, "BRX": _brx, "EXIT": _exit, "BSSY": _barrier("BSSY"),
+    "BRA": _bra, "CALL": _call, "RET": _ret, "BRX": _brx, "EXIT": _exit, "BPT": _bpt, "BSSY": _barrier("BSSY"),
     "BSYNC": _barrier("BSYNC"), "BREAK": _barrier("BREAK"), "WARPSYNC": _warpsync, "BAR": _bar, "B2R": _b2r,
     "BMOV": _bmov, "SHFL": _shfl, "VOTE": _vote, "VOTEU": _vote, "REDUX": _redux, "MATCH": _match, "ELECT": _elect,
     **dict.fromkeys(NOTHING.split(), _nothing),

@@ -116,6 +116,9 @@ void Machine::run(Warp& w, Group g) {
         ++g.pc;
         settle(w);
         continue;
+      case TRAP:  // an assertion of the kernel's
+        if (mask) fail("the kernel traps");
+        break;
       case BSSY:
         if (mask) w.barrier[i.mods[0]] = mask;
         break;

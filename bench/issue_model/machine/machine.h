@@ -38,6 +38,7 @@ class Machine {
   uint32_t block_[3];
   int threads_;
   uint64_t issued_ = 0;
+  uint64_t strong_reads_ = 0;
   const Instruction* i_ = nullptr;
   int64_t pc_ = 0;
   size_t last_range_ = 0;

@@ -196,8 +196,8 @@ void Machine::memory(Warp& w, uint32_t mask) {
       if (is_shared) {
         std::memcpy(words, shared_at(addresses[lane], static_cast<uint64_t>(bytes)), static_cast<size_t>(bytes));
         is_unknown = shared_unknown(addresses[lane], static_cast<uint64_t>(bytes));
-      } else if (i.mods[1]) {  // read with .STRONG: what another block writes is taken as there
-        words[0] = 0x7fffffff;
+      } else if (i.mods[1]) {  // read with .STRONG, by who waits for another block: at most twice, for either sign
+        words[0] = strong_reads_++ % 2 == 0 ? 0xffffffff : 0x7fffffff;
       } else {
         load_words(addresses[lane], bytes, words, is_unknown);
       }
