@@ -22,7 +22,9 @@
 // reads a cycle. Model for an H200 (132 x 1.7 GHz): 24 ps an element. Not yet measured on a GPU.
 
 #include "common/partials.cuh"
+#include "msca_conv/gradients.cuh"
 #include "msca_conv/strips.cuh"
+#include "msca_conv/toeplitz.h"
 
 namespace segnext {
 namespace {
@@ -393,43 +395,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Contiguous gradients of weights (C, 1, taps...) and biases (C), null where there is none.
-template <typename T>
-struct MscaConvGradients {
-  StripSizes sizes;
-  int64_t channels;
-  T *root_weight, *root_bias;
-  T *strip_weight[kMaxStrips], *strip_bias[kMaxStrips];
-
-  __device__ static void store_tap(T* weight, T* bias, int tap, int taps, int64_t c, float value) {
-    if (tap < taps) {
-      store_global(weight + c * taps + tap, from_float<T>(value));
-    } else if (bias != nullptr) {
-      store_global(bias + c, from_float<T>(value));
-    }
-  }
-  __device__ void store(int64_t i, float value) const {
-    const int vector = static_cast<int>(i / channels);
-    const int64_t c = i % channels;
-    if (vector <= sizes.root * sizes.root) {
-      store_tap(root_weight, root_bias, vector, sizes.root * sizes.root, c, value);
-      return;
-    }
-    int pair = sizes.pairs - 1;
-    while (vector < sizes.at[pair]) --pair;
-    if (vector < sizes.column_at(pair)) {
-      store_tap(strip_weight[2 * pair], strip_bias[2 * pair], vector - sizes.at[pair], sizes.row[pair], c, value);
-      return;
-    }
-    const int tap = vector - sizes.column_at(pair), taps = sizes.column[pair];
-    if (tap < taps) {
-      store_tap(strip_weight[2 * pair + 1], nullptr, tap, taps, c, value);
-    } else if (pair == 0) {
-      for (int other = 0; other < sizes.pairs; ++other) store_tap(nullptr, strip_bias[2 * other + 1], 0, 0, c, value);
-    }
-  }
-};
-
 template <typename T>
 RowTiling tiling_of(const MscaConvBackwardParams& p, const StripSizes& s) {
   RowTiling t = strip_tiling<T>(p.forward.x, has_vectors<T>(p.forward.x, p.grad), 16, 32,
@@ -450,18 +415,13 @@ int launch_backward(const MscaConvBackwardParams& p, float* partials, void* stre
       return status;
     }
   }
-  MscaConvGradients<T> gradients{
-      s, t.channels, static_cast<T*>(p.grad_root_weight.data), static_cast<T*>(p.grad_root_bias.data), {}, {}};
-  for (int i = 0; i < 2 * s.pairs; ++i) {
-    gradients.strip_weight[i] = static_cast<T*>(p.grad_strip_weight[i].data);
-    gradients.strip_bias[i] = static_cast<T*>(p.grad_strip_bias[i].data);
-  }
-  return add_partials(partials, t.parts(), s.vectors * t.channels, gradients, stream);
+  return add_partials(partials, t.parts(), s.vectors * t.channels, gradients_of<T>(p, t.channels), stream);
 }
 
 }  // namespace
 
 int64_t msca_conv_backward_workspace(const MscaConvBackwardParams& params) {
+  if (takes_toeplitz_backward(params)) return msca_conv_backward_toeplitz_workspace(params);
   const StripSizes s = strip_sizes(params.forward.weights);
   int64_t result = 0;
   with_element_type(params.forward.dtype, [&](auto element) {
@@ -474,6 +434,7 @@ int64_t msca_conv_backward_workspace(const MscaConvBackwardParams& params) {
 }
 
 int launch_msca_conv_backward(const MscaConvBackwardParams& params, void* workspace, void* stream) {
+  if (takes_toeplitz_backward(params)) return launch_msca_conv_backward_toeplitz(params, workspace, stream);
   return with_element_type(params.forward.dtype, [&](auto element) {
     return launch_backward<decltype(element)>(params, static_cast<float*>(workspace), stream);
   });
