@@ -180,7 +180,7 @@ __device__ inline void store_pair(T* shared, uint32_t pair) {
 // A (16 x 16) of ones in row `which`, on the step's own rows as k.
 template <typename T>
 __device__ inline void add_bias(float (&sums)[4], int which, const Warp<T>& me, const Step& s, const uint32_t (&b)[2]) {
-  const uint32_t ones = me.line == which ? pack<T>(1.0f, 1.0f) : 0;
+  const uint32_t ones = me.line == which ? pack_pair<T>(1.0f, 1.0f) : 0;
   const uint32_t a[4] = {ones & s.own_pairs[0], 0, ones & s.own_pairs[1], 0};
   mma_m16n8k16<T>(sums, a, b);
 }
@@ -222,8 +222,8 @@ __device__ inline void make_a(const Warp<T>& me, const Step& s, const Window& wi
   const auto store = [&](int tile, const float (&d)[4]) {
     const int column = tile * 8 + me.pair;
     const uint32_t mask = pair_mask(kALeft + column, window.left, window.width);
-    store_pair(me.a + me.line * kAPitch + column, s.own[0] ? pack<T>(d[0], d[1]) & mask : 0);
-    store_pair(me.a + (me.line + 8) * kAPitch + column, s.own[1] ? pack<T>(d[2], d[3]) & mask : 0);
+    store_pair(me.a + me.line * kAPitch + column, s.own[0] ? pack_pair<T>(d[0], d[1]) & mask : 0);
+    store_pair(me.a + (me.line + 8) * kAPitch + column, s.own[1] ? pack_pair<T>(d[2], d[3]) & mask : 0);
   };
   root<T, kXPitch, kMost>(me.x, me.taps, load_shared(me.biases + kRootBias), me.half * kMost, kATiles - me.half * kMost,
                           me, s, store);
@@ -244,8 +244,8 @@ __device__ inline void correlate_columns(float (*sums)[4], const Warp<T>& me, co
       float d[4] = {bias, bias, bias, bias};
       strip<T, kPair>(d, blocks + tile, band);
       const uint32_t mask = pair_mask(left + tile * 8 + me.pair, window.left, window.width);
-      b[0][tile] = s.own[0] ? pack<T>(d[0], d[1]) & mask : 0;
-      b[1][tile] = s.own[1] ? pack<T>(d[2], d[3]) & mask : 0;
+      b[0][tile] = s.own[0] ? pack_pair<T>(d[0], d[1]) & mask : 0;
+      b[1][tile] = s.own[1] ? pack_pair<T>(d[2], d[3]) & mask : 0;
     }
     load_g<false>(blocks, me, s, left);
     correlate_strip<T, kPair>(sums, blocks, b);
@@ -267,7 +267,7 @@ __device__ inline void make_gh(uint32_t (&b)[2][2], const uint32_t (&band)[4], i
     for (int i = 0; i < 2; ++i) {
       const int column = left + me.line + i * 8;
       const bool inside = column >= window.left && column < window.width;
-      b[i][tile] = inside ? pack<T>(d[2 * i], d[2 * i + 1]) & s.image_pairs[tile] : 0;
+      b[i][tile] = inside ? pack_pair<T>(d[2 * i], d[2 * i + 1]) & s.image_pairs[tile] : 0;
       store_pair(me.gh + (column - kGhLeft) * kGhPitch + tile * 8 + me.pair, b[i][tile]);
     }
   }
@@ -316,7 +316,7 @@ __device__ inline void store_ga(const float (&ga)[kGaMost][4], const Warp<T>& me
       const int row = me.line + i * 8;
       float g[2];
       Channels<T, 2>::load(me.g + wrap(s.g_slot + kBefore + row) * kGPitch + kGaLeft - kGLeft + column, g);
-      const uint32_t both = pack<T>(g[0] + ga[tile][2 * i], g[1] + ga[tile][2 * i + 1]);
+      const uint32_t both = pack_pair<T>(g[0] + ga[tile][2 * i], g[1] + ga[tile][2 * i + 1]);
       store_pair(me.ga + (s.slot + row) * kGaPitch + column, s.image[i] ? both & mask : 0);
     }
   }
@@ -377,8 +377,8 @@ __device__ inline void work(Sums& sums, const Warp<T>& me, const Step& s, const 
   __syncthreads();
   const auto store = [&](int tile, const float (&d)[4]) {
     T* pixel = me.a + me.line * kAPitch + tile * 8 + me.pair;
-    store_pair(pixel, pack<T>(d[0], d[1]));
-    store_pair(pixel + 8 * kAPitch, pack<T>(d[2], d[3]));
+    store_pair(pixel, pack_pair<T>(d[0], d[1]));
+    store_pair(pixel + 8 * kAPitch, pack_pair<T>(d[2], d[3]));
   };
   root<T, kGaPitch, 2>(me.ga, me.turned, 0.0f, me.half * 2, 2, me, s, store);
   if (me.half == 0) {
