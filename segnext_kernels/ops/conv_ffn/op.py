@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from segnext_kernels import _library, _triton, checks, layout
 from segnext_kernels.backend import Kernel
@@ -130,6 +131,8 @@ def _unfit(x: torch.Tensor, *args: Any) -> str | None:
     if x.shape[1] > _library._C.CONV_FFN_MAX_CHANNELS_CUDA:
         return f"takes up to {_library._C.CONV_FFN_MAX_CHANNELS_CUDA} channels, not {x.shape[1]}"
     dense = all(t.is_contiguous() for t in (fc1_weight, fc1_bias, dw_bias, fc2_weight, fc2_bias))
+    if isinstance(x, FakeTensor):  # has neither an address nor a device that could be asked
+        return None
     if not dense or any(t.data_ptr() % 16 for t in (fc1_weight, fc2_weight, fc2_bias)):
         return "takes dense weights of fc1 and fc2, and biases, that begin at multiples of 16 bytes"
     if not _library._C.conv_ffn_cuda_fits(x.shape[1], _library.stream(x)[0]):

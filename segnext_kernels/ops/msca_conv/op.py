@@ -223,6 +223,8 @@ def msca_conv(
 
     Returns:
         (N, C, H, W) in x's dtype and memory format; accumulated in float32 (float64 for float64).
+        On tensor cores (16-bit types, SegNeXt's sizes) a NaN or Inf spreads further than the taps reach, within
+        its channel; in the gradient of x up to 35 rows and 37 columns.
 
     Raises:
         ValueError: shapes disagree. TypeError: dtypes disagree. NotImplementedError: no backend takes these
