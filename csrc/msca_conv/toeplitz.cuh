@@ -7,7 +7,6 @@
 // The table of a channel has all bands one after the other, kGap zeros between them: see load_channel_taps().
 #pragma once
 
-
 #include "common/device.cuh"
 #include "common/ptx.cuh"
 #include "msca_conv/strips.cuh"
