@@ -26,8 +26,9 @@ from segnext.models import build, list_models
 from segnext.weights.hub import shipped
 from segnext.weights.io import read_checkpoint
 from segnext_kernels import _library, _triton, backend
+from segnext_kernels.self_check.agreement import Recorder
 from segnext_kernels.specification import Spec, all_specs
-from tests.contract.cases import DTYPES, LAYOUTS, Recorder, with_gradient
+from tests.contract.cases import DTYPES, LAYOUTS, with_gradient
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

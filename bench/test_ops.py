@@ -13,9 +13,10 @@ from bench.comparison import Comparison
 from bench.peers import PEERS, Peer, in_layout
 from bench.results import OURS
 from segnext_kernels import choose
+from segnext_kernels.self_check.agreement import Recorder
 from segnext_kernels.specification import Sample, Spec, all_specs
 from tests.accuracy import assert_accurate, assert_gradient_accurate, assert_labels
-from tests.contract.cases import Recorder, cast, random_grad, with_gradient
+from tests.contract.cases import cast, random_grad, with_gradient
 
 Args = tuple[Any, ...]
 SPECS = tuple(all_specs().values())

@@ -63,16 +63,17 @@ def _inputs(subject: Subject, device: torch.device) -> Iterator[tuple[str, tuple
             yield f"{sample.name} {'nhwc' if layout is torch.channels_last else 'nchw'}", args
 
 
-class _Recorder(TorchDispatchMode):
-    """Keeps the arguments of the last call of one operator."""
+class Recorder(TorchDispatchMode):
+    """Keeps the arguments of every call of one operator inside a ``with`` block."""
 
     def __init__(self, op: Any) -> None:
         super().__init__()
-        self.op, self.args = op, ()
+        self.op = op
+        self.calls: list[tuple[Any, ...]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is self.op:
-            self.args = args
+            self.calls.append(args)
         return func(*args, **(kwargs or {}))
 
 
@@ -88,13 +89,13 @@ def backward_arguments(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, ...]:
     leaves = [t for t in tree_leaves(fresh) if isinstance(t, torch.Tensor) and t.requires_grad]
     with (
         use_backend("reference"),
-        _Recorder(getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default) as recorder,
+        Recorder(getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default) as recorder,
     ):
         out = spec.call(*fresh)
         generator = torch.Generator().manual_seed(1)
         grad = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.device, out.dtype)
         torch.autograd.grad(out, leaves, grad)
-    return recorder.args
+    return recorder.calls[0]
 
 
 def _disagreement(kernel: Kernel, definition: Callable[..., Any], args: tuple[Any, ...]) -> str | None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from segnext_kernels import backend
@@ -176,16 +175,3 @@ def assert_bitwise(actual: Any, expected: Any, what: str = "result") -> None:
         )
         same = (a == e) | (a.isnan() & e.isnan()) if a.is_floating_point() else a == e
         assert same.all(), f"{what} {index}: {int((~same).sum())} of {same.numel()} elements differ"
-
-
-class Recorder(TorchDispatchMode):
-    """Keeps the arguments of every call of one operator inside a ``with`` block."""
-
-    def __init__(self, op: Any) -> None:
-        super().__init__()
-        self.op, self.calls = op, []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is self.op:
-            self.calls.append(args)
-        return func(*args, **(kwargs or {}))

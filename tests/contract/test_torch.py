@@ -12,13 +12,13 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from segnext_kernels import _library, backend
+from segnext_kernels.self_check.agreement import Recorder
 from segnext_kernels.specification import Spec
 from tests.contract.cases import (
     DIFFERENTIABLE,
     INFERENCE_ONLY,
     LAYOUTS,
     Case,
-    Recorder,
     assert_bitwise,
     backward_of,
     over,

@@ -33,8 +33,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from segnext_kernels import _triton, backend, tuning
+from segnext_kernels.self_check.agreement import Recorder
 from segnext_kernels.specification import Sample, Spec, all_specs
-from tests.contract.cases import Recorder, with_gradient
+from tests.contract.cases import with_gradient
 
 TABLE = Path(__file__).with_name("triton_gate.json")
 ARCHITECTURES = (80, 90)
