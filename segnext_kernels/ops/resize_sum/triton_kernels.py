@@ -88,7 +88,6 @@ SPACE = Space(
         config(4, BLOCK_P=32, BLOCK_C=64),
         config(4, BLOCK_P=16, BLOCK_C=64),
         config(4, BLOCK_P=16, BLOCK_C=128),
-        config(4, BLOCK_P=64, BLOCK_C=64),
     ),
     lambda c: 4 * c["BLOCK_P"] * c["BLOCK_C"],
 )
