@@ -152,8 +152,8 @@ __global__ void unwritten_kernel(float* out) {
   }
 }
 
-__global__ void barriers_kernel(unsigned* counter, int rounds) {
-  for (int i = 0; i < rounds; ++i) grid_sync(counter);
+__global__ void barriers_kernel(int rounds) {
+  for (int i = 0; i < rounds; ++i) grid_sync();
 }
 
 __global__ void cluster_kernel(float* out, int rounds) {
