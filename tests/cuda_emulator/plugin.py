@@ -29,6 +29,7 @@ MOST_PROCESSES = 6
 OPTIONS = {
     "detect_leaks": 0,  # what torch and Python allocate for good is theirs
     "detect_stack_use_after_return": 0,  # its fake stacks would be switched with the fibres
+    "redzone": 2048,  # the largest: a step past the end meets it, not a neighbour, alive or freed
     "max_malloc_fill_size": 1 << 30,  # torch.empty gives NaN: what is left unwritten is seen
     "malloc_fill_byte": 255,
 }
