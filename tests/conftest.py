@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,18 @@ torch.backends.cudnn.deterministic = True
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes: what it proved goes to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["proven"] = dict(proof.COUNTS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """By pytest-xdist, when a process has ended."""
+    proof.COUNTS.update(getattr(node, "workeroutput", {}).get("proven", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -145,4 +145,6 @@ def _args(
 
 def folders(op: str) -> list[str] | None:
     """csrc's folders that hold an op's CUDA kernels; None, for all, where it has none: it may call other ops."""
-    return [op] if any((build.CSRC / op).glob("*.cu")) else None
+    if not any((build.CSRC / op).glob("*.cu")):
+        return None
+    return [op, "dwconv_gelu"] if op == "conv_ffn" else [op]  # which is between its Triton products

@@ -13,20 +13,19 @@
 // At the end the sums cross shared memory into the order of out; bias, residual and rounding happen once, 16 bytes an
 // access. Where there are few tiles a cluster of up to 8 blocks shares one: each takes its slices, and the sums of all
 // are added in the blocks' order through distributed shared memory. Devices without clusters take a block a tile. More
-// than 320 channels are panels of 256 output channels, for each of which hidden is made again.
+// output channels than a block holds (Co > C, not SegNeXt's) are panels, for each of which hidden is made again. More
+// than 320 input channels are Triton's: x fills the multiprocessor, and three kernels are three times as fast.
 // Hidden and GELU's result are rounded to the 16-bit type, as eager PyTorch rounds them; sums are float32.
 // NaN and Inf reach what they reach by the definition: a slice of a tile that has one, seen by the barrier, is mixed
 // by plain multiply-adds, since a Toeplitz matrix's zeros would spread it along the line.
 //
 // Bytes: x once, with a halo that L2 serves (1.29 and 1.43 times), out once, weights from L2 once a tile.
-// Work a hidden element, warp instructions x 32 / elements, counted in sm_90 machine code with the halo and the padding
-// of 14 columns to 16: C 32: 27, 64: 33, 128: 58, 160: 60, 256: 53, 320: 58, 512: 80 a panel. 15 are GELU's, 4 the rest
-// of dw3x3; what grows with C feeds the products. The Triton kernel takes about 80 a panel of 128, and fc1 besides.
-// Model of an H200 (132 multiprocessors, 1.7 GHz, 4 instructions a cycle, 1.6 cycles a product of 2048 multiply-adds;
-// the fullest multiprocessor's blocks; no stalls), microseconds by issue / by tensor cores at batch 1:
-//   512x512     T 6/3, 4/2, 5/3, 5/5 (13 launches: 64)         B 15/8, 13/7, 7/8, 12/14
-//   768x1536    T 23/10, 15/8, 9/6, 5/5 (13 launches: 166)     B 56/32, 45/27, 18/22, 25/28
-// T's first stage at batch 32 and 512x512: 154 by issue, 62 by memory. Not yet measured on a GPU.
+// Work a hidden element, warp instructions x 32 / elements, of the issue model (bench/issue_model) at four images of
+// 112x112: C 32: 34, 64: 38, 128: 64, 160: 72, 256: 65, 320: 76. 15 are GELU's, 4 the rest of dw3x3; what grows with C
+// feeds the products.
+// Microseconds of the issue model at batch 1, bound by passes over shared memory, not yet measured on a GPU:
+//   512x512     T 10.6, 7.0, 10.0, 11.1 (13 launches: 125)     B 20.7, 20.3, 16.7
+//   768x1536    T 29.4, 21.2, 15.0, 11.5 (13 launches: 250)
 // Versions, by counting: fc1's weights straight from L2 as the left operand cost 8 moves a product (its four registers
 // are two rows of weights by turns); Toeplitz operands made of pairs in registers 12 moves a channel; 64 hidden
 // channels a slice at C = 64 leave room for one block a multiprocessor; what the address of each phase is made of is
@@ -243,8 +242,7 @@ auto with_shape(int64_t channels, F f) {
   if (channels <= 128) return f(FfnShape<128, 128, 32, 8, 1, 1, 5, 2, 2>());
   if (channels <= 160) return f(FfnShape<160, 160, 64, 16, 1, 1, 5, 5, 1>());
   if (channels <= 256) return f(FfnShape<256, 256, 64, 8, 1, 2, 5, 4, 1>());
-  if (channels <= 320) return f(FfnShape<320, 320, 64, 8, 1, 2, 5, 5, 1>());
-  return f(FfnShape<kMostFfnChannels, 256, 32, 8, 1, 1, 5, 4, 1>());
+  return f(FfnShape<kMostFfnChannels, 320, 64, 8, 1, 2, 5, 5, 1>());
 }
 
 }  // namespace

@@ -305,6 +305,36 @@ __device__ inline void rows_times_fragments(const T* rows, int ld, int count, in
   }
 }
 
+// The same with state in two parts as the left factor.
+template <typename Sink>
+__device__ inline void parts_times_fragments(const Parts& rows, int ld, int count, int terms,
+                                             const __nv_bfloat16* packed, int columns, const Sink& sink) {
+  const int lane = threadIdx.x % kWarp, column_units = columns / 16;
+  const FragmentPair* pairs = reinterpret_cast<const FragmentPair*>(packed);
+  for (int unit = threadIdx.x / kWarp; unit < count / 16 * column_units; unit += kNmfThreads / kWarp) {
+    const int row = unit / column_units * 16, column = unit % column_units * 16;
+    float sums[2][4] = {};
+#pragma unroll 2
+    for (int k = 0; k < terms; k += 16) {
+      uint32_t high[4], low[4];
+      load_a_fragment<true>(high, rows.high + row * ld + k, ld);
+      load_a_fragment<true>(low, rows.low + row * ld + k, ld);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int64_t fragment = static_cast<int64_t>(k / 16) * (columns / 8) + column / 8 + j;
+        const FragmentPair b = load_global(pairs + fragment * kWarp + lane);
+        multiply_split(sums[j], high, low, b.high, b.low);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int first = column + 8 * j + lane % 4 * 2;
+      sink(row + lane / 4, first, sums[j][0], sums[j][1]);
+      sink(row + lane / 4 + 8, first, sums[j][2], sums[j][3]);
+    }
+  }
+}
+
 __device__ inline void put_two(float* out, float first, float second, bool accumulate) {
   Two result = {{first, second}};
   if (accumulate) {

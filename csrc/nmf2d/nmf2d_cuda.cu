@@ -15,26 +15,23 @@
 //              or 3.4 us (grid) of two barriers more. At D 512, R 64 it would be 4.2 M, 6 us on tensor cores, and
 //              160 KB of shared memory.
 //   shared     else: each block updates some rows, four barriers a step.
-// Auto takes cluster where an image fits one, else grid where the batch fits the chip, else streaming. By the model of
-// an H200 below a cluster is 1.8 us a step ahead by its barriers (0.8 us each, 1.7 us a grid's) and 1.5 us behind by
-// 16 multiprocessors where a grid has 64; and clusters need no room for the whole batch.
+// Auto takes cluster where an image fits one and a grid would not have four times its blocks, else grid where the batch
+// fits the chip, else streaming. By the issue model (bench/issue_model; barriers of 0.8 us a cluster's, 1.7 us a
+// grid's) an H200 takes for D 256, R 16, N 4096 in bf16, images 1, 2, 4, 8: cluster 51 us each, grid 45, 47, 52, 63.
 //
-// FLOPs: (2 steps + 2) D N R + (2 steps + 1) N R R multiply-adds; for 16-bit X all on tensor cores but the output's of
-// ranks above 16: those of X twice in bfloat16 and thrice in float16, those of state thrice (block_products.cuh).
+// FLOPs: (2 steps + 2) D N R + (2 steps + 1) N R R multiply-adds; for 16-bit X all on tensor cores: those of X
+// twice in bfloat16 and thrice in float16, those of state thrice (block_products.cuh).
 // Bytes of grid and cluster: X and out once; of streaming X steps + 1 times. Between blocks, in L2 or the cluster:
 // slabs (D + R) R floats written and read a step.
 // Shared memory: streaming up to 96 KiB, two blocks a multiprocessor; T's cluster (256 pixels of D 256, R 16, 16 bits)
 // 230,912 bytes, 768x1536 (144 pixels) 163,328, B's grid (64 pixels of D 512, R 64) 119,808, one block.
 //
-// Modelled, not measured: warp instructions of a step counted in the machine code of sm_90, bf16, on 4 schedulers at
-// 1.7 GHz, 7 steps, barriers as above:
-//   D 256, R 16, N 4096, cluster   21,600 a block: 3.2 us and 1.6 us of barriers a step; before the steps (load 1.2,
-//                                  product, softmax) 3 us, last pass and output 3 us: 40 us. Before this version ~85.
-//   the same, N 18432, grid        18,000: 2.7 us and 3.4 us of barriers: 49 us. Before ~160.
-//   D 512, R 64, N 4096, grid      48,000 (in part by hand): 7.1 us and 6.8 us of barriers: 110 us. Before ~220.
+// Modelled, not measured, one image, 7 steps, bf16, whole calls: D 256, R 16: N 4096 45 us (23.8 of barriers), N 18432
+// 52 us; before this version 91 and 96. D 512, R 64, N 4096: 145 us (51 of barriers); before 192.
 // Versions tried: each phase behind a barrier of its own for all ranks (29 barriers, of which every thread executed a
 // MEMBAR in a cluster); sums by one thread of nine a block over all slabs in a row (6 us a step); coefᵀ coef by 16
-// threads of a block; the first bases by a kernel of their own, which also reset the grid's counter.
+// threads of a block; the output of ranks above 16 by float FMAs (188 us); the first bases by a kernel of their own,
+// which also reset the grid's counter.
 
 #include "nmf2d/nmf2d_narrow.cuh"
 
@@ -42,6 +39,7 @@ namespace segnext {
 namespace {
 
 constexpr int64_t kResidentBlocks = 128, kResidentTile = 64;  // one a multiprocessor, slabs of at least 64 pixels
+constexpr int64_t kWide = 4 * kClusterBlocks;
 constexpr int kNarrowChannels = 512;  // with more, the bases of each block leave little room for pixels
 
 template <typename T>
@@ -230,7 +228,8 @@ class Forward {
     problem_.out_channels = static_cast<int>(params.out.size[1]);
     problem_.padded_out = static_cast<int>(rounded_up(problem_.out_channels, kUnit<T>));
     problem_.eps = static_cast<float>(params.eps);
-    fits_ = (variant == Variant::kCluster || variant == Variant::kAuto) && plan_cluster();
+    fits_ = variant == Variant::kAuto && is_wide_grid() && plan_grid();
+    if (!fits_ && (variant == Variant::kCluster || variant == Variant::kAuto)) fits_ = plan_cluster();
     if (!fits_ && (variant == Variant::kGrid || variant == Variant::kAuto)) fits_ = plan_grid();
     if (!fits_ && (variant == Variant::kStreaming || variant == Variant::kAuto)) fits_ = plan_streaming();
     lay_out();
@@ -296,6 +295,11 @@ class Forward {
       shared_ = ForwardShared<T>::bytes(problem_, in_clusters);
     }
     return shared_ <= shared_limit() ? shared_ : 0;
+  }
+
+  // Whether a grid would have four times the blocks of clusters: more than its slower barriers cost.
+  bool is_wide_grid() const {
+    return problem_.images * kWide <= kResidentBlocks && problem_.pixels >= kWide * kResidentTile;
   }
 
   bool plan_cluster() {

@@ -10,6 +10,17 @@
 
 namespace segnext {
 
+// An element of the output's factors, (padded rank, padded output channels), to where it takes them from.
+template <typename T>
+__device__ inline void put_factor(const ForwardProblem<T>& p, int64_t image, int r, int channel, float value) {
+  float* turned = p.of_image(image) + p.state.turned;
+  if constexpr (kOnTensorCores<T>) {
+    pack_fragment(reinterpret_cast<__nv_bfloat16*>(turned), p.padded_out, r, channel, value);
+  } else {
+    store_global(turned + r * p.padded_out + channel, value);
+  }
+}
+
 // Four of a row of bases to all of its copies; `columns` beyond the rank are zero.
 template <typename T>
 __device__ inline void put_bases(const ForwardProblem<T>& p, int64_t image, int64_t step, int row, int column,
@@ -19,9 +30,7 @@ __device__ inline void put_bases(const ForwardProblem<T>& p, int64_t image, int6
   const int64_t slot = p.slot(step);
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    if (step == p.steps && !p.projected()) {
-      store_global(state + p.state.turned + (column + j) * p.padded_out + row, values[j]);
-    }
+    if (step == p.steps && !p.projected()) put_factor(p, image, column + j, row, values[j]);
     if constexpr (kOnTensorCores<T>) {
       pack_fragment(reinterpret_cast<__nv_bfloat16*>(state + p.state.packed), p.padded_rank, row, column + j,
                     values[j]);
@@ -143,7 +152,7 @@ __device__ inline void gram(const ForwardProblem<T>& p, int64_t step, int64_t im
   if (step < p.steps || !p.projected()) return;
   project(p, bases, block, blocks, [&](int row, int column, const float (&four)[4]) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) store_global(state + p.state.turned + (column + j) * p.padded_out + row, four[j]);
+    for (int j = 0; j < 4; ++j) put_factor(p, image, column + j, row, four[j]);
   });
 }
 
@@ -302,12 +311,21 @@ __device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s
   s.coef = numerator;
   __syncthreads();
   if (step == p.steps) {
-    rows_times(s.coef, ld, p.tile, p.padded_rank, state + p.state.turned, p.padded_out, p.padded_out,
-               [&](int pixel, int channel, const float (&sums)[4]) {
-                 T* target = s.x + pixel * p.ld_out() + channel;
-#pragma unroll
-                 for (int j = 0; j < 4; ++j) store_shared(target + j, from_float<T>(sums[j]));
-               });
+    const float* factors = state + p.state.turned;
+    if constexpr (kOnTensorCores<T>) {
+      split_coef(p, s);
+      __syncthreads();
+      parts_times_fragments(s.parts, p.ld_split(), p.tile, p.padded_rank,
+                            reinterpret_cast<const __nv_bfloat16*>(factors), p.padded_out,
+                            [&](int pixel, int channel, float first_sum, float second_sum) {
+                              store_two(s.x + pixel * p.ld_out() + channel, first_sum, second_sum);
+                            });
+    } else {
+      rows_times(s.coef, ld, p.tile, p.padded_rank, factors, p.padded_out, p.padded_out,
+                 [&](int pixel, int channel, const float (&sums)[4]) {
+                   store_four(s.x + pixel * p.ld_out() + channel, sums);
+                 });
+    }
     __syncthreads();
     store_tile(p.out, image, first, count, p.out_channels, s.x, p.ld_out());
     return;

@@ -1,6 +1,6 @@
 """1x1 convolutions in Triton: one product over pixels with what stands around it, and the gradient of its weight.
 
-    out[p, o] = act(sum_i (x * multiplier)[p, i] W[o, i] + b[o]) * gate[p, o]
+    out[p, o] = act(sum_i (x * multiplier)[p, i] W[o, i] + b[o]) * gate[p, o]        or + skip[p, o]
 
 Tiling: a program makes BLOCK_P pixels by BLOCK_N output channels in float32 and walks over the input channels in
 steps of BLOCK_K. Programs of one pixel tile are neighbours, so that x comes from L2 after the first. float16 and
@@ -10,8 +10,8 @@ Pixels: where the tensors' strides allow it images and rows merge into one axis 
 N H W; contiguous: H W of each image), else rows are told apart by a division.
 
 Model, P pixels, e bytes an element: 2 P Ci Co FLOP; e (P Ci + P Co + Ci Co) bytes, and e P Co more for a gate or
-e P Ci for a multiplier. At the model's widths (32 to 512) that is 16 to 256 FLOP a byte in bfloat16: bound by memory on
-an H200. The weight's gradient: 2 P Ci Co FLOP, e P (2 Co + Ci) bytes, 8 S (Ci + 1) Co for S partial sums.
+a skip, e P Ci for a multiplier. At the model's widths (32 to 512) that is 16 to 256 FLOP a byte in bfloat16: bound by
+memory on an H200. The weight's gradient: 2 P Ci Co FLOP, e P (2 Co + Ci) bytes, 8 S (Ci + 1) Co for S partial sums.
 A model: not yet measured on a GPU.
 """
 
@@ -39,14 +39,14 @@ def pixel_offsets(p, width, stride_h, stride_w, FLAT: tl.constexpr):
 
 @triton.jit
 def pointwise_kernel(
-    x_ptr, multiplier_ptr, weight_ptr, bias_ptr, gate_ptr, out_ptr,
+    x_ptr, multiplier_ptr, weight_ptr, bias_ptr, side_ptr, out_ptr,
     pixels, width, in_channels, out_channels,
     stride_xn, stride_xc, stride_xh, stride_xw,
     stride_mn, stride_mc, stride_mh, stride_mw,
-    stride_gn, stride_gc, stride_gh, stride_gw,
+    stride_sn, stride_sc, stride_sh, stride_sw,
     stride_on, stride_oc, stride_oh, stride_ow,
     stride_wo, stride_wi, stride_b,
-    ACT: tl.constexpr, FLAT: tl.constexpr, MULTIPLIER: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr,
+    ACT: tl.constexpr, FLAT: tl.constexpr, MULTIPLIER: tl.constexpr, BIAS: tl.constexpr, SIDE: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     panels = tl.cdiv(out_channels, BLOCK_N)
@@ -88,10 +88,10 @@ def pointwise_kernel(
     if ACT == "gelu":
         acc = gelu(acc)
     mask = in_image[:, None] & in_panel[None, :]
-    if GATE:
-        gate_rows = gate_ptr + image * stride_gn + pixel_offsets(p, width, stride_gh, stride_gw, FLAT)
-        gate = tl.load(gate_rows[:, None] + (o * stride_gc)[None, :], mask=mask, other=0.0)
-        acc = acc * gate.to(tl.float32)
+    if SIDE != "none":
+        side_rows = side_ptr + image * stride_sn + pixel_offsets(p, width, stride_sh, stride_sw, FLAT)
+        side = tl.load(side_rows[:, None] + (o * stride_sc)[None, :], mask=mask, other=0.0).to(tl.float32)
+        acc = acc * side if SIDE == "gate" else acc + side
     out_rows = out_ptr + image * stride_on + pixel_offsets(p, width, stride_oh, stride_ow, FLAT)
     tl.store(out_rows[:, None] + (o * stride_oc)[None, :], acc.to(out_ptr.dtype.element_ty), mask=mask)
 
@@ -275,31 +275,34 @@ def pointwise(
     act: str = "none",
     gate: torch.Tensor | None = None,
     multiplier: torch.Tensor | None = None,
+    skip: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``act(W (x * multiplier) + bias) * gate`` into ``out``, which must overlap nothing; any strides.
+    """``act(W (x * multiplier) + bias) * gate``, or ``+ skip``, into ``out``, which must overlap nothing; any strides.
 
     Args:
         x, multiplier: (N, Ci, H, W).
         weight: (Co, Ci); bias: (Co,).
-        out, gate: (N, Co, H, W).
+        out, gate, skip: (N, Co, H, W); one of gate and skip at most.
         act: "none", "relu" or "gelu".
     """
     if out.numel() == 0:
         return out
     co, ci = weight.shape
-    walk = Pixels.of(x, x if multiplier is None else multiplier, out if gate is None else gate, out)
+    side = skip if gate is None else gate
+    walk = Pixels.of(x, x if multiplier is None else multiplier, out if side is None else side, out)
 
     def run(c: Config) -> torch.Tensor:
         tiles = triton.cdiv(walk.pixels, c["BLOCK_P"]) * triton.cdiv(co, c["BLOCK_N"])
-        by_x, by_multiplier, by_gate, by_out = walk.strides
+        by_x, by_multiplier, by_side, by_out = walk.strides
         _triton.launch(
             pointwise_kernel, (walk.images * tiles,),
             x, x if multiplier is None else multiplier, weight, weight if bias is None else bias,
-            out if gate is None else gate, out,
-            walk.pixels, walk.width, ci, co, *by_x, *by_multiplier, *by_gate, *by_out,
+            out if side is None else side, out,
+            walk.pixels, walk.width, ci, co, *by_x, *by_multiplier, *by_side, *by_out,
             *weight.stride(), 0 if bias is None else bias.stride(0),
             config=c, ACT=act, FLAT=walk.flat,
-            MULTIPLIER=multiplier is not None, BIAS=bias is not None, GATE=gate is not None,
+            MULTIPLIER=multiplier is not None, BIAS=bias is not None,
+            SIDE="none" if side is None else "skip" if gate is None else "gate",
         )  # fmt: skip
         return out
 

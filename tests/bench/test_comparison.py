@@ -93,7 +93,9 @@ def run_session(folder: Path, *options: str) -> subprocess.CompletedProcess[str]
         *options,
         str(folder),
     ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # not one of the processes that run these tests beside each other, in which pytest-benchmark measures nothing
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
 
 

@@ -180,7 +180,7 @@ def test_large_values(emulator: Emulator) -> None:
 
 
 def test_choice_of_variant(emulator: Emulator) -> None:
-    """A cluster where an image fits one, the grid where the batch fits the chip, else streaming."""
+    """The grid for few images of many pixels, a cluster where an image fits one, else grid and streaming."""
 
     def chosen(b: int, d: int, n: int, r: int) -> int:
         x, bases = torch.empty(b, d, n, dtype=torch.bfloat16), torch.empty(1, d, r)
@@ -189,7 +189,8 @@ def test_choice_of_variant(emulator: Emulator) -> None:
         return int(_library._C.nmf2d_cuda_variant(1, 0, *views, 7, 1e-6, 0))
 
     emulator.device(resident_blocks=132)
-    assert chosen(1, 256, 4096, 16) == chosen(32, 256, 4096, 16) == VARIANTS["cluster"]
+    assert chosen(1, 256, 4096, 16) == chosen(2, 256, 4096, 16) == VARIANTS["grid"]
+    assert chosen(3, 256, 4096, 16) == chosen(32, 256, 4096, 16) == chosen(1, 256, 4032, 16) == VARIANTS["cluster"]
     assert chosen(1, 256, 18432, 16) == chosen(1, 512, 4096, 64) == VARIANTS["grid"]
     assert chosen(32, 512, 4096, 64) == chosen(1, 256, 1 << 18, 16) == VARIANTS["streaming"]
     emulator.device(resident_blocks=108, largest_cluster=0, shared_limit=163 * 1024)  # an A100
