@@ -79,13 +79,13 @@ __global__ void __launch_bounds__(kNormThreads) group_norm_act_statistics_kernel
     store_channels(squares + at, m2);
   }
   __syncthreads();
-  const int items = t.items_of(part.chunk);
+  const int items = t.items_of(part.chunk), each = items / part.lanes, rest = items % part.lanes;  // of a lane
   const int groups = kRows ? t.shape.groups : 1, group_channels = kRows ? t.shape.group_channels : 1;
   for (int g = threadIdx.x / kWarp; g < groups; g += kNormWarps) {
     const Moments m = merge(part.lanes * group_channels, [&](int e) {
       const int lane = e / group_channels;
       const int at = lane * pitch + g * group_channels + e % group_channels;
-      const float count = static_cast<float>(NormPart::count(items, lane, part.lanes) * (kVec / kOwn));
+      const float count = static_cast<float>((each + (lane < rest ? 1 : 0)) * (kVec / kOwn));
       return Moments{count, load_shared(means + at), load_shared(squares + at)};
     });
     const int64_t at = kRows ? int64_t{blockIdx.x} * groups + g : blockIdx.x;

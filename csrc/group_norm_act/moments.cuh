@@ -24,6 +24,7 @@ __device__ inline Moments merge(int size, Entry entry) {
   const int lane = threadIdx.x % kWarp;
   const float pivot = entry(0).mean;  // around it, so that an offset costs no digits
   float count = 0.0f, sum = 0.0f;
+#pragma unroll 1  // more run into spills
   for (int e = lane; e < size; e += kWarp) {
     const Moments m = entry(e);
     count += m.count;
@@ -32,6 +33,7 @@ __device__ inline Moments merge(int size, Entry entry) {
   count = warp_sum(count);
   const float mean = pivot + warp_sum(sum) / count;
   float m2 = 0.0f;
+#pragma unroll 1  // more run into spills
   for (int e = lane; e < size; e += kWarp) {
     const Moments m = entry(e);
     m2 += m.m2 + m.count * (m.mean - mean) * (m.mean - mean);

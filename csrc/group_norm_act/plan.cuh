@@ -11,7 +11,7 @@ constexpr int kNormThreads = 256;
 constexpr int kNormWarps = kNormThreads / kWarp;
 // Enough blocks for every multiprocessor several times; few enough that each can read its group's sums again. The
 // same on every device: so are the results.
-constexpr int64_t kNormBlocks = 1024, kMostChunks = 64;
+constexpr int64_t kNormBlocks = 1024, kMostChunks = 128;
 constexpr int kBatch = 4;  // steps of a thread whose loads are under way together
 
 // Rows: a block takes pixels of an image with all their channels, a thread always the same `vector` channels.
@@ -56,8 +56,8 @@ struct NormTask {
     return left < plan.chunk ? left : plan.chunk;
   }
   __device__ float elements(int e) const {
-    return static_cast<float>(items_of(e % plan.chunks)) *
-           static_cast<float>(plan.rows ? shape.group_channels : plan.vector);
+    const int chunk = e < plan.chunks ? e : e % plan.chunks;  // a division only where planes need it
+    return static_cast<float>(items_of(chunk)) * static_cast<float>(plan.rows ? shape.group_channels : plan.vector);
   }
   __device__ int64_t entry(int n, int group, int e) const {
     return plan.rows ? (int64_t{n} * plan.chunks + e) * shape.groups + group
@@ -124,11 +124,6 @@ struct NormPart {
     first = chunk * t.plan.chunk + lane;
     last = idle ? first : first - lane + t.items_of(chunk);
     step = lanes;
-  }
-
-  // Items that thread `lane` of `lanes` takes of this chunk.
-  __device__ static int count(int items, int lane, int lanes) {
-    return lane < items ? (items - lane + lanes - 1) / lanes : 0;
   }
 };
 

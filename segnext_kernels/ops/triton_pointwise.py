@@ -1,6 +1,6 @@
 """1x1 convolutions in Triton: one product over pixels with what stands around it, and the gradient of its weight.
 
-    out[p, o] = act(sum_i (x * multiplier)[p, i] W[o, i] + b[o]) * gate[p, o]        or + skip[p, o]
+    out[p, o] = act(sum_i (x * multiplier)[p, i] W[o, i] + b[o]) * gate[p, o]        or + skip[p, o] scale[o] + shift[o]
 
 Tiling: a program makes BLOCK_P pixels by BLOCK_N output channels in float32 and walks over the input channels in
 steps of BLOCK_K. Programs of one pixel tile are neighbours, so that x comes from L2 after the first. float16 and
@@ -39,13 +39,13 @@ def pixel_offsets(p, width, stride_h, stride_w, FLAT: tl.constexpr):
 
 @triton.jit
 def pointwise_kernel(
-    x_ptr, multiplier_ptr, weight_ptr, bias_ptr, side_ptr, out_ptr,
+    x_ptr, multiplier_ptr, weight_ptr, bias_ptr, side_ptr, scale_ptr, shift_ptr, out_ptr,
     pixels, width, in_channels, out_channels,
     stride_xn, stride_xc, stride_xh, stride_xw,
     stride_mn, stride_mc, stride_mh, stride_mw,
     stride_sn, stride_sc, stride_sh, stride_sw,
     stride_on, stride_oc, stride_oh, stride_ow,
-    stride_wo, stride_wi, stride_b,
+    stride_wo, stride_wi, stride_b, stride_scale, stride_shift,
     ACT: tl.constexpr, FLAT: tl.constexpr, MULTIPLIER: tl.constexpr, BIAS: tl.constexpr, SIDE: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -91,6 +91,10 @@ def pointwise_kernel(
     if SIDE != "none":
         side_rows = side_ptr + image * stride_sn + pixel_offsets(p, width, stride_sh, stride_sw, FLAT)
         side = tl.load(side_rows[:, None] + (o * stride_sc)[None, :], mask=mask, other=0.0).to(tl.float32)
+        if SIDE == "affine":
+            scale = tl.load(scale_ptr + o * stride_scale, mask=in_panel, other=0.0).to(tl.float32)
+            shift = tl.load(shift_ptr + o * stride_shift, mask=in_panel, other=0.0).to(tl.float32)
+            side = side * scale[None, :] + shift[None, :]
         acc = acc * side if SIDE == "gate" else acc + side
     out_rows = out_ptr + image * stride_on + pixel_offsets(p, width, stride_oh, stride_ow, FLAT)
     tl.store(out_rows[:, None] + (o * stride_oc)[None, :], acc.to(out_ptr.dtype.element_ty), mask=mask)
@@ -276,6 +280,7 @@ def pointwise(
     gate: torch.Tensor | None = None,
     multiplier: torch.Tensor | None = None,
     skip: torch.Tensor | None = None,
+    affine: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """``act(W (x * multiplier) + bias) * gate``, or ``+ skip``, into ``out``, which must overlap nothing; any strides.
 
@@ -284,11 +289,14 @@ def pointwise(
         weight: (Co, Ci); bias: (Co,).
         out, gate, skip: (N, Co, H, W); one of gate and skip at most.
         act: "none", "relu" or "gelu".
+        affine: (scale, shift) of (Co,): ``skip * scale + shift`` instead of skip.
     """
     if out.numel() == 0:
         return out
     co, ci = weight.shape
     side = skip if gate is None else gate
+    kind = "gate" if gate is not None else "none" if skip is None else "skip" if affine is None else "affine"
+    scale, shift = affine or (weight, weight)
     walk = Pixels.of(x, x if multiplier is None else multiplier, out if side is None else side, out)
 
     def run(c: Config) -> torch.Tensor:
@@ -297,12 +305,11 @@ def pointwise(
         _triton.launch(
             pointwise_kernel, (walk.images * tiles,),
             x, x if multiplier is None else multiplier, weight, weight if bias is None else bias,
-            out if side is None else side, out,
+            out if side is None else side, scale, shift, out,
             walk.pixels, walk.width, ci, co, *by_x, *by_multiplier, *by_side, *by_out,
-            *weight.stride(), 0 if bias is None else bias.stride(0),
+            *weight.stride(), 0 if bias is None else bias.stride(0), scale.stride(0), shift.stride(0),
             config=c, ACT=act, FLAT=walk.flat,
-            MULTIPLIER=multiplier is not None, BIAS=bias is not None,
-            SIDE="none" if side is None else "skip" if gate is None else "gate",
+            MULTIPLIER=multiplier is not None, BIAS=bias is not None, SIDE=kind,
         )  # fmt: skip
         return out
 

@@ -30,6 +30,7 @@ constexpr size_t kRedZone = 4096;  // on both sides of a block's shared memory
 constexpr int kRandomBlocks = 4;   // of a plain grid alive at once in the random schedule
 // NaN as float, as two bf16 or fp16; as an integer far outside, and not a likely mark such as -1.
 constexpr uint32_t kPoison = 0x7fc07fc0u;
+constexpr uint32_t kNumber = 0x4e004e00u;  // in the random schedule a large number: a kernel may know NaN as a mark
 
 std::vector<std::unique_ptr<Fibre>> fibres;
 std::vector<std::unique_ptr<Block>> blocks;
@@ -201,7 +202,7 @@ void place_shared(Block& block, size_t bytes) {
   __asan_poison_memory_region(block.arena, block.arena_bytes);
   __asan_unpoison_memory_region(block.shared, bytes);
   auto* words = reinterpret_cast<uint32_t*>(block.shared);  // a last partial word reaches into the red zone
-  std::fill(words, words + (bytes + 3) / 4, kPoison);
+  std::fill(words, words + (bytes + 3) / 4, session.schedule == Schedule::kRandom ? kNumber : kPoison);
 }
 
 void begin_block(Block& block, uint3 index, size_t first_fibre) {

@@ -81,6 +81,18 @@ def test_sizes(
     assert_forward_right(args, forward_in(variant, args))
 
 
+@over_dtypes
+@over_variants
+def test_pixels_beside_the_image_stay_out_of_the_sums(
+    emulator: Emulator, variant: int, dtype: torch.dtype
+) -> None:
+    """Without eps a pixel of zeros has a coef of 0 / 0."""
+    emulator.device(resident_blocks=32)
+    x, bases, steps, grad, _, save = arguments(2, 20, 75, 5, dtype=dtype, positive=True)
+    args = (x, bases, steps, grad, 0.0, save)
+    assert_forward_right(args, forward_in(variant, args))
+
+
 @over_variants
 def test_several_tiles_of_a_slab(emulator: Emulator, variant: int) -> None:
     """A large batch leaves few slabs to an image."""
@@ -190,7 +202,12 @@ def test_choice_of_variant(emulator: Emulator) -> None:
 
     emulator.device(resident_blocks=132)
     assert chosen(1, 256, 4096, 16) == chosen(2, 256, 4096, 16) == VARIANTS["grid"]
-    assert chosen(3, 256, 4096, 16) == chosen(32, 256, 4096, 16) == chosen(1, 256, 4032, 16) == VARIANTS["cluster"]
+    assert (
+        chosen(3, 256, 4096, 16)
+        == chosen(32, 256, 4096, 16)
+        == chosen(1, 256, 4032, 16)
+        == VARIANTS["cluster"]
+    )
     assert chosen(1, 256, 18432, 16) == chosen(1, 512, 4096, 64) == VARIANTS["grid"]
     assert chosen(32, 512, 4096, 64) == chosen(1, 256, 1 << 18, 16) == VARIANTS["streaming"]
     emulator.device(resident_blocks=108, largest_cluster=0, shared_limit=163 * 1024)  # an A100

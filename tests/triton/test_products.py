@@ -71,6 +71,19 @@ def test_conv_ffn_in_panels(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch)
 
 
 @over_dtypes
+def test_conv_ffn_apart(dtype: torch.dtype) -> None:
+    """Beyond 64 channels in 16 bits three kernels."""
+    args = CONV_FFN.samples[0].make(dtype, layout=LAST, n=1, c=72, e=24, co=72, h=5, w=3, residual=True)
+    assert_right(CONV_FFN, args, "triton")
+
+
+@over_dtypes
+def test_msca_block_apart(dtype: torch.dtype) -> None:
+    """Many channels on few pixels in 16 bits: its last step is two products."""
+    assert_right(MSCA_BLOCK, MSCA_BLOCK.samples[0].make(dtype, layout=LAST, n=2, c=200, h=4, w=3), "triton")
+
+
+@over_dtypes
 def test_msca_block_in_bands_shorter_than_the_strips(dtype: torch.dtype) -> None:
     assert_right(MSCA_BLOCK, MSCA_BLOCK.samples[0].make(dtype, layout=LAST, n=1, c=3, h=26, w=5), "triton")
 

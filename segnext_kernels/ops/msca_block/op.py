@@ -14,7 +14,7 @@ from segnext_kernels.ops.msca_block import reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
 
 NAME = "msca_block"
-TRITON_WIDEST = 512
+TRITON_WIDEST = 512  # in float32
 TRITON_STRIPS = 3
 
 
@@ -71,8 +71,8 @@ def _cpu_refuses(
 def _triton_refuses(
     x: torch.Tensor, proj_in: Any, proj_in_bias: Any, root: Any, root_bias: Any, strips: Any, *_: Any
 ) -> str | None:
-    if x.shape[1] > TRITON_WIDEST:  # the result's channels are held in registers
-        return f"takes up to {TRITON_WIDEST} channels, not {x.shape[1]}"
+    if x.dtype == torch.float32 and x.shape[1] > TRITON_WIDEST:  # the result's channels are held in registers
+        return f"takes up to {TRITON_WIDEST} channels in float32, not {x.shape[1]}"
     if len(strips) > 2 * TRITON_STRIPS:
         return f"takes up to {TRITON_STRIPS} strips, not {len(strips) // 2}"
     return None

@@ -1,4 +1,4 @@
-"""msca_block in Triton: three steps, of which the last is two chained products.
+"""msca_block in Triton: three steps, of which the last is two chained products, or two steps (see `is_apart`).
 
     u   = GELU(W_in x + b_in)                                              `ops.triton_pointwise`
     m   = msca_conv(u)                                                     `triton_strips`, or the CUDA kernel
@@ -131,7 +131,7 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
 # Warp instructions an element of the result, counted in sm_90's machine code, and the microseconds that all of them
 # take on 132 multiprocessors at SegNeXt-T's 768x1536 (B's 1024x2048 from 320 channels on): a lower bound, not measured.
 # 64 pixels go to wgmma; a warp of a smaller tile repeats operands that others have, unless its programs are so few that
-# each has a multiprocessor of its own. Two accumulators of 64 pixels by 512 channels spill.
+# each has a multiprocessor of its own. Two accumulators of 64 pixels by more than 320 channels spill.
 SLIM = _space(
     "slim",  # up to 32 channels: 29 (2.8 us); 64 pixels 41 (3.5)
     (
@@ -169,21 +169,13 @@ WIDE = _space(
     ),
     320,
 )
-WIDEST = _space(
-    "widest",  # up to 512: 182 (6.8 us); 32 pixels 368 (28)
-    (
-        config(8, 2, BLOCK_P=16, BLOCK_J=64, BLOCK_K=64),
-        config(8, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=64),
-    ),
-    512,
-)
 FEW = _space(
-    "few",  # up to FEW_PIXELS, 129 to 256 channels: at 256 90 (1.7 us); 64 pixels 51, on 18 multiprocessors (3.9)
+    "few",  # up to FEW_PIXELS, 129 to 192 channels
     (
         config(4, 2, BLOCK_P=16, BLOCK_J=64, BLOCK_K=64),
         config(4, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=64),
     ),
-    256,
+    192,
 )
 FEW_PIXELS = 16 * MULTIPROCESSORS
 NARROW_FLOAT = _space(
@@ -201,16 +193,23 @@ WIDE_FLOAT = _space(
 )
 
 
+def is_apart(channels: int, pixels: int, dtype: torch.dtype) -> bool:
+    """Whether the last step is two products: of more channels than two accumulators hold beside 64 pixels, or of many
+    on few pixels, where its programs would not fill the chip. At 320 channels the issue model says 14 us for the block
+    at 32x32 and 7 apart, but 21 and 24 at 48x96.
+    """
+    return dtype != torch.float32 and (channels > 320 or (channels > 192 and pixels <= FEW_PIXELS))
+
+
 def space_of(channels: int, pixels: int, dtype: torch.dtype) -> Space:
     """The configurations of the last step for so many channels, and pixels of all images."""
     if dtype == torch.float32:  # operands take twice the registers and the shared memory
         return NARROW_FLOAT if channels <= 128 else WIDE_FLOAT
     if channels <= 128:
         return SLIM if channels <= 32 else NARROW
-    is_few = pixels <= FEW_PIXELS
-    if channels > (256 if is_few else 320):
-        return WIDEST
-    return FEW if is_few else MIDDLE if channels <= 192 else WIDE
+    if channels > 192:
+        return WIDE
+    return FEW if pixels <= FEW_PIXELS else MIDDLE
 
 
 def forward(
@@ -237,7 +236,11 @@ def forward(
     # the CUDA kernel holds rows in registers, which Triton cannot index
     is_compiled = backend.choose("msca_conv", *arguments) == "cuda"
     m = torch.ops.segnext_kernels.msca_conv(*arguments) if is_compiled else strips(*arguments)
-    c = x.shape[1]
+    n, c, h, w = x.shape
+    if is_apart(c, n * h * w, x.dtype):
+        gated = pointwise(m, mix_weight[:, :, 0, 0], mix_bias, layout.empty_like(x), gate=u)
+        affine = (skip_scale, skip_shift)
+        return pointwise(gated, proj_out_weight[:, :, 0, 0], proj_out_bias, out, skip=x, affine=affine)
     walk = Pixels.of(m, u, x, out)
     first, rest = halves(c)
 
