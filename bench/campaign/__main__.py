@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from bench import campaign, machine, report, results
 from bench.campaign import jobs, plan, prebuilt
 from bench.campaign.record import Record
+from segnext_kernels import _library
 
 FOLDER = "SEGNEXT_RESULTS"
 
@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(plan.text(phases, seconds), flush=True)
     if options.plan:
         return
+    if options.prebuilt:
+        _take(options)
     described = _described(options)
     record = Record(_file_of(described, options.results), described)
     settings = jobs.Settings(
@@ -99,6 +101,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
     print(f"\n{report.render(record.results)}\n")
     print(f"not stored: {record.unsaved}" if record.unsaved else f"stored in {record.path}")
+
+
+def _take(options: argparse.Namespace) -> None:
+    """The library that was built beforehand, where it serves here; a real run builds one otherwise."""
+    reason = prebuilt.missing(options.prebuilt)
+    if reason and options.dry_run:
+        parser().error(f"--prebuilt: {reason}")
+    if reason is None and prebuilt.install(options.prebuilt):
+        # once more: this process has loaded, or missed, what was there before
+        os.execv(sys.executable, [sys.executable, "-m", "bench.campaign", *sys.argv[1:]])
 
 
 def _described(options: argparse.Namespace) -> dict[str, Any]:
@@ -129,14 +141,7 @@ def _provide_library(
     options: argparse.Namespace, record: Record, settings: jobs.Settings, deadline: float
 ) -> None:
     """The one built beforehand, else the one that is there, else a new one."""
-    place = options.prebuilt or prebuilt.PACKAGE
-    reason = prebuilt.missing(place)
-    if reason is None:
-        prebuilt.install(place)
-        # in a process of its own: this one has loaded, or missed, what was there before
-        code = "import sys; from segnext_kernels import _library as l; sys.exit(l.missing('cuda'))"
-        done = subprocess.run([sys.executable, "-c", code], cwd=machine.ROOT, capture_output=True, text=True)
-        reason = done.stderr.strip().splitlines()[-1] if done.returncode else None
+    reason = prebuilt.missing(options.prebuilt or prebuilt.PACKAGE) or _library.missing("cuda")
     if reason is None:
         return
     print(f"the library is built here: {reason}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import importlib.util
 import json
 import shutil
@@ -39,8 +40,14 @@ def missing(folder: Path) -> str | None:
     return None
 
 
-def install(folder: Path) -> None:
-    """Put the library and its record where the package looks for them."""
-    for name in (f"_C{SUFFIX}", "_build.json"):
-        if (folder / name).resolve() != (PACKAGE / name).resolve():
-            shutil.copyfile(folder / name, PACKAGE / name)
+def install(folder: Path) -> bool:
+    """Put the library and its record where the package looks for them; whether it has other ones yet."""
+    names = (f"_C{SUFFIX}", "_build.json")
+    new = [
+        name
+        for name in names
+        if not (PACKAGE / name).is_file() or not filecmp.cmp(folder / name, PACKAGE / name, shallow=False)
+    ]
+    for name in new:
+        shutil.copyfile(folder / name, PACKAGE / name)
+    return bool(new)
