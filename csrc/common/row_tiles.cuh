@@ -9,6 +9,8 @@
 
 namespace segnext {
 
+constexpr int kMultiprocessors = 132;  // of an H100 or H200: for cuts that must not depend on the device
+
 // How images (N, C, H, W) are cut into blocks.
 struct RowTiling {
   int64_t channels, height, width;
@@ -70,15 +72,6 @@ inline void set_image(RowTiling& t, const Tensor4& image) {
 inline void set_rows(RowTiling& t, int rows) {
   t.rows = rows;
   t.strips = (t.height + rows - 1) / rows;
-}
-
-// Cuts `rows` down to `least` (powers of two) while there are fewer blocks than keep a large device busy: for kernels
-// of which four blocks fit a multiprocessor and whose blocks share little work with those above and below.
-inline void fill_device(RowTiling& t, const Tensor4& image, int rows, int least) {
-  constexpr int64_t kBlocks = 528;  // four a multiprocessor of 132
-  set_image(t, image);
-  set_rows(t, rows);
-  while (t.blocks() < kBlocks && t.rows > least) set_rows(t, t.rows / 2);
 }
 
 // Cuts rows so that the device is done soonest. steps_of(rows) says how many steps a block takes for that many, those

@@ -41,8 +41,7 @@
 namespace segnext {
 namespace {
 
-constexpr int kMultiprocessors = 132;  // of an H200: where tiles are few the hidden channels are split
-constexpr int kMostSplits = 8;         // blocks of a cluster that every device with clusters takes
+constexpr int kMostSplits = 8;  // blocks of a cluster that every device with clusters takes
 
 struct FfnGrid {
   int tiles_x, tiles_y, splits;  // blocks along x: one for each split of a tile, a cluster; along y: panels

@@ -253,7 +253,6 @@ struct DwconvGradients {
 // asks nothing of a device.
 template <int kVec, int kColumns>
 RowTiling tiling_of(const Tensor4& x) {
-  constexpr int64_t kMultiprocessors = 132;  // of an H100 or H200
   const int all_groups = power_of_two_from((x.size[3] + kColumns - 1) / kColumns, kThreads);
   int packs = kVec > 1 || has_inner_channels(x) ? power_of_two_from((x.size[1] + kVec - 1) / kVec, kThreads) : 1;
   // the whole width where that leaves 8 packs, and more packs where an image is narrow
