@@ -132,7 +132,8 @@ def test_a_missing_barrier_shows_in_a_schedule(emulator: Emulator) -> None:
     assert torch.equal(out, values.roll(-1))
     for schedule in SCHEDULES:
         emulator.schedule(schedule)
-        assert probe(emulator, "neighbours", values, torch.empty(96), 0).isnan().any()
+        out = probe(emulator, "neighbours", values, torch.empty(96), 0)
+        assert (out.isnan() | (out > 1e8)).any()  # what nobody wrote: NaN, in the random schedule a large number
 
 
 @pytest.mark.parametrize(
