@@ -133,7 +133,9 @@ def test_a_missing_barrier_shows_in_a_schedule(emulator: Emulator) -> None:
     for schedule in SCHEDULES:
         emulator.schedule(schedule)
         out = probe(emulator, "neighbours", values, torch.empty(96), 0)
-        assert (out.isnan() | (out > 1e8)).any()  # what nobody wrote: NaN, in the random schedule a large number
+        assert (
+            out.isnan() | (out > 1e8)
+        ).any()  # what nobody wrote: NaN, in the random schedule a large number
 
 
 @pytest.mark.parametrize(
