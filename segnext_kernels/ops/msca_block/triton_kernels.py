@@ -152,10 +152,9 @@ NARROW = _space(
     128,
 )
 MIDDLE = _space(
-    "middle",  # up to 192: at 160 46 (2.2 us); 8 warps 58 (2.7); 32 pixels on 8 warps 220 (10.4)
+    "middle",  # up to 192: at 160 46 (2.2 us); 32 pixels on 8 warps 220 (10.4); 64 in steps of 64 spill on sm_80
     (
         config(4, 2, BLOCK_P=64, BLOCK_J=32, BLOCK_K=32),
-        config(8, 2, BLOCK_P=64, BLOCK_J=64, BLOCK_K=64),
         config(4, 2, BLOCK_P=32, BLOCK_J=32, BLOCK_K=64),
     ),
     192,
