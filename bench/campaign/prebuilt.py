@@ -41,7 +41,7 @@ def missing(folder: Path) -> str | None:
 
 
 def install(folder: Path) -> bool:
-    """Put the library and its record where the package looks for them; whether it has other ones yet."""
+    """Put the library and its record where the package looks for them; whether that changed them."""
     names = (f"_C{SUFFIX}", "_build.json")
     new = [
         name

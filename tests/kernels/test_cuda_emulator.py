@@ -133,9 +133,8 @@ def test_a_missing_barrier_shows_in_a_schedule(emulator: Emulator) -> None:
     for schedule in SCHEDULES:
         emulator.schedule(schedule)
         out = probe(emulator, "neighbours", values, torch.empty(96), 0)
-        assert (
-            out.isnan() | (out > 1e8)
-        ).any()  # what nobody wrote: NaN, in the random schedule a large number
+        unwritten = out.isnan() | (out > 1e8)  # NaN, in the random schedule a large number
+        assert unwritten.any()
 
 
 @pytest.mark.parametrize(
