@@ -25,16 +25,8 @@ from segnext_kernels import _library, _triton, backend, tuning
 
 NAMESPACE = "segnext_kernels"
 # PyTorch's functions that start nothing on a device
-FREE = {
-    "empty",
-    "empty_strided",
-    "empty_like",
-    "new_empty",
-    "new_empty_strided",
-    "detach",
-    "alias",
-    "_unsafe_view",
-}
+UNFILLED = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"}
+FREE = UNFILLED | {"detach", "alias", "_unsafe_view"}
 CONVOLUTIONS = ("conv2d", "convolution")
 DRAWN = 1 << 20  # numbers that are drawn once; larger tensors repeat them
 
@@ -108,7 +100,12 @@ class Plan(TorchDispatchMode):
         if _name(func) in CONVOLUTIONS:
             out = _as_cudnn(out, *args[:2])
         leaves = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
-        self._kept += [leaf for leaf in leaves if leaf.device.type == "cpu"]
+        with_data = [leaf for leaf in leaves if leaf.device.type == "cpu"]
+        self._kept += with_data
+        if _name(func) in UNFILLED:
+            # what a block reads of the blocks that are not run: the same numbers every time
+            for tensor in with_data:
+                tensor.zero_()
         if not _is_free(func, args, leaves):
             self.steps.append(Step(self._op or "torch", _foreign(func, args, kwargs or {}, out)))
         return out

@@ -17,7 +17,7 @@
 //   shared     else: each block updates some rows, four barriers a step.
 // Auto takes cluster where an image fits one and a grid would not have four times its blocks, else grid where the batch
 // fits the chip, else streaming. By the issue model (bench/issue_model; barriers of 0.8 us a cluster's, 1.7 us a
-// grid's) an H200 takes for D 256, R 16, N 4096 in bf16, images 1, 2, 4, 8: cluster 51 us each, grid 45, 47, 52, 63.
+// grid's) an H200 takes for D 256, R 16, N 4096 in bf16, images 1, 2, 4, 8: cluster 51 us each, grid 40, 40, 48, 63.
 //
 // FLOPs: (2 steps + 2) D N R + (2 steps + 1) N R R multiply-adds; for 16-bit X all on tensor cores: those of X
 // twice in bfloat16 and thrice in float16, those of state thrice (block_products.cuh).
@@ -26,7 +26,7 @@
 // Shared memory: streaming up to 96 KiB, two blocks a multiprocessor; T's cluster (256 pixels of D 256, R 16, 16 bits)
 // 230,912 bytes, 768x1536 (144 pixels) 163,328, B's grid (64 pixels of D 512, R 64) 119,808, one block.
 //
-// Modelled, not measured, one image, 7 steps, bf16, whole calls: D 256, R 16: N 4096 45 us (23.8 of barriers), N 18432
+// Modelled, not measured, one image, 7 steps, bf16, whole calls: D 256, R 16: N 4096 40 us (23.8 of barriers), N 18432
 // 52 us; before this version 91 and 96. D 512, R 64, N 4096: 145 us (51 of barriers); before 192.
 // Versions tried: each phase behind a barrier of its own for all ranks (29 barriers, of which every thread executed a
 // MEMBAR in a cluster); sums by one thread of nine a block over all slabs in a row (6 us a step); coefᵀ coef by 16

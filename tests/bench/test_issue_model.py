@@ -95,6 +95,17 @@ def test_the_same_twice() -> None:
     assert rows[0] == rows[1]
 
 
+def test_memory_that_blocks_left_unrun_did_not_fill_is_zero() -> None:
+    was = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # PyTorch fills with NaN what it would leave unfilled
+    try:
+        for make in (lambda: torch.empty(64), lambda: torch.empty_like(torch.ones(64))):
+            assert make().isnan().all()
+            assert torch.equal(Plan(recorder).call(make), torch.zeros(64))
+    finally:
+        torch.use_deterministic_algorithms(was)
+
+
 def test_an_op_inside_an_op_takes_the_kernel_that_auto_would() -> None:
     (workload,) = workloads("msca_block", ("forward",), ("triton",), shape="t3")
     plan = Plan(recorder)

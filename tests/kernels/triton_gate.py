@@ -140,7 +140,7 @@ def _backward_args(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, ...]:
     fresh, leaves = with_gradient(spec, args)
     with Recorder(getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default) as recorder:
         out = spec.call(*fresh)
-        torch.autograd.grad(out, leaves, torch.empty_like(out))
+        torch.autograd.grad(out, leaves, out.detach())
     return recorder.calls[0]
 
 
