@@ -133,8 +133,8 @@ def test_a_missing_barrier_shows_in_a_schedule(emulator: Emulator) -> None:
     for schedule in SCHEDULES:
         emulator.schedule(schedule)
         out = probe(emulator, "neighbours", values, torch.empty(96), 0)
-        unwritten = out.isnan() | (out > 1e8)  # NaN, in the random schedule a large number
-        assert unwritten.any()
+        # what nobody wrote is NaN, in the random schedule a large number
+        assert ((out > 1e8) if schedule == "random" else out.isnan()).any()
 
 
 @pytest.mark.parametrize(
@@ -206,10 +206,10 @@ BREAKS = {
         "reverse against forward",
     ),
     "wrong-halo-mask": (
-        TILING,
-        "at.corners_x = min(at.cells_x + 1, width - at.source_x);",
-        "at.corners_x = at.cells_x + 1;",
-        "AddressSanitizer: heap-",  # of nobody, or freed, by where it lies
+        TILING,  # where logits are read, not in `Place`: a larger tile than its shared memory reads anywhere
+        "const int run = at.corners_x * (kClassesInner",
+        "const int run = (at.cells_x + 1) * (kClassesInner",
+        "heap-buffer-overflow",
     ),
     "unwritten-tail": (
         KERNEL,
