@@ -130,6 +130,7 @@ class Spec:
         bad_inputs: what must be refused, and how.
         resized: sizes that turn the first sample into one of another H and W.
         internal: trailing schema arguments that the public function sets itself.
+        calls: other ops among its Triton kernels, for calls that no CUDA kernel of its own takes.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Spec:
     target_shapes: tuple[Sample, ...] = ()
     resized: Mapping[str, Any] = field(default_factory=lambda: {"h": 12, "w": 5})
     internal: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
 
     @property
     def op(self) -> Any:

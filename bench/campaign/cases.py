@@ -18,7 +18,6 @@ from tests.contract.cases import cast, with_gradient
 GPU_BACKENDS = ("cuda", "triton")
 LARGE_BATCH = 32
 DRY_OPS = ("dwconv_gelu", "upsample_argmax")  # of a dry run: one with a backward, one without
-MIXED = ("conv_ffn",)  # whose Triton form, for widths that CUDA's does not take, goes through another op
 Function = Callable[..., Tensor]
 
 
@@ -53,7 +52,7 @@ def kernels(dry_run: bool) -> list[Kernel]:
                 continue
             for direction in ("forward", "backward") if spec.differentiable else ("forward",):
                 known = KERNELS.get(op if direction == "forward" else f"{op}_backward", {})
-                is_mixed = ("cuda" not in KERNELS[op] or op in MIXED) and direction == "forward"
+                is_mixed = ("cuda" not in KERNELS[op] or bool(spec.calls)) and direction == "forward"
                 if is_mixed if backend == "auto" else backend in known:
                     found.append(Kernel(op, direction, backend))
     return found

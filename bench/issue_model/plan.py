@@ -24,9 +24,9 @@ from bench.issue_model.triton_launches import FIRST_ADDRESS, launch_of
 from segnext_kernels import _library, _triton, backend, tuning
 
 NAMESPACE = "segnext_kernels"
-# PyTorch's functions that start nothing on a device
+# PyTorch's functions that give memory which nobody has written
 UNFILLED = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"}
-FREE = UNFILLED | {"detach", "alias", "_unsafe_view"}
+FREE = UNFILLED | {"detach", "alias", "_unsafe_view"}  # those that start nothing on a device
 CONVOLUTIONS = ("conv2d", "convolution")
 DRAWN = 1 << 20  # numbers that are drawn once; larger tensors repeat them
 

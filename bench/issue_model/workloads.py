@@ -144,7 +144,6 @@ def _args(
 
 
 def folders(op: str) -> list[str] | None:
-    """csrc's folders that hold an op's CUDA kernels; None, for all, where it has none: it may call other ops."""
-    if not any((build.CSRC / op).glob("*.cu")):
-        return None
-    return [op, "dwconv_gelu"] if op == "conv_ffn" else [op]  # which is between its Triton products
+    """csrc's folders with the CUDA kernels of an op and of those that it calls; None, for all, where none is."""
+    names = (op, *all_specs()[op].calls)
+    return [name for name in names if any((build.CSRC / name).glob("*.cu"))] or None

@@ -30,6 +30,7 @@ SPEC = Spec(
     reference=reference.conv_ffn,
     differentiable=_TENSORS,
     low_precision=_TENSORS,
+    calls=("dwconv_gelu",),
     samples=samples(
         _build,
         c8_e16_h9w7=dict(n=2, c=8, e=16, co=8, h=9, w=7),

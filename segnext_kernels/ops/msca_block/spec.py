@@ -35,6 +35,7 @@ SPEC = Spec(
         *("x", "proj_in_weight", "proj_in_bias", "root_weight", "root_bias", "strip_weights", "strip_biases"),
         *("mix_weight", "mix_bias", "proj_out_weight", "proj_out_bias", "skip_scale", "skip_shift"),
     ),
+    calls=("msca_conv",),
     samples=samples(
         _build,
         # W unlike every K: torch.compile takes sizes that are equal once for equal always
