@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The constraint holds in every install, so that torch is the version, and where one is offered the CPU build, that it names.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard csrc/*/* csrc/*.cpp)
+BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard csrc/*.* csrc/c*/*.* csrc/ops/*/*)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench campaign readme picture clean
@@ -22,7 +22,7 @@ test: .venv/developer ## all tests
 lint: .venv/developer ## style and types: ruff, clang-format, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/*/* $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*) bench/issue_model/runtime.cpp bench/issue_model/machine/* tests/bench/*.cu)
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/c*/*.* csrc/ops/*/* $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*) bench/issue_model/runtime.cpp bench/issue_model/machine/* tests/bench/*.cu)
 	$(BIN)/mypy
 
 bench: .venv/developer ## measure this machine; the results go to bench/results

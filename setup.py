@@ -214,13 +214,13 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     isas = instruction_sets()
     shared = ["-DSEGNEXT_X86"] if len(isas) > 1 else []
     for name, flags in isas.items():
-        for source in sorted(CSRC.glob("*/*_cpu.cpp")):
+        for source in sorted(CSRC.glob("ops/*/*_cpu.cpp")):
             ninja.compile(
                 "cxx", source, f".{name}", [includes[0], "-fopenmp", *shared, *flags, f"-DSEGNEXT_ISA={name}"]
             )
     float64_flags = [*isas["generic"], "-DSEGNEXT_FLOAT64", "-DSEGNEXT_ISA=float64"]
     for op in FLOAT64_OPS:
-        for source in sorted(CSRC.glob(f"{op}/*_cpu.cpp")):
+        for source in sorted(CSRC.glob(f"ops/{op}/*_cpu.cpp")):
             ninja.compile("cxx", source, ".float64", [includes[0], "-fopenmp", *shared, *float64_flags])
     for source in sorted(CSRC.glob("common/*.cpp")):
         ninja.compile("cxx", source, "", [includes[0], *shared])
@@ -241,7 +241,7 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
         home, names = cuda_home(nvcc), architectures(nvcc)
         flags = [*NVCC_FLAGS, *architecture_flags(names)]
         ninja.rule("nvcc", f"{nvcc} -MMD -MF $out.d {' '.join(flags)} $flags -c $in -o $out")
-        for source in sorted(CSRC.glob("*/*.cu")):
+        for source in sorted(CSRC.rglob("*.cu")):
             ninja.compile("nvcc", source, ".cuda", [f"-I{CSRC}"])
         # The static runtime: the library loads on machines without a GPU or a driver.
         libraries = f"-L{home}/lib64 -L{home}/lib -lcudart_static -ldl -lrt -lpthread"

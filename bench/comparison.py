@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.peers import PEERS, Build, Peer, Run
 from bench.results import OURS, Row, Timing
-from segnext.runtimes import Unavailable
+from segnext.measure.runtimes import Unavailable
 
 # Raises AssertionError where the output of the variant of this name is wrong.
 Gate = Callable[[str, Any], None]

@@ -21,11 +21,12 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segnext.deployment import DeployedSegNeXt, _Folded
-from segnext.factory import create_model
-from segnext.folding import fold
+from segnext.create import create_model
+from segnext.deployment.folding import fold
+from segnext.deployment.model import DeployedSegNeXt, _Folded
 from segnext.models import SegNeXt
-from segnext_kernels import _library, _triton, backend
+from segnext_kernels import backend, native
+from segnext_kernels.triton import launch
 
 KERNELS_OF = {"group_norm_act_cuda": 2}  # launches of a call of the CUDA library; 1 by default
 EMPTY = ("empty", "new_empty", "detach")
@@ -63,12 +64,12 @@ class Recorder(TorchDispatchMode):
 
     def __enter__(self) -> Recorder:
         if not self._ops:  # not again inside of an op
-            library = mock.patch.object(_library, "_C", _Library(self, _library._C))
+            library = mock.patch.object(native, "_C", _Library(self, native._C))
             for patch in (
                 library,
-                mock.patch.object(_library, "cuda_refuses", _refuses(_library.CUDA_DTYPES)),
-                mock.patch.object(_triton, "refuses", _refuses(_triton.DTYPES)),
-                mock.patch.object(_triton, "launch", self._note_triton),
+                mock.patch.object(native, "cuda_refuses", _refuses(native.CUDA_DTYPES)),
+                mock.patch.object(launch, "refuses", _refuses(launch.DTYPES)),
+                mock.patch.object(launch, "start", self._note_triton),
             ):
                 self._patches.enter_context(patch)
         return super().__enter__()
@@ -146,7 +147,7 @@ def on_meta(model: SegNeXt, dtype: torch.dtype = torch.bfloat16) -> DeployedSegN
 
 
 def deployed_launches(fast: DeployedSegNeXt, images: torch.Tensor) -> list[Launch]:
-    """From the caller's images to the caller's label map: a replay of `segnext.graphs` is a copy, these, a clone."""
+    """From the caller's images to its label map: a replay of `deployment.graphs` is a copy, these, a clone."""
 
     def call() -> torch.Tensor:
         own = torch.empty_like(images)

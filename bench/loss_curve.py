@@ -20,16 +20,16 @@ import torch
 from torch import Tensor
 
 from bench import machine
+from bench.models.workloads import Loss, Training, model_loss, plain_loss
 from bench.peers import in_layout
 from bench.report import OTHER_COLOUR, OURS_COLOUR, PEER_COLOURS
 from bench.results import FOLDER, OURS
-from bench.workloads import Loss, Training, model_loss, plain_loss
 from segnext import create_model
 from segnext.data.batches import TrainingBatches
 from segnext.data.dataset import load_data_config
 from segnext.data.preprocessing import normalise
 from segnext.data.transforms import Augmentation
-from segnext.models import SegNeXt, layouts
+from segnext.models import SegNeXt, dialects
 
 EAGER, NOISE = "eager", "eager, other threads"
 TAIL = 20  # last steps whose mean loss is told
@@ -51,7 +51,7 @@ def ours(classes: int) -> tuple[dict[str, Tensor], Loss]:
 def plain(classes: int) -> tuple[dict[str, Tensor], Loss]:
     """The same weights in plain PyTorch, channels_last."""
     model = build(classes)
-    return plain_loss(in_layout(layouts.to_official(model.state_dict()), torch.channels_last), model)
+    return plain_loss(in_layout(dialects.to_official(model.state_dict()), torch.channels_last), model)
 
 
 def losses(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from segnext.cli import doctor
-from segnext_kernels import _library, current_backend
+from segnext_kernels import current_backend, native
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "numpy", "segnext", "triton", "onnx", "onnxruntime", "openvino")
@@ -24,7 +24,7 @@ def describe() -> dict[str, Any]:
     host = dict(doctor.machine())
     cpu, _, cores = host["CPU"].rpartition(", ")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
-    built = _library.missing("cpu") is None
+    built = native.missing("cpu") is None
     return {
         "slug": slug(device, host["instructions"].split(), cores),
         "device": device,
@@ -32,7 +32,7 @@ def describe() -> dict[str, Any]:
         "cores": cores,
         "threads": torch.get_num_threads(),
         "instruction_sets": host["instructions"].split(),
-        "kernel_instruction_set": _library.INSTRUCTION_SETS[_library.instruction_set()] if built else None,
+        "kernel_instruction_set": native.INSTRUCTION_SETS[native.instruction_set()] if built else None,
         "backend": current_backend(),
         "memory": host.get("memory", ""),
         "system": host["system"],

@@ -3,7 +3,7 @@
 A peer gets ``build``, the workload in plain PyTorch: ``build(memory_format)`` returns a function and its
 inputs, all tensors (those in the function too: a model's weights) in that layout. The peer returns what shall
 be timed; conversion, compilation and export happen before, outside the timing. Single ops are compared with
-PEERS, models also with the runtimes of `segnext.runtimes`; one that is not there raises its `Unavailable`.
+PEERS, models also with the runtimes of `segnext.measure.runtimes`; one that is not there raises its `Unavailable`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map_only
 
-from segnext import runtimes
+from segnext.measure import runtimes
 
 Run = Callable[[], Any]
 Build = Callable[[torch.memory_format], tuple[Callable[..., Any], tuple[Any, ...]]]

@@ -1,6 +1,6 @@
 """SegNeXt as its users run it today: the official arithmetic in plain PyTorch, the peer of our models.
 
-Made of the parts of tests/models/transcription.py, the oracle of the model tests, on state dicts with the
+Made of the parts of oracle/transcription.py, the oracle of the model tests, on state dicts with the
 official names. Added here: one memory format from end to end, logits before resizing, the training loss.
 """
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.models.transcription import StateDict, attention, batch_norm, conv, ffn, group_norm, nmf
+from oracle.transcription import StateDict, attention, batch_norm, conv, ffn, group_norm, nmf
 
 BN_MOMENTUM = 0.1
 EVAL_STEPS, TRAIN_STEPS = 7, 6

@@ -21,13 +21,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from bench import report, results
-from segnext.costs import count_costs
+from segnext.measure.costs import count_costs
 from segnext.models import build, list_models
-from segnext.weights.hub import shipped
-from segnext.weights.io import read_checkpoint
-from segnext_kernels import _library, _triton, backend
+from segnext.weights.catalogue import shipped
+from segnext.weights.loading import read_checkpoint
+from segnext_kernels import backend, native
 from segnext_kernels.self_check.agreement import Recorder
-from segnext_kernels.specification import Spec, all_specs
+from segnext_kernels.spec import Spec, all_specs
+from segnext_kernels.triton import launch
 from tests.contract.cases import DTYPES, LAYOUTS, with_gradient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,16 +86,16 @@ def support() -> str:
     Raises:
         RuntimeError: the compiled library is missing; some kernels ask it what they take.
     """
-    if _library._C is None:
-        raise RuntimeError(f"bench.readme: {_library.missing('cpu')}")
+    if native._C is None:
+        raise RuntimeError(f"bench.readme: {native.missing('cpu')}")
     lines = [["op", "direction", *backend.BACKENDS]]
     whole = {
         "missing": lambda part: None,
         "architecture_gap": lambda device: None,
-        "_C": _WholeLibrary(_library._C),
+        "_C": _WholeLibrary(native._C),
     }
     gpu = {"missing": lambda: None, "_capability_gap": lambda device: None}
-    with mock.patch.multiple(_library, **whole), mock.patch.multiple(_triton, **gpu):
+    with mock.patch.multiple(native, **whole), mock.patch.multiple(launch, **gpu):
         for name, spec in all_specs().items():
             lines.append([f"`{name}`", "forward", *_dtypes(name, _forward_args(spec))])
             if spec.differentiable:

@@ -11,7 +11,7 @@ import torch
 
 from bench.peers import in_layout
 from segnext_kernels import backend, use_backend
-from segnext_kernels.specification import Spec, all_specs
+from segnext_kernels.spec import Spec, all_specs
 from tests.contract.cases import with_gradient
 
 SAMPLES = 3  # the first of each op: an ordinary one, one with odd sizes, one more

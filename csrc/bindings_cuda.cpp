@@ -7,7 +7,7 @@
 namespace segnext {
 namespace {
 
-// Memory from a _library.Workspace.
+// Memory from a native.Workspace.
 void* allocated(const py::object& workspace, int64_t bytes) { return pointer(workspace(bytes).cast<uintptr_t>()); }
 
 }  // namespace

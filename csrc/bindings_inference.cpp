@@ -1,11 +1,11 @@
 // The part of _C that runs packed weights: what `segnext_kernels.packed` calls.
 
 #include "bindings.h"
-#include "channel_norm/channel_norm.h"
-#include "conv2d/conv2d.h"
-#include "conv_ffn/conv_ffn.h"
-#include "msca_block/msca_block.h"
-#include "resize_sum/resize_sum.h"
+#include "ops/channel_norm/channel_norm.h"
+#include "ops/conv2d_act/conv2d_act.h"
+#include "ops/conv_ffn/conv_ffn.h"
+#include "ops/msca_block/msca_block.h"
+#include "ops/resize_sum/resize_sum.h"
 
 namespace segnext {
 namespace {
@@ -65,28 +65,29 @@ void bind_inference(py::module_& m) {
           throw_unless(SEGNEXT_DISPATCH(static_cast<Isa>(isa), msca_block_cpu, params, threads));
         });
 
-  m.def("conv2d_packed_bytes", [](int dtype, py::object weight, int isa) {
-    return SEGNEXT_DISPATCH(static_cast<Isa>(isa), conv2d_packed_bytes, static_cast<DType>(dtype), tensor(weight));
+  m.def("conv2d_act_packed_bytes", [](int dtype, py::object weight, int isa) {
+    return SEGNEXT_DISPATCH(static_cast<Isa>(isa), conv2d_act_packed_bytes, static_cast<DType>(dtype), tensor(weight));
   });
-  m.def("conv2d_pack_cpu", [](int dtype, py::object weight, py::object bias, uintptr_t packed, int isa) {
+  m.def("conv2d_act_pack_cpu", [](int dtype, py::object weight, py::object bias, uintptr_t packed, int isa) {
     const auto w = tensor(weight), b = tensor(bias);
     py::gil_scoped_release release;
-    SEGNEXT_DISPATCH(static_cast<Isa>(isa), conv2d_pack_cpu, static_cast<DType>(dtype), w, b, pointer(packed));
+    SEGNEXT_DISPATCH(static_cast<Isa>(isa), conv2d_act_pack_cpu, static_cast<DType>(dtype), w, b, pointer(packed));
   });
-  m.def("conv2d_cpu", [](int dtype, int out_dtype, py::object x, const std::array<int64_t, 2>& kernel, int64_t stride,
-                         int64_t padding, uintptr_t packed, int activation, py::object out, int isa, int threads) {
-    const Conv2dParams params{static_cast<DType>(dtype),
-                              static_cast<DType>(out_dtype),
-                              tensor(x),
-                              {kernel[0], kernel[1]},
-                              stride,
-                              padding,
-                              pointer(packed),
-                              static_cast<Activation>(activation),
-                              tensor(out)};
-    py::gil_scoped_release release;
-    throw_unless(SEGNEXT_DISPATCH(static_cast<Isa>(isa), conv2d_cpu, params, threads));
-  });
+  m.def("conv2d_act_cpu",
+        [](int dtype, int out_dtype, py::object x, const std::array<int64_t, 2>& kernel, int64_t stride,
+           int64_t padding, uintptr_t packed, int activation, py::object out, int isa, int threads) {
+          const Conv2dActParams params{static_cast<DType>(dtype),
+                                       static_cast<DType>(out_dtype),
+                                       tensor(x),
+                                       {kernel[0], kernel[1]},
+                                       stride,
+                                       padding,
+                                       pointer(packed),
+                                       static_cast<Activation>(activation),
+                                       tensor(out)};
+          py::gil_scoped_release release;
+          throw_unless(SEGNEXT_DISPATCH(static_cast<Isa>(isa), conv2d_act_cpu, params, threads));
+        });
 
   m.def("channel_norm_cpu", [](int dtype, py::object x, py::object weight, py::object bias, float eps, py::object out,
                                int isa, int threads) {

@@ -2,14 +2,14 @@
 #pragma once
 
 #include "bindings.h"
-#include "conv_ffn/conv_ffn.h"
-#include "dwconv_gelu/dwconv_gelu.h"
-#include "gated_pointwise/gated_pointwise.h"
-#include "group_norm_act/group_norm_act.h"
-#include "msca_conv/msca_conv.h"
-#include "nmf2d/nmf2d.h"
-#include "upsample_argmax/upsample_argmax.h"
-#include "upsample_cross_entropy/upsample_cross_entropy.h"
+#include "ops/conv_ffn/conv_ffn.h"
+#include "ops/dwconv_gelu/dwconv_gelu.h"
+#include "ops/gated_pointwise/gated_pointwise.h"
+#include "ops/group_norm_act/group_norm_act.h"
+#include "ops/msca_conv/msca_conv.h"
+#include "ops/nmf2d/nmf2d.h"
+#include "ops/upsample_argmax/upsample_argmax.h"
+#include "ops/upsample_cross_entropy/upsample_cross_entropy.h"
 
 namespace segnext {
 

@@ -10,8 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segnext.deployment import DeployedSegNeXt, deploy
-    from segnext.factory import (
+    from segnext.create import (
         create_model,
         mscan_b,
         mscan_l,
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
         segnext_s,
         segnext_t,
     )
+    from segnext.deployment.model import DeployedSegNeXt, deploy
     from segnext.models import list_models
-    from segnext.predict import Predictor
+    from segnext.predict.predictor import Predictor
     from segnext.weights import load_weights
 
     __version__: str
@@ -48,9 +48,9 @@ __all__ = [
 
 # Everything is imported when it is first used, so that `segnext --help` need not wait for torch.
 _HOMES = {
-    "DeployedSegNeXt": "segnext.deployment",
-    "deploy": "segnext.deployment",
-    "Predictor": "segnext.predict",
+    "DeployedSegNeXt": "segnext.deployment.model",
+    "deploy": "segnext.deployment.model",
+    "Predictor": "segnext.predict.predictor",
     "list_models": "segnext.models",
     "load_weights": "segnext.weights",
 }
@@ -65,7 +65,7 @@ def __getattr__(name: str) -> Any:
         except PackageNotFoundError:  # run from a checkout that was never installed
             return "0+unknown"
     if name in __all__:
-        return getattr(importlib.import_module(_HOMES.get(name, "segnext.factory")), name)
+        return getattr(importlib.import_module(_HOMES.get(name, "segnext.create")), name)
     raise AttributeError(f"module 'segnext' has no attribute {name!r}")
 
 

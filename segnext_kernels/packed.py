@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segnext_kernels import _library
+from segnext_kernels import native
 from segnext_kernels.ops.channel_norm import op as norm
 from segnext_kernels.ops.conv_ffn import op as conv_ffn
 from segnext_kernels.ops.group_norm_act import op as group_norm
@@ -22,12 +22,12 @@ from segnext_kernels.ops.nmf2d import op as nmf
 from segnext_kernels.ops.resize_sum import op as resize
 
 DTYPES = (torch.float32, torch.bfloat16)
-ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}  # csrc/conv2d/conv2d.h
+ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}  # csrc/ops/conv2d_act/conv2d_act.h
 
 
 def unavailable() -> str | None:
     """Why packed inference does not work here; None where it does."""
-    return _library.missing("cpu")
+    return native.missing("cpu")
 
 
 class PackedConv2d:
@@ -50,17 +50,17 @@ class PackedConv2d:
         padding: int = 0,
         activation: str = "none",
     ) -> None:
-        self.dtype, self.kernel = _library.DTYPES[dtype], (weight.shape[2], weight.shape[3])
+        self.dtype, self.kernel = native.DTYPES[dtype], (weight.shape[2], weight.shape[3])
         self.stride, self.padding, self.activation = stride, padding, ACTIVATIONS[activation]
-        isa, view = _library.instruction_set(), _library.view(weight)
-        self.packed = _library.packed_memory(_library._C.conv2d_packed_bytes(self.dtype, view, isa))
-        _library._C.conv2d_pack_cpu(self.dtype, view, _library.view(bias), self.packed.data_ptr(), isa)
+        isa, view = native.instruction_set(), native.view(weight)
+        self.packed = native.packed_memory(native._C.conv2d_act_packed_bytes(self.dtype, view, isa))
+        native._C.conv2d_act_pack_cpu(self.dtype, view, native.view(bias), self.packed.data_ptr(), isa)
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         """(N, C, H, W) of the layer's dtype, any strides, into ``out`` (N, Co, Ho, Wo), either dtype."""
-        _library._C.conv2d_cpu(
-            self.dtype, _library.DTYPES[out.dtype], _library.view(x), self.kernel, self.stride, self.padding,
-            self.packed.data_ptr(), self.activation, _library.view(out), *_settings(),
+        native._C.conv2d_act_cpu(
+            self.dtype, native.DTYPES[out.dtype], native.view(x), self.kernel, self.stride, self.padding,
+            self.packed.data_ptr(), self.activation, native.view(out), *_settings(),
         )  # fmt: skip
         return out
 
@@ -129,4 +129,4 @@ def group_norm_act(
 
 
 def _settings() -> tuple[int, int]:
-    return _library.instruction_set(), torch.get_num_threads()
+    return native.instruction_set(), torch.get_num_threads()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests import proof
+from tests import summary
 
 # The accuracy rule compares with PyTorch's true float32, and reruns must agree to the last bit.
 torch.backends.cudnn.allow_tf32 = False
@@ -23,19 +23,19 @@ def _seeded() -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """One of several processes: what it proved goes to the one that prints."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["proven"] = dict(proof.COUNTS)
+        session.config.workeroutput["proven"] = dict(summary.COUNTS)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """By pytest-xdist, when a process has ended."""
-    proof.COUNTS.update(getattr(node, "workeroutput", {}).get("proven", {}))
+    summary.COUNTS.update(getattr(node, "workeroutput", {}).get("proven", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     passed = terminalreporter.stats.get("passed", ())
     contract = sum(report.nodeid.startswith("tests/contract/") for report in passed)
-    proven = {"cases of the contract of all ops": contract, **proof.COUNTS}
+    proven = {"cases of the contract of all ops": contract, **summary.COUNTS}
     lines = [f"{number:7,} {what}" for what, number in proven.items() if number]
     if lines:
         terminalreporter.section("proven")

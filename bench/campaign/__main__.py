@@ -13,7 +13,7 @@ from typing import Any
 from bench import campaign, machine, report, results
 from bench.campaign import jobs, plan, prebuilt
 from bench.campaign.record import Record
-from segnext_kernels import _library
+from segnext_kernels import native
 
 FOLDER = "SEGNEXT_RESULTS"
 
@@ -141,7 +141,7 @@ def _provide_library(
     options: argparse.Namespace, record: Record, settings: jobs.Settings, deadline: float
 ) -> None:
     """The one built beforehand, else the one that is there, else a new one."""
-    reason = prebuilt.missing(options.prebuilt or prebuilt.PACKAGE) or _library.missing("cuda")
+    reason = prebuilt.missing(options.prebuilt or prebuilt.PACKAGE) or native.missing("cuda")
     if reason is None:
         return
     print(f"the library is built here: {reason}", flush=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.peers import in_layout
 from segnext_kernels import use_backend
 from segnext_kernels.backend import KERNELS
-from segnext_kernels.specification import Sample, Spec, all_specs
+from segnext_kernels.spec import Sample, Spec, all_specs
 from tests.contract.cases import cast, with_gradient
 
 GPU_BACKENDS = ("cuda", "triton")
@@ -133,7 +133,7 @@ def agreement(case: Case) -> tuple[bool, dict[str, str]]:
 
     Of whole tensors: error over the oracle's norm. Says both errors of each output, so that a near miss is seen as one.
     """
-    from tests.accuracy import assert_labels
+    from oracle.accuracy import assert_labels
 
     outs, again = case.ours(), case.ours()
     if not outs[0].is_floating_point():

@@ -17,7 +17,7 @@ import torch
 from bench import machine, roofline
 from bench.campaign.cases import Case, Kernel, agreement, shapes
 from bench.campaign.record import as_json
-from segnext_kernels import _library, self_check
+from segnext_kernels import native, self_check
 
 ROOT = machine.ROOT
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")  # of compute-sanitizer
@@ -38,18 +38,18 @@ def build(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
         status, text = run([sys.executable, "setup.py", "build_ext", "--inplace"], seconds, environment)
         if status != 0:
             return {"ok": False, "says": last_line(text), "status": status}
-        _library.build_record.cache_clear()
-    return {"ok": True, "says": "built", "record": _library.build_record()}
+        native.build_record.cache_clear()
+    return {"ok": True, "says": "built", "record": native.build_record()}
 
 
 def probe(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     """Versions, whether the library fits this device, and the ceilings."""
     found: dict[str, Any] = {
         "cores": os.cpu_count(),
-        "library": _library.missing("cpu" if dry_run else "cuda") or "loads",
+        "library": native.missing("cpu" if dry_run else "cuda") or "loads",
     }
     if not dry_run:
-        found["architectures"] = _library.architecture_gap(torch.device("cuda", 0)) or "fit this device"
+        found["architectures"] = native.architecture_gap(torch.device("cuda", 0)) or "fit this device"
     ceilings = roofline.measure() if dry_run else roofline.measure_gpu()
     bandwidth = max(rate for _, rate in ceilings.copies)
     found["says"] = f"library {found['library']}, copies {bandwidth / 1e3:.2f} TB/s"

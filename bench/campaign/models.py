@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import plain_segnext, roofline, workloads
+from bench import plain_segnext, roofline
 from bench.campaign.record import as_json
 from bench.clock import Clock, Run
+from bench.models import workloads
 from bench.peers import in_layout
 from bench.results import OURS, Row, Timing
 from segnext import deploy
@@ -149,7 +150,7 @@ def profile(run: Run) -> dict[str, Any]:
 
 def compiled(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     """One model by torch.compile max-autotune with CUDA graphs, and ours by it: minutes; beside ours as deployed."""
-    from segnext import runtimes
+    from segnext.measure import runtimes
 
     device = torch.device("cpu" if dry_run else "cuda")
     setting = Setting(job, device)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import roofline, workloads
+from bench import roofline
 from bench.campaign.record import as_json
 from bench.clock import Clock
+from bench.models import workloads
 from bench.peers import in_layout
 from bench.results import OURS, Row, Timing
 

@@ -38,7 +38,7 @@ def nvcc() -> str:
 
 def sources(folders: Sequence[str] | None = None) -> list[Path]:
     """csrc's .cu files, of all ops or of those whose folder is named."""
-    return [path for path in sorted(CSRC.glob("*/*.cu")) if folders is None or path.parent.name in folders]
+    return [path for path in sorted(CSRC.rglob("*.cu")) if folders is None or path.parent.name in folders]
 
 
 def build(folders: Sequence[str] | None = None, extra: Sequence[Path] = ()) -> tuple[Path, list[Path]]:

@@ -32,8 +32,8 @@ def steps(recorder: Callable[[], Recorder], size: str, height: int, width: int, 
         size: "t", "s", "b" or "l".
     """
     from segnext import create_model
-    from segnext.deployment import DeployedSegNeXt
-    from segnext.folding import fold
+    from segnext.deployment.folding import fold
+    from segnext.deployment.model import DeployedSegNeXt
     from segnext.models import SegNeXt
 
     model = cast(SegNeXt, create_model(f"segnext_{size}", num_classes=CLASSES)).eval()

@@ -21,7 +21,8 @@ from bench.issue_model import costs
 from bench.issue_model.model import BLOCKS, Result, modelled
 from bench.issue_model.record import Launch, Recorder
 from bench.issue_model.triton_launches import FIRST_ADDRESS, launch_of
-from segnext_kernels import _library, _triton, backend, tuning
+from segnext_kernels import backend, native
+from segnext_kernels.triton import tuning
 
 NAMESPACE = "segnext_kernels"
 # PyTorch's functions that give memory which nobody has written
@@ -171,25 +172,25 @@ class Plan(TorchDispatchMode):
             return None if x.dtype in dtypes else f"takes no {x.dtype}"
 
         def triton_refuses(x: torch.Tensor) -> str | None:
-            return None if x.dtype in _triton.DTYPES else f"takes no {x.dtype}"
+            return None if x.dtype in launch.DTYPES else f"takes no {x.dtype}"
 
-        before = _triton.launch, tuning.tuned, _library.cuda_refuses, _triton.refuses, _library._C
-        _triton.launch, tuning.tuned, _library.cuda_refuses, _triton.refuses = (
+        before = launch.start, tuning.tuned, native.cuda_refuses, launch.refuses, native._C
+        launch.start, tuning.tuned, native.cuda_refuses, launch.refuses = (
             launch,
             tuned,
             cuda_refuses,
             triton_refuses,
         )
         if not isinstance(before[4], _Native):
-            _library._C = _Native(self._recorder, before[4])
+            native._C = _Native(self._recorder, before[4])
         try:
             yield
         finally:
-            _triton.launch, tuning.tuned, _library.cuda_refuses, _triton.refuses, _library._C = before
+            launch.start, tuning.tuned, native.cuda_refuses, launch.refuses, native._C = before
 
 
 class _Native:
-    """`_library._C` with the recorder's launchers; it is built when the first of them is asked for."""
+    """`native._C` with the recorder's launchers; it is built when the first of them is asked for."""
 
     def __init__(self, recorder: Callable[[], Recorder], compiled: Any) -> None:
         self._recorder, self._compiled = recorder, compiled

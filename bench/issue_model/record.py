@@ -85,6 +85,6 @@ def _joined(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 def readable(name: str) -> str:
     """nmf2d_cluster_kernel<float, 16> from what the linker calls it."""
-    from tests.kernels.nvcc_gate import _readable
+    from tests.kernels.cuda.nvcc_gate import _readable
 
     return _readable([name])[0]

@@ -40,7 +40,7 @@ def compilers() -> str:
     """The versions that decide about the machine code."""
     import triton
 
-    from tests.kernels.nvcc_gate import release
+    from tests.kernels.cuda.nvcc_gate import release
 
     return f"nvcc {release()}, triton {triton.__version__}"
 

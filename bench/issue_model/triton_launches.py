@@ -13,8 +13,8 @@ from triton.backends.compiler import GPUTarget
 from bench.issue_model.cubin import kernels
 from bench.issue_model.executor import Start
 from bench.issue_model.record import Launch
-from segnext_kernels import tuning
-from tests.kernels import triton_gate
+from segnext_kernels.triton import tuning
+from tests.kernels.triton import gate
 
 ARCHITECTURE = 90
 FIRST_ADDRESS = 1 << 44  # tensors lie where no memory is, a terabyte apart
@@ -24,11 +24,11 @@ APART = 1 << 40
 def launch_of(
     function: Any, grid: Any, args: tuple[Any, ...], config: tuning.Config, constants: dict[str, Any]
 ) -> Launch:
-    """What `_triton.launch` with these arguments would start."""
+    """What `launch.start` with these arguments would start."""
     sizes = " ".join(f"{key}={value}" for key, value in config.as_json().items())
     flags = " ".join(f"{key}={value}" for key, value in constants.items())
     label = " ".join(filter(None, [function.fn.__name__.strip("_"), flags, sizes]))
-    noted = triton_gate.Launch(function, args, config, tuple(constants.items()), label)
+    noted = gate.Launch(function, args, config, tuple(constants.items()), label)
     tensors: dict[int, int] = {}
 
     def address(tensor: torch.Tensor) -> int:
@@ -41,7 +41,7 @@ def launch_of(
     cubin, name = built.asm["cubin"], built.metadata.name
     kernel = kernels(cubin)[name]
     packed = bytearray(max((p.offset + p.size for p in kernel.parameters), default=0))
-    values = [value for value in args if triton_gate._type_of(value)[0] != "constexpr"]
+    values = [value for value in args if gate._type_of(value)[0] != "constexpr"]
     # behind the function's own parameters Triton has scratch memory, which these kernels do not use
     for value, parameter in zip(values, kernel.parameters, strict=False):
         packed[parameter.offset : parameter.offset + parameter.size] = _bytes(value, parameter.size, address)

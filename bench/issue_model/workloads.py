@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.issue_model import build
 from segnext_kernels import backend
-from segnext_kernels.specification import Sample, Spec, all_specs
+from segnext_kernels.spec import Sample, Spec, all_specs
 
 # Shapes that the targets are about, beside the specification's: which sample, and the sizes that replace its own.
 TARGETS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
@@ -138,7 +138,7 @@ def _args(
     args = sample.make(DTYPES[dtype], device, LAYOUTS[layout])
     if direction == "forward":
         return args
-    from tests.kernels.triton_gate import _backward_args
+    from tests.kernels.triton.gate import _backward_args
 
     return _backward_args(spec, args)
 
@@ -146,4 +146,4 @@ def _args(
 def folders(op: str) -> list[str] | None:
     """csrc's folders with the CUDA kernels of an op and of those that it calls; None, for all, where none is."""
     names = (op, *all_specs()[op].calls)
-    return [name for name in names if any((build.CSRC / name).glob("*.cu"))] or None
+    return [name for name in names if any((build.CSRC / "ops" / name).glob("*.cu"))] or None

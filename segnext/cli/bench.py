@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from segnext.cli.numbers import parse_size
+from segnext.cli._options import parse_size
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
     from torch import Tensor
 
+    from segnext.measure.runtimes import Run
     from segnext.models import SegNeXt
-    from segnext.runtimes import Run
 
 OURS = "segnext"
 # Largest error of a logit that passes, relative to the largest logit: rounding through the whole network.
@@ -103,7 +103,7 @@ def _progress(errors: Console, update: Callable[[str], None]) -> Callable[[str],
 def _build(name: str) -> SegNeXt:
     import torch
 
-    from segnext.factory import create_model
+    from segnext.create import create_model
     from segnext.models import SegNeXt, list_models
 
     torch.manual_seed(0)
@@ -127,7 +127,8 @@ def _prepare(
     """What passed the gate, ours first; and why others get no number."""
     import torch
 
-    from segnext import deploy, runtimes
+    from segnext import deploy
+    from segnext.measure import runtimes
 
     plain = runtimes.plain(network, images)
     with torch.inference_mode():

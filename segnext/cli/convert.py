@@ -55,8 +55,8 @@ def convert(
 
         segnext convert mine.safetensors --to official -o official.pth
     """
-    from segnext.factory import build_from_weights
-    from segnext.weights.io import save, save_official
+    from segnext.create import build_from_weights
+    from segnext.weights.loading import save, save_official
 
     target = output or Path(f"{Path(source).stem}.safetensors")
     suffixes = (".safetensors",) if to is Naming.native else (".safetensors", ".pth")

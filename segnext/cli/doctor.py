@@ -154,11 +154,11 @@ def backends() -> list[tuple[str, str]]:
     """One line for each backend of the kernels: what it is, or what is missing and what would add it."""
     import torch
 
-    from segnext_kernels import _library, current_backend
+    from segnext_kernels import current_backend, native
 
-    cpu, cuda = _library.missing("cpu"), _library.missing("cuda")
+    cpu, cuda = native.missing("cpu"), native.missing("cuda")
     if cpu is None:
-        cpu = f"available, uses {_library.INSTRUCTION_SETS[_library.instruction_set()]}"
+        cpu = f"available, uses {native.INSTRUCTION_SETS[native.instruction_set()]}"
     if cuda is None:
         cuda = "available" if torch.cuda.is_available() else "built; torch sees no GPU to run it on"
     if importlib.util.find_spec("triton") is None:
@@ -244,14 +244,14 @@ def _with_progress(index: int) -> dict[Subject, Verdict]:
 
 def build() -> list[tuple[str, str]]:
     """How `segnext_kernels` was built, as its build wrote it down."""
-    from segnext_kernels import _library
+    from segnext_kernels import native
 
-    return [(name, _plain(value)) for name, value in _library.build_record().items()]
+    return [(name, _plain(value)) for name, value in native.build_record().items()]
 
 
 def shipped_weights() -> list[tuple[str, str]]:
     """The weights that come with the package."""
-    from segnext.weights.hub import FOLDER, shipped
+    from segnext.weights.catalogue import FOLDER, shipped
 
     files = [(name, FOLDER / f"{name}.safetensors") for name in shipped()]
     return [(name, f"{file} ({file.stat().st_size / 1e6:.1f} MB)") for name, file in files] or [

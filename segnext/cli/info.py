@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segnext.cli.numbers import parse_size
+from segnext.cli._options import parse_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +78,7 @@ def _list(console: Console) -> None:
 def _build(name: str, classes: int | None) -> SegNeXt | MSCAN:
     import torch
 
-    from segnext.factory import create_model
+    from segnext.create import create_model
     from segnext.models import list_models
 
     if name in list_models() or f"segnext_{name}" in list_models():
@@ -96,7 +96,7 @@ def _build(name: str, classes: int | None) -> SegNeXt | MSCAN:
 def _print_costs(console: Console, network: SegNeXt | MSCAN, height: int, width: int, batch: int) -> None:
     from rich.table import Table
 
-    from segnext.costs import count_costs
+    from segnext.measure.costs import count_costs
 
     cost = count_costs(network, height, width, batch)
     images = f"{batch} images of " if batch > 1 else ""

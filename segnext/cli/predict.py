@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from segnext.predict import Prediction, Predictor
+    from segnext.predict.predictor import Prediction, Predictor
 
 SUMMARY = "predictions.json"
 
@@ -82,9 +82,9 @@ def predict(
     import torch
     from rich.console import Console
 
-    from segnext.cli.files import find_images, result_names
-    from segnext.cli.numbers import parse_numbers
-    from segnext.predict import Predictor
+    from segnext.cli._inputs import find_images, result_names
+    from segnext.cli._options import parse_numbers
+    from segnext.predict.predictor import Predictor
 
     files, failures = find_images(inputs)
     results = {

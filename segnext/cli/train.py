@@ -114,11 +114,11 @@ def train(
     import torch
     from rich.console import Console
 
-    from segnext.cli.report import print_evaluation
+    from segnext.cli._tables import print_evaluation
+    from segnext.create import create_model
     from segnext.data.dataset import load_data_config
-    from segnext.factory import create_model
     from segnext.models import SegNeXt
-    from segnext.predict import choose_device
+    from segnext.predict.predictor import choose_device
     from segnext.training.loop import FINAL
     from segnext.training.loop import train as run
     from segnext.training.settings import Reporting, TrainSettings

@@ -71,15 +71,15 @@ def val(
     from rich.console import Console
     from rich.progress import Progress
 
-    from segnext.cli.numbers import parse_numbers
-    from segnext.cli.report import print_evaluation
+    from segnext.cli._options import parse_numbers
+    from segnext.cli._tables import print_evaluation
+    from segnext.create import create_model
     from segnext.data.dataset import load_data_config
-    from segnext.deployment import deploy
+    from segnext.deployment.model import deploy
     from segnext.evaluation.evaluate import evaluate
-    from segnext.factory import create_model
-    from segnext.inference import Inference
     from segnext.models import SegNeXt
-    from segnext.predict import choose_device
+    from segnext.predict.inference import Inference
+    from segnext.predict.predictor import choose_device
 
     if output is not None and output.exists() and not overwrite:
         raise FileExistsError(f"val: output must not exist, got {output}; replace it with --overwrite")

@@ -23,9 +23,9 @@ import torch
 import yaml
 
 from segnext.data.images import IMAGE_SUFFIXES, read_image, read_label
-from segnext.palette import distinct_palette
+from segnext.drawing.palette import distinct_palette
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parent / "sets"
 SPLITS = ("train", "val", "test")
 KEYS = ("name", "path", *SPLITS, "classes", "palette", "ignore_index", "short_side")
 LABEL_SUFFIXES = frozenset({".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"})  # lossless ones

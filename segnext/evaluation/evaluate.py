@@ -12,7 +12,7 @@ import torch
 from segnext.data.dataset import SegmentationFolder
 from segnext.data.preprocessing import normalise
 from segnext.evaluation.metrics import ConfusionMatrix
-from segnext.inference import Inference, Network, predict_mask
+from segnext.predict.inference import Inference, Network, predict_mask
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segnext.models.pointwise import Pointwise
+from segnext.models.layers import Pointwise
 from segnext_kernels import group_norm_act, nmf2d
 
 TRAIN_STEPS = 6

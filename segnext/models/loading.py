@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segnext.models import layouts
+from segnext.models import dialects
 
 BASES = "hamburger.bases"
 
@@ -18,7 +18,7 @@ class AnyLayoutModule(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As in ``torch.nn.Module``, for every layout that ``segnext.models.layouts`` knows.
+        """As in ``torch.nn.Module``, for every layout that ``segnext.models.dialects`` knows.
 
         Foreign checkpoints lack the NMF bases, some lack ``num_batches_tracked``: the model then keeps its
         own, and their names are in the returned ``missing_keys`` without being an error.
@@ -28,7 +28,7 @@ class AnyLayoutModule(nn.Module):
             RuntimeError: strict, and keys or shapes differ.
         """
         own = self.state_dict(keep_vars=True)
-        native: dict[str, Tensor] = dict(layouts.to_native(state_dict, own.keys()))
+        native: dict[str, Tensor] = dict(dialects.to_native(state_dict, own.keys()))
         for key in own.keys() & native.keys():
             if key.endswith(BASES) and native[key].shape[-1] != own[key].shape[-1]:
                 raise ValueError(

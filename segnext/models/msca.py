@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segnext.models.pointwise import Pointwise
+from segnext.models.layers import Pointwise
 from segnext_kernels import conv_ffn, dwconv_gelu, gated_pointwise, msca_conv
 
 ROOT_KERNEL = 5

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segnext.models.decoders import LightHam
 from segnext.models.ham import GROUPS
+from segnext.models.light_ham import LightHam
 from segnext.models.loading import AnyLayoutModule
 from segnext.models.mscan import MSCAN, EncoderConfig, MSCANConfig, expect
 from segnext_kernels import upsample_argmax, upsample_cross_entropy

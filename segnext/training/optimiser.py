@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from segnext.models import layouts
+from segnext.models import dialects
 
 Schedule = Literal["linear", "cosine"]
 WARMUP_START = 1e-6  # first fraction of the learning rate, as in the official recipes
@@ -35,7 +35,7 @@ def parameter_groups(
     """
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     named = dict(model.named_parameters())
-    for official, parameter in zip(layouts.to_official(named), named.values(), strict=True):
+    for official, parameter in zip(dialects.to_official(named), named.values(), strict=True):
         if parameter.requires_grad:
             groups.setdefault(("norm" in official, "head" in official), []).append(parameter)
     return [

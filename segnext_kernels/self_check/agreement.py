@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from segnext_kernels.backend import KERNELS, Kernel
 from segnext_kernels.self_check.verdicts import Subject, Verdict
-from segnext_kernels.specification import Spec, all_specs
+from segnext_kernels.spec import Spec, all_specs
 
 TIMES = 4  # of PyTorch's own error
 UNITS = 8  # of the dtype, at the largest element

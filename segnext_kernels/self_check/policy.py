@@ -50,7 +50,7 @@ def distrusted(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
 def subjects(backends: Iterable[str] = GPU_BACKENDS) -> list[Subject]:
     """Every kernel for a GPU, in each of its dtypes."""
     from segnext_kernels.backend import KERNELS
-    from segnext_kernels.specification import all_specs
+    from segnext_kernels.spec import all_specs
 
     ops = [op for name in all_specs() for op in (name, f"{name}_backward") if op in KERNELS]
     return [

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, user_cache
+from segnext_kernels import native, user_cache
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DRIVER = Path("/sys/module/nvidia/version")
@@ -66,8 +66,8 @@ def _build() -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(path.read_bytes())
-    if _library._C is not None:
-        digest.update(Path(_library._C.__file__).read_bytes())
+    if native._C is not None:
+        digest.update(Path(native._C.__file__).read_bytes())
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         digest.update(importlib.metadata.version("triton").encode())
     digest.update(torch.__version__.encode())

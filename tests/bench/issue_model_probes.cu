@@ -1,7 +1,7 @@
 // Small kernels whose results the executor of machine code must get right; run by tests/bench/test_issue_executor.py.
 
-#include "common/device.cuh"
-#include "common/ptx.cuh"
+#include "cuda/device.cuh"
+#include "cuda/ptx.cuh"
 
 using namespace segnext;
 

@@ -17,11 +17,11 @@ from bench import results
 from bench.campaign import cases, jobs, plan, prebuilt
 from bench.campaign.record import Record
 from bench.roofline import UNKNOWN
-from segnext_kernels import _library
+from segnext_kernels import native
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_kernels = pytest.mark.skipif(
-    _library.missing("cpu") is not None, reason="the campaign measures compiled kernels"
+    native.missing("cpu") is not None, reason="the campaign measures compiled kernels"
 )
 PLANTED = {
     "smoke: dwconv_gelu forward triton": "segv",

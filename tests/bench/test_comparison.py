@@ -18,7 +18,7 @@ SESSION = """
 import torch
 
 from bench.peers import PEERS
-from segnext.runtimes import Unavailable
+from segnext.measure.runtimes import Unavailable
 
 calls = []
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests import proof
-from tests.accuracy import assert_accurate
+from oracle.accuracy import assert_accurate
+from tests import summary
 from tests.contract.cases import cast
-from tests.kernels.nvcc_gate import NVCC
+from tests.kernels.cuda.nvcc_gate import NVCC
 
 pytest.importorskip("triton", reason="the wheel carries nvdisasm")
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
@@ -21,7 +21,7 @@ from bench.issue_model.model import Result  # noqa: E402
 from bench.issue_model.plan import Foreign, Plan  # noqa: E402
 from bench.issue_model.record import Recorder  # noqa: E402
 from bench.issue_model.workloads import workloads  # noqa: E402
-from segnext_kernels.specification import Sample, all_specs  # noqa: E402
+from segnext_kernels.spec import Sample, all_specs  # noqa: E402
 
 # What compiles in half a minute on two cores. `python -m bench.issue_model --check` compares all of it.
 FOLDERS = ("dwconv_gelu", "msca_conv", "upsample_argmax")
@@ -57,7 +57,7 @@ def test_no_kernel_grew_unnoticed(what: str) -> None:
         plan.run(workload.full_op, workload.backend, workload.make())
         worse = table.grown(workload.name, table.row(plan.steps, workload.elements), rows.get(workload.name))
         assert worse is None, worse
-        proof.count("calls whose kernels issue no more than the model's table says")
+        summary.count("calls whose kernels issue no more than the model's table says")
 
 
 SAMPLES = [
@@ -82,7 +82,7 @@ def test_machine_code_gives_what_the_definition_says(
         assert_accurate(out, spec.reference(*cast(args, torch.float64)), spec.reference(*args))
     else:
         assert torch.equal(out, spec.reference(*args))
-    proof.count("results of ops by their sm_90 machine code, run on the CPU")
+    summary.count("results of ops by their sm_90 machine code, run on the CPU")
 
 
 def test_the_same_twice() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench import peers
 from bench.peers import Build
-from segnext import runtimes
+from segnext.measure import runtimes
 
 IMAGES = torch.randn(1, 2, 3, 4).contiguous(memory_format=torch.channels_last)
 

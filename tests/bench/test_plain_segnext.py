@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench import plain_segnext, workloads
+from bench import plain_segnext
+from bench.models import workloads
 from bench.peers import in_layout
-from tests.models import transcription
+from oracle import transcription
 
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from bench import readme
-from segnext.weights.hub import shipped
-from segnext_kernels import _library
+from segnext.weights.catalogue import shipped
+from segnext_kernels import native
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
-built = pytest.mark.skipif(_library._C is None, reason="the support matrix asks the compiled library")
+built = pytest.mark.skipif(native._C is None, reason="the support matrix asks the compiled library")
 
 
 @built

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import segnext
-from segnext import create_model, runtimes
+from segnext import create_model
 from segnext.cli.main import main
-from segnext.runtimes import Unavailable
+from segnext.measure import runtimes
+from segnext.measure.runtimes import Unavailable
 
 bench = importlib.import_module("segnext.cli.bench")
 SMALL = {"num_classes": 5, "channels": (16,) * 4, "depths": (1,) * 4, "decoder_channels": 32, "rank": 4}

@@ -69,14 +69,14 @@ class TestMachine:
         assert "pip install triton" in dict(doctor.backends())["triton"]
 
     def test_absent_build_record(self, run, monkeypatch, tmp_path):
-        from segnext_kernels import _library
+        from segnext_kernels import native
 
-        monkeypatch.setattr(_library, "RECORD", tmp_path / "none.json")
-        _library.build_record.cache_clear()
+        monkeypatch.setattr(native, "RECORD", tmp_path / "none.json")
+        native.build_record.cache_clear()
         try:
             status, text, _ = run()
         finally:
-            _library.build_record.cache_clear()
+            native.build_record.cache_clear()
         assert status == 0 and "not built" in text
 
     def test_machines_without_proc(self, monkeypatch):

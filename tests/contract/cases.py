@@ -12,7 +12,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from segnext_kernels import backend
-from segnext_kernels.specification import Sample, Spec, all_specs
+from segnext_kernels.spec import Sample, Spec, all_specs
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests import interpreter
+from tests.kernels.triton import interpreter
 
 if interpreter.ON:
     interpreter.prepare()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segnext_kernels import backend, explain, use_backend
-from segnext_kernels.specification import BadInput, Spec, all_specs
+from segnext_kernels.spec import BadInput, Spec, all_specs
 from tests.contract.cases import SPECS, over_specs
 
 

@@ -11,9 +11,9 @@ from torch.library import opcheck
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from segnext_kernels import _library, backend
+from segnext_kernels import backend, native
 from segnext_kernels.self_check.agreement import Recorder
-from segnext_kernels.specification import Spec
+from segnext_kernels.spec import Spec
 from tests.contract.cases import (
     DIFFERENTIABLE,
     INFERENCE_ONLY,
@@ -115,7 +115,7 @@ def test_an_input_is_small_enough_for_gradcheck(spec: Spec) -> None:
     cases = over([spec], dtypes=("fp64",), backward=True, where=_suits_gradcheck).args[1]
     backends = {case.backend for case in cases}
     assert "reference" in backends
-    if _library._C is not None and spec.name != "conv_ffn":  # its backward: products around dwconv_gelu's
+    if native._C is not None and spec.name != "conv_ffn":  # its backward: products around dwconv_gelu's
         assert "cpu" in backends, "our own kernels are not checked"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map_only
 
-from tests.accuracy import assert_accurate, assert_gradient_accurate, assert_labels
+from oracle.accuracy import assert_accurate, assert_gradient_accurate, assert_labels
 from tests.contract.cases import (
     DIFFERENTIABLE,
     Case,

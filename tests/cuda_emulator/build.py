@@ -50,7 +50,7 @@ def broken_library(folder: Path, op: str, file: str, right: str, wrong: str) -> 
     changed.parent.mkdir(parents=True, exist_ok=True)
     changed.write_text(text.replace(right, wrong))
     library()
-    sources = sorted((CSRC / op).glob("*.cu"))
+    sources = sorted((CSRC / "ops" / op).glob("*.cu"))
     again = {source: folder / "csrc" / source.relative_to(CSRC) for source in sources}
     for source, copy in again.items():
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def broken_library(folder: Path, op: str, file: str, right: str, wrong: str) -> 
 
 def _sources() -> list[Path]:
     emulator = [*sorted(EMULATOR.glob("*.cu")), *sorted(EMULATOR.glob("*.cpp"))]
-    return [*sorted(CSRC.glob("*/*.cu")), CSRC / "bindings_cuda.cpp", *emulator]
+    return [*sorted(CSRC.rglob("*.cu")), CSRC / "bindings_cuda.cpp", *emulator]
 
 
 def _object(source: Path) -> str:

@@ -67,7 +67,7 @@ class Emulator:
             result.update(self.module.stop_counting())
 
     def library(self, compiled: Any) -> Any:
-        """``_library._C`` with this module's functions in place of the CUDA ones."""
+        """``native._C`` with this module's functions in place of the CUDA ones."""
         return _Library(self.module, compiled)
 
 

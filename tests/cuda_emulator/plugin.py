@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests import proof
+from tests import summary
 from tests.cuda_emulator import build
 from tests.cuda_emulator.emulation import SCHEDULES, Emulator, load_module
 
@@ -39,14 +39,14 @@ _results: dict[str, dict[str, Any]] = {}
 
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator | None]:
-    """CUDA launchers run on the CPU: `_library._C` is the emulated module."""
+    """CUDA launchers run on the CPU: `native._C` is the emulated module."""
     if INSIDE not in os.environ:
         yield None  # the test's body runs in the other process
         return
-    from segnext_kernels import _library
+    from segnext_kernels import native
 
     emulator = Emulator(load_module(os.environ[INSIDE]))
-    monkeypatch.setattr(_library, "_C", emulator.library(_library._C))
+    monkeypatch.setattr(native, "_C", emulator.library(native._C))
     yield emulator
 
 
@@ -69,7 +69,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         pytest.skip(result["text"])
     if result["outcome"] != "passed":
         pytest.fail(result["text"], pytrace=False)
-    proof.count(PROVEN)
+    summary.count(PROVEN)
     return True
 
 

@@ -1,7 +1,7 @@
 // Small kernels that show what the emulator does and sees; run by tests/kernels/test_cuda_emulator.py.
 
-#include "common/device.cuh"
-#include "common/ptx.cuh"
+#include "cuda/device.cuh"
+#include "cuda/ptx.cuh"
 #include "probes.h"
 
 namespace segnext {

@@ -8,7 +8,7 @@
 namespace emulator {
 namespace {
 
-// A (16x16) B (16x8) from the lanes' fragments; each lane finds its four sums. The layout is in csrc/common/ptx.cuh.
+// A (16x16) B (16x8) from the lanes' fragments; each lane finds its four sums. The layout is in csrc/cuda/ptx.cuh.
 template <typename Format>
 void multiply(const Warp& warp, Found& found) {
   float a[16][16], b[16][8];

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from segnext.data.dataset import DataConfig, load_data_config
 from segnext.data.preprocessing import MEAN, STD
 from segnext.evaluation.evaluate import evaluate
-from segnext.inference import Inference
 from segnext.models import SegNeXt
+from segnext.predict.inference import Inference
 from tests.data.synthetic import CLASSES, scene, write_data_set, write_pair
 from tests.training.runs import narrow
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from oracle.accuracy import assert_accurate, assert_gradient_accurate
 from segnext_kernels import use_backend
-from segnext_kernels.specification import Spec
-from tests.accuracy import assert_accurate, assert_gradient_accurate
+from segnext_kernels.spec import Spec
 from tests.contract.cases import backward_of, cast, random_grad, with_gradient
 
 
@@ -29,7 +29,7 @@ def run(
 
 
 def assert_right(spec: Spec, args: tuple[Any, ...], backend: str = "cpu") -> None:
-    """Output and gradients by the rule of `tests.accuracy`."""
+    """Output and gradients by the rule of `oracle.accuracy`."""
     out, grads = run(spec, args, backend=backend)
     grad = random_grad(out)
     oracle, oracle_grads = run(spec, cast(args, torch.float64), spec.reference, grad)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from segnext_kernels import _library
+from segnext_kernels import native
 from tests.cuda_emulator.plugin import emulator, pytest_pyfunc_call
 
 __all__ = ["emulator", "instruction_set", "pytest_pyfunc_call"]
 
 
-@pytest.fixture(params=_library.INSTRUCTION_SETS)
+@pytest.fixture(params=native.INSTRUCTION_SETS)
 def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each instruction set that this machine has."""
-    index = _library.INSTRUCTION_SETS.index(request.param)
-    if _library._C is None or index > _library._C.best_instruction_set():
+    index = native.INSTRUCTION_SETS.index(request.param)
+    if native._C is None or index > native._C.best_instruction_set():
         pytest.skip(f"this machine has no {request.param}")
-    monkeypatch.setattr(_library, "instruction_set", lambda: index)
+    monkeypatch.setattr(native, "instruction_set", lambda: index)

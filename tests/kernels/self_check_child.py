@@ -1,7 +1,7 @@
 """The child of a self-check without a GPU: CUDA kernels on the emulator, or Triton's in its interpreter.
 
 Run as `segnext_kernels.self_check` is, with variables: SEGNEXT_EMULATED_LIBRARY names the emulated library, BREAK what
-happens to the kernel of group_norm_act, BREAK_TRITON a break of `tests.triton.test_dropped_mask`.
+happens to the kernel of group_norm_act, BREAK_TRITON a break of `tests.kernels.triton.interpreted.test_dropped_mask`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from segnext_kernels import _library, _triton, backend
+from segnext_kernels import backend, native
 from segnext_kernels.self_check import __main__ as child
 from segnext_kernels.self_check import agreement
-from tests import interpreter
+from segnext_kernels.triton import launch
 from tests.cuda_emulator.emulation import Emulator, load_module
 from tests.cuda_emulator.plugin import INSIDE
+from tests.kernels.triton import interpreter
 
 agreement.LARGEST_SAMPLE = 6000
 
@@ -36,16 +37,16 @@ def fail(*args: object) -> None:
 
 
 if __name__ == "__main__":
-    if _triton.interpreted():
+    if launch.interpreted():
         interpreter.prepare()
         if broken := os.environ.get("BREAK_TRITON"):
-            from tests.triton.test_dropped_mask import BREAKS, module_of, triton_kernels
+            from tests.kernels.triton.interpreted.test_dropped_mask import BREAKS, module_of, triton_kernels
 
             text = Path(str(triton_kernels.__file__)).read_text().replace(*BREAKS[broken], 1)
             sys.modules[triton_kernels.__name__] = module_of(text, Path(tempfile.mkdtemp()))
     if library := os.environ.get(INSIDE):
-        _library._C = Emulator(load_module(library)).library(_library._C)
-        _library.cuda_refuses = lambda x, dtypes: None  # it takes CPU tensors
+        native._C = Emulator(load_module(library)).library(native._C)
+        native.cuda_refuses = lambda x, dtypes: None  # it takes CPU tensors
     if broken := os.environ.get("BREAK"):
         backend.KERNELS["group_norm_act"]["cuda"] = backend.Kernel(globals()[broken], lambda *args: None)
     child.main(*sys.argv[1:])

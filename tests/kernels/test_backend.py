@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from segnext_kernels import _library, backend, choose, current_backend, dwconv_gelu, explain, use_backend
+from segnext_kernels import backend, choose, current_backend, dwconv_gelu, explain, native, use_backend
 from segnext_kernels.registration import define_autograd, define_op
 
 # The "cpu" kernel doubles and takes no float64, the reference triples: the result names the backend.
@@ -62,7 +62,7 @@ def test_auto_passes_over_what_is_slower_and_says_so() -> None:
     nhwc = x.contiguous(memory_format=torch.channels_last)
     assert choose("group_norm_act", nhwc, *args) == choose("dwconv_gelu", nhwc, torch.ones(4, 1, 3, 3), None)
     assert choose("group_norm_act", x, *args) == "reference"
-    if _library._C is not None:
+    if native._C is not None:
         assert "cpu:       available; auto passes it over: PyTorch is" in explain("group_norm_act", x, *args)
         with use_backend("cpu"):
             assert choose("group_norm_act", x, *args) == "cpu"

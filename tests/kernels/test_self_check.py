@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from segnext_kernels import _triton, backend, self_check
+from segnext_kernels import backend, self_check
 from segnext_kernels.self_check import policy, process, verdicts
 from segnext_kernels.self_check.verdicts import Subject, Verdict
+from segnext_kernels.triton import launch
 from tests.cuda_emulator import build, plugin
-from tests.kernels.test_cuda_emulator import BREAKS, needs_sanitizer
+from tests.kernels.cuda.test_emulator import BREAKS, needs_sanitizer
 
 CHILD = (sys.executable, "-m", "tests.kernels.self_check_child")
 NORM = Subject("group_norm_act", "cuda", torch.float32)
@@ -73,7 +74,7 @@ def test_a_kernel_that_ends_its_process_costs_only_itself(broken: str, reason: s
     assert found[subjects[1]].agrees
 
 
-@pytest.mark.skipif(_triton.missing() is not None, reason=f"Triton: {_triton.missing()}")
+@pytest.mark.skipif(launch.missing() is not None, reason=f"Triton: {launch.missing()}")
 def test_triton_kernels_in_the_interpreter() -> None:
     subject = Subject("dwconv_gelu", "triton", torch.float32)
     environment = {"TRITON_INTERPRET": "1"}

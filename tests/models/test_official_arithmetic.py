@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from oracle import transcription
 from segnext import create_model
-from tests.models import transcription
-from tests.weights import dialects
+from tests.weights import foreign
 
 CLASSES = 21
 TOLERANCE = 1e-4  # of the largest logit; float32 rounding through 13 to 21 blocks is about 1e-6
@@ -64,7 +64,7 @@ def test_official_checkpoint_gives_the_official_logits(size: str, height: int, w
 @pytest.mark.parametrize("size", ["t", "b"])
 def test_mmsegmentation_checkpoint_gives_the_official_logits(size: str) -> None:
     model = create_model(f"segnext_{size}", num_classes=CLASSES, rank=16)
-    model.load_state_dict(dialects.as_mmsegmentation(official(size)), strict=True)
+    model.load_state_dict(foreign.as_mmsegmentation(official(size)), strict=True)
     assert_same_logits(model, official(size), 97, 203)
 
 
@@ -72,7 +72,7 @@ def test_mmsegmentation_checkpoint_gives_the_official_logits(size: str) -> None:
 def test_paddleseg_checkpoint_gives_the_official_logits(size: str) -> None:
     state_dict = official(size, 256)
     model = create_model(f"segnext_{size}", num_classes=CLASSES, decoder_channels=256, rank=16)
-    model.load_state_dict(dialects.as_paddleseg(state_dict), strict=True)
+    model.load_state_dict(foreign.as_paddleseg(state_dict), strict=True)
     assert_same_logits(model, state_dict, 97, 203)
 
 

@@ -117,7 +117,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @compiles
 def test_isolated_build_from_the_sdist_is_complete(site: Path) -> None:
     assert library(site).exists()
-    expected = {"segnext/py.typed", "segnext_kernels/py.typed", "segnext/data/recipes/camvid.yaml", RECORD}
+    expected = {"segnext/py.typed", "segnext_kernels/py.typed", "segnext/data/sets/camvid.yaml", RECORD}
     for folder in ("segnext", "segnext_kernels"):
         package = ROOT / folder
         shipped = [
@@ -138,7 +138,7 @@ def test_auto_leaves_out_cuda_and_records_why(site: Path) -> None:
     assert "generic" in record["instruction_sets"]
     assert list(record["skipped"]) == ["cuda"]
     assert "nvcc" in record["skipped"]["cuda"]
-    code = "from segnext_kernels._library import missing; print(missing('cpu')); print(missing('cuda'))"
+    code = "from segnext_kernels.native import missing; print(missing('cpu')); print(missing('cuda'))"
     cpu, cuda = python(code, site, cwd=site.parent).splitlines()
     assert cpu == "None"
     assert cuda.startswith("built without CUDA (") and "SEGNEXT_BUILD=cuda pip install ." in cuda
@@ -194,8 +194,8 @@ def test_library_falls_back_on_the_openmp_of_the_system(site: Path, tmp_path: Pa
         "torch = sys.modules['torch'] = types.ModuleType('torch'); torch.__getattr__ = str\n"
         "package = sys.modules['segnext_kernels'] = types.ModuleType('segnext_kernels')\n"
         f"package.__path__ = [{str(site / 'segnext_kernels')!r}]\n"
-        "from segnext_kernels import _library\n"
-        "print(_library._C is not None, 'libgomp' in open('/proc/self/maps').read(), _library.missing('cpu'))"
+        "from segnext_kernels import native\n"
+        "print(native._C is not None, 'libgomp' in open('/proc/self/maps').read(), native.missing('cpu'))"
     )
     assert python(code, site, cwd=tmp_path) == "True True None"
 
@@ -210,7 +210,7 @@ def test_damaged_library_is_reported_and_the_reference_serves(site: Path, tmp_pa
         "import torch, segnext_kernels as k; logits = torch.randn(1, 5, 4, 6)\n"
         "print(k.upsample_argmax(logits, (9, 7)).sum().item() > 0)\n"
         "print(k.choose('upsample_argmax', logits, [9, 7]))\n"
-        "print(k._library.missing('cpu'))"
+        "print(k.native.missing('cpu'))"
     )
     first, second, third = python(code, tmp_path, cwd=tmp_path).splitlines()
     assert (first, second) == ("True", "reference")
@@ -231,7 +231,7 @@ def test_off_builds_pure_python(source: Path, tmp_path: Path) -> None:
     code = (
         "import torch, segnext_kernels as k; logits = torch.randn(1, 5, 4, 6)\n"
         "print(k.choose('upsample_argmax', logits, [9, 7]))\n"
-        "print(k._library.missing('cpu'))\n"
+        "print(k.native.missing('cpu'))\n"
         "from segnext import segnext_t; model = segnext_t(num_classes=3).eval()\n"
         "print(model.predict(torch.randn(1, 3, 40, 33)).shape)"
     )
@@ -255,9 +255,7 @@ def test_auto_without_a_compiler_is_pure_python_and_says_why(
     site = unpacked(tmp_path / "wheel")
     assert not library(site).exists()
     assert set(json.loads((site / RECORD).read_text())["skipped"]) == {"cuda", "cpu"}
-    missing = python(
-        "from segnext_kernels import _library; print(_library.missing('cpu'))", site, cwd=tmp_path
-    )
+    missing = python("from segnext_kernels import native; print(native.missing('cpu'))", site, cwd=tmp_path)
     assert missing.startswith("the compiled library is missing (no C++ compiler found")
 
 
@@ -312,8 +310,8 @@ def test_editable_install_uses_the_sources_in_place(
     (packages,) = (tmp_path / "prefix").rglob("site-packages")
     code = (
         f"import site; site.addsitedir({str(packages)!r})\n"
-        "import segnext_kernels, segnext; from segnext_kernels import _library\n"
-        "print(segnext.__file__, _library._C, _library.build_record()['mode'])"
+        "import segnext_kernels, segnext; from segnext_kernels import native\n"
+        "print(segnext.__file__, native._C, native.build_record()['mode'])"
     )
     assert python(code, packages, cwd=tmp_path) == f"{source / 'segnext/__init__.py'} None auto"
     assert not (source / "segnext_kernels" / EXTENSION).exists()

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from segnext import segnext_t
-from segnext.inference import Inference, predict_logits, predict_mask, window_starts
+from segnext.predict.inference import Inference, predict_logits, predict_mask, window_starts
 
 CLASSES = 5
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tests.models import transcription
+from oracle import transcription
 
 CLASSES = 3
 METADATA = {

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from segnext import create_model
 from segnext.cli.convert import convert
 from segnext.models import SegNeXt
-from tests.weights import dialects
+from tests.weights import foreign
 from tests.weights.checkpoints import imagenet, official, saved
 
 app = typer.Typer()
@@ -59,7 +59,7 @@ def test_there_and_back_is_identical() -> None:
 
 
 def test_paddle_with_classes_from_a_yaml() -> None:
-    Path("mine.pdparams").write_bytes(pickle.dumps(dialects.as_paddleseg(official()), 2))
+    Path("mine.pdparams").write_bytes(pickle.dumps(foreign.as_paddleseg(official()), 2))
     Path("data.yaml").write_text(
         "path: .\ntrain: {images: a, labels: b}\nclasses: [road, car, sky]\n"
         "palette: [[1, 2, 3], [4, 5, 6], [7, 8, 9]]\n"

@@ -56,7 +56,7 @@ void Machine::matrices(Warp& w, uint32_t mask) {
   }
 }
 
-// mma.m16n8k16 of 16-bit elements with float sums: layouts as csrc/common/ptx.cuh tells.
+// mma.m16n8k16 of 16-bit elements with float sums: layouts as csrc/cuda/ptx.cuh tells.
 void Machine::multiply(Warp& w, uint32_t mask) {
   const Instruction& i = *i_;
   const bool bfloat = i.mods[0] != 0;

@@ -6,37 +6,38 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, _triton, checks, layout
+from segnext_kernels import checks, memory_format, native
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.channel_norm import reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
+from segnext_kernels.triton import launch
 
 NAME = "channel_norm"
 TRITON_WIDEST = 1024
 
 
 def _fake(x: torch.Tensor, *_: Any) -> torch.Tensor:
-    return layout.empty_like(x)
+    return memory_format.empty_like(x)
 
 
 def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    if x.numel() and not (layout.is_channels_last(x) or x.shape[1] == 1):
+    if x.numel() and not (memory_format.is_channels_last(x) or x.shape[1] == 1):
         return (
             "takes channels_last tensors; use reference, or x.contiguous(memory_format=torch.channels_last)"
         )
-    return _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
+    return native.cpu_refuses(x, (torch.float32, torch.bfloat16))
 
 
 def run(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, out: torch.Tensor) -> None:
     """The CPU kernel into ``out``, which may be x; weight and bias are contiguous and float32."""
-    _library._C.channel_norm_cpu(
-        _library.DTYPES[x.dtype], _library.view(x), _library.view(weight), _library.view(bias), eps,
-        _library.view(out), _library.instruction_set(), torch.get_num_threads(),
+    native._C.channel_norm_cpu(
+        native.DTYPES[x.dtype], native.view(x), native.view(weight), native.view(bias), eps,
+        native.view(out), native.instruction_set(), torch.get_num_threads(),
     )  # fmt: skip
 
 
 def _cpu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
-    out = layout.empty_like(x)
+    out = memory_format.empty_like(x)
     run(x, weight.float().contiguous(), bias.float().contiguous(), eps, out)
     return out
 
@@ -53,7 +54,7 @@ _op = define_op(
     reference=reference.channel_norm,
     fake=_fake,
     kernels={
-        "triton": _triton.kernel(__package__, "forward", refuses_more=_triton_refuses),
+        "triton": launch.kernel(__package__, "forward", refuses_more=_triton_refuses),
         "cpu": Kernel(_cpu, _cpu_refuses),
     },
     flops=lambda *args, **_: 0,  # element-wise work: not counted by convention
@@ -91,7 +92,7 @@ def channel_norm(
     for name, tensor in (("weight", weight), ("bias", bias)):
         checks.expect_shape(NAME, name, tensor, (x.shape[1],), f"x is {tuple(x.shape)}")
         checks.expect_device(NAME, name, tensor, "x", x)
-    if weight.dtype not in (x.dtype, layout.accumulator_dtype(x.dtype)) or bias.dtype != weight.dtype:
+    if weight.dtype not in (x.dtype, memory_format.accumulator_dtype(x.dtype)) or bias.dtype != weight.dtype:
         raise TypeError(
             f"{NAME}: weight and bias must both be float32 or both {x.dtype} as x,"
             f" got {weight.dtype} and {bias.dtype}; convert them with .to()"

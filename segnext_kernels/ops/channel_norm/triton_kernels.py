@@ -13,9 +13,10 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, layout, tuning
-from segnext_kernels.ops.triton_pointwise import Pixels, pixel_offsets
-from segnext_kernels.tuning import Config, Space, config, size_class
+from segnext_kernels import memory_format
+from segnext_kernels.triton import launch, tuning
+from segnext_kernels.triton.pointwise import Pixels, pixel_offsets
+from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 
 @triton.jit
@@ -54,14 +55,14 @@ WIDE = _space("wide", (config(4, BLOCK_P=8), config(4, BLOCK_P=4), config(8, BLO
 
 def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
     """See `ops.channel_norm.op`."""
-    out = layout.empty_like(x)
+    out = memory_format.empty_like(x)
     if x.numel() == 0:
         return out
     walk, channels = Pixels.of(x, out), x.shape[1]
 
     def run(c: Config) -> torch.Tensor:
         by_x, by_out = walk.strides
-        _triton.launch(
+        launch.start(
             channel_norm_kernel, (walk.images * triton.cdiv(walk.pixels, c["BLOCK_P"]),),
             x, weight, bias, out, walk.pixels, walk.width, channels, eps, *by_x, *by_out,
             weight.stride(0), bias.stride(0),

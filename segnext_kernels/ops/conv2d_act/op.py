@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _triton, checks, layout
+from segnext_kernels import checks, memory_format
 from segnext_kernels.ops.conv2d_act import reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
+from segnext_kernels.triton import launch
 
 NAME = "conv2d_act"
 ACTS = ("none", "relu", "gelu")
@@ -28,9 +29,9 @@ def empty_out(
     """The result, uninitialised."""
     return torch.empty(
         (x.shape[0], weight.shape[0], *output_size(x.shape, weight.shape, stride, padding)),
-        dtype=layout.accumulator_dtype(weight.dtype) if float32_out else weight.dtype,
+        dtype=memory_format.accumulator_dtype(weight.dtype) if float32_out else weight.dtype,
         device=x.device,
-        memory_format=torch.channels_last if channels_last else layout.memory_format(x),
+        memory_format=torch.channels_last if channels_last else memory_format.format_of(x),
     )
 
 
@@ -53,7 +54,7 @@ def _flops(x: Any, weight: Any, _bias: Any, stride: int, padding: int, *_: Any, 
 
 
 def _triton_refuses(x: torch.Tensor, weight: torch.Tensor, *_: Any) -> str | None:
-    return _triton.refuses(weight)
+    return launch.refuses(weight)
 
 
 _op = define_op(
@@ -62,7 +63,7 @@ _op = define_op(
     " -> Tensor",
     reference=reference.conv2d_act,
     fake=_fake,
-    kernels={"triton": _triton.kernel(__package__, "forward", refuses_more=_triton_refuses)},
+    kernels={"triton": launch.kernel(__package__, "forward", refuses_more=_triton_refuses)},
     flops=_flops,
 )
 forbid_gradient(NAME, "train with torch.nn.functional.conv2d")

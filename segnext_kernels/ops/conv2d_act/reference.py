@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from segnext_kernels.layout import accumulator_dtype, memory_format
+from segnext_kernels.memory_format import accumulator_dtype, format_of
 
 ACTS = {"none": lambda t: t, "relu": F.relu, "gelu": F.gelu}
 
@@ -20,7 +20,7 @@ def conv2d_act(
     float32_out: bool,
     channels_last: bool,
 ) -> torch.Tensor:
-    format_ = torch.channels_last if channels_last else memory_format(x)
+    format_ = torch.channels_last if channels_last else format_of(x)
     x = x.to(weight.dtype)
     if float32_out:
         wide = accumulator_dtype(weight.dtype)

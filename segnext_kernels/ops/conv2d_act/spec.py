@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from segnext_kernels.ops.conv2d_act import op, reference
-from segnext_kernels.specification import STAGES, BadInput, Draw, Sample, Spec, samples
+from segnext_kernels.spec import STAGES, BadInput, Draw, Sample, Spec, samples
 
 
 def _build(

@@ -3,7 +3,7 @@
     out[p, o] = act(sum_(t, i) x[source(p, t), i] W[o, t, i] + b[o])            t: taps, source: stride and padding
 
 Three ways:
-  1x1, stride 1   the product of `ops.triton_pointwise`;
+  1x1, stride 1   the product of `triton.pointwise`;
   many channels   a step of the sum is BLOCK_K channels of one tap: whole vectors of channels_last pixels, the address
                   of a pixel made anew for each step, zeros where the tap lies outside of the image;
   few channels    (an image's three) all taps and channels are one step of up to 64, each element gathered by itself.
@@ -24,11 +24,11 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, tuning
 from segnext_kernels.ops.conv2d_act.op import empty_out
-from segnext_kernels.ops.triton_gelu import gelu
-from segnext_kernels.ops.triton_pointwise import pointwise
-from segnext_kernels.tuning import Config, Space, config, size_class
+from segnext_kernels.triton import launch, tuning
+from segnext_kernels.triton.gelu import gelu
+from segnext_kernels.triton.pointwise import pointwise
+from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 GATHERED = 64  # taps times channels that make one step
 
@@ -162,7 +162,7 @@ def forward(
 
     def run(c: Config) -> torch.Tensor:
         tiles = triton.cdiv(out_height * out_width, c["BLOCK_P"]) * triton.cdiv(co, c["BLOCK_N"])
-        _triton.launch(
+        launch.start(
             conv2d_act_kernel, (n * tiles,),
             x, weight, weight if bias is None else bias, out, out_height * out_width, out_width, height, width,
             ci, co, taps, tap_columns, stride, padding, *x.stride(), *out.stride(), *weight.stride(),

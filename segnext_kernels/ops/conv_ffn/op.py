@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from segnext_kernels import _library, _triton, checks, layout
+from segnext_kernels import checks, memory_format, native
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.conv_ffn import reference
-from segnext_kernels.ops.convolution import convolution_flops, pointwise, pointwise_backward
+from segnext_kernels.ops.convolutions import convolution_flops, pointwise, pointwise_backward
 from segnext_kernels.ops.dwconv_gelu.op import dwconv_gelu
 from segnext_kernels.registration import (
     define_autocast,
@@ -20,6 +20,7 @@ from segnext_kernels.registration import (
     define_vmap,
     forbid_double_backward,
 )
+from segnext_kernels.triton import launch
 
 NAME = "conv_ffn"
 ARGUMENTS = (
@@ -30,11 +31,11 @@ ARGUMENTS = (
 
 def _fake(x: torch.Tensor, *args: Any) -> torch.Tensor:
     fc2_weight = args[4]
-    return layout.empty_like(x, channels=fc2_weight.shape[0])
+    return memory_format.empty_like(x, channels=fc2_weight.shape[0])
 
 
 def _fake_backward(grad: torch.Tensor, x: torch.Tensor, *args: Any) -> list[torch.Tensor]:
-    return [layout.empty_like(x), *(p.new_empty(p.shape) for p in args[:6])]
+    return [memory_format.empty_like(x), *(p.new_empty(p.shape) for p in args[:6])]
 
 
 def _flops(
@@ -49,18 +50,18 @@ def _flops_backward(grad: Any, x: Any, *args: Any, **_: Any) -> int:
 
 def pack(weights: Sequence[torch.Tensor]) -> torch.Tensor:
     """The CPU kernel's form of (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)."""
-    dtype = _library.DTYPES[weights[0].dtype]
-    views, isa = [_library.view(t) for t in weights], _library.instruction_set()
-    packed = _library.packed_memory(_library._C.conv_ffn_packed_bytes(dtype, views, isa))
-    _library._C.conv_ffn_pack_cpu(dtype, views, packed.data_ptr(), isa)
+    dtype = native.DTYPES[weights[0].dtype]
+    views, isa = [native.view(t) for t in weights], native.instruction_set()
+    packed = native.packed_memory(native._C.conv_ffn_packed_bytes(dtype, views, isa))
+    native._C.conv_ffn_pack_cpu(dtype, views, packed.data_ptr(), isa)
     return packed
 
 
 def run_packed(x: torch.Tensor, packed: torch.Tensor, hidden: int, residual: bool, out: torch.Tensor) -> None:
     """The CPU kernel on packed weights; ``out`` is (N, Co, H, W) in x's dtype and must not overlap x."""
-    _library._C.conv_ffn_cpu(
-        _library.DTYPES[x.dtype], _library.view(x), packed.data_ptr(), hidden, residual, _library.view(out),
-        _library.instruction_set(), torch.get_num_threads(),
+    native._C.conv_ffn_cpu(
+        native.DTYPES[x.dtype], native.view(x), packed.data_ptr(), hidden, residual, native.view(out),
+        native.instruction_set(), torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -90,7 +91,12 @@ def _products_backward(
         grad_hidden, wide, dw_weight, dw_bias
     )
     grad_x, fc1_grads = pointwise_backward(grad_wide, x, fc1_weight, fc1_bias)
-    return [layout.as_format_of(grad_x + grad if residual else grad_x, x), *fc1_grads, *dw_grads, *fc2_grads]
+    return [
+        memory_format.as_format_of(grad_x + grad if residual else grad_x, x),
+        *fc1_grads,
+        *dw_grads,
+        *fc2_grads,
+    ]
 
 
 def _cpu_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
@@ -100,26 +106,26 @@ def _cpu_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str |
 def _cuda(x: torch.Tensor, *args: Any) -> torch.Tensor:
     *weights, residual = args
     out = _fake(x, *args)
-    views = [_library.view(t) for t in (x, *weights, out)]
-    status = _library._C.conv_ffn_cuda(_library.DTYPES[x.dtype], *views, residual, *_library.stream(x))
-    _library.check_launch(status, NAME)
+    views = [native.view(t) for t in (x, *weights, out)]
+    status = native._C.conv_ffn_cuda(native.DTYPES[x.dtype], *views, residual, *native.stream(x))
+    native.check_launch(status, NAME)
     return out
 
 
 def _cuda_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
-    return _library.cuda_refuses(x, _library.CUDA_DTYPES)
+    return native.cuda_refuses(x, native.CUDA_DTYPES)
 
 
 def _triton_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
-    return _triton.refuses(x)
+    return launch.refuses(x)
 
 
 def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    return _library.cpu_refuses(x, (torch.float32, torch.bfloat16))
+    return native.cpu_refuses(x, (torch.float32, torch.bfloat16))
 
 
 def _cuda_refuses(x: torch.Tensor, *args: Any) -> str | None:
-    return _library.cuda_refuses(x, (torch.float16, torch.bfloat16)) or _unfit(x, *args)
+    return native.cuda_refuses(x, (torch.float16, torch.bfloat16)) or _unfit(x, *args)
 
 
 def _unfit(x: torch.Tensor, *args: Any) -> str | None:
@@ -128,14 +134,14 @@ def _unfit(x: torch.Tensor, *args: Any) -> str | None:
     widths = (x.shape[1], fc1_weight.shape[0], fc2_weight.shape[0])
     if any(width % 8 for width in widths):
         return f"takes C, E and Co that are multiples of 8, not {', '.join(map(str, widths))}"
-    if x.shape[1] > _library._C.CONV_FFN_MAX_CHANNELS_CUDA:
-        return f"takes up to {_library._C.CONV_FFN_MAX_CHANNELS_CUDA} channels, not {x.shape[1]}"
+    if x.shape[1] > native._C.CONV_FFN_MAX_CHANNELS_CUDA:
+        return f"takes up to {native._C.CONV_FFN_MAX_CHANNELS_CUDA} channels, not {x.shape[1]}"
     dense = all(t.is_contiguous() for t in (fc1_weight, fc1_bias, dw_bias, fc2_weight, fc2_bias))
     if isinstance(x, FakeTensor):  # has neither an address nor a device that could be asked
         return None
     if not dense or any(t.data_ptr() % 16 for t in (fc1_weight, fc2_weight, fc2_bias)):
         return "takes dense weights of fc1 and fc2, and biases, that begin at multiples of 16 bytes"
-    if not _library._C.conv_ffn_cuda_fits(x.shape[1], _library.stream(x)[0]):
+    if not native._C.conv_ffn_cuda_fits(x.shape[1], native.stream(x)[0]):
         return f"needs more shared memory for {x.shape[1]} channels than this device has"
     return None
 
@@ -147,7 +153,7 @@ _op = define_op(
     fake=_fake,
     kernels={
         "cuda": Kernel(_cuda, _cuda_refuses),
-        "triton": _triton.kernel(__package__, "forward"),
+        "triton": launch.kernel(__package__, "forward"),
         "cpu": Kernel(_cpu, _cpu_refuses),
     },
     flops=_flops,
@@ -167,7 +173,7 @@ _backward_op = define_op(
 
 
 def _backward(saved: tuple[Any, ...], residual: bool, grad: torch.Tensor) -> tuple[Any, ...]:
-    return (*_backward_op(layout.as_format_of(grad, saved[0]), *saved, residual), None)
+    return (*_backward_op(memory_format.as_format_of(grad, saved[0]), *saved, residual), None)
 
 
 define_autograd(NAME, save=lambda inputs, output: (inputs[:7], inputs[7]), backward=_backward)
@@ -234,5 +240,5 @@ def conv_ffn(
     if not recompute and torch.is_grad_enabled():
         hidden = dwconv_gelu(pointwise(x, fc1_weight, fc1_bias), dw_weight, dw_bias)
         out = pointwise(hidden, fc2_weight, fc2_bias)
-        return layout.as_format_of(out + x.to(out.dtype) if residual else out, x)
+        return memory_format.as_format_of(out + x.to(out.dtype) if residual else out, x)
     return _op(x, *params, residual)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from segnext_kernels.ops.conv_ffn import op, reference
-from segnext_kernels.specification import STAGES, BadInput, Draw, Sample, Spec, samples
+from segnext_kernels.spec import STAGES, BadInput, Draw, Sample, Spec, samples
 
 _TENSORS = ("x", "fc1_weight", "fc1_bias", "dw_weight", "dw_bias", "fc2_weight", "fc2_bias")
 

@@ -1,6 +1,6 @@
 """conv_ffn in Triton: two kernels, the hidden tensor passes between them once; beyond 64 channels in 16 bits three.
 
-    hidden = W1 x + b1                                       `ops.triton_pointwise`, written as (N, H, W, E)
+    hidden = W1 x + b1                                       `triton.pointwise`, written as (N, H, W, E)
     out    = W2 GELU(dw3x3(hidden) + b) + b2 (+ x)           one product; dw3x3 and GELU make its operand
 
 Tiling of the second: a program makes TILE_H x TILE_W pixels by all output channels (or a panel of them, where the map
@@ -23,10 +23,11 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, layout, tuning
-from segnext_kernels.ops.triton_gelu import gelu
-from segnext_kernels.ops.triton_pointwise import MULTIPROCESSORS, halves, pointwise
-from segnext_kernels.tuning import Config, Space, config, size_class
+from segnext_kernels import memory_format
+from segnext_kernels.triton import launch, tuning
+from segnext_kernels.triton.gelu import gelu
+from segnext_kernels.triton.pointwise import MULTIPROCESSORS, halves, pointwise
+from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 
 @triton.jit
@@ -165,7 +166,7 @@ def forward(
     """See `ops.conv_ffn.op`."""
     n, _, h, w = x.shape
     e, co = fc1_weight.shape[0], fc2_weight.shape[0]
-    out = layout.empty_like(x, channels=co)
+    out = memory_format.empty_like(x, channels=co)
     if out.numel() == 0:
         return out
     hidden, is_float = x.new_empty((n, h, w, e)), x.dtype == torch.float32
@@ -177,7 +178,7 @@ def forward(
     def run(c: Config) -> torch.Tensor:
         tiles = n * triton.cdiv(h, c["TILE_H"]) * triton.cdiv(w, c["TILE_W"])
         first, rest = _panel(co, tiles, is_float)
-        _triton.launch(
+        launch.start(
             depthwise_product_kernel, (tiles * triton.cdiv(co, first + rest),),
             hidden, dw_weight, dw_bias, fc2_weight, fc2_bias, x if residual else out, out, h, w, e, co,
             dw_weight.stride(0), *dw_weight.stride()[2:], dw_bias.stride(0), *fc2_weight.stride()[:2],

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, _triton, checks, layout
+from segnext_kernels import checks, memory_format, native
 from segnext_kernels.backend import Kernel
-from segnext_kernels.ops.convolution import convolution_flops
+from segnext_kernels.ops.convolutions import convolution_flops
 from segnext_kernels.ops.dwconv_gelu import reference
 from segnext_kernels.registration import (
     define_autocast,
@@ -17,20 +17,21 @@ from segnext_kernels.registration import (
     define_vmap,
     forbid_double_backward,
 )
+from segnext_kernels.triton import launch
 
 NAME = "dwconv_gelu"
 ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias"
 
 
 def _fake(x: torch.Tensor, *_: Any) -> torch.Tensor:
-    return layout.empty_like(x)
+    return memory_format.empty_like(x)
 
 
 def _fake_backward(
     grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> list[torch.Tensor]:
     params = [weight] if bias is None else [weight, bias]
-    return [layout.empty_like(x), *(p.new_empty(p.shape) for p in params)]
+    return [memory_format.empty_like(x), *(p.new_empty(p.shape) for p in params)]
 
 
 def _flops(x: Any, weight: Any, *_: Any, **__: Any) -> int:
@@ -42,7 +43,7 @@ def _flops_backward(grad: Any, x: Any, weight: Any, *_: Any, **__: Any) -> int:
 
 
 def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    return _library.cpu_refuses(x, _library.CPU_DTYPES)
+    return native.cpu_refuses(x, native.CPU_DTYPES)
 
 
 def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
@@ -50,10 +51,10 @@ def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
 
 
 def _cpu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    out = layout.empty_like(x)
-    views = [_library.view(t) for t in (x, weight, bias, out)]
-    _library._C.dwconv_gelu_cpu(
-        _library.DTYPES[x.dtype], *views, _library.instruction_set(), torch.get_num_threads()
+    out = memory_format.empty_like(x)
+    views = [native.view(t) for t in (x, weight, bias, out)]
+    native._C.dwconv_gelu_cpu(
+        native.DTYPES[x.dtype], *views, native.instruction_set(), torch.get_num_threads()
     )
     return out
 
@@ -63,15 +64,15 @@ def _cpu_backward(
 ) -> list[torch.Tensor]:
     grads = _fake_backward(grad, x, weight, bias)
     grad_bias = None if bias is None else grads[2]
-    views = [_library.view(t) for t in (x, weight, bias, grad, *grads[:2], grad_bias)]
-    _library._C.dwconv_gelu_backward_cpu(
-        _library.DTYPES[x.dtype], *views, _library.instruction_set(), torch.get_num_threads()
+    views = [native.view(t) for t in (x, weight, bias, grad, *grads[:2], grad_bias)]
+    native._C.dwconv_gelu_backward_cpu(
+        native.DTYPES[x.dtype], *views, native.instruction_set(), torch.get_num_threads()
     )
     return grads
 
 
 def _cuda_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    return _library.cuda_refuses(x, _library.CUDA_DTYPES)
+    return native.cuda_refuses(x, native.CUDA_DTYPES)
 
 
 def _cuda_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
@@ -79,10 +80,10 @@ def _cuda_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
 
 
 def _cuda(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    out = layout.empty_like(x)
-    views = [_library.view(t) for t in (x, weight, bias, out)]
-    status = _library._C.dwconv_gelu_cuda(_library.DTYPES[x.dtype], *views, *_library.stream(x))
-    _library.check_launch(status, NAME)
+    out = memory_format.empty_like(x)
+    views = [native.view(t) for t in (x, weight, bias, out)]
+    status = native._C.dwconv_gelu_cuda(native.DTYPES[x.dtype], *views, *native.stream(x))
+    native.check_launch(status, NAME)
     return out
 
 
@@ -91,12 +92,10 @@ def _cuda_backward(
 ) -> list[torch.Tensor]:
     grads = _fake_backward(grad, x, weight, bias)
     grad_bias = None if bias is None else grads[2]
-    views = [_library.view(t) for t in (x, weight, bias, grad, *grads[:2], grad_bias)]
-    workspace = _library.Workspace(x)
-    status = _library._C.dwconv_gelu_backward_cuda(
-        _library.DTYPES[x.dtype], *views, *_library.stream(x), workspace
-    )
-    _library.check_launch(status, f"{NAME}_backward")
+    views = [native.view(t) for t in (x, weight, bias, grad, *grads[:2], grad_bias)]
+    workspace = native.Workspace(x)
+    status = native._C.dwconv_gelu_backward_cuda(native.DTYPES[x.dtype], *views, *native.stream(x), workspace)
+    native.check_launch(status, f"{NAME}_backward")
     return grads
 
 
@@ -107,7 +106,7 @@ _op = define_op(
     fake=_fake,
     kernels={
         "cuda": Kernel(_cuda, _cuda_refuses),
-        "triton": _triton.kernel(__package__, "forward"),
+        "triton": launch.kernel(__package__, "forward"),
         "cpu": Kernel(_cpu, _cpu_refuses),
     },
     flops=_flops,
@@ -119,7 +118,7 @@ _backward_op = define_op(
     fake=_fake_backward,
     kernels={
         "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
-        "triton": _triton.kernel(__package__, "backward", position=1),
+        "triton": launch.kernel(__package__, "backward", position=1),
         "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
     },
     flops=_flops_backward,
@@ -128,7 +127,7 @@ _backward_op = define_op(
 
 def _backward(saved: tuple[Any, ...], _: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     x, weight, bias = saved
-    grads = _backward_op(layout.as_format_of(grad, x), x, weight, bias)
+    grads = _backward_op(memory_format.as_format_of(grad, x), x, weight, bias)
     return (*grads[:2], None if bias is None else grads[2])
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from segnext_kernels.layout import as_format_of
-from segnext_kernels.ops.convolution import depthwise, depthwise_backward
+from segnext_kernels.memory_format import as_format_of
+from segnext_kernels.ops.convolutions import depthwise, depthwise_backward
 
 
 def dwconv_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

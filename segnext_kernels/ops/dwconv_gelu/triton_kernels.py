@@ -19,9 +19,10 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, layout, tuning
-from segnext_kernels.ops.triton_gelu import gelu, gelu_derivative
-from segnext_kernels.tuning import Config, Space, config, size_class
+from segnext_kernels import memory_format
+from segnext_kernels.triton import launch, tuning
+from segnext_kernels.triton.gelu import gelu, gelu_derivative
+from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 
 @triton.jit
@@ -211,20 +212,20 @@ def _convolution(
     turned: bool = False,
     activation: bool = False,
 ) -> torch.Tensor:
-    out = layout.empty_like(x)
+    out = memory_format.empty_like(x)
     if x.numel() == 0:
         return out
     _, c, h, w = x.shape
 
     def run(config: Config) -> torch.Tensor:
-        _triton.launch(
+        launch.start(
             _convolution_kernel, _grid(x, config), x, weight, x if bias is None else bias, out, h, w, c,
             *x.stride(), weight.stride(0), *weight.stride()[2:], 0 if bias is None else bias.stride(0), *out.stride(),
             config=config, HAS_BIAS=bias is not None, TURNED=turned, GELU=activation,
         )  # fmt: skip
         return out
 
-    return tuning.tuned(spaces[layout.is_channels_last(x)], size_class(x), x, run)
+    return tuning.tuned(spaces[memory_format.is_channels_last(x)], size_class(x), x, run)
 
 
 def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -237,12 +238,12 @@ def backward(
 ) -> list[torch.Tensor]:
     """Gradients of x, weight, [bias]."""
     _, c, h, w = x.shape
-    grad_y = layout.empty_like(x)
+    grad_y = memory_format.empty_like(x)
 
     def run(config: Config) -> torch.Tensor:
         grid = _grid(x, config)
         sums = torch.empty((grid[0], 10, c), dtype=torch.float32, device=x.device)
-        _triton.launch(
+        launch.start(
             _gradient_kernel, grid, grad, x, weight, x if bias is None else bias, grad_y, sums, h, w, c,
             *grad.stride(), *x.stride(), weight.stride(0), *weight.stride()[2:],
             0 if bias is None else bias.stride(0), *grad_y.stride(), config=config, HAS_BIAS=bias is not None,
@@ -252,7 +253,7 @@ def backward(
     if x.numel() == 0:
         sums = torch.zeros((10, c), dtype=torch.float32, device=x.device)
     else:
-        sums = tuning.tuned(GRADIENT[layout.is_channels_last(x)], size_class(x), x, run)
+        sums = tuning.tuned(GRADIENT[memory_format.is_channels_last(x)], size_class(x), x, run)
     grad_x = _convolution(TRANSPOSED, grad_y, weight, None, turned=True)
     grad_weight = weight.new_empty(weight.shape)
     grad_weight.view(c, 9).copy_(sums[:9].T)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, _triton, checks, layout
+from segnext_kernels import checks, memory_format, native
 from segnext_kernels.backend import Kernel
-from segnext_kernels.ops.convolution import convolution_flops
+from segnext_kernels.ops.convolutions import convolution_flops
 from segnext_kernels.ops.gated_pointwise import reference
 from segnext_kernels.registration import (
     define_autocast,
@@ -17,20 +17,21 @@ from segnext_kernels.registration import (
     define_vmap,
     forbid_double_backward,
 )
+from segnext_kernels.triton import launch
 
 NAME = "gated_pointwise"
 ARGUMENTS = "Tensor m, Tensor u, Tensor weight, Tensor? bias"
 
 
 def _fake(m: torch.Tensor, u: torch.Tensor, *_: Any) -> torch.Tensor:
-    return layout.empty_like(u)
+    return memory_format.empty_like(u)
 
 
 def _fake_backward(
     grad: torch.Tensor, m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> list[torch.Tensor]:
     params = [weight] if bias is None else [weight, bias]
-    return [layout.empty_like(m), layout.empty_like(u), *(p.new_empty(p.shape) for p in params)]
+    return [memory_format.empty_like(m), memory_format.empty_like(u), *(p.new_empty(p.shape) for p in params)]
 
 
 def _flops(m: Any, u: Any, weight: Any, *_: Any, **__: Any) -> int:
@@ -42,7 +43,7 @@ def _flops_backward(grad: Any, m: Any, u: Any, weight: Any, *_: Any, **__: Any) 
 
 
 def _cpu_refuses(m: torch.Tensor, *_: Any) -> str | None:
-    return _library.cpu_refuses(m, _library.CPU_DTYPES)
+    return native.cpu_refuses(m, native.CPU_DTYPES)
 
 
 def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
@@ -50,10 +51,10 @@ def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
 
 
 def _cpu(m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    out = layout.empty_like(u)
-    views = [_library.view(t) for t in (m, u, weight, bias, out)]
-    _library._C.gated_pointwise_cpu(
-        _library.DTYPES[m.dtype], *views, _library.instruction_set(), torch.get_num_threads()
+    out = memory_format.empty_like(u)
+    views = [native.view(t) for t in (m, u, weight, bias, out)]
+    native._C.gated_pointwise_cpu(
+        native.DTYPES[m.dtype], *views, native.instruction_set(), torch.get_num_threads()
     )
     return out
 
@@ -63,15 +64,15 @@ def _cpu_backward(
 ) -> list[torch.Tensor]:
     grads = _fake_backward(grad, m, u, weight, bias)
     grad_bias = None if bias is None else grads[3]
-    views = [_library.view(t) for t in (m, u, weight, bias, grad, *grads[:3], grad_bias)]
-    _library._C.gated_pointwise_backward_cpu(
-        _library.DTYPES[m.dtype], *views, _library.instruction_set(), torch.get_num_threads()
+    views = [native.view(t) for t in (m, u, weight, bias, grad, *grads[:3], grad_bias)]
+    native._C.gated_pointwise_backward_cpu(
+        native.DTYPES[m.dtype], *views, native.instruction_set(), torch.get_num_threads()
     )
     return grads
 
 
 def _cuda_refuses(m: torch.Tensor, *_: Any) -> str | None:
-    return _library.cuda_refuses(m, _library.CUDA_DTYPES)
+    return native.cuda_refuses(m, native.CUDA_DTYPES)
 
 
 def _cuda_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
@@ -79,10 +80,10 @@ def _cuda_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
 
 
 def _cuda(m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    out = layout.empty_like(u)
-    views = [_library.view(t) for t in (m, u, weight, bias, out)]
-    status = _library._C.gated_pointwise_cuda(_library.DTYPES[m.dtype], *views, *_library.stream(m))
-    _library.check_launch(status, NAME)
+    out = memory_format.empty_like(u)
+    views = [native.view(t) for t in (m, u, weight, bias, out)]
+    status = native._C.gated_pointwise_cuda(native.DTYPES[m.dtype], *views, *native.stream(m))
+    native.check_launch(status, NAME)
     return out
 
 
@@ -91,11 +92,11 @@ def _cuda_backward(
 ) -> list[torch.Tensor]:
     grads = _fake_backward(grad, m, u, weight, bias)
     grad_bias = None if bias is None else grads[3]
-    views = [_library.view(t) for t in (m, u, weight, bias, grad, *grads[:3], grad_bias)]
-    status = _library._C.gated_pointwise_backward_cuda(
-        _library.DTYPES[m.dtype], *views, *_library.stream(m), _library.Workspace(m)
+    views = [native.view(t) for t in (m, u, weight, bias, grad, *grads[:3], grad_bias)]
+    status = native._C.gated_pointwise_backward_cuda(
+        native.DTYPES[m.dtype], *views, *native.stream(m), native.Workspace(m)
     )
-    _library.check_launch(status, f"{NAME}_backward")
+    native.check_launch(status, f"{NAME}_backward")
     return grads
 
 
@@ -106,7 +107,7 @@ _op = define_op(
     fake=_fake,
     kernels={
         "cuda": Kernel(_cuda, _cuda_refuses),
-        "triton": _triton.kernel(__package__, "forward"),
+        "triton": launch.kernel(__package__, "forward"),
         "cpu": Kernel(_cpu, _cpu_refuses),
     },
     flops=_flops,
@@ -118,7 +119,7 @@ _backward_op = define_op(
     fake=_fake_backward,
     kernels={
         "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
-        "triton": _triton.kernel(__package__, "backward", position=1),
+        "triton": launch.kernel(__package__, "backward", position=1),
         "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
     },
     flops=_flops_backward,
@@ -127,7 +128,7 @@ _backward_op = define_op(
 
 def _backward(saved: tuple[Any, ...], _: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     m, u, weight, bias = saved
-    grads = _backward_op(layout.as_format_of(grad, u), m, u, weight, bias)
+    grads = _backward_op(memory_format.as_format_of(grad, u), m, u, weight, bias)
     return (*grads[:3], None if bias is None else grads[3])
 
 

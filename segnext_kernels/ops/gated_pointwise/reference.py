@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from segnext_kernels.layout import as_format_of
-from segnext_kernels.ops.convolution import pointwise, pointwise_backward
+from segnext_kernels.memory_format import as_format_of
+from segnext_kernels.ops.convolutions import pointwise, pointwise_backward
 
 
 def gated_pointwise(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from segnext_kernels.ops.gated_pointwise import op, reference
-from segnext_kernels.specification import STAGES, BadInput, Draw, Sample, Spec, samples
+from segnext_kernels.spec import STAGES, BadInput, Draw, Sample, Spec, samples
 
 
 def _build(draw: Draw, n: int, ci: int, co: int, h: int, w: int, bias: bool = True) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""gated_pointwise in Triton: (W m + b) * u and its gradients, on the product of `ops.triton_pointwise`.
+"""gated_pointwise in Triton: (W m + b) * u and its gradients, on the product of `triton.pointwise`.
 
 Forward, one kernel: the gate is the product's epilogue. Backward, four: with the incoming gradient g,
 
@@ -17,15 +17,15 @@ from __future__ import annotations
 
 import torch
 
-from segnext_kernels import layout
-from segnext_kernels.ops.triton_pointwise import pointwise, weight_gradient
+from segnext_kernels import memory_format
+from segnext_kernels.triton.pointwise import pointwise, weight_gradient
 
 
 def forward(
     m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """See `ops.gated_pointwise.op`."""
-    return pointwise(m, weight[:, :, 0, 0], bias, layout.empty_like(u), gate=u)
+    return pointwise(m, weight[:, :, 0, 0], bias, memory_format.empty_like(u), gate=u)
 
 
 def backward(
@@ -33,6 +33,6 @@ def backward(
 ) -> list[torch.Tensor]:
     """Gradients of m, u, weight, [bias]."""
     matrix = weight[:, :, 0, 0]
-    grad_u = pointwise(m, matrix, bias, layout.empty_like(u), gate=grad)
-    grad_m = pointwise(grad, matrix.mT, None, layout.empty_like(m), multiplier=u)
+    grad_u = pointwise(m, matrix, bias, memory_format.empty_like(u), gate=grad)
+    grad_m = pointwise(grad, matrix.mT, None, memory_format.empty_like(m), multiplier=u)
     return [grad_m, grad_u, *weight_gradient(grad, u, m, weight, bias)]

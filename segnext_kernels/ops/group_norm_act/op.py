@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, _triton, checks, layout
+from segnext_kernels import checks, memory_format, native
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.group_norm_act import reference
 from segnext_kernels.registration import (
@@ -16,6 +16,7 @@ from segnext_kernels.registration import (
     define_vmap,
     forbid_double_backward,
 )
+from segnext_kernels.triton import launch
 
 NAME = "group_norm_act"
 ACTS = ("relu", "none")
@@ -23,7 +24,7 @@ MOST_PIXELS_CUDA = 2**30  # pixels are counted in 32 bits
 
 
 def _fake(x: torch.Tensor, *_: Any) -> torch.Tensor:
-    return layout.empty_like(x)
+    return memory_format.empty_like(x)
 
 
 def _fake_backward(
@@ -36,17 +37,17 @@ def _fake_backward(
     act: str,
     residual: bool,
 ) -> list[torch.Tensor]:
-    grads = [layout.empty_like(x), weight.new_empty(weight.shape), weight.new_empty(weight.shape)]
-    return [*grads, layout.empty_like(x)] if residual else grads
+    grads = [memory_format.empty_like(x), weight.new_empty(weight.shape), weight.new_empty(weight.shape)]
+    return [*grads, memory_format.empty_like(x)] if residual else grads
 
 
 def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    return _library.cpu_refuses(x, _library.CPU_DTYPES)
+    return native.cpu_refuses(x, native.CPU_DTYPES)
 
 
 def _cpu_passed_over(x: torch.Tensor, *_: Any) -> str | None:
     # measured at (1, 256, 64, 64): its chunks are pixels, which a contiguous tensor has to be transposed for
-    if layout.memory_format(x) == torch.channels_last:
+    if memory_format.format_of(x) == torch.channels_last:
         return None
     return "PyTorch is twice as fast on contiguous tensors"
 
@@ -66,18 +67,18 @@ def run(
     out: torch.Tensor,
 ) -> None:
     """The CPU kernel into ``out``, which may be x or the residual."""
-    _library._C.group_norm_act_cpu(
-        _library.DTYPES[x.dtype],
-        _library.DTYPES[weight.dtype],
-        _library.view(x),
+    native._C.group_norm_act_cpu(
+        native.DTYPES[x.dtype],
+        native.DTYPES[weight.dtype],
+        native.view(x),
         groups,
-        _library.view(weight),
-        _library.view(bias),
+        native.view(weight),
+        native.view(bias),
         eps,
-        _library.view(residual),
+        native.view(residual),
         act == "relu",
-        _library.view(out),
-        _library.instruction_set(),
+        native.view(out),
+        native.instruction_set(),
         torch.get_num_threads(),
     )
 
@@ -91,7 +92,7 @@ def _cpu(
     residual: torch.Tensor | None,
     act: str,
 ) -> torch.Tensor:
-    out = layout.empty_like(x)
+    out = memory_format.empty_like(x)
     run(x, groups, weight, bias, eps, residual, act, out)
     return out
 
@@ -108,18 +109,18 @@ def _cpu_backward(
 ) -> list[torch.Tensor]:
     grads = _fake_backward(grad, x, out, groups, weight, eps, act, residual)
     grad_residual = grads[3] if residual else None
-    _library._C.group_norm_act_backward_cpu(
-        _library.DTYPES[x.dtype],
-        _library.DTYPES[weight.dtype],
-        _library.view(grad),
-        _library.view(x),
-        _library.view(out),
+    native._C.group_norm_act_backward_cpu(
+        native.DTYPES[x.dtype],
+        native.DTYPES[weight.dtype],
+        native.view(grad),
+        native.view(x),
+        native.view(out),
         groups,
-        _library.view(weight),
+        native.view(weight),
         eps,
         act == "relu",
-        *(_library.view(t) for t in (*grads[:3], grad_residual)),
-        _library.instruction_set(),
+        *(native.view(t) for t in (*grads[:3], grad_residual)),
+        native.instruction_set(),
         torch.get_num_threads(),
     )
     return grads
@@ -128,7 +129,7 @@ def _cpu_backward(
 def _cuda_refuses(x: torch.Tensor, *_: Any) -> str | None:
     if x.shape[2] * x.shape[3] > MOST_PIXELS_CUDA:
         return f"takes up to {MOST_PIXELS_CUDA} pixels an image, not {x.shape[2] * x.shape[3]}"
-    return _library.cuda_refuses(x, _library.CUDA_DTYPES)
+    return native.cuda_refuses(x, native.CUDA_DTYPES)
 
 
 def _cuda_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
@@ -144,21 +145,21 @@ def _cuda(
     residual: torch.Tensor | None,
     act: str,
 ) -> torch.Tensor:
-    out = layout.empty_like(x)
-    _library.check_launch(
-        _library._C.group_norm_act_cuda(
-            _library.DTYPES[x.dtype],
-            _library.DTYPES[weight.dtype],
-            _library.view(x),
+    out = memory_format.empty_like(x)
+    native.check_launch(
+        native._C.group_norm_act_cuda(
+            native.DTYPES[x.dtype],
+            native.DTYPES[weight.dtype],
+            native.view(x),
             groups,
-            _library.view(weight),
-            _library.view(bias),
+            native.view(weight),
+            native.view(bias),
             eps,
-            _library.view(residual),
+            native.view(residual),
             act == "relu",
-            _library.view(out),
-            *_library.stream(x),
-            _library.Workspace(x),
+            native.view(out),
+            *native.stream(x),
+            native.Workspace(x),
         ),
         NAME,
     )
@@ -177,20 +178,20 @@ def _cuda_backward(
 ) -> list[torch.Tensor]:
     grads = _fake_backward(grad, x, out, groups, weight, eps, act, residual)
     grad_residual = grads[3] if residual else None
-    _library.check_launch(
-        _library._C.group_norm_act_backward_cuda(
-            _library.DTYPES[x.dtype],
-            _library.DTYPES[weight.dtype],
-            _library.view(grad),
-            _library.view(x),
-            _library.view(out),
+    native.check_launch(
+        native._C.group_norm_act_backward_cuda(
+            native.DTYPES[x.dtype],
+            native.DTYPES[weight.dtype],
+            native.view(grad),
+            native.view(x),
+            native.view(out),
             groups,
-            _library.view(weight),
+            native.view(weight),
             eps,
             act == "relu",
-            *(_library.view(t) for t in (*grads[:3], grad_residual)),
-            *_library.stream(x),
-            _library.Workspace(x),
+            *(native.view(t) for t in (*grads[:3], grad_residual)),
+            *native.stream(x),
+            native.Workspace(x),
         ),
         f"{NAME}_backward",
     )
@@ -204,7 +205,7 @@ _op = define_op(
     fake=_fake,
     kernels={
         "cuda": Kernel(_cuda, _cuda_refuses),
-        "triton": _triton.kernel(__package__, "forward"),
+        "triton": launch.kernel(__package__, "forward"),
         "cpu": Kernel(_cpu, _cpu_refuses, _cpu_passed_over),
     },
     flops=lambda *args, **_: 0,  # element-wise work: not counted by convention
@@ -216,7 +217,7 @@ _backward_op = define_op(
     fake=_fake_backward,
     kernels={
         "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
-        "triton": _triton.kernel(__package__, "backward", position=1),
+        "triton": launch.kernel(__package__, "backward", position=1),
         "cpu": Kernel(_cpu_backward, _cpu_backward_refuses, lambda grad, x, *_: _cpu_passed_over(x)),
     },
     flops=lambda *args, **_: 0,
@@ -231,7 +232,7 @@ def _save(inputs: tuple[Any, ...], output: Any) -> tuple[tuple[Any, ...], Any]:
 def _backward(saved: tuple[Any, ...], other: tuple[Any, ...], grad: torch.Tensor) -> tuple[Any, ...]:
     x, out, weight = saved
     groups, eps, act, residual = other
-    grads = _backward_op(layout.as_format_of(grad, x), x, out, groups, weight, eps, act, residual)
+    grads = _backward_op(memory_format.as_format_of(grad, x), x, out, groups, weight, eps, act, residual)
     return grads[0], None, grads[1], grads[2], None, grads[3] if residual else None, None
 
 
@@ -294,7 +295,7 @@ def group_norm_act(
     for name, tensor in (("weight", weight), ("bias", bias), ("residual", residual)):
         checks.expect_device(NAME, name, tensor, "x", x)
     checks.expect_like(NAME, "residual", residual, "x", x)
-    if weight.dtype not in (x.dtype, layout.accumulator_dtype(x.dtype)) or bias.dtype != weight.dtype:
+    if weight.dtype not in (x.dtype, memory_format.accumulator_dtype(x.dtype)) or bias.dtype != weight.dtype:
         raise TypeError(
             f"{NAME}: weight and bias must both be float32 or both {x.dtype} as x,"
             f" got {weight.dtype} and {bias.dtype}; convert them with .to()"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from segnext_kernels.layout import accumulator_dtype, as_format_of
+from segnext_kernels.memory_format import accumulator_dtype, as_format_of
 
 
 def group_norm_act(

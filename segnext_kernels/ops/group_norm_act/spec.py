@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from segnext_kernels.layout import accumulator_dtype
+from segnext_kernels.memory_format import accumulator_dtype
 from segnext_kernels.ops.group_norm_act import op, reference
-from segnext_kernels.specification import BadInput, Draw, Sample, Spec, samples
+from segnext_kernels.spec import BadInput, Draw, Sample, Spec, samples
 
 
 def _build(

@@ -20,8 +20,9 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, layout, tuning
-from segnext_kernels.tuning import Config, Space, config, size_class
+from segnext_kernels import memory_format
+from segnext_kernels.triton import launch, tuning
+from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 
 @triton.jit
@@ -265,14 +266,14 @@ def _statistics(x: torch.Tensor, groups: int, eps: float) -> torch.Tensor:
     def run(config: Config) -> torch.Tensor:
         tiles = triton.cdiv(h * w, config["BLOCK_P"])
         moments = torch.empty((n, tiles, 2, c), dtype=torch.float32, device=x.device)
-        _triton.launch(_moments_kernel, _grid(x, config), x, moments, h * w, w, c, *x.stride(), config=config)
-        _triton.launch(
+        launch.start(_moments_kernel, _grid(x, config), x, moments, h * w, w, c, *x.stride(), config=config)
+        launch.start(
             _statistics_kernel, (n * groups,), moments, statistics, tiles, config["BLOCK_P"], h * w, c, groups, eps,
             config=_join_config(c // groups),
         )  # fmt: skip
         return statistics
 
-    return tuning.tuned(MOMENTS[layout.is_channels_last(x)], size_class(x), x, run)
+    return tuning.tuned(MOMENTS[memory_format.is_channels_last(x)], size_class(x), x, run)
 
 
 def forward(
@@ -285,7 +286,7 @@ def forward(
     act: str,
 ) -> torch.Tensor:
     """See `ops.group_norm_act.op`."""
-    out = layout.empty_like(x)
+    out = memory_format.empty_like(x)
     if x.numel() == 0:
         return out
     _, c, h, w = x.shape
@@ -293,14 +294,14 @@ def forward(
     other = x if residual is None else residual
 
     def run(config: Config) -> torch.Tensor:
-        _triton.launch(
+        launch.start(
             _apply_kernel, _grid(x, config), x, statistics, weight, bias, other, out, h * w, w, c, groups,
             *x.stride(), weight.stride(0), bias.stride(0), *other.stride(), *out.stride(),
             config=config, HAS_RESIDUAL=residual is not None, RELU=act == "relu",
         )  # fmt: skip
         return out
 
-    return tuning.tuned(APPLY[layout.is_channels_last(x)], size_class(x), x, run)
+    return tuning.tuned(APPLY[memory_format.is_channels_last(x)], size_class(x), x, run)
 
 
 def backward(
@@ -315,28 +316,28 @@ def backward(
 ) -> list[torch.Tensor]:
     """Gradients of x, weight, bias, [residual]."""
     n, c, h, w = x.shape
-    grad_x = layout.empty_like(x)
-    grad_residual = layout.empty_like(x) if residual else grad_x
+    grad_x = memory_format.empty_like(x)
+    grad_residual = memory_format.empty_like(x) if residual else grad_x
     joined = torch.empty((n, 2, c), dtype=torch.float32, device=x.device)
     if x.numel():
-        nhwc = layout.is_channels_last(x)
+        nhwc = memory_format.is_channels_last(x)
         statistics = _statistics(x, groups, eps)
         means = torch.empty((n, groups, 2), dtype=torch.float32, device=x.device)
 
         def sums(config: Config) -> None:
             tiles = triton.cdiv(h * w, config["BLOCK_P"])
             sums = torch.empty((n, tiles, 2, c), dtype=torch.float32, device=x.device)
-            _triton.launch(
+            launch.start(
                 _sums_kernel, _grid(x, config), grad, x, out, statistics, sums, h * w, w, c, groups,
                 *grad.stride(), *x.stride(), *out.stride(), config=config, RELU=act == "relu",
             )  # fmt: skip
-            _triton.launch(
+            launch.start(
                 _join_kernel, (n * groups,), sums, weight, joined, means, tiles, h * w, c, groups, weight.stride(0),
                 config=_join_config(c // groups),
             )  # fmt: skip
 
         def gradient(config: Config) -> None:
-            _triton.launch(
+            launch.start(
                 _gradient_kernel, _grid(x, config), grad, x, out, statistics, means, weight, grad_x, grad_residual,
                 h * w, w, c, groups, *grad.stride(), *x.stride(), *out.stride(), weight.stride(0), *grad_x.stride(),
                 config=config, HAS_RESIDUAL=residual, RELU=act == "relu",

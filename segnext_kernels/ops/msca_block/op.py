@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, _triton, checks, layout
+from segnext_kernels import checks, memory_format, native
 from segnext_kernels.backend import Kernel
-from segnext_kernels.ops.convolution import convolution_flops
+from segnext_kernels.ops.convolutions import convolution_flops
 from segnext_kernels.ops.msca_block import reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
+from segnext_kernels.triton import launch
 
 NAME = "msca_block"
 TRITON_WIDEST = 512  # in float32
@@ -19,7 +20,7 @@ TRITON_STRIPS = 3
 
 
 def _fake(x: torch.Tensor, *_: Any) -> torch.Tensor:
-    return layout.empty_like(x)
+    return memory_format.empty_like(x)
 
 
 def _flops(x: Any, proj_in: Any, _b: Any, root: Any, _rb: Any, strips: Any, _sb: Any, mix: Any, _mb: Any, proj_out: Any,
@@ -29,35 +30,35 @@ def _flops(x: Any, proj_in: Any, _b: Any, root: Any, _rb: Any, strips: Any, _sb:
 
 def _views(weights: Sequence[Any]) -> list[Any]:
     return [
-        [_library.view(t) for t in weight] if isinstance(weight, (list, tuple)) else _library.view(weight)
+        [native.view(t) for t in weight] if isinstance(weight, (list, tuple)) else native.view(weight)
         for weight in weights
     ]
 
 
 def pack(weights: Sequence[Any]) -> torch.Tensor:
     """The CPU kernel's form of the op's arguments after x, in schema order."""
-    dtype, isa = _library.DTYPES[weights[0].dtype], _library.instruction_set()
+    dtype, isa = native.DTYPES[weights[0].dtype], native.instruction_set()
     views = _views(weights)
-    packed = _library.packed_memory(_library._C.msca_block_packed_bytes(dtype, views, isa))
-    _library._C.msca_block_pack_cpu(dtype, views, packed.data_ptr(), isa)
+    packed = native.packed_memory(native._C.msca_block_packed_bytes(dtype, views, isa))
+    native._C.msca_block_pack_cpu(dtype, views, packed.data_ptr(), isa)
     return packed
 
 
 def workspace_elements(x: torch.Size) -> int:
     """Elements of x's dtype that the CPU kernel needs beside x and out."""
-    return x[0] * _library._C.msca_block_workspace(x[1], x[2], x[3], _library.instruction_set())
+    return x[0] * native._C.msca_block_workspace(x[1], x[2], x[3], native.instruction_set())
 
 
 def run_packed(x: torch.Tensor, packed: torch.Tensor, workspace: torch.Tensor, out: torch.Tensor) -> None:
     """The CPU kernel on packed weights; ``out`` has x's shape and dtype and must not overlap x."""
-    _library._C.msca_block_cpu(
-        _library.DTYPES[x.dtype], _library.view(x), packed.data_ptr(), workspace.data_ptr(), _library.view(out),
-        _library.instruction_set(), torch.get_num_threads(),
+    native._C.msca_block_cpu(
+        native.DTYPES[x.dtype], native.view(x), packed.data_ptr(), workspace.data_ptr(), native.view(out),
+        native.instruction_set(), torch.get_num_threads(),
     )  # fmt: skip
 
 
 def _cpu(x: torch.Tensor, *weights: Any) -> torch.Tensor:
-    out = layout.empty_like(x)
+    out = memory_format.empty_like(x)
     run_packed(x, pack(weights), x.new_empty(workspace_elements(x.shape)), out)
     return out
 
@@ -65,7 +66,7 @@ def _cpu(x: torch.Tensor, *weights: Any) -> torch.Tensor:
 def _cpu_refuses(
     x: torch.Tensor, proj_in: Any, proj_in_bias: Any, root: Any, root_bias: Any, strips: Any, *_: Any
 ) -> str | None:
-    return _library.cpu_refuses(x, (torch.float32, torch.bfloat16)) or _library.strips_refused(root, strips)
+    return native.cpu_refuses(x, (torch.float32, torch.bfloat16)) or native.strips_refused(root, strips)
 
 
 def _triton_refuses(
@@ -87,7 +88,7 @@ _op = define_op(
     fake=_fake,
     kernels={
         "cpu": Kernel(_cpu, _cpu_refuses),
-        "triton": _triton.kernel(__package__, "forward", refuses_more=_triton_refuses),
+        "triton": launch.kernel(__package__, "forward", refuses_more=_triton_refuses),
     },
     flops=_flops,
 )

@@ -1,7 +1,7 @@
 """msca_block in Triton: three steps, of which the last is two chained products, or two steps (see `is_apart`).
 
-    u   = GELU(W_in x + b_in)                                              `ops.triton_pointwise`
-    m   = msca_conv(u)                                                     `triton_strips`, or the CUDA kernel
+    u   = GELU(W_in x + b_in)                                              `triton.pointwise`
+    m   = msca_conv(u)                                                     `triton_single`, or the CUDA kernel
     out = x s + t + W_out ((W_mix m + b_mix) * u) + b_out                  one kernel
 
 Tiling of the last: a program makes BLOCK_P pixels by all C channels of the result in float32. For BLOCK_J channels at a
@@ -20,16 +20,17 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, backend, layout, tuning
-from segnext_kernels.ops.msca_block.triton_strips import strips
-from segnext_kernels.ops.triton_pointwise import (
+from segnext_kernels import backend, memory_format
+from segnext_kernels.ops.msca_conv.triton_single import strips
+from segnext_kernels.triton import launch, tuning
+from segnext_kernels.triton.pointwise import (
     MULTIPROCESSORS,
     Pixels,
     halves,
     pixel_offsets,
     pointwise,
 )
-from segnext_kernels.tuning import Config, Space, config, size_class
+from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 
 @triton.jit
@@ -227,17 +228,17 @@ def forward(
     skip_shift: torch.Tensor,
 ) -> torch.Tensor:
     """See `ops.msca_block.op`."""
-    out = layout.empty_like(x)
+    out = memory_format.empty_like(x)
     if x.numel() == 0:
         return out
-    u = pointwise(x, proj_in_weight[:, :, 0, 0], proj_in_bias, layout.empty_like(x), act="gelu")
+    u = pointwise(x, proj_in_weight[:, :, 0, 0], proj_in_bias, memory_format.empty_like(x), act="gelu")
     arguments = (u, root_weight, root_bias, strip_weights, strip_biases)
     # the CUDA kernel holds rows in registers, which Triton cannot index
     is_compiled = backend.choose("msca_conv", *arguments) == "cuda"
     m = torch.ops.segnext_kernels.msca_conv(*arguments) if is_compiled else strips(*arguments)
     n, c, h, w = x.shape
     if is_apart(c, n * h * w, x.dtype):
-        gated = pointwise(m, mix_weight[:, :, 0, 0], mix_bias, layout.empty_like(x), gate=u)
+        gated = pointwise(m, mix_weight[:, :, 0, 0], mix_bias, memory_format.empty_like(x), gate=u)
         affine = (skip_scale, skip_shift)
         return pointwise(gated, proj_out_weight[:, :, 0, 0], proj_out_bias, out, skip=x, affine=affine)
     walk = Pixels.of(m, u, x, out)
@@ -245,7 +246,7 @@ def forward(
 
     def run(chosen: Config) -> torch.Tensor:
         by_m, by_u, by_x, by_out = walk.strides
-        _triton.launch(
+        launch.start(
             gated_projection_kernel, (walk.images * triton.cdiv(walk.pixels, chosen["BLOCK_P"]),),
             m, u, x, mix_weight, mix_bias, proj_out_weight, proj_out_bias, skip_scale, skip_shift, out,
             walk.pixels, walk.width, c, *by_m, *by_u, *by_x, *by_out,

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, _triton, checks, layout
+from segnext_kernels import checks, memory_format, native
 from segnext_kernels.backend import Kernel
-from segnext_kernels.ops.convolution import convolution_flops
+from segnext_kernels.ops.convolutions import convolution_flops
 from segnext_kernels.ops.msca_conv import reference
 from segnext_kernels.registration import (
     define_autocast,
@@ -18,6 +18,7 @@ from segnext_kernels.registration import (
     define_vmap,
     forbid_double_backward,
 )
+from segnext_kernels.triton import launch
 
 NAME = "msca_conv"
 TRITON_MAX_STRIPS = 6  # three pairs, as SegNeXt has: the kernels name a sum for each
@@ -25,7 +26,7 @@ ARGUMENTS = "Tensor x, Tensor root_weight, Tensor? root_bias, Tensor[] strip_wei
 
 
 def _fake(x: torch.Tensor, *_: Any) -> torch.Tensor:
-    return layout.empty_like(x)
+    return memory_format.empty_like(x)
 
 
 def _fake_backward(
@@ -38,7 +39,7 @@ def _fake_backward(
 ) -> list[torch.Tensor]:
     biases = [] if root_bias is None else [root_bias]
     params = [root_weight, *biases, *strip_weights, *strip_biases]
-    return [layout.empty_like(x), *(p.new_empty(p.shape) for p in params)]
+    return [memory_format.empty_like(x), *(p.new_empty(p.shape) for p in params)]
 
 
 def _flops(x: Any, root_weight: Any, root_bias: Any, strip_weights: Any, *_: Any, **__: Any) -> int:
@@ -59,8 +60,8 @@ def _cpu_refuses(
     strip_weights: list[torch.Tensor],
     *_: Any,
 ) -> str | None:
-    refusal = _library.cpu_refuses(x, _library.CPU_DTYPES)
-    return refusal or _library.strips_refused(root_weight, strip_weights)
+    refusal = native.cpu_refuses(x, native.CPU_DTYPES)
+    return refusal or native.strips_refused(root_weight, strip_weights)
 
 
 def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
@@ -86,24 +87,24 @@ def _views(
     strip_weights: list[torch.Tensor],
     strip_biases: list[torch.Tensor],
 ) -> tuple[Any, ...]:
-    single = [_library.view(t) for t in (x, root_weight, root_bias)]
-    lists = [[_library.view(t) for t in tensors] for tensors in (strip_weights, strip_biases)]
-    return (_library.DTYPES[x.dtype], *single, *lists)
+    single = [native.view(t) for t in (x, root_weight, root_bias)]
+    lists = [[native.view(t) for t in tensors] for tensors in (strip_weights, strip_biases)]
+    return (native.DTYPES[x.dtype], *single, *lists)
 
 
 def _cpu(x: torch.Tensor, *params: Any) -> torch.Tensor:
-    out = layout.empty_like(x)
-    _library._C.msca_conv_cpu(
-        *_views(x, *params), _library.view(out), _library.instruction_set(), torch.get_num_threads()
+    out = memory_format.empty_like(x)
+    native._C.msca_conv_cpu(
+        *_views(x, *params), native.view(out), native.instruction_set(), torch.get_num_threads()
     )
     return out
 
 
 def _cpu_backward(grad: torch.Tensor, x: torch.Tensor, *params: Any) -> list[torch.Tensor]:
     grads = _fake_backward(grad, x, *params)
-    _library._C.msca_conv_backward_cpu(
-        *_views(x, *params), _library.view(grad), [_library.view(g) for g in grads],
-        _library.instruction_set(), torch.get_num_threads(),
+    native._C.msca_conv_backward_cpu(
+        *_views(x, *params), native.view(grad), [native.view(g) for g in grads],
+        native.instruction_set(), torch.get_num_threads(),
     )  # fmt: skip
     return grads
 
@@ -115,11 +116,11 @@ def _cuda_refuses(
     strip_weights: list[torch.Tensor],
     *_: Any,
 ) -> str | None:
-    refusal = _library.cuda_refuses(x, _library.CUDA_DTYPES)
+    refusal = native.cuda_refuses(x, native.CUDA_DTYPES)
     if refusal is not None:
         return refusal
-    most_root, most_taps = _library._C.MSCA_CONV_MAX_ROOT_CUDA, _library._C.MSCA_CONV_MAX_TAPS_CUDA
-    return _library.strips_refused(root_weight, strip_weights, most_root, most_taps)
+    most_root, most_taps = native._C.MSCA_CONV_MAX_ROOT_CUDA, native._C.MSCA_CONV_MAX_TAPS_CUDA
+    return native.strips_refused(root_weight, strip_weights, most_root, most_taps)
 
 
 def _cuda_backward_refuses(
@@ -133,22 +134,22 @@ def _cuda_backward_refuses(
     refusal = _cuda_refuses(x, root_weight, root_bias, strip_weights)
     if refusal is not None:
         return refusal
-    most_root, most_taps = _library._C.MSCA_CONV_MAX_ROOT_CUDA, _library._C.MSCA_CONV_MAX_TAPS_BACKWARD_CUDA
-    return _library.strips_refused(root_weight, strip_weights, most_root, most_taps)
+    most_root, most_taps = native._C.MSCA_CONV_MAX_ROOT_CUDA, native._C.MSCA_CONV_MAX_TAPS_BACKWARD_CUDA
+    return native.strips_refused(root_weight, strip_weights, most_root, most_taps)
 
 
 def _cuda(x: torch.Tensor, *params: Any) -> torch.Tensor:
-    out = layout.empty_like(x)
-    status = _library._C.msca_conv_cuda(*_views(x, *params), _library.view(out), *_library.stream(x))
-    _library.check_launch(status, NAME)
+    out = memory_format.empty_like(x)
+    status = native._C.msca_conv_cuda(*_views(x, *params), native.view(out), *native.stream(x))
+    native.check_launch(status, NAME)
     return out
 
 
 def _cuda_backward(grad: torch.Tensor, x: torch.Tensor, *params: Any) -> list[torch.Tensor]:
     grads = _fake_backward(grad, x, *params)
-    args = (*_views(x, *params), _library.view(grad), [_library.view(g) for g in grads])
-    status = _library._C.msca_conv_backward_cuda(*args, *_library.stream(x), _library.Workspace(x))
-    _library.check_launch(status, f"{NAME}_backward")
+    args = (*_views(x, *params), native.view(grad), [native.view(g) for g in grads])
+    status = native._C.msca_conv_backward_cuda(*args, *native.stream(x), native.Workspace(x))
+    native.check_launch(status, f"{NAME}_backward")
     return grads
 
 
@@ -159,7 +160,7 @@ _op = define_op(
     fake=_fake,
     kernels={
         "cuda": Kernel(_cuda, _cuda_refuses),
-        "triton": _triton.kernel(__package__, "forward", refuses_more=_triton_refuses),
+        "triton": launch.kernel(__package__, "forward", refuses_more=_triton_refuses),
         "cpu": Kernel(_cpu, _cpu_refuses),
     },
     flops=_flops,
@@ -171,7 +172,7 @@ _backward_op = define_op(
     fake=_fake_backward,
     kernels={
         "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
-        "triton": _triton.kernel(
+        "triton": launch.kernel(
             __package__, "backward", position=1, refuses_more=lambda grad, *args: _triton_refuses(*args)
         ),
         "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
@@ -188,7 +189,7 @@ def _save(inputs: tuple[Any, ...], output: Any) -> tuple[tuple[Any, ...], Any]:
 def _backward(saved: tuple[Any, ...], strips: int, grad: torch.Tensor) -> tuple[Any, ...]:
     x, root_weight, root_bias, *rest = saved
     weights, biases = rest[:strips], rest[strips:]
-    grads = _backward_op(layout.as_format_of(grad, x), x, root_weight, root_bias, weights, biases)
+    grads = _backward_op(memory_format.as_format_of(grad, x), x, root_weight, root_bias, weights, biases)
     grad_x, grad_root_weight = grads[:2]
     tail = grads[2:] if root_bias is None else grads[3:]
     return grad_x, grad_root_weight, None if root_bias is None else grads[2], tail[:strips], tail[strips:]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from segnext_kernels.ops.msca_conv import op, reference
-from segnext_kernels.specification import STAGES, STRIPS, BadInput, Draw, Sample, Spec, samples
+from segnext_kernels.spec import STAGES, STRIPS, BadInput, Draw, Sample, Spec, samples
 
 
 def _build(

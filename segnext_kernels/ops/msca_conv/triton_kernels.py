@@ -25,8 +25,9 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, layout, tuning
-from segnext_kernels.tuning import Config, Space, config, size_class
+from segnext_kernels import memory_format
+from segnext_kernels.triton import launch, tuning
+from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 MOST_STRIPS = 3
 
@@ -286,7 +287,7 @@ class _Convolution:
         strip_biases: list[torch.Tensor],
     ) -> None:
         c = x.shape[1]
-        self.x, self.nhwc, self.key = x, layout.is_channels_last(x), size_class(x)
+        self.x, self.nhwc, self.key = x, memory_format.is_channels_last(x), size_class(x)
         self.root = root_weight.shape[2]
         self.strips = [row.shape[3] for row in strip_weights[::2]]
         rows, columns = strip_weights[::2], strip_weights[1::2]
@@ -314,11 +315,11 @@ class _Convolution:
         return self.x.new_empty((len(self.strips), n, c, h, w))
 
     def of_root(self, x: torch.Tensor, turned: bool = False) -> torch.Tensor:
-        out = layout.empty_like(self.x)
+        out = memory_format.empty_like(self.x)
         _, c, h, w = x.shape
 
         def run(config: Config) -> torch.Tensor:
-            _triton.launch(
+            launch.start(
                 _root_kernel, self._grid(config), x, self.taps, out, h, w, c, *x.stride(), *out.stride(), config=config,
                 K=self.root, TURNED=turned, BIAS=-1 if turned else self.root_bias,
             )  # fmt: skip
@@ -332,7 +333,7 @@ class _Convolution:
         _, c, h, w = x.shape
 
         def run(config: Config) -> torch.Tensor:
-            _triton.launch(
+            launch.start(
                 _fan_out_kernel, self._grid(config), x, self.taps, out, h, w, c, *x.stride(), *out.stride(),
                 config=config, **self._sizes(), LONGEST=max(self.strips), DOWN=turned, TURNED=turned,
                 FIRST=self.column_taps if turned else self.row_taps, BIAS=-1 if turned else self.strip_bias,
@@ -343,11 +344,11 @@ class _Convolution:
 
     def fan_in(self, base: torch.Tensor, strips: torch.Tensor, turned: bool = False) -> torch.Tensor:
         """``base`` and the columns of ``strips``, or ``turned`` their rows turned round."""
-        out = layout.empty_like(self.x)
+        out = memory_format.empty_like(self.x)
         _, c, h, w = base.shape
 
         def run(config: Config) -> torch.Tensor:
-            _triton.launch(
+            launch.start(
                 _fan_in_kernel, self._grid(config), base, strips, self.taps, out, h, w, c, *base.stride(),
                 *strips.stride(), *out.stride(), config=config, **self._sizes(), DOWN=not turned, TURNED=turned,
                 FIRST=self.row_taps if turned else self.column_taps, BIAS=-1 if turned else self.strip_bias,
@@ -367,7 +368,7 @@ class _Convolution:
         def run(config: Config) -> torch.Tensor:
             tiles = n * triton.cdiv(h, config["ROWS"]) * triton.cdiv(w, config["BLOCK_W"])
             sums = torch.empty((tiles, taps, c), dtype=torch.float32, device=self.x.device)
-            _triton.launch(
+            launch.start(
                 _products_kernel, (tiles, triton.cdiv(c, config["BLOCK_C"]), taps), grad, x, sums, h, w, c, taps,
                 *strides[0], *strides[1], config=config, **sizes, ALONG=along,
             )  # fmt: skip
@@ -379,7 +380,7 @@ class _Convolution:
 def forward(x: torch.Tensor, *params: object) -> torch.Tensor:
     """See `ops.msca_conv.op`."""
     if x.numel() == 0:
-        return layout.empty_like(x)
+        return memory_format.empty_like(x)
     convolution = _Convolution(x, *params)  # type: ignore[arg-type]
     a = convolution.of_root(x)
     return convolution.fan_in(a, convolution.fan_out(a)) if convolution.strips else a
@@ -398,7 +399,7 @@ def backward(
     params = [root_weight, *biases, *strip_weights, *strip_biases]
     if x.numel() == 0:
         return [
-            layout.empty_like(x),
+            memory_format.empty_like(x),
             *(torch.zeros_like(p, memory_format=torch.contiguous_format) for p in params),
         ]
     convolution = _Convolution(x, root_weight, root_bias, strip_weights, strip_biases)

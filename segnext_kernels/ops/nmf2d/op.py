@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, _triton, checks
+from segnext_kernels import checks, native
 from segnext_kernels.backend import Kernel
-from segnext_kernels.layout import accumulator_dtype, empty_matrices_like
+from segnext_kernels.memory_format import accumulator_dtype, empty_matrices_like
 from segnext_kernels.ops.nmf2d import reference
 from segnext_kernels.registration import (
     define_autocast,
@@ -17,6 +17,7 @@ from segnext_kernels.registration import (
     define_vmap,
     forbid_double_backward,
 )
+from segnext_kernels.triton import launch
 
 NAME = "nmf2d"
 GRADS = ("unrolled", "one_step")
@@ -53,7 +54,7 @@ def _flops_backward(grad_out: Any, x: Any, saved_bases: Any, *_: Any, **__: Any)
 
 
 def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    return _library.cpu_refuses(x, _library.CPU_DTYPES)
+    return native.cpu_refuses(x, native.CPU_DTYPES)
 
 
 def _cpu_backward_refuses(grad_out: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
@@ -81,13 +82,13 @@ def run(
     With a ``projection`` (P, D), float32, ``out`` is projection · bases coefᵀ (B, P, N): a matrix product over the
     pixels for the price of one over the rank.
     """
-    _library._C.nmf2d_cpu(
-        _library.DTYPES[x.dtype],
-        _library.DTYPES[bases.dtype],
-        *(_library.view(t) for t in (x, bases, projection, out, saved_bases, saved_coef)),
+    native._C.nmf2d_cpu(
+        native.DTYPES[x.dtype],
+        native.DTYPES[bases.dtype],
+        *(native.view(t) for t in (x, bases, projection, out, saved_bases, saved_coef)),
         steps,
         eps,
-        _library.instruction_set(),
+        native.instruction_set(),
         torch.get_num_threads(),
     )
 
@@ -109,12 +110,12 @@ def _cpu_backward(
     eps: float,
 ) -> torch.Tensor:
     grad_x = empty_matrices_like(x)
-    _library._C.nmf2d_backward_cpu(
-        _library.DTYPES[x.dtype],
-        *(_library.view(t) for t in (grad_out, x, saved_bases, saved_coef, grad_x)),
+    native._C.nmf2d_backward_cpu(
+        native.DTYPES[x.dtype],
+        *(native.view(t) for t in (grad_out, x, saved_bases, saved_coef, grad_x)),
         grad == "unrolled",
         eps,
-        _library.instruction_set(),
+        native.instruction_set(),
         torch.get_num_threads(),
     )
     return grad_x
@@ -132,8 +133,8 @@ def _cuda_backward_refuses(
 
 def cuda_refuses_sizes(x: torch.Tensor, channels: int, rank: int) -> str | None:
     """Why the CUDA kernels do not take x with rows of so many channels and a rank."""
-    reason = _library.cuda_refuses(x, _library.CUDA_DTYPES)
-    if reason is not None or _library._C.nmf2d_cuda_fits(_library.DTYPES[x.dtype], channels, rank):
+    reason = native.cuda_refuses(x, native.CUDA_DTYPES)
+    if reason is not None or native._C.nmf2d_cuda_fits(native.DTYPES[x.dtype], channels, rank):
         return reason
     return f"a tile of {channels} channels and rank {rank} is too large for a block's shared memory"
 
@@ -158,16 +159,16 @@ def run_cuda(
     variant: int,
 ) -> None:
     """The CUDA kernel into ``outputs``: the result and the states. See `run`; here a projection may be x's dtype."""
-    status = _library._C.nmf2d_cuda(
-        *(_library.DTYPES[(x if t is None else t).dtype] for t in (x, bases, projection)),
-        *(_library.view(t) for t in (x, bases, projection, *outputs)),
+    status = native._C.nmf2d_cuda(
+        *(native.DTYPES[(x if t is None else t).dtype] for t in (x, bases, projection)),
+        *(native.view(t) for t in (x, bases, projection, *outputs)),
         steps,
         eps,
         variant,
-        *_library.stream(x),
-        _library.Workspace(x),
+        *native.stream(x),
+        native.Workspace(x),
     )
-    _library.check_launch(status, op)
+    native.check_launch(status, op)
 
 
 def _cuda(
@@ -185,15 +186,15 @@ def _cuda_backward(
     eps: float,
 ) -> torch.Tensor:
     grad_x = empty_matrices_like(x)
-    status = _library._C.nmf2d_backward_cuda(
-        _library.DTYPES[x.dtype],
-        *(_library.view(t) for t in (grad_out, x, saved_bases, saved_coef, grad_x)),
+    status = native._C.nmf2d_backward_cuda(
+        native.DTYPES[x.dtype],
+        *(native.view(t) for t in (grad_out, x, saved_bases, saved_coef, grad_x)),
         grad == "unrolled",
         eps,
-        *_library.stream(x),
-        _library.Workspace(x),
+        *native.stream(x),
+        native.Workspace(x),
     )
-    _library.check_launch(status, f"{NAME}_backward")
+    native.check_launch(status, f"{NAME}_backward")
     return grad_x
 
 
@@ -204,7 +205,7 @@ forward_op = define_op(
     fake=_fake,
     kernels={
         "cuda": Kernel(_cuda, _cuda_refuses),
-        "triton": _triton.kernel(
+        "triton": launch.kernel(
             __package__, "forward", refuses_more=lambda x, bases, *_: triton_refuses(bases.shape[2])
         ),
         "cpu": Kernel(_cpu, _cpu_refuses),
@@ -218,7 +219,7 @@ _backward_op = define_op(
     fake=_fake_backward,
     kernels={
         "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
-        "triton": _triton.kernel(
+        "triton": launch.kernel(
             __package__,
             "backward",
             position=1,

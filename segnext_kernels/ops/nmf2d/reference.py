@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from segnext_kernels.layout import accumulator_dtype, as_order_of
+from segnext_kernels.memory_format import accumulator_dtype, as_order_of
 
 
 def _coef_terms(

@@ -24,8 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, tuning
-from segnext_kernels.layout import empty_matrices_like
+from segnext_kernels.memory_format import empty_matrices_like
 from segnext_kernels.ops.nmf2d import reference
 from segnext_kernels.ops.nmf2d.triton_products import (
     Cut,
@@ -36,7 +35,8 @@ from segnext_kernels.ops.nmf2d.triton_products import (
     store_matrix,
     sum_parts,
 )
-from segnext_kernels.tuning import Config, Space, config, size_class
+from segnext_kernels.triton import launch, tuning
+from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 
 @triton.jit
@@ -272,13 +272,13 @@ def _backward(
     grad_x = empty_matrices_like(x)
     shared = {"PRECISION": cut.precision, "RANK": cut.rank}
     channel_grid, top = (b * cut.channel_tiles,), levels - 1
-    _triton.launch(
+    launch.start(
         gram_kernel, channel_grid, saved_bases[top], gram, d, r, cut.channel_tiles,
         config=config(4, 1, BLOCK_D=cut.channels["BLOCK_D"]), **shared,
     )  # fmt: skip
     for level in range(top, -1, -1):
         # bases_grad_num[level] is that of the bases' update from this level to the next
-        _triton.launch(
+        launch.start(
             pixel_kernel, (b * cut.chunks,),
             x, grad_out, saved_bases[level], bases_grad_num[level], gram, cross, saved_coef[level],
             saved_coef[min(level + 1, top)], last_coef, grad_coef, grad_num[level], partial, partial_gram,
@@ -286,13 +286,13 @@ def _backward(
             config=chosen, TOP=level == top, BOTTOM=level == 0, SOFTMAX=unrolled, GRAM_PARTS=cut.gram_parts, **shared,
         )  # fmt: skip
         if level:
-            _triton.launch(
+            launch.start(
                 channel_kernel, channel_grid, saved_bases[level], saved_bases[level - 1], partial, partial_gram,
                 grad_bases, bases_grad_num[level - 1], gram, cross, d, r, cut.chunks, cut.channel_tiles, eps,
                 config=cut.channels, TOP=level == top, RANK=cut.rank,
             )  # fmt: skip
     blocks = triton.cdiv(n, chosen["BLOCK_N"]) * triton.cdiv(d, chosen["BLOCK_D"])
-    _triton.launch(
+    launch.start(
         grad_x_kernel, (b * blocks,), grad_num, saved_bases, saved_coef, bases_grad_num, grad_x,
         b, d, n, r, levels, *grad_x.stride(), config=chosen, **shared,
     )  # fmt: skip

@@ -24,8 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, tuning
-from segnext_kernels.layout import empty_matrices_like
+from segnext_kernels.memory_format import empty_matrices_like
 from segnext_kernels.ops.nmf2d import reference
 from segnext_kernels.ops.nmf2d.triton_backward import backward
 from segnext_kernels.ops.nmf2d.triton_products import (
@@ -37,7 +36,8 @@ from segnext_kernels.ops.nmf2d.triton_products import (
     store_matrix,
     sum_parts,
 )
-from segnext_kernels.tuning import Config, Space, config, size_class
+from segnext_kernels.triton import launch, tuning
+from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 __all__ = ["backward", "forward"]
 
@@ -203,14 +203,14 @@ def _forward(
     out = empty_matrices_like(x)
     bases_states[0].copy_(bases)
     channel_grid = (b * cut.channel_tiles,)
-    _triton.launch(
+    launch.start(
         gram_kernel, channel_grid, bases_states[0], gram, d, r, cut.channel_tiles,
         config=config(4, 1, BLOCK_D=cut.channels["BLOCK_D"]), RANK=cut.rank, PRECISION=cut.precision,
     )  # fmt: skip
     for step in range(steps + 1):
         last = step == steps
         at, to = step % states, min(step + 1, steps) % states  # the last update writes no state
-        _triton.launch(
+        launch.start(
             coef_kernel, (b * cut.chunks,),
             x, bases_states[at], gram, coef_states[at], coef_states[to], partial, partial_gram, out,
             d, n, r, cut.channel_tiles, cut.chunks, cut.tiles_a_chunk, eps, *x.stride(), *out.stride(),
@@ -218,7 +218,7 @@ def _forward(
             GRAM_PARTS=cut.gram_parts, RANK=cut.rank,
         )  # fmt: skip
         if not last:
-            _triton.launch(
+            launch.start(
                 bases_kernel, channel_grid, bases_states[at], bases_states[to], partial, partial_gram, gram,
                 d, r, cut.chunks, cut.channel_tiles, eps,
                 config=cut.channels, PRECISION=cut.precision, RANK=cut.rank,

@@ -14,8 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels.ops.triton_pointwise import MULTIPROCESSORS
-from segnext_kernels.tuning import Config, Space, config
+from segnext_kernels.triton.pointwise import MULTIPROCESSORS
+from segnext_kernels.triton.tuning import Config, Space, config
 
 PART_VALUES = 4096  # of a sum's parts loaded at once: 32 a thread of 128
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, _triton, checks
+from segnext_kernels import checks, native
 from segnext_kernels.backend import Kernel
-from segnext_kernels.layout import accumulator_dtype, empty_matrices_like
+from segnext_kernels.memory_format import accumulator_dtype, empty_matrices_like
 from segnext_kernels.ops.nmf2d import op as nmf
 from segnext_kernels.ops.nmf2d_projected import reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
+from segnext_kernels.triton import launch
 
 NAME = "nmf2d_projected"
 
@@ -28,7 +29,7 @@ def _flops(x: Any, bases: Any, steps: int, projection: Any, *_: Any, **__: Any) 
 
 
 def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    return _library.cpu_refuses(x, _library.CPU_DTYPES)
+    return native.cpu_refuses(x, native.CPU_DTYPES)
 
 
 def _cpu(
@@ -69,7 +70,7 @@ _op = define_op(
     fake=_fake,
     kernels={
         "cuda": Kernel(_cuda, _cuda_refuses),
-        "triton": _triton.kernel(
+        "triton": launch.kernel(
             __package__, "forward", refuses_more=lambda x, bases, *_: nmf.triton_refuses(bases.shape[2])
         ),
         "cpu": Kernel(_cpu, _cpu_refuses),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from segnext_kernels.layout import as_order_of
+from segnext_kernels.memory_format import as_order_of
 from segnext_kernels.ops.nmf2d import reference
 
 

@@ -6,38 +6,39 @@ from collections.abc import Sequence
 
 import torch
 
-from segnext_kernels import _library, _triton, checks, layout
+from segnext_kernels import checks, memory_format, native
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.resize_sum import reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
+from segnext_kernels.triton import launch
 
 NAME = "resize_sum"
 TRITON_MOST = 3
-CPU_MOST = 4  # csrc/resize_sum/resize_sum.h
+CPU_MOST = 4  # csrc/ops/resize_sum/resize_sum.h
 
 
 def _fake(base: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
-    return layout.empty_like(base)
+    return memory_format.empty_like(base)
 
 
 def _cpu_refuses(base: torch.Tensor, others: list[torch.Tensor]) -> str | None:
     if len(others) > CPU_MOST:
         return f"takes up to {CPU_MOST} others, not {len(others)}"
-    if any(t.numel() and not (layout.is_channels_last(t) or t.shape[1] == 1) for t in (base, *others)):
+    if any(t.numel() and not (memory_format.is_channels_last(t) or t.shape[1] == 1) for t in (base, *others)):
         return "takes channels_last tensors; use reference, or .contiguous(memory_format=torch.channels_last)"
-    return _library.cpu_refuses(base, (torch.float32, torch.bfloat16))
+    return native.cpu_refuses(base, (torch.float32, torch.bfloat16))
 
 
 def run(base: torch.Tensor, others: Sequence[torch.Tensor], out: torch.Tensor) -> None:
     """The CPU kernel into ``out``, which may be ``base``."""
-    _library._C.resize_sum_cpu(
-        _library.DTYPES[base.dtype], _library.view(base), [_library.view(t) for t in others], _library.view(out),
-        _library.instruction_set(), torch.get_num_threads(),
+    native._C.resize_sum_cpu(
+        native.DTYPES[base.dtype], native.view(base), [native.view(t) for t in others], native.view(out),
+        native.instruction_set(), torch.get_num_threads(),
     )  # fmt: skip
 
 
 def _cpu(base: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
-    out = layout.empty_like(base)
+    out = memory_format.empty_like(base)
     run(base, others, out)
     return out
 
@@ -52,7 +53,7 @@ _op = define_op(
     reference=reference.resize_sum,
     fake=_fake,
     kernels={
-        "triton": _triton.kernel(__package__, "forward", refuses_more=_triton_refuses),
+        "triton": launch.kernel(__package__, "forward", refuses_more=_triton_refuses),
         "cpu": Kernel(_cpu, _cpu_refuses),
     },
     flops=lambda *args, **_: 0,  # resizing and adding: not counted by convention

@@ -15,10 +15,11 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, layout, tuning
-from segnext_kernels.ops.triton_bilinear import source_of
-from segnext_kernels.ops.triton_pointwise import Pixels, pixel_offsets
-from segnext_kernels.tuning import Config, Space, config, size_class
+from segnext_kernels import memory_format
+from segnext_kernels.triton import launch, tuning
+from segnext_kernels.triton.bilinear import source_of
+from segnext_kernels.triton.pointwise import Pixels, pixel_offsets
+from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 
 @triton.jit
@@ -95,7 +96,7 @@ SPACE = Space(
 
 def forward(base: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
     """See `ops.resize_sum.op`."""
-    out = layout.empty_like(base)
+    out = memory_format.empty_like(base)
     if base.numel() == 0:
         return out
     n, channels, height, width = base.shape
@@ -109,7 +110,7 @@ def forward(base: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
     def run(c: Config) -> torch.Tensor:
         by_base, by_out = walk.strides
         tiles = triton.cdiv(height * width, c["BLOCK_P"]) * triton.cdiv(channels, c["BLOCK_C"])
-        _triton.launch(
+        launch.start(
             resize_sum_kernel, (n * tiles,),
             base, out, *slots, height * width, width, channels, *by_base, *by_out, *numbers,
             config=c, FLAT=walk.flat, OTHERS=len(others),

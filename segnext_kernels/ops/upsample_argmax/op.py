@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from segnext_kernels import _library, _triton, checks
+from segnext_kernels import checks, native
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.upsample_argmax import reference
 from segnext_kernels.registration import define_op, define_vmap, forbid_gradient
+from segnext_kernels.triton import launch
 
 NAME = "upsample_argmax"
 
@@ -18,28 +19,28 @@ def _fake(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
 
 
 def _cpu_refuses(logits: torch.Tensor, size: list[int]) -> str | None:
-    return _library.cpu_refuses(logits, checks.FLOATING)
+    return native.cpu_refuses(logits, checks.FLOATING)
 
 
 def _cpu(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
     labels = _fake(logits, size)
-    _library._C.upsample_argmax_cpu(
-        logits.data_ptr(), _library.DTYPES[logits.dtype], logits.shape, logits.stride(), labels.data_ptr(), size,
-        _library.instruction_set(), torch.get_num_threads(),
+    native._C.upsample_argmax_cpu(
+        logits.data_ptr(), native.DTYPES[logits.dtype], logits.shape, logits.stride(), labels.data_ptr(), size,
+        native.instruction_set(), torch.get_num_threads(),
     )  # fmt: skip
     return labels
 
 
 def _cuda_refuses(logits: torch.Tensor, size: list[int]) -> str | None:
-    return _library.cuda_refuses(logits, _library.CUDA_DTYPES)
+    return native.cuda_refuses(logits, native.CUDA_DTYPES)
 
 
 def _cuda(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
     labels = _fake(logits, size)
-    _library.check_launch(
-        _library._C.upsample_argmax_cuda(
-            logits.data_ptr(), _library.DTYPES[logits.dtype], logits.shape, logits.stride(), labels.data_ptr(), size,
-            *_library.stream(logits),
+    native.check_launch(
+        native._C.upsample_argmax_cuda(
+            logits.data_ptr(), native.DTYPES[logits.dtype], logits.shape, logits.stride(), labels.data_ptr(), size,
+            *native.stream(logits),
         ),
         NAME,
     )  # fmt: skip
@@ -54,7 +55,7 @@ _op = define_op(
     kernels={
         "cpu": Kernel(_cpu, _cpu_refuses),
         "cuda": Kernel(_cuda, _cuda_refuses),
-        "triton": _triton.kernel(__package__, "forward"),
+        "triton": launch.kernel(__package__, "forward"),
     },
     flops=lambda *args, **_: 0,  # resizing and comparing: not counted by convention
 )

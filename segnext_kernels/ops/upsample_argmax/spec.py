@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from segnext_kernels.ops.upsample_argmax import op, reference
-from segnext_kernels.specification import BadInput, Draw, Sample, Spec, samples
+from segnext_kernels.spec import BadInput, Draw, Sample, Spec, samples
 
 
 def _build(

@@ -18,9 +18,9 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, tuning
-from segnext_kernels.ops.triton_bilinear import outputs_of, source_of
-from segnext_kernels.tuning import Space, config, size_class
+from segnext_kernels.triton import launch, tuning
+from segnext_kernels.triton.bilinear import outputs_of, source_of
+from segnext_kernels.triton.tuning import Space, config, size_class
 
 NONE = tl.constexpr(2**31 - 1)  # after every class
 
@@ -150,7 +150,7 @@ def forward(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
         return labels
 
     def run(config: tuning.Config) -> torch.Tensor:
-        _triton.launch(
+        launch.start(
             _argmax_kernel, (n * h * w,), logits, labels, k, h, w, out_h, out_w, h / out_h, w / out_w, out_h / h,
             out_w / w, int(out_h != h), int(out_w != w), *logits.stride(), config=config,
             BLOCK_Y=cell_side(h, out_h), BLOCK_X=cell_side(w, out_w),

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import _library, _triton, checks, layout
+from segnext_kernels import checks, memory_format, native
 from segnext_kernels.backend import Kernel
 from segnext_kernels.ops.upsample_cross_entropy import reference
 from segnext_kernels.registration import define_autograd, define_op, define_vmap, forbid_double_backward
+from segnext_kernels.triton import launch
 
 NAME = "upsample_cross_entropy"
 REDUCTIONS = ("mean", "mean_all")
@@ -17,15 +18,15 @@ ARGUMENTS = "Tensor logits, Tensor target, int ignore_index, Tensor? class_weigh
 
 
 def _fake(logits: torch.Tensor, *_: Any) -> torch.Tensor:
-    return logits.new_empty((), dtype=layout.accumulator_dtype(logits.dtype))
+    return logits.new_empty((), dtype=memory_format.accumulator_dtype(logits.dtype))
 
 
 def _fake_backward(grad: torch.Tensor, logits: torch.Tensor, *_: Any) -> torch.Tensor:
-    return layout.empty_like(logits)
+    return memory_format.empty_like(logits)
 
 
 def _cpu_refuses(logits: torch.Tensor, *_: Any) -> str | None:
-    return _library.cpu_refuses(logits, _library.CPU_DTYPES)
+    return native.cpu_refuses(logits, native.CPU_DTYPES)
 
 
 def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
@@ -42,10 +43,10 @@ def _arguments(
 ) -> tuple[list[Any], tuple[torch.Tensor, torch.Tensor | None]]:
     """What the library takes, and the tensors that must live as long as the call."""
     target = target.contiguous()
-    wide = layout.accumulator_dtype(logits.dtype)
+    wide = memory_format.accumulator_dtype(logits.dtype)
     weight = None if class_weight is None else class_weight.to(wide).contiguous()
     arguments = [
-        _library.DTYPES[logits.dtype], _library.view(logits), _library.view(target), target.dtype == torch.uint8,
+        native.DTYPES[logits.dtype], native.view(logits), native.view(target), target.dtype == torch.uint8,
         ignore_index, 0 if weight is None else weight.data_ptr(), label_smoothing, reduction == "mean_all",
     ]  # fmt: skip
     return arguments, (target, weight)
@@ -53,27 +54,25 @@ def _arguments(
 
 def _cpu(logits: torch.Tensor, *args: Any) -> torch.Tensor:
     arguments, _keep = _arguments(logits, *args)
-    loss = _library._C.upsample_cross_entropy_cpu(
-        *arguments, _library.instruction_set(), torch.get_num_threads()
-    )
-    return logits.new_tensor(loss, dtype=layout.accumulator_dtype(logits.dtype))
+    loss = native._C.upsample_cross_entropy_cpu(*arguments, native.instruction_set(), torch.get_num_threads())
+    return logits.new_tensor(loss, dtype=memory_format.accumulator_dtype(logits.dtype))
 
 
 def _cpu_backward(grad: torch.Tensor, logits: torch.Tensor, *args: Any) -> torch.Tensor:
     arguments, _keep = _arguments(logits, *args)
-    grad_logits = layout.empty_like(logits)
-    _library._C.upsample_cross_entropy_backward_cpu(
+    grad_logits = memory_format.empty_like(logits)
+    native._C.upsample_cross_entropy_backward_cpu(
         *arguments,
         float(grad),
-        _library.view(grad_logits),
-        _library.instruction_set(),
+        native.view(grad_logits),
+        native.instruction_set(),
         torch.get_num_threads(),
     )
     return grad_logits
 
 
 def _cuda_refuses(logits: torch.Tensor, *_: Any) -> str | None:
-    return _library.cuda_refuses(logits, _library.CUDA_DTYPES)
+    return native.cuda_refuses(logits, native.CUDA_DTYPES)
 
 
 def _cuda_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
@@ -83,9 +82,9 @@ def _cuda_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
 def _cuda(logits: torch.Tensor, *args: Any) -> torch.Tensor:
     arguments, _keep = _arguments(logits, *args)
     loss = logits.new_empty((), dtype=torch.float32)
-    _library.check_launch(
-        _library._C.upsample_cross_entropy_cuda(
-            *arguments, loss.data_ptr(), *_library.stream(logits), _library.Workspace(logits)
+    native.check_launch(
+        native._C.upsample_cross_entropy_cuda(
+            *arguments, loss.data_ptr(), *native.stream(logits), native.Workspace(logits)
         ),
         NAME,
     )
@@ -94,14 +93,14 @@ def _cuda(logits: torch.Tensor, *args: Any) -> torch.Tensor:
 
 def _cuda_backward(grad: torch.Tensor, logits: torch.Tensor, *args: Any) -> torch.Tensor:
     arguments, _keep = _arguments(logits, *args)
-    grad_logits = layout.empty_like(logits)
-    _library.check_launch(
-        _library._C.upsample_cross_entropy_backward_cuda(
+    grad_logits = memory_format.empty_like(logits)
+    native.check_launch(
+        native._C.upsample_cross_entropy_backward_cuda(
             *arguments,
             grad.data_ptr(),
-            _library.view(grad_logits),
-            *_library.stream(logits),
-            _library.Workspace(logits),
+            native.view(grad_logits),
+            *native.stream(logits),
+            native.Workspace(logits),
         ),
         f"{NAME}_backward",
     )
@@ -115,7 +114,7 @@ _op = define_op(
     fake=_fake,
     kernels={
         "cuda": Kernel(_cuda, _cuda_refuses),
-        "triton": _triton.kernel(__package__, "forward"),
+        "triton": launch.kernel(__package__, "forward"),
         "cpu": Kernel(_cpu, _cpu_refuses),
     },
     flops=lambda *args, **_: 0,  # resizing and softmax: not counted by convention
@@ -127,7 +126,7 @@ _backward_op = define_op(
     fake=_fake_backward,
     kernels={
         "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
-        "triton": _triton.kernel(__package__, "backward", position=1),
+        "triton": launch.kernel(__package__, "backward", position=1),
         "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
     },
     flops=lambda *args, **_: 0,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from segnext_kernels.ops.upsample_cross_entropy import op, reference
-from segnext_kernels.specification import BadInput, Draw, Sample, Spec, samples
+from segnext_kernels.spec import BadInput, Draw, Sample, Spec, samples
 
 
 def _build(

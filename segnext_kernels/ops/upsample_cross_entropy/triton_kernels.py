@@ -23,9 +23,10 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import _triton, layout, tuning
-from segnext_kernels.ops.triton_bilinear import outputs_of, source_of
-from segnext_kernels.tuning import Config, Space, config, size_class
+from segnext_kernels import memory_format
+from segnext_kernels.triton import launch, tuning
+from segnext_kernels.triton.bilinear import outputs_of, source_of
+from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 
 @triton.jit
@@ -263,7 +264,7 @@ class _Arguments:
 
         def run(config: Config) -> torch.Tensor:
             sums = torch.empty((n * h * w, 2), dtype=torch.float32, device=logits.device)
-            _triton.launch(
+            launch.start(
                 _forward_kernel, (n * h * w,), *self.tensors, sums if lse is None else lse, sums, *self.sizes,
                 *self.strides, config=config, **self.constants, WRITE_LSE=lse is not None,
                 BLOCK_Y=_cell_side(h, out_h), BLOCK_X=_cell_side(w, out_w),
@@ -284,7 +285,7 @@ def forward(logits: torch.Tensor, target: torch.Tensor, *rest: object) -> torch.
 
 def backward(grad: torch.Tensor, logits: torch.Tensor, target: torch.Tensor, *rest: object) -> torch.Tensor:
     """Gradient of the logits; every pixel's lse is computed again."""
-    grad_logits = layout.empty_like(logits)
+    grad_logits = memory_format.empty_like(logits)
     if target.numel() == 0:
         return grad_logits
     n, k, h, w = logits.shape
@@ -293,7 +294,7 @@ def backward(grad: torch.Tensor, logits: torch.Tensor, target: torch.Tensor, *re
     sums = arguments.sums(lse)
 
     def run(config: Config) -> torch.Tensor:
-        _triton.launch(
+        launch.start(
             _gradient_kernel, (n * h * w, triton.cdiv(k, config["BLOCK_K"])), *arguments.tensors, lse, sums, grad,
             grad_logits, *arguments.sizes, target.numel(), *arguments.strides, *grad_logits.stride(), config=config,
             **arguments.constants, OVER_ALL=arguments.over_all,

@@ -1,0 +1,147 @@
+"""Whole models against plain PyTorch and other runtimes: image to mask, image to logits, a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from bench import fresh_process, plain_segnext
+from bench.comparison import Comparison
+from bench.models import workloads
+from bench.models.workloads import (
+    CLASSES,
+    Training,
+    assert_best_class,
+    assert_close,
+    assert_labels_agree,
+    assert_same_step,
+    fit_classifier,
+    image,
+    model_training,
+    pair,
+    plain_build,
+    plain_training,
+    scene,
+)
+from bench.peers import bfloat16_peers, float32_peers, in_layout
+from bench.results import OURS, Row
+from bench.roofline import counted_flops
+from segnext import deploy
+
+SIDE = 512
+EAGER = "eager channels_last"
+
+
+@pytest.mark.parametrize("size", ["t", "b"])
+def test_image_to_mask(size: str, compare: Comparison) -> None:
+    compare_masks(compare, size, CLASSES, SIDE, SIDE)
+
+
+@pytest.mark.usefixtures("needs_all")
+@pytest.mark.parametrize("size", ["s", "l"])
+def test_image_to_mask_of_the_other_sizes(size: str, compare: Comparison) -> None:
+    compare_masks(compare, size, CLASSES, SIDE, SIDE)
+
+
+def test_image_to_mask_large(compare: Comparison) -> None:
+    """A frame of a street scene; memory counts here."""
+    row = compare_masks(compare, "t", 19, 1024, 2048)
+    if row is not None:
+        arguments = ("t", 19, 1024, 2048)
+        row.notes["fresh"] = {
+            OURS: fresh_process.measure(workloads.our_masks, *arguments).as_json(),
+            EAGER: fresh_process.measure(workloads.eager_masks, *arguments).as_json(),
+        }
+
+
+def compare_masks(compare: Comparison, size: str, classes: int, height: int, width: int) -> Row | None:
+    model, state_dict = pair(size, classes)
+    images, bases = image(height, width), model.decoder.hamburger.bases
+    with torch.inference_mode():
+        oracle = plain_segnext.logits(state_dict, bases, images)
+    peers = dict(float32_peers(plain_build(plain_segnext.mask_innermost, state_dict, bases, images)))
+    if size == "l":
+        del peers["torch.compile"]  # minutes of compilation, and never the fastest of the smaller models
+    ours = deploy(model, torch.float32)
+    return compare(
+        "models, fp32",
+        f"{size.upper()} {height}x{width}, {classes} classes, to the mask",
+        lambda: ours.predict(images),
+        plain_build(plain_segnext.mask, state_dict, bases, images),
+        lambda variant, output: assert_best_class(output, oracle, variant),
+        peers=peers,
+        flops=counted_flops(lambda: model.forward_logits(images)),
+    )
+
+
+@pytest.mark.parametrize("size", ["t", "b"])
+def test_image_to_logits(size: str, compare: Comparison) -> None:
+    model, state_dict = pair(size)
+    images, bases = image(SIDE), model.decoder.hamburger.bases
+    with torch.inference_mode():
+        oracle = plain_segnext.logits(state_dict, bases, images)
+    ours = deploy(model, torch.float32)
+    compare(
+        "models, fp32",
+        f"{size.upper()} {SIDE}x{SIDE}, {CLASSES} classes, logits at H/8",
+        lambda: ours.forward_logits(images),
+        plain_build(plain_segnext.logits, state_dict, bases, images),
+        lambda variant, output: assert_close(output, oracle, variant),
+        peers=float32_peers(),
+        flops=counted_flops(lambda: model.forward_logits(images)),
+    )
+
+
+@pytest.mark.parametrize("size", ["t", "b"])
+def test_image_to_mask_bf16(size: str, compare: Comparison) -> None:
+    model, state_dict = pair(size)
+    images, labels = scene(SIDE)
+    fit_classifier(model, state_dict, images, labels)
+    bases = model.decoder.hamburger.bases
+    with torch.inference_mode():
+        oracle = plain_segnext.logits(state_dict, bases, images)
+    both = (plain_segnext.mask, plain_segnext.mask_innermost)
+    ours = deploy(model, torch.bfloat16)
+    compare(
+        "models, bf16",
+        f"{size.upper()} {SIDE}x{SIDE}, {CLASSES} classes, to the mask",
+        lambda: ours.predict(images),
+        plain_build(plain_segnext.mask, state_dict, bases, images, torch.bfloat16),
+        lambda variant, output: assert_labels_agree(output, oracle, variant),
+        peers=bfloat16_peers(*(plain_build(function, state_dict, bases, images) for function in both)),
+        required=(),
+    )
+
+
+def test_training_step(compare: Comparison) -> None:
+    """Forward, backward and AdamW; dropout and drop path are off, so that both sides compute the same."""
+    model, state_dict = pair("t", drop_path=0.0, decoder_dropout=0.0)
+    images, targets = workloads.training_batch()
+    oracle = plain_training(state_dict, model, images, targets).step()
+    runs: dict[str, Training] = {}
+
+    def build(layout: torch.memory_format) -> tuple[Callable[[], Training], tuple[()]]:
+        training = plain_training(in_layout(state_dict, layout), model, in_layout(images, layout), targets)
+        return training.step, ()
+
+    def gate(variant: str, training: Training) -> None:
+        runs[variant] = training
+        assert_same_step(training, oracle, variant)
+
+    row = compare(
+        "training step, fp32",
+        f"T 4x256x256, {CLASSES} classes, AdamW",
+        model_training(model, images, targets).step,
+        build,
+        gate,
+        inference=False,
+        flops=3 * counted_flops(lambda: model.forward_logits(images)),
+    )
+    if row is not None:
+        row.notes["losses"] = {variant: training.losses for variant, training in runs.items()}
+        row.notes["fresh"] = {
+            OURS: fresh_process.measure(workloads.our_training).as_json(),
+            EAGER: fresh_process.measure(workloads.eager_training).as_json(),
+        }

@@ -1,0 +1,110 @@
+"""Every op at the shapes of SegNeXt-T and -B (512x512, batch 1): forward, and forward + backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from bench.comparison import Comparison
+from bench.peers import PEERS, Peer, in_layout
+from bench.results import OURS
+from oracle.accuracy import assert_accurate, assert_gradient_accurate, assert_labels
+from segnext_kernels import choose
+from segnext_kernels.self_check.agreement import Recorder
+from segnext_kernels.spec import Sample, Spec, all_specs
+from tests.contract.cases import cast, random_grad, with_gradient
+
+Args = tuple[Any, ...]
+SPECS = tuple(all_specs().values())
+
+
+def over(specs: Sequence[Spec]) -> Callable[[Any], Any]:
+    """Parametrise a test's spec and sample: the ops at all of the model's shapes."""
+    pairs = [(spec, sample) for spec in specs for sample in spec.model_shapes]
+    return pytest.mark.parametrize(
+        ("spec", "sample"), [pytest.param(*pair, id=f"{pair[0].name}-{pair[1].name}") for pair in pairs]
+    )
+
+
+def peers_for(args: Args) -> Mapping[str, Peer]:
+    """All peers; without the second layout where no argument has one (nmf2d's matrices)."""
+    if any(t.ndim == 4 for t in tree_leaves(args) if isinstance(t, torch.Tensor)):
+        return PEERS
+    return {name: peer for name, peer in PEERS.items() if "channels_last" not in name}
+
+
+@over(SPECS)
+def test_forward(spec: Spec, sample: Sample, compare: Comparison) -> None:
+    args = in_layout(sample.make(), torch.channels_last)
+    with torch.inference_mode():
+        oracle, eager = spec.reference(*cast(args, torch.float64)), spec.reference(*args)
+
+    def gate(variant: str, output: torch.Tensor) -> None:
+        if eager.is_floating_point():
+            # a peer is its own measure of rounding: what remains is the absolute cap
+            assert_accurate(output, oracle, eager if variant == OURS else output, what=variant)
+        else:
+            assert_labels(output, args[0], (output.shape[1], output.shape[2]))
+
+    compare(
+        "ops, forward",
+        f"{spec.name} {sample.name}",
+        lambda: spec.call(*args),
+        lambda layout: (spec.reference, in_layout(args, layout)),
+        gate,
+        peers=peers_for(args),
+        flops=spec.flops(args),
+        bytes_moved=spec.bytes_moved(args, eager),
+        backend=choose(spec.name, *args),
+    )
+
+
+@over([spec for spec in SPECS if spec.differentiable])
+def test_forward_backward(spec: Spec, sample: Sample, compare: Comparison) -> None:
+    """Both together: an op that saves less in the forward recomputes in the backward."""
+    state: dict[str, Any] = {"save": True} if "save" in spec.internal else {}
+    args = in_layout(sample.make(**state), torch.channels_last)
+    out = spec.reference(*args)
+    grad = in_layout(random_grad(out), torch.channels_last)
+
+    def train(function: Callable[..., torch.Tensor], args: Args, grad: torch.Tensor) -> list[torch.Tensor]:
+        fresh, leaves = with_gradient(spec, args)
+        return list(torch.autograd.grad(function(*fresh), leaves, grad))
+
+    oracles = train(spec.reference, cast(args, torch.float64), grad.double())
+    eagers = train(spec.reference, args, grad)
+
+    def gate(variant: str, output: list[torch.Tensor]) -> None:
+        for index, (actual, oracle, eager) in enumerate(zip(output, oracles, eagers, strict=True)):
+            by = eager if variant == OURS else actual
+            assert_gradient_accurate(actual, oracle, by, what=f"{variant}, gradient {index}")
+
+    compare(
+        "ops, forward + backward",
+        f"{spec.name} {sample.name}",
+        lambda: train(spec.call, args, grad),
+        lambda layout: (train, (spec.reference, *in_layout((args, grad), layout))),
+        gate,
+        peers=peers_for(args),
+        inference=False,
+        # two products in the backward for each of the forward; recomputed ones are not counted, as is usual
+        flops=3 * spec.flops(args),
+        bytes_moved=spec.bytes_moved(args, out) + spec.bytes_moved((args, grad), eagers),
+        backend=" + ".join(
+            dict.fromkeys(
+                [choose(spec.name, *args), backward_backend(spec, lambda: train(spec.call, args, grad))]
+            )
+        ),
+    )
+
+
+def backward_backend(spec: Spec, train: Callable[[], Any]) -> str:
+    """Which backend runs the op's backward in ``train``."""
+    name = f"{spec.name}_backward"
+    with Recorder(getattr(torch.ops.segnext_kernels, name).default) as recorder:
+        train()
+    return choose(name, *recorder.calls[0])

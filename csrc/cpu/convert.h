@@ -1,0 +1,73 @@
+// Conversion of elements to and from what kernels compute in.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "common/dtype.h"
+#include "cpu/vector.h"
+
+// function<T>(...) for the T of a tensor's dtype, among those that this build's kernels take.
+#if defined(SEGNEXT_FLOAT64)
+#define SEGNEXT_WITH_ELEMENT(dtype, function, ...) ((void)(dtype), function<double>(__VA_ARGS__))
+#else
+#define SEGNEXT_WITH_ELEMENT(dtype, function, ...) \
+  ((dtype) == ::segnext::DType::kBFloat16 ? function<BFloat16>(__VA_ARGS__) : function<float>(__VA_ARGS__))
+#endif
+
+namespace segnext {
+namespace SEGNEXT_ISA {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+static inline Real to_real(float x) { return x; }
+
+static inline Real to_real(double x) { return static_cast<Real>(x); }
+
+static inline Real to_real(BFloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+static inline Real to_real(Float16 x) {
+  // Exponent and mantissa shifted into float's places are the value times 2^-112, subnormals included.
+  const uint32_t magnitude = (x.bits & 0x7fffu) << 13;
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
+  float result;
+  if (magnitude >= (0x7c00u << 13)) {  // Inf, NaN: float's own exponent of all ones
+    const uint32_t bits = sign | magnitude | 0x7f800000u;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+  }
+  std::memcpy(&result, &magnitude, sizeof result);
+  result *= 0x1p112f;
+  return sign ? -result : result;
+}
+
+template <typename T>
+static inline T from_real(Real x);
+
+template <>
+inline Real from_real<Real>(Real x) {
+  return x;
+}
+
+// To nearest, ties to even; NaN stays NaN.
+template <>
+inline BFloat16 from_real<BFloat16>(Real value) {
+  const float x = static_cast<float>(value);
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+}  // namespace SEGNEXT_ISA
+}  // namespace segnext

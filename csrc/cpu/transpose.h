@@ -1,0 +1,58 @@
+// A square of kLanes x kLanes transposed in registers: log2(kLanes) rounds of two-source shuffles.
+#pragma once
+
+#include "cpu/vector.h"
+
+namespace segnext {
+namespace SEGNEXT_ISA {
+
+#if defined(__clang__)  // has no shuffle by a mask of runtime type; its optimiser sees through this
+
+SEGNEXT_INLINE void transpose(FloatV (&v)[kLanes]) {
+  Real square[kLanes][kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < kLanes; ++j) square[j][i] = v[i][j];
+  }
+  for (int i = 0; i < kLanes; ++i) v[i] = load(square[i]);
+}
+
+#else
+
+// Of the rows a = v[i] and b = v[i + distance]: lanes without the bit `distance` (low) or with it (high) of both.
+template <int kDistance>
+struct Exchange {
+  Int low[kLanes] = {}, high[kLanes] = {};
+
+  constexpr Exchange() {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const bool second = lane & kDistance;
+      low[lane] = second ? kLanes + lane - kDistance : lane;
+      high[lane] = second ? kLanes + lane : lane + kDistance;
+    }
+  }
+};
+
+template <int kDistance>
+SEGNEXT_INLINE void exchange(FloatV (&v)[kLanes]) {
+  if constexpr (kDistance < kLanes) {
+    constexpr Exchange<kDistance> kMasks;
+    IntV low, high;
+    std::memcpy(&low, kMasks.low, sizeof low);
+    std::memcpy(&high, kMasks.high, sizeof high);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (i & kDistance) continue;
+      const FloatV a = v[i], b = v[i + kDistance];
+      v[i] = __builtin_shuffle(a, b, low);
+      v[i + kDistance] = __builtin_shuffle(a, b, high);
+    }
+    exchange<2 * kDistance>(v);
+  }
+}
+
+SEGNEXT_INLINE void transpose(FloatV (&v)[kLanes]) { exchange<1>(v); }
+
+#endif
+
+}  // namespace SEGNEXT_ISA
+}  // namespace segnext

@@ -1,0 +1,196 @@
+// conv2d on the CPU: a product of the pixels under the kernel and packed weights.
+//
+// Three ways to the rows of the product, all with the same packed weights:
+//   1x1 kernels   pixels where they lie;
+//   wide outputs  the kernel's rows of the image are copied with their border of zeros, and a window is Kh segments of
+//                 Kw C neighbours there: a copy of Kh / stride of the input;
+//   others        tiles of windows, gathered: Kh Kw C copied for each output pixel, K / Co of the product's work.
+// FLOPs: 2 Kh Kw C Co a pixel.
+
+#include <omp.h>
+
+#include <cstdlib>
+
+#include "cpu/convert.h"
+#include "cpu/gelu.h"
+#include "cpu/rows.h"
+#include "ops/conv2d_act/conv2d_act.h"
+
+namespace segnext {
+namespace SEGNEXT_ISA {
+namespace {
+
+constexpr int64_t kTile = 96;     // pixels of a product
+constexpr int64_t kWideRow = 48;  // output pixels in a row that make a product of their own
+
+template <typename Element>
+struct Packed {
+  Element* weight;
+  float* bias;
+
+  Packed(Arena& arena, int64_t out, int64_t taps, int64_t in)
+      : weight(arena.take<Element>(packed_size<Element>(out, taps * row_elements<Element>(in)))),
+        bias(arena.take<float>(vectors_of(out) * kLanes)) {}
+};
+
+// Packs w[n][k] = source(n, k), an element at a time: this happens once, when a model is deployed.
+template <typename Element, typename Source>
+void pack_weights(Element* out, int64_t n, int64_t depth, Source source) {
+  const int64_t step = k_step<Element>();
+  for (int64_t first = 0; first < n; first += kPanel * kLanes) {
+    const int64_t left = vectors_of(n - first);
+    const int64_t last = first + (left < kPanel ? left : kPanel) * kLanes;
+    for (int64_t k = 0; k < depth; k += step) {
+      for (int64_t column = first; column < last; ++column) {
+        for (int64_t i = k; i < k + step; ++i) {
+          *out++ = from_real<Element>(column < n && i < depth ? source(column, i) : 0.0f);
+        }
+      }
+    }
+  }
+}
+
+template <typename Element>
+void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
+  const int64_t out = weight.size[0], in = weight.size[1], height = weight.size[2], width = weight.size[3];
+  const int64_t row = row_elements<Element>(in);
+  Arena arena{static_cast<char*>(memory)};
+  const Packed<Element> packed(arena, out, height * width, in);
+  pack_weights(packed.weight, out, height * width * row, [&](int64_t n, int64_t k) {
+    const int64_t tap = k / row, channel = k % row;
+    if (channel >= in) return 0.0f;
+    return static_cast<const float*>(weight.data)[n * weight.stride[0] + channel * weight.stride[1] +
+                                                  tap / width * weight.stride[2] + tap % width * weight.stride[3]];
+  });
+  load_parameter<float>(bias, out, packed.bias);
+}
+
+template <typename T, typename Out>
+struct Convolution {
+  using Element = typename Product<T>::Element;
+
+  const Conv2dActParams& p;
+  const Packed<Element>& packed;
+  int64_t row;  // elements of one pixel
+
+  int64_t taps() const { return p.kernel[0] * p.kernel[1]; }
+  bool is_pointwise() const { return taps() == 1 && p.stride == 1 && p.padding == 0; }
+  bool by_rows() const { return !is_pointwise() && p.out.size[3] >= kWideRow; }
+  // Elements of one copied row of the image, from the first window's left column to the last one's right.
+  int64_t row_length() const { return ((p.out.size[3] - 1) * p.stride + p.kernel[1]) * row; }
+  int64_t scratch_elements() const { return by_rows() ? p.kernel[0] * row_length() : kTile * taps() * row; }
+
+  const T* image(int64_t index) const { return static_cast<const T*>(p.x.data) + index * p.x.stride[0]; }
+
+  // `count` pixels of the image's row y from column x on; zeros outside the image.
+  void copy_pixels(const T* x, int64_t y, int64_t column, int64_t count, Element* out) const {
+    const int64_t width = p.x.size[3], end = column + count;
+    const bool inside = y >= 0 && y < p.x.size[2] && column < width && end > 0;
+    if (!inside) {
+      std::memset(out, 0, count * row * sizeof(Element));
+      return;
+    }
+    const int64_t first = column > 0 ? column : 0, last = end < width ? end : width;
+    std::memset(out, 0, (first - column) * row * sizeof(Element));
+    gather_rows(x + y * p.x.stride[2] + first * p.x.stride[3], p.x.size[1], p.x.stride[1], p.x.stride[3], last - first,
+                out + (first - column) * row);
+    std::memset(out + (last - column) * row, 0, (end - last) * row * sizeof(Element));
+  }
+
+  void product(const Pixels<Element>& a, int64_t segments, int64_t index, int64_t first, int64_t count) const {
+    const int64_t channels = p.out.size[1];
+    Out* out = static_cast<Out*>(p.out.data) + index * p.out.stride[0];
+    gemm(a, count, PackedWeights<Element>{packed.weight, channels, taps() * row / segments, segments},
+         [&](int64_t m, int64_t n, FloatV sum) {
+           sum += load(packed.bias + n);
+           if (p.activation == Activation::kGelu) sum = gelu_for<Out>(sum);
+           if (p.activation == Activation::kRelu) sum = sum < FloatV{} ? FloatV{} : sum;  // NaN stays
+           store_channels(out + offset_in_image(p.out, first + m) + n * p.out.stride[1], p.out.stride[1], channels - n,
+                          sum);
+         });
+  }
+
+  void output_row(int64_t index, int64_t y, Element* scratch) const {
+    for (int64_t i = 0; i < p.kernel[0]; ++i) {
+      copy_pixels(image(index), y * p.stride - p.padding + i, -p.padding, row_length() / row,
+                  scratch + i * row_length());
+    }
+    product({scratch, p.stride * row, row_length()}, p.kernel[0], index, y * p.out.size[3], p.out.size[3]);
+  }
+
+  void tile(int64_t index, int64_t first, int64_t count, Element* scratch) const {
+    if (is_pointwise()) {
+      product(pixel_rows<T>(p.x, index, first, count, scratch), 1, index, first, count);
+      return;
+    }
+    Element* out = scratch;
+    for (int64_t pixel = first; pixel < first + count; ++pixel) {
+      const int64_t top = pixel / p.out.size[3] * p.stride - p.padding;
+      const int64_t left = pixel % p.out.size[3] * p.stride - p.padding;
+      for (int64_t i = 0; i < p.kernel[0]; ++i, out += p.kernel[1] * row) {
+        copy_pixels(image(index), top + i, left, p.kernel[1], out);
+      }
+    }
+    product({scratch, taps() * row, 0}, 1, index, first, count);
+  }
+
+  bool run(int threads) const {
+    const int64_t images = p.out.size[0], height = p.out.size[2], pixels = height * p.out.size[3];
+    if (images * p.out.size[1] * pixels == 0) return true;
+    const int64_t bytes = (scratch_elements() * static_cast<int64_t>(sizeof(Element)) + 63) / 64 * 64;
+    char* memory = static_cast<char*>(std::malloc(threads * bytes));
+    if (memory == nullptr) return false;
+#pragma omp parallel num_threads(threads)
+    {
+      const int64_t member = omp_get_thread_num(), team = omp_get_num_threads();
+      Element* scratch = reinterpret_cast<Element*>(memory + member * bytes);
+      if (by_rows()) {
+        for (int64_t y = images * height * member / team; y < images * height * (member + 1) / team; ++y) {
+          output_row(y / height, y % height, scratch);
+        }
+      } else {
+        for_each_tile(images, pixels, kTile, member, team,
+                      [&](int64_t index, int64_t first, int64_t count) { tile(index, first, count, scratch); });
+      }
+    }
+    std::free(memory);
+    return true;
+  }
+};
+
+template <typename T, typename Out>
+bool run(const Conv2dActParams& p, int threads) {
+  using Element = typename Product<T>::Element;
+  Arena found{static_cast<char*>(const_cast<void*>(p.packed))};
+  const int64_t row = row_elements<Element>(p.x.size[1]);
+  const Packed<Element> packed(found, p.out.size[1], p.kernel[0] * p.kernel[1], p.x.size[1]);
+  return Convolution<T, Out>{p, packed, row}.run(threads);
+}
+
+template <typename Element>
+int64_t packed_bytes(const Tensor4& weight) {
+  Arena measure{nullptr};
+  Packed<Element>(measure, weight.size[0], weight.size[2] * weight.size[3], weight.size[1]);
+  return measure.used;
+}
+
+}  // namespace
+
+int64_t conv2d_act_packed_bytes(DType dtype, const Tensor4& weight) {
+  return dtype == DType::kBFloat16 ? packed_bytes<Product<BFloat16>::Element>(weight) : packed_bytes<float>(weight);
+}
+
+void conv2d_act_pack_cpu(DType dtype, const Tensor4& weight, const Tensor4& bias, void* packed) {
+  dtype == DType::kBFloat16 ? pack<Product<BFloat16>::Element>(weight, bias, packed)
+                            : pack<float>(weight, bias, packed);
+}
+
+bool conv2d_act_cpu(const Conv2dActParams& p, int threads) {
+  if (p.dtype == DType::kBFloat16) {
+    return p.out_dtype == DType::kBFloat16 ? run<BFloat16, BFloat16>(p, threads) : run<BFloat16, float>(p, threads);
+  }
+  return p.out_dtype == DType::kBFloat16 ? run<float, BFloat16>(p, threads) : run<float, float>(p, threads);
+}
+
+}  // namespace SEGNEXT_ISA
+}  // namespace segnext

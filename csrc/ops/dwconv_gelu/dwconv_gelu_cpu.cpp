@@ -1,0 +1,105 @@
+// dwconv_gelu on the CPU: y = w * x + b (depthwise 3x3), out = gelu(y).
+//
+// Unit of work and planes: common/depthwise.h. Bytes: x and out once forward; x, grad and grad_x once backward,
+// with y recomputed. 9 FMAs and about 20 operations of GELU an element forward; 9 + 9 + 9 FMAs and about 40
+// operations backward (y again, gradient of x, gradient of the weights).
+
+#include "cpu/convert.h"
+#include "cpu/depthwise.h"
+#include "cpu/gelu.h"
+#include "ops/dwconv_gelu/dwconv_gelu.h"
+
+namespace segnext {
+namespace SEGNEXT_ISA {
+namespace {
+
+constexpr int64_t kTaps = 9;
+constexpr int64_t kRows = kTaps + 1;  // partial gradients of a unit: the weights', then the bias's
+
+struct ForwardScratch {
+  Plane x, y;
+  Real *weight, *bias;
+
+  ForwardScratch(Arena& arena, const Tensor4& shape)
+      : x(take_plane(arena, shape.size[2], shape.size[3], 1, 1)),
+        y(take_plane(arena, shape.size[2], shape.size[3], 0, 0)),
+        weight(arena.take<Real>(kTaps * kLanes)),
+        bias(arena.take<Real>(kLanes)) {}
+};
+
+struct BackwardScratch : ForwardScratch {
+  Plane grad_y;
+  Real* flipped;
+
+  BackwardScratch(Arena& arena, const Tensor4& shape)
+      : ForwardScratch(arena, shape),
+        grad_y(take_plane(arena, shape.size[2], shape.size[3], 1, 1)),
+        flipped(arena.take<Real>(kTaps * kLanes)) {}
+};
+
+template <typename T>
+void load_and_convolve(const DwconvGeluParams& p, int64_t image, int64_t channel, const ForwardScratch& s) {
+  load_plane<T>(p.x, image, channel, s.x);
+  load_taps<T>(p.weight, channel, false, s.weight);
+  load_bias<T>(p.bias, channel, s.bias);
+  convolve(s.x, Taps{s.weight, s.bias, 3, 3}, s.y, Overwrite());
+}
+
+template <typename T>
+bool forward(const DwconvGeluParams& p, int threads) {
+  return for_each_unit<ForwardScratch>(p.x.size[0], p.x.size[1], p.x, threads,
+                                       [&p](int64_t image, int64_t channel, const ForwardScratch& s) {
+                                         load_and_convolve<T>(p, image, channel, s);
+                                         for (int64_t y = 0; y < s.y.height; ++y) {
+                                           Real* row = s.y.at(y, 0);
+                                           for (int64_t x = 0; x < s.y.width; ++x)
+                                             store(row + x * kLanes, gelu_for<T>(load(row + x * kLanes)));
+                                         }
+                                         store_plane<T>(s.y, p.out, image, channel);
+                                       });
+}
+
+template <typename T>
+bool backward(const DwconvGeluBackwardParams& p, int threads) {
+  const DwconvGeluParams& f = p.forward;
+  const int64_t images = f.x.size[0], blocks = channel_blocks(f.x.size[1]);
+  Real* partial = static_cast<Real*>(std::malloc((images * blocks * kRows + 1) * kLanes * sizeof(Real)));
+  if (partial == nullptr) return false;
+  const bool done = for_each_unit<BackwardScratch>(
+      images, f.x.size[1], f.x, threads, [&](int64_t image, int64_t channel, const BackwardScratch& s) {
+        load_and_convolve<T>(f, image, channel, s);
+        load_plane<T>(p.grad, image, channel, s.grad_y);
+        for (int64_t y = 0; y < s.y.height; ++y) {
+          Real* grad = s.grad_y.at(y, 0);
+          const Real* row = s.y.at(y, 0);
+          for (int64_t x = 0; x < s.y.width; ++x) {
+            store(grad + x * kLanes, load(grad + x * kLanes) * gelu_derivative(load(row + x * kLanes)));
+          }
+        }
+        Real* own = partial + (image * blocks + channel / kLanes) * kRows * kLanes;
+        weight_gradient(s.grad_y, s.x, 3, 3, own);
+        plane_sum(s.grad_y, own + kTaps * kLanes);
+        load_taps<T>(f.weight, channel, true, s.flipped);
+        convolve(s.grad_y, Taps{s.flipped, nullptr, 3, 3}, s.y, Overwrite());
+        store_plane<T>(s.y, p.grad_x, image, channel);
+      });
+  if (done) {
+    reduce_parameter<T>(partial, images, blocks, kRows, 0, p.grad_weight, kTaps);
+    if (p.grad_bias.data != nullptr) reduce_parameter<T>(partial, images, blocks, kRows, kTaps, p.grad_bias, 1);
+  }
+  std::free(partial);
+  return done;
+}
+
+}  // namespace
+
+bool dwconv_gelu_forward_cpu(const DwconvGeluParams& params, int threads) {
+  return SEGNEXT_WITH_ELEMENT(params.dtype, forward, params, threads);
+}
+
+bool dwconv_gelu_backward_cpu(const DwconvGeluBackwardParams& params, int threads) {
+  return SEGNEXT_WITH_ELEMENT(params.forward.dtype, backward, params, threads);
+}
+
+}  // namespace SEGNEXT_ISA
+}  // namespace segnext

@@ -1,0 +1,161 @@
+// group_norm_act on a GPU: how the work is cut, and which elements a thread takes.
+#pragma once
+
+#include "cuda/device.cuh"
+#include "ops/group_norm_act/group_norm_act.h"
+
+namespace segnext {
+namespace group_norm {
+
+constexpr int kNormThreads = 256;
+constexpr int kNormWarps = kNormThreads / kWarp;
+// Enough blocks for every multiprocessor several times; few enough that each can read its group's sums again. The
+// same on every device: so are the results.
+constexpr int64_t kNormBlocks = 1024, kMostChunks = 128;
+constexpr int kBatch = 4;  // steps of a thread whose loads are under way together
+
+// Rows: a block takes pixels of an image with all their channels, a thread always the same `vector` channels.
+// Planes: a block takes pixels of one channel of an image, `vector` of them a step.
+struct NormPlan {
+  bool rows;
+  int vector;  // elements of a step: 16 bytes of them, or 1
+  int items;   // steps of an image's pixels (rows: pixels; planes: vectors of pixels)
+  int chunk;   // steps of a block, but for the last one
+  int chunks;  // of an image (rows) or of one of its channels (planes)
+  bool dense;  // pixel p of every tensor lies at p times the stride of w
+};
+
+// 32 bits (Python refuses what they do not hold): 64-bit divisions would cost more than the arithmetic. Offsets into
+// tensors have 64.
+struct NormShape {
+  int batch, channels, groups, group_channels, width, pixels;
+
+  explicit NormShape(const GroupNormActParams& p)
+      : batch(static_cast<int>(p.x.size[0])),
+        channels(static_cast<int>(p.x.size[1])),
+        groups(static_cast<int>(p.groups)),
+        group_channels(static_cast<int>(p.x.size[1] / p.groups)),
+        width(static_cast<int>(p.x.size[3])),
+        pixels(static_cast<int>(p.x.size[2] * p.x.size[3])) {}
+};
+
+// What a kernel knows beside its tensors.
+struct NormTask {
+  NormShape shape;
+  NormPlan plan;
+  float eps;
+  bool relu;
+  DType affine_dtype;
+  bool parameter_vectors;  // weight and bias can be read 16 bytes at a time
+
+  int64_t blocks() const { return int64_t{shape.batch} * plan.chunks * (plan.rows ? 1 : shape.channels); }
+  // Of a group's partial sums: entries an image and group, and elements of entry e.
+  __device__ int entries() const { return plan.rows ? plan.chunks : plan.chunks * shape.group_channels; }
+  __device__ int items_of(int chunk) const {
+    const int left = plan.items - chunk * plan.chunk;
+    return left < plan.chunk ? left : plan.chunk;
+  }
+  __device__ float elements(int e) const {
+    const int chunk = e < plan.chunks ? e : e % plan.chunks;  // a division only where planes need it
+    return static_cast<float>(items_of(chunk)) * static_cast<float>(plan.rows ? shape.group_channels : plan.vector);
+  }
+  __device__ int64_t entry(int n, int group, int e) const {
+    return plan.rows ? (int64_t{n} * plan.chunks + e) * shape.groups + group
+                     : (int64_t{n} * shape.channels + group * shape.group_channels) * plan.chunks + e;
+  }
+  __device__ float parameter(const Tensor4& tensor, int c) const {
+    const int64_t at = c * tensor.stride[0];
+    if (affine_dtype == DType::kFloat32) return load_global(static_cast<const float*>(tensor.data) + at);
+    if (affine_dtype == DType::kFloat16) return to_float(load_global(static_cast<const __half*>(tensor.data) + at));
+    return to_float(load_global(static_cast<const __nv_bfloat16*>(tensor.data) + at));
+  }
+
+  // Of kCount channels from c, a multiple of kCount.
+  template <int kCount>
+  __device__ void parameters(const Tensor4& tensor, int c, float (&values)[kCount]) const {
+    if constexpr (kCount > 1) {
+      if (parameter_vectors && affine_dtype == DType::kFloat32) return load_vectors<float>(tensor, c, values);
+      if constexpr (kCount == 8) {
+        if (parameter_vectors && affine_dtype == DType::kFloat16) return load_vectors<__half>(tensor, c, values);
+        if (parameter_vectors) return load_vectors<__nv_bfloat16>(tensor, c, values);
+      }
+    }
+    for (int i = 0; i < kCount; ++i) values[i] = parameter(tensor, c + i);
+  }
+
+ private:
+  template <typename T, int kCount>
+  __device__ static void load_vectors(const Tensor4& tensor, int c, float (&values)[kCount]) {
+    constexpr int kSize = Vec16<T>::kSize;
+#pragma unroll
+    for (int i = 0; i < kCount; i += kSize) {
+      const Vec16<T> vector = Vec16<T>::load_global(static_cast<const T*>(tensor.data) + c + i);
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) values[i + j] = to_float(vector.values[j]);
+    }
+  }
+};
+
+// The part of the calling thread: items first, first + step, ... below last, of these channels.
+struct NormPart {
+  int n, chunk, channel;  // the first channel
+  int first, last, step;
+  int lane, lanes;  // rows: which of the threads that take the same channels; planes: the thread
+  bool idle;
+
+  __device__ NormPart(const NormTask& t, int block) {
+    const int thread = threadIdx.x;
+    if (t.plan.rows) {
+      n = block / t.plan.chunks;
+      chunk = block % t.plan.chunks;
+      const int across = t.shape.channels / t.plan.vector;
+      lanes = kNormThreads / across;
+      lane = thread / across;
+      channel = thread % across * t.plan.vector;
+      idle = lane >= lanes;
+    } else {
+      chunk = block % t.plan.chunks;
+      channel = block / t.plan.chunks % t.shape.channels;
+      n = block / t.plan.chunks / t.shape.channels;
+      lanes = kNormThreads;
+      lane = thread;
+      idle = false;
+    }
+    first = chunk * t.plan.chunk + lane;
+    last = idle ? first : first - lane + t.items_of(chunk);
+    step = lanes;
+  }
+};
+
+template <typename T, int kVec>
+struct NormItem {
+  float values[kVec];
+
+  __device__ static const T* address(const NormTask& t, const Tensor4& x, const NormPart& part, int item) {
+    const unsigned pixel = static_cast<unsigned>(t.plan.rows ? item : item * kVec);
+    const unsigned width = static_cast<unsigned>(t.shape.width);
+    const int64_t at = t.plan.dense ? pixel * x.stride[3] : pixel / width * x.stride[2] + pixel % width * x.stride[3];
+    return static_cast<const T*>(x.data) + part.n * x.stride[0] + part.channel * x.stride[1] + at;
+  }
+  __device__ static NormItem load(const NormTask& t, const Tensor4& x, const NormPart& part, int item) {
+    const T* from = address(t, x, part, item);
+    NormItem result;
+    if constexpr (kVec > 1) {
+      Vec16<T>::load_global(from).to_floats(result.values);
+    } else {
+      result.values[0] = to_float(load_global(from));
+    }
+    return result;
+  }
+  __device__ void store(const NormTask& t, const Tensor4& x, const NormPart& part, int item) const {
+    T* to = const_cast<T*>(address(t, x, part, item));
+    if constexpr (kVec > 1) {
+      Vec16<T>::from_floats(values).store_global(to);
+    } else {
+      store_global(to, from_float<T>(values[0]));
+    }
+  }
+};
+
+}  // namespace group_norm
+}  // namespace segnext

@@ -1,0 +1,151 @@
+// group_norm_act's sums over the pixels: of a chunk, around its own mean, and merged into an image's.
+#pragma once
+
+#include "cpu/arena.h"
+#include "cpu/pixels.h"
+
+namespace segnext {
+namespace SEGNEXT_ISA {
+
+constexpr int64_t kChunkElements = 32768, kChunkPixels = 256;
+constexpr int64_t kUnroll = 4;  // pixels taken together: they share the loads and stores of the channels' sums
+constexpr int kForwardSums = 3, kBackwardSums = 5;
+
+// Of one step; a chunk is `chunk` pixels of an image.
+struct Sizes {
+  int64_t images, channels, groups, padded, pixels, chunk, chunks;
+
+  Sizes(int64_t images, int64_t channels, int64_t groups, int64_t pixels)
+      : images(images), channels(channels), groups(groups), padded(whole_vectors(channels)), pixels(pixels) {
+    chunk = kChunkElements / padded;
+    if (chunk < 2 * kUnroll) chunk = 2 * kUnroll;
+    if (chunk > kChunkPixels) chunk = kChunkPixels;
+    chunks = (pixels + chunk - 1) / chunk;
+  }
+
+  int64_t units() const { return images * chunks; }
+  int64_t first(int64_t unit) const { return unit % chunks * chunk; }
+  int64_t count(int64_t unit) const { return pixels - first(unit) < chunk ? pixels - first(unit) : chunk; }
+  double share() const { return 1.0 / (static_cast<double>(channels / groups) * static_cast<double>(pixels)); }
+};
+
+// One chunk's sums per channel, an array of `padded` floats each.
+struct Sums {
+  Real *mean, *squares, *deviation;  // m, q, d
+  Real *grad, *product;              // a, b: backward only
+};
+
+static inline Sums sums_at(Real* all, const Sizes& s, int arrays, int64_t unit) {
+  Real* own = all + unit * arrays * s.padded;
+  return {own, own + s.padded, own + 2 * s.padded, own + 3 * s.padded, own + 4 * s.padded};
+}
+
+// visit(integral constant of pixels taken together, pixel) over `count` pixels.
+template <int64_t kCount>
+struct Together {
+  static constexpr int64_t value = kCount;
+};
+template <typename Visit>
+static inline void for_each_pixel(int64_t count, const Visit& visit) {
+  int64_t i = 0;
+  for (; i + kUnroll <= count; i += kUnroll) visit(Together<kUnroll>{}, i);
+  for (; i < count; ++i) visit(Together<1>{}, i);
+}
+
+static inline void clear(Real* values, int64_t count) { std::memset(values, 0, count * sizeof(Real)); }
+
+template <typename T>
+static inline void chunk_mean(const Rows<const T>& x, int64_t count, const Sizes& s, Real* mean) {
+  clear(mean, s.padded);
+  for_each_pixel(count, [&](auto together, int64_t i) {
+    const T* row = x.data + i * x.stride;
+    for (int64_t c = 0; c < s.padded; c += kLanes) {
+      FloatV sum = load(mean + c);
+      for (int64_t p = 0; p < decltype(together)::value; ++p) sum += load_vector(row + p * x.stride + c);
+      store(mean + c, sum);
+    }
+  });
+  const Real share = 1.0f / static_cast<Real>(count);
+  for (int64_t c = 0; c < s.padded; c += kLanes) store(mean + c, load(mean + c) * share);
+}
+
+// Adds to `squares` and `deviation`.
+template <int64_t kCount, typename T>
+static inline void add_deviations(const T* x, int64_t stride, int64_t c, const Sums& sums, FloatV (&centred)[kCount]) {
+  const FloatV mean = load(sums.mean + c);
+  FloatV squares = load(sums.squares + c), deviation = load(sums.deviation + c);
+  for (int64_t p = 0; p < kCount; ++p) {
+    centred[p] = load_vector(x + p * stride + c) - mean;
+    squares += centred[p] * centred[p];
+    deviation += centred[p];
+  }
+  store(sums.squares + c, squares);
+  store(sums.deviation + c, deviation);
+}
+
+// An image's statistics and gradient sums, per channel, merged from its chunks.
+struct Merged {
+  double *mean, *rstd;     // the group's
+  double *grad, *product;  // sum of g, of g (x - mean): backward only
+  double *sum, *weighted;  // scratch
+
+  Merged(Arena& arena, const Sizes& s)
+      : mean(arena.take<double>(s.padded)),
+        rstd(arena.take<double>(s.padded)),
+        grad(arena.take<double>(s.padded)),
+        product(arena.take<double>(s.padded)),
+        sum(arena.take<double>(s.padded)),
+        weighted(arena.take<double>(s.padded)) {}
+};
+
+// target[c] = the sum of values over the channels of c's group.
+static inline void spread_group_sums(const double* values, const Sizes& s, double* target) {
+  const int64_t width = s.channels / s.groups;
+  for (int64_t first = 0; first < s.channels; first += width) {
+    double total = 0.0;
+    for (int64_t c = first; c < first + width; ++c) total += values[c];
+    for (int64_t c = first; c < first + width; ++c) target[c] = total;
+  }
+}
+
+static inline void merge_statistics(Real* all, const Sizes& s, int arrays, int64_t image, double eps, const Merged& m) {
+  const double share = s.share();
+  for (int64_t c = 0; c < s.channels; ++c) m.sum[c] = 0.0;
+  for (int64_t i = 0; i < s.chunks; ++i) {
+    const Sums part = sums_at(all, s, arrays, image * s.chunks + i);
+    const double count = static_cast<double>(s.count(i));
+    for (int64_t c = 0; c < s.channels; ++c) m.sum[c] += count * part.mean[c] + part.deviation[c];
+  }
+  spread_group_sums(m.sum, s, m.mean);
+  for (int64_t c = 0; c < s.channels; ++c) {
+    m.mean[c] *= share;
+    m.sum[c] = 0.0;
+  }
+  for (int64_t i = 0; i < s.chunks; ++i) {
+    const Sums part = sums_at(all, s, arrays, image * s.chunks + i);
+    const double count = static_cast<double>(s.count(i));
+    for (int64_t c = 0; c < s.channels; ++c) {
+      const double apart = part.mean[c] - m.mean[c];
+      m.sum[c] += part.squares[c] + apart * (2.0 * part.deviation[c] + count * apart);
+    }
+  }
+  spread_group_sums(m.sum, s, m.rstd);
+  for (int64_t c = 0; c < s.channels; ++c) {
+    const double variance = m.rstd[c] * share;
+    m.rstd[c] = 1.0 / __builtin_sqrt((variance < 0.0 ? 0.0 : variance) + eps);  // below zero by rounding; NaN stays
+  }
+}
+
+static inline void merge_gradients(Real* all, const Sizes& s, int64_t image, const Merged& m) {
+  for (int64_t c = 0; c < s.channels; ++c) m.grad[c] = m.product[c] = 0.0;
+  for (int64_t i = 0; i < s.chunks; ++i) {
+    const Sums part = sums_at(all, s, kBackwardSums, image * s.chunks + i);
+    for (int64_t c = 0; c < s.channels; ++c) {
+      m.grad[c] += part.grad[c];
+      m.product[c] += part.product[c] + (part.mean[c] - m.mean[c]) * part.grad[c];
+    }
+  }
+}
+
+}  // namespace SEGNEXT_ISA
+}  // namespace segnext

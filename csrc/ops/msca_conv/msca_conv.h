@@ -1,0 +1,50 @@
+// msca_conv: a depthwise root convolution, then the sum of its strip branches.
+#pragma once
+
+#include "common/dtype.h"
+#include "common/isa.h"
+#include "common/tensor.h"
+
+namespace segnext {
+
+constexpr int kMaxStrips = 16;      // row and column weights together: 8 branches
+constexpr int kMaxRoot = 63;        // longest side of a root that is taken
+constexpr int kMaxStripTaps = 127;  // longest strip
+// On a GPU: what fits 96 KiB of shared memory beside 16 of the longest strips.
+constexpr int kMaxRootCuda = 31;
+constexpr int kMaxStripTapsBackwardCuda = 63;
+
+struct MscaConvWeights {
+  Tensor4 root_weight;  // (C, 1, K, K)
+  Tensor4 root_bias;    // (C), or absent
+  int strips;           // row0, column0, row1, ...
+  Tensor4 strip_weight[kMaxStrips];
+  Tensor4 strip_bias[kMaxStrips];  // (C) each, or absent
+};
+
+struct MscaConvParams {
+  DType dtype;
+  Tensor4 x;  // (N, C, H, W)
+  MscaConvWeights weights;
+  Tensor4 out;  // (N, C, H, W)
+};
+
+struct MscaConvBackwardParams {
+  MscaConvParams forward;                    // without out
+  Tensor4 grad;                              // (N, C, H, W)
+  Tensor4 grad_x;                            // (N, C, H, W)
+  Tensor4 grad_root_weight, grad_root_bias;  // contiguous, as the parameters; a bias's absent where there is none
+  Tensor4 grad_strip_weight[kMaxStrips], grad_strip_bias[kMaxStrips];
+};
+
+// Both: false when scratch memory is exhausted.
+SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool msca_conv_forward_cpu(const MscaConvParams& params, int threads);
+                                 bool msca_conv_backward_cpu(const MscaConvBackwardParams& params, int threads);)
+
+// CUDA: both return a cudaError_t, 0 for success, and run on `stream` of the current device. The backward takes a
+// workspace of as many bytes as msca_conv_backward_workspace() says, at a multiple of 16.
+int launch_msca_conv_forward(const MscaConvParams& params, void* stream);
+int64_t msca_conv_backward_workspace(const MscaConvBackwardParams& params);
+int launch_msca_conv_backward(const MscaConvBackwardParams& params, void* workspace, void* stream);
+
+}  // namespace segnext

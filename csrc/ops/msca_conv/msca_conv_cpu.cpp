@@ -1,0 +1,163 @@
+// msca_conv on the CPU: a = root(x); out = a + sum_k column_k(row_k(a)), all depthwise.
+//
+// Forward: strips.h. Backward: unit of work and planes of common/depthwise.h; every convolution reads a plane whose
+// border is zero, whatever the bias made of the pixels inside: the zero padding of its *own* input. Bytes: x and out
+// once forward; x, grad and grad_x once backward. FMAs an element with SegNeXt's kernels: 25 + 2 (7 + 11 + 21) = 103
+// forward; backward 25 + 39 recomputed, 103 for the gradients of the inputs, 103 for those of the weights.
+
+#include "cpu/convert.h"
+#include "cpu/depthwise.h"
+#include "ops/msca_conv/msca_conv.h"
+#include "ops/msca_conv/strips.h"
+
+namespace segnext {
+namespace SEGNEXT_ISA {
+namespace {
+
+int64_t taps_of(const Tensor4& weight) { return weight.size[2] * weight.size[3]; }
+
+// Half the longest strip: the border its input needs.
+int64_t strip_reach(const MscaConvParams& p) {
+  int64_t reach = 0;
+  for (int i = 0; i < p.weights.strips; ++i)
+    reach = taps_of(p.weights.strip_weight[i]) / 2 > reach ? taps_of(p.weights.strip_weight[i]) / 2 : reach;
+  return reach;
+}
+
+int64_t longest(const MscaConvParams& p) {
+  int64_t taps = taps_of(p.weights.root_weight);
+  for (int i = 0; i < p.weights.strips; ++i)
+    taps = taps_of(p.weights.strip_weight[i]) > taps ? taps_of(p.weights.strip_weight[i]) : taps;
+  return taps;
+}
+
+struct BackwardScratch {
+  Plane x, a, row, grad, grad_row, grad_a, grad_x;
+  Real *weight, *bias;
+
+  BackwardScratch(Arena& arena, const MscaConvParams& p)
+      : x(take_plane(arena, p.x.size[2], p.x.size[3], p.weights.root_weight.size[2] / 2,
+                     p.weights.root_weight.size[3] / 2)),
+        a(take_plane(arena, p.x.size[2], p.x.size[3], 0, strip_reach(p))),
+        row(take_plane(arena, p.x.size[2], p.x.size[3], strip_reach(p), 0)),
+        grad(take_plane(arena, p.x.size[2], p.x.size[3], strip_reach(p), 0)),
+        grad_row(take_plane(arena, p.x.size[2], p.x.size[3], 0, strip_reach(p))),
+        grad_a(take_plane(arena, p.x.size[2], p.x.size[3], p.weights.root_weight.size[2] / 2,
+                          p.weights.root_weight.size[3] / 2)),
+        grad_x(take_plane(arena, p.x.size[2], p.x.size[3], 0, 0)),
+        weight(arena.take<Real>(longest(p) * kLanes)),
+        bias(arena.take<Real>(kLanes)) {}
+};
+
+// The unit's taps of one convolution, in the scratch; the bias is dropped where they are flipped.
+template <typename T, typename Scratch>
+Taps taps_at(const Tensor4& weight, const Tensor4& bias, int64_t channel, bool flipped, const Scratch& s) {
+  load_taps<T>(weight, channel, flipped, s.weight);
+  if (!flipped) load_bias<T>(bias, channel, s.bias);
+  return {s.weight, flipped ? nullptr : s.bias, weight.size[2], weight.size[3]};
+}
+
+void copy_pixels(const Plane& from, const Plane& to) {
+  for (int64_t y = 0; y < from.height; ++y) {
+    std::memcpy(to.at(y, 0), from.at(y, 0), from.width * kLanes * sizeof(Real));
+  }
+}
+
+template <typename T>
+bool forward(const MscaConvParams& p, int threads) {
+  const StripKernels kernels = strip_kernels(p.weights);
+  if (p.x.size[0] * p.x.size[1] * p.x.size[2] * p.x.size[3] == 0) return true;
+  const StripCut cut(kernels, p.x.size[3]);
+  Arena shared{nullptr}, measure{nullptr};
+  shared.take<Real>(kernels.packed_floats());
+  StripScratch{measure, kernels, cut};
+  shared = Arena{static_cast<char*>(std::malloc(shared.used + threads * measure.used))};
+  if (shared.base == nullptr) return false;
+  Real* packed = shared.take<Real>(kernels.packed_floats());
+  pack_strips<T>(p.weights, packed);
+#pragma omp parallel num_threads(threads)
+  {
+    Arena own{shared.base + shared.used + omp_get_thread_num() * measure.used};
+    const StripScratch scratch(own, kernels, cut);
+    strips_share<T>(p.x, p.out, kernels, cut, packed, scratch, omp_get_thread_num(), omp_get_num_threads());
+  }
+  std::free(shared.base);
+  return true;
+}
+
+// Where each parameter's partial gradients lie among a unit's rows of kLanes.
+struct Rows {
+  int64_t strip[kMaxStrips];
+  int64_t total;
+
+  explicit Rows(const MscaConvParams& p) : total(taps_of(p.weights.root_weight) + 1) {
+    for (int i = 0; i < p.weights.strips; ++i) {
+      strip[i] = total;
+      total += taps_of(p.weights.strip_weight[i]) + 1;  // the bias's row follows the weights'
+    }
+  }
+};
+
+template <typename T>
+void backward_unit(const MscaConvBackwardParams& p, const Rows& rows, int64_t image, int64_t channel,
+                   const BackwardScratch& s, Real* own) {
+  const MscaConvParams& f = p.forward;
+  load_plane<T>(f.x, image, channel, s.x);
+  load_plane<T>(p.grad, image, channel, s.grad);
+  convolve(s.x, taps_at<T>(f.weights.root_weight, f.weights.root_bias, channel, false, s), s.a, Overwrite());
+  copy_pixels(s.grad, s.grad_a);
+  for (int i = 0; i < f.weights.strips; i += 2) {
+    const Tensor4 &row = f.weights.strip_weight[i], &column = f.weights.strip_weight[i + 1];
+    convolve(s.a, taps_at<T>(row, f.weights.strip_bias[i], channel, false, s), s.row, Overwrite());
+    weight_gradient(s.grad, s.row, column.size[2], 1, own + rows.strip[i + 1] * kLanes);
+    plane_sum(s.grad, own + (rows.strip[i + 1] + taps_of(column)) * kLanes);
+    convolve(s.grad, taps_at<T>(column, {}, channel, true, s), s.grad_row, Overwrite());
+    weight_gradient(s.grad_row, s.a, 1, row.size[3], own + rows.strip[i] * kLanes);
+    plane_sum(s.grad_row, own + (rows.strip[i] + taps_of(row)) * kLanes);
+    convolve(s.grad_row, taps_at<T>(row, {}, channel, true, s), s.grad_a, Accumulate());
+  }
+  weight_gradient(s.grad_a, s.x, f.weights.root_weight.size[2], f.weights.root_weight.size[3], own);
+  plane_sum(s.grad_a, own + taps_of(f.weights.root_weight) * kLanes);
+  convolve(s.grad_a, taps_at<T>(f.weights.root_weight, {}, channel, true, s), s.grad_x, Overwrite());
+  store_plane<T>(s.grad_x, p.grad_x, image, channel);
+}
+
+template <typename T>
+bool backward(const MscaConvBackwardParams& p, int threads) {
+  const MscaConvParams& f = p.forward;
+  const Rows rows(f);
+  const int64_t images = f.x.size[0], blocks = channel_blocks(f.x.size[1]);
+  Real* partial = static_cast<Real*>(std::malloc((images * blocks * rows.total + 1) * kLanes * sizeof(Real)));
+  if (partial == nullptr) return false;
+  const bool done = for_each_unit<BackwardScratch>(
+      images, f.x.size[1], f, threads, [&](int64_t image, int64_t channel, const BackwardScratch& s) {
+        Real* own = partial + (image * blocks + channel / kLanes) * rows.total * kLanes;
+        backward_unit<T>(p, rows, image, channel, s, own);
+      });
+  if (done) {
+    const auto reduce = [&](int64_t row, const Tensor4& weight, const Tensor4& grad_weight, const Tensor4& grad_bias) {
+      const int64_t taps = taps_of(weight);
+      reduce_parameter<T>(partial, images, blocks, rows.total, row, grad_weight, taps);
+      if (grad_bias.data != nullptr) reduce_parameter<T>(partial, images, blocks, rows.total, row + taps, grad_bias, 1);
+    };
+    reduce(0, f.weights.root_weight, p.grad_root_weight, p.grad_root_bias);
+    for (int i = 0; i < f.weights.strips; ++i) {
+      reduce(rows.strip[i], f.weights.strip_weight[i], p.grad_strip_weight[i], p.grad_strip_bias[i]);
+    }
+  }
+  std::free(partial);
+  return done;
+}
+
+}  // namespace
+
+bool msca_conv_forward_cpu(const MscaConvParams& params, int threads) {
+  return SEGNEXT_WITH_ELEMENT(params.dtype, forward, params, threads);
+}
+
+bool msca_conv_backward_cpu(const MscaConvBackwardParams& params, int threads) {
+  return SEGNEXT_WITH_ELEMENT(params.forward.dtype, backward, params, threads);
+}
+
+}  // namespace SEGNEXT_ISA
+}  // namespace segnext

@@ -1,0 +1,374 @@
+// The forward of msca_conv by streaming: a = root(x); out = a + sum over pairs of column(row(a)), all depthwise.
+//
+// Unit of work: kLanes channels of one image (of one column tile, where the image is wide). The unit walks down the
+// image by quads of four rows and keeps only what later rows still need, in rings of quads:
+//   x      the rows the root reaches;
+//   a      the newest quads of the root's output, with the row strips' halo left and right;
+//   rows   of each pair, as many quads as the column strip reaches up and down.
+// With SegNeXt's kernels that is 60 + 16 + 8 rows: 640 KiB for 128 columns of 16 floats, in the second-level cache
+// where whole planes are not. A register tile is four rows by kColumns pixels: a column strip of K taps then loads
+// (K + 3) kColumns + 4 K vectors for 4 K kColumns FMAs, and the root is K column strips, one a column of its taps.
+// Outside the image a ring holds zeros: every convolution pads its *own* input, so neither the root's bias nor what
+// it sees beyond the border may reach the strips.
+#pragma once
+
+#include "cpu/rows.h"
+#include "ops/msca_conv/msca_conv.h"
+
+namespace segnext {
+namespace SEGNEXT_ISA {
+
+constexpr int64_t kQuad = 4;
+#if defined(__AVX512F__)
+constexpr int64_t kColumns = 4, kRun = 12;  // pixels of a register tile: of columns and root, of row strips
+#else
+constexpr int64_t kColumns = 2, kRun = 8;
+#endif
+constexpr int64_t kRingBytes = 800 * 1024;  // of a 1 MiB second-level cache
+
+// Sizes of the kernels, and how their packed weights lie: for each block of kLanes channels the root's bias and taps
+// (column by column), then of each pair the row's bias and taps and the column's.
+struct StripKernels {
+  int64_t channels, root, pairs;
+  int64_t row[kMaxStrips / 2], column[kMaxStrips / 2];
+
+  int64_t vectors() const {
+    int64_t count = 1 + root * root;
+    for (int64_t i = 0; i < pairs; ++i) count += 2 + row[i] + column[i];
+    return count;
+  }
+  int64_t packed_floats() const { return vectors_of(channels) * vectors() * kLanes; }
+  // Columns that the row strips reach to either side.
+  int64_t side() const {
+    int64_t most = 0;
+    for (int64_t i = 0; i < pairs; ++i) most = row[i] / 2 > most ? row[i] / 2 : most;
+    return most;
+  }
+  // Quads that a pair's column strip reaches up and down; of the farthest pair.
+  int64_t ahead(int64_t pair) const { return (column[pair] / 2 + kQuad - 1) / kQuad; }
+  int64_t ahead() const {
+    int64_t most = 0;
+    for (int64_t i = 0; i < pairs; ++i) most = ahead(i) > most ? ahead(i) : most;
+    return most;
+  }
+};
+
+static inline StripKernels strip_kernels(const MscaConvWeights& w) {
+  StripKernels k{w.root_weight.size[0], w.root_weight.size[2], w.strips / 2, {}, {}};
+  for (int64_t i = 0; i < k.pairs; ++i) {
+    k.row[i] = w.strip_weight[2 * i].size[3];
+    k.column[i] = w.strip_weight[2 * i + 1].size[2];
+  }
+  return k;
+}
+
+template <typename T>
+static inline void pack_strips(const MscaConvWeights& w, Real* out) {
+  const StripKernels k = strip_kernels(w);
+  for (int64_t channel = 0; channel < k.channels; channel += kLanes) {
+    const auto vector = [&](const Tensor4& t, int64_t offset) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const bool given = t.data != nullptr && channel + lane < k.channels;
+        *out++ = given ? to_real(static_cast<const T*>(t.data)[(channel + lane) * t.stride[0] + offset]) : 0.0f;
+      }
+    };
+    vector(w.root_bias, 0);
+    for (int64_t j = 0; j < k.root; ++j) {
+      for (int64_t i = 0; i < k.root; ++i)
+        vector(w.root_weight, i * w.root_weight.stride[2] + j * w.root_weight.stride[3]);
+    }
+    for (int64_t i = 0; i < k.pairs; ++i) {
+      const Tensor4 &row = w.strip_weight[2 * i], &column = w.strip_weight[2 * i + 1];
+      vector(w.strip_bias[2 * i], 0);
+      for (int64_t tap = 0; tap < k.row[i]; ++tap) vector(row, tap * row.stride[3]);
+      vector(w.strip_bias[2 * i + 1], 0);
+      for (int64_t tap = 0; tap < k.column[i]; ++tap) vector(column, tap * column.stride[2]);
+    }
+  }
+}
+
+// How an image is cut into column tiles, and the sizes of the rings' rows, in pixels.
+struct StripCut {
+  int64_t tile, tiles, x_row, a_row, strip_row;
+
+  StripCut(const StripKernels& k, int64_t width) : tile(width), tiles(1) {
+    for (resize(k); bytes(k) > kRingBytes && tile > 32; resize(k)) {
+      ++tiles;
+      tile = (width + tiles - 1) / tiles;
+    }
+    tiles = (width + tile - 1) / tile;
+  }
+  int64_t x_floats(const StripKernels& k) const { return (k.root + kQuad - 1) * x_row * kLanes; }
+  int64_t a_floats(const StripKernels& k) const { return (k.ahead() + 1) * kQuad * a_row * kLanes; }
+  int64_t strip_floats(const StripKernels& k, int64_t pair) const {
+    return (2 * k.ahead(pair) + 1) * kQuad * strip_row * kLanes;
+  }
+
+ private:
+  void resize(const StripKernels& k) {
+    strip_row = tile + kRun;  // register tiles may run past the end
+    a_row = strip_row + 2 * k.side();
+    x_row = a_row + k.root - 1;
+  }
+  int64_t bytes(const StripKernels& k) const {
+    int64_t floats = x_floats(k) + a_floats(k);
+    for (int64_t i = 0; i < k.pairs; ++i) floats += strip_floats(k, i);
+    return floats * static_cast<int64_t>(sizeof(Real));
+  }
+};
+
+struct StripScratch {
+  Real *x, *a, *strip[kMaxStrips / 2];
+
+  StripScratch(Arena& arena, const StripKernels& k, const StripCut& cut)
+      : x(arena.take<Real>(cut.x_floats(k))), a(arena.take<Real>(cut.a_floats(k))) {
+    for (int64_t i = 0; i < k.pairs; ++i) strip[i] = arena.take<Real>(cut.strip_floats(k, i));
+  }
+};
+
+// One row of input at the tap `w` of the topmost output row it belongs to: it is tap - r of output row r.
+template <int kLow, int kHigh>
+static inline __attribute__((always_inline)) void column_step(FloatV (&sum)[kQuad][kColumns], const Real* pixel,
+                                                              const Real* w) {
+  FloatV x[kColumns];
+#pragma GCC unroll 4
+  for (int p = 0; p < kColumns; ++p) x[p] = load(pixel + p * kLanes);
+#pragma GCC unroll 4
+  for (int r = kLow; r <= kHigh; ++r) {
+    const FloatV weight = load(w - r * kLanes);
+#pragma GCC unroll 4
+    for (int p = 0; p < kColumns; ++p) sum[r][p] += weight * x[p];
+  }
+}
+
+// sum[r] += sum over taps of w[tap] * rows[r + tap], for four output rows at once.
+static inline __attribute__((always_inline)) void column_strip(FloatV (&sum)[kQuad][kColumns], const Real* const* rows,
+                                                               int64_t offset, const Real* w, int64_t taps) {
+  const auto at = [&](int64_t i) { return rows[i] + offset; };
+  const Real* last = w + (taps - 1) * kLanes;
+  // Once for both cases: a product that two branches share is hoisted and added without an FMA, and a row would then
+  // be rounded otherwise than the same row in another place of its quad.
+  column_step<0, 0>(sum, at(0), w);
+  if (taps == 1) {
+    column_step<1, 1>(sum, at(1), w + kLanes);
+    column_step<2, 2>(sum, at(2), w + 2 * kLanes);
+    column_step<3, 3>(sum, at(3), w + 3 * kLanes);
+    return;
+  }
+  column_step<0, 1>(sum, at(1), w + kLanes);
+  column_step<0, 2>(sum, at(2), w + 2 * kLanes);
+  for (int64_t i = 3; i < taps; ++i) column_step<0, 3>(sum, at(i), w + i * kLanes);
+  column_step<1, 3>(sum, at(taps), last + kLanes);
+  column_step<2, 3>(sum, at(taps + 1), last + 2 * kLanes);
+  column_step<3, 3>(sum, at(taps + 2), last + 3 * kLanes);
+}
+
+// out[x] = bias + sum over taps of w[tap] * in[x + tap].
+static inline void row_strip(const Real* in, Real* out, int64_t pixels, FloatV bias, const Real* w, int64_t taps) {
+  for (int64_t x = 0; x < pixels; x += kRun) {
+    FloatV sum[kRun];
+#pragma GCC unroll 12
+    for (int p = 0; p < kRun; ++p) sum[p] = bias;
+    const Real* pixel = in + x * kLanes;
+    for (int64_t tap = 0; tap < taps; ++tap, pixel += kLanes) {
+      const FloatV weight = load(w + tap * kLanes);
+#pragma GCC unroll 12
+      for (int p = 0; p < kRun; ++p) sum[p] += weight * load(pixel + p * kLanes);
+    }
+#pragma GCC unroll 12
+    for (int p = 0; p < kRun; ++p) store(out + (x + p) * kLanes, sum[p]);
+  }
+}
+
+// One unit's walk down rows [first, last) of columns [left, right).
+template <typename T>
+struct StripWalk {
+  const Tensor4 &x, &out;
+  const StripKernels& k;
+  const StripCut& cut;
+  const StripScratch& s;
+  const Real* weights;  // of this block of channels
+  int64_t image, channel, left, right, first, last;
+
+  int64_t height() const { return x.size[2]; }
+  int64_t width() const { return x.size[3]; }
+  int64_t lanes() const { return x.size[1] - channel; }
+  bool is_inside(int64_t row) const { return row >= 0 && row < height(); }
+  // A ring of `quads` quads; rows count from `first` and may be negative.
+  static int64_t slot(int64_t row, int64_t quads) {
+    const int64_t rows = quads * kQuad;
+    return (row % rows + rows) % rows;
+  }
+  Real* x_at(int64_t row) const {
+    const int64_t rows = k.root + kQuad - 1;
+    return s.x + (row % rows + rows) % rows * cut.x_row * kLanes;
+  }
+  Real* a_at(int64_t row) const { return s.a + slot(row, k.ahead() + 1) * cut.a_row * kLanes; }
+  Real* strip_at(int64_t pair, int64_t row) const {
+    return s.strip[pair] + slot(row, 2 * k.ahead(pair) + 1) * cut.strip_row * kLanes;
+  }
+
+  // Image row first + row into the ring of x.
+  void load_x(int64_t row) const {
+    Real* target = x_at(row);
+    const int64_t origin = left - k.side() - k.root / 2;  // the image column of the ring's first pixel
+    const int64_t begin = origin > 0 ? origin : 0;
+    const int64_t reach = right + k.side() + k.root / 2, end = reach < width() ? reach : width();
+    if (!is_inside(first + row)) {
+      std::memset(target, 0, cut.x_row * kLanes * sizeof(Real));
+      return;
+    }
+    std::memset(target, 0, (begin - origin) * kLanes * sizeof(Real));
+    std::memset(target + (end - origin) * kLanes, 0, (cut.x_row - (end - origin)) * kLanes * sizeof(Real));
+    const T* source = static_cast<const T*>(x.data) + image * x.stride[0] + channel * x.stride[1] +
+                      (first + row) * x.stride[2] + begin * x.stride[3];
+    target += (begin - origin) * kLanes;
+    if (x.stride[1] == 1 && lanes() >= kLanes) {
+      for (int64_t i = 0; i < end - begin; ++i) store(target + i * kLanes, load_vector(source + i * x.stride[3]));
+    } else {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const T* pixel = source + lane * x.stride[1];
+        for (int64_t i = 0; i < end - begin; ++i) {
+          target[i * kLanes + lane] = lane < lanes() ? to_real(pixel[i * x.stride[3]]) : 0.0f;
+        }
+      }
+    }
+  }
+
+  // The root's output at a quad, zero outside the image's columns; its rows outside are never read.
+  void produce_a(int64_t quad) const {
+    const int64_t row = quad * kQuad, origin = left - k.side();
+    const int64_t begin = (origin > 0 ? origin : 0) - origin;
+    const int64_t reach = right + k.side(), end = (reach < width() ? reach : width()) - origin;
+    const Real* rows[kQuad + kMaxRoot - 1];
+    for (int64_t i = 0; i < kQuad + k.root - 1; ++i) rows[i] = x_at(row - k.root / 2 + i);
+    Real* target[kQuad];
+    for (int64_t r = 0; r < kQuad; ++r) {
+      target[r] = a_at(row + r);
+      std::memset(target[r], 0, begin * kLanes * sizeof(Real));
+      std::memset(target[r] + end * kLanes, 0, (cut.a_row - end) * kLanes * sizeof(Real));
+    }
+    const FloatV bias = load(weights);
+    for (int64_t x0 = begin; x0 < end; x0 += kColumns) {
+      FloatV sum[kQuad][kColumns];
+#pragma GCC unroll 4
+      for (int r = 0; r < kQuad; ++r) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kColumns; ++p) sum[r][p] = bias;
+      }
+      for (int64_t j = 0; j < k.root; ++j) {
+        column_strip(sum, rows, (x0 + j) * kLanes, weights + (1 + j * k.root) * kLanes, k.root);
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < kQuad; ++r) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kColumns; ++p) {
+          if (x0 + p < end) store(target[r] + (x0 + p) * kLanes, sum[r][p]);
+        }
+      }
+    }
+  }
+
+  void produce_strip(int64_t pair, int64_t quad, const Real* w) const {
+    for (int64_t row = quad * kQuad; row < (quad + 1) * kQuad; ++row) {
+      Real* target = strip_at(pair, row);
+      if (is_inside(first + row)) {
+        const Real* source = a_at(row) + (k.side() - k.row[pair] / 2) * kLanes;
+        row_strip(source, target, right - left, load(w), w + kLanes, k.row[pair]);
+      } else {
+        std::memset(target, 0, cut.strip_row * kLanes * sizeof(Real));
+      }
+    }
+  }
+
+  // Output rows of a quad: the root's, plus every column strip's.
+  void finish(int64_t quad) const {
+    const int64_t row = quad * kQuad;
+    const Real* a[kQuad];
+    for (int64_t r = 0; r < kQuad; ++r) a[r] = a_at(row + r) + k.side() * kLanes;
+    FloatV bias = {};
+    const Real* column[kMaxStrips / 2];
+    const Real* rows[kMaxStrips / 2][kQuad + kMaxStripTaps - 1];
+    const Real* w = weights + (1 + k.root * k.root) * kLanes;
+    for (int64_t i = 0; i < k.pairs; ++i) {
+      w += (1 + k.row[i]) * kLanes;
+      bias += load(w);
+      column[i] = w + kLanes;
+      w += (1 + k.column[i]) * kLanes;
+      for (int64_t j = 0; j < kQuad + k.column[i] - 1; ++j) rows[i][j] = strip_at(i, row - k.column[i] / 2 + j);
+    }
+    T* target = static_cast<T*>(out.data) + image * out.stride[0] + channel * out.stride[1] +
+                (first + row) * out.stride[2] + left * out.stride[3];
+    const int64_t count = last - first - row < kQuad ? last - first - row : kQuad;
+    for (int64_t x0 = 0; x0 < right - left; x0 += kColumns) {
+      FloatV sum[kQuad][kColumns];
+#pragma GCC unroll 4
+      for (int r = 0; r < kQuad; ++r) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kColumns; ++p) sum[r][p] = load(a[r] + (x0 + p) * kLanes) + bias;
+      }
+      for (int64_t i = 0; i < k.pairs; ++i) column_strip(sum, rows[i], x0 * kLanes, column[i], k.column[i]);
+#pragma GCC unroll 4
+      for (int r = 0; r < kQuad; ++r) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kColumns; ++p) {
+          if (r < count && x0 + p < right - left) {
+            store_channels(target + r * out.stride[2] + (x0 + p) * out.stride[3], out.stride[1], lanes(), sum[r][p]);
+          }
+        }
+      }
+    }
+  }
+
+  void run() const {
+    const int64_t ahead = k.ahead(), quads = (last - first + kQuad - 1) / kQuad;
+    int64_t loaded = -ahead * kQuad - k.root / 2;  // rows of x below this one are in the ring, or past use
+    for (int64_t quad = -2 * ahead; quad < quads; ++quad) {
+      const int64_t newest = quad + ahead, row = newest * kQuad;
+      if (first + row + kQuad > 0 && first + row < height()) {
+        for (loaded = loaded > row - k.root / 2 ? loaded : row - k.root / 2; loaded < row + kQuad + k.root / 2;
+             ++loaded)
+          load_x(loaded);
+        produce_a(newest);
+      }
+      const Real* w = weights + (1 + k.root * k.root) * kLanes;
+      for (int64_t i = 0; i < k.pairs; ++i) {
+        if (quad >= -2 * k.ahead(i)) produce_strip(i, quad + k.ahead(i), w);
+        w += (2 + k.row[i] + k.column[i]) * kLanes;
+      }
+      if (quad >= 0) finish(quad);
+    }
+  }
+};
+
+// One thread's share of all units: contiguous rows, a unit cut where shares meet.
+template <typename T>
+static inline void strips_share(const Tensor4& x, const Tensor4& out, const StripKernels& k, const StripCut& cut,
+                                const Real* packed, const StripScratch& scratch, int64_t member, int64_t team) {
+  const int64_t height = x.size[2], blocks = vectors_of(k.channels);
+  const int64_t total = x.size[0] * blocks * cut.tiles * height;
+  const int64_t last = total * (member + 1) / team;
+  for (int64_t row = total * member / team; row < last;) {
+    const int64_t unit = row / height, first = row % height;
+    const int64_t end = last - row < height - first ? first + last - row : height;
+    const int64_t block = unit / cut.tiles % blocks, left = unit % cut.tiles * cut.tile;
+    const int64_t right = left + cut.tile < x.size[3] ? left + cut.tile : x.size[3];
+    StripWalk<T>{x,
+                 out,
+                 k,
+                 cut,
+                 scratch,
+                 packed + block * k.vectors() * kLanes,
+                 unit / cut.tiles / blocks,
+                 block * kLanes,
+                 left,
+                 right,
+                 first,
+                 end}
+        .run();
+    row += end - first;
+  }
+}
+
+}  // namespace SEGNEXT_ISA
+}  // namespace segnext

@@ -1,0 +1,186 @@
+// Depthwise strips as products with banded Toeplitz matrices, T[i][j] = w[j - i + first], for mma.m16n8k16 and m16n8k8
+// in 16-bit types, and SegNeXt's taps laid out for them. A band is one line of taps: a row of the root, or a strip.
+//
+// In every fragment of mma a register holds two neighbours along k: elements (i, j) and (i, j + 1) with j - i = t - g
+// plus a constant, where g = lane / 4 and t = 2 (lane % 4). So a Toeplitz matrix is made of 8 x 8 blocks, and a block
+// is one word of the table below, the pair (w[d], w[d + 1]) with d = first + t - g. Blocks that touch no tap are zero.
+// The table of a channel has all bands one after the other, kGap zeros between them: see load_channel_taps().
+#pragma once
+
+#include "cuda/device.cuh"
+#include "cuda/ptx.cuh"
+#include "ops/msca_conv/strips.cuh"
+
+namespace segnext {
+namespace toeplitz {
+
+// SegNeXt's sizes.
+constexpr int kRoot = 5, kPairCount = 3;
+__host__ __device__ constexpr int taps_of(int pair) { return pair == 0 ? 7 : pair == 1 ? 11 : 21; }
+// Of the pairs before it; no loop, which a compiler may leave in the code.
+__host__ __device__ constexpr int taps_before(int pair) {
+  return pair == 0   ? 0
+         : pair == 1 ? taps_of(0)
+         : pair == 2 ? taps_of(0) + taps_of(1)
+                     : taps_of(0) + taps_of(1) + taps_of(2);
+}
+__host__ __device__ constexpr int half_of(int pair) { return taps_of(pair) / 2; }
+
+// Whether these are they.
+inline bool has_segnext_sizes(const StripSizes& s) {
+  if (s.root != kRoot || s.pairs != kPairCount) return false;
+  for (int i = 0; i < kPairCount; ++i) {
+    if (s.row[i] != taps_of(i) || s.column[i] != taps_of(i)) return false;
+  }
+  return true;
+}
+
+// Bands: the root's rows, row and column strip of each pair, and one tap of one, whose products copy.
+constexpr int kBandCount = kRoot + 2 * kPairCount + 1;
+constexpr int kCopyBand = kBandCount - 1;
+__host__ __device__ constexpr int row_band(int pair) { return kRoot + 2 * pair; }
+__host__ __device__ constexpr int column_band(int pair) { return kRoot + 2 * pair + 1; }
+__host__ __device__ constexpr int band_taps(int band) {
+  return band < kRoot ? kRoot : band == kCopyBand ? 1 : taps_of((band - kRoot) / 2);
+}
+
+// Words of a channel's table: band_at(band) + d is the pair (w[d], w[d + 1]), for d from -15 to taps + 13.
+constexpr int kGap = 15;
+__host__ __device__ constexpr int band_at(int band) {
+  return (band + 1) * kGap + (band <= kRoot ? band * kRoot
+                                            : kRoot * kRoot + 2 * taps_before((band - kRoot) / 2) +
+                                                  (band - kRoot) % 2 * taps_of((band - kRoot) / 2));
+}
+constexpr int kTableWords = band_at(kCopyBand) + 1 + kGap;
+
+// A channel's floats: its biases (the columns' is the sum of all three, the rows' are three), what they add to an
+// output all of whose rows are inside the image, and running sums of the column strips' taps: cumulative_at(pair) + n
+// is the sum of the first n.
+constexpr int kRootBias = 0, kColumnBias = 4, kInnerBias = 5, kRowBias = 6;  // the root's four times: a whole operand C
+__host__ __device__ constexpr int cumulative_at(int pair) { return kRowBias + kPairCount + taps_before(pair) + pair; }
+constexpr int kTableFloats = (cumulative_at(kPairCount) + 3) / 4 * 4;
+static_assert(band_at(kCopyBand) == band_at(column_band(2)) + taps_of(2) + kGap, "bands follow each other");
+
+// Fills the table of image channel `channel`; by a whole warp, which alone may read it afterwards without a barrier.
+// `words` (kTableWords), `floats` (kTableFloats); all zero for a channel past `channels`. With kTurned the taps of
+// every band, and the root's rows, stand in reverse order, as the gradient of the input needs them.
+template <typename T, bool kTurned = false>
+__device__ inline void load_channel_taps(const MscaConvWeights& w, int64_t channel, int64_t channels, uint32_t* words,
+                                         float* floats) {
+  constexpr int kBiasLane = kWarp - 1;  // each tensor's taps by the first lanes, its bias by the last: one load
+  const int lane = threadIdx.x % kWarp;
+  const bool exists = channel < channels;
+  if (!exists) channel = 0;
+  // Every lane loads something, so that all loads are under way at once; value_of() drops what is not asked for.
+  const auto load = [&](const Tensor4& weight, const Tensor4& bias, int taps, int64_t offset) {
+    const bool is_bias = lane == kBiasLane && bias.data != nullptr;
+    const T* source = static_cast<const T*>(is_bias ? bias.data : weight.data);
+    return load_global(source + channel * (is_bias ? bias.stride[0] : weight.stride[0]) + (lane < taps ? offset : 0));
+  };
+  const auto value_of = [&](T loaded, const Tensor4& bias, int taps) {
+    const bool asked = lane < taps || (lane == kBiasLane && bias.data != nullptr);
+    return exists && asked ? to_float(loaded) : 0.0f;
+  };
+  const int root_lane = kTurned ? kRoot * kRoot - 1 - lane : lane;
+  const T loaded_root = load(w.root_weight, w.root_bias, kRoot * kRoot,
+                             root_lane / kRoot * w.root_weight.stride[2] + root_lane % kRoot * w.root_weight.stride[3]);
+  T loaded[2 * kPairCount];
+#pragma unroll
+  for (int i = 0; i < 2 * kPairCount; ++i) {
+    const int taps = taps_of(i / 2);
+    const Tensor4& weight = w.strip_weight[i];
+    loaded[i] = load(weight, w.strip_bias[i], taps, (kTurned ? taps - 1 - lane : lane) * weight.stride[3 - i % 2]);
+  }
+  const float root = value_of(loaded_root, w.root_bias, kRoot * kRoot);
+  float strips[2 * kPairCount];
+#pragma unroll
+  for (int i = 0; i < 2 * kPairCount; ++i) strips[i] = value_of(loaded[i], w.strip_bias[i], taps_of(i / 2));
+  for (int i = lane; i < kTableWords; i += kWarp) store_shared(words + i, 0u);
+  __syncwarp();
+
+  const auto store_band = [&](float value, int at, int tap, int taps) {
+    const float next = __shfl_down_sync(kFullWarp, value, 1);
+    if (tap >= 0 && tap < taps) store_shared(words + at + tap, pack_pair<T>(value, tap + 1 < taps ? next : 0.0f));
+    if (tap == 0) store_shared(words + at - 1, pack_pair<T>(0.0f, value));
+  };
+  const int root_row = lane / kRoot;
+  store_band(root, band_at(0) + root_row * (kRoot + kGap), root_row < kRoot ? lane % kRoot : -1, kRoot);
+#pragma unroll
+  for (int i = 0; i < 2 * kPairCount; ++i) store_band(strips[i], band_at(kRoot + i), lane, taps_of(i / 2));
+  store_band(1.0f, band_at(kCopyBand), lane, 1);
+
+  float column_bias = 0.0f, inner_bias = 0.0f;
+#pragma unroll
+  for (int pair = 0; pair < kPairCount; ++pair) {
+    float sum = strips[2 * pair + 1];
+    column_bias += sum;  // of the last lane alone
+#pragma unroll
+    for (int step = 1; step < kWarp; step *= 2) {
+      const float before = __shfl_up_sync(kFullWarp, sum, step);
+      if (lane >= step) sum += before;
+    }
+    float* cumulative = floats + cumulative_at(pair);
+    if (lane < taps_of(pair)) store_shared(cumulative + lane + 1, sum);
+    if (lane == 0) store_shared(cumulative, 0.0f);
+    const float all = __shfl_sync(kFullWarp, sum, taps_of(pair) - 1);
+    inner_bias = fmaf(strips[2 * pair], all, inner_bias);
+    if (lane == kBiasLane) store_shared(floats + kRowBias + pair, strips[2 * pair]);
+  }
+  if (lane == kBiasLane) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) store_shared(floats + kRootBias + i, root);
+    store_shared(floats + kColumnBias, column_bias);
+    store_shared(floats + kInnerBias, column_bias + inner_bias);
+  }
+  __syncwarp();
+}
+
+// This lane's place in a table: the word of t - g.
+__device__ inline const uint32_t* lane_words(const uint32_t* words) {
+  const int lane = threadIdx.x % kWarp;
+  return words + lane % 4 * 2 - lane / 4;
+}
+
+// The block whose first tap is w[first]: zeros where it touches no tap.
+template <int kBand>
+__device__ inline uint32_t block(const uint32_t* lane_words, int first) {
+  const bool touches = first >= -7 && first <= band_taps(kBand) + 6;
+  return load_shared(lane_words + band_at(kBand) + (touches ? first : -8));
+}
+
+// A second register for a word that stands in two places of the operands. A compiler that sees one value, or a zero,
+// builds the operand anew for every product that takes it; `zero` is a zero that it does not see through.
+__device__ inline uint32_t second(uint32_t word, uint32_t zero) { return word | zero; }
+__device__ inline uint32_t hidden_zero(const uint32_t* lane_words) { return block<0>(lane_words, -8); }
+
+// kCount operands A (16 x 16) after each other along k: A[m][k] = w[k - m + first], k from 16 i on in a[i].
+template <int kBand, int kCount>
+__device__ inline void load_a(uint32_t (&a)[kCount][4], const uint32_t* lane_words, int first, uint32_t zero) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    a[i][0] = block<kBand>(lane_words, first + 16 * i);
+    a[i][1] = i == 0 ? block<kBand>(lane_words, first - 8) : second(a[i - 1][2], zero);
+    a[i][2] = block<kBand>(lane_words, first + 16 * i + 8);
+    a[i][3] = second(a[i][0], zero);
+  }
+}
+
+// B (16 x 8) with B[k][n] = w[k - n + first].
+template <int kBand>
+__device__ inline void load_b(uint32_t (&b)[2], const uint32_t* lane_words, int first) {
+  b[0] = block<kBand>(lane_words, first);
+  b[1] = block<kBand>(lane_words, first + 8);
+}
+
+// kCount of them that overlap by half, k from 8 i on in b[i].
+template <int kBand, int kCount>
+__device__ inline void load_b(uint32_t (&b)[kCount][2], const uint32_t* lane_words, int first, uint32_t zero) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    b[i][0] = i == 0 ? block<kBand>(lane_words, first) : second(b[i - 1][1], zero);
+    b[i][1] = block<kBand>(lane_words, first + 8 * (i + 1));
+  }
+}
+
+}  // namespace toeplitz
+}  // namespace segnext

@@ -1,0 +1,113 @@
+"""Finds Triton, says in one sentence what is missing, and launches its kernels.
+
+Triton is imported when a tensor asks for it, never before: `import segnext_kernels` stays light.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from segnext_kernels.backend import Kernel
+from segnext_kernels.triton.tuning import Config
+
+OLDEST = (3, 6)  # the oldest that the kernels were compiled with
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+OLDEST_CAPABILITY = (8, 0)  # bfloat16 arithmetic and asynchronous copies
+
+
+@functools.cache
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on CPU tensors: fixed when the first one is imported."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def missing() -> str | None:
+    """Why Triton cannot be used at all, with the remedy; None where it can."""
+    oldest = ".".join(map(str, OLDEST))
+    if importlib.util.find_spec("triton") is None:
+        return f"not installed; pip install 'triton>={oldest}' (a CUDA build of torch brings it)"
+    try:
+        version = importlib.import_module("triton").__version__
+    except Exception as error:  # a broken installation fails in many ways
+        return f"does not import ({type(error).__name__}: {error}); pip install --force-reinstall triton"
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        return f"needs Triton {oldest} or newer, this is {version}; a newer torch brings it"
+    return None
+
+
+@functools.cache
+def _capability_gap(device: torch.device) -> str | None:
+    if torch.version.hip:
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) >= OLDEST_CAPABILITY:
+        return None
+    return f"needs compute capability 8.0 or newer, this device is {major}.{minor}; use another backend"
+
+
+def refuses(x: torch.Tensor) -> str | None:
+    """Why no Triton kernel takes ``x``."""
+    if interpreted():
+        if x.device.type != "cpu":
+            return f"TRITON_INTERPRET=1 interprets kernels on CPU tensors, not {x.device.type}; unset it"
+    elif x.device.type != "cuda":
+        remedy = "; TRITON_INTERPRET=1 interprets kernels on CPU tensors" if x.device.type == "cpu" else ""
+        return f"takes CUDA tensors, not {x.device.type}{remedy}"
+    if x.dtype not in DTYPES:
+        return f"takes float16, bfloat16 and float32, not {str(x.dtype).removeprefix('torch.')}"
+    return missing() or (_capability_gap(x.device) if x.device.type == "cuda" else None)
+
+
+def _passed_over(*args: Any) -> str | None:
+    return "the interpreter is for tests: thousands of times slower" if interpreted() else None
+
+
+def kernel(
+    package: str,
+    function: str,
+    position: int = 0,
+    refuses_more: Callable[..., str | None] = lambda *args: None,
+) -> Kernel:
+    """The backend "triton" of an op: ``function`` of ``package``.triton_kernels, imported at the first call.
+
+    Args:
+        package: the op's package, its ``__package__``.
+        function: takes the op's arguments in schema order.
+        position: of the tensor whose device and dtype decide.
+        refuses_more: what this op refuses beside that, as `Kernel.refuses`.
+    """
+
+    def run(*args: Any) -> Any:
+        module = importlib.import_module(f"{package}.triton_kernels")
+        device = args[position].device
+        guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+        with guard:  # Triton launches on the current device and its current stream
+            return getattr(module, function)(*args)
+
+    def refuses_these(*args: Any) -> str | None:
+        return refuses(args[position]) or refuses_more(*args)
+
+    return Kernel(run, refuses_these, _passed_over)
+
+
+def start(function: Any, grid: tuple[int, ...], *args: Any, config: Config, **constants: Any) -> None:
+    """Start a kernel on the current stream; every kernel is started here and nowhere else.
+
+    Multiply-adds may be fused, whatever this version of Triton does by default (3.10 no longer does).
+
+    Args:
+        args: tensors and numbers, in the kernel's order.
+        config: the sizes it was tuned for, warps and pipeline stages.
+        constants: its other ``tl.constexpr`` parameters.
+    """
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
+    function[grid](*args, **dict(config.sizes), **constants, **options)

@@ -1,0 +1,256 @@
+"""`deploy`: the folded, packed network is the model, at every size, on every instruction set, from any thread."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from oracle import transcription
+from segnext import DeployedSegNeXt, create_model, deploy, mscan_t
+from segnext.data.images import read_image
+from segnext.data.preprocessing import normalise
+from segnext.deployment.model import PLANS, _Packed, _Plan
+from segnext.models import SegNeXt
+from segnext_kernels import native, use_backend
+
+STREET = Path(__file__).parents[2] / "docs" / "street.jpg"
+needs_library = pytest.mark.skipif(native._C is None, reason="the compiled library is missing")
+
+
+def trained_like(size: str, classes: int = 7, **overrides: object) -> SegNeXt:
+    model = create_model(f"segnext_{size}", num_classes=classes, **overrides)
+    assert isinstance(model, SegNeXt)
+    model.load_state_dict(transcription.trained_like(size, classes))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> SegNeXt:
+    return trained_like("t")
+
+
+@pytest.fixture(scope="module")
+def fast(model: SegNeXt) -> DeployedSegNeXt:
+    return deploy(model)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_close(actual: Tensor, model: SegNeXt, images: Tensor, tolerance: float = 1e-4) -> None:
+    with torch.inference_mode():
+        expected = model.forward_logits(images)
+    assert actual.shape == expected.shape and actual.dtype == torch.float32
+    assert expected.isfinite().all() and actual.isfinite().all()
+    error = ((actual - expected).abs().max() / expected.abs().max()).item()
+    assert error <= tolerance, error
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 64, 96), (2, 3, 97, 203), (1, 3, 1, 1), (3, 3, 33, 8), (1, 3, 256, 520), (0, 3, 32, 32)]
+)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_same_logits(model: SegNeXt, backend: str, shape: tuple[int, ...]) -> None:
+    with use_backend(backend):
+        fast = deploy(model)
+        assert isinstance(fast._network, _Packed) == (backend == "auto" and native._C is not None)
+        images = noise(*shape)
+        logits = fast.forward_logits(images)
+    if images.numel():
+        assert_close(logits, model, images)
+    assert logits.shape == (shape[0], 7, -(-shape[2] // 8), -(-shape[3] // 8))
+
+
+@pytest.mark.parametrize("size", ["s", "b", "l"])
+def test_same_logits_of_the_other_sizes(size: str) -> None:
+    model, images = trained_like(size, 150), noise(1, 3, 72, 104)
+    assert_close(deploy(model).forward_logits(images), model, images)
+
+
+@needs_library
+@pytest.mark.parametrize("name", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_every_instruction_set(
+    model: SegNeXt, name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = native.INSTRUCTION_SETS.index(name)
+    if index > native._C.best_instruction_set():
+        pytest.skip(f"this machine has no {name}")
+    monkeypatch.setattr(native, "instruction_set", lambda: index)
+    images = noise(2, 3, 70, 90)
+    assert_close(
+        deploy(model, dtype).forward_logits(images), model, images, 1e-4 if dtype == torch.float32 else 5e-2
+    )
+
+
+def test_calls_give_logits_and_labels_at_the_images_size(model: SegNeXt, fast: DeployedSegNeXt) -> None:
+    images = noise(2, 3, 61, 45)
+    with torch.inference_mode():
+        full = model(images)
+    torch.testing.assert_close(fast(images), full, rtol=1e-4, atol=1e-4 * full.abs().max().item())
+    labels = fast.predict(images)
+    assert labels.dtype == torch.uint8 and labels.shape == (2, 61, 45)
+    assert (labels == model.predict(images)).float().mean() > 0.999
+    assert fast.predict(images, (10, 20)).shape == (2, 10, 20)
+    labels += 1  # the caller's own, and no inference tensor
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_the_shipped_weights_see_the_same_street(dtype: torch.dtype) -> None:
+    model = create_model(weights="camvid").eval()
+    assert isinstance(model, SegNeXt)
+    images = normalise(read_image(STREET))
+    same = (deploy(model, dtype).predict(images) == model.predict(images)).float().mean().item()
+    assert same >= (0.9999 if dtype == torch.float32 else 0.995)
+
+
+def test_more_channels_than_three_and_one() -> None:
+    for channels in (1, 4):
+        model = create_model("segnext_t", num_classes=3, in_channels=channels).eval()
+        assert isinstance(model, SegNeXt)
+        images = noise(1, channels, 40, 50)
+        assert_close(deploy(model).forward_logits(images), model, images)
+
+
+def test_results_do_not_depend_on_threads_and_own_their_memory(fast: DeployedSegNeXt, threads: None) -> None:
+    images, others = noise(1, 3, 100, 60), noise(1, 3, 100, 60, seed=1)
+    torch.set_num_threads(1)
+    first = fast.forward_logits(images)
+    kept = first.clone()
+    torch.set_num_threads(3)
+    fast.forward_logits(others)
+    assert torch.equal(first, kept)
+    assert torch.equal(fast.forward_logits(images), kept)
+
+
+def test_from_several_threads_at_once(fast: DeployedSegNeXt) -> None:
+    batches = [noise(1, 3, 48, 64, seed=seed) for seed in range(6)]
+    expected = [fast.forward_logits(images) for images in batches]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            results = list(pool.map(fast.forward_logits, batches))
+            assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+@needs_library
+def test_plans_are_kept_for_a_few_shapes_only(model: SegNeXt) -> None:
+    fast = deploy(model)
+    assert isinstance(fast._network, _Packed)
+    for side in (32, 40, 48, 32):
+        fast.forward_logits(noise(1, 3, side, side))
+    assert len(fast._network._plans) == PLANS
+
+
+@needs_library
+@pytest.mark.parametrize("size", ["t", "b"])
+def test_memory_of_a_large_image(size: str) -> None:
+    """4096x8192 whole: everything of a forward pass within four times its logits and features."""
+    model = create_model(f"segnext_{size}", num_classes=19)
+    assert isinstance(model, SegNeXt)
+    height, width = 1024, 2048  # a sixteenth: all of it grows with the area
+    plan = _Plan(model.config, torch.float32, 1, height, width)
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(plan)}
+    sizes = [(-(-height // s)) * (-(-width // s)) for s in (4, 8, 16, 32)]
+    features = 4 * sum(c * pixels for c, pixels in zip(model.config.channels, sizes, strict=True))
+    logits = 4 * 19 * height * width // 64
+    assert sum(storages.values()) + logits <= 4 * (features + logits)
+
+
+def _tensors(plan: _Plan) -> list[Tensor]:
+    stages = [t for stage in plan.stages for t in (stage.x, stage.y, stage.feature)]
+    return [plan.workspace, plan.stem, plan.a, plan.b, plan.c, *plan.levels, *stages]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_save_and_load(fast: DeployedSegNeXt, model: SegNeXt, dtype: torch.dtype, tmp_path: Path) -> None:
+    path, images = tmp_path / "fast.safetensors", noise(1, 3, 40, 56)
+    saved = deploy(model, dtype)
+    saved.save(path)
+    loaded = DeployedSegNeXt.load(path)
+    assert loaded.dtype == dtype and loaded.config == model.config and loaded.metadata == model.metadata
+    assert torch.equal(loaded.forward_logits(images), saved.forward_logits(images))
+    assert torch.equal(
+        DeployedSegNeXt.load(path, dtype=torch.float32).forward_logits(images), fast.forward_logits(images)
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["fast.safetensors"]
+
+
+def test_the_model_is_left_as_it_is(model: SegNeXt) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fast = deploy(model.train())
+    assert model.training
+    model.eval()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    images = noise(1, 3, 32, 32)
+    expected = fast.forward_logits(images)
+    with torch.no_grad():
+        other = trained_like("t")
+        copy = deploy(other)
+        other.decoder.classifier.weight.zero_()
+    assert torch.equal(copy.forward_logits(images), expected)  # nor does it follow its model's changes
+
+
+def test_nan_gives_labels_in_range(fast: DeployedSegNeXt) -> None:
+    images = noise(1, 3, 64, 64)
+    images[0, 1, 5, 7] = float("nan")
+    images[0, 2, 50, 7] = float("inf")
+    assert int(fast.predict(images).max()) < 7
+
+
+class TestRefused:
+    def test_an_encoder(self) -> None:
+        with pytest.raises(TypeError, match="model must be a SegNeXt, got MSCAN"):
+            deploy(mscan_t(num_classes=2))  # type: ignore[arg-type]
+
+    def test_another_dtype(self, model: SegNeXt) -> None:
+        with pytest.raises(
+            ValueError, match=r"dtype must be torch.float32 or torch.bfloat16, got torch.float16"
+        ):
+            deploy(model, torch.float16)
+
+    def test_random_bases(self) -> None:
+        with pytest.raises(ValueError, match="random_eval_bases=False, got True"):
+            deploy(create_model("segnext_t", num_classes=2, random_eval_bases=True))  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("images", "error", "message"),
+        [
+            (torch.zeros(3, 8, 8), ValueError, r"images must be \(N, 3, H, W\), got \(3, 8, 8\)"),
+            (torch.zeros(1, 4, 8, 8), ValueError, r"images must be \(N, 3, H, W\), got \(1, 4, 8, 8\)"),
+            (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError, "normalised floating-point pixels"),
+            (torch.zeros(1, 3, 8, 8).double(), TypeError, "images must be torch.float32"),
+            ("photo.jpg", TypeError, "must be a tensor of normalised pixels, got str"),
+        ],
+        ids=["axes", "channels", "bytes", "double", "path"],
+    )
+    def test_images(
+        self, fast: DeployedSegNeXt, images: Tensor, error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            fast.predict(images)
+
+    def test_files(self, model: SegNeXt, tmp_path: Path) -> None:
+        from segnext.weights.loading import save
+
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            DeployedSegNeXt.load(tmp_path / "no.safetensors")
+        (tmp_path / "text.safetensors").write_text("no weights")
+        with pytest.raises(ValueError, match="is not a safetensors file"):
+            DeployedSegNeXt.load(tmp_path / "text.safetensors")
+        save(model, tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match=r"must be a file of DeployedSegNeXt\.save, got other weights"):
+            DeployedSegNeXt.load(tmp_path / "model.safetensors")
+
+
+def test_bilinear_and_1x1_commute() -> None:
+    """The fold behind `squeeze`: a product of the resized is the resized product."""
+    f, w = noise(1, 6, 5, 4), noise(8, 6, 1, 1, seed=2)
+    after = F.conv2d(F.interpolate(f, (9, 7), mode="bilinear", align_corners=False), w)
+    before = F.interpolate(F.conv2d(f, w), (9, 7), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)

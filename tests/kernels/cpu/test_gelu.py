@@ -1,0 +1,51 @@
+"""GELU of the CPU kernels over all of its range, by every instruction set: what random samples see little of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segnext_kernels import dwconv_gelu, native, use_backend
+
+pytestmark = [
+    pytest.mark.skipif(native._C is None, reason="the compiled library is missing"),
+    pytest.mark.usefixtures("instruction_set"),
+]
+WIDTH = 64
+
+
+def gelu(values: torch.Tensor) -> torch.Tensor:
+    """Through dwconv_gelu, whose kernel passes each value on as it is."""
+    x = values.reshape(1, 16, -1, WIDTH).contiguous(memory_format=torch.channels_last)
+    weight = torch.zeros(16, 1, 3, 3)
+    weight[:, :, 1, 1] = 1
+    with use_backend("cpu"):
+        return dwconv_gelu(x, weight).reshape(-1)
+
+
+def test_accurate_everywhere() -> None:
+    # the borders of the intervals that have polynomials of their own, and their neighbours
+    borders = (torch.arange(-40, 41) * 3 / 16).float()
+    near = [torch.nextafter(borders, torch.full_like(borders, to)) for to in (-torch.inf, torch.inf)]
+    dense = torch.linspace(-12, 12, 1 << 20)
+    far = torch.logspace(1, 38, 500)
+    small = torch.logspace(-37, 0, 500)
+    values = torch.cat([borders, *near, dense, far, -far, small, -small])
+    values = torch.cat([values, values.new_zeros(-values.numel() % (16 * WIDTH))])
+    error = (gelu(values).double() - F.gelu(values.double())).abs()
+    assert (error / values.double().abs().clamp(min=1)).max() < 2.1e-7
+
+
+def test_far_below_zero_it_is_zero() -> None:
+    assert gelu(-torch.logspace(1, 38, 16 * WIDTH)).abs().max() == 0  # not a rounding error times 1e38
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    special = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0])  # of -inf: -inf times a probability of 0
+    expected = torch.tensor([torch.inf, torch.nan, torch.nan, 0.0])
+    values = torch.zeros(16, WIDTH, WIDTH)
+    # far apart: the other taps multiply them by zero, which is NaN
+    values[:, 8::16, 8::16] = special.repeat(4, 1)
+    out = gelu(values.reshape(-1)).reshape(values.shape)[:, 8::16, 8::16]
+    torch.testing.assert_close(out, expected.expand_as(out), equal_nan=True)

@@ -1,0 +1,76 @@
+"""The CPU kernels: every instruction set of this machine, on one thread and on several, to the last bit alike.
+
+The build for float64 is of no instruction set, and is run once.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from segnext_kernels import native
+from tests.contract.cases import DIFFERENTIABLE, Case, assert_bitwise, over, random_grad
+from tests.contract.test_values import assert_right, assert_right_gradients
+
+pytestmark = pytest.mark.skipif(native._C is None, reason="the compiled library is missing")
+DTYPES = ("fp32", "bf16")
+
+
+def _is_native(case: Case) -> bool:
+    return case.backend == "cpu"
+
+
+@pytest.mark.usefixtures("instruction_set", "threads")
+@over(dtypes=DTYPES, where=_is_native)
+def test_forward(case: Case) -> None:
+    assert_forward(case)
+
+
+@pytest.mark.usefixtures("threads")
+@over(DIFFERENTIABLE, dtypes=("fp64",), where=_is_native)
+def test_forward_in_float64(case: Case) -> None:
+    assert_forward(case)
+
+
+def assert_forward(case: Case) -> None:
+    args = case.args()
+    torch.set_num_threads(1)
+    out = case.run(*args)
+    assert_right(case, out, args)
+    torch.set_num_threads(3)
+    assert_bitwise(case.run(*args), out, "with three threads")
+
+
+@pytest.mark.usefixtures("instruction_set", "threads")
+@over(DIFFERENTIABLE, dtypes=DTYPES, backward=True, where=_is_native)
+def test_backward(case: Case) -> None:
+    assert_backward(case)
+
+
+@pytest.mark.usefixtures("threads")
+@over(DIFFERENTIABLE, dtypes=("fp64",), backward=True, where=_is_native)
+def test_backward_in_float64(case: Case) -> None:
+    assert_backward(case)
+
+
+def assert_backward(case: Case) -> None:
+    args = case.args()
+    grad = random_grad(case.run(*args))
+    torch.set_num_threads(1)
+    grads = case.backward(args, grad)
+    assert_right_gradients(case, grads, args, grad)
+    if case.spec.name == "conv_ffn":
+        return  # its matrix products are PyTorch's, whose sums may depend on the threads
+    torch.set_num_threads(3)
+    assert_bitwise(case.backward(args, grad), grads, "with three threads")
+
+
+def test_a_wanted_instruction_set_is_obeyed_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = native.instruction_set.__wrapped__  # without the cache
+    monkeypatch.setenv("SEGNEXT_CPU_ISA", "generic")
+    assert choose() == 0
+    monkeypatch.setenv("SEGNEXT_CPU_ISA", "sse9")
+    with pytest.raises(
+        ValueError, match="SEGNEXT_CPU_ISA must be one of generic, avx2, avx512, avx512bf16, got 'sse9'"
+    ):
+        choose()

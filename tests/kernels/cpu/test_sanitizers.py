@@ -1,0 +1,98 @@
+"""The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, on the contract's inputs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import summary
+
+ROOT = Path(__file__).resolve().parents[3]
+FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+# The sanitised library takes the place of the installed one before segnext_kernels looks for it.
+RUN = """
+import importlib.util, sys, torch, pytest
+spec = importlib.util.spec_from_file_location("segnext_kernels._C", sys.argv[1])
+sys.modules["segnext_kernels._C"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["segnext_kernels._C"])
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+
+
+def _runtime(name: str) -> str | None:
+    if shutil.which("g++") is None:
+        return None
+    path = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+    return path if Path(path).is_absolute() else None
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is built, to be broken; objects of an earlier build are used again."""
+    folder = tmp_path_factory.mktemp("sanitised") / "source"
+    shutil.copytree(ROOT / "csrc", folder / "csrc")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def _build(source: Path) -> Path:
+    environment = {**os.environ, "CXX": "g++", "CXXFLAGS": FLAGS, "SEGNEXT_BUILD": "cpu"}
+    library = source.parent / "lib"
+    command = [sys.executable, "setup.py", "build_ext", f"--build-lib={library}"]
+    command.append(f"--build-temp={source.parent / 'temp'}")
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next((library / "segnext_kernels").glob("_C*.so"))
+
+
+def _run(library: Path, *tests: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": str(_runtime("libasan.so")),
+        # what torch and Python allocate for good is theirs; the kernels free what they take before they return
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "OMP_NUM_THREADS": "2",
+    }
+    # -s: a sanitizer aborts the process, and with it what pytest would have captured of its report
+    command = [sys.executable, "-c", RUN, str(library), "-q", "-x", "-s", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(_runtime("libasan.so") is None, reason="g++ with AddressSanitizer is not installed")
+def test_contract_inputs_under_sanitizers(source: Path) -> None:
+    library = _build(source)
+    for tests in (
+        ("tests/kernels/cpu/test_instruction_sets.py", "-k", "(avx512bf16 or generic) and fp32 or fp64"),
+        ("tests/deployment/test_model.py", "-k", "test_every_instruction_set"),
+    ):
+        done = _run(library, *tests)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+        passed = re.search(r"(\d+) passed", done.stdout)
+        assert passed, done.stdout[-3000:]
+        summary.count("cases of CPU kernels under AddressSanitizer and UBSan", int(passed[1]))
+
+
+@pytest.mark.skipif(_runtime("libasan.so") is None, reason="g++ with AddressSanitizer is not installed")
+def test_sanitizers_see_a_row_read_past_its_end(source: Path) -> None:
+    """The machinery itself: planes without their border, which every convolution reads, must be reported."""
+    header = source / "csrc" / "cpu" / "depthwise.h"
+    right = "const int64_t floats = (height + 2 * halo_y) * plane.row_stride();"
+    text = header.read_text()
+    assert right in text
+    header.write_text(text.replace(right, "const int64_t floats = height * plane.row_stride();"))
+    try:
+        library = _build(source)
+    finally:
+        header.write_text(text)
+    done = _run(
+        library, "tests/kernels/cpu/test_instruction_sets.py", "-k", "generic and fp32 and dwconv_gelu"
+    )
+    assert done.returncode != 0
+    assert "AddressSanitizer" in done.stderr, done.stdout[-3000:]

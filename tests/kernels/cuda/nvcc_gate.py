@@ -1,0 +1,126 @@
+"""Compiles every .cu file alone and reads what ptxas says of each kernel.
+
+`python -m tests.kernels.cuda.nvcc_gate` writes nvcc_gate.json again: after a new kernel, or a change that is worth it.
+`python -m tests.kernels.cuda.nvcc_gate group_norm_act` does it for the files of one op.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+CSRC = Path(__file__).resolve().parents[3] / "csrc"
+TABLE = Path(__file__).with_suffix(".json")
+NVCC = shutil.which("nvcc") or next(iter(map(str, Path("/usr/local").glob("cuda/bin/nvcc"))), None)
+SOURCES = {path.stem: path for path in sorted(CSRC.rglob("*.cu"))}
+MACHINE_CODE = ("80", "90")
+PTX = "120"  # for devices newer than the machine code
+
+_KERNEL = re.compile(
+    r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<sm>\d+)'.*?"
+    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
+    r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What one kernel takes on one architecture, dynamic shared memory apart."""
+
+    registers: int
+    shared: int  # bytes of static shared memory
+    spilled: int  # bytes of spills and of the stack frame
+
+
+def release() -> str:
+    """The version of nvcc whose numbers these are."""
+    text = subprocess.run([str(NVCC), "--version"], capture_output=True, text=True).stdout
+    match = re.search(r"release ([\d.]+)", text)
+    return match[1] if match else "?"
+
+
+def compile_alone(source: Path, folder: Path) -> dict[str, dict[str, Kernel]]:
+    """Kernel -> "sm_80" -> what it takes; machine code, and PTX where this nvcc knows the architecture."""
+    known = subprocess.run([str(NVCC), "--list-gpu-arch"], capture_output=True, text=True).stdout
+    command = [str(NVCC), "-std=c++17", "-O3", f"-I{CSRC}", "-Xptxas=-v", "-c", str(source)]
+    command += [
+        "-o",
+        str(folder / f"{source.stem}.o"),
+    ]
+    command += [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in MACHINE_CODE]
+    if f"compute_{PTX}" in known:
+        command.append(f"-gencode=arch=compute_{PTX},code=compute_{PTX}")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-6000:]
+    kernels: dict[str, dict[str, Kernel]] = {}
+    matches = list(_KERNEL.finditer(done.stderr))
+    for match, name in zip(matches, _readable([match["name"] for match in matches]), strict=True):
+        shared = re.search(r"(\d+) bytes smem", match["rest"])
+        spilled = sum(int(match[kind]) for kind in ("stack", "stores", "loads"))
+        kernel = Kernel(int(match["registers"]), int(shared[1]) if shared else 0, spilled)
+        kernels.setdefault(name, {})[f"sm_{match['sm']}"] = kernel
+    return dict(sorted(kernels.items()))
+
+
+def _readable(symbols: list[str]) -> list[str]:
+    """group_norm_act_sums_kernel<float, 1, false> from what the linker calls it."""
+    text = subprocess.run(
+        ["c++filt"], input="\n".join(symbols), capture_output=True, text=True, check=True
+    ).stdout
+    names = [re.search(r"(\w+_kernel(?:<.*>)?)\(", line) for line in text.splitlines()]
+    return [
+        (name[1] if name else line).replace("segnext::", "")
+        for name, line in zip(names, symbols, strict=True)
+    ]
+
+
+def read_table() -> tuple[str, dict[str, dict[str, dict[str, Kernel]]]]:
+    """nvcc's release, and file -> kernel -> architecture -> numbers."""
+    table = json.loads(TABLE.read_text())
+    files = {
+        stem: {
+            name: {sm: Kernel(*numbers, spilled=0) for sm, numbers in by_sm.items()}
+            for name, by_sm in kernels.items()
+        }
+        for stem, kernels in table["registers, static shared memory"].items()
+    }
+    return table["nvcc"], files
+
+
+def write_table(files: Mapping[str, Mapping[str, Mapping[str, Kernel]]]) -> None:
+    """A line a kernel, so that a change shows as one."""
+    lines = [f'{{"nvcc": {json.dumps(release())}, "registers, static shared memory": {{']
+    blocks = []
+    for stem, kernels in sorted(files.items()):
+        rows = [
+            f"  {json.dumps(name)}: "
+            + json.dumps({sm: [kernel.registers, kernel.shared] for sm, kernel in sorted(by_sm.items())})
+            for name, by_sm in kernels.items()
+        ]
+        blocks.append(f" {json.dumps(stem)}: {{\n" + ",\n".join(rows) + "\n }")
+    TABLE.write_text("\n".join([*lines, ",\n".join(blocks), "}}"]) + "\n")
+
+
+def main(ops: list[str]) -> None:
+    old = read_table()[1] if TABLE.exists() and ops else {}
+    files = {stem: old[stem] for stem in SOURCES if stem in old}
+    with tempfile.TemporaryDirectory() as folder:
+        for stem, source in SOURCES.items():
+            if not ops or source.parent.name in ops or stem not in old:
+                files[stem] = compile_alone(source, Path(folder))
+                for name, by_sm in files[stem].items():
+                    for sm, kernel in by_sm.items():
+                        print(f"{name} {sm}: {kernel.registers} registers, {kernel.spilled} bytes spilled")
+    write_table({stem: kernels for stem, kernels in files.items() if kernels})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

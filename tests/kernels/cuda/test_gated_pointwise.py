@@ -1,0 +1,138 @@
+"""gated_pointwise's CUDA kernels on the emulator: every layout, tail and path, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from oracle.accuracy import assert_accurate, assert_gradient_accurate
+from segnext_kernels.ops.gated_pointwise import op, reference
+from tests.contract.cases import assert_bitwise, cast, strides
+from tests.cuda_emulator.emulation import Emulator
+from tests.kernels.cuda.emulated import DTYPES, LAYOUTS, poisoned_view
+
+over_dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+over_layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+# images, Ci, Co, height, width: a tile is 128 pixels x 64 channels, 32 (16 in fp32) terms of a sum a stage
+SIZES = {
+    "whole-tiles": (1, 64, 64, 8, 16),
+    "tails": (3, 20, 12, 3, 5),
+    "ragged-tiles": (2, 37, 70, 11, 13),
+    "vectors-with-a-tail": (1, 104, 72, 5, 7),
+    "one-channel": (2, 1, 1, 3, 2),
+    "one-pixel": (3, 16, 24, 1, 1),
+}
+
+
+def arguments(
+    sizes: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    layout: torch.memory_format = torch.channels_last,
+    bias: bool = True,
+) -> tuple[Any, ...]:
+    n, ci, co, h, w = sizes
+    m, u = (torch.randn(n, c, h, w).to(dtype).contiguous(memory_format=layout) for c in (ci, co))
+    weight = (torch.randn(co, ci, 1, 1) * max(ci, 1) ** -0.5).to(dtype)
+    return m, u, weight, torch.randn(co).to(dtype) if bias else None
+
+
+def assert_right(emulator: Emulator, args: tuple[Any, ...], grad: torch.Tensor | None = None) -> None:
+    """Output and gradients, in every schedule, by the rule of `oracle.accuracy`."""
+    out = emulator.run(op._cuda, *args)
+    assert strides(out) == strides(op._fake(*args))
+    assert_accurate(
+        out, reference.gated_pointwise(*cast(args, torch.float64)), reference.gated_pointwise(*args)
+    )
+    grad = torch.randn_like(out) if grad is None else grad
+    grads = emulator.run(op._cuda_backward, grad, *args)
+    backward = reference.gated_pointwise_backward
+    oracle, eager = backward(*cast((grad, *args), torch.float64)), backward(grad, *args)
+    assert [strides(g) for g in grads] == [strides(g) for g in op._fake_backward(grad, *args)]
+    for index, triple in enumerate(zip(grads, oracle, eager, strict=True)):
+        assert_gradient_accurate(*triple, what=f"gradient {index}")
+
+
+@over_dtypes
+@over_layouts
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_sizes(
+    emulator: Emulator, sizes: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    assert_right(emulator, arguments(sizes, dtype, layout))
+
+
+@over_dtypes
+@pytest.mark.parametrize("sizes", [(0, 8, 8, 3, 2), (2, 8, 8, 0, 3), (2, 0, 8, 2, 3)], ids=str)
+def test_empty(emulator: Emulator, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    assert_right(emulator, arguments(sizes, dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_without_bias(emulator: Emulator, dtype: torch.dtype) -> None:
+    assert_right(emulator, arguments((2, 24, 16, 4, 5), dtype, bias=False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_layouts_may_differ_between_arguments(emulator: Emulator, dtype: torch.dtype) -> None:
+    args = arguments((2, 24, 40, 6, 8), dtype)
+    m, u, weight, bias = args
+    turned = weight.movedim(0, 1).contiguous().movedim(0, 1)
+    grad = torch.randn_like(u)
+    for mixed in ((m.contiguous(), u, turned, bias), (m, u.contiguous(), weight, bias)):
+        assert_right(emulator, mixed, grad)
+    expected = op._cuda(*args)
+    assert_bitwise(op._cuda(m.contiguous(), u, turned, bias), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
+def test_views(emulator: Emulator, dtype: torch.dtype) -> None:
+    """Channels cut from wider tensors (aligned or not), rows and columns left out, gradients of stride zero."""
+    m, u, weight, bias = arguments((2, 48, 40, 6, 10), dtype)
+    for cut in (slice(8, 28), slice(3, 24)):
+        co = u[:, cut].shape[1]
+        assert_right(emulator, (m[:, cut], u[:, cut], weight[:co, cut], bias[:co]))
+    assert_right(emulator, (poisoned_view(m), poisoned_view(u.contiguous()), weight, bias))
+    sparse = m[:, :, ::2, ::3], u[:, :, ::2, ::3]
+    assert_right(emulator, (*sparse, weight, bias))
+    assert_right(emulator, (m, u, weight, bias), torch.randn(1, 1, 1, 1).to(dtype).expand_as(u))
+
+
+def test_many_runs_along_the_pixels(emulator: Emulator) -> None:
+    """The weights' gradient is a sum over several runs, the last one short, that images do not divide."""
+    emulator.schedule("random", 3)
+    args = arguments((3, 8, 8, 21, 23), torch.bfloat16)
+    grad = torch.randn_like(args[1])
+    for layout in LAYOUTS.values():
+        turned = tuple(t.contiguous(memory_format=layout) for t in args[:2]) + args[2:]
+        assert_right(emulator, turned, grad.contiguous(memory_format=layout))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@over_layouts
+def test_nan_stays_in_its_pixel(emulator: Emulator, layout: torch.memory_format, dtype: torch.dtype) -> None:
+    """Padding must not spread it: zero times NaN is NaN."""
+    args = arguments((2, 9, 11, 3, 5), dtype, layout)
+    args[0][1, 8, 2, 4] = torch.nan
+    out = op._cuda(*args)
+    grad_m, grad_u, grad_weight, grad_bias = op._cuda_backward(torch.randn_like(out), *args)
+    for t in (out, grad_u):
+        assert t[1, :, 2, 4].isnan().all()
+        assert int(t.isnan().sum()) == 11
+    assert grad_m.isfinite().all() and grad_bias.isfinite().all()
+    assert grad_weight.isnan().flatten(1).sum(0).tolist() == [0] * 8 + [11]
+
+
+def test_accesses_are_whole(emulator: Emulator) -> None:
+    """channels_last: every sector asked for is used, and shared memory is read without conflicts worth naming."""
+    args = arguments((1, 64, 64, 16, 16), torch.bfloat16)
+    with emulator.count() as traffic:
+        op._cuda(*args)
+    m, u, weight, _ = args
+    once = (m.numel() + u.numel()) * 2
+    assert traffic["load_global"]["units"] <= 1.1 * traffic["load_global"]["fewest"]
+    assert traffic["store_global"]["units"] == traffic["store_global"]["fewest"] == u.numel() * 2 // 32
+    assert traffic["load_global"]["bytes"] <= once + 2 * weight.numel() * 2 + 4 * u.numel()
+    for kind in ("load_shared", "store_shared"):
+        assert traffic[kind]["units"] <= 1.5 * traffic[kind]["fewest"], (kind, traffic[kind])

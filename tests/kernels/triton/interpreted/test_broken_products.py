@@ -1,0 +1,109 @@
+"""Kernels around products broken on purpose: a dropped mask, a missing halo row and a forgotten split are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from oracle.accuracy import assert_accurate
+from segnext_kernels.ops.conv_ffn import reference as conv_ffn_reference
+from segnext_kernels.ops.conv_ffn import triton_kernels as conv_ffn_kernels
+from segnext_kernels.ops.msca_conv import reference as msca_conv_reference
+from segnext_kernels.ops.msca_conv import triton_single
+from segnext_kernels.ops.nmf2d import reference as nmf2d_reference
+from segnext_kernels.ops.nmf2d import triton_kernels as nmf2d_kernels
+from segnext_kernels.spec import Draw
+from segnext_kernels.triton import pointwise as products
+from tests.contract.cases import cast
+from tests.kernels.triton.interpreted.test_dropped_mask import module_of
+
+DRAW = Draw(torch.float32, torch.device("cpu"), torch.channels_last, torch.Generator())
+
+
+def inside(n: int, c: int, h: int, w: int) -> torch.Tensor:
+    """An image in a larger one that is NaN all around it."""
+    larger = torch.full((n + 2, h + 2, w + 2, c + 9), torch.nan)
+    return larger[1:-1, 1:-1, 1:-1, 4 : c + 4].normal_().permute(0, 3, 1, 2)
+
+
+def pointwise(module: ModuleType) -> None:
+    x, weight, bias = inside(1, 5, 3, 4), torch.randn(6, 5), torch.randn(6)
+    out = torch.empty(1, 6, 3, 4)
+    module.pointwise(x, weight, bias, out)
+    expected = [torch.einsum("oi,nihw->nohw", w, x.to(w.dtype)) + b.view(-1, 1, 1) for w, b in
+                ((weight.double(), bias.double()), (weight, bias))]  # fmt: skip
+    assert_accurate(out, *expected)
+
+
+def weight_gradient(module: ModuleType) -> None:
+    grad, by, x = inside(1, 6, 9, 9), inside(1, 6, 9, 9), inside(1, 5, 9, 9)
+    actual, _ = module.weight_gradient(grad, by, x, torch.empty(6, 5), torch.empty(6))
+    expected = [torch.einsum("nohw,nohw,nihw->oi", *(t.to(dtype) for t in (grad, by, x))) for dtype in
+                (torch.float64, torch.float32)]  # fmt: skip
+    assert_accurate(actual, *expected)
+
+
+def strips(module: ModuleType) -> None:
+    args = (
+        inside(1, 3, 12, 4),
+        DRAW.weight(3, 1, 3, 3),
+        torch.randn(3),
+        DRAW.strips(3, (5,)),
+        [torch.randn(3)] * 2,
+    )
+    assert_accurate(module.strips(*args), msca_conv_reference.msca_conv(*cast(args, torch.float64)),
+                    msca_conv_reference.msca_conv(*args))  # fmt: skip
+
+
+def conv_ffn(module: ModuleType) -> None:
+    args = (inside(1, 3, 4, 3), DRAW.weight(5, 3, 1, 1), torch.randn(5), DRAW.weight(5, 1, 3, 3), torch.randn(5),
+            DRAW.weight(3, 5, 1, 1), torch.randn(3), True)  # fmt: skip
+    assert_accurate(module.forward(*args), conv_ffn_reference.conv_ffn(*cast(args, torch.float64)),
+                    conv_ffn_reference.conv_ffn(*args))  # fmt: skip
+
+
+def nmf2d(module: ModuleType) -> None:
+    larger = torch.full((1, 6, 40), torch.nan)
+    args = (larger[:, :5].uniform_(), torch.rand(1, 5, 3), 1, "unrolled", 1e-6, False)
+    assert_accurate(module.forward(*args)[0], nmf2d_reference.nmf2d(*cast(args, torch.float64))[0],
+                    nmf2d_reference.nmf2d(*args)[0])  # fmt: skip
+
+
+# module, what is run, and what is broken: text of the kernel, and what replaces it
+BREAKS: dict[str, tuple[ModuleType, Callable[[ModuleType], None], str, str]] = {
+    "mask-of-the-input-channels": (
+        products, pointwise, "x_mask = in_image[:, None] & (i < in_channels)[None, :]",
+        "x_mask = in_image[:, None] & (i < in_channels + 1)[None, :]",
+    ),
+    "mask-of-the-pixels": (
+        products, weight_gradient, "mask=in_image[:, None] & in_column[None, :],",
+        "mask=(p <= pixels)[:, None] & in_column[None, :],",
+    ),
+    "first-split-alone": (products, weight_gradient, "for split in range(0, splits):",
+                          "for split in range(0, 1):"),
+    "halo-above": (triton_single, strips, "low = tl.maximum(first - LONGEST // 2, 0)", "low = first"),
+    "row-beyond-the-image": (triton_single, strips, "(position + shift < high)", "(position + shift <= high)"),
+    "rows-wrap-around": (conv_ffn_kernels, conv_ffn, "(column >= 0) & (column < width)", "(column == column)"),
+    "channel-beyond-the-last": (
+        nmf2d_kernels,
+        nmf2d,
+        "mask=(n < pixels)[:, None] & (d < channels)[None, :],",
+        "mask=(n < pixels)[:, None] & (d <= channels)[None, :],",
+    ),
+    "sum-over-channels-cut": (nmf2d_kernels, nmf2d, "for start in range(0, channels, BLOCK_D):",
+                              "for start in range(0, channels - channels, BLOCK_D):"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_break_is_seen(name: str, tmp_path: Path) -> None:
+    module, check, right, wrong = BREAKS[name]
+    text = Path(str(module.__file__)).read_text()
+    check(module_of(text, tmp_path))
+    assert right in text
+    with pytest.raises(AssertionError):
+        check(module_of(text.replace(right, wrong, 1), tmp_path))

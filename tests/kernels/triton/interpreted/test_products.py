@@ -1,0 +1,118 @@
+"""The Triton kernels around products beyond the contract: several tiles, steps, panels, splits, bands and chunks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from segnext_kernels import use_backend
+from segnext_kernels.ops.conv_ffn import triton_kernels as conv_ffn_kernels
+from segnext_kernels.ops.conv_ffn.spec import SPEC as CONV_FFN
+from segnext_kernels.ops.gated_pointwise.spec import SPEC as GATED_POINTWISE
+from segnext_kernels.ops.msca_block.spec import SPEC as MSCA_BLOCK
+from segnext_kernels.ops.nmf2d import triton_products
+from segnext_kernels.ops.nmf2d.spec import SPEC as NMF2D
+from segnext_kernels.triton import launch, pointwise
+from tests.kernels.against_definition import assert_right, run
+
+over_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+LAST = torch.channels_last
+
+
+@over_dtypes
+def test_gated_pointwise_in_several_tiles_steps_panels(dtype: torch.dtype) -> None:
+    args = GATED_POINTWISE.samples[0].make(dtype, layout=LAST, n=2, ci=70, co=66, h=8, w=9)
+    assert_right(GATED_POINTWISE, args, "triton")
+
+
+@pytest.mark.parametrize("programs", [1, 4, 1000])
+def test_weight_gradient_in_any_number_of_splits(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pointwise, "PROGRAMS", programs)
+    args = GATED_POINTWISE.samples[0].make(n=3, ci=5, co=6, h=9, w=7)
+    assert_right(GATED_POINTWISE, args, "triton")
+
+
+def test_gated_pointwise_of_mixed_layouts() -> None:
+    m, u, weight, bias = GATED_POINTWISE.samples[0].make(layout=LAST)
+    args = (m.contiguous(), u, weight, bias)
+    assert_right(GATED_POINTWISE, args, "triton")
+    out, (grad_m, grad_u, *_) = run(GATED_POINTWISE, args, backend="triton")
+    assert grad_m.is_contiguous()
+    assert out.is_contiguous(memory_format=LAST) and grad_u.is_contiguous(memory_format=LAST)
+
+
+def test_nan_stays_in_its_pixel() -> None:
+    """Padding of a tile must not spread it: zero times NaN is NaN."""
+    args = GATED_POINTWISE.samples[0].make(ci=7, co=9)
+    args[0][1, 6, 8, 6] = torch.nan
+    out, (grad_m, grad_u, grad_weight, grad_bias) = run(GATED_POINTWISE, args, backend="triton")
+    for t in (out, grad_u):
+        assert t[1, :, 8, 6].isnan().all() and int(t.isnan().sum()) == 9
+    assert grad_m.isfinite().all() and grad_bias.isfinite().all()
+    assert grad_weight.isnan().flatten(1).sum(0).tolist() == [0] * 6 + [9]
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [(1, (16, 0)), (16, (16, 0)), (20, (16, 16)), (160, (128, 32)), (320, (256, 64)), (512, (512, 0))],
+)
+def test_two_powers_of_two_hold_all_channels(channels: int, expected: tuple[int, int]) -> None:
+    assert pointwise.halves(channels) == expected
+
+
+@over_dtypes
+def test_conv_ffn_in_panels(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WIDEST", "WIDEST_FLOAT", "PANEL_FLOAT"):
+        monkeypatch.setattr(conv_ffn_kernels, name, 16)
+    args = CONV_FFN.samples[0].make(dtype, layout=LAST, n=1, c=40, e=20, co=40, h=9, w=3, residual=True)
+    assert_right(CONV_FFN, args, "triton")
+
+
+@over_dtypes
+def test_conv_ffn_apart(dtype: torch.dtype) -> None:
+    """Beyond 64 channels in 16 bits three kernels."""
+    args = CONV_FFN.samples[0].make(dtype, layout=LAST, n=1, c=72, e=24, co=72, h=5, w=3, residual=True)
+    assert_right(CONV_FFN, args, "triton")
+
+
+@over_dtypes
+def test_msca_block_apart(dtype: torch.dtype) -> None:
+    """Many channels on few pixels in 16 bits: its last step is two products."""
+    assert_right(MSCA_BLOCK, MSCA_BLOCK.samples[0].make(dtype, layout=LAST, n=2, c=200, h=4, w=3), "triton")
+
+
+@over_dtypes
+def test_msca_block_in_bands_shorter_than_the_strips(dtype: torch.dtype) -> None:
+    assert_right(MSCA_BLOCK, MSCA_BLOCK.samples[0].make(dtype, layout=LAST, n=1, c=3, h=26, w=5), "triton")
+
+
+@pytest.mark.parametrize("inner_rows", [False, True], ids=["pixels-inner", "channels-inner"])
+@over_dtypes
+def test_nmf2d_in_several_chunks_of_several_tiles(
+    dtype: torch.dtype, inner_rows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_products, "MULTIPROCESSORS", 2)  # one chunk of each image takes three tiles
+    monkeypatch.setattr(triton_products, "PART_VALUES", 1)  # and sums go over one part at a time
+    args = NMF2D.samples[0].make(dtype, b=1, d=40, n=150, r=20, steps=1, inner_rows=inner_rows)
+    assert triton_products.Cut.of(args[0], 20, triton_products.config(BLOCK_N=32)).tiles_a_chunk == 3
+    assert_right(NMF2D, args, "triton")
+
+
+def test_launches_of_nmf2d(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    start = launch.start
+
+    def note(function: Any, *args: Any, **options: Any) -> None:
+        names.append(function.__name__)
+        start(function, *args, **options)
+
+    monkeypatch.setattr(launch, "start", note)
+    x, bases, *others = NMF2D.samples[0].make(b=1, n=5, steps=3)
+    with use_backend("triton"):
+        _, saved_bases, saved_coef = NMF2D.op(x, bases, *others)
+        assert len(names) == 2 * 3 + 2, names
+        names.clear()
+        torch.ops.segnext_kernels.nmf2d_backward(x, x, saved_bases, saved_coef, "unrolled", 1e-6)
+    assert len(names) == 2 * 3 + 3, names

@@ -1,0 +1,46 @@
+"""Every Triton kernel against its definition, in a session of Triton's interpreter: CPU tensors, no GPU.
+
+In sessions of their own, since TRITON_INTERPRET decides at a kernel's import what it is: two at a time, as none has
+more than one thread to use. They run the contract suite as far as `tests.kernels.triton.interpreter` can afford it, and
+`tests/kernels/triton/interpreted`: what is particular to a kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from segnext_kernels.triton import launch
+from tests import summary
+
+ROOT = Path(__file__).resolve().parents[3]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+CONTRACT, BACKWARD = "tests/contract/test_values.py", "test_backward_is_the_definition"
+SESSIONS = (
+    [CONTRACT, "-k", BACKWARD],
+    [CONTRACT, "tests/kernels/triton/interpreted", "-k", f"not {BACKWARD}"],
+)
+
+
+def run(options: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*PYTEST, *options], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(launch.missing() is not None, reason=f"Triton: {launch.missing()}")
+def test_kernels_in_the_interpreter() -> None:
+    with ThreadPoolExecutor(len(SESSIONS)) as pool:
+        sessions = list(pool.map(run, SESSIONS))
+    cases = []
+    for done in sessions:
+        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+        passed = re.search(r"(\d+) passed", done.stdout)
+        assert passed and int(passed[1]) > 50, done.stdout[-2000:]
+        cases.append(int(passed[1]))
+    summary.count("cases of Triton kernels in its interpreter", sum(cases))

@@ -1,0 +1,93 @@
+"""Makes a finished run the package's shipped weights: fp16 file, measured again as shipped, and its card.
+
+python -m tools.ship_weights runs/camvid camvid --root ../camvid --about about.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segnext.create import create_model
+from segnext.data.dataset import load_data_config
+from segnext.evaluation.evaluate import evaluate
+from segnext.models import SegNeXt
+from segnext.training.loop import FINAL
+from segnext.weights.catalogue import FOLDER
+from segnext.weights.loading import save
+
+
+def ship(run: Path, name: str, root: Path, about: str, folder: Path = FOLDER) -> dict[str, Any]:
+    """Write ``<name>.safetensors`` and ``<name>.md``; returns the metrics of the file as it is shipped.
+
+    Args:
+        run: a run's folder with final.safetensors.
+        name: of the weights and of the data recipe.
+        root: the data's folder.
+        about: Markdown for the card: what the data is, its terms, how the run went.
+        folder: where to write.
+    """
+    target = folder / f"{name}.safetensors"
+    data = load_data_config(name, root)
+    save(_segnext(run / FINAL), target, dtype=torch.float16)
+    model = _segnext(target).eval()
+    metrics = evaluate(model, data.open("val")).summary(data.classes)
+    preprocessing = model.metadata["preprocessing"]
+    if data.short_side is not None:
+        preprocessing = preprocessing | {"short_side": data.short_side}
+    # Convolution weights are exact in fp16 by now, so writing them again changes nothing.
+    save(model, target, {"metrics": metrics, "preprocessing": preprocessing}, dtype=torch.float16)
+    (folder / f"{name}.md").write_text(_card(name, model, metrics, about), encoding="utf-8")
+    return metrics
+
+
+def _segnext(path: Path) -> SegNeXt:
+    model = create_model(weights=path)
+    if not isinstance(model, SegNeXt):
+        raise ValueError(f"ship: {path} must hold a SegNeXt, got {type(model).__name__}")
+    return model
+
+
+def _card(name: str, model: SegNeXt, metrics: dict[str, Any], about: str) -> str:
+    recipe = model.metadata["recipe"]
+    iou = metrics["class_iou"]
+    lines = [
+        f"# {name}",
+        "",
+        about.strip(),
+        "",
+        f"## Accuracy on the {metrics['images']} images of val",
+        "",
+        f"mIoU {metrics['miou']:.4f}, pixel accuracy {metrics['pixel_accuracy']:.4f}: whole images at their own"
+        " size, one scale, no flip; float32 arithmetic on this file, whose convolution weights are fp16.",
+        "",
+        "| class | IoU |",
+        "| --- | ---: |",
+        *(f"| {label} | {value:.3f} |" for label, value in iou.items()),
+        "",
+        "## Recipe",
+        "",
+        "| setting | value |",
+        "| --- | --- |",
+        *(f"| {key} | {value} |" for key, value in recipe.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--about", type=Path, required=True)
+    options = parser.parse_args()
+    metrics = ship(options.run, options.name, options.root, options.about.read_text(encoding="utf-8"))
+    print(f"{options.name}: val mIoU {metrics['miou']:.4f}")
+
+
+if __name__ == "__main__":
+    main()
