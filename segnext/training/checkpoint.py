@@ -6,7 +6,6 @@ A run that is killed at any moment resumes bit-identically from its last checkpo
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from segnext.atomic import replace_file
 from segnext.models import SegNeXt
 from segnext.training.ema import AveragedModel
 
@@ -63,11 +63,8 @@ class TrainingState:
             "seconds": str(self.seconds),
             "losses": json.dumps(self.losses),
         }
-        temporary = path.with_name(path.name + ".tmp")
-        save_file({key: value.contiguous() for key, value in tensors.items()}, temporary, metadata=header)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        tensors = {key: value.contiguous() for key, value in tensors.items()}
+        replace_file(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
     def restore(self, path: Path) -> None:
         """Read the state from `path` into the model, its average, the optimiser and torch's generators.

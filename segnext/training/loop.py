@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from segnext.atomic import remove_leftovers
 from segnext.data.batches import Batch, TrainingBatches
 from segnext.data.dataset import DataConfig
 from segnext.data.preprocessing import MEAN, STD, normalise
@@ -229,6 +230,7 @@ def _prepare(folder: Path, resume: bool, overwrite: bool) -> Path:
             "start from its weights with --weights, in another --output"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder / CHECKPOINT)
     return folder
 
 

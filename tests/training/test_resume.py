@@ -109,8 +109,10 @@ def test_killed_between_two_checkpoints(data, whole, tmp_path):
     with pytest.raises(Killed):
         run(data, tmp_path, file=Trigger("step 5/6", kill))
     assert header(tmp_path / CHECKPOINT)["step"] == "3" and len(rows(tmp_path)) == 5
-    (tmp_path / f"{CHECKPOINT}.tmp").write_bytes(b"half a checkpoint")
+    half = tmp_path / f".{CHECKPOINT}.7.tmp"
+    half.write_bytes(b"half a checkpoint")
     run(data, tmp_path, resume=True)
+    assert not half.exists()
     assert_equal_runs(whole, tmp_path)
 
 
