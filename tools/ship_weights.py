@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from segnext.create import create_model
-from segnext.data.dataset import load_data_config
+from segnext.data.config import load_data_config
 from segnext.evaluation.evaluate import evaluate
 from segnext.models import SegNeXt
 from segnext.training.loop import FINAL

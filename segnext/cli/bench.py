@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from segnext.cli._options import parse_size
+from segnext.cli._options import Batch, Size, Threads, parse_size
 
 if TYPE_CHECKING:
     import torch
@@ -30,11 +30,11 @@ def bench(
     model: Annotated[
         str, typer.Option("--model", "-m", help="t, s, b, l; an architecture; weights or a checkpoint.")
     ] = "t",
-    size: Annotated[str, typer.Option(help="Input size: 512, or HEIGHTxWIDTH such as 1024x2048.")] = "512",
+    size: Size = "512",
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Precision of ours and of all others.")
     ] = "float32",
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    batch: Batch = 1,
     logits: Annotated[
         bool,
         typer.Option("--logits", help="Stop at the logits at an eighth of the size: no resize, no mask."),
@@ -43,9 +43,7 @@ def bench(
         bool, typer.Option("--compile/--no-compile", help="Include torch.compile: minutes of compilation.")
     ] = False,
     seconds: Annotated[float, typer.Option(min=0, help="Time for the rounds, about.")] = 10,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")
-    ] = None,
+    threads: Threads = None,
 ) -> None:
     """Time SegNeXt from image to mask on this machine's CPU, against the other runtimes that are installed.
 
@@ -68,9 +66,7 @@ def bench(
     from rich.console import Console
 
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
-    height, width = parse_size("bench: --size", size)
-    if min(height, width) < 1:
-        raise ValueError(f"bench: --size must be at least 1 pixel, got {size!r}")
+    height, width = parse_size("--size", size)
     if threads is not None:
         torch.set_num_threads(threads)
     network = _build(model)

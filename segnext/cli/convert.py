@@ -86,10 +86,10 @@ def _class_metadata(classes: str, num_classes: int) -> dict[str, Any]:
     Raises:
         ValueError: another number of classes than the model has.
     """
-    from segnext.data.dataset import list_recipes, load_data_config
+    from segnext.data.config import list_sets, load_data_config
 
     metadata: dict[str, Any]
-    if classes in list_recipes() or classes.endswith((".yaml", ".yml")):
+    if classes in list_sets() or classes.endswith((".yaml", ".yml")):
         data = load_data_config(classes, root=".")
         metadata = {"classes": list(data.classes), "palette": [list(colour) for colour in data.palette]}
     else:

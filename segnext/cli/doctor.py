@@ -17,7 +17,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from segnext.data.dataset import DataConfig
+    from segnext.data.config import DataConfig
     from segnext.data.inspection import SplitReport
     from segnext_kernels.self_check.verdicts import Subject, Verdict
 
@@ -300,12 +300,13 @@ def _plain(value: Any) -> str:
 
 def _examine(console: Console, data: str, root: Path | None, limit: int | None) -> bool:
     """Prints a report on each split; True where nothing is wrong."""
-    from segnext.data.dataset import load_data_config
+    from segnext.data.config import load_data_config
 
     config = load_data_config(data, root)
     healthy = True
-    for split, (images, labels) in config.splits.items():
-        console.print(f"[bold]{config.name} {split}[/bold]: {images}, {labels}")
+    for split, files in config.splits.items():
+        listed = f", listed in {files.list}" if files.list else ""
+        console.print(f"[bold]{config.name} {split}[/bold]: {files.images}, {files.labels}{listed}")
         try:
             report = _inspect(config, split, limit)
         except (ValueError, FileNotFoundError) as error:
@@ -342,19 +343,18 @@ def _print_split(console: Console, report: SplitReport, classes: tuple[str, ...]
     common = [f"{width}x{height} ({count})" for (height, width), count in report.sizes.most_common(3)]
     more = f" and {len(report.sizes) - 3} other sizes" if len(report.sizes) > 3 else ""
     console.print(f"  pairs: {report.pairs}{read}; width x height: {', '.join(common) or 'none'}{more}")
-    total = max(int(report.pixels.sum()), 1)
+    total = max(int(report.pixels.sum() + report.unknown_pixels.sum()), 1)
     table = Table("id", "class")
     table.add_column("pixels", justify="right")
     table.add_column("images", justify="right")
-    rows = [
-        *enumerate(classes),
-        (report.ignore_index, "(ignored)"),
-        *((i, "(unknown)") for i in report.unknown_ids),
-    ]
-    for label, name in rows:
+    for label, name in (*enumerate(classes), (report.ignore_index, "(ignored)")):
         share = 100 * report.pixels[label] / total
-        style = "red" if name == "(unknown)" else "yellow" if not share and name != "(ignored)" else None
+        style = "yellow" if not share and name != "(ignored)" else None
         table.add_row(str(label), name, f"{share:.2f} %", str(report.images[label]), style=style)
+    for label in report.unknown_ids:
+        share = 100 * report.unknown_pixels[label] / total
+        row = (str(label), "(unknown)", f"{share:.2f} %", str(report.unknown_images[label]))
+        table.add_row(*row, style="red")
     console.print(table)
     ids = report.ids
     console.print(f"  ids: {ids[0]}..{ids[-1]}, {len(ids)} different" if ids else "  ids: none")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segnext.cli._options import parse_size
+from segnext.cli._options import Batch, Size, parse_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,11 +21,11 @@ def info(
             help="t, s, b, l; an architecture; shipped weights or a checkpoint. Nothing: list them."
         ),
     ] = None,
-    size: Annotated[str, typer.Option(help="Input size: 512, or HEIGHTxWIDTH such as 1024x2048.")] = "512",
+    size: Size = "512",
     classes: Annotated[
         int | None, typer.Option(min=1, help="Number of classes; default: the model's own.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    batch: Batch = 1,
 ) -> None:
     """Layers, parameters, multiply-adds and memory of a model.
 
@@ -49,7 +49,7 @@ def info(
     if model is None:
         _list(console)
         return
-    height, width = parse_size("info: --size", size)
+    height, width = parse_size("--size", size)
     network = _build(model, classes)
     _print_costs(console, network, height, width, batch)
     _print_metadata(console, network.metadata)

@@ -86,7 +86,7 @@ def count_costs(model: SegNeXt | MSCAN, height: int, width: int, batch: int = 1)
         ValueError: a size below 1.
     """
     if min(height, width, batch) < 1:
-        raise ValueError(f"info: size and batch must be at least 1, got {height}x{width} and {batch}")
+        raise ValueError(f"count_costs: size and batch must be at least 1, got {height}x{width} and {batch}")
     shape = (batch, model.config.in_channels, height, width)
     model = copy.deepcopy(model).to("meta")
     parts = _parts(model)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# ADE20K is evaluated with images that fit into (2048, 512): no side above four times the short one.
-LONGEST_RATIO = 4
+from segnext.data.preprocessing import Preprocessing, short_side_scale
 
 
 class Network(Protocol):
@@ -42,7 +41,8 @@ class Inference:
         scales: the image is also seen at these multiples of its size; softmax probabilities are averaged.
         flip: each scale is also seen mirrored.
         short_side: images are first resized so that their short side has this many pixels, and the long side
-            at most four times as many (ADE20K: 512); None: native size. Results keep the native size.
+            at most four times as many (ADE20K: 512); 0: native size; None: as the weights say (`for_weights`), and
+            native size where nobody asks them. Results keep the native size.
         size_divisor: sides are then rounded up to a multiple of it by resizing (published numbers: 32).
         batch: windows that run through the network together.
     """
@@ -67,7 +67,9 @@ class Inference:
         valid = bool(self.scales) and all(scale > 0 and math.isfinite(scale) for scale in self.scales)
         self._expect("scales", valid, "positive numbers, at least one")
         self._expect(
-            "short_side", self.short_side is None or self.short_side >= 1, "at least 1 pixel, or None"
+            "short_side",
+            self.short_side is None or self.short_side >= 0,
+            "at least 1 pixel, 0 for native size, or None",
         )
         self._expect(
             "size_divisor", self.size_divisor is None or self.size_divisor >= 1, "at least 1, or None"
@@ -78,6 +80,10 @@ class Inference:
         if not valid:
             raise ValueError(f"predict: {name} must be {expected}, got {getattr(self, name)!r}")
 
+    def for_weights(self, preprocessing: Preprocessing) -> Inference:
+        """This protocol at the image size that the weights were trained for, unless it names one itself."""
+        return self if self.short_side is not None else replace(self, short_side=preprocessing.short_side)
+
     @property
     def views(self) -> int:
         """How many times the network sees each image."""
@@ -85,9 +91,8 @@ class Inference:
 
     def view_size(self, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
         """Height and width at which the network sees an image of height x width at `scale`."""
-        if self.short_side is not None:
-            short, long = min(height, width), max(height, width)
-            scale *= min(self.short_side / short, LONGEST_RATIO * self.short_side / long)
+        if self.short_side:
+            scale *= short_side_scale(height, width, self.short_side)
         divisor = self.size_divisor or 1
         rows, columns = (max(1, int(side * scale + 0.5)) for side in (height, width))
         return -(-rows // divisor) * divisor, -(-columns // divisor) * divisor

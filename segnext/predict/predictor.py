@@ -21,7 +21,7 @@ from torch import Tensor
 
 from segnext.create import create_model
 from segnext.data.images import read_image, rgb_array
-from segnext.data.preprocessing import MEAN, STD, normalise
+from segnext.data.preprocessing import Preprocessing
 from segnext.deployment.model import deploy
 from segnext.device import choose_device
 from segnext.drawing.overlay import add_legend, draw_overlay
@@ -176,20 +176,17 @@ class Predictor:
             )
         self.model = model.to(self.device).eval()
         self._network = self._deployed()
-        preprocessing = model.metadata.get("preprocessing") or {}
-        self.mean, self.std = preprocessing.get("mean", MEAN), preprocessing.get("std", STD)
-        if short_side is None:
-            short_side = preprocessing.get("short_side")
+        self.preprocessing = Preprocessing.of(model.metadata)
         self.inference = Inference(
             mode=mode,
             crop=crop,
             stride=stride,
             scales=tuple(scales),
             flip=flip,
-            short_side=short_side or None,
+            short_side=short_side,
             size_divisor=size_divisor,
             batch=batch,
-        )
+        ).for_weights(self.preprocessing)
         count = model.config.num_classes
         self.classes = _class_names(model.metadata.get("classes"), count)
         self.palette = _palette(model.metadata.get("palette"), count)
@@ -208,7 +205,7 @@ class Predictor:
         pixels = _pixels(image)
         start = time.perf_counter()
         try:
-            tensor = normalise(pixels, mean=self.mean, std=self.std, device=self.device)
+            tensor = self.preprocessing(pixels, device=self.device)
             autocast = self.dtype != torch.float32 and self._network is self.model
             with torch.autocast(self.device.type, self.dtype, enabled=autocast):
                 mask = predict_mask(self._network, tensor, inference=self.inference)[0].cpu().numpy()

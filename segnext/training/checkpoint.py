@@ -86,7 +86,7 @@ class TrainingState:
                 f"resume: {path} must be a training checkpoint of format {FORMAT}, "
                 f"got {header.get('format')}; use --weights to start from a model's weights"
             )
-        self._check_settings(json.loads(header["settings"]), path)
+        self._check_settings(self._in_todays_names(json.loads(header["settings"])), path)
         parts = _by_part(tensors)
         for part, module in (("model", self.model), ("average", self.average.model)):
             _copy_into(module, parts[part], path)
@@ -100,6 +100,11 @@ class TrainingState:
         self.step = int(header["step"])
         self.seconds = float(header["seconds"])
         self.losses[:] = json.loads(header["losses"])
+
+    def _in_todays_names(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a checkpoint of any age; earlier ones said "precision" and nothing of preprocessing."""
+        renamed = {{"precision": "dtype"}.get(key, key): value for key, value in stored.items()}
+        return {"preprocessing": self.settings.get("preprocessing")} | renamed
 
     def _check_settings(self, stored: dict[str, Any], path: Path) -> None:
         differing = sorted(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from segnext.models import dialects
+from segnext.training.settings import Schedule
 
-Schedule = Literal["linear", "cosine"]
 WARMUP_START = 1e-6  # first fraction of the learning rate, as in the official recipes
 
 

@@ -98,7 +98,7 @@ def test_threads(run, no_graphs, threads):
 @pytest.mark.parametrize("size", ["big", "0x32", "1x2x3"])
 def test_refused_in_a_line(run, size):
     status, text, errors = run("--size", size)
-    assert (status, text) == (1, "") and errors.count("\n") == 1 and "bench: --size" in errors
+    assert (status, text) == (1, "") and errors.count("\n") == 1 and "segnext: --size must be" in errors
 
 
 def test_names_of_models():

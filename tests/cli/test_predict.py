@@ -149,11 +149,11 @@ class TestOptions:
 
     def test_inference_options_arrive(self, run, photos, tmp_path):
         options = "--mode slide --crop 32 --stride 20 --scales 0.5,1 --flip --short-side 48 --size-divisor 16"
-        assert run(photos / "0.png", *options.split(), "--precision", "bfloat16", "--threads", 1)[0] == 0
+        assert run(photos / "0.png", *options.split(), "--dtype", "bfloat16", "--threads", 1)[0] == 0
         summary = json.loads((tmp_path / "out" / "predictions.json").read_text())
         expected = {"mode": "slide", "crop": 32, "stride": 20, "scales": [0.5, 1.0], "flip": True}
         assert summary["inference"] == expected | {"short_side": 48, "size_divisor": 16, "batch": 1}
-        assert summary["precision"] == "bfloat16"
+        assert summary["dtype"] == "bfloat16"
 
     def test_max_pixels(self, run, photos, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back afterwards

@@ -205,7 +205,7 @@ def test_val_prints_what_training_measured(segnext, data, trained):
         "--scales 0.5,1,1.5 --flip",
         "--size-divisor 32",
         "--short-side 64 --split train",
-        "--precision bfloat16 --threads 1",
+        "--dtype bfloat16 --threads 1",
     ],
 )
 def test_val_protocols_and_json(segnext, data, trained, tmp_path, words, threads):

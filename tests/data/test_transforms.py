@@ -4,8 +4,9 @@ import colorsys
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from segnext.data.preprocessing import MEAN
+from segnext.data.preprocessing import MEAN, Preprocessing
 from segnext.data.transforms import Augmentation, photometric_distortion
 
 
@@ -100,6 +101,31 @@ def test_padding_is_ignored_and_of_mean_colour(ignore_index):
     np.testing.assert_array_equal(ids, np.where(inside, 0, ignore_index))
     assert (view[inside] == 0).all()
     assert np.abs(view[~inside] - np.array(MEAN)).max() <= 0.5
+
+
+def test_padding_has_the_mean_colour_of_the_weights():
+    image, label = np.zeros((10, 12, 3), np.uint8), np.zeros((10, 12), np.uint8)
+    own = plain(16, preprocessing=Preprocessing((300.0, 7.4, -1.0), (1.0, 1.0, 1.0)))
+    assert own(image, label, np.random.default_rng(0))[0][-1, -1].tolist() == [255, 7, 0]
+
+
+def test_ratios_are_relative_to_the_size_that_the_weights_expect():
+    image, label = ramp(50, 60)
+    half = Image.fromarray(image).resize((30, 25), Image.Resampling.BILINEAR)
+    own = plain(40, preprocessing=Preprocessing(short_side=25))
+    view, ids = own(image, label, np.random.default_rng(0))
+    assert (ids != 255).sum() == 25 * 30
+    np.testing.assert_array_equal(view[:25, :30], np.asarray(half))
+
+
+@pytest.mark.parametrize("size", [(50, 60), (60, 50)], ids=str)
+def test_a_short_side_that_the_images_have_changes_nothing(size):
+    image, label = ramp(*size)
+    expected = draws(Augmentation(32), image, label, 3)
+    found = draws(Augmentation(32, preprocessing=Preprocessing(short_side=50)), image, label, 3)
+    for first, second in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(first[0], second[0])
+        np.testing.assert_array_equal(first[1], second[1])
 
 
 def largest_share(ids: np.ndarray) -> float:

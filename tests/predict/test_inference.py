@@ -190,6 +190,7 @@ class TestOptions:
             ({"short_side": 512, "size_divisor": 32}, (200, 4000), (128, 2048)),  # ADE20K: fits (2048, 512)
             ({"short_side": 512}, (4000, 200), (2048, 102)),
             ({"short_side": 360}, (720, 960), (360, 480)),
+            ({"short_side": 0}, (720, 960), (720, 960)),
             ({"short_side": 4}, (1, 1), (4, 4)),
         ],
     )
@@ -214,7 +215,7 @@ class TestOptions:
             ({"scales": (1, 0)}, "scales"),
             ({"scales": (float("inf"),)}, "scales"),
             ({"size_divisor": 0}, "size_divisor"),
-            ({"short_side": 0}, "short_side"),
+            ({"short_side": -1}, "short_side"),
             ({"batch": 0}, "batch"),
         ],
     )

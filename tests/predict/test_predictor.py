@@ -10,7 +10,7 @@ from PIL import Image
 
 from segnext import DeployedSegNeXt, Predictor, mscan_t, segnext_t
 from segnext.data.images import ImageError
-from segnext.data.preprocessing import MEAN, STD, normalise
+from segnext.data.preprocessing import Preprocessing, normalise
 from segnext.predict.predictor import Prediction
 from segnext.weights import save, shipped
 
@@ -100,7 +100,7 @@ class TestWeights:
         loaded = Predictor(path)
         assert loaded.classes == tuple(CLASSES) and loaded.palette.tolist() == COLOURS
         assert loaded.inference.short_side == 35
-        assert Predictor(path, short_side=0).inference.short_side is None
+        assert Predictor(path, short_side=0).inference.short_side == 0
         assert Predictor(path, short_side=50).inference.short_side == 50
         tensor = normalise(image, mean=[0, 0, 0], std=[255] * 3)
         native = Predictor(path, short_side=0)(image).mask
@@ -110,7 +110,7 @@ class TestWeights:
         bare = Predictor(segnext_t(num_classes=3))
         assert bare.classes == ("class 0", "class 1", "class 2")
         assert bare.palette.shape == (3, 3) and len(np.unique(bare.palette, axis=0)) == 3
-        assert (bare.mean, bare.std) == (MEAN, STD)
+        assert bare.preprocessing == Preprocessing()
         assert not bare.model.training
 
     def test_missing(self, tmp_path):

@@ -4,7 +4,7 @@ import torch
 from safetensors import safe_open
 
 from segnext import create_model
-from segnext.data.dataset import load_data_config
+from segnext.data.config import load_data_config
 from segnext.evaluation.evaluate import evaluate
 from tests.data.synthetic import CLASSES, write_data_set
 from tests.training.runs import run

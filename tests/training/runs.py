@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from safetensors import safe_open
 
-from segnext.data.dataset import DataConfig
+from segnext.data.config import DataConfig
 from segnext.evaluation.evaluate import Evaluation
 from segnext.models import SegNeXt, build
 from segnext.training.loop import CHECKPOINT, train

@@ -1,7 +1,10 @@
 """A run that is stopped or killed goes on as if nothing had happened, to the last bit."""
 
+import dataclasses
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from segnext.data.dataset import DataConfig, load_data_config
+from segnext.data.config import DataConfig, load_data_config
 from segnext.training.loop import CHECKPOINT
 from segnext.training.settings import Reporting
 from tests.data.synthetic import write_data_set
@@ -47,10 +51,10 @@ def test_the_comparison_sees_another_seed(data, whole, tmp_path):
 def _command(data: DataConfig, folder: Path, arguments: str) -> dict[str, Any]:
     """A process of its own that calls `run(data, folder, {arguments})`: signals stay away from the other tests."""
     root = Path(__file__).parents[2]
-    yaml = next(data.splits["train"][0].parents[1].glob("*.yaml"))
+    yaml = next(data.splits["train"].images.parents[1].glob("*.yaml"))
     script = (
         "import sys; from pathlib import Path; from signal import *; from tests.training.runs import *; "
-        "from segnext.data.dataset import load_data_config; torch.set_num_threads(int(sys.argv[3])); "
+        "from segnext.data.config import load_data_config; torch.set_num_threads(int(sys.argv[3])); "
         f"run(load_data_config(sys.argv[1]), Path(sys.argv[2]), {arguments})"
     )
     return {
@@ -193,6 +197,26 @@ def test_another_thread_can_train(data, whole, tmp_path):
 def test_other_settings_are_refused(data, whole, settings, changes):
     with pytest.raises(ValueError, match=rf"settings must be those that .* was trained with, got {changes};"):
         run(data, whole, resume=True, **settings)
+
+
+def test_another_preprocessing_is_refused(data, whole):
+    with pytest.raises(ValueError, match=r"got preprocessing .* -> .*'short_side': 20"):
+        run(dataclasses.replace(data, short_side=20), whole, resume=True)
+
+
+def test_a_checkpoint_of_earlier_names_goes_on(data, whole, tmp_path):
+    """Settings once said "precision" for dtype, and nothing of preprocessing."""
+    shutil.copytree(whole, tmp_path / "old")
+    path = tmp_path / "old" / CHECKPOINT
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    settings = json.loads(metadata["settings"])
+    settings["precision"] = settings.pop("dtype")
+    del settings["preprocessing"]
+    save_file(tensors(path), path, metadata | {"settings": json.dumps(settings)})
+    run(data, tmp_path / "old", resume=True)
+    with pytest.raises(ValueError, match="got dtype float32 -> bfloat16;"):
+        run(data, tmp_path / "old", resume=True, dtype="bfloat16")
 
 
 def test_another_data_set_is_refused(whole, tmp_path):
