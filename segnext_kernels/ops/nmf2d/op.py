@@ -241,7 +241,10 @@ def _backward(
 ) -> tuple[Any, ...]:
     x, saved_bases, saved_coef = saved
     if saved_bases.shape[0] == 0:
-        raise RuntimeError(f"{NAME}: the backward needs the state of the loop; call the op with save=True")
+        raise RuntimeError(
+            f"{NAME}: the backward needs the state of the loop, got none; call segnext_kernels.{NAME}, which keeps it "
+            "where x requires a gradient"
+        )
     grad_x = _backward_op(grad_out, x, saved_bases, saved_coef, *other)
     return grad_x, None, None, None, None, None
 
