@@ -1,4 +1,4 @@
-"""Normalisation: the published numbers, what weights say instead, and the memory format that kernels are fast in."""
+"""Normalisation: the numbers of docs/model.md, section 5.1, or the weights' own, in the memory format for kernels."""
 
 import json
 
