@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -65,6 +64,8 @@ def bench(
     import torch
     from rich.console import Console
 
+    from segnext.measure import timing
+
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     height, width = parse_size("--size", size)
     if threads is not None:
@@ -77,7 +78,13 @@ def bench(
         show = _progress(errors, status.update)
         runs, reasons = _prepare(network, images, getattr(torch, dtype), logits, compile, show)
         with torch.inference_mode():
-            times = _time(runs, seconds, show)
+            times = timing.interleaved(
+                {name: timing.turn(run) for name, run in runs.items()},
+                seconds,
+                least=MIN_ROUNDS,
+                most=MAX_ROUNDS,
+                before_turn=lambda number, name: show(f"round {number}: {name}"),
+            )
     name = network.config.architecture
     target = "logits" if logits else "mask"
     title = f"{name}, {batch}x{height}x{width} to {target}, {dtype}, {torch.get_num_threads()} threads"
@@ -120,49 +127,23 @@ def _prepare(
     compile: bool,
     show: Callable[[str], None],
 ) -> tuple[dict[str, Run], dict[str, str]]:
-    """What passed the gate, ours first; and why others get no number."""
+    """The runtimes that agree with plain PyTorch in float32, ours first; and why others get no number."""
     import torch
 
-    from segnext import deploy
-    from segnext.measure import runtimes
+    from segnext.measure import agreement, runtimes
 
     plain = runtimes.plain(network, images)
     with torch.inference_mode():
         oracle = plain(images)
-    low = images.to(dtype)
-    half = dtype != torch.float32
-    eager = runtimes.plain(_in_dtype(network, dtype), low) if half else plain
-    ours = deploy(network, dtype)
-    ends = [partial(_end, axis=axis) for axis in ((None,) if logits else (1, -1))]
-    graphs: list[bytes] = []
-
-    def on_graphs(runtime: Callable[..., Run]) -> Run:
-        if not graphs:
-            graphs.extend(runtimes.export_onnx(partial(end, plain), images) for end in ends)
-        return runtimes.fastest([runtime(graph, images) for graph in graphs])
-
-    def eager_run(image: Tensor) -> Tensor:
-        return ends[0](eager, image.to(dtype))
-
-    makers: dict[str, Callable[[], Run]] = {
-        OURS: lambda: partial(ours.forward_logits if logits else ours.predict, images),
-        "eager PyTorch": lambda: partial(eager_run, images),
-    }
-    if compile:
-        makers["torch.compile"] = lambda: runtimes.torch_compile(eager_run, images)
-    if not half:
-        makers["ONNX Runtime"] = lambda: on_graphs(runtimes.onnx_runtime)
-    precision = "bf16" if half else "f32"
-    makers["OpenVINO"] = lambda: on_graphs(partial(runtimes.openvino, precision=precision))
+    tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
     runs: dict[str, Run] = {}
     reasons: dict[str, str] = {}
-    tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
-    for name, make in makers.items():
+    for name, make in _makers(network, images, plain, dtype, logits, compile).items():
         show(f"preparing {name}")
         try:
             run = make()
             with torch.inference_mode():
-                wrong = _wrong(run(), oracle, tolerance)
+                wrong = agreement.disagreement(run(), oracle, tolerance)
         except runtimes.Unavailable as reason:
             wrong = str(reason)
         if wrong and name == OURS:
@@ -176,52 +157,51 @@ def _prepare(
     return runs, reasons
 
 
-def _in_dtype(network: SegNeXt, dtype: torch.dtype) -> SegNeXt:
+def _makers(
+    network: SegNeXt,
+    images: Tensor,
+    plain: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    logits: bool,
+    compile: bool,
+) -> dict[str, Callable[[], Run]]:
+    """How each runtime is prepared, by name; `plain` is the network in PyTorch's own operators, float32."""
     import copy
 
-    return copy.deepcopy(network).to(dtype)
+    import torch
 
+    from segnext import deploy
+    from segnext.measure import runtimes
 
-def _end(logits: Callable[[Tensor], Tensor], images: Tensor, axis: int | None) -> Tensor:
-    """Logits, or the label map with the classes on this axis when the largest is looked for."""
-    import torch.nn.functional as F
+    half = dtype != torch.float32
+    eager = runtimes.plain(copy.deepcopy(network).to(dtype), images.to(dtype)) if half else plain
+    ours = deploy(network, dtype)
+    size = (images.shape[2], images.shape[3])
 
-    low = logits(images)
-    if axis is None:
-        return low
-    full = F.interpolate(low, images.shape[2:], mode="bilinear", align_corners=False)
-    return full.argmax(1) if axis == 1 else full.permute(0, 2, 3, 1).argmax(-1)
+    def to_end(function: Callable[[Tensor], Tensor], axis: int) -> Callable[[Tensor], Tensor]:
+        return function if logits else lambda x: runtimes.label_map(function(x), size, axis)
 
+    eager_run = to_end(lambda x: eager(x.to(dtype)), axis=1)
+    graphs: list[bytes] = []
 
-def _wrong(output: Tensor, oracle: Tensor, tolerance: float) -> str:
-    """What is wrong with logits or labels, empty where nothing is."""
-    import torch.nn.functional as F
+    def on_graphs(runtime: Callable[..., Run]) -> Run:
+        """Of the formulations of the same, runtimes differ in which is faster."""
+        if not graphs:
+            graphs.extend(
+                runtimes.export_onnx(to_end(plain, axis), images) for axis in ((1,) if logits else (1, -1))
+            )
+        return runtimes.fastest([runtime(graph, images) for graph in graphs])
 
-    allowed = tolerance * oracle.abs().max()
-    if output.ndim == 4:
-        error = (output.float() - oracle).abs().max()
-        return "" if error <= allowed else f"wrong: logits are off by {error:.1e}, allowed are {allowed:.1e}"
-    full = F.interpolate(oracle, output.shape[1:], mode="bilinear", align_corners=False)
-    gap = full.amax(1) - full.gather(1, output.long()[:, None]).squeeze(1)
-    count = int((~(gap <= 2 * allowed)).sum())
-    return f"wrong: {count} pixels have a class that is not the best" if count else ""
-
-
-def _time(runs: dict[str, Run], seconds: float, show: Callable[[str], None]) -> dict[str, list[float]]:
-    """Seconds of each in each round; the call before the timed one brings caches and threads into its state."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    begin = time.perf_counter()
-    for number in range(1, MAX_ROUNDS + 1):
-        for name, run in runs.items():
-            show(f"round {number}: {name}")
-            run()
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-        spent = time.perf_counter() - begin
-        if number >= MIN_ROUNDS and spent * (number + 1) / number > seconds:
-            break
-    return times
+    makers: dict[str, Callable[[], Run]] = {
+        OURS: lambda: partial(ours.forward_logits if logits else ours.predict, images),
+        "eager PyTorch": lambda: partial(eager_run, images),
+    }
+    if compile:
+        makers["torch.compile"] = lambda: runtimes.torch_compile(eager_run, images)
+    if not half:
+        makers["ONNX Runtime"] = lambda: on_graphs(runtimes.onnx_runtime)
+    makers["OpenVINO"] = lambda: on_graphs(partial(runtimes.openvino, dtype=dtype))
+    return makers
 
 
 def _print(

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
-import os
-import platform
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,11 +15,6 @@ if TYPE_CHECKING:
     from segnext.data.inspection import SplitReport
     from segnext_kernels.self_check.verdicts import Subject, Verdict
 
-# What CPU kernels may use, as the kernel names it; x86-64 first, then aarch64.
-INSTRUCTIONS = (
-    *("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
-    *("amx_tile", "amx_bf16", "asimd", "asimdhp", "asimddp", "bf16", "sve", "sve2"),
-)
 SHOWN_PROBLEMS = 20
 
 
@@ -67,6 +56,8 @@ def doctor(
     """
     from rich.console import Console
 
+    from segnext.measure import machine
+
     console = Console(highlight=False, soft_wrap=True)
     if self_check:
         if not _check_kernels(console):
@@ -77,9 +68,9 @@ def doctor(
             raise typer.Exit(1)
         return
     for title, facts in (
-        ("Machine", machine()),
-        ("Python", libraries()),
-        ("GPU", gpus()),
+        ("Machine", machine.host()),
+        ("Python", machine.libraries()),
+        ("GPU", machine.gpus()),
         ("Kernels", backends()),
         ("Self-check", remembered_self_checks()),
         ("Build", build()),
@@ -90,86 +81,23 @@ def doctor(
             console.print(f"  {name:<14}{value}", markup=False)
 
 
-def machine() -> list[tuple[str, str]]:
-    """CPU, cores, instruction sets, memory."""
-    cpu = _cpu_info()
-    name = cpu.get("model name") or platform.processor() or "unknown"
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    flags = set((cpu.get("flags") or cpu.get("Features") or "").split())
-    facts = [
-        ("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
-        ("CPU", f"{name}, {usable} of {os.cpu_count()} cores"),
-        ("instructions", " ".join(word for word in INSTRUCTIONS if word in flags) or "unknown"),
-    ]
-    memory = _memory()
-    if memory:
-        facts.append(("memory", memory))
-    return facts
-
-
-def libraries() -> list[tuple[str, str]]:
-    """Versions of what matters, with the command for what is missing."""
-    import torch
-
-    facts = [("python", f"{platform.python_version()} ({sys.executable})")]
-    threads = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
-    facts.append(("torch", f"{torch.__version__} ({cuda}, {threads})"))
-    for name in ("segnext", "numpy", "pillow", "safetensors"):
-        try:
-            facts.append((name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            facts.append((name, "not installed; pip install " + ("." if name == "segnext" else name)))
-    return facts
-
-
-def gpus() -> list[tuple[str, str]]:
-    """GPUs that torch sees, the driver, and why there are none."""
-    import torch
-
-    facts = []
-    driver = _nvidia_driver()
-    if driver:
-        facts.append(("driver", driver))
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            facts.append(
-                (
-                    f"cuda:{index}",
-                    f"{properties.name}, sm_{properties.major}{properties.minor}, "
-                    f"{properties.total_memory / 2**30:.0f} GiB",
-                )
-            )
-    elif driver and torch.version.cuda is None:
-        facts.append(("torch", "is a CPU build and does not see the GPU; install a CUDA build of torch"))
-    else:
-        facts.append(("none", "torch sees no GPU; everything runs on the CPU"))
-    nvcc = shutil.which("nvcc")
-    facts.append(("nvcc", nvcc or "not found; only needed to build the CUDA kernels"))
-    return facts
-
-
 def backends() -> list[tuple[str, str]]:
-    """One line for each backend of the kernels: what it is, or what is missing and what would add it."""
+    """One line per backend of the kernels: what it is, or what is missing and what would add it."""
     import torch
 
-    from segnext_kernels import current_backend, native
+    from segnext_kernels import current_backend, status
 
-    cpu, cuda = native.missing("cpu"), native.missing("cuda")
-    if cpu is None:
-        cpu = f"available, uses {native.INSTRUCTION_SETS[native.instruction_set()]}"
-    if cuda is None:
-        cuda = "available" if torch.cuda.is_available() else "built; torch sees no GPU to run it on"
-    if importlib.util.find_spec("triton") is None:
-        triton = "missing: not installed; pip install triton (a CUDA build of torch brings it)"
-    else:
-        triton = importlib.metadata.version("triton")
-        triton += "" if torch.cuda.is_available() else "; torch sees no GPU to run it on"
+    found = status()
+    sees_gpu = torch.cuda.is_available()
+    here = {
+        "cuda": "available" if sees_gpu else "built; torch sees no GPU to run it on",
+        "cpu": f"available, uses {found.instruction_set}",
+    }
+    if found.missing["triton"] is None:
+        version = importlib.metadata.version("triton")
+        here["triton"] = version if sees_gpu else f"{version}; torch sees no GPU to run it on"
     return [
-        ("cuda", cuda),
-        ("triton", triton),
-        ("cpu", cpu),
+        *((name, found.missing[name] or here[name]) for name in ("cuda", "triton", "cpu")),
         ("reference", "available: plain PyTorch, any device"),
         ("in force", current_backend()),
     ]
@@ -244,9 +172,9 @@ def _with_progress(index: int) -> dict[Subject, Verdict]:
 
 def build() -> list[tuple[str, str]]:
     """How `segnext_kernels` was built, as its build wrote it down."""
-    from segnext_kernels import native
+    from segnext_kernels import status
 
-    return [(name, _plain(value)) for name, value in native.build_record().items()]
+    return [(name, _plain(value)) for name, value in status().build.items()]
 
 
 def shipped_weights() -> list[tuple[str, str]]:
@@ -257,37 +185,6 @@ def shipped_weights() -> list[tuple[str, str]]:
     return [(name, f"{file} ({file.stat().st_size / 1e6:.1f} MB)") for name, file in files] or [
         ("none", "shipped")
     ]
-
-
-def _cpu_info() -> dict[str, str]:
-    """The first processor's entries of /proc/cpuinfo; empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    return {key.strip(): value.strip() for key, _, value in lines}
-
-
-def _memory() -> str:
-    try:
-        lines = (line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        kibibytes = {key: int(value.split()[0]) for key, value in lines}
-        return f"{kibibytes['MemTotal'] / 2**20:.1f} GiB, {kibibytes['MemAvailable'] / 2**20:.1f} available"
-    except (OSError, ValueError, KeyError):
-        return ""
-
-
-def _nvidia_driver() -> str:
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return ""
-    query = [command, "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return result.stdout.strip().split("\n")[0] if result.returncode == 0 else ""
 
 
 def _plain(value: Any) -> str:

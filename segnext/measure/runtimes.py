@@ -7,7 +7,6 @@ not installed or does not take the network raises `Unavailable` with the reason 
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnext.measure import timing
 from segnext.models import SegNeXt
 from segnext_kernels import definitions
 
 Run = Callable[[], Tensor]
 TRIALS = 3
+OPENVINO_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 OPSET = 20  # the first with Gelu as one operator
 INSTALL = {name: "pip install onnx onnxscript onnxruntime openvino" for name in ("onnx", "onnxscript")} | {
     "onnxruntime": "pip install onnxruntime",
@@ -133,13 +134,13 @@ def onnx_runtime(model: bytes, *inputs: Tensor) -> Run:
     return run
 
 
-def openvino(model: bytes, *inputs: Tensor, precision: str = "f32") -> Run:
+def openvino(model: bytes, *inputs: Tensor, dtype: torch.dtype = torch.float32) -> Run:
     """OpenVINO on the CPU, tuned for latency, as many threads as torch has.
 
     Args:
         model: a serialised ONNX model.
         inputs: float32.
-        precision: "f32" or "bf16", of what is computed inside.
+        dtype: float32 or bfloat16, of the arithmetic inside.
 
     Raises:
         Unavailable: it is not installed, it refuses the model, or this CPU has no bfloat16 arithmetic.
@@ -148,7 +149,8 @@ def openvino(model: bytes, *inputs: Tensor, precision: str = "f32") -> Run:
         import openvino
 
         core = openvino.Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        precision = OPENVINO_NAMES[dtype]
+        if dtype == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise Unavailable("this CPU has no bfloat16 arithmetic (avx512_bf16 or amx_bf16)")
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -166,14 +168,22 @@ def openvino(model: bytes, *inputs: Tensor, precision: str = "f32") -> Run:
 
 
 def fastest(runs: Sequence[Run]) -> Run:
-    """The one of several formulations of the same with the shortest time, taken in turns."""
-    best = [float("inf")] * len(runs)
-    for _ in range(TRIALS if len(runs) > 1 else 0):
-        for index, run in enumerate(runs):
-            begin = time.perf_counter()
-            run()
-            best[index] = min(best[index], time.perf_counter() - begin)
-    return runs[best.index(min(best))]
+    """The run with the shortest time among several formulations of the same, which take turns."""
+    if len(runs) == 1:
+        return runs[0]
+    turns = {str(index): timing.turn(run, warm_up=False) for index, run in enumerate(runs)}
+    times = timing.interleaved(turns, seconds=0, least=TRIALS, most=TRIALS)
+    return runs[int(min(times, key=lambda index: min(times[index])))]
+
+
+def label_map(logits: Tensor, size: tuple[int, int], axis: int = 1) -> Tensor:
+    """Labels (N, *size) of logits (N, K, h, w): resized, then the largest class.
+
+    Args:
+        axis: where the classes are when the largest is looked for, 1 or -1: runtimes differ in which is faster.
+    """
+    full = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    return full.argmax(1) if axis == 1 else full.permute(0, 2, 3, 1).argmax(-1)
 
 
 def plain(model: SegNeXt, images: Tensor) -> Callable[[Tensor], Tensor]:
