@@ -62,8 +62,8 @@ class InferenceOptions:
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command one option per field for each parameter whose type is a dataclass.
 
-    Fields are ``Annotated[type, "help"]``. A switch that is off by default has no ``--no-`` form. The command
-    itself gets the dataclass.
+    Fields are ``Annotated[type, "help"]``; the parameter's default is an instance, which gives the options their
+    defaults. A switch that is off by default has no ``--no-`` form. The command itself gets the dataclass.
     """
     hints = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -72,7 +72,7 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
         kind = hints[parameter.name]
         if is_dataclass(kind):
             kinds[parameter.name] = kind
-            parameters += _options_of(kind)
+            parameters += _options_of(kind, parameter.default)
         else:
             parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
 
@@ -87,16 +87,17 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _options_of(kind: Any) -> list[inspect.Parameter]:
+def _options_of(kind: Any, defaults: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
     options = []
     for field in fields(kind):
         given_type, text = hints[field.name].__origin__, hints[field.name].__metadata__[0]
-        names = (f"--{field.name.replace('_', '-')}",) if field.default is False else ()
+        default = getattr(defaults, field.name)
+        names = (f"--{field.name.replace('_', '-')}",) if default is False else ()
         annotation = cast(Any, Annotated)[given_type, typer.Option(*names, help=text)]
         options.append(
             inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
             )
         )
     return options

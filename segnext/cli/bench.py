@@ -71,9 +71,7 @@ def bench(
     if threads is not None:
         torch.set_num_threads(threads)
     network = _build(model)
-    torch.manual_seed(0)
-    images = torch.randn(batch, network.config.in_channels, height, width)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = _noise(batch, network.config.in_channels, height, width)
     with errors.status("preparing eager PyTorch") as status:
         show = _progress(errors, status.update)
         runs, reasons = _prepare(network, images, getattr(torch, dtype), logits, compile, show)
@@ -89,6 +87,13 @@ def bench(
     target = "logits" if logits else "mask"
     title = f"{name}, {batch}x{height}x{width} to {target}, {dtype}, {torch.get_num_threads()} threads"
     _print(console, title, times, reasons, batch)
+
+
+def _noise(*shape: int) -> Tensor:
+    import torch
+
+    torch.manual_seed(0)
+    return torch.randn(shape).contiguous(memory_format=torch.channels_last)
 
 
 def _progress(errors: Console, update: Callable[[str], None]) -> Callable[[str], None]:

@@ -59,14 +59,7 @@ def convert(
     from segnext.weights.loading import save, save_official
 
     target = output or Path(f"{Path(source).stem}.safetensors")
-    suffixes = (".safetensors",) if to is Naming.native else (".safetensors", ".pth")
-    if target.suffix not in suffixes:
-        expected = " or ".join(f"*{suffix}" for suffix in suffixes)
-        raise ValueError(f"convert: output must be named {expected}, got {target}; rename it with -o")
-    if target.exists() and not overwrite:
-        raise FileExistsError(
-            f"convert: output must be a new file, got {target}; pass --overwrite to replace it"
-        )
+    _check_target(target, to, overwrite)
     overrides: dict[str, Any] = {} if rank is None else {"rank": rank}
     model, report = build_from_weights(source, **overrides)
     if classes is not None:
@@ -78,6 +71,17 @@ def convert(
         f"{target}: {model.config.architecture}, {model.config.num_classes} classes "
         f"({'named' if named else 'without names'}), {to.value} names"
     )
+
+
+def _check_target(target: Path, to: Naming, overwrite: bool) -> None:
+    suffixes = (".safetensors",) if to is Naming.native else (".safetensors", ".pth")
+    if target.suffix not in suffixes:
+        expected = " or ".join(f"*{suffix}" for suffix in suffixes)
+        raise ValueError(f"convert: output must be named {expected}, got {target}; rename it with -o")
+    if target.exists() and not overwrite:
+        raise FileExistsError(
+            f"convert: output must be a new file, got {target}; pass --overwrite to replace it"
+        )
 
 
 def _class_metadata(classes: str, num_classes: int) -> dict[str, Any]:

@@ -56,17 +56,21 @@ def doctor(
     """
     from rich.console import Console
 
+    console = Console(highlight=False, soft_wrap=True)
+    is_healthy = True
+    if self_check:
+        is_healthy = _check_kernels(console)
+    elif data is not None:
+        is_healthy = _examine(console, data, root, limit)
+    else:
+        _print_facts(console)
+    if not is_healthy:
+        raise typer.Exit(1)
+
+
+def _print_facts(console: Console) -> None:
     from segnext.measure import machine
 
-    console = Console(highlight=False, soft_wrap=True)
-    if self_check:
-        if not _check_kernels(console):
-            raise typer.Exit(1)
-        return
-    if data is not None:
-        if not _examine(console, data, root, limit):
-            raise typer.Exit(1)
-        return
     for title, facts in (
         ("Machine", machine.host()),
         ("Python", machine.libraries()),

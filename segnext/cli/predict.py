@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from segnext.atomic import replace_file
 from segnext.cli._options import Device, InferenceOptions, Threads, Weights, expanded
 
 if TYPE_CHECKING:
@@ -57,12 +58,9 @@ def predict(
     and street_overlay.jpg; predictions.json has the share of every class, and times. Nothing is replaced
     without --overwrite. Images that cannot be read are listed at the end (exit status 1); the rest is done.
     """
-    import torch
     from rich.console import Console
 
-    from segnext.atomic import replace_file
     from segnext.cli._inputs import find_images, result_names
-    from segnext.predict.predictor import Predictor
 
     files, failures = find_images(inputs)
     results = {
@@ -74,22 +72,8 @@ def predict(
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     records: list[dict[str, Any]] = []
     if files:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        predictor = _predictor(weights, device, dtype, options, threads)
         _set_pixel_limit(max_pixels)
-        inference = options.inference()
-        predictor = Predictor(
-            weights,
-            device=device,
-            dtype=getattr(torch, dtype),
-            mode=inference.mode,
-            crop=inference.crop,
-            stride=inference.stride,
-            scales=inference.scales,
-            flip=inference.flip,
-            short_side=inference.short_side,
-            size_divisor=inference.size_divisor,
-        )
         output.mkdir(parents=True, exist_ok=True)
         records, unreadable = _segment(predictor, results, alpha, notes)
         failures += unreadable
@@ -104,6 +88,30 @@ def predict(
     if failures:
         notes.print(f"segnext: {len(records)} of {len(records) + len(failures)} done, {len(failures)} failed")
         raise typer.Exit(1)
+
+
+def _predictor(
+    weights: str, device: str, dtype: str, options: InferenceOptions, threads: int | None
+) -> Predictor:
+    import torch
+
+    from segnext.predict.predictor import Predictor
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    inference = options.inference()
+    return Predictor(
+        weights,
+        device=device,
+        dtype=getattr(torch, dtype),
+        mode=inference.mode,
+        crop=inference.crop,
+        stride=inference.stride,
+        scales=inference.scales,
+        flip=inference.flip,
+        short_side=inference.short_side,
+        size_divisor=inference.size_divisor,
+    )
 
 
 def _result_files(output: Path, name: str, overlay: bool) -> dict[str, Path]:

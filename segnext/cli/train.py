@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from segnext.cli._options import Data, Device, Root, Threads, expanded
 from segnext.training.settings import Reporting, TrainSettings
+
+if TYPE_CHECKING:
+    from segnext.models import SegNeXt
 
 
 @expanded
@@ -33,15 +36,8 @@ def train(
     ] = "all",
     settings: TrainSettings = TrainSettings(),  # noqa: B008 (frozen)
     device: Device = "auto",
-    workers: Annotated[
-        int, typer.Option(min=0, help="Threads that prepare batches; any number gives the same batches.")
-    ] = 1,
+    reporting: Reporting = Reporting(eval_every=800),  # noqa: B008 (frozen)
     threads: Threads = None,
-    eval_every: Annotated[
-        int, typer.Option(min=0, help="Steps between evaluations on val; 0: only at the end.")
-    ] = 800,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps between rows of results.csv.")] = 50,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the folder's checkpoint; repeat the same options.")
     ] = False,
@@ -59,7 +55,7 @@ def train(
 
       segnext train mine.yaml -o runs/mine --weights camvid --head reinit --lr 2e-4
 
-    mine.yaml names the classes, and two folders a split with files of equal stems:
+    mine.yaml names the classes, and for each split two folders whose files have equal names:
 
       path: .
 
@@ -78,10 +74,8 @@ def train(
     from rich.console import Console
 
     from segnext.cli._tables import print_evaluation
-    from segnext.create import create_model
     from segnext.data.config import load_data_config
     from segnext.device import choose_device
-    from segnext.models import SegNeXt
     from segnext.training.loop import FINAL
     from segnext.training.loop import train as run
 
@@ -89,17 +83,14 @@ def train(
         torch.set_num_threads(threads)
     config = load_data_config(data, root)
     torch.manual_seed(settings.seed)  # before the model draws its weights
-    name = f"segnext_{model}" if len(model) == 1 else model
-    network = create_model(name, weights, len(config.classes), head=head, part=part)
-    if not isinstance(network, SegNeXt):
-        raise ValueError(f"train: model must be one of t, s, b, l, got {model}, which does not segment")
+    network = _network(model, weights, len(config.classes), head, part)
     console = Console()
     evaluation = run(
         network,
         config,
         output,
         settings,
-        Reporting(eval_every, checkpoint_every, log_every, workers),
+        reporting,
         device=choose_device(device),
         resume=resume,
         overwrite=overwrite,
@@ -108,3 +99,14 @@ def train(
     if evaluation is not None:
         print_evaluation(console, evaluation, config.classes)
     console.print(f"weights: {output / FINAL}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _network(name: str, weights: str | None, classes: int, head: str, part: str) -> SegNeXt:
+    from segnext.create import create_model
+    from segnext.models import SegNeXt
+
+    full_name = f"segnext_{name}" if len(name) == 1 else name
+    network = create_model(full_name, weights, classes, head=head, part=part)
+    if not isinstance(network, SegNeXt):
+        raise ValueError(f"train: model must be one of t, s, b, l, got {name}, which does not segment")
+    return network

@@ -77,20 +77,16 @@ class TrainSettings:
 class Reporting:
     """What may change between sessions of one run: when to look, how fast to load.
 
-    Attributes:
-        eval_every: steps between evaluations on the `val` split; 0 for only at the end.
-        checkpoint_every: steps between checkpoints; 0 for only at the end.
-        log_every: steps between rows of results.csv.
-        workers: threads that prepare batches; 0 for none.
+    A field's text is also the help of its option in `segnext train`.
 
     Raises:
         ValueError: a value is out of range.
     """
 
-    eval_every: int = 0
-    checkpoint_every: int = 200
-    log_every: int = 50
-    workers: int = 1
+    eval_every: Annotated[int, "Steps between evaluations on val; 0: only at the end."] = 0
+    checkpoint_every: Annotated[int, "Steps between checkpoints; 0: only at the end."] = 200
+    log_every: Annotated[int, "Steps between rows of results.csv."] = 50
+    workers: Annotated[int, "Threads that prepare batches, 0: none; any number gives the same batches."] = 1
 
     def __post_init__(self) -> None:
         for name, least in (("eval_every", 0), ("checkpoint_every", 0), ("log_every", 1), ("workers", 0)):

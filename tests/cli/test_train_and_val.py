@@ -96,6 +96,7 @@ def test_an_occupied_folder(segnext, data, trained):
         (["--model", "x"], "name must be a known architecture"),
         (["--model", "mscan_t"], "model must be one of t, s, b, l, got mscan_t, which does not segment"),
         (["--warmup", "2"], "warmup must be 0 or more and less than steps (2), got 2"),
+        (["--workers", "-1"], "workers must be at least 0, got -1"),
         (["--scale", "2", "1"], "scale must be 0 < LOW <= HIGH, got 2.0 1.0"),
         (["--weights", "nowhere.pth"], "nowhere.pth"),
         (["--root", "/nowhere"], "images must be a folder, got /nowhere/images/train"),
