@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segnext.models.decoders import DECODERS
+
 LAYOUTS = ("native", "official", "official_imagenet", "mmsegmentation", "geti", "jseg", "paddleseg")
 
 # Official names and ours, both ways. Braces hold a number, {rest} anything; official stages count from 1,
@@ -53,16 +55,10 @@ _ENCODER_NAMES = (
     ("block{stage}.{block}.mlp.fc2.{rest}", "stages.{stage}.{block}.ffn.fc2.{rest}"),
     ("norm{stage}.{rest}", "norms.{stage}.{rest}"),
 )
-_DECODER_NAMES = (
-    ("decode_head.squeeze.conv.{rest}", "decoder.squeeze.conv.{rest}"),
-    ("decode_head.squeeze.gn.{rest}", "decoder.squeeze.norm.{rest}"),
-    ("decode_head.hamburger.ham_in.conv.{rest}", "decoder.hamburger.proj_in.{rest}"),
-    ("decode_head.hamburger.ham_out.conv.{rest}", "decoder.hamburger.proj_out.{rest}"),
-    ("decode_head.hamburger.ham_out.gn.{rest}", "decoder.hamburger.norm.{rest}"),
-    ("decode_head.hamburger.ham.bases", "decoder.hamburger.bases"),
-    ("decode_head.align.conv.{rest}", "decoder.align.conv.{rest}"),
-    ("decode_head.align.gn.{rest}", "decoder.align.norm.{rest}"),
-    ("decode_head.conv_seg.{rest}", "decoder.classifier.{rest}"),
+_DECODER_NAMES = tuple(
+    (f"decode_head.{official}", f"decoder.{native}")
+    for decoder in DECODERS.values()
+    for official, native in decoder.official_names
 )
 _OFFICIAL_MINUS_NATIVE = {"stage": 1, "down": 2, "block": 0, "branch": 0}
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnext.models.config import GROUPS
 from segnext.models.layers import Pointwise
 from segnext_kernels import group_norm_act, nmf2d
 
 TRAIN_STEPS = 6
 EVAL_STEPS = 7
-GROUPS = 32
 BASES_SEED = 0  # evaluation is the same in every process, also before any weights are loaded
 
 

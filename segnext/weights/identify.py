@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from segnext.models.config import SegNeXtConfig
 from segnext.models.registry import CONFIGS, ModelConfig
-from segnext.models.segnext import SegNeXtConfig
 
 # The rank is in no tensor of foreign checkpoints. The official code and JSeg set it by size, as our table
 # does; the others train every size with the same one.
