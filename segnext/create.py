@@ -41,7 +41,7 @@ def create_model(
     Args:
         name: one of ``list_models()``, or a size such as ``"t"`` for ``"segnext_t"``; by default the architecture
             that the weights belong to.
-        weights: a shipped name, a checkpoint in any known layout, or None for random weights. The model
+        weights: a shipped name, a checkpoint of any known dialect, or None for random weights. The model
             takes class count, input channels, strips, decoder width, NMF rank and ``metadata`` from them.
         num_classes: by default that of the weights, else 150 (segmentation) or 1000 (MSCAN).
         head: ``"reinit"`` leaves the classifier at random, for another ``num_classes`` than that of the weights.
@@ -70,7 +70,8 @@ def build_from_weights(
     weights: Source, name: str | None = None, head: str = "strict", part: str = "all", **overrides: Any
 ) -> tuple[SegNeXt | MSCAN, LoadReport]:
     """The model that :func:`create_model` builds from weights, and the report on loading them."""
-    from segnext.weights.loading import METADATA_KEYS, load_weights, read_checkpoint
+    from segnext.weights.loading import load_weights, read_checkpoint
+    from segnext.weights.saving import METADATA_KEYS
 
     if name is not None:
         name = find_architecture(name) or name

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segnext.models.config import STAGES, STRIDES, MSCANConfig
 from segnext.models.layers import ChannelNorm, check_images, initialise_convolutions
-from segnext.models.loading import AnyLayoutModule
+from segnext.models.loading import AnyDialectModule
 from segnext.models.msca import Block
 
 
@@ -49,13 +49,13 @@ class Downsample(nn.Module):
         return self.norm(self.conv(x))
 
 
-class MSCAN(AnyLayoutModule):
+class MSCAN(AnyDialectModule):
     """The SegNeXt encoder, as an image classifier or (``features_only``) as a feature pyramid.
 
     ``model(x)`` on normalised images (N, C, H, W) of any size gives class logits (N, num_classes), pooled
     features (N, C4) with ``num_classes=0``, or with ``features_only`` the list of ``forward_features``.
     ``feature_info`` tells ``num_chs``, ``reduction`` and ``module`` of each feature, as timm does.
-    ``load_state_dict`` takes every known checkpoint layout.
+    ``load_state_dict`` takes every known checkpoint dialect.
     """
 
     def __init__(self, config: MSCANConfig) -> None:

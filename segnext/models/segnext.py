@@ -14,17 +14,17 @@ from torch import Tensor
 
 from segnext.models.config import EncoderConfig, MSCANConfig, SegNeXtConfig
 from segnext.models.decoders import decoder_of
-from segnext.models.loading import AnyLayoutModule
+from segnext.models.loading import AnyDialectModule
 from segnext.models.mscan import MSCAN
 from segnext_kernels import upsample_argmax, upsample_cross_entropy
 
 
-class SegNeXt(AnyLayoutModule):
+class SegNeXt(AnyDialectModule):
     """Semantic segmentation network; takes normalised images (N, C, H, W) of any size.
 
     ``model(x)`` gives logits (N, num_classes, H, W). For training use :meth:`loss`, for label maps
     :meth:`predict`: neither makes the full-size logits. In evaluation equal images give equal outputs.
-    ``load_state_dict`` takes every known checkpoint layout.
+    ``load_state_dict`` takes every known checkpoint dialect.
 
     Attributes:
         config: the configuration it was built from.

@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from segnext.models.config import SegNeXtConfig
+from segnext.models.config import ROOT, STRIPS, SegNeXtConfig
+from segnext.models.decoder import Decoder
+from segnext.models.decoders import DECODERS
 from segnext.models.registry import CONFIGS, ModelConfig
 
 # The rank is in no tensor of foreign checkpoints. The official code and JSeg set it by size, as our table
@@ -18,18 +20,18 @@ FOREIGN_RANKS = {"mmsegmentation": 16, "geti": 16, "paddleseg": 16}
 
 
 def describe(
-    tensors: Mapping[str, Tensor], layout: str, rank: int | None = None
+    tensors: Mapping[str, Tensor], dialect: str, rank: int | None = None
 ) -> tuple[dict[str, Any], str]:
     """The config of the model that the tensors come from.
 
     Args:
         tensors: a state dict in our names.
-        layout: where it came from, one of ``layouts.LAYOUTS``.
-        rank: the NMF rank, if the user knows better.
+        dialect: the one of ``dialects.DIALECTS`` that the file is in.
+        rank: the NMF rank, if the user gives it.
 
     Returns:
-        ``{"architecture": ..., "model": {overrides}}``, without ``architecture`` where channels and depths
-        are of none, and where the rank comes from in words ("" without a decoder).
+        ``{"architecture": ..., "model": {overrides}}``, without ``architecture`` if no architecture has these
+        channels and depths; and in words, where the rank comes from ("" without a decoder).
     """
     segments = any(key.startswith("decoder.") for key in tensors)
     prefix = "backbone." if any(key.startswith("backbone.") for key in tensors) else ""
@@ -37,12 +39,16 @@ def describe(
     sizes = {
         "in_channels": (f"{prefix}stem.conv1.weight", 1),
         "num_classes": ("decoder.classifier.weight" if segments else "head.weight", 0),
-        "decoder_channels": ("decoder.squeeze.conv.weight", 0),
     }
-    overrides = {name: tensors[key].shape[axis] for name, (key, axis) in sizes.items() if key in tensors}
+    overrides: dict[str, Any] = _kernels(tensors, prefix)
+    if segments:
+        name, decoder = _decoder(tensors)
+        overrides |= {} if name == SegNeXtConfig.decoder else {"decoder": name}
+        sizes |= {field: (f"decoder.{key}", axis) for field, (key, axis) in decoder.sizes.items()}
+    overrides |= {name: tensors[key].shape[axis] for name, (key, axis) in sizes.items() if key in tensors}
     rank_from = ""
     if segments:
-        found, rank_from = _rank(tensors, layout, rank, base)
+        found, rank_from = _rank(tensors, dialect, rank, base)
         overrides |= {"rank": found} if found is not None else {}
     elif "num_classes" not in overrides:
         overrides["num_classes"] = 0
@@ -74,15 +80,38 @@ def foreign_metadata(meta: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _kernels(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """``strips`` and ``root``, where the first block shows others than the published ones."""
+    attention = f"{prefix}stages.0.0.attention.strips."
+    lengths: list[int] = []
+    while (row := f"{attention}rows.{len(lengths)}.weight") in tensors:
+        lengths.append(tensors[row].shape[-1])
+    root = f"{attention}root.weight"
+    found: dict[str, Any] = {}
+    if root in tensors and tuple(lengths) != STRIPS:
+        found["strips"] = tuple(lengths)
+    if root in tensors and tensors[root].shape[-1] != ROOT:
+        found["root"] = tensors[root].shape[-1]
+    return found
+
+
+def _decoder(tensors: Mapping[str, Tensor]) -> tuple[str, type[Decoder]]:
+    """The decoder that has the tensors which show its sizes; the default one if none has."""
+    for name, decoder in DECODERS.items():
+        if all(f"decoder.{key}" in tensors for key, _ in decoder.sizes.values()):
+            return name, decoder
+    return SegNeXtConfig.decoder, DECODERS[SegNeXtConfig.decoder]
+
+
 def _rank(
-    tensors: Mapping[str, Tensor], layout: str, rank: int | None, base: ModelConfig | None
+    tensors: Mapping[str, Tensor], dialect: str, rank: int | None, base: ModelConfig | None
 ) -> tuple[int | None, str]:
     if rank is not None:
         return rank, "given by the user"
     if "decoder.hamburger.bases" in tensors:
         return tensors["decoder.hamburger.bases"].shape[-1], "from the bases in the file"
-    if layout in FOREIGN_RANKS:
-        return FOREIGN_RANKS[layout], f"as {layout} trains all sizes; the file does not say"
+    if dialect in FOREIGN_RANKS:
+        return FOREIGN_RANKS[dialect], f"as {dialect} trains all sizes; the file does not say"
     if isinstance(base, SegNeXtConfig):
         return base.rank, f"as the official {base.architecture}; the file does not say"
     return None, ""
