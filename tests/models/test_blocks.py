@@ -62,9 +62,10 @@ def test_drop_path_skips_samples_and_keeps_the_mean():
     torch.testing.assert_close(block.eval()(x), torch.full_like(x, 0.02))
 
 
-def test_block_follows_the_papers_equations():
+@pytest.mark.parametrize("kernels", [{}, {"strips": (7, 21)}, {"strips": (), "root": 3}], ids=str)
+def test_block_follows_the_papers_equations(kernels):
     torch.manual_seed(0)
-    block = Block(16, 3).double().eval()
+    block = Block(16, 3, **kernels).double().eval()
     for parameter in block.parameters():
         nn.init.normal_(parameter, 0.0, 0.3)
     for norm in (block.norm1, block.norm2):
