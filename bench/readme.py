@@ -146,7 +146,7 @@ def _dtypes(op: str, arguments: Arguments) -> list[str]:
             dtype
             for dtype, calls in arguments.items()
             if kernel is not None
-            and any(kernel.refuses(*_fake(args, DEVICES[name])) is None for args in calls)
+            and any(kernel.reason_against(*_fake(args, DEVICES[name])) is None for args in calls)
         ]
         cells.append(" ".join(taken) or "-")
     return cells
