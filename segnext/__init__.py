@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     segnext_s: Constructor[SegNeXt]
     segnext_t: Constructor[SegNeXt]
 
-# Everything is imported at first use, so that `segnext --help` need not wait for torch. `list_models()` names
-# the functions that build a model: one per architecture, at home in `segnext.create`.
+# Everything is imported at first use, so that `segnext --help` need not wait for torch. `segnext.create` has one
+# more function per name in `list_models()`.
 _HOMES = {
     "DeployedSegNeXt": "segnext.deployment.model",
     "Predictor": "segnext.predict.predictor",

@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 Source = str | os.PathLike[str]
 Model = TypeVar("Model", covariant=True)
-# Fields of the configuration that decide the shapes of an encoder beside the architecture: loading it needs them.
+# Beside the architecture, these fields of the configuration decide the shapes of the encoder's tensors.
 ENCODER_FIELDS = ("in_channels", "strips", "root")
 logger = logging.getLogger("segnext")
 
 
 class Constructor(Protocol[Model]):
-    """``segnext_t``, ``mscan_t`` and the like: :func:`create_model` with the name given."""
+    """The type of ``segnext_t``, ``mscan_t`` and the like: :func:`create_model` with a fixed name."""
 
     def __call__(
         self, weights: Source | None = None, num_classes: int | None = None, **options: Any
     ) -> Model:
-        """Arguments as :func:`create_model`."""
+        """Take the arguments of :func:`create_model`."""
 
 
 def create_model(
@@ -36,7 +36,7 @@ def create_model(
     part: str = "all",
     **overrides: Any,
 ) -> SegNeXt | MSCAN:
-    """Build a model, in training mode as every new ``nn.Module``; call ``.eval()`` before predicting.
+    """Build a model. Like every new ``nn.Module`` it is in training mode; call ``.eval()`` before predicting.
 
     Args:
         name: one of ``list_models()``, or a size such as ``"t"`` for ``"segnext_t"``; by default the architecture
@@ -69,7 +69,7 @@ def create_model(
 def build_from_weights(
     weights: Source, name: str | None = None, head: str = "strict", part: str = "all", **overrides: Any
 ) -> tuple[SegNeXt | MSCAN, LoadReport]:
-    """The model that :func:`create_model` builds from weights, and the report on loading them."""
+    """Build the model as :func:`create_model` does from weights, and return it with the report on loading them."""
     from segnext.weights.loading import load_weights, read_checkpoint
     from segnext.weights.saving import METADATA_KEYS
 
@@ -125,7 +125,7 @@ def _constructor(name: str, doc: str) -> Constructor[SegNeXt | MSCAN]:
     return construct
 
 
-# One function per architecture; `segnext/__init__.py` tells type checkers their names.
+# One function is made per architecture; `segnext/__init__.py` declares them for type checkers.
 for _size, _row in SIZES.items():
     globals()[f"segnext_{_size}"] = _constructor(
         f"segnext_{_size}",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MSCAN", "MSCANConfig", "ModelConfig", "SegNeXt", "SegNeXtConfig", "build", "list_models"]
 
-# Imported at first use: the registry of names needs no torch, the modules do.
+# These are imported at first use, because the registry of names needs no torch and the modules do.
 _HOMES = {
     "MSCAN": "mscan",
     "MSCANConfig": "config",

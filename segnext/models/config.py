@@ -1,4 +1,4 @@
-"""Configurations: everything that defines an architecture, validated, without a tensor."""
+"""Configurations: plain, validated data that defines an architecture; importing them needs no torch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ STRIDES = (4, 8, 16, 32)
 STAGES = len(STRIDES)
 STRIPS = (7, 11, 21)
 ROOT = 5
-GROUPS = 32  # groups of every GroupNorm
+GROUPS = 32  # of every GroupNorm: decoder widths are multiples of it
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """What defines the encoder of every architecture.
+    """The fields that define the encoder of every architecture.
 
     Attributes:
         architecture: the registry's name, for example ``"mscan_t"``.
@@ -27,7 +27,7 @@ class EncoderConfig:
         drop_path: stochastic depth rate of the last block; the rates of the others rise linearly from 0.
         dropout: dropout rate inside the FFNs.
         in_channels: channels of the image.
-        recompute: trade time for memory in training, see :class:`segnext.models.msca.FFN`.
+        recompute: save memory in training for more time, see :class:`segnext.models.msca.FFN`.
     """
 
     architecture: str
@@ -75,12 +75,12 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MSCANConfig(EncoderConfig):
-    """Everything that defines an MSCAN; ``dataclasses.asdict`` of it is JSON-able and rebuilds it.
+    """The fields that define an MSCAN; ``dataclasses.asdict`` of it fits into JSON and rebuilds it.
 
     Attributes:
         num_classes: classes of the head; 0 for none (``model(x)`` then gives pooled features).
         features_only: no head; ``model(x)`` gives the features of ``out_indices``.
-        out_indices: stages (0-3) whose features are given.
+        out_indices: stages (0-3) whose features are returned.
     """
 
     num_classes: int = 1000
@@ -99,7 +99,7 @@ class MSCANConfig(EncoderConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SegNeXtConfig(EncoderConfig):
-    """Everything that defines a SegNeXt; ``dataclasses.asdict`` of it is JSON-able and rebuilds it.
+    """The fields that define a SegNeXt; ``dataclasses.asdict`` of it fits into JSON and rebuilds it.
 
     Attributes:
         num_classes: classes of the segmentation.

@@ -1,4 +1,4 @@
-"""The decoders by the names that configurations use."""
+"""The table of decoders, by the names that configurations use."""
 
 from __future__ import annotations
 

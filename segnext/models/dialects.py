@@ -19,15 +19,15 @@ from segnext.models.decoders import DECODERS
 
 DIALECTS = ("native", "official", "official_imagenet", "mmsegmentation", "geti", "jseg", "paddleseg")
 
-# Our names, which in a SegNeXt stand behind ``backbone.``; each is a beginning.
+# Beginnings of the encoder's and the classifiers' names; a SegNeXt's encoder has ``backbone.`` before them.
 ENCODER = ("stem.", "downsamples.", "stages.", "norms.")
 CLASSIFIERS = ("decoder.classifier.", "head.")
-# Our names that foreign checkpoints may lack: the model then keeps its own tensors. Each is an ending.
+# Endings of names that foreign checkpoints may lack; the model then keeps its own tensors.
 BASES = "hamburger.bases"
 OPTIONAL = (BASES, "num_batches_tracked")
 
-# Official names and ours, both ways. Braces hold a number, {rest} anything; official stages count from 1,
-# ours from 0, and the three patch embeddings that follow the stem are our downsamples 0-2.
+# Official names and ours, translated both ways. Braces stand for a number, {rest} for anything. Official stages
+# count from 1 and ours from 0; the three patch embeddings after the stem are our downsamples 0-2.
 _ENCODER_NAMES = (
     ("patch_embed1.proj.0.{rest}", "stem.conv1.{rest}"),
     ("patch_embed1.proj.1.{rest}", "stem.norm1.{rest}"),
@@ -108,7 +108,7 @@ class Translation:
 
 
 def detect(state_dict: Mapping[str, Any]) -> str:
-    """The one of ``DIALECTS`` that a state dict is in, with or without ``backbone.`` and wrapper prefixes.
+    """Find the one of ``DIALECTS`` that a state dict is in, with or without ``backbone.`` and wrapper prefixes.
 
     Raises:
         ValueError: it is in none of them.
@@ -168,7 +168,7 @@ def to_native(state_dict: Mapping[str, Any], native_keys: Iterable[str] | None =
 
 
 def fit_prefix(tensors: Mapping[str, Tensor], native_keys: Iterable[str]) -> dict[str, Tensor]:
-    """Tensors under our names, with or without ``backbone.`` as the model has it whose names are given.
+    """Add or remove ``backbone.`` in our names, so that they are those of the model that ``native_keys`` name.
 
     Raises:
         ValueError: two names that mean the same tensor.
@@ -181,7 +181,7 @@ def fit_prefix(tensors: Mapping[str, Tensor], native_keys: Iterable[str]) -> dic
 
 
 def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of ours in the official code's names.
+    """Rename a state dict of ours to the official code's names.
 
     The NMF bases are left out: the official model draws them anew and has no place for them.
 
@@ -243,7 +243,7 @@ def _native_shape(name: str, tensor: Tensor, dialect: str) -> Tensor:
 
 
 def _renamer(source: str, target: str, offset: int) -> Callable[[str], str | None]:
-    """A function that maps names of the form ``source`` to ``target`` and others to None."""
+    """Make a function that maps names of the form ``source`` to ``target`` and others to None."""
     pattern = re.escape(source).replace(r"\{", "{").replace(r"\}", "}")
     pattern = re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>{'.+' if m[1] == 'rest' else '[0-9]+'})", pattern)
     compiled = re.compile(pattern)

@@ -1,4 +1,4 @@
-"""Layers that several parts of the network share, how they start, and the check of what goes in."""
+"""The layers that several parts of the network share, their initialisation, and the check of input images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from segnext_kernels import group_norm_act
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 `nn.Conv2d` (same parameters, same result) computed as `F.linear` on the innermost channels.
+    """A 1x1 `nn.Conv2d` (same parameters, same result), computed as `F.linear` over the innermost channels.
 
-    On channels_last tensors that is one matrix product without a copy; PyTorch's own 1x1 convolution copies to
+    On channels_last tensors this is one matrix product without a copy. PyTorch's own 1x1 convolution copies to
     contiguous and back on a single CPU thread.
     """
 
@@ -26,7 +26,7 @@ class Pointwise(nn.Conv2d):
 
 
 def depthwise(channels: int, height: int, width: int) -> nn.Conv2d:
-    """Depthwise convolution with a bias that keeps the size, kernel ``height`` x ``width``, both odd."""
+    """Make a depthwise convolution with bias that keeps the size; its kernel is ``height`` x ``width``, both odd."""
     padding = (height // 2, width // 2)
     return nn.Conv2d(channels, channels, (height, width), padding=padding, groups=channels)
 
@@ -66,7 +66,7 @@ def initialise_convolutions(module: nn.Module) -> None:
 
 
 def check_images(model: str, images: Tensor, weight: Tensor) -> None:
-    """Raise one clear line unless ``images`` fit a network whose first convolution has ``weight``.
+    """Raise a one-line error unless ``images`` fit a network whose first convolution has ``weight``.
 
     Raises:
         TypeError: not a tensor, or not of the weights' floating dtype (any under autocast).

@@ -1,4 +1,4 @@
-"""LightHam, SegNeXt's decoder: the features of stages 2-4 at H/8, a Hamburger, a classifier.
+"""LightHam, the published decoder of SegNeXt: features of stages 2-4 at H/8, a Hamburger, a classifier.
 
 Paper: SegNeXt (arXiv 2209.08575), figure 3 (c).
 """

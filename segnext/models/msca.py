@@ -1,7 +1,7 @@
 """The SegNeXt block: multi-scale convolutional attention (MSCA) and a convolutional feed-forward network.
 
-Paper: SegNeXt (arXiv 2209.08575), section 3.1; where paper and official code disagree, the code is followed.
-Modules hold parameters; the arithmetic is in the ops of ``segnext_kernels``.
+Paper: SegNeXt (arXiv 2209.08575), section 3.1. Where paper and official code disagree, this file follows the code.
+The modules hold parameters; the ops of ``segnext_kernels`` compute.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class FFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         fc1, dwconv, fc2 = self.fc1, self.dwconv, self.fc2
-        if self.training and self.dropout > 0:  # the fused op has no room for a dropout inside
+        if self.training and self.dropout > 0:  # the fused op cannot drop values in its middle
             hidden = F.dropout(dwconv_gelu(fc1(x), dwconv.weight, dwconv.bias), self.dropout)
             return F.dropout(fc2(hidden), self.dropout)
         bias1, dw_bias, bias2 = (cast(Tensor, conv.bias) for conv in (fc1, dwconv, fc2))
@@ -130,7 +130,7 @@ class Block(nn.Module):
         return self._add(x, self.ffn(self.norm2(x)), self.layer_scale2)
 
     def _add(self, x: Tensor, branch: Tensor, layer_scale: Tensor) -> Tensor:
-        """``x + drop_path(layer_scale * branch)`` in one pass: both factors are (N, C, 1, 1) at most."""
+        """``x + drop_path(layer_scale * branch)`` in one pass, since both factors are at most (N, C, 1, 1)."""
         scale = layer_scale.view(1, -1, 1, 1)
         if self.training and self.drop_path > 0:
             keep = 1.0 - self.drop_path

@@ -31,7 +31,7 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, C, ceil(H/4), ceil(W/4))."""
         x = self.conv1(x.contiguous(memory_format=torch.channels_last))
-        # The strides of a one-channel image fit both layouts, and a convolution then answers in NCHW.
+        # The strides of a one-channel image fit both memory formats; the convolution then returns NCHW.
         x = x.contiguous(memory_format=torch.channels_last)
         return self.norm2(self.conv2(F.gelu(self.norm1(x))))
 
@@ -54,7 +54,7 @@ class MSCAN(AnyDialectModule):
 
     ``model(x)`` on normalised images (N, C, H, W) of any size gives class logits (N, num_classes), pooled
     features (N, C4) with ``num_classes=0``, or with ``features_only`` the list of ``forward_features``.
-    ``feature_info`` tells ``num_chs``, ``reduction`` and ``module`` of each feature, as timm does.
+    ``feature_info`` has ``num_chs``, ``reduction`` and ``module`` of each feature, as timm does.
     ``load_state_dict`` takes every known checkpoint dialect.
     """
 
@@ -79,14 +79,14 @@ class MSCAN(AnyDialectModule):
             nn.init.zeros_(self.head.bias)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
-        """The stages' normalised features, channels_last.
+        """Compute the stages' normalised features, channels_last.
 
         Args:
             x: (N, in_channels, H, W) normalised images.
 
         Returns:
-            One (N, C_i, ceil(H/s_i), ceil(W/s_i)) for each stage of ``out_indices``, s = 4, 8, 16, 32. Stages
-            after the last one asked for are not computed.
+            One (N, C_i, ceil(H/s_i), ceil(W/s_i)) per stage of ``out_indices``, s = 4, 8, 16, 32. Stages after
+            the last of them are not computed.
         """
         check_images(self.config.architecture, x, self.stem.conv1.weight)
         wanted = self.config.out_indices
@@ -110,7 +110,7 @@ class MSCAN(AnyDialectModule):
 def _stages(config: MSCANConfig) -> Iterator[nn.Sequential]:
     """The blocks of each stage."""
     total = sum(config.depths)
-    # Linear over all blocks, 0 for the first and the full rate for the last.
+    # The rates rise linearly over all blocks, from 0 for the first to the full rate for the last.
     rates = iter(config.drop_path * index / max(total - 1, 1) for index in range(total))
     for channels, expansion, depth in zip(config.channels, config.expansions, config.depths, strict=True):
         yield nn.Sequential(

@@ -1,4 +1,4 @@
-"""The table of sizes, the architectures made from it, and building a model from a name.
+"""The table of sizes, the architectures that follow from it, and `build`, which makes a model from a name.
 
 Importing this module needs no torch, so that the command line's help can name the sizes.
 """
@@ -29,7 +29,7 @@ class Size(NamedTuple):
         drop_path: stochastic depth rate of the last block.
         decoder_channels: decoder width.
         rank: NMF rank.
-        millions: of parameters with 150 classes.
+        millions: parameters with 150 classes, in millions.
     """
 
     channels: tuple[int, int, int, int]
@@ -40,7 +40,7 @@ class Size(NamedTuple):
     millions: float
 
 
-# Each size gives segnext_<size>, mscan_<size>, functions of these names in `segnext`, and its place in help texts.
+# A row defines the architectures segnext_<size> and mscan_<size>, and functions of these names in `segnext`.
 SIZES = {
     "t": Size((32, 64, 160, 256), (3, 3, 5, 2), 0.1, 256, 16, 4.3),
     "s": Size((64, 128, 320, 512), (2, 2, 4, 2), 0.1, 256, 16, 13.9),

@@ -28,7 +28,7 @@ class SegNeXt(AnyDialectModule):
 
     Attributes:
         config: the configuration it was built from.
-        metadata: what came with its weights: classes, palette, preprocessing, recipe, metrics.
+        metadata: facts that came with its weights: classes, palette, preprocessing, recipe, metrics.
     """
 
     def __init__(self, config: SegNeXtConfig) -> None:
@@ -63,7 +63,7 @@ class SegNeXt(AnyDialectModule):
         label_smoothing: float = 0.0,
         reduction: str = "mean",
     ) -> Tensor:
-        """Cross-entropy between the logits at the targets' size and the targets, a scalar.
+        """Compute the cross-entropy, a scalar, between the logits at the targets' size and the targets.
 
         Args:
             images: (N, C, H, W) normalised images.
@@ -88,7 +88,7 @@ class SegNeXt(AnyDialectModule):
 
         Args:
             images: (N, C, H, W) normalised images.
-            size: height and width of the result; the images' by default.
+            size: height and width of the result; by default those of the images.
 
         Returns:
             (N, height, width) class ids, uint8 up to 256 classes, else int32.

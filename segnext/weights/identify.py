@@ -1,4 +1,4 @@
-"""What model a state dict belongs to, read off its shapes and its origin."""
+"""Finding the model that a state dict belongs to, from its shapes and its origin."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from segnext.models.decoder import Decoder
 from segnext.models.decoders import DECODERS
 from segnext.models.registry import CONFIGS, ModelConfig
 
-# The rank is in no tensor of foreign checkpoints. The official code and JSeg set it by size, as our table
-# does; the others train every size with the same one.
+# No tensor of a foreign checkpoint shows the rank. The official code and JSeg set it per size, as our table does;
+# the others train every size with the same rank.
 FOREIGN_RANKS = {"mmsegmentation": 16, "geti": 16, "paddleseg": 16}
 
 
 def describe(
     tensors: Mapping[str, Tensor], dialect: str, rank: int | None = None
 ) -> tuple[dict[str, Any], str]:
-    """The config of the model that the tensors come from.
+    """Describe the model that the tensors come from.
 
     Args:
         tensors: a state dict in our names.
@@ -57,7 +57,7 @@ def describe(
 
 
 def overrides_of(config: ModelConfig) -> dict[str, Any]:
-    """The fields to give ``build`` beside the architecture: those that data decides, and changed ones."""
+    """List the fields to pass to ``build`` beside the architecture: those that depend on data, and changed ones."""
     base = CONFIGS[config.architecture]
     always = {"num_classes", "in_channels", "decoder_channels", "rank"}
     return {
@@ -68,7 +68,7 @@ def overrides_of(config: ModelConfig) -> dict[str, Any]:
 
 
 def foreign_metadata(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Class names and palette as mmsegmentation keeps them: CLASSES in 0.x, dataset_meta.classes in 1.x."""
+    """Read class names and palette where mmsegmentation keeps them: CLASSES in 0.x, dataset_meta.classes in 1.x."""
     nested = meta.get("dataset_meta")
     merged = {**meta, **nested} if isinstance(nested, Mapping) else meta
     known = {str(key).lower(): value for key, value in merged.items()}
@@ -81,7 +81,7 @@ def foreign_metadata(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kernels(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
-    """``strips`` and ``root``, where the first block shows others than the published ones."""
+    """Read ``strips`` and ``root`` off the first block; those that are as published are left out."""
     attention = f"{prefix}stages.0.0.attention.strips."
     lengths: list[int] = []
     while (row := f"{attention}rows.{len(lengths)}.weight") in tensors:
@@ -96,7 +96,7 @@ def _kernels(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
 
 
 def _decoder(tensors: Mapping[str, Tensor]) -> tuple[str, type[Decoder]]:
-    """The decoder that has the tensors which show its sizes; the default one if none has."""
+    """Find the decoder whose tensors are there; without any, take the default one."""
     for name, decoder in DECODERS.items():
         if all(f"decoder.{key}" in tensors for key, _ in decoder.sizes.values()):
             return name, decoder
@@ -118,7 +118,7 @@ def _rank(
 
 
 def _table_entry(tensors: Mapping[str, Tensor], prefix: str, segments: bool) -> ModelConfig | None:
-    """The architecture with these channels and depths."""
+    """Find the architecture with these channels and depths."""
     channels, depths = [], []
     for stage in range(4):
         pattern = re.compile(re.escape(f"{prefix}stages.{stage}.") + r"\d+\.layer_scale1")

@@ -24,8 +24,8 @@ class Checkpoint:
 
     Attributes:
         tensors: our names to tensors on the CPU.
-        config: architecture, model overrides, and what is known of classes, palette, preprocessing, recipe
-            and metrics.
+        config: architecture and model overrides; where known, classes, palette, preprocessing, recipe and
+            metrics.
         origin: file, container and dialect in words.
         rank_from: where the NMF rank in ``config`` comes from; "" where there is none.
         reshaped: names whose shape differed in the file.
@@ -40,17 +40,17 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading did; ``str(report)`` is for reading.
+    """The result of loading; ``str(report)`` is for people.
 
     Attributes:
         origin: file, container and dialect.
         matched: the model's names that were loaded.
-        missing: the model's names that were not in the file; allowed ones, others raise.
-        unexpected: names in the file that the model lacks; allowed ones, others raise.
+        missing: the model's names that the file lacks; these were allowed, others raise.
+        unexpected: names in the file that the model lacks; these were allowed, others raise.
         reshaped: loaded names whose shape differed in the file: layer scales, adapted input channels.
         reinitialised: names that ``head="reinit"`` left as the model was initialised.
         rank: the NMF rank used and where it comes from; "" where none was loaded.
-        notes: anything else to know.
+        notes: other facts.
     """
 
     origin: str
@@ -78,7 +78,7 @@ def read_checkpoint(source: str | os.PathLike[str], rank: int | None = None) -> 
 
     Args:
         source: a file or a shipped name.
-        rank: NMF rank of a foreign checkpoint, if not the one its origin uses.
+        rank: NMF rank of a foreign checkpoint, if it is not the one that its origin uses.
 
     Raises:
         FileNotFoundError: neither a file nor a shipped name.
@@ -116,14 +116,14 @@ def load_weights(
 
     Args:
         model: a SegNeXt or MSCAN.
-        source: a file, a shipped name, or what :func:`read_checkpoint` gave.
+        source: a file, a shipped name, or the result of :func:`read_checkpoint`.
         head: ``"strict"``, or ``"reinit"`` to leave the classifier as it is (for another class count).
         part: ``"all"``, or ``"backbone"`` to load the encoder alone, from ImageNet or segmentation weights.
         allow_missing: beginnings of names that the file may lack, for example ``("decoder.",)``.
         allow_unexpected: beginnings of names that the file may have beyond the model's.
-        adapt_input: fit the first convolution to the model's number of input channels: summed over the file's
-            channels for 1, else repeated and scaled so that activations keep their size.
-        rank: the NMF rank the checkpoint was trained with, if not the one its origin uses.
+        adapt_input: fit the first convolution to the model's number of input channels. For 1, its weights are
+            summed over the file's channels; else they are repeated, and scaled so that activations keep their size.
+        rank: the NMF rank that the checkpoint was trained with, if it is not the one that its origin uses.
 
     Raises:
         ValueError: a mismatch that was not allowed, an unknown option, a damaged file; the model is kept.
@@ -157,7 +157,7 @@ def load_weights(
 def _selected(
     tensors: dict[str, Tensor], own: Mapping[str, Tensor], head: str, part: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors to load, and the model's names that stay as they were initialised."""
+    """Select the tensors to load, and list the model's names that stay as they were initialised."""
     if part == "backbone":
         beginnings = ("backbone.", *dialects.ENCODER)
         return {key: tensor for key, tensor in tensors.items() if key.startswith(beginnings)}, []
@@ -168,7 +168,7 @@ def _selected(
 
 
 def _adapt_input(found: dict[str, Tensor], own: Mapping[str, Tensor], reshaped: list[str]) -> list[str]:
-    """Give the first convolution in ``found`` the model's input channels; returns what to note in the report."""
+    """Give the first convolution in ``found`` the model's input channels; return notes for the report."""
     first = next(key for key in own if _bare(key) == FIRST_CONVOLUTION)
     if first not in found or found[first].shape[1] == own[first].shape[1]:
         return []

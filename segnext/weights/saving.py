@@ -30,8 +30,8 @@ def save(
     Args:
         model: a SegNeXt or MSCAN.
         path: the file.
-        metadata: classes, palette, preprocessing, recipe, metrics; over those in ``model.metadata``.
-        dtype: of the convolution weights in the file; vectors, statistics and bases stay as they are.
+        metadata: classes, palette, preprocessing, recipe, metrics; they replace those in ``model.metadata``.
+        dtype: dtype of the convolution weights in the file; vectors, statistics and bases stay as they are.
 
     Raises:
         ValueError: unknown metadata.
@@ -52,12 +52,12 @@ def save(
 def save_official(model: SegNeXt | MSCAN, path: str | os.PathLike[str]) -> None:
     """Write a model in the official code's names; an existing file is replaced atomically.
 
-    The NMF bases are left out: the official model has no place for them.
+    The NMF bases are left out, because the official model has no place for them.
 
     Args:
         model: a SegNeXt or MSCAN.
         path: ``*.safetensors``, or anything else for a torch checkpoint ``{"meta", "state_dict"}`` like the
-            official ones, whose ``meta`` tells class names and palette.
+            official ones, whose ``meta`` holds class names and palette.
     """
     tensors = dialects.to_official(_on_cpu(model))
     if Path(path).suffix == ".safetensors":
@@ -72,7 +72,7 @@ def _on_cpu(model: SegNeXt | MSCAN) -> dict[str, Tensor]:
 
 
 def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Write under a temporary name beside ``path``, then rename: never half a file."""
+    """Write under a temporary name beside ``path``, then rename, so that no half file is ever seen."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

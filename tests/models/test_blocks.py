@@ -131,7 +131,7 @@ def test_bases_are_seeded_normalised_and_saved():
     assert "bases" in first.state_dict() and "bases" not in dict(first.named_parameters())
 
 
-def test_creating_a_hamburger_leaves_the_bases_out_of_the_global_random_stream():
+def test_hamburger_init_does_not_consume_global_rng():
     torch.manual_seed(5)
     expected = Hamburger(64, 8).proj_in.weight
     torch.manual_seed(5)
@@ -160,7 +160,7 @@ def test_evaluation_uses_the_stored_bases_as_they_are():
 
 
 @pytest.mark.parametrize("mode", [{"training": True}, {"random_eval_bases": True}], ids=str)
-def test_random_bases_are_drawn_for_each_forward(mode):
+def test_random_bases_are_drawn_per_forward_pass(mode):
     _, _, (first, second, again) = run_hamburger(seeds=(1, 2, 1), **mode)
     assert not torch.allclose(first, second)
     assert torch.equal(first, again)
@@ -176,7 +176,7 @@ def test_training_draws_bases_for_each_image_and_takes_six_steps():
 
 
 def decompose(x, bases, steps):
-    """The Hamburger's matrix factorisation, transcribed from SEGNEXT.md section 2."""
+    """The Hamburger's matrix factorisation, transcribed from docs/model.md, section 2."""
     x, bases = x.double(), bases.double()
     coef = torch.softmax(x.mT @ bases, dim=-1)
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""Names of every dialect to ours and back."""
+"""Names are translated from every dialect to ours and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.weights import foreign
 
 
 def official(size: str = "t") -> dict[str, Tensor]:
-    """Each tensor filled with a number of its own."""
+    """An official checkpoint in which each tensor is filled with a number of its own."""
     shapes = transcription.shapes(size, num_classes=3)
     return {name: torch.full(shape, float(index)) for index, (name, shape) in enumerate(shapes.items())}
 

@@ -1,4 +1,4 @@
-"""Official checkpoints rewritten as other code bases save them; written apart from the package's tables."""
+"""Official checkpoints as other code bases save them, rewritten without the package's tables."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_failed_save_keeps_the_old_file(write: Callable[..., None], suffix: str,
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
         resource.RLIMIT_FSIZE, (1_000_000, hard)
-    )  # as a full disk: writing stops in the middle
+    )  # writing stops in the middle, as on a full disk
     try:
         with pytest.raises((OSError, RuntimeError, SafetensorError)):
             write(model, path)
