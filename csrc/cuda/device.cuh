@@ -15,6 +15,8 @@ namespace segnext {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kWarp = 32;
+// Those of an H100 or H200: work whose split must not depend on the device is split for as many.
+constexpr int kMultiprocessors = 132;
 
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(__half x) { return __half2float(x); }

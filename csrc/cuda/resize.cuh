@@ -34,7 +34,7 @@ __device__ inline int first_output(int cell, float scale, int in, int out) {
 }
 
 template <typename T>
-struct Cell {
+struct GlobalCell {
   const T *a, *b, *c, *d;  // corners: top left, top right, bottom left, bottom right
   int64_t stride_c;
 

@@ -9,8 +9,6 @@
 
 namespace segnext {
 
-constexpr int kMultiprocessors = 132;  // of an H100 or H200: for cuts that must not depend on the device
-
 // How images (N, C, H, W) are cut into blocks.
 struct RowTiling {
   int64_t channels, height, width;

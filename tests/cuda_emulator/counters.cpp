@@ -28,12 +28,12 @@ struct Request {
   std::vector<uint64_t> addresses;
 };
 
-struct Warp {
+struct CountedWarp {
   std::map<std::pair<const void*, int>, int> times;          // (place, lane) -> accesses so far
   std::map<std::tuple<const void*, int>, Request> requests;  // (place, which time)
 };
 
-std::map<const void*, std::map<const void*, Warp>> blocks;
+std::map<const void*, std::map<const void*, CountedWarp>> blocks;
 Counters counters;
 std::array<std::unordered_set<uint64_t>, 2> sectors;
 
@@ -75,7 +75,7 @@ void count_shared(const Request& request, Traffic& traffic) {
 
 __attribute__((noinline)) void count(Access kind, const void* address, size_t bytes) {
   const void* where = __builtin_return_address(0);
-  Warp& warp = blocks[block_now()][warp_now()];
+  CountedWarp& warp = blocks[block_now()][warp_now()];
   const int time = warp.times[{where, lane()}]++;
   Request& request = warp.requests[{where, time}];
   request.kind = kind;

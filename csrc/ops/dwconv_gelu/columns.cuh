@@ -20,7 +20,7 @@ inline bool has_channel_vectors(const Tensors&... images) {
 
 // kVec elements as they lie in memory. Words, because a register of two elements that are named apart is taken apart.
 template <typename T, int kVec>
-struct alignas(kVec * sizeof(T)) Packed {
+struct alignas(kVec * sizeof(T)) PackedChannels {
   uint32_t words[kVec * sizeof(T) / 4];
 
   __device__ void to_floats(float (&floats)[kVec]) const {
@@ -38,7 +38,7 @@ struct alignas(kVec * sizeof(T)) Packed {
 };
 
 template <typename T>
-struct Packed<T, 1> {
+struct PackedChannels<T, 1> {
   T value;
 
   __device__ void to_floats(float (&floats)[1]) const { floats[0] = to_float(value); }
@@ -46,17 +46,17 @@ struct Packed<T, 1> {
 
 // The thread's nine taps and bias, as floats.
 template <typename T, int kVec>
-struct Taps {
+struct ThreadTaps {
   float weight[9][kVec] = {}, bias[kVec] = {};
 
   __device__ void load(const Tensor4& weights, const Tensor4& biases, int64_t channel) {
     const T* taps = static_cast<const T*>(weights.data) + channel * weights.stride[0];
     if (kVec > 1 && weights.stride[0] == 9 && weights.stride[2] == 3 && weights.stride[3] == 1 &&
-        reinterpret_cast<uintptr_t>(weights.data) % sizeof(Packed<T, kVec>) == 0) {
+        reinterpret_cast<uintptr_t>(weights.data) % sizeof(PackedChannels<T, kVec>) == 0) {
 #pragma unroll
       for (int i = 0; i < 9; ++i) {  // kVec x 9 numbers side by side
         float loaded[kVec];
-        load_global(reinterpret_cast<const Packed<T, kVec>*>(taps) + i).to_floats(loaded);
+        load_global(reinterpret_cast<const PackedChannels<T, kVec>*>(taps) + i).to_floats(loaded);
 #pragma unroll
         for (int v = 0; v < kVec; ++v) weight[(i * kVec + v) % 9][(i * kVec + v) / 9] = loaded[v];
       }
@@ -109,13 +109,13 @@ class RowReader {
 
   // The next row: as many columns as the constructor was told, all of them in the image where kAllExist.
   template <int kColumns, bool kAllExist = false>
-  __device__ void load(Packed<T, kVec>* columns) {
+  __device__ void load(PackedChannels<T, kVec>* columns) {
     const bool exists = row_ >= 0 && row_ < end_;
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
       columns[j] = {};
       if (exists && (kAllExist || ((j > 0 || has_first_) && (j < kColumns - 1 || has_last_)))) {
-        columns[j] = load_global(reinterpret_cast<const Packed<T, kVec>*>(address_ + j * column_bytes_));
+        columns[j] = load_global(reinterpret_cast<const PackedChannels<T, kVec>*>(address_ + j * column_bytes_));
       }
     }
     address_ += row_bytes_;

@@ -88,10 +88,10 @@ __device__ inline void walk(const DwconvGeluParams& p, const Tensor4& grad_tenso
   RowReader<T, kVec> x(p.x, at.image, own.channel, own.column - 1, kColumns + 2, top - 2, at.bottom + 2, own.active);
   RowReader<T, kVec> grad(grad_tensor, at.image, own.channel, own.column, kColumns, top - 1, at.bottom + 1, own.active);
   RowWriter<T, kVec> grad_x(grad_x_tensor, at.image, own.channel, own.column, top);
-  Taps<T, kVec> taps;
+  ThreadTaps<T, kVec> taps;
   if (own.active) taps.load(p.weight, p.bias, own.channel);
 
-  Packed<T, kVec> next_x[kColumns + 2], next_grad[kColumns];
+  PackedChannels<T, kVec> next_x[kColumns + 2], next_grad[kColumns];
   float window[3][kColumns + 2][kVec];  // rows of x: row s, counted from top - 2, in window[s % 3]
   float results[3][kColumns][kVec];     // rows of grad_x
 #pragma unroll

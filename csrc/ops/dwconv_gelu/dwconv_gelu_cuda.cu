@@ -36,10 +36,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks) dwconv_gelu_forward_kernel(
   const int top = at.top, bottom = at.bottom;
   RowReader<T, kVec> x(p.x, at.image, channel, column - 1, kColumns + 2, top - 1, bottom + 1);
   RowWriter<T, kVec> out(p.out, at.image, channel, column, top);
-  Packed<T, kVec> ahead[3][kColumns + 2];
+  PackedChannels<T, kVec> ahead[3][kColumns + 2];
 #pragma unroll
   for (int i = 0; i < 3; ++i) x.template load<kColumns + 2>(ahead[i]);
-  Taps<T, kVec> taps;
+  ThreadTaps<T, kVec> taps;
   taps.load(p.weight, p.bias, channel);
   float sums[3][kColumns][kVec];
   // Row top - 1 + s of x, s % 3 == kPhase, added to the three rows of out that it reaches.

@@ -9,16 +9,17 @@ namespace segnext {
 
 // Images of pixels and channels; a tile of pixels never spans two images.
 template <typename T>
-struct Image {
+struct ImageView {
   T* data;
   int64_t stride_image;
-  Axis pixels, channels;
+  StridedAxis pixels, channels;
   bool vectors;  // see Matrix; only with the axis inside that pixels_inside() says
 
   // (channels, pixels) where pixels lie side by side, else (pixels, channels).
-  __host__ __device__ Matrix<T> matrix(int64_t image, bool pixels_inside) const {
+  __host__ __device__ MatrixView<T> matrix(int64_t image, bool pixels_inside) const {
     T* start = data + image * stride_image;
-    return pixels_inside ? Matrix<T>{start, channels, pixels, vectors} : Matrix<T>{start, pixels, channels, vectors};
+    return pixels_inside ? MatrixView<T>{start, channels, pixels, vectors}
+                         : MatrixView<T>{start, pixels, channels, vectors};
   }
 };
 
@@ -26,15 +27,15 @@ struct Image {
 inline bool pixels_inside(const Tensor4& t) { return t.stride[1] != 1 && t.stride[3] == 1; }
 
 template <typename T>
-Image<T> image_of(const Tensor4& t, bool pixels_inside) {
+ImageView<T> image_of(const Tensor4& t, bool pixels_inside) {
   if (t.data == nullptr) return {};
   const int64_t width = t.size[3];
   const bool plain = t.size[2] == 1 || t.stride[2] == width * t.stride[3];
-  const Axis pixels =
-      plain ? plain_axis(t.size[2] * width, t.stride[3]) : Axis{t.size[2] * width, t.stride[3], width, t.stride[2]};
-  const Axis channels = plain_axis(t.size[1], t.stride[1]);
+  const StridedAxis pixels = plain ? plain_axis(t.size[2] * width, t.stride[3])
+                                   : StridedAxis{t.size[2] * width, t.stride[3], width, t.stride[2]};
+  const StridedAxis channels = plain_axis(t.size[1], t.stride[1]);
   T* data = static_cast<T*>(t.data);
-  const Axis &outer = pixels_inside ? channels : pixels, &inner = pixels_inside ? pixels : channels;
+  const StridedAxis &outer = pixels_inside ? channels : pixels, &inner = pixels_inside ? pixels : channels;
   const bool vectors = matrix<T>(data, outer, inner).vectors && is_aligned16<T>(data, t.stride[0]);
   return {data, t.stride[0], pixels, channels, vectors};
 }
@@ -52,26 +53,26 @@ inline Tensor4 as_one_row(const Tensor4& t) {
 }
 
 template <typename T>
-Matrix<const T> row_of(const Tensor4& bias) {
+MatrixView<const T> row_of(const Tensor4& bias) {
   return matrix<const T>(static_cast<const T*>(bias.data), plain_axis(1, 0), plain_axis(bias.size[0], bias.stride[0]));
 }
 
 template <typename T>
 struct GateProblem {
   int64_t images;
-  Image<const T> in;
-  Matrix<const T> weight;  // outer Co, inner Ci; or the other way for the transposed product
-  Matrix<const T> bias;    // one row; data null: none
-  Image<const T> gate;     // data null: a factor of one
-  Image<T> out;            // its inner axis is that of the epilogue
-  Image<const T> factor;   // data null: no second result
-  Image<T> product;
+  ImageView<const T> in;
+  MatrixView<const T> weight;  // outer Co, inner Ci; or the other way for the transposed product
+  MatrixView<const T> bias;    // one row; data null: none
+  ImageView<const T> gate;     // data null: a factor of one
+  ImageView<T> out;            // its inner axis is that of the epilogue
+  ImageView<const T> factor;   // data null: no second result
+  ImageView<T> product;
   bool out_pixels_inside;
 };
 
 // `kVec` inner elements of row `outer` from `inner` on, zero beyond its end.
 template <typename T>
-__device__ inline void read_row(const Matrix<const T>& from, int64_t outer, int64_t inner,
+__device__ inline void read_row(const MatrixView<const T>& from, int64_t outer, int64_t inner,
                                 float (&values)[Vec16<T>::kSize]) {
   const T* row = from.data + from.outer.offset(outer);
   if (from.vectors && inner + Vec16<T>::kSize <= from.inner.size) {
@@ -86,7 +87,7 @@ __device__ inline void read_row(const Matrix<const T>& from, int64_t outer, int6
 }
 
 template <typename T>
-__device__ inline void write_row(const Matrix<T>& to, int64_t outer, int64_t inner,
+__device__ inline void write_row(const MatrixView<T>& to, int64_t outer, int64_t inner,
                                  const float (&values)[Vec16<T>::kSize]) {
   T* row = to.data + to.outer.offset(outer);
   if (to.vectors && inner + Vec16<T>::kSize <= to.inner.size) {
@@ -119,7 +120,7 @@ __device__ inline void load_sums(const float* sums, int column, float (&values)[
 
 template <typename T, bool kInPixelsInside, bool kWeightInnerK>
 struct GateKernel {
-  using Tile = Product<T, !kInPixelsInside, kWeightInnerK>;
+  using Tile = ProductTile<T, !kInPixelsInside, kWeightInnerK>;
   static constexpr int kVec = Vec16<T>::kSize;
   // The tile of sums on its way to rows of vectors. Rows 8 or 4 floats longer than they need to be put the sums of a
   // fragment, pairs along channels, single ones along pixels, in banks of their own.
@@ -148,7 +149,7 @@ struct PlainShare {
 
   // Where its first vector is in an image.
   template <typename T>
-  __device__ T* start(const Matrix<T>& image, int64_t pixel0, int64_t channel0) const {
+  __device__ T* start(const MatrixView<T>& image, int64_t pixel0, int64_t channel0) const {
     return image.data + (pixel0 + row) * image.outer.stride + channel0 + column;
   }
 };
@@ -175,8 +176,8 @@ __device__ inline void finish_plain(const GateProblem<T>& p, const PlainShare<Ke
   using Share = PlainShare<Kernel>;
   constexpr int kVec = Kernel::kVec;
   const bool gated = p.gate.data != nullptr, with_product = p.factor.data != nullptr;
-  const Matrix<T> out = p.out.matrix(image, false), product = p.product.matrix(image, false);
-  const Matrix<const T> factor = p.factor.matrix(image, false);
+  const MatrixView<T> out = p.out.matrix(image, false), product = p.product.matrix(image, false);
+  const MatrixView<const T> factor = p.factor.matrix(image, false);
   T* to = share.start(out, pixel0, channel0);
   T* to_product = share.start(product, pixel0, channel0);
   const T* from_factor = share.start(factor, pixel0, channel0);
@@ -215,12 +216,12 @@ __global__ void __launch_bounds__(kProductThreads, 2)
   const int64_t pixel0 = static_cast<int64_t>(blockIdx.x / channel_tiles % pixel_tiles) * Tile::kM;
   const int64_t image = blockIdx.x / channel_tiles / pixel_tiles;
 
-  const Matrix<const T> in = p.in.matrix(image, kInPixelsInside);
+  const MatrixView<const T> in = p.in.matrix(image, kInPixelsInside);
   // The gate comes while the product is made.
   const PlainShare<Kernel> share(p.out.pixels.size, pixel0, p.out.channels.size, channel0);
   Vec16<T> gates[PlainShare<Kernel>::kRows];
   if (kPlain && p.gate.data != nullptr) {
-    const Matrix<const T> gate = p.gate.matrix(image, false);
+    const MatrixView<const T> gate = p.gate.matrix(image, false);
     const T* start = share.start(gate, pixel0, channel0);
 #pragma unroll
     for (int i = 0; i < PlainShare<Kernel>::kRows; ++i) {
@@ -267,8 +268,8 @@ __global__ void __launch_bounds__(kProductThreads, 2)
   if constexpr (kPlain) {
     finish_plain<Kernel>(p, share, image, pixel0, channel0, sums, gates);
   } else {
-    const Matrix<T> out = p.out.matrix(image, turned), product = p.product.matrix(image, turned);
-    const Matrix<const T> gate = p.gate.matrix(image, turned), factor = p.factor.matrix(image, turned);
+    const MatrixView<T> out = p.out.matrix(image, turned), product = p.product.matrix(image, turned);
+    const MatrixView<const T> gate = p.gate.matrix(image, turned), factor = p.factor.matrix(image, turned);
     const int64_t outer0 = turned ? channel0 : pixel0, inner0 = turned ? pixel0 : channel0;
     const int row_vectors = (turned ? Tile::kM : Tile::kN) / kVec,
               ld = turned ? Kernel::kLdPixels : Kernel::kLdChannels;

@@ -16,7 +16,7 @@
 namespace segnext {
 namespace {
 
-constexpr int64_t kBlocks = 264;           // two for each of Hopper's 132 multiprocessors
+constexpr int64_t kBlocks = 2 * kMultiprocessors;
 constexpr int64_t kMinRun = 128;           // pixels: below, writing a run's sums costs more than making them
 constexpr int64_t kMaxRun = 1024;          // pixels: longer sums in a row lose digits of a float
 constexpr int64_t kMaxPartial = 64 << 20;  // bytes of all runs' sums, where that leaves runs of kMaxRun
@@ -24,14 +24,14 @@ constexpr int64_t kMaxPartial = 64 << 20;  // bytes of all runs' sums, where tha
 int64_t blocks_of(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
 // The shape as the kernels see it, and what lies where in the workspace.
-struct Plan {
+struct GateBackwardPlan {
   bool one_row, in_inside;
   int64_t images, pixels, ci, co;
   int64_t product_row, product_bytes;  // t: elements from row to row, of pixels or of channels
   int64_t tiles, run, runs;            // along K: tiles of the whole batch, tiles a run, runs
   int64_t weight_tiles_co, weight_tiles_ci;
 
-  explicit Plan(const GatedPointwiseBackwardParams& p) {
+  explicit GateBackwardPlan(const GatedPointwiseBackwardParams& p) {
     const Tensor4& m = p.forward.m;
     one_row =
         is_one_row(m) && is_one_row(p.forward.u) && is_one_row(p.grad) && is_one_row(p.grad_m) && is_one_row(p.grad_u);
@@ -62,7 +62,7 @@ struct Plan {
 
 template <typename T>
 struct WeightGradProblem {
-  Image<const T> product, in;
+  ImageView<const T> product, in;
   float* weight;  // (runs, co, ci)
   float* bias;    // (runs, co)
   int64_t tiles_an_image, tiles, run;
@@ -71,7 +71,7 @@ struct WeightGradProblem {
 template <typename T, bool kPixelsInside, bool kPlain>
 __global__ void __launch_bounds__(kProductThreads, 2)
     weight_grad_kernel(WeightGradProblem<T> p, unsigned tiles_ci, unsigned tiles_co) {
-  using Tile = Product<T, kPixelsInside, kPixelsInside>;
+  using Tile = ProductTile<T, kPixelsInside, kPixelsInside>;
   const int64_t ci0 = static_cast<int64_t>(blockIdx.x % tiles_ci) * Tile::kN;
   const int64_t co0 = static_cast<int64_t>(blockIdx.x / tiles_ci % tiles_co) * Tile::kM;
   const int64_t run = blockIdx.x / tiles_ci / tiles_co;
@@ -90,8 +90,8 @@ __global__ void __launch_bounds__(kProductThreads, 2)
       [&](int64_t step, T* a, T* b) {
         const int64_t image = (first + step) / p.tiles_an_image;
         const int64_t pixel = (first + step) % p.tiles_an_image * Tile::kK;
-        const Matrix<const T> product = p.product.matrix(image, kPixelsInside);
-        const Matrix<const T> in = p.in.matrix(image, kPixelsInside);
+        const MatrixView<const T> product = p.product.matrix(image, kPixelsInside);
+        const MatrixView<const T> in = p.in.matrix(image, kPixelsInside);
         if constexpr (kPixelsInside) {
           stage<kPlain, Tile::kM, Tile::kK>(product, co0, pixel, a);
           stage<kPlain, Tile::kN, Tile::kK>(in, ci0, pixel, b);
@@ -146,17 +146,17 @@ int add_runs(const float* partial, int64_t runs, int64_t count, void* total, voi
 }
 
 template <typename T, bool kPixelsInside, bool kPlain>
-int launch_weight_grad_as(const WeightGradProblem<T>& p, const Plan& plan, void* stream) {
+int launch_weight_grad_as(const WeightGradProblem<T>& p, const GateBackwardPlan& plan, void* stream) {
   const int64_t blocks = plan.runs * plan.weight_tiles_co * plan.weight_tiles_ci;
   if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
   return launch(weight_grad_kernel<T, kPixelsInside, kPlain>, dim3(static_cast<unsigned>(blocks)),
-                dim3(kProductThreads), Product<T, kPixelsInside, kPixelsInside>::kSharedBytes, stream, p,
+                dim3(kProductThreads), ProductTile<T, kPixelsInside, kPixelsInside>::kSharedBytes, stream, p,
                 static_cast<unsigned>(plan.weight_tiles_ci), static_cast<unsigned>(plan.weight_tiles_co));
 }
 
 template <typename T>
-int launch_weight_grad(const WeightGradProblem<T>& p, const Plan& plan, void* stream) {
+int launch_weight_grad(const WeightGradProblem<T>& p, const GateBackwardPlan& plan, void* stream) {
   if (plan.in_inside) return launch_weight_grad_as<T, true, false>(p, plan, stream);
   return is_plain(p.product.matrix(0, false)) && is_plain(p.in.matrix(0, false))
              ? launch_weight_grad_as<T, false, true>(p, plan, stream)
@@ -164,9 +164,9 @@ int launch_weight_grad(const WeightGradProblem<T>& p, const Plan& plan, void* st
 }
 
 template <typename T>
-class Backward {
+class GateBackwardLauncher {
  public:
-  Backward(const GatedPointwiseBackwardParams& params, void* workspace, void* stream)
+  GateBackwardLauncher(const GatedPointwiseBackwardParams& params, void* workspace, void* stream)
       : p_(params),
         plan_(params),
         product_(static_cast<T*>(workspace)),
@@ -183,14 +183,14 @@ class Backward {
   Tensor4 reshaped(const Tensor4& t) const { return plan_.one_row ? as_one_row(t) : t; }
 
   // t as the operand of products: in m's order, its rows whole vectors.
-  Image<T> product() const {
+  ImageView<T> product() const {
     const bool inside = plan_.in_inside;
     const int64_t row = plan_.product_row;
     return {product_, (inside ? plan_.co : plan_.pixels) * row, plain_axis(plan_.pixels, inside ? 1 : row),
             plain_axis(plan_.co, inside ? row : 1), true};
   }
 
-  static Image<const T> constant(const Image<T>& image) {
+  static ImageView<const T> constant(const ImageView<T>& image) {
     return {image.data, image.stride_image, image.pixels, image.channels, image.vectors};
   }
 
@@ -244,7 +244,7 @@ class Backward {
   }
 
   const GatedPointwiseBackwardParams& p_;
-  const Plan plan_;
+  const GateBackwardPlan plan_;
   T* product_;
   float* partial_;
   void* stream_;
@@ -253,13 +253,14 @@ class Backward {
 }  // namespace
 
 int64_t gated_pointwise_backward_workspace(const GatedPointwiseBackwardParams& params) {
-  const Plan plan(params);
+  const GateBackwardPlan plan(params);
   return plan.product_bytes + plan.partial_bytes();
 }
 
 int launch_gated_pointwise_backward(const GatedPointwiseBackwardParams& params, void* workspace, void* stream) {
-  return with_element_type(params.forward.dtype,
-                           [&](auto type) { return Backward<decltype(type)>(params, workspace, stream).run(); });
+  return with_element_type(params.forward.dtype, [&](auto type) {
+    return GateBackwardLauncher<decltype(type)>(params, workspace, stream).run();
+  });
 }
 
 }  // namespace segnext

@@ -16,7 +16,7 @@ namespace segnext {
 constexpr int kProductThreads = 256;
 
 // An axis of a tensor: `width` > 0 splits it in rows (H, W) that cannot be walked with one stride.
-struct Axis {
+struct StridedAxis {
   int64_t size, stride, width, stride_row;
 
   __device__ int64_t offset(int64_t i) const {
@@ -24,19 +24,19 @@ struct Axis {
   }
 };
 
-inline Axis plain_axis(int64_t size, int64_t stride) { return {size, stride, 0, 0}; }
+inline StridedAxis plain_axis(int64_t size, int64_t stride) { return {size, stride, 0, 0}; }
 
 // A matrix in global memory. `vectors`: every row's inner elements may be taken 16 bytes at a time from multiples of
 // 16 bytes on, up to the last whole vector.
 template <typename T>
-struct Matrix {
+struct MatrixView {
   T* data;
-  Axis outer, inner;
+  StridedAxis outer, inner;
   bool vectors;
 };
 
 template <typename T>
-Matrix<T> matrix(T* data, const Axis& outer, const Axis& inner) {
+MatrixView<T> matrix(T* data, const StridedAxis& outer, const StridedAxis& inner) {
   const bool vectors = inner.width == 0 && inner.stride == 1 &&
                        is_aligned16<T>(static_cast<const void*>(data), outer.stride, outer.stride_row);
   return {data, outer, inner, vectors};
@@ -44,7 +44,7 @@ Matrix<T> matrix(T* data, const Axis& outer, const Axis& inner) {
 
 // Whether every access to it is a whole vector at a plain offset: what the kernels' kPlain takes for granted.
 template <typename T>
-bool is_plain(const Matrix<T>& m) {
+bool is_plain(const MatrixView<T>& m) {
   return m.vectors && m.outer.width == 0 && m.inner.size % Vec16<T>::kSize == 0;
 }
 
@@ -55,7 +55,7 @@ __device__ inline int left_of(int64_t size, int64_t first, int most) {
 
 // The tile [outer0, + kOuter) x [inner0, + kInner) to shared memory, rows kInner + one vector apart; zeros outside.
 template <bool kPlain, int kOuter, int kInner, typename T>
-__device__ inline void stage(const Matrix<const T>& from, int64_t outer0, int64_t inner0, T* shared) {
+__device__ inline void stage(const MatrixView<const T>& from, int64_t outer0, int64_t inner0, T* shared) {
   constexpr int kVec = Vec16<T>::kSize, kVecs = kInner / kVec;
   if constexpr (kPlain) {
     const int rows = left_of(from.outer.size, outer0, kOuter), columns = left_of(from.inner.size, inner0, kInner);
@@ -92,7 +92,7 @@ __device__ inline void stage(const Matrix<const T>& from, int64_t outer0, int64_
 }
 
 template <typename T, bool kAInnerK, bool kBInnerK>
-struct Product {
+struct ProductTile {
   static constexpr bool kTensorCores = sizeof(T) == 2;
   static constexpr int kM = 128, kN = 64, kK = 64 / static_cast<int>(sizeof(T)), kStages = 3;
   static constexpr int kPad = Vec16<T>::kSize;

@@ -62,14 +62,14 @@ struct Step {
 };
 
 template <typename T>
-struct Warp {
+struct BackwardWarp {
   T *g, *x, *a, *gh, *ga;
   const uint32_t *taps, *turned;  // this lane's places in the tables
   const float* biases;
   int half, lane, line, pair;  // line: g of the fragments, pair: t
 };
 
-struct Sums {
+struct WarpSums {
   float of_rows[kRowTiles][4], own[kOwnTiles][4], of_biases[4];
 };
 
@@ -125,7 +125,7 @@ __device__ inline void load_columns(uint32_t (&blocks)[kCount][2], const T* row,
 
 // Blocks of eight rows of g by 16 columns, one above the other, from kBefore rows above the step's on.
 template <bool kTransposed, typename T>
-__device__ inline void load_g(uint32_t (&blocks)[5][2], const Warp<T>& me, const Step& s, int column) {
+__device__ inline void load_g(uint32_t (&blocks)[5][2], const BackwardWarp<T>& me, const Step& s, int column) {
   load_blocks<5, kTransposed>(blocks, [&](int i) { return me.g + s.g_blocks[i] + column - kGLeft; });
 }
 
@@ -179,7 +179,8 @@ __device__ inline void store_pair(T* shared, uint32_t pair) {
 
 // A (16 x 16) of ones in row `which`, on the step's own rows as k.
 template <typename T>
-__device__ inline void add_bias(float (&sums)[4], int which, const Warp<T>& me, const Step& s, const uint32_t (&b)[2]) {
+__device__ inline void add_bias(float (&sums)[4], int which, const BackwardWarp<T>& me, const Step& s,
+                                const uint32_t (&b)[2]) {
   const uint32_t ones = me.line == which ? pack_pair<T>(1.0f, 1.0f) : 0;
   const uint32_t a[4] = {ones & s.own_pairs[0], 0, ones & s.own_pairs[1], 0};
   mma_m16n8k16<T>(sums, a, b);
@@ -188,8 +189,8 @@ __device__ inline void add_bias(float (&sums)[4], int which, const Warp<T>& me, 
 // The root's bands over rows of `source`, a ring of 32 from 4 rows above the step's slot on: tiles of eight columns
 // from tile `first` on, `count` of them. store(tile, d) takes the results.
 template <typename T, int kPitch, int kMost, typename Store>
-__device__ inline void root(const T* source, const uint32_t* words, float bias, int first, int count, const Warp<T>& me,
-                            const Step& s, Store store) {
+__device__ inline void root(const T* source, const uint32_t* words, float bias, int first, int count,
+                            const BackwardWarp<T>& me, const Step& s, Store store) {
   float d[kMost][4];
 #pragma unroll
   for (int tile = 0; tile < kMost; ++tile) {
@@ -217,7 +218,7 @@ __device__ inline void root(const T* source, const uint32_t* words, float bias, 
 
 // The step's rows of a, zero outside the image's columns and in rows that are not the block's own.
 template <typename T>
-__device__ inline void make_a(const Warp<T>& me, const Step& s, const Window& window) {
+__device__ inline void make_a(const BackwardWarp<T>& me, const Step& s, const Window& window) {
   constexpr int kMost = (kATiles + 1) / 2;
   const auto store = [&](int tile, const float (&d)[4]) {
     const int column = tile * 8 + me.pair;
@@ -231,7 +232,8 @@ __device__ inline void make_a(const Warp<T>& me, const Step& s, const Window& wi
 
 // h of a pair in all of the block's columns, and the gradient of the column's taps.
 template <typename T, int kPair>
-__device__ inline void correlate_columns(float (*sums)[4], const Warp<T>& me, const Step& s, const Window& window) {
+__device__ inline void correlate_columns(float (*sums)[4], const BackwardWarp<T>& me, const Step& s,
+                                         const Window& window) {
   uint32_t band[4];
   load_band<kPair, row_band(kPair)>(band, me.taps);
   const float bias = load_shared(me.biases + kRowBias + kPair);
@@ -255,7 +257,7 @@ __device__ inline void correlate_columns(float (*sums)[4], const Warp<T>& me, co
 // gh of a pair in 16 columns from `left` on, to its plane and to `b` as what is summed over 16 rows: two tiles of eight
 // columns. Zero outside the image.
 template <typename T, int kPair>
-__device__ inline void make_gh(uint32_t (&b)[2][2], const uint32_t (&band)[4], int left, const Warp<T>& me,
+__device__ inline void make_gh(uint32_t (&b)[2][2], const uint32_t (&band)[4], int left, const BackwardWarp<T>& me,
                                const Step& s, const Window& window) {
   uint32_t blocks[5][2];
   load_g<true>(blocks, me, s, left);
@@ -275,7 +277,7 @@ __device__ inline void make_gh(uint32_t (&b)[2][2], const uint32_t (&band)[4], i
 
 // gh of a pair; the gradient of the row's taps and bias.
 template <typename T, int kPair>
-__device__ inline void correlate_rows(Sums& sums, const Warp<T>& me, const Step& s, const Window& window) {
+__device__ inline void correlate_rows(WarpSums& sums, const BackwardWarp<T>& me, const Step& s, const Window& window) {
   uint32_t band[4], b[2][2], blocks[5][2];
   load_band<kPair, column_band(kPair)>(band, me.turned);
   make_gh<T, kPair>(b, band, me.half == 0 ? -16 : kColumns, me, s, window);
@@ -290,7 +292,7 @@ constexpr int kGaMost = (kGaTiles + 1) / 2;
 
 // ga += the row's turned band over gh, in this warp's tiles.
 template <typename T, int kPair>
-__device__ inline void add_to_ga(float (&ga)[kGaMost][4], const Warp<T>& me) {
+__device__ inline void add_to_ga(float (&ga)[kGaMost][4], const BackwardWarp<T>& me) {
   uint32_t band[4], blocks[kGaMost + 3][2];
   load_band<kPair, row_band(kPair)>(band, me.turned);
   const T* line = me.gh +
@@ -305,7 +307,8 @@ __device__ inline void add_to_ga(float (&ga)[kGaMost][4], const Warp<T>& me) {
 
 // ga and g, zero outside the image, to the step's rows of its ring.
 template <typename T>
-__device__ inline void store_ga(const float (&ga)[kGaMost][4], const Warp<T>& me, const Step& s, const Window& window) {
+__device__ inline void store_ga(const float (&ga)[kGaMost][4], const BackwardWarp<T>& me, const Step& s,
+                                const Window& window) {
 #pragma unroll
   for (int tile = 0; tile < kGaMost; ++tile) {
     const int column = (me.half * kGaMost + tile) * 8 + me.pair;
@@ -324,7 +327,7 @@ __device__ inline void store_ga(const float (&ga)[kGaMost][4], const Warp<T>& me
 
 // The gradient of some rows of the root's taps; with the first rows, also of its bias.
 template <int kFirst, int kLast, typename T>
-__device__ inline void correlate_root(Sums& sums, const Warp<T>& me, const Step& s) {
+__device__ inline void correlate_root(WarpSums& sums, const BackwardWarp<T>& me, const Step& s) {
   uint32_t ga[kGaTiles][2];
   load_columns<kGaTiles, true>(ga, me.ga + (s.slot + me.lane % 16) * kGaPitch, me.lane);
 #pragma unroll
@@ -347,7 +350,7 @@ __device__ inline void correlate_root(Sums& sums, const Warp<T>& me, const Step&
 
 // Everything between the step's rows of x and g in their rings and those of grad_x in a's plane.
 template <typename T>
-__device__ inline void work(Sums& sums, const Warp<T>& me, const Step& s, const Window& window) {
+__device__ inline void work(WarpSums& sums, const BackwardWarp<T>& me, const Step& s, const Window& window) {
   make_a(me, s, window);
   __syncthreads();
   if (me.half == 0) {

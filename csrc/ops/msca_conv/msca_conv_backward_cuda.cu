@@ -25,7 +25,6 @@
 #include "cuda/partials.cuh"
 #include "ops/msca_conv/gradients.cuh"
 #include "ops/msca_conv/strips.cuh"
-#include "ops/msca_conv/toeplitz.h"
 
 namespace segnext {
 namespace {
@@ -73,12 +72,12 @@ size_t backward_bytes(const BackwardPlan& p, const RowTiling& t) {
 
 // Where a block's data lies.
 template <typename T>
-struct BackwardShared {
+struct BackwardRings {
   RowRing<T> x, g;
   RowRing<float> a, h, gh, ga;
   float *weights, *sums;  // (vectors, slice), (vectors, kParts, slice)
 
-  __device__ BackwardShared(const BackwardPlan& p, int slice) {
+  __device__ BackwardRings(const BackwardPlan& p, int slice) {
     T* elements = reinterpret_cast<T*>(shared_memory());
     x = {elements, p.x_rows, p.x_columns * slice};
     g = {elements + x.rows * x.row_size, p.g_rows, p.gh_columns * slice};
@@ -139,7 +138,7 @@ __device__ inline int groups_of(int taps) { return (taps + kTaps - 1) / kTaps; }
 
 // Weight gradients of a pair's row strip: item = (group of taps, row of the quad).
 template <typename T>
-__device__ inline void correlate_row_strip(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
+__device__ inline void correlate_row_strip(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t,
                                            int pair, int item, int channel) {
   const StripSizes& s = p.sizes;
   const int taps = s.row[pair], first = item / kParts * kTaps, row = item % kParts;
@@ -154,7 +153,7 @@ __device__ inline void correlate_row_strip(const BackwardShared<T>& m, const Bac
 
 // Weight gradients of a pair's column strip: item = (group of taps, quarter of the columns).
 template <typename T>
-__device__ inline void correlate_column_strip(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
+__device__ inline void correlate_column_strip(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t,
                                               int pair, int quad, int item, int channel) {
   constexpr int kRows = kQuad + kTaps - 1;
   const StripSizes& s = p.sizes;
@@ -185,7 +184,7 @@ __device__ inline void correlate_column_strip(const BackwardShared<T>& m, const 
 
 // Weight gradients of the root: item = (row of taps, group of its taps, row of the quad); and all biases but the rows'.
 template <typename T>
-__device__ inline void correlate_root(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t, int quad,
+__device__ inline void correlate_root(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t, int quad,
                                       int item, int channel) {
   const StripSizes& s = p.sizes;
   const int row = item % kParts, group = item / kParts % groups_of(s.root), i = item / kParts / groups_of(s.root);
@@ -207,8 +206,8 @@ __device__ inline void correlate_root(const BackwardShared<T>& m, const Backward
 
 // A quad of a: the root's output in the block's own columns and the row strips' reach, zero outside the image.
 template <typename T>
-__device__ inline void make_a(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
-                              const TilePlace& at, int quad, const Worker& me) {
+__device__ inline void make_a(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t, const TilePlace& at,
+                              int quad, const Worker& me) {
   const StripSizes& s = p.sizes;
   for (int column = me.lane; column < p.a_columns; column += me.lanes) {
     float sum[kQuad];
@@ -231,8 +230,8 @@ __device__ inline void make_a(const BackwardShared<T>& m, const BackwardPlan& p,
 
 // A quad of h in the block's own columns, zero outside the image: item = (row, run of columns).
 template <typename T>
-__device__ inline void make_h(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
-                              const TilePlace& at, int pair, int quad, const Worker& me) {
+__device__ inline void make_h(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t, const TilePlace& at,
+                              int pair, int quad, const Worker& me) {
   const StripSizes& s = p.sizes;
   const float* w = m.weights + s.at[pair] * t.slice + me.channel;
   const float bias = load_shared(w + s.row[pair] * t.slice);
@@ -254,7 +253,7 @@ __device__ inline void make_h(const BackwardShared<T>& m, const BackwardPlan& p,
 
 // A quad of gh where ga and its row strips reach, zero outside the image.
 template <typename T>
-__device__ inline void make_gh(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
+__device__ inline void make_gh(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t,
                                const TilePlace& at, int pair, int quad, const Worker& me) {
   const StripSizes& s = p.sizes;
   const int taps = s.column[pair];
@@ -275,7 +274,7 @@ __device__ inline void make_gh(const BackwardShared<T>& m, const BackwardPlan& p
 
 // ga of the newest quad: g at first; then every pair's row^T(gh) is added inside the image. item = (row, run).
 template <typename T>
-__device__ inline void begin_ga(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t, int quad,
+__device__ inline void begin_ga(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t, int quad,
                                 const Worker& me) {
   for (int item = me.lane; item < kQuad * p.ga_columns; item += me.lanes) {
     const int row = quad * kQuad + item / p.ga_columns, column = item % p.ga_columns;
@@ -285,7 +284,7 @@ __device__ inline void begin_ga(const BackwardShared<T>& m, const BackwardPlan& 
 }
 
 template <typename T>
-__device__ inline void add_to_ga(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
+__device__ inline void add_to_ga(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t,
                                  const TilePlace& at, int pair, int quad, int item, int channel) {
   const StripSizes& s = p.sizes;
   const int taps = s.row[pair], runs = p.ga_columns / kRun;
@@ -304,7 +303,7 @@ __device__ inline void add_to_ga(const BackwardShared<T>& m, const BackwardPlan&
 }
 
 template <typename T>
-__device__ inline void store_grad_x(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
+__device__ inline void store_grad_x(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t,
                                     const TilePlace& at, const ImageSlice<T>& grad_x, int quad, const Worker& me) {
   const StripSizes& s = p.sizes;
   for (int column = me.lane; column < t.columns; column += me.lanes) {
@@ -332,7 +331,7 @@ __global__ void __launch_bounds__(kThreads)
   const StripSizes& s = plan.sizes;
   const TilePlace at = tile_place(t);
   const ImageSlice<T> x(p.x, at, t.slice), g(grad, at, t.slice), grad_x(grad_x_tensor, at, t.slice);
-  const BackwardShared<T> m(plan, t.slice);
+  const BackwardRings<T> m(plan, t.slice);
   const int slice = t.slice, thread = threadIdx.x, threads = blockDim.x;
   const Worker me{thread % slice, thread / slice, threads / slice};
   for (int i = thread; i < s.vectors * kParts * slice; i += threads) store_shared(m.sums + i, 0.0f);

@@ -36,7 +36,6 @@
 #include "cuda/row_tiles.cuh"
 #include "ops/msca_conv/backward_toeplitz.cuh"
 #include "ops/msca_conv/gradients.cuh"
-#include "ops/msca_conv/toeplitz.h"
 
 namespace segnext {
 namespace {
@@ -44,7 +43,7 @@ namespace {
 using namespace backward_toeplitz;
 
 // Leaves a warp's D tiles at `tiles` (kTiles, 16, 8).
-__device__ inline void store_tiles(float* tiles, const Sums& sums, int line, int pair) {
+__device__ inline void store_tiles(float* tiles, const WarpSums& sums, int line, int pair) {
   const auto store = [&](int tile, const float (&d)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -135,12 +134,13 @@ __device__ inline void turn(const T* staged, T* plane, int lane) {
 
 // What a block asks for again at every step: kept in shared memory, as the sums take the registers.
 template <typename T>
-struct Block {
+struct BackwardBlock {
   ImageSlice<T> x, g, grad_x;
   int64_t top, left;
   Window window;
 
-  __device__ Block(const Tensor4& x, const Tensor4& g, const Tensor4& grad_x, const TilePlace& at, const RowTiling& t)
+  __device__ BackwardBlock(const Tensor4& x, const Tensor4& g, const Tensor4& grad_x, const TilePlace& at,
+                           const RowTiling& t)
       : x(x, at, kSlice), g(g, at, kSlice), grad_x(grad_x, at, kSlice), top(at.top), left(at.left) {
     const auto from = [](int64_t first) { return -static_cast<int>(first < kStagedColumns ? first : kStagedColumns); };
     const auto until = [](int64_t rest, int most) { return static_cast<int>(rest < most ? rest : most); };
@@ -149,14 +149,14 @@ struct Block {
               until(t.width - left, kColumns + kStagedColumns)};
   }
 };
-constexpr size_t kSharedBytes = kBlockAt + sizeof(Block<__half>);
+constexpr size_t kSharedBytes = kBlockAt + sizeof(BackwardBlock<__half>);
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 1)
     msca_conv_backward_toeplitz_kernel(MscaConvParams p, Tensor4 grad, Tensor4 grad_x, RowTiling t, float* partials) {
   const TilePlace at = tile_place(t);
-  Block<T>* block = reinterpret_cast<Block<T>*>(shared_memory() + kBlockAt);
-  if (threadIdx.x == 0) store_shared(block, Block<T>(p.x, grad, grad_x, at, t));
+  BackwardBlock<T>* block = reinterpret_cast<BackwardBlock<T>*>(shared_memory() + kBlockAt);
+  if (threadIdx.x == 0) store_shared(block, BackwardBlock<T>(p.x, grad, grad_x, at, t));
   __syncthreads();
 
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, channel = warp % kSlice;
@@ -166,13 +166,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   T* own = reinterpret_cast<T*>(shared_memory() + channel * kChannelBytes);
   uint32_t* tables = reinterpret_cast<uint32_t*>(shared_memory() + channel * kChannelBytes + kTablesAt);
   float* biases = reinterpret_cast<float*>(tables + 2 * kTableWords);
-  const Warp<T> me{
+  const BackwardWarp<T> me{
       own,    own + kXAt,    own + kAAt, own + kGhAt, own + kGaAt, lane_words(tables), lane_words(tables + kTableWords),
       biases, warp / kSlice, lane,       lane / 4,    lane % 4 * 2};
 
   // 16 rows each of x and g that a step is the first to need
   const auto load = [&](int step) {
-    const Block<T> at = load_shared(block);
+    const BackwardBlock<T> at = load_shared(block);
 #pragma unroll 1
     for (int i = threadIdx.x; i < kRows * kStagedColumns; i += kThreads) {
       const int64_t row = at.top + step * kRows - kHalf + i / kStagedColumns, column = at.left + i % kStagedColumns;
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     store_shared(planes + of * (kChannelBytes / 2) + kGhAt + 64 * kGhPitch + line, from_float<T>(0.0f));
   }
 
-  Sums sums = {};
+  WarpSums sums = {};
   const int steps = (load_shared(&block->window.rows) + 2 * kHalf + kRows - 1) / kRows;
   for (int step = -kWarmUp; step < steps; ++step) {
     cp_async_wait<0>();
@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
     // grad_x follows: its rows are two above the step's. A warp a row.
     const int row = step * kRows - 2 * kHalf + warp;
-    const Block<T> now = load_shared(block);
+    const BackwardBlock<T> now = load_shared(block);
     if (row < 0 || row >= now.window.rows) continue;
     uint32_t r[4];
     ldmatrix_x4_trans(r, planes + lane % 8 * (kChannelBytes / 2) + kAAt + warp * kAPitch + lane / 8 * 8);

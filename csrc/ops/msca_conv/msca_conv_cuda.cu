@@ -14,9 +14,7 @@
 // element on an H200 (132 x 1.7 GHz). Not yet measured on a GPU. So SegNeXt's sizes have kernels of their own where
 // channels are innermost: msca_conv_toeplitz_cuda.cu in 16-bit types, msca_conv_float32_cuda.cu.
 
-#include "ops/msca_conv/float32.h"
 #include "ops/msca_conv/strips.cuh"
-#include "ops/msca_conv/toeplitz.h"
 
 namespace segnext {
 namespace {

@@ -19,7 +19,6 @@
 // memory 1.9. Most of the difference is the root's work on halo columns, 2.25 times its own. Not yet measured on a GPU.
 // Versions tried: the ring kernel, whose loops over taps and whose divisions stay in the code, takes about 24.
 
-#include "ops/msca_conv/float32.h"
 #include "ops/msca_conv/toeplitz.cuh"
 
 namespace segnext {

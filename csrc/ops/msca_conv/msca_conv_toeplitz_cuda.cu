@@ -41,7 +41,6 @@
 // fewer, 960 cycles of shared memory more. Blocks that stay and take part after part: 30 instructions a step more, for
 // the taps of the second part. Without second() of toeplitz.cuh: 120 moves a step more.
 
-#include "ops/msca_conv/toeplitz.h"
 #include "ops/msca_conv/toeplitz_rows.cuh"
 
 namespace segnext {
@@ -110,7 +109,7 @@ __device__ inline void make_a(Chunks& a, const WarpChannel<T>& me, int slot, int
 }
 
 // Sums of the output rows that are open, 16 columns by eight rows each: columns g and g + 8, rows t and t + 1.
-using Sums = float[kTiles][kOpen][4];
+using OpenSums = float[kTiles][kOpen][4];
 
 template <typename T>
 __device__ inline void pack_rows(uint32_t* h, const float (&d)[4]) {
@@ -120,7 +119,7 @@ __device__ inline void pack_rows(uint32_t* h, const float (&d)[4]) {
 
 // Row strip and column strip of 21 taps: five chunks of columns, four blocks of rows.
 template <typename T>
-__device__ inline void add_pair21(Sums& sums, const Chunks& a, const WarpChannel<T>& me) {
+__device__ inline void add_pair21(OpenSums& sums, const Chunks& a, const WarpChannel<T>& me) {
   const uint32_t zero = hidden_zero(me.words);
   constexpr int kRow = row_band(2), kColumn = column_band(2), kFirst = half_of(2) - kLead;
   uint32_t rows[3][4];
@@ -150,7 +149,7 @@ __device__ inline void add_pair21(Sums& sums, const Chunks& a, const WarpChannel
 
 // Of 11 taps: four chunks of columns, three blocks of rows.
 template <typename T>
-__device__ inline void add_pair11(Sums& sums, const Chunks& a, const WarpChannel<T>& me) {
+__device__ inline void add_pair11(OpenSums& sums, const Chunks& a, const WarpChannel<T>& me) {
   const uint32_t zero = hidden_zero(me.words);
   constexpr int kRow = row_band(1), kColumn = column_band(1), kFirst = half_of(1) - kLead;
   uint32_t rows[2][4];
@@ -179,7 +178,7 @@ __device__ inline void add_pair11(Sums& sums, const Chunks& a, const WarpChannel
 // Of 7 taps, three chunks and two blocks, and a itself, copied by bands of one tap that touch the same: k holds eight
 // rows of both.
 template <typename T>
-__device__ inline void add_pair7_and_a(Sums& sums, const Chunks& a, const WarpChannel<T>& me) {
+__device__ inline void add_pair7_and_a(OpenSums& sums, const Chunks& a, const WarpChannel<T>& me) {
   const uint32_t zero = hidden_zero(me.words);
   constexpr int kRow = row_band(0), kColumn = column_band(0), kFirst = half_of(0) - kLead;
   uint32_t rows[2][4], copies[2][4];  // the first chunk is the second half of the first operand
@@ -226,7 +225,7 @@ __device__ inline float bias_of(const float* floats, int row, int height) {
 }
 
 // The next 16 output rows are open: from image row `row` on.
-__device__ inline void open_rows(Sums& sums, const float* floats, int row, int height, uint32_t zero) {
+__device__ inline void open_rows(OpenSums& sums, const float* floats, int row, int height, uint32_t zero) {
   constexpr int kReach = half_of(kPairCount - 1);
   const int own = row + static_cast<int>(threadIdx.x) % kRows, t = threadIdx.x % 4 * 2;
   float bias = load_shared(floats + kInnerBias);
@@ -249,7 +248,7 @@ __device__ inline void open_rows(Sums& sums, const float* floats, int row, int h
 
 // The two oldest blocks of rows are complete; the others move up.
 template <typename T>
-__device__ inline void close_rows(Sums& sums, uint32_t* out) {
+__device__ inline void close_rows(OpenSums& sums, uint32_t* out) {
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     auto& sum = sums[tile];
@@ -273,19 +272,19 @@ __device__ inline void close_rows(Sums& sums, uint32_t* out) {
 __host__ __device__ constexpr int steps_of(int rows) { return (rows + kHalf - 1) / kHalf / 2 + 2; }
 
 template <typename T, int kSlice>
-__global__ void __launch_bounds__(Layout<kSlice>::kThreads, 16 / kSlice)
+__global__ void __launch_bounds__(BlockLayout<kSlice>::kThreads, 16 / kSlice)
     msca_conv_toeplitz_kernel(MscaConvParams p, RowTiling t) {
-  using Sizes = Layout<kSlice>;
-  const Place at = place_of(t);
+  using Layout = BlockLayout<kSlice>;
+  const BlockPlace at = place_of(t);
   T* stage = reinterpret_cast<T*>(shared_memory());
-  T* planes = stage + Sizes::kStage;
-  T* results = planes + Sizes::kPlanes;
-  uint32_t* tables = reinterpret_cast<uint32_t*>(results + Sizes::kOut);
+  T* planes = stage + Layout::kStage;
+  T* results = planes + Layout::kPlanes;
+  uint32_t* tables = reinterpret_cast<uint32_t*>(results + Layout::kOut);
   float* floats = reinterpret_cast<float*>(tables + kSlice * kTableWords);
   uint32_t* column_masks = reinterpret_cast<uint32_t*>(floats + kSlice * kTableFloats);
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, height = static_cast<int>(t.height);
 
-  Source<T, kSlice> source(p.x, at, t, stage, at.top - kXLead);
+  RowLoader<T, kSlice> source(p.x, at, t, stage, at.top - kXLead);
   source.load_four(at.top - kXLead, kRows);  // the first step's: others find their first four rows in the planes
   source.load_step(at.top - kXLead + kRoot - 1);
   load_channel_taps<T>(p.weights, at.channel + warp, t.channels, tables + warp * kTableWords,
@@ -296,11 +295,11 @@ __global__ void __launch_bounds__(Layout<kSlice>::kThreads, 16 / kSlice)
     store_shared(column_masks + threadIdx.x, (inside(column) ? 0xffffu : 0u) | (inside(column + 1) ? 0xffff0000u : 0u));
   }
   constexpr int kDelay = kRows + 3 * kHalf;  // rows between the first that a step opens and those it stores
-  Target<T, kSlice> target(p.out, at, t, results, 2 * kRows - kDelay);
+  RowStorer<T, kSlice> target(p.out, at, t, results, 2 * kRows - kDelay);
   const uint32_t* words = lane_words(tables + warp * kTableWords);
   const WarpChannel<T> me{planes + warp * kXPlane, words, floats + warp * kTableFloats, column_masks + lane % 4,
                           reinterpret_cast<uint32_t*>(results + warp * kOutPlane + lane / 4 * kHalf) + lane % 4};
-  Sums sums = {};
+  OpenSums sums = {};
   const int steps = steps_of(at.rows);
   int slot = 0;  // of the first row of x that a step needs
   for (int step = 0; step < steps; ++step) {
@@ -349,7 +348,7 @@ template <typename T, int kSlice>
 int launch_sliced(const MscaConvParams& p, const RowTiling& t, void* stream) {
   if (t.blocks() > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
   return launch(msca_conv_toeplitz_kernel<T, kSlice>, dim3(static_cast<unsigned>(t.blocks())),
-                dim3(Layout<kSlice>::kThreads), Layout<kSlice>::kBytes, stream, p, t);
+                dim3(BlockLayout<kSlice>::kThreads), BlockLayout<kSlice>::kBytes, stream, p, t);
 }
 
 template <typename T>
@@ -358,7 +357,8 @@ int launch_typed(const MscaConvParams& p, void* stream) {
     return static_cast<int>(cudaErrorInvalidValue);
   } else {
     // one block of 16 channels fills a multiprocessor's registers; blocks of eight take one each while there are few
-    const int resident = resident_blocks(msca_conv_toeplitz_kernel<T, 16>, Layout<16>::kThreads, Layout<16>::kBytes);
+    const int resident =
+        resident_blocks(msca_conv_toeplitz_kernel<T, 16>, BlockLayout<16>::kThreads, BlockLayout<16>::kBytes);
     const auto tiling = [&](int slice) {
       RowTiling t{};
       t.vectors = true;
@@ -379,7 +379,7 @@ int launch_typed(const MscaConvParams& p, void* stream) {
 bool takes_toeplitz(const MscaConvParams& p) {
   if (!has_segnext_sizes(strip_sizes(p.weights))) return false;
   const bool aligned = p.dtype != DType::kFloat32 && has_vectors<__half>(p.x, p.out);
-  return aligned && Layout<16>::kBytes <= shared_limit();
+  return aligned && BlockLayout<16>::kBytes <= shared_limit();
 }
 
 int launch_msca_conv_toeplitz(const MscaConvParams& params, void* stream) {

@@ -159,4 +159,15 @@ inline RowTiling strip_tiling(const Tensor4& x, bool vectors, int slice, int col
   return t;
 }
 
+// Kernels for SegNeXt's sizes alone. takes_...(): whether such a kernel takes these sizes, types and addresses on the
+// current device. launch_...() return a cudaError_t, 0 for success.
+bool takes_toeplitz(const MscaConvParams& params);
+int launch_msca_conv_toeplitz(const MscaConvParams& params, void* stream);
+bool takes_float32(const MscaConvParams& params);
+int launch_msca_conv_float32(const MscaConvParams& params, void* stream);
+// The workspace is that of launch_msca_conv_backward().
+bool takes_toeplitz_backward(const MscaConvBackwardParams& params);
+int64_t msca_conv_backward_toeplitz_workspace(const MscaConvBackwardParams& params);
+int launch_msca_conv_backward_toeplitz(const MscaConvBackwardParams& params, void* workspace, void* stream);
+
 }  // namespace segnext

@@ -21,10 +21,10 @@ constexpr int kXPlane = kRing * kXPitch + 8;
 constexpr int kOutPlane = kRows * kColumns + 8;
 constexpr int kOpen = 5;  // blocks of eight output rows that a step adds to
 
-static_assert(kXLead == 13 && kXColumns == 64, "the lanes of Source and transpose() cover a row");
+static_assert(kXLead == 13 && kXColumns == 64, "the lanes of RowLoader and transpose() cover a row");
 
 template <int kSlice>
-struct Layout {
+struct BlockLayout {
   static constexpr int kThreads = kSlice * kWarp;  // a warp a channel
   static constexpr int kPacks = kSlice / 8;        // 16-byte vectors of a pixel; words of a lane's share of one
   static constexpr size_t kStage = static_cast<size_t>(kXRows) * kXColumns * kSlice;
@@ -36,12 +36,12 @@ struct Layout {
 };
 
 // A block's part of the image.
-struct Place {
+struct BlockPlace {
   int64_t image;
   int channel, left, top, rows;  // rows from top on
 };
 
-__device__ inline Place place_of(const RowTiling& t) {
+__device__ inline BlockPlace place_of(const RowTiling& t) {
   const unsigned slices = static_cast<unsigned>(t.slices), tiles = static_cast<unsigned>(t.tiles);
   const unsigned strips = static_cast<unsigned>(t.strips), part = blockIdx.x / slices;
   const int top = static_cast<int>(part / tiles % strips) * t.rows, height = static_cast<int>(t.height);
@@ -52,7 +52,7 @@ __device__ inline Place place_of(const RowTiling& t) {
 // Rows of x on their way from the image: downwards, by 16-byte vectors, zeros outside. (row, column, channel)
 // in shared memory, where the two vectors of a pixel change places every four pixels, for the banks of transpose().
 template <typename T, int kSlice>
-struct Source {
+struct RowLoader {
   const T* data;  // this thread's channels in the first row and its column
   int64_t stride_h;
   int height;
@@ -60,9 +60,9 @@ struct Source {
   T* stage;
 
   // row: of the image, the first that is loaded.
-  __device__ Source(const Tensor4& x, const Place& at, const RowTiling& t, T* staged, int row)
+  __device__ RowLoader(const Tensor4& x, const BlockPlace& at, const RowTiling& t, T* staged, int row)
       : stride_h(x.stride[2]), height(static_cast<int>(t.height)) {
-    constexpr int kPacks = Layout<kSlice>::kPacks;
+    constexpr int kPacks = BlockLayout<kSlice>::kPacks;
     const int thread = threadIdx.x, pack = thread % kPacks, pixel = thread / kPacks % kXColumns;
     const int column = at.left - kXLead + pixel, own = own_row();
     valid = column >= 0 && column < t.width && at.channel + pack * 8 < t.channels;
@@ -85,15 +85,16 @@ struct Source {
 
  private:
   static constexpr int kPassRows = 4;
-  static_assert(kPassRows == kRoot - 1 && Layout<kSlice>::kThreads == kPassRows * kXColumns * Layout<kSlice>::kPacks,
+  static_assert(kPassRows == kRoot - 1 &&
+                    BlockLayout<kSlice>::kThreads == kPassRows * kXColumns * BlockLayout<kSlice>::kPacks,
                 "a pass is four rows");
-  __device__ static int own_row() { return threadIdx.x / (Layout<kSlice>::kPacks * kXColumns); }
+  __device__ static int own_row() { return threadIdx.x / (BlockLayout<kSlice>::kPacks * kXColumns); }
 };
 
 // A staged row into the planes, (channel, slot of the ring, column); by a warp.
 template <typename T, int kSlice>
 __device__ inline void transpose(const T* staged, T* planes) {
-  constexpr int kPacks = Layout<kSlice>::kPacks;
+  constexpr int kPacks = BlockLayout<kSlice>::kPacks;
   const int lane = threadIdx.x % kWarp, swap = kPacks == 2 ? lane / 4 % 2 * 8 : 0;
 #pragma unroll
   for (int pack = 0; pack < kPacks; ++pack) {
@@ -110,8 +111,8 @@ __device__ inline void transpose(const T* staged, T* planes) {
 
 // Results, (channel, 2, column, kHalf), to 16 rows of the image: a lane has a row and 2 kWords channels.
 template <typename T, int kSlice>
-struct Target {
-  static constexpr int kWords = Layout<kSlice>::kPacks, kPixels = 4 / kWords;
+struct RowStorer {
+  static constexpr int kWords = BlockLayout<kSlice>::kPacks, kPixels = 4 / kWords;
   const T* results;
   T* data;  // this lane's first pixel
   int64_t stride_w, stride_h;
@@ -119,7 +120,7 @@ struct Target {
   int pixels;  // that exist
 
   // first: the row of the block that is stored first; it may be above it.
-  __device__ Target(const Tensor4& out, const Place& at, const RowTiling& t, const T* all, int first)
+  __device__ RowStorer(const Tensor4& out, const BlockPlace& at, const RowTiling& t, const T* all, int first)
       : stride_w(out.stride[3]), stride_h(out.stride[2]), rows(at.rows) {
     const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, matrix = lane / 8, i = lane % 8;
     const int from = 2 * kWords * (i / 2) + matrix % kWords * 2 + i % 2;

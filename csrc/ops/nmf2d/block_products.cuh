@@ -42,7 +42,7 @@ __device__ inline void store_two(T* shared, float first, float second) {
 }
 
 template <int kRows>
-struct Sums {
+struct ThreadSums {
   float values[kRows][4];
 
   __device__ void clear() {
@@ -52,7 +52,7 @@ struct Sums {
       for (int j = 0; j < 4; ++j) values[i][j] = 0.0f;
     }
   }
-  __device__ void add(const Sums& other) {
+  __device__ void add(const ThreadSums& other) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
 #pragma unroll
@@ -67,7 +67,7 @@ __device__ inline void rows_times_by(const T* rows, int ld, int count, int terms
   const int column_units = columns / 4;
   for (int unit = threadIdx.x; unit < count / kRows * column_units; unit += kNmfThreads) {
     const int row = unit / column_units * kRows, column = unit % column_units * 4;
-    Sums<kRows> total, sums;
+    ThreadSums<kRows> total, sums;
     total.clear();
     for (int k0 = 0; k0 < terms; k0 += kSumBlock) {
       sums.clear();
@@ -128,7 +128,7 @@ __device__ inline void outer_sum(const T* left, int ld_left, int m, const float*
   const int column_units = columns / 4;
   for (int unit = threadIdx.x; unit < m / 4 * column_units; unit += kNmfThreads) {
     const int row = unit / column_units * 4, column = unit % column_units * 4;
-    Sums<4> total, sums;
+    ThreadSums<4> total, sums;
     total.clear();
     for (int p0 = 0; p0 < pixels; p0 += kSumBlock) {
       sums.clear();
@@ -209,10 +209,10 @@ __device__ inline void pack_fragment(__nv_bfloat16* packed, int columns, int k, 
 }
 
 // State in shared memory in two bfloat16.
-struct Parts {
+struct SplitMatrix {
   __nv_bfloat16 *high, *low;
 
-  __device__ Parts at(int offset) const { return {high + offset, low + offset}; }
+  __device__ SplitMatrix at(int offset) const { return {high + offset, low + offset}; }
 };
 
 // 16 x 16 of state as the right factor: two fragments side by side, both parts.
@@ -220,7 +220,7 @@ struct StateFragments {
   uint32_t high[2][2], low[2][2];
 
   // Element (k, n) is row k, column n of `parts`.
-  __device__ void load(const Parts& parts, int ld) {
+  __device__ void load(const SplitMatrix& parts, int ld) {
     load_b_fragments<false>(high, parts.high, ld);
     load_b_fragments<false>(low, parts.low, ld);
   }
@@ -241,18 +241,18 @@ struct StateFragments {
   }
 };
 
-__device__ inline void store_parts(const Parts& parts, int at, const float (&values)[2]) {
+__device__ inline void store_parts(const SplitMatrix& parts, int at, const float (&values)[2]) {
   const Split first = split(values[0]), second = split(values[1]);
   store_shared(reinterpret_cast<uint32_t*>(parts.high + at), bits_of(first.high, second.high));
   store_shared(reinterpret_cast<uint32_t*>(parts.low + at), bits_of(first.low, second.low));
 }
 
 // matrixᵀ matrix of a (rows, 16) matrix in two parts: each warp's share, of every eighth 16 rows, to its own `sums`.
-__device__ inline void gram_fragments(const Parts& parts, int ld, int rows, float* sums) {
+__device__ inline void gram_fragments(const SplitMatrix& parts, int ld, int rows, float* sums) {
   const int lane = threadIdx.x % kWarp;
   float total[2][4] = {};
   for (int k = threadIdx.x / kWarp * 16; k < rows; k += kNmfThreads / kWarp * 16) {
-    const Parts own = parts.at(k * ld);
+    const SplitMatrix own = parts.at(k * ld);
     uint32_t high[4], low[4];
     load_a_fragment<false>(high, own.high, ld);
     load_a_fragment<false>(low, own.low, ld);
@@ -307,7 +307,7 @@ __device__ inline void rows_times_fragments(const T* rows, int ld, int count, in
 
 // The same with state in two parts as the left factor.
 template <typename Sink>
-__device__ inline void parts_times_fragments(const Parts& rows, int ld, int count, int terms,
+__device__ inline void parts_times_fragments(const SplitMatrix& rows, int ld, int count, int terms,
                                              const __nv_bfloat16* packed, int columns, const Sink& sink) {
   const int lane = threadIdx.x % kWarp, column_units = columns / 16;
   const FragmentPair* pairs = reinterpret_cast<const FragmentPair*>(packed);
@@ -346,7 +346,7 @@ __device__ inline void put_two(float* out, float first, float second, bool accum
 
 // By 16 rows and kUnits x 16 columns, for which a fragment of `left` is loaded once.
 template <int kUnits, typename T>
-__device__ inline void outer_sum_fragments_by(const T* left, int ld_left, int m, const Parts& right, int ld_right,
+__device__ inline void outer_sum_fragments_by(const T* left, int ld_left, int m, const SplitMatrix& right, int ld_right,
                                               int columns, int pixels, float* out, int ld_out, bool accumulate) {
   const int lane = threadIdx.x % kWarp, column_units = columns / (16 * kUnits);
   for (int unit = threadIdx.x / kWarp; unit < m / 16 * column_units; unit += kNmfThreads / kWarp) {
@@ -378,7 +378,7 @@ __device__ inline void outer_sum_fragments_by(const T* left, int ld_left, int m,
 
 // As outer_sum on tensor cores: the right factor in two parts; m, columns and pixels multiples of 16.
 template <typename T>
-__device__ inline void outer_sum_fragments(const T* left, int ld_left, int m, const Parts& right, int ld_right,
+__device__ inline void outer_sum_fragments(const T* left, int ld_left, int m, const SplitMatrix& right, int ld_right,
                                            int columns, int pixels, float* out, int ld_out, bool accumulate) {
   if (columns % 64 == 0) {
     outer_sum_fragments_by<4>(left, ld_left, m, right, ld_right, columns, pixels, out, ld_out, accumulate);
@@ -390,8 +390,8 @@ __device__ inline void outer_sum_fragments(const T* left, int ld_left, int m, co
 // sink(row, column, two sums) for state (count, columns) in two parts times a symmetric matrix of floats in global
 // memory; count and columns multiples of 16.
 template <typename Sink>
-__device__ inline void parts_times_symmetric(const Parts& rows, int ld, int count, const float* matrix, int columns,
-                                             const Sink& sink) {
+__device__ inline void parts_times_symmetric(const SplitMatrix& rows, int ld, int count, const float* matrix,
+                                             int columns, const Sink& sink) {
   const int lane = threadIdx.x % kWarp, column_units = columns / 16;
   for (int unit = threadIdx.x / kWarp; unit < count / 16 * column_units; unit += kNmfThreads / kWarp) {
     const int row = unit / column_units * 16, column = unit % column_units * 16;
@@ -416,7 +416,8 @@ __device__ inline void parts_times_symmetric(const Parts& rows, int ld, int coun
 }
 
 // out or += matrixᵀ matrix of (pixels, columns) state in two parts, as outer_sum_fragments.
-__device__ inline void gram_parts(const Parts& matrix, int ld, int columns, int pixels, float* out, bool accumulate) {
+__device__ inline void gram_parts(const SplitMatrix& matrix, int ld, int columns, int pixels, float* out,
+                                  bool accumulate) {
   const int lane = threadIdx.x % kWarp, units = columns / 16;
   for (int unit = threadIdx.x / kWarp; unit < units * units; unit += kNmfThreads / kWarp) {
     const int row = unit / units * 16, column = unit % units * 16;

@@ -40,7 +40,7 @@ Images<T> images_of(const Tensor4& t) {
 // smallest sm_8x; slabs are two for each of 132 multiprocessors, but no more than 64 an image, whose sums lie in L2.
 constexpr int64_t kStreamingTile = 64;  // pixels
 constexpr int64_t kStreamingShared = 96 << 10;
-constexpr int64_t kStreamingBlocks = 264, kMaxSlabs = 64;
+constexpr int64_t kStreamingBlocks = 2 * kMultiprocessors, kMaxSlabs = 64;
 
 struct Slabs {
   int count, slab, tile;  // slabs an image, pixels a slab, pixels a tile; 0: no tile fits

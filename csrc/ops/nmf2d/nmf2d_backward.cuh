@@ -63,14 +63,14 @@ struct BackwardProblem {
 };
 
 template <typename T>
-struct BackwardShared {
+struct BackwardTile {
   T* x;
   float* pairs;        // [num | Xᵀ g(num')], then [g(num) | g(den)]
   float *coef, *grad;  // C, and g(C') until it becomes g(C)
   float* upper;        // the coef that the level's update made
   __nv_bfloat16 *high, *low;
 
-  __device__ explicit BackwardShared(const BackwardProblem<T>& p) {
+  __device__ explicit BackwardTile(const BackwardProblem<T>& p) {
     x = reinterpret_cast<T*>(shared_memory());
     pairs = reinterpret_cast<float*>(x + p.tile * p.ld_x());
     coef = pairs + p.tile * p.ld_pair();
@@ -148,7 +148,7 @@ __device__ inline void times_pairs(const BackwardProblem<T>& p, const T* tile, i
 }
 
 template <typename T>
-__device__ inline void put_split(const BackwardProblem<T>& p, const BackwardShared<T>& s, int pixel, int column,
+__device__ inline void put_split(const BackwardProblem<T>& p, const BackwardTile<T>& s, int pixel, int column,
                                  float value) {
   if constexpr (kOnTensorCores<T>) {
     const Split parts = split(value);
@@ -159,10 +159,10 @@ __device__ inline void put_split(const BackwardProblem<T>& p, const BackwardShar
 
 // The slab's share of tileᵀ right, R columns from `column` on: `right` in floats, or in two parts at the column `part`.
 template <typename T>
-__device__ inline void add_share(const BackwardProblem<T>& p, const BackwardShared<T>& s, const float* right,
+__device__ inline void add_share(const BackwardProblem<T>& p, const BackwardTile<T>& s, const float* right,
                                  int ld_right, int part, float* partial, int column, bool accumulate) {
   if constexpr (kOnTensorCores<T>) {
-    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, Parts{s.high + part, s.low + part}, p.ld_split(),
+    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, SplitMatrix{s.high + part, s.low + part}, p.ld_split(),
                         p.padded_rank, p.tile, partial + column, p.pair(), accumulate);
   } else {
     outer_sum(s.x, p.ld_x(), p.padded_channels, right, ld_right, p.padded_rank, p.tile, partial + column, p.pair(),
@@ -172,8 +172,8 @@ __device__ inline void add_share(const BackwardProblem<T>& p, const BackwardShar
 
 // g(C') of the last level, of out = B C'ᵀ, and grad C' as the first share of the bases' gradient.
 template <typename T>
-__device__ inline void from_output(const BackwardProblem<T>& p, const BackwardShared<T>& s, int64_t image,
-                                   int64_t first, int count, float* partial, bool accumulate) {
+__device__ inline void from_output(const BackwardProblem<T>& p, const BackwardTile<T>& s, int64_t image, int64_t first,
+                                   int count, float* partial, bool accumulate) {
   const float* state = p.of_image(image);
   rows_times(s.coef, p.ld_rank(), p.tile, p.padded_rank, state + p.state.gram, p.padded_rank, p.padded_rank,
              [&](int pixel, int r, const float (&below)[4]) {
@@ -211,7 +211,7 @@ __device__ inline Ratio ratio_backward(float grad, float factor, float num, floa
 
 // g(num) of a pixel += the gradient of the softmax's argument; a thread a pixel.
 template <typename T>
-__device__ inline void softmax_backward(const BackwardProblem<T>& p, const BackwardShared<T>& s) {
+__device__ inline void softmax_backward(const BackwardProblem<T>& p, const BackwardTile<T>& s) {
   for (int pixel = threadIdx.x; pixel < p.tile; pixel += kNmfThreads) {
     const float *grad = s.grad + pixel * p.ld_rank(), *coef = s.coef + pixel * p.ld_rank();
     float* grad_num = s.pairs + pixel * p.ld_pair();
@@ -226,7 +226,7 @@ __device__ inline void softmax_backward(const BackwardProblem<T>& p, const Backw
 
 // One tile of the pass of `level`.
 template <typename T>
-__device__ inline void pass_tile(const BackwardProblem<T>& p, const BackwardShared<T>& s, int64_t level, int64_t image,
+__device__ inline void pass_tile(const BackwardProblem<T>& p, const BackwardTile<T>& s, int64_t level, int64_t image,
                                  int64_t first, int count, float* partial, bool accumulate) {
   float* state = p.of_image(image);
   float* grad_coef = state + p.state.grad_coef + first * p.padded_rank;

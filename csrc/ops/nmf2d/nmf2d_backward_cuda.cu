@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kNmfThreads) nmf2d_gram_backward_kernel(Backwa
 
 template <typename T>
 __global__ void __launch_bounds__(kNmfThreads, 2) nmf2d_pass_backward_kernel(BackwardProblem<T> p, int64_t level) {
-  const BackwardShared<T> s(p);
+  const BackwardTile<T> s(p);
   const int64_t image = blockIdx.x / p.slabs;
   const int slab = static_cast<int>(blockIdx.x % p.slabs);
   const int64_t start = static_cast<int64_t>(slab) * p.slab,
@@ -69,7 +69,7 @@ struct FloatTile {
   static constexpr size_t kBytes = 2 * kGradTile * kLd * sizeof(float);
 
   float *weights, *factors;  // (pixel, r) and (r, channel)
-  Sums<4> total;
+  ThreadSums<4> total;
 
   __device__ explicit FloatTile(unsigned char* memory)
       : weights(reinterpret_cast<float*>(memory)), factors(weights + kGradTile * kLd) {
@@ -81,7 +81,7 @@ struct FloatTile {
   }
   __device__ void multiply(int terms) {
     const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
-    Sums<4> sums;
+    ThreadSums<4> sums;
     sums.clear();
     for (int r = 0; r < terms; r += 4) {
       float lefts[4][4], rights[4][4];
@@ -210,9 +210,9 @@ __global__ void __launch_bounds__(kNmfThreads, 2)
 }
 
 template <typename T>
-class Backward {
+class NmfBackwardLauncher {
  public:
-  explicit Backward(const Nmf2dBackwardParams& params) {
+  explicit NmfBackwardLauncher(const Nmf2dBackwardParams& params) {
     problem_.grad = images_of<const T>(params.grad);
     problem_.x = images_of<const T>(params.x);
     problem_.grad_x = images_of<T>(params.grad_x);
@@ -224,7 +224,7 @@ class Backward {
     problem_.last = params.saved_bases.size[0] - 1;
     set_sizes(static_cast<int>(params.x.size[1]), static_cast<int>(params.saved_bases.size[3]));
     problem_.eps = static_cast<float>(params.eps);
-    const size_t bytes = BackwardShared<T>::bytes_a_pixel(problem_);
+    const size_t bytes = BackwardTile<T>::bytes_a_pixel(problem_);
     const Slabs slabs = streaming_slabs(problem_.images, problem_.pixels, kUnit<T>, bytes);
     problem_.slabs = slabs.count;
     problem_.slab = slabs.slab;
@@ -256,13 +256,13 @@ class Backward {
   }
 
   static bool fits(int channels, int rank) {
-    Backward sizes;
+    NmfBackwardLauncher sizes;
     sizes.set_sizes(channels, rank);
-    return BackwardShared<T>::bytes_a_pixel(sizes.problem_) * kUnit<T> <= kStreamingShared;
+    return BackwardTile<T>::bytes_a_pixel(sizes.problem_) * kUnit<T> <= kStreamingShared;
   }
 
  private:
-  Backward() = default;
+  NmfBackwardLauncher() = default;
 
   void set_sizes(int channels, int rank) {
     problem_.channels = channels;
@@ -311,7 +311,7 @@ bool nmf2d_fits(DType dtype, int64_t channels, int64_t rank) {
   if (channels > kStreamingShared || rank > kStreamingShared) return false;
   bool fits = false;
   with_element_type(dtype, [&](auto type) {
-    fits = Backward<decltype(type)>::fits(static_cast<int>(channels), static_cast<int>(rank));
+    fits = NmfBackwardLauncher<decltype(type)>::fits(static_cast<int>(channels), static_cast<int>(rank));
     return 0;
   });
   return fits;
@@ -320,15 +320,15 @@ bool nmf2d_fits(DType dtype, int64_t channels, int64_t rank) {
 int64_t nmf2d_backward_workspace(const Nmf2dBackwardParams& params) {
   int64_t bytes = 0;
   with_element_type(params.dtype, [&](auto type) {
-    bytes = Backward<decltype(type)>(params).workspace();
+    bytes = NmfBackwardLauncher<decltype(type)>(params).workspace();
     return 0;
   });
   return bytes;
 }
 
 int launch_nmf2d_backward(const Nmf2dBackwardParams& params, void* workspace, void* stream) {
-  return with_element_type(params.dtype,
-                           [&](auto type) { return Backward<decltype(type)>(params).run(workspace, stream); });
+  return with_element_type(
+      params.dtype, [&](auto type) { return NmfBackwardLauncher<decltype(type)>(params).run(workspace, stream); });
 }
 
 }  // namespace segnext

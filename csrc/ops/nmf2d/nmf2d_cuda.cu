@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kNmfThreads) nmf2d_bases_kernel(ForwardProblem
 
 template <typename T>
 __global__ void __launch_bounds__(kNmfThreads, 2) nmf2d_pass_kernel(ForwardProblem<T> p, int64_t step) {
-  ForwardShared<T> s(p);
+  ForwardTile<T> s(p);
   const int64_t image = blockIdx.x / p.slabs;
   const int slab = static_cast<int>(blockIdx.x % p.slabs);
   const int64_t start = static_cast<int64_t>(slab) * p.slab,
@@ -135,7 +135,7 @@ struct Resident {
 
 template <typename T>
 __global__ void __launch_bounds__(kNmfThreads, 1) nmf2d_resident_kernel(ForwardProblem<T> p) {
-  ForwardShared<T> s(p);
+  ForwardTile<T> s(p);
   const Resident<T> block(p, s.partial);
   load_tile(p.x, block.image, block.first, block.count, p.channels, s.x, p.ld_x(), p.tile, p.padded_channels);
   read_bases(p, block.image, block.slab, p.slabs);
@@ -209,9 +209,9 @@ __global__ void __launch_bounds__(kNmfThreads, 1) nmf2d_narrow_kernel(ForwardPro
 }
 
 template <typename T>
-class Forward {
+class NmfForwardLauncher {
  public:
-  Forward(const Nmf2dParams& params, Variant variant) {
+  NmfForwardLauncher(const Nmf2dParams& params, NmfVariant variant) {
     problem_.x = images_of<const T>(params.x);
     problem_.out = images_of<T>(params.out);
     problem_.bases = over_images(params.bases, params.x.size[0]);
@@ -228,14 +228,14 @@ class Forward {
     problem_.out_channels = static_cast<int>(params.out.size[1]);
     problem_.padded_out = static_cast<int>(rounded_up(problem_.out_channels, kUnit<T>));
     problem_.eps = static_cast<float>(params.eps);
-    fits_ = variant == Variant::kAuto && is_wide_grid() && plan_grid();
-    if (!fits_ && (variant == Variant::kCluster || variant == Variant::kAuto)) fits_ = plan_cluster();
-    if (!fits_ && (variant == Variant::kGrid || variant == Variant::kAuto)) fits_ = plan_grid();
-    if (!fits_ && (variant == Variant::kStreaming || variant == Variant::kAuto)) fits_ = plan_streaming();
+    fits_ = variant == NmfVariant::kAuto && is_wide_grid() && plan_grid();
+    if (!fits_ && (variant == NmfVariant::kCluster || variant == NmfVariant::kAuto)) fits_ = plan_cluster();
+    if (!fits_ && (variant == NmfVariant::kGrid || variant == NmfVariant::kAuto)) fits_ = plan_grid();
+    if (!fits_ && (variant == NmfVariant::kStreaming || variant == NmfVariant::kAuto)) fits_ = plan_streaming();
     lay_out();
   }
 
-  int variant() const { return fits_ ? static_cast<int>(variant_) : static_cast<int>(Variant::kAuto); }
+  int variant() const { return fits_ ? static_cast<int>(variant_) : static_cast<int>(NmfVariant::kAuto); }
 
   int run(const std::function<void*(int64_t)>& workspace, void* stream) {
     if (problem_.images == 0) return 0;
@@ -243,10 +243,10 @@ class Forward {
     const int64_t bytes = problem_.images * problem_.state.size * static_cast<int64_t>(sizeof(float));
     problem_.workspace = static_cast<float*>(workspace(bytes));
     stream_ = stream;
-    if (variant_ == Variant::kStreaming) return run_streaming();
+    if (variant_ == NmfVariant::kStreaming) return run_streaming();
     const dim3 grid(blocks());
     const auto kernel = resident_kernel();
-    if (variant_ == Variant::kGrid) {
+    if (variant_ == NmfVariant::kGrid) {
       return launch_cooperative(kernel, grid, dim3(kNmfThreads), shared_, stream, problem_);
     }
     return launch_cluster(kernel, grid, dim3(kNmfThreads), kClusterBlocks, shared_, stream, problem_);
@@ -292,7 +292,7 @@ class Forward {
     if (narrow_) {
       NarrowShared<T>(nullptr, problem_, shared_);
     } else {
-      shared_ = ForwardShared<T>::bytes(problem_, in_clusters);
+      shared_ = ForwardTile<T>::bytes(problem_, in_clusters);
     }
     return shared_ <= shared_limit() ? shared_ : 0;
   }
@@ -303,13 +303,13 @@ class Forward {
   }
 
   bool plan_cluster() {
-    variant_ = Variant::kCluster;
+    variant_ = NmfVariant::kCluster;
     const size_t shared = resident(kClusterBlocks, true);
     return shared > 0 && resident_clusters(resident_kernel(), kNmfThreads, kClusterBlocks, shared) > 0;
   }
 
   bool plan_grid() {
-    variant_ = Variant::kGrid;
+    variant_ = NmfVariant::kGrid;
     if (problem_.images == 0) return false;
     int64_t slabs = problem_.pixels > 0 ? (problem_.pixels + kResidentTile - 1) / kResidentTile : 1;
     if (slabs > kResidentBlocks / problem_.images) slabs = kResidentBlocks / problem_.images;
@@ -323,14 +323,14 @@ class Forward {
   }
 
   bool plan_streaming() {
-    variant_ = Variant::kStreaming;
+    variant_ = NmfVariant::kStreaming;
     set_sizes(false);
     const Slabs slabs =
-        streaming_slabs(problem_.images, problem_.pixels, kUnit<T>, ForwardShared<T>::bytes_a_pixel(problem_));
+        streaming_slabs(problem_.images, problem_.pixels, kUnit<T>, ForwardTile<T>::bytes_a_pixel(problem_));
     problem_.tile = slabs.tile;
     problem_.slab = slabs.slab;
     problem_.slabs = slabs.count;
-    shared_ = ForwardShared<T>::bytes(problem_, false);
+    shared_ = ForwardTile<T>::bytes(problem_, false);
     return slabs.tile > 0;
   }
 
@@ -350,14 +350,14 @@ class Forward {
     s.packed = take(kOnTensorCores<T> ? shared_state : 0);  // two bfloat16 a float
     s.gram = take(narrow_ ? 0 : rank * rank);
     s.sums = take(problem_.sum_rows() * rank);
-    s.partial = take(variant_ == Variant::kCluster ? 0 : problem_.slabs * problem_.sum_rows() * rank);
-    s.coef = take(variant_ == Variant::kStreaming ? problem_.pixels * rank : 0);
+    s.partial = take(variant_ == NmfVariant::kCluster ? 0 : problem_.slabs * problem_.sum_rows() * rank);
+    s.coef = take(variant_ == NmfVariant::kStreaming ? problem_.pixels * rank : 0);
     s.projected = take(narrow_ && problem_.projected() ? problem_.padded_out * rank : 0);
     s.size = used;
   }
 
   ForwardProblem<T> problem_{};
-  Variant variant_ = Variant::kStreaming;
+  NmfVariant variant_ = NmfVariant::kStreaming;
   bool fits_ = false, narrow_ = false;
   size_t shared_ = 0;
   void* stream_ = nullptr;
@@ -366,14 +366,14 @@ class Forward {
 }  // namespace
 
 int nmf2d_forward_variant(const Nmf2dParams& params) {
-  return with_element_type(params.dtype,
-                           [&](auto type) { return Forward<decltype(type)>(params, Variant::kAuto).variant(); });
+  return with_element_type(
+      params.dtype, [&](auto type) { return NmfForwardLauncher<decltype(type)>(params, NmfVariant::kAuto).variant(); });
 }
 
 int launch_nmf2d_forward(const Nmf2dParams& params, int variant, const std::function<void*(int64_t)>& workspace,
                          void* stream) {
   return with_element_type(params.dtype, [&](auto type) {
-    return Forward<decltype(type)>(params, static_cast<Variant>(variant)).run(workspace, stream);
+    return NmfForwardLauncher<decltype(type)>(params, static_cast<NmfVariant>(variant)).run(workspace, stream);
   });
 }
 

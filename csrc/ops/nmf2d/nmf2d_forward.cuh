@@ -100,7 +100,7 @@ __device__ inline void project(const ForwardProblem<T>& p, const float* bases, i
   }
 }
 
-__device__ inline void add_products(const float* left, const float* right, Sums<4>& sums) {
+__device__ inline void add_products(const float* left, const float* right, ThreadSums<4>& sums) {
   const Vec16<float> lefts = *reinterpret_cast<const Vec16<float>*>(left),
                      rights = *reinterpret_cast<const Vec16<float>*>(right);
 #pragma unroll
@@ -118,7 +118,7 @@ __device__ inline void gram_of(const float* left, int ld_left, const float* righ
   const int fours = padded_rank / 4, lane = threadIdx.x % kWarp, warps = kNmfThreads / kWarp;
   for (int unit = block * warps + threadIdx.x / kWarp; unit < fours * fours; unit += blocks * warps) {
     const int row = unit / fours * 4, column = unit % fours * 4;
-    Sums<4> sums;
+    ThreadSums<4> sums;
     sums.clear();
     for (int d = lane; d < rows; d += kWarp) {
       const float *lefts = left + static_cast<int64_t>(d) * ld_left,
@@ -247,7 +247,7 @@ __device__ inline void save_coef(const ForwardProblem<T>& p, int64_t slot, int64
 
 // The tile's coef in two parts, for tensor cores.
 template <typename T>
-__device__ inline void split_coef(const ForwardProblem<T>& p, const ForwardShared<T>& s) {
+__device__ inline void split_coef(const ForwardProblem<T>& p, const ForwardTile<T>& s) {
   if constexpr (kOnTensorCores<T>) {
     const int twos = p.padded_rank / 2;
     for (int i = threadIdx.x; i < p.tile * twos; i += kNmfThreads) {
@@ -267,7 +267,7 @@ __device__ inline float updated(const ForwardProblem<T>& p, bool exists, float f
 // One tile of the pass of `step`, from its X in shared memory (and from step 1 on its coef in s.coef, and in parts) to
 // the new coef there; numerators and coef change places.
 template <typename T>
-__device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s, int64_t step, int64_t image,
+__device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardTile<T>& s, int64_t step, int64_t image,
                                  int64_t first, int count, float* partial, bool accumulate) {
   const float *state = p.of_image(image), *gram = state + p.state.gram;
   const int ld = p.ld_rank();

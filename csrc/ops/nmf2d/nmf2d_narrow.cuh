@@ -27,7 +27,7 @@ template <typename T>
 struct NarrowShared {
   T* x;
   float *coef, *numerator, *bases, *gram, *scratch, *share, *factors;
-  Parts coef_parts, bases_parts, gram_parts, factor_parts;
+  SplitMatrix coef_parts, bases_parts, gram_parts, factor_parts;
 
   __host__ __device__ explicit NarrowShared(unsigned char* memory, const ForwardProblem<T>& p, size_t& used) {
     used = 0;
@@ -42,7 +42,7 @@ struct NarrowShared {
     const auto parts = [&](int rows) {
       const size_t elements = static_cast<size_t>(rows) * kNarrowParts;
       auto* high = reinterpret_cast<__nv_bfloat16*>(take(2 * elements * sizeof(__nv_bfloat16)));
-      return Parts{high, high + elements};
+      return SplitMatrix{high, high + elements};
     };
     const int most = p.padded_out > p.padded_channels ? p.padded_out : p.padded_channels;
     x = reinterpret_cast<T*>(take(static_cast<size_t>(p.tile) * p.row_of_tile() * sizeof(T)));
@@ -71,7 +71,8 @@ struct NarrowShared {
 
 // Four of a row of (rows, 16) state in floats to its two parts too.
 template <typename T>
-__device__ inline void store_state(float* state, const Parts& parts, int row, int column, const float (&values)[4]) {
+__device__ inline void store_state(float* state, const SplitMatrix& parts, int row, int column,
+                                   const float (&values)[4]) {
   store_four(state + row * kNarrow + column, values);
   if constexpr (kOnTensorCores<T>) {
     store_parts(parts, row * kNarrowParts + column, {values[0], values[1]});
@@ -103,8 +104,8 @@ __device__ inline void narrow_save_bases(const ForwardProblem<T>& p, const Narro
 
 // matrixᵀ matrix (16, 16) of (rows, 16) state, for put(element, sum): an element a thread. Rows are a multiple of 16.
 template <typename T, typename Put>
-__device__ inline void narrow_gram(const NarrowShared<T>& s, const float* matrix, int ld, const Parts& parts, int rows,
-                                   const Put& put) {
+__device__ inline void narrow_gram(const NarrowShared<T>& s, const float* matrix, int ld, const SplitMatrix& parts,
+                                   int rows, const Put& put) {
   if constexpr (kOnTensorCores<T>) {
     gram_fragments(parts, kNarrowParts, rows, s.scratch + threadIdx.x / kWarp * kNarrowSums);
     __syncthreads();

@@ -6,7 +6,7 @@
 
 namespace segnext {
 
-enum class Variant : int { kAuto = -1, kStreaming = 0, kGrid = 1, kCluster = 2 };
+enum class NmfVariant : int { kAuto = -1, kStreaming = 0, kGrid = 1, kCluster = 2 };
 
 constexpr int kClusterBlocks = 16;
 
@@ -53,12 +53,12 @@ struct ForwardProblem {
 // What a block has in shared memory: the tile of X (out takes its place at the end), numerators and coef, for tensor
 // cores coef once more in two parts, and in a cluster the slab's share of the sums.
 template <typename T>
-struct ForwardShared {
+struct ForwardTile {
   T* x;
   float *numerator, *coef, *partial;
-  Parts parts;  // of coef
+  SplitMatrix parts;  // of coef
 
-  __device__ explicit ForwardShared(const ForwardProblem<T>& p) {
+  __device__ explicit ForwardTile(const ForwardProblem<T>& p) {
     x = reinterpret_cast<T*>(shared_memory());
     numerator = reinterpret_cast<float*>(x + p.tile * p.row_of_tile());
     coef = numerator + p.tile * p.ld_rank();

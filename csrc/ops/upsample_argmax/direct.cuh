@@ -17,7 +17,7 @@ __device__ inline bool wins(float value, int32_t k, float best, int32_t best_k) 
 }
 
 template <typename T>
-__device__ inline Cell<T> cell_at(const UpsampleArgmaxParams& p, int64_t n, const Sample& y, const Sample& x) {
+__device__ inline GlobalCell<T> cell_at(const UpsampleArgmaxParams& p, int64_t n, const Sample& y, const Sample& x) {
   const T* image = static_cast<const T*>(p.logits) + n * p.stride_n;
   const T *top = image + y.source * p.stride_h, *bottom = image + y.next * p.stride_h;
   const int64_t left = x.source * p.stride_w, right = x.next * p.stride_w;
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) upsample_argmax_direct_kernel(Upsamp
     const int64_t n = i / (p.out_height * p.out_width), in_image = i % (p.out_height * p.out_width);
     const Sample y = sample_axis(static_cast<int>(in_image / p.out_width), p.scale_h, static_cast<int>(p.height));
     const Sample x = sample_axis(static_cast<int>(in_image % p.out_width), p.scale_w, static_cast<int>(p.width));
-    const Cell<T> cell = cell_at<T>(p, n, y, x);
+    const GlobalCell<T> cell = cell_at<T>(p, n, y, x);
     float best = -INFINITY;
     int32_t best_k = INT32_MAX;  // loses every tie: lanes without a class never win
     for (int32_t k = lane; k < p.classes; k += kWarp) {

@@ -10,7 +10,7 @@
 namespace segnext {
 namespace {
 
-constexpr int64_t kEnoughBlocks = 264;   // two for each multiprocessor of an H200
+constexpr int64_t kEnoughBlocks = 2 * kMultiprocessors;
 constexpr int64_t kMostClasses = 65536;  // of the tiled kernel
 constexpr int kRows = 8;                 // output rows of a column that a thread holds in registers
 
@@ -118,15 +118,16 @@ bool choose_tiling(const UpsampleArgmaxParams& p, Tiling& t) {
 }
 
 // Where the tile's block stands.
-struct Place {
+struct TileBounds {
   int x0, y0, columns, rows;                 // output pixels
   int source_x, source_y, cells_x, cells_y;  // source cells
   int corners_x, corners_y;                  // inside the image
 };
 
-__device__ inline Place place_of(const UpsampleArgmaxParams& p, const Tiling& t, unsigned tile_x, unsigned tile_y) {
+__device__ inline TileBounds place_of(const UpsampleArgmaxParams& p, const Tiling& t, unsigned tile_x,
+                                      unsigned tile_y) {
   const int width = static_cast<int>(p.width), height = static_cast<int>(p.height);
-  Place at;
+  TileBounds at;
   at.x0 = static_cast<int>(tile_x) * t.width;
   at.y0 = static_cast<int>(tile_y) * t.height;
   at.columns = min(t.width, static_cast<int>(p.out_width) - at.x0);
@@ -152,7 +153,7 @@ struct Staged {
 
 // Starts the copies; cp_async_wait<0>() and a barrier must follow.
 template <typename T, bool kClassesInner>
-__device__ inline Staged<T, kClassesInner> stage(const UpsampleArgmaxParams& p, const Tiling& t, const Place& at,
+__device__ inline Staged<T, kClassesInner> stage(const UpsampleArgmaxParams& p, const Tiling& t, const TileBounds& at,
                                                  int64_t n) {
   constexpr int kVec = 16 / sizeof(T);
   T* shared = reinterpret_cast<T*>(shared_memory());

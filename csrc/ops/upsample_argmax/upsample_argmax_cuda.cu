@@ -42,9 +42,9 @@ constexpr unsigned kEveryClass = 1u << 30;  // and: no candidates were listed, a
 
 // What the phases of the tiled kernel share. Addresses are made where they are used: registers are short.
 template <typename T, typename Label, bool kClassesInner>
-struct Tile {
+struct ArgmaxTile {
   const Tiling& tiling;
-  Place at;
+  TileBounds at;
   int classes, words;
   int right, below;  // 0 where an axis blends nothing
   Staged<T, kClassesInner> logits;
@@ -73,12 +73,12 @@ struct Tile {
 };
 
 template <typename T, bool kClassesInner>
-struct Corners {
+struct StagedCorners {
   const T *a, *b, *c, *d;  // class 0: top left, top right, bottom left, bottom right
   int plane_pitch;
 
   template <typename Label>
-  __device__ Corners(const Tile<T, Label, kClassesInner>& tile, int cy, int cx)
+  __device__ StagedCorners(const ArgmaxTile<T, Label, kClassesInner>& tile, int cy, int cx)
       : a(tile.logits.corner(cy, cx)),
         b(tile.logits.corner(cy, tile.next_x(cx))),
         c(tile.logits.corner(tile.next_y(cy), cx)),
@@ -96,8 +96,8 @@ __device__ inline float smallest(float4 v) { return fminf(fminf(v.x, v.y), fminf
 __device__ inline float largest(float4 v) { return fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)); }
 
 // Labels of all corners, `split` lanes a corner, each a run of the classes.
-template <typename Tile>
-__device__ inline void label_corners(const Tile& tile, int split) {
+template <typename ArgmaxTile>
+__device__ inline void label_corners(const ArgmaxTile& tile, int split) {
   const int corners = tile.at.corners_y * tile.at.corners_x;
   const int per_lane = (tile.classes + split - 1) / split;
   const int first = static_cast<int>(threadIdx.x) & (split - 1), step = kThreads / split;
@@ -130,8 +130,8 @@ __device__ inline void label_corners(const Tile& tile, int split) {
 }
 
 // Cells whose corners agree write a band: a row of labels that all output rows of the cell repeat. Others are listed.
-template <typename Label, typename Tile>
-__device__ inline void divide_cells(const Tile& tile, int width) {
+template <typename Label, typename ArgmaxTile>
+__device__ inline void divide_cells(const ArgmaxTile& tile, int width) {
   for (int i = threadIdx.x; i < tile.at.cells_y * tile.at.cells_x; i += kThreads) {
     const int cy = i / tile.at.cells_x, cx = i - cy * tile.at.cells_x;
     const int* top = tile.corner() + cy * tile.at.corners_x;
@@ -150,8 +150,8 @@ __device__ inline void divide_cells(const Tile& tile, int width) {
 }
 
 // Bands to the output rows that repeat them, 16 bytes a thread; what belongs to other cells is written later.
-template <typename Label, typename Tile>
-__device__ inline void repeat_bands(const Tile& tile, int width) {
+template <typename Label, typename ArgmaxTile>
+__device__ inline void repeat_bands(const ArgmaxTile& tile, int width) {
   using Vec = Vec16<Label>;
   const int per_row = width / Vec::kSize, used = (tile.at.columns + Vec::kSize - 1) / Vec::kSize;
   const int column = threadIdx.x % per_row;
@@ -165,7 +165,7 @@ __device__ inline void repeat_bands(const Tile& tile, int width) {
 
 // The classes that can win in each listed cell, as bits; cells with two go to the front of `order`.
 template <typename T, typename Label, bool kClassesInner>
-__device__ inline void list_candidates(const Tile<T, Label, kClassesInner>& tile, int split) {
+__device__ inline void list_candidates(const ArgmaxTile<T, Label, kClassesInner>& tile, int split) {
   const int listed = load_shared(tile.counters()), step = kThreads / split;
   const int first = static_cast<int>(threadIdx.x) & (split - 1);
   for (int base = 0; base < listed; base += step) {
@@ -175,7 +175,7 @@ __device__ inline void list_candidates(const Tile<T, Label, kClassesInner>& tile
     const int* bottom = tile.corner() + tile.next_y(cy) * tile.at.corners_x;
     const int winners[4] = {load_shared(top + cx), load_shared(top + tile.next_x(cx)), load_shared(bottom + cx),
                             load_shared(bottom + tile.next_x(cx))};
-    const Corners<T, kClassesInner> corners(tile, cy, cx);
+    const StagedCorners<T, kClassesInner> corners(tile, cy, cx);
     const bool finite = (winners[0] | winners[1] | winners[2] | winners[3]) >= 0;
     float threshold = -INFINITY;  // the best smallest corner of the classes that win one
 #pragma unroll
@@ -208,8 +208,8 @@ struct Line {
 };
 
 // Labels of up to kRows output pixels below each other, among the candidates.
-template <bool kOnlyTwo, typename Corners>
-__device__ inline void label_column(const Corners& corners, const unsigned* candidates, int words, float x,
+template <bool kOnlyTwo, typename StagedCorners>
+__device__ inline void label_column(const StagedCorners& corners, const unsigned* candidates, int words, float x,
                                     const float* row_weight, int (&label)[kRows]) {
   float best[kRows];
   if constexpr (kOnlyTwo) {
@@ -245,8 +245,8 @@ __device__ inline void label_column(const Corners& corners, const unsigned* cand
 }
 
 // The same beside NaN or Inf: every class, in PyTorch's own arithmetic.
-template <typename Corners>
-__device__ inline int label_pixel(const Corners& corners, int classes, float x, float y) {
+template <typename StagedCorners>
+__device__ inline int label_pixel(const StagedCorners& corners, int classes, float x, float y) {
   float best = -INFINITY;
   int best_k = INT32_MAX;
   for (int k = 0; k < classes; ++k) {
@@ -262,14 +262,14 @@ __device__ inline int label_pixel(const Corners& corners, int classes, float x, 
 
 // Interpolates in the listed cells, `group` lanes a cell, a lane a column.
 template <typename T, typename Label, bool kClassesInner>
-__device__ inline void interpolate(const Tile<T, Label, kClassesInner>& tile, int group, int width) {
+__device__ inline void interpolate(const ArgmaxTile<T, Label, kClassesInner>& tile, int group, int width) {
   const int lane = static_cast<int>(threadIdx.x) & (group - 1), listed = load_shared(tile.counters());
   for (int i = static_cast<int>(threadIdx.x) / group; i < listed; i += kThreads / group) {
     const unsigned entry = load_shared(tile.order() + i);
     const int slot = static_cast<int>(entry & ~(kTwo | kEveryClass));
     const int cell = load_shared(tile.list() + slot), cy = cell >> 16, cx = cell & 0xffff;
     const unsigned* candidates = tile.candidates() + slot * tile.words;
-    const Corners<T, kClassesInner> corners(tile, cy, cx);
+    const StagedCorners<T, kClassesInner> corners(tile, cy, cx);
     const int x_end = load_shared(tile.column_first() + cx + 1);
     const int y_begin = load_shared(tile.row_first() + cy), y_end = load_shared(tile.row_first() + cy + 1);
     for (int x = load_shared(tile.column_first() + cx) + lane; x < x_end; x += group) {
@@ -305,8 +305,8 @@ __device__ inline void interpolate(const Tile<T, Label, kClassesInner>& tile, in
 }
 
 // The tile's labels to the output, a Vec a thread.
-template <typename Vec, typename Label, typename Tile>
-__device__ inline void write_labels(const Tile& tile, Label* out, int64_t out_width, int width) {
+template <typename Vec, typename Label, typename ArgmaxTile>
+__device__ inline void write_labels(const ArgmaxTile& tile, Label* out, int64_t out_width, int width) {
   constexpr int kSize = sizeof(Vec) / sizeof(Label);
   const int per_row = width / kSize, column = static_cast<int>(threadIdx.x) % per_row * kSize;
   if (column >= tile.at.columns) return;
@@ -320,14 +320,14 @@ template <typename T, typename Label, bool kClassesInner>
 __global__ void __launch_bounds__(kThreads, 5) upsample_argmax_tiled_kernel(UpsampleArgmaxParams p, Tiling t) {
   const unsigned tile_row = blockIdx.x / t.tiles_x;
   const int64_t n = tile_row / t.tiles_y;
-  const Place at = place_of(p, t, blockIdx.x % t.tiles_x, tile_row % t.tiles_y);
-  const Tile<T, Label, kClassesInner> tile{t,
-                                           at,
-                                           static_cast<int>(p.classes),
-                                           t.words(static_cast<int>(p.classes)),
-                                           p.scale_w != 1.0f,
-                                           p.scale_h != 1.0f,
-                                           stage<T, kClassesInner>(p, t, at, n)};
+  const TileBounds at = place_of(p, t, blockIdx.x % t.tiles_x, tile_row % t.tiles_y);
+  const ArgmaxTile<T, Label, kClassesInner> tile{t,
+                                                 at,
+                                                 static_cast<int>(p.classes),
+                                                 t.words(static_cast<int>(p.classes)),
+                                                 p.scale_w != 1.0f,
+                                                 p.scale_h != 1.0f,
+                                                 stage<T, kClassesInner>(p, t, at, n)};
   fill_axis(at.x0, at.columns, at.source_x, p.scale_w, static_cast<int>(p.width), tile.column_weight(),
             tile.column_first(), nullptr);
   fill_axis(at.y0, at.rows, at.source_y, p.scale_h, static_cast<int>(p.height), tile.row_weight(), tile.row_first(),

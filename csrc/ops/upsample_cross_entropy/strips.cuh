@@ -78,13 +78,13 @@ struct Task {
     return static_cast<const T*>(logits.data) + n * logits.stride[0] + y * logits.stride[2] + x * logits.stride[3];
   }
   template <typename T>
-  __device__ Cell<T> cell(int n, const Sample& y, const Sample& x) const {
+  __device__ GlobalCell<T> cell(int n, const Sample& y, const Sample& x) const {
     return {corner<T>(n, y.source, x.source), corner<T>(n, y.source, x.next), corner<T>(n, y.next, x.source),
             corner<T>(n, y.next, x.next), logits.stride[1]};
   }
 };
 
-struct Softmax {
+struct PixelSoftmax {
   float lse;
   float at_label;  // z of the label
   float weighted;  // sum of w z; only with smoothing
@@ -93,8 +93,8 @@ struct Softmax {
 // A pixel by itself, where the strip's short way does not do. One exponential a class: of the distance to the largest
 // so far, whichever of the two it is.
 template <typename T>
-__device__ inline Softmax pixel_softmax(const Task& t, const Cell<T>& cell, const Sample& y, const Sample& x,
-                                        int label) {
+__device__ inline PixelSoftmax pixel_softmax(const Task& t, const GlobalCell<T>& cell, const Sample& y, const Sample& x,
+                                             int label) {
   float largest = -FLT_MAX, sum = 0.0f, at_label = 0.0f, weighted = 0.0f;
 #pragma unroll 4
   for (int k = 0; k < t.classes; ++k) {

@@ -47,14 +47,14 @@ constexpr size_t kSharedBytes = kFirstAt + (kCells + 1) * sizeof(int);
 
 // What a thread knows of its pixels for the classes' gradients.
 template <int kRows>
-struct Pixels {
+struct PixelGradients {
   float softmax[kRows];     // d loss / d z_k = softmax 2^((z_k - U) log2(e)) - hit [k = label] - spread w_k
   int label[kRows];         // Task::kIgnored: no gradient
   float spread, spread_y1;  // sums over the pixels that count: of 1 and of y1
   bool alone;               // a pixel's sum is too small, or a logit is not finite: all pixels by themselves
 
-  __device__ Pixels(const Task& t, const Strip& strip, const Column<kRows>& column, const float (&sums)[kRows],
-                    float scale, float all_weights)
+  __device__ PixelGradients(const Task& t, const Strip& strip, const Column<kRows>& column, const float (&sums)[kRows],
+                            float scale, float all_weights)
       : spread(0.0f), spread_y1(0.0f), alone(false) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -85,7 +85,7 @@ __device__ inline void column_alone(const Task& t, const Strip& strip, const Col
     const int label = t.label(strip.n, column.y + r, column.x);
     if (label == Task::kIgnored) continue;
     const Sample y = sample_axis(column.y + r, t.scale_h, t.height);
-    const Cell<T> cell = t.cell<T>(strip.n, y, x);
+    const GlobalCell<T> cell = t.cell<T>(strip.n, y, x);
     const float lse = pixel_softmax(t, cell, y, x, label).lse;
     const float softmax = scale * (t.hit * t.weight_of_label(label) + t.spread * all_weights);
     const float lower = y.next > y.source ? y.w1 : 0.0f;
@@ -99,7 +99,7 @@ __device__ inline void column_alone(const Task& t, const Strip& strip, const Col
 // Gradients of the classes from k0 on along a thread's column.
 template <typename T, int kRows>
 __device__ inline void differentiate(const Task& t, const Strip& strip, const Column<kRows>& column,
-                                     const Pixels<kRows>& pixels, float scale, float all_weights, int k0,
+                                     const PixelGradients<kRows>& pixels, float scale, float all_weights, int k0,
                                      const Quads<kClasses>& quads, const Gradients& gradients) {
   const int some = min(kClasses, t.classes - k0);
   if (pixels.alone) {
@@ -139,12 +139,12 @@ __device__ inline void differentiate(const Task& t, const Strip& strip, const Co
 }
 
 // Where a strip's gradients of a corner and class lie in the workspace; as in the output, the inner axis varies first.
-struct Parts {
+struct GradientParts {
   float2* first;
   int corner, plane;  // steps
   int64_t strip;
 
-  Parts(const Task& t, float2* workspace, bool classes_inner)
+  GradientParts(const Task& t, float2* workspace, bool classes_inner)
       : first(workspace),
         corner(classes_inner ? t.classes : 1),
         plane(classes_inner ? 1 : kCorners),
@@ -154,7 +154,7 @@ struct Parts {
 
 // Sums the columns of both cells beside a corner, in order. `fresh`: these are the strip's first pixels.
 __device__ inline void sum_columns(const Task& t, const Strip& strip, int k0, int columns, const Gradients& gradients,
-                                   const float* weights, const int* first, const Parts& parts, bool fresh) {
+                                   const float* weights, const int* first, const GradientParts& parts, bool fresh) {
   const bool neighbours = t.scale_w != 1.0f;
   for (int i = threadIdx.x; i < (strip.cells + 1) * kClasses; i += kThreads) {
     const int k = i % kClasses, corner = i / kClasses;
@@ -187,7 +187,7 @@ __device__ inline void sum_columns(const Task& t, const Strip& strip, int k0, in
 
 template <typename T, int kRows>
 __global__ void __launch_bounds__(kThreads, 3)
-    upsample_cross_entropy_gradient_kernel(Task t, int strips, const float* scale_at, Parts parts) {
+    upsample_cross_entropy_gradient_kernel(Task t, int strips, const float* scale_at, GradientParts parts) {
   const Strip strip(t, strips, static_cast<int>(blockIdx.x));
   const Peaks peaks(shared_memory());
   const Quads<kClasses> quads{reinterpret_cast<float4*>(shared_memory() + kQuadsAt)};
@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(kThreads, 3)
       }
       float sums[kRows];
       sum_classes<T>(t, strip, peaks, quads, column, sums);
-      const Pixels<kRows> pixels(t, strip, column, sums, scale, all_weights);
+      const PixelGradients<kRows> pixels(t, strip, column, sums, scale, all_weights);
       for (int k0 = 0; k0 < t.classes; k0 += kClasses) {
         quads.template stage<T>(t, strip, peaks, k0);
         __syncthreads();
@@ -226,7 +226,7 @@ __global__ void __launch_bounds__(kThreads, 3)
 // The gradient of a source pixel and class: from the strips of the row of cells below it and of the one above.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    upsample_cross_entropy_gather_kernel(Task t, int strips, Parts parts, Tensor4 grad_logits) {
+    upsample_cross_entropy_gather_kernel(Task t, int strips, GradientParts parts, Tensor4 grad_logits) {
   const bool classes_inner = parts.plane == 1;
   const int64_t count = static_cast<int64_t>(t.width) * t.classes;
   const int row = static_cast<int>(blockIdx.x), n = row / t.height, y = row % t.height;
@@ -274,7 +274,7 @@ int launch_upsample_cross_entropy_backward(const UpsampleCrossEntropyParams& par
   const int64_t blocks = strips_in_all(t), rows = target_rows(t);
   if (blocks > INT32_MAX || rows > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
   if (blocks == 0) return 0;
-  const Parts parts(t, static_cast<float2*>(workspace), grad_logits.stride[1] == 1);
+  const GradientParts parts(t, static_cast<float2*>(workspace), grad_logits.stride[1] == 1);
   float2* weights = parts.first + parts_of(t);
   float* scale = reinterpret_cast<float*>(weights + rows);
   if (!params.mean_all) {

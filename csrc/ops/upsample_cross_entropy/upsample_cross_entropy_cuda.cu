@@ -28,8 +28,8 @@ template <typename T, typename Column>
 __device__ inline float pixel_loss(const Task& t, const Strip& strip, const Peaks& peaks, const Column& column, int row,
                                    int label, float all_weights, float sum) {
   const Sample y = sample_axis(column.y + row, t.scale_h, t.height), x = sample_axis(column.x, t.scale_w, t.width);
-  const Cell<T> cell = t.cell<T>(strip.n, y, x);
-  Softmax softmax;
+  const GlobalCell<T> cell = t.cell<T>(strip.n, y, x);
+  PixelSoftmax softmax;
   if (sum >= kSmallestSum) {
     softmax.lse = column.interpolate(peaks.largest, y) + kLn2 * log2f(sum);
     softmax.at_label = cell.interpolate(label, y, x);

@@ -12,7 +12,7 @@ namespace segnext {
 
 namespace detail {
 
-struct alignas(16) Line {  // its alignment is what the sanitizer checks
+struct alignas(16) Bytes16 {  // its alignment is what the sanitizer checks
   uint32_t words[4];
 };
 
@@ -22,7 +22,7 @@ inline void load_matrices(uint32_t* r, int matrices, bool transposed, const void
   std::memcpy(brought.words, &row, sizeof row);
   if (lane < 8 * matrices) {
     if (emulator::counting) emulator::count(emulator::Access::kLoadShared, row, 16);
-    const Line readable = *static_cast<const Line*>(row);
+    const Bytes16 readable = *static_cast<const Bytes16*>(row);
     std::memcpy(brought.words + 4, &readable, sizeof readable);
   }
   const emulator::Slot* rows = emulator::exchange(emulator::WarpOp::kLoadMatrix, 0xffffffffu, brought);
@@ -53,14 +53,14 @@ inline void multiply(emulator::WarpOp op, float (&d)[4], const uint32_t (&a)[4],
 inline unsigned opaque(unsigned value) { return value; }
 
 inline void cp_async16(void* shared, const void* global, bool valid) {
-  detail::Line line{};
+  detail::Bytes16 line{};
   if (valid) {
     if (emulator::counting) emulator::count(emulator::Access::kLoadGlobal, global, 16);
-    line = *static_cast<const detail::Line*>(global);
+    line = *static_cast<const detail::Bytes16*>(global);
   }
   if (emulator::counting) emulator::count(emulator::Access::kStoreShared, shared, 16);
   // The sanitizer's check of the place it will be written to; what is there must stay until the wait.
-  auto* place = static_cast<volatile detail::Line*>(shared);
+  auto* place = static_cast<volatile detail::Bytes16*>(shared);
   for (int i = 0; i < 4; ++i) place->words[i] = place->words[i];
   emulator::copy_async(shared, line.words);
 }
@@ -139,7 +139,7 @@ inline uint32_t pack_pair(float first, float second) {
 
 inline void store_global16(void* address, const uint32_t (&words)[4]) {
   if (emulator::counting) emulator::count(emulator::Access::kStoreGlobal, address, 16);
-  std::memcpy(static_cast<detail::Line*>(address)->words, words, sizeof words);
+  std::memcpy(static_cast<detail::Bytes16*>(address)->words, words, sizeof words);
 }
 
 }  // namespace segnext
