@@ -1,14 +1,18 @@
-// Gradients of gated_pointwise, with g the incoming one and t = g * u:
-//   grad_u = (W m + b) * g, recomputed: the forward's kernel, whose epilogue also writes t, rounded as PyTorch rounds
-//   it grad_m = Wᵀ t: the same kernel without a gate grad_weight = t mᵀ, grad_bias = sum of t, over all pixels:
-//   split-K. A block takes a tile of 128 x 64 weights over a run of pixels; the runs' sums go to the workspace and a
-//   second kernel adds them in their order.
-// t costs one write and two reads where taking g and u again would cost four reads, and spares the multiplication in
-// the operand loads, which cp.async then serves. Runs depend on the shape alone: results are the same in every run.
+// Gradients of gated_pointwise, with g the incoming gradient and t = g * u:
+// clang-format off
+//   grad_u = (W m + b) * g   recomputed by the forward's kernel; its epilogue also writes t, rounded as PyTorch does
+//   grad_m = Wᵀ t            the same kernel without a gate
+//   grad_weight = t mᵀ       split-K over all pixels: a block makes a tile of 128 x 64 weights over a run of pixels;
+//   grad_bias = sum of t     each run's sums go to the workspace, and a second kernel adds them in order
+// clang-format on
+// t costs one write and two reads; reading g and u again instead would cost four reads. With t, cp.async can serve the
+// operand loads, because they need no multiplication. The runs depend on the shape alone, so results are the same in
+// every run.
 //
-// Bytes: m twice, g, u, grad_u and grad_m once, t three times: 9 of the forward's tensors. FLOPs: 6 Ci Co a pixel.
-// Shared memory as in the forward. Model of an H200, bf16, 32 channels at 128x128: 9 MiB and four launches, 2.2 us of
-// memory; 64 channels at 64x64, batch 32: 144 MiB, 35 us. Not yet measured on a GPU.
+// Bytes: m twice, g, u, grad_u and grad_m once, t three times: 9 times one of the forward's tensors. FLOPs: 6 Ci Co per
+// pixel. Shared memory: as in the forward.
+// Model for an H200, bf16: 32 channels at 128x128 are 9 MiB and four launches, 2.2 us of memory time; 64 channels at
+// 64x64, batch 32, are 144 MiB, 35 us.
 
 #include "ops/gated_pointwise/gate.cuh"
 #include "ops/gated_pointwise/gated_pointwise.h"
@@ -17,18 +21,18 @@ namespace segnext {
 namespace {
 
 constexpr int64_t kBlocks = 2 * kMultiprocessors;
-constexpr int64_t kMinRun = 128;           // pixels: below, writing a run's sums costs more than making them
-constexpr int64_t kMaxRun = 1024;          // pixels: longer sums in a row lose digits of a float
-constexpr int64_t kMaxPartial = 64 << 20;  // bytes of all runs' sums, where that leaves runs of kMaxRun
+constexpr int64_t kMinRun = 128;           // pixels: with fewer, writing a run's sums costs more than making them
+constexpr int64_t kMaxRun = 1024;          // pixels: longer float sums would lose digits
+constexpr int64_t kMaxPartial = 64 << 20;  // bytes of all runs' sums, as long as runs stay within kMaxRun
 
 int64_t blocks_of(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
-// The shape as the kernels see it, and what lies where in the workspace.
+// The shape as the kernels see it, and the layout of the workspace.
 struct GateBackwardPlan {
   bool one_row, in_inside;
   int64_t images, pixels, ci, co;
-  int64_t product_row, product_bytes;  // t: elements from row to row, of pixels or of channels
-  int64_t tiles, run, runs;            // along K: tiles of the whole batch, tiles a run, runs
+  int64_t product_row, product_bytes;  // t: elements per row (of pixels or of channels), bytes
+  int64_t tiles, run, runs;            // along K: tiles of the whole batch, tiles per run, number of runs
   int64_t weight_tiles_co, weight_tiles_ci;
 
   explicit GateBackwardPlan(const GatedPointwiseBackwardParams& p) {
@@ -43,7 +47,7 @@ struct GateBackwardPlan {
     const int64_t bytes = p.forward.dtype == DType::kFloat32 ? 4 : 2;
     product_row = blocks_of(in_inside ? pixels : co, 8) * 8;  // whole vectors
     product_bytes = blocks_of(images * (in_inside ? co : pixels) * product_row * bytes, 256) * 256;
-    const int64_t k = 64 / bytes;  // Product::kK
+    const int64_t k = 64 / bytes;  // ProductTile::kK
     tiles = images * blocks_of(pixels, k);
     weight_tiles_co = blocks_of(co, 128);
     weight_tiles_ci = ci > 0 ? blocks_of(ci, 64) : 1;  // the first one also sums the bias
@@ -78,7 +82,7 @@ __global__ void __launch_bounds__(kProductThreads, 2)
   const int64_t first = run * p.run, count = p.tiles - first < p.run ? p.tiles - first : p.run;
   const int64_t co = p.product.channels.size, ci = p.in.channels.size;
 
-  // The first column of tiles also sums t: two threads a channel, half of a staged tile's pixels each.
+  // The first column of tiles also sums t: two threads per channel, each over half of the pixels of a staged tile.
   const bool sums_bias = ci0 == 0;
   const int own_channel = threadIdx.x % Tile::kM, own_half = threadIdx.x / Tile::kM;
   float bias = 0.0f;
@@ -182,7 +186,7 @@ class GateBackwardLauncher {
  private:
   Tensor4 reshaped(const Tensor4& t) const { return plan_.one_row ? as_one_row(t) : t; }
 
-  // t as the operand of products: in m's order, its rows whole vectors.
+  // t as an operand of products: in m's order, with rows of whole vectors.
   ImageView<T> product() const {
     const bool inside = plan_.in_inside;
     const int64_t row = plan_.product_row;
@@ -194,7 +198,7 @@ class GateBackwardLauncher {
     return {image.data, image.stride_image, image.pixels, image.channels, image.vectors};
   }
 
-  // grad_u and t.
+  // Computes grad_u and t.
   int gate() const {
     const GatedPointwiseParams& f = p_.forward;
     const bool inside = pixels_inside(p_.grad_u);
