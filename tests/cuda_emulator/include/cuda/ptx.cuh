@@ -1,4 +1,4 @@
-// csrc/cuda/ptx.cuh on the emulator.
+// csrc/cuda/ptx.cuh for the emulator.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -12,7 +12,7 @@ namespace segnext {
 
 namespace detail {
 
-struct alignas(16) Bytes16 {  // its alignment is what the sanitizer checks
+struct alignas(16) Bytes16 {  // the sanitizer checks its alignment
   uint32_t words[4];
 };
 
@@ -59,7 +59,7 @@ inline void cp_async16(void* shared, const void* global, bool valid) {
     line = *static_cast<const detail::Bytes16*>(global);
   }
   if (emulator::counting) emulator::count(emulator::Access::kStoreShared, shared, 16);
-  // The sanitizer's check of the place it will be written to; what is there must stay until the wait.
+  // Lets the sanitizer check the target of the write now; the target keeps its values until the wait.
   auto* place = static_cast<volatile detail::Bytes16*>(shared);
   for (int i = 0; i < 4; ++i) place->words[i] = place->words[i];
   emulator::copy_async(shared, line.words);
@@ -116,10 +116,10 @@ inline void grid_sync(const char* file = __builtin_FILE(), int line = __builtin_
   emulator::grid_barrier(file, line);
 }
 
-// The exact functions, but for subnormals.
+// The exact functions, except that subnormals are zero.
 inline float exp2_approx(float x) {
   const float result = std::exp2(x);
-  return result < 0x1p-126f ? 0.0f : result;  // NaN stays
+  return result < 0x1p-126f ? 0.0f : result;  // NaN is kept
 }
 inline float reciprocal_approx(float x) {
   const bool subnormal = std::fabs(x) < 0x1p-126f;
