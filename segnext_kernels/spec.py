@@ -37,9 +37,7 @@ class Draw:
     generator: torch.Generator
 
     def normal(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
-        """Gaussian of deviation ``scale``, drawn in float64 on the generator's device: a CPU generator serves all
-        devices alike.
-        """
+        """Gaussian of deviation ``scale``, drawn in float64 on the generator's device: one on the CPU serves all."""
         values = (
             torch.randn(shape, generator=self.generator, dtype=torch.float64, device=self.generator.device)
             * scale

@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) conv_ffn_forward_kern
   if (threadIdx.x < S::kSlice) store_shared(expansion_biases + threadIdx.x, bias);
   cp_async_wait<0>();
   __syncthreads();
-  // What a phase reads from memory is requested one phase earlier.
+  // Each phase requests from memory the values that the next phase reads.
 #pragma unroll 1
   for (int slice = rank; slice < slices; slice += grid.splits) {
     TapRow<T, S> row;

@@ -53,7 +53,7 @@ namespace {
 
 using namespace toeplitz;
 
-// What a warp needs of its channel.
+// The values of its channel that a warp needs.
 template <typename T>
 struct WarpChannel {
   const T* plane;         // plane of x
@@ -216,7 +216,7 @@ __device__ inline void add_pair7_and_a(OpenSums& sums, const Chunks& a, const Wa
   }
 }
 
-// What the biases add to an output of image row `row`: the columns' bias, and the rows' biases times the taps that are
+// The sum that the biases add to an output of image row `row`: the columns' bias, and the rows' biases times the taps that are
 // inside.
 __device__ inline float bias_of(const float* floats, int row, int height) {
   float result = load_shared(floats + kColumnBias);

@@ -19,7 +19,7 @@ extern dim3 blockDim, gridDim;
 
 namespace emulator {
 
-// What a lane brings to an operation of its warp, and what it receives from the others.
+// The values that a lane brings to an operation of its warp, and those that it receives from the others.
 struct alignas(16) Slot {
   uint32_t words[16];
 };
