@@ -216,8 +216,8 @@ __device__ inline void add_pair7_and_a(OpenSums& sums, const Chunks& a, const Wa
   }
 }
 
-// The sum that the biases add to an output of image row `row`: the columns' bias, and the rows' biases times the taps that are
-// inside.
+// The sum that the biases add to an output of image row `row`: the columns' bias, and the rows' biases times the taps
+// that are inside.
 __device__ inline float bias_of(const float* floats, int row, int height) {
   float result = load_shared(floats + kColumnBias);
 #pragma unroll
