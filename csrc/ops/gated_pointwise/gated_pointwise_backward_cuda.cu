@@ -69,7 +69,7 @@ struct WeightGradProblem {
   ImageView<const T> product, in;
   float* weight;  // (runs, co, ci)
   float* bias;    // (runs, co)
-  int64_t tiles_an_image, tiles, run;
+  int64_t tiles_per_image, tiles, run;
 };
 
 template <typename T, bool kPixelsInside, bool kPlain>
@@ -92,8 +92,8 @@ __global__ void __launch_bounds__(kProductThreads, 2)
   tile.add(
       count, reinterpret_cast<T*>(shared_memory()),
       [&](int64_t step, T* a, T* b) {
-        const int64_t image = (first + step) / p.tiles_an_image;
-        const int64_t pixel = (first + step) % p.tiles_an_image * Tile::kK;
+        const int64_t image = (first + step) / p.tiles_per_image;
+        const int64_t pixel = (first + step) % p.tiles_per_image * Tile::kK;
         const MatrixView<const T> product = p.product.matrix(image, kPixelsInside);
         const MatrixView<const T> in = p.in.matrix(image, kPixelsInside);
         if constexpr (kPixelsInside) {

@@ -46,8 +46,8 @@ NormTask task_of(const GroupNormActParams& p, const Tensor4 (&tensors)[kCount]) 
     t.parameter_vectors = t.parameter_vectors && x->stride[0] <= 1 && reinterpret_cast<uintptr_t>(x->data) % 16 == 0;
   }
   const int64_t others = int64_t{t.shape.batch} * (plan.rows ? 1 : channels);
-  const int64_t a_pass = kBatch * (plan.rows ? kNormThreads / (channels / plan.vector) : kNormThreads);
-  int64_t chunks = (plan.items + a_pass - 1) / a_pass;
+  const int64_t per_pass = kBatch * (plan.rows ? kNormThreads / (channels / plan.vector) : kNormThreads);
+  int64_t chunks = (plan.items + per_pass - 1) / per_pass;
   chunks = std::min(chunks, others > 0 ? std::max<int64_t>(kNormBlocks / others, 1) : 1);
   chunks = std::min(chunks, kMostChunks);
   if (chunks == 0) return t;  // no pixels

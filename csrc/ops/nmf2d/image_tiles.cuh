@@ -47,8 +47,8 @@ struct Slabs {
   int count, slab, tile;  // slabs per image, pixels per slab, pixels per tile; 0: no tile fits
 };
 
-inline Slabs streaming_slabs(int64_t images, int64_t pixels, int64_t unit, int64_t bytes_a_pixel) {
-  const int64_t fitting = kStreamingShared / bytes_a_pixel / unit * unit;
+inline Slabs streaming_slabs(int64_t images, int64_t pixels, int64_t unit, int64_t bytes_per_pixel) {
+  const int64_t fitting = kStreamingShared / bytes_per_pixel / unit * unit;
   int64_t tile = rounded_up(pixels < 1 ? 1 : pixels < kStreamingTile ? pixels : kStreamingTile, unit);
   if (tile > fitting) tile = fitting;
   if (tile == 0) return {1, 0, 0};

@@ -83,7 +83,7 @@ struct BackwardTile {
     high = reinterpret_cast<__nv_bfloat16*>(upper + p.tile * p.ld_rank());
     low = high + p.tile * p.ld_split();
   }
-  static size_t bytes_a_pixel(const BackwardProblem<T>& p) {
+  static size_t bytes_per_pixel(const BackwardProblem<T>& p) {
     const size_t parts = kOnTensorCores<T> ? 2 * p.ld_split() * sizeof(__nv_bfloat16) : 0;
     return p.ld_x() * sizeof(T) + (p.ld_pair() + 3 * p.ld_rank()) * sizeof(float) + parts;
   }

@@ -227,7 +227,7 @@ class NmfBackwardLauncher {
     problem_.last = params.saved_bases.size[0] - 1;
     set_sizes(static_cast<int>(params.x.size[1]), static_cast<int>(params.saved_bases.size[3]));
     problem_.eps = static_cast<float>(params.eps);
-    const size_t bytes = BackwardTile<T>::bytes_a_pixel(problem_);
+    const size_t bytes = BackwardTile<T>::bytes_per_pixel(problem_);
     const Slabs slabs = streaming_slabs(problem_.images, problem_.pixels, kUnit<T>, bytes);
     problem_.slabs = slabs.count;
     problem_.slab = slabs.slab;
@@ -261,7 +261,7 @@ class NmfBackwardLauncher {
   static bool fits(int channels, int rank) {
     NmfBackwardLauncher sizes;
     sizes.set_sizes(channels, rank);
-    return BackwardTile<T>::bytes_a_pixel(sizes.problem_) * kUnit<T> <= kStreamingShared;
+    return BackwardTile<T>::bytes_per_pixel(sizes.problem_) * kUnit<T> <= kStreamingShared;
   }
 
  private:

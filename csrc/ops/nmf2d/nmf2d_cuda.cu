@@ -329,7 +329,7 @@ class NmfForwardLauncher {
     variant_ = NmfVariant::kStreaming;
     set_sizes(false);
     const Slabs slabs =
-        streaming_slabs(problem_.images, problem_.pixels, kUnit<T>, ForwardTile<T>::bytes_a_pixel(problem_));
+        streaming_slabs(problem_.images, problem_.pixels, kUnit<T>, ForwardTile<T>::bytes_per_pixel(problem_));
     problem_.tile = slabs.tile;
     problem_.slab = slabs.slab;
     problem_.slabs = slabs.count;

@@ -72,9 +72,9 @@ struct ForwardTile {
 
   static size_t bytes(const ForwardProblem<T>& p, bool with_partial) {
     const size_t share = with_partial ? static_cast<size_t>(p.sum_rows()) * p.padded_rank * sizeof(float) : 0;
-    return p.tile * bytes_a_pixel(p) + share;
+    return p.tile * bytes_per_pixel(p) + share;
   }
-  static size_t bytes_a_pixel(const ForwardProblem<T>& p) {
+  static size_t bytes_per_pixel(const ForwardProblem<T>& p) {
     const size_t split = kOnTensorCores<T> ? 2 * p.ld_split() * sizeof(__nv_bfloat16) : 0;
     return p.row_of_tile() * sizeof(T) + 2 * p.ld_rank() * sizeof(float) + split;
   }
