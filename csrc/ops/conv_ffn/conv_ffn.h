@@ -33,8 +33,8 @@ struct ConvFfnCudaParams {
   Tensor4 out;  // (N, Co, H, W)
 };
 
-// What the CUDA kernel takes: C up to kMostFfnChannels; C, E and Co multiples of 8; weights and fc2_bias at multiples
-// of 16 bytes. It returns a cudaError_t, 0 for success, and runs on `stream` of the current device.
+// Limits of the CUDA kernel: C up to kMostFfnChannels; C, E and Co multiples of 8; weights and fc2_bias at multiples of
+// 16 bytes. The launch returns a cudaError_t, 0 for success, and runs on `stream` of the current device.
 constexpr int kMostFfnChannels = 320;
 int launch_conv_ffn_forward(const ConvFfnCudaParams& params, void* stream);
 // Whether a block for C channels fits the current device's shared memory.

@@ -27,8 +27,8 @@ struct DwconvGeluBackwardParams {
 SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool dwconv_gelu_forward_cpu(const DwconvGeluParams& params, int threads);
                                  bool dwconv_gelu_backward_cpu(const DwconvGeluBackwardParams& params, int threads);)
 
-// CUDA: both return a cudaError_t, 0 for success, and run on `stream` of the current device. The backward takes a
-// workspace of as many bytes as dwconv_gelu_backward_workspace() says, at a multiple of 16.
+// CUDA: both return a cudaError_t, 0 for success, and run on `stream` of the current device. The backward needs a
+// workspace of dwconv_gelu_backward_workspace() bytes at a multiple of 16.
 int launch_dwconv_gelu_forward(const DwconvGeluParams& params, void* stream);
 int64_t dwconv_gelu_backward_workspace(const DwconvGeluBackwardParams& params);
 int launch_dwconv_gelu_backward(const DwconvGeluBackwardParams& params, void* workspace, void* stream);

@@ -30,7 +30,8 @@ SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool gated_pointwise_forward_cpu(const GatedPoi
                                  bool gated_pointwise_backward_cpu(const GatedPointwiseBackwardParams& params,
                                                                    int threads);)
 
-// On `stream` of the current device; a cudaError_t, 0 for success. The backward takes a workspace of as many bytes.
+// CUDA: both return a cudaError_t, 0 for success, and run on `stream` of the current device. The backward needs a
+// workspace of gated_pointwise_backward_workspace() bytes.
 int launch_gated_pointwise_forward(const GatedPointwiseParams& params, void* stream);
 int64_t gated_pointwise_backward_workspace(const GatedPointwiseBackwardParams& params);
 int launch_gated_pointwise_backward(const GatedPointwiseBackwardParams& params, void* workspace, void* stream);

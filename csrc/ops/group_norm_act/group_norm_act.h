@@ -33,7 +33,8 @@ SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool group_norm_act_forward_cpu(const GroupNorm
                                  bool group_norm_act_backward_cpu(const GroupNormActBackwardParams& params,
                                                                   int threads);)
 
-// Both: bytes of device memory, and a cudaError_t, 0 for success. Runs on `stream` of the current device.
+// CUDA: ..._workspace() returns the bytes of device memory that a launch needs. Both launches return a cudaError_t, 0
+// for success, and run on `stream` of the current device.
 int64_t group_norm_act_forward_workspace(const GroupNormActParams& params);
 int64_t group_norm_act_backward_workspace(const GroupNormActBackwardParams& params);
 int launch_group_norm_act_forward(const GroupNormActParams& params, void* workspace, void* stream);

@@ -41,8 +41,8 @@ struct MscaConvBackwardParams {
 SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool msca_conv_forward_cpu(const MscaConvParams& params, int threads);
                                  bool msca_conv_backward_cpu(const MscaConvBackwardParams& params, int threads);)
 
-// CUDA: both return a cudaError_t, 0 for success, and run on `stream` of the current device. The backward takes a
-// workspace of as many bytes as msca_conv_backward_workspace() says, at a multiple of 16.
+// CUDA: both return a cudaError_t, 0 for success, and run on `stream` of the current device. The backward needs a
+// workspace of msca_conv_backward_workspace() bytes at a multiple of 16.
 int launch_msca_conv_forward(const MscaConvParams& params, void* stream);
 int64_t msca_conv_backward_workspace(const MscaConvBackwardParams& params);
 int launch_msca_conv_backward(const MscaConvBackwardParams& params, void* workspace, void* stream);

@@ -40,11 +40,11 @@ struct Nmf2dBackwardParams {
 SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool nmf2d_forward_cpu(const Nmf2dParams& params, int threads);
                                  bool nmf2d_backward_cpu(const Nmf2dBackwardParams& params, int threads);)
 
-// Whether a tile of so many channels and a rank fits a block of the CUDA kernels.
+// Whether a tile with this many channels and this rank fits a block of the CUDA kernels.
 bool nmf2d_fits(DType dtype, int64_t channels, int64_t rank);
-// On `stream` of the current device; a cudaError_t, 0 for success. Workspaces are in bytes: the forward, whose plan is
-// made once, calls for its own.
-// `variant`: 0 streaming, 1 grid, 2 cluster, -1 the one that nmf2d_forward_variant() says.
+// CUDA: both launches return a cudaError_t, 0 for success, and run on `stream` of the current device. Workspaces are in
+// bytes. The forward makes its plan only once, so it requests its own workspace. `variant`: 0 streaming, 1 grid, 2
+// cluster; -1 stands for the result of nmf2d_forward_variant().
 int nmf2d_forward_variant(const Nmf2dParams& params);
 int launch_nmf2d_forward(const Nmf2dParams& params, int variant, const std::function<void*(int64_t)>& workspace,
                          void* stream);

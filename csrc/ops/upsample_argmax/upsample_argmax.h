@@ -21,7 +21,7 @@ struct UpsampleArgmaxParams {
 // False when memory for the scratch rows is exhausted.
 SEGNEXT_FOR_EACH_ISA(bool upsample_argmax_cpu(const UpsampleArgmaxParams& params, int threads);)
 
-// Returns a cudaError_t, 0 for success. Runs on `stream` of the current device.
+// CUDA: returns a cudaError_t, 0 for success, and runs on `stream` of the current device.
 int launch_upsample_argmax(const UpsampleArgmaxParams& params, void* stream);
 
 }  // namespace segnext

@@ -27,8 +27,8 @@ SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(
     CrossEntropyStatus upsample_cross_entropy_backward_cpu(const UpsampleCrossEntropyParams& params, double grad,
                                                            const Tensor4& grad_logits, int threads);)
 
-// All return a cudaError_t, 0 for success, and run on `stream` of the current device. A pixel whose label is out of
-// range has a loss and a gradient of NaN. loss and grad point to a float in device memory.
+// CUDA: both launches return a cudaError_t, 0 for success, and run on `stream` of the current device. A pixel whose
+// label is out of range has a loss and a gradient of NaN. `loss` and `grad` point to a float in device memory.
 int64_t upsample_cross_entropy_forward_workspace(const UpsampleCrossEntropyParams& params);
 int64_t upsample_cross_entropy_backward_workspace(const UpsampleCrossEntropyParams& params);
 int launch_upsample_cross_entropy_forward(const UpsampleCrossEntropyParams& params, float* loss, void* workspace,
