@@ -34,9 +34,9 @@ struct Plane {
 // A plane of zeros; nothing ever writes its border again.
 static inline Plane take_plane(Arena& arena, int64_t height, int64_t width, int64_t halo_y, int64_t halo_x) {
   Plane plane{nullptr, height, width, halo_y, halo_x};
-  const int64_t floats = (height + 2 * halo_y) * plane.row_stride();
-  plane.data = arena.take<Real>(floats);
-  if (plane.data != nullptr) std::memset(plane.data, 0, floats * sizeof(Real));
+  const int64_t reals = (height + 2 * halo_y) * plane.row_stride();
+  plane.data = arena.take<Real>(reals);
+  if (plane.data != nullptr) std::memset(plane.data, 0, reals * sizeof(Real));
   return plane;
 }
 
@@ -50,10 +50,10 @@ struct Taps {
 };
 
 struct Overwrite {
-  FloatV operator()(FloatV, FloatV value) const { return value; }
+  Vec operator()(Vec, Vec value) const { return value; }
 };
 struct Accumulate {
-  FloatV operator()(FloatV old, FloatV value) const { return old + value; }
+  Vec operator()(Vec old, Vec value) const { return old + value; }
 };
 
 // out (+)= conv(in) + bias over out's pixels. `in` needs a border of half the kernel or more; reads past the right
@@ -61,22 +61,22 @@ struct Accumulate {
 template <typename Combine>
 static inline void convolve(const Plane& in, const Taps& taps, const Plane& out, Combine combine) {
   const int64_t stride = in.row_stride();
-  const FloatV bias = taps.bias == nullptr ? FloatV{} : load(taps.bias);
+  const Vec bias = taps.bias == nullptr ? Vec{} : load(taps.bias);
   for (int64_t y = 0; y < out.height; ++y) {
     for (int64_t x = 0; x < out.width; x += kPixels) {
-      FloatV sum[kPixels];
-      for (FloatV& s : sum) s = bias;
+      Vec sum[kPixels];
+      for (Vec& s : sum) s = bias;
       const Real* source = in.at(y - taps.height / 2, x - taps.width / 2);
       const Real* weight = taps.weight;
       for (int64_t i = 0; i < taps.height; ++i, source += stride) {
         const Real* pixel = source;
         for (int64_t j = 0; j < taps.width; ++j, pixel += kLanes, weight += kLanes) {
-          const FloatV w = load(weight);
+          const Vec w = load(weight);
           for (int p = 0; p < kPixels; ++p) sum[p] += w * load(pixel + p * kLanes);
         }
       }
       Real* target = out.at(y, x);
-      const int64_t pixels = out.width - x < kPixels ? out.width - x : kPixels;
+      const int64_t pixels = smaller(out.width - x, kPixels);
       if (pixels == kPixels) {
         for (int p = 0; p < kPixels; ++p) store(target + p * kLanes, combine(load(target + p * kLanes), sum[p]));
       } else {
@@ -94,16 +94,16 @@ static inline void weight_gradient(const Plane& grad, const Plane& in, int64_t h
     int64_t offset[kGroup];
     for (int i = 0; i < kGroup; ++i) {
       // past the end the last tap is repeated, and dropped below
-      const int64_t tap = first + i < count ? first + i : count - 1;
+      const int64_t tap = smaller(first + i, count - 1);
       offset[i] = (tap / width - height / 2) * in.row_stride() + (tap % width - width / 2) * kLanes;
     }
-    FloatV total[kGroup] = {};
+    Vec total[kGroup] = {};
     for (int64_t y = 0; y < grad.height; ++y) {
-      FloatV sum[kGroup] = {};  // a row at a time: shorter chains of additions, smaller rounding errors
+      Vec sum[kGroup] = {};  // a row at a time: shorter chains of additions, smaller rounding errors
       const Real* g = grad.at(y, 0);
       const Real* source = in.at(y, 0);
       for (int64_t x = 0; x < grad.width; ++x, g += kLanes, source += kLanes) {
-        const FloatV value = load(g);
+        const Vec value = load(g);
         for (int i = 0; i < kGroup; ++i) sum[i] += value * load(source + offset[i]);
       }
       for (int i = 0; i < kGroup; ++i) total[i] += sum[i];
@@ -114,9 +114,9 @@ static inline void weight_gradient(const Plane& grad, const Plane& in, int64_t h
 
 // out (kLanes) = sum of a plane: the gradient of a bias.
 static inline void plane_sum(const Plane& plane, Real* out) {
-  FloatV total = {};
+  Vec total = {};
   for (int64_t y = 0; y < plane.height; ++y) {
-    FloatV sum = {};
+    Vec sum = {};
     for (int64_t x = 0; x < plane.width; ++x) sum += load(plane.at(y, x));
     total += sum;
   }
@@ -127,7 +127,7 @@ static inline void plane_sum(const Plane& plane, Real* out) {
 template <typename T>
 static inline void load_plane(const Tensor4& tensor, int64_t image, int64_t channel, const Plane& plane) {
   const T* source = static_cast<const T*>(tensor.data) + image * tensor.stride[0] + channel * tensor.stride[1];
-  const int64_t lanes = tensor.size[1] - channel < kLanes ? tensor.size[1] - channel : kLanes;
+  const int64_t lanes = smaller(tensor.size[1] - channel, kLanes);
   for (int64_t y = 0; y < plane.height; ++y) {
     const T* row = source + y * tensor.stride[2];
     if (lanes == kLanes && tensor.stride[1] == 1) {
@@ -151,7 +151,7 @@ static inline void load_plane(const Tensor4& tensor, int64_t image, int64_t chan
 template <typename T>
 static inline void store_plane(const Plane& plane, const Tensor4& tensor, int64_t image, int64_t channel) {
   T* out = static_cast<T*>(tensor.data) + image * tensor.stride[0] + channel * tensor.stride[1];
-  const int64_t lanes = tensor.size[1] - channel < kLanes ? tensor.size[1] - channel : kLanes;
+  const int64_t lanes = smaller(tensor.size[1] - channel, kLanes);
   for (int64_t y = 0; y < plane.height; ++y) {
     T* row = out + y * tensor.stride[2];
     if (lanes == kLanes && tensor.stride[1] == 1) {
@@ -213,8 +213,6 @@ static inline void reduce_parameter(const Real* partial, int64_t images, int64_t
   }
 }
 
-inline int64_t channel_blocks(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
-
 // Runs work(image, channel, scratch) for every unit, threads taking contiguous shares. `Scratch` is laid out by its
 // constructor from an Arena. False when memory is exhausted.
 template <typename Scratch, typename Shape, typename Work>
@@ -223,7 +221,7 @@ static inline bool for_each_unit(int64_t images, int64_t channels, const Shape& 
   Scratch{measure, shape};
   char* memory = static_cast<char*>(std::malloc(threads * measure.used));
   if (memory == nullptr) return false;
-  const int64_t blocks = channel_blocks(channels), units = images * blocks;
+  const int64_t blocks = vectors_of(channels), units = images * blocks;
 #pragma omp parallel num_threads(threads)
   {
     const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();

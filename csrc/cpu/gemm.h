@@ -30,9 +30,7 @@ constexpr int kAccumulators = 12, kPanel = 2;
 constexpr int64_t kChain = 128;
 constexpr int kMaxTileRows = 12;  // three rows share an address register: four of them
 
-constexpr int tile_rows(int vectors) {
-  return kAccumulators / vectors < kMaxTileRows ? kAccumulators / vectors : kMaxTileRows;
-}
+constexpr int tile_rows(int vectors) { return static_cast<int>(smaller(kAccumulators / vectors, kMaxTileRows)); }
 
 // What a product of T pixels multiplies: T itself where the instruction set has it, else Real.
 template <typename T>
@@ -52,13 +50,15 @@ constexpr int64_t k_step() {
   return sizeof(Element) == 2 ? 2 : 1;
 }
 
-static inline int64_t vectors_of(int64_t columns) { return (columns + kLanes - 1) / kLanes; }
+template <typename Element>
+static inline int64_t k_steps(int64_t k) {
+  return blocks_of(k, k_step<Element>());
+}
 
 // Elements of a packed (segments x segment_k, n) matrix.
 template <typename Element>
 static inline int64_t packed_size(int64_t n, int64_t segment_k, int64_t segments = 1) {
-  const int64_t step = k_step<Element>();
-  return vectors_of(n) * kLanes * segments * ((segment_k + step - 1) / step * step);
+  return padded(n) * segments * k_steps<Element>(segment_k) * k_step<Element>();
 }
 
 template <typename Element>
@@ -66,26 +66,23 @@ struct PackedWeights {
   const Element* data;
   int64_t n, segment_k, segments;
 
-  int64_t padded_k() const {
-    const int64_t step = k_step<Element>();
-    return segments * ((segment_k + step - 1) / step * step);
-  }
+  int64_t padded_k() const { return segments * k_steps<Element>(segment_k) * k_step<Element>(); }
 };
 
 // The tile's sums over one segment.
 template <int kRows, int kVectors>
 SEGNEXT_INLINE void multiply(const Real* a, int64_t row_stride, int64_t steps, const Real* w,
-                             FloatV (&sum)[kRows][kVectors]) {
+                             Vec (&sum)[kRows][kVectors]) {
   const Real* base[(kRows + 2) / 3];
 #pragma GCC unroll 4
   for (int i = 0; i < (kRows + 2) / 3; ++i) base[i] = a + 3 * i * row_stride;
   for (int64_t k = 0; k < steps; ++k, w += kVectors * kLanes) {
-    FloatV b[kVectors];
+    Vec b[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) b[j] = load(w + j * kLanes);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
-      const FloatV value = broadcast(base[i / 3][i % 3 * row_stride]);
+      const Vec value = broadcast(base[i / 3][i % 3 * row_stride]);
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) sum[i][j] += value * b[j];
     }
@@ -97,7 +94,7 @@ SEGNEXT_INLINE void multiply(const Real* a, int64_t row_stride, int64_t steps, c
 #if defined(__AVX512BF16__)
 template <int kRows, int kVectors>
 SEGNEXT_INLINE void multiply(const BFloat16* a, int64_t row_stride, int64_t steps, const BFloat16* w,
-                             FloatV (&sum)[kRows][kVectors]) {
+                             Vec (&sum)[kRows][kVectors]) {
   const BFloat16* base[(kRows + 2) / 3];
 #pragma GCC unroll 4
   for (int i = 0; i < (kRows + 2) / 3; ++i) base[i] = a + 3 * i * row_stride;
@@ -111,7 +108,7 @@ SEGNEXT_INLINE void multiply(const BFloat16* a, int64_t row_stride, int64_t step
       std::memcpy(&pair, base[i / 3] + i % 3 * row_stride, sizeof pair);
       const __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sum[i][j] = (FloatV)_mm512_dpbf16_ps((__m512)sum[i][j], value, b[j]);
+      for (int j = 0; j < kVectors; ++j) sum[i][j] = (Vec)_mm512_dpbf16_ps((__m512)sum[i][j], value, b[j]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < (kRows + 2) / 3; ++i) base[i] += 2;
@@ -135,14 +132,14 @@ struct Pixels {
 template <int kRows, int kVectors, typename Element>
 __attribute__((noinline)) static void multiply_in_pieces(const Pixels<Element>& a, int64_t row, const Element* panel,
                                                          const PackedWeights<Element>& w,
-                                                         FloatV (&total)[kRows][kVectors]) {
+                                                         Vec (&total)[kRows][kVectors]) {
   const int64_t step = k_step<Element>();
-  const int64_t steps = (w.segment_k + step - 1) / step, most = kChain / step;
+  const int64_t steps = k_steps<Element>(w.segment_k), most = kChain / step;
   for (int64_t s = 0; s < w.segments; ++s) {
     const Element* pixels = a.data + row * a.row_stride + s * a.segment_stride;
     for (int64_t k = 0; k < steps; k += most) {
-      const int64_t count = steps - k < most ? steps - k : most;
-      FloatV sum[kRows][kVectors] = {};
+      const int64_t count = smaller(steps - k, most);
+      Vec sum[kRows][kVectors] = {};
       multiply<kRows, kVectors>(pixels + k * step, a.row_stride, count, panel, sum);
       panel += count * step * kVectors * kLanes;
 #pragma GCC unroll 12
@@ -157,9 +154,9 @@ __attribute__((noinline)) static void multiply_in_pieces(const Pixels<Element>& 
 template <Sums kSums, int kRows, int kVectors, typename Element, typename Epilogue>
 static inline void gemm_tile(const Pixels<Element>& a, int64_t row, int64_t first, const Element* panel,
                              const PackedWeights<Element>& w, int64_t column, const Epilogue& epilogue) {
-  FloatV sum[kRows][kVectors] = {};
+  Vec sum[kRows][kVectors] = {};
   if (w.padded_k() > kChain) {
-    FloatV total[kRows][kVectors] = {};
+    Vec total[kRows][kVectors] = {};
     multiply_in_pieces<kRows, kVectors>(a, row, panel, w, total);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
@@ -168,7 +165,7 @@ static inline void gemm_tile(const Pixels<Element>& a, int64_t row, int64_t firs
     }
   } else {
     const int64_t step = k_step<Element>();
-    const int64_t steps = (w.segment_k + step - 1) / step;
+    const int64_t steps = k_steps<Element>(w.segment_k);
     for (int64_t s = 0; s < w.segments; ++s) {
       multiply<kRows, kVectors>(a.data + row * a.row_stride + s * a.segment_stride, a.row_stride, steps,
                                 panel + s * steps * step * kVectors * kLanes, sum);
@@ -190,7 +187,7 @@ static inline void gemm_tile(const Pixels<Element>& a, int64_t row, int64_t firs
     for (int j = 0; j < kVectors; ++j) store(tile[i] + j * kLanes, sum[i][j]);
   }
 #pragma GCC unroll 1
-  for (int64_t i = row < first ? first - row : 0; i < kRows; ++i) {
+  for (int64_t i = larger(first - row, 0); i < kRows; ++i) {
 #pragma GCC unroll 1
     for (int j = 0; j < kVectors; ++j) epilogue(row + i, column + j * kLanes, load(tile[i] + j * kLanes));
   }
@@ -219,8 +216,8 @@ static inline void gemm(const Pixels<Element>& a, int64_t rows, const PackedWeig
                         const Epilogue& epilogue) {
   const Element* panel = w.data;
   for (int64_t column = 0; column < w.n; column += kPanel * kLanes) {
-    const int64_t left = vectors_of(w.n - column);
-    switch (left < kPanel ? left : kPanel) {
+    const int64_t vectors = smaller(vectors_of(w.n - column), kPanel);
+    switch (vectors) {
       case 1:
         gemm_panel<kSums, 1>(a, rows, panel, w, column, epilogue);
         break;
@@ -236,7 +233,7 @@ static inline void gemm(const Pixels<Element>& a, int64_t rows, const PackedWeig
         break;
 #endif
     }
-    panel += (left < kPanel ? left : kPanel) * kLanes * w.padded_k();
+    panel += vectors * kLanes * w.padded_k();
   }
 }
 

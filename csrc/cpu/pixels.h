@@ -15,22 +15,22 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-static inline FloatV load_vector(const Real* p) { return load(p); }
+static inline Vec load_vector(const Real* p) { return load(p); }
 
-static inline void store_vector(Real* p, FloatV v) { store(p, v); }
+static inline void store_vector(Real* p, Vec v) { store(p, v); }
 
 #if !defined(SEGNEXT_FLOAT64)
 typedef uint32_t BitsV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
 typedef uint16_t HalfBitsV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES / 2)));
 
-static inline FloatV load_vector(const BFloat16* p) {
+static inline Vec load_vector(const BFloat16* p) {
   HalfBitsV half;
   std::memcpy(&half, p, sizeof half);
-  return (FloatV)(__builtin_convertvector(half, BitsV) << 16);
+  return (Vec)(__builtin_convertvector(half, BitsV) << 16);
 }
 
 // As from_real<BFloat16>: to nearest, ties to even; NaN stays NaN.
-static inline void store_vector(BFloat16* p, FloatV v) {
+static inline void store_vector(BFloat16* p, Vec v) {
   const BitsV bits = (BitsV)v;
   const BitsV rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const BitsV quiet = (bits >> 16) | 0x40u;
@@ -38,8 +38,6 @@ static inline void store_vector(BFloat16* p, FloatV v) {
   std::memcpy(p, &half, sizeof half);
 }
 #endif
-
-static inline int64_t whole_vectors(int64_t channels) { return (channels + kLanes - 1) / kLanes * kLanes; }
 
 // Elements between one pixel and the next of a row.
 static inline int64_t pixel_stride(const Tensor4& x) { return x.size[3] == 1 ? x.stride[2] : x.stride[3]; }
@@ -62,7 +60,7 @@ static inline void for_each_run(const Tensor4& x, int64_t image, int64_t first, 
   const int64_t width = evenly_spaced(x) ? x.size[2] * x.size[3] : x.size[3];
   for (int64_t done = 0; done < count;) {
     const int64_t left = width - (first + done) % width;
-    const int64_t run = left < count - done ? left : count - done;
+    const int64_t run = smaller(left, count - done);
     visit(pixel_offset(x, image, first + done), done, run);
     done += run;
   }
@@ -71,7 +69,7 @@ static inline void for_each_run(const Tensor4& x, int64_t image, int64_t first, 
 // The first `count` lanes, zeros behind them; none for a count of zero or less. Callers choose the count, never between
 // a vector and zeros: where GCC 12 vectorises the bools of an unrolled loop, such a choice keeps the first lane alone.
 template <typename T>
-static inline FloatV load_first(const T* p, int64_t count) {
+static inline Vec load_first(const T* p, int64_t count) {
   if (count >= kLanes) return load_vector(p);
   Real values[kLanes] = {};
   for (int64_t i = 0; i < count; ++i) values[i] = to_real(p[i]);
@@ -79,7 +77,7 @@ static inline FloatV load_first(const T* p, int64_t count) {
 }
 
 template <typename T>
-static inline void store_first(T* p, FloatV v, int64_t count) {
+static inline void store_first(T* p, Vec v, int64_t count) {
   if (count >= kLanes) return store_vector(p, v);
   for (int64_t i = 0; i < count; ++i) p[i] = from_real<T>(v[i]);
 }
@@ -87,14 +85,14 @@ static inline void store_first(T* p, FloatV v, int64_t count) {
 // rows[i] = the channels of pixel first + i, then zeros up to whole vectors.
 template <typename E, typename T>
 static inline void load_pixels(const Tensor4& x, int64_t image, int64_t first, int64_t count, E* rows) {
-  const int64_t channels = x.size[1], row = whole_vectors(channels), apart = x.stride[1], next = pixel_stride(x);
+  const int64_t channels = x.size[1], row = padded(channels), apart = x.stride[1], next = pixel_stride(x);
   for_each_run(x, image, first, count, [=](int64_t offset, int64_t start, int64_t run) {
     const T* source = static_cast<const T*>(x.data) + offset;
     E* target = rows + start * row;
     if (next == 1 && !channels_innermost(x)) {
       for (int64_t c = 0; c < row; c += kLanes) {
         for (int64_t i = 0; i < run; i += kLanes) {
-          FloatV square[kLanes];
+          Vec square[kLanes];
 #pragma GCC unroll 16
           for (int lane = 0; lane < kLanes; ++lane) {
             square[lane] = load_first(source + (c + lane) * apart + i, c + lane < channels ? run - i : 0);
@@ -122,7 +120,7 @@ static inline void load_pixels(const Tensor4& x, int64_t image, int64_t first, i
 // The inverse of load_pixels.
 template <typename T>
 static inline void store_pixels(const T* rows, const Tensor4& out, int64_t image, int64_t first, int64_t count) {
-  const int64_t channels = out.size[1], row = whole_vectors(channels);
+  const int64_t channels = out.size[1], row = padded(channels);
   const int64_t apart = out.stride[1], next = pixel_stride(out);
   for_each_run(out, image, first, count, [=](int64_t offset, int64_t start, int64_t run) {
     T* target = static_cast<T*>(out.data) + offset;
@@ -130,7 +128,7 @@ static inline void store_pixels(const T* rows, const Tensor4& out, int64_t image
     if (next == 1 && !channels_innermost(out)) {
       for (int64_t c = 0; c < row; c += kLanes) {
         for (int64_t i = 0; i < run; i += kLanes) {
-          FloatV square[kLanes];
+          Vec square[kLanes];
 #pragma GCC unroll 16
           for (int lane = 0; lane < kLanes; ++lane) {
             square[lane] = load_first(source + (i + lane) * row + c, i + lane < run ? kLanes : 0);
@@ -171,14 +169,14 @@ static inline Rows<const E> read_rows(const Tensor4& x, int64_t image, int64_t f
     }
   }
   load_pixels<E, T>(x, image, first, count, scratch);
-  return {scratch, whole_vectors(x.size[1])};
+  return {scratch, padded(x.size[1])};
 }
 
 // Rows for whole vectors of results; `finish_rows` takes them to where they belong.
 template <typename T>
 static inline Rows<T> rows_to_write(const Tensor4& out, int64_t image, int64_t first, T* scratch) {
   if (in_place(out, kLanes)) return {static_cast<T*>(out.data) + pixel_offset(out, image, first), pixel_stride(out)};
-  return {scratch, whole_vectors(out.size[1])};
+  return {scratch, padded(out.size[1])};
 }
 
 template <typename T>

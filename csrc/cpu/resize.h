@@ -27,7 +27,7 @@ static inline void fill_axis(Axis& axis, int64_t in, int64_t out, Real scale) {
     Real position = scale * (static_cast<Real>(i) + 0.5f) - 0.5f;
     position = position > 0.0f ? position : 0.0f;
     int64_t source = static_cast<int64_t>(position);
-    source = source < in - 1 ? source : in - 1;
+    source = smaller(source, in - 1);
     Real w1 = position - static_cast<Real>(source);
     w1 = w1 < 1.0f ? w1 : 1.0f;
     axis.source[i] = static_cast<int32_t>(source);

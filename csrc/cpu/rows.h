@@ -13,7 +13,7 @@ namespace SEGNEXT_ISA {
 
 // The first `lanes` channels from a pixel whose channels lie `stride` apart; the rest are zero.
 template <typename T>
-static inline FloatV load_channels(const T* p, int64_t stride, int64_t lanes) {
+static inline Vec load_channels(const T* p, int64_t stride, int64_t lanes) {
   if (stride == 1 && lanes >= kLanes) return load_vector(p);
   Real values[kLanes] = {};
   for (int64_t i = 0; i < kLanes && i < lanes; ++i) values[i] = to_real(p[i * stride]);
@@ -21,7 +21,7 @@ static inline FloatV load_channels(const T* p, int64_t stride, int64_t lanes) {
 }
 
 template <typename T>
-static inline void store_channels(T* p, int64_t stride, int64_t lanes, FloatV v) {
+static inline void store_channels(T* p, int64_t stride, int64_t lanes, Vec v) {
   if (stride == 1 && lanes >= kLanes) {
     store_vector(p, v);
     return;
@@ -34,7 +34,7 @@ static inline void store_channels(T* p, int64_t stride, int64_t lanes, FloatV v)
 // A vector of parameters, widened and padded with zeros to whole vectors of lanes.
 template <typename T>
 static inline void load_parameter(const Tensor4& parameter, int64_t count, Real* out) {
-  for (int64_t i = 0; i < vectors_of(count) * kLanes; ++i) {
+  for (int64_t i = 0; i < padded(count); ++i) {
     const bool given = parameter.data != nullptr && i < count;
     out[i] = given ? to_real(static_cast<const T*>(parameter.data)[i * parameter.stride[0]]) : 0.0f;
   }
@@ -43,7 +43,7 @@ static inline void load_parameter(const Tensor4& parameter, int64_t count, Real*
 // Elements of a row of `channels` in scratch: padded so that a product may take whole steps of k.
 template <typename Element>
 static inline int64_t row_elements(int64_t channels) {
-  return (channels + k_step<Element>() - 1) / k_step<Element>() * k_step<Element>();
+  return k_steps<Element>(channels) * k_step<Element>();
 }
 
 // True where a product may read this tensor's pixels as they lie: no conversion, no gap between channels.
@@ -89,7 +89,7 @@ static inline Pixels<Element> pixel_rows(const Tensor4& x, int64_t image, int64_
   const int64_t row = row_elements<Element>(x.size[1]);
   for (int64_t done = 0; done < count;) {  // a run within one row of the image at a time
     const int64_t pixel = first + done, left = x.size[3] - pixel % x.size[3];
-    const int64_t run = count - done < left ? count - done : left;
+    const int64_t run = smaller(count - done, left);
     gather_rows(source + offset_in_image(x, pixel), x.size[1], x.stride[1], x.stride[3], run, scratch + done * row);
     done += run;
   }
@@ -103,8 +103,7 @@ static inline void for_each_tile(int64_t images, int64_t pixels, int64_t tile, i
   const int64_t total = images * pixels, last = total * (member + 1) / team;
   for (int64_t pixel = total * member / team; pixel < last;) {
     const int64_t first = pixel % pixels, in_image = pixels - first, in_share = last - pixel;
-    int64_t count = in_image < in_share ? in_image : in_share;
-    count = count < tile ? count : tile;
+    const int64_t count = smaller(smaller(in_image, in_share), tile);
     work(pixel / pixels, first, count);
     pixel += count;
   }

@@ -52,13 +52,11 @@ struct Matrix {
   Factor transposed() const { return {data, 1, stride}; }
 };
 
-static inline int64_t padded(int64_t columns) { return (columns + kLanes - 1) / kLanes * kLanes; }
-
 template <int kRows, int kVectors>
 static __attribute__((noinline)) void multiply_tile(const Factor& a, int64_t k, const Matrix& w, const Matrix& out,
                                                     bool accumulate) {
   constexpr int kPointers = (kRows + 2) / 3;  // three rows share one: its address, plus one stride, plus two
-  FloatV sum[kRows][kVectors] = {};
+  Vec sum[kRows][kVectors] = {};
   const int64_t row_stride = a.row_stride, k_stride = a.k_stride, w_stride = w.stride;
   const Real* base[kPointers];
 #pragma GCC unroll 8
@@ -67,12 +65,12 @@ static __attribute__((noinline)) void multiply_tile(const Factor& a, int64_t k, 
   Real* const target = out.data;
   const int64_t out_stride = out.stride;
   for (int64_t step = 0; step < k; ++step, weight += w_stride) {
-    FloatV b[kVectors];
+    Vec b[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) b[j] = load(weight + j * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const FloatV value = broadcast(base[i / 3][i % 3 * row_stride]);
+      const Vec value = broadcast(base[i / 3][i % 3 * row_stride]);
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) sum[i][j] += value * b[j];
     }
@@ -103,11 +101,11 @@ template <int kVectors>
 static void multiply_panel(const Factor& a, int64_t m, int64_t k, const Matrix& w, const Matrix& out, bool accumulate) {
   constexpr int64_t kRows = kTileRows[kVectors];
   int64_t row = 0;
-  for (int64_t tiles = (m + kRows - 1) / kRows; tiles > 0; --tiles) {
-    const int64_t rows = (m - row + tiles - 1) / tiles;
+  for (int64_t tiles = blocks_of(m, kRows); tiles > 0; --tiles) {
+    const int64_t rows = blocks_of(m - row, tiles);
     int64_t step = 0;
     do {
-      const int64_t steps = k - step < kSumSteps ? k - step : kSumSteps;
+      const int64_t steps = smaller(k - step, kSumSteps);
       multiply_rows<kRows, kVectors>(rows, a.at(row, step), steps, w.from_row(step), out.from_row(row),
                                      accumulate || step > 0);
       step += steps;
@@ -120,9 +118,8 @@ static void multiply_panel(const Factor& a, int64_t m, int64_t k, const Matrix& 
 static inline void product(const Factor& a, int64_t m, int64_t k, const Matrix& w, int64_t n, const Matrix& out,
                            bool accumulate = false) {
   for (int64_t column = 0; column < n; column += kTileVectors * kLanes) {
-    const int64_t left = (n - column + kLanes - 1) / kLanes;
     const Matrix panel = w.from_column(column), target = out.from_column(column);
-    switch (left < kTileVectors ? left : kTileVectors) {
+    switch (smaller(vectors_of(n - column), kTileVectors)) {
       case 1:
         multiply_panel<1>(a, m, k, panel, target, accumulate);
         break;

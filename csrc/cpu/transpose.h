@@ -8,7 +8,7 @@ namespace SEGNEXT_ISA {
 
 #if defined(__clang__)  // has no shuffle by a mask of runtime type; its optimiser sees through this
 
-SEGNEXT_INLINE void transpose(FloatV (&v)[kLanes]) {
+SEGNEXT_INLINE void transpose(Vec (&v)[kLanes]) {
   Real square[kLanes][kLanes];
   for (int i = 0; i < kLanes; ++i) {
     for (int j = 0; j < kLanes; ++j) square[j][i] = v[i][j];
@@ -33,7 +33,7 @@ struct Exchange {
 };
 
 template <int kDistance>
-SEGNEXT_INLINE void exchange(FloatV (&v)[kLanes]) {
+SEGNEXT_INLINE void exchange(Vec (&v)[kLanes]) {
   if constexpr (kDistance < kLanes) {
     constexpr Exchange<kDistance> kMasks;
     IntV low, high;
@@ -42,7 +42,7 @@ SEGNEXT_INLINE void exchange(FloatV (&v)[kLanes]) {
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) {
       if (i & kDistance) continue;
-      const FloatV a = v[i], b = v[i + kDistance];
+      const Vec a = v[i], b = v[i + kDistance];
       v[i] = __builtin_shuffle(a, b, low);
       v[i + kDistance] = __builtin_shuffle(a, b, high);
     }
@@ -50,7 +50,7 @@ SEGNEXT_INLINE void exchange(FloatV (&v)[kLanes]) {
   }
 }
 
-SEGNEXT_INLINE void transpose(FloatV (&v)[kLanes]) { exchange<1>(v); }
+SEGNEXT_INLINE void transpose(Vec (&v)[kLanes]) { exchange<1>(v); }
 
 #endif
 

@@ -36,24 +36,37 @@ typedef int32_t Int;  // as wide as Real
 
 constexpr int kLanes = SEGNEXT_VECTOR_BYTES / sizeof(Real);
 
-typedef Real FloatV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
+typedef Real Vec __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
 typedef Int IntV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
 
-static inline FloatV load(const Real* p) {
-  FloatV v;
+static inline Vec load(const Real* p) {
+  Vec v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
 
-static inline void store(Real* p, FloatV v) { std::memcpy(p, &v, sizeof v); }
+static inline void store(Real* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
-static inline FloatV broadcast(Real x) { return x - FloatV{}; }
+static inline Vec broadcast(Real x) { return x - Vec{}; }
 
 static inline IntV broadcast(Int x) { return x - IntV{}; }
 
-static inline FloatV max(FloatV a, FloatV b) { return a > b ? a : b; }
+static inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
-static inline FloatV min(FloatV a, FloatV b) { return a < b ? a : b; }
+static inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
+
+// Sizes and indices.
+static inline constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static inline constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Blocks that cover `size` elements.
+static inline constexpr int64_t blocks_of(int64_t size, int64_t block) { return (size + block - 1) / block; }
+
+// Vectors that cover `size` Reals, and the Reals in them.
+static inline constexpr int64_t vectors_of(int64_t size) { return blocks_of(size, kLanes); }
+
+static inline constexpr int64_t padded(int64_t size) { return vectors_of(size) * kLanes; }
 
 }  // namespace SEGNEXT_ISA
 }  // namespace segnext

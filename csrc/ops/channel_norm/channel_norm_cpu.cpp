@@ -11,7 +11,7 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-float sum_of(FloatV v) {
+float sum_of(Vec v) {
   float lanes[kLanes], total = 0.0f;
   store(lanes, v);
   for (float lane : lanes) total += lane;
@@ -21,13 +21,13 @@ float sum_of(FloatV v) {
 template <typename T>
 void normalise(const T* x, int64_t channels, const float* weight, const float* bias, float eps, T* out) {
   const auto lanes_at = [channels](int64_t c) { return channels - c; };
-  FloatV sum = {};
+  Vec sum = {};
   for (int64_t c = 0; c < channels; c += kLanes) sum += load_channels(x + c, 1, lanes_at(c));
   const float mean = sum_of(sum) / static_cast<float>(channels);
-  FloatV squares = {};
+  Vec squares = {};
   for (int64_t c = 0; c < channels; c += kLanes) {
     if (lanes_at(c) >= kLanes) {
-      const FloatV deviation = load_vector(x + c) - mean;
+      const Vec deviation = load_vector(x + c) - mean;
       squares += deviation * deviation;
     } else {
       for (int64_t i = 0; i < lanes_at(c); ++i) {
@@ -38,7 +38,7 @@ void normalise(const T* x, int64_t channels, const float* weight, const float* b
   }
   const float scale = 1.0f / __builtin_sqrtf(sum_of(squares) / static_cast<float>(channels) + eps);
   for (int64_t c = 0; c < channels; c += kLanes) {
-    const FloatV value = (load_channels(x + c, 1, lanes_at(c)) - mean) * scale;
+    const Vec value = (load_channels(x + c, 1, lanes_at(c)) - mean) * scale;
     store_channels(out + c, 1, lanes_at(c),
                    value * load_channels(weight + c, 1, lanes_at(c)) + load_channels(bias + c, 1, lanes_at(c)));
   }

@@ -30,7 +30,7 @@ struct Packed {
 
   Packed(Arena& arena, int64_t out, int64_t taps, int64_t in)
       : weight(arena.take<Element>(packed_size<Element>(out, taps * row_elements<Element>(in)))),
-        bias(arena.take<float>(vectors_of(out) * kLanes)) {}
+        bias(arena.take<float>(padded(out))) {}
 };
 
 // Packs w[n][k] = source(n, k), an element at a time: this happens once, when a model is deployed.
@@ -38,8 +38,7 @@ template <typename Element, typename Source>
 void pack_weights(Element* out, int64_t n, int64_t depth, Source source) {
   const int64_t step = k_step<Element>();
   for (int64_t first = 0; first < n; first += kPanel * kLanes) {
-    const int64_t left = vectors_of(n - first);
-    const int64_t last = first + (left < kPanel ? left : kPanel) * kLanes;
+    const int64_t last = first + smaller(vectors_of(n - first), kPanel) * kLanes;
     for (int64_t k = 0; k < depth; k += step) {
       for (int64_t column = first; column < last; ++column) {
         for (int64_t i = k; i < k + step; ++i) {
@@ -90,7 +89,7 @@ struct Convolution {
       std::memset(out, 0, count * row * sizeof(Element));
       return;
     }
-    const int64_t first = column > 0 ? column : 0, last = end < width ? end : width;
+    const int64_t first = larger(column, 0), last = smaller(end, width);
     std::memset(out, 0, (first - column) * row * sizeof(Element));
     gather_rows(x + y * p.x.stride[2] + first * p.x.stride[3], p.x.size[1], p.x.stride[1], p.x.stride[3], last - first,
                 out + (first - column) * row);
@@ -101,10 +100,10 @@ struct Convolution {
     const int64_t channels = p.out.size[1];
     Out* out = static_cast<Out*>(p.out.data) + index * p.out.stride[0];
     gemm(a, count, PackedWeights<Element>{packed.weight, channels, taps() * row / segments, segments},
-         [&](int64_t m, int64_t n, FloatV sum) {
+         [&](int64_t m, int64_t n, Vec sum) {
            sum += load(packed.bias + n);
            if (p.activation == Activation::kGelu) sum = gelu_for<Out>(sum);
-           if (p.activation == Activation::kRelu) sum = sum < FloatV{} ? FloatV{} : sum;  // NaN stays
+           if (p.activation == Activation::kRelu) sum = sum < Vec{} ? Vec{} : sum;  // NaN stays
            store_channels(out + offset_in_image(p.out, first + m) + n * p.out.stride[1], p.out.stride[1], channels - n,
                           sum);
          });

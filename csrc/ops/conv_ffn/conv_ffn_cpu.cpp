@@ -30,9 +30,7 @@ constexpr int64_t kTaps = 9;
 constexpr int64_t kPixelsPerStep = 48;       // of a product
 constexpr int64_t kCacheBytes = 640 * 1024;  // of a 1 MiB second-level cache, for ring and gelu rows
 
-int64_t panels_of(int64_t hidden) { return (hidden + kWidth - 1) / kWidth; }
-
-int64_t padded(int64_t channels) { return vectors_of(channels) * kLanes; }
+int64_t panels_of(int64_t hidden) { return blocks_of(hidden, kWidth); }
 
 // The packed weights, laid out twice: to measure, and to find.
 template <typename Element>
@@ -59,7 +57,7 @@ void pack(const ConvFfnWeights& w, void* memory) {
   const Packed<Element> packed(arena, in, hidden, out);
   pack_matrix(pointwise<T>(w.fc1_weight), packed.fc1);
   Matrix<T> fc2 = pointwise<T>(w.fc2_weight);
-  fc2.padded = panels_of(hidden) * kWidth;
+  fc2.padded_depth = panels_of(hidden) * kWidth;
   pack_matrix(fc2, packed.fc2);
   // the padding of the last panel must be zero all the way: gelu(0) = 0, times a weight of zero
   std::memset(packed.fc1_bias, 0, panels_of(hidden) * kWidth * sizeof(float));
@@ -85,13 +83,10 @@ struct Cut {
     const int64_t height = p.x.size[2], width = p.x.size[3];
     const int64_t pixel_bytes = panels_of(p.hidden) * kWidth * element_bytes;
     // three ring rows and one of gelu
-    int64_t widest = kCacheBytes / (4 * pixel_bytes);
-    widest = widest < kPixelsPerStep ? kPixelsPerStep : widest;
-    tiles = (width + widest - 1) / widest;
-    tile = (width + tiles - 1) / tiles;
-    tiles = (width + tile - 1) / tile;
-    group = (kPixelsPerStep + tile - 1) / tile;
-    group = group < height ? group : height;
+    const int64_t widest = larger(kCacheBytes / (4 * pixel_bytes), kPixelsPerStep);
+    tile = blocks_of(width, blocks_of(width, widest));
+    tiles = blocks_of(width, tile);
+    group = smaller(blocks_of(kPixelsPerStep, tile), height);
   }
 };
 
@@ -138,8 +133,8 @@ struct Walk {
 
   Source source(int64_t first, int64_t last) const {
     const int64_t height = p.x.size[2], width = p.x.size[3], channels = p.x.size[1];
-    Source from{first > 0 ? first : 0, last < height ? last : height, left > 0 ? left - 1 : 0, 0, true, {}};
-    from.run = (right < width ? right + 1 : width) - from.begin;
+    Source from{larger(first, 0), smaller(last, height), larger(left - 1, 0), 0, true, {}};
+    from.run = smaller(right + 1, width) - from.begin;
     if (is_direct<T, Element>(p.x)) {
       from.at_once = from.run == width && p.x.stride[2] == width * p.x.stride[3];
       from.all = direct(from.first, from.begin);
@@ -175,21 +170,20 @@ struct Walk {
     }
     const int64_t left_over = p.hidden - panel * kWidth;
     const PackedWeights<Element> w{packed.fc1 + panel * packed_size<Element>(kWidth, p.x.size[1]),
-                                   left_over < kWidth ? left_over : kWidth, p.x.size[1], 1};
+                                   smaller(left_over, kWidth), p.x.size[1], 1};
     const float* bias = packed.fc1_bias + panel * kWidth;
     const int64_t step = from.at_once ? from.last - from.first : 1;
     for (int64_t row = from.first; row < from.last; row += step) {
       const int64_t* to = s.to + (row - from.first) * from.run;
       gemm<Sums::kRegisters>(
           from.at_once ? from.all : direct(row, from.begin), step * from.run, w,
-          [&](int64_t m, int64_t n, FloatV sum) { store_vector(ring + to[m] + n, sum + load(bias + n)); });
+          [&](int64_t m, int64_t n, Vec sum) { store_vector(ring + to[m] + n, sum + load(bias + n)); });
     }
   }
 
   // gelu(dw(.)) of a panel's rows [first, last): along each row, a window of nine vectors moves over the ring.
   void convolve_and_activate(int64_t first, int64_t last, int64_t panel) const {
-    const int64_t left_over = p.hidden - panel * kWidth;
-    const int64_t vectors = left_over >= kWidth ? kPanel : vectors_of(left_over);
+    const int64_t vectors = smaller(vectors_of(p.hidden - panel * kWidth), kPanel);
     for (int64_t row = first; row < last; ++row) {
       const Element* above[3];
       for (int64_t i = 0; i < 3; ++i) {
@@ -200,28 +194,28 @@ struct Walk {
         if (v < vectors) {
           activate_row(above, target, panel * kPanel + v, v * kLanes);
         } else {  // a vector beyond the last channel: the second product reads it
-          for (int64_t x = 0; x < columns(); ++x) store_vector(target + x * kWidth + v * kLanes, FloatV{});
+          for (int64_t x = 0; x < columns(); ++x) store_vector(target + x * kWidth + v * kLanes, Vec{});
         }
       }
     }
   }
 
   void activate_row(const Element* const (&above)[3], Element* target, int64_t vector, int64_t lane) const {
-    FloatV weight[kTaps];
+    Vec weight[kTaps];
 #pragma GCC unroll 9
     for (int i = 0; i < kTaps; ++i) weight[i] = load(packed.taps + (vector * kTaps + i) * kLanes);
-    const FloatV bias = load(packed.dw_bias + vector * kLanes);
-    FloatV before[3], here[3];
+    const Vec bias = load(packed.dw_bias + vector * kLanes);
+    Vec before[3], here[3];
 #pragma GCC unroll 3
     for (int i = 0; i < 3; ++i) {
       before[i] = load_vector(above[i] + lane);
       here[i] = load_vector(above[i] + kWidth + lane);
     }
     for (int64_t x = 0; x < columns(); ++x) {
-      FloatV sum = bias;
+      Vec sum = bias;
 #pragma GCC unroll 3
       for (int i = 0; i < 3; ++i) {
-        const FloatV after = load_vector(above[i] + (x + 2) * kWidth + lane);
+        const Vec after = load_vector(above[i] + (x + 2) * kWidth + lane);
         sum += weight[3 * i] * before[i];
         sum += weight[3 * i + 1] * here[i];
         sum += weight[3 * i + 2] * after;
@@ -245,7 +239,7 @@ struct Walk {
     T* out = static_cast<T*>(p.out.data) + image * p.out.stride[0];
     const PackedWeights<Element> w{packed.fc2, out_channels, kWidth, panels_of(p.hidden)};
     gemm(Pixels<Element>{s.gelu, kWidth, gelu_panel()}, (last - first) * columns(), w,
-         [&](int64_t m, int64_t n, FloatV sum) {
+         [&](int64_t m, int64_t n, Vec sum) {
            sum += load(packed.fc2_bias + n);
            const int64_t lanes = out_channels - n;
            if (p.residual) sum += load_channels(x + s.from[m] + n * p.x.stride[1], p.x.stride[1], lanes);
@@ -256,7 +250,7 @@ struct Walk {
   void rows(int64_t first, int64_t last) const {
     int64_t ready = first - 1;  // hidden rows below this one are in the ring
     for (int64_t row = first; row < last; row += cut.group) {
-      const int64_t end = row + cut.group < last ? row + cut.group : last;
+      const int64_t end = smaller(row + cut.group, last);
       const Source from = source(ready, end + 1);
       for (int64_t panel = 0; panel < panels_of(p.hidden); ++panel) {  // one at a time: in the first-level cache
         produce(from, ready, end + 1, panel);
@@ -291,9 +285,9 @@ bool run(const ConvFfnParams& p, int threads) {
     const int64_t last = total * (member + 1) / team;
     while (row < last) {
       const int64_t strip = row / height, first = row % height;
-      const int64_t count = last - row < height - first ? last - row : height - first;
+      const int64_t count = smaller(last - row, height - first);
       const int64_t left = strip % cut.tiles * cut.tile;
-      const int64_t right = left + cut.tile < width ? left + cut.tile : width;
+      const int64_t right = smaller(left + cut.tile, width);
       Walk<T>{p, cut, packed, scratch, strip / cut.tiles, left, right}.rows(first, first + count);
       row += count;
     }

@@ -62,7 +62,7 @@ bool forward(const DwconvGeluParams& p, int threads) {
 template <typename T>
 bool backward(const DwconvGeluBackwardParams& p, int threads) {
   const DwconvGeluParams& f = p.forward;
-  const int64_t images = f.x.size[0], blocks = channel_blocks(f.x.size[1]);
+  const int64_t images = f.x.size[0], blocks = vectors_of(f.x.size[1]);
   Real* partial = static_cast<Real*>(std::malloc((images * blocks * kRows + 1) * kLanes * sizeof(Real)));
   if (partial == nullptr) return false;
   const bool done = for_each_unit<BackwardScratch>(

@@ -37,8 +37,6 @@ constexpr int64_t kTile = 128;
 constexpr int64_t kMaxChunks = 32;
 constexpr int64_t kMaxPartial = int64_t{1} << 22;  // floats of all chunks' weight gradients, where two chunks fit
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 struct Sizes {
   int64_t pixels, total, ci, co, ci_padded, co_padded;
   int64_t chunk, chunks;  // pixels of a chunk; of the backward
@@ -48,12 +46,12 @@ struct Sizes {
         total(p.m.size[0] * pixels),
         ci(p.m.size[1]),
         co(p.u.size[1]),
-        ci_padded(whole_vectors(ci)),
-        co_padded(whole_vectors(co)) {
+        ci_padded(padded(ci)),
+        co_padded(padded(co)) {
     const int64_t fitting = kMaxPartial / (co * ci_padded + 1);
-    const int64_t most = fitting > kMaxChunks ? kMaxChunks : fitting < 2 ? 2 : fitting;
-    chunk = kTile * ceil_div(total, kTile * most);
-    chunks = chunk > 0 ? ceil_div(total, chunk) : 0;
+    const int64_t most = larger(smaller(fitting, kMaxChunks), 2);
+    chunk = kTile * blocks_of(total, kTile * most);
+    chunks = chunk > 0 ? blocks_of(total, chunk) : 0;
   }
 };
 
@@ -67,8 +65,7 @@ template <typename Visit>
 void for_each_tile(const Sizes& s, int64_t begin, int64_t end, const Visit& visit) {
   while (begin < end) {
     const int64_t first = begin % s.pixels;
-    int64_t count = end - begin < kTile ? end - begin : kTile;
-    if (count > s.pixels - first) count = s.pixels - first;
+    const int64_t count = smaller(smaller(end - begin, kTile), s.pixels - first);
     visit(Tile{begin / s.pixels, first, count});
     begin += count;
   }
@@ -142,8 +139,8 @@ bool forward(const GatedPointwiseParams& p, int threads) {
       const Rows<const T> u = read_rows<T, T>(p.u, t.image, t.first, t.count, kLanes, own.u);
       const Rows<T> out = rows_to_write(p.out, t.image, t.first, own.out);
       gemm(operand(m), t.count, PackedWeights<E>{shared.weights, s.co, s.ci, 1},
-           [&](int64_t row, int64_t column, FloatV sum) {
-             const FloatV gate = sum + load(shared.bias + column);
+           [&](int64_t row, int64_t column, Vec sum) {
+             const Vec gate = sum + load(shared.bias + column);
              store_vector(out.data + row * out.stride + column, gate * load_vector(u.data + row * u.stride + column));
            });
       finish_rows(out, p.out, t.image, t.first, t.count, own.out);
@@ -191,15 +188,15 @@ void gate_gradient(const Sizes& s, const Rows<const T>& grad, const Rows<const T
                    const BackwardOwn<T, E>& own, Real* sum) {
   for (int64_t i = 0; i < count; i += kLanes) {  // kLanes whole rows at a time: they are fetched ahead
     for (int64_t c = 0; c < s.co_padded; c += kLanes) {
-      FloatV square[kLanes], total = load(sum + c);
+      Vec square[kLanes], total = load(sum + c);
 #pragma GCC unroll 16
       for (int lane = 0; lane < kLanes; ++lane) {
         const bool inside = i + lane < count;
         const int64_t pixel = inside ? i + lane : i;
-        const FloatV product =
+        const Vec product =
             load_vector(grad.data + pixel * grad.stride + c) * load_vector(u.data + pixel * u.stride + c);
         // by a mask: see load_first
-        square[lane] = (FloatV)((IntV)product & broadcast(Int{inside ? -1 : 0}));
+        square[lane] = (Vec)((IntV)product & broadcast(Int{inside ? -1 : 0}));
         store_vector(own.t + (i + lane) * s.co_padded + c, square[lane]);
         total += square[lane];
       }
@@ -222,8 +219,8 @@ void backward_tile(const GatedPointwiseBackwardParams& p, const Sizes& s, const 
 
   const Rows<T> grad_u = rows_to_write(p.grad_u, t.image, t.first, own.grad_u);
   gemm(operand(m), t.count, PackedWeights<E>{shared.forward_weights, s.co, s.ci, 1},
-       [&](int64_t row, int64_t column, FloatV sum) {
-         const FloatV gate = sum + load(shared.bias + column);
+       [&](int64_t row, int64_t column, Vec sum) {
+         const Vec gate = sum + load(shared.bias + column);
          store_vector(grad_u.data + row * grad_u.stride + column,
                       gate * load_vector(grad.data + row * grad.stride + column));
        });
@@ -231,13 +228,13 @@ void backward_tile(const GatedPointwiseBackwardParams& p, const Sizes& s, const 
 
   const Rows<T> grad_m = rows_to_write(p.grad_m, t.image, t.first, own.grad_m);
   gemm(Pixels<E>{own.t, s.co_padded, 0}, t.count, PackedWeights<E>{shared.backward_weights, s.ci, s.co, 1},
-       [&](int64_t row, int64_t column, FloatV sum) { store_vector(grad_m.data + row * grad_m.stride + column, sum); });
+       [&](int64_t row, int64_t column, Vec sum) { store_vector(grad_m.data + row * grad_m.stride + column, sum); });
   finish_rows(grad_m, p.grad_m, t.image, t.first, t.count, own.grad_m);
 
   const Matrix<E> columns{m.data, s.ci, t.count, 1, m.stride};
   for (int64_t panel = 0; panel < columns.panels(); ++panel) pack_panel(columns, panel, own.packed);
   gemm(Pixels<E>{own.transposed, kTile, 0}, s.co, PackedWeights<E>{own.packed, s.ci, t.count, 1},
-       [&](int64_t row, int64_t column, FloatV sum) {
+       [&](int64_t row, int64_t column, Vec sum) {
          Real* target = weight_sum + row * s.ci_padded + column;
          store(target, load(target) + sum);
        });
@@ -250,7 +247,7 @@ void add_chunks(const GatedPointwiseBackwardParams& p, const Sizes& s, const Bac
   for (int64_t row = begin; row < end; ++row) {
     T* out = static_cast<T*>(p.grad_weight.data) + row * s.ci;
     for (int64_t c = 0; c < s.ci; c += kLanes) {
-      FloatV sum = {};
+      Vec sum = {};
       for (int64_t i = 0; i < s.chunks; ++i) sum += load(shared.grad_weight + (i * s.co + row) * s.ci_padded + c);
       store_first(out + c, sum, s.ci - c);
     }
@@ -287,7 +284,7 @@ bool backward(const GatedPointwiseBackwardParams& p, int threads) {
       Real* bias_sum = shared.grad_bias + i * s.co_padded;
       std::memset(weight_sum, 0, s.co * s.ci_padded * sizeof(Real));
       std::memset(bias_sum, 0, s.co_padded * sizeof(Real));
-      const int64_t begin = i * s.chunk, end = begin + s.chunk < s.total ? begin + s.chunk : s.total;
+      const int64_t begin = i * s.chunk, end = smaller(begin + s.chunk, s.total);
       for_each_tile(s, begin, end, [&](const Tile& t) { backward_tile(p, s, t, shared, own, weight_sum, bias_sum); });
     }
 #pragma omp barrier

@@ -58,12 +58,12 @@ bool run_steps(const Params& params, const GroupNormActParams& p, const Steps& s
   const Sizes largest = steps.sizes(p, 0);
   Arena measure{nullptr}, sums_size{nullptr};
   typename Pass::State{measure, largest};
-  for (int i = 0; i < 2; ++i) sums_size.take<Real>(largest.units() * arrays * largest.padded);
+  for (int i = 0; i < 2; ++i) sums_size.take<Real>(largest.units() * arrays * largest.row);
   const Scratch scratch(sums_size.used + threads * measure.used);
   if (scratch.base() == nullptr) return false;
   Arena sums_arena{scratch.base()};
   Real* sums[2];
-  for (Real*& set : sums) set = sums_arena.take<Real>(largest.units() * arrays * largest.padded);
+  for (Real*& set : sums) set = sums_arena.take<Real>(largest.units() * arrays * largest.row);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
@@ -92,13 +92,13 @@ struct ForwardPass {
     Real *mean, *scale, *shift;  // per channel: y = (x - mean) scale + shift
 
     State(Arena& arena, const Sizes& s)
-        : x(arena.take<T>(s.chunk * s.padded)),
-          residual(arena.take<T>(s.chunk * s.padded)),
-          out(arena.take<T>(s.chunk * s.padded)),
+        : x(arena.take<T>(s.chunk * s.row)),
+          residual(arena.take<T>(s.chunk * s.row)),
+          out(arena.take<T>(s.chunk * s.row)),
           merged(arena, s),
-          mean(arena.take<Real>(s.padded)),
-          scale(arena.take<Real>(s.padded)),
-          shift(arena.take<Real>(s.padded)) {}
+          mean(arena.take<Real>(s.row)),
+          scale(arena.take<Real>(s.row)),
+          shift(arena.take<Real>(s.row)) {}
   };
 
   const GroupNormActParams& p;
@@ -124,10 +124,10 @@ struct ForwardPass {
     const Rows<const T> rows = read(x, unit, state.x);
     const Sums own = sums_at(sums, s, kForwardSums, unit);
     chunk_mean(rows, s.count(unit), s, own.mean);
-    clear(own.squares, 2 * s.padded);
+    clear(own.squares, 2 * s.row);
     for_each_pixel(s.count(unit), [&](auto together, int64_t i) {
-      FloatV centred[decltype(together)::value];
-      for (int64_t c = 0; c < s.padded; c += kLanes) {
+      Vec centred[decltype(together)::value];
+      for (int64_t c = 0; c < s.row; c += kLanes) {
         add_deviations(rows.data + i * rows.stride, rows.stride, c, own, centred);
       }
     });
@@ -136,7 +136,7 @@ struct ForwardPass {
   void prepare(int64_t image, State& state) const {
     const Merged& m = state.merged;
     merge_statistics(sums, s, kForwardSums, image, p.eps, m);
-    for (int64_t c = 0; c < s.padded; ++c) state.mean[c] = state.scale[c] = state.shift[c] = 0.0f;
+    for (int64_t c = 0; c < s.row; ++c) state.mean[c] = state.scale[c] = state.shift[c] = 0.0f;
     for (int64_t c = 0; c < s.channels; ++c) {
       const double scale = parameter(p, p.weight, channel + c) * m.rstd[c];
       state.mean[c] = static_cast<Real>(m.mean[c]);
@@ -149,12 +149,12 @@ struct ForwardPass {
   template <bool kResidual>
   void normalise(const State& state, int64_t count, const Rows<const T>& rows, const Rows<const T>& added,
                  const Rows<T>& result) const {
-    const FloatV lowest = broadcast(p.relu ? 0.0f : -__builtin_inff());
+    const Vec lowest = broadcast(p.relu ? 0.0f : -__builtin_inff());
     for_each_pixel(count, [&](auto together, int64_t first) {
-      for (int64_t c = 0; c < s.padded; c += kLanes) {
-        const FloatV mean = load(state.mean + c), scale = load(state.scale + c), shift = load(state.shift + c);
+      for (int64_t c = 0; c < s.row; c += kLanes) {
+        const Vec mean = load(state.mean + c), scale = load(state.scale + c), shift = load(state.shift + c);
         for (int64_t i = first; i < first + decltype(together)::value; ++i) {
-          FloatV y = (load_vector(rows.data + i * rows.stride + c) - mean) * scale + shift;
+          Vec y = (load_vector(rows.data + i * rows.stride + c) - mean) * scale + shift;
           if (kResidual) y += load_vector(added.data + i * added.stride + c);
           store_vector(result.data + i * result.stride + c, max(lowest, y));  // nothing is above NaN: it stays
         }
@@ -183,16 +183,16 @@ struct BackwardPass {
     Real *mean, *scale, *slope, *shift;  // per channel: grad_x = g scale + shift - (x - mean) slope
 
     State(Arena& arena, const Sizes& s)
-        : x(arena.take<T>(s.chunk * s.padded)),
-          out(arena.take<T>(s.chunk * s.padded)),
-          grad(arena.take<T>(s.chunk * s.padded)),
-          grad_x(arena.take<T>(s.chunk * s.padded)),
-          grad_residual(arena.take<T>(s.chunk * s.padded)),
+        : x(arena.take<T>(s.chunk * s.row)),
+          out(arena.take<T>(s.chunk * s.row)),
+          grad(arena.take<T>(s.chunk * s.row)),
+          grad_x(arena.take<T>(s.chunk * s.row)),
+          grad_residual(arena.take<T>(s.chunk * s.row)),
           merged(arena, s),
-          mean(arena.take<Real>(s.padded)),
-          scale(arena.take<Real>(s.padded)),
-          slope(arena.take<Real>(s.padded)),
-          shift(arena.take<Real>(s.padded)) {}
+          mean(arena.take<Real>(s.row)),
+          scale(arena.take<Real>(s.row)),
+          slope(arena.take<Real>(s.row)),
+          shift(arena.take<Real>(s.row)) {}
   };
   struct Params {
     const GroupNormActBackwardParams& p;
@@ -223,10 +223,10 @@ struct BackwardPass {
     Rows<const T> x, grad, out;
 
     // The gradient behind the activation, as PyTorch: zero where out <= 0, so that NaN lets it through.
-    FloatV masked(int64_t pixel, int64_t c) const {
-      const FloatV g = load_vector(grad.data + pixel * grad.stride + c);
+    Vec masked(int64_t pixel, int64_t c) const {
+      const Vec g = load_vector(grad.data + pixel * grad.stride + c);
       if constexpr (!kRelu) return g;
-      return load_vector(out.data + pixel * out.stride + c) <= FloatV{} ? FloatV{} : g;
+      return load_vector(out.data + pixel * out.stride + c) <= Vec{} ? Vec{} : g;
     }
   };
 
@@ -242,14 +242,14 @@ struct BackwardPass {
     const Read in = read(unit, state);
     const Sums own = sums_at(sums, s, kBackwardSums, unit);
     chunk_mean(in.x, s.count(unit), s, own.mean);
-    clear(own.squares, 4 * s.padded);
+    clear(own.squares, 4 * s.row);
     for_each_pixel(s.count(unit), [&](auto together, int64_t i) {
-      FloatV centred[decltype(together)::value];
-      for (int64_t c = 0; c < s.padded; c += kLanes) {
+      Vec centred[decltype(together)::value];
+      for (int64_t c = 0; c < s.row; c += kLanes) {
         add_deviations(in.x.data + i * in.x.stride, in.x.stride, c, own, centred);
-        FloatV sum = load(own.grad + c), product = load(own.product + c);
+        Vec sum = load(own.grad + c), product = load(own.product + c);
         for (int64_t k = 0; k < decltype(together)::value; ++k) {
-          const FloatV g = in.masked(i + k, c);
+          const Vec g = in.masked(i + k, c);
           sum += g;
           product += g * centred[k];
         }
@@ -263,7 +263,7 @@ struct BackwardPass {
     const Merged& m = state.merged;
     merge_statistics(sums, s, kBackwardSums, index, p.eps, m);
     merge_gradients(sums, s, index, m);
-    for (int64_t c = 0; c < s.padded; ++c) {
+    for (int64_t c = 0; c < s.row; ++c) {
       state.mean[c] = state.scale[c] = state.slope[c] = state.shift[c] = 0.0f;
     }
     for (int64_t c = 0; c < s.channels; ++c) {
@@ -285,11 +285,11 @@ struct BackwardPass {
   void input_gradient(const State& state, int64_t count, const Read& in, const Rows<T>& result,
                       const Rows<T>& residual) const {
     for_each_pixel(count, [&](auto together, int64_t first) {
-      for (int64_t c = 0; c < s.padded; c += kLanes) {
-        const FloatV mean = load(state.mean + c), scale = load(state.scale + c);
-        const FloatV slope = load(state.slope + c), shift = load(state.shift + c);
+      for (int64_t c = 0; c < s.row; c += kLanes) {
+        const Vec mean = load(state.mean + c), scale = load(state.scale + c);
+        const Vec slope = load(state.slope + c), shift = load(state.shift + c);
         for (int64_t i = first; i < first + decltype(together)::value; ++i) {
-          const FloatV g = in.masked(i, c), centred = load_vector(in.x.data + i * in.x.stride + c) - mean;
+          const Vec g = in.masked(i, c), centred = load_vector(in.x.data + i * in.x.stride + c) - mean;
           store_vector(result.data + i * result.stride + c, (g * scale + shift) - centred * slope);
           if (kResidual) store_vector(residual.data + i * residual.stride + c, g);
         }

@@ -13,31 +13,29 @@ constexpr int kForwardSums = 3, kBackwardSums = 5;
 
 // Of one step; a chunk is `chunk` pixels of an image.
 struct Sizes {
-  int64_t images, channels, groups, padded, pixels, chunk, chunks;
+  int64_t images, channels, groups, row, pixels, chunk, chunks;  // row: the channels padded to whole vectors
 
   Sizes(int64_t images, int64_t channels, int64_t groups, int64_t pixels)
-      : images(images), channels(channels), groups(groups), padded(whole_vectors(channels)), pixels(pixels) {
-    chunk = kChunkElements / padded;
-    if (chunk < 2 * kUnroll) chunk = 2 * kUnroll;
-    if (chunk > kChunkPixels) chunk = kChunkPixels;
-    chunks = (pixels + chunk - 1) / chunk;
+      : images(images), channels(channels), groups(groups), row(padded(channels)), pixels(pixels) {
+    chunk = smaller(larger(kChunkElements / row, 2 * kUnroll), kChunkPixels);
+    chunks = blocks_of(pixels, chunk);
   }
 
   int64_t units() const { return images * chunks; }
   int64_t first(int64_t unit) const { return unit % chunks * chunk; }
-  int64_t count(int64_t unit) const { return pixels - first(unit) < chunk ? pixels - first(unit) : chunk; }
+  int64_t count(int64_t unit) const { return smaller(pixels - first(unit), chunk); }
   double share() const { return 1.0 / (static_cast<double>(channels / groups) * static_cast<double>(pixels)); }
 };
 
-// One chunk's sums per channel, an array of `padded` floats each.
+// One chunk's sums per channel, an array of `row` Reals each.
 struct Sums {
   Real *mean, *squares, *deviation;  // m, q, d
   Real *grad, *product;              // a, b: backward only
 };
 
 static inline Sums sums_at(Real* all, const Sizes& s, int arrays, int64_t unit) {
-  Real* own = all + unit * arrays * s.padded;
-  return {own, own + s.padded, own + 2 * s.padded, own + 3 * s.padded, own + 4 * s.padded};
+  Real* own = all + unit * arrays * s.row;
+  return {own, own + s.row, own + 2 * s.row, own + 3 * s.row, own + 4 * s.row};
 }
 
 // visit(integral constant of pixels taken together, pixel) over `count` pixels.
@@ -56,24 +54,24 @@ static inline void clear(Real* values, int64_t count) { std::memset(values, 0, c
 
 template <typename T>
 static inline void chunk_mean(const Rows<const T>& x, int64_t count, const Sizes& s, Real* mean) {
-  clear(mean, s.padded);
+  clear(mean, s.row);
   for_each_pixel(count, [&](auto together, int64_t i) {
     const T* row = x.data + i * x.stride;
-    for (int64_t c = 0; c < s.padded; c += kLanes) {
-      FloatV sum = load(mean + c);
+    for (int64_t c = 0; c < s.row; c += kLanes) {
+      Vec sum = load(mean + c);
       for (int64_t p = 0; p < decltype(together)::value; ++p) sum += load_vector(row + p * x.stride + c);
       store(mean + c, sum);
     }
   });
   const Real share = 1.0f / static_cast<Real>(count);
-  for (int64_t c = 0; c < s.padded; c += kLanes) store(mean + c, load(mean + c) * share);
+  for (int64_t c = 0; c < s.row; c += kLanes) store(mean + c, load(mean + c) * share);
 }
 
 // Adds to `squares` and `deviation`.
 template <int64_t kCount, typename T>
-static inline void add_deviations(const T* x, int64_t stride, int64_t c, const Sums& sums, FloatV (&centred)[kCount]) {
-  const FloatV mean = load(sums.mean + c);
-  FloatV squares = load(sums.squares + c), deviation = load(sums.deviation + c);
+static inline void add_deviations(const T* x, int64_t stride, int64_t c, const Sums& sums, Vec (&centred)[kCount]) {
+  const Vec mean = load(sums.mean + c);
+  Vec squares = load(sums.squares + c), deviation = load(sums.deviation + c);
   for (int64_t p = 0; p < kCount; ++p) {
     centred[p] = load_vector(x + p * stride + c) - mean;
     squares += centred[p] * centred[p];
@@ -90,12 +88,12 @@ struct Merged {
   double *sum, *weighted;  // scratch
 
   Merged(Arena& arena, const Sizes& s)
-      : mean(arena.take<double>(s.padded)),
-        rstd(arena.take<double>(s.padded)),
-        grad(arena.take<double>(s.padded)),
-        product(arena.take<double>(s.padded)),
-        sum(arena.take<double>(s.padded)),
-        weighted(arena.take<double>(s.padded)) {}
+      : mean(arena.take<double>(s.row)),
+        rstd(arena.take<double>(s.row)),
+        grad(arena.take<double>(s.row)),
+        product(arena.take<double>(s.row)),
+        sum(arena.take<double>(s.row)),
+        weighted(arena.take<double>(s.row)) {}
 };
 
 // target[c] = the sum of values over the channels of c's group.

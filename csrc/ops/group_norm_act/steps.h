@@ -29,17 +29,15 @@ struct Steps {
     const int64_t pixels = x.size[2] * x.size[3];
     if (x.size[0] * x.size[1] * pixels == 0) return;
     channels = step_channels(x, groups);
-    images = kStepElements / (channels * pixels);
-    images = images < 1 ? 1 : images < x.size[0] ? images : x.size[0];
+    images = smaller(larger(kStepElements / (channels * pixels), 1), x.size[0]);
     across = x.size[1] / channels;
-    count = (x.size[0] + images - 1) / images * across;
+    count = blocks_of(x.size[0], images) * across;
   }
 
   int64_t image(int64_t step) const { return step / across * images; }
   int64_t channel(int64_t step) const { return step % across * channels; }
   Sizes sizes(const GroupNormActParams& p, int64_t step) const {
-    const int64_t left = p.x.size[0] - image(step);
-    return Sizes(left < images ? left : images, channels, p.groups / across, p.x.size[2] * p.x.size[3]);
+    return Sizes(smaller(p.x.size[0] - image(step), images), channels, p.groups / across, p.x.size[2] * p.x.size[3]);
   }
 };
 

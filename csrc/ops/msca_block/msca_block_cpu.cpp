@@ -22,8 +22,6 @@ namespace {
 
 constexpr int64_t kTile = 96;  // pixels of a product: mix m stays in the first-level cache for 64 channels
 
-int64_t padded(int64_t channels) { return vectors_of(channels) * kLanes; }
-
 // The packed weights begin with the sizes of the strips.
 template <typename Element>
 struct Packed {
@@ -40,7 +38,7 @@ struct Packed {
       : kernels(arena.take<StripKernels>(1)),
         proj_in(arena.take<Element>(packed_size<Element>(k.channels, k.channels))),
         proj_in_bias(arena.take<float>(padded(k.channels))),
-        strips(arena.take<float>(k.packed_floats())),
+        strips(arena.take<float>(k.packed_reals())),
         mix(arena.take<Element>(packed_size<Element>(k.channels, k.channels))),
         mix_bias(arena.take<float>(padded(k.channels))),
         proj_out(arena.take<Element>(packed_size<Element>(k.channels, k.channels))),
@@ -107,7 +105,7 @@ bool run(const MscaBlockParams& p, int threads) {
     for_each_tile(images, height * width, kTile, member, team, [&](int64_t image, int64_t first, int64_t count) {
       T* target = u + (image * height * width + first) * row;
       gemm(pixel_rows<T>(p.x, image, first, count, s.rows), count,
-           PackedWeights<Element>{packed.proj_in, channels, channels, 1}, [&](int64_t m, int64_t n, FloatV sum) {
+           PackedWeights<Element>{packed.proj_in, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
              store_vector(target + m * row + n, gelu_for<T>(sum + load(packed.proj_in_bias + n)));
            });
     });
@@ -117,11 +115,11 @@ bool run(const MscaBlockParams& p, int threads) {
     for_each_tile(images, height * width, kTile, member, team, [&](int64_t image, int64_t first, int64_t count) {
       const T* gate = u + (image * height * width + first) * row;
       gemm(pixel_rows<T>(p.out, image, first, count, s.rows), count,
-           PackedWeights<Element>{packed.mix, channels, channels, 1}, [&](int64_t m, int64_t n, FloatV sum) {
+           PackedWeights<Element>{packed.mix, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
              store_vector(s.gated + m * row + n, (sum + load(packed.mix_bias + n)) * load_vector(gate + m * row + n));
            });
       gemm(Pixels<Element>{s.gated, row, 0}, count, PackedWeights<Element>{packed.proj_out, channels, channels, 1},
-           [&](int64_t m, int64_t n, FloatV sum) {
+           [&](int64_t m, int64_t n, Vec sum) {
              const int64_t lanes = channels - n;
              const T* skip = x + image * p.x.stride[0] + offset_in_image(p.x, first + m) + n * p.x.stride[1];
              sum += load(packed.proj_out_bias + n) + load(packed.shift + n);

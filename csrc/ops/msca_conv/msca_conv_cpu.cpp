@@ -19,15 +19,13 @@ int64_t taps_of(const Tensor4& weight) { return weight.size[2] * weight.size[3];
 // Half the longest strip: the border its input needs.
 int64_t strip_reach(const MscaConvParams& p) {
   int64_t reach = 0;
-  for (int i = 0; i < p.weights.strips; ++i)
-    reach = taps_of(p.weights.strip_weight[i]) / 2 > reach ? taps_of(p.weights.strip_weight[i]) / 2 : reach;
+  for (int i = 0; i < p.weights.strips; ++i) reach = larger(reach, taps_of(p.weights.strip_weight[i]) / 2);
   return reach;
 }
 
 int64_t longest(const MscaConvParams& p) {
   int64_t taps = taps_of(p.weights.root_weight);
-  for (int i = 0; i < p.weights.strips; ++i)
-    taps = taps_of(p.weights.strip_weight[i]) > taps ? taps_of(p.weights.strip_weight[i]) : taps;
+  for (int i = 0; i < p.weights.strips; ++i) taps = larger(taps, taps_of(p.weights.strip_weight[i]));
   return taps;
 }
 
@@ -69,11 +67,11 @@ bool forward(const MscaConvParams& p, int threads) {
   if (p.x.size[0] * p.x.size[1] * p.x.size[2] * p.x.size[3] == 0) return true;
   const StripCut cut(kernels, p.x.size[3]);
   Arena shared{nullptr}, measure{nullptr};
-  shared.take<Real>(kernels.packed_floats());
+  shared.take<Real>(kernels.packed_reals());
   StripScratch{measure, kernels, cut};
   shared = Arena{static_cast<char*>(std::malloc(shared.used + threads * measure.used))};
   if (shared.base == nullptr) return false;
-  Real* packed = shared.take<Real>(kernels.packed_floats());
+  Real* packed = shared.take<Real>(kernels.packed_reals());
   pack_strips<T>(p.weights, packed);
 #pragma omp parallel num_threads(threads)
   {
@@ -126,7 +124,7 @@ template <typename T>
 bool backward(const MscaConvBackwardParams& p, int threads) {
   const MscaConvParams& f = p.forward;
   const Rows rows(f);
-  const int64_t images = f.x.size[0], blocks = channel_blocks(f.x.size[1]);
+  const int64_t images = f.x.size[0], blocks = vectors_of(f.x.size[1]);
   Real* partial = static_cast<Real*>(std::malloc((images * blocks * rows.total + 1) * kLanes * sizeof(Real)));
   if (partial == nullptr) return false;
   const bool done = for_each_unit<BackwardScratch>(

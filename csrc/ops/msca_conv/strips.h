@@ -37,18 +37,18 @@ struct StripKernels {
     for (int64_t i = 0; i < pairs; ++i) count += 2 + row[i] + column[i];
     return count;
   }
-  int64_t packed_floats() const { return vectors_of(channels) * vectors() * kLanes; }
+  int64_t packed_reals() const { return padded(channels) * vectors(); }
   // Columns that the row strips reach to either side.
   int64_t side() const {
     int64_t most = 0;
-    for (int64_t i = 0; i < pairs; ++i) most = row[i] / 2 > most ? row[i] / 2 : most;
+    for (int64_t i = 0; i < pairs; ++i) most = larger(row[i] / 2, most);
     return most;
   }
   // Quads that a pair's column strip reaches up and down; of the farthest pair.
-  int64_t ahead(int64_t pair) const { return (column[pair] / 2 + kQuad - 1) / kQuad; }
+  int64_t ahead(int64_t pair) const { return blocks_of(column[pair] / 2, kQuad); }
   int64_t ahead() const {
     int64_t most = 0;
-    for (int64_t i = 0; i < pairs; ++i) most = ahead(i) > most ? ahead(i) : most;
+    for (int64_t i = 0; i < pairs; ++i) most = larger(ahead(i), most);
     return most;
   }
 };
@@ -94,13 +94,13 @@ struct StripCut {
   StripCut(const StripKernels& k, int64_t width) : tile(width), tiles(1) {
     for (resize(k); bytes(k) > kRingBytes && tile > 32; resize(k)) {
       ++tiles;
-      tile = (width + tiles - 1) / tiles;
+      tile = blocks_of(width, tiles);
     }
-    tiles = (width + tile - 1) / tile;
+    tiles = blocks_of(width, tile);
   }
-  int64_t x_floats(const StripKernels& k) const { return (k.root + kQuad - 1) * x_row * kLanes; }
-  int64_t a_floats(const StripKernels& k) const { return (k.ahead() + 1) * kQuad * a_row * kLanes; }
-  int64_t strip_floats(const StripKernels& k, int64_t pair) const {
+  int64_t x_reals(const StripKernels& k) const { return (k.root + kQuad - 1) * x_row * kLanes; }
+  int64_t a_reals(const StripKernels& k) const { return (k.ahead() + 1) * kQuad * a_row * kLanes; }
+  int64_t strip_reals(const StripKernels& k, int64_t pair) const {
     return (2 * k.ahead(pair) + 1) * kQuad * strip_row * kLanes;
   }
 
@@ -111,9 +111,9 @@ struct StripCut {
     x_row = a_row + k.root - 1;
   }
   int64_t bytes(const StripKernels& k) const {
-    int64_t floats = x_floats(k) + a_floats(k);
-    for (int64_t i = 0; i < k.pairs; ++i) floats += strip_floats(k, i);
-    return floats * static_cast<int64_t>(sizeof(Real));
+    int64_t reals = x_reals(k) + a_reals(k);
+    for (int64_t i = 0; i < k.pairs; ++i) reals += strip_reals(k, i);
+    return reals * static_cast<int64_t>(sizeof(Real));
   }
 };
 
@@ -121,28 +121,28 @@ struct StripScratch {
   Real *x, *a, *strip[kMaxStrips / 2];
 
   StripScratch(Arena& arena, const StripKernels& k, const StripCut& cut)
-      : x(arena.take<Real>(cut.x_floats(k))), a(arena.take<Real>(cut.a_floats(k))) {
-    for (int64_t i = 0; i < k.pairs; ++i) strip[i] = arena.take<Real>(cut.strip_floats(k, i));
+      : x(arena.take<Real>(cut.x_reals(k))), a(arena.take<Real>(cut.a_reals(k))) {
+    for (int64_t i = 0; i < k.pairs; ++i) strip[i] = arena.take<Real>(cut.strip_reals(k, i));
   }
 };
 
 // One row of input at the tap `w` of the topmost output row it belongs to: it is tap - r of output row r.
 template <int kLow, int kHigh>
-static inline __attribute__((always_inline)) void column_step(FloatV (&sum)[kQuad][kColumns], const Real* pixel,
+static inline __attribute__((always_inline)) void column_step(Vec (&sum)[kQuad][kColumns], const Real* pixel,
                                                               const Real* w) {
-  FloatV x[kColumns];
+  Vec x[kColumns];
 #pragma GCC unroll 4
   for (int p = 0; p < kColumns; ++p) x[p] = load(pixel + p * kLanes);
 #pragma GCC unroll 4
   for (int r = kLow; r <= kHigh; ++r) {
-    const FloatV weight = load(w - r * kLanes);
+    const Vec weight = load(w - r * kLanes);
 #pragma GCC unroll 4
     for (int p = 0; p < kColumns; ++p) sum[r][p] += weight * x[p];
   }
 }
 
 // sum[r] += sum over taps of w[tap] * rows[r + tap], for four output rows at once.
-static inline __attribute__((always_inline)) void column_strip(FloatV (&sum)[kQuad][kColumns], const Real* const* rows,
+static inline __attribute__((always_inline)) void column_strip(Vec (&sum)[kQuad][kColumns], const Real* const* rows,
                                                                int64_t offset, const Real* w, int64_t taps) {
   const auto at = [&](int64_t i) { return rows[i] + offset; };
   const Real* last = w + (taps - 1) * kLanes;
@@ -164,14 +164,14 @@ static inline __attribute__((always_inline)) void column_strip(FloatV (&sum)[kQu
 }
 
 // out[x] = bias + sum over taps of w[tap] * in[x + tap].
-static inline void row_strip(const Real* in, Real* out, int64_t pixels, FloatV bias, const Real* w, int64_t taps) {
+static inline void row_strip(const Real* in, Real* out, int64_t pixels, Vec bias, const Real* w, int64_t taps) {
   for (int64_t x = 0; x < pixels; x += kRun) {
-    FloatV sum[kRun];
+    Vec sum[kRun];
 #pragma GCC unroll 12
     for (int p = 0; p < kRun; ++p) sum[p] = bias;
     const Real* pixel = in + x * kLanes;
     for (int64_t tap = 0; tap < taps; ++tap, pixel += kLanes) {
-      const FloatV weight = load(w + tap * kLanes);
+      const Vec weight = load(w + tap * kLanes);
 #pragma GCC unroll 12
       for (int p = 0; p < kRun; ++p) sum[p] += weight * load(pixel + p * kLanes);
     }
@@ -212,8 +212,7 @@ struct StripWalk {
   void load_x(int64_t row) const {
     Real* target = x_at(row);
     const int64_t origin = left - k.side() - k.root / 2;  // the image column of the ring's first pixel
-    const int64_t begin = origin > 0 ? origin : 0;
-    const int64_t reach = right + k.side() + k.root / 2, end = reach < width() ? reach : width();
+    const int64_t begin = larger(origin, 0), end = smaller(right + k.side() + k.root / 2, width());
     if (!is_inside(first + row)) {
       std::memset(target, 0, cut.x_row * kLanes * sizeof(Real));
       return;
@@ -238,8 +237,7 @@ struct StripWalk {
   // The root's output at a quad, zero outside the image's columns; its rows outside are never read.
   void produce_a(int64_t quad) const {
     const int64_t row = quad * kQuad, origin = left - k.side();
-    const int64_t begin = (origin > 0 ? origin : 0) - origin;
-    const int64_t reach = right + k.side(), end = (reach < width() ? reach : width()) - origin;
+    const int64_t begin = larger(origin, 0) - origin, end = smaller(right + k.side(), width()) - origin;
     const Real* rows[kQuad + kMaxRoot - 1];
     for (int64_t i = 0; i < kQuad + k.root - 1; ++i) rows[i] = x_at(row - k.root / 2 + i);
     Real* target[kQuad];
@@ -248,9 +246,9 @@ struct StripWalk {
       std::memset(target[r], 0, begin * kLanes * sizeof(Real));
       std::memset(target[r] + end * kLanes, 0, (cut.a_row - end) * kLanes * sizeof(Real));
     }
-    const FloatV bias = load(weights);
+    const Vec bias = load(weights);
     for (int64_t x0 = begin; x0 < end; x0 += kColumns) {
-      FloatV sum[kQuad][kColumns];
+      Vec sum[kQuad][kColumns];
 #pragma GCC unroll 4
       for (int r = 0; r < kQuad; ++r) {
 #pragma GCC unroll 4
@@ -286,7 +284,7 @@ struct StripWalk {
     const int64_t row = quad * kQuad;
     const Real* a[kQuad];
     for (int64_t r = 0; r < kQuad; ++r) a[r] = a_at(row + r) + k.side() * kLanes;
-    FloatV bias = {};
+    Vec bias = {};
     const Real* column[kMaxStrips / 2];
     const Real* rows[kMaxStrips / 2][kQuad + kMaxStripTaps - 1];
     const Real* w = weights + (1 + k.root * k.root) * kLanes;
@@ -299,9 +297,9 @@ struct StripWalk {
     }
     T* target = static_cast<T*>(out.data) + image * out.stride[0] + channel * out.stride[1] +
                 (first + row) * out.stride[2] + left * out.stride[3];
-    const int64_t count = last - first - row < kQuad ? last - first - row : kQuad;
+    const int64_t count = smaller(last - first - row, kQuad);
     for (int64_t x0 = 0; x0 < right - left; x0 += kColumns) {
-      FloatV sum[kQuad][kColumns];
+      Vec sum[kQuad][kColumns];
 #pragma GCC unroll 4
       for (int r = 0; r < kQuad; ++r) {
 #pragma GCC unroll 4
@@ -321,14 +319,12 @@ struct StripWalk {
   }
 
   void run() const {
-    const int64_t ahead = k.ahead(), quads = (last - first + kQuad - 1) / kQuad;
+    const int64_t ahead = k.ahead(), quads = blocks_of(last - first, kQuad);
     int64_t loaded = -ahead * kQuad - k.root / 2;  // rows of x below this one are in the ring, or past use
     for (int64_t quad = -2 * ahead; quad < quads; ++quad) {
       const int64_t newest = quad + ahead, row = newest * kQuad;
       if (first + row + kQuad > 0 && first + row < height()) {
-        for (loaded = loaded > row - k.root / 2 ? loaded : row - k.root / 2; loaded < row + kQuad + k.root / 2;
-             ++loaded)
-          load_x(loaded);
+        for (loaded = larger(loaded, row - k.root / 2); loaded < row + kQuad + k.root / 2; ++loaded) load_x(loaded);
         produce_a(newest);
       }
       const Real* w = weights + (1 + k.root * k.root) * kLanes;
@@ -350,9 +346,9 @@ static inline void strips_share(const Tensor4& x, const Tensor4& out, const Stri
   const int64_t last = total * (member + 1) / team;
   for (int64_t row = total * member / team; row < last;) {
     const int64_t unit = row / height, first = row % height;
-    const int64_t end = last - row < height - first ? first + last - row : height;
+    const int64_t end = smaller(first + last - row, height);
     const int64_t block = unit / cut.tiles % blocks, left = unit % cut.tiles * cut.tile;
-    const int64_t right = left + cut.tile < x.size[3] ? left + cut.tile : x.size[3];
+    const int64_t right = smaller(left + cut.tile, x.size[3]);
     StripWalk<T>{x,
                  out,
                  k,

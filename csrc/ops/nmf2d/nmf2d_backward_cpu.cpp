@@ -77,8 +77,8 @@ struct Scratch {
   Matrix weights;
 
   Scratch(Arena& arena, const Sizes& s)
-      : tile(arena.take<Real>(tile_floats(s.channels))),
-        grad_tile(arena.take<Real>(tile_floats(s.channels))),
+      : tile(arena.take<Real>(tile_reals(s.channels))),
+        grad_tile(arena.take<Real>(tile_reals(s.channels))),
         turned(arena.take<Real>(s.terms * kTilePixels)),
         num{arena.take<Real>(kTilePixels * 2 * s.padded_rank), 2 * s.padded_rank},
         grad_num_coef_den{arena.take<Real>(kTilePixels * 3 * s.padded_rank), 3 * s.padded_rank},
@@ -91,8 +91,8 @@ struct Scratch {
 void ratio_backward(int64_t count, const Real* factor, const Real* num, const Real* den, Real eps, Real* grad,
                     Real* grad_num, Real* grad_den) {
   for (int64_t i = 0; i < count; i += kLanes) {
-    const FloatV below = load(den + i) + eps, ratio = load(num + i) / below;
-    const FloatV above = load(grad + i) * load(factor + i) / below;
+    const Vec below = load(den + i) + eps, ratio = load(num + i) / below;
+    const Vec above = load(grad + i) * load(factor + i) / below;
     store(grad_num + i, above);
     store(grad_den + i, -above * ratio);
     store(grad + i, load(grad + i) * ratio);
@@ -230,7 +230,7 @@ class Backward {
   void last_coef(int64_t count, const Matrix& coef, const Scratch& s) const {
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t r = 0; r < sizes_.rank; r += kLanes) {
-        const FloatV value = load(coef.row(i) + r) * load(s.num.row(i) + r);
+        const Vec value = load(coef.row(i) + r) * load(s.num.row(i) + r);
         store(s.coef.row(i) + r, value / (load(s.den.row(i) + r) + eps_));
       }
     }

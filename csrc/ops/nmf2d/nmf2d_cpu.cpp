@@ -52,7 +52,7 @@ struct Scratch {
   Matrix numerator, denominator;
 
   Scratch(Arena& arena, const Sizes& s)
-      : tile(arena.take<Real>(tile_floats(larger(s.channels, s.out_channels)))),
+      : tile(arena.take<Real>(tile_reals(larger(s.channels, s.out_channels)))),
         turned(arena.take<Real>(s.rank * kTilePixels)),
         numerator{arena.take<Real>(larger(kTilePixels, kRowBlock) * s.padded_rank), s.padded_rank},
         denominator{arena.take<Real>(larger(kTilePixels, kRowBlock) * s.padded_rank), s.padded_rank} {}
@@ -61,7 +61,7 @@ struct Scratch {
 // factor *= numerator / (denominator + eps), in PyTorch's order of operations.
 void update(const Matrix& factor, const Matrix& numerator, const Matrix& denominator, int64_t rows, Real eps) {
   for (int64_t i = 0; i < rows * factor.stride; i += kLanes) {
-    const FloatV value = load(factor.data + i) * load(numerator.data + i);
+    const Vec value = load(factor.data + i) * load(numerator.data + i);
     store(factor.data + i, value / (load(denominator.data + i) + eps));
   }
 }
@@ -71,8 +71,8 @@ void softmax(const Real* logits, int64_t count, Real* out) {
   for (int64_t i = 0; i < count; ++i) largest = logits[i] > largest ? logits[i] : largest;
   // A NaN anywhere makes the sum NaN, and with it the row.
   for (int64_t i = 0; i < padded(count); i += kLanes) {
-    const FloatV x = load(logits + i) - largest;
-    store(out + i, x < kLeastExponent ? FloatV{} : exp_negative(x));  // e^-inf is 0: 0 * inf must be NaN later on
+    const Vec x = load(logits + i) - largest;
+    store(out + i, x < kLeastExponent ? Vec{} : exp_negative(x));  // e^-inf is 0: 0 * inf must be NaN later on
   }
   Real sum = 0.0f;
   for (int64_t i = 0; i < count; ++i) sum += out[i];

@@ -24,19 +24,15 @@ constexpr int64_t kGroupBytes = 16 << 20;
 // Rows of a matrix of D or R rows taken by one thread.
 constexpr int64_t kRowBlock = 16;
 
-static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t blocks_of(int64_t size, int64_t block) { return (size + block - 1) / block; }
-
 struct Plan {
   int64_t chunk, chunks;  // pixels a chunk, chunks an image
   int64_t group;          // images in flight
 
-  Plan(int64_t images, int64_t pixels, int64_t rank, int64_t floats_a_pixel) {
+  Plan(int64_t images, int64_t pixels, int64_t rank, int64_t reals_per_pixel) {
     const int64_t least = larger(larger(kMinChunkPixels, kChunkPixelsARank * rank), blocks_of(pixels, kMaxChunks));
     chunk = blocks_of(least, kTilePixels) * kTilePixels;
     chunks = blocks_of(pixels, chunk);
-    group = larger(1, smaller(images, kGroupBytes / 4 / larger(1, pixels * floats_a_pixel)));
+    group = larger(1, smaller(images, kGroupBytes / 4 / larger(1, pixels * reals_per_pixel)));
   }
 };
 
@@ -67,7 +63,7 @@ constexpr bool is_real<Real>() {
 }
 
 // Floats of a tile of pixels in either order.
-static inline int64_t tile_floats(int64_t channels) { return kTilePixels * padded(channels); }
+static inline int64_t tile_reals(int64_t channels) { return kTilePixels * padded(channels); }
 
 template <typename T>
 static inline void widen(const T* from, int64_t stride, int64_t count, Real* to) {
@@ -120,7 +116,7 @@ static inline void product_to(const Factor& a, int64_t m, int64_t k, const Matri
 }
 
 // image(pixel, channel) = sum over k of weights[pixel][k] factors[k][channel] for a tile, in the image's own order.
-// Scratch: `tile` of tile_floats(channels), `turned` of k rows of kTilePixels.
+// Scratch: `tile` of tile_reals(channels), `turned` of k rows of kTilePixels.
 template <typename T>
 static inline void reconstruct(const Matrix& weights, int64_t k, const Matrix& factors, const Image<T>& image,
                                int64_t first, int64_t count, Real* tile, Real* turned) {
@@ -167,12 +163,12 @@ static inline void turn(const Matrix& rows, int64_t count, int64_t columns, cons
 // Adds up the chunks' partial matrices, rows [first, first + count), in the order of the chunks.
 static inline void add_chunks(const Matrix& partial, int64_t rows, int64_t chunks, int64_t first, int64_t count,
                               const Matrix& out) {
-  const int64_t floats = count * out.stride;
+  const int64_t reals = count * out.stride;
   Real* sum = out.row(first);
-  std::memset(sum, 0, floats * sizeof(Real));
+  std::memset(sum, 0, reals * sizeof(Real));
   for (int64_t c = 0; c < chunks; ++c) {
     const Real* own = partial.row(c * rows + first);
-    for (int64_t i = 0; i < floats; i += kLanes) store(sum + i, load(sum + i) + load(own + i));
+    for (int64_t i = 0; i < reals; i += kLanes) store(sum + i, load(sum + i) + load(own + i));
   }
 }
 

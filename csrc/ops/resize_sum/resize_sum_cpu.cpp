@@ -43,7 +43,7 @@ void add_row(const ResizeSumParams& p, const Scratch& s, int64_t image, int64_t 
   for (int64_t x = 0; x < p.out.size[3]; ++x) {
     for (int64_t c = 0; c < p.out.size[1]; c += kLanes) {
       const int64_t lanes = p.out.size[1] - c;
-      FloatV sum = load_channels(base + x * p.base.stride[3] + c, 1, lanes);
+      Vec sum = load_channels(base + x * p.base.stride[3] + c, 1, lanes);
       for (int i = 0; i < p.count; ++i) {
         const Axis& columns = s.columns[i];
         const int64_t left = columns.source[x] * p.other[i].stride[3] + c;

@@ -36,7 +36,7 @@ struct Row {
 };
 
 // First index of the largest of `lanes` per-lane winners.
-inline int32_t first_of_best(FloatV best, IntV index) {
+inline int32_t first_of_best(Vec best, IntV index) {
   float value = best[0];
   int32_t winner = index[0];
   for (int lane = 1; lane < kLanes; ++lane) {
@@ -63,32 +63,32 @@ inline IntV lane_index() {
 }
 
 template <typename T>
-void load_row(const UpsampleArgmaxParams& p, int64_t n, int64_t y, int64_t padded, Row& row) {
+void load_row(const UpsampleArgmaxParams& p, int64_t n, int64_t y, int64_t row_size, Row& row) {
   const T* source = static_cast<const T*>(p.logits) + n * p.stride_n + y * p.stride_h;
   // Blocks of 16 classes: one cache line of the row a step, and 16 streams at most when classes lie far apart.
-  for (int64_t k0 = 0; k0 < padded; k0 += kLanes) {
-    const int64_t k1 = k0 + kLanes < p.classes ? k0 + kLanes : p.classes;
+  for (int64_t k0 = 0; k0 < row_size; k0 += kLanes) {
+    const int64_t k1 = smaller(k0 + kLanes, p.classes);
     for (int64_t x = 0; x < p.width; ++x) {
       const T* pixel = source + x * p.stride_w;
-      float* out = row.values + x * padded;
+      float* out = row.values + x * row_size;
       for (int64_t k = k0; k < k1; ++k) out[k] = to_real(pixel[k * p.stride_c]);
       // The padding never beats a class: it is the lowest finite value and has a higher index.
       for (int64_t k = k1; k < k0 + kLanes; ++k) out[k] = -FLT_MAX;
     }
   }
   for (int64_t x = 0; x < p.width; ++x) {
-    const float* values = row.values + x * padded;
-    FloatV best = load(values);
+    const float* values = row.values + x * row_size;
+    Vec best = load(values);
     IntV best_index = lane_index();
     IntV index = best_index;
     IntV not_finite = (best - best) != 0.0f;
-    for (int64_t k = kLanes; k < padded; k += kLanes) {
-      const FloatV value = load(values + k);
+    for (int64_t k = kLanes; k < row_size; k += kLanes) {
+      const Vec value = load(values + k);
       index += kLanes;
       not_finite |= (value - value) != 0.0f;
-      const IntV larger = value > best;
-      best = larger ? value : best;
-      best_index = larger ? index : best_index;
+      const IntV wins = value > best;
+      best = wins ? value : best;
+      best_index = wins ? index : best_index;
     }
     row.labels[x] = any(not_finite) ? kNotFinite : first_of_best(best, best_index);
   }
@@ -102,11 +102,11 @@ struct Corners {
 };
 
 // The classes that can be the largest somewhere inside the cell, in ascending order.
-int64_t find_candidates(const Corners& c, int64_t padded, float* largest, int32_t* candidates) {
-  FloatV best_smallest = broadcast(-kInfinity);
-  for (int64_t k = 0; k < padded; k += kLanes) {
-    const FloatV a = load(c.top_left + k), b = load(c.top_right + k);
-    const FloatV d = load(c.bottom_left + k), e = load(c.bottom_right + k);
+int64_t find_candidates(const Corners& c, int64_t row_size, float* largest, int32_t* candidates) {
+  Vec best_smallest = broadcast(-kInfinity);
+  for (int64_t k = 0; k < row_size; k += kLanes) {
+    const Vec a = load(c.top_left + k), b = load(c.top_right + k);
+    const Vec d = load(c.bottom_left + k), e = load(c.bottom_right + k);
     best_smallest = max(best_smallest, min(min(a, b), min(d, e)));
     store(largest + k, max(max(a, b), max(d, e)));
   }
@@ -114,7 +114,7 @@ int64_t find_candidates(const Corners& c, int64_t padded, float* largest, int32_
   for (int lane = 1; lane < kLanes; ++lane)
     threshold = best_smallest[lane] > threshold ? best_smallest[lane] : threshold;
   int64_t count = 0;
-  for (int64_t k = 0; k < padded; k += kLanes) {
+  for (int64_t k = 0; k < row_size; k += kLanes) {
     if (!any(load(largest + k) >= broadcast(threshold))) continue;
     for (int64_t i = k; i < k + kLanes; ++i) {
       candidates[count] = static_cast<int32_t>(i);
@@ -125,18 +125,17 @@ int64_t find_candidates(const Corners& c, int64_t padded, float* largest, int32_
 }
 
 // Every class with PyTorch's arithmetic: for cells with a non-finite corner. NaN is the largest, the first one wins.
-int32_t exact_label(const Corners& c, int64_t classes, int64_t padded, float h0, float h1, float w0, float w1) {
-  FloatV best = broadcast(-kInfinity);
+int32_t exact_label(const Corners& c, int64_t classes, int64_t row_size, float h0, float h1, float w0, float w1) {
+  Vec best = broadcast(-kInfinity);
   IntV best_index = lane_index();
   IntV index = best_index;
-  for (int64_t k = 0; k < padded; k += kLanes, index += kLanes) {
-    const FloatV top = w0 * load(c.top_left + k) + w1 * load(c.top_right + k);
-    const FloatV bottom = w0 * load(c.bottom_left + k) + w1 * load(c.bottom_right + k);
-    const FloatV value = h0 * top + h1 * bottom;
-    const IntV larger =
-        ((value > best) | ((value != value) & (best == best))) & (index < static_cast<int32_t>(classes));
-    best = larger ? value : best;
-    best_index = larger ? index : best_index;
+  for (int64_t k = 0; k < row_size; k += kLanes, index += kLanes) {
+    const Vec top = w0 * load(c.top_left + k) + w1 * load(c.top_right + k);
+    const Vec bottom = w0 * load(c.bottom_left + k) + w1 * load(c.bottom_right + k);
+    const Vec value = h0 * top + h1 * bottom;
+    const IntV wins = ((value > best) | ((value != value) & (best == best))) & (index < static_cast<int32_t>(classes));
+    best = wins ? value : best;
+    best_index = wins ? index : best_index;
   }
   int32_t first_nan = INT32_MAX;
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -150,9 +149,9 @@ struct Cell {
   const UpsampleArgmaxParams& p;
   const Axis& rows;
   const Axis& columns;
-  int64_t padded;
-  float* largest;       // (padded) scratch
-  int32_t* candidates;  // (padded + 1) scratch
+  int64_t row_size;
+  float* largest;       // (row_size) scratch
+  int32_t* candidates;  // (row_size + 1) scratch
 
   // Labels of output rows [y0, y1) and columns [x0, x1), all inside the cell of these corners.
   void fill(Label* out, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const Corners& c, bool finite) {
@@ -160,29 +159,29 @@ struct Cell {
       for (int64_t y = y0; y < y1; ++y) {
         for (int64_t x = x0; x < x1; ++x) {
           out[y * p.out_width + x] = static_cast<Label>(
-              exact_label(c, p.classes, padded, rows.w0[y], rows.w1[y], columns.w0[x], columns.w1[x]));
+              exact_label(c, p.classes, row_size, rows.w0[y], rows.w1[y], columns.w0[x], columns.w1[x]));
         }
       }
       return;
     }
-    const int64_t count = find_candidates(c, padded, largest, candidates);
+    const int64_t count = find_candidates(c, row_size, largest, candidates);
     for (int64_t y = y0; y < y1; ++y) {
       const float h0 = rows.w0[y], h1 = rows.w1[y];
       for (int64_t x = x0; x < x1; x += kLanes) {
-        const FloatV w0 = load(columns.w0 + x), w1 = load(columns.w1 + x);  // padded by a vector
-        FloatV best = broadcast(-kInfinity);
+        const Vec w0 = load(columns.w0 + x), w1 = load(columns.w1 + x);  // padded by a vector
+        Vec best = broadcast(-kInfinity);
         IntV label = broadcast(candidates[0]);
         for (int64_t i = 0; i < count; ++i) {
           const int32_t k = candidates[i];
           const float left = h0 * c.top_left[k] + h1 * c.bottom_left[k];
           const float right = h0 * c.top_right[k] + h1 * c.bottom_right[k];
-          const FloatV value = left * w0 + right * w1;
-          const IntV larger = value > best;
-          best = larger ? value : best;
-          label = larger ? broadcast(k) : label;
+          const Vec value = left * w0 + right * w1;
+          const IntV wins = value > best;
+          best = wins ? value : best;
+          label = wins ? broadcast(k) : label;
         }
         Label* target = out + y * p.out_width + x;
-        const int64_t lanes = x1 - x < kLanes ? x1 - x : kLanes;
+        const int64_t lanes = smaller(x1 - x, kLanes);
         for (int64_t lane = 0; lane < lanes; ++lane) target[lane] = static_cast<Label>(label[lane]);
       }
     }
@@ -190,19 +189,19 @@ struct Cell {
 };
 
 void take_thread_scratch(Arena& arena, Row (&rows)[2], float*& largest, int32_t*& candidates, int64_t width,
-                         int64_t padded) {
+                         int64_t row_size) {
   for (Row& row : rows) {
-    row.values = arena.take<float>(width * padded);
+    row.values = arena.take<float>(width * row_size);
     row.labels = arena.take<int32_t>(width);
     row.index = -1;
   }
-  largest = arena.take<float>(padded);
-  candidates = arena.take<int32_t>(padded + 1);
+  largest = arena.take<float>(row_size);
+  candidates = arena.take<int32_t>(row_size + 1);
 }
 
 template <typename T, typename Label>
 bool run(const UpsampleArgmaxParams& p, int threads) {
-  const int64_t padded = (p.classes + kLanes - 1) / kLanes * kLanes;
+  const int64_t row_size = padded(p.classes);
   // A first pass over the layout without memory: how many bytes the axes and a thread's scratch take.
   Arena measure{nullptr};
   Axis rows, columns;
@@ -212,7 +211,7 @@ bool run(const UpsampleArgmaxParams& p, int threads) {
   take_axis(measure, rows, p.out_height);
   take_axis(measure, columns, p.out_width);
   const int64_t axes_bytes = measure.used;
-  take_thread_scratch(measure, slots, largest, candidates, p.width, padded);
+  take_thread_scratch(measure, slots, largest, candidates, p.width, row_size);
   const int64_t thread_bytes = measure.used - axes_bytes;
   char* memory = static_cast<char*>(std::malloc(axes_bytes + threads * thread_bytes));
   if (memory == nullptr) return false;
@@ -232,8 +231,8 @@ bool run(const UpsampleArgmaxParams& p, int threads) {
     Row slot[2];
     float* own_largest;
     int32_t* own_candidates;
-    take_thread_scratch(own, slot, own_largest, own_candidates, p.width, padded);
-    Cell<Label> cell{p, rows, columns, padded, own_largest, own_candidates};
+    take_thread_scratch(own, slot, own_largest, own_candidates, p.width, row_size);
+    Cell<Label> cell{p, rows, columns, row_size, own_largest, own_candidates};
     for (int64_t unit = units * member / team; unit < units * (member + 1) / team; ++unit) {
       const int64_t n = unit / rows.runs, run = unit % rows.runs;
       const int64_t y0 = rows.run[run], y1 = rows.run[run + 1];
@@ -242,7 +241,7 @@ bool run(const UpsampleArgmaxParams& p, int threads) {
       for (int64_t y = top_y; y <= bottom_y; ++y) {
         Row& row = slot[y & 1];
         if (row.index != n * p.height + y) {
-          load_row<T>(p, n, y, padded, row);
+          load_row<T>(p, n, y, row_size, row);
           row.index = n * p.height + y;
         }
       }
@@ -259,8 +258,8 @@ bool run(const UpsampleArgmaxParams& p, int threads) {
           }
           continue;
         }
-        const Corners corners{top.values + left * padded, top.values + right * padded, bottom.values + left * padded,
-                              bottom.values + right * padded};
+        const Corners corners{top.values + left * row_size, top.values + right * row_size,
+                              bottom.values + left * row_size, bottom.values + right * row_size};
         cell.fill(out, y0, y1, x0, x1, corners, (a | b | c | d) >= 0);
       }
     }

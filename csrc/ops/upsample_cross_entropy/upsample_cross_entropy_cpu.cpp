@@ -35,7 +35,7 @@ constexpr Real kLargest = static_cast<Real>(sizeof(Real) == sizeof(float) ? FLT_
 Real label_smoothing(const Params& p) { return static_cast<Real>(p.label_smoothing); }
 
 struct Sizes {
-  int64_t batch, classes, height, width, out_height, out_width, padded;
+  int64_t batch, classes, height, width, out_height, out_width, padded_classes;
 
   explicit Sizes(const Params& p)
       : batch(p.logits.size[0]),
@@ -44,7 +44,7 @@ struct Sizes {
         width(p.logits.size[3]),
         out_height(p.target.size[1]),
         out_width(p.target.size[2]),
-        padded((p.logits.size[1] + kLanes - 1) / kLanes * kLanes) {}
+        padded_classes(padded(classes)) {}
 };
 
 // What every thread reads.
@@ -59,7 +59,7 @@ Shared take_shared(Arena& arena, const Sizes& s) {
   Shared shared;
   take_axis(arena, shared.rows, s.out_height);
   take_axis(arena, shared.columns, s.out_width);
-  shared.weight = arena.take<Real>(s.padded);
+  shared.weight = arena.take<Real>(s.padded_classes);
   shared.row_loss = arena.take<double>(s.batch * s.out_height);
   shared.row_weight = arena.take<double>(s.batch * s.out_height);
   return shared;
@@ -69,7 +69,7 @@ void fill_shared(Shared& shared, const Params& p, const Sizes& s) {
   fill_axis(shared.rows, s.height, s.out_height, static_cast<Real>(s.height) / static_cast<Real>(s.out_height));
   fill_axis(shared.columns, s.width, s.out_width, static_cast<Real>(s.width) / static_cast<Real>(s.out_width));
   const Real* given = static_cast<const Real*>(p.class_weight);
-  for (int64_t k = 0; k < s.padded; ++k) {
+  for (int64_t k = 0; k < s.padded_classes; ++k) {
     shared.weight[k] = k >= s.classes ? 0.0f : given == nullptr ? 1.0f : given[k];
   }
 }
@@ -85,10 +85,10 @@ void load_row(const Params& p, const Sizes& s, int64_t n, int64_t y, Row& row) {
   row.index = n * s.height + y;
   const T* source = static_cast<const T*>(p.logits.data) + n * p.logits.stride[0] + y * p.logits.stride[2];
   for (int64_t x = 0; x < s.width; ++x) {
-    Real* out = row.values + x * s.padded;
+    Real* out = row.values + x * s.padded_classes;
     const T* pixel = source + x * p.logits.stride[3];
     for (int64_t k = 0; k < s.classes; ++k) out[k] = to_real(pixel[k * p.logits.stride[1]]);
-    for (int64_t k = s.classes; k < s.padded; ++k) out[k] = -kLargest;  // e^this is nothing beside any class
+    for (int64_t k = s.classes; k < s.padded_classes; ++k) out[k] = -kLargest;  // e^this is nothing beside any class
   }
 }
 
@@ -105,12 +105,12 @@ struct ThreadScratch {
 
   ThreadScratch(Arena& arena, const Sizes& s) {
     for (Row& row : slot) {
-      row.values = arena.take<Real>(s.width * s.padded);
+      row.values = arena.take<Real>(s.width * s.padded_classes);
       row.index = -1;
     }
-    blended = arena.take<Real>(s.width * s.padded);
-    z = arena.take<Real>(s.padded);
-    grad_row = arena.take<Real>(s.width * s.padded);
+    blended = arena.take<Real>(s.width * s.padded_classes);
+    z = arena.take<Real>(s.padded_classes);
+    grad_row = arena.take<Real>(s.width * s.padded_classes);
   }
 };
 
@@ -122,7 +122,8 @@ void blend_rows(const Params& p, const Sizes& s, const Axis& rows, int64_t n, in
   load_row<T>(p, s, n, bottom, t.slot[bottom & 1]);
   const Real *a = t.slot[top & 1].values, *b = t.slot[bottom & 1].values;
   const Real w0 = rows.w0[y], w1 = rows.w1[y];
-  for (int64_t i = 0; i < s.width * s.padded; i += kLanes) store(t.blended + i, w0 * load(a + i) + w1 * load(b + i));
+  for (int64_t i = 0; i < s.width * s.padded_classes; i += kLanes)
+    store(t.blended + i, w0 * load(a + i) + w1 * load(b + i));
 }
 
 struct Softmax {
@@ -132,18 +133,18 @@ struct Softmax {
 // z of the output pixel x, and its softmax's largest and sum.
 Softmax pixel_softmax(const Sizes& s, const Axis& columns, int64_t x, ThreadScratch& t) {
   const int64_t left = columns.source[x], right = left + columns.reach(left);
-  const Real *a = t.blended + left * s.padded, *b = t.blended + right * s.padded;
+  const Real *a = t.blended + left * s.padded_classes, *b = t.blended + right * s.padded_classes;
   const Real w0 = columns.w0[x], w1 = columns.w1[x];
-  FloatV best = broadcast(-__builtin_inff());
-  for (int64_t k = 0; k < s.padded; k += kLanes) {
-    const FloatV z = w0 * load(a + k) + w1 * load(b + k);
+  Vec best = broadcast(-__builtin_inff());
+  for (int64_t k = 0; k < s.padded_classes; k += kLanes) {
+    const Vec z = w0 * load(a + k) + w1 * load(b + k);
     store(t.z + k, z);
     best = max(z, best);  // NaN never is; it comes back through the sum
   }
   Real largest = best[0];
   for (int lane = 1; lane < kLanes; ++lane) largest = best[lane] > largest ? best[lane] : largest;
-  FloatV sums = {};
-  for (int64_t k = 0; k < s.padded; k += kLanes) sums += exp_negative(load(t.z + k) - largest);
+  Vec sums = {};
+  for (int64_t k = 0; k < s.padded_classes; k += kLanes) sums += exp_negative(load(t.z + k) - largest);
   Real sum = 0.0f;
   for (int lane = 0; lane < kLanes; ++lane) sum += sums[lane];
   return {largest, sum};
@@ -224,10 +225,10 @@ void backward_row(const Params& p, const Sizes& s, const Shared& shared, int64_t
     const Real q_sum = on * shared.weight[label] + spread * weight_sum;
     const Real over_sum = q_sum / softmax.sum;
     const int64_t left = shared.columns.source[x], right = left + shared.columns.reach(left);
-    Real *a = t.grad_row + left * s.padded, *b = t.grad_row + right * s.padded;
+    Real *a = t.grad_row + left * s.padded_classes, *b = t.grad_row + right * s.padded_classes;
     const Real w0 = scale * shared.columns.w0[x], w1 = scale * shared.columns.w1[x];
-    for (int64_t k = 0; k < s.padded; k += kLanes) {
-      const FloatV g = over_sum * exp_negative(load(t.z + k) - softmax.largest) - spread * load(shared.weight + k);
+    for (int64_t k = 0; k < s.padded_classes; k += kLanes) {
+      const Vec g = over_sum * exp_negative(load(t.z + k) - softmax.largest) - spread * load(shared.weight + k);
       store(a + k, load(a + k) + w0 * g);
       store(b + k, load(b + k) + w1 * g);
     }
@@ -241,7 +242,7 @@ void store_row(const Real* values, const Sizes& s, const Tensor4& out, int64_t n
   T* target = static_cast<T*>(out.data) + n * out.stride[0] + y * out.stride[2];
   for (int64_t x = 0; x < s.width; ++x) {
     for (int64_t k = 0; k < s.classes; ++k) {
-      target[x * out.stride[3] + k * out.stride[1]] = from_real<T>(values[x * s.padded + k]);
+      target[x * out.stride[3] + k * out.stride[1]] = from_real<T>(values[x * s.padded_classes + k]);
     }
   }
 }
@@ -250,23 +251,23 @@ void store_row(const Real* values, const Sizes& s, const Tensor4& out, int64_t n
 template <typename T>
 void backward_band(const Params& p, const Sizes& s, const Shared& shared, int64_t n, int64_t first, int64_t last,
                    Real scale, Real weight_sum, const Tensor4& grad_logits, Real* band, ThreadScratch& t) {
-  const int64_t row_floats = s.width * s.padded;
-  std::memset(band, 0, (last - first) * row_floats * sizeof(Real));
+  const int64_t row_reals = s.width * s.padded_classes;
+  std::memset(band, 0, (last - first) * row_reals * sizeof(Real));
   for (int64_t y = 0; y < s.out_height; ++y) {
     const int64_t top = shared.rows.source[y], bottom = top + shared.rows.reach(top);
     if (bottom < first || top >= last) continue;
     blend_rows<T>(p, s, shared.rows, n, y, t);
-    std::memset(t.grad_row, 0, row_floats * sizeof(Real));
+    std::memset(t.grad_row, 0, row_reals * sizeof(Real));
     backward_row(p, s, shared, n * s.out_height + y, scale, weight_sum, t);
     const auto add = [&](int64_t row, Real weight) {
       if (row < first || row >= last) return;
-      Real* out = band + (row - first) * row_floats;
-      for (int64_t i = 0; i < row_floats; i += kLanes) store(out + i, load(out + i) + weight * load(t.grad_row + i));
+      Real* out = band + (row - first) * row_reals;
+      for (int64_t i = 0; i < row_reals; i += kLanes) store(out + i, load(out + i) + weight * load(t.grad_row + i));
     };
     add(top, shared.rows.w0[y]);
     add(bottom, shared.rows.w1[y]);
   }
-  for (int64_t y = first; y < last; ++y) store_row<T>(band + (y - first) * row_floats, s, grad_logits, n, y);
+  for (int64_t y = first; y < last; ++y) store_row<T>(band + (y - first) * row_reals, s, grad_logits, n, y);
 }
 
 double counted_weight(const Params& p, const Sizes& s, const Shared& shared) {
@@ -283,13 +284,12 @@ CrossEntropyStatus backward(const Params& p, double grad, const Tensor4& grad_lo
   const Sizes s(p);
   if (s.batch == 0) return CrossEntropyStatus::kOk;
   // Whole images where there are enough of them; else bands of source rows.
-  const int64_t bands = s.batch >= threads ? 1 : (threads + s.batch - 1) / s.batch;
-  const int64_t band_rows = (s.height + bands - 1) / bands;
+  const int64_t bands = blocks_of(threads, s.batch), band_rows = blocks_of(s.height, bands);
   Arena measure{nullptr};
   take_shared(measure, s);
   const int64_t shared_bytes = measure.used;
   ThreadScratch(measure, s);
-  measure.take<Real>(band_rows * s.width * s.padded);
+  measure.take<Real>(band_rows * s.width * s.padded_classes);
   const int64_t thread_bytes = measure.used - shared_bytes;
   char* memory = static_cast<char*>(std::malloc(shared_bytes + threads * thread_bytes));
   if (memory == nullptr) return CrossEntropyStatus::kNoMemory;
@@ -306,11 +306,11 @@ CrossEntropyStatus backward(const Params& p, double grad, const Tensor4& grad_lo
     const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
     Arena own{memory + shared_bytes + member * thread_bytes};
     ThreadScratch scratch(own, s);
-    Real* band = own.take<Real>(band_rows * s.width * s.padded);
+    Real* band = own.take<Real>(band_rows * s.width * s.padded_classes);
     const int64_t units = s.batch * bands;
     for (int64_t unit = units * member / team; unit < units * (member + 1) / team; ++unit) {
       const int64_t first = unit % bands * band_rows;
-      const int64_t last = first + band_rows < s.height ? first + band_rows : s.height;
+      const int64_t last = smaller(first + band_rows, s.height);
       if (first < last) {
         backward_band<T>(p, s, shared, unit / bands, first, last, scale, weight_sum, grad_logits, band, scratch);
       }
