@@ -6,13 +6,9 @@
 // Any strides and element types are handled where planes are read and written.
 #pragma once
 
-#include <omp.h>
-
-#include <cstdlib>
-
 #include "common/tensor.h"
-#include "cpu/arena.h"
 #include "cpu/convert.h"
+#include "cpu/memory.h"
 #include "cpu/vector.h"
 
 namespace segnext {
@@ -213,26 +209,21 @@ static inline void reduce_parameter(const Real* partial, int64_t images, int64_t
   }
 }
 
-// Runs work(image, channel, scratch) for every unit, threads taking contiguous shares. `Scratch` is laid out by its
-// constructor from an Arena. False when memory is exhausted.
+// Runs work(image, channel, scratch) for every unit, threads taking contiguous shares. False when memory is exhausted.
 template <typename Scratch, typename Shape, typename Work>
 static inline bool for_each_unit(int64_t images, int64_t channels, const Shape& shape, int threads, Work work) {
-  Arena measure{nullptr};
-  Scratch{measure, shape};
-  char* memory = static_cast<char*>(std::malloc(threads * measure.used));
-  if (memory == nullptr) return false;
+  const TeamMemory memory(0, bytes_of<Scratch>(shape), threads);
+  if (memory.is_exhausted()) return false;
   const int64_t blocks = vectors_of(channels), units = images * blocks;
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-    const int64_t first = units * member / team, last = units * (member + 1) / team;
-    if (first < last) {
-      Arena arena{memory + member * measure.used};
-      Scratch scratch{arena, shape};
+    const Member me = this_member();
+    const int64_t first = me.begin(units), last = me.end(units);
+    if (first < last) {  // planes are cleared when they are laid out
+      const Scratch scratch = memory.own<Scratch>(me, shape);
       for (int64_t unit = first; unit < last; ++unit) work(unit / blocks, unit % blocks * kLanes, scratch);
     }
   }
-  std::free(memory);
   return true;
 }
 

@@ -11,7 +11,6 @@
 // With AVX512-BF16 a BFloat16 product takes two k a step; elsewhere pixels and weights are widened first.
 #pragma once
 
-#include "cpu/arena.h"
 #include "cpu/convert.h"
 #include "cpu/vector.h"
 

@@ -1,7 +1,7 @@
 // The index arithmetic of a bilinear resize (align_corners = False), as PyTorch's.
 #pragma once
 
-#include "cpu/arena.h"
+#include "cpu/memory.h"
 #include "cpu/vector.h"
 
 namespace segnext {
@@ -15,6 +15,13 @@ struct Axis {
   int64_t* run;     // (runs + 1) first output index of each run
   int64_t runs;
   int64_t last;  // last source index with a neighbour beyond it; -1 where sizes are equal and PyTorch blends nothing
+
+  Axis() = default;
+  Axis(Arena& arena, int64_t out)
+      : source(arena.take<int32_t>(out)),
+        w0(arena.take<Real>(out + kLanes)),  // vector loads may start at the last output
+        w1(arena.take<Real>(out + kLanes)),
+        run(arena.take<int64_t>(out + 1)) {}
 
   int64_t reach(int64_t index) const { return index <= last ? 1 : 0; }
 };
@@ -36,13 +43,6 @@ static inline void fill_axis(Axis& axis, int64_t in, int64_t out, Real scale) {
     if (i == 0 || axis.source[i] != axis.source[i - 1]) axis.run[axis.runs++] = i;
   }
   axis.run[axis.runs] = out;
-}
-
-static inline void take_axis(Arena& arena, Axis& axis, int64_t out) {
-  axis.source = arena.take<int32_t>(out);
-  axis.w0 = arena.take<Real>(out + kLanes);  // vector loads may start at the last output
-  axis.w1 = arena.take<Real>(out + kLanes);
-  axis.run = arena.take<int64_t>(out + 1);
 }
 
 }  // namespace SEGNEXT_ISA

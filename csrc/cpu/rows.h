@@ -2,9 +2,9 @@
 #pragma once
 
 #include "common/tensor.h"
-#include "cpu/arena.h"
 #include "cpu/convert.h"
 #include "cpu/gemm.h"
+#include "cpu/memory.h"
 #include "cpu/pixels.h"
 #include "cpu/vector.h"
 
@@ -98,10 +98,9 @@ static inline Pixels<Element> pixel_rows(const Tensor4& x, int64_t image, int64_
 
 // Runs work(image, first, count) on tiles of up to `tile` pixels, one thread's contiguous share of all images.
 template <typename Work>
-static inline void for_each_tile(int64_t images, int64_t pixels, int64_t tile, int64_t member, int64_t team,
-                                 Work work) {
-  const int64_t total = images * pixels, last = total * (member + 1) / team;
-  for (int64_t pixel = total * member / team; pixel < last;) {
+static inline void for_each_tile(int64_t images, int64_t pixels, int64_t tile, const Member& me, Work work) {
+  const int64_t total = images * pixels, last = me.end(total);
+  for (int64_t pixel = me.begin(total); pixel < last;) {
     const int64_t first = pixel % pixels, in_image = pixels - first, in_share = last - pixel;
     const int64_t count = smaller(smaller(in_image, in_share), tile);
     work(pixel / pixels, first, count);

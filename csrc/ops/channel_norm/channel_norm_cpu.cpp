@@ -1,8 +1,6 @@
 // channel_norm on the CPU: a pixel's channels are read three times (mean, variance, result) while they are in the
 // first-level cache. Bytes: x and out once.
 
-#include <omp.h>
-
 #include "cpu/convert.h"
 #include "cpu/rows.h"
 #include "ops/channel_norm/channel_norm.h"
@@ -10,6 +8,8 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
+
+constexpr int64_t kTile = 64;  // pixels
 
 float sum_of(Vec v) {
   float lanes[kLanes], total = 0.0f;
@@ -49,7 +49,7 @@ void run(const ChannelNormParams& p, int threads) {
   const float *weight = static_cast<const float*>(p.weight.data), *bias = static_cast<const float*>(p.bias.data);
 #pragma omp parallel num_threads(threads)
   {
-    for_each_tile(p.x.size[0], p.x.size[2] * p.x.size[3], 64, omp_get_thread_num(), omp_get_num_threads(),
+    for_each_tile(p.x.size[0], p.x.size[2] * p.x.size[3], kTile, this_member(),
                   [&](int64_t image, int64_t first, int64_t count) {
                     const T* x = static_cast<const T*>(p.x.data) + image * p.x.stride[0];
                     T* out = static_cast<T*>(p.out.data) + image * p.out.stride[0];

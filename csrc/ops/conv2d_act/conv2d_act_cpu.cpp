@@ -7,12 +7,9 @@
 //   others        tiles of windows, gathered: Kh Kw C copied for each output pixel, K / Co of the product's work.
 // FLOPs: 2 Kh Kw C Co a pixel.
 
-#include <omp.h>
-
-#include <cstdlib>
-
 #include "cpu/convert.h"
 #include "cpu/gelu.h"
+#include "cpu/memory.h"
 #include "cpu/rows.h"
 #include "ops/conv2d_act/conv2d_act.h"
 
@@ -53,8 +50,7 @@ template <typename Element>
 void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
   const int64_t out = weight.size[0], in = weight.size[1], height = weight.size[2], width = weight.size[3];
   const int64_t row = row_elements<Element>(in);
-  Arena arena{static_cast<char*>(memory)};
-  const Packed<Element> packed(arena, out, height * width, in);
+  const auto packed = laid_out<Packed<Element>>(memory, out, height * width, in);
   pack_weights(packed.weight, out, height * width * row, [&](int64_t n, int64_t k) {
     const int64_t tap = k / row, channel = k % row;
     if (channel >= in) return 0.0f;
@@ -136,23 +132,21 @@ struct Convolution {
   bool run(int threads) const {
     const int64_t images = p.out.size[0], height = p.out.size[2], pixels = height * p.out.size[3];
     if (images * p.out.size[1] * pixels == 0) return true;
-    const int64_t bytes = (scratch_elements() * static_cast<int64_t>(sizeof(Element)) + 63) / 64 * 64;
-    char* memory = static_cast<char*>(std::malloc(threads * bytes));
-    if (memory == nullptr) return false;
+    const TeamMemory memory(0, bytes_of<Array<Element>>(scratch_elements()), threads);
+    if (memory.is_exhausted()) return false;
 #pragma omp parallel num_threads(threads)
     {
-      const int64_t member = omp_get_thread_num(), team = omp_get_num_threads();
-      Element* scratch = reinterpret_cast<Element*>(memory + member * bytes);
+      const Member me = this_member();
+      Element* const scratch = memory.own<Array<Element>>(me, scratch_elements()).data;
       if (by_rows()) {
-        for (int64_t y = images * height * member / team; y < images * height * (member + 1) / team; ++y) {
+        for (int64_t y = me.begin(images * height); y < me.end(images * height); ++y) {
           output_row(y / height, y % height, scratch);
         }
       } else {
-        for_each_tile(images, pixels, kTile, member, team,
+        for_each_tile(images, pixels, kTile, me,
                       [&](int64_t index, int64_t first, int64_t count) { tile(index, first, count, scratch); });
       }
     }
-    std::free(memory);
     return true;
   }
 };
@@ -160,17 +154,14 @@ struct Convolution {
 template <typename T, typename Out>
 bool run(const Conv2dActParams& p, int threads) {
   using Element = typename Product<T>::Element;
-  Arena found{static_cast<char*>(const_cast<void*>(p.packed))};
   const int64_t row = row_elements<Element>(p.x.size[1]);
-  const Packed<Element> packed(found, p.out.size[1], p.kernel[0] * p.kernel[1], p.x.size[1]);
+  const auto packed = laid_out<Packed<Element>>(p.packed, p.out.size[1], p.kernel[0] * p.kernel[1], p.x.size[1]);
   return Convolution<T, Out>{p, packed, row}.run(threads);
 }
 
 template <typename Element>
 int64_t packed_bytes(const Tensor4& weight) {
-  Arena measure{nullptr};
-  Packed<Element>(measure, weight.size[0], weight.size[2] * weight.size[3], weight.size[1]);
-  return measure.used;
+  return bytes_of<Packed<Element>>(weight.size[0], weight.size[2] * weight.size[3], weight.size[1]);
 }
 
 }  // namespace

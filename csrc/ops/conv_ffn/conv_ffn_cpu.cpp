@@ -11,12 +11,9 @@
 // FLOPs: 2 C E + 18 E + 2 E Co a pixel, and about 20 E operations of GELU. Bytes: x and out once, the weights once a
 // thread from the caches.
 
-#include <omp.h>
-
-#include <cstdlib>
-
 #include "cpu/convert.h"
 #include "cpu/gelu.h"
+#include "cpu/memory.h"
 #include "cpu/pack.h"
 #include "cpu/rows.h"
 #include "ops/conv_ffn/conv_ffn.h"
@@ -53,8 +50,7 @@ template <typename T>
 void pack(const ConvFfnWeights& w, void* memory) {
   using Element = typename Product<T>::Element;
   const int64_t hidden = w.fc1_weight.size[0], in = w.fc1_weight.size[1], out = w.fc2_weight.size[0];
-  Arena arena{static_cast<char*>(memory)};
-  const Packed<Element> packed(arena, in, hidden, out);
+  const auto packed = laid_out<Packed<Element>>(memory, in, hidden, out);
   pack_matrix(pointwise<T>(w.fc1_weight), packed.fc1);
   Matrix<T> fc2 = pointwise<T>(w.fc2_weight);
   fc2.padded_depth = panels_of(hidden) * kWidth;
@@ -265,25 +261,19 @@ struct Walk {
 template <typename T>
 bool run(const ConvFfnParams& p, int threads) {
   using Element = typename Product<T>::Element;
-  Arena found{static_cast<char*>(const_cast<void*>(p.packed))};
-  const Packed<Element> packed(found, p.x.size[1], p.hidden, p.out.size[1]);
+  const auto packed = laid_out<Packed<Element>>(p.packed, p.x.size[1], p.hidden, p.out.size[1]);
   const int64_t images = p.x.size[0], height = p.x.size[2], width = p.x.size[3];
   if (images * height * width * p.out.size[1] == 0) return true;
   const Cut cut(p, sizeof(Element));
-  Arena measure{nullptr};
-  Scratch<Element>{measure, p, cut};
-  char* memory = static_cast<char*>(std::malloc(threads * measure.used + 64));
-  if (memory == nullptr) return false;
-  char* aligned = memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64) % 64;
+  const TeamMemory memory(0, bytes_of<Scratch<Element>>(p, cut), threads);
+  if (memory.is_exhausted()) return false;
   const int64_t total = images * cut.tiles * height;
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-    Arena arena{aligned + member * measure.used};
-    const Scratch<Element> scratch(arena, p, cut);
-    int64_t row = total * member / team;
-    const int64_t last = total * (member + 1) / team;
-    while (row < last) {
+    const Member me = this_member();
+    const auto scratch = memory.own<Scratch<Element>>(me, p, cut);
+    const int64_t last = me.end(total);
+    for (int64_t row = me.begin(total); row < last;) {
       const int64_t strip = row / height, first = row % height;
       const int64_t count = smaller(last - row, height - first);
       const int64_t left = strip % cut.tiles * cut.tile;
@@ -292,21 +282,15 @@ bool run(const ConvFfnParams& p, int threads) {
       row += count;
     }
   }
-  std::free(memory);
   return true;
 }
 
 }  // namespace
 
 int64_t conv_ffn_packed_bytes(const ConvFfnWeights& weights) {
-  const int64_t hidden = weights.fc1_weight.size[0], in = weights.fc1_weight.size[1];
-  Arena measure{nullptr};
-  if (weights.dtype == DType::kBFloat16) {
-    Packed<Product<BFloat16>::Element>(measure, in, hidden, weights.fc2_weight.size[0]);
-  } else {
-    Packed<float>(measure, in, hidden, weights.fc2_weight.size[0]);
-  }
-  return measure.used;
+  const int64_t hidden = weights.fc1_weight.size[0], in = weights.fc1_weight.size[1], out = weights.fc2_weight.size[0];
+  return weights.dtype == DType::kBFloat16 ? bytes_of<Packed<Product<BFloat16>::Element>>(in, hidden, out)
+                                           : bytes_of<Packed<float>>(in, hidden, out);
 }
 
 void conv_ffn_pack_cpu(const ConvFfnWeights& weights, void* packed) {

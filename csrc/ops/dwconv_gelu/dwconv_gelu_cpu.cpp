@@ -63,8 +63,10 @@ template <typename T>
 bool backward(const DwconvGeluBackwardParams& p, int threads) {
   const DwconvGeluParams& f = p.forward;
   const int64_t images = f.x.size[0], blocks = vectors_of(f.x.size[1]);
-  Real* partial = static_cast<Real*>(std::malloc((images * blocks * kRows + 1) * kLanes * sizeof(Real)));
-  if (partial == nullptr) return false;
+  const int64_t reals = images * blocks * kRows * kLanes;
+  const TeamMemory memory(bytes_of<Array<Real>>(reals), 0, 0);
+  if (memory.is_exhausted()) return false;
+  Real* const partial = memory.shared<Array<Real>>(reals).data;
   const bool done = for_each_unit<BackwardScratch>(
       images, f.x.size[1], f.x, threads, [&](int64_t image, int64_t channel, const BackwardScratch& s) {
         load_and_convolve<T>(f, image, channel, s);
@@ -87,7 +89,6 @@ bool backward(const DwconvGeluBackwardParams& p, int threads) {
     reduce_parameter<T>(partial, images, blocks, kRows, 0, p.grad_weight, kTaps);
     if (p.grad_bias.data != nullptr) reduce_parameter<T>(partial, images, blocks, kRows, kTaps, p.grad_bias, 1);
   }
-  std::free(partial);
   return done;
 }
 

@@ -1,7 +1,7 @@
 // group_norm_act's sums over the pixels: of a chunk, around its own mean, and merged into an image's.
 #pragma once
 
-#include "cpu/arena.h"
+#include "cpu/memory.h"
 #include "cpu/pixels.h"
 
 namespace segnext {

@@ -6,12 +6,9 @@
 // u is the only tensor besides x and out. Bytes: x twice, u twice, m once and out twice, all in the third-level cache
 // for images up to 1024x1024. FLOPs: 6 C^2 + 206 C a pixel.
 
-#include <omp.h>
-
-#include <cstdlib>
-
 #include "cpu/convert.h"
 #include "cpu/gelu.h"
+#include "cpu/memory.h"
 #include "cpu/pack.h"
 #include "ops/msca_block/msca_block.h"
 #include "ops/msca_conv/strips.h"
@@ -52,8 +49,7 @@ void pack(const MscaBlockWeights& w, void* memory) {
   using Element = typename Product<T>::Element;
   const StripKernels kernels = strip_kernels(w.strips);
   const int64_t channels = kernels.channels;
-  Arena arena{static_cast<char*>(memory)};
-  const Packed<Element> packed(arena, kernels);
+  const auto packed = laid_out<Packed<Element>>(memory, kernels);
   *packed.kernels = kernels;
   pack_matrix(pointwise<T>(w.proj_in_weight), packed.proj_in);
   pack_matrix(pointwise<T>(w.mix_weight), packed.mix);
@@ -81,15 +77,12 @@ template <typename T>
 bool run(const MscaBlockParams& p, int threads) {
   using Element = typename Product<T>::Element;
   const StripKernels& k = *static_cast<const StripKernels*>(p.packed);
-  Arena found{static_cast<char*>(const_cast<void*>(p.packed))};
-  const Packed<Element> packed(found, k);
+  const auto packed = laid_out<Packed<Element>>(p.packed, k);
   const int64_t images = p.x.size[0], height = p.x.size[2], width = p.x.size[3], channels = k.channels;
   if (images * channels * height * width == 0) return true;
   const StripCut cut(k, width);
-  Arena measure{nullptr};
-  Scratch<Element>{measure, k, cut};
-  char* memory = static_cast<char*>(std::malloc(threads * measure.used));
-  if (memory == nullptr) return false;
+  const TeamMemory memory(0, bytes_of<Scratch<Element>>(k, cut), threads);
+  if (memory.is_exhausted()) return false;
   const int64_t row = padded(channels);
   T* u = static_cast<T*>(p.workspace);
   const Tensor4 u_tensor{u, {images, channels, height, width}, {height * width * row, 1, width * row, row}};
@@ -98,11 +91,10 @@ bool run(const MscaBlockParams& p, int threads) {
 
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t member = omp_get_thread_num(), team = omp_get_num_threads();
-    Arena arena{memory + member * measure.used};
-    const Scratch<Element> s(arena, k, cut);
+    const Member me = this_member();
+    const auto s = memory.own<Scratch<Element>>(me, k, cut);
 
-    for_each_tile(images, height * width, kTile, member, team, [&](int64_t image, int64_t first, int64_t count) {
+    for_each_tile(images, height * width, kTile, me, [&](int64_t image, int64_t first, int64_t count) {
       T* target = u + (image * height * width + first) * row;
       gemm(pixel_rows<T>(p.x, image, first, count, s.rows), count,
            PackedWeights<Element>{packed.proj_in, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
@@ -110,9 +102,9 @@ bool run(const MscaBlockParams& p, int threads) {
            });
     });
 #pragma omp barrier
-    strips_share<T>(u_tensor, p.out, k, cut, packed.strips, s.strips, member, team);
+    strips_share<T>(u_tensor, p.out, k, cut, packed.strips, s.strips, me);
 #pragma omp barrier
-    for_each_tile(images, height * width, kTile, member, team, [&](int64_t image, int64_t first, int64_t count) {
+    for_each_tile(images, height * width, kTile, me, [&](int64_t image, int64_t first, int64_t count) {
       const T* gate = u + (image * height * width + first) * row;
       gemm(pixel_rows<T>(p.out, image, first, count, s.rows), count,
            PackedWeights<Element>{packed.mix, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
@@ -129,20 +121,15 @@ bool run(const MscaBlockParams& p, int threads) {
            });
     });
   }
-  std::free(memory);
   return true;
 }
 
 }  // namespace
 
 int64_t msca_block_packed_bytes(const MscaBlockWeights& weights) {
-  Arena measure{nullptr};
-  if (weights.dtype == DType::kBFloat16) {
-    Packed<Product<BFloat16>::Element>(measure, strip_kernels(weights.strips));
-  } else {
-    Packed<float>(measure, strip_kernels(weights.strips));
-  }
-  return measure.used;
+  const StripKernels kernels = strip_kernels(weights.strips);
+  return weights.dtype == DType::kBFloat16 ? bytes_of<Packed<Product<BFloat16>::Element>>(kernels)
+                                           : bytes_of<Packed<float>>(kernels);
 }
 
 void msca_block_pack_cpu(const MscaBlockWeights& weights, void* packed) {

@@ -66,20 +66,15 @@ bool forward(const MscaConvParams& p, int threads) {
   const StripKernels kernels = strip_kernels(p.weights);
   if (p.x.size[0] * p.x.size[1] * p.x.size[2] * p.x.size[3] == 0) return true;
   const StripCut cut(kernels, p.x.size[3]);
-  Arena shared{nullptr}, measure{nullptr};
-  shared.take<Real>(kernels.packed_reals());
-  StripScratch{measure, kernels, cut};
-  shared = Arena{static_cast<char*>(std::malloc(shared.used + threads * measure.used))};
-  if (shared.base == nullptr) return false;
-  Real* packed = shared.take<Real>(kernels.packed_reals());
+  const TeamMemory memory(bytes_of<Array<Real>>(kernels.packed_reals()), bytes_of<StripScratch>(kernels, cut), threads);
+  if (memory.is_exhausted()) return false;
+  Real* const packed = memory.shared<Array<Real>>(kernels.packed_reals()).data;
   pack_strips<T>(p.weights, packed);
 #pragma omp parallel num_threads(threads)
   {
-    Arena own{shared.base + shared.used + omp_get_thread_num() * measure.used};
-    const StripScratch scratch(own, kernels, cut);
-    strips_share<T>(p.x, p.out, kernels, cut, packed, scratch, omp_get_thread_num(), omp_get_num_threads());
+    const Member me = this_member();
+    strips_share<T>(p.x, p.out, kernels, cut, packed, memory.own<StripScratch>(me, kernels, cut), me);
   }
-  std::free(shared.base);
   return true;
 }
 
@@ -125,8 +120,10 @@ bool backward(const MscaConvBackwardParams& p, int threads) {
   const MscaConvParams& f = p.forward;
   const Rows rows(f);
   const int64_t images = f.x.size[0], blocks = vectors_of(f.x.size[1]);
-  Real* partial = static_cast<Real*>(std::malloc((images * blocks * rows.total + 1) * kLanes * sizeof(Real)));
-  if (partial == nullptr) return false;
+  const int64_t reals = images * blocks * rows.total * kLanes;
+  const TeamMemory memory(bytes_of<Array<Real>>(reals), 0, 0);
+  if (memory.is_exhausted()) return false;
+  Real* const partial = memory.shared<Array<Real>>(reals).data;
   const bool done = for_each_unit<BackwardScratch>(
       images, f.x.size[1], f, threads, [&](int64_t image, int64_t channel, const BackwardScratch& s) {
         Real* own = partial + (image * blocks + channel / kLanes) * rows.total * kLanes;
@@ -143,7 +140,6 @@ bool backward(const MscaConvBackwardParams& p, int threads) {
       reduce(rows.strip[i], f.weights.strip_weight[i], p.grad_strip_weight[i], p.grad_strip_bias[i]);
     }
   }
-  std::free(partial);
   return done;
 }
 

@@ -12,6 +12,7 @@
 // it sees beyond the border may reach the strips.
 #pragma once
 
+#include "cpu/memory.h"
 #include "cpu/rows.h"
 #include "ops/msca_conv/msca_conv.h"
 
@@ -340,11 +341,11 @@ struct StripWalk {
 // One thread's share of all units: contiguous rows, a unit cut where shares meet.
 template <typename T>
 static inline void strips_share(const Tensor4& x, const Tensor4& out, const StripKernels& k, const StripCut& cut,
-                                const Real* packed, const StripScratch& scratch, int64_t member, int64_t team) {
+                                const Real* packed, const StripScratch& scratch, const Member& me) {
   const int64_t height = x.size[2], blocks = vectors_of(k.channels);
   const int64_t total = x.size[0] * blocks * cut.tiles * height;
-  const int64_t last = total * (member + 1) / team;
-  for (int64_t row = total * member / team; row < last;) {
+  const int64_t last = me.end(total);
+  for (int64_t row = me.begin(total); row < last;) {
     const int64_t unit = row / height, first = row % height;
     const int64_t end = smaller(first + last - row, height);
     const int64_t block = unit / cut.tiles % blocks, left = unit % cut.tiles * cut.tile;

@@ -113,25 +113,15 @@ class Backward {
       : p_(params),
         sizes_(params),
         eps_(static_cast<Real>(params.eps)),
-        plan_(params.x.size[0], sizes_.pixels, sizes_.rank, sizes_.channels + sizes_.terms / 2) {
-    Arena state{nullptr}, scratch{nullptr};
-    State{state, sizes_, plan_.chunks};
-    Scratch{scratch, sizes_};
-    state_size_ = state.used;
-    scratch_size_ = scratch.used;
-    memory_ = static_cast<char*>(std::malloc(plan_.group * state_size_ + threads * scratch_size_ + 1));
-  }
+        plan_(params.x.size[0], sizes_.pixels, sizes_.rank, sizes_.channels + sizes_.terms / 2),
+        state_bytes_(bytes_of<State>(sizes_, plan_.chunks)),
+        memory_(plan_.group * state_bytes_, bytes_of<Scratch>(sizes_), threads) {}
 
-  ~Backward() { std::free(memory_); }
-  Backward(const Backward&) = delete;
-  Backward& operator=(const Backward&) = delete;
-
-  bool has_memory() const { return memory_ != nullptr; }
+  bool is_exhausted() const { return memory_.is_exhausted(); }
 
   // Called by every thread of a team.
   void run() const {
-    Arena arena{memory_ + plan_.group * state_size_ + omp_get_thread_num() * scratch_size_};
-    const Scratch s(arena, sizes_);
+    const auto s = memory_.own<Scratch>(this_member(), sizes_);
     const int64_t images = p_.x.size[0], bottom = p_.unrolled ? 0 : sizes_.last;
     for (int64_t begin = 0; begin < images; begin += plan_.group) {
       const int64_t group = smaller(plan_.group, images - begin);
@@ -159,8 +149,7 @@ class Backward {
 
  private:
   State state_of(int64_t image) const {
-    Arena arena{memory_ + image % plan_.group * state_size_};
-    return State(arena, sizes_, plan_.chunks);
+    return memory_.shared_at<State>(image % plan_.group * state_bytes_, sizes_, plan_.chunks);
   }
 
   void start(int64_t image, int64_t first, int64_t count) const {
@@ -294,14 +283,14 @@ class Backward {
   const Sizes sizes_;
   const Real eps_;
   const Plan plan_;
-  int64_t state_size_, scratch_size_;
-  char* memory_;
+  const int64_t state_bytes_;
+  const TeamMemory memory_;
 };
 
 template <typename T>
 bool backward(const Nmf2dBackwardParams& p, int threads) {
   const Backward<T> work(p, threads);
-  if (!work.has_memory()) return false;
+  if (work.is_exhausted()) return false;
 #pragma omp parallel num_threads(threads)
   work.run();
   return true;

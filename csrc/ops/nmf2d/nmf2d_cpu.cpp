@@ -130,20 +130,16 @@ bool forward(const Nmf2dParams& p, int threads) {
   const Plan plan(images, sizes.pixels, rank, sizes.channels);
   const Tensor4 bases = over_images(p.bases, images);
 
-  Arena state_size{nullptr}, scratch_size{nullptr};
-  State{state_size, sizes, plan.chunks};
-  Scratch{scratch_size, sizes};
-  char* memory = static_cast<char*>(std::malloc(plan.group * state_size.used + threads * scratch_size.used + 1));
-  if (memory == nullptr) return false;
+  const int64_t state_bytes = bytes_of<State>(sizes, plan.chunks);
+  const TeamMemory memory(plan.group * state_bytes, bytes_of<Scratch>(sizes), threads);
+  if (memory.is_exhausted()) return false;
   const auto state_of = [&](int64_t image) {
-    Arena arena{memory + image % plan.group * state_size.used};
-    return State(arena, sizes, plan.chunks);
+    return memory.shared_at<State>(image % plan.group * state_bytes, sizes, plan.chunks);
   };
 
 #pragma omp parallel num_threads(threads)
   {
-    Arena arena{memory + plan.group * state_size.used + omp_get_thread_num() * scratch_size.used};
-    const Scratch s(arena, sizes);
+    const auto s = memory.own<Scratch>(this_member(), sizes);
     for (int64_t begin = 0; begin < images; begin += plan.group) {
       const int64_t group = smaller(plan.group, images - begin);
       share_rows(group, sizes.channels, [&](int64_t i, int64_t first, int64_t count) {
@@ -182,7 +178,6 @@ bool forward(const Nmf2dParams& p, int threads) {
       }
     }
   }
-  std::free(memory);
   return true;
 }
 

@@ -1,13 +1,9 @@
 // What the forward and the backward of nmf2d share: images cut into chunks and tiles of pixels, tiles of Real.
 #pragma once
 
-#include <omp.h>
-
-#include <cstdlib>
-
 #include "common/tensor.h"
-#include "cpu/arena.h"
 #include "cpu/convert.h"
+#include "cpu/memory.h"
 #include "cpu/small_product.h"
 
 namespace segnext {

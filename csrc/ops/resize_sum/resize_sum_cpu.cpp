@@ -1,11 +1,8 @@
 // resize_sum on the CPU: a row of the output at a time; the weights are PyTorch's to the bit (common/resize.h).
 // Bytes: base and out once, each source from the caches.
 
-#include <omp.h>
-
-#include <cstdlib>
-
 #include "cpu/convert.h"
+#include "cpu/memory.h"
 #include "cpu/resize.h"
 #include "cpu/rows.h"
 #include "ops/resize_sum/resize_sum.h"
@@ -19,8 +16,8 @@ struct Scratch {
 
   Scratch(Arena& arena, const ResizeSumParams& p) {
     for (int i = 0; i < p.count; ++i) {
-      take_axis(arena, rows[i], p.out.size[2]);
-      take_axis(arena, columns[i], p.out.size[3]);
+      rows[i] = Axis(arena, p.out.size[2]);
+      columns[i] = Axis(arena, p.out.size[3]);
       if (arena.base == nullptr) continue;
       const auto ratio = [](int64_t in, int64_t out) { return static_cast<float>(in) / static_cast<float>(out); };
       fill_axis(rows[i], p.other[i].size[2], p.out.size[2], ratio(p.other[i].size[2], p.out.size[2]));
@@ -61,15 +58,12 @@ void add_row(const ResizeSumParams& p, const Scratch& s, int64_t image, int64_t 
 
 template <typename T>
 bool run(const ResizeSumParams& p, int threads) {
-  Arena measure{nullptr};
-  Scratch{measure, p};
-  Arena arena{static_cast<char*>(std::malloc(measure.used + 1))};
-  if (arena.base == nullptr) return false;
-  const Scratch scratch(arena, p);
+  const TeamMemory memory(bytes_of<Scratch>(p), 0, 0);
+  if (memory.is_exhausted()) return false;
+  const auto scratch = memory.shared<Scratch>(p);
   const int64_t total = p.out.size[0] * p.out.size[2];
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t row = 0; row < total; ++row) add_row<T>(p, scratch, row / p.out.size[2], row % p.out.size[2]);
-  std::free(arena.base);
   return true;
 }
 

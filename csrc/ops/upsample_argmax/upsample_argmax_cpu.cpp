@@ -11,13 +11,10 @@
 // vectors; a thread walks down its rows and keeps two. Bytes: the logits once, the labels once. Measured against
 // the plain resize and argmax in bench/; the pass over the rows, not the interpolation, dominates on real maps.
 
-#include <omp.h>
-
 #include <cfloat>
-#include <cstdlib>
 
-#include "cpu/arena.h"
 #include "cpu/convert.h"
+#include "cpu/memory.h"
 #include "cpu/resize.h"
 #include "cpu/vector.h"
 #include "ops/upsample_argmax/upsample_argmax.h"
@@ -188,37 +185,35 @@ struct Cell {
   }
 };
 
-void take_thread_scratch(Arena& arena, Row (&rows)[2], float*& largest, int32_t*& candidates, int64_t width,
-                         int64_t row_size) {
-  for (Row& row : rows) {
-    row.values = arena.take<float>(width * row_size);
-    row.labels = arena.take<int32_t>(width);
-    row.index = -1;
+struct Axes {
+  Axis rows, columns;
+
+  Axes(Arena& arena, const UpsampleArgmaxParams& p) : rows(arena, p.out_height), columns(arena, p.out_width) {}
+};
+
+struct ThreadScratch {
+  Row slot[2];
+  float* largest;
+  int32_t* candidates;
+
+  ThreadScratch(Arena& arena, int64_t width, int64_t row_size) {
+    for (Row& row : slot) {
+      row.values = arena.take<float>(width * row_size);
+      row.labels = arena.take<int32_t>(width);
+      row.index = -1;
+    }
+    largest = arena.take<float>(row_size);
+    candidates = arena.take<int32_t>(row_size + 1);
   }
-  largest = arena.take<float>(row_size);
-  candidates = arena.take<int32_t>(row_size + 1);
-}
+};
 
 template <typename T, typename Label>
 bool run(const UpsampleArgmaxParams& p, int threads) {
   const int64_t row_size = padded(p.classes);
-  // A first pass over the layout without memory: how many bytes the axes and a thread's scratch take.
-  Arena measure{nullptr};
-  Axis rows, columns;
-  Row slots[2];
-  float* largest;
-  int32_t* candidates;
-  take_axis(measure, rows, p.out_height);
-  take_axis(measure, columns, p.out_width);
-  const int64_t axes_bytes = measure.used;
-  take_thread_scratch(measure, slots, largest, candidates, p.width, row_size);
-  const int64_t thread_bytes = measure.used - axes_bytes;
-  char* memory = static_cast<char*>(std::malloc(axes_bytes + threads * thread_bytes));
-  if (memory == nullptr) return false;
-
-  Arena arena{memory};
-  take_axis(arena, rows, p.out_height);
-  take_axis(arena, columns, p.out_width);
+  const TeamMemory memory(bytes_of<Axes>(p), bytes_of<ThreadScratch>(p.width, row_size), threads);
+  if (memory.is_exhausted()) return false;
+  auto axes = memory.shared<Axes>(p);
+  Axis &rows = axes.rows, &columns = axes.columns;
   fill_axis(rows, p.height, p.out_height, p.scale_h);
   fill_axis(columns, p.width, p.out_width, p.scale_w);
   for (int lane = 0; lane < kLanes; ++lane) columns.w0[p.out_width + lane] = columns.w1[p.out_width + lane] = 0.0f;
@@ -226,14 +221,11 @@ bool run(const UpsampleArgmaxParams& p, int threads) {
   const int64_t units = p.batch * rows.runs;
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-    Arena own{memory + axes_bytes + member * thread_bytes};
-    Row slot[2];
-    float* own_largest;
-    int32_t* own_candidates;
-    take_thread_scratch(own, slot, own_largest, own_candidates, p.width, row_size);
-    Cell<Label> cell{p, rows, columns, row_size, own_largest, own_candidates};
-    for (int64_t unit = units * member / team; unit < units * (member + 1) / team; ++unit) {
+    const Member me = this_member();
+    auto own = memory.own<ThreadScratch>(me, p.width, row_size);
+    Row(&slot)[2] = own.slot;
+    Cell<Label> cell{p, rows, columns, row_size, own.largest, own.candidates};
+    for (int64_t unit = me.begin(units); unit < me.end(units); ++unit) {
       const int64_t n = unit / rows.runs, run = unit % rows.runs;
       const int64_t y0 = rows.run[run], y1 = rows.run[run + 1];
       const int64_t top_y = rows.source[y0], bottom_y = top_y + rows.reach(top_y);
@@ -264,7 +256,6 @@ bool run(const UpsampleArgmaxParams& p, int threads) {
       }
     }
   }
-  std::free(memory);
   return true;
 }
 

@@ -11,15 +11,12 @@
 // Sums run in the order of the rows whatever the number of threads: results do not depend on it. A thread that
 // owns a band of source rows repeats the output rows that reach into it from the band above.
 
-#include <omp.h>
-
 #include <cfloat>
 #include <cmath>
-#include <cstdlib>
 
-#include "cpu/arena.h"
 #include "cpu/convert.h"
 #include "cpu/exponential.h"
+#include "cpu/memory.h"
 #include "cpu/resize.h"
 #include "cpu/vector.h"
 #include "ops/upsample_cross_entropy/upsample_cross_entropy.h"
@@ -53,17 +50,14 @@ struct Shared {
   Real* weight;  // (padded) class weights, zero in the padding
   double* row_loss;
   double* row_weight;  // (batch * out_height) each
-};
 
-Shared take_shared(Arena& arena, const Sizes& s) {
-  Shared shared;
-  take_axis(arena, shared.rows, s.out_height);
-  take_axis(arena, shared.columns, s.out_width);
-  shared.weight = arena.take<Real>(s.padded_classes);
-  shared.row_loss = arena.take<double>(s.batch * s.out_height);
-  shared.row_weight = arena.take<double>(s.batch * s.out_height);
-  return shared;
-}
+  Shared(Arena& arena, const Sizes& s)
+      : rows(arena, s.out_height),
+        columns(arena, s.out_width),
+        weight(arena.take<Real>(s.padded_classes)),
+        row_loss(arena.take<double>(s.batch * s.out_height)),
+        row_weight(arena.take<double>(s.batch * s.out_height)) {}
+};
 
 void fill_shared(Shared& shared, const Params& p, const Sizes& s) {
   fill_axis(shared.rows, s.height, s.out_height, static_cast<Real>(s.height) / static_cast<Real>(s.out_height));
@@ -112,6 +106,13 @@ struct ThreadScratch {
     z = arena.take<Real>(s.padded_classes);
     grad_row = arena.take<Real>(s.width * s.padded_classes);
   }
+};
+
+struct BackwardScratch : ThreadScratch {
+  Real* band;  // (band_rows, width, padded classes) the gradient of a band of source rows
+
+  BackwardScratch(Arena& arena, const Sizes& s, int64_t band_rows)
+      : ThreadScratch(arena, s), band(arena.take<Real>(band_rows * s.width * s.padded_classes)) {}
 };
 
 // blended = the output row y of image n, at the source's columns.
@@ -185,24 +186,17 @@ double total_of(const double* rows, int64_t count) {
 template <typename T>
 CrossEntropyStatus forward(const Params& p, double* loss, int threads) {
   const Sizes s(p);
-  Arena measure{nullptr};
-  take_shared(measure, s);
-  const int64_t shared_bytes = measure.used;
-  ThreadScratch(measure, s);
-  const int64_t thread_bytes = measure.used - shared_bytes;
-  char* memory = static_cast<char*>(std::malloc(shared_bytes + threads * thread_bytes));
-  if (memory == nullptr) return CrossEntropyStatus::kNoMemory;
-  Arena arena{memory};
-  Shared shared = take_shared(arena, s);
+  const TeamMemory memory(bytes_of<Shared>(s), bytes_of<ThreadScratch>(s), threads);
+  if (memory.is_exhausted()) return CrossEntropyStatus::kNoMemory;
+  auto shared = memory.shared<Shared>(s);
   fill_shared(shared, p, s);
   const int64_t rows = s.batch * s.out_height;
   bool in_range = true;
 #pragma omp parallel num_threads(threads) reduction(&& : in_range)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-    Arena own{memory + shared_bytes + member * thread_bytes};
-    ThreadScratch scratch(own, s);
-    for (int64_t row = rows * member / team; row < rows * (member + 1) / team; ++row) {
+    const Member me = this_member();
+    auto scratch = memory.own<ThreadScratch>(me, s);
+    for (int64_t row = me.begin(rows); row < me.end(rows); ++row) {
       in_range = forward_row<T>(p, s, shared, row / s.out_height, row % s.out_height, scratch) && in_range;
     }
   }
@@ -210,7 +204,6 @@ CrossEntropyStatus forward(const Params& p, double* loss, int threads) {
     const double divisor = p.mean_all ? static_cast<double>(rows * s.out_width) : total_of(shared.row_weight, rows);
     *loss = static_cast<Real>(total_of(shared.row_loss, rows) / divisor);
   }
-  std::free(memory);
   return in_range ? CrossEntropyStatus::kOk : CrossEntropyStatus::kClassOutOfRange;
 }
 
@@ -250,7 +243,8 @@ void store_row(const Real* values, const Sizes& s, const Tensor4& out, int64_t n
 // The gradient of source rows [first, last) of image n.
 template <typename T>
 void backward_band(const Params& p, const Sizes& s, const Shared& shared, int64_t n, int64_t first, int64_t last,
-                   Real scale, Real weight_sum, const Tensor4& grad_logits, Real* band, ThreadScratch& t) {
+                   Real scale, Real weight_sum, const Tensor4& grad_logits, BackwardScratch& t) {
+  Real* const band = t.band;
   const int64_t row_reals = s.width * s.padded_classes;
   std::memset(band, 0, (last - first) * row_reals * sizeof(Real));
   for (int64_t y = 0; y < s.out_height; ++y) {
@@ -285,16 +279,9 @@ CrossEntropyStatus backward(const Params& p, double grad, const Tensor4& grad_lo
   if (s.batch == 0) return CrossEntropyStatus::kOk;
   // Whole images where there are enough of them; else bands of source rows.
   const int64_t bands = blocks_of(threads, s.batch), band_rows = blocks_of(s.height, bands);
-  Arena measure{nullptr};
-  take_shared(measure, s);
-  const int64_t shared_bytes = measure.used;
-  ThreadScratch(measure, s);
-  measure.take<Real>(band_rows * s.width * s.padded_classes);
-  const int64_t thread_bytes = measure.used - shared_bytes;
-  char* memory = static_cast<char*>(std::malloc(shared_bytes + threads * thread_bytes));
-  if (memory == nullptr) return CrossEntropyStatus::kNoMemory;
-  Arena arena{memory};
-  Shared shared = take_shared(arena, s);
+  const TeamMemory memory(bytes_of<Shared>(s), bytes_of<BackwardScratch>(s, band_rows), threads);
+  if (memory.is_exhausted()) return CrossEntropyStatus::kNoMemory;
+  auto shared = memory.shared<Shared>(s);
   fill_shared(shared, p, s);
   const double divisor =
       p.mean_all ? static_cast<double>(s.batch * s.out_height * s.out_width) : counted_weight(p, s, shared);
@@ -303,20 +290,17 @@ CrossEntropyStatus backward(const Params& p, double grad, const Tensor4& grad_lo
   for (int64_t k = 0; k < s.classes; ++k) weight_sum += shared.weight[k];
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-    Arena own{memory + shared_bytes + member * thread_bytes};
-    ThreadScratch scratch(own, s);
-    Real* band = own.take<Real>(band_rows * s.width * s.padded_classes);
+    const Member me = this_member();
+    auto scratch = memory.own<BackwardScratch>(me, s, band_rows);
     const int64_t units = s.batch * bands;
-    for (int64_t unit = units * member / team; unit < units * (member + 1) / team; ++unit) {
+    for (int64_t unit = me.begin(units); unit < me.end(units); ++unit) {
       const int64_t first = unit % bands * band_rows;
       const int64_t last = smaller(first + band_rows, s.height);
       if (first < last) {
-        backward_band<T>(p, s, shared, unit / bands, first, last, scale, weight_sum, grad_logits, band, scratch);
+        backward_band<T>(p, s, shared, unit / bands, first, last, scale, weight_sum, grad_logits, scratch);
       }
     }
   }
-  std::free(memory);
   return CrossEntropyStatus::kOk;
 }
 
