@@ -69,5 +69,45 @@ inline BFloat16 from_real<BFloat16>(Real value) {
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
+static inline Vec load_vector(const Real* p) { return load(p); }
+
+static inline void store_vector(Real* p, Vec v) { store(p, v); }
+
+#if !defined(SEGNEXT_FLOAT64)
+typedef uint32_t BitsV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
+typedef uint16_t HalfBitsV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES / 2)));
+
+static inline Vec load_vector(const BFloat16* p) {
+  HalfBitsV half;
+  std::memcpy(&half, p, sizeof half);
+  return (Vec)(__builtin_convertvector(half, BitsV) << 16);
+}
+
+// As from_real<BFloat16>: to nearest, ties to even; NaN stays NaN.
+static inline void store_vector(BFloat16* p, Vec v) {
+  const BitsV bits = (BitsV)v;
+  const BitsV rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const BitsV quiet = (bits >> 16) | 0x40u;
+  const HalfBitsV half = __builtin_convertvector(v == v ? rounded : quiet, HalfBitsV);
+  std::memcpy(p, &half, sizeof half);
+}
+#endif
+
+// The first `count` lanes, zeros behind them; none for a count of zero or less. Callers choose the count, never between
+// a vector and zeros: where GCC 12 vectorises the bools of an unrolled loop, such a choice keeps the first lane alone.
+template <typename T>
+static inline Vec load_first(const T* p, int64_t count) {
+  if (count >= kLanes) return load_vector(p);
+  Real values[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) values[i] = to_real(p[i]);
+  return load(values);
+}
+
+template <typename T>
+static inline void store_first(T* p, Vec v, int64_t count) {
+  if (count >= kLanes) return store_vector(p, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = from_real<T>(v[i]);
+}
+
 }  // namespace SEGNEXT_ISA
 }  // namespace segnext

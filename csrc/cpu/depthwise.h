@@ -191,7 +191,7 @@ static inline void load_bias(const Tensor4& bias, int64_t channel, Real* out) {
   }
 }
 
-// Sums the units' partial gradients of one parameter over the images, in the order of the images whatever the
+// SumsIn the units' partial gradients of one parameter over the images, in the order of the images whatever the
 // number of threads. `partial` is (images, channel blocks, rows, kLanes); this parameter's rows are
 // [row, row + count) and go to grad (C, count), contiguous.
 template <typename T>

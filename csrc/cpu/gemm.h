@@ -7,7 +7,7 @@
 // columns, K rows each. A tile of kAccumulators vectors, 6 x 64 with AVX-512, stays in registers: a step of k costs 4
 // loads of weights and 6 broadcasts for 24 FMAs. Panels are the outer loop: one panel (K x 64) stays in the caches for
 // all rows of a call, so a call should have 48 rows or more where the weights are larger than the caches.
-// Sums of more than kChain products are added up in pieces: one long chain of 512 had 2.7x the error of PyTorch's.
+// SumsIn of more than kChain products are added up in pieces: one long chain of 512 had 2.7x the error of PyTorch's.
 // With AVX512-BF16 a BFloat16 product takes two k a step; elsewhere pixels and weights are widened first.
 #pragma once
 
@@ -33,15 +33,17 @@ constexpr int tile_rows(int vectors) { return static_cast<int>(smaller(kAccumula
 
 // What a product of T pixels multiplies: T itself where the instruction set has it, else Real.
 template <typename T>
-struct Product {
+struct ProductOf {
   using Element = Real;
 };
 #if defined(__AVX512BF16__)
 template <>
-struct Product<BFloat16> {
+struct ProductOf<BFloat16> {
   using Element = BFloat16;
 };
 #endif
+template <typename T>
+using ProductElement = typename ProductOf<T>::Element;
 
 // Elements of k taken in one step; K is padded with zeros to a multiple.
 template <typename Element>
@@ -54,10 +56,16 @@ static inline int64_t k_steps(int64_t k) {
   return blocks_of(k, k_step<Element>());
 }
 
+// k padded to whole steps.
+template <typename Element>
+static inline int64_t padded_k(int64_t k) {
+  return k_steps<Element>(k) * k_step<Element>();
+}
+
 // Elements of a packed (segments x segment_k, n) matrix.
 template <typename Element>
 static inline int64_t packed_size(int64_t n, int64_t segment_k, int64_t segments = 1) {
-  return padded(n) * segments * k_steps<Element>(segment_k) * k_step<Element>();
+  return padded(n) * segments * padded_k<Element>(segment_k);
 }
 
 template <typename Element>
@@ -65,7 +73,7 @@ struct PackedWeights {
   const Element* data;
   int64_t n, segment_k, segments;
 
-  int64_t padded_k() const { return segments * k_steps<Element>(segment_k) * k_step<Element>(); }
+  int64_t elements() const { return segments * padded_k<Element>(segment_k); }  // of a column
 };
 
 // The tile's sums over one segment.
@@ -117,29 +125,30 @@ SEGNEXT_INLINE void multiply(const BFloat16* a, int64_t row_stride, int64_t step
 
 // How an epilogue gets the sums. From registers it is inlined once for every vector of a tile: right for a few
 // instructions, which K = 32 would notice through memory; anything longer takes minutes to compile that way.
-enum class Sums { kMemory, kRegisters };
+enum class SumsIn { kMemory, kRegisters };
 
-// Where the rows of a product lie: row m of segment s at data + m * row_stride + s * segment_stride.
-template <typename Element>
-struct Pixels {
-  const Element* data;
-  int64_t row_stride, segment_stride;
+// Rows of a matrix of E, mostly pixels: row m at data + m * stride, of a product's segment s segment_stride * s
+// further.
+template <typename E>
+struct Rows {
+  E* data;
+  int64_t stride, segment_stride = 0;
 };
 
 // The tile's sums where they have more than kChain terms. Apart from gemm_tile, whose accumulators then stay in
 // registers throughout.
 template <int kRows, int kVectors, typename Element>
-__attribute__((noinline)) static void multiply_in_pieces(const Pixels<Element>& a, int64_t row, const Element* panel,
-                                                         const PackedWeights<Element>& w,
+__attribute__((noinline)) static void multiply_in_pieces(const Rows<const Element>& a, int64_t row,
+                                                         const Element* panel, const PackedWeights<Element>& w,
                                                          Vec (&total)[kRows][kVectors]) {
   const int64_t step = k_step<Element>();
   const int64_t steps = k_steps<Element>(w.segment_k), most = kChain / step;
   for (int64_t s = 0; s < w.segments; ++s) {
-    const Element* pixels = a.data + row * a.row_stride + s * a.segment_stride;
+    const Element* pixels = a.data + row * a.stride + s * a.segment_stride;
     for (int64_t k = 0; k < steps; k += most) {
       const int64_t count = smaller(steps - k, most);
       Vec sum[kRows][kVectors] = {};
-      multiply<kRows, kVectors>(pixels + k * step, a.row_stride, count, panel, sum);
+      multiply<kRows, kVectors>(pixels + k * step, a.stride, count, panel, sum);
       panel += count * step * kVectors * kLanes;
 #pragma GCC unroll 12
       for (int i = 0; i < kRows; ++i) {
@@ -150,11 +159,11 @@ __attribute__((noinline)) static void multiply_in_pieces(const Pixels<Element>& 
   }
 }
 
-template <Sums kSums, int kRows, int kVectors, typename Element, typename Epilogue>
-static inline void gemm_tile(const Pixels<Element>& a, int64_t row, int64_t first, const Element* panel,
+template <SumsIn kSums, int kRows, int kVectors, typename Element, typename Epilogue>
+static inline void gemm_tile(const Rows<const Element>& a, int64_t row, int64_t first, const Element* panel,
                              const PackedWeights<Element>& w, int64_t column, const Epilogue& epilogue) {
   Vec sum[kRows][kVectors] = {};
-  if (w.padded_k() > kChain) {
+  if (w.elements() > kChain) {
     Vec total[kRows][kVectors] = {};
     multiply_in_pieces<kRows, kVectors>(a, row, panel, w, total);
 #pragma GCC unroll 12
@@ -166,11 +175,11 @@ static inline void gemm_tile(const Pixels<Element>& a, int64_t row, int64_t firs
     const int64_t step = k_step<Element>();
     const int64_t steps = k_steps<Element>(w.segment_k);
     for (int64_t s = 0; s < w.segments; ++s) {
-      multiply<kRows, kVectors>(a.data + row * a.row_stride + s * a.segment_stride, a.row_stride, steps,
+      multiply<kRows, kVectors>(a.data + row * a.stride + s * a.segment_stride, a.stride, steps,
                                 panel + s * steps * step * kVectors * kLanes, sum);
     }
   }
-  if (kSums == Sums::kRegisters) {
+  if (kSums == SumsIn::kRegisters) {
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
       if (row + i < first) continue;
@@ -192,8 +201,8 @@ static inline void gemm_tile(const Pixels<Element>& a, int64_t row, int64_t firs
   }
 }
 
-template <Sums kSums, int kVectors, typename Element, typename Epilogue>
-static inline void gemm_panel(const Pixels<Element>& a, int64_t rows, const Element* panel,
+template <SumsIn kSums, int kVectors, typename Element, typename Epilogue>
+static inline void gemm_panel(const Rows<const Element>& a, int64_t rows, const Element* panel,
                               const PackedWeights<Element>& w, int64_t column, const Epilogue& epilogue) {
   constexpr int kRows = tile_rows(kVectors);
   int64_t row = 0;
@@ -210,8 +219,8 @@ static inline void gemm_panel(const Pixels<Element>& a, int64_t rows, const Elem
 
 // epilogue(m, n, sum): every row m < rows and every n < w.n that is a multiple of kLanes, once; of the last vector only
 // the first w.n - n lanes count.
-template <Sums kSums = Sums::kMemory, typename Element, typename Epilogue>
-static inline void gemm(const Pixels<Element>& a, int64_t rows, const PackedWeights<Element>& w,
+template <SumsIn kSums = SumsIn::kMemory, typename Element, typename Epilogue>
+static inline void gemm(const Rows<const Element>& a, int64_t rows, const PackedWeights<Element>& w,
                         const Epilogue& epilogue) {
   const Element* panel = w.data;
   for (int64_t column = 0; column < w.n; column += kPanel * kLanes) {
@@ -232,7 +241,7 @@ static inline void gemm(const Pixels<Element>& a, int64_t rows, const PackedWeig
         break;
 #endif
     }
-    panel += vectors * kLanes * w.padded_k();
+    panel += vectors * kLanes * w.elements();
   }
 }
 

@@ -8,8 +8,8 @@
 #include <type_traits>
 
 #include "common/tensor.h"
+#include "cpu/convert.h"
 #include "cpu/gemm.h"
-#include "cpu/pixels.h"
 #include "cpu/transpose.h"
 
 namespace segnext {

@@ -41,19 +41,19 @@ struct Factor {
 };
 
 // Row-major; a row has `stride` elements, a whole number of vectors.
-struct Matrix {
+struct Block {
   Real* data;
   int64_t stride;
 
   Real* row(int64_t index) const { return data + index * stride; }
-  Matrix from_row(int64_t index) const { return {row(index), stride}; }
-  Matrix from_column(int64_t index) const { return {data + index, stride}; }
+  Block from_row(int64_t index) const { return {row(index), stride}; }
+  Block from_column(int64_t index) const { return {data + index, stride}; }
   Factor factor() const { return {data, stride, 1}; }
   Factor transposed() const { return {data, 1, stride}; }
 };
 
 template <int kRows, int kVectors>
-static __attribute__((noinline)) void multiply_tile(const Factor& a, int64_t k, const Matrix& w, const Matrix& out,
+static __attribute__((noinline)) void multiply_tile(const Factor& a, int64_t k, const Block& w, const Block& out,
                                                     bool accumulate) {
   constexpr int kPointers = (kRows + 2) / 3;  // three rows share one: its address, plus one stride, plus two
   Vec sum[kRows][kVectors] = {};
@@ -89,7 +89,7 @@ static __attribute__((noinline)) void multiply_tile(const Factor& a, int64_t k, 
 
 // multiply_tile of a height known at run time, at most kRows.
 template <int kRows, int kVectors>
-static inline void multiply_rows(int64_t rows, const Factor& a, int64_t k, const Matrix& w, const Matrix& out,
+static inline void multiply_rows(int64_t rows, const Factor& a, int64_t k, const Block& w, const Block& out,
                                  bool accumulate) {
   if constexpr (kRows > 1) {
     if (rows < kRows) return multiply_rows<kRows - 1, kVectors>(rows, a, k, w, out, accumulate);
@@ -98,7 +98,7 @@ static inline void multiply_rows(int64_t rows, const Factor& a, int64_t k, const
 }
 
 template <int kVectors>
-static void multiply_panel(const Factor& a, int64_t m, int64_t k, const Matrix& w, const Matrix& out, bool accumulate) {
+static void multiply_panel(const Factor& a, int64_t m, int64_t k, const Block& w, const Block& out, bool accumulate) {
   constexpr int64_t kRows = kTileRows[kVectors];
   int64_t row = 0;
   for (int64_t tiles = blocks_of(m, kRows); tiles > 0; --tiles) {
@@ -115,10 +115,10 @@ static void multiply_panel(const Factor& a, int64_t m, int64_t k, const Matrix& 
 }
 
 // out (m, n) = a (m, k) w (k, n), or added to it.
-static inline void product(const Factor& a, int64_t m, int64_t k, const Matrix& w, int64_t n, const Matrix& out,
+static inline void product(const Factor& a, int64_t m, int64_t k, const Block& w, int64_t n, const Block& out,
                            bool accumulate = false) {
   for (int64_t column = 0; column < n; column += kTileVectors * kLanes) {
-    const Matrix panel = w.from_column(column), target = out.from_column(column);
+    const Block panel = w.from_column(column), target = out.from_column(column);
     switch (smaller(vectors_of(n - column), kTileVectors)) {
       case 1:
         multiply_panel<1>(a, m, k, panel, target, accumulate);

@@ -22,7 +22,7 @@ template <typename T>
 void normalise(const T* x, int64_t channels, const float* weight, const float* bias, float eps, T* out) {
   const auto lanes_at = [channels](int64_t c) { return channels - c; };
   Vec sum = {};
-  for (int64_t c = 0; c < channels; c += kLanes) sum += load_channels(x + c, 1, lanes_at(c));
+  for (int64_t c = 0; c < channels; c += kLanes) sum += load_first(x + c, lanes_at(c));
   const float mean = sum_of(sum) / static_cast<float>(channels);
   Vec squares = {};
   for (int64_t c = 0; c < channels; c += kLanes) {
@@ -38,26 +38,26 @@ void normalise(const T* x, int64_t channels, const float* weight, const float* b
   }
   const float scale = 1.0f / __builtin_sqrtf(sum_of(squares) / static_cast<float>(channels) + eps);
   for (int64_t c = 0; c < channels; c += kLanes) {
-    const Vec value = (load_channels(x + c, 1, lanes_at(c)) - mean) * scale;
-    store_channels(out + c, 1, lanes_at(c),
-                   value * load_channels(weight + c, 1, lanes_at(c)) + load_channels(bias + c, 1, lanes_at(c)));
+    const Vec value = (load_first(x + c, lanes_at(c)) - mean) * scale;
+    store_first(out + c, value * load_first(weight + c, lanes_at(c)) + load_first(bias + c, lanes_at(c)), lanes_at(c));
   }
 }
 
 template <typename T>
 void run(const ChannelNormParams& p, int threads) {
   const float *weight = static_cast<const float*>(p.weight.data), *bias = static_cast<const float*>(p.bias.data);
+  const int64_t pixels = p.x.size[2] * p.x.size[3];
 #pragma omp parallel num_threads(threads)
   {
-    for_each_tile(p.x.size[0], p.x.size[2] * p.x.size[3], kTile, this_member(),
-                  [&](int64_t image, int64_t first, int64_t count) {
-                    const T* x = static_cast<const T*>(p.x.data) + image * p.x.stride[0];
-                    T* out = static_cast<T*>(p.out.data) + image * p.out.stride[0];
-                    for (int64_t pixel = first; pixel < first + count; ++pixel) {
-                      normalise(x + offset_in_image(p.x, pixel), p.x.size[1], weight, bias, p.eps,
-                                out + offset_in_image(p.out, pixel));
-                    }
-                  });
+    const Member me = this_member();
+    for_each_tile(pixels, me.begin(p.x.size[0] * pixels), me.end(p.x.size[0] * pixels), kTile, [&](const Pixels& tile) {
+      const T* x = static_cast<const T*>(p.x.data) + tile.image * p.x.stride[0];
+      T* out = static_cast<T*>(p.out.data) + tile.image * p.out.stride[0];
+      for (int64_t pixel = tile.first; pixel < tile.first + tile.count; ++pixel) {
+        normalise(x + offset_in_image(p.x, pixel), p.x.size[1], weight, bias, p.eps,
+                  out + offset_in_image(p.out, pixel));
+      }
+    });
   }
 }
 

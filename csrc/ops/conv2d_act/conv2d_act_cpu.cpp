@@ -21,12 +21,12 @@ constexpr int64_t kTile = 96;     // pixels of a product
 constexpr int64_t kWideRow = 48;  // output pixels in a row that make a product of their own
 
 template <typename Element>
-struct Packed {
+struct PackedConvolution {
   Element* weight;
   float* bias;
 
-  Packed(Arena& arena, int64_t out, int64_t taps, int64_t in)
-      : weight(arena.take<Element>(packed_size<Element>(out, taps * row_elements<Element>(in)))),
+  PackedConvolution(Arena& arena, int64_t out, int64_t taps, int64_t in)
+      : weight(arena.take<Element>(packed_size<Element>(out, taps * padded_k<Element>(in)))),
         bias(arena.take<float>(padded(out))) {}
 };
 
@@ -49,8 +49,8 @@ void pack_weights(Element* out, int64_t n, int64_t depth, Source source) {
 template <typename Element>
 void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
   const int64_t out = weight.size[0], in = weight.size[1], height = weight.size[2], width = weight.size[3];
-  const int64_t row = row_elements<Element>(in);
-  const auto packed = laid_out<Packed<Element>>(memory, out, height * width, in);
+  const int64_t row = padded_k<Element>(in);
+  const auto packed = laid_out<PackedConvolution<Element>>(memory, out, height * width, in);
   pack_weights(packed.weight, out, height * width * row, [&](int64_t n, int64_t k) {
     const int64_t tap = k / row, channel = k % row;
     if (channel >= in) return 0.0f;
@@ -60,12 +60,33 @@ void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
   load_parameter<float>(bias, out, packed.bias);
 }
 
+// Copies `count` pixels, `pixel_stride` apart from `source` on, to rows for a product; padding becomes zero.
+template <typename T, typename Element>
+void gather_rows(const T* source, int64_t channels, int64_t channel_stride, int64_t pixel_stride, int64_t count,
+                 Element* out) {
+  const int64_t row = padded_k<Element>(channels);
+  if (channel_stride == 1) {
+    for (int64_t p = 0; p < count; ++p) {
+      for (int64_t c = 0; c < row; ++c) {
+        out[p * row + c] = from_real<Element>(c < channels ? to_real(source[p * pixel_stride + c]) : 0.0f);
+      }
+    }
+  } else {
+    for (int64_t c = 0; c < row; ++c) {
+      for (int64_t p = 0; p < count; ++p) {
+        out[p * row + c] =
+            from_real<Element>(c < channels ? to_real(source[p * pixel_stride + c * channel_stride]) : 0.0f);
+      }
+    }
+  }
+}
+
 template <typename T, typename Out>
 struct Convolution {
-  using Element = typename Product<T>::Element;
+  using Element = ProductElement<T>;
 
   const Conv2dActParams& p;
-  const Packed<Element>& packed;
+  const PackedConvolution<Element>& packed;
   int64_t row;  // elements of one pixel
 
   int64_t taps() const { return p.kernel[0] * p.kernel[1]; }
@@ -73,7 +94,9 @@ struct Convolution {
   bool by_rows() const { return !is_pointwise() && p.out.size[3] >= kWideRow; }
   // Elements of one copied row of the image, from the first window's left column to the last one's right.
   int64_t row_length() const { return ((p.out.size[3] - 1) * p.stride + p.kernel[1]) * row; }
-  int64_t scratch_elements() const { return by_rows() ? p.kernel[0] * row_length() : kTile * taps() * row; }
+  int64_t scratch_elements() const {
+    return by_rows() ? p.kernel[0] * row_length() : kTile * (is_pointwise() ? padded(p.x.size[1]) : taps() * row);
+  }
 
   const T* image(int64_t index) const { return static_cast<const T*>(p.x.data) + index * p.x.stride[0]; }
 
@@ -92,16 +115,16 @@ struct Convolution {
     std::memset(out + (last - column) * row, 0, (end - last) * row * sizeof(Element));
   }
 
-  void product(const Pixels<Element>& a, int64_t segments, int64_t index, int64_t first, int64_t count) const {
+  void product(const Rows<const Element>& a, int64_t segments, const Pixels& pixels) const {
     const int64_t channels = p.out.size[1];
-    Out* out = static_cast<Out*>(p.out.data) + index * p.out.stride[0];
-    gemm(a, count, PackedWeights<Element>{packed.weight, channels, taps() * row / segments, segments},
+    Out* out = static_cast<Out*>(p.out.data) + pixels.image * p.out.stride[0];
+    gemm(a, pixels.count, PackedWeights<Element>{packed.weight, channels, taps() * row / segments, segments},
          [&](int64_t m, int64_t n, Vec sum) {
            sum += load(packed.bias + n);
            if (p.activation == Activation::kGelu) sum = gelu_for<Out>(sum);
            if (p.activation == Activation::kRelu) sum = sum < Vec{} ? Vec{} : sum;  // NaN stays
-           store_channels(out + offset_in_image(p.out, first + m) + n * p.out.stride[1], p.out.stride[1], channels - n,
-                          sum);
+           store_channels(out + offset_in_image(p.out, pixels.first + m) + n * p.out.stride[1], p.out.stride[1],
+                          channels - n, sum);
          });
   }
 
@@ -110,23 +133,23 @@ struct Convolution {
       copy_pixels(image(index), y * p.stride - p.padding + i, -p.padding, row_length() / row,
                   scratch + i * row_length());
     }
-    product({scratch, p.stride * row, row_length()}, p.kernel[0], index, y * p.out.size[3], p.out.size[3]);
+    product({scratch, p.stride * row, row_length()}, p.kernel[0], {index, y * p.out.size[3], p.out.size[3]});
   }
 
-  void tile(int64_t index, int64_t first, int64_t count, Element* scratch) const {
+  void tile(const Pixels& pixels, Element* scratch) const {
     if (is_pointwise()) {
-      product(pixel_rows<T>(p.x, index, first, count, scratch), 1, index, first, count);
+      product(read_rows<Element, T>(p.x, pixels, k_step<Element>(), scratch), 1, pixels);
       return;
     }
     Element* out = scratch;
-    for (int64_t pixel = first; pixel < first + count; ++pixel) {
+    for (int64_t pixel = pixels.first; pixel < pixels.first + pixels.count; ++pixel) {
       const int64_t top = pixel / p.out.size[3] * p.stride - p.padding;
       const int64_t left = pixel % p.out.size[3] * p.stride - p.padding;
       for (int64_t i = 0; i < p.kernel[0]; ++i, out += p.kernel[1] * row) {
-        copy_pixels(image(index), top + i, left, p.kernel[1], out);
+        copy_pixels(image(pixels.image), top + i, left, p.kernel[1], out);
       }
     }
-    product({scratch, taps() * row, 0}, 1, index, first, count);
+    product({scratch, taps() * row}, 1, pixels);
   }
 
   bool run(int threads) const {
@@ -143,8 +166,8 @@ struct Convolution {
           output_row(y / height, y % height, scratch);
         }
       } else {
-        for_each_tile(images, pixels, kTile, me,
-                      [&](int64_t index, int64_t first, int64_t count) { tile(index, first, count, scratch); });
+        for_each_tile(pixels, me.begin(images * pixels), me.end(images * pixels), kTile,
+                      [&](const Pixels& some) { tile(some, scratch); });
       }
     }
     return true;
@@ -153,26 +176,26 @@ struct Convolution {
 
 template <typename T, typename Out>
 bool run(const Conv2dActParams& p, int threads) {
-  using Element = typename Product<T>::Element;
-  const int64_t row = row_elements<Element>(p.x.size[1]);
-  const auto packed = laid_out<Packed<Element>>(p.packed, p.out.size[1], p.kernel[0] * p.kernel[1], p.x.size[1]);
+  using Element = ProductElement<T>;
+  const int64_t row = padded_k<Element>(p.x.size[1]);
+  const auto packed =
+      laid_out<PackedConvolution<Element>>(p.packed, p.out.size[1], p.kernel[0] * p.kernel[1], p.x.size[1]);
   return Convolution<T, Out>{p, packed, row}.run(threads);
 }
 
 template <typename Element>
 int64_t packed_bytes(const Tensor4& weight) {
-  return bytes_of<Packed<Element>>(weight.size[0], weight.size[2] * weight.size[3], weight.size[1]);
+  return bytes_of<PackedConvolution<Element>>(weight.size[0], weight.size[2] * weight.size[3], weight.size[1]);
 }
 
 }  // namespace
 
 int64_t conv2d_act_packed_bytes(DType dtype, const Tensor4& weight) {
-  return dtype == DType::kBFloat16 ? packed_bytes<Product<BFloat16>::Element>(weight) : packed_bytes<float>(weight);
+  return dtype == DType::kBFloat16 ? packed_bytes<ProductElement<BFloat16>>(weight) : packed_bytes<float>(weight);
 }
 
 void conv2d_act_pack_cpu(DType dtype, const Tensor4& weight, const Tensor4& bias, void* packed) {
-  dtype == DType::kBFloat16 ? pack<Product<BFloat16>::Element>(weight, bias, packed)
-                            : pack<float>(weight, bias, packed);
+  dtype == DType::kBFloat16 ? pack<ProductElement<BFloat16>>(weight, bias, packed) : pack<float>(weight, bias, packed);
 }
 
 bool conv2d_act_cpu(const Conv2dActParams& p, int threads) {

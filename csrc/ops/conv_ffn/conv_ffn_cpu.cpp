@@ -31,13 +31,13 @@ int64_t panels_of(int64_t hidden) { return blocks_of(hidden, kWidth); }
 
 // The packed weights, laid out twice: to measure, and to find.
 template <typename Element>
-struct Packed {
+struct PackedFfn {
   Element* fc1;
   float *fc1_bias, *taps, *dw_bias;  // taps: (panel, vector of the panel, tap, lane)
   Element* fc2;
   float* fc2_bias;
 
-  Packed(Arena& arena, int64_t in, int64_t hidden, int64_t out)
+  PackedFfn(Arena& arena, int64_t in, int64_t hidden, int64_t out)
       : fc1(arena.take<Element>(packed_size<Element>(hidden, in))),
         fc1_bias(arena.take<float>(panels_of(hidden) * kWidth)),
         taps(arena.take<float>(panels_of(hidden) * kWidth * kTaps)),
@@ -48,9 +48,9 @@ struct Packed {
 
 template <typename T>
 void pack(const ConvFfnWeights& w, void* memory) {
-  using Element = typename Product<T>::Element;
+  using Element = ProductElement<T>;
   const int64_t hidden = w.fc1_weight.size[0], in = w.fc1_weight.size[1], out = w.fc2_weight.size[0];
-  const auto packed = laid_out<Packed<Element>>(memory, in, hidden, out);
+  const auto packed = laid_out<PackedFfn<Element>>(memory, in, hidden, out);
   pack_matrix(pointwise<T>(w.fc1_weight), packed.fc1);
   Matrix<T> fc2 = pointwise<T>(w.fc2_weight);
   fc2.padded_depth = panels_of(hidden) * kWidth;
@@ -72,10 +72,10 @@ void pack(const ConvFfnWeights& w, void* memory) {
 }
 
 // How an image is cut.
-struct Cut {
+struct FfnTiles {
   int64_t tile, tiles, group;
 
-  Cut(const ConvFfnParams& p, int64_t element_bytes) {
+  FfnTiles(const ConvFfnParams& p, int64_t element_bytes) {
     const int64_t height = p.x.size[2], width = p.x.size[3];
     const int64_t pixel_bytes = panels_of(p.hidden) * kWidth * element_bytes;
     // three ring rows and one of gelu
@@ -87,35 +87,35 @@ struct Cut {
 };
 
 template <typename Element>
-struct Scratch {
+struct FfnScratch {
   Element *ring, *gelu, *rows;
   int64_t *from, *to;  // of each pixel of a product: where it lies in the ring or in out
 
-  Scratch(Arena& arena, const ConvFfnParams& p, const Cut& cut)
-      : ring(arena.take<Element>((cut.group + 2) * (cut.tile + 2) * panels_of(p.hidden) * kWidth)),
-        gelu(arena.take<Element>(cut.group * cut.tile * panels_of(p.hidden) * kWidth)),
-        rows(arena.take<Element>((cut.group + 2) * (cut.tile + 2) * row_elements<Element>(p.x.size[1]))),
-        from(arena.take<int64_t>(cut.group * cut.tile)),
-        to(arena.take<int64_t>((cut.group + 2) * (cut.tile + 2))) {}
+  FfnScratch(Arena& arena, const ConvFfnParams& p, const FfnTiles& tiling)
+      : ring(arena.take<Element>((tiling.group + 2) * (tiling.tile + 2) * panels_of(p.hidden) * kWidth)),
+        gelu(arena.take<Element>(tiling.group * tiling.tile * panels_of(p.hidden) * kWidth)),
+        rows(arena.take<Element>((tiling.group + 2) * (tiling.tile + 2) * padded(p.x.size[1]))),
+        from(arena.take<int64_t>(tiling.group * tiling.tile)),
+        to(arena.take<int64_t>((tiling.group + 2) * (tiling.tile + 2))) {}
 };
 
 // One thread's walk down one column tile of one image.
 template <typename T>
-struct Walk {
-  using Element = typename Product<T>::Element;
+struct FfnUnit {
+  using Element = ProductElement<T>;
 
   const ConvFfnParams& p;
-  const Cut& cut;
-  const Packed<Element>& packed;
-  const Scratch<Element>& s;
+  const FfnTiles& tiling;
+  const PackedFfn<Element>& packed;
+  const FfnScratch<Element>& s;
   int64_t image, left, right;  // the tile's columns
 
   int64_t columns() const { return right - left; }
-  int64_t ring_rows() const { return cut.group + 2; }
+  int64_t ring_rows() const { return tiling.group + 2; }
   int64_t slot(int64_t row) const { return (row + 1) % ring_rows(); }
   // Elements between two panels of the ring, and of the gelu rows.
-  int64_t ring_panel() const { return ring_rows() * (cut.tile + 2) * kWidth; }
-  int64_t gelu_panel() const { return cut.group * cut.tile * kWidth; }
+  int64_t ring_panel() const { return ring_rows() * (tiling.tile + 2) * kWidth; }
+  int64_t gelu_panel() const { return tiling.group * tiling.tile * kWidth; }
   const T* x_at(int64_t row, int64_t column) const {
     return static_cast<const T*>(p.x.data) + image * p.x.stride[0] + row * p.x.stride[2] + column * p.x.stride[3];
   }
@@ -124,42 +124,41 @@ struct Walk {
   struct Source {
     int64_t first, last, begin, run;  // rows inside the image; first column and columns of each
     bool at_once;                     // all rows are one matrix: `all`
-    Pixels<Element> all;
+    Rows<const Element> all;
   };
 
   Source source(int64_t first, int64_t last) const {
-    const int64_t height = p.x.size[2], width = p.x.size[3], channels = p.x.size[1];
+    const int64_t height = p.x.size[2], width = p.x.size[3], row_size = padded(p.x.size[1]);
     Source from{larger(first, 0), smaller(last, height), larger(left - 1, 0), 0, true, {}};
     from.run = smaller(right + 1, width) - from.begin;
-    if (is_direct<T, Element>(p.x)) {
+    if (pixels_are_rows<Element, T>(p.x, k_step<Element>())) {
       from.at_once = from.run == width && p.x.stride[2] == width * p.x.stride[3];
       from.all = direct(from.first, from.begin);
     } else {
-      const int64_t elements = row_elements<Element>(channels);
       for (int64_t row = from.first; row < from.last; ++row) {
-        gather_rows(x_at(row, from.begin), channels, p.x.stride[1], p.x.stride[3], from.run,
-                    s.rows + (row - from.first) * from.run * elements);
+        load_pixels<Element, T>(p.x, {image, row * width + from.begin, from.run},
+                                s.rows + (row - from.first) * from.run * row_size);
       }
-      from.all = {s.rows, elements, 0};
+      from.all = {s.rows, row_size};
     }
     for (int64_t row = from.first; row < from.last; ++row) {
       for (int64_t column = 0; column < from.run; ++column) {
         s.to[(row - from.first) * from.run + column] =
-            (slot(row) * (cut.tile + 2) + from.begin - left + 1 + column) * kWidth;
+            (slot(row) * (tiling.tile + 2) + from.begin - left + 1 + column) * kWidth;
       }
     }
     return from;
   }
 
-  Pixels<Element> direct(int64_t row, int64_t column) const {
-    return {reinterpret_cast<const Element*>(x_at(row, column)), p.x.stride[3], 0};
+  Rows<const Element> direct(int64_t row, int64_t column) const {
+    return {reinterpret_cast<const Element*>(x_at(row, column)), p.x.stride[3]};
   }
 
   // One panel of hidden rows [first, last) into the ring; rows and columns outside the image are zero.
   void produce(const Source& from, int64_t first, int64_t last, int64_t panel) const {
     Element* ring = s.ring + panel * ring_panel();
     for (int64_t row = first; row < last; ++row) {
-      Element* target = ring + slot(row) * (cut.tile + 2) * kWidth;
+      Element* target = ring + slot(row) * (tiling.tile + 2) * kWidth;
       if (row < from.first || row >= from.last) std::memset(target, 0, (columns() + 2) * kWidth * sizeof(Element));
       if (left == 0) std::memset(target, 0, kWidth * sizeof(Element));
       if (right == p.x.size[3]) std::memset(target + (columns() + 1) * kWidth, 0, kWidth * sizeof(Element));
@@ -171,7 +170,7 @@ struct Walk {
     const int64_t step = from.at_once ? from.last - from.first : 1;
     for (int64_t row = from.first; row < from.last; row += step) {
       const int64_t* to = s.to + (row - from.first) * from.run;
-      gemm<Sums::kRegisters>(
+      gemm<SumsIn::kRegisters>(
           from.at_once ? from.all : direct(row, from.begin), step * from.run, w,
           [&](int64_t m, int64_t n, Vec sum) { store_vector(ring + to[m] + n, sum + load(bias + n)); });
     }
@@ -183,7 +182,7 @@ struct Walk {
     for (int64_t row = first; row < last; ++row) {
       const Element* above[3];
       for (int64_t i = 0; i < 3; ++i) {
-        above[i] = s.ring + panel * ring_panel() + slot(row - 1 + i) * (cut.tile + 2) * kWidth;
+        above[i] = s.ring + panel * ring_panel() + slot(row - 1 + i) * (tiling.tile + 2) * kWidth;
       }
       Element* target = s.gelu + panel * gelu_panel() + (row - first) * columns() * kWidth;
       for (int64_t v = 0; v < kPanel; ++v) {
@@ -234,7 +233,7 @@ struct Walk {
     const T* x = static_cast<const T*>(p.x.data) + image * p.x.stride[0];
     T* out = static_cast<T*>(p.out.data) + image * p.out.stride[0];
     const PackedWeights<Element> w{packed.fc2, out_channels, kWidth, panels_of(p.hidden)};
-    gemm(Pixels<Element>{s.gelu, kWidth, gelu_panel()}, (last - first) * columns(), w,
+    gemm(Rows<const Element>{s.gelu, kWidth, gelu_panel()}, (last - first) * columns(), w,
          [&](int64_t m, int64_t n, Vec sum) {
            sum += load(packed.fc2_bias + n);
            const int64_t lanes = out_channels - n;
@@ -245,8 +244,8 @@ struct Walk {
 
   void rows(int64_t first, int64_t last) const {
     int64_t ready = first - 1;  // hidden rows below this one are in the ring
-    for (int64_t row = first; row < last; row += cut.group) {
-      const int64_t end = smaller(row + cut.group, last);
+    for (int64_t row = first; row < last; row += tiling.group) {
+      const int64_t end = smaller(row + tiling.group, last);
       const Source from = source(ready, end + 1);
       for (int64_t panel = 0; panel < panels_of(p.hidden); ++panel) {  // one at a time: in the first-level cache
         produce(from, ready, end + 1, panel);
@@ -260,25 +259,25 @@ struct Walk {
 
 template <typename T>
 bool run(const ConvFfnParams& p, int threads) {
-  using Element = typename Product<T>::Element;
-  const auto packed = laid_out<Packed<Element>>(p.packed, p.x.size[1], p.hidden, p.out.size[1]);
+  using Element = ProductElement<T>;
+  const auto packed = laid_out<PackedFfn<Element>>(p.packed, p.x.size[1], p.hidden, p.out.size[1]);
   const int64_t images = p.x.size[0], height = p.x.size[2], width = p.x.size[3];
   if (images * height * width * p.out.size[1] == 0) return true;
-  const Cut cut(p, sizeof(Element));
-  const TeamMemory memory(0, bytes_of<Scratch<Element>>(p, cut), threads);
+  const FfnTiles tiling(p, sizeof(Element));
+  const TeamMemory memory(0, bytes_of<FfnScratch<Element>>(p, tiling), threads);
   if (memory.is_exhausted()) return false;
-  const int64_t total = images * cut.tiles * height;
+  const int64_t total = images * tiling.tiles * height;
 #pragma omp parallel num_threads(threads)
   {
     const Member me = this_member();
-    const auto scratch = memory.own<Scratch<Element>>(me, p, cut);
+    const auto scratch = memory.own<FfnScratch<Element>>(me, p, tiling);
     const int64_t last = me.end(total);
     for (int64_t row = me.begin(total); row < last;) {
       const int64_t strip = row / height, first = row % height;
       const int64_t count = smaller(last - row, height - first);
-      const int64_t left = strip % cut.tiles * cut.tile;
-      const int64_t right = smaller(left + cut.tile, width);
-      Walk<T>{p, cut, packed, scratch, strip / cut.tiles, left, right}.rows(first, first + count);
+      const int64_t left = strip % tiling.tiles * tiling.tile;
+      const int64_t right = smaller(left + tiling.tile, width);
+      FfnUnit<T>{p, tiling, packed, scratch, strip / tiling.tiles, left, right}.rows(first, first + count);
       row += count;
     }
   }
@@ -289,8 +288,8 @@ bool run(const ConvFfnParams& p, int threads) {
 
 int64_t conv_ffn_packed_bytes(const ConvFfnWeights& weights) {
   const int64_t hidden = weights.fc1_weight.size[0], in = weights.fc1_weight.size[1], out = weights.fc2_weight.size[0];
-  return weights.dtype == DType::kBFloat16 ? bytes_of<Packed<Product<BFloat16>::Element>>(in, hidden, out)
-                                           : bytes_of<Packed<float>>(in, hidden, out);
+  return weights.dtype == DType::kBFloat16 ? bytes_of<PackedFfn<ProductElement<BFloat16>>>(in, hidden, out)
+                                           : bytes_of<PackedFfn<float>>(in, hidden, out);
 }
 
 void conv_ffn_pack_cpu(const ConvFfnWeights& weights, void* packed) {

@@ -16,29 +16,29 @@ namespace {
 constexpr int64_t kTaps = 9;
 constexpr int64_t kRows = kTaps + 1;  // partial gradients of a unit: the weights', then the bias's
 
-struct ForwardScratch {
+struct DwconvScratch {
   Plane x, y;
   Real *weight, *bias;
 
-  ForwardScratch(Arena& arena, const Tensor4& shape)
+  DwconvScratch(Arena& arena, const Tensor4& shape)
       : x(take_plane(arena, shape.size[2], shape.size[3], 1, 1)),
         y(take_plane(arena, shape.size[2], shape.size[3], 0, 0)),
         weight(arena.take<Real>(kTaps * kLanes)),
         bias(arena.take<Real>(kLanes)) {}
 };
 
-struct BackwardScratch : ForwardScratch {
+struct DwconvBackwardScratch : DwconvScratch {
   Plane grad_y;
   Real* flipped;
 
-  BackwardScratch(Arena& arena, const Tensor4& shape)
-      : ForwardScratch(arena, shape),
+  DwconvBackwardScratch(Arena& arena, const Tensor4& shape)
+      : DwconvScratch(arena, shape),
         grad_y(take_plane(arena, shape.size[2], shape.size[3], 1, 1)),
         flipped(arena.take<Real>(kTaps * kLanes)) {}
 };
 
 template <typename T>
-void load_and_convolve(const DwconvGeluParams& p, int64_t image, int64_t channel, const ForwardScratch& s) {
+void load_and_convolve(const DwconvGeluParams& p, int64_t image, int64_t channel, const DwconvScratch& s) {
   load_plane<T>(p.x, image, channel, s.x);
   load_taps<T>(p.weight, channel, false, s.weight);
   load_bias<T>(p.bias, channel, s.bias);
@@ -47,16 +47,16 @@ void load_and_convolve(const DwconvGeluParams& p, int64_t image, int64_t channel
 
 template <typename T>
 bool forward(const DwconvGeluParams& p, int threads) {
-  return for_each_unit<ForwardScratch>(p.x.size[0], p.x.size[1], p.x, threads,
-                                       [&p](int64_t image, int64_t channel, const ForwardScratch& s) {
-                                         load_and_convolve<T>(p, image, channel, s);
-                                         for (int64_t y = 0; y < s.y.height; ++y) {
-                                           Real* row = s.y.at(y, 0);
-                                           for (int64_t x = 0; x < s.y.width; ++x)
-                                             store(row + x * kLanes, gelu_for<T>(load(row + x * kLanes)));
-                                         }
-                                         store_plane<T>(s.y, p.out, image, channel);
-                                       });
+  return for_each_unit<DwconvScratch>(p.x.size[0], p.x.size[1], p.x, threads,
+                                      [&p](int64_t image, int64_t channel, const DwconvScratch& s) {
+                                        load_and_convolve<T>(p, image, channel, s);
+                                        for (int64_t y = 0; y < s.y.height; ++y) {
+                                          Real* row = s.y.at(y, 0);
+                                          for (int64_t x = 0; x < s.y.width; ++x)
+                                            store(row + x * kLanes, gelu_for<T>(load(row + x * kLanes)));
+                                        }
+                                        store_plane<T>(s.y, p.out, image, channel);
+                                      });
 }
 
 template <typename T>
@@ -67,8 +67,8 @@ bool backward(const DwconvGeluBackwardParams& p, int threads) {
   const TeamMemory memory(bytes_of<Array<Real>>(reals), 0, 0);
   if (memory.is_exhausted()) return false;
   Real* const partial = memory.shared<Array<Real>>(reals).data;
-  const bool done = for_each_unit<BackwardScratch>(
-      images, f.x.size[1], f.x, threads, [&](int64_t image, int64_t channel, const BackwardScratch& s) {
+  const bool done = for_each_unit<DwconvBackwardScratch>(
+      images, f.x.size[1], f.x, threads, [&](int64_t image, int64_t channel, const DwconvBackwardScratch& s) {
         load_and_convolve<T>(f, image, channel, s);
         load_plane<T>(p.grad, image, channel, s.grad_y);
         for (int64_t y = 0; y < s.y.height; ++y) {

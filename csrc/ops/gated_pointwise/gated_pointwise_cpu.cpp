@@ -8,7 +8,7 @@
 //   grad_m = t W                             pixels x Ci, sum over Co, W packed the other way
 //   grad_weight += t^T m                     Co x Ci, sum over the tile's pixels, which are packed as weights
 //   grad_bias += sum of t
-// Sums over pixels are kept per chunk of one or more tiles, chunks depend on the shape alone, and they are added in
+// SumsIn over pixels are kept per chunk of one or more tiles, chunks depend on the shape alone, and they are added in
 // their order: results do not depend on the number of threads.
 //
 // FLOPs: 2 Ci Co a pixel forward, 6 Ci Co backward. Bytes: m, u and out once; m, u, g, grad_m and grad_u once. At 220
@@ -34,11 +34,11 @@ constexpr int64_t kTile = 128;
 constexpr int64_t kMaxChunks = 32;
 constexpr int64_t kMaxPartial = int64_t{1} << 22;  // floats of all chunks' weight gradients, where two chunks fit
 
-struct Sizes {
+struct GateSizes {
   int64_t pixels, total, ci, co, ci_padded, co_padded;
   int64_t chunk, chunks;  // pixels of a chunk; of the backward
 
-  explicit Sizes(const GatedPointwiseParams& p)
+  explicit GateSizes(const GatedPointwiseParams& p)
       : pixels(p.m.size[2] * p.m.size[3]),
         total(p.m.size[0] * pixels),
         ci(p.m.size[1]),
@@ -52,22 +52,6 @@ struct Sizes {
   }
 };
 
-// Pixels [first, first + count) of an image.
-struct Tile {
-  int64_t image, first, count;
-};
-
-// visit(tile) over all images' pixels [begin, end).
-template <typename Visit>
-void for_each_tile(const Sizes& s, int64_t begin, int64_t end, const Visit& visit) {
-  while (begin < end) {
-    const int64_t first = begin % s.pixels;
-    const int64_t count = smaller(smaller(end - begin, kTile), s.pixels - first);
-    visit(Tile{begin / s.pixels, first, count});
-    begin += count;
-  }
-}
-
 // W as the weights of W m, and of t W.
 template <typename T>
 Matrix<T> backward_weights(const Tensor4& w) {
@@ -75,38 +59,33 @@ Matrix<T> backward_weights(const Tensor4& w) {
 }
 
 template <typename E, typename T>
-void pack_share(const Matrix<T>& w, E* packed, const Member& me) {
+void pack_panels(const Matrix<T>& w, E* packed, const Member& me) {
   for (int64_t panel = me.index; panel < w.panels(); panel += me.team) pack_panel(w, panel, packed);
 }
 
 // Tiles of m as rows that a product can read: BFloat16 in pairs.
 template <typename T, typename E>
-Rows<const E> product_rows(const Tensor4& m, const Tile& t, E* scratch) {
-  return read_rows<E, T>(m, t.image, t.first, t.count, k_step<E>(), scratch);
-}
-
-template <typename E>
-Pixels<E> operand(const Rows<const E>& rows) {
-  return {rows.data, rows.stride, 0};
+Rows<const E> product_rows(const Tensor4& m, const Pixels& t, E* scratch) {
+  return read_rows<E, T>(m, t, k_step<E>(), scratch);
 }
 
 // What all threads of a forward read.
 template <typename E>
-struct ForwardShared {
+struct GateShared {
   E* weights;
   Real* bias;
 
-  ForwardShared(Arena& arena, const Sizes& s)
+  GateShared(Arena& arena, const GateSizes& s)
       : weights(arena.take<E>(packed_size<E>(s.co, s.ci))), bias(arena.take<Real>(s.co_padded)) {}
 };
 
 // A thread's tile.
 template <typename T, typename E>
-struct ForwardOwn {
+struct GateOwn {
   E* m;
   T *u, *out;
 
-  ForwardOwn(Arena& arena, const Sizes& s)
+  GateOwn(Arena& arena, const GateSizes& s)
       : m(arena.take<E>(kTile * s.ci_padded)),
         u(arena.take<T>(kTile * s.co_padded)),
         out(arena.take<T>(kTile * s.co_padded)) {}
@@ -114,28 +93,27 @@ struct ForwardOwn {
 
 template <typename T>
 bool forward(const GatedPointwiseParams& p, int threads) {
-  using E = typename Product<T>::Element;
-  const Sizes s(p);
-  const TeamMemory memory(bytes_of<ForwardShared<E>>(s), bytes_of<ForwardOwn<T, E>>(s), threads);
+  using E = ProductElement<T>;
+  const GateSizes s(p);
+  const TeamMemory memory(bytes_of<GateShared<E>>(s), bytes_of<GateOwn<T, E>>(s), threads);
   if (memory.is_exhausted()) return false;
-  const auto shared = memory.shared<ForwardShared<E>>(s);
+  const auto shared = memory.shared<GateShared<E>>(s);
   load_parameter<T>(p.bias, s.co, shared.bias);
 #pragma omp parallel num_threads(threads)
   {
     const Member me = this_member();
-    const auto own = memory.own<ForwardOwn<T, E>>(me, s);
-    pack_share(pointwise<T>(p.weight), shared.weights, me);
+    const auto own = memory.own<GateOwn<T, E>>(me, s);
+    pack_panels(pointwise<T>(p.weight), shared.weights, me);
 #pragma omp barrier
-    for_each_tile(s, me.begin(s.total), me.end(s.total), [&](const Tile& t) {
+    for_each_tile(s.pixels, me.begin(s.total), me.end(s.total), kTile, [&](const Pixels& t) {
       const Rows<const E> m = product_rows<T>(p.m, t, own.m);
-      const Rows<const T> u = read_rows<T, T>(p.u, t.image, t.first, t.count, kLanes, own.u);
-      const Rows<T> out = rows_to_write(p.out, t.image, t.first, own.out);
-      gemm(operand(m), t.count, PackedWeights<E>{shared.weights, s.co, s.ci, 1},
-           [&](int64_t row, int64_t column, Vec sum) {
-             const Vec gate = sum + load(shared.bias + column);
-             store_vector(out.data + row * out.stride + column, gate * load_vector(u.data + row * u.stride + column));
-           });
-      finish_rows(out, p.out, t.image, t.first, t.count, own.out);
+      const Rows<const T> u = read_rows<T, T>(p.u, t, kLanes, own.u);
+      const Rows<T> out = rows_to_write(p.out, t, own.out);
+      gemm(m, t.count, PackedWeights<E>{shared.weights, s.co, s.ci, 1}, [&](int64_t row, int64_t column, Vec sum) {
+        const Vec gate = sum + load(shared.bias + column);
+        store_vector(out.data + row * out.stride + column, gate * load_vector(u.data + row * u.stride + column));
+      });
+      finish_rows(out, p.out, t, own.out);
     });
   }
   return true;
@@ -143,13 +121,13 @@ bool forward(const GatedPointwiseParams& p, int threads) {
 
 // What all threads of a backward read, and the chunks' sums.
 template <typename E>
-struct BackwardShared {
+struct GateBackwardShared {
   E *forward_weights, *backward_weights;
   Real* bias;
   Real* grad_weight;  // (chunks, co, ci_padded)
   Real* grad_bias;    // (chunks, co_padded)
 
-  BackwardShared(Arena& arena, const Sizes& s)
+  GateBackwardShared(Arena& arena, const GateSizes& s)
       : forward_weights(arena.take<E>(packed_size<E>(s.co, s.ci))),
         backward_weights(arena.take<E>(packed_size<E>(s.ci, s.co))),
         bias(arena.take<Real>(s.co_padded)),
@@ -159,11 +137,11 @@ struct BackwardShared {
 
 // A thread's tile.
 template <typename T, typename E>
-struct BackwardOwn {
+struct GateBackwardOwn {
   E *m, *t, *transposed, *packed;  // t: (kTile, co_padded) and (co_padded, kTile); m as weights: (ci, kTile)
   T *u, *grad, *grad_m, *grad_u;
 
-  BackwardOwn(Arena& arena, const Sizes& s)
+  GateBackwardOwn(Arena& arena, const GateSizes& s)
       : m(arena.take<E>(kTile * s.ci_padded)),
         t(arena.take<E>(kTile * s.co_padded)),
         transposed(arena.take<E>(kTile * s.co_padded)),
@@ -176,8 +154,8 @@ struct BackwardOwn {
 
 // t = grad * u of a tile, as rows and transposed (zeros behind the last pixel), and its sum over the pixels.
 template <typename T, typename E>
-void gate_gradient(const Sizes& s, const Rows<const T>& grad, const Rows<const T>& u, int64_t count,
-                   const BackwardOwn<T, E>& own, Real* sum) {
+void gate_gradient(const GateSizes& s, const Rows<const T>& grad, const Rows<const T>& u, int64_t count,
+                   const GateBackwardOwn<T, E>& own, Real* sum) {
   for (int64_t i = 0; i < count; i += kLanes) {  // kLanes whole rows at a time: they are fetched ahead
     for (int64_t c = 0; c < s.co_padded; c += kLanes) {
       Vec square[kLanes], total = load(sum + c);
@@ -201,31 +179,31 @@ void gate_gradient(const Sizes& s, const Rows<const T>& grad, const Rows<const T
 }
 
 template <typename T, typename E>
-void backward_tile(const GatedPointwiseBackwardParams& p, const Sizes& s, const Tile& t,
-                   const BackwardShared<E>& shared, const BackwardOwn<T, E>& own, Real* weight_sum, Real* bias_sum) {
+void backward_tile(const GatedPointwiseBackwardParams& p, const GateSizes& s, const Pixels& t,
+                   const GateBackwardShared<E>& shared, const GateBackwardOwn<T, E>& own, Real* weight_sum,
+                   Real* bias_sum) {
   const GatedPointwiseParams& f = p.forward;
   const Rows<const E> m = product_rows<T>(f.m, t, own.m);
-  const Rows<const T> u = read_rows<T, T>(f.u, t.image, t.first, t.count, kLanes, own.u);
-  const Rows<const T> grad = read_rows<T, T>(p.grad, t.image, t.first, t.count, kLanes, own.grad);
+  const Rows<const T> u = read_rows<T, T>(f.u, t, kLanes, own.u);
+  const Rows<const T> grad = read_rows<T, T>(p.grad, t, kLanes, own.grad);
   gate_gradient(s, grad, u, t.count, own, bias_sum);
 
-  const Rows<T> grad_u = rows_to_write(p.grad_u, t.image, t.first, own.grad_u);
-  gemm(operand(m), t.count, PackedWeights<E>{shared.forward_weights, s.co, s.ci, 1},
-       [&](int64_t row, int64_t column, Vec sum) {
-         const Vec gate = sum + load(shared.bias + column);
-         store_vector(grad_u.data + row * grad_u.stride + column,
-                      gate * load_vector(grad.data + row * grad.stride + column));
-       });
-  finish_rows(grad_u, p.grad_u, t.image, t.first, t.count, own.grad_u);
+  const Rows<T> grad_u = rows_to_write(p.grad_u, t, own.grad_u);
+  gemm(m, t.count, PackedWeights<E>{shared.forward_weights, s.co, s.ci, 1}, [&](int64_t row, int64_t column, Vec sum) {
+    const Vec gate = sum + load(shared.bias + column);
+    store_vector(grad_u.data + row * grad_u.stride + column,
+                 gate * load_vector(grad.data + row * grad.stride + column));
+  });
+  finish_rows(grad_u, p.grad_u, t, own.grad_u);
 
-  const Rows<T> grad_m = rows_to_write(p.grad_m, t.image, t.first, own.grad_m);
-  gemm(Pixels<E>{own.t, s.co_padded, 0}, t.count, PackedWeights<E>{shared.backward_weights, s.ci, s.co, 1},
+  const Rows<T> grad_m = rows_to_write(p.grad_m, t, own.grad_m);
+  gemm(Rows<const E>{own.t, s.co_padded}, t.count, PackedWeights<E>{shared.backward_weights, s.ci, s.co, 1},
        [&](int64_t row, int64_t column, Vec sum) { store_vector(grad_m.data + row * grad_m.stride + column, sum); });
-  finish_rows(grad_m, p.grad_m, t.image, t.first, t.count, own.grad_m);
+  finish_rows(grad_m, p.grad_m, t, own.grad_m);
 
   const Matrix<E> columns{m.data, s.ci, t.count, 1, m.stride};
   for (int64_t panel = 0; panel < columns.panels(); ++panel) pack_panel(columns, panel, own.packed);
-  gemm(Pixels<E>{own.transposed, kTile, 0}, s.co, PackedWeights<E>{own.packed, s.ci, t.count, 1},
+  gemm(Rows<const E>{own.transposed, kTile}, s.co, PackedWeights<E>{own.packed, s.ci, t.count, 1},
        [&](int64_t row, int64_t column, Vec sum) {
          Real* target = weight_sum + row * s.ci_padded + column;
          store(target, load(target) + sum);
@@ -234,8 +212,8 @@ void backward_tile(const GatedPointwiseBackwardParams& p, const Sizes& s, const 
 
 // Adds the chunks' sums of output channels [begin, end), in the order of the chunks.
 template <typename T, typename E>
-void add_chunks(const GatedPointwiseBackwardParams& p, const Sizes& s, const BackwardShared<E>& shared, int64_t begin,
-                int64_t end) {
+void reduce_chunks(const GatedPointwiseBackwardParams& p, const GateSizes& s, const GateBackwardShared<E>& shared,
+                   int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     T* out = static_cast<T*>(p.grad_weight.data) + row * s.ci;
     for (int64_t c = 0; c < s.ci; c += kLanes) {
@@ -252,19 +230,19 @@ void add_chunks(const GatedPointwiseBackwardParams& p, const Sizes& s, const Bac
 
 template <typename T>
 bool backward(const GatedPointwiseBackwardParams& p, int threads) {
-  using E = typename Product<T>::Element;
+  using E = ProductElement<T>;
   const GatedPointwiseParams& f = p.forward;
-  const Sizes s(f);
-  const TeamMemory memory(bytes_of<BackwardShared<E>>(s), bytes_of<BackwardOwn<T, E>>(s), threads);
+  const GateSizes s(f);
+  const TeamMemory memory(bytes_of<GateBackwardShared<E>>(s), bytes_of<GateBackwardOwn<T, E>>(s), threads);
   if (memory.is_exhausted()) return false;
-  const auto shared = memory.shared<BackwardShared<E>>(s);
+  const auto shared = memory.shared<GateBackwardShared<E>>(s);
   load_parameter<T>(f.bias, s.co, shared.bias);
 #pragma omp parallel num_threads(threads)
   {
     const Member me = this_member();
-    const auto own = memory.own<BackwardOwn<T, E>>(me, s);
-    pack_share(pointwise<T>(f.weight), shared.forward_weights, me);
-    pack_share(backward_weights<T>(f.weight), shared.backward_weights, me);
+    const auto own = memory.own<GateBackwardOwn<T, E>>(me, s);
+    pack_panels(pointwise<T>(f.weight), shared.forward_weights, me);
+    pack_panels(backward_weights<T>(f.weight), shared.backward_weights, me);
 #pragma omp barrier
     for (int64_t i = me.begin(s.chunks); i < me.end(s.chunks); ++i) {
       Real* weight_sum = shared.grad_weight + i * s.co * s.ci_padded;
@@ -272,10 +250,11 @@ bool backward(const GatedPointwiseBackwardParams& p, int threads) {
       std::memset(weight_sum, 0, s.co * s.ci_padded * sizeof(Real));
       std::memset(bias_sum, 0, s.co_padded * sizeof(Real));
       const int64_t begin = i * s.chunk, end = smaller(begin + s.chunk, s.total);
-      for_each_tile(s, begin, end, [&](const Tile& t) { backward_tile(p, s, t, shared, own, weight_sum, bias_sum); });
+      for_each_tile(s.pixels, begin, end, kTile,
+                    [&](const Pixels& t) { backward_tile(p, s, t, shared, own, weight_sum, bias_sum); });
     }
 #pragma omp barrier
-    add_chunks<T>(p, s, shared, me.begin(s.co), me.end(s.co));
+    reduce_chunks<T>(p, s, shared, me.begin(s.co), me.end(s.co));
   }
   return true;
 }

@@ -9,8 +9,8 @@
 //   2. every chunk again, its thread's last one first: normalise, or grad_x.
 // Between them each thread merges, in double and in the order of the chunks, those of the images it works on:
 //   mean = sum(n m + d) / N,  M2 = sum(q + 2 (m - mean) d + n (m - mean)^2),  sum g (x - mean) = sum(b + (m - mean) a).
-// Sums are thus taken around values close to the mean: an offset of the data costs no digits. Steps and chunks depend
-// on the shape alone and the order is fixed: results do not depend on the number of threads.
+// ChunkSums are thus taken around values close to the mean: an offset of the data costs no digits. Steps and chunks
+// depend on the shape alone and the order is fixed: results do not depend on the number of threads.
 //
 //   grad_x = w rstd g - rstd mean(w g) - (x - mean) rstd^2 mean(w g xhat),   grad_residual = g
 //
@@ -23,7 +23,7 @@
 
 #include "cpu/convert.h"
 #include "cpu/memory.h"
-#include "cpu/pixels.h"
+#include "cpu/rows.h"
 #include "ops/group_norm_act/group_norm_act.h"
 #include "ops/group_norm_act/statistics.h"
 #include "ops/group_norm_act/steps.h"
@@ -61,7 +61,7 @@ struct TwoSums {
 template <typename Pass, typename Params>
 bool run_steps(const Params& params, const GroupNormActParams& p, const Steps& steps, int arrays, int threads) {
   if (steps.count == 0) return true;
-  const Sizes largest = steps.sizes(p, 0);
+  const StepSizes largest = steps.sizes(p, 0);
   const int64_t reals = largest.units() * arrays * largest.row;
   const TeamMemory memory(bytes_of<TwoSums>(reals), bytes_of<typename Pass::State>(largest), threads);
   if (memory.is_exhausted()) return false;
@@ -89,10 +89,10 @@ template <typename T>
 struct ForwardPass {
   struct State {
     T *x, *residual, *out;
-    Merged merged;
+    ImageSums merged;
     Real *mean, *scale, *shift;  // per channel: y = (x - mean) scale + shift
 
-    State(Arena& arena, const Sizes& s)
+    State(Arena& arena, const StepSizes& s)
         : x(arena.take<T>(s.chunk * s.row)),
           residual(arena.take<T>(s.chunk * s.row)),
           out(arena.take<T>(s.chunk * s.row)),
@@ -105,7 +105,7 @@ struct ForwardPass {
   const GroupNormActParams& p;
   Tensor4 x, residual, out;
   int64_t channel;
-  Sizes s;
+  StepSizes s;
   Real* sums;
 
   ForwardPass(const GroupNormActParams& p, const Steps& steps, int64_t step, Real* sums)
@@ -118,15 +118,16 @@ struct ForwardPass {
         sums(sums) {}
 
   Rows<const T> read(const Tensor4& tensor, int64_t unit, T* memory) const {
-    return read_rows<T, T>(tensor, unit / s.chunks, s.first(unit), s.count(unit), kLanes, memory);
+    return read_rows<T, T>(tensor, s.chunk_at(unit), kLanes, memory);
   }
 
   void first(int64_t unit, const State& state) const {
     const Rows<const T> rows = read(x, unit, state.x);
-    const Sums own = sums_at(sums, s, kForwardSums, unit);
-    chunk_mean(rows, s.count(unit), s, own.mean);
+    const ChunkSums own = chunk_sums(sums, s, kForwardSums, unit);
+    const int64_t count = s.chunk_at(unit).count;
+    chunk_mean(rows, count, s, own.mean);
     clear(own.squares, 2 * s.row);
-    for_each_pixel(s.count(unit), [&](auto together, int64_t i) {
+    for_each_pixel(count, [&](auto together, int64_t i) {
       Vec centred[decltype(together)::value];
       for (int64_t c = 0; c < s.row; c += kLanes) {
         add_deviations(rows.data + i * rows.stride, rows.stride, c, own, centred);
@@ -135,7 +136,7 @@ struct ForwardPass {
   }
 
   void prepare(int64_t image, State& state) const {
-    const Merged& m = state.merged;
+    const ImageSums& m = state.merged;
     merge_statistics(sums, s, kForwardSums, image, p.eps, m);
     for (int64_t c = 0; c < s.row; ++c) state.mean[c] = state.scale[c] = state.shift[c] = 0.0f;
     for (int64_t c = 0; c < s.channels; ++c) {
@@ -164,15 +165,15 @@ struct ForwardPass {
   }
 
   void second(int64_t unit, const State& state) const {
-    const int64_t image = unit / s.chunks, count = s.count(unit);
+    const Pixels chunk = s.chunk_at(unit);
     const Rows<const T> rows = read(x, unit, state.x);
-    const Rows<T> result = rows_to_write(out, image, s.first(unit), state.out);
+    const Rows<T> result = rows_to_write(out, chunk, state.out);
     if (residual.data == nullptr) {
-      normalise<false>(state, count, rows, rows, result);
+      normalise<false>(state, chunk.count, rows, rows, result);
     } else {
-      normalise<true>(state, count, rows, read(residual, unit, state.residual), result);
+      normalise<true>(state, chunk.count, rows, read(residual, unit, state.residual), result);
     }
-    finish_rows(result, out, image, s.first(unit), count, state.out);
+    finish_rows(result, out, chunk, state.out);
   }
 };
 
@@ -180,10 +181,10 @@ template <bool kRelu, bool kResidual, typename T>
 struct BackwardPass {
   struct State {
     T *x, *out, *grad, *grad_x, *grad_residual;
-    Merged merged;
+    ImageSums merged;
     Real *mean, *scale, *slope, *shift;  // per channel: grad_x = g scale + shift - (x - mean) slope
 
-    State(Arena& arena, const Sizes& s)
+    State(Arena& arena, const StepSizes& s)
         : x(arena.take<T>(s.chunk * s.row)),
           out(arena.take<T>(s.chunk * s.row)),
           grad(arena.take<T>(s.chunk * s.row)),
@@ -197,19 +198,19 @@ struct BackwardPass {
   };
   struct Params {
     const GroupNormActBackwardParams& p;
-    double* image_sums;  // (N, C, 2): of g xhat and of g
+    double* weight_sums;  // (N, C, 2): of g xhat and of g
   };
 
   const GroupNormActParams& p;
-  double* image_sums;
+  double* weight_sums;
   Tensor4 x, out, grad, grad_x, grad_residual;
   int64_t image, channel;
-  Sizes s;
+  StepSizes s;
   Real* sums;
 
   BackwardPass(const Params& all, const Steps& steps, int64_t step, Real* sums)
       : p(all.p.forward),
-        image_sums(all.image_sums),
+        weight_sums(all.weight_sums),
         x(part_of<T>(p.x, steps, step)),
         out(part_of<T>(p.out, steps, step)),
         grad(part_of<T>(all.p.grad, steps, step)),
@@ -233,7 +234,7 @@ struct BackwardPass {
 
   Read read(int64_t unit, const State& state) const {
     const auto rows = [&](const Tensor4& tensor, T* memory) {
-      return read_rows<T, T>(tensor, unit / s.chunks, s.first(unit), s.count(unit), kLanes, memory);
+      return read_rows<T, T>(tensor, s.chunk_at(unit), kLanes, memory);
     };
     const Rows<const T> grads = rows(grad, state.grad);
     return {rows(x, state.x), grads, kRelu ? rows(out, state.out) : grads};  // without ReLU out is not looked at
@@ -241,10 +242,11 @@ struct BackwardPass {
 
   void first(int64_t unit, const State& state) const {
     const Read in = read(unit, state);
-    const Sums own = sums_at(sums, s, kBackwardSums, unit);
-    chunk_mean(in.x, s.count(unit), s, own.mean);
+    const ChunkSums own = chunk_sums(sums, s, kBackwardSums, unit);
+    const int64_t count = s.chunk_at(unit).count;
+    chunk_mean(in.x, count, s, own.mean);
     clear(own.squares, 4 * s.row);
-    for_each_pixel(s.count(unit), [&](auto together, int64_t i) {
+    for_each_pixel(count, [&](auto together, int64_t i) {
       Vec centred[decltype(together)::value];
       for (int64_t c = 0; c < s.row; c += kLanes) {
         add_deviations(in.x.data + i * in.x.stride, in.x.stride, c, own, centred);
@@ -261,7 +263,7 @@ struct BackwardPass {
   }
 
   void prepare(int64_t index, State& state) const {
-    const Merged& m = state.merged;
+    const ImageSums& m = state.merged;
     merge_statistics(sums, s, kBackwardSums, index, p.eps, m);
     merge_gradients(sums, s, index, m);
     for (int64_t c = 0; c < s.row; ++c) {
@@ -299,15 +301,15 @@ struct BackwardPass {
   }
 
   void second(int64_t unit, const State& state) const {
-    const int64_t index = unit / s.chunks, begin = s.first(unit), count = s.count(unit);
-    const Rows<T> result = rows_to_write(grad_x, index, begin, state.grad_x);
+    const Pixels chunk = s.chunk_at(unit);
+    const Rows<T> result = rows_to_write(grad_x, chunk, state.grad_x);
     Rows<T> residual = result;
-    if (kResidual) residual = rows_to_write(grad_residual, index, begin, state.grad_residual);
-    input_gradient(state, count, read(unit, state), result, residual);
-    finish_rows(result, grad_x, index, begin, count, state.grad_x);
-    if (kResidual) finish_rows(residual, grad_residual, index, begin, count, state.grad_residual);
-    if (begin > 0) return;
-    double* own = image_sums + 2 * ((image + index) * p.x.size[1] + channel);
+    if (kResidual) residual = rows_to_write(grad_residual, chunk, state.grad_residual);
+    input_gradient(state, chunk.count, read(unit, state), result, residual);
+    finish_rows(result, grad_x, chunk, state.grad_x);
+    if (kResidual) finish_rows(residual, grad_residual, chunk, state.grad_residual);
+    if (chunk.first > 0) return;
+    double* own = weight_sums + 2 * ((image + chunk.image) * p.x.size[1] + channel);
     for (int64_t c = 0; c < s.channels; ++c) {
       own[2 * c] = state.merged.product[c] * state.merged.rstd[c];
       own[2 * c + 1] = state.merged.grad[c];
@@ -322,14 +324,14 @@ bool backward(const GroupNormActBackwardParams& p, int threads) {
   const int64_t channels = p.forward.x.size[1], images = steps.count > 0 ? p.forward.x.size[0] : 0;
   const TeamMemory memory(bytes_of<Array<double>>(images * channels * 2), 0, 0);
   if (memory.is_exhausted()) return false;
-  double* const image_sums = memory.shared<Array<double>>(images * channels * 2).data;
-  const typename Pass::Params all{p, image_sums};
+  double* const weight_sums = memory.shared<Array<double>>(images * channels * 2).data;
+  const typename Pass::Params all{p, weight_sums};
   if (!run_steps<Pass>(all, p.forward, steps, kBackwardSums, threads)) return false;
   for (int64_t c = 0; c < channels; ++c) {  // in the order of the images
     double weight = 0.0, bias = 0.0;
     for (int64_t n = 0; n < images; ++n) {
-      weight += image_sums[2 * (n * channels + c)];
-      bias += image_sums[2 * (n * channels + c) + 1];
+      weight += weight_sums[2 * (n * channels + c)];
+      bias += weight_sums[2 * (n * channels + c) + 1];
     }
     set_parameter(p.forward, p.grad_weight, c, weight);
     set_parameter(p.forward, p.grad_bias, c, bias);

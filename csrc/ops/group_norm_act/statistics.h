@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/memory.h"
-#include "cpu/pixels.h"
+#include "cpu/rows.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
@@ -12,28 +12,30 @@ constexpr int64_t kUnroll = 4;  // pixels taken together: they share the loads a
 constexpr int kForwardSums = 3, kBackwardSums = 5;
 
 // Of one step; a chunk is `chunk` pixels of an image.
-struct Sizes {
+struct StepSizes {
   int64_t images, channels, groups, row, pixels, chunk, chunks;  // row: the channels padded to whole vectors
 
-  Sizes(int64_t images, int64_t channels, int64_t groups, int64_t pixels)
+  StepSizes(int64_t images, int64_t channels, int64_t groups, int64_t pixels)
       : images(images), channels(channels), groups(groups), row(padded(channels)), pixels(pixels) {
     chunk = smaller(larger(kChunkElements / row, 2 * kUnroll), kChunkPixels);
     chunks = blocks_of(pixels, chunk);
   }
 
   int64_t units() const { return images * chunks; }
-  int64_t first(int64_t unit) const { return unit % chunks * chunk; }
-  int64_t count(int64_t unit) const { return smaller(pixels - first(unit), chunk); }
+  Pixels chunk_at(int64_t unit) const {
+    const int64_t first = unit % chunks * chunk;
+    return {unit / chunks, first, smaller(pixels - first, chunk)};
+  }
   double share() const { return 1.0 / (static_cast<double>(channels / groups) * static_cast<double>(pixels)); }
 };
 
 // One chunk's sums per channel, an array of `row` Reals each.
-struct Sums {
+struct ChunkSums {
   Real *mean, *squares, *deviation;  // m, q, d
   Real *grad, *product;              // a, b: backward only
 };
 
-static inline Sums sums_at(Real* all, const Sizes& s, int arrays, int64_t unit) {
+static inline ChunkSums chunk_sums(Real* all, const StepSizes& s, int arrays, int64_t unit) {
   Real* own = all + unit * arrays * s.row;
   return {own, own + s.row, own + 2 * s.row, own + 3 * s.row, own + 4 * s.row};
 }
@@ -53,7 +55,7 @@ static inline void for_each_pixel(int64_t count, const Visit& visit) {
 static inline void clear(Real* values, int64_t count) { std::memset(values, 0, count * sizeof(Real)); }
 
 template <typename T>
-static inline void chunk_mean(const Rows<const T>& x, int64_t count, const Sizes& s, Real* mean) {
+static inline void chunk_mean(const Rows<const T>& x, int64_t count, const StepSizes& s, Real* mean) {
   clear(mean, s.row);
   for_each_pixel(count, [&](auto together, int64_t i) {
     const T* row = x.data + i * x.stride;
@@ -69,7 +71,8 @@ static inline void chunk_mean(const Rows<const T>& x, int64_t count, const Sizes
 
 // Adds to `squares` and `deviation`.
 template <int64_t kCount, typename T>
-static inline void add_deviations(const T* x, int64_t stride, int64_t c, const Sums& sums, Vec (&centred)[kCount]) {
+static inline void add_deviations(const T* x, int64_t stride, int64_t c, const ChunkSums& sums,
+                                  Vec (&centred)[kCount]) {
   const Vec mean = load(sums.mean + c);
   Vec squares = load(sums.squares + c), deviation = load(sums.deviation + c);
   for (int64_t p = 0; p < kCount; ++p) {
@@ -82,12 +85,12 @@ static inline void add_deviations(const T* x, int64_t stride, int64_t c, const S
 }
 
 // An image's statistics and gradient sums, per channel, merged from its chunks.
-struct Merged {
+struct ImageSums {
   double *mean, *rstd;     // the group's
   double *grad, *product;  // sum of g, of g (x - mean): backward only
   double *sum, *weighted;  // scratch
 
-  Merged(Arena& arena, const Sizes& s)
+  ImageSums(Arena& arena, const StepSizes& s)
       : mean(arena.take<double>(s.row)),
         rstd(arena.take<double>(s.row)),
         grad(arena.take<double>(s.row)),
@@ -97,7 +100,7 @@ struct Merged {
 };
 
 // target[c] = the sum of values over the channels of c's group.
-static inline void spread_group_sums(const double* values, const Sizes& s, double* target) {
+static inline void spread_group_sums(const double* values, const StepSizes& s, double* target) {
   const int64_t width = s.channels / s.groups;
   for (int64_t first = 0; first < s.channels; first += width) {
     double total = 0.0;
@@ -106,12 +109,13 @@ static inline void spread_group_sums(const double* values, const Sizes& s, doubl
   }
 }
 
-static inline void merge_statistics(Real* all, const Sizes& s, int arrays, int64_t image, double eps, const Merged& m) {
+static inline void merge_statistics(Real* all, const StepSizes& s, int arrays, int64_t image, double eps,
+                                    const ImageSums& m) {
   const double share = s.share();
   for (int64_t c = 0; c < s.channels; ++c) m.sum[c] = 0.0;
   for (int64_t i = 0; i < s.chunks; ++i) {
-    const Sums part = sums_at(all, s, arrays, image * s.chunks + i);
-    const double count = static_cast<double>(s.count(i));
+    const ChunkSums part = chunk_sums(all, s, arrays, image * s.chunks + i);
+    const double count = static_cast<double>(s.chunk_at(i).count);
     for (int64_t c = 0; c < s.channels; ++c) m.sum[c] += count * part.mean[c] + part.deviation[c];
   }
   spread_group_sums(m.sum, s, m.mean);
@@ -120,8 +124,8 @@ static inline void merge_statistics(Real* all, const Sizes& s, int arrays, int64
     m.sum[c] = 0.0;
   }
   for (int64_t i = 0; i < s.chunks; ++i) {
-    const Sums part = sums_at(all, s, arrays, image * s.chunks + i);
-    const double count = static_cast<double>(s.count(i));
+    const ChunkSums part = chunk_sums(all, s, arrays, image * s.chunks + i);
+    const double count = static_cast<double>(s.chunk_at(i).count);
     for (int64_t c = 0; c < s.channels; ++c) {
       const double apart = part.mean[c] - m.mean[c];
       m.sum[c] += part.squares[c] + apart * (2.0 * part.deviation[c] + count * apart);
@@ -134,10 +138,10 @@ static inline void merge_statistics(Real* all, const Sizes& s, int arrays, int64
   }
 }
 
-static inline void merge_gradients(Real* all, const Sizes& s, int64_t image, const Merged& m) {
+static inline void merge_gradients(Real* all, const StepSizes& s, int64_t image, const ImageSums& m) {
   for (int64_t c = 0; c < s.channels; ++c) m.grad[c] = m.product[c] = 0.0;
   for (int64_t i = 0; i < s.chunks; ++i) {
-    const Sums part = sums_at(all, s, kBackwardSums, image * s.chunks + i);
+    const ChunkSums part = chunk_sums(all, s, kBackwardSums, image * s.chunks + i);
     for (int64_t c = 0; c < s.channels; ++c) {
       m.grad[c] += part.grad[c];
       m.product[c] += part.product[c] + (part.mean[c] - m.mean[c]) * part.grad[c];

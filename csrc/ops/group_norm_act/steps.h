@@ -36,8 +36,9 @@ struct Steps {
 
   int64_t image(int64_t step) const { return step / across * images; }
   int64_t channel(int64_t step) const { return step % across * channels; }
-  Sizes sizes(const GroupNormActParams& p, int64_t step) const {
-    return Sizes(smaller(p.x.size[0] - image(step), images), channels, p.groups / across, p.x.size[2] * p.x.size[3]);
+  StepSizes sizes(const GroupNormActParams& p, int64_t step) const {
+    return StepSizes(smaller(p.x.size[0] - image(step), images), channels, p.groups / across,
+                     p.x.size[2] * p.x.size[3]);
   }
 };
 

@@ -10,6 +10,7 @@
 #include "cpu/gelu.h"
 #include "cpu/memory.h"
 #include "cpu/pack.h"
+#include "cpu/rows.h"
 #include "ops/msca_block/msca_block.h"
 #include "ops/msca_conv/strips.h"
 
@@ -21,7 +22,7 @@ constexpr int64_t kTile = 96;  // pixels of a product: mix m stays in the first-
 
 // The packed weights begin with the sizes of the strips.
 template <typename Element>
-struct Packed {
+struct PackedBlock {
   StripKernels* kernels;
   Element* proj_in;
   float* proj_in_bias;
@@ -31,7 +32,7 @@ struct Packed {
   Element* proj_out;
   float *proj_out_bias, *scale, *shift;
 
-  Packed(Arena& arena, const StripKernels& k)
+  PackedBlock(Arena& arena, const StripKernels& k)
       : kernels(arena.take<StripKernels>(1)),
         proj_in(arena.take<Element>(packed_size<Element>(k.channels, k.channels))),
         proj_in_bias(arena.take<float>(padded(k.channels))),
@@ -46,10 +47,10 @@ struct Packed {
 
 template <typename T>
 void pack(const MscaBlockWeights& w, void* memory) {
-  using Element = typename Product<T>::Element;
+  using Element = ProductElement<T>;
   const StripKernels kernels = strip_kernels(w.strips);
   const int64_t channels = kernels.channels;
-  const auto packed = laid_out<Packed<Element>>(memory, kernels);
+  const auto packed = laid_out<PackedBlock<Element>>(memory, kernels);
   *packed.kernels = kernels;
   pack_matrix(pointwise<T>(w.proj_in_weight), packed.proj_in);
   pack_matrix(pointwise<T>(w.mix_weight), packed.mix);
@@ -63,61 +64,63 @@ void pack(const MscaBlockWeights& w, void* memory) {
 }
 
 template <typename Element>
-struct Scratch {
+struct BlockScratch {
   Element *rows, *gated;
   StripScratch strips;
 
-  Scratch(Arena& arena, const StripKernels& k, const StripCut& cut)
-      : rows(arena.take<Element>(kTile * row_elements<Element>(k.channels))),
+  BlockScratch(Arena& arena, const StripKernels& k, const StripTiles& tiling)
+      : rows(arena.take<Element>(kTile * padded(k.channels))),
         gated(arena.take<Element>(kTile * padded(k.channels))),
-        strips(arena, k, cut) {}
+        strips(arena, k, tiling) {}
 };
 
 template <typename T>
 bool run(const MscaBlockParams& p, int threads) {
-  using Element = typename Product<T>::Element;
+  using Element = ProductElement<T>;
   const StripKernels& k = *static_cast<const StripKernels*>(p.packed);
-  const auto packed = laid_out<Packed<Element>>(p.packed, k);
+  const auto packed = laid_out<PackedBlock<Element>>(p.packed, k);
   const int64_t images = p.x.size[0], height = p.x.size[2], width = p.x.size[3], channels = k.channels;
-  if (images * channels * height * width == 0) return true;
-  const StripCut cut(k, width);
-  const TeamMemory memory(0, bytes_of<Scratch<Element>>(k, cut), threads);
+  const int64_t pixels = height * width;
+  if (images * channels * pixels == 0) return true;
+  const StripTiles tiling(k, width);
+  const TeamMemory memory(0, bytes_of<BlockScratch<Element>>(k, tiling), threads);
   if (memory.is_exhausted()) return false;
   const int64_t row = padded(channels);
   T* u = static_cast<T*>(p.workspace);
-  const Tensor4 u_tensor{u, {images, channels, height, width}, {height * width * row, 1, width * row, row}};
+  const Tensor4 u_tensor{u, {images, channels, height, width}, {pixels * row, 1, width * row, row}};
   const T* x = static_cast<const T*>(p.x.data);
   T* out = static_cast<T*>(p.out.data);
 
 #pragma omp parallel num_threads(threads)
   {
     const Member me = this_member();
-    const auto s = memory.own<Scratch<Element>>(me, k, cut);
+    const auto s = memory.own<BlockScratch<Element>>(me, k, tiling);
 
-    for_each_tile(images, height * width, kTile, me, [&](int64_t image, int64_t first, int64_t count) {
-      T* target = u + (image * height * width + first) * row;
-      gemm(pixel_rows<T>(p.x, image, first, count, s.rows), count,
+    for_each_tile(pixels, me.begin(images * pixels), me.end(images * pixels), kTile, [&](const Pixels& tile) {
+      T* target = u + (tile.image * pixels + tile.first) * row;
+      gemm(read_rows<Element, T>(p.x, tile, k_step<Element>(), s.rows), tile.count,
            PackedWeights<Element>{packed.proj_in, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
              store_vector(target + m * row + n, gelu_for<T>(sum + load(packed.proj_in_bias + n)));
            });
     });
 #pragma omp barrier
-    strips_share<T>(u_tensor, p.out, k, cut, packed.strips, s.strips, me);
+    run_strips<T>(u_tensor, p.out, k, tiling, packed.strips, s.strips, me);
 #pragma omp barrier
-    for_each_tile(images, height * width, kTile, me, [&](int64_t image, int64_t first, int64_t count) {
-      const T* gate = u + (image * height * width + first) * row;
-      gemm(pixel_rows<T>(p.out, image, first, count, s.rows), count,
+    for_each_tile(pixels, me.begin(images * pixels), me.end(images * pixels), kTile, [&](const Pixels& tile) {
+      const T* gate = u + (tile.image * pixels + tile.first) * row;
+      gemm(read_rows<Element, T>(p.out, tile, k_step<Element>(), s.rows), tile.count,
            PackedWeights<Element>{packed.mix, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
              store_vector(s.gated + m * row + n, (sum + load(packed.mix_bias + n)) * load_vector(gate + m * row + n));
            });
-      gemm(Pixels<Element>{s.gated, row, 0}, count, PackedWeights<Element>{packed.proj_out, channels, channels, 1},
-           [&](int64_t m, int64_t n, Vec sum) {
+      gemm(Rows<const Element>{s.gated, row}, tile.count,
+           PackedWeights<Element>{packed.proj_out, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
              const int64_t lanes = channels - n;
-             const T* skip = x + image * p.x.stride[0] + offset_in_image(p.x, first + m) + n * p.x.stride[1];
+             const T* skip = x + tile.image * p.x.stride[0] + offset_in_image(p.x, tile.first + m) + n * p.x.stride[1];
              sum += load(packed.proj_out_bias + n) + load(packed.shift + n);
              sum += load(packed.scale + n) * load_channels(skip, p.x.stride[1], lanes);
-             store_channels(out + image * p.out.stride[0] + offset_in_image(p.out, first + m) + n * p.out.stride[1],
-                            p.out.stride[1], lanes, sum);
+             store_channels(
+                 out + tile.image * p.out.stride[0] + offset_in_image(p.out, tile.first + m) + n * p.out.stride[1],
+                 p.out.stride[1], lanes, sum);
            });
     });
   }
@@ -128,8 +131,8 @@ bool run(const MscaBlockParams& p, int threads) {
 
 int64_t msca_block_packed_bytes(const MscaBlockWeights& weights) {
   const StripKernels kernels = strip_kernels(weights.strips);
-  return weights.dtype == DType::kBFloat16 ? bytes_of<Packed<Product<BFloat16>::Element>>(kernels)
-                                           : bytes_of<Packed<float>>(kernels);
+  return weights.dtype == DType::kBFloat16 ? bytes_of<PackedBlock<ProductElement<BFloat16>>>(kernels)
+                                           : bytes_of<PackedBlock<float>>(kernels);
 }
 
 void msca_block_pack_cpu(const MscaBlockWeights& weights, void* packed) {

@@ -29,11 +29,11 @@ int64_t longest(const MscaConvParams& p) {
   return taps;
 }
 
-struct BackwardScratch {
+struct StripBackwardScratch {
   Plane x, a, row, grad, grad_row, grad_a, grad_x;
   Real *weight, *bias;
 
-  BackwardScratch(Arena& arena, const MscaConvParams& p)
+  StripBackwardScratch(Arena& arena, const MscaConvParams& p)
       : x(take_plane(arena, p.x.size[2], p.x.size[3], p.weights.root_weight.size[2] / 2,
                      p.weights.root_weight.size[3] / 2)),
         a(take_plane(arena, p.x.size[2], p.x.size[3], 0, strip_reach(p))),
@@ -65,25 +65,26 @@ template <typename T>
 bool forward(const MscaConvParams& p, int threads) {
   const StripKernels kernels = strip_kernels(p.weights);
   if (p.x.size[0] * p.x.size[1] * p.x.size[2] * p.x.size[3] == 0) return true;
-  const StripCut cut(kernels, p.x.size[3]);
-  const TeamMemory memory(bytes_of<Array<Real>>(kernels.packed_reals()), bytes_of<StripScratch>(kernels, cut), threads);
+  const StripTiles tiling(kernels, p.x.size[3]);
+  const TeamMemory memory(bytes_of<Array<Real>>(kernels.packed_reals()), bytes_of<StripScratch>(kernels, tiling),
+                          threads);
   if (memory.is_exhausted()) return false;
   Real* const packed = memory.shared<Array<Real>>(kernels.packed_reals()).data;
   pack_strips<T>(p.weights, packed);
 #pragma omp parallel num_threads(threads)
   {
     const Member me = this_member();
-    strips_share<T>(p.x, p.out, kernels, cut, packed, memory.own<StripScratch>(me, kernels, cut), me);
+    run_strips<T>(p.x, p.out, kernels, tiling, packed, memory.own<StripScratch>(me, kernels, tiling), me);
   }
   return true;
 }
 
 // Where each parameter's partial gradients lie among a unit's rows of kLanes.
-struct Rows {
+struct GradientRows {
   int64_t strip[kMaxStrips];
   int64_t total;
 
-  explicit Rows(const MscaConvParams& p) : total(taps_of(p.weights.root_weight) + 1) {
+  explicit GradientRows(const MscaConvParams& p) : total(taps_of(p.weights.root_weight) + 1) {
     for (int i = 0; i < p.weights.strips; ++i) {
       strip[i] = total;
       total += taps_of(p.weights.strip_weight[i]) + 1;  // the bias's row follows the weights'
@@ -92,8 +93,8 @@ struct Rows {
 };
 
 template <typename T>
-void backward_unit(const MscaConvBackwardParams& p, const Rows& rows, int64_t image, int64_t channel,
-                   const BackwardScratch& s, Real* own) {
+void backward_unit(const MscaConvBackwardParams& p, const GradientRows& rows, int64_t image, int64_t channel,
+                   const StripBackwardScratch& s, Real* own) {
   const MscaConvParams& f = p.forward;
   load_plane<T>(f.x, image, channel, s.x);
   load_plane<T>(p.grad, image, channel, s.grad);
@@ -118,14 +119,14 @@ void backward_unit(const MscaConvBackwardParams& p, const Rows& rows, int64_t im
 template <typename T>
 bool backward(const MscaConvBackwardParams& p, int threads) {
   const MscaConvParams& f = p.forward;
-  const Rows rows(f);
+  const GradientRows rows(f);
   const int64_t images = f.x.size[0], blocks = vectors_of(f.x.size[1]);
   const int64_t reals = images * blocks * rows.total * kLanes;
   const TeamMemory memory(bytes_of<Array<Real>>(reals), 0, 0);
   if (memory.is_exhausted()) return false;
   Real* const partial = memory.shared<Array<Real>>(reals).data;
-  const bool done = for_each_unit<BackwardScratch>(
-      images, f.x.size[1], f, threads, [&](int64_t image, int64_t channel, const BackwardScratch& s) {
+  const bool done = for_each_unit<StripBackwardScratch>(
+      images, f.x.size[1], f, threads, [&](int64_t image, int64_t channel, const StripBackwardScratch& s) {
         Real* own = partial + (image * blocks + channel / kLanes) * rows.total * kLanes;
         backward_unit<T>(p, rows, image, channel, s, own);
       });

@@ -89,10 +89,10 @@ static inline void pack_strips(const MscaConvWeights& w, Real* out) {
 }
 
 // How an image is cut into column tiles, and the sizes of the rings' rows, in pixels.
-struct StripCut {
+struct StripTiles {
   int64_t tile, tiles, x_row, a_row, strip_row;
 
-  StripCut(const StripKernels& k, int64_t width) : tile(width), tiles(1) {
+  StripTiles(const StripKernels& k, int64_t width) : tile(width), tiles(1) {
     for (resize(k); bytes(k) > kRingBytes && tile > 32; resize(k)) {
       ++tiles;
       tile = blocks_of(width, tiles);
@@ -121,9 +121,9 @@ struct StripCut {
 struct StripScratch {
   Real *x, *a, *strip[kMaxStrips / 2];
 
-  StripScratch(Arena& arena, const StripKernels& k, const StripCut& cut)
-      : x(arena.take<Real>(cut.x_reals(k))), a(arena.take<Real>(cut.a_reals(k))) {
-    for (int64_t i = 0; i < k.pairs; ++i) strip[i] = arena.take<Real>(cut.strip_reals(k, i));
+  StripScratch(Arena& arena, const StripKernels& k, const StripTiles& tiling)
+      : x(arena.take<Real>(tiling.x_reals(k))), a(arena.take<Real>(tiling.a_reals(k))) {
+    for (int64_t i = 0; i < k.pairs; ++i) strip[i] = arena.take<Real>(tiling.strip_reals(k, i));
   }
 };
 
@@ -183,10 +183,10 @@ static inline void row_strip(const Real* in, Real* out, int64_t pixels, Vec bias
 
 // One unit's walk down rows [first, last) of columns [left, right).
 template <typename T>
-struct StripWalk {
+struct StripUnit {
   const Tensor4 &x, &out;
   const StripKernels& k;
-  const StripCut& cut;
+  const StripTiles& tiling;
   const StripScratch& s;
   const Real* weights;  // of this block of channels
   int64_t image, channel, left, right, first, last;
@@ -202,11 +202,11 @@ struct StripWalk {
   }
   Real* x_at(int64_t row) const {
     const int64_t rows = k.root + kQuad - 1;
-    return s.x + (row % rows + rows) % rows * cut.x_row * kLanes;
+    return s.x + (row % rows + rows) % rows * tiling.x_row * kLanes;
   }
-  Real* a_at(int64_t row) const { return s.a + slot(row, k.ahead() + 1) * cut.a_row * kLanes; }
+  Real* a_at(int64_t row) const { return s.a + slot(row, k.ahead() + 1) * tiling.a_row * kLanes; }
   Real* strip_at(int64_t pair, int64_t row) const {
-    return s.strip[pair] + slot(row, 2 * k.ahead(pair) + 1) * cut.strip_row * kLanes;
+    return s.strip[pair] + slot(row, 2 * k.ahead(pair) + 1) * tiling.strip_row * kLanes;
   }
 
   // Image row first + row into the ring of x.
@@ -215,11 +215,11 @@ struct StripWalk {
     const int64_t origin = left - k.side() - k.root / 2;  // the image column of the ring's first pixel
     const int64_t begin = larger(origin, 0), end = smaller(right + k.side() + k.root / 2, width());
     if (!is_inside(first + row)) {
-      std::memset(target, 0, cut.x_row * kLanes * sizeof(Real));
+      std::memset(target, 0, tiling.x_row * kLanes * sizeof(Real));
       return;
     }
     std::memset(target, 0, (begin - origin) * kLanes * sizeof(Real));
-    std::memset(target + (end - origin) * kLanes, 0, (cut.x_row - (end - origin)) * kLanes * sizeof(Real));
+    std::memset(target + (end - origin) * kLanes, 0, (tiling.x_row - (end - origin)) * kLanes * sizeof(Real));
     const T* source = static_cast<const T*>(x.data) + image * x.stride[0] + channel * x.stride[1] +
                       (first + row) * x.stride[2] + begin * x.stride[3];
     target += (begin - origin) * kLanes;
@@ -245,7 +245,7 @@ struct StripWalk {
     for (int64_t r = 0; r < kQuad; ++r) {
       target[r] = a_at(row + r);
       std::memset(target[r], 0, begin * kLanes * sizeof(Real));
-      std::memset(target[r] + end * kLanes, 0, (cut.a_row - end) * kLanes * sizeof(Real));
+      std::memset(target[r] + end * kLanes, 0, (tiling.a_row - end) * kLanes * sizeof(Real));
     }
     const Vec bias = load(weights);
     for (int64_t x0 = begin; x0 < end; x0 += kColumns) {
@@ -275,7 +275,7 @@ struct StripWalk {
         const Real* source = a_at(row) + (k.side() - k.row[pair] / 2) * kLanes;
         row_strip(source, target, right - left, load(w), w + kLanes, k.row[pair]);
       } else {
-        std::memset(target, 0, cut.strip_row * kLanes * sizeof(Real));
+        std::memset(target, 0, tiling.strip_row * kLanes * sizeof(Real));
       }
     }
   }
@@ -340,23 +340,23 @@ struct StripWalk {
 
 // One thread's share of all units: contiguous rows, a unit cut where shares meet.
 template <typename T>
-static inline void strips_share(const Tensor4& x, const Tensor4& out, const StripKernels& k, const StripCut& cut,
-                                const Real* packed, const StripScratch& scratch, const Member& me) {
+static inline void run_strips(const Tensor4& x, const Tensor4& out, const StripKernels& k, const StripTiles& tiling,
+                              const Real* packed, const StripScratch& scratch, const Member& me) {
   const int64_t height = x.size[2], blocks = vectors_of(k.channels);
-  const int64_t total = x.size[0] * blocks * cut.tiles * height;
+  const int64_t total = x.size[0] * blocks * tiling.tiles * height;
   const int64_t last = me.end(total);
   for (int64_t row = me.begin(total); row < last;) {
     const int64_t unit = row / height, first = row % height;
     const int64_t end = smaller(first + last - row, height);
-    const int64_t block = unit / cut.tiles % blocks, left = unit % cut.tiles * cut.tile;
-    const int64_t right = smaller(left + cut.tile, x.size[3]);
-    StripWalk<T>{x,
+    const int64_t block = unit / tiling.tiles % blocks, left = unit % tiling.tiles * tiling.tile;
+    const int64_t right = smaller(left + tiling.tile, x.size[3]);
+    StripUnit<T>{x,
                  out,
                  k,
-                 cut,
+                 tiling,
                  scratch,
                  packed + block * k.vectors() * kLanes,
-                 unit / cut.tiles / blocks,
+                 unit / tiling.tiles / blocks,
                  block * kLanes,
                  left,
                  right,

@@ -24,12 +24,12 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-struct Sizes {
+struct NmfBackwardSizes {
   int64_t channels, pixels, rank, padded_rank;
   int64_t last;   // the last saved state: that before the last coef update
   int64_t terms;  // columns of `weights`: pairs of a coef-like and a bases-like matrix that grad_x is the sum of
 
-  explicit Sizes(const Nmf2dBackwardParams& p)
+  explicit NmfBackwardSizes(const Nmf2dBackwardParams& p)
       : channels(p.x.size[1]),
         pixels(p.x.size[2]),
         rank(p.saved_bases.size[3]),
@@ -45,17 +45,17 @@ struct Sizes {
 };
 
 // Of one image. Pairs lie side by side in one matrix, so that one product takes or makes both.
-struct State {
-  Matrix bases_grad_num;  // [B | g(num')], (D, 2R)
-  Matrix grad_den;        // g(den') (D, R)
-  Matrix grad_bases;      // (D, R)
-  Matrix gram, cross;     // BᵀB and K' + K'ᵀ, (R, R)
-  Matrix grad_coef;       // (N, R)
-  Matrix kept;            // g(num) of the levels from 1, (levels, N, R)
-  Matrix factors;         // what the terms' columns are multiplied with, (terms, D)
-  Matrix partial, sums;   // rows of D: [X g(num) | X C]; rows of R: [CᵀC | K]
+struct NmfBackwardState {
+  Block bases_grad_num;  // [B | g(num')], (D, 2R)
+  Block grad_den;        // g(den') (D, R)
+  Block grad_bases;      // (D, R)
+  Block gram, cross;     // BᵀB and K' + K'ᵀ, (R, R)
+  Block grad_coef;       // (N, R)
+  Block kept;            // g(num) of the levels from 1, (levels, N, R)
+  Block factors;         // what the terms' columns are multiplied with, (terms, D)
+  Block partial, sums;   // rows of D: [X g(num) | X C]; rows of R: [CᵀC | K]
 
-  State(Arena& arena, const Sizes& s, int64_t chunks)
+  NmfBackwardState(Arena& arena, const NmfBackwardSizes& s, int64_t chunks)
       : bases_grad_num{arena.take<Real>(s.channels * 2 * s.padded_rank), 2 * s.padded_rank},
         grad_den{arena.take<Real>(s.channels * s.padded_rank), s.padded_rank},
         grad_bases{arena.take<Real>(s.channels * s.padded_rank), s.padded_rank},
@@ -69,17 +69,17 @@ struct State {
 };
 
 // Of one thread.
-struct Scratch {
-  Real *tile, *grad_tile, *turned;
-  Matrix num;                // [num | Xᵀ g(num')]
-  Matrix grad_num_coef_den;  // [g(num) | C | g(den)]
-  Matrix den, coef;          // coef: C after the last update, or C' of the level above
-  Matrix weights;
+struct NmfBackwardScratch {
+  Real *tile, *grad_tile, *transposed_tile;
+  Block num;                // [num | Xᵀ g(num')]
+  Block grad_num_coef_den;  // [g(num) | C | g(den)]
+  Block den, coef;          // coef: C after the last update, or C' of the level above
+  Block weights;
 
-  Scratch(Arena& arena, const Sizes& s)
+  NmfBackwardScratch(Arena& arena, const NmfBackwardSizes& s)
       : tile(arena.take<Real>(tile_reals(s.channels))),
         grad_tile(arena.take<Real>(tile_reals(s.channels))),
-        turned(arena.take<Real>(s.terms * kTilePixels)),
+        transposed_tile(arena.take<Real>(s.terms * kTilePixels)),
         num{arena.take<Real>(kTilePixels * 2 * s.padded_rank), 2 * s.padded_rank},
         grad_num_coef_den{arena.take<Real>(kTilePixels * 3 * s.padded_rank), 3 * s.padded_rank},
         den{arena.take<Real>(kTilePixels * s.padded_rank), s.padded_rank},
@@ -107,40 +107,41 @@ void softmax_backward(int64_t count, const Real* coef, const Real* grad, Real* g
 }
 
 template <typename T>
-class Backward {
+class NmfBackward {
  public:
-  Backward(const Nmf2dBackwardParams& params, int threads)
+  NmfBackward(const Nmf2dBackwardParams& params, int threads)
       : p_(params),
         sizes_(params),
         eps_(static_cast<Real>(params.eps)),
-        plan_(params.x.size[0], sizes_.pixels, sizes_.rank, sizes_.channels + sizes_.terms / 2),
-        state_bytes_(bytes_of<State>(sizes_, plan_.chunks)),
-        memory_(plan_.group * state_bytes_, bytes_of<Scratch>(sizes_), threads) {}
+        chunking_(params.x.size[0], sizes_.pixels, sizes_.rank, sizes_.channels + sizes_.terms / 2),
+        state_bytes_(bytes_of<NmfBackwardState>(sizes_, chunking_.chunks)),
+        memory_(chunking_.group * state_bytes_, bytes_of<NmfBackwardScratch>(sizes_), threads) {}
 
   bool is_exhausted() const { return memory_.is_exhausted(); }
 
   // Called by every thread of a team.
   void run() const {
-    const auto s = memory_.own<Scratch>(this_member(), sizes_);
+    const auto s = memory_.own<NmfBackwardScratch>(this_member(), sizes_);
     const int64_t images = p_.x.size[0], bottom = p_.unrolled ? 0 : sizes_.last;
-    for (int64_t begin = 0; begin < images; begin += plan_.group) {
-      const int64_t group = smaller(plan_.group, images - begin);
-      share_rows(group, sizes_.channels,
-                 [&](int64_t i, int64_t first, int64_t count) { start(begin + i, first, count); });
+    for (int64_t begin = 0; begin < images; begin += chunking_.group) {
+      const int64_t group = smaller(chunking_.group, images - begin);
+      for_each_row_block(group, sizes_.channels,
+                         [&](int64_t i, int64_t first, int64_t count) { start(begin + i, first, count); });
       for (int64_t level = sizes_.last; level >= bottom; --level) {
-        share_rows(group, sizes_.rank,
-                   [&](int64_t i, int64_t first, int64_t count) { small_products(level, begin + i, first, count); });
-        share_tiles(group, sizes_.pixels, plan_,
-                    [&](int64_t i, int64_t chunk, int64_t first, int64_t count, bool chunk_begins) {
-                      pass(level, begin + i, s, chunk, first, count, chunk_begins);
-                    });
-        if (level == bottom) break;
-        share_rows(group, sizes_.sum_rows(), [&](int64_t i, int64_t first, int64_t count) {
-          const State state = state_of(begin + i);
-          add_chunks(state.partial, sizes_.sum_rows(), plan_.chunks, first, count, state.sums);
+        for_each_row_block(group, sizes_.rank, [&](int64_t i, int64_t first, int64_t count) {
+          small_products(level, begin + i, first, count);
         });
-        share(group, [&](int64_t i) { add_transposed(state_of(begin + i)); });
-        share_rows(group, sizes_.channels, [&](int64_t i, int64_t first, int64_t count) {
+        for_each_chunk_tile(group, sizes_.pixels, chunking_,
+                            [&](int64_t i, int64_t chunk, int64_t first, int64_t count, bool chunk_begins) {
+                              pass(level, begin + i, s, chunk, first, count, chunk_begins);
+                            });
+        if (level == bottom) break;
+        for_each_row_block(group, sizes_.sum_rows(), [&](int64_t i, int64_t first, int64_t count) {
+          const NmfBackwardState state = state_of(begin + i);
+          sum_chunks(state.partial, sizes_.sum_rows(), chunking_.chunks, first, count, state.sums);
+        });
+        for_each_in_team(group, [&](int64_t i) { add_transposed(state_of(begin + i)); });
+        for_each_row_block(group, sizes_.channels, [&](int64_t i, int64_t first, int64_t count) {
           undo_bases_update(level - 1, begin + i, s, first, count);
         });
       }
@@ -148,39 +149,39 @@ class Backward {
   }
 
  private:
-  State state_of(int64_t image) const {
-    return memory_.shared_at<State>(image % plan_.group * state_bytes_, sizes_, plan_.chunks);
+  NmfBackwardState state_of(int64_t image) const {
+    return memory_.shared_at<NmfBackwardState>(image % chunking_.group * state_bytes_, sizes_, chunking_.chunks);
   }
 
   void start(int64_t image, int64_t first, int64_t count) const {
-    const State state = state_of(image);
-    const Matrix bases = state.bases_grad_num.from_row(first), grad = state.grad_bases.from_row(first);
-    read_rows<Real>(p_.saved_bases, sizes_.last, image, first, count, bases);
-    turn(bases, count, sizes_.rank, state.factors.from_row(sizes_.level_term(sizes_.last)), first);
+    const NmfBackwardState state = state_of(image);
+    const Block bases = state.bases_grad_num.from_row(first), grad = state.grad_bases.from_row(first);
+    read_matrix<Real>(p_.saved_bases, sizes_.last, image, first, count, bases);
+    transpose_rows(bases, count, sizes_.rank, state.factors.from_row(sizes_.level_term(sizes_.last)), first);
     std::memset(grad.data, 0, count * grad.stride * sizeof(Real));
   }
 
   // BᵀB of this level; K' + K'ᵀ of the update of the bases that led up from it.
   void small_products(int64_t level, int64_t image, int64_t first, int64_t count) const {
-    const State state = state_of(image);
+    const NmfBackwardState state = state_of(image);
     gram_rows(state.bases_grad_num, sizes_.channels, sizes_.rank, first, count, state.gram);
     if (level == sizes_.last) return;
-    const Matrix cross = state.cross.from_row(first);
+    const Block cross = state.cross.from_row(first);
     product(state.bases_grad_num.transposed().from_row(first), count, sizes_.channels, state.grad_den, sizes_.rank,
             cross);
     product(state.grad_den.transposed().from_row(first), count, sizes_.channels, state.bases_grad_num, sizes_.rank,
             cross, true);
   }
 
-  void pass(int64_t level, int64_t image, const Scratch& s, int64_t chunk, int64_t first, int64_t count,
+  void pass(int64_t level, int64_t image, const NmfBackwardScratch& s, int64_t chunk, int64_t first, int64_t count,
             bool chunk_begins) const {
-    const State state = state_of(image);
+    const NmfBackwardState state = state_of(image);
     const int64_t rank = sizes_.rank, width = sizes_.padded_rank;
     const bool is_last = level == sizes_.last, is_bottom = level == 0 || !p_.unrolled;
     const Factor x = read_tile(Image<const T>(p_.x, image), first, count, s.tile);
-    const Matrix grad_num = s.grad_num_coef_den, coef = grad_num.from_column(width);
-    const Matrix grad_den = coef.from_column(width), grad = state.grad_coef.from_row(first);
-    read_rows<Real>(p_.saved_coef, level, image, first, count, coef);
+    const Block grad_num = s.grad_num_coef_den, coef = grad_num.from_column(width);
+    const Block grad_den = coef.from_column(width), grad = state.grad_coef.from_row(first);
+    read_matrix<Real>(p_.saved_coef, level, image, first, count, coef);
     product(coef.factor(), count, rank, state.gram, rank, s.den);
     Factor grad_out{};
     if (is_last) {
@@ -190,7 +191,7 @@ class Backward {
       last_coef(count, coef, s);
     } else {
       product(x, count, sizes_.channels, state.bases_grad_num, width + rank, s.num);
-      read_rows<Real>(p_.saved_coef, level + 1, image, first, count, s.coef);
+      read_matrix<Real>(p_.saved_coef, level + 1, image, first, count, s.coef);
       product(s.coef.factor(), count, rank, state.cross, rank, grad, true);
       add_right_half(count, s.num, grad);
     }
@@ -200,11 +201,11 @@ class Backward {
     }
     if (!is_bottom) {
       product(grad_den.factor(), count, rank, state.gram, rank, grad, true);
-      const Matrix own = state.partial.from_row(chunk * sizes_.sum_rows());
+      const Block own = state.partial.from_row(chunk * sizes_.sum_rows());
       product(x.transposed(), sizes_.channels, count, grad_num, width + rank, own, !chunk_begins);
       if (is_last) product(grad_out.transposed(), sizes_.channels, count, s.coef, rank, own, true);
       product(coef.transposed(), rank, count, coef, width + rank, own.from_row(sizes_.channels), !chunk_begins);
-      const Matrix kept = state.kept.from_row((level - 1) * sizes_.pixels + first);
+      const Block kept = state.kept.from_row((level - 1) * sizes_.pixels + first);
       for (int64_t i = 0; i < count; ++i) std::memcpy(kept.row(i), grad_num.row(i), width * sizeof(Real));
       return;
     }
@@ -216,7 +217,7 @@ class Backward {
   }
 
   // The coef that out was made of.
-  void last_coef(int64_t count, const Matrix& coef, const Scratch& s) const {
+  void last_coef(int64_t count, const Block& coef, const NmfBackwardScratch& s) const {
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t r = 0; r < sizes_.rank; r += kLanes) {
         const Vec value = load(coef.row(i) + r) * load(s.num.row(i) + r);
@@ -225,7 +226,7 @@ class Backward {
     }
   }
 
-  void add_right_half(int64_t count, const Matrix& pairs, const Matrix& out) const {
+  void add_right_half(int64_t count, const Block& pairs, const Block& out) const {
     for (int64_t i = 0; i < count; ++i) {
       const Real* right = pairs.row(i) + sizes_.padded_rank;
       for (int64_t r = 0; r < sizes_.rank; r += kLanes) store(out.row(i) + r, load(out.row(i) + r) + load(right + r));
@@ -233,7 +234,8 @@ class Backward {
   }
 
   // All terms of the tile's grad_x: the bottom level's g(num) from the scratch, the other levels' as they were kept.
-  void write_grad_x(int64_t image, const State& state, const Scratch& s, int64_t first, int64_t count) const {
+  void write_grad_x(int64_t image, const NmfBackwardState& state, const NmfBackwardScratch& s, int64_t first,
+                    int64_t count) const {
     const int64_t rank = sizes_.rank;
     for (int64_t i = 0; i < count; ++i) {
       std::memcpy(s.weights.row(i), s.grad_num_coef_den.row(i), rank * sizeof(Real));
@@ -245,51 +247,53 @@ class Backward {
         widen(coef, p_.saved_coef.stride[3], rank, s.weights.row(i) + sizes_.bases_term(level));
       }
     }
-    reconstruct(s.weights, sizes_.terms, state.factors, Image<T>(p_.grad_x, image), first, count, s.tile, s.turned);
+    reconstruct(s.weights, sizes_.terms, state.factors, Image<T>(p_.grad_x, image), first, count, s.tile,
+                s.transposed_tile);
   }
 
   // K becomes K + Kᵀ.
-  void add_transposed(const State& state) const {
-    const Matrix k = state.sums.from_row(sizes_.channels).from_column(sizes_.padded_rank);
+  void add_transposed(const NmfBackwardState& state) const {
+    const Block k = state.sums.from_row(sizes_.channels).from_column(sizes_.padded_rank);
     for (int64_t i = 0; i < sizes_.rank; ++i) {
       for (int64_t j = 0; j <= i; ++j) k.row(i)[j] = k.row(j)[i] = k.row(i)[j] + k.row(j)[i];
     }
   }
 
   // Rows [first, first + count) of D: the gradient of this level's bases from that of the next one's.
-  void undo_bases_update(int64_t level, int64_t image, const Scratch& s, int64_t first, int64_t count) const {
-    const State state = state_of(image);
+  void undo_bases_update(int64_t level, int64_t image, const NmfBackwardScratch& s, int64_t first,
+                         int64_t count) const {
+    const NmfBackwardState state = state_of(image);
     const int64_t rank = sizes_.rank, width = sizes_.padded_rank;
-    const Matrix bases = state.bases_grad_num.from_row(first), grad_num = bases.from_column(width);
-    const Matrix grad_den = state.grad_den.from_row(first), grad = state.grad_bases.from_row(first);
-    const Matrix sums = state.sums.from_row(first), coef_gram = state.sums.from_row(sizes_.channels);
+    const Block bases = state.bases_grad_num.from_row(first), grad_num = bases.from_column(width);
+    const Block grad_den = state.grad_den.from_row(first), grad = state.grad_bases.from_row(first);
+    const Block sums = state.sums.from_row(first), coef_gram = state.sums.from_row(sizes_.channels);
     // What the coef update of the level above sends to its bases completes their gradient.
     product(bases.factor(), count, rank, coef_gram.from_column(width), rank, grad, true);
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t r = 0; r < rank; r += kLanes) store(grad.row(i) + r, load(grad.row(i) + r) + load(sums.row(i) + r));
     }
-    read_rows<Real>(p_.saved_bases, level, image, first, count, bases);
+    read_matrix<Real>(p_.saved_bases, level, image, first, count, bases);
     product(bases.factor(), count, rank, coef_gram, rank, s.den);
     for (int64_t i = 0; i < count; ++i) {
       ratio_backward(rank, bases.row(i), sums.row(i) + width, s.den.row(i), eps_, grad.row(i), grad_num.row(i),
                      grad_den.row(i));
     }
     product(grad_den.factor(), count, rank, coef_gram, rank, grad, true);
-    turn(bases, count, rank, state.factors.from_row(sizes_.level_term(level)), first);
-    turn(grad_num, count, rank, state.factors.from_row(sizes_.bases_term(level + 1)), first);
+    transpose_rows(bases, count, rank, state.factors.from_row(sizes_.level_term(level)), first);
+    transpose_rows(grad_num, count, rank, state.factors.from_row(sizes_.bases_term(level + 1)), first);
   }
 
   const Nmf2dBackwardParams& p_;
-  const Sizes sizes_;
+  const NmfBackwardSizes sizes_;
   const Real eps_;
-  const Plan plan_;
+  const Chunking chunking_;
   const int64_t state_bytes_;
   const TeamMemory memory_;
 };
 
 template <typename T>
 bool backward(const Nmf2dBackwardParams& p, int threads) {
-  const Backward<T> work(p, threads);
+  const NmfBackward<T> work(p, threads);
   if (work.is_exhausted()) return false;
 #pragma omp parallel num_threads(threads)
   work.run();

@@ -14,18 +14,18 @@ constexpr int64_t kTilePixels = 64;
 // Sums over pixels are made per chunk and added in the chunks' order. Chunks depend on N and R alone, never on
 // threads. With 4 R pixels a chunk's sums, D R floats, are a quarter of its X; with
 // 128 small maps still keep a few cores busy.
-constexpr int64_t kMinChunkPixels = 2 * kTilePixels, kMaxChunks = 32, kChunkPixelsARank = 4;
+constexpr int64_t kMinChunkPixels = 2 * kTilePixels, kMostChunks = 32, kChunkPixelsPerRank = 4;
 // Images in flight together: enough for all threads, few enough to stay in the caches from pass to pass.
 constexpr int64_t kGroupBytes = 16 << 20;
 // Rows of a matrix of D or R rows taken by one thread.
 constexpr int64_t kRowBlock = 16;
 
-struct Plan {
+struct Chunking {
   int64_t chunk, chunks;  // pixels a chunk, chunks an image
   int64_t group;          // images in flight
 
-  Plan(int64_t images, int64_t pixels, int64_t rank, int64_t reals_per_pixel) {
-    const int64_t least = larger(larger(kMinChunkPixels, kChunkPixelsARank * rank), blocks_of(pixels, kMaxChunks));
+  Chunking(int64_t images, int64_t pixels, int64_t rank, int64_t reals_per_pixel) {
+    const int64_t least = larger(larger(kMinChunkPixels, kChunkPixelsPerRank * rank), blocks_of(pixels, kMostChunks));
     chunk = blocks_of(least, kTilePixels) * kTilePixels;
     chunks = blocks_of(pixels, chunk);
     group = larger(1, smaller(images, kGroupBytes / 4 / larger(1, pixels * reals_per_pixel)));
@@ -102,8 +102,8 @@ static inline Factor read_tile(const Image<const T>& image, int64_t first, int64
 
 // A product into a matrix of T in memory: (m, n) at out + m * row_stride + n * column_stride.
 template <typename T>
-static inline void product_to(const Factor& a, int64_t m, int64_t k, const Matrix& w, int64_t n, T* out,
-                              int64_t row_stride, int64_t column_stride, const Matrix& scratch) {
+static inline void product_to(const Factor& a, int64_t m, int64_t k, const Block& w, int64_t n, T* out,
+                              int64_t row_stride, int64_t column_stride, const Block& scratch) {
   if constexpr (is_real<T>()) {
     if (column_stride == 1 && n % kLanes == 0) return product(a, m, k, w, n, {out, row_stride});
   }
@@ -112,26 +112,26 @@ static inline void product_to(const Factor& a, int64_t m, int64_t k, const Matri
 }
 
 // image(pixel, channel) = sum over k of weights[pixel][k] factors[k][channel] for a tile, in the image's own order.
-// Scratch: `tile` of tile_reals(channels), `turned` of k rows of kTilePixels.
+// Scratch: `tile` of tile_reals(channels), `transposed_tile` of k rows of kTilePixels.
 template <typename T>
-static inline void reconstruct(const Matrix& weights, int64_t k, const Matrix& factors, const Image<T>& image,
-                               int64_t first, int64_t count, Real* tile, Real* turned) {
+static inline void reconstruct(const Block& weights, int64_t k, const Block& factors, const Image<T>& image,
+                               int64_t first, int64_t count, Real* tile, Real* transposed_tile) {
   if (image.channels_inner()) {
     product_to(weights.factor(), count, k, factors, image.channels, image.pixel(first), image.pixel_stride,
                image.channel_stride, {tile, padded(image.channels)});
     return;
   }
   for (int64_t i = 0; i < k; ++i) {
-    for (int64_t p = 0; p < count; ++p) turned[i * kTilePixels + p] = weights.row(p)[i];
+    for (int64_t p = 0; p < count; ++p) transposed_tile[i * kTilePixels + p] = weights.row(p)[i];
   }
-  product_to(factors.transposed(), image.channels, k, {turned, kTilePixels}, count, image.pixel(first),
+  product_to(factors.transposed(), image.channels, k, {transposed_tile, kTilePixels}, count, image.pixel(first),
              image.channel_stride, image.pixel_stride, {tile, kTilePixels});
 }
 
 // Rows [first, first + count) of matrix (s, b) of a (S, B, rows, R) tensor, widened into padded rows.
 template <typename T>
-static inline void read_rows(const Tensor4& tensor, int64_t s, int64_t b, int64_t first, int64_t count,
-                             const Matrix& out) {
+static inline void read_matrix(const Tensor4& tensor, int64_t s, int64_t b, int64_t first, int64_t count,
+                               const Block& out) {
   const T* source = static_cast<const T*>(tensor.data) + s * tensor.stride[0] + b * tensor.stride[1];
   for (int64_t row = 0; row < count; ++row) {
     Real* target = out.row(row);
@@ -141,8 +141,8 @@ static inline void read_rows(const Tensor4& tensor, int64_t s, int64_t b, int64_
 }
 
 // The other way: padded rows into a tensor of Real.
-static inline void write_rows(const Matrix& rows, const Tensor4& tensor, int64_t s, int64_t b, int64_t first,
-                              int64_t count) {
+static inline void write_matrix(const Block& rows, const Tensor4& tensor, int64_t s, int64_t b, int64_t first,
+                                int64_t count) {
   Real* target = static_cast<Real*>(tensor.data) + s * tensor.stride[0] + b * tensor.stride[1];
   for (int64_t row = 0; row < count; ++row) {
     narrow(rows.row(row), tensor.size[3], target + (first + row) * tensor.stride[2], tensor.stride[3]);
@@ -150,15 +150,15 @@ static inline void write_rows(const Matrix& rows, const Tensor4& tensor, int64_t
 }
 
 // Columns of a (rows, R) matrix as rows of `out`, starting at column `first` there.
-static inline void turn(const Matrix& rows, int64_t count, int64_t columns, const Matrix& out, int64_t first) {
+static inline void transpose_rows(const Block& rows, int64_t count, int64_t columns, const Block& out, int64_t first) {
   for (int64_t column = 0; column < columns; ++column) {
     for (int64_t row = 0; row < count; ++row) out.row(column)[first + row] = rows.row(row)[column];
   }
 }
 
 // Adds up the chunks' partial matrices, rows [first, first + count), in the order of the chunks.
-static inline void add_chunks(const Matrix& partial, int64_t rows, int64_t chunks, int64_t first, int64_t count,
-                              const Matrix& out) {
+static inline void sum_chunks(const Block& partial, int64_t rows, int64_t chunks, int64_t first, int64_t count,
+                              const Block& out) {
   const int64_t reals = count * out.stride;
   Real* sum = out.row(first);
   std::memset(sum, 0, reals * sizeof(Real));
@@ -175,13 +175,13 @@ static inline Tensor4 over_images(const Tensor4& tensor, int64_t images) {
 }
 
 // Rows [first, first + count) of the Gram matrix of a (rows, columns) matrix.
-static inline void gram_rows(const Matrix& matrix, int64_t rows, int64_t columns, int64_t first, int64_t count,
-                             const Matrix& out) {
+static inline void gram_rows(const Block& matrix, int64_t rows, int64_t columns, int64_t first, int64_t count,
+                             const Block& out) {
   product(matrix.transposed().from_row(first), count, rows, matrix, columns, out.from_row(first));
 }
 
 // The Gram matrix of (rows, columns), or added to it: its blocks on and above the diagonal; `mirror` makes the rest.
-static inline void upper_gram(const Matrix& matrix, int64_t rows, int64_t columns, const Matrix& out, bool accumulate) {
+static inline void upper_gram(const Block& matrix, int64_t rows, int64_t columns, const Block& out, bool accumulate) {
   for (int64_t first = 0; first < columns; first += kLanes) {
     const int64_t count = smaller(kLanes, columns - first);
     product(matrix.transposed().from_row(first), count, rows, matrix.from_column(first), columns - first,
@@ -189,7 +189,7 @@ static inline void upper_gram(const Matrix& matrix, int64_t rows, int64_t column
   }
 }
 
-static inline void mirror(const Matrix& gram, int64_t size) {
+static inline void mirror(const Block& gram, int64_t size) {
   for (int64_t row = kLanes; row < size; ++row) {
     for (int64_t column = 0; column < row / kLanes * kLanes; ++column) gram.row(row)[column] = gram.row(column)[row];
   }
@@ -198,16 +198,16 @@ static inline void mirror(const Matrix& gram, int64_t size) {
 // Inside a parallel region: the team takes units as it gets to them, then waits for all. Which thread takes a unit
 // changes nothing; that no thread has a share of its own keeps a core that is wanted elsewhere from delaying the rest.
 template <typename Work>
-static inline void share(int64_t units, const Work& work) {
+static inline void for_each_in_team(int64_t units, const Work& work) {
 #pragma omp for schedule(dynamic, 1)
   for (int64_t unit = 0; unit < units; ++unit) work(unit);
 }
 
 // The same over blocks of kRowBlock rows of each image: work(image, first row, rows).
 template <typename Work>
-static inline void share_rows(int64_t images, int64_t rows, const Work& work) {
+static inline void for_each_row_block(int64_t images, int64_t rows, const Work& work) {
   const int64_t blocks = blocks_of(rows, kRowBlock);
-  share(images * blocks, [&](int64_t unit) {
+  for_each_in_team(images * blocks, [&](int64_t unit) {
     const int64_t first = unit % blocks * kRowBlock;
     work(unit / blocks, first, smaller(kRowBlock, rows - first));
   });
@@ -215,12 +215,12 @@ static inline void share_rows(int64_t images, int64_t rows, const Work& work) {
 
 // The same over the tiles of each image's chunks: work(image, chunk, first pixel, pixels, whether the chunk's first).
 template <typename Work>
-static inline void share_tiles(int64_t images, int64_t pixels, const Plan& plan, const Work& work) {
-  share(images * plan.chunks, [&](int64_t unit) {
-    const int64_t chunk = unit % plan.chunks, start = chunk * plan.chunk;
-    const int64_t end = smaller(start + plan.chunk, pixels);
+static inline void for_each_chunk_tile(int64_t images, int64_t pixels, const Chunking& chunking, const Work& work) {
+  for_each_in_team(images * chunking.chunks, [&](int64_t unit) {
+    const int64_t chunk = unit % chunking.chunks, start = chunk * chunking.chunk;
+    const int64_t end = smaller(start + chunking.chunk, pixels);
     for (int64_t first = start; first < end; first += kTilePixels) {
-      work(unit / plan.chunks, chunk, first, smaller(kTilePixels, end - first), first == start);
+      work(unit / chunking.chunks, chunk, first, smaller(kTilePixels, end - first), first == start);
     }
   });
 }

@@ -4,17 +4,16 @@
 #include "cpu/convert.h"
 #include "cpu/memory.h"
 #include "cpu/resize.h"
-#include "cpu/rows.h"
 #include "ops/resize_sum/resize_sum.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-struct Scratch {
+struct SumAxes {
   Axis rows[kMaxResized], columns[kMaxResized];
 
-  Scratch(Arena& arena, const ResizeSumParams& p) {
+  SumAxes(Arena& arena, const ResizeSumParams& p) {
     for (int i = 0; i < p.count; ++i) {
       rows[i] = Axis(arena, p.out.size[2]);
       columns[i] = Axis(arena, p.out.size[3]);
@@ -27,7 +26,7 @@ struct Scratch {
 };
 
 template <typename T>
-void add_row(const ResizeSumParams& p, const Scratch& s, int64_t image, int64_t y) {
+void add_row(const ResizeSumParams& p, const SumAxes& s, int64_t image, int64_t y) {
   const T* corner[kMaxResized][2];
   for (int i = 0; i < p.count; ++i) {
     const Tensor4& t = p.other[i];
@@ -40,30 +39,29 @@ void add_row(const ResizeSumParams& p, const Scratch& s, int64_t image, int64_t 
   for (int64_t x = 0; x < p.out.size[3]; ++x) {
     for (int64_t c = 0; c < p.out.size[1]; c += kLanes) {
       const int64_t lanes = p.out.size[1] - c;
-      Vec sum = load_channels(base + x * p.base.stride[3] + c, 1, lanes);
+      Vec sum = load_first(base + x * p.base.stride[3] + c, lanes);
       for (int i = 0; i < p.count; ++i) {
         const Axis& columns = s.columns[i];
         const int64_t left = columns.source[x] * p.other[i].stride[3] + c;
         const int64_t right = left + columns.reach(columns.source[x]) * p.other[i].stride[3];
         const auto blend = [&](const T* row) {
-          return columns.w0[x] * load_channels(row + left, 1, lanes) +
-                 columns.w1[x] * load_channels(row + right, 1, lanes);
+          return columns.w0[x] * load_first(row + left, lanes) + columns.w1[x] * load_first(row + right, lanes);
         };
         sum += s.rows[i].w0[y] * blend(corner[i][0]) + s.rows[i].w1[y] * blend(corner[i][1]);
       }
-      store_channels(out + x * p.out.stride[3] + c, 1, lanes, sum);
+      store_first(out + x * p.out.stride[3] + c, sum, lanes);
     }
   }
 }
 
 template <typename T>
 bool run(const ResizeSumParams& p, int threads) {
-  const TeamMemory memory(bytes_of<Scratch>(p), 0, 0);
+  const TeamMemory memory(bytes_of<SumAxes>(p), 0, 0);
   if (memory.is_exhausted()) return false;
-  const auto scratch = memory.shared<Scratch>(p);
+  const auto axes = memory.shared<SumAxes>(p);
   const int64_t total = p.out.size[0] * p.out.size[2];
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t row = 0; row < total; ++row) add_row<T>(p, scratch, row / p.out.size[2], row % p.out.size[2]);
+  for (int64_t row = 0; row < total; ++row) add_row<T>(p, axes, row / p.out.size[2], row % p.out.size[2]);
   return true;
 }
 

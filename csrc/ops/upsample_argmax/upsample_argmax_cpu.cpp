@@ -26,7 +26,7 @@ namespace {
 constexpr int32_t kNotFinite = -1;
 constexpr float kInfinity = __builtin_inff();
 
-struct Row {
+struct LabelledRow {
   float* values;    // (width, padded classes)
   int32_t* labels;  // (width) the largest class, or kNotFinite
   int64_t index;    // which (image, source row) it holds
@@ -60,7 +60,7 @@ inline IntV lane_index() {
 }
 
 template <typename T>
-void load_row(const UpsampleArgmaxParams& p, int64_t n, int64_t y, int64_t row_size, Row& row) {
+void load_row(const UpsampleArgmaxParams& p, int64_t n, int64_t y, int64_t row_size, LabelledRow& row) {
   const T* source = static_cast<const T*>(p.logits) + n * p.stride_n + y * p.stride_h;
   // Blocks of 16 classes: one cache line of the row a step, and 16 streams at most when classes lie far apart.
   for (int64_t k0 = 0; k0 < row_size; k0 += kLanes) {
@@ -185,19 +185,19 @@ struct Cell {
   }
 };
 
-struct Axes {
+struct ArgmaxAxes {
   Axis rows, columns;
 
-  Axes(Arena& arena, const UpsampleArgmaxParams& p) : rows(arena, p.out_height), columns(arena, p.out_width) {}
+  ArgmaxAxes(Arena& arena, const UpsampleArgmaxParams& p) : rows(arena, p.out_height), columns(arena, p.out_width) {}
 };
 
-struct ThreadScratch {
-  Row slot[2];
+struct ArgmaxScratch {
+  LabelledRow slot[2];
   float* largest;
   int32_t* candidates;
 
-  ThreadScratch(Arena& arena, int64_t width, int64_t row_size) {
-    for (Row& row : slot) {
+  ArgmaxScratch(Arena& arena, int64_t width, int64_t row_size) {
+    for (LabelledRow& row : slot) {
       row.values = arena.take<float>(width * row_size);
       row.labels = arena.take<int32_t>(width);
       row.index = -1;
@@ -210,9 +210,9 @@ struct ThreadScratch {
 template <typename T, typename Label>
 bool run(const UpsampleArgmaxParams& p, int threads) {
   const int64_t row_size = padded(p.classes);
-  const TeamMemory memory(bytes_of<Axes>(p), bytes_of<ThreadScratch>(p.width, row_size), threads);
+  const TeamMemory memory(bytes_of<ArgmaxAxes>(p), bytes_of<ArgmaxScratch>(p.width, row_size), threads);
   if (memory.is_exhausted()) return false;
-  auto axes = memory.shared<Axes>(p);
+  auto axes = memory.shared<ArgmaxAxes>(p);
   Axis &rows = axes.rows, &columns = axes.columns;
   fill_axis(rows, p.height, p.out_height, p.scale_h);
   fill_axis(columns, p.width, p.out_width, p.scale_w);
@@ -222,8 +222,8 @@ bool run(const UpsampleArgmaxParams& p, int threads) {
 #pragma omp parallel num_threads(threads)
   {
     const Member me = this_member();
-    auto own = memory.own<ThreadScratch>(me, p.width, row_size);
-    Row(&slot)[2] = own.slot;
+    auto own = memory.own<ArgmaxScratch>(me, p.width, row_size);
+    LabelledRow(&slot)[2] = own.slot;
     Cell<Label> cell{p, rows, columns, row_size, own.largest, own.candidates};
     for (int64_t unit = me.begin(units); unit < me.end(units); ++unit) {
       const int64_t n = unit / rows.runs, run = unit % rows.runs;
@@ -231,13 +231,13 @@ bool run(const UpsampleArgmaxParams& p, int threads) {
       const int64_t top_y = rows.source[y0], bottom_y = top_y + rows.reach(top_y);
       // Neighbouring source rows have different parity, so two slots by parity keep both.
       for (int64_t y = top_y; y <= bottom_y; ++y) {
-        Row& row = slot[y & 1];
+        LabelledRow& row = slot[y & 1];
         if (row.index != n * p.height + y) {
           load_row<T>(p, n, y, row_size, row);
           row.index = n * p.height + y;
         }
       }
-      const Row &top = slot[top_y & 1], &bottom = slot[bottom_y & 1];
+      const LabelledRow &top = slot[top_y & 1], &bottom = slot[bottom_y & 1];
       Label* out = static_cast<Label*>(p.labels) + n * p.out_height * p.out_width;
       for (int64_t i = 0; i < columns.runs; ++i) {
         const int64_t x0 = columns.run[i], x1 = columns.run[i + 1];

@@ -8,7 +8,7 @@
 // softmax again and adds the pixel's gradient to its two columns of a row buffer, that buffer to its two source
 // rows. Bytes: logits, target and the low-resolution gradient, once each.
 //
-// Sums run in the order of the rows whatever the number of threads: results do not depend on it. A thread that
+// SumsIn run in the order of the rows whatever the number of threads: results do not depend on it. A thread that
 // owns a band of source rows repeats the output rows that reach into it from the band above.
 
 #include <cfloat>
@@ -31,10 +31,10 @@ constexpr Real kLargest = static_cast<Real>(sizeof(Real) == sizeof(float) ? FLT_
 
 Real label_smoothing(const Params& p) { return static_cast<Real>(p.label_smoothing); }
 
-struct Sizes {
+struct LossSizes {
   int64_t batch, classes, height, width, out_height, out_width, padded_classes;
 
-  explicit Sizes(const Params& p)
+  explicit LossSizes(const Params& p)
       : batch(p.logits.size[0]),
         classes(p.logits.size[1]),
         height(p.logits.size[2]),
@@ -45,13 +45,13 @@ struct Sizes {
 };
 
 // What every thread reads.
-struct Shared {
+struct LossShared {
   Axis rows, columns;
   Real* weight;  // (padded) class weights, zero in the padding
   double* row_loss;
   double* row_weight;  // (batch * out_height) each
 
-  Shared(Arena& arena, const Sizes& s)
+  LossShared(Arena& arena, const LossSizes& s)
       : rows(arena, s.out_height),
         columns(arena, s.out_width),
         weight(arena.take<Real>(s.padded_classes)),
@@ -59,7 +59,7 @@ struct Shared {
         row_weight(arena.take<double>(s.batch * s.out_height)) {}
 };
 
-void fill_shared(Shared& shared, const Params& p, const Sizes& s) {
+void fill_shared(LossShared& shared, const Params& p, const LossSizes& s) {
   fill_axis(shared.rows, s.height, s.out_height, static_cast<Real>(s.height) / static_cast<Real>(s.out_height));
   fill_axis(shared.columns, s.width, s.out_width, static_cast<Real>(s.width) / static_cast<Real>(s.out_width));
   const Real* given = static_cast<const Real*>(p.class_weight);
@@ -68,13 +68,13 @@ void fill_shared(Shared& shared, const Params& p, const Sizes& s) {
   }
 }
 
-struct Row {
+struct LogitRow {
   Real* values;   // (width, padded)
   int64_t index;  // which (image, source row) it holds; -1: none
 };
 
 template <typename T>
-void load_row(const Params& p, const Sizes& s, int64_t n, int64_t y, Row& row) {
+void load_row(const Params& p, const LossSizes& s, int64_t n, int64_t y, LogitRow& row) {
   if (row.index == n * s.height + y) return;
   row.index = n * s.height + y;
   const T* source = static_cast<const T*>(p.logits.data) + n * p.logits.stride[0] + y * p.logits.stride[2];
@@ -91,14 +91,14 @@ int64_t label_at(const Params& p, int64_t index) {
                           : static_cast<const int64_t*>(p.target.data)[index];
 }
 
-struct ThreadScratch {
-  Row slot[2];
+struct LossScratch {
+  LogitRow slot[2];
   Real* blended;   // (width, padded) the output row at the source's columns
   Real* z;         // (padded) one pixel
   Real* grad_row;  // (width, padded)
 
-  ThreadScratch(Arena& arena, const Sizes& s) {
-    for (Row& row : slot) {
+  LossScratch(Arena& arena, const LossSizes& s) {
+    for (LogitRow& row : slot) {
       row.values = arena.take<Real>(s.width * s.padded_classes);
       row.index = -1;
     }
@@ -108,16 +108,16 @@ struct ThreadScratch {
   }
 };
 
-struct BackwardScratch : ThreadScratch {
+struct LossBackwardScratch : LossScratch {
   Real* band;  // (band_rows, width, padded classes) the gradient of a band of source rows
 
-  BackwardScratch(Arena& arena, const Sizes& s, int64_t band_rows)
-      : ThreadScratch(arena, s), band(arena.take<Real>(band_rows * s.width * s.padded_classes)) {}
+  LossBackwardScratch(Arena& arena, const LossSizes& s, int64_t band_rows)
+      : LossScratch(arena, s), band(arena.take<Real>(band_rows * s.width * s.padded_classes)) {}
 };
 
 // blended = the output row y of image n, at the source's columns.
 template <typename T>
-void blend_rows(const Params& p, const Sizes& s, const Axis& rows, int64_t n, int64_t y, ThreadScratch& t) {
+void blend_rows(const Params& p, const LossSizes& s, const Axis& rows, int64_t n, int64_t y, LossScratch& t) {
   const int64_t top = rows.source[y], bottom = top + rows.reach(top);
   load_row<T>(p, s, n, top, t.slot[top & 1]);
   load_row<T>(p, s, n, bottom, t.slot[bottom & 1]);
@@ -132,7 +132,7 @@ struct Softmax {
 };
 
 // z of the output pixel x, and its softmax's largest and sum.
-Softmax pixel_softmax(const Sizes& s, const Axis& columns, int64_t x, ThreadScratch& t) {
+Softmax pixel_softmax(const LossSizes& s, const Axis& columns, int64_t x, LossScratch& t) {
   const int64_t left = columns.source[x], right = left + columns.reach(left);
   const Real *a = t.blended + left * s.padded_classes, *b = t.blended + right * s.padded_classes;
   const Real w0 = columns.w0[x], w1 = columns.w1[x];
@@ -152,7 +152,7 @@ Softmax pixel_softmax(const Sizes& s, const Axis& columns, int64_t x, ThreadScra
 }
 
 template <typename T>
-bool forward_row(const Params& p, const Sizes& s, const Shared& shared, int64_t n, int64_t y, ThreadScratch& t) {
+bool forward_row(const Params& p, const LossSizes& s, const LossShared& shared, int64_t n, int64_t y, LossScratch& t) {
   blend_rows<T>(p, s, shared.rows, n, y, t);
   const int64_t row = n * s.out_height + y;
   const Real smoothing = label_smoothing(p);
@@ -185,17 +185,17 @@ double total_of(const double* rows, int64_t count) {
 
 template <typename T>
 CrossEntropyStatus forward(const Params& p, double* loss, int threads) {
-  const Sizes s(p);
-  const TeamMemory memory(bytes_of<Shared>(s), bytes_of<ThreadScratch>(s), threads);
+  const LossSizes s(p);
+  const TeamMemory memory(bytes_of<LossShared>(s), bytes_of<LossScratch>(s), threads);
   if (memory.is_exhausted()) return CrossEntropyStatus::kNoMemory;
-  auto shared = memory.shared<Shared>(s);
+  auto shared = memory.shared<LossShared>(s);
   fill_shared(shared, p, s);
   const int64_t rows = s.batch * s.out_height;
   bool in_range = true;
 #pragma omp parallel num_threads(threads) reduction(&& : in_range)
   {
     const Member me = this_member();
-    auto scratch = memory.own<ThreadScratch>(me, s);
+    auto scratch = memory.own<LossScratch>(me, s);
     for (int64_t row = me.begin(rows); row < me.end(rows); ++row) {
       in_range = forward_row<T>(p, s, shared, row / s.out_height, row % s.out_height, scratch) && in_range;
     }
@@ -208,8 +208,8 @@ CrossEntropyStatus forward(const Params& p, double* loss, int threads) {
 }
 
 // Adds scale * d loss / d (blended row) of the output row y to grad_row.
-void backward_row(const Params& p, const Sizes& s, const Shared& shared, int64_t row, Real scale, Real weight_sum,
-                  ThreadScratch& t) {
+void backward_row(const Params& p, const LossSizes& s, const LossShared& shared, int64_t row, Real scale,
+                  Real weight_sum, LossScratch& t) {
   const Real on = 1.0f - label_smoothing(p), spread = label_smoothing(p) / static_cast<Real>(s.classes);
   for (int64_t x = 0; x < s.out_width; ++x) {
     const int64_t label = label_at(p, row * s.out_width + x);
@@ -231,7 +231,7 @@ void backward_row(const Params& p, const Sizes& s, const Shared& shared, int64_t
 }
 
 template <typename T>
-void store_row(const Real* values, const Sizes& s, const Tensor4& out, int64_t n, int64_t y) {
+void store_row(const Real* values, const LossSizes& s, const Tensor4& out, int64_t n, int64_t y) {
   T* target = static_cast<T*>(out.data) + n * out.stride[0] + y * out.stride[2];
   for (int64_t x = 0; x < s.width; ++x) {
     for (int64_t k = 0; k < s.classes; ++k) {
@@ -242,8 +242,8 @@ void store_row(const Real* values, const Sizes& s, const Tensor4& out, int64_t n
 
 // The gradient of source rows [first, last) of image n.
 template <typename T>
-void backward_band(const Params& p, const Sizes& s, const Shared& shared, int64_t n, int64_t first, int64_t last,
-                   Real scale, Real weight_sum, const Tensor4& grad_logits, BackwardScratch& t) {
+void backward_band(const Params& p, const LossSizes& s, const LossShared& shared, int64_t n, int64_t first,
+                   int64_t last, Real scale, Real weight_sum, const Tensor4& grad_logits, LossBackwardScratch& t) {
   Real* const band = t.band;
   const int64_t row_reals = s.width * s.padded_classes;
   std::memset(band, 0, (last - first) * row_reals * sizeof(Real));
@@ -264,7 +264,7 @@ void backward_band(const Params& p, const Sizes& s, const Shared& shared, int64_
   for (int64_t y = first; y < last; ++y) store_row<T>(band + (y - first) * row_reals, s, grad_logits, n, y);
 }
 
-double counted_weight(const Params& p, const Sizes& s, const Shared& shared) {
+double counted_weight(const Params& p, const LossSizes& s, const LossShared& shared) {
   double total = 0.0;
   for (int64_t i = 0; i < s.batch * s.out_height * s.out_width; ++i) {
     const int64_t label = label_at(p, i);
@@ -275,13 +275,13 @@ double counted_weight(const Params& p, const Sizes& s, const Shared& shared) {
 
 template <typename T>
 CrossEntropyStatus backward(const Params& p, double grad, const Tensor4& grad_logits, int threads) {
-  const Sizes s(p);
+  const LossSizes s(p);
   if (s.batch == 0) return CrossEntropyStatus::kOk;
   // Whole images where there are enough of them; else bands of source rows.
   const int64_t bands = blocks_of(threads, s.batch), band_rows = blocks_of(s.height, bands);
-  const TeamMemory memory(bytes_of<Shared>(s), bytes_of<BackwardScratch>(s, band_rows), threads);
+  const TeamMemory memory(bytes_of<LossShared>(s), bytes_of<LossBackwardScratch>(s, band_rows), threads);
   if (memory.is_exhausted()) return CrossEntropyStatus::kNoMemory;
-  auto shared = memory.shared<Shared>(s);
+  auto shared = memory.shared<LossShared>(s);
   fill_shared(shared, p, s);
   const double divisor =
       p.mean_all ? static_cast<double>(s.batch * s.out_height * s.out_width) : counted_weight(p, s, shared);
@@ -291,7 +291,7 @@ CrossEntropyStatus backward(const Params& p, double grad, const Tensor4& grad_lo
 #pragma omp parallel num_threads(threads)
   {
     const Member me = this_member();
-    auto scratch = memory.own<BackwardScratch>(me, s, band_rows);
+    auto scratch = memory.own<LossBackwardScratch>(me, s, band_rows);
     const int64_t units = s.batch * bands;
     for (int64_t unit = me.begin(units); unit < me.end(units); ++unit) {
       const int64_t first = unit % bands * band_rows;
