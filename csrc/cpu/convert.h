@@ -1,4 +1,4 @@
-// Conversion of elements to and from what kernels compute in.
+// Conversion of elements, one or a vector, to and from Real.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 #include "common/dtype.h"
 #include "cpu/vector.h"
 
-// function<T>(...) for the T of a tensor's dtype, among those that this build's kernels take.
+// Calls function<T>(...) for the element type of a dtype, one of those that this build's kernels take.
 #if defined(SEGNEXT_FLOAT64)
 #define SEGNEXT_WITH_ELEMENT(dtype, function, ...) ((void)(dtype), function<double>(__VA_ARGS__))
 #else
@@ -37,11 +37,11 @@ static inline Real to_real(BFloat16 x) {
 }
 
 static inline Real to_real(Float16 x) {
-  // Exponent and mantissa shifted into float's places are the value times 2^-112, subnormals included.
+  // Exponent and mantissa, moved to float's places, give the value times 2^-112, subnormals included.
   const uint32_t magnitude = (x.bits & 0x7fffu) << 13;
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
   float result;
-  if (magnitude >= (0x7c00u << 13)) {  // Inf, NaN: float's own exponent of all ones
+  if (magnitude >= (0x7c00u << 13)) {  // Inf and NaN have float's own exponent of all ones
     const uint32_t bits = sign | magnitude | 0x7f800000u;
     std::memcpy(&result, &bits, sizeof result);
     return result;
@@ -59,7 +59,7 @@ inline Real from_real<Real>(Real x) {
   return x;
 }
 
-// To nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even; NaN stays NaN.
 template <>
 inline BFloat16 from_real<BFloat16>(Real value) {
   const float x = static_cast<float>(value);
@@ -83,7 +83,7 @@ static inline Vec load_vector(const BFloat16* p) {
   return (Vec)(__builtin_convertvector(half, BitsV) << 16);
 }
 
-// As from_real<BFloat16>: to nearest, ties to even; NaN stays NaN.
+// Rounds as from_real<BFloat16> does.
 static inline void store_vector(BFloat16* p, Vec v) {
   const BitsV bits = (BitsV)v;
   const BitsV rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -93,8 +93,9 @@ static inline void store_vector(BFloat16* p, Vec v) {
 }
 #endif
 
-// The first `count` lanes, zeros behind them; none for a count of zero or less. Callers choose the count, never between
-// a vector and zeros: where GCC 12 vectorises the bools of an unrolled loop, such a choice keeps the first lane alone.
+// Loads the first `count` lanes and zeros behind them; a count of zero or less gives zeros alone. Callers pass a count
+// of zero instead of choosing between this vector and zeros: GCC 12 miscompiles such a choice in an unrolled loop,
+// where it vectorises the bools and keeps the first lane alone.
 template <typename T>
 static inline Vec load_first(const T* p, int64_t count) {
   if (count >= kLanes) return load_vector(p);

@@ -1,9 +1,9 @@
 // Depthwise convolutions on planes: one image, kLanes channels side by side, of Real, with a halo of zeros.
 //
-// A depthwise network treats every channel alone, so its unit of work here is (image, kLanes channels): the unit's
-// input is read once into a plane, everything between lives in planes that fit the second-level cache (56 x 56
-// pixels x 16 channels: 200 KiB), and the result is written once. A tap costs one vector load and one FMA.
-// Any strides and element types are handled where planes are read and written.
+// A depthwise network treats every channel alone, so a unit of work is (image, kLanes channels). The unit's input is
+// read once into a plane, everything between is in planes that fit the second-level cache (56 x 56 pixels x 16
+// channels: 200 KiB), and the result is written once. A tap costs one vector load and one FMA. Strides and element
+// types matter only when planes are read and written.
 #pragma once
 
 #include "common/tensor.h"
@@ -14,10 +14,10 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-// Output pixels computed together: their accumulators share each weight and hide the latency of the FMAs.
+// Output pixels that are computed together: their accumulators share each weight and hide the latency of the FMAs.
 constexpr int64_t kPixels = 8;
 
-// (height, width, kLanes) inside a border of zeros as wide as the convolutions that read it reach; rows end with
+// (height, width, kLanes) inside a border of zeros as wide as the convolutions that read it reach. Rows end with
 // kPixels more, so that a group of pixels may run past the right border.
 struct Plane {
   Real* data;
@@ -27,7 +27,7 @@ struct Plane {
   Real* at(int64_t y, int64_t x) const { return data + (y + halo_y) * row_stride() + (x + halo_x) * kLanes; }
 };
 
-// A plane of zeros; nothing ever writes its border again.
+// A plane of zeros. Nothing ever writes its border again.
 static inline Plane take_plane(Arena& arena, int64_t height, int64_t width, int64_t halo_y, int64_t halo_x) {
   Plane plane{nullptr, height, width, halo_y, halo_x};
   const int64_t reals = (height + 2 * halo_y) * plane.row_stride();
@@ -36,7 +36,7 @@ static inline Plane take_plane(Arena& arena, int64_t height, int64_t width, int6
   return plane;
 }
 
-// A depthwise kernel of this unit's channels: (height * width, kLanes) weights and one vector of bias.
+// A depthwise kernel of a unit's channels: (height * width, kLanes) weights and one vector of bias.
 struct Taps {
   const Real* weight;
   const Real* bias;
@@ -52,8 +52,8 @@ struct Accumulate {
   Vec operator()(Vec old, Vec value) const { return old + value; }
 };
 
-// out (+)= conv(in) + bias over out's pixels. `in` needs a border of half the kernel or more; reads past the right
-// border stay inside the row's spare pixels and are discarded.
+// out (+)= conv(in) + bias over out's pixels. `in` needs a border of half the kernel or more. Reads past the right
+// border stay inside the row's spare pixels, and their results are discarded.
 template <typename Combine>
 static inline void convolve(const Plane& in, const Taps& taps, const Plane& out, Combine combine) {
   const int64_t stride = in.row_stride();
@@ -82,20 +82,21 @@ static inline void convolve(const Plane& in, const Taps& taps, const Plane& out,
   }
 }
 
-// out (count, kLanes) = sum over pixels of grad * in shifted by each tap: the gradient of the weights.
+// The gradient of the weights: out (count, kLanes) = for each tap the sum over pixels of grad * (in shifted by the
+// tap).
 static inline void weight_gradient(const Plane& grad, const Plane& in, int64_t height, int64_t width, Real* out) {
-  constexpr int kGroup = 8;  // taps summed together: enough chains to hide the FMA's latency
+  constexpr int kGroup = 8;  // taps summed together: enough chains to hide the latency of an FMA
   const int64_t count = height * width;
   for (int64_t first = 0; first < count; first += kGroup) {
     int64_t offset[kGroup];
     for (int i = 0; i < kGroup; ++i) {
-      // past the end the last tap is repeated, and dropped below
+      // past the end the last tap is repeated; its result is dropped below
       const int64_t tap = smaller(first + i, count - 1);
       offset[i] = (tap / width - height / 2) * in.row_stride() + (tap % width - width / 2) * kLanes;
     }
     Vec total[kGroup] = {};
     for (int64_t y = 0; y < grad.height; ++y) {
-      Vec sum[kGroup] = {};  // a row at a time: shorter chains of additions, smaller rounding errors
+      Vec sum[kGroup] = {};  // per row: shorter chains of additions, smaller rounding errors
       const Real* g = grad.at(y, 0);
       const Real* source = in.at(y, 0);
       for (int64_t x = 0; x < grad.width; ++x, g += kLanes, source += kLanes) {
@@ -108,7 +109,7 @@ static inline void weight_gradient(const Plane& grad, const Plane& in, int64_t h
   }
 }
 
-// out (kLanes) = sum of a plane: the gradient of a bias.
+// The gradient of a bias: out (kLanes) = the sum of a plane.
 static inline void plane_sum(const Plane& plane, Real* out) {
   Vec total = {};
   for (int64_t y = 0; y < plane.height; ++y) {
@@ -119,7 +120,7 @@ static inline void plane_sum(const Plane& plane, Real* out) {
   store(out, total);
 }
 
-// Channels [channel, channel + kLanes) of one image into a plane; lanes past the last channel are zero.
+// Loads channels [channel, channel + kLanes) of one image into a plane; lanes past the last channel are zero.
 template <typename T>
 static inline void load_plane(const Tensor4& tensor, int64_t image, int64_t channel, const Plane& plane) {
   const T* source = static_cast<const T*>(tensor.data) + image * tensor.stride[0] + channel * tensor.stride[1];
@@ -166,7 +167,8 @@ static inline void store_plane(const Plane& plane, const Tensor4& tensor, int64_
   }
 }
 
-// Weights (C, 1, height, width) of this unit's channels as (count, kLanes); flipped for the input gradient.
+// Loads the weights (C, 1, height, width) of a unit's channels as (count, kLanes), flipped for the gradient of the
+// input.
 template <typename T>
 static inline void load_taps(const Tensor4& weight, int64_t channel, bool flipped, Real* out) {
   const int64_t height = weight.size[2], width = weight.size[3];
@@ -181,7 +183,7 @@ static inline void load_taps(const Tensor4& weight, int64_t channel, bool flippe
   }
 }
 
-// A bias (C) of this unit's channels; zeros where there is none.
+// Loads the bias (C) of a unit's channels; zeros if it is absent.
 template <typename T>
 static inline void load_bias(const Tensor4& bias, int64_t channel, Real* out) {
   for (int64_t lane = 0; lane < kLanes; ++lane) {
@@ -191,7 +193,7 @@ static inline void load_bias(const Tensor4& bias, int64_t channel, Real* out) {
   }
 }
 
-// SumsIn the units' partial gradients of one parameter over the images, in the order of the images whatever the
+// Sums the units' partial gradients of one parameter over the images, in the order of the images whatever the
 // number of threads. `partial` is (images, channel blocks, rows, kLanes); this parameter's rows are
 // [row, row + count) and go to grad (C, count), contiguous.
 template <typename T>
@@ -209,7 +211,8 @@ static inline void reduce_parameter(const Real* partial, int64_t images, int64_t
   }
 }
 
-// Runs work(image, channel, scratch) for every unit, threads taking contiguous shares. False when memory is exhausted.
+// Runs work(image, channel, scratch) for every unit; each thread takes a contiguous share. Returns false when memory is
+// exhausted.
 template <typename Scratch, typename Shape, typename Work>
 static inline bool for_each_unit(int64_t images, int64_t channels, const Shape& shape, int threads, Work work) {
   const TeamMemory memory(0, bytes_of<Scratch>(shape), threads);

@@ -24,11 +24,11 @@ static inline Vec exp_negative(Vec x) {
 
 constexpr Real kLeastExponent = -87.0f;  // e^this is about the smallest normal number
 
-// e^x for x <= 0; below kLeastExponent it is e^kLeastExponent.
+// e^x for x <= 0. Below kLeastExponent it is e^kLeastExponent.
 static inline Vec exp_negative(Vec x) {
   constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   x = x < kLeastExponent ? broadcast(kLeastExponent) : x;  // in this form NaN stays NaN
-  // round to nearest by the float that has no fraction bits left
+  // adding a float with no bits left for fractions rounds to nearest
   const Vec shifter = broadcast(12582912.0f);
   const Vec n = (x * kLog2E + shifter) - shifter;
   const Vec r = (x - n * kLn2High) - n * kLn2Low;

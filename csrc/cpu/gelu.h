@@ -23,7 +23,7 @@ static inline Vec erf(Vec x) {
   return x;
 }
 
-// GELU of a result that is stored as T.
+// The GELU for results that are stored as T.
 template <typename T>
 static inline Vec gelu_for(Vec x) {
   return x * 0.5 * (1.0 + erf(x * kRootHalf));
@@ -33,8 +33,8 @@ static inline Vec gelu_for(Vec x) {
 
 constexpr Real kRootHalf = 0.70710678f, kDensityAtZero = 0.39894228f;
 
-// erf as x P(x^2) / Q(x^2), fitted to relative 1.9e-9 on |x| <= 3.925, where float's erf reaches 1;
-// evaluated in float the error stays below 4.2e-7.
+// erf as x P(x^2) / Q(x^2), fitted to a relative error of 1.9e-9 on |x| <= 3.925, where erf reaches 1 in float. The
+// error of its evaluation in float stays below 4.2e-7.
 static inline Vec erf(Vec x) {
   constexpr float kSaturates = 3.925f;
   const Vec z = x * x;
@@ -56,7 +56,7 @@ static inline Vec erf(Vec x) {
   return x > kSaturates ? one : x < -kSaturates ? -one : inside;
 }
 
-// Into [-limit, limit]; NaN stays NaN: these instructions return their second operand then.
+// Clamps to [-limit, limit]. NaN stays NaN: these instructions return their second operand then.
 static inline Vec clamp(Vec x, float limit) {
   const Vec high = broadcast(limit), low = broadcast(-limit);
 #if defined(__AVX512F__)
@@ -71,10 +71,10 @@ static inline Vec clamp(Vec x, float limit) {
 
 #if defined(__AVX512F__)
 
-// x phi(x), phi the normal distribution's integral, = x / 2 + |x| (phi(|x|) - 1 / 2), in which no sign has to be put
-// back. What is in brackets is a polynomial of degree 4 on each of 16 intervals around the multiples of 3/8, whose
-// coefficients a permutation looks up; on the last one it is 1/2. The float result is within 1.5e-7 max(1, |x|);
-// PyTorch's is within 3.8e-7. 8 of its instructions need the units that multiply; a quotient of polynomials needed 16.
+// gelu(x) = x Φ(x) = x/2 + |x| (Φ(|x|) - 1/2), Φ the normal CDF; this form needs no sign fix-up. Φ(|x|) - 1/2 is a
+// polynomial of degree 4 on each of 16 intervals around the multiples of 3/8; a permute fetches the coefficients. On
+// the last interval it is 1/2. The float result is within 1.5e-7 max(1, |x|); PyTorch's is within 3.8e-7. It takes 8
+// instructions of the multiplying units; a quotient of polynomials takes 16.
 static inline Vec gelu(Vec x) {
   constexpr float kScale = 8.0f / 3, kLast = 15 / kScale;
   static const float kCoefficients[5][16] = {
@@ -95,7 +95,7 @@ static inline Vec gelu(Vec x) {
   };
   const Vec size = (Vec)((IntV)x & 0x7fffffff);
   const Vec inside = min(size, broadcast(kLast));
-  // the nearest interval's number, by the float that has no fraction bits left, in its last bits
+  // adding a float with no bits left for fractions puts the nearest interval's number into the last bits
   const Vec shifter = broadcast(12582912.0f);
   const Vec shifted = inside * kScale + shifter;
   const __m512i interval = (__m512i)shifted;
@@ -110,8 +110,8 @@ static inline Vec gelu(Vec x) {
 
 #else
 
-// x phi(x), phi the normal distribution's integral: 0.5 + x P(x^2) / Q(x^2) fitted to 1.4e-8 on |x| <= 5.5, below it 0,
-// above it 1. The float result is within 2.1e-7 max(1, |x|); PyTorch's is within 3.8e-7.
+// gelu(x) = x Φ(x), Φ the normal CDF: 0.5 + x P(x^2) / Q(x^2), fitted to 1.4e-8 on |x| <= 5.5, 0 below and 1 above. The
+// float result is within 2.1e-7 max(1, |x|); PyTorch's is within 3.8e-7.
 static inline Vec gelu(Vec x) {
   constexpr float kLimit = 5.5f;
   const Vec inside = clamp(x, kLimit);
@@ -129,12 +129,12 @@ static inline Vec gelu(Vec x) {
   q = q * z + 0.2515220642089844f;
   q = q * z + 1.0f;
   const Vec phi = inside * (p / q) + 0.5f;
-  return x * (x < -kLimit ? Vec{} : phi);  // -inf * 0 is NaN, as PyTorch's
+  return x * (x < -kLimit ? Vec{} : phi);  // -inf * 0 is NaN, as in PyTorch
 }
 
 #endif
 
-// The same for results that are rounded to 16 bits: phi by a polynomial, within 8e-5.
+// The same for results that are rounded to 16 bits: Φ is a polynomial, within 8e-5.
 static inline Vec gelu_short(Vec x) {
   constexpr float kLimit = 3.8f;
   const Vec inside = clamp(x, kLimit);
@@ -150,7 +150,7 @@ static inline Vec gelu_short(Vec x) {
   return x * (x < -kLimit ? Vec{} : phi);
 }
 
-// GELU of a result that is stored as T.
+// The GELU for results that are stored as T.
 template <typename T>
 static inline Vec gelu_for(Vec x) {
   return sizeof(T) == 2 ? gelu_short(x) : gelu(x);

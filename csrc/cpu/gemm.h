@@ -2,13 +2,13 @@
 //
 //   sum[m][n] = sum over k of a[m][k] w[k][n],   epilogue(m, n, sum[m][n .. n + kLanes))
 //
-// a is read where it lies: rows of K elements (channels_last pixels) a fixed distance apart, or `segments` such
-// pieces (the three rows of a 3x3 convolution). Weights are packed once into panels of up to kPanel vectors of
-// columns, K rows each. A tile of kAccumulators vectors, 6 x 64 with AVX-512, stays in registers: a step of k costs 4
-// loads of weights and 6 broadcasts for 24 FMAs. Panels are the outer loop: one panel (K x 64) stays in the caches for
-// all rows of a call, so a call should have 48 rows or more where the weights are larger than the caches.
-// SumsIn of more than kChain products are added up in pieces: one long chain of 512 had 2.7x the error of PyTorch's.
-// With AVX512-BF16 a BFloat16 product takes two k a step; elsewhere pixels and weights are widened first.
+// a is read where it lies: rows of K elements (channels_last pixels) a fixed distance apart, or `segments` such pieces
+// (the three rows of a 3x3 convolution). Weights are packed once into panels of up to kPanel vectors of columns, K rows
+// each. A tile of kAccumulators vectors, 6 x 64 with AVX-512, stays in registers: a step of k costs 4 loads of weights
+// and 6 broadcasts for 24 FMAs. Panels are the outer loop. One panel (K x 64) stays in the caches for all rows of a
+// call, so a call should have 48 rows or more if the weights are larger than the caches.
+// Sums of more than kChain products are added up in pieces: one long chain of 512 had 2.7 times PyTorch's error.
+// With AVX512-BF16 a BFloat16 product takes two k per step; elsewhere pixels and weights are widened first.
 #pragma once
 
 #include "cpu/convert.h"
@@ -27,11 +27,11 @@ constexpr int kAccumulators = 24, kPanel = 4;
 constexpr int kAccumulators = 12, kPanel = 2;
 #endif
 constexpr int64_t kChain = 128;
-constexpr int kMaxTileRows = 12;  // three rows share an address register: four of them
+constexpr int kMaxTileRows = 12;  // three rows share an address register, so four registers serve
 
 constexpr int tile_rows(int vectors) { return static_cast<int>(smaller(kAccumulators / vectors, kMaxTileRows)); }
 
-// What a product of T pixels multiplies: T itself where the instruction set has it, else Real.
+// The type that a product of T pixels multiplies: T itself if the instruction set can, else Real.
 template <typename T>
 struct ProductOf {
   using Element = Real;
@@ -45,7 +45,7 @@ struct ProductOf<BFloat16> {
 template <typename T>
 using ProductElement = typename ProductOf<T>::Element;
 
-// Elements of k taken in one step; K is padded with zeros to a multiple.
+// Elements of k per step; K is padded with zeros to a multiple.
 template <typename Element>
 constexpr int64_t k_step() {
   return sizeof(Element) == 2 ? 2 : 1;
@@ -62,7 +62,7 @@ static inline int64_t padded_k(int64_t k) {
   return k_steps<Element>(k) * k_step<Element>();
 }
 
-// Elements of a packed (segments x segment_k, n) matrix.
+// The elements of a packed (segments x segment_k, n) matrix.
 template <typename Element>
 static inline int64_t packed_size(int64_t n, int64_t segment_k, int64_t segments = 1) {
   return padded(n) * segments * padded_k<Element>(segment_k);
@@ -76,7 +76,7 @@ struct PackedWeights {
   int64_t elements() const { return segments * padded_k<Element>(segment_k); }  // of a column
 };
 
-// The tile's sums over one segment.
+// Adds one segment to the tile's sums.
 template <int kRows, int kVectors>
 SEGNEXT_INLINE void multiply(const Real* a, int64_t row_stride, int64_t steps, const Real* w,
                              Vec (&sum)[kRows][kVectors]) {
@@ -123,20 +123,20 @@ SEGNEXT_INLINE void multiply(const BFloat16* a, int64_t row_stride, int64_t step
 }
 #endif
 
-// How an epilogue gets the sums. From registers it is inlined once for every vector of a tile: right for a few
-// instructions, which K = 32 would notice through memory; anything longer takes minutes to compile that way.
+// Where an epilogue finds the sums. From registers it is inlined once for every vector of a tile: this suits a few
+// instructions, since for K = 32 the detour through memory is noticeable. A longer epilogue takes minutes to compile
+// that way.
 enum class SumsIn { kMemory, kRegisters };
 
-// Rows of a matrix of E, mostly pixels: row m at data + m * stride, of a product's segment s segment_stride * s
-// further.
+// The rows of a matrix, mostly pixels: row m of segment s begins at data + m * stride + s * segment_stride.
 template <typename E>
 struct Rows {
   E* data;
   int64_t stride, segment_stride = 0;
 };
 
-// The tile's sums where they have more than kChain terms. Apart from gemm_tile, whose accumulators then stay in
-// registers throughout.
+// The tile's sums if they have more than kChain terms. It is a function of its own so that gemm_tile's accumulators
+// stay in registers throughout.
 template <int kRows, int kVectors, typename Element>
 __attribute__((noinline)) static void multiply_in_pieces(const Rows<const Element>& a, int64_t row,
                                                          const Element* panel, const PackedWeights<Element>& w,
@@ -210,15 +210,15 @@ static inline void gemm_panel(const Rows<const Element>& a, int64_t rows, const 
     gemm_tile<kSums, kRows, kVectors>(a, row, row, panel, w, column, epilogue);
   }
   if (row == rows) return;
-  if (rows >= kRows) {  // the last tile is moved up; rows that were done are not stored again
+  if (rows >= kRows) {  // the last tile is moved up; rows that are done already are not stored again
     gemm_tile<kSums, kRows, kVectors>(a, rows - kRows, row, panel, w, column, epilogue);
   } else {
     for (; row < rows; ++row) gemm_tile<kSums, 1, kVectors>(a, row, row, panel, w, column, epilogue);
   }
 }
 
-// epilogue(m, n, sum): every row m < rows and every n < w.n that is a multiple of kLanes, once; of the last vector only
-// the first w.n - n lanes count.
+// Calls epilogue(m, n, sum) once for every row m < rows and every n < w.n that is a multiple of kLanes. Only the first
+// w.n - n lanes of the last vector count.
 template <SumsIn kSums = SumsIn::kMemory, typename Element, typename Epilogue>
 static inline void gemm(const Rows<const Element>& a, int64_t rows, const PackedWeights<Element>& w,
                         const Epilogue& epilogue) {

@@ -1,8 +1,9 @@
-// Vectorised packing of matrices into the panels of common/gemm.h, a panel at a time so that threads can share it.
+// Vectorised packing of matrices into the panels of cpu/gemm.h, one panel at a time so that threads can divide the
+// work.
 //
-// In memory a panel is [step of k][column][k within the step]: units of 4 bytes, one float or two BFloat16. Where the
-// matrix lies with k innermost, squares of units are transposed in registers; where columns are innermost (the other
-// operand order, or pixels that are summed over) whole vectors of columns are copied.
+// In memory a panel is [step of k][column][k within the step]: units of 4 bytes, one float or two BFloat16. If k is
+// innermost in the matrix, squares of units are transposed in registers. If columns are innermost (the other operand
+// order, or pixels that are summed over), whole vectors of columns are copied.
 #pragma once
 
 #include <type_traits>
@@ -15,7 +16,7 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-// w[n][k] = data[n * n_stride + k * k_stride], n < columns, k < depth; packed with zeros up to a k of `padded_depth`.
+// w[n][k] = data[n * n_stride + k * k_stride] for n < columns and k < depth, packed with zeros up to k = padded_depth.
 template <typename T>
 struct Matrix {
   const T* data;
@@ -25,7 +26,7 @@ struct Matrix {
   int64_t panels() const { return blocks_of(columns, kPanel * kLanes); }
 };
 
-// kLanes units of k of one column, zeros behind the last.
+// kLanes units of k of one column, with zeros behind the last.
 template <typename Element, typename T>
 static inline Vec load_units(const T* p, int64_t left) {
   if constexpr (std::is_same_v<Element, Real>) {
@@ -39,7 +40,7 @@ static inline Vec load_units(const T* p, int64_t left) {
   }
 }
 
-// One step of k of kLanes columns, `left` of them inside.
+// One step of k of kLanes columns; `left` columns and `k_left` of k are inside the matrix.
 template <typename Element, typename T>
 static inline void pack_columns(Element* out, const T* p, int64_t k_stride, int64_t k_left, int64_t left) {
   if constexpr (std::is_same_v<Element, Real>) {

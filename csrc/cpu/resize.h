@@ -1,4 +1,4 @@
-// The index arithmetic of a bilinear resize (align_corners = False), as PyTorch's.
+// The index arithmetic of a bilinear resize (align_corners = False), the same as PyTorch's.
 #pragma once
 
 #include "cpu/memory.h"
@@ -7,14 +7,14 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-// One axis: source index and weights of every output index, and the runs of outputs that share a source index.
+// One axis: the source index and weights of every output index, and the runs of outputs that share a source index.
 struct Axis {
   int32_t* source;  // (out)
   Real* w0;         // (out) weight of source
   Real* w1;         // (out) weight of source + 1
   int64_t* run;     // (runs + 1) first output index of each run
   int64_t runs;
-  int64_t last;  // last source index with a neighbour beyond it; -1 where sizes are equal and PyTorch blends nothing
+  int64_t last;  // the last source index with a neighbour beyond it; -1 if sizes are equal and PyTorch blends nothing
 
   Axis() = default;
   Axis(Arena& arena, int64_t out)
@@ -23,10 +23,11 @@ struct Axis {
         w1(arena.take<Real>(out + kLanes)),
         run(arena.take<int64_t>(out + 1)) {}
 
+  // Distance from a source index to its neighbour.
   int64_t reach(int64_t index) const { return index <= last ? 1 : 0; }
 };
 
-// The same arithmetic as PyTorch's upsample_bilinear2d, float or double, so that the weights agree to the bit.
+// The arithmetic of PyTorch's upsample_bilinear2d, in float or double, so that the weights agree to the bit.
 static inline void fill_axis(Axis& axis, int64_t in, int64_t out, Real scale) {
   axis.runs = 0;
   axis.last = in == out ? -1 : in - 2;

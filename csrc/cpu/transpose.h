@@ -1,4 +1,4 @@
-// A square of kLanes x kLanes transposed in registers: log2(kLanes) rounds of two-source shuffles.
+// Transposes a square of kLanes x kLanes in registers by log2(kLanes) rounds of two-source shuffles.
 #pragma once
 
 #include "cpu/vector.h"
@@ -6,7 +6,7 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-#if defined(__clang__)  // has no shuffle by a mask of runtime type; its optimiser sees through this
+#if defined(__clang__)  // it has no shuffle by a mask of vector type; its optimiser sees through this loop
 
 SEGNEXT_INLINE void transpose(Vec (&v)[kLanes]) {
   Real square[kLanes][kLanes];
@@ -18,7 +18,8 @@ SEGNEXT_INLINE void transpose(Vec (&v)[kLanes]) {
 
 #else
 
-// Of the rows a = v[i] and b = v[i + distance]: lanes without the bit `distance` (low) or with it (high) of both.
+// Masks for the rows a = v[i] and b = v[i + kDistance]: `low` takes the lanes of both whose index lacks the bit
+// kDistance, `high` those whose index has it.
 template <int kDistance>
 struct Exchange {
   Int low[kLanes] = {}, high[kLanes] = {};

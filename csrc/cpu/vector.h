@@ -1,12 +1,12 @@
-// SIMD vectors of the instruction set this file is being compiled for.
+// SIMD vectors of the instruction set that a file is compiled for, and sizes counted in vectors.
 //
-// Every *_cpu.cpp is compiled once per instruction set with -DSEGNEXT_ISA=<name>; all it defines lies in the
-// namespace segnext::<name>, so that the linker can never merge an AVX-512 copy of a function into a build that
-// also serves older machines. For the same reason these files use no inline functions of the standard library.
+// Every *_cpu.cpp is compiled once per instruction set with -DSEGNEXT_ISA=<name>. All that it defines is in the
+// namespace segnext::<name>, so the linker can never merge an AVX-512 copy of a function into a build that also serves
+// older machines. For the same reason these files use no inline functions of the standard library.
 //
-// The ops in setup.py's FLOAT64_OPS are compiled once more with -DSEGNEXT_FLOAT64, into segnext::float64, for float64
-// tensors: what they compute in, Real, is double there, and e^x and erf are the C library's. That build is to be right,
-// so that gradcheck runs the kernels themselves, and is of no instruction set.
+// Ops declared with SEGNEXT_FOR_EACH_ISA_AND_FLOAT64 are compiled once more with -DSEGNEXT_FLOAT64, into
+// segnext::float64. There Real, the type that kernels compute in, is double, and e^x and erf come from the C library.
+// This build exists for gradcheck: it must be correct, not fast, so it targets no instruction set.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@
 #define SEGNEXT_VECTOR_BYTES 16
 #endif
 
-// For functions that take arrays of vectors: only inlined do these stay in registers.
+// For functions that take arrays of vectors, which stay in registers only if the function is inlined.
 #define SEGNEXT_INLINE __attribute__((always_inline)) static inline
 
 namespace segnext {

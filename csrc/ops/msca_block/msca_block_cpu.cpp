@@ -1,10 +1,13 @@
 // msca_block on the CPU: u = gelu(proj_in x); m = msca_conv(u); out = x * scale + shift + proj_out((mix m) * u).
 //
-// Three phases with a barrier between, in one parallel region: (1) a product over all pixels with GELU in its
-// epilogue; (2) the strips, streamed (msca_conv/strips.h), which write m to out; (3) tiles of pixels: mix, the product
-// with u in its epilogue, proj_out and the skip in its epilogue. A tile's m is read before its out is written, so
-// u is the only tensor besides x and out. Bytes: x twice, u twice, m once and out twice, all in the third-level cache
-// for images up to 1024x1024. FLOPs: 6 C^2 + 206 C a pixel.
+// One parallel region has three phases with barriers between them:
+//   1. u = gelu(proj_in x)       a product over all pixels with GELU in its epilogue
+//   2. m = msca_conv(u)          the strips, streamed (msca_conv/strips.h); m goes to out
+//   3. out = ... (mix m) * u     tiles of pixels: mix with the multiplication by u in its epilogue, then proj_out with
+//                                the skip in its epilogue
+// A tile's m is read before its out is written, so u is the only tensor besides x and out.
+// Bytes: x twice, u twice, m once and out twice, all in the third-level cache for images up to 1024x1024.
+// FLOPs: 6 C^2 + 206 C per pixel.
 
 #include "cpu/convert.h"
 #include "cpu/gelu.h"
@@ -18,9 +21,9 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-constexpr int64_t kTile = 96;  // pixels of a product: mix m stays in the first-level cache for 64 channels
+constexpr int64_t kTile = 96;  // pixels of a product: for 64 channels mix m stays in the first-level cache
 
-// The packed weights begin with the sizes of the strips.
+// The packed weights; they begin with the sizes of the strips.
 template <typename Element>
 struct PackedBlock {
   StripKernels* kernels;

@@ -1,9 +1,10 @@
 // msca_conv on the CPU: a = root(x); out = a + sum_k column_k(row_k(a)), all depthwise.
 //
-// Forward: strips.h. Backward: unit of work and planes of common/depthwise.h; every convolution reads a plane whose
-// border is zero, whatever the bias made of the pixels inside: the zero padding of its *own* input. Bytes: x and out
-// once forward; x, grad and grad_x once backward. FMAs an element with SegNeXt's kernels: 25 + 2 (7 + 11 + 21) = 103
-// forward; backward 25 + 39 recomputed, 103 for the gradients of the inputs, 103 for those of the weights.
+// The forward is in strips.h. The backward uses the units and planes of cpu/depthwise.h. Every convolution reads a
+// plane with a border of zeros, the zero padding of its *own* input, whatever a bias added to the pixels inside.
+// Bytes: the forward moves x and out once, the backward x, grad and grad_x once.
+// FMAs per element with SegNeXt's kernels: 25 + 2 (7 + 11 + 21) = 103 forward; backward 25 + 39 recomputed, 103 for
+// the gradients of the inputs and 103 for those of the weights.
 
 #include "cpu/convert.h"
 #include "cpu/depthwise.h"
@@ -16,13 +17,14 @@ namespace {
 
 int64_t taps_of(const Tensor4& weight) { return weight.size[2] * weight.size[3]; }
 
-// Half the longest strip: the border its input needs.
+// Half the longest strip: the border that its input needs.
 int64_t strip_reach(const MscaConvParams& p) {
   int64_t reach = 0;
   for (int i = 0; i < p.weights.strips; ++i) reach = larger(reach, taps_of(p.weights.strip_weight[i]) / 2);
   return reach;
 }
 
+// Taps of the largest kernel.
 int64_t longest(const MscaConvParams& p) {
   int64_t taps = taps_of(p.weights.root_weight);
   for (int i = 0; i < p.weights.strips; ++i) taps = larger(taps, taps_of(p.weights.strip_weight[i]));
@@ -47,7 +49,7 @@ struct StripBackwardScratch {
         bias(arena.take<Real>(kLanes)) {}
 };
 
-// The unit's taps of one convolution, in the scratch; the bias is dropped where they are flipped.
+// Loads the unit's taps of one convolution into the scratch. Flipped taps have no bias.
 template <typename T, typename Scratch>
 Taps taps_at(const Tensor4& weight, const Tensor4& bias, int64_t channel, bool flipped, const Scratch& s) {
   load_taps<T>(weight, channel, flipped, s.weight);
@@ -79,7 +81,7 @@ bool forward(const MscaConvParams& p, int threads) {
   return true;
 }
 
-// Where each parameter's partial gradients lie among a unit's rows of kLanes.
+// The row (of kLanes) among a unit's partial gradients at which each parameter begins.
 struct GradientRows {
   int64_t strip[kMaxStrips];
   int64_t total;
@@ -87,7 +89,7 @@ struct GradientRows {
   explicit GradientRows(const MscaConvParams& p) : total(taps_of(p.weights.root_weight) + 1) {
     for (int i = 0; i < p.weights.strips; ++i) {
       strip[i] = total;
-      total += taps_of(p.weights.strip_weight[i]) + 1;  // the bias's row follows the weights'
+      total += taps_of(p.weights.strip_weight[i]) + 1;  // the bias's row follows those of the weights
     }
   }
 };

@@ -1,15 +1,15 @@
-// The forward of msca_conv by streaming: a = root(x); out = a + sum over pairs of column(row(a)), all depthwise.
+// The forward of msca_conv, streamed: a = root(x); out = a + sum over pairs of column(row(a)), all depthwise.
 //
-// Unit of work: kLanes channels of one image (of one column tile, where the image is wide). The unit walks down the
-// image by quads of four rows and keeps only what later rows still need, in rings of quads:
-//   x      the rows the root reaches;
-//   a      the newest quads of the root's output, with the row strips' halo left and right;
-//   rows   of each pair, as many quads as the column strip reaches up and down.
-// With SegNeXt's kernels that is 60 + 16 + 8 rows: 640 KiB for 128 columns of 16 floats, in the second-level cache
-// where whole planes are not. A register tile is four rows by kColumns pixels: a column strip of K taps then loads
-// (K + 3) kColumns + 4 K vectors for 4 K kColumns FMAs, and the root is K column strips, one a column of its taps.
-// Outside the image a ring holds zeros: every convolution pads its *own* input, so neither the root's bias nor what
-// it sees beyond the border may reach the strips.
+// A unit of work is kLanes channels of one image, or of one column tile if the image is wide. It proceeds down the
+// image in quads of four rows and keeps only what later rows still need, in rings of quads:
+//   x      the rows that the root reaches
+//   a      the newest quads of the root's output, with the row strips' halo left and right
+//   strip  for each pair the row strip's output, as many quads as the column strip reaches up and down
+// With SegNeXt's kernels these are 8 + 16 + 60 rows: 640 KiB for 128 columns of 16 floats. They fit the second-level
+// cache, while whole planes do not. A register tile is four rows by kColumns pixels, so a column strip of K taps loads
+// (K + 3) kColumns + 4 K vectors for 4 K kColumns FMAs. The root is K column strips, one per column of its taps.
+// Outside the image a ring holds zeros. Every convolution pads its *own* input, so the strips must see neither the
+// root's bias nor its output beyond the border.
 #pragma once
 
 #include "cpu/memory.h"
@@ -21,31 +21,32 @@ namespace SEGNEXT_ISA {
 
 constexpr int64_t kQuad = 4;
 #if defined(__AVX512F__)
-constexpr int64_t kColumns = 4, kRun = 12;  // pixels of a register tile: of columns and root, of row strips
+constexpr int64_t kColumns = 4, kRun = 12;  // pixels of a register tile: for columns and root, for row strips
 #else
 constexpr int64_t kColumns = 2, kRun = 8;
 #endif
-constexpr int64_t kRingBytes = 800 * 1024;  // of a 1 MiB second-level cache
+constexpr int64_t kRingBytes = 800 * 1024;  // of a second-level cache of 1 MiB
 
-// Sizes of the kernels, and how their packed weights lie: for each block of kLanes channels the root's bias and taps
-// (column by column), then of each pair the row's bias and taps and the column's.
+// The sizes of the kernels. Their packed weights are, for each block of kLanes channels, the root's bias and taps
+// (column by column), then for each pair the row's bias and taps and the column's bias and taps.
 struct StripKernels {
   int64_t channels, root, pairs;
   int64_t row[kMaxStrips / 2], column[kMaxStrips / 2];
 
+  // Packed vectors per block of channels.
   int64_t vectors() const {
     int64_t count = 1 + root * root;
     for (int64_t i = 0; i < pairs; ++i) count += 2 + row[i] + column[i];
     return count;
   }
   int64_t packed_reals() const { return padded(channels) * vectors(); }
-  // Columns that the row strips reach to either side.
+  // Columns that the longest row strip reaches to either side.
   int64_t side() const {
     int64_t most = 0;
     for (int64_t i = 0; i < pairs; ++i) most = larger(row[i] / 2, most);
     return most;
   }
-  // Quads that a pair's column strip reaches up and down; of the farthest pair.
+  // Quads that a pair's column strip reaches up and down, and the most over all pairs.
   int64_t ahead(int64_t pair) const { return blocks_of(column[pair] / 2, kQuad); }
   int64_t ahead() const {
     int64_t most = 0;
@@ -88,7 +89,7 @@ static inline void pack_strips(const MscaConvWeights& w, Real* out) {
   }
 }
 
-// How an image is cut into column tiles, and the sizes of the rings' rows, in pixels.
+// The column tiles of an image, and the lengths of the rings' rows in pixels.
 struct StripTiles {
   int64_t tile, tiles, x_row, a_row, strip_row;
 
@@ -127,7 +128,8 @@ struct StripScratch {
   }
 };
 
-// One row of input at the tap `w` of the topmost output row it belongs to: it is tap - r of output row r.
+// Adds one row of input to output rows kLow to kHigh of a quad. `w` is the row's tap for output row 0; its tap for
+// output row r is r taps before that.
 template <int kLow, int kHigh>
 static inline __attribute__((always_inline)) void column_step(Vec (&sum)[kQuad][kColumns], const Real* pixel,
                                                               const Real* w) {
@@ -147,8 +149,8 @@ static inline __attribute__((always_inline)) void column_strip(Vec (&sum)[kQuad]
                                                                int64_t offset, const Real* w, int64_t taps) {
   const auto at = [&](int64_t i) { return rows[i] + offset; };
   const Real* last = w + (taps - 1) * kLanes;
-  // Once for both cases: a product that two branches share is hoisted and added without an FMA, and a row would then
-  // be rounded otherwise than the same row in another place of its quad.
+  // Stands before the branch: the compiler hoists a product that two branches share and adds it without an FMA. The
+  // row would then be rounded differently from the same row at another place in its quad.
   column_step<0, 0>(sum, at(0), w);
   if (taps == 1) {
     column_step<1, 1>(sum, at(1), w + kLanes);
@@ -181,21 +183,21 @@ static inline void row_strip(const Real* in, Real* out, int64_t pixels, Vec bias
   }
 }
 
-// One unit's walk down rows [first, last) of columns [left, right).
+// Rows [first, last) and columns [left, right) of one image, for kLanes channels.
 template <typename T>
 struct StripUnit {
   const Tensor4 &x, &out;
   const StripKernels& k;
   const StripTiles& tiling;
   const StripScratch& s;
-  const Real* weights;  // of this block of channels
+  const Real* weights;  // packed, of this block of channels
   int64_t image, channel, left, right, first, last;
 
   int64_t height() const { return x.size[2]; }
   int64_t width() const { return x.size[3]; }
   int64_t lanes() const { return x.size[1] - channel; }
   bool is_inside(int64_t row) const { return row >= 0 && row < height(); }
-  // A ring of `quads` quads; rows count from `first` and may be negative.
+  // The place of a row in a ring of `quads` quads. Rows count from `first` and may be negative.
   static int64_t slot(int64_t row, int64_t quads) {
     const int64_t rows = quads * kQuad;
     return (row % rows + rows) % rows;
@@ -235,7 +237,7 @@ struct StripUnit {
     }
   }
 
-  // The root's output at a quad, zero outside the image's columns; its rows outside are never read.
+  // The root's output for a quad, zero outside the image's columns. Its rows outside the image are never read.
   void produce_a(int64_t quad) const {
     const int64_t row = quad * kQuad, origin = left - k.side();
     const int64_t begin = larger(origin, 0) - origin, end = smaller(right + k.side(), width()) - origin;
@@ -280,7 +282,7 @@ struct StripUnit {
     }
   }
 
-  // Output rows of a quad: the root's, plus every column strip's.
+  // The output rows of a quad: the root's output plus every column strip's.
   void finish(int64_t quad) const {
     const int64_t row = quad * kQuad;
     const Real* a[kQuad];
@@ -321,7 +323,7 @@ struct StripUnit {
 
   void run() const {
     const int64_t ahead = k.ahead(), quads = blocks_of(last - first, kQuad);
-    int64_t loaded = -ahead * kQuad - k.root / 2;  // rows of x below this one are in the ring, or past use
+    int64_t loaded = -ahead * kQuad - k.root / 2;  // rows of x before this one are in the ring or past use
     for (int64_t quad = -2 * ahead; quad < quads; ++quad) {
       const int64_t newest = quad + ahead, row = newest * kQuad;
       if (first + row + kQuad > 0 && first + row < height()) {
@@ -338,7 +340,7 @@ struct StripUnit {
   }
 };
 
-// One thread's share of all units: contiguous rows, a unit cut where shares meet.
+// One thread's share of all units: contiguous rows. A unit is divided where two shares meet.
 template <typename T>
 static inline void run_strips(const Tensor4& x, const Tensor4& out, const StripKernels& k, const StripTiles& tiling,
                               const Real* packed, const StripScratch& scratch, const Member& me) {
