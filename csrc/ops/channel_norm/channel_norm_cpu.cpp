@@ -1,4 +1,4 @@
-// channel_norm on the CPU: a pixel's channels are read three times (mean, variance, result) while they are in the
+// channel_norm on the CPU: a pixel's channels are read three times (for mean, variance, result) while they are in the
 // first-level cache. Bytes: x and out once.
 
 #include "cpu/convert.h"

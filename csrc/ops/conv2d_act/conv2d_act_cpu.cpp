@@ -1,11 +1,12 @@
-// conv2d on the CPU: a product of the pixels under the kernel and packed weights.
+// conv2d_act on the CPU: a product of the pixels under the kernel and packed weights.
 //
-// Three ways to the rows of the product, all with the same packed weights:
-//   1x1 kernels   pixels where they lie;
-//   wide outputs  the kernel's rows of the image are copied with their border of zeros, and a window is Kh segments of
-//                 Kw C neighbours there: a copy of Kh / stride of the input;
-//   others        tiles of windows, gathered: Kh Kw C copied for each output pixel, K / Co of the product's work.
-// FLOPs: 2 Kh Kw C Co a pixel.
+// The rows of the product come in one of three ways, all with the same packed weights:
+//   1x1 kernels   pixels are read where they lie.
+//   wide outputs  The image's rows under the kernel are copied with their border of zeros. A window is Kh segments of
+//                 Kw C neighbours there. This copies Kh / stride of the input.
+//   others        Windows are gathered in tiles. This copies Kh Kw C elements per output pixel, 1 / Co of the product's
+//                 multiplications.
+// FLOPs: 2 Kh Kw C Co per output pixel.
 
 #include "cpu/convert.h"
 #include "cpu/gelu.h"
@@ -18,7 +19,7 @@ namespace SEGNEXT_ISA {
 namespace {
 
 constexpr int64_t kTile = 96;     // pixels of a product
-constexpr int64_t kWideRow = 48;  // output pixels in a row that make a product of their own
+constexpr int64_t kWideRow = 48;  // a row of so many output pixels is a product of its own
 
 template <typename Element>
 struct PackedConvolution {
@@ -30,7 +31,7 @@ struct PackedConvolution {
         bias(arena.take<float>(padded(out))) {}
 };
 
-// Packs w[n][k] = source(n, k), an element at a time: this happens once, when a model is deployed.
+// Packs w[n][k] = source(n, k) element by element: this happens once, when a model is deployed.
 template <typename Element, typename Source>
 void pack_weights(Element* out, int64_t n, int64_t depth, Source source) {
   const int64_t step = k_step<Element>();
@@ -60,7 +61,7 @@ void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
   load_parameter<float>(bias, out, packed.bias);
 }
 
-// Copies `count` pixels, `pixel_stride` apart from `source` on, to rows for a product; padding becomes zero.
+// Copies `count` pixels to rows of padded_k elements; the padding becomes zero.
 template <typename T, typename Element>
 void gather_rows(const T* source, int64_t channels, int64_t channel_stride, int64_t pixel_stride, int64_t count,
                  Element* out) {
@@ -92,7 +93,7 @@ struct Convolution {
   int64_t taps() const { return p.kernel[0] * p.kernel[1]; }
   bool is_pointwise() const { return taps() == 1 && p.stride == 1 && p.padding == 0; }
   bool by_rows() const { return !is_pointwise() && p.out.size[3] >= kWideRow; }
-  // Elements of one copied row of the image, from the first window's left column to the last one's right.
+  // The elements of one copied row of the image, from the first window's left column to the last window's right one.
   int64_t row_length() const { return ((p.out.size[3] - 1) * p.stride + p.kernel[1]) * row; }
   int64_t scratch_elements() const {
     return by_rows() ? p.kernel[0] * row_length() : kTile * (is_pointwise() ? padded(p.x.size[1]) : taps() * row);
@@ -100,7 +101,7 @@ struct Convolution {
 
   const T* image(int64_t index) const { return static_cast<const T*>(p.x.data) + index * p.x.stride[0]; }
 
-  // `count` pixels of the image's row y from column x on; zeros outside the image.
+  // Copies `count` pixels of the image's row y, from `column` on; zeros outside the image.
   void copy_pixels(const T* x, int64_t y, int64_t column, int64_t count, Element* out) const {
     const int64_t width = p.x.size[3], end = column + count;
     const bool inside = y >= 0 && y < p.x.size[2] && column < width && end > 0;

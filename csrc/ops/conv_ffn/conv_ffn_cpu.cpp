@@ -1,15 +1,15 @@
-// conv_ffn on the CPU: out = fc2 gelu(dw(fc1 x)) (+ x), the hidden tensor never in main memory.
+// conv_ffn on the CPU: out = fc2 gelu(dw(fc1 x)) (+ x). The hidden tensor is never in main memory.
 //
-// A thread walks down its rows of the image. A ring keeps the hidden rows that the 3x3 convolution still needs; each
-// step computes `group` new hidden rows (a product), turns them with their neighbours into `group` rows of
-// gelu(dw(.)), and reduces those to output rows (a second product). Hidden tensors lie in panels of 64 channels
-// (pixel, channel): what a panel of the first product writes, the convolution reads along the row and the second
-// product takes as one segment of its k.
-//   group: rows enough for 48 pixels a product, so that each panel of weights that is loaded is used often.
-//   tile:  columns so few that ring and gelu rows stay in the second-level cache; only wide images are cut, and
-//          then two columns a tile are computed twice. So are the two rows at the border of two threads' shares.
-// FLOPs: 2 C E + 18 E + 2 E Co a pixel, and about 20 E operations of GELU. Bytes: x and out once, the weights once a
-// thread from the caches.
+// A thread proceeds down its rows of the image. A ring keeps the hidden rows that the 3x3 convolution still needs. Each
+// step computes `group` new hidden rows (a product), from these and their neighbours `group` rows of gelu(dw(.)), and
+// from those the output rows (a second product). Hidden tensors are in panels of 64 channels (pixel, channel): the
+// first product writes a panel, the convolution reads it along the row, and the second product takes it as a segment of
+// its k.
+//   group  enough rows for 48 pixels per product, so that each panel of weights that is loaded is used often
+//   tile   so few columns that ring and gelu rows stay in the second-level cache; only wide images are divided. Two
+//          columns per tile are then computed twice, and so are the two rows at the border of two threads' shares.
+// FLOPs per pixel: 2 C E + 18 E + 2 E Co, and about 20 E operations of GELU.
+// Bytes: x and out once, the weights once per thread from the caches.
 
 #include "cpu/convert.h"
 #include "cpu/gelu.h"
@@ -24,12 +24,12 @@ namespace {
 
 constexpr int64_t kWidth = kPanel * kLanes;  // hidden channels of a panel
 constexpr int64_t kTaps = 9;
-constexpr int64_t kPixelsPerStep = 48;       // of a product
-constexpr int64_t kCacheBytes = 640 * 1024;  // of a 1 MiB second-level cache, for ring and gelu rows
+constexpr int64_t kPixelsPerStep = 48;       // at least so many per product
+constexpr int64_t kCacheBytes = 640 * 1024;  // of a second-level cache of 1 MiB, for ring and gelu rows
 
 int64_t panels_of(int64_t hidden) { return blocks_of(hidden, kWidth); }
 
-// The packed weights, laid out twice: to measure, and to find.
+// The packed weights.
 template <typename Element>
 struct PackedFfn {
   Element* fc1;
@@ -55,7 +55,7 @@ void pack(const ConvFfnWeights& w, void* memory) {
   Matrix<T> fc2 = pointwise<T>(w.fc2_weight);
   fc2.padded_depth = panels_of(hidden) * kWidth;
   pack_matrix(fc2, packed.fc2);
-  // the padding of the last panel must be zero all the way: gelu(0) = 0, times a weight of zero
+  // all of the last panel's padding must be zero: its results, gelu(0) = 0, are multiplied by weights of zero
   std::memset(packed.fc1_bias, 0, panels_of(hidden) * kWidth * sizeof(float));
   std::memset(packed.dw_bias, 0, panels_of(hidden) * kWidth * sizeof(float));
   load_parameter<T>(w.fc1_bias, hidden, packed.fc1_bias);
@@ -71,14 +71,14 @@ void pack(const ConvFfnWeights& w, void* memory) {
   }
 }
 
-// How an image is cut.
+// The column tiles of an image, and the rows of a step.
 struct FfnTiles {
   int64_t tile, tiles, group;
 
   FfnTiles(const ConvFfnParams& p, int64_t element_bytes) {
     const int64_t height = p.x.size[2], width = p.x.size[3];
     const int64_t pixel_bytes = panels_of(p.hidden) * kWidth * element_bytes;
-    // three ring rows and one of gelu
+    // three rows of the ring and one of gelu
     const int64_t widest = larger(kCacheBytes / (4 * pixel_bytes), kPixelsPerStep);
     tile = blocks_of(width, blocks_of(width, widest));
     tiles = blocks_of(width, tile);
@@ -89,7 +89,7 @@ struct FfnTiles {
 template <typename Element>
 struct FfnScratch {
   Element *ring, *gelu, *rows;
-  int64_t *from, *to;  // of each pixel of a product: where it lies in the ring or in out
+  int64_t *from, *to;  // per pixel of a product: the offset of its x, and of its place in the ring or in out
 
   FfnScratch(Arena& arena, const ConvFfnParams& p, const FfnTiles& tiling)
       : ring(arena.take<Element>((tiling.group + 2) * (tiling.tile + 2) * panels_of(p.hidden) * kWidth)),
@@ -99,7 +99,7 @@ struct FfnScratch {
         to(arena.take<int64_t>((tiling.group + 2) * (tiling.tile + 2))) {}
 };
 
-// One thread's walk down one column tile of one image.
+// One column tile of one image, of which a thread takes some rows.
 template <typename T>
 struct FfnUnit {
   using Element = ProductElement<T>;
@@ -120,10 +120,10 @@ struct FfnUnit {
     return static_cast<const T*>(p.x.data) + image * p.x.stride[0] + row * p.x.stride[2] + column * p.x.stride[3];
   }
 
-  // The pixels of x that hidden rows [first, last) come from, as rows of a product.
+  // The pixels of x that hidden rows [first, last) are computed from, as rows of a product.
   struct Source {
-    int64_t first, last, begin, run;  // rows inside the image; first column and columns of each
-    bool at_once;                     // all rows are one matrix: `all`
+    int64_t first, last, begin, run;  // rows inside the image; the first column and the columns of each
+    bool at_once;                     // whether all rows are one matrix: `all`
     Rows<const Element> all;
   };
 
@@ -154,7 +154,7 @@ struct FfnUnit {
     return {reinterpret_cast<const Element*>(x_at(row, column)), p.x.stride[3]};
   }
 
-  // One panel of hidden rows [first, last) into the ring; rows and columns outside the image are zero.
+  // Computes one panel of hidden rows [first, last) into the ring. Rows and columns outside the image are zero.
   void produce(const Source& from, int64_t first, int64_t last, int64_t panel) const {
     Element* ring = s.ring + panel * ring_panel();
     for (int64_t row = first; row < last; ++row) {
@@ -176,7 +176,7 @@ struct FfnUnit {
     }
   }
 
-  // gelu(dw(.)) of a panel's rows [first, last): along each row, a window of nine vectors moves over the ring.
+  // gelu(dw(.)) for rows [first, last) of a panel: along each row a window of nine vectors moves over the ring.
   void convolve_and_activate(int64_t first, int64_t last, int64_t panel) const {
     const int64_t vectors = smaller(vectors_of(p.hidden - panel * kWidth), kPanel);
     for (int64_t row = first; row < last; ++row) {
@@ -188,7 +188,7 @@ struct FfnUnit {
       for (int64_t v = 0; v < kPanel; ++v) {
         if (v < vectors) {
           activate_row(above, target, panel * kPanel + v, v * kLanes);
-        } else {  // a vector beyond the last channel: the second product reads it
+        } else {  // a vector beyond the last channel, which the second product reads
           for (int64_t x = 0; x < columns(); ++x) store_vector(target + x * kWidth + v * kLanes, Vec{});
         }
       }
@@ -247,7 +247,7 @@ struct FfnUnit {
     for (int64_t row = first; row < last; row += tiling.group) {
       const int64_t end = smaller(row + tiling.group, last);
       const Source from = source(ready, end + 1);
-      for (int64_t panel = 0; panel < panels_of(p.hidden); ++panel) {  // one at a time: in the first-level cache
+      for (int64_t panel = 0; panel < panels_of(p.hidden); ++panel) {  // one at a time, in the first-level cache
         produce(from, ready, end + 1, panel);
         convolve_and_activate(row, end, panel);
       }

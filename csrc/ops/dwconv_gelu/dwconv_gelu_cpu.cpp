@@ -1,8 +1,9 @@
 // dwconv_gelu on the CPU: y = w * x + b (depthwise 3x3), out = gelu(y).
 //
-// Unit of work and planes: common/depthwise.h. Bytes: x and out once forward; x, grad and grad_x once backward,
-// with y recomputed. 9 FMAs and about 20 operations of GELU an element forward; 9 + 9 + 9 FMAs and about 40
-// operations backward (y again, gradient of x, gradient of the weights).
+// Units of work and planes are those of cpu/depthwise.h. The backward recomputes y.
+// Bytes: the forward moves x and out once, the backward x, grad and grad_x once.
+// Operations per element: 9 FMAs and about 20 operations of GELU forward; 9 + 9 + 9 FMAs (y again, the gradient of x,
+// the gradient of the weights) and about 40 operations backward.
 
 #include "cpu/convert.h"
 #include "cpu/depthwise.h"
@@ -14,7 +15,7 @@ namespace SEGNEXT_ISA {
 namespace {
 
 constexpr int64_t kTaps = 9;
-constexpr int64_t kRows = kTaps + 1;  // partial gradients of a unit: the weights', then the bias's
+constexpr int64_t kRows = kTaps + 1;  // of a unit's partial gradients: those of the weights, then that of the bias
 
 struct DwconvScratch {
   Plane x, y;

@@ -1,21 +1,25 @@
-// gated_pointwise on the CPU: out = (W m + b) * u, the product's epilogue being the gate.
+// gated_pointwise on the CPU: out = (W m + b) * u. The product's epilogue multiplies by the gate.
 //
-// Pixels are rows of channels (common/pixels.h), rows times packed weights the product of common/gemm.h, in BFloat16
-// where the instruction set multiplies it. One parallel region: the threads pack W, a panel of 64 columns each in turn,
-// then take equal shares of all images' pixels in tiles. Backward, for each tile, with t = g * u kept twice, as rows
+// Pixels are rows of channels (cpu/rows.h); the product of rows and packed weights is that of cpu/gemm.h, in BFloat16
+// if the instruction set multiplies it. In one parallel region the threads first pack W, each some panels of 64
+// columns, then take equal shares of all images' pixels in tiles. The backward keeps t = g * u of a tile twice, as rows
 // and transposed:
-//   grad_u = g * (W m + b), recomputed       pixels x Co, sum over Ci, packed W
-//   grad_m = t W                             pixels x Ci, sum over Co, W packed the other way
-//   grad_weight += t^T m                     Co x Ci, sum over the tile's pixels, which are packed as weights
-//   grad_bias += sum of t
-// SumsIn over pixels are kept per chunk of one or more tiles, chunks depend on the shape alone, and they are added in
-// their order: results do not depend on the number of threads.
 //
-// FLOPs: 2 Ci Co a pixel forward, 6 Ci Co backward. Bytes: m, u and out once; m, u, g, grad_m and grad_u once. At 220
-// GFLOP/s, 64 channels at 128x128: 0.61 ms forward for 12 MiB, which the caches deliver in 0.2 ms: bound by arithmetic,
-// as all wider shapes are. Predicted: at 90 % of the peak. Measured, of a core's 110 GFLOP/s, for 32 to 512 channels:
-// 83 to 96 % forward; 61 % (32 channels, bound by memory) to 93 % backward. An eager step that keeps W m + b from its
-// forward has three products to do where recomputing makes four: the price of not keeping it.
+// clang-format off
+//   grad_u       = g * (W m + b)   recomputed: pixels x Co, sums over Ci, packed W
+//   grad_m       = t W             pixels x Ci, sums over Co, W packed the other way
+//   grad_weight += tᵀ m            Co x Ci, sums over the tile's pixels, which are packed as weights
+//   grad_bias   += sum of t
+// clang-format on
+//
+// Sums over pixels are kept per chunk of one or more tiles. Chunks depend on the shape alone and are added in order, so
+// results do not depend on the number of threads.
+//
+// FLOPs per pixel: 2 Ci Co forward, 6 Ci Co backward. Bytes: m, u and out once; m, u, g, grad_m and grad_u once. At 220
+// GFLOP/s, 64 channels at 128x128 take 0.61 ms forward; the caches deliver their 12 MiB in 0.2 ms. Arithmetic is the
+// limit there and for all wider shapes. Predicted: 90 % of the peak. Measured, in percent of a core's 110 GFLOP/s for
+// 32 to 512 channels: 83 to 96 forward; 61 (32 channels, limited by memory) to 93 backward. Eager PyTorch keeps W m + b
+// from its forward and computes three products; recomputing it makes four, the price of not keeping it.
 
 #include "cpu/convert.h"
 #include "cpu/gemm.h"
@@ -28,15 +32,15 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-// Pixels of a tile: 48 or more use a panel of weights well; 128 x 512 floats of t and of its transpose leave half of
-// a second-level cache of 1 MiB to the weights.
+// The pixels of a tile. 48 or more use a panel of weights well. 128 x 512 floats of t and of its transpose leave half
+// of a second-level cache of 1 MiB to the weights.
 constexpr int64_t kTile = 128;
 constexpr int64_t kMaxChunks = 32;
-constexpr int64_t kMaxPartial = int64_t{1} << 22;  // floats of all chunks' weight gradients, where two chunks fit
+constexpr int64_t kMaxPartial = int64_t{1} << 22;  // Reals of all chunks' weight gradients, if two chunks fit
 
 struct GateSizes {
   int64_t pixels, total, ci, co, ci_padded, co_padded;
-  int64_t chunk, chunks;  // pixels of a chunk; of the backward
+  int64_t chunk, chunks;  // the backward's pixels per chunk, and chunks
 
   explicit GateSizes(const GatedPointwiseParams& p)
       : pixels(p.m.size[2] * p.m.size[3]),
@@ -52,7 +56,7 @@ struct GateSizes {
   }
 };
 
-// W as the weights of W m, and of t W.
+// W as the weights of t W.
 template <typename T>
 Matrix<T> backward_weights(const Tensor4& w) {
   return {static_cast<const T*>(w.data), w.size[1], w.size[0], w.stride[1], w.stride[0]};
@@ -63,13 +67,13 @@ void pack_panels(const Matrix<T>& w, E* packed, const Member& me) {
   for (int64_t panel = me.index; panel < w.panels(); panel += me.team) pack_panel(w, panel, packed);
 }
 
-// Tiles of m as rows that a product can read: BFloat16 in pairs.
+// A tile of m as rows that a product can read: BFloat16 in pairs.
 template <typename T, typename E>
 Rows<const E> product_rows(const Tensor4& m, const Pixels& t, E* scratch) {
   return read_rows<E, T>(m, t, k_step<E>(), scratch);
 }
 
-// What all threads of a forward read.
+// Memory that a forward's threads share.
 template <typename E>
 struct GateShared {
   E* weights;
@@ -79,7 +83,7 @@ struct GateShared {
       : weights(arena.take<E>(packed_size<E>(s.co, s.ci))), bias(arena.take<Real>(s.co_padded)) {}
 };
 
-// A thread's tile.
+// A thread's memory for a tile.
 template <typename T, typename E>
 struct GateOwn {
   E* m;
@@ -119,7 +123,7 @@ bool forward(const GatedPointwiseParams& p, int threads) {
   return true;
 }
 
-// What all threads of a backward read, and the chunks' sums.
+// Memory that a backward's threads share, with the chunks' sums.
 template <typename E>
 struct GateBackwardShared {
   E *forward_weights, *backward_weights;
@@ -135,7 +139,7 @@ struct GateBackwardShared {
         grad_bias(arena.take<Real>(s.chunks * s.co_padded)) {}
 };
 
-// A thread's tile.
+// A thread's memory for a tile.
 template <typename T, typename E>
 struct GateBackwardOwn {
   E *m, *t, *transposed, *packed;  // t: (kTile, co_padded) and (co_padded, kTile); m as weights: (ci, kTile)
@@ -152,11 +156,12 @@ struct GateBackwardOwn {
         grad_u(arena.take<T>(kTile * s.co_padded)) {}
 };
 
-// t = grad * u of a tile, as rows and transposed (zeros behind the last pixel), and its sum over the pixels.
+// Computes t = grad * u of a tile, as rows and transposed (zeros behind the last pixel), and adds it up over the
+// pixels.
 template <typename T, typename E>
 void gate_gradient(const GateSizes& s, const Rows<const T>& grad, const Rows<const T>& u, int64_t count,
                    const GateBackwardOwn<T, E>& own, Real* sum) {
-  for (int64_t i = 0; i < count; i += kLanes) {  // kLanes whole rows at a time: they are fetched ahead
+  for (int64_t i = 0; i < count; i += kLanes) {  // kLanes whole rows at a time, for the prefetcher
     for (int64_t c = 0; c < s.co_padded; c += kLanes) {
       Vec square[kLanes], total = load(sum + c);
 #pragma GCC unroll 16
@@ -165,7 +170,7 @@ void gate_gradient(const GateSizes& s, const Rows<const T>& grad, const Rows<con
         const int64_t pixel = inside ? i + lane : i;
         const Vec product =
             load_vector(grad.data + pixel * grad.stride + c) * load_vector(u.data + pixel * u.stride + c);
-        // by a mask: see load_first
+        // a mask, because of the GCC error that load_first describes
         square[lane] = (Vec)((IntV)product & broadcast(Int{inside ? -1 : 0}));
         store_vector(own.t + (i + lane) * s.co_padded + c, square[lane]);
         total += square[lane];

@@ -1,25 +1,34 @@
 // group_norm_act on the CPU: y = act((x - mean) rstd w + b + residual), mean and rstd of each (image, group).
 //
-// Groups are independent, so the work is taken in steps of whole groups of some images, 4 MiB of float of each tensor:
-// what the first pass reads, the second finds in the caches. Within a step the threads share chunks of an image's
-// pixels (32 Ki elements: 128 KiB of float stay in the second-level cache; at most 256 pixels: the sums are short),
-// read as rows of channels (common/pixels.h). Two passes, forward and backward alike:
-//   1. every chunk: per channel its mean m, then around m the sums q of (x - m)^2 and d of x - m (nothing but m's own
-//      rounding), backward also a of g and b of g (x - m), g being the gradient that ReLU lets through;
-//   2. every chunk again, its thread's last one first: normalise, or grad_x.
-// Between them each thread merges, in double and in the order of the chunks, those of the images it works on:
-//   mean = sum(n m + d) / N,  M2 = sum(q + 2 (m - mean) d + n (m - mean)^2),  sum g (x - mean) = sum(b + (m - mean) a).
-// ChunkSums are thus taken around values close to the mean: an offset of the data costs no digits. Steps and chunks
-// depend on the shape alone and the order is fixed: results do not depend on the number of threads.
+// Groups are independent, so the work is done in steps of whole groups of some images, 4 MiB of float per tensor: the
+// second pass finds in the caches what the first has read. Within a step the threads divide chunks of an image's pixels
+// among them. A chunk is 32 Ki elements, since 128 KiB of float stay in the second-level cache, and at most 256 pixels,
+// to keep the sums short. Chunks are read as rows of channels (cpu/rows.h). Forward and backward have two passes:
+//   1. For every chunk and channel: the mean m, then around m the sums q of (x - m)^2 and d of x - m (d is only m's
+//      rounding error); the backward also sums a of g and b of g (x - m), where g is the gradient that ReLU passes.
+//   2. Every chunk again, a thread's last one first: normalise, or compute grad_x.
+// Between the passes each thread merges, in double and in the order of the chunks, the sums of the images it works on:
 //
-//   grad_x = w rstd g - rstd mean(w g) - (x - mean) rstd^2 mean(w g xhat),   grad_residual = g
+// clang-format off
+//   mean           = sum(n m + d) / N
+//   M2             = sum(q + 2 (m - mean) d + n (m - mean)^2)
+//   sum g (x-mean) = sum(b + (m - mean) a)
+// clang-format on
 //
-// Bytes: x (and residual) once and out forward; x, g, out and grad_x (and grad_residual) once backward; as much again
-// from the caches. 6 operations an element forward, 14 backward: bound by memory. Predicted for 256 channels at 64x64,
-// float, all of it in the third-level cache, which copies at 70 GB/s: 12 MiB in 0.18 ms forward, 28 MiB in 0.42 ms
-// backward. In main memory at 22 GB/s, 512 channels: 0.7 and 1.5 ms and more for the lines that are read to be written.
-// Measured, shared machine: 0.10 and 0.22 ms, 0.25 and 0.82 ms. Contiguous tensors take three times as long: every
-// chunk is transposed in both passes.
+// So sums are taken around values close to the mean, and an offset of the data costs no digits. Steps and chunks depend
+// on the shape alone and the order is fixed, so results do not depend on the number of threads.
+//
+// clang-format off
+//   grad_x        = w rstd g - rstd mean(w g) - (x - mean) rstd^2 mean(w g xhat)
+//   grad_residual = g
+// clang-format on
+//
+// Bytes: x (and residual) and out once forward; x, g, out and grad_x (and grad_residual) once backward; as much again
+// from the caches. With 6 operations per element forward and 14 backward, memory is the limit.
+// Predicted for 256 channels at 64x64, float, all in a third-level cache that copies at 70 GB/s: 12 MiB in 0.18 ms
+// forward, 28 MiB in 0.42 ms backward. For 512 channels in main memory at 22 GB/s: 0.7 and 1.5 ms, and more for the
+// lines that are read in order to be written. Measured on a shared machine: 0.10 and 0.22 ms; 0.25 and 0.82 ms.
+// Contiguous tensors take three times as long, because every chunk is transposed in both passes.
 
 #include "cpu/convert.h"
 #include "cpu/memory.h"
@@ -56,8 +65,8 @@ struct TwoSums {
   }
 };
 
-// Runs Pass(params, steps, step, sums, state)'s two passes over the units of each step, on contiguous shares of the
-// threads. Two sets of sums in turn: some threads begin the next step's while others read this one's.
+// Runs both passes of Pass over the units of each step; each thread takes a contiguous share. Steps alternate between
+// two sets of sums, because some threads begin the next step while others still read this step's sums.
 template <typename Pass, typename Params>
 bool run_steps(const Params& params, const GroupNormActParams& p, const Steps& steps, int arrays, int threads) {
   if (steps.count == 0) return true;
@@ -143,7 +152,7 @@ struct ForwardPass {
       const double scale = parameter(p, p.weight, channel + c) * m.rstd[c];
       state.mean[c] = static_cast<Real>(m.mean[c]);
       state.scale[c] = static_cast<Real>(scale);
-      // what rounding took from the mean is given back here
+      // corrects for the rounding of the mean
       state.shift[c] = static_cast<Real>(parameter(p, p.bias, channel + c) - (m.mean[c] - state.mean[c]) * scale);
     }
   }
@@ -158,7 +167,7 @@ struct ForwardPass {
         for (int64_t i = first; i < first + decltype(together)::value; ++i) {
           Vec y = (load_vector(rows.data + i * rows.stride + c) - mean) * scale + shift;
           if (kResidual) y += load_vector(added.data + i * added.stride + c);
-          store_vector(result.data + i * result.stride + c, max(lowest, y));  // nothing is above NaN: it stays
+          store_vector(result.data + i * result.stride + c, max(lowest, y));  // no number is above NaN, so NaN stays
         }
       }
     });
@@ -198,7 +207,7 @@ struct BackwardPass {
   };
   struct Params {
     const GroupNormActBackwardParams& p;
-    double* weight_sums;  // (N, C, 2): of g xhat and of g
+    double* weight_sums;  // (N, C, 2): the sums of g xhat and of g
   };
 
   const GroupNormActParams& p;
@@ -224,7 +233,7 @@ struct BackwardPass {
   struct Read {
     Rows<const T> x, grad, out;
 
-    // The gradient behind the activation, as PyTorch: zero where out <= 0, so that NaN lets it through.
+    // The gradient before the activation, as in PyTorch: zero where out <= 0, so a NaN passes it.
     Vec masked(int64_t pixel, int64_t c) const {
       const Vec g = load_vector(grad.data + pixel * grad.stride + c);
       if constexpr (!kRelu) return g;
@@ -237,7 +246,7 @@ struct BackwardPass {
       return read_rows<T, T>(tensor, s.chunk_at(unit), kLanes, memory);
     };
     const Rows<const T> grads = rows(grad, state.grad);
-    return {rows(x, state.x), grads, kRelu ? rows(out, state.out) : grads};  // without ReLU out is not looked at
+    return {rows(x, state.x), grads, kRelu ? rows(out, state.out) : grads};  // without ReLU `out` is not read
   }
 
   void first(int64_t unit, const State& state) const {

@@ -1,4 +1,4 @@
-// group_norm_act's sums over the pixels: of a chunk, around its own mean, and merged into an image's.
+// group_norm_act's sums over the pixels: those of a chunk, around the chunk's mean, and those of an image, merged.
 #pragma once
 
 #include "cpu/memory.h"
@@ -8,10 +8,10 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 
 constexpr int64_t kChunkElements = 32768, kChunkPixels = 256;
-constexpr int64_t kUnroll = 4;  // pixels taken together: they share the loads and stores of the channels' sums
+constexpr int64_t kUnroll = 4;  // pixels per iteration: they share the loads and stores of the channels' sums
 constexpr int kForwardSums = 3, kBackwardSums = 5;
 
-// Of one step; a chunk is `chunk` pixels of an image.
+// The sizes of one step. A chunk is `chunk` pixels of an image.
 struct StepSizes {
   int64_t images, channels, groups, row, pixels, chunk, chunks;  // row: the channels padded to whole vectors
 
@@ -26,13 +26,14 @@ struct StepSizes {
     const int64_t first = unit % chunks * chunk;
     return {unit / chunks, first, smaller(pixels - first, chunk)};
   }
+  // One over the elements of a group.
   double share() const { return 1.0 / (static_cast<double>(channels / groups) * static_cast<double>(pixels)); }
 };
 
-// One chunk's sums per channel, an array of `row` Reals each.
+// One chunk's sums per channel: arrays of `row` Reals.
 struct ChunkSums {
   Real *mean, *squares, *deviation;  // m, q, d
-  Real *grad, *product;              // a, b: backward only
+  Real *grad, *product;              // a, b; backward only
 };
 
 static inline ChunkSums chunk_sums(Real* all, const StepSizes& s, int arrays, int64_t unit) {
@@ -40,7 +41,7 @@ static inline ChunkSums chunk_sums(Real* all, const StepSizes& s, int arrays, in
   return {own, own + s.row, own + 2 * s.row, own + 3 * s.row, own + 4 * s.row};
 }
 
-// visit(integral constant of pixels taken together, pixel) over `count` pixels.
+// Calls visit(Together, pixel) for `count` pixels. The Together says how many pixels, from this one on, a call takes.
 template <int64_t kCount>
 struct Together {
   static constexpr int64_t value = kCount;
@@ -84,10 +85,10 @@ static inline void add_deviations(const T* x, int64_t stride, int64_t c, const C
   store(sums.deviation + c, deviation);
 }
 
-// An image's statistics and gradient sums, per channel, merged from its chunks.
+// An image's statistics and gradient sums per channel, merged from its chunks.
 struct ImageSums {
-  double *mean, *rstd;     // the group's
-  double *grad, *product;  // sum of g, of g (x - mean): backward only
+  double *mean, *rstd;     // of the channel's group
+  double *grad, *product;  // sums of g and of g (x - mean); backward only
   double *sum, *weighted;  // scratch
 
   ImageSums(Arena& arena, const StepSizes& s)
@@ -134,7 +135,7 @@ static inline void merge_statistics(Real* all, const StepSizes& s, int arrays, i
   spread_group_sums(m.sum, s, m.rstd);
   for (int64_t c = 0; c < s.channels; ++c) {
     const double variance = m.rstd[c] * share;
-    m.rstd[c] = 1.0 / __builtin_sqrt((variance < 0.0 ? 0.0 : variance) + eps);  // below zero by rounding; NaN stays
+    m.rstd[c] = 1.0 / __builtin_sqrt((variance < 0.0 ? 0.0 : variance) + eps);  // rounding may go below zero; NaN stays
   }
 }
 

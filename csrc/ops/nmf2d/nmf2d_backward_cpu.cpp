@@ -1,20 +1,28 @@
-// Gradient of nmf2d on the CPU, from the bases and coef saved before each update: level 0 is the softmax's result,
-// level s = steps the last one. Capital letters are (D, R) or (N, R) matrices of a level, g(Y) the gradient of Y.
+// The gradient of nmf2d on the CPU, from the bases and coef saved before each update: level 0 is the softmax's result,
+// level s = steps the last one. Capital letters are (D, R) or (N, R) matrices of a level, g(Y) is the gradient of Y.
 //
-// A coef update C' = C * num / den, num = Xᵀ B, den = C (BᵀB) + eps, gives per pixel
-//   g(num) = g(C') C / den,  g(den) = -g(num) num / den,  g(C) = g(C') num / den + g(den) BᵀB
-// and to B the sums over pixels X g(num) + B (K + Kᵀ), K = Cᵀ g(den). An update of the bases is the same with D for N.
-// Going down a level, the update of the bases from B to B' (with C') is undone between two passes over X, by rows of
-// D; it adds Xᵀ g(num') + C' (K' + K'ᵀ) to g(C') in the next pass, where g(num') is its (D, R) gradient.
+// A coef update C' = C * num / den, with num = Xᵀ B and den = C (BᵀB) + eps, gives per pixel
 //
-// One pass over X a level, in tiles as in the forward: first [num | Xᵀ g(num')] = tile · [B | g(num')], then into the
-// chunk's sums X · [g(num) | C] and Cᵀ · [C | g(den)]: X C and CᵀC are what undoing the next update of the bases needs.
-// grad_x = sum over levels of g(num) Bᵀ + C' g(num')ᵀ is one product over (2s + 1) R terms, in the pass of level 0:
-// it is written once, and a sum of bfloat16 roundings is never made. Until then g(num) of each level is kept, as large
-// as the saved coef; D N floats are never kept.
-// FMAs: (6s + 4) D N R and (5s + 2) N R R; X is read s + 1 times, grad once, grad_x written once.
-//   D 256, N 4096, R 16, 6 steps: 1.4 GFLOP, 6.3 ms at 110 GFLOP/s a core on two cores; D 512, R 64: 11.8 GFLOP, 54 ms.
-// "one_step" differentiates the last coef update alone: one pass, 3 D N R.
+// clang-format off
+//   g(num) = g(C') C / den
+//   g(den) = -g(num) num / den
+//   g(C)   = g(C') num / den + g(den) BᵀB
+//   g(B)  += X g(num) + B (K + Kᵀ),   K = Cᵀ g(den)   sums over pixels
+// clang-format on
+//
+// An update of the bases gives the same with D in place of N. On the way down a level, the update of the bases from B
+// to B' (with C') is undone between two passes over X, by rows of D. It adds Xᵀ g(num') + C' (K' + K'ᵀ) to g(C') in the
+// next pass, where g(num') is its (D, R) gradient.
+//
+// Each level is one pass over X in tiles, as in the forward: first [num | Xᵀ g(num')] = tile · [B | g(num')], then the
+// chunk's sums X · [g(num) | C] and Cᵀ · [C | g(den)]. X C and CᵀC serve to undo the next update of the bases.
+// grad_x = sum over levels of g(num) Bᵀ + C' g(num')ᵀ is one product over (2s + 1) R terms, in the pass of level 0. So
+// it is written once, and values rounded to bfloat16 are never added up. Until then g(num) of each level is kept, which
+// is as large as the saved coef; D N floats are never kept.
+// FMAs: (6s + 4) D N R and (5s + 2) N R R. X is read s + 1 times, grad once; grad_x is written once.
+//   D 256, N 4096, R 16, 6 steps: 1.4 GFLOP; at 110 GFLOP/s per core 6.3 ms on two cores.
+//   D 512, N 4096, R 64, 6 steps: 11.8 GFLOP; 54 ms.
+// "one_step" differentiates only the last coef update: one pass, 3 D N R.
 
 #include "cpu/convert.h"
 #include "ops/nmf2d/nmf2d.h"
@@ -26,8 +34,8 @@ namespace {
 
 struct NmfBackwardSizes {
   int64_t channels, pixels, rank, padded_rank;
-  int64_t last;   // the last saved state: that before the last coef update
-  int64_t terms;  // columns of `weights`: pairs of a coef-like and a bases-like matrix that grad_x is the sum of
+  int64_t last;   // the last saved state: the one before the last coef update
+  int64_t terms;  // grad_x = sum over terms of a coef-like column (of `weights`) and a bases-like row (of `factors`)
 
   explicit NmfBackwardSizes(const Nmf2dBackwardParams& p)
       : channels(p.x.size[1]),
@@ -39,12 +47,12 @@ struct NmfBackwardSizes {
 
   int64_t sum_rows() const { return channels + rank; }
   int64_t kept_levels() const { return terms > rank ? last : 0; }
-  // The column where a level's g(num) meets its bases, and its coef the g(num') of the bases' update that it made.
+  // The first term in which a level's g(num) meets its bases, and that in which its coef meets g(num').
   int64_t level_term(int64_t level) const { return terms > rank ? level * rank : 0; }
   int64_t bases_term(int64_t level) const { return (last + level) * rank; }
 };
 
-// Of one image. Pairs lie side by side in one matrix, so that one product takes or makes both.
+// The memory of one image. Pairs are side by side in one matrix, so that one product reads or writes both.
 struct NmfBackwardState {
   Block bases_grad_num;  // [B | g(num')], (D, 2R)
   Block grad_den;        // g(den') (D, R)
@@ -52,7 +60,7 @@ struct NmfBackwardState {
   Block gram, cross;     // BᵀB and K' + K'ᵀ, (R, R)
   Block grad_coef;       // (N, R)
   Block kept;            // g(num) of the levels from 1, (levels, N, R)
-  Block factors;         // what the terms' columns are multiplied with, (terms, D)
+  Block factors;         // the bases-like side of the terms, (terms, D)
   Block partial, sums;   // rows of D: [X g(num) | X C]; rows of R: [CᵀC | K]
 
   NmfBackwardState(Arena& arena, const NmfBackwardSizes& s, int64_t chunks)
@@ -68,7 +76,7 @@ struct NmfBackwardState {
         sums{arena.take<Real>(s.sum_rows() * 2 * s.padded_rank), 2 * s.padded_rank} {}
 };
 
-// Of one thread.
+// The memory of one thread.
 struct NmfBackwardScratch {
   Real *tile, *grad_tile, *transposed_tile;
   Block num;                // [num | Xᵀ g(num')]
@@ -87,7 +95,7 @@ struct NmfBackwardScratch {
         weights{arena.take<Real>(kTilePixels * s.terms), s.terms} {}
 };
 
-// The gradient of factor * num / (den + eps), a row of R: grad becomes the factor's share of it.
+// The gradient of factor * num / (den + eps), a row of R. On return `grad` is the factor's direct part of it.
 void ratio_backward(int64_t count, const Real* factor, const Real* num, const Real* den, Real eps, Real* grad,
                     Real* grad_num, Real* grad_den) {
   for (int64_t i = 0; i < count; i += kLanes) {
@@ -99,7 +107,7 @@ void ratio_backward(int64_t count, const Real* factor, const Real* num, const Re
   }
 }
 
-// grad_num of a row += the gradient of the softmax's argument.
+// Adds the gradient of the softmax's argument to grad_num, a row of R.
 void softmax_backward(int64_t count, const Real* coef, const Real* grad, Real* grad_num) {
   Real sum = 0.0f;
   for (int64_t i = 0; i < count; ++i) sum += grad[i] * coef[i];
@@ -119,7 +127,7 @@ class NmfBackward {
 
   bool is_exhausted() const { return memory_.is_exhausted(); }
 
-  // Called by every thread of a team.
+  // Every thread of a team calls this.
   void run() const {
     const auto s = memory_.own<NmfBackwardScratch>(this_member(), sizes_);
     const int64_t images = p_.x.size[0], bottom = p_.unrolled ? 0 : sizes_.last;
@@ -161,7 +169,7 @@ class NmfBackward {
     std::memset(grad.data, 0, count * grad.stride * sizeof(Real));
   }
 
-  // BᵀB of this level; K' + K'ᵀ of the update of the bases that led up from it.
+  // BᵀB of this level, and K' + K'ᵀ of the update that made the next level's bases.
   void small_products(int64_t level, int64_t image, int64_t first, int64_t count) const {
     const NmfBackwardState state = state_of(image);
     gram_rows(state.bases_grad_num, sizes_.channels, sizes_.rank, first, count, state.gram);
@@ -216,7 +224,7 @@ class NmfBackward {
     write_grad_x(image, state, s, first, count);
   }
 
-  // The coef that out was made of.
+  // Computes the coef that out was made from.
   void last_coef(int64_t count, const Block& coef, const NmfBackwardScratch& s) const {
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t r = 0; r < sizes_.rank; r += kLanes) {
@@ -233,7 +241,7 @@ class NmfBackward {
     }
   }
 
-  // All terms of the tile's grad_x: the bottom level's g(num) from the scratch, the other levels' as they were kept.
+  // The tile's grad_x from all terms: the bottom level's g(num) is in the scratch, those of other levels were kept.
   void write_grad_x(int64_t image, const NmfBackwardState& state, const NmfBackwardScratch& s, int64_t first,
                     int64_t count) const {
     const int64_t rank = sizes_.rank;
@@ -267,7 +275,7 @@ class NmfBackward {
     const Block bases = state.bases_grad_num.from_row(first), grad_num = bases.from_column(width);
     const Block grad_den = state.grad_den.from_row(first), grad = state.grad_bases.from_row(first);
     const Block sums = state.sums.from_row(first), coef_gram = state.sums.from_row(sizes_.channels);
-    // What the coef update of the level above sends to its bases completes their gradient.
+    // The coef update of the level above completes the gradient of its bases.
     product(bases.factor(), count, rank, coef_gram.from_column(width), rank, grad, true);
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t r = 0; r < rank; r += kLanes) store(grad.row(i) + r, load(grad.row(i) + r) + load(sums.row(i) + r));

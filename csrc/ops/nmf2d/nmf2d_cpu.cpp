@@ -1,13 +1,13 @@
 // nmf2d on the CPU: `steps` times coef *= Xᵀ bases / (coef G + eps) with G = basesᵀ bases, then
 // bases *= X coef / (bases H + eps) with H = coefᵀ coef; one last coef update; out = bases coefᵀ.
 //
-// One pass over X a step. A pass takes 64 pixels at a time: numerator = tile · bases, denominator = coef · G, the new
-// coef, and while the tile is in the second-level cache its share of X·coef and H. The first pass starts from
-// coef = softmax(Xᵀ bases) and takes the same product as the numerator of its update; the last one writes out.
-// Between passes the chunks' shares are added in a fixed order, then bases and G follow.
-// X is read steps + 1 times (from the third-level cache where it fits), out written once; all else is a sixteenth of
-// X (R / D) or less. FMAs: (2 steps + 2) D N R + (2 steps + 1) N R R, no product made twice.
-//   D 256, N 4096, R 16, 7 steps: 0.58 GFLOP and 36 MiB; at 110 GFLOP/s a core 2.6 ms on two cores.
+// Each step is one pass over X, 64 pixels at a time: numerator = tile · bases, denominator = coef · G, the new coef,
+// and, while the tile is in the second-level cache, its part of X·coef and H. The first pass starts from
+// coef = softmax(Xᵀ bases) and uses the same product as the numerator of its update. The last pass writes out.
+// Between passes the chunks' parts are added in a fixed order, then bases and G are computed.
+// X is read steps + 1 times (from the third-level cache if it fits) and out is written once. All else is a sixteenth
+// of X (R / D) or less. FMAs: (2 steps + 2) D N R + (2 steps + 1) N R R; no product is computed twice.
+//   D 256, N 4096, R 16, 7 steps: 0.58 GFLOP and 36 MiB; at 110 GFLOP/s per core 2.6 ms on two cores.
 //   D 512, N 4096, R 64, 7 steps: 4.8 GFLOP and 72 MiB; 22 ms.
 
 #include "cpu/convert.h"
@@ -29,11 +29,11 @@ struct NmfSizes {
         padded_rank(padded(rank)),
         out_channels(p.out.size[1]) {}
 
-  // X·coef over H, of a chunk or of the image.
+  // The rows of X·coef above H, for a chunk or for the image.
   int64_t sum_rows() const { return channels + rank; }
 };
 
-// Of one image.
+// The memory of one image.
 struct NmfState {
   Block bases, factors, gram, coef, partial, sums;  // factors: basesᵀ, or (projection bases)ᵀ
 
@@ -46,7 +46,7 @@ struct NmfState {
         sums{arena.take<Real>(s.sum_rows() * s.padded_rank), s.padded_rank} {}
 };
 
-// Of one thread.
+// The memory of one thread.
 struct NmfScratch {
   Real *tile, *transposed_tile;
   Block numerator, denominator;
@@ -69,17 +69,17 @@ void update(const Block& factor, const Block& numerator, const Block& denominato
 void softmax(const Real* logits, int64_t count, Real* out) {
   Real largest = -__builtin_inff();
   for (int64_t i = 0; i < count; ++i) largest = logits[i] > largest ? logits[i] : largest;
-  // A NaN anywhere makes the sum NaN, and with it the row.
+  // A NaN anywhere makes the sum NaN, and with it all of the row.
   for (int64_t i = 0; i < padded(count); i += kLanes) {
     const Vec x = load(logits + i) - largest;
-    store(out + i, x < kLeastExponent ? Vec{} : exp_negative(x));  // e^-inf is 0: 0 * inf must be NaN later on
+    store(out + i, x < kLeastExponent ? Vec{} : exp_negative(x));  // e^-inf must be 0: 0 * inf is NaN later on
   }
   Real sum = 0.0f;
   for (int64_t i = 0; i < count; ++i) sum += out[i];
   for (int64_t i = 0; i < padded(count); i += kLanes) store(out + i, load(out + i) / sum);
 }
 
-// Which of the saved states is the one before update `step`; -1: none.
+// The index of the saved state before update `step`, or -1 if it is not saved.
 int64_t slot(const Nmf2dParams& p, int64_t step) {
   const int64_t kept = p.saved_bases.size[0];
   if (kept == p.steps + 1) return step;
@@ -108,7 +108,8 @@ void pass(const Nmf2dParams& p, int64_t step, int64_t image, const NmfSizes& siz
   upper_gram(coef, count, sizes.rank, own.from_row(sizes.channels), !chunk_begins);
 }
 
-// Rows [first, first + count) of projection · bases, as columns of the factors: D P R FMAs instead of D P N later.
+// Writes rows [first, first + count) of projection · bases as columns of the factors: D P R FMAs instead of D P N
+// later.
 void project(const Nmf2dParams& p, const NmfSizes& s, const NmfState& state, const NmfScratch& scratch, int64_t first,
              int64_t count) {
   const int64_t stride = p.projection.stride[0];

@@ -1,5 +1,5 @@
-// resize_sum on the CPU: a row of the output at a time; the weights are PyTorch's to the bit (common/resize.h).
-// Bytes: base and out once, each source from the caches.
+// resize_sum on the CPU: one row of the output at a time. The weights are PyTorch's to the bit (cpu/resize.h).
+// Bytes: base and out once; the sources come from the caches.
 
 #include "cpu/convert.h"
 #include "cpu/memory.h"

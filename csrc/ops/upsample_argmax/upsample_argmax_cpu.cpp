@@ -1,15 +1,16 @@
 // upsample_argmax on the CPU.
 //
-// The resized logits of an output pixel are a convex combination of the four corners of its cell, so
-//   1. a class that is the largest at all four corners is the largest in the whole cell: one fill;
-//   2. elsewhere a class can win only if its largest corner reaches the best smallest corner of any class:
-//      a handful of candidates is interpolated instead of all classes.
-// Interpolation in float is monotone in each corner, so rounding cannot make a pruned class win, only tie.
-// A cell with a non-finite corner interpolates every class with PyTorch's arithmetic (0 * inf is NaN, NaN wins).
+// The resized logits of an output pixel are a convex combination of the four corners of its cell. So
+//   1. a class that is the largest at all four corners is the largest in the whole cell, which is filled with it;
+//   2. elsewhere a class can win only if its largest corner reaches the best smallest corner of any class, and only a
+//      handful of candidates is interpolated.
+// Interpolation in float is monotone in each corner, so rounding can make a discarded class tie, but not win.
+// In a cell with a non-finite corner every class is interpolated with PyTorch's arithmetic (0 * inf is NaN, NaN wins).
 //
 // Each source row is converted once into a float row of (width, classes), channels innermost and padded to whole
-// vectors; a thread walks down its rows and keeps two. Bytes: the logits once, the labels once. Measured against
-// the plain resize and argmax in bench/; the pass over the rows, not the interpolation, dominates on real maps.
+// vectors. A thread proceeds down its rows and keeps two. Bytes: the logits once, the labels once. bench/ measures this
+// against a plain resize and argmax: on real maps the conversion of the rows takes most of the time, not the
+// interpolation.
 
 #include <cfloat>
 
@@ -29,10 +30,10 @@ constexpr float kInfinity = __builtin_inff();
 struct LabelledRow {
   float* values;    // (width, padded classes)
   int32_t* labels;  // (width) the largest class, or kNotFinite
-  int64_t index;    // which (image, source row) it holds
+  int64_t index;    // of the (image, source row) that it holds
 };
 
-// First index of the largest of `lanes` per-lane winners.
+// The index of the largest of the lanes' winners, the first one if several are equal.
 inline int32_t first_of_best(Vec best, IntV index) {
   float value = best[0];
   int32_t winner = index[0];
@@ -62,14 +63,15 @@ inline IntV lane_index() {
 template <typename T>
 void load_row(const UpsampleArgmaxParams& p, int64_t n, int64_t y, int64_t row_size, LabelledRow& row) {
   const T* source = static_cast<const T*>(p.logits) + n * p.stride_n + y * p.stride_h;
-  // Blocks of 16 classes: one cache line of the row a step, and 16 streams at most when classes lie far apart.
+  // Blocks of kLanes classes: each step writes one vector of the row, and reads at most kLanes streams when classes lie
+  // far apart.
   for (int64_t k0 = 0; k0 < row_size; k0 += kLanes) {
     const int64_t k1 = smaller(k0 + kLanes, p.classes);
     for (int64_t x = 0; x < p.width; ++x) {
       const T* pixel = source + x * p.stride_w;
       float* out = row.values + x * row_size;
       for (int64_t k = k0; k < k1; ++k) out[k] = to_real(pixel[k * p.stride_c]);
-      // The padding never beats a class: it is the lowest finite value and has a higher index.
+      // The padding never beats a class: it has the lowest finite value and a higher index.
       for (int64_t k = k1; k < k0 + kLanes; ++k) out[k] = -FLT_MAX;
     }
   }
@@ -121,7 +123,8 @@ int64_t find_candidates(const Corners& c, int64_t row_size, float* largest, int3
   return count;
 }
 
-// Every class with PyTorch's arithmetic: for cells with a non-finite corner. NaN is the largest, the first one wins.
+// The label by PyTorch's arithmetic over every class, for cells with a non-finite corner. NaN is the largest; the first
+// NaN wins.
 int32_t exact_label(const Corners& c, int64_t classes, int64_t row_size, float h0, float h1, float w0, float w1) {
   Vec best = broadcast(-kInfinity);
   IntV best_index = lane_index();

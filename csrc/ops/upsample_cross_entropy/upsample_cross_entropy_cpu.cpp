@@ -1,15 +1,19 @@
 // upsample_cross_entropy on the CPU: neither the resized logits nor their gradient ever exist.
 //
 // With z the interpolated logits of a pixel, t its label, w the class weights and s the label smoothing:
-//   loss = (1 - s) w_t (lse(z) - z_t) + s / K sum_k w_k (lse(z) - z_k)
-//   d loss / d z = (sum_k q_k) softmax(z) - q,  q_k = ((1 - s) [k = t] + s / K) w_k
-// A row of output pixels is interpolated between two source rows once (channels innermost, padded to whole
-// vectors); every pixel then takes two FMAs and one exponential a vector of classes. The backward computes the
-// softmax again and adds the pixel's gradient to its two columns of a row buffer, that buffer to its two source
-// rows. Bytes: logits, target and the low-resolution gradient, once each.
 //
-// SumsIn run in the order of the rows whatever the number of threads: results do not depend on it. A thread that
-// owns a band of source rows repeats the output rows that reach into it from the band above.
+// clang-format off
+//   loss          = (1 - s) w_t (lse(z) - z_t) + s / K sum_k w_k (lse(z) - z_k)
+//   d loss / d z  = (sum_k q_k) softmax(z) - q,   q_k = ((1 - s) [k = t] + s / K) w_k
+// clang-format on
+//
+// A row of output pixels is interpolated between two source rows once (channels innermost, padded to whole vectors).
+// Then every pixel takes two FMAs and one exponential per vector of classes. The backward computes the softmax again
+// and adds the pixel's gradient to its two columns of a row buffer, and that buffer to its two source rows.
+// Bytes: logits, target and the low-resolution gradient, once each.
+//
+// Sums run in the order of the rows, so results do not depend on the number of threads. A thread that owns a band of
+// source rows repeats those output rows of the band above that reach into its own.
 
 #include <cfloat>
 #include <cmath>
@@ -44,10 +48,10 @@ struct LossSizes {
         padded_classes(padded(classes)) {}
 };
 
-// What every thread reads.
+// Memory that all threads share.
 struct LossShared {
   Axis rows, columns;
-  Real* weight;  // (padded) class weights, zero in the padding
+  Real* weight;  // (padded classes) class weights, zero in the padding
   double* row_loss;
   double* row_weight;  // (batch * out_height) each
 
@@ -69,8 +73,8 @@ void fill_shared(LossShared& shared, const Params& p, const LossSizes& s) {
 }
 
 struct LogitRow {
-  Real* values;   // (width, padded)
-  int64_t index;  // which (image, source row) it holds; -1: none
+  Real* values;   // (width, padded classes)
+  int64_t index;  // of the (image, source row) that it holds; -1: none
 };
 
 template <typename T>
@@ -82,7 +86,7 @@ void load_row(const Params& p, const LossSizes& s, int64_t n, int64_t y, LogitRo
     Real* out = row.values + x * s.padded_classes;
     const T* pixel = source + x * p.logits.stride[3];
     for (int64_t k = 0; k < s.classes; ++k) out[k] = to_real(pixel[k * p.logits.stride[1]]);
-    for (int64_t k = s.classes; k < s.padded_classes; ++k) out[k] = -kLargest;  // e^this is nothing beside any class
+    for (int64_t k = s.classes; k < s.padded_classes; ++k) out[k] = -kLargest;  // its e^z is 0 beside any class
   }
 }
 
@@ -93,9 +97,9 @@ int64_t label_at(const Params& p, int64_t index) {
 
 struct LossScratch {
   LogitRow slot[2];
-  Real* blended;   // (width, padded) the output row at the source's columns
-  Real* z;         // (padded) one pixel
-  Real* grad_row;  // (width, padded)
+  Real* blended;   // (width, padded classes) the output row at the source's columns
+  Real* z;         // (padded classes) one pixel
+  Real* grad_row;  // (width, padded classes)
 
   LossScratch(Arena& arena, const LossSizes& s) {
     for (LogitRow& row : slot) {
@@ -115,7 +119,7 @@ struct LossBackwardScratch : LossScratch {
       : LossScratch(arena, s), band(arena.take<Real>(band_rows * s.width * s.padded_classes)) {}
 };
 
-// blended = the output row y of image n, at the source's columns.
+// Computes the output row y of image n at the source's columns.
 template <typename T>
 void blend_rows(const Params& p, const LossSizes& s, const Axis& rows, int64_t n, int64_t y, LossScratch& t) {
   const int64_t top = rows.source[y], bottom = top + rows.reach(top);
@@ -131,7 +135,7 @@ struct Softmax {
   Real largest, sum;  // sum of e^(z - largest)
 };
 
-// z of the output pixel x, and its softmax's largest and sum.
+// Computes z of the output pixel x, and its softmax's largest and sum.
 Softmax pixel_softmax(const LossSizes& s, const Axis& columns, int64_t x, LossScratch& t) {
   const int64_t left = columns.source[x], right = left + columns.reach(left);
   const Real *a = t.blended + left * s.padded_classes, *b = t.blended + right * s.padded_classes;
@@ -140,7 +144,7 @@ Softmax pixel_softmax(const LossSizes& s, const Axis& columns, int64_t x, LossSc
   for (int64_t k = 0; k < s.padded_classes; k += kLanes) {
     const Vec z = w0 * load(a + k) + w1 * load(b + k);
     store(t.z + k, z);
-    best = max(z, best);  // NaN never is; it comes back through the sum
+    best = max(z, best);  // NaN is never the largest; it comes back through the sum
   }
   Real largest = best[0];
   for (int lane = 1; lane < kLanes; ++lane) largest = best[lane] > largest ? best[lane] : largest;
@@ -277,7 +281,7 @@ template <typename T>
 CrossEntropyStatus backward(const Params& p, double grad, const Tensor4& grad_logits, int threads) {
   const LossSizes s(p);
   if (s.batch == 0) return CrossEntropyStatus::kOk;
-  // Whole images where there are enough of them; else bands of source rows.
+  // Whole images if there are enough for all threads, else bands of source rows.
   const int64_t bands = blocks_of(threads, s.batch), band_rows = blocks_of(s.height, bands);
   const TeamMemory memory(bytes_of<LossShared>(s), bytes_of<LossBackwardScratch>(s, band_rows), threads);
   if (memory.is_exhausted()) return CrossEntropyStatus::kNoMemory;
