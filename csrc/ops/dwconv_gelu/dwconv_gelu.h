@@ -16,14 +16,14 @@ struct DwconvGeluParams {
 };
 
 struct DwconvGeluBackwardParams {
-  DwconvGeluParams forward;  // without out
+  DwconvGeluParams forward;  // out is not set
   Tensor4 grad;              // (N, C, H, W)
   Tensor4 grad_x;            // (N, C, H, W)
   Tensor4 grad_weight;       // (C, 1, 3, 3), contiguous
   Tensor4 grad_bias;         // (C), or absent
 };
 
-// Both: false when scratch memory is exhausted.
+// Both return false when scratch memory is exhausted.
 SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool dwconv_gelu_forward_cpu(const DwconvGeluParams& params, int threads);
                                  bool dwconv_gelu_backward_cpu(const DwconvGeluBackwardParams& params, int threads);)
 

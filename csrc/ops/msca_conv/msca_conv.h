@@ -8,9 +8,9 @@
 namespace segnext {
 
 constexpr int kMaxStrips = 16;      // row and column weights together: 8 branches
-constexpr int kMaxRoot = 63;        // longest side of a root that is taken
+constexpr int kMaxRoot = 63;        // longest side of a root
 constexpr int kMaxStripTaps = 127;  // longest strip
-// On a GPU: what fits 96 KiB of shared memory beside 16 of the longest strips.
+// Limits of the CUDA kernels: what fits 96 KiB of shared memory beside 16 of the longest strips.
 constexpr int kMaxRootCuda = 31;
 constexpr int kMaxStripTapsBackwardCuda = 63;
 
@@ -30,14 +30,14 @@ struct MscaConvParams {
 };
 
 struct MscaConvBackwardParams {
-  MscaConvParams forward;                    // without out
+  MscaConvParams forward;                    // out is not set
   Tensor4 grad;                              // (N, C, H, W)
   Tensor4 grad_x;                            // (N, C, H, W)
-  Tensor4 grad_root_weight, grad_root_bias;  // contiguous, as the parameters; a bias's absent where there is none
+  Tensor4 grad_root_weight, grad_root_bias;  // contiguous, shaped as the parameters; a bias's is absent if the bias is
   Tensor4 grad_strip_weight[kMaxStrips], grad_strip_bias[kMaxStrips];
 };
 
-// Both: false when scratch memory is exhausted.
+// Both return false when scratch memory is exhausted.
 SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool msca_conv_forward_cpu(const MscaConvParams& params, int threads);
                                  bool msca_conv_backward_cpu(const MscaConvBackwardParams& params, int threads);)
 

@@ -1,5 +1,5 @@
-// nmf2d: the matrix factorisation of the Hamburger decoder, all of its steps. For float64 what is float32 here is
-// float64 too.
+// nmf2d: the matrix factorisation of the Hamburger decoder, with all of its steps. For a dtype of float64, float32
+// below means float64.
 #pragma once
 
 #include <functional>
@@ -12,12 +12,13 @@ namespace segnext {
 
 struct Nmf2dParams {
   DType dtype;         // of x and out
-  DType bases_dtype;   // float32, or x's
+  DType bases_dtype;   // float32 or x's
   Tensor4 x;           // (B, D, N), any strides
   Tensor4 bases;       // (1 or B, D, R), any strides
-  Tensor4 projection;  // (P, D), rows contiguous, or absent: out is then projection · bases coefᵀ, P for D
+  Tensor4 projection;  // (P, D), rows contiguous, or absent; with it out is (B, P, N) = projection · bases coefᵀ
   Tensor4 out;         // (B, D, N), any strides
-  // float32 (S, B, D, R) and (S, B, N, R), the state before each update: S is 0, steps + 1, or 1 for the last alone
+  // float32 (S, B, D, R) and (S, B, N, R), the state before each update. S is 0, steps + 1, or 1 for the last state
+  // alone
   Tensor4 saved_bases;
   Tensor4 saved_coef;
   int64_t steps;
@@ -32,11 +33,11 @@ struct Nmf2dBackwardParams {
   Tensor4 saved_bases;  // float32 (S, B, D, R), any strides; S >= 1
   Tensor4 saved_coef;   // float32 (S, B, N, R), any strides
   Tensor4 grad_x;       // (B, D, N), any strides
-  bool unrolled;        // else the last coef update alone is differentiated
+  bool unrolled;        // if false, only the last coef update is differentiated
   double eps;
 };
 
-// Both: false when scratch memory is exhausted.
+// Both return false when scratch memory is exhausted.
 SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool nmf2d_forward_cpu(const Nmf2dParams& params, int threads);
                                  bool nmf2d_backward_cpu(const Nmf2dBackwardParams& params, int threads);)
 
