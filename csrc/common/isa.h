@@ -39,7 +39,10 @@ Isa best_isa();
   }
 #endif
 
-// The same for an op with a float64 build (cpu/vector.h): a dtype of float64 chooses that build, whatever the Isa.
+// The same for an op with a build for float64 (cpu/vector.h), which serves that dtype whatever the Isa. That build is
+// for torch.autograd.gradcheck, for which float32 is too coarse: every op with a gradient has it, except conv_ffn,
+// whose backward consists of PyTorch's matrix products around dwconv_gelu's. setup.py finds these ops by the name of
+// the second macro.
 #define SEGNEXT_DISPATCH_DTYPE(dtype, isa, function, ...)                            \
   ((dtype) == ::segnext::DType::kFloat64 ? ::segnext::float64::function(__VA_ARGS__) \
                                          : SEGNEXT_DISPATCH(isa, function, __VA_ARGS__))
