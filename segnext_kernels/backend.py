@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -76,6 +76,14 @@ def _left_out(op: str, name: str, kernel: Kernel, args: tuple[Any, ...]) -> str 
         return f"passes it over: {slower}"
     wrong = self_check.distrusted(op, name, args)
     return None if wrong is None else f"leaves it out, it {wrong}"
+
+
+def definitions() -> dict[Any, Callable[..., Any]]:
+    """Every registered operator -> its definition in plain PyTorch: a decomposition table for torch.export."""
+    return {
+        getattr(torch.ops.segnext_kernels, op).default: kernels["reference"].run
+        for op, kernels in KERNELS.items()
+    }
 
 
 def choose(op: str, *args: Any) -> str:

@@ -126,7 +126,8 @@ def _backward(
     x, saved_bases, saved_coef = saved
     if saved_bases.shape[0] == 0:
         raise RuntimeError(
-            f"{NAME}: no state of the loop was saved for the backward; call segnext_kernels.nmf2d with gradients on"
+            f"{NAME}: the backward needs the state of the loop, got none; call segnext_kernels.{NAME}, which keeps it "
+            "where x requires a gradient"
         )
     grad_x = _backward_op(grad_out, x, saved_bases, saved_coef, *other)
     return grad_x, None, None, None, None, None
