@@ -31,7 +31,7 @@ def describe(
 
     Returns:
         ``{"architecture": ..., "model": {overrides}}``, without ``architecture`` if no architecture has these
-        channels and depths; and in words, where the rank comes from ("" without a decoder).
+        channels and depths; and in words, where the rank comes from ("" without a Hamburger).
     """
     segments = any(key.startswith("decoder.") for key in tensors)
     prefix = "backbone." if any(key.startswith("backbone.") for key in tensors) else ""
@@ -47,10 +47,10 @@ def describe(
         sizes |= {field: (f"decoder.{key}", axis) for field, (key, axis) in decoder.sizes.items()}
     overrides |= {name: tensors[key].shape[axis] for name, (key, axis) in sizes.items() if key in tensors}
     rank_from = ""
-    if segments:
+    if any(key.startswith("decoder.hamburger.") for key in tensors):
         found, rank_from = _rank(tensors, dialect, rank, base)
         overrides |= {"rank": found} if found is not None else {}
-    elif "num_classes" not in overrides:
+    if not segments and "num_classes" not in overrides:
         overrides["num_classes"] = 0
     known = {"architecture": base.architecture} if base is not None else {}
     return {**known, "model": overrides}, rank_from

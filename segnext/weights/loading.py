@@ -139,7 +139,7 @@ def load_weights(
     notes = _adapt_input(found, own, reshaped) if adapt_input else []
     missing = [key for key in own if key not in found and key not in reinitialised]
     unexpected = [key for key in found if key not in own]
-    rank_text = _check_rank(model, checkpoint) if part == "all" and isinstance(model, SegNeXt) else ""
+    rank_text = _check_rank(model, own, checkpoint) if part == "all" else ""
     may_lack = (*allow_missing, *(("decoder.", "head.") if part == "backbone" else ()))
     _raise_unless_allowed(
         f"{checkpoint.origin} must match {model.config.architecture}",
@@ -191,14 +191,16 @@ def _expect_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"load_weights: {name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
 
 
-def _check_rank(model: SegNeXt, checkpoint: Checkpoint) -> str:
-    rank, own = checkpoint.config["model"].get("rank"), model.config.rank
+def _check_rank(model: SegNeXt | MSCAN, own: Mapping[str, Tensor], checkpoint: Checkpoint) -> str:
+    if isinstance(model, MSCAN) or not any(key.endswith(dialects.BASES) for key in own):
+        return ""
+    rank, used = checkpoint.config["model"].get("rank"), model.config.rank
     if rank is None:
-        return f"{own}, the model's; the file does not say"
-    if rank != own:
+        return f"{used}, the model's; the file does not say"
+    if rank != used:
         raise ValueError(
-            f"load_weights: rank of the model must be {rank} ({checkpoint.rank_from}), got {own}; "
-            f"create it with rank={rank}, or pass rank={own} to load_weights if the checkpoint was trained so"
+            f"load_weights: rank of the model must be {rank} ({checkpoint.rank_from}), got {used}; "
+            f"create it with rank={rank}, or pass rank={used} to load_weights if the checkpoint was trained so"
         )
     return f"{rank}, {checkpoint.rank_from}"
 
