@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from segnext.models import SegNeXt
+from segnext.models.light_ham import LightHam
 from segnext.models.msca import Block
 
 Weights = dict[str, Tensor]
@@ -38,6 +39,7 @@ def fold(model: SegNeXt) -> Weights:
     Folded in float64, so that the only roundings are those of the result.
     """
     encoder, decoder = model.backbone, model.decoder
+    assert isinstance(decoder, LightHam)
     weights: Weights = {}
 
     def add(prefix: str, **tensors: Tensor) -> None:

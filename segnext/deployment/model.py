@@ -24,8 +24,9 @@ from torch import Tensor
 from segnext.deployment.folding import Weights, conv_ffn_arguments, fold, msca_block_arguments
 from segnext.deployment.graphs import Function, GraphCache
 from segnext.models import SegNeXt, SegNeXtConfig
-from segnext.models.ham import EVAL_STEPS, GROUPS
-from segnext.models.mscan import STAGES, STRIDES, check_images
+from segnext.models.config import GROUPS, STAGES, STRIDES
+from segnext.models.ham import EVAL_STEPS
+from segnext.models.layers import check_images
 from segnext_kernels import (
     channel_norm,
     conv2d_act,
@@ -151,7 +152,7 @@ class DeployedSegNeXt:
         """
         from safetensors.torch import save_file
 
-        from segnext.weights.loading import replace_file
+        from segnext.weights.saving import replace_file
 
         header = {
             "format": FORMAT,

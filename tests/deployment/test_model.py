@@ -236,7 +236,7 @@ class TestRefused:
             fast.predict(images)
 
     def test_files(self, model: SegNeXt, tmp_path: Path) -> None:
-        from segnext.weights.loading import save
+        from segnext.weights.saving import save
 
         with pytest.raises(FileNotFoundError, match="does not exist"):
             DeployedSegNeXt.load(tmp_path / "no.safetensors")
