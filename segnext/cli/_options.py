@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
 
 import typer
 
+from segnext.models.registry import SIZES
+
 if TYPE_CHECKING:
     from segnext.predict.inference import Inference
+
+SIZE_NAMES = ", ".join(SIZES)  # "t, s, b, l"
 
 Data = Annotated[str, typer.Argument(help="A data YAML, or the name of a shipped one: camvid.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data, if not the YAML's own.")]

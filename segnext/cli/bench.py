@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from segnext.cli._options import Batch, Size, Threads, parse_size
+from segnext.cli._options import SIZE_NAMES, Batch, Size, Threads, parse_size
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,8 @@ MIN_ROUNDS, MAX_ROUNDS = 3, 50
 
 def bench(
     model: Annotated[
-        str, typer.Option("--model", "-m", help="t, s, b, l; an architecture; weights or a checkpoint.")
+        str,
+        typer.Option("--model", "-m", help=f"{SIZE_NAMES}; an architecture; weights or a checkpoint."),
     ] = "t",
     size: Size = "512",
     dtype: Annotated[
@@ -113,10 +114,10 @@ def _build(name: str) -> SegNeXt:
 
     from segnext.create import create_model
     from segnext.models import SegNeXt, list_models
+    from segnext.models.registry import find_architecture
 
     torch.manual_seed(0)
-    names = [known for known in (name, f"segnext_{name}") if known in list_models()]
-    network = create_model(names[0]) if names else create_model(weights=name)
+    network = create_model(name) if find_architecture(name) else create_model(weights=name)
     if not isinstance(network, SegNeXt):
         raise ValueError(
             f"bench: --model must be a SegNeXt, got {name!r}; {', '.join(list_models('segnext*'))}"

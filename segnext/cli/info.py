@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segnext.cli._options import Batch, Size, parse_size
+from segnext.cli._options import SIZE_NAMES, Batch, Size, parse_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +18,7 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="t, s, b, l; an architecture; shipped weights or a checkpoint. Nothing: list them."
+            help=f"{SIZE_NAMES}; an architecture; shipped weights or a checkpoint. Nothing: list them."
         ),
     ] = None,
     size: Size = "512",
@@ -80,10 +80,11 @@ def _build(name: str, classes: int | None) -> SegNeXt | MSCAN:
 
     from segnext.create import create_model
     from segnext.models import list_models
+    from segnext.models.registry import find_architecture
 
-    if name in list_models() or f"segnext_{name}" in list_models():
+    if find_architecture(name):
         with torch.device("meta"):  # nothing is computed, so no weights are drawn
-            return create_model(name if name in list_models() else f"segnext_{name}", num_classes=classes)
+            return create_model(name, num_classes=classes)
     try:
         head = "strict" if classes is None else "reinit"
         return create_model(weights=name, num_classes=classes, head=head)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from segnext.cli._options import Data, Device, Root, Threads, expanded
+from segnext.cli._options import SIZE_NAMES, Data, Device, Root, Threads, expanded
 from segnext.training.settings import Reporting, TrainSettings
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def train(
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run, e.g. runs/first.")],
     root: Root = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="t, s, b or l (or segnext_t ...).")] = "t",
+    model: Annotated[str, typer.Option("--model", "-m", help=f"{SIZE_NAMES}, or segnext_t ...")] = "t",
     weights: Annotated[
         str | None,
         typer.Option(
@@ -105,8 +105,7 @@ def _network(name: str, weights: str | None, classes: int, head: str, part: str)
     from segnext.create import create_model
     from segnext.models import SegNeXt
 
-    full_name = f"segnext_{name}" if len(name) == 1 else name
-    network = create_model(full_name, weights, classes, head=head, part=part)
+    network = create_model(name, weights, classes, head=head, part=part)
     if not isinstance(network, SegNeXt):
-        raise ValueError(f"train: model must be one of t, s, b, l, got {name}, which does not segment")
+        raise ValueError(f"train: model must be one of {SIZE_NAMES}, got {name}, which does not segment")
     return network
