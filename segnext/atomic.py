@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, also where the process or the machine stops in between."""
+"""Replaces files whole or not at all, even if the process or the machine stops in between."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
     try:
         write(temporary)
         with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # else a power cut after the rename could leave an empty file
+            os.fsync(file.fileno())  # without it, a power cut after the rename could leave an empty file
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove what processes that were killed inside `replace_file` left beside `path`."""
+    """Remove the temporary files beside `path` that killed processes left there."""
     path = Path(path)
     name = re.compile(rf"\.{re.escape(path.name)}\.\d+\.tmp")
     for temporary in path.parent.iterdir():

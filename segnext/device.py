@@ -1,13 +1,13 @@
-"""The device that a command line or a caller names."""
+"""Finds the device that a command line or a caller names."""
 
 import torch
 
 
 def choose_device(device: torch.device | str) -> torch.device:
-    """The torch device of a name; ``"auto"`` is a GPU if there is one, else the CPU.
+    """Return the torch device of a name; ``"auto"`` is a GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: no such device here.
+        ValueError: this machine has no such device.
     """
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

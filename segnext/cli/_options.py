@@ -1,4 +1,4 @@
-"""Options that several commands share, options made from dataclasses, and options that hold numbers.
+"""Declares options that several commands share, makes options from dataclasses, and parses numbers and sizes.
 
 Nothing heavy is imported here: `segnext --help` reads this module.
 """
@@ -53,7 +53,7 @@ class InferenceOptions:
     ] = None
 
     def inference(self) -> Inference:
-        """The protocol.
+        """Return the protocol that these options describe.
 
         Raises:
             ValueError: an option is out of range.
@@ -64,7 +64,7 @@ class InferenceOptions:
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command one option per field for each parameter whose type is a dataclass.
+    """Give a command one option per field for each parameter whose type is a dataclass.
 
     Fields are ``Annotated[type, "help"]``; the parameter's default is an instance, which gives the options their
     defaults. A switch that is off by default has no ``--no-`` form. The command itself gets the dataclass.
@@ -108,10 +108,10 @@ def _options_of(kind: Any, defaults: Any) -> list[inspect.Parameter]:
 
 
 def parse_numbers(option: str, text: str) -> tuple[float, ...]:
-    """The numbers of ``"0.75,1,1.25"``.
+    """Return the numbers of a text such as ``"0.75,1,1.25"``.
 
     Raises:
-        ValueError: anything else; the message names `option`.
+        ValueError: the text is anything else; the message names `option`.
     """
     try:
         return tuple(float(word) for word in text.split(","))
@@ -122,10 +122,10 @@ def parse_numbers(option: str, text: str) -> tuple[float, ...]:
 
 
 def parse_size(option: str, text: str) -> tuple[int, int]:
-    """Height and width of ``"512"`` or ``"1024x2048"``.
+    """Return height and width of a text such as ``"512"`` or ``"1024x2048"``.
 
     Raises:
-        ValueError: anything else; the message names `option`.
+        ValueError: the text is anything else; the message names `option`.
     """
     words = text.lower().split("x")
     if len(words) > 2 or not all(word.strip().isdecimal() for word in words):

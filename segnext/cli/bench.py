@@ -1,4 +1,4 @@
-"""`segnext bench`: our inference model against other runtimes on the machine that it is started on."""
+"""`segnext bench`: times our inference model against other runtimes on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from segnext.models import SegNeXt
 
 OURS = "segnext"
-# Largest error of a logit that passes, relative to the largest logit: rounding through the whole network.
+# Largest accepted error of a logit, relative to the largest logit: rounding adds up through the whole network.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
 MIN_ROUNDS, MAX_ROUNDS = 3, 50
 
@@ -32,7 +32,7 @@ def bench(
     ] = "t",
     size: Size = "512",
     dtype: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Precision of ours and of all others.")
+        Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of ours and of all others.")
     ] = "float32",
     batch: Batch = 1,
     logits: Annotated[
@@ -42,7 +42,7 @@ def bench(
     compile: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Include torch.compile: minutes of compilation.")
     ] = False,
-    seconds: Annotated[float, typer.Option(min=0, help="Time for the rounds, about.")] = 10,
+    seconds: Annotated[float, typer.Option(min=0, help="About how long the rounds take together.")] = 10,
     threads: Threads = None,
 ) -> None:
     """Time SegNeXt from image to mask on this machine's CPU, against the other runtimes that are installed.
@@ -57,9 +57,9 @@ def bench(
 
       pip install onnx onnxscript onnxruntime openvino && segnext bench --size 1024x2048
 
-    Compared are eager PyTorch and, where installed, ONNX Runtime and OpenVINO, all on the same weights with
-    the same number of threads. What gives another result than eager float32 gets no number. The others take
-    turns with ours, so that a busy machine slows all of them down; the medians are printed. Preparing the
+    The others are eager PyTorch and, where they are installed, ONNX Runtime and OpenVINO, all on the same weights
+    with the same number of threads. A runtime whose result differs from that of eager float32 gets no number. All
+    of them take turns, so that a busy machine slows all of them down; the medians are printed. Preparing the
     others takes half a minute for T and several minutes for L.
     """
     import torch
@@ -98,7 +98,7 @@ def _noise(*shape: int) -> Tensor:
 
 
 def _progress(errors: Console, update: Callable[[str], None]) -> Callable[[str], None]:
-    """Shows what is being done: a line that changes on a terminal, a line each (but no rounds) elsewhere."""
+    """Show the current task: on a terminal as one line that changes, elsewhere as one line per task without rounds."""
 
     def show(text: str) -> None:
         if errors.is_terminal:
@@ -133,7 +133,7 @@ def _prepare(
     compile: bool,
     show: Callable[[str], None],
 ) -> tuple[dict[str, Run], dict[str, str]]:
-    """The runtimes that agree with plain PyTorch in float32, ours first; and why others get no number."""
+    """Return the runtimes that agree with plain PyTorch in float32, ours first, and why others get no number."""
     import torch
 
     from segnext.measure import agreement, runtimes
@@ -171,7 +171,7 @@ def _makers(
     logits: bool,
     compile: bool,
 ) -> dict[str, Callable[[], Run]]:
-    """How each runtime is prepared, by name; `plain` is the network in PyTorch's own operators, float32."""
+    """Return a function per runtime that prepares it; `plain` is the network in PyTorch's own operators, float32."""
     import copy
 
     import torch
@@ -191,7 +191,7 @@ def _makers(
     graphs: list[bytes] = []
 
     def on_graphs(runtime: Callable[..., Run]) -> Run:
-        """Of the formulations of the same, runtimes differ in which is faster."""
+        """Run the faster of the formulations, since runtimes differ in which one that is."""
         if not graphs:
             graphs.extend(
                 runtimes.export_onnx(to_end(plain, axis), images) for axis in ((1,) if logits else (1, -1))

@@ -1,4 +1,4 @@
-"""`segnext convert`: any checkpoint of SegNeXt to ours, or to the official names."""
+"""`segnext convert`: turns any checkpoint of SegNeXt into ours, or into one with the official names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 
 class Naming(str, Enum):
-    """Whose tensor names the result has."""
+    """Says whose tensor names the result has."""
 
     native = "native"
     official = "official"
@@ -45,7 +45,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint of the official code, mmsegmentation, Geti, JSeg or PaddleSeg, and report on it.
 
-    The result also holds what no tensor says: NMF rank, class names, colours. Nothing in the source runs.
+    The result also holds what no tensor says: NMF rank, class names, colours. Nothing in the source is executed.
 
     Examples:
 
@@ -85,10 +85,10 @@ def _check_target(target: Path, to: Naming, overwrite: bool) -> None:
 
 
 def _class_metadata(classes: str, num_classes: int) -> dict[str, Any]:
-    """Names, and colours where a data YAML gives them.
+    """Return the class names, and colours if a data YAML gives them.
 
     Raises:
-        ValueError: another number of classes than the model has.
+        ValueError: the number of classes is not the model's.
     """
     from segnext.data.config import list_sets, load_data_config
 

@@ -1,4 +1,4 @@
-"""`segnext doctor`: what this machine has, what was built for it, and what is wrong with a data set."""
+"""`segnext doctor`: shows what this machine has, what was built for it, and what is wrong with a data set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def doctor(
         ),
     ] = False,
 ) -> None:
-    """What this machine has, which kernels are built and why others are missing; or a data set's health.
+    """Show what this machine has, which kernels are built and why others are missing; or check a data set.
 
     Examples:
 
@@ -47,12 +47,13 @@ def doctor(
 
       segnext doctor camvid --root data/camvid --limit 100
 
-    With a data set: do images and labels pair up, can every file be read, do sizes agree, which ids occur and
-    how often, are there ids that are no class. Exit status 1 where something is wrong with it.
+    With a data set, the doctor checks that images and labels pair up, that every file can be read and that sizes
+    agree; it counts how often each id occurs, names ids that are no class, and says what to put into the YAML.
+    The exit status is 1 if something is wrong.
 
-    With --self-check: each CUDA and Triton kernel runs on small inputs in a process of its own. The default
+    With --self-check, each CUDA and Triton kernel runs on small inputs in a process of its own. The default
     backend, "auto", uses those that agree; it checks them by itself when a tensor on a GPU first needs them.
-    Exit status 1 where one does not agree.
+    The exit status is 1 if one does not agree.
     """
     from rich.console import Console
 
@@ -86,7 +87,7 @@ def _print_facts(console: Console) -> None:
 
 
 def backends() -> list[tuple[str, str]]:
-    """One line per backend of the kernels: what it is, or what is missing and what would add it."""
+    """Return one line per backend of the kernels: what it is, or what is missing and what would add it."""
     import torch
 
     from segnext_kernels import current_backend, status
@@ -111,7 +112,7 @@ NO_GPU = "torch sees no GPU here; on a machine with one they are checked when th
 
 
 def remembered_self_checks() -> list[tuple[str, str]]:
-    """What is known of the GPU kernels on each GPU: how many agree with their definitions, and which do not."""
+    """Return what is known about the kernels on each GPU: how many agree with their definitions, and which do not."""
     import torch
 
     from segnext_kernels import self_check
@@ -136,7 +137,7 @@ def _verdict_lines(device: str, verdicts: dict[Subject, Verdict]) -> list[tuple[
 
 
 def _check_kernels(console: Console) -> bool:
-    """Checks every GPU kernel on each GPU and prints what came out; True where all agree."""
+    """Check every GPU kernel on each GPU and print the result; return whether all agree."""
     import torch
 
     console.print("[bold]Self-check[/bold]")
@@ -158,7 +159,7 @@ def _check_kernels(console: Console) -> bool:
 
 
 def _with_progress(index: int) -> dict[Subject, Verdict]:
-    """Minutes where Triton has nothing compiled yet: the kernel that was done last is shown."""
+    """Show the kernel that was done last, because this takes minutes if Triton has compiled nothing yet."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -175,14 +176,14 @@ def _with_progress(index: int) -> dict[Subject, Verdict]:
 
 
 def build() -> list[tuple[str, str]]:
-    """How `segnext_kernels` was built, as its build wrote it down."""
+    """Return the record that the build of `segnext_kernels` wrote."""
     from segnext_kernels import status
 
     return [(name, _plain(value)) for name, value in status().build.items()]
 
 
 def shipped_weights() -> list[tuple[str, str]]:
-    """The weights that come with the package."""
+    """Return name, file and size of the weights that come with the package."""
     from segnext.weights.catalogue import FOLDER, shipped
 
     files = [(name, FOLDER / f"{name}.safetensors") for name in shipped()]
@@ -200,7 +201,7 @@ def _plain(value: Any) -> str:
 
 
 def _examine(console: Console, data: str, root: Path | None, limit: int | None) -> bool:
-    """Prints a report on each split; True where nothing is wrong."""
+    """Print a report on each split; return whether nothing is wrong."""
     from segnext.data.config import load_data_config
 
     config = load_data_config(data, root)

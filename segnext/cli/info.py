@@ -1,4 +1,4 @@
-"""`segnext info`: what a model is made of and what it costs at an input size."""
+"""`segnext info`: shows what a model is made of and what it costs at an input size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help=f"{SIZE_NAMES}; an architecture; shipped weights or a checkpoint. Nothing: list them."
+            help=f"{SIZE_NAMES}; an architecture; shipped weights or a checkpoint. Without it, all are listed."
         ),
     ] = None,
     size: Size = "512",
@@ -27,7 +27,7 @@ def info(
     ] = None,
     batch: Batch = 1,
 ) -> None:
-    """Layers, parameters, multiply-adds and memory of a model.
+    """Show layers, parameters, multiply-adds and memory of a model.
 
     Examples:
 
@@ -40,8 +40,8 @@ def info(
       segnext info camvid --size 360x480
 
     Multiply-adds are counted on the real graph (half of torch.utils.flop_counter's FLOPs). Memory is an
-    estimate for float32: activations that training keeps for the backward pass, and the most that are alive
-    at once in inference.
+    estimate for float32: the activations that training keeps for the backward pass, and the most that exist
+    at one time in inference.
     """
     from rich.console import Console
 
@@ -83,7 +83,7 @@ def _build(name: str, classes: int | None) -> SegNeXt | MSCAN:
     from segnext.models.registry import find_architecture
 
     if find_architecture(name):
-        with torch.device("meta"):  # nothing is computed, so no weights are drawn
+        with torch.device("meta"):  # nothing is computed, so no weights are needed
             return create_model(name, num_classes=classes)
     try:
         head = "strict" if classes is None else "reinit"

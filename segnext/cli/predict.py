@@ -55,7 +55,7 @@ def predict(
       segnext predict huge.tif --mode slide --crop 1024 --stride 768 -o out/
 
     For street.jpg the folder gets street_mask.png (pixels are class ids, the palette is the classes' colours)
-    and street_overlay.jpg; predictions.json has the share of every class, and times. Nothing is replaced
+    and street_overlay.jpg; predictions.json holds the share of every class, and times. Nothing is replaced
     without --overwrite. Images that cannot be read are listed at the end (exit status 1); the rest is done.
     """
     from rich.console import Console
@@ -139,8 +139,8 @@ def _set_pixel_limit(max_pixels: int | None) -> None:
 
     from PIL import Image
 
-    # Pillow warns above its limit and refuses above twice that, and warns of damaged metadata: what matters
-    # to the user becomes one line for each image.
+    # Pillow refuses images above twice its limit, and each of these becomes one line; its warnings, about images
+    # above the limit and about damaged metadata, would only repeat it.
     warnings.filterwarnings("ignore", module="PIL")
     if max_pixels is not None:
         Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
@@ -149,7 +149,7 @@ def _set_pixel_limit(max_pixels: int | None) -> None:
 def _segment(
     predictor: Predictor, results: dict[Path, dict[str, Path]], alpha: float, console: Console
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Segments and saves one image after the other; gives the records, and a line for each that failed."""
+    """Segment and save one image after the other; return the records, and a line for each failure."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from segnext.data.images import ImageError

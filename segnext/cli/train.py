@@ -65,10 +65,10 @@ def train(
 
       val: {images: images/val, labels: labels/val}
 
-    Labels are single-channel images of ids 0, 1, ...; 255 is ignored. The run's folder gets final.safetensors
-    (the averaged weights, for `segnext predict --weights`), checkpoint.safetensors (for --resume, which goes
-    on exactly as if never interrupted), results.csv and, where matplotlib is installed, curves.png. Ctrl-C
-    writes a checkpoint first.
+    Labels are single-channel images of ids 0, 1, ...; 255 is ignored. `segnext doctor mine.yaml` checks them. The
+    run's folder gets final.safetensors (the averaged weights, for `segnext predict --weights`),
+    checkpoint.safetensors (for --resume, which goes on exactly as if the run had never stopped), results.csv and,
+    if matplotlib is installed, curves.png. Ctrl-C writes a checkpoint before it stops the run.
     """
     import torch
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Data sets as a small YAML file says them.
+"""A small YAML file describes a data set.
 
     name: mine
     path: .                       # relative to this file; `--root DIR` replaces it
@@ -9,7 +9,7 @@
     palette: [[128, 64, 128], [64, 0, 128]]
     ignore_index: 255             # label id that counts nowhere
     short_side: 360               # image size that the network is trained, evaluated and used at
-    image_suffix: _leftImg8bit    # how file names end where images and labels have different names
+    image_suffix: _leftImg8bit    # ends of the file names, if an image and its label have different ones
     label_suffix: _gtFine_labelIds
     label_map: {0: ignore, 1-150: 0}   # ids in the files to class ids; a range counts up from its first
 
@@ -38,12 +38,12 @@ KEYS = (
     *("name", "path", *SPLITS, "classes", "palette", "ignore_index", "short_side"),
     *("image_suffix", "label_suffix", "label_map"),
 )
-IGNORE = "ignore"  # what a label map calls the ignored id, whatever its number
+IGNORE = "ignore"  # stands for the ignored id in a label map, whatever its number
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where the files of one split are.
+    """The places where the files of one split are.
 
     Attributes:
         images: folder of images.
@@ -108,7 +108,7 @@ class DataConfig:
 
 
 def list_sets() -> list[str]:
-    """Names of the data sets whose YAML ships with the package."""
+    """Return the names of the data sets whose YAML ships with the package."""
     return sorted(path.stem for path in SETS.glob("*.yaml"))
 
 
@@ -120,7 +120,7 @@ def load_data_config(name_or_path: str | Path, root: str | Path | None = None) -
         root: folder that the splits' folders are relative to; replaces the YAML's `path`.
 
     Raises:
-        FileNotFoundError: neither a shipped name nor a file.
+        FileNotFoundError: it is neither a shipped name nor a file.
         ValueError: the YAML lacks something or holds something unexpected.
     """
     path = Path(name_or_path)
@@ -222,7 +222,7 @@ def _suffix(content: dict[str, Any], path: Path, key: str) -> str:
 def _label_map(
     content: dict[str, Any], path: Path, num_classes: int, ignore_index: int
 ) -> dict[int, int] | None:
-    """All pairs of the map; ``1-150: 0`` stands for 1: 0, 2: 1, ..."""
+    """Return all pairs of the map; ``1-150: 0`` stands for 1: 0, 2: 1, ..."""
     given = content.get("label_map")
     if given is None:
         return None
@@ -256,7 +256,7 @@ def _label_map(
 
 
 def _id_range(key: object) -> range | None:
-    """The ids of 7 or of "1-150"; None for anything else."""
+    """Return the ids of 7 or of "1-150"; None for anything else."""
     ends = re.fullmatch(r"(\d+)\s*-\s*(\d+)", key) if isinstance(key, str) else None
     first, last = (int(ends[1]), int(ends[2])) if ends else (key, key)
     if type(first) is not int or type(last) is not int or not 0 <= first <= last <= 255:

@@ -1,4 +1,4 @@
-"""Pairs of images and label maps on disk, read as arrays; `segnext.data.config` says where they are."""
+"""Pairs images with label maps on disk and reads them as arrays; `segnext.data.config` says where they are."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 
 from segnext.data.images import IMAGE_SUFFIXES, read_image, read_label
 
-LABEL_SUFFIXES = frozenset({".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"})  # lossless ones
+LABEL_SUFFIXES = frozenset({".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"})  # the lossless formats
 # Decoded images are kept up to this size: CamVid's training split takes 0.25 GB, and decoding
 # it again would cost more than all augmentation.
 CACHE_BYTES = 1 << 30
 
 
 class SegmentationFolder:
-    """Images and label maps of two folders, paired by their paths without the end; subfolders are included.
+    """Images and label maps of two folders and their subfolders, paired by name.
 
     Item i is `(image, label)`: (H, W, 3) uint8 RGB and (H, W) uint8 class ids. Both lie in a
-    cache shared by all threads: do not write to them.
+    cache that all threads share: do not write to them.
 
     Args:
         images: folder of images.
@@ -29,14 +29,14 @@ class SegmentationFolder:
         num_classes: ids 0..num_classes-1 are valid.
         ignore_index: the one other id that may occur.
         label_map: ids in the files to class ids or `ignore_index`; None: they are class ids already.
-        image_suffix: how the images' names end, before or with their extension; other files are passed over.
-        label_suffix: the same for label maps.
+        image_suffix: end of the images' names, with or without the extension; other files are passed over.
+        label_suffix: the same for the label maps' names.
         names: text file with one name per line; other files are passed over. None: all files count.
         cache_bytes: decoded images are kept in memory until they take this much.
 
     Attributes:
         pairs: image and label file of each item.
-        table: (256,) int16: class id of each id in the files, -1 where it has none.
+        table: (256,) int16, the class id of each id in the files; -1 if it has none.
 
     Raises:
         FileNotFoundError: a folder is missing or empty, or the list is missing.
@@ -84,7 +84,7 @@ class SegmentationFolder:
         return item
 
     def class_weights(self, exponent: float) -> torch.Tensor:
-        """(num_classes,) float32 (median frequency / frequency)^exponent; classes that never occur get 1."""
+        """Return (num_classes,) float32 (median frequency / frequency)^exponent; classes that never occur get 1."""
         counts = np.zeros(256, np.int64)
         for index in range(len(self)):
             counts += np.bincount(self[index][1].reshape(-1), minlength=256)
@@ -122,7 +122,7 @@ class SegmentationFolder:
 def _pairs(
     images: Path, labels: Path, image_suffix: str, label_suffix: str, names: str | Path | None
 ) -> list[tuple[Path, Path]]:
-    """Image and label files in the order of their common names."""
+    """Return image and label files in the order of their common names."""
     image_files = _files_by_name(images, IMAGE_SUFFIXES, image_suffix, "images")
     label_files = _files_by_name(labels, LABEL_SUFFIXES, label_suffix, "labels")
     if names is not None:
@@ -152,7 +152,7 @@ def _pairs(
 
 
 def _listed(file: Path, image_suffix: str) -> list[str]:
-    """The names in a text file, sorted."""
+    """Return the names in a text file, sorted."""
     if not file.is_file():
         raise FileNotFoundError(
             f"data: list must be a text file with one name per line, got {file}, which does not exist; correct "
@@ -198,7 +198,7 @@ def _files_by_name(folder: Path, extensions: frozenset[str], suffix: str, what: 
 
 
 def _common_name(path: PurePosixPath, extensions: frozenset[str], suffix: str) -> str | None:
-    """The path that an image shares with its label, without extension and suffix; None if the suffix is not there."""
+    """Return the path that an image shares with its label, without extension and suffix; None without that suffix."""
     extension = path.suffix if path.suffix.lower() in extensions else ""
     for name in (path.name.removesuffix(extension), path.name):
         common = name.removesuffix(suffix)

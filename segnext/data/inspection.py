@@ -1,4 +1,4 @@
-"""Looks a data set over before training: what the labels hold, what is wrong with the files, what would cure it."""
+"""Examines a data set before training: what the labels hold, what is wrong with the files, what would cure it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from segnext.data.config import IGNORE, DataConfig
 from segnext.data.images import ImageError, read_image, read_label
 
-# From the 34 label ids of Cityscapes to the 19 evaluated classes (labels.py of cityscapesScripts).
+# It maps the 34 label ids of Cityscapes to the 19 evaluated classes (labels.py of cityscapesScripts).
 CITYSCAPES_CLASSES, CITYSCAPES_LAST_ID = 19, 33
 CITYSCAPES_MAP = (
     "{0-6: ignore, 7-8: 0, 9-10: ignore, 11-13: 2, 14-16: ignore, 17: 5, 18: ignore, 19-28: 6, 29-30: ignore, "
@@ -25,14 +25,14 @@ def _counts() -> np.ndarray:
 
 @dataclass
 class SplitReport:
-    """What one split holds.
+    """The content of one split.
 
     Attributes:
         num_classes: ids 0..num_classes-1 are classes.
         ignore_index: the one other id of a label map.
         is_mapped: whether the data YAML has a label map.
         pairs: image and label pairs of the split.
-        inspected: how many of them were read.
+        inspected: number of pairs that were read.
         sizes: (height, width) of an image to the number of images that have it.
         pixels: (256,) pixels of each class and of the ignored id.
         images: (256,) labels in which each of these occurs.
@@ -57,11 +57,11 @@ class SplitReport:
 
     @property
     def unknown_ids(self) -> list[int]:
-        """The ids in the files that are neither a class nor ignored."""
+        """The ids in the files that are neither a class nor ignored, in order."""
         return np.flatnonzero(self.unknown_pixels).tolist()
 
     def count(self, pixels: np.ndarray, table: np.ndarray) -> None:
-        """Take in one label: (256,) pixels of each id in the file; `table` as in `SegmentationFolder`."""
+        """Add one label: `pixels` is (256,) pixels of each id in the file, `table` as in `SegmentationFolder`."""
         known = table >= 0
         mapped = np.bincount(table[known], pixels[known], minlength=256).astype(np.int64)
         self.pixels += mapped
@@ -77,7 +77,7 @@ def inspect_split(
     limit: int | None = None,
     after_pair: Callable[[int], None] = lambda total: None,
 ) -> SplitReport:
-    """Reads images and labels of a split and counts.
+    """Read images and labels of a split and count.
 
     Args:
         config: the data set.
@@ -128,7 +128,7 @@ def inspect_split(
 
 
 def advice(report: SplitReport) -> str | None:
-    """What unknown ids usually mean, and the line of the data YAML that cures it; None without unknown ids."""
+    """Say what unknown ids usually mean and which line of the data YAML cures it; None without unknown ids."""
     unknown, classes = report.unknown_ids, report.num_classes
     if not unknown:
         return None

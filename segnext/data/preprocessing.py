@@ -1,4 +1,4 @@
-"""How a photograph becomes the network's input: one definition for training, evaluation and prediction."""
+"""Turns a photograph into the network's input: one definition for training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 """Per-channel standard deviation of ImageNet, RGB, on the 0..255 scale."""
 
-# The official code evaluates ADE20K with images that fit into (2048, 512): no side above four times the short one.
+# The official code evaluates ADE20K with images that fit into (2048, 512): the long side is at most 4 x 512.
 LONGEST_RATIO = 4
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What weights expect of their input; it is stored with them as ``metadata["preprocessing"]``.
+    """The input that weights expect; it is stored with them as ``metadata["preprocessing"]``.
 
     Attributes:
         mean: one number per channel, 0..255 scale.
@@ -49,10 +49,10 @@ class Preprocessing:
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> Preprocessing:
-        """What a model's metadata says; ImageNet's numbers and images of any size where it says nothing.
+        """Read it from a model's metadata; the defaults are ImageNet's numbers and images of any size.
 
         Raises:
-            ValueError: the metadata holds something else than numbers that are in range.
+            ValueError: the metadata holds something other than numbers that are in range.
         """
         stored = metadata.get("preprocessing") or {}
         try:
@@ -68,23 +68,23 @@ class Preprocessing:
         return cls(mean, std, short_side)
 
     def as_json(self) -> dict[str, Any]:
-        """What `of` reads back; without `short_side` where there is none."""
+        """Return the dictionary that `of` reads back; it has no `short_side` if there is none."""
         plain: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std)}
         return plain if self.short_side is None else plain | {"short_side": self.short_side}
 
     def __call__(
         self, image: np.ndarray | torch.Tensor, *, device: torch.device | str | None = None
     ) -> torch.Tensor:
-        """The image normalised by `mean` and `std`, see `normalise`; its size stays as it is."""
+        """Normalise an image by `mean` and `std`, see `normalise`; its size stays as it is."""
         return normalise(image, mean=self.mean, std=self.std, device=device)
 
     def scale(self, height: int, width: int) -> float:
-        """Factor by which an image of this size is resized for the network."""
+        """Return the factor by which an image of this size is resized for the network."""
         return 1.0 if self.short_side is None else short_side_scale(height, width, self.short_side)
 
 
 def short_side_scale(height: int, width: int, short_side: int) -> float:
-    """Factor that brings the short side to `short_side` pixels, the long one to at most four times as many."""
+    """Return the factor that resizes the short side to `short_side` pixels, the long one to at most 4 times as many."""
     short, long = min(height, width), max(height, width)
     return min(short_side / short, LONGEST_RATIO * short_side / long)
 
@@ -96,7 +96,7 @@ def normalise(
     std: Sequence[float] = STD,
     device: torch.device | str | None = None,
 ) -> torch.Tensor:
-    """(image - mean) / std, as the network expects its input.
+    """Return (image - mean) / std, the input that the network expects.
 
     Args:
         image: one (H, W, 3) uint8 array, or a batch (N, 3, H, W) tensor of values 0..255 (uint8 or floating).

@@ -1,7 +1,7 @@
 """Training augmentation of the SegNeXt protocol on uint8 arrays: numpy and Pillow only.
 
-Random resize, random crop in which no class takes more than 75 %, flip, photometric distortion, padding.
-Resize and crop are one step here: only the crop is ever resampled (a 224x224 crop costs about 3 ms).
+The steps are a random resize, a random crop in which no class takes more than 75 %, flip, photometric distortion
+and padding. Resize and crop are one step here: only the crop is ever resampled (a 224x224 crop costs about 3 ms).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from PIL import Image
 
 from segnext.data.preprocessing import Preprocessing
 
-CROP_ATTEMPTS = 10  # as mmsegmentation: after this many, the last crop is taken whatever it shows
+CROP_ATTEMPTS = 10  # as in mmsegmentation: after this many attempts, the last crop is used whatever it shows
 BRIGHTNESS = 32  # the four ranges of mmsegmentation's PhotoMetricDistortion, which the official recipes use
 CONTRAST = (0.5, 1.5)
 SATURATION = (0.5, 1.5)
-HUE = 18 / 180  # of the full circle, to either side
+HUE = 18 / 180  # fraction of the full circle, to either side
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random view of an image and its label map, `crop` x `crop` pixels.
+    """Draws random views of an image and its label map, `crop` x `crop` pixels each.
 
     Args:
         crop: side of the result; smaller views are padded below and to the right, the image with the
@@ -34,7 +34,7 @@ class Augmentation:
         flip: mirror every other sample.
         distort: change brightness, contrast, saturation and hue, each in every other sample.
         ignore_index: label of padding.
-        preprocessing: what the trained network expects of its input.
+        preprocessing: the input that the trained network expects.
     """
 
     crop: int
@@ -104,7 +104,7 @@ class Augmentation:
 
     def _pad(self, view: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = ids.shape
-        # within 0.5 / 57 of zero once normalised
+        # it is within 0.5 / 57 of zero once normalised
         colour = np.clip(np.round(self.preprocessing.mean), 0, 255).astype(np.uint8)
         image = np.empty((self.crop, self.crop, 3), np.uint8)
         image[rows:], image[:rows, columns:] = colour, colour
@@ -115,7 +115,7 @@ class Augmentation:
 
 
 def photometric_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast (before or after the colours), saturation and hue, each with probability 1/2.
+    """Change brightness, contrast (before or after the colours), saturation and hue, each with probability 1/2.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -133,7 +133,7 @@ def photometric_distortion(image: np.ndarray, rng: np.random.Generator) -> np.nd
     contrast_first = rng.random() < 0.5
     if contrast_first:
         levels = levels * contrast
-    # Brightness and contrast act on each value alone: one table look-up does both.
+    # Brightness and contrast act on each value alone, so one look-up in a table does both.
     image = _to_bytes(levels)[image]
     saturation = rng.uniform(*SATURATION) if rng.random() < 0.5 else 1.0
     hue = rng.uniform(-HUE, HUE) if rng.random() < 0.5 else 0.0

@@ -1,4 +1,4 @@
-"""Evaluation of a model on a data set, image by image: labels always keep their native size."""
+"""Evaluates a model on a data set, image by image; labels always keep their native size."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from segnext.predict.inference import Inference, Network, predict_mask
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of `evaluate`.
+    """The result of `evaluate`.
 
     Attributes:
         confusion: counts over the whole set.
         images: number of images.
-        seconds: time taken, reading included.
+        seconds: time, including the reading of images.
     """
 
     confusion: ConfusionMatrix
@@ -30,7 +30,7 @@ class Evaluation:
     seconds: float
 
     def summary(self, classes: tuple[str, ...]) -> dict[str, object]:
-        """Measures as plain numbers (JSON), classes by name; None where a measure is 0 / 0."""
+        """Return the measures as plain numbers (JSON), by class name; a measure that is 0 / 0 is None."""
         confusion = self.confusion
         iou, accuracy = confusion.iou.tolist(), confusion.accuracy.tolist()
         return {
@@ -60,7 +60,7 @@ def evaluate(
         dataset: images and labels; one image at a time, so sizes may differ.
         device: where images go.
         dtype: float32, or bfloat16 for autocast (a deployed model has its own).
-        inference: sliding window, several scales and so on; by default the whole image once.
+        inference: how an image goes through the network; by default the whole image once.
         preprocessing: mean, std and image size; by default those of the model's metadata, as in prediction.
         after_image: called after each image, for a progress bar.
 

@@ -1,6 +1,6 @@
-"""The check that comes before every timing: are these logits or labels those of the oracle, up to rounding?
+"""Checks before every timing whether logits or labels are those of the oracle, up to rounding.
 
-The oracle is the same network in plain PyTorch and float32. What fails gets no number.
+The oracle is the same network in plain PyTorch and float32. A variant that fails gets no number.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def logits_error(logits: Tensor, oracle: Tensor) -> float:
-    """Largest error of a logit, relative to the oracle's largest logit; NaN or infinite unless all are finite."""
+    """Return the largest error relative to the oracle's largest logit; it is NaN or infinite unless all are finite."""
     return ((logits.float() - oracle).abs().max() / oracle.abs().max()).item()
 
 
 def worse_pixels(labels: Tensor, oracle: Tensor, tolerance: float) -> int:
-    """The number of pixels whose class is not the oracle's best, nor as good within the tolerance of two logits.
+    """Count the pixels whose class is not the oracle's best, nor as good within the tolerance of two logits.
 
     Args:
         labels: (N, H, W) class ids.
@@ -29,7 +29,7 @@ def worse_pixels(labels: Tensor, oracle: Tensor, tolerance: float) -> int:
 
 
 def disagreement(output: Tensor, oracle: Tensor, tolerance: float) -> str:
-    """What is wrong with logits (N, K, h, w) or labels (N, H, W), in words; empty where nothing is."""
+    """Say what is wrong with logits (N, K, h, w) or labels (N, H, W); an empty text means that nothing is."""
     if output.ndim == 4:
         error = logits_error(output, oracle)
         if error <= tolerance:

@@ -1,6 +1,6 @@
-"""Facts about this machine: CPU, memory, GPUs, versions. `segnext doctor` shows them, every result file holds them.
+"""Finds facts about this machine: CPU, memory, GPUs, versions. `segnext doctor` shows them, results hold them.
 
-Each function gives (name, value) pairs in words.
+Each function returns pairs of a name and a text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-# What CPU kernels may use, as the kernel names it; x86-64 first, then aarch64.
+# CPU kernels may use these. The names are those of the Linux kernel; x86-64 comes first, then aarch64.
 INSTRUCTIONS = (
     *("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_bf16", "asimd", "asimdhp", "asimddp", "bf16", "sve", "sve2"),
@@ -23,7 +23,7 @@ INSTRUCTIONS = (
 
 
 def host() -> list[tuple[str, str]]:
-    """CPU, cores, instruction sets, memory."""
+    """Return system, CPU, cores, instruction sets and memory."""
     cpu = _cpu_info()
     name = cpu.get("model name") or platform.processor() or "unknown"
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -40,7 +40,7 @@ def host() -> list[tuple[str, str]]:
 
 
 def libraries() -> list[tuple[str, str]]:
-    """Versions of what matters, with the command for what is missing."""
+    """Return the versions of Python and of the packages that matter, with the command that installs a missing one."""
     facts = [("python", f"{platform.python_version()} ({sys.executable})")]
     threads = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
@@ -54,7 +54,7 @@ def libraries() -> list[tuple[str, str]]:
 
 
 def gpus() -> list[tuple[str, str]]:
-    """GPUs that torch sees, the driver, and why there are none."""
+    """Return the GPUs that torch sees and the driver, or why there is no GPU."""
     facts = []
     driver = nvidia_driver()
     if driver:
@@ -79,7 +79,7 @@ def gpus() -> list[tuple[str, str]]:
 
 
 def _cpu_info() -> dict[str, str]:
-    """The first processor's entries of /proc/cpuinfo; empty where there is none."""
+    """Return the first processor's entries of /proc/cpuinfo; nothing if there is no such file."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -98,7 +98,7 @@ def _memory() -> str:
 
 
 def nvidia_driver() -> str:
-    """Version of NVIDIA's driver; empty where there is none."""
+    """Return the version of NVIDIA's driver; an empty text if there is none."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return ""

@@ -1,4 +1,4 @@
-"""The one clock of variants that are compared: they take turns, so that a busy machine slows all of them down."""
+"""Times variants that are compared: they take turns, so that a busy machine slows all of them down."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 Run = Callable[[], Any]
 Turn = Callable[[], float]
-"""One variant's turn in a round: gives the seconds of its timed call."""
+"""The turn of one variant in a round: it returns the seconds of the timed call."""
 
 
 def turn(run: Run, *, warm_up: bool = True) -> Turn:
-    """Times one call by the wall.
+    """Return a turn that times one call by the wall clock.
 
     Args:
         run: the variant.
@@ -39,13 +39,13 @@ def interleaved(
     most: int = 100,
     before_turn: Callable[[int, str], object] = lambda number, name: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each variant in each round; every round gives every variant its turn.
+    """Return the seconds of each variant in each round; every variant has one turn per round.
 
     Args:
         turns: the variants, see `turn`; each has run before, so that nothing is left to compile.
-        seconds: time for all rounds, about; no round is begun that would end later.
-        least: rounds that are run however long they take.
-        most: rounds that are enough.
+        seconds: time for all rounds; no round begins that would probably end later.
+        least: this many rounds are run, however long they take.
+        most: no more rounds than this are run.
         before_turn: gets the round's number, from 1, and the variant's name.
     """
     times: dict[str, list[float]] = {name: [] for name in turns}

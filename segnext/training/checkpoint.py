@@ -1,4 +1,4 @@
-"""The training state as one safetensors file, replaced atomically.
+"""Stores the training state in one safetensors file, which is replaced whole or not at all.
 
 A run that is killed at any moment resumes bit-identically from its last checkpoint.
 """
@@ -24,16 +24,16 @@ FORMAT = "segnext-training-1"
 
 @dataclass
 class TrainingState:
-    """Everything a run's future depends on.
+    """Everything that the rest of a run depends on.
 
     Attributes:
         model: the trained model.
         average: its moving average.
         optimiser: AdamW, whose state is stored under parameter names.
-        settings: what the run was started with, to refuse resuming another one.
+        settings: the run's settings; a run with other settings is not resumed.
         step: optimiser steps done so far.
         seconds: training time so far, earlier sessions included.
-        losses: of the steps since the last row of results.csv.
+        losses: losses of the steps since the last row of results.csv.
     """
 
     model: SegNeXt
@@ -102,7 +102,7 @@ class TrainingState:
         self.losses[:] = json.loads(header["losses"])
 
     def _in_todays_names(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """The settings of a checkpoint of any age; earlier ones said "precision" and nothing of preprocessing."""
+        """Return a checkpoint's settings in today's names; older ones say "precision", and nothing of preprocessing."""
         renamed = {{"precision": "dtype"}.get(key, key): value for key, value in stored.items()}
         return {"preprocessing": self.settings.get("preprocessing")} | renamed
 
@@ -136,12 +136,12 @@ def _by_part(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A moment of AdamW in its parameter's memory format, or its step counter, on the parameter's device."""
+    """Return a moment of AdamW in its parameter's memory format, or its step counter, on the parameter's device."""
     return torch.empty_like(parameter).copy_(value) if value.ndim else value.to(parameter.device)
 
 
 def _copy_into(module: nn.Module, source: dict[str, Tensor], path: Path) -> None:
-    """Copy in place, which keeps each tensor's memory format and device."""
+    """Copy in place, so that each tensor keeps its memory format and device."""
     target = module.state_dict()
     mismatched = sorted(target.keys() ^ source.keys()) or sorted(
         name for name in target if target[name].shape != source[name].shape

@@ -1,4 +1,4 @@
-"""The training loop: one process, one device, every step a function of the seed and the step's number."""
+"""The training loop: one process, one device; each step is a function of the seed and the step's number."""
 
 from __future__ import annotations
 
@@ -54,26 +54,26 @@ def train(
 ) -> Evaluation | None:
     """Train `model` on the `train` split and write the averaged weights to `output`/final.safetensors.
 
-    Also written: checkpoint.safetensors (the whole training state), results.csv, curves.png (where
+    The folder also gets checkpoint.safetensors (the whole training state), results.csv and curves.png (if
     matplotlib is installed). On SIGINT and SIGTERM a checkpoint is written before `KeyboardInterrupt`.
 
     Args:
-        model: with fresh or pretrained weights and `len(data.classes)` classes.
+        model: a model with fresh or pretrained weights and `len(data.classes)` classes.
         data: the data set; its `val` split, if it has one, is evaluated.
         output: the run's folder.
-        settings: what determines the result.
-        reporting: what does not.
-        device: where to train.
-        resume: go on from the folder's checkpoint (from the start if it has none yet): bit-identical to a
-            run that was never interrupted, on the same machine and number of threads.
-        overwrite: a run that lies in the folder may be replaced.
-        console: where to print; by default the terminal.
+        settings: they determine the result.
+        reporting: it does not change the result.
+        device: the device to train on.
+        resume: go on from the folder's checkpoint (from the start if it has none yet). The result is bit-identical
+            to a run that was never interrupted, on the same machine and number of threads.
+        overwrite: replace a run that lies in the folder.
+        console: prints the progress; by default on the terminal.
 
     Returns:
-        The final evaluation, None without a `val` split.
+        The final evaluation; None without a `val` split.
 
     Raises:
-        Diverged: see there; the last checkpoint is good.
+        Diverged: the loss is not finite or is 0; the last checkpoint is good.
         FileExistsError: the folder holds a run, and neither resume nor overwrite is set.
         ValueError: data, settings and model do not fit together; the checkpoint is of another run.
     """
@@ -97,17 +97,17 @@ def train(
 
 @dataclass
 class _Run:
-    """One session of a run: prepared, stepped through, finished.
+    """One session of a run, which is prepared, stepped through and finished.
 
     Attributes:
         data: the data set.
-        settings: what determines the result.
+        settings: they determine the result.
         preprocessing: mean and std of the weights that the run starts from, image size of the data set.
         state: model, optimiser and progress.
-        batches: the training split's.
-        validation_set: the `val` split, None without one.
-        class_weight: (K,) of the cross-entropy, None where all count alike.
-        recipe: what the weights' metadata will say about the run.
+        batches: batches of the training split.
+        validation_set: the `val` split; None without one.
+        class_weight: (K,) weights of the cross-entropy; None if all classes count alike.
+        recipe: the metadata of the final weights will say this about the run.
     """
 
     data: DataConfig
@@ -121,7 +121,7 @@ class _Run:
 
     @classmethod
     def prepare(cls, model: SegNeXt, data: DataConfig, settings: TrainSettings, device: torch.device) -> _Run:
-        """Everything up to the first step; writes nothing."""
+        """Prepare everything up to the first step; nothing is written yet."""
         training_set = data.open("train")
         validation_set = data.open("val") if "val" in data.splits else None
         preprocessing = replace(Preprocessing.of(model.metadata), short_side=data.short_side)
@@ -150,11 +150,11 @@ class _Run:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device on which the model is."""
         return next(self.state.model.parameters()).device
 
     def steps(self, folder: Path, reporting: Reporting, console: Console) -> Evaluation | None:
-        """All steps from the state's on; the evaluation after the last one, None without a step or a `val` split.
+        """Take all steps that are left; return the last evaluation, None if no step is left or without a `val` split.
 
         Raises:
             KeyboardInterrupt: after a signal, once a checkpoint is written.
@@ -190,8 +190,8 @@ class _Run:
         return evaluation
 
     def finish(self, folder: Path, evaluation: Evaluation | None) -> Evaluation | None:
-        """Write the averaged weights with their story; gives the evaluation of the last step."""
-        evaluation = evaluation or self._validate()  # resumed after the last step: nothing was left to train
+        """Write the averaged weights with their metadata; return the evaluation of the last step."""
+        evaluation = evaluation or self._validate()  # None if the run was resumed after its last step
         metadata = {
             "classes": list(self.data.classes),
             "palette": [list(colour) for colour in self.data.palette],
@@ -215,7 +215,7 @@ class _Run:
         )
 
     def _step(self, batch: Batch, checkpoint: Path) -> float:
-        """One optimiser step; its loss, or NaN for a batch that, by chance, has nothing to learn from."""
+        """Take one optimiser step; return its loss, or NaN for a batch in which, by chance, every pixel is ignored."""
         loss = math.nan
         if bool((batch.labels != self.data.ignore_index).any()):
             loss, norm = self._gradients(batch)
@@ -226,7 +226,7 @@ class _Run:
         return loss
 
     def _gradients(self, batch: Batch) -> tuple[float, float]:
-        """Leave a batch's clipped gradients in the model; its loss and the gradient's norm before clipping."""
+        """Leave a batch's clipped gradients in the model; return its loss and the gradient's norm before clipping."""
         model, device, dtype = self.state.model, self.device, getattr(torch, self.settings.dtype)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = model.loss(
@@ -259,7 +259,7 @@ def _watch(loss: float, norm: float, step: int, batch: Batch, checkpoint: Path) 
 
 
 def _claim(folder: Path, resume: bool, overwrite: bool) -> Path:
-    """Make the run's folder; an earlier run in it is kept (`resume`), removed (`overwrite`) or refused."""
+    """Make the run's folder; keep (`resume`), remove (`overwrite`) or refuse an earlier run in it."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(
             f"train: output must be a folder, got the file {folder}; choose another --output"
@@ -286,7 +286,7 @@ def _claim(folder: Path, resume: bool, overwrite: bool) -> Path:
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal interrupts at once."""
+    """Yield an event that SIGINT and SIGTERM set; a second signal interrupts at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield stop

@@ -1,4 +1,7 @@
-"""What determines a run's result, and what may change between its sessions. Imports nothing heavy."""
+"""The settings that determine a run's result, and those that may change between its sessions.
+
+Nothing heavy is imported here: `segnext --help` reads this module.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ DType = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What determines a run's result, with defaults for a small data set from scratch.
+    """The settings that determine a run's result. The defaults suit a small data set from scratch.
 
     A field's text is also the help of its option in `segnext train`, which is made from this class.
 
     Raises:
-        ValueError: a value is out of range (those of crop, scale and ema show where they are used).
+        ValueError: a value is out of range (crop, scale and ema are checked where they are used).
     """
 
     steps: Annotated[int, "Optimiser steps."] = 4800
@@ -38,7 +41,7 @@ class TrainSettings:
     ] = "linear"
     clip: Annotated[float, "Largest gradient norm; 0: no limit."] = 5.0
     ema: Annotated[float, "Decay of the averaged weights, which are evaluated and saved; 0: none."] = 0.999
-    # 1 is median frequency balancing (Eigen and Fergus, arXiv 1411.4734)
+    # 1 is the median frequency balancing of Eigen and Fergus (arXiv 1411.4734)
     balance: Annotated[
         float, "Weigh rare classes higher: (median frequency / frequency)^BALANCE, 0..1; 0: all alike."
     ] = 0.0
@@ -69,13 +72,13 @@ class TrainSettings:
                 raise ValueError(f"train: {name} must be {expected}, got {getattr(self, name)}")
 
     def as_json(self) -> dict[str, Any]:
-        """The settings as JSON gives them back."""
+        """Return the settings in the form in which JSON gives them back."""
         return {**asdict(self), "scale": list(self.scale)}
 
 
 @dataclass(frozen=True)
 class Reporting:
-    """What may change between sessions of one run: when to look, how fast to load.
+    """Settings that may change between sessions of one run: when to evaluate, save and log, how fast to load.
 
     A field's text is also the help of its option in `segnext train`.
 
