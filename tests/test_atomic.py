@@ -1,4 +1,4 @@
-"""The one writer: the old file or the new one, and nothing beside it."""
+"""The one writer leaves the old file or the new one, and nothing beside it."""
 
 import os
 import signal

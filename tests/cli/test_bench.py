@@ -1,4 +1,4 @@
-"""`segnext bench`: gate first, a reason for every missing number, one line for what is refused."""
+"""`segnext bench` checks before it times, gives a reason for every missing number, and refuses in one line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def no_graphs(monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "target"), [((), "mask"), (("--logits",), "logits")])
-def test_every_installed_runtime_passes_the_gate(run, words, target):
+def test_every_installed_runtime_passes_the_check(run, words, target):
     for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
         pytest.importorskip(package, reason=f"needs {package}: pip install .[bench]")
     status, text, errors = run(*words)

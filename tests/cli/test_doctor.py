@@ -1,4 +1,4 @@
-"""`segnext doctor`: what is here, and a data set's defects, each named."""
+"""`segnext doctor` shows what is here, and names each defect of a data set."""
 
 import dataclasses
 from pathlib import Path
@@ -31,7 +31,7 @@ def run(capsys, monkeypatch):
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A healthy data set of two classes: four pairs to train, two to validate; class 1 never in val."""
+    """A healthy data set of two classes: four pairs to train, two to validate; class 1 never occurs in val."""
     for split, count in (("train", 4), ("val", 2)):
         for index in range(count):
             for kind in ("images", "labels"):
@@ -91,7 +91,9 @@ class TestData:
         assert text.count("nothing wrong") == 2
         assert "pairs: 4; width x height: 16x12 (4)" in text
         assert "tiny train" in text and "tiny val" in text
-        assert "41.67 %" in text and "50.00 %" in text and "8.33 %" in text  # road, sky, ignored of train
+        assert (
+            "41.67 %" in text and "50.00 %" in text and "8.33 %" in text
+        )  # road, sky and ignored pixels of train
 
     def test_limit(self, run, data):
         assert "pairs: 4, 2 of them read" in run(data / "data.yaml", "--limit", 2)[1]

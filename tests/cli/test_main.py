@@ -1,4 +1,4 @@
-"""The command itself: help that teaches, errors in a line, a quick start."""
+"""The command has help that teaches, errors of one line, and starts quickly."""
 
 import subprocess
 import sys

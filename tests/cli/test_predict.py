@@ -1,4 +1,4 @@
-"""`segnext predict` from the command line to the files it leaves."""
+"""`segnext predict` is tested from the command line to the files that it leaves."""
 
 import json
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_equal_stems_do_not_meet(run, photos, tmp_path):
     assert Image.open(tmp_path / "out" / "others_1_mask.png").size == (60, 40)
 
 
-def test_unreadable_images_are_told_at_the_end_and_the_rest_is_done(run, photos, tmp_path):
+def test_unreadable_images_are_listed_at_the_end(run, photos, tmp_path):
     (photos / "a.jpg").write_bytes(b"no image")
     (photos / "b.png").touch()
     status, _, errors = run(photos, photos / "missing.jpg", tmp_path / "*.gif")

@@ -1,4 +1,4 @@
-"""`segnext train` and `segnext val` as they are typed."""
+"""`segnext train` and `segnext val` are tested as they are typed."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def trained(data, tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def segnext(capsys):
-    """Runs a command line; (exit status, standard output, standard error)."""
+    """Run a command line; return exit status, standard output and standard error."""
 
     def run(*words: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as exit_:
@@ -121,7 +121,10 @@ def test_new_classes_for_old_weights(segnext, data, trained, tmp_path):
         create_model(weights=path).state_dict() for path in (weights, tmp_path / "run" / "final.safetensors")
     )
     assert new["decoder.classifier.weight"].shape[0] == 4
-    for name in ("backbone.stem.conv1.weight", "decoder.squeeze.conv.weight"):  # lr 1e-9: as they were loaded
+    for name in (
+        "backbone.stem.conv1.weight",
+        "decoder.squeeze.conv.weight",
+    ):  # with lr 1e-9 they are as they were loaded
         torch.testing.assert_close(new[name], old[name], rtol=0, atol=1e-7)
 
 

@@ -1,4 +1,4 @@
-"""Data YAMLs: what they give, and one clear line for each mistake in them."""
+"""A data YAML gives what it says, and each mistake in it gives one clear line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Folders of images and labels: what they give, and one clear line for each mistake in them."""
+"""Folders of images and labels become pairs, and each mistake in them gives one clear line."""
 
 import os
 import re
@@ -136,7 +136,7 @@ def test_camvid():
     assert (len(train), len(val), len(config.classes)) == (367, 101, 11)
     image, label = val[50]
     assert image.shape == (360, 480, 3) and label.shape == (360, 480)
-    # Road is what a car's camera sees at the bottom, sky is brighter than everything else.
+    # A car's camera sees road at the bottom, and sky is brighter than everything else.
     assert config.classes[np.bincount(label[-40:].ravel()).argmax()] == "road"
     assert image[label == config.classes.index("sky")].mean() > image[label != 0].mean()
 

@@ -1,4 +1,4 @@
-"""Normalisation: the numbers of docs/model.md, section 5.1, or the weights' own, in the memory format for kernels."""
+"""Images are normalised by the numbers of docs/model.md, section 5.1, or by the weights' own."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Small copies of how public data sets lie on disk: a YAML is enough to read them, and the doctor agrees."""
+"""Public data sets are read as they lie on disk, by a YAML alone; the doctor agrees, and its advice works."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 
 
 
 def write(path: Path, ids: list[int] | None = None) -> None:
-    """An image, or a label map with one column per id."""
+    """Write an image, or a label map with one column per id."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if ids is None:
         Image.new("RGB", (8, 4)).save(path)
@@ -33,13 +33,13 @@ def config(folder: Path, classes: int, **keys: Any) -> DataConfig:
 
 
 def both(images: str, labels: str, **more: str) -> dict[str, dict[str, str]]:
-    """The two splits, whose names are in the places of {}."""
+    """Return the two splits; their names replace {}."""
     places = {"images": images, "labels": labels, **more}
     return {split: {key: place.format(split) for key, place in places.items()} for split in ("train", "val")}
 
 
 def healthy(data: DataConfig, split: str) -> list[str]:
-    """The doctor finds nothing; the names of the split's images."""
+    """Assert that the doctor finds nothing; return the names of the split's images."""
     report = inspect_split(data, split)
     assert report.problems == [] and advice(report) is None
     return [image.name for image, _ in data.open(split).pairs]
@@ -127,7 +127,7 @@ def test_voc_has_lists_of_files(tmp_path):
 
 
 def test_coco_stuff_has_gaps_in_its_ids(tmp_path):
-    """The raw ids 0..181 of 171 classes; here two of the eleven gaps."""
+    """The raw ids 0..181 of 171 classes have eleven gaps, of which two are here."""
     for split in ("train", "val"):
         write(tmp_path / f"{split}2017" / "000000000009.jpg")
         write(tmp_path / "stuffthingmaps" / f"{split}2017" / "000000000009.png", [0, 10, 12, 24, 26, 255])

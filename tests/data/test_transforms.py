@@ -1,4 +1,4 @@
-"""Augmentation: geometry shared by image and label, padding, varied crops, colours as published."""
+"""Augmentation moves image and label alike, pads, varies crops, and distorts colours as published."""
 
 import colorsys
 
@@ -11,7 +11,7 @@ from segnext.data.transforms import Augmentation, photometric_distortion
 
 
 def ramp(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image whose red is the column and green the row, and a label that is the column."""
+    """Return an image whose red is the column and green the row, and a label that is the column."""
     rows, columns = np.mgrid[:height, :width]
     image = np.stack((columns, rows, np.full_like(rows, 7)), axis=2).astype(np.uint8)
     return image, columns.astype(np.uint8)
@@ -138,9 +138,9 @@ def test_crops_of_one_class_are_drawn_again():
     label = (label >= 100).astype(np.uint8)
     free = [largest_share(ids) for _, ids in draws(plain(40, max_class_share=2), image, label, 100)]
     varied = [largest_share(ids) for _, ids in draws(plain(40), image, label, 100)]
-    assert np.mean(np.array(free) >= 0.75) > 0.7  # most places show one class almost alone
+    assert np.mean(np.array(free) >= 0.75) > 0.7  # most places show hardly more than one class
     assert np.mean(np.array(varied) >= 0.75) < 0.5  # 0.87 ** 10 = 0.25 find none in ten attempts
-    one_class = draws(plain(40), image, np.zeros_like(label), 3)  # gives up instead of looking for ever
+    one_class = draws(plain(40), image, np.zeros_like(label), 3)  # it gives up instead of looking for ever
     assert all(not ids.any() for _, ids in one_class)
 
 
@@ -153,7 +153,7 @@ def test_ignored_pixels_are_no_class_in_the_share():
 
 
 def distorted_by_definition(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """mmsegmentation's PhotoMetricDistortion in floats, pixel by pixel."""
+    """Compute mmsegmentation's PhotoMetricDistortion in floats, pixel by pixel."""
     values = image.astype(float)
     if rng.random() < 0.5:
         values = np.clip(values + rng.uniform(-32, 32), 0, 255)

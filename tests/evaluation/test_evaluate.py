@@ -1,4 +1,4 @@
-"""Evaluation of a model on a data set, image by image."""
+"""A model is evaluated on a data set, image by image, in the way in which it predicts."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from tests.training.runs import narrow
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> DataConfig:
-    """Two scenes of 40x48 and one of 51x37."""
+    """A data set whose val split has two scenes of 40x48 and one of 51x37."""
     folder = tmp_path_factory.mktemp("houses")
     yaml = write_data_set(folder)
     write_pair(folder, "val", "portrait", *scene(2000, 51, 37))

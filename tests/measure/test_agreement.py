@@ -1,4 +1,4 @@
-"""The check before a timing: rounding passes, another result does not."""
+"""The check before a timing accepts rounding and refuses another result."""
 
 import pytest
 import torch

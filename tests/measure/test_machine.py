@@ -1,4 +1,4 @@
-"""Facts about the machine: there on every machine, in words."""
+"""Every machine has its facts in words, also one without /proc or a working driver."""
 
 from pathlib import Path
 

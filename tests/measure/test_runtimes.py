@@ -1,4 +1,4 @@
-"""Other runtimes: the same result as PyTorch, or a reason in a line."""
+"""Other runtimes give the same result as PyTorch, or a reason in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clock: turns in every round, as many rounds as the time allows, never fewer than asked for."""
+"""Variants take turns in every round; there are as many rounds as the time allows."""
 
 import time
 
@@ -14,7 +14,7 @@ def test_every_round_gives_every_variant_its_turn():
     times = timing.interleaved(
         turns, 0, least=2, most=9, before_turn=lambda number, name: seen.append((number, name))
     )
-    assert calls == ["a", "a", "b", "b"] * 2  # the first of two warms up
+    assert calls == ["a", "a", "b", "b"] * 2  # the first of two calls warms up
     assert seen == [(1, "a"), (1, "b"), (2, "a"), (2, "b")]
     assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
 

@@ -1,4 +1,4 @@
-"""Shipping a run: the file, its numbers and its card belong together."""
+"""Shipping a run writes a file, its numbers and its card, which belong together."""
 
 import torch
 from safetensors import safe_open

@@ -1,4 +1,4 @@
-"""The training loop: it learns, writes what it says, refuses what it must, and stops when the loss dies."""
+"""The training loop learns, writes what it promises, refuses what it must, and stops at a bad loss."""
 
 import csv
 import dataclasses
@@ -28,7 +28,7 @@ def data(tmp_path_factory) -> DataConfig:
 
 @pytest.fixture(scope="module")
 def learned(data, tmp_path_factory):
-    """A run of 60 steps: its folder and evaluation."""
+    """A run of 60 steps, as its folder and evaluation."""
     folder = tmp_path_factory.mktemp("learned")
     reporting = Reporting(eval_every=30, checkpoint_every=0, log_every=6, workers=0)
     settings = {"steps": 60, "batch_size": 2, "warmup": 5, "lr": 1e-2, "ema": 0.9, "label_smoothing": 0.05}
@@ -37,7 +37,7 @@ def learned(data, tmp_path_factory):
 
 def test_it_learns(learned):
     folder, evaluation = learned
-    assert evaluation.confusion.miou > 0.6  # one class everywhere: below 0.25
+    assert evaluation.confusion.miou > 0.6  # one class everywhere would give less than 0.25
     losses = [float(row[1]) for row in rows(folder) if row[1]]
     assert len(losses) == 10 and losses[-1] < 0.6 * losses[0]
 
@@ -90,7 +90,7 @@ def test_mean_and_std_are_those_of_the_weights_it_starts_from(data, tmp_path):
     first.metadata = {"preprocessing": stored | {"short_side": 48}}
     evaluation = run(data, tmp_path / "run", model=first, steps=2, warmup=0)
     model = create_model(weights=tmp_path / "run" / "final.safetensors").eval()
-    # The image size is the new data's, which names none.
+    # The image size comes from the new data set, which names none.
     assert model.metadata["preprocessing"] == stored
     assert torch.equal(evaluate(model, data.open("val")).confusion.counts, evaluation.confusion.counts)
     run(data, tmp_path / "imagenet", steps=2, warmup=0)

@@ -31,7 +31,7 @@ def data(tmp_path_factory) -> DataConfig:
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory) -> Path:
-    """Six steps in one go."""
+    """The folder of a run of six steps without a stop."""
     folder = tmp_path_factory.mktemp("whole")
     run(data, folder)
     return folder
@@ -49,7 +49,7 @@ def test_the_comparison_sees_another_seed(data, whole, tmp_path):
 
 
 def _command(data: DataConfig, folder: Path, arguments: str) -> dict[str, Any]:
-    """A process of its own that calls `run(data, folder, {arguments})`: signals stay away from the other tests."""
+    """Describe a process that calls `run(data, folder, {arguments})`: its signals do not reach the other tests."""
     root = Path(__file__).parents[2]
     yaml = next(data.splits["train"].images.parents[1].glob("*.yaml"))
     script = (
@@ -66,7 +66,7 @@ def _command(data: DataConfig, folder: Path, arguments: str) -> dict[str, Any]:
 
 
 def _stopped(data: DataConfig, folder: Path, arguments: str) -> subprocess.CompletedProcess[str]:
-    """The process after it ended by KeyboardInterrupt."""
+    """Run the process until it ends by KeyboardInterrupt."""
     done = subprocess.run(**_command(data, folder, arguments), capture_output=True)
     assert done.stderr.rstrip().splitlines()[-1].startswith("KeyboardInterrupt"), done.stderr
     return done
@@ -81,7 +81,7 @@ def test_stopped_after_three_steps(data, whole, tmp_path):
     assert "stopping after this step" in done.stderr
     assert not (tmp_path / "final.safetensors").exists()
     report = io.StringIO()
-    # Another initial model and generator state: both must come from the checkpoint.
+    # Initial model and generator state differ here: both must come from the checkpoint.
     torch.manual_seed(99)
     run(data, tmp_path, model=narrow(seed=5), resume=True, file=report)
     assert "resuming at step 3 of 6" in report.getvalue()
