@@ -152,7 +152,7 @@ class Spec:
 
     @property
     def low_precision(self) -> tuple[str, ...]:
-        """Names of the arguments that autocast takes to the low precision."""
+        """Names of the arguments that autocast converts to the low precision."""
         return AUTOCAST.get(self.name, ())
 
     @property
