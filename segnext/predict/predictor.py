@@ -23,6 +23,7 @@ from segnext.create import create_model
 from segnext.data.images import read_image, rgb_array
 from segnext.data.preprocessing import MEAN, STD, normalise
 from segnext.deployment.model import deploy
+from segnext.device import choose_device
 from segnext.drawing.overlay import add_legend, draw_overlay
 from segnext.drawing.palette import distinct_palette
 from segnext.models import SegNeXt
@@ -230,25 +231,6 @@ class Predictor:
             if is_taken and not self.model.config.random_eval_bases
             else self.model
         )
-
-
-def choose_device(device: torch.device | str) -> torch.device:
-    """The torch device of a name; ``"auto"`` is a GPU if there is one, else the CPU.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(
-            f"device must be 'auto', 'cpu' or an accelerator that torch {torch.__version__} sees here, got "
-            f"{str(device)!r}; see `segnext doctor`"
-        ) from None
-    return chosen
 
 
 def _pixels(image: str | os.PathLike[str] | np.ndarray | Image.Image) -> np.ndarray:
