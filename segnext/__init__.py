@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from segnext.deployment.model import DeployedSegNeXt, deploy
     from segnext.models import list_models
+    from segnext.predict.inference import Inference
     from segnext.predict.predictor import Predictor
     from segnext.weights import load_weights
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DeployedSegNeXt",
+    "Inference",
     "Predictor",
     "__version__",
     "create_model",
@@ -50,6 +52,7 @@ __all__ = [
 _HOMES = {
     "DeployedSegNeXt": "segnext.deployment.model",
     "deploy": "segnext.deployment.model",
+    "Inference": "segnext.predict.inference",
     "Predictor": "segnext.predict.predictor",
     "list_models": "segnext.models",
     "load_weights": "segnext.weights",
