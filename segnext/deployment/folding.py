@@ -1,7 +1,7 @@
 """A SegNeXt's weights folded for inference: normalisation and layer scales disappear into the convolutions.
 
-Exact up to rounding. Every fold goes into a 1x1 convolution, or onto the output of a dense one, so zero padding is
-unaffected.
+Exact up to rounding (docs/model.md, section 6). Every fold goes into a 1x1 convolution, or onto the output of a dense
+one, so zero padding is unaffected.
 
 * BatchNorm behind a convolution (stem, downsampling) scales its weights.
 * ``norm1`` and ``norm2`` of a block, s z + t, go into ``proj_in`` and ``fc1``. The attention's inner shortcut is

@@ -1,6 +1,6 @@
 """From a normalised image to scores and label maps: whole, in sliding windows, at several scales, mirrored.
 
-The protocols are those of the published results (docs/model.md, section 5). This module takes and gives tensors;
+The protocols are those of the published results (docs/model.md, section 5.3). This module takes and gives tensors;
 `segnext.predict.predictor` adds files, `segnext.predict.prediction` colours and drawing.
 """
 
@@ -45,8 +45,8 @@ class Inference:
         scales: the image is also seen at these multiples of its size; softmax probabilities are averaged.
         flip: each scale is also seen mirrored.
         short_side: images are first resized so that their short side has this many pixels, and the long side
-            at most four times as many (ADE20K: 512); 0: native size; None: as the weights' preprocessing says
-            where it is known (`Predictor`), else native size. Results keep the native size.
+            at most four times as many (ADE20K: 512); 0: native size; None: as the weights say (`for_weights`),
+            and native size where nobody asks them. Results keep the native size.
         size_divisor: sides are then rounded up to a multiple of it by resizing (published numbers: 32).
         batch: windows that run through the network together.
     """
@@ -71,7 +71,9 @@ class Inference:
         valid = bool(self.scales) and all(scale > 0 and math.isfinite(scale) for scale in self.scales)
         self._expect("scales", valid, "positive numbers, at least one")
         self._expect(
-            "short_side", self.short_side is None or self.short_side >= 0, "at least 1 pixel, 0 or None"
+            "short_side",
+            self.short_side is None or self.short_side >= 0,
+            "at least 1 pixel, 0 for native size, or None",
         )
         self._expect(
             "size_divisor", self.size_divisor is None or self.size_divisor >= 1, "at least 1, or None"
@@ -82,10 +84,9 @@ class Inference:
         if not valid:
             raise ValueError(f"inference: {name} must be {expected}, got {getattr(self, name)!r}")
 
-    def with_default_short_side(self, short_side: int | None) -> Inference:
-        """The same protocol with `short_side` where it has none; a short side of 0 becomes None."""
-        chosen = short_side if self.short_side is None else self.short_side
-        return replace(self, short_side=chosen or None)
+    def for_weights(self, short_side: int | None) -> Inference:
+        """This protocol at the short side that the weights were trained for, unless it names one itself."""
+        return self if self.short_side is not None else replace(self, short_side=short_side)
 
     @property
     def views(self) -> int:

@@ -88,8 +88,7 @@ class Predictor:
             self._network = deploy(self.model, dtype)
         preprocessing = model.metadata.get("preprocessing") or {}
         self.mean, self.std = preprocessing.get("mean", MEAN), preprocessing.get("std", STD)
-        inference = inference or Inference()
-        self.inference = inference.with_default_short_side(preprocessing.get("short_side"))
+        self.inference = (inference or Inference()).for_weights(preprocessing.get("short_side"))
         count = model.config.num_classes
         self.classes = _class_names(model.metadata.get("classes"), count)
         self.palette = _palette(model.metadata.get("palette"), count)

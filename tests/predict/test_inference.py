@@ -205,7 +205,7 @@ class TestOptions:
             ({"scales": (1, 0)}, "scales"),
             ({"scales": (float("inf"),)}, "scales"),
             ({"size_divisor": 0}, "size_divisor"),
-            ({"short_side": -1}, "short_side must be at least 1 pixel, 0 or None, got -1"),
+            ({"short_side": -1}, "short_side must be at least 1 pixel, 0 for native size, or None, got -1"),
             ({"batch": 0}, "batch"),
         ],
     )
@@ -215,12 +215,12 @@ class TestOptions:
 
     @pytest.mark.parametrize(
         ("own", "default", "chosen"),
-        [(None, None, None), (None, 35, 35), (50, 35, 50), (0, 35, None), (0, None, None), (50, None, 50)],
+        [(None, None, None), (None, 35, 35), (50, 35, 50), (0, 35, 0), (0, None, 0), (50, None, 50)],
     )
-    def test_a_default_short_side(self, own, default, chosen):
+    def test_the_weights_short_side_is_a_default(self, own, default, chosen):
         inference = Inference(mode="slide", crop=64, stride=16, flip=True, short_side=own)
         expected = Inference(mode="slide", crop=64, stride=16, flip=True, short_side=chosen)
-        assert inference.with_default_short_side(default) == expected
+        assert inference.for_weights(default) == expected
 
     @pytest.mark.parametrize("function", [predict_logits, predict_mask])
     def test_training_mode_is_refused(self, function):

@@ -130,7 +130,7 @@ class TestWeights:
         assert loaded.classes == tuple(CLASSES) and loaded.palette.tolist() == COLOURS
         assert loaded.inference.short_side == 35
         native = Predictor(path, inference=Inference(short_side=0))
-        assert native.inference.short_side is None
+        assert native.inference.short_side == 0
         assert Predictor(path, inference=Inference(short_side=50)).inference.short_side == 50
         tensor = normalise(image, mean=[0, 0, 0], std=[255] * 3)
         np.testing.assert_array_equal(native(image).mask, model.predict(tensor)[0].numpy())

@@ -29,7 +29,6 @@ SPEC = Spec(
     public=op.conv_ffn,
     reference=reference.conv_ffn,
     differentiable=_TENSORS,
-    low_precision=_TENSORS,
     calls=("dwconv_gelu",),
     samples=samples(
         _build,

@@ -24,7 +24,6 @@ SPEC = Spec(
     public=op.gated_pointwise,
     reference=reference.gated_pointwise,
     differentiable=("m", "u", "weight", "bias"),
-    low_precision=("m", "u", "weight", "bias"),
     samples=samples(
         _build,
         c8_h9w7=dict(n=2, ci=8, co=8, h=9, w=7),
