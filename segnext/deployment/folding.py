@@ -43,9 +43,9 @@ DECODERS: dict[type[nn.Module], type[FoldedDecoder]] = {LightHam: FoldedLightHam
 
 
 def fold(model: SegNeXt) -> FoldedWeights:
-    """Everything that inference needs, in float32 on the CPU and in memory of its own.
+    """All weights that inference needs, in float32 on the CPU and in memory of their own.
 
-    Folded in float64, so that the only roundings are those of the result.
+    They are folded in float64, so that only the results are rounded.
     """
     stem, decoder = model.backbone.stem, model.decoder
     downsamples = [

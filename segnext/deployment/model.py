@@ -1,4 +1,4 @@
-"""`deploy`: a trained SegNeXt in, a fast inference model out.
+"""`deploy` turns a trained SegNeXt into a fast inference model.
 
 The weights are folded once (`segnext.deployment.folding`). On a CPU with the compiled library they are packed for
 its instruction set, and every tensor of a forward pass lies in a plan that is made once per input shape
@@ -35,15 +35,15 @@ def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32, cuda_graph: bool 
     """An inference model with the weights of ``model``, which is left as it is.
 
     Args:
-        model: a SegNeXt; its place (CPU or GPU) is where the result runs.
-        dtype: of activations and matrix products: float32 or bfloat16; sums, statistics and the NMF's state stay
-            float32, and so do logits.
-        cuda_graph: on a GPU capture each input shape and layout in a CUDA graph at its first call, and keep a few;
-            without one, small batches wait for Python between kernels. Nothing on a CPU.
+        model: a SegNeXt; the result runs on its device.
+        dtype: float32 or bfloat16, for activations and matrix products; sums, statistics, the NMF's state and logits
+            are always float32.
+        cuda_graph: on a GPU, capture each input shape and memory format in a CUDA graph at its first call, and keep a
+            few graphs; without one, small batches wait for Python between kernels. It has no effect on a CPU.
 
     Raises:
         TypeError: not a SegNeXt.
-        ValueError: another dtype; or the model draws random bases in evaluation, which has no fixed result.
+        ValueError: another dtype; or the model draws random bases in evaluation, so that its result is not fixed.
     """
     if not isinstance(model, SegNeXt):
         raise TypeError(
@@ -61,8 +61,8 @@ class DeployedSegNeXt:
     """A folded SegNeXt for inference; made by `deploy` or `DeployedSegNeXt.load`.
 
     ``fast(x)`` gives logits at the input's size, ``fast.forward_logits(x)`` at H/8, ``fast.predict(x)`` labels, all
-    of normalised float32 images (N, C, H, W) of any size. May be called from several threads at once; results
-    never share memory with the model.
+    of normalised float32 images (N, C, H, W) of any size. Several threads may call it at once; results never share
+    memory with the model.
     """
 
     training = False  # as a module in evaluation mode
@@ -125,19 +125,19 @@ class DeployedSegNeXt:
             return upsample_argmax(logits, size)
 
     def _through_graph(self, kind: Hashable, function: Function, images: Tensor) -> Tensor:
-        """A graph serves later calls too, whatever mode the first one was in: it is made and used outside of any."""
+        """Captured and replayed outside inference mode and autocast, so that one graph serves callers in any mode."""
         assert self._graphs is not None
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return self._graphs((kind, current_backend()), function, images)
 
     def _check(self, images: Tensor) -> None:
-        """One clear line where images do not fit."""
+        """Raise one clear line where images do not fit."""
         check_images(f"deployed {self.config.architecture}", images, self._stem_weight)
 
     def save(self, path: str | Path) -> None:
-        """Write folded, unpacked weights and the configuration as safetensors: any machine packs them at loading.
+        """Write folded, unpacked weights and the configuration as safetensors; each machine packs them at loading.
 
-        Written under a temporary name and renamed: never half a file.
+        The file is written under a temporary name and renamed, so that it is never half written.
         """
         from safetensors.torch import save_file
 
@@ -164,8 +164,8 @@ class DeployedSegNeXt:
 
         Args:
             path: a .safetensors file.
-            dtype: instead of the saved one.
-            device: where it shall run.
+            dtype: replaces the saved one.
+            device: where the model runs.
             cuda_graph: see `deploy`.
 
         Raises:

@@ -1,7 +1,7 @@
-"""The parts of a folded network: typed weights, and what layers and decoders have to offer.
+"""The parts of a folded network: typed weights, and the interfaces of layers and decoders.
 
-The walk over them is in `segnext.deployment.network`; layers are made by `segnext.deployment.modules` (public ops)
-and `segnext.deployment.packed` (packed weights, planned memory).
+`segnext.deployment.network` walks over them; `segnext.deployment.modules` (public ops) and
+`segnext.deployment.packed` (packed weights, planned memory) make the layers.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class FoldedStage:
 
 
 class FoldedDecoder(ABC):
-    """What a deployed model asks of its decoder; a subclass is a dataclass of tensors and of the parts above.
+    """A deployed model's decoder; a subclass is a dataclass of tensors and of the parts above.
 
     Attributes:
         MARK: a tensor's name that the files of no other decoder have.
@@ -105,7 +105,7 @@ class FoldedDecoder(ABC):
 
     @abstractmethod
     def layers(self, layers: Layers) -> Callable[[Sequence[Tensor], Any], Tensor]:
-        """From all stages' features, and what `memory` gave or None, to logits at H/8."""
+        """The forward pass: from all stages' features, and the result of `memory` or None, to logits at H/8."""
 
     @abstractmethod
     def elements(self, shapes: Sequence[Sequence[int]]) -> int:
@@ -117,12 +117,12 @@ class FoldedDecoder(ABC):
 
     @abstractmethod
     def memory(self, shapes: Sequence[Sequence[int]], regions: tuple[Tensor, Tensor, Tensor]) -> Any:
-        """Where the layers write: into three flat regions, which the encoder has done with, or into new memory."""
+        """Where the layers write: into three flat regions that the encoder no longer needs, or into new memory."""
 
 
 @dataclass(frozen=True)
 class FoldedWeights:
-    """Everything that inference needs."""
+    """All weights that inference needs."""
 
     stem: FoldedConv
     stages: tuple[FoldedStage, ...]
@@ -164,7 +164,7 @@ class Layers(Protocol):
 
 
 def arguments(part: FoldedAttention | FoldedFeedForward) -> list[Any]:
-    """What the part's op takes after x."""
+    """The arguments of the part's op after x."""
     return [getattr(part, field.name) for field in fields(part)]
 
 
@@ -181,7 +181,7 @@ def mapped(part: Part, change: Callable[[Tensor], Tensor]) -> Part:
 
 
 def leaves(part: Any) -> Iterator[Any]:
-    """A part's tensors (or what stands for them) in the order of its fields; an absent bias is left out."""
+    """A part's tensors (or names in their places) in the order of its fields; an absent bias is left out."""
     if isinstance(part, tuple):
         for item in part:
             yield from leaves(item)

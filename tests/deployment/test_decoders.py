@@ -1,4 +1,4 @@
-"""Another decoder: its own class, its own fold, one line in the table; nothing else in `deployment` knows of it."""
+"""Another decoder is its own class, its own fold and one line in the table; all the rest of `deployment` serves it."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_convolutions_before_a_norm(model: SegNeXt) -> None:
 
 
 def test_bilinear_and_1x1_commute() -> None:
-    """The fold behind `squeeze`: a product of the resized is the resized product."""
+    """The fold of `squeeze`: the product of resized features is the resized product."""
     f, w = noise(1, 6, 5, 4), noise(8, 6, 1, 1, seed=2)
     after = F.conv2d(F.interpolate(f, (9, 7), mode="bilinear", align_corners=False), w)
     before = F.interpolate(F.conv2d(f, w), (9, 7), mode="bilinear", align_corners=False)

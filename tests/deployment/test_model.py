@@ -1,4 +1,4 @@
-"""`deploy`: the folded, packed network is the model, at every size, on every instruction set, from any thread."""
+"""`deploy`: folded, packed networks give the model's results at every size and instruction set, in any thread."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_calls_give_logits_and_labels_at_the_images_size(model: SegNeXt, fast: D
     assert labels.dtype == torch.uint8 and labels.shape == (2, 61, 45)
     assert (labels == model.predict(images)).float().mean() > 0.999
     assert fast.predict(images, (10, 20)).shape == (2, 10, 20)
-    labels += 1  # the caller's own, and no inference tensor
+    labels += 1  # the caller owns it, and it is no inference tensor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -153,10 +153,10 @@ def test_plans_are_kept_for_a_few_shapes_only(model: SegNeXt) -> None:
 @needs_library
 @pytest.mark.parametrize("size", ["t", "b"])
 def test_memory_of_a_large_image(size: str) -> None:
-    """4096x8192 whole: everything of a forward pass within four times its logits and features."""
+    """A forward pass of a whole 4096x8192 image needs at most four times its logits and features."""
     model = create_model(f"segnext_{size}", num_classes=19)
     assert isinstance(model, SegNeXt)
-    height, width = 1024, 2048  # a sixteenth: all of it grows with the area
+    height, width = 1024, 2048  # a sixteenth of it; all memory grows with the area
     plan = plan_memory(fold(model), torch.float32, 1, height, width)
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(plan)}
     sizes = [(-(-height // s)) * (-(-width // s)) for s in (4, 8, 16, 32)]
@@ -199,7 +199,7 @@ def test_the_model_is_left_as_it_is(model: SegNeXt, backend: str) -> None:
         other = trained_like("t")
         copy = deploy(other)
         other.decoder.classifier.weight.zero_()
-    assert torch.equal(copy.forward_logits(images), expected)  # nor does it follow its model's changes
+    assert torch.equal(copy.forward_logits(images), expected)  # a change of the model does not reach it
 
 
 def test_nan_gives_labels_in_range(fast: DeployedSegNeXt) -> None:

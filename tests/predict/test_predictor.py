@@ -200,7 +200,7 @@ class TestRefused:
             Predictor(network)
 
     def test_too_large_for_the_memory(self, predictor, image, monkeypatch):
-        # What torch's CPU allocator says, from a real request that no machine can serve.
+        # A real request that no machine can serve gives the message of torch's CPU allocator.
         def oversized(*_: object) -> torch.Tensor:
             return torch.empty(1 << 60)
 

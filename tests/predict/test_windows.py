@@ -21,7 +21,7 @@ def test_windows_cover_everything_and_stay_inside(length, crop, stride):
 @pytest.mark.parametrize("batch", [1, 2, 100])
 @pytest.mark.parametrize(("height", "width"), [(20, 33), (5, 40), (9, 9), (1, 1)])
 def test_the_average_of_what_agrees_is_itself(height, width, batch):
-    """A network that gives its pixels' own values: every window says the same of a pixel."""
+    """The network doubles its pixels, so every window gives a pixel the same value."""
     images = torch.rand(2, 3, height, width)
     bands = list(sliding_logits(lambda windows: 2 * windows, images, crop=9, stride=4, batch=batch))
     assert len(bands) == len(window_starts(height, 9, 4))
