@@ -18,9 +18,8 @@ from segnext.deployment.plan import count, view
 from segnext.models import SegNeXtConfig
 from segnext.models.ham import EVAL_STEPS, GROUPS
 from segnext.models.light_ham import LightHam
-from segnext.models.mscan import STAGES
 
-LEVELS = STAGES - 1  # the first stage's feature is not used
+LEVELS = (1, 2, 3)  # the stages that it reads
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,13 @@ class FoldedLightHam(FoldedDecoder):
     classifier: FoldedConv
 
     MARK: ClassVar[str] = "ham.bases"
+    STAGES: ClassVar[tuple[int, ...]] = LEVELS
 
     @classmethod
     def fold(cls, decoder: nn.Module, config: SegNeXtConfig) -> FoldedLightHam:
         assert isinstance(decoder, LightHam)
         squeeze, ham, align = decoder.squeeze, decoder.hamburger, decoder.align
-        levels = squeeze.conv.weight.split(config.channels[-LEVELS:], 1)
+        levels = squeeze.conv.weight.split([config.channels[stage] for stage in LEVELS], 1)
         return cls(
             squeeze=tuple(FoldedConv(weight) for weight in levels),
             squeeze_norm=FoldedNorm(squeeze.norm.weight, squeeze.norm.bias),
@@ -62,7 +62,7 @@ class FoldedLightHam(FoldedDecoder):
             return leaf(f"{name}.weight"), leaf(f"{name}.bias")
 
         return cls(
-            squeeze=tuple(FoldedConv(leaf(f"squeeze.{level}.weight")) for level in range(LEVELS)),
+            squeeze=tuple(FoldedConv(leaf(f"squeeze.{level}.weight")) for level in range(len(LEVELS))),
             squeeze_norm=FoldedNorm(*both("squeeze.norm")),
             proj_in=FoldedConv(*both("ham.proj_in")),
             bases=leaf("ham.bases"),
@@ -77,12 +77,12 @@ class FoldedLightHam(FoldedDecoder):
         return LightHamLayers(self, layers)
 
     def elements(self, shapes: Sequence[Sequence[int]]) -> int:
-        return count(self._level(shapes[-LEVELS]))
+        return count(self._level(shapes[0]))
 
     def memory(
         self, shapes: Sequence[Sequence[int]], regions: tuple[Tensor, Tensor, Tensor]
     ) -> LightHamMemory:
-        first, *others = (self._level(shape) for shape in shapes[-LEVELS:])
+        first, *others = (self._level(shape) for shape in shapes)
         small = regions[0].new_empty(sum(map(count, others)))
         levels = [view(regions[0], first)]
         for shape in others:
@@ -99,14 +99,14 @@ class FoldedLightHam(FoldedDecoder):
 class LightHamMemory:
     """Where the decoder's layers write; the first level and `a` are the same memory."""
 
-    levels: tuple[Tensor | None, ...] = (None,) * LEVELS
+    levels: tuple[Tensor | None, ...] = (None,) * len(LEVELS)
     a: Tensor | None = None
     b: Tensor | None = None
     c: Tensor | None = None
 
 
 class LightHamLayers:
-    """From features to logits at the size of the second stage's feature."""
+    """From features to logits at the size of the first one."""
 
     def __init__(self, weights: FoldedLightHam, layers: Layers) -> None:
         self.squeeze = [layers.pointwise(conv) for conv in weights.squeeze]
@@ -122,8 +122,7 @@ class LightHamLayers:
     def __call__(self, features: Sequence[Tensor], memory: LightHamMemory | None) -> Tensor:
         at = memory or LightHamMemory()
         levels = [
-            layer(feature, out)
-            for layer, feature, out in zip(self.squeeze, features[-LEVELS:], at.levels, strict=True)
+            layer(feature, out) for layer, feature, out in zip(self.squeeze, features, at.levels, strict=True)
         ]
         x = self.squeeze_norm(self.resize_sum(levels, at.a), at.a)
         z = self.nmf(self.proj_in(x, at.b), at.c)

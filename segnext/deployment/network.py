@@ -32,10 +32,10 @@ class Network:
             )
             for stage in weights.stages
         ]
-        self.decode = weights.decoder.layers(layers)
+        self.read, self.decode = weights.decoder.STAGES, weights.decoder.layers(layers)
 
     def run(self, images: Tensor, plan: Plan) -> Tensor:
-        """Logits (N, K, ceil(H/8), ceil(W/8)) in float32, in memory of their own."""
+        """Logits (N, K, h, w) in float32 at the decoder's size, in memory of their own."""
         x = self.stem(images, plan.stem)
         features = []
         for stage, memory in zip(self.stages, plan.stages, strict=True):
@@ -44,4 +44,4 @@ class Network:
                 x = feed_forward(attention(x, memory.y, plan.workspace), memory.x)
             x = stage.norm(x, memory.feature)
             features.append(x)
-        return self.decode(features, plan.decoder)
+        return self.decode([features[stage] for stage in self.read], plan.decoder)

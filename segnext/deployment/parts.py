@@ -89,9 +89,11 @@ class FoldedDecoder(ABC):
 
     Attributes:
         MARK: a tensor's name that the files of no other decoder have.
+        STAGES: the stages (0-3) whose features it reads, in rising order.
     """
 
     MARK: ClassVar[str]
+    STAGES: ClassVar[tuple[int, ...]]
 
     @classmethod
     @abstractmethod
@@ -105,14 +107,14 @@ class FoldedDecoder(ABC):
 
     @abstractmethod
     def layers(self, layers: Layers) -> Callable[[Sequence[Tensor], Any], Tensor]:
-        """The forward pass: from all stages' features, and the result of `memory` or None, to logits at H/8."""
+        """The forward pass: from the features of `STAGES`, and the result of `memory` or None, to logits."""
 
     @abstractmethod
     def elements(self, shapes: Sequence[Sequence[int]]) -> int:
         """How many elements `memory` needs in each of the three regions.
 
         Args:
-            shapes: (N, C, H, W) of the stages' features.
+            shapes: (N, C, H, W) of the features of `STAGES`.
         """
 
     @abstractmethod

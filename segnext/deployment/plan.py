@@ -44,19 +44,20 @@ def plan_memory(weights: FoldedWeights, dtype: torch.dtype, batch: int, height: 
     shapes = [
         (batch, len(stage.entry.weight), *size) for stage, size in zip(weights.stages, sizes[1:], strict=True)
     ]
-    decoder = weights.decoder.elements(shapes)
+    read = [shapes[stage] for stage in weights.decoder.STAGES]
+    decoder = weights.decoder.elements(read)
     most = max(decoder, *map(count, shapes))
     work = max(packed.workspace_elements(torch.Size(shape)) for shape in shapes)
     x, y, z = (
         torch.empty(elements, dtype=dtype) for elements in (most, max(most, count(stem)), max(work, decoder))
     )
-    # The first stage's feature only feeds the next stage: it stays where it is made.
-    features = [y] + [torch.empty(count(shape), dtype=dtype) for shape in shapes[1:]]
-    stages = tuple(
-        StageMemory(view(x, shape), view(y, shape), view(feature, shape))
-        for shape, feature in zip(shapes, features, strict=True)
-    )
-    return Plan(view(y, stem), stages, z, weights.decoder.memory(shapes, (x, y, z)))
+    stages = []
+    for stage, shape in enumerate(shapes):
+        # A feature that only feeds the next stage stays in the second region.
+        own = stage in weights.decoder.STAGES
+        feature = torch.empty(count(shape), dtype=dtype) if own else y
+        stages.append(StageMemory(view(x, shape), view(y, shape), view(feature, shape)))
+    return Plan(view(y, stem), tuple(stages), z, weights.decoder.memory(read, (x, y, z)))
 
 
 def count(shape: Sequence[int]) -> int:

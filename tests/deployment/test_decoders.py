@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segnext import DeployedSegNeXt, create_model, deploy
@@ -21,46 +22,59 @@ from segnext_kernels import native, use_backend
 
 
 class Head(nn.Module):
-    """Two 1x1 convolutions on the second stage's feature, which reaches the decoder as the first."""
+    """1x1 convolutions on the features of stages 0 and 2; the sum goes to the classifier at H/4."""
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, channels: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        self.hidden, self.classifier = nn.Conv2d(channels, 24, 1), nn.Conv2d(24, num_classes, 1)
+        self.fine, self.coarse = (nn.Conv2d(channels[stage], 24, 1) for stage in (0, 2))
+        self.classifier = nn.Conv2d(24, num_classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        return self.classifier(self.hidden(features[0]).relu())
+        fine, coarse = self.fine(features[0]), self.coarse(features[1])
+        return self.classifier(fine + F.interpolate(coarse, fine.shape[2:], mode="bilinear"))
 
 
 @dataclass(frozen=True)
 class FoldedHead(FoldedDecoder):
-    hidden: FoldedConv
+    fine: FoldedConv
+    coarse: FoldedConv
     classifier: FoldedConv
 
-    MARK: ClassVar[str] = "head.hidden.weight"
+    MARK: ClassVar[str] = "head.fine.weight"
+    STAGES: ClassVar[tuple[int, ...]] = (0, 2)
 
     @classmethod
     def fold(cls, decoder: nn.Module, config: SegNeXtConfig) -> FoldedHead:
         assert isinstance(decoder, Head)
-        convolutions = (FoldedConv(conv.weight, conv.bias) for conv in (decoder.hidden, decoder.classifier))
-        return cls(*convolutions)
+        convolutions = (decoder.fine, decoder.coarse, decoder.classifier)
+        return cls(*(FoldedConv(conv.weight, conv.bias) for conv in convolutions))
 
     @classmethod
     def named(cls, leaf: Callable[[str], Any]) -> FoldedHead:
-        names = ("head.hidden", "head.classifier")
+        names = ("head.fine", "head.coarse", "head.classifier")
         return cls(*(FoldedConv(leaf(f"{name}.weight"), leaf(f"{name}.bias")) for name in names))
 
     def layers(self, layers: Layers) -> Callable[[Sequence[Tensor], Any], Tensor]:
-        hidden, classifier = layers.pointwise(self.hidden, "relu"), layers.logits(self.classifier)
-        return lambda features, memory: classifier(hidden(features[1], memory))
+        convolutions = [layers.pointwise(self.fine), layers.pointwise(self.coarse)]
+        resize_sum, classifier = layers.resize_sum(), layers.logits(self.classifier)
+
+        def run(features: Sequence[Tensor], memory: Any) -> Tensor:
+            places = memory or (None, None)
+            levels = [
+                conv(feature, out) for conv, feature, out in zip(convolutions, features, places, strict=True)
+            ]
+            return classifier(resize_sum(levels, places[0]))
+
+        return run
 
     def elements(self, shapes: Sequence[Sequence[int]]) -> int:
-        return count(self._shape(shapes))
+        return count(self._hidden(shapes[0]))
 
-    def memory(self, shapes: Sequence[Sequence[int]], regions: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        return view(regions[2], self._shape(shapes))
+    def memory(self, shapes: Sequence[Sequence[int]], regions: tuple[Tensor, Tensor, Tensor]) -> Any:
+        return [view(region, self._hidden(shape)) for region, shape in zip(regions, shapes, strict=False)]
 
-    def _shape(self, shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
-        return (shapes[1][0], len(self.hidden.weight), *shapes[1][2:])
+    def _hidden(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return (shape[0], len(self.fine.weight), *shape[2:])
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
@@ -69,10 +83,11 @@ def test_another_decoder(backend: str, tmp_path: Path, monkeypatch: pytest.Monke
     torch.manual_seed(0)
     model = create_model("segnext_t", num_classes=3).eval()
     assert isinstance(model, SegNeXt)
-    model.decoder = Head(64, 3)  # type: ignore[assignment]
+    model.decoder = Head(model.config.channels, 3)  # type: ignore[assignment]
     images = torch.randn(2, 3, 45, 70)
     with torch.no_grad():
-        expected = model.forward_logits(images)
+        features = model.forward_features(images)
+        expected = model.decoder([features[stage] for stage in FoldedHead.STAGES])
     with use_backend(backend):
         fast = deploy(model)
         assert isinstance(fast._network, PackedNetwork) == (backend == "auto" and native._C is not None)
