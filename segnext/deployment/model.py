@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segnext.deployment.folding import by_name, fold, from_names
+from segnext.deployment.folding import DECODERS, by_name, fold, from_names
 from segnext.deployment.graphs import Function, GraphCache
 from segnext.deployment.modules import FoldedNetwork
 from segnext.deployment.packed import PackedNetwork
@@ -43,18 +43,28 @@ def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32, cuda_graph: bool 
 
     Raises:
         TypeError: not a SegNeXt.
-        ValueError: another dtype; or the model draws random bases in evaluation, so that its result is not fixed.
+        ValueError: another dtype; the model draws random bases in evaluation, so that its result is not fixed; or
+            its decoder cannot be folded.
     """
     if not isinstance(model, SegNeXt):
         raise TypeError(
             f"deploy: model must be a SegNeXt, got {type(model).__name__}; encoders are not deployed alone"
         )
-    if model.config.random_eval_bases:
-        raise ValueError(
-            "deploy: model must have random_eval_bases=False, got True; its output changes at every call"
-        )
+    reason = reason_against(model)
+    if reason is not None:
+        raise ValueError(f"deploy: {reason}")
     device = next(model.parameters()).device
     return DeployedSegNeXt(model.config, fold(model), dtype, model.metadata, device, cuda_graph)
+
+
+def reason_against(model: SegNeXt) -> str | None:
+    """Why `deploy` refuses a model; None if it takes it."""
+    if model.config.random_eval_bases:
+        return "model must have random_eval_bases=False, got True; its output changes at every call"
+    if type(model.decoder) not in DECODERS:
+        names = ", ".join(kind.__name__ for kind in DECODERS)
+        return f"model must have one of the decoders {names}, got {type(model.decoder).__name__}"
+    return None
 
 
 class DeployedSegNeXt:

@@ -21,10 +21,10 @@ from torch import Tensor
 from segnext.create import create_model
 from segnext.data.images import read_image, rgb_array
 from segnext.data.preprocessing import MEAN, STD, normalise
-from segnext.deployment.model import deploy
+from segnext.deployment.model import deploy, reason_against
 from segnext.device import choose_device
 from segnext.drawing.palette import distinct_palette
-from segnext.models import SegNeXt, SegNeXtConfig
+from segnext.models import SegNeXt
 from segnext.predict.inference import Inference, Network, predict_mask
 from segnext.predict.prediction import Prediction
 
@@ -41,9 +41,9 @@ class Predictor:
             `short_side`, the weights' preprocessing gives one. Masks always have the photograph's size.
 
     Attributes:
-        model: the model, in evaluation mode, on `device`; on a CPU or a CUDA GPU a deployed copy of it runs
-            (`segnext.deploy`) unless dtype is float16, made when the Predictor is made: later changes of its
-            weights have no effect.
+        model: the model, in evaluation mode, on `device`. On a CPU or a CUDA GPU a deployed copy of it runs
+            (`segnext.deploy`), unless dtype is float16 or `deploy` refuses the model. The copy is made when the
+            Predictor is made: later changes of the model's weights have no effect.
         classes: name of each class: the weights', else "class 0", "class 1", ...
         palette: (K, 3) uint8 RGB: the weights', else distinguishable colours.
         inference: the protocol, see `Inference`.
@@ -84,7 +84,7 @@ class Predictor:
             )
         self.model = model.to(self.device).eval()
         self._network: Network = self.model
-        if runs_deployed(self.device, dtype, model.config):
+        if runs_deployed(self.device, dtype, model):
             self._network = deploy(self.model, dtype)
         preprocessing = model.metadata.get("preprocessing") or {}
         self.mean, self.std = preprocessing.get("mean", MEAN), preprocessing.get("std", STD)
@@ -123,13 +123,10 @@ class Predictor:
         return Prediction(mask, pixels, self.classes, self.palette, time.perf_counter() - start)
 
 
-def runs_deployed(device: torch.device, dtype: torch.dtype, config: SegNeXtConfig) -> bool:
-    """Whether a `Predictor` runs the deployed model; elsewhere the model itself runs, under autocast."""
-    return (
-        device.type in ("cpu", "cuda")
-        and dtype in (torch.float32, torch.bfloat16)
-        and not config.random_eval_bases
-    )
+def runs_deployed(device: torch.device, dtype: torch.dtype, model: SegNeXt) -> bool:
+    """Whether a `Predictor` runs the deployed model; if not, the model itself runs, under autocast."""
+    is_taken = device.type in ("cpu", "cuda") and dtype in (torch.float32, torch.bfloat16)
+    return is_taken and reason_against(model) is None
 
 
 def _pixels(image: str | os.PathLike[str] | np.ndarray | Image.Image) -> np.ndarray:

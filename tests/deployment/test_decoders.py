@@ -79,11 +79,13 @@ class FoldedHead(FoldedDecoder):
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_another_decoder(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DECODERS, Head, FoldedHead)
     torch.manual_seed(0)
     model = create_model("segnext_t", num_classes=3).eval()
     assert isinstance(model, SegNeXt)
     model.decoder = Head(model.config.channels, 3)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="deploy: model must have one of the decoders LightHam, got Head"):
+        deploy(model)
+    monkeypatch.setitem(DECODERS, Head, FoldedHead)
     images = torch.randn(2, 3, 45, 70)
     with torch.no_grad():
         features = model.forward_features(images)

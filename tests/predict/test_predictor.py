@@ -1,7 +1,6 @@
 """`Predictor`: from a file, an array or a Pillow image to a prediction."""
 
 import copy
-import dataclasses
 import os
 from pathlib import Path
 
@@ -69,9 +68,10 @@ class TestCalling:
             ("mps", torch.float32, False, False),
         ],
     )
-    def test_where_the_deployed_model_runs(self, model, device, dtype, random_bases, is_deployed):
-        config = dataclasses.replace(model.config, random_eval_bases=random_bases)
-        assert runs_deployed(torch.device(device), dtype, config) == is_deployed
+    def test_where_the_deployed_model_runs(self, device, dtype, random_bases, is_deployed):
+        with torch.device("meta"):
+            network = segnext_t(num_classes=2, random_eval_bases=random_bases)
+        assert runs_deployed(torch.device(device), dtype, network) == is_deployed
 
     @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -84,6 +84,12 @@ class TestCalling:
             assert isinstance(network, DeployedSegNeXt)
             assert (network.device.type, network.dtype) == (device, dtype)
             assert (network._graphs is not None) == (device == "cuda")
+
+    def test_a_decoder_that_cannot_be_folded_runs_itself(self, model):
+        network = copy.deepcopy(model)
+        network.decoder.__class__ = type("OtherHam", (type(network.decoder),), {})
+        predictor = Predictor(network)
+        assert predictor._network is predictor.model
 
     def test_a_model_of_random_bases_runs_itself(self, image):
         predictor = Predictor(segnext_t(num_classes=2, random_eval_bases=True))
