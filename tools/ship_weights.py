@@ -17,7 +17,7 @@ from segnext.evaluation.evaluate import evaluate
 from segnext.models import SegNeXt
 from segnext.training.loop import FINAL
 from segnext.weights.catalogue import FOLDER
-from segnext.weights.loading import save
+from segnext.weights.saving import save
 
 
 def ship(run: Path, name: str, root: Path, about: str, folder: Path = FOLDER) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def convert(
         segnext convert mine.safetensors --to official -o official.pth
     """
     from segnext.create import build_from_weights
-    from segnext.weights.loading import save, save_official
+    from segnext.weights.saving import save, save_official
 
     target = output or Path(f"{Path(source).stem}.safetensors")
     suffixes = (".safetensors",) if to is Naming.native else (".safetensors", ".pth")

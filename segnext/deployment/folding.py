@@ -33,13 +33,15 @@ from segnext.deployment.parts import (
     mapped,
 )
 from segnext.models import SegNeXt, SegNeXtConfig
+from segnext.models.decoder import Decoder
+from segnext.models.decoders import decoder_of
 from segnext.models.light_ham import LightHam
-from segnext.models.msca import STRIP_KERNELS, Block
+from segnext.models.msca import Block
 
 Op = TypeVar("Op", FoldedAttention, FoldedFeedForward)
 STRIPS = ("strip_weights", "strip_biases")  # an attention's sequences, numbered in a file
 # Another decoder adds a line.
-DECODERS: dict[type[nn.Module], type[FoldedDecoder]] = {LightHam: FoldedLightHam}
+DECODERS: dict[type[Decoder], type[FoldedDecoder]] = {LightHam: FoldedLightHam}
 
 
 def fold(model: SegNeXt) -> FoldedWeights:
@@ -85,11 +87,7 @@ def from_names(config: SegNeXtConfig, tensors: Mapping[str, Tensor]) -> FoldedWe
     Raises:
         KeyError: a tensor is missing.
     """
-    known = {kind.MARK: kind for kind in DECODERS.values()}
-    mark = next((mark for mark in known if mark in tensors), None)
-    if mark is None:
-        raise KeyError(" or ".join(known))
-    return _named(config, known[mark], tensors.__getitem__)
+    return _named(config, DECODERS[decoder_of(config)], tensors.__getitem__)
 
 
 def _named(config: SegNeXtConfig, decoder: type[FoldedDecoder], leaf: Callable[[str], Any]) -> FoldedWeights:
@@ -101,7 +99,7 @@ def _named(config: SegNeXtConfig, decoder: type[FoldedDecoder], leaf: Callable[[
     def part(kind: type[Op], prefix: str) -> Op:
         values: dict[str, Any] = {}
         for name in (field.name for field in fields(kind)):
-            one, several = f"{prefix}.{name}", range(2 * len(STRIP_KERNELS))
+            one, several = f"{prefix}.{name}", range(2 * len(config.strips))
             values[name] = tuple(leaf(f"{one}.{i}") for i in several) if name in STRIPS else leaf(one)
         return kind(**values)
 

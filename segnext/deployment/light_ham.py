@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from segnext.deployment.parts import FoldedConv, FoldedDecoder, FoldedNorm, Layers
 from segnext.deployment.plan import count, view
 from segnext.models import SegNeXtConfig
-from segnext.models.ham import EVAL_STEPS, GROUPS
+from segnext.models.config import GROUPS
+from segnext.models.decoder import Decoder
+from segnext.models.ham import EVAL_STEPS
+from segnext.models.layers import Pointwise
 from segnext.models.light_ham import LightHam
-
-LEVELS = (1, 2, 3)  # the stages that it reads
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ class FoldedLightHam(FoldedDecoder):
     align_norm: FoldedNorm
     classifier: FoldedConv
 
-    MARK: ClassVar[str] = "ham.bases"
-    STAGES: ClassVar[tuple[int, ...]] = LEVELS
+    stages: ClassVar[tuple[int, ...]] = LightHam.stages
 
     @classmethod
-    def fold(cls, decoder: nn.Module, config: SegNeXtConfig) -> FoldedLightHam:
+    def fold(cls, decoder: Decoder, config: SegNeXtConfig) -> FoldedLightHam:
         assert isinstance(decoder, LightHam)
         squeeze, ham, align = decoder.squeeze, decoder.hamburger, decoder.align
-        levels = squeeze.conv.weight.split([config.channels[stage] for stage in LEVELS], 1)
+        classifier = cast(Pointwise, decoder.classifier)
+        levels = squeeze.conv.weight.split([config.channels[stage] for stage in cls.stages], 1)
         return cls(
             squeeze=tuple(FoldedConv(weight) for weight in levels),
             squeeze_norm=FoldedNorm(squeeze.norm.weight, squeeze.norm.bias),
@@ -53,7 +54,7 @@ class FoldedLightHam(FoldedDecoder):
             ham_norm=FoldedNorm(ham.norm.weight, ham.norm.bias),
             align=FoldedConv(align.conv.weight),
             align_norm=FoldedNorm(align.norm.weight, align.norm.bias),
-            classifier=FoldedConv(decoder.classifier.weight, decoder.classifier.bias),
+            classifier=FoldedConv(classifier.weight, classifier.bias),
         )
 
     @classmethod
@@ -62,7 +63,7 @@ class FoldedLightHam(FoldedDecoder):
             return leaf(f"{name}.weight"), leaf(f"{name}.bias")
 
         return cls(
-            squeeze=tuple(FoldedConv(leaf(f"squeeze.{level}.weight")) for level in range(len(LEVELS))),
+            squeeze=tuple(FoldedConv(leaf(f"squeeze.{level}.weight")) for level in range(len(cls.stages))),
             squeeze_norm=FoldedNorm(*both("squeeze.norm")),
             proj_in=FoldedConv(*both("ham.proj_in")),
             bases=leaf("ham.bases"),
@@ -99,7 +100,7 @@ class FoldedLightHam(FoldedDecoder):
 class LightHamMemory:
     """Where the decoder's layers write; the first level and `a` are the same memory."""
 
-    levels: tuple[Tensor | None, ...] = (None,) * len(LEVELS)
+    levels: tuple[Tensor | None, ...]
     a: Tensor | None = None
     b: Tensor | None = None
     c: Tensor | None = None
@@ -120,7 +121,7 @@ class LightHamLayers:
         self.classifier = layers.logits(weights.classifier)
 
     def __call__(self, features: Sequence[Tensor], memory: LightHamMemory | None) -> Tensor:
-        at = memory or LightHamMemory()
+        at = memory or LightHamMemory((None,) * len(features))
         levels = [
             layer(feature, out) for layer, feature, out in zip(self.squeeze, features, at.levels, strict=True)
         ]

@@ -25,7 +25,7 @@ from segnext.deployment.modules import FoldedNetwork
 from segnext.deployment.packed import PackedNetwork
 from segnext.deployment.parts import FoldedWeights
 from segnext.models import SegNeXt, SegNeXtConfig
-from segnext.models.mscan import check_images
+from segnext.models.layers import check_images
 from segnext_kernels import current_backend, packed, upsample_argmax
 
 FORMAT = "segnext-deployed-1"
@@ -151,7 +151,7 @@ class DeployedSegNeXt:
         """
         from safetensors.torch import save_file
 
-        from segnext.weights.loading import replace_file
+        from segnext.weights.saving import replace_file
 
         header = {
             "format": FORMAT,

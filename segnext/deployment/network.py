@@ -32,7 +32,7 @@ class Network:
             )
             for stage in weights.stages
         ]
-        self.read, self.decode = weights.decoder.STAGES, weights.decoder.layers(layers)
+        self.read, self.decode = weights.decoder.stages, weights.decoder.layers(layers)
 
     def run(self, images: Tensor, plan: Plan) -> Tensor:
         """Logits (N, K, h, w) in float32 at the decoder's size, in memory of their own."""

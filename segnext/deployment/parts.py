@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from segnext.models import SegNeXtConfig
+from segnext.models.decoder import Decoder
 
 NORM_EPS = 1e-5  # of LayerNorm and GroupNorm alike
 Part = TypeVar("Part")
@@ -88,16 +89,14 @@ class FoldedDecoder(ABC):
     """A deployed model's decoder; a subclass is a dataclass of tensors and of the parts above.
 
     Attributes:
-        MARK: a tensor's name that the files of no other decoder have.
-        STAGES: the stages (0-3) whose features it reads, in rising order.
+        stages: those of the decoder's own class, see `segnext.models.decoder.Decoder`.
     """
 
-    MARK: ClassVar[str]
-    STAGES: ClassVar[tuple[int, ...]]
+    stages: ClassVar[tuple[int, ...]]
 
     @classmethod
     @abstractmethod
-    def fold(cls, decoder: nn.Module, config: SegNeXtConfig) -> FoldedDecoder:
+    def fold(cls, decoder: Decoder, config: SegNeXtConfig) -> FoldedDecoder:
         """The weights of a decoder's module."""
 
     @classmethod
@@ -107,14 +106,14 @@ class FoldedDecoder(ABC):
 
     @abstractmethod
     def layers(self, layers: Layers) -> Callable[[Sequence[Tensor], Any], Tensor]:
-        """The forward pass: from the features of `STAGES`, and the result of `memory` or None, to logits."""
+        """The forward pass: from the features of `stages`, and the result of `memory` or None, to logits."""
 
     @abstractmethod
     def elements(self, shapes: Sequence[Sequence[int]]) -> int:
         """How many elements `memory` needs in each of the three regions.
 
         Args:
-            shapes: (N, C, H, W) of the features of `STAGES`.
+            shapes: (N, C, H, W) of the features of `stages`.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segnext.deployment.parts import FoldedWeights
-from segnext.models.mscan import STAGES, STRIDES
+from segnext.models.config import STAGES, STRIDES
 from segnext_kernels import packed
 
 
@@ -44,7 +44,7 @@ def plan_memory(weights: FoldedWeights, dtype: torch.dtype, batch: int, height: 
     shapes = [
         (batch, len(stage.entry.weight), *size) for stage, size in zip(weights.stages, sizes[1:], strict=True)
     ]
-    read = [shapes[stage] for stage in weights.decoder.STAGES]
+    read = [shapes[stage] for stage in weights.decoder.stages]
     decoder = weights.decoder.elements(read)
     most = max(decoder, *map(count, shapes))
     work = max(packed.workspace_elements(torch.Size(shape)) for shape in shapes)
@@ -54,7 +54,7 @@ def plan_memory(weights: FoldedWeights, dtype: torch.dtype, batch: int, height: 
     stages = []
     for stage, shape in enumerate(shapes):
         # A feature that only feeds the next stage stays in the second region.
-        own = stage in weights.decoder.STAGES
+        own = stage in weights.decoder.stages
         feature = torch.empty(count(shape), dtype=dtype) if own else y
         stages.append(StageMemory(view(x, shape), view(y, shape), view(feature, shape)))
     return Plan(view(y, stem), tuple(stages), z, weights.decoder.memory(read, (x, y, z)))

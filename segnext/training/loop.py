@@ -28,7 +28,7 @@ from segnext.training.ema import AveragedModel
 from segnext.training.log import CURVES, RESULTS, RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
 from segnext.training.settings import PRECISIONS, Reporting, TrainSettings
-from segnext.weights.loading import save
+from segnext.weights.saving import save
 
 CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
 

@@ -17,17 +17,26 @@ from segnext.deployment.folding import DECODERS
 from segnext.deployment.packed import PackedNetwork
 from segnext.deployment.parts import FoldedConv, FoldedDecoder, Layers
 from segnext.deployment.plan import count, view
-from segnext.models import SegNeXt, SegNeXtConfig
+from segnext.models import SegNeXt, SegNeXtConfig, decoders
+from segnext.models.decoder import Decoder
 from segnext_kernels import native, use_backend
 
 
-class Head(nn.Module):
+class Head(Decoder):
     """1x1 convolutions on the features of stages 0 and 2; the sum goes to the classifier at H/4."""
+
+    stages = (0, 2)
+    official_names = ()
+    sizes: ClassVar[dict[str, tuple[str, int]]] = {}
 
     def __init__(self, channels: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        self.fine, self.coarse = (nn.Conv2d(channels[stage], 24, 1) for stage in (0, 2))
+        self.fine, self.coarse = (nn.Conv2d(channels[stage], 24, 1) for stage in self.stages)
         self.classifier = nn.Conv2d(24, num_classes, 1)
+
+    @classmethod
+    def from_config(cls, config: SegNeXtConfig) -> Head:
+        return cls(config.channels, config.num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         fine, coarse = self.fine(features[0]), self.coarse(features[1])
@@ -40,11 +49,10 @@ class FoldedHead(FoldedDecoder):
     coarse: FoldedConv
     classifier: FoldedConv
 
-    MARK: ClassVar[str] = "head.fine.weight"
-    STAGES: ClassVar[tuple[int, ...]] = (0, 2)
+    stages: ClassVar[tuple[int, ...]] = Head.stages
 
     @classmethod
-    def fold(cls, decoder: nn.Module, config: SegNeXtConfig) -> FoldedHead:
+    def fold(cls, decoder: Decoder, config: SegNeXtConfig) -> FoldedHead:
         assert isinstance(decoder, Head)
         convolutions = (decoder.fine, decoder.coarse, decoder.classifier)
         return cls(*(FoldedConv(conv.weight, conv.bias) for conv in convolutions))
@@ -80,16 +88,15 @@ class FoldedHead(FoldedDecoder):
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_another_decoder(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model = create_model("segnext_t", num_classes=3).eval()
+    monkeypatch.setitem(decoders.DECODERS, "head", Head)
+    model = create_model("segnext_t", num_classes=3, decoder="head").eval()
     assert isinstance(model, SegNeXt)
-    model.decoder = Head(model.config.channels, 3)  # type: ignore[assignment]
     with pytest.raises(ValueError, match="deploy: model must have one of the decoders LightHam, got Head"):
         deploy(model)
     monkeypatch.setitem(DECODERS, Head, FoldedHead)
     images = torch.randn(2, 3, 45, 70)
     with torch.no_grad():
-        features = model.forward_features(images)
-        expected = model.decoder([features[stage] for stage in FoldedHead.STAGES])
+        expected = model.forward_logits(images)
     with use_backend(backend):
         fast = deploy(model)
         assert isinstance(fast._network, PackedNetwork) == (backend == "auto" and native._C is not None)

@@ -121,6 +121,17 @@ def test_more_channels_than_three_and_one() -> None:
         assert_close(deploy(model).forward_logits(images), model, images)
 
 
+@pytest.mark.parametrize("strips", [(3, 9), ()], ids=["two", "none"])
+def test_other_strips(strips: tuple[int, ...], tmp_path: Path) -> None:
+    model = create_model("segnext_t", num_classes=3, strips=strips, root=3).eval()
+    assert isinstance(model, SegNeXt)
+    images, fast = noise(1, 3, 40, 50), deploy(model)
+    logits = fast.forward_logits(images)
+    assert_close(logits, model, images)
+    fast.save(tmp_path / "fast.safetensors")
+    assert torch.equal(DeployedSegNeXt.load(tmp_path / "fast.safetensors").forward_logits(images), logits)
+
+
 def test_results_do_not_depend_on_threads_and_own_their_memory(fast: DeployedSegNeXt, threads: None) -> None:
     images, others = noise(1, 3, 100, 60), noise(1, 3, 100, 60, seed=1)
     torch.set_num_threads(1)
@@ -244,7 +255,7 @@ class TestRefused:
     def test_files(self, model: SegNeXt, tmp_path: Path) -> None:
         from safetensors.torch import save_file
 
-        from segnext.weights.loading import save
+        from segnext.weights.saving import save
 
         with pytest.raises(FileNotFoundError, match="does not exist"):
             DeployedSegNeXt.load(tmp_path / "no.safetensors")
