@@ -16,5 +16,7 @@ def test_a_name_and_a_device():
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", ""])
 def test_not_here(name):
-    with pytest.raises(ValueError, match=f"device must be 'auto', 'cpu' .* got '{name}'; see `segnext doctor`"):
+    with pytest.raises(
+        ValueError, match=f"device must be 'auto', 'cpu' .* got '{name}'; see `segnext doctor`"
+    ):
         choose_device(name)
