@@ -10,7 +10,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from segnext.predict.predictor import Prediction, Predictor
+    from segnext.predict.prediction import Prediction
+    from segnext.predict.predictor import Predictor
 
 SUMMARY = "predictions.json"
 
@@ -84,6 +85,7 @@ def predict(
 
     from segnext.cli._inputs import find_images, result_names
     from segnext.cli._options import parse_numbers
+    from segnext.predict.inference import Inference
     from segnext.predict.predictor import Predictor
 
     files, failures = find_images(inputs)
@@ -103,13 +105,15 @@ def predict(
             weights,
             device=device,
             dtype=getattr(torch, precision),
-            mode=mode,
-            crop=crop,
-            stride=stride,
-            scales=parse_numbers("predict: --scales", scales),
-            flip=flip,
-            short_side=short_side,
-            size_divisor=size_divisor,
+            inference=Inference(
+                mode=mode,
+                crop=crop,
+                stride=stride,
+                scales=parse_numbers("predict: --scales", scales),
+                flip=flip,
+                short_side=short_side,
+                size_divisor=size_divisor,
+            ),
         )
         output.mkdir(parents=True, exist_ok=True)
         records, unreadable = _segment(predictor, results, alpha, notes)

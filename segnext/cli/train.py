@@ -117,8 +117,8 @@ def train(
     from segnext.cli._tables import print_evaluation
     from segnext.create import create_model
     from segnext.data.dataset import load_data_config
+    from segnext.device import choose_device
     from segnext.models import SegNeXt
-    from segnext.predict.predictor import choose_device
     from segnext.training.loop import FINAL
     from segnext.training.loop import train as run
     from segnext.training.settings import Reporting, TrainSettings

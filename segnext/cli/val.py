@@ -76,10 +76,10 @@ def val(
     from segnext.create import create_model
     from segnext.data.dataset import load_data_config
     from segnext.deployment.model import deploy
+    from segnext.device import choose_device
     from segnext.evaluation.evaluate import evaluate
     from segnext.models import SegNeXt
     from segnext.predict.inference import Inference
-    from segnext.predict.predictor import choose_device
 
     if output is not None and output.exists() and not overwrite:
         raise FileExistsError(f"val: output must not exist, got {output}; replace it with --overwrite")
