@@ -21,15 +21,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from bench import report, results
+from oracle.gradients import Recorder, with_gradient
+from oracle.inputs import DTYPES, LAYOUTS
 from segnext.measure.costs import count_costs
 from segnext.models import build, list_models
 from segnext.weights.catalogue import shipped
 from segnext.weights.loading import read_checkpoint
 from segnext_kernels import backend, native
-from segnext_kernels.self_check.agreement import Recorder
 from segnext_kernels.spec import Spec, all_specs
 from segnext_kernels.triton import launch
-from tests.contract.cases import DTYPES, LAYOUTS, with_gradient
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -42,13 +42,13 @@ def sources(folders: Sequence[str] | None = None) -> list[Path]:
 
 
 def build(folders: Sequence[str] | None = None, extra: Sequence[Path] = ()) -> tuple[Path, list[Path]]:
-    """The library with the launchers of these folders (and of ``common``), and the cubins of its kernels.
+    """The library with the launchers of these folders (and of ``csrc/cuda``), and the cubins of its kernels.
 
     Launchers of other folders stay open: to call one is an error of the loader.
     """
     import pybind11
 
-    wanted = None if folders is None else sorted({*folders, "common"})
+    wanted = None if folders is None else sorted({*folders, "cuda"})
     kernels = [*sources(wanted), *extra]
     name = "all" if wanted is None else "-".join(wanted)
     folder = CACHE / "objects"

@@ -12,6 +12,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from bench.issue_model import build
+from oracle.gradients import backward_arguments
+from oracle.inputs import DTYPES, LAYOUTS
 from segnext_kernels import backend
 from segnext_kernels.spec import Sample, Spec, all_specs
 
@@ -33,8 +35,6 @@ TARGETS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 LARGE = (
     1 << 25
 )  # elements of a call's arguments; beyond them numbers repeat instead of being drawn one by one
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-LAYOUTS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,7 @@ def _args(
     args = sample.make(DTYPES[dtype], device, LAYOUTS[layout])
     if direction == "forward":
         return args
-    from tests.kernels.triton.gate import _backward_args
-
-    return _backward_args(spec, args)
+    return backward_arguments(spec, args, torch.Tensor.detach)
 
 
 def folders(op: str) -> list[str] | None:

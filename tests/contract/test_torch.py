@@ -11,22 +11,20 @@ from torch.library import opcheck
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+from oracle.gradients import backward_arguments, random_grad, with_gradient
+from oracle.inputs import LAYOUTS
 from segnext_kernels import backend, native
-from segnext_kernels.self_check.agreement import Recorder
 from segnext_kernels.spec import Spec
 from tests.contract.cases import (
     DIFFERENTIABLE,
     INFERENCE_ONLY,
-    LAYOUTS,
     Case,
     assert_bitwise,
     backward_of,
     over,
     over_specs,
-    random_grad,
     strides,
     tensors,
-    with_gradient,
 )
 from tests.contract.test_values import VIEWS
 
@@ -40,13 +38,7 @@ NO_DERIVATIVE = (
 
 def backward_args(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """The backward operator, and the arguments that autograd calls it with."""
-    op = getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default
-    args, leaves = with_gradient(spec, args)
-    out = spec.call(*args)
-    with Recorder(op) as recorder:
-        torch.autograd.grad(out, leaves, random_grad(out))
-    (call,) = recorder.calls
-    return op, tree_map_only(torch.Tensor, torch.Tensor.detach, tuple(call))
+    return getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default, backward_arguments(spec, args)
 
 
 def assert_fake_is_real(op: Any, args: tuple[Any, ...]) -> None:

@@ -9,16 +9,8 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from oracle.accuracy import assert_accurate, assert_gradient_accurate, assert_labels
-from tests.contract.cases import (
-    DIFFERENTIABLE,
-    Case,
-    assert_bitwise,
-    cast,
-    over,
-    random_grad,
-    tensors,
-    with_gradient,
-)
+from oracle.gradients import cast, gradients_of, random_grad
+from tests.contract.cases import DIFFERENTIABLE, Case, assert_bitwise, over, tensors
 
 ALL_DTYPES = ("fp64", "fp32", "fp16", "bf16")
 
@@ -36,9 +28,7 @@ def assert_right(case: Case, out: torch.Tensor, args: tuple[Any, ...]) -> None:
 
 def reference_gradients(case: Case, args: tuple[Any, ...], grad: torch.Tensor) -> list[torch.Tensor]:
     """Gradients by PyTorch's own autograd through the definition."""
-    args, leaves = with_gradient(case.spec, args)
-    out = case.spec.reference(*args)
-    return list(torch.autograd.grad(out, leaves, grad.to(out.dtype)))
+    return gradients_of(case.spec.reference, case.spec, args, grad)
 
 
 def assert_right_gradients(

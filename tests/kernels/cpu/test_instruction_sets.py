@@ -8,8 +8,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from oracle.gradients import random_grad
 from segnext_kernels import native
-from tests.contract.cases import DIFFERENTIABLE, Case, assert_bitwise, over, random_grad
+from tests.contract.cases import DIFFERENTIABLE, Case, assert_bitwise, over
 from tests.contract.test_values import assert_right, assert_right_gradients
 
 pytestmark = pytest.mark.skipif(native._C is None, reason="the compiled library is missing")

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from oracle.accuracy import assert_labels
+from oracle.gradients import random_grad, with_gradient
+from oracle.inputs import LAYOUTS
 from segnext_kernels import backend
 from segnext_kernels.ops.dwconv_gelu.spec import SPEC as DWCONV_GELU
 from segnext_kernels.ops.group_norm_act.spec import SPEC as GROUP_NORM_ACT
@@ -16,7 +18,7 @@ from segnext_kernels.ops.upsample_argmax.spec import SPEC as UPSAMPLE_ARGMAX
 from segnext_kernels.ops.upsample_cross_entropy.spec import SPEC as UPSAMPLE_CROSS_ENTROPY
 from segnext_kernels.spec import Sample, Spec
 from segnext_kernels.triton import tuning
-from tests.contract.cases import LAYOUTS, backward_of, random_grad, with_gradient
+from tests.contract.cases import backward_of
 from tests.kernels import against_definition
 
 # Small, but of several tiles along every axis in most configurations; contiguous tiles hold fewer channels.
