@@ -89,8 +89,8 @@ class Case:
     def of(cls, kernel: Kernel, shape: str, dtype: torch.dtype, device: torch.device) -> Case:
         """The named input in channels_last."""
         sample, changed = sample_of(kernel.spec, shape)
-        if kernel.direction == "backward" and "save" in kernel.spec.internal:
-            changed = {**changed, "save": True}
+        if kernel.direction == "backward":
+            changed = {**changed, **kernel.spec.saving}
         generator = torch.Generator(device).manual_seed(0)
         args = in_layout(sample.make(dtype, device, generator=generator, **changed), torch.channels_last)
         if kernel.direction == "forward":

@@ -66,8 +66,7 @@ def test_forward(spec: Spec, sample: Sample, compare: Comparison) -> None:
 @over([spec for spec in SPECS if spec.differentiable])
 def test_forward_backward(spec: Spec, sample: Sample, compare: Comparison) -> None:
     """Both together: an op that saves less in the forward recomputes in the backward."""
-    state: dict[str, Any] = {"save": True} if "save" in spec.internal else {}
-    args = in_layout(sample.make(**state), torch.channels_last)
+    args = in_layout(sample.make(**spec.saving), torch.channels_last)
     out = spec.reference(*args)
     grad = in_layout(random_grad(out), torch.channels_last)
 

@@ -17,7 +17,7 @@ ALL_DTYPES = ("fp64", "fp32", "fp16", "bf16")
 
 def assert_right(case: Case, out: torch.Tensor, args: tuple[Any, ...]) -> None:
     """``out`` is the op's result on ``args`` by the accuracy rule."""
-    if case.spec.name == "upsample_argmax":
+    if not out.is_floating_point():
         assert_labels(out, *args)
         return
     reference = case.spec.reference
@@ -105,10 +105,12 @@ def test_backward_of_strided_views(case: Case, view: Any) -> None:
     assert_right_gradients(case, case.backward(args, grad), args, grad)
 
 
+def _gives_more_than_a_number(case: Case) -> bool:
+    return case.spec.reference(*case.args()).ndim > 0
+
+
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
-@over(
-    [spec for spec in DIFFERENTIABLE if spec.name != "upsample_cross_entropy"], first_only=True, backward=True
-)
+@over(DIFFERENTIABLE, first_only=True, backward=True, where=_gives_more_than_a_number)
 def test_incoming_gradient_of_any_strides(case: Case, view: Any) -> None:
     args = case.args()
     grad = view(random_grad(case.run(*args)))

@@ -75,6 +75,7 @@ SPEC = Spec(
     reference=reference.conv2d_act,
     differentiable=(),
     low_precision=("x", "weight", "bias"),
+    matrix_products=True,
     samples=samples(
         _build,
         c3_to_8_h11w9_gelu=dict(n=2, ci=3, co=8, h=11, w=9, act="gelu"),

@@ -36,6 +36,8 @@ SPEC = Spec(
         *("mix_weight", "mix_bias", "proj_out_weight", "proj_out_bias", "skip_scale", "skip_shift"),
     ),
     calls=("msca_conv",),
+    matrix_products=True,
+    tiles_by_programs=True,
     samples=samples(
         _build,
         # W unlike every K: torch.compile takes sizes that are equal once for equal always

@@ -40,7 +40,6 @@ TABLE = Path(__file__).with_name("machine_code.json")
 ARCHITECTURES = (80, 90)
 BY_DEFAULT = {("bf16", "nhwc", 80), ("bf16", "nhwc", 90), ("fp32", "nchw", 90)}
 NEEDS = ("registers", "stack", "shared", "tensor_cores")
-BY_TILES = ("conv_ffn", "msca_block")  # a program's channels or rows depend on how many programs there are
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -77,7 +76,7 @@ def calls(
     kernels = {op: backend.KERNELS.get(op, {}).get("triton") for op in (spec.name, f"{spec.name}_backward")}
     forward, backward = kernels.values()
     inputs: list[tuple[Sample, dict[str, int]]] = [(shape, {}) for shape in spec.model_shapes]
-    if spec.name in BY_TILES:
+    if spec.tiles_by_programs:
         inputs += [(shape, {"n": 32}) for shape in spec.model_shapes if shape.name.startswith("t")]
     if ones:
         inputs = [(sample, {}) for sample in spec.samples if "h1w1" in sample.name.replace("-", "")]
