@@ -31,7 +31,7 @@ bench: .venv/developer ## measure this machine; the results go to bench/results
 campaign: ## measure this machine's GPU with the PyTorch, Triton and nvcc that it has; nine minutes
 	$(PYTHON) -m bench.campaign --first
 
-readme: .venv/developer ## write the README's tables again, from the code and bench/results
+readme: .venv/developer ## write the tables of README.md and docs/ again, from the code and bench/results
 	$(BIN)/python -m bench.readme
 
 picture: demo ## draw the README's picture again

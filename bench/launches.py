@@ -67,8 +67,8 @@ class Recorder(TorchDispatchMode):
             library = mock.patch.object(native, "_C", _Library(self, native._C))
             for patch in (
                 library,
-                mock.patch.object(native, "cuda_refuses", _refuses(native.CUDA_DTYPES)),
-                mock.patch.object(launch, "refuses", _refuses(launch.DTYPES)),
+                mock.patch.object(native, "reason_against", _on_cuda),
+                mock.patch.object(launch, "reason_against", _on_triton),
                 mock.patch.object(launch, "start", self._note_triton),
             ):
                 self._patches.enter_context(patch)
@@ -123,8 +123,12 @@ class _Library:
         return getattr(self._real, name)
 
 
-def _refuses(dtypes: tuple[torch.dtype, ...]) -> Callable[..., str | None]:
-    return lambda x, *_: None if x.dtype in dtypes else f"does not take {x.dtype}"
+def _on_cuda(x: torch.Tensor, device: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    return None if device == "cuda" and x.dtype in dtypes else f"takes no {x.dtype} on {device}"
+
+
+def _on_triton(x: torch.Tensor, dtypes: tuple[torch.dtype, ...] = launch.DTYPES) -> str | None:
+    return None if x.dtype in dtypes else f"takes no {x.dtype}"
 
 
 def _is_view(func: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The tables of README.md: `python -m bench.readme` writes them again, `--check` only compares.
+"""The tables of README.md and docs/: `python -m bench.readme` writes them again, `--check` only compares.
 
 They come from the code, the shipped weights and the files under bench/results. Nothing is measured here, so
 every machine writes the same.
@@ -9,31 +9,23 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map_only
 
 from bench import report, results
-from oracle.gradients import Recorder, with_gradient
-from oracle.inputs import DTYPES, LAYOUTS
+from oracle.inputs import DTYPES
 from segnext.measure.costs import count_costs
 from segnext.models import build, list_models
 from segnext.weights.catalogue import shipped
 from segnext.weights.loading import read_checkpoint
-from segnext_kernels import backend, native
-from segnext_kernels.spec import Spec, all_specs
-from segnext_kernels.triton import launch
+from segnext_kernels import backend
+from segnext_kernels.spec import all_specs
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
-DEVICES = {"cuda": "cuda", "triton": "cuda", "cpu": "cpu", "reference": "cpu"}
 
 
 def models() -> str:
@@ -68,8 +60,7 @@ def operators() -> str:
     """Every op, and its equivalent in PyTorch as its docstring tells it."""
     lines = [["op", "the same in PyTorch", "gradient"]]
     for spec in all_specs().values():
-        link = f"[`{spec.name}`](segnext_kernels/ops/{spec.name}/reference.py)"
-        lines.append([link, equivalent(spec.public), "yes" if spec.differentiable else "no"])
+        lines.append([f"`{spec.name}`", equivalent(spec.public), "yes" if spec.differentiable else "no"])
     return _left_aligned(lines)
 
 
@@ -81,138 +72,119 @@ def equivalent(function: Callable[..., Any]) -> str:
 
 
 def support() -> str:
-    """Op x direction x backend: the dtypes that have a kernel, whether or not this machine can run it.
-
-    Raises:
-        RuntimeError: the compiled library is missing; some kernels ask it what they take.
-    """
-    if native._C is None:
-        raise RuntimeError(f"bench.readme: {native.missing('cpu')}")
+    """Op x direction x backend: the dtypes that have a kernel, whether or not this machine can run it."""
     lines = [["op", "direction", *backend.BACKENDS]]
-    whole = {
-        "missing": lambda part: None,
-        "architecture_gap": lambda device: None,
-        "_C": _WholeLibrary(native._C),
-    }
-    gpu = {"missing": lambda: None, "_capability_gap": lambda device: None}
-    with mock.patch.multiple(native, **whole), mock.patch.multiple(launch, **gpu):
-        for name, spec in all_specs().items():
-            lines.append([f"`{name}`", "forward", *_dtypes(name, _forward_args(spec))])
-            if spec.differentiable:
-                lines.append(["", "backward", *_dtypes(f"{name}_backward", _backward_args(spec))])
+    for name, spec in all_specs().items():
+        lines.append([f"`{name}`", "forward", *_dtypes(name)])
+        if spec.differentiable:
+            lines.append(["", "backward", *_dtypes(f"{name}_backward")])
     return _left_aligned(lines)
 
 
-class _WholeLibrary:
-    """The compiled library as if built in full: the limits and questions of a missing part let every size pass."""
-
-    def __init__(self, built: Any) -> None:
-        self._built = built
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._built, name, math.inf if name.isupper() else lambda *sizes: True)
-
-
-Arguments = dict[str, list[tuple[Any, ...]]]  # dtype -> arguments in several layouts
-
-
-def _forward_args(spec: Spec) -> Arguments:
-    return {
-        name: [spec.samples[0].make(dtype, layout=layout) for layout in LAYOUTS.values()]
-        for name, dtype in DTYPES.items()
-    }
-
-
-def _backward_args(spec: Spec) -> Arguments:
-    """What the backward op gets when autograd calls it."""
-    op = getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default
-    recorded: Arguments = {}
-    for name, arguments in _forward_args(spec).items():
-        with Recorder(op) as recorder, backend.use_backend("reference"):
-            for args in arguments:
-                args, leaves = with_gradient(spec, args)
-                out = spec.call(*args)
-                torch.autograd.grad(out, leaves, torch.ones_like(out))
-        recorded[name] = recorder.calls
-    return recorded
-
-
-def _dtypes(op: str, arguments: Arguments) -> list[str]:
-    """For each backend the dtypes that its kernel takes in some layout; "-" without a kernel."""
-    cells = []
-    for name in backend.BACKENDS:
-        kernel = backend.KERNELS[op].get(name)
-        taken = [
-            dtype
-            for dtype, calls in arguments.items()
-            if kernel is not None
-            and any(kernel.refuses(*_fake(args, DEVICES[name])) is None for args in calls)
-        ]
-        cells.append(" ".join(taken) or "-")
-    return cells
-
-
-def _fake(args: tuple[Any, ...], device: str) -> tuple[Any, ...]:
-    """The arguments as tensors without data on a device that need not be there."""
-
-    def copy(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
-
-    with FakeTensorMode():
-        return tree_map_only(torch.Tensor, copy, args)
+def _dtypes(op: str) -> list[str]:
+    """For each backend the dtypes of its kernel; "-" without one."""
+    kernels = backend.KERNELS[op]
+    taken = {name: kernel.dtypes or tuple(DTYPES.values()) for name, kernel in kernels.items()}
+    return [
+        " ".join(short for short, dtype in DTYPES.items() if dtype in taken.get(name, ())) or "-"
+        for name in backend.BACKENDS
+    ]
 
 
 def weights() -> str:
     """Accuracy of the shipped weights, as their metadata tells it."""
-    parts = []
+    lines = []
     for name in shipped():
         config = read_checkpoint(name).config
         metrics = config["metrics"]
         size = (ROOT / f"segnext/weights/{name}.safetensors").stat().st_size / 1e6
-        parts.append(
-            f"`{name}` ([card](segnext/weights/{name}.md), {size:.1f} MB): {config['architecture']}, "
+        lines.append(
+            f"Shipped weights: `{name}` ([card](segnext/weights/{name}.md), {size:.1f} MB), {config['architecture']}, "
             f"{len(config['classes'])} classes. On {metrics['images']} validation images: "
             f"mIoU **{metrics['miou']:.3f}**, pixel accuracy {metrics['pixel_accuracy']:.3f}."
         )
-        iou = [
-            [label, "-" if value is None else f"{value:.3f}"] for label, value in metrics["class_iou"].items()
-        ]
-        parts.append(report.aligned([["class", "IoU"], *iou]))
-    return "\n\n".join(parts) or "No weights are shipped yet."
+    return "\n\n".join(lines) or "No weights are shipped yet."
+
+
+def _newest_runs() -> list[tuple[Path, results.Results]]:
+    """The newest result file of each machine."""
+    folders = sorted({path.parent for path in results.FOLDER.glob("*/*.json")})
+    newest = [max(folder.glob("*.json"), key=_date) for folder in folders]
+    return [(path, results.read(path)) for path in newest]
+
+
+def _measured_on(run: results.Results) -> str:
+    machine = run.machine
+    return (
+        f"**{machine['device']}**, {machine['threads']} threads, {machine['date'][:10]}, "
+        f"torch {machine['versions']['torch']}, commit {machine['commit']}"
+    )
+
+
+def headline() -> str:
+    """One number: a photograph's mask beside the fastest other runtime."""
+    for _, run in _newest_runs():
+        for row in run.rows:
+            if row.table == "models, fp32" and row.name.startswith("T 512x512") and _is_shown(row):
+                ours = report.number(row.times[results.OURS].median)
+                return (
+                    f"SegNeXt-T turns an image of 512x512 into its mask in {ours} ms on "
+                    f"{run.machine['threads']} threads of a CPU ({run.machine['device']}): **{row.ratio:.1f} times "
+                    f"as fast as {row.best_peer}**, the fastest of the other runtimes there."
+                )
+    return "Speed: not yet measured; `make bench` measures your machine."
+
+
+def _is_shown(row: results.Row) -> bool:
+    """Whole jobs: image to mask, a training step."""
+    return row.name.endswith("to the mask") or row.table.startswith("training")
 
 
 def speed() -> str:
-    """The newest run of each machine; what was not measured is said."""
+    """The newest run of each machine in a few rows."""
+    parts = []
+    for _, run in _newest_runs():
+        lines = [["workload", "ours", "best other", "ratio"]]
+        for row in filter(_is_shown, run.rows):
+            best = f"{report.number(row.times[row.best_peer].median)} {row.best_peer}"
+            name = f"{row.name}, {row.table.rpartition(', ')[2]}"
+            lines.append([name, report.number(row.times[results.OURS].median), best, f"{row.ratio:.2f}x"])
+        parts.append(f"{report.aligned(lines)}\n\n{_measured_on(run)}.")
+    return "\n\n".join(parts) or "Not yet measured."
+
+
+def benchmarks() -> str:
+    """The newest run of each machine, all tables; for docs/benchmarks.md."""
     parts = []
     on_gpu = False
-    for folder in sorted({path.parent for path in results.FOLDER.glob("*/*.json")}):
-        path = max(folder.glob("*.json"), key=lambda path: str(results.read(path).machine["date"]))
-        run = results.read(path)
-        machine = run.machine
-        on_gpu |= machine["device"] != machine["cpu"]
-        where = path.relative_to(ROOT).as_posix()
-        parts.append(
-            f"**{machine['device']}**, {machine['threads']} threads, {machine['date'][:10]}, "
-            f"torch {machine['versions']['torch']}, commit {machine['commit']} ([all numbers]({where})):"
-        )
+    for path, run in _newest_runs():
+        on_gpu |= run.machine["device"] != run.machine["cpu"]
+        versions = ", ".join(f"{name} {version}" for name, version in run.machine["versions"].items())
+        parts += [
+            f"## {run.machine['device']}, {run.machine['threads']} threads",
+            f"{_measured_on(run)} ([all numbers]({_from_docs(path)})). Versions: {versions}.",
+            f"Ceilings of this machine, measured: {report.measured_ceilings(run.ceilings)}.",
+        ]
         for title, rows in run.tables().items():
-            table = report.table(rows, run.ceilings)
             plot = report.plot_path(path, title)
-            drawn = f"\n\n![{title}]({plot.relative_to(ROOT).as_posix()})" if plot.exists() else ""
-            if title.startswith("models, fp32"):
-                parts.append(f"{title}:{drawn}\n\n{table}")
-            elif title.startswith("ops"):
-                parts.append(f"<details><summary>{title}</summary>\n\n{table}{drawn}\n\n</details>")
-            else:
-                parts.append(f"{title}:\n\n{table}")
+            drawn = f"\n\n![{title}]({_from_docs(plot)})" if plot.exists() else ""
+            parts.append(f"### {title}\n\n{report.table(rows, run.ceilings)}{drawn}")
         if fresh := report.fresh_table(run.rows):
-            parts.append(f"{report.FRESH_TITLE}:\n\n{fresh}")
-        parts += training_curves(folder)
+            parts.append(f"### {report.FRESH_TITLE}\n\n{fresh}")
+        parts += training_curves(path.parent)
     if not parts:
-        parts.append("CPU: not yet measured. `make bench` measures yours.")
+        parts.append("No machine was measured yet.")
     if not on_gpu:
-        parts.append("GPU: not yet measured on a GPU.")
+        parts.append(
+            "## GPU\n\nNo GPU was measured; "
+            "[docs/kernels.md, section 7](kernels.md#7-gpu-what-is-modelled-and-not-measured) says what is modelled."
+        )
     return "\n\n".join(parts)
+
+
+def _from_docs(path: Path) -> str:
+    """A link in docs/."""
+    return f"../{path.relative_to(ROOT).as_posix()}"
 
 
 def _date(path: Path) -> str:
@@ -225,38 +197,43 @@ def training_curves(folder: Path) -> list[str]:
     if path is None:
         return []
     found = json.loads(path.read_text())
-    settings, where = found["settings"], path.relative_to(ROOT).as_posix()
-    picture = path.with_suffix(".png").relative_to(ROOT).as_posix()
+    settings = found["settings"]
     return [
-        f"training, the losses of {settings['steps']} steps on CamVid ({settings['batch']} crops of "
-        f"{settings['crop']}x{settings['crop']}): ours are never further than {found['largest_gap']:.1e} from eager "
-        f"PyTorch's; eager with another number of threads, {found['largest_noise']:.1e} ([numbers]({where})):\n\n"
-        f"![losses of training steps]({picture})"
+        "### training, losses step by step\n\n"
+        f"SegNeXt-T, {settings['steps']} steps on CamVid ({settings['batch']} crops of "
+        f"{settings['crop']}x{settings['crop']}), with our kernels and in eager PyTorch. Our losses stay within "
+        f"{found['largest_gap']:.1e} of eager PyTorch's. Eager's own losses move by {found['largest_noise']:.1e} "
+        f"when only its number of threads changes ([numbers]({_from_docs(path)})).\n\n"
+        f"![losses of training steps]({_from_docs(path.with_suffix('.png'))})"
     ]
 
 
-PARTS: dict[str, Callable[[], str]] = {
-    "models": models,
-    "operators": operators,
-    "support": support,
-    "weights": weights,
-    "speed": speed,
+DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "headline": headline,
+        "models": models,
+        "weights": weights,
+        "operators": operators,
+        "speed": speed,
+    },
+    "docs/kernels.md": {"support": support},
+    "docs/benchmarks.md": {"benchmarks": benchmarks},
 }
 
 
-def updated(text: str) -> str:
-    """README.md's text with every part written anew between its two markers.
+def updated(document: str, text: str) -> str:
+    """A document's text with every part written anew between its two markers.
 
     Raises:
         ValueError: a part has no place.
     """
-    for name, make in PARTS.items():
+    for name, make in DOCUMENTS[document].items():
         start, end = f"<!-- {name}, by `make readme` -->\n", f"<!-- end of {name} -->"
         before, found_start, rest = text.partition(start)
         _, found_end, after = rest.partition(end)
         if not (found_start and found_end):
             raise ValueError(
-                f"README.md: part {name} must stand between {start.strip()} and {end}, found no such place"
+                f"{document}: part {name} must stand between {start.strip()} and {end}, found no such place"
             )
         text = f"{before}{start}\n{make()}\n\n{end}{after}"
     return text
@@ -275,16 +252,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m bench.readme`."""
     parser = argparse.ArgumentParser(prog="python -m bench.readme", description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 where the README is out of date"
+        "--check", action="store_true", help="change nothing; exit 1 where a document is out of date"
     )
     options = parser.parse_args(arguments)
-    old = README.read_text(encoding="utf-8")
-    new = updated(old)
+    stale = []
+    for document in DOCUMENTS:
+        path = ROOT / document
+        old = path.read_text(encoding="utf-8")
+        new = updated(document, old)
+        if new != old:
+            stale.append(document)
+            if not options.check:
+                path.write_text(new, encoding="utf-8")
     if options.check:
-        parser.exit(
-            0 if new == old else 1, "" if new == old else "README.md is out of date; run `make readme`\n"
-        )
-    README.write_text(new, encoding="utf-8")
+        message = f"{', '.join(stale)}: out of date; run `make readme`\n"
+        parser.exit(1 if stale else 0, message if stale else "")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def table(rows: Sequence[Row], ceilings: Ceilings) -> str:
     lines = []
     for row in rows:
         ours, share = row.times[OURS], row.roofline_share(ceilings)
-        cells = [row.name, *(_number(row.times[v].median) if v in row.times else "-" for v in variants)]
+        cells = [row.name, *(number(row.times[v].median) if v in row.times else "-" for v in variants)]
         cells += [f"{row.ratio:.2f}x {row.best_peer}", "-" if share is None else f"{share:.0%}"]
         cells += [f"{(ours.high - ours.low) / ours.median:.0%}"]
         if "backend" in noted:
@@ -86,7 +86,7 @@ def fresh_table(rows: Sequence[Row]) -> str:
             run = fresh.get(name)
             first = ["-", "-"]
             if run is not None:
-                first = [_number(run["first_ms"]), f"{run['first_ms'] / run['warm_ms']:.1f}x"]
+                first = [number(run["first_ms"]), f"{run['first_ms'] / run['warm_ms']:.1f}x"]
             cells += first
         lines.append(cells)
     return aligned(lines)
@@ -140,7 +140,7 @@ def plot(title: str, rows: Sequence[Row], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}x")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.tick_params(axis="x", labelsize=8)
-    names = [f"{row.name} ({_number(row.times[OURS].median)} ms)" for row in rows]
+    names = [f"{row.name} ({number(row.times[OURS].median)} ms)" for row in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("time of the peer / time of ours: to the right of the line, ours is faster")
@@ -158,20 +158,24 @@ def plot_path(result_file: Path, title: str) -> Path:
     )
 
 
-def _heading(results: Results) -> str:
-    machine, ceilings = results.machine, results.ceilings
-    versions = " ".join(f"{name} {version}" for name, version in machine["versions"].items())
+def measured_ceilings(ceilings: Ceilings) -> str:
+    """The machine's rates in words."""
     copies = ", ".join(f"{rate:.0f} GB/s at {size >> 20} MiB" for size, rate in ceilings.copies)
     fma = "FMA not measured" if ceilings.fma is None else f"FMA {ceilings.fma:.0f} GFLOP/s"
     half = "" if ceilings.half_gemm is None else f", {ceilings.half_gemm:.0f} GFLOP/s bf16"
-    measured = f"{fma}, GEMM {ceilings.gemm:.0f} GFLOP/s fp32{half}; copy {copies}"
+    return f"{fma}, GEMM {ceilings.gemm:.0f} GFLOP/s fp32{half}; copy {copies}"
+
+
+def _heading(results: Results) -> str:
+    machine, ceilings = results.machine, results.ceilings
+    versions = " ".join(f"{name} {version}" for name, version in machine["versions"].items())
     kernels = machine["kernel_instruction_set"] or "not built"
     return "\n".join(
         [
             f"{machine['device']}, {machine['threads']} threads on {machine['cores']}",
             f"{machine['date']}, commit {machine['commit']}",
             f"kernels: {kernels}, backend {machine['backend']}; {versions}",
-            f"ceilings, measured: {measured if ceilings.copies else 'not yet'}",
+            f"ceilings, measured: {measured_ceilings(ceilings) if ceilings.copies else 'not yet'}",
             "times: medians of interleaved rounds; spread: interquartile range of ours over its median",
             "roofline: the larger of FLOPs at the arithmetic ceiling and modelled (not counted) bytes, each",
             "input read once and each output written once, at the copy ceiling of that size; over our time",
@@ -198,7 +202,7 @@ def _losses(row: Row) -> str:
     return f"losses, {row.name}, step by step:\n" + "\n".join(lines)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three significant digits, no exponent."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
     return f"{value:.{digits}f}"

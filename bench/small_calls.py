@@ -24,7 +24,7 @@ def call(spec: Spec, name: str, device: str, dtype: torch.dtype) -> int:
         for layout in (torch.contiguous_format, torch.channels_last):
             args = in_layout(sample.make(dtype, device), layout)
             kernel = backend.KERNELS[spec.name].get(name)
-            if kernel is None or kernel.refuses(*args) is not None:
+            if kernel is None or kernel.reason_against(*args) is not None:
                 continue
             fresh, leaves = with_gradient(spec, args)
             with use_backend(name):

@@ -1,4 +1,4 @@
-"""SegNeXt: semantic segmentation with fast kernels, on one GPU, on eight, or on a CPU.
+"""SegNeXt: semantic segmentation with fast kernels, on a CPU or a GPU.
 
 from segnext import segnext_b
 model = segnext_b(num_classes=150)      # an nn.Module; logits at the input's size

@@ -3,7 +3,7 @@
 Useful alone: nothing here knows of SegNeXt. Each function states its plain PyTorch equivalent.
 """
 
-from segnext_kernels.backend import choose, current_backend, explain, use_backend
+from segnext_kernels.backend import choose, current_backend, definitions, explain, use_backend
 from segnext_kernels.ops.channel_norm.op import channel_norm
 from segnext_kernels.ops.conv2d_act.op import conv2d_act
 from segnext_kernels.ops.conv_ffn.op import conv_ffn
@@ -17,13 +17,16 @@ from segnext_kernels.ops.nmf2d_projected.op import nmf2d_projected
 from segnext_kernels.ops.resize_sum.op import resize_sum
 from segnext_kernels.ops.upsample_argmax.op import upsample_argmax
 from segnext_kernels.ops.upsample_cross_entropy.op import upsample_cross_entropy
+from segnext_kernels.status import Status, status
 
 __all__ = [
+    "Status",
     "channel_norm",
     "choose",
     "conv2d_act",
     "conv_ffn",
     "current_backend",
+    "definitions",
     "dwconv_gelu",
     "explain",
     "gated_pointwise",
@@ -33,6 +36,7 @@ __all__ = [
     "nmf2d",
     "nmf2d_projected",
     "resize_sum",
+    "status",
     "upsample_argmax",
     "upsample_cross_entropy",
     "use_backend",

@@ -6,34 +6,20 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from segnext_kernels import self_check
+from segnext_kernels.kernel import Kernel
 
-# Order of preference under "auto". Reasoned, as nothing was measured on a GPU yet: CUDA before Triton, since its
-# kernels hold rows and state in registers and shared memory that Triton cannot index (one launch for msca_conv, not
-# three; one for all steps of nmf2d). `python -m bench.campaign` times both; its results will decide, op by op.
+# Order of preference under "auto". CUDA comes before Triton because its kernels hold rows and state in registers and
+# shared memory that Triton cannot index: one launch for msca_conv instead of three, one for all steps of nmf2d. This is
+# reasoned; `python -m bench.campaign` times both on a GPU, and its results decide, op by op.
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 SETTINGS = ("auto", *BACKENDS)
 
 _setting: ContextVar[str | None] = ContextVar("segnext_backend", default=None)
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One backend's implementation of one op.
-
-    ``refuses(*args)`` gets the op's arguments in schema order and returns None, or in a few words
-    why these inputs cannot be taken. ``passed_over(*args)`` returns why "auto" leaves inputs that could be
-    taken to the next backend: where another one was measured to be faster.
-    """
-
-    run: Callable[..., Any]
-    refuses: Callable[..., str | None]
-    passed_over: Callable[..., str | None] = lambda *args: None
 
 
 # op name -> backend name -> kernel; filled by registration.define_op
@@ -76,20 +62,28 @@ def select(op: str, args: tuple[Any, ...]) -> Kernel:
     setting = current_backend()
     if setting == "auto":
         for name, kernel in kernels.items():
-            if kernel.refuses(*args) is None and _left_out(op, name, kernel, args) is None:
+            if kernel.reason_against(*args) is None and _left_out(op, name, kernel, args) is None:
                 return kernel
-    elif setting in kernels and kernels[setting].refuses(*args) is None:
+    elif setting in kernels and kernels[setting].reason_against(*args) is None:
         return kernels[setting]
     raise NotImplementedError(explain(op, *args))
 
 
 def _left_out(op: str, name: str, kernel: Kernel, args: tuple[Any, ...]) -> str | None:
     """Why "auto" leaves inputs that this kernel takes to the next one."""
-    slower = kernel.passed_over(*args)
+    slower = kernel.reason_to_pass(*args)
     if slower is not None:
         return f"passes it over: {slower}"
     wrong = self_check.distrusted(op, name, args)
     return None if wrong is None else f"leaves it out, it {wrong}"
+
+
+def definitions() -> dict[Any, Callable[..., Any]]:
+    """Every registered operator -> its definition in plain PyTorch: a decomposition table for torch.export."""
+    return {
+        getattr(torch.ops.segnext_kernels, op).default: kernels["reference"].run
+        for op, kernels in KERNELS.items()
+    }
 
 
 def choose(op: str, *args: Any) -> str:
@@ -99,12 +93,12 @@ def choose(op: str, *args: Any) -> str:
 
 
 def explain(op: str, *args: Any) -> str:
-    """Why each backend takes or refuses these arguments, a line each."""
+    """Why each backend takes or refuses these arguments, one line per backend."""
     setting = current_backend()
     lines, chosen = [], None
     for name in BACKENDS:
         kernel = KERNELS[op].get(name)
-        reason = "this op has no kernel for it" if kernel is None else kernel.refuses(*args)
+        reason = "this op has no kernel for it" if kernel is None else kernel.reason_against(*args)
         if reason is None:
             left_out = _left_out(op, name, kernel, args) if kernel is not None and setting == "auto" else None
             if left_out is not None:

@@ -22,6 +22,11 @@ def is_channels_last(x: torch.Tensor) -> bool:
     return format_of(x) == torch.channels_last
 
 
+def has_inner_channels(x: torch.Tensor) -> bool:
+    """Whether pixels are contiguous rows of channels: in channels_last, with one channel, or without elements."""
+    return x.numel() == 0 or x.shape[1] == 1 or is_channels_last(x)
+
+
 def as_format_of(tensor: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """``tensor`` in the output format of ``x``, copied only where it differs."""
     return tensor.contiguous(memory_format=format_of(x))

@@ -1,4 +1,4 @@
-"""Finds and loads the compiled library `_C`, and says in one sentence what is missing."""
+"""The compiled library `_C`: finds and loads it, says what is missing, and calls its kernels."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import functools
 import importlib
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch  # before _C: loads the OpenMP runtime that _C shares: one thread pool
 
+from segnext_kernels.kernel import Kernel, dtype_names
+
 RECORD = Path(__file__).with_name("_build.json")
-CPU_DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # of setup.py's FLOAT64_OPS
+CPU_DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # of the ops with a float64 build, for gradcheck
+INFERENCE_DTYPES = (torch.float32, torch.bfloat16)  # of the ops without
 CUDA_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # csrc/cpu/convert.h
 INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16")  # csrc/common/isa.h
@@ -94,10 +98,96 @@ def architecture_gap(device: torch.device) -> str | None:
     )
 
 
-def check_launch(status: int, op: str) -> None:
-    """Raise on a CUDA launcher's non-zero status."""
+def reason_against(x: torch.Tensor, device: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    """Why the compiled kernels for "cpu" or "cuda", in these dtypes, do not take ``x`` on this machine."""
+    if x.device.type != device:
+        return f"takes {device.upper()} tensors, not {x.device.type}"
+    if x.dtype not in dtypes:
+        return f"takes {dtype_names(dtypes)}, not {dtype_names((x.dtype,))}"
+    return missing(device) or (architecture_gap(x.device) if device == "cuda" else None)
+
+
+def cpu(run: Callable[..., Any], dtypes: tuple[torch.dtype, ...] = CPU_DTYPES, **rest: Any) -> Kernel:
+    """The backend "cpu" of an op; ``rest`` as in `Kernel`."""
+    return Kernel(run, dtypes, machine=lambda x, dtypes: reason_against(x, "cpu", dtypes), **rest)
+
+
+def cuda(run: Callable[..., Any], dtypes: tuple[torch.dtype, ...] = CUDA_DTYPES, **rest: Any) -> Kernel:
+    """The backend "cuda" of an op; ``rest`` as in `Kernel`."""
+    return Kernel(run, dtypes, machine=lambda x, dtypes: reason_against(x, "cuda", dtypes), **rest)
+
+
+def both(
+    run: Callable[..., Any],
+    position: int = 0,
+    on_cuda: Mapping[str, Any] | None = None,
+    on_cpu: Mapping[str, Any] | None = None,
+) -> dict[str, Kernel]:
+    """The backends "cuda" and "cpu" of an op whose kernels take the same arguments.
+
+    Args:
+        run: ``run(call, *args)``, where ``call`` is `call_cuda` or `call_cpu`.
+        position: as in `Kernel`.
+        on_cuda, on_cpu: what one of them has of its own, as in `Kernel`.
+    """
+    return {
+        "cuda": cuda(functools.partial(run, call_cuda), position=position, **(on_cuda or {})),
+        "cpu": cpu(functools.partial(run, call_cpu), position=position, **(on_cpu or {})),
+    }
+
+
+def constant(name: str) -> Callable[[], int]:
+    """A constant of the library, which is there when a kernel's limits are asked for."""
+    return lambda: int(getattr(_C, name))
+
+
+def pack(function: str, dtype: torch.dtype, weights: Any, *others: Any) -> torch.Tensor:
+    """Weights in the form that ``<function>_cpu`` takes, for this machine's instruction set.
+
+    Args:
+        dtype: of the products.
+        weights: a tensor or a list, from which the size follows.
+        others: the rest of what is packed.
+    """
+    isa, code, described = instruction_set(), DTYPES[dtype], plain(weights)
+    packed = packed_memory(getattr(_C, f"{function}_packed_bytes")(code, described, isa))
+    getattr(_C, f"{function}_pack_cpu")(code, described, *map(plain, others), packed.data_ptr(), isa)
+    return packed
+
+
+def call_cpu(function: str, like: torch.Tensor, *args: Any, workspace: bool = False) -> Any:
+    """Run ``<function>_cpu`` of the library with all of torch's threads.
+
+    Args:
+        function: the op, or its backward.
+        like: a tensor on the device.
+        args: tensors, None, dtypes, numbers, and lists of them, in the function's order.
+        workspace: whether the function on a GPU takes a `Workspace`.
+    """
+    return getattr(_C, f"{function}_cpu")(*map(plain, args), instruction_set(), torch.get_num_threads())
+
+
+def call_cuda(
+    function: str, like: torch.Tensor, *args: Any, workspace: bool = False, op: str | None = None
+) -> None:
+    """Start ``<function>_cuda`` of the library on the current stream of ``like``'s device; see `call_cpu`.
+
+    Raises:
+        RuntimeError: the launch failed, in the name of ``op``.
+    """
+    memory = (Workspace(like),) if workspace else ()
+    status = getattr(_C, f"{function}_cuda")(*map(plain, args), *stream(like), *memory)
     if status:
-        raise RuntimeError(f"{op}: CUDA launch failed: {_C.cuda_error(status)}")
+        raise RuntimeError(f"{op or function}: CUDA launch failed: {_C.cuda_error(status)}")
+
+
+def plain(value: Any) -> Any:
+    """As the library takes it: a tensor is its address, sizes and strides in elements; a dtype its code."""
+    if isinstance(value, torch.Tensor):
+        return value.data_ptr(), value.shape, value.stride()
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return DTYPES[value] if isinstance(value, torch.dtype) else value
 
 
 def stream(tensor: torch.Tensor) -> tuple[int, int]:
@@ -122,54 +212,8 @@ class Workspace:
         return self._memory.data_ptr()
 
 
-def view(tensor: torch.Tensor | None) -> tuple[int, torch.Size, tuple[int, ...]] | None:
-    """A tensor as the compiled library takes it: address, sizes, strides in elements."""
-    return None if tensor is None else (tensor.data_ptr(), tensor.shape, tensor.stride())
-
-
-def strips_refused(
-    root_weight: torch.Tensor,
-    strip_weights: list[torch.Tensor],
-    most_root: int | None = None,
-    most_taps: int | None = None,
-) -> str | None:
-    """Why compiled kernels do not take these depthwise kernels: more or longer than they have room for.
-
-    Without ``most_root`` and ``most_taps`` those of the CPU's.
-    """
-    most_root = most_root or _C.MSCA_CONV_MAX_ROOT
-    most_taps = most_taps or _C.MSCA_CONV_MAX_TAPS
-    if len(strip_weights) > _C.MSCA_CONV_MAX_STRIPS:
-        return f"takes up to {_C.MSCA_CONV_MAX_STRIPS} strip weights, not {len(strip_weights)}"
-    if root_weight.shape[2] > most_root:
-        return f"takes roots of up to {most_root} taps a side, not {root_weight.shape[2]}"
-    longest = max((max(weight.shape[2:]) for weight in strip_weights), default=0)
-    if longest > most_taps:
-        return f"takes strips of up to {most_taps} taps, not {longest}"
-    return None
-
-
 def packed_memory(size: int) -> torch.Tensor:
     """Uninitialised bytes at a multiple of 64, where packed weights begin."""
     memory = torch.empty(size + 64, dtype=torch.uint8)
     start = -memory.data_ptr() % 64
     return memory[start : start + size]
-
-
-def cpu_refuses(x: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> str | None:
-    """Why the CPU kernels of an op with these dtypes do not take ``x``."""
-    return _refuses(x, "cpu", dtypes) or missing("cpu")
-
-
-def cuda_refuses(x: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> str | None:
-    """Why the CUDA kernels of an op with these dtypes do not take ``x``."""
-    return _refuses(x, "cuda", dtypes) or missing("cuda") or architecture_gap(x.device)
-
-
-def _refuses(x: torch.Tensor, device: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
-    if x.device.type != device:
-        return f"takes {device.upper()} tensors, not {x.device.type}"
-    if x.dtype not in dtypes:
-        names = [str(dtype).removeprefix("torch.") for dtype in (*dtypes, x.dtype)]
-        return f"takes {', '.join(names[:-2])} and {names[-2]}, not {names[-1]}"
-    return None

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from segnext_kernels import native
-from segnext_kernels.ops.channel_norm import op as norm
-from segnext_kernels.ops.conv_ffn import op as conv_ffn
-from segnext_kernels.ops.group_norm_act import op as group_norm
-from segnext_kernels.ops.msca_block import op as msca_block
-from segnext_kernels.ops.nmf2d import op as nmf
-from segnext_kernels.ops.resize_sum import op as resize
+from segnext_kernels.ops.channel_norm import compiled as norm
+from segnext_kernels.ops.conv2d_act import compiled as conv2d
+from segnext_kernels.ops.conv_ffn import compiled as conv_ffn
+from segnext_kernels.ops.group_norm_act import compiled as group_norm
+from segnext_kernels.ops.msca_block import compiled as msca_block
+from segnext_kernels.ops.nmf2d import compiled as nmf
+from segnext_kernels.ops.nmf2d.op import EPS
+from segnext_kernels.ops.resize_sum import compiled as resize
 
-DTYPES = (torch.float32, torch.bfloat16)
-ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}  # csrc/ops/conv2d_act/conv2d_act.h
+DTYPES = native.INFERENCE_DTYPES
 
 
 def unavailable() -> str | None:
@@ -50,19 +51,12 @@ class PackedConv2d:
         padding: int = 0,
         activation: str = "none",
     ) -> None:
-        self.dtype, self.kernel = native.DTYPES[dtype], (weight.shape[2], weight.shape[3])
-        self.stride, self.padding, self.activation = stride, padding, ACTIVATIONS[activation]
-        isa, view = native.instruction_set(), native.view(weight)
-        self.packed = native.packed_memory(native._C.conv2d_act_packed_bytes(self.dtype, view, isa))
-        native._C.conv2d_act_pack_cpu(self.dtype, view, native.view(bias), self.packed.data_ptr(), isa)
+        self.kernel, self.stride, self.padding = (weight.shape[2], weight.shape[3]), stride, padding
+        self.activation, self.packed = activation, conv2d.pack(weight, bias, dtype)
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         """(N, C, H, W) of the layer's dtype, any strides, into ``out`` (N, Co, Ho, Wo), either dtype."""
-        native._C.conv2d_act_cpu(
-            self.dtype, native.DTYPES[out.dtype], native.view(x), self.kernel, self.stride, self.padding,
-            self.packed.data_ptr(), self.activation, native.view(out), *_settings(),
-        )  # fmt: skip
-        return out
+        return conv2d.run(x, self.packed, self.kernel, self.stride, self.padding, self.activation, out)
 
 
 class PackedMscaBlock:
@@ -73,8 +67,7 @@ class PackedMscaBlock:
 
     def __call__(self, x: Tensor, out: Tensor, workspace: Tensor) -> Tensor:
         """``workspace`` has `workspace_elements(x.shape)` elements of x's dtype; ``out`` must not overlap x."""
-        msca_block.run_packed(x, self.packed, workspace, out)
-        return out
+        return msca_block.run(x, self.packed, workspace, out)
 
 
 class PackedConvFfn:
@@ -85,8 +78,7 @@ class PackedConvFfn:
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         """``out`` must not overlap x."""
-        conv_ffn.run_packed(x, self.packed, self.hidden, True, out)
-        return out
+        return conv_ffn.run(x, self.packed, self.hidden, True, out)
 
 
 def workspace_elements(shape: torch.Size) -> int:
@@ -96,14 +88,12 @@ def workspace_elements(shape: torch.Size) -> int:
 
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> Tensor:
     """LayerNorm over C; weight and bias (C,) in float32; ``out`` may be x."""
-    norm.run(x, weight, bias, eps, out)
-    return out
+    return norm.run(x, weight, bias, eps, out)
 
 
 def resize_sum(base: Tensor, others: Sequence[Tensor], out: Tensor) -> Tensor:
     """``base`` (N, C, H, W) plus every other (N, C, h, w) resized bilinearly to its size; ``out`` may be base."""
-    resize.run(base, others, out)
-    return out
+    return resize.run(base, others, out)
 
 
 def nmf2d(x: Tensor, bases: Tensor, steps: int, projection: Tensor, out: Tensor) -> Tensor:
@@ -116,7 +106,7 @@ def nmf2d(x: Tensor, bases: Tensor, steps: int, projection: Tensor, out: Tensor)
         projection: (P, D), float32.
         out: (N, P, H, W).
     """
-    nmf.run(x.flatten(2), bases, steps, nmf.EPS, out.flatten(2), projection=projection)
+    nmf.run(x.flatten(2), bases, steps, EPS, out.flatten(2), projection=projection)
     return out
 
 
@@ -124,9 +114,4 @@ def group_norm_act(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None, out: Tensor
 ) -> Tensor:
     """`segnext_kernels.group_norm_act` with ReLU; weight and bias in float32; ``out`` may be x."""
-    group_norm.run(x, groups, weight, bias, eps, residual, "relu", out)
-    return out
-
-
-def _settings() -> tuple[int, int]:
-    return native.instruction_set(), torch.get_num_threads()
+    return group_norm.run(native.call_cpu, x, groups, weight, bias, eps, residual, "relu", out)

@@ -12,9 +12,13 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from segnext_kernels import backend
+from segnext_kernels.kernel import Kernel
 
 NAMESPACE = "segnext_kernels"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+AUTOCAST: dict[
+    str, tuple[str, ...]
+] = {}  # op -> names of the arguments that autocast takes to the low precision
 
 
 def define_op(
@@ -23,7 +27,7 @@ def define_op(
     *,
     reference: Callable[..., Any],
     fake: Callable[..., Any],
-    kernels: dict[str, backend.Kernel] | None = None,
+    kernels: dict[str, Kernel] | None = None,
     flops: Callable[..., int] | None = None,
 ) -> Any:
     """Register ``segnext_kernels::name`` and return it.
@@ -36,7 +40,7 @@ def define_op(
         kernels: backend name -> kernel, for the backends other than the reference.
         flops: floating-point operations from argument *shapes* (as torch.utils.flop_counter passes them).
     """
-    known = {**(kernels or {}), "reference": backend.Kernel(reference, lambda *args: None)}
+    known = {**(kernels or {}), "reference": Kernel(reference)}
     backend.KERNELS[name] = {key: known[key] for key in backend.BACKENDS if key in known}
     LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -98,37 +102,37 @@ def forbid_double_backward(name: str) -> None:
     )
 
 
-def define_autocast(name: str, cast: Callable[..., tuple[Any, ...]]) -> None:
-    """Attach the op's own autocast rule.
+def define_autocast(name: str, *low: str) -> None:
+    """Attach the op's own autocast rule: which arguments go to the low precision, and no others.
 
     `torch.library.register_autocast` casts every floating tensor, which is wrong for statistics and NMF state.
 
     Args:
         name: the op.
-        cast: ``cast(to_low_precision, *args) -> args``, where ``to_low_precision`` maps a tensor, None or a list.
+        low: names of the arguments, tensors or lists of them; float64 stays as it is.
     """
     op = getattr(getattr(torch.ops, NAMESPACE), name).default
+    names = [argument.name for argument in op._schema.arguments]
+    positions = {names.index(argument) for argument in low}
+    AUTOCAST[name] = low
     for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
         excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
         def run(*args: Any, _device_type: str = device_type, _excluded: Any = excluded) -> Any:
             dtype = torch.get_autocast_dtype(_device_type)
-
-            def to_low_precision(value: Any) -> Any:
-                if isinstance(value, (list, tuple)):
-                    return [to_low_precision(item) for item in value]
-                if (
-                    isinstance(value, torch.Tensor)
-                    and value.is_floating_point()
-                    and value.dtype != torch.float64
-                ):
-                    return value.to(dtype)
-                return value
-
+            cast = (_to(dtype, value) if i in positions else value for i, value in enumerate(args))
             with torch._C._ExcludeDispatchKeyGuard(_excluded):
-                return op(*cast(to_low_precision, *args))
+                return op(*cast)
 
         LIBRARY.impl(name, run, key)
+
+
+def _to(dtype: torch.dtype, value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_to(dtype, item) for item in value]
+    if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float64:
+        return value.to(dtype)
+    return value
 
 
 def define_vmap(name: str) -> None:

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from segnext_kernels import ops
+from segnext_kernels.registration import AUTOCAST
 
 # SegNeXt-T and -B at 512x512: stage -> (channels, side of the feature map, FFN expansion).
 STAGES: dict[str, tuple[int, int, int]] = {
@@ -133,7 +134,6 @@ class Spec:
         public: the public function; takes the schema's arguments in order, without ``internal``.
         reference: plain PyTorch in schema order; autograd through it gives the oracle's gradients.
         differentiable: names of the arguments that get a gradient; empty for inference ops.
-        low_precision: names of the arguments that autocast takes to the low precision.
         samples: small inputs, every kind of edge among them; the first is an ordinary one.
         model_shapes: SegNeXt-T's and -B's at 512x512, batch 1.
         target_shapes: larger ones that a speed is promised for on a GPU.
@@ -159,7 +159,6 @@ class Spec:
     public: Callable[..., torch.Tensor]
     reference: Callable[..., torch.Tensor]
     differentiable: tuple[str, ...]
-    low_precision: tuple[str, ...]
     samples: tuple[Sample, ...]
     model_shapes: tuple[Sample, ...]
     bad_inputs: tuple[BadInput, ...]
@@ -182,6 +181,11 @@ class Spec:
     def op(self) -> Any:
         """The registered operator: takes all of the schema's arguments."""
         return getattr(torch.ops.segnext_kernels, self.name).default
+
+    @property
+    def low_precision(self) -> tuple[str, ...]:
+        """Names of the arguments that autocast takes to the low precision."""
+        return AUTOCAST.get(self.name, ())
 
     @property
     def argument_names(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from bench.issue_model import costs
 ISSUE = costs.PARTITIONS * costs.MULTIPROCESSORS * costs.CLOCK
 SPECIAL = costs.RATES["special"] * costs.MULTIPROCESSORS * costs.CLOCK
 
-# Seconds an element outside of the tensor cores (KERNELS.md 5, GPU.md B): the definition's own arithmetic.
+# Seconds per element outside of the tensor cores, for the arithmetic of the definition alone.
 FORWARD = {
     "msca_conv": 3.07e-12,  # 206 FLOP at 67 TFLOP/s
     "dwconv_gelu": 23 / 32 / ISSUE,  # 9 multiply-adds and a GELU of 14 instructions

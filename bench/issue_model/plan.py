@@ -22,7 +22,7 @@ from bench.issue_model.model import BLOCKS, Result, modelled
 from bench.issue_model.record import Launch, Recorder
 from bench.issue_model.triton_launches import FIRST_ADDRESS, launch_of
 from segnext_kernels import backend, native
-from segnext_kernels.triton import tuning
+from segnext_kernels.triton import launch, tuning
 
 NAMESPACE = "segnext_kernels"
 # PyTorch's functions that give memory which nobody has written
@@ -115,7 +115,11 @@ class Plan(TorchDispatchMode):
         op = func.name().removeprefix(f"{NAMESPACE}::").partition(".")[0]
         for name in ("cuda", "triton"):
             kernel = backend.KERNELS[op].get(name)
-            if kernel is not None and kernel.refuses(*args) is None and kernel.passed_over(*args) is None:
+            if (
+                kernel is not None
+                and kernel.reason_against(*args) is None
+                and kernel.reason_to_pass(*args) is None
+            ):
                 return self._run(op, name, args)
         return self._run(op, "reference", args)
 
@@ -138,8 +142,8 @@ class Plan(TorchDispatchMode):
         memsets = recorder.memsets
         out = kernel.run(*args)
         inputs = [leaf for leaf in tree_leaves((args, out)) if isinstance(leaf, torch.Tensor)]
-        for launch in recorder.taken(first, [*inputs, *self._kept]):
-            self._add(launch)
+        for noted in recorder.taken(first, [*inputs, *self._kept]):
+            self._add(noted)
         for _ in range(recorder.memsets - memsets):
             self.steps.append(Step(self._op, Foreign("cudaMemsetAsync", 1, 0, 0)))
         del self._kept[kept:]
@@ -159,7 +163,7 @@ class Plan(TorchDispatchMode):
     def _patched(self) -> Iterator[None]:
         """The library as on an H200 with everything built."""
 
-        def launch(function: Any, grid: Any, *args: Any, config: tuning.Config, **constants: Any) -> None:
+        def start(function: Any, grid: Any, *args: Any, config: tuning.Config, **constants: Any) -> None:
             with _no_modes():
                 launched = launch_of(function, grid, args, config, constants)
             self._add(launched)
@@ -168,25 +172,25 @@ class Plan(TorchDispatchMode):
             results = [run(config) for config in (space.configs if self._every_config else space.configs[:1])]
             return results[0]
 
-        def cuda_refuses(x: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> str | None:
+        def on_cuda(x: torch.Tensor, device: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
+            return None if device == "cuda" and x.dtype in dtypes else f"takes no {x.dtype} on {device}"
+
+        def on_triton(x: torch.Tensor, dtypes: tuple[torch.dtype, ...] = launch.DTYPES) -> str | None:
             return None if x.dtype in dtypes else f"takes no {x.dtype}"
 
-        def triton_refuses(x: torch.Tensor) -> str | None:
-            return None if x.dtype in launch.DTYPES else f"takes no {x.dtype}"
-
-        before = launch.start, tuning.tuned, native.cuda_refuses, launch.refuses, native._C
-        launch.start, tuning.tuned, native.cuda_refuses, launch.refuses = (
-            launch,
+        before = launch.start, tuning.tuned, native.reason_against, launch.reason_against, native._C
+        launch.start, tuning.tuned, native.reason_against, launch.reason_against = (
+            start,
             tuned,
-            cuda_refuses,
-            triton_refuses,
+            on_cuda,
+            on_triton,
         )
         if not isinstance(before[4], _Native):
             native._C = _Native(self._recorder, before[4])
         try:
             yield
         finally:
-            launch.start, tuning.tuned, native.cuda_refuses, launch.refuses, native._C = before
+            launch.start, tuning.tuned, native.reason_against, launch.reason_against, native._C = before
 
 
 class _Native:

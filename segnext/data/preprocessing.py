@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 MEAN = (123.675, 116.28, 103.53)
-"""Per-channel mean of ImageNet, RGB, on the 0..255 scale (SEGNEXT.md, section 5: as the official code)."""
+"""Per-channel mean of ImageNet, RGB, on the 0..255 scale (docs/model.md, section 5.1)."""
 
 STD = (58.395, 57.12, 57.375)
 """Per-channel standard deviation of ImageNet, RGB, on the 0..255 scale."""

@@ -1,7 +1,7 @@
 """A SegNeXt's weights folded for inference: normalisation and layer scales disappear into the convolutions.
 
-Exact up to rounding (KERNELS of the house: every fold is around a 1x1 convolution, or behind a dense one, so that
-no border is touched):
+Exact up to rounding: every fold is around a 1x1 convolution, or behind a dense one, so that no border is touched
+(docs/model.md, section 6):
 
 * BatchNorm behind a convolution (stem, downsampling) scales its weights;
 * ``norm1`` and ``norm2`` of a block, s z + t, go into ``proj_in`` and ``fc1``; the attention's inner shortcut is

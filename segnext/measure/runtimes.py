@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segnext.models import SegNeXt
-from segnext_kernels import backend
+from segnext_kernels import definitions
 
 Run = Callable[[], Tensor]
 TRIALS = 3
@@ -182,11 +182,7 @@ def plain(model: SegNeXt, images: Tensor) -> Callable[[Tensor], Tensor]:
     Traced with every operator of ours replaced by its definition and every 1x1 convolution written as one, so
     that compilers and exporters see what they know.
     """
-    table: dict[Any, Callable[..., Any]] = {
-        getattr(torch.ops.segnext_kernels, name).default: kernels["reference"].run
-        for name, kernels in backend.KERNELS.items()
-    }
-    table[torch.ops.aten.linear.default] = _convolution_1x1
+    table = {**definitions(), torch.ops.aten.linear.default: _convolution_1x1}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, about itself
         program = torch.export.export(AsModule(model.forward_logits), (images,))

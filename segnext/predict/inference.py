@@ -1,6 +1,6 @@
 """From a normalised image to scores and label maps: whole, in sliding windows, at several scales, mirrored.
 
-The protocols are those of the published results (SEGNEXT.md, section 5). Tensors in, tensors out;
+The protocols are those of the published results (docs/model.md, section 5.3). Tensors in, tensors out;
 `segnext.predict.predictor` adds files, colours and drawing.
 """
 

@@ -30,7 +30,7 @@ def verdict_on(subject: Subject, device: torch.device) -> Verdict:
     definition = KERNELS[subject.op]["reference"].run
     checked = 0
     for name, args in _inputs(subject, device):
-        if kernel.refuses(*args) is not None:
+        if kernel.reason_against(*args) is not None:
             continue
         try:
             reason = _disagreement(kernel, definition, args)

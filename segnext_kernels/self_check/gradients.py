@@ -21,12 +21,12 @@ def cast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
 
 def with_gradient(spec: Spec, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
     """Detached arguments, of which the differentiable ones require a gradient, and a list of these."""
-    fresh = [
-        tree_map_only(
-            torch.Tensor, lambda t, wanted=name in spec.differentiable: t.detach().requires_grad_(wanted), a
-        )
-        for name, a in zip(spec.argument_names, args, strict=True)
-    ]
+
+    def detached(value: Any, is_wanted: bool) -> Any:
+        return tree_map_only(torch.Tensor, lambda t: t.detach().requires_grad_(is_wanted), value)
+
+    named = zip(spec.argument_names, args, strict=True)
+    fresh = [detached(value, name in spec.differentiable) for name, value in named]
     return tuple(fresh), [t for t in tree_leaves(fresh) if isinstance(t, torch.Tensor) and t.requires_grad]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from segnext_kernels.backend import Kernel
+from segnext_kernels.kernel import Kernel, dtype_names
 from segnext_kernels.triton.tuning import Config
 
 OLDEST = (3, 6)  # the oldest that the kernels were compiled with
@@ -54,36 +54,37 @@ def _capability_gap(device: torch.device) -> str | None:
     return f"needs compute capability 8.0 or newer, this device is {major}.{minor}; use another backend"
 
 
-def refuses(x: torch.Tensor) -> str | None:
-    """Why no Triton kernel takes ``x``."""
+def reason_against(x: torch.Tensor, dtypes: tuple[torch.dtype, ...] = DTYPES) -> str | None:
+    """Why no Triton kernel takes ``x`` on this machine."""
     if interpreted():
         if x.device.type != "cpu":
             return f"TRITON_INTERPRET=1 interprets kernels on CPU tensors, not {x.device.type}; unset it"
     elif x.device.type != "cuda":
         remedy = "; TRITON_INTERPRET=1 interprets kernels on CPU tensors" if x.device.type == "cpu" else ""
         return f"takes CUDA tensors, not {x.device.type}{remedy}"
-    if x.dtype not in DTYPES:
-        return f"takes float16, bfloat16 and float32, not {str(x.dtype).removeprefix('torch.')}"
+    if x.dtype not in dtypes:
+        return f"takes {dtype_names(dtypes)}, not {dtype_names((x.dtype,))}"
     return missing() or (_capability_gap(x.device) if x.device.type == "cuda" else None)
 
 
-def _passed_over(*args: Any) -> str | None:
+def _slower(*args: Any) -> str | None:
     return "the interpreter is for tests: thousands of times slower" if interpreted() else None
 
 
-def kernel(
-    package: str,
-    function: str,
-    position: int = 0,
-    refuses_more: Callable[..., str | None] = lambda *args: None,
-) -> Kernel:
-    """The backend "triton" of an op: ``function`` of ``package``.triton_kernels, imported at the first call.
+def kernel(run: Callable[..., Any], position: int = 0, **rest: Any) -> Kernel:
+    """The backend "triton" of an op; ``rest`` as in `Kernel`."""
+    return Kernel(
+        run, DTYPES, position, machine=lambda x, dtypes: reason_against(x, dtypes), slower=_slower, **rest
+    )
+
+
+def kernel_of(package: str | None, function: str, position: int = 0, **rest: Any) -> Kernel:
+    """The backend "triton" of an op by its own Triton kernels, which are imported at the first call.
 
     Args:
         package: the op's package, its ``__package__``.
-        function: takes the op's arguments in schema order.
-        position: of the tensor whose device and dtype decide.
-        refuses_more: what this op refuses beside that, as `Kernel.refuses`.
+        function: of its module ``triton_kernels``; takes the op's arguments in schema order.
+        position, rest: as in `Kernel`.
     """
 
     def run(*args: Any) -> Any:
@@ -93,10 +94,7 @@ def kernel(
         with guard:  # Triton launches on the current device and its current stream
             return getattr(module, function)(*args)
 
-    def refuses_these(*args: Any) -> str | None:
-        return refuses(args[position]) or refuses_more(*args)
-
-    return Kernel(run, refuses_these, _passed_over)
+    return kernel(run, position, **rest)
 
 
 def start(function: Any, grid: tuple[int, ...], *args: Any, config: Config, **constants: Any) -> None:

@@ -1,4 +1,4 @@
-"""README.md and CONTRIBUTING.md: tables are those of the code, examples run, quoted code is the real one."""
+"""README.md, CONTRIBUTING.md and docs/: tables are those of the code, examples run, quoted code is the real one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ from segnext.weights.catalogue import shipped
 from segnext_kernels import native
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+TEXTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+LONGEST = 9 * 1024  # bytes of the README: what a stranger reads to the end
+BLOCKS = {
+    f"{document}-{i}": code
+    for document, text in TEXTS.items()
+    for i, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+}
 
 built = pytest.mark.skipif(native._C is None, reason="the support matrix asks the compiled library")
 
@@ -27,13 +35,22 @@ def test_tables_are_up_to_date() -> None:
     assert exit_status.value.code == 0
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=[f"block{i}" for i in range(len(BLOCKS))])
+def test_readme_is_short() -> None:
+    assert len(TEXTS["README.md"].encode()) <= LONGEST
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/kernels.md"])
+def test_what_no_gpu_has_confirmed_is_said_once(document: str) -> None:
+    assert TEXTS[document].count("has run on a GPU yet") == 1
+
+
+@pytest.mark.parametrize("code", BLOCKS.values(), ids=BLOCKS.keys())
 def test_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "camvid" in code and "camvid" not in shipped():
         pytest.skip("the package ships no weights named camvid")
     shutil.copy(ROOT / "docs/street.jpg", tmp_path)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "an example", "exec"), {})
 
 
 def test_contributing_quotes_the_op_as_it_is() -> None:
@@ -46,11 +63,12 @@ def test_contributing_quotes_the_op_as_it_is() -> None:
 
 
 def test_stale_part_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readme, "PARTS", {"speed": lambda: "| nothing |"})
-    assert readme.updated(TEXT) != TEXT
-    monkeypatch.setattr(readme, "PARTS", {"weather": lambda: "sunny"})
-    with pytest.raises(ValueError, match="part weather must stand between <!-- weather"):
-        readme.updated(TEXT)
+    text = TEXTS["README.md"]
+    monkeypatch.setitem(readme.DOCUMENTS, "README.md", {"speed": lambda: "| nothing |"})
+    assert readme.updated("README.md", text) != text
+    monkeypatch.setitem(readme.DOCUMENTS, "README.md", {"weather": lambda: "sunny"})
+    with pytest.raises(ValueError, match="README.md: part weather must stand between <!-- weather"):
+        readme.updated("README.md", text)
 
 
 @built

@@ -79,7 +79,7 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 def require(op: str, name: str, args: tuple[Any, ...]) -> None:
     """Skip with the backend's own words where it does not take these inputs."""
-    if name != "auto" and (reason := backend.KERNELS[op][name].refuses(*args)):
+    if name != "auto" and (reason := backend.KERNELS[op][name].reason_against(*args)):
         pytest.skip(f"{op}: {name} {reason}")
 
 
@@ -88,7 +88,9 @@ def _takes(
     spec: Spec, sample: Sample, dtype: torch.dtype, layout: torch.memory_format, device: str
 ) -> tuple[str, ...]:
     args = sample.make(dtype, device, layout)
-    return tuple(name for name, kernel in backend.KERNELS[spec.name].items() if kernel.refuses(*args) is None)
+    return tuple(
+        name for name, kernel in backend.KERNELS[spec.name].items() if kernel.reason_against(*args) is None
+    )
 
 
 def _has_image(spec: Spec) -> bool:

@@ -38,7 +38,7 @@ def test_named_backend_that_cannot_run_says_why_for_all(spec: Spec) -> None:
     """Every backend with its reason, in place of a silent fallback."""
     args = spec.samples[0].make()
     refusing = [name for name in backend.BACKENDS if name not in backend.KERNELS[spec.name]]
-    refusing += [name for name, kernel in backend.KERNELS[spec.name].items() if kernel.refuses(*args)]
+    refusing += [name for name, kernel in backend.KERNELS[spec.name].items() if kernel.reason_against(*args)]
     for name in refusing:
         with (
             use_backend(name),

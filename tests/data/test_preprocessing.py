@@ -1,4 +1,4 @@
-"""Normalisation: the numbers of SEGNEXT.md, section 5, and the layout the kernels are fast in."""
+"""Normalisation: the numbers of docs/model.md, section 5.1, and the layout the kernels are fast in."""
 
 import numpy as np
 import pytest

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from segnext_kernels import backend, choose, current_backend, dwconv_gelu, explain, native, use_backend
+from segnext_kernels import choose, current_backend, dwconv_gelu, explain, native, use_backend
+from segnext_kernels.kernel import Kernel
 from segnext_kernels.registration import define_autograd, define_op
 
 # The "cpu" kernel doubles and takes no float64, the reference triples: the result names the backend.
@@ -30,7 +31,7 @@ def _define(name: str) -> Any:
         "(Tensor x) -> Tensor",
         reference=_scale_by("reference"),
         fake=torch.empty_like,
-        kernels={"cpu": backend.Kernel(_scale_by("cpu"), _no_float64)},
+        kernels={"cpu": Kernel(_scale_by("cpu"), refuses=_no_float64)},
     )
 
 

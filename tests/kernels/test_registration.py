@@ -10,6 +10,7 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from segnext_kernels import backend
+from segnext_kernels.kernel import Kernel
 from segnext_kernels.registration import (
     NAMESPACE,
     define_autocast,
@@ -69,7 +70,7 @@ define_autograd(
     backward=_differentiate,
 )
 forbid_double_backward(NAME)
-define_autocast(NAME, lambda low, x, weights, shift, scale: (low(x), low(weights), shift, scale))
+define_autocast(NAME, "x", "weights")
 define_vmap(NAME)
 
 
@@ -100,7 +101,7 @@ def test_kernels_are_kept_in_the_order_of_preference() -> None:
     def kernel(*args: Any) -> Any:
         return args[0].clone()
 
-    kernels = {name: backend.Kernel(kernel, lambda *args: "never") for name in ("cpu", "cuda")}
+    kernels = {name: Kernel(kernel, refuses=lambda *args: "never") for name in ("cpu", "cuda")}
     op = define_op(
         "toy_order", "(Tensor x) -> Tensor", reference=kernel, fake=torch.empty_like, kernels=kernels
     )

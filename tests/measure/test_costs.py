@@ -6,7 +6,7 @@ import torch
 from segnext.measure.costs import count_costs
 from segnext.models import build
 
-# SEGNEXT.md, section 1: parameters counted on the official code, multiply-adds by torch's FLOP counter.
+# docs/model.md, section 1: parameters counted on the official code, multiply-adds by torch's FLOP counter.
 PARAMETERS = {"t": 4_263_414, "s": 13_932_886, "b": 27_636_310, "l": 48_926_550}
 GIGA_512 = {"t": 6.404, "s": 15.646, "b": 34.663, "l": 69.686}
 GIGA_1024_2048 = {"t": 50.129, "s": 124.064, "b": 274.883, "l": 552.649}

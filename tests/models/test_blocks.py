@@ -175,7 +175,7 @@ def test_training_draws_bases_for_each_image_and_takes_six_steps():
 
 
 def decompose(x, bases, steps):
-    """The Hamburger's matrix factorisation, transcribed from SEGNEXT.md section 2."""
+    """The Hamburger's matrix factorisation, transcribed from docs/model.md, section 2.3."""
     x, bases = x.double(), bases.double()
     coef = torch.softmax(x.mT @ bases, dim=-1)
     for _ in range(steps):

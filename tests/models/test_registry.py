@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segnext.models import MSCAN, SegNeXt, build, list_models
 
-# SEGNEXT.md, section 1: counted on the official code.
+# docs/model.md, section 1: counted on the official code.
 PARAMETERS = {"t": 4_263_414, "s": 13_932_886, "b": 27_636_310, "l": 48_926_550}
 MULTIPLY_ADDS_512 = {"t": 6.404e9, "s": 15.646e9, "b": 34.663e9, "l": 69.686e9}
 MULTIPLY_ADDS_1024_2048 = {"t": 50.129e9, "s": 124.064e9, "b": 274.883e9, "l": 552.649e9}

@@ -9,7 +9,7 @@ import torch
 from segnext.models import build
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
 
-# SEGNEXT.md, section 5, in our names: the official `norm` is these, and not the stem's norms or group norms.
+# docs/model.md, section 5.2, in our names: the official `norm` is these, and not the stem's norms or group norms.
 NO_DECAY = re.compile(r"backbone\.(stages\.\d\.\d+\.norm[12]|downsamples\.\d\.norm|norms\.\d)\.(weight|bias)")
 
 

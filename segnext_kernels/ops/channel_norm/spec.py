@@ -28,7 +28,6 @@ SPEC = Spec(
     public=op.channel_norm,
     reference=reference.channel_norm,
     differentiable=(),
-    low_precision=("x",),
     samples=samples(
         _build,
         c20_h9w7=dict(n=2, c=20, h=9, w=7),

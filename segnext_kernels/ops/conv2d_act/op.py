@@ -6,69 +6,12 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import checks, memory_format
-from segnext_kernels.ops.conv2d_act import reference
+from segnext_kernels import checks
+from segnext_kernels.ops.conv2d_act import compiled, reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
 from segnext_kernels.triton import launch
 
 NAME = "conv2d_act"
-ACTS = ("none", "relu", "gelu")
-
-
-def output_size(x: torch.Size, weight: torch.Size, stride: int, padding: int) -> tuple[int, int]:
-    """Height and width of the result."""
-    height, width = (
-        (size + 2 * padding - k) // stride + 1 for size, k in zip(x[2:], weight[2:], strict=True)
-    )
-    return height, width
-
-
-def empty_out(
-    x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int, float32_out: bool, channels_last: bool
-) -> torch.Tensor:
-    """The result, uninitialised."""
-    return torch.empty(
-        (x.shape[0], weight.shape[0], *output_size(x.shape, weight.shape, stride, padding)),
-        dtype=memory_format.accumulator_dtype(weight.dtype) if float32_out else weight.dtype,
-        device=x.device,
-        memory_format=torch.channels_last if channels_last else memory_format.format_of(x),
-    )
-
-
-def _fake(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: int,
-    padding: int,
-    act: str,
-    float32_out: bool,
-    channels_last: bool,
-) -> torch.Tensor:
-    return empty_out(x, weight, stride, padding, float32_out, channels_last)
-
-
-def _flops(x: Any, weight: Any, _bias: Any, stride: int, padding: int, *_: Any, **__: Any) -> int:
-    height, width = output_size(x, weight, stride, padding)
-    return 2 * x[0] * height * width * int(torch.Size(weight).numel())
-
-
-def _triton_refuses(x: torch.Tensor, weight: torch.Tensor, *_: Any) -> str | None:
-    return launch.refuses(weight)
-
-
-_op = define_op(
-    NAME,
-    "(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, str act, bool float32_out, bool channels_last)"
-    " -> Tensor",
-    reference=reference.conv2d_act,
-    fake=_fake,
-    kernels={"triton": launch.kernel(__package__, "forward", refuses_more=_triton_refuses)},
-    flops=_flops,
-)
-forbid_gradient(NAME, "train with torch.nn.functional.conv2d")
-define_autocast(NAME, lambda low, x, weight, bias, *rest: (low(x), low(weight), low(bias), *rest))
-define_vmap(NAME)
 
 
 def conv2d_act(
@@ -109,16 +52,42 @@ def conv2d_act(
     checks.expect_shape(
         NAME, "bias", bias, (weight.shape[0],), f"weight is {tuple(weight.shape)}", optional=True
     )
-    checks.expect_choice(NAME, "act", act, ACTS)
+    checks.expect_choice(NAME, "act", act, tuple(compiled.ACTS))
     checks.expect_device(NAME, "weight", weight, "x", x)
     if x.dtype != torch.float32:  # else the image is rounded to weight's dtype as it is read
         checks.expect_like(NAME, "weight", weight, "x", x)
     checks.expect_like(NAME, "bias", bias, "weight", weight)
     if stride < 1 or padding < 0:
         raise ValueError(f"{NAME}: stride must be at least 1 and padding 0, got {stride} and {padding}")
-    if min(output_size(x.shape, weight.shape, stride, padding)) < 1:
+    if min(reference.output_size(x.shape, weight.shape, stride, padding)) < 1:
         raise ValueError(
             f"{NAME}: weight must be no larger than the padded x, got {tuple(weight.shape)} for {tuple(x.shape)}"
             f" padded by {padding}"
         )
     return _op(x, weight, bias, stride, padding, act, float32_out, channels_last)
+
+
+def _flops(x: Any, weight: Any, _bias: Any, stride: int, padding: int, *_: Any, **__: Any) -> int:
+    height, width = reference.output_size(x, weight, stride, padding)
+    return 2 * x[0] * height * width * int(torch.Size(weight).numel())
+
+
+_op = define_op(
+    NAME,
+    "(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, str act, bool float32_out, bool channels_last)"
+    " -> Tensor",
+    reference=reference.conv2d_act,
+    fake=lambda x, weight, bias, stride, padding, act, *out: reference.empty_out(
+        x, weight, stride, padding, *out
+    ),
+    kernels={
+        "cpu": compiled.CPU,
+        "triton": launch.kernel_of(
+            __package__, "forward", refuses=lambda x, weight, *_: launch.reason_against(weight)
+        ),
+    },
+    flops=_flops,
+)
+forbid_gradient(NAME, "train with torch.nn.functional.conv2d")
+define_autocast(NAME, "x", "weight", "bias")
+define_vmap(NAME)

@@ -74,7 +74,6 @@ SPEC = Spec(
     public=op.conv2d_act,
     reference=reference.conv2d_act,
     differentiable=(),
-    low_precision=("x", "weight", "bias"),
     matrix_products=True,
     samples=samples(
         _build,

@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels.ops.conv2d_act.op import empty_out
+from segnext_kernels.ops.conv2d_act.reference import empty_out
 from segnext_kernels.triton import launch, tuning
 from segnext_kernels.triton.gelu import gelu
 from segnext_kernels.triton.pointwise import pointwise

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 
-from segnext_kernels import checks, memory_format, native
-from segnext_kernels.backend import Kernel
-from segnext_kernels.ops.conv_ffn import reference
-from segnext_kernels.ops.convolutions import convolution_flops, pointwise, pointwise_backward
+from segnext_kernels import checks
+from segnext_kernels.memory_format import as_format_of
+from segnext_kernels.ops.conv_ffn import compiled, reference
+from segnext_kernels.ops.convolutions import convolution_flops, pointwise
 from segnext_kernels.ops.dwconv_gelu.op import dwconv_gelu
 from segnext_kernels.registration import (
     define_autocast,
@@ -20,166 +18,11 @@ from segnext_kernels.registration import (
     define_vmap,
     forbid_double_backward,
 )
-from segnext_kernels.triton import launch
+from segnext_kernels.triton.launch import kernel, kernel_of
 
 NAME = "conv_ffn"
-ARGUMENTS = (
-    "Tensor x, Tensor fc1_weight, Tensor fc1_bias, Tensor dw_weight, Tensor dw_bias,"
-    " Tensor fc2_weight, Tensor fc2_bias, bool residual"
-)
-
-
-def _fake(x: torch.Tensor, *args: Any) -> torch.Tensor:
-    fc2_weight = args[4]
-    return memory_format.empty_like(x, channels=fc2_weight.shape[0])
-
-
-def _fake_backward(grad: torch.Tensor, x: torch.Tensor, *args: Any) -> list[torch.Tensor]:
-    return [memory_format.empty_like(x), *(p.new_empty(p.shape) for p in args[:6])]
-
-
-def _flops(
-    x: Any, fc1_weight: Any, fc1_bias: Any, dw_weight: Any, dw_bias: Any, fc2_weight: Any, *_: Any, **__: Any
-) -> int:
-    return sum(convolution_flops(x, weight) for weight in (fc1_weight, dw_weight, fc2_weight))
-
-
-def _flops_backward(grad: Any, x: Any, *args: Any, **_: Any) -> int:
-    return 2 * _flops(x, *args)
-
-
-def pack(weights: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The CPU kernel's form of (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)."""
-    dtype = native.DTYPES[weights[0].dtype]
-    views, isa = [native.view(t) for t in weights], native.instruction_set()
-    packed = native.packed_memory(native._C.conv_ffn_packed_bytes(dtype, views, isa))
-    native._C.conv_ffn_pack_cpu(dtype, views, packed.data_ptr(), isa)
-    return packed
-
-
-def run_packed(x: torch.Tensor, packed: torch.Tensor, hidden: int, residual: bool, out: torch.Tensor) -> None:
-    """The CPU kernel on packed weights; ``out`` is (N, Co, H, W) in x's dtype and must not overlap x."""
-    native._C.conv_ffn_cpu(
-        native.DTYPES[x.dtype], native.view(x), packed.data_ptr(), hidden, residual, native.view(out),
-        native.instruction_set(), torch.get_num_threads(),
-    )  # fmt: skip
-
-
-def _cpu(x: torch.Tensor, *args: Any) -> torch.Tensor:
-    *weights, residual = args
-    out = _fake(x, *args)
-    run_packed(x, pack(weights), weights[0].shape[0], residual, out)
-    return out
-
-
-def _products_backward(
-    grad: torch.Tensor,
-    x: torch.Tensor,
-    fc1_weight: torch.Tensor,
-    fc1_bias: torch.Tensor,
-    dw_weight: torch.Tensor,
-    dw_bias: torch.Tensor,
-    fc2_weight: torch.Tensor,
-    fc2_bias: torch.Tensor,
-    residual: bool,
-) -> list[torch.Tensor]:
-    """PyTorch's matrix products around the kernel of dwconv_gelu; the hidden tensors are recomputed from x."""
-    wide = pointwise(x, fc1_weight, fc1_bias)
-    hidden = torch.ops.segnext_kernels.dwconv_gelu(wide, dw_weight, dw_bias)
-    grad_hidden, fc2_grads = pointwise_backward(grad, hidden, fc2_weight, fc2_bias)
-    grad_wide, *dw_grads = torch.ops.segnext_kernels.dwconv_gelu_backward(
-        grad_hidden, wide, dw_weight, dw_bias
-    )
-    grad_x, fc1_grads = pointwise_backward(grad_wide, x, fc1_weight, fc1_bias)
-    return [
-        memory_format.as_format_of(grad_x + grad if residual else grad_x, x),
-        *fc1_grads,
-        *dw_grads,
-        *fc2_grads,
-    ]
-
-
-def _cpu_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
-    return _cpu_refuses(x)
-
-
-def _cuda(x: torch.Tensor, *args: Any) -> torch.Tensor:
-    *weights, residual = args
-    out = _fake(x, *args)
-    views = [native.view(t) for t in (x, *weights, out)]
-    status = native._C.conv_ffn_cuda(native.DTYPES[x.dtype], *views, residual, *native.stream(x))
-    native.check_launch(status, NAME)
-    return out
-
-
-def _cuda_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
-    return native.cuda_refuses(x, native.CUDA_DTYPES)
-
-
-def _triton_backward_refuses(grad: torch.Tensor, x: torch.Tensor, *_: Any) -> str | None:
-    return launch.refuses(x)
-
-
-def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    return native.cpu_refuses(x, (torch.float32, torch.bfloat16))
-
-
-def _cuda_refuses(x: torch.Tensor, *args: Any) -> str | None:
-    return native.cuda_refuses(x, (torch.float16, torch.bfloat16)) or _unfit(x, *args)
-
-
-def _unfit(x: torch.Tensor, *args: Any) -> str | None:
-    """What the CUDA kernel needs beyond dtypes and a device: 16-byte vectors of weights, a tile in shared memory."""
-    fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias, _ = args
-    widths = (x.shape[1], fc1_weight.shape[0], fc2_weight.shape[0])
-    if any(width % 8 for width in widths):
-        return f"takes C, E and Co that are multiples of 8, not {', '.join(map(str, widths))}"
-    if x.shape[1] > native._C.CONV_FFN_MAX_CHANNELS_CUDA:
-        return f"takes up to {native._C.CONV_FFN_MAX_CHANNELS_CUDA} channels, not {x.shape[1]}"
-    dense = all(t.is_contiguous() for t in (fc1_weight, fc1_bias, dw_bias, fc2_weight, fc2_bias))
-    if isinstance(x, FakeTensor):  # has neither an address nor a device that could be asked
-        return None
-    if not dense or any(t.data_ptr() % 16 for t in (fc1_weight, fc2_weight, fc2_bias)):
-        return "takes dense weights of fc1 and fc2, and biases, that begin at multiples of 16 bytes"
-    if not native._C.conv_ffn_cuda_fits(x.shape[1], native.stream(x)[0]):
-        return f"needs more shared memory for {x.shape[1]} channels than this device has"
-    return None
-
-
-_op = define_op(
-    NAME,
-    f"({ARGUMENTS}) -> Tensor",
-    reference=reference.conv_ffn,
-    fake=_fake,
-    kernels={
-        "cuda": Kernel(_cuda, _cuda_refuses),
-        "triton": launch.kernel(__package__, "forward"),
-        "cpu": Kernel(_cpu, _cpu_refuses),
-    },
-    flops=_flops,
-)
-_backward_op = define_op(
-    f"{NAME}_backward",
-    f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
-    reference=reference.conv_ffn_backward,
-    fake=_fake_backward,
-    kernels={
-        "cuda": Kernel(_products_backward, _cuda_backward_refuses),
-        "triton": Kernel(_products_backward, _triton_backward_refuses),
-        "cpu": Kernel(_products_backward, _cpu_backward_refuses),
-    },
-    flops=_flops_backward,
-)
-
-
-def _backward(saved: tuple[Any, ...], residual: bool, grad: torch.Tensor) -> tuple[Any, ...]:
-    return (*_backward_op(memory_format.as_format_of(grad, saved[0]), *saved, residual), None)
-
-
-define_autograd(NAME, save=lambda inputs, output: (inputs[:7], inputs[7]), backward=_backward)
-forbid_double_backward(NAME)
-define_autocast(NAME, lambda low, *args: tuple(low(a) for a in args))
-define_vmap(NAME)
+PARAMETERS = ("fc1_weight", "fc1_bias", "dw_weight", "dw_bias", "fc2_weight", "fc2_bias")
+ARGUMENTS = f"Tensor x, {', '.join(f'Tensor {name}' for name in PARAMETERS)}, bool residual"
 
 
 def conv_ffn(
@@ -234,11 +77,44 @@ def conv_ffn(
     ):
         checks.expect_shape(NAME, name, bias, weight.shape[:1], "pass zeros for none" if bias is None else "")
     params = (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
-    names = ("fc1_weight", "fc1_bias", "dw_weight", "dw_bias", "fc2_weight", "fc2_bias")
-    for name, tensor in zip(names, params, strict=True):
+    for name, tensor in zip(PARAMETERS, params, strict=True):
         checks.expect_like(NAME, name, tensor, "x", x)
     if not recompute and torch.is_grad_enabled():
         hidden = dwconv_gelu(pointwise(x, fc1_weight, fc1_bias), dw_weight, dw_bias)
         out = pointwise(hidden, fc2_weight, fc2_bias)
-        return memory_format.as_format_of(out + x.to(out.dtype) if residual else out, x)
+        return as_format_of(out + x.to(out.dtype) if residual else out, x)
     return _op(x, *params, residual)
+
+
+def _flops(
+    x: Any, fc1_weight: Any, fc1_bias: Any, dw_weight: Any, dw_bias: Any, fc2_weight: Any, *_: Any, **__: Any
+) -> int:
+    return sum(convolution_flops(x, weight) for weight in (fc1_weight, dw_weight, fc2_weight))
+
+
+_op = define_op(
+    NAME,
+    f"({ARGUMENTS}) -> Tensor",
+    reference=reference.conv_ffn,
+    fake=reference.empty_out,
+    kernels={**compiled.FORWARD, "triton": kernel_of(__package__, "forward")},
+    flops=_flops,
+)
+_backward_op = define_op(
+    f"{NAME}_backward",
+    f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
+    reference=reference.conv_ffn_backward,
+    fake=reference.empty_gradients,
+    kernels={**compiled.BACKWARD, "triton": kernel(compiled.products_backward, position=1)},
+    flops=lambda grad, x, *args, **_: 2 * _flops(x, *args),
+)
+
+
+def _backward(saved: tuple[Any, ...], residual: bool, grad: torch.Tensor) -> tuple[Any, ...]:
+    return (*_backward_op(as_format_of(grad, saved[0]), *saved, residual), None)
+
+
+define_autograd(NAME, save=lambda inputs, output: (inputs[:7], inputs[7]), backward=_backward)
+forbid_double_backward(NAME)
+define_autocast(NAME, "x", *PARAMETERS)
+define_vmap(NAME)

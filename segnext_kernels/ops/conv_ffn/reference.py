@@ -1,11 +1,13 @@
-"""conv_ffn in plain PyTorch: the definition."""
+"""conv_ffn in plain PyTorch: the definition, and its results uninitialised."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from segnext_kernels.memory_format import as_format_of
+from segnext_kernels.memory_format import as_format_of, empty_like
 from segnext_kernels.ops.convolutions import depthwise, depthwise_backward, pointwise, pointwise_backward
 
 
@@ -44,3 +46,12 @@ def conv_ffn_backward(
     grad_wide, dw_grads = depthwise_backward(grad_mixed, wide, dw_weight, dw_bias)
     grad_x, fc1_grads = pointwise_backward(grad_wide, x, fc1_weight, fc1_bias)
     return [as_format_of(grad_x + grad if residual else grad_x, x), *fc1_grads, *dw_grads, *fc2_grads]
+
+
+def empty_out(x: torch.Tensor, *args: Any) -> torch.Tensor:
+    fc2_weight = args[4]
+    return empty_like(x, channels=fc2_weight.shape[0])
+
+
+def empty_gradients(grad: torch.Tensor, x: torch.Tensor, *args: Any) -> list[torch.Tensor]:
+    return [empty_like(x), *(p.new_empty(p.shape) for p in args[:6])]

@@ -42,7 +42,6 @@ SPEC = Spec(
     public=op.conv_ffn,
     reference=reference.conv_ffn,
     differentiable=_TENSORS,
-    low_precision=_TENSORS,
     calls=("dwconv_gelu",),
     backward_of_products=True,
     matrix_products=True,

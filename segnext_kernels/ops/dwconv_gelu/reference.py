@@ -1,11 +1,11 @@
-"""dwconv_gelu in plain PyTorch: the definition."""
+"""dwconv_gelu in plain PyTorch: the definition, and its results uninitialised."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from segnext_kernels.memory_format import as_format_of
+from segnext_kernels.memory_format import as_format_of, empty_like
 from segnext_kernels.ops.convolutions import depthwise, depthwise_backward
 
 
@@ -20,3 +20,10 @@ def dwconv_gelu_backward(
     grad_y = torch.ops.aten.gelu_backward(grad, depthwise(x, weight, bias))
     grad_x, grad_params = depthwise_backward(grad_y, x, weight, bias)
     return [as_format_of(grad_x, x), *grad_params]
+
+
+def empty_gradients(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> list[torch.Tensor]:
+    params = [weight] if bias is None else [weight, bias]
+    return [empty_like(x), *(p.new_empty(p.shape) for p in params)]

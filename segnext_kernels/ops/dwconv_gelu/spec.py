@@ -24,7 +24,6 @@ SPEC = Spec(
     public=op.dwconv_gelu,
     reference=reference.dwconv_gelu,
     differentiable=("x", "weight", "bias"),
-    low_precision=("x", "weight", "bias"),
     samples=samples(
         _build,
         c8_h9w7=dict(n=2, c=8, h=9, w=7),

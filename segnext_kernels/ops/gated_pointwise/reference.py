@@ -1,10 +1,10 @@
-"""gated_pointwise in plain PyTorch: the definition."""
+"""gated_pointwise in plain PyTorch: the definition, and its results uninitialised."""
 
 from __future__ import annotations
 
 import torch
 
-from segnext_kernels.memory_format import as_format_of
+from segnext_kernels.memory_format import as_format_of, empty_like
 from segnext_kernels.ops.convolutions import pointwise, pointwise_backward
 
 
@@ -21,3 +21,10 @@ def gated_pointwise_backward(
     grad_u = grad * pointwise(m, weight, bias)
     grad_m, grad_params = pointwise_backward(grad * u, m, weight, bias)
     return [as_format_of(grad_m, m), as_format_of(grad_u, u), *grad_params]
+
+
+def empty_gradients(
+    grad: torch.Tensor, m: torch.Tensor, u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> list[torch.Tensor]:
+    params = [weight] if bias is None else [weight, bias]
+    return [empty_like(m), empty_like(u), *(p.new_empty(p.shape) for p in params)]

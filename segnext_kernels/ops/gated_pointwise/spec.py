@@ -29,7 +29,6 @@ SPEC = Spec(
     public=op.gated_pointwise,
     reference=reference.gated_pointwise,
     differentiable=("m", "u", "weight", "bias"),
-    low_precision=("m", "u", "weight", "bias"),
     matrix_products=True,
     samples=samples(
         _build,

@@ -1,11 +1,11 @@
-"""group_norm_act in plain PyTorch: the definition."""
+"""group_norm_act in plain PyTorch: the definition, and its results uninitialised."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from segnext_kernels.memory_format import accumulator_dtype, as_format_of
+from segnext_kernels.memory_format import accumulator_dtype, as_format_of, empty_like
 
 
 def group_norm_act(
@@ -52,3 +52,17 @@ def group_norm_act_backward(
     grads = [as_format_of(grad_x.to(x.dtype), x), grad_weight, grad.sum((0, 2, 3)).to(weight.dtype)]
     # a copy where nothing was computed: an op's output must not alias its input
     return [*grads, as_format_of(grad.to(x.dtype, copy=True), x)] if residual else grads
+
+
+def empty_gradients(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    out: torch.Tensor,
+    groups: int,
+    weight: torch.Tensor,
+    eps: float,
+    act: str,
+    residual: bool,
+) -> list[torch.Tensor]:
+    grads = [empty_like(x), weight.new_empty(weight.shape), weight.new_empty(weight.shape)]
+    return [*grads, empty_like(x)] if residual else grads

@@ -51,7 +51,6 @@ SPEC = Spec(
     public=op.group_norm_act,
     reference=reference.group_norm_act,
     differentiable=("x", "weight", "bias", "residual"),
-    low_precision=("x", "residual"),
     samples=samples(
         _build,
         c8_g2_h9w7_residual=dict(n=2, c=8, groups=2, h=9, w=7, residual=True),

@@ -31,10 +31,6 @@ SPEC = Spec(
     public=op.msca_block,
     reference=reference.msca_block,
     differentiable=(),
-    low_precision=(
-        *("x", "proj_in_weight", "proj_in_bias", "root_weight", "root_bias", "strip_weights", "strip_biases"),
-        *("mix_weight", "mix_bias", "proj_out_weight", "proj_out_bias", "skip_scale", "skip_shift"),
-    ),
     calls=("msca_conv",),
     matrix_products=True,
     tiles_by_programs=True,

@@ -1,10 +1,10 @@
-"""msca_conv in plain PyTorch: the definition."""
+"""msca_conv in plain PyTorch: the definition, and its results uninitialised."""
 
 from __future__ import annotations
 
 import torch
 
-from segnext_kernels.memory_format import as_format_of
+from segnext_kernels.memory_format import as_format_of, empty_like
 from segnext_kernels.ops.convolutions import depthwise, depthwise_backward
 
 
@@ -47,3 +47,16 @@ def msca_conv_backward(
         grad_biases += grad_row_params[1:] + grad_column_params[1:]
     grad_x, grad_root_params = depthwise_backward(grad_a, x, root_weight, root_bias)
     return [as_format_of(grad_x, x), *grad_root_params, *grad_weights, *grad_biases]
+
+
+def empty_gradients(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    root_weight: torch.Tensor,
+    root_bias: torch.Tensor | None,
+    strip_weights: list[torch.Tensor],
+    strip_biases: list[torch.Tensor],
+) -> list[torch.Tensor]:
+    biases = [] if root_bias is None else [root_bias]
+    params = [root_weight, *biases, *strip_weights, *strip_biases]
+    return [empty_like(x), *(p.new_empty(p.shape) for p in params)]

@@ -42,7 +42,6 @@ SPEC = Spec(
     public=op.msca_conv,
     reference=reference.msca_conv,
     differentiable=("x", "root_weight", "root_bias", "strip_weights", "strip_biases"),
-    low_precision=("x", "root_weight", "root_bias", "strip_weights", "strip_biases"),
     samples=samples(
         _build,
         # W unlike every K: torch.compile takes sizes that are equal once for equal always

@@ -1,10 +1,10 @@
-"""nmf2d in plain PyTorch: the definition."""
+"""nmf2d in plain PyTorch: the definition, and its results uninitialised."""
 
 from __future__ import annotations
 
 import torch
 
-from segnext_kernels.memory_format import accumulator_dtype, as_order_of
+from segnext_kernels.memory_format import accumulator_dtype, as_order_of, empty_matrices_like
 
 
 def _coef_terms(
@@ -104,3 +104,13 @@ def _coef_backward(
     grad_gram = coef.mT @ grad_den
     grad_bases = x @ grad_num + bases @ (grad_gram + grad_gram.mT)
     return bases @ grad_num.mT, grad_coef + grad_den @ (bases.mT @ bases), grad_bases
+
+
+def empty_out(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    b, d, n = x.shape
+    r = bases.shape[2]
+    states = 0 if not save else steps + 1 if grad == "unrolled" else 1
+    state = x.new_empty((states, b, d, r), dtype=accumulator_dtype(x.dtype))
+    return empty_matrices_like(x), state, state.new_empty((states, b, n, r))

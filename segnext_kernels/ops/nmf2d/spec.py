@@ -63,7 +63,6 @@ SPEC = Spec(
     public=op.nmf2d,
     reference=_definition,
     differentiable=("x",),
-    low_precision=("x",),
     samples=samples(
         _build,
         d8_n35_r4_6steps=dict(b=2, d=8, n=35, r=4, steps=6),

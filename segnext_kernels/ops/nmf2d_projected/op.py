@@ -6,80 +6,13 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import checks, native
-from segnext_kernels.backend import Kernel
-from segnext_kernels.memory_format import accumulator_dtype, empty_matrices_like
+from segnext_kernels import checks
 from segnext_kernels.ops.nmf2d import op as nmf
-from segnext_kernels.ops.nmf2d_projected import reference
+from segnext_kernels.ops.nmf2d_projected import compiled, reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
-from segnext_kernels.triton import launch
+from segnext_kernels.triton.launch import kernel_of
 
 NAME = "nmf2d_projected"
-
-
-def _fake(
-    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float
-) -> torch.Tensor:
-    return empty_matrices_like(x, projection.shape[0])
-
-
-def _flops(x: Any, bases: Any, steps: int, projection: Any, *_: Any, **__: Any) -> int:
-    b, d, n = x
-    return nmf.flops(x, bases, steps) + 2 * b * projection[0] * d * n  # of the definition, by convention
-
-
-def _cpu_refuses(x: torch.Tensor, *_: Any) -> str | None:
-    return native.cpu_refuses(x, native.CPU_DTYPES)
-
-
-def _cpu(
-    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float
-) -> torch.Tensor:
-    out = _fake(x, bases, steps, projection, eps)
-    wide = projection.to(accumulator_dtype(x.dtype)).contiguous()
-    nmf.run(x, bases, steps, eps, out, projection=wide)
-    return out
-
-
-def _cuda_refuses(
-    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float
-) -> str | None:
-    # a tile's rows become the result's
-    return nmf.cuda_refuses_sizes(x, max(x.shape[1], projection.shape[0]), bases.shape[2])
-
-
-def cuda_variant(
-    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float, variant: int
-) -> torch.Tensor:
-    """The CUDA kernel of nmf2d in one of its variants: see `ops.nmf2d.op.cuda_variant`."""
-    out = _fake(x, bases, steps, projection, eps)
-    nmf.run_cuda(NAME, x, bases, projection, (out, None, None), steps, eps, variant)
-    return out
-
-
-def _cuda(
-    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float
-) -> torch.Tensor:
-    return cuda_variant(x, bases, steps, projection, eps, -1)
-
-
-_op = define_op(
-    NAME,
-    "(Tensor x, Tensor bases, int steps, Tensor projection, float eps) -> Tensor",
-    reference=reference.nmf2d_projected,
-    fake=_fake,
-    kernels={
-        "cuda": Kernel(_cuda, _cuda_refuses),
-        "triton": launch.kernel(
-            __package__, "forward", refuses_more=lambda x, bases, *_: nmf.triton_refuses(bases.shape[2])
-        ),
-        "cpu": Kernel(_cpu, _cpu_refuses),
-    },
-    flops=_flops,
-)
-forbid_gradient(NAME, "train with nmf2d and a matrix product")
-define_autocast(NAME, lambda low, x, *rest: (low(x), *rest))  # as nmf2d: bases and state stay fp32
-define_vmap(NAME)
 
 
 def nmf2d_projected(
@@ -112,3 +45,21 @@ def nmf2d_projected(
     checks.expect_device(NAME, "projection", projection, "x", x)
     nmf.check_dtype(NAME, "projection", projection, x)
     return _op(x, bases, steps, projection, eps)
+
+
+def _flops(x: Any, bases: Any, steps: int, projection: Any, *_: Any, **__: Any) -> int:
+    b, d, n = x
+    return nmf.flops(x, bases, steps) + 2 * b * projection[0] * d * n  # the definition's, by convention
+
+
+_op = define_op(
+    NAME,
+    "(Tensor x, Tensor bases, int steps, Tensor projection, float eps) -> Tensor",
+    reference=reference.nmf2d_projected,
+    fake=reference.empty_out,
+    kernels={**compiled.KERNELS, "triton": kernel_of(__package__, "forward", limits=(nmf.TRITON_RANK,))},
+    flops=_flops,
+)
+forbid_gradient(NAME, "train with nmf2d and a matrix product")
+define_autocast(NAME, "x")  # bases and state stay fp32, as in nmf2d
+define_vmap(NAME)

@@ -1,10 +1,10 @@
-"""nmf2d_projected in plain PyTorch: the definition."""
+"""nmf2d_projected in plain PyTorch: the definition, and its results uninitialised."""
 
 from __future__ import annotations
 
 import torch
 
-from segnext_kernels.memory_format import as_order_of
+from segnext_kernels.memory_format import as_order_of, empty_matrices_like
 from segnext_kernels.ops.nmf2d import reference
 
 
@@ -19,3 +19,9 @@ def nmf2d_projected(
 ) -> torch.Tensor:
     """`nmf2d`, then a 1x1 convolution of its result."""
     return project(projection, reference.nmf2d(x, bases, steps, "unrolled", eps, False)[0])
+
+
+def empty_out(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float
+) -> torch.Tensor:
+    return empty_matrices_like(x, projection.shape[0])

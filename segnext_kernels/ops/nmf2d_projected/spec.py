@@ -25,7 +25,6 @@ SPEC = Spec(
     public=op.nmf2d_projected,
     reference=reference.nmf2d_projected,
     differentiable=(),
-    low_precision=("x",),
     matrix_products=True,
     samples=samples(
         _build,

@@ -6,61 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from segnext_kernels import checks, memory_format, native
-from segnext_kernels.backend import Kernel
-from segnext_kernels.ops.resize_sum import reference
+from segnext_kernels import checks
+from segnext_kernels.memory_format import empty_like
+from segnext_kernels.ops.resize_sum import compiled, reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
-from segnext_kernels.triton import launch
+from segnext_kernels.triton.launch import kernel_of
 
 NAME = "resize_sum"
-TRITON_MOST = 3
-CPU_MOST = 4  # csrc/ops/resize_sum/resize_sum.h
-
-
-def _fake(base: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
-    return memory_format.empty_like(base)
-
-
-def _cpu_refuses(base: torch.Tensor, others: list[torch.Tensor]) -> str | None:
-    if len(others) > CPU_MOST:
-        return f"takes up to {CPU_MOST} others, not {len(others)}"
-    if any(t.numel() and not (memory_format.is_channels_last(t) or t.shape[1] == 1) for t in (base, *others)):
-        return "takes channels_last tensors; use reference, or .contiguous(memory_format=torch.channels_last)"
-    return native.cpu_refuses(base, (torch.float32, torch.bfloat16))
-
-
-def run(base: torch.Tensor, others: Sequence[torch.Tensor], out: torch.Tensor) -> None:
-    """The CPU kernel into ``out``, which may be ``base``."""
-    native._C.resize_sum_cpu(
-        native.DTYPES[base.dtype], native.view(base), [native.view(t) for t in others], native.view(out),
-        native.instruction_set(), torch.get_num_threads(),
-    )  # fmt: skip
-
-
-def _cpu(base: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
-    out = memory_format.empty_like(base)
-    run(base, others, out)
-    return out
-
-
-def _triton_refuses(base: torch.Tensor, others: list[torch.Tensor]) -> str | None:
-    return f"takes up to {TRITON_MOST} others, not {len(others)}" if len(others) > TRITON_MOST else None
-
-
-_op = define_op(
-    NAME,
-    "(Tensor base, Tensor[] others) -> Tensor",
-    reference=reference.resize_sum,
-    fake=_fake,
-    kernels={
-        "triton": launch.kernel(__package__, "forward", refuses_more=_triton_refuses),
-        "cpu": Kernel(_cpu, _cpu_refuses),
-    },
-    flops=lambda *args, **_: 0,  # resizing and adding: not counted by convention
-)
-forbid_gradient(NAME, "train with torch.nn.functional.interpolate")
-define_autocast(NAME, lambda low, base, others: (low(base), low(others)))
-define_vmap(NAME)
 
 
 def resize_sum(base: torch.Tensor, others: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -90,3 +42,19 @@ def resize_sum(base: torch.Tensor, others: Sequence[torch.Tensor]) -> torch.Tens
         checks.expect_shape(NAME, name, other, (n, c, "h", "w"), f"base is {tuple(base.shape)}")
         checks.expect_like(NAME, name, other, "base", base)
     return _op(base, list(others))
+
+
+_op = define_op(
+    NAME,
+    "(Tensor base, Tensor[] others) -> Tensor",
+    reference=reference.resize_sum,
+    fake=lambda base, others: empty_like(base),
+    kernels={
+        "cpu": compiled.CPU,
+        "triton": kernel_of(__package__, "forward", limits=(compiled.most_others(3),)),
+    },
+    flops=lambda *args, **_: 0,  # resizing and adding: not counted by convention
+)
+forbid_gradient(NAME, "train with torch.nn.functional.interpolate")
+define_autocast(NAME, "base", "others")
+define_vmap(NAME)

@@ -26,7 +26,6 @@ SPEC = Spec(
     public=op.resize_sum,
     reference=reference.resize_sum,
     differentiable=(),
-    low_precision=("base", "others"),
     samples=samples(
         _build,
         c20_h9w7_2=dict(n=2, c=20, h=9, w=7, others=((5, 4), (3, 2))),

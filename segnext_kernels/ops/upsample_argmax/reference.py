@@ -1,4 +1,4 @@
-"""upsample_argmax in plain PyTorch: the definition."""
+"""upsample_argmax in plain PyTorch: the definition, and its results uninitialised."""
 
 from __future__ import annotations
 
@@ -8,4 +8,14 @@ import torch.nn.functional as F
 
 def upsample_argmax(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
     full = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
-    return full.argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)
+    return full.argmax(1).to(label_dtype(logits.shape[1]))
+
+
+def label_dtype(classes: int) -> torch.dtype:
+    """The narrowest that holds every class id."""
+    return torch.uint8 if classes <= 256 else torch.int32
+
+
+def empty_labels(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
+    n, k = logits.shape[:2]
+    return logits.new_empty((n, *size), dtype=label_dtype(k))

@@ -49,7 +49,6 @@ SPEC = Spec(
     public=op.upsample_argmax,
     reference=reference.upsample_argmax,
     differentiable=(),
-    low_precision=(),
     samples=samples(
         _build,
         k6_h9w7_up=dict(n=2, k=6, h=9, w=7, size=(23, 20)),

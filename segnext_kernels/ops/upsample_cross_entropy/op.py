@@ -6,149 +6,15 @@ from typing import Any
 
 import torch
 
-from segnext_kernels import checks, memory_format, native
-from segnext_kernels.backend import Kernel
-from segnext_kernels.ops.upsample_cross_entropy import reference
+from segnext_kernels import checks
+from segnext_kernels.memory_format import accumulator_dtype, empty_like
+from segnext_kernels.ops.upsample_cross_entropy import compiled, reference
 from segnext_kernels.registration import define_autograd, define_op, define_vmap, forbid_double_backward
-from segnext_kernels.triton import launch
+from segnext_kernels.triton.launch import kernel_of
 
 NAME = "upsample_cross_entropy"
 REDUCTIONS = ("mean", "mean_all")
 ARGUMENTS = "Tensor logits, Tensor target, int ignore_index, Tensor? class_weight, float label_smoothing, str reduction"
-
-
-def _fake(logits: torch.Tensor, *_: Any) -> torch.Tensor:
-    return logits.new_empty((), dtype=memory_format.accumulator_dtype(logits.dtype))
-
-
-def _fake_backward(grad: torch.Tensor, logits: torch.Tensor, *_: Any) -> torch.Tensor:
-    return memory_format.empty_like(logits)
-
-
-def _cpu_refuses(logits: torch.Tensor, *_: Any) -> str | None:
-    return native.cpu_refuses(logits, native.CPU_DTYPES)
-
-
-def _cpu_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
-    return _cpu_refuses(*args)
-
-
-def _arguments(
-    logits: torch.Tensor,
-    target: torch.Tensor,
-    ignore_index: int,
-    class_weight: torch.Tensor | None,
-    label_smoothing: float,
-    reduction: str,
-) -> tuple[list[Any], tuple[torch.Tensor, torch.Tensor | None]]:
-    """What the library takes, and the tensors that must live as long as the call."""
-    target = target.contiguous()
-    wide = memory_format.accumulator_dtype(logits.dtype)
-    weight = None if class_weight is None else class_weight.to(wide).contiguous()
-    arguments = [
-        native.DTYPES[logits.dtype], native.view(logits), native.view(target), target.dtype == torch.uint8,
-        ignore_index, 0 if weight is None else weight.data_ptr(), label_smoothing, reduction == "mean_all",
-    ]  # fmt: skip
-    return arguments, (target, weight)
-
-
-def _cpu(logits: torch.Tensor, *args: Any) -> torch.Tensor:
-    arguments, _keep = _arguments(logits, *args)
-    loss = native._C.upsample_cross_entropy_cpu(*arguments, native.instruction_set(), torch.get_num_threads())
-    return logits.new_tensor(loss, dtype=memory_format.accumulator_dtype(logits.dtype))
-
-
-def _cpu_backward(grad: torch.Tensor, logits: torch.Tensor, *args: Any) -> torch.Tensor:
-    arguments, _keep = _arguments(logits, *args)
-    grad_logits = memory_format.empty_like(logits)
-    native._C.upsample_cross_entropy_backward_cpu(
-        *arguments,
-        float(grad),
-        native.view(grad_logits),
-        native.instruction_set(),
-        torch.get_num_threads(),
-    )
-    return grad_logits
-
-
-def _cuda_refuses(logits: torch.Tensor, *_: Any) -> str | None:
-    return native.cuda_refuses(logits, native.CUDA_DTYPES)
-
-
-def _cuda_backward_refuses(grad: torch.Tensor, *args: Any) -> str | None:
-    return _cuda_refuses(*args)
-
-
-def _cuda(logits: torch.Tensor, *args: Any) -> torch.Tensor:
-    arguments, _keep = _arguments(logits, *args)
-    loss = logits.new_empty((), dtype=torch.float32)
-    native.check_launch(
-        native._C.upsample_cross_entropy_cuda(
-            *arguments, loss.data_ptr(), *native.stream(logits), native.Workspace(logits)
-        ),
-        NAME,
-    )
-    return loss
-
-
-def _cuda_backward(grad: torch.Tensor, logits: torch.Tensor, *args: Any) -> torch.Tensor:
-    arguments, _keep = _arguments(logits, *args)
-    grad_logits = memory_format.empty_like(logits)
-    native.check_launch(
-        native._C.upsample_cross_entropy_backward_cuda(
-            *arguments,
-            grad.data_ptr(),
-            native.view(grad_logits),
-            *native.stream(logits),
-            native.Workspace(logits),
-        ),
-        f"{NAME}_backward",
-    )
-    return grad_logits
-
-
-_op = define_op(
-    NAME,
-    f"({ARGUMENTS}) -> Tensor",
-    reference=reference.upsample_cross_entropy,
-    fake=_fake,
-    kernels={
-        "cuda": Kernel(_cuda, _cuda_refuses),
-        "triton": launch.kernel(__package__, "forward"),
-        "cpu": Kernel(_cpu, _cpu_refuses),
-    },
-    flops=lambda *args, **_: 0,  # resizing and softmax: not counted by convention
-)
-_backward_op = define_op(
-    f"{NAME}_backward",
-    f"(Tensor grad, {ARGUMENTS}) -> Tensor",
-    reference=reference.upsample_cross_entropy_backward,
-    fake=_fake_backward,
-    kernels={
-        "cuda": Kernel(_cuda_backward, _cuda_backward_refuses),
-        "triton": launch.kernel(__package__, "backward", position=1),
-        "cpu": Kernel(_cpu_backward, _cpu_backward_refuses),
-    },
-    flops=lambda *args, **_: 0,
-)
-
-
-def _save(inputs: tuple[Any, ...], output: Any) -> tuple[tuple[Any, ...], Any]:
-    logits, target, ignore_index, class_weight, label_smoothing, reduction = inputs
-    return (logits, target, class_weight), (ignore_index, label_smoothing, reduction)
-
-
-def _backward(saved: tuple[Any, ...], other: tuple[Any, ...], grad: torch.Tensor) -> tuple[Any, ...]:
-    logits, target, class_weight = saved
-    ignore_index, label_smoothing, reduction = other
-    grad_logits = _backward_op(grad, logits, target, ignore_index, class_weight, label_smoothing, reduction)
-    return grad_logits, None, None, None, None, None
-
-
-# No autocast rule: logits are taken in whatever dtype they come, the loss is float32.
-define_autograd(NAME, save=_save, backward=_backward)
-forbid_double_backward(NAME)
-define_vmap(NAME)
 
 
 def upsample_cross_entropy(
@@ -193,3 +59,39 @@ def upsample_cross_entropy(
         raise ValueError(f"{NAME}: label_smoothing must be in [0, 1], got {label_smoothing}")
     weight = None if class_weight is None else class_weight.detach()
     return _op(logits, target, ignore_index, weight, label_smoothing, reduction)
+
+
+_op = define_op(
+    NAME,
+    f"({ARGUMENTS}) -> Tensor",
+    reference=reference.upsample_cross_entropy,
+    fake=lambda logits, *_: logits.new_empty((), dtype=accumulator_dtype(logits.dtype)),
+    kernels={**compiled.FORWARD, "triton": kernel_of(__package__, "forward")},
+    flops=lambda *args, **_: 0,  # resizing and softmax: not counted by convention
+)
+_backward_op = define_op(
+    f"{NAME}_backward",
+    f"(Tensor grad, {ARGUMENTS}) -> Tensor",
+    reference=reference.upsample_cross_entropy_backward,
+    fake=lambda grad, logits, *_: empty_like(logits),
+    kernels={**compiled.BACKWARD, "triton": kernel_of(__package__, "backward", position=1)},
+    flops=lambda *args, **_: 0,
+)
+
+
+def _save(inputs: tuple[Any, ...], output: Any) -> tuple[tuple[Any, ...], Any]:
+    logits, target, ignore_index, class_weight, label_smoothing, reduction = inputs
+    return (logits, target, class_weight), (ignore_index, label_smoothing, reduction)
+
+
+def _backward(saved: tuple[Any, ...], other: tuple[Any, ...], grad: torch.Tensor) -> tuple[Any, ...]:
+    logits, target, class_weight = saved
+    ignore_index, label_smoothing, reduction = other
+    grad_logits = _backward_op(grad, logits, target, ignore_index, class_weight, label_smoothing, reduction)
+    return grad_logits, None, None, None, None, None
+
+
+# No autocast rule: logits are taken in whatever dtype they come, the loss is float32.
+define_autograd(NAME, save=_save, backward=_backward)
+forbid_double_backward(NAME)
+define_vmap(NAME)

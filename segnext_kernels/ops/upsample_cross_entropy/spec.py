@@ -48,7 +48,6 @@ SPEC = Spec(
     public=op.upsample_cross_entropy,
     reference=reference.upsample_cross_entropy,
     differentiable=("logits",),
-    low_precision=(),
     samples=samples(
         _build,
         k6_h9w7_up=dict(n=2, k=6, h=9, w=7, size=(23, 20)),

@@ -204,3 +204,12 @@ def test_bases_of_any_strides() -> None:
     x, bases, steps, *_ = arguments(2, 20, 150, 5)
     with use_backend("cpu"):
         assert_bitwise(nmf2d(x, bases.mT.contiguous().mT, steps), nmf2d(x, bases, steps))
+
+
+def test_backward_without_the_state_names_the_public_function() -> None:
+    x, bases, *_ = arguments(1, 4, 6, 2)
+    out, *_ = SPEC.op(x.requires_grad_(), bases, 1, "unrolled", 1e-6, False)
+    with pytest.raises(
+        RuntimeError, match="needs the state of the loop, got none; call segnext_kernels.nmf2d"
+    ):
+        out.sum().backward()

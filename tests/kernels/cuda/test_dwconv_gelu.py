@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from oracle.inputs import GPU_DTYPES, LAYOUTS
-from segnext_kernels.ops.dwconv_gelu import op, reference
+from segnext_kernels.ops.dwconv_gelu import compiled, reference
 from segnext_kernels.ops.dwconv_gelu.spec import SPEC
 from segnext_kernels.spec import Sample
 from tests.cuda_emulator.emulation import Emulator
@@ -31,8 +31,8 @@ def test_forward_and_backward(
     emulator: Emulator, sample: Sample, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
     args = sample.make(dtype, layout=layout)
-    assert_forward(emulator, op._cuda, reference.dwconv_gelu, args)
-    assert_backward(emulator, op._cuda_backward, reference.dwconv_gelu_backward, args)
+    assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.dwconv_gelu, args)
+    assert_backward(emulator, compiled.BACKWARD["cuda"].run, reference.dwconv_gelu_backward, args)
 
 
 @dtypes
@@ -42,16 +42,16 @@ def test_views_into_larger_images(
 ) -> None:
     x, *params = Sample("", BUILD, {"n": 2, "c": 16, "h": 6, "w": 5}).make(dtype, layout=layout)
     args = (poisoned_view(x), *params)
-    assert_forward(emulator, op._cuda, reference.dwconv_gelu, args)
+    assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.dwconv_gelu, args)
     grad = poisoned_view(torch.randn(x.shape).to(dtype).contiguous(memory_format=layout))
-    assert_backward(emulator, op._cuda_backward, reference.dwconv_gelu_backward, args, grad)
+    assert_backward(emulator, compiled.BACKWARD["cuda"].run, reference.dwconv_gelu_backward, args, grad)
 
 
 @dtypes
 def test_not_a_number_stays_where_it_reaches(emulator: Emulator, dtype: torch.dtype) -> None:
     args = Sample("", BUILD, {"n": 1, "c": 8, "h": 9, "w": 9}).make(dtype, layout=torch.channels_last)
     args[0][0, 3, 4, 4] = torch.nan
-    out = emulator.run(op._cuda, *args)
+    out = emulator.run(compiled.FORWARD["cuda"].run, *args)
     reached = torch.zeros_like(out, dtype=torch.bool)
     reached[0, 3, 3:6, 3:6] = True
     assert torch.equal(out.isnan(), reached)
@@ -71,8 +71,8 @@ def gelu_and_derivative(emulator: Emulator, values: torch.Tensor) -> tuple[torch
     x = values.reshape(1, 8, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     weight = torch.zeros(8, 1, 3, 3, dtype=x.dtype)
     weight[:, :, 1, 1] = 1
-    grad_x = op._cuda_backward(torch.ones_like(x), x, weight, None)[0]
-    return op._cuda(x, weight, None).reshape(-1), grad_x.reshape(-1)
+    grad_x = compiled.BACKWARD["cuda"].run(torch.ones_like(x), x, weight, None)[0]
+    return compiled.FORWARD["cuda"].run(x, weight, None).reshape(-1), grad_x.reshape(-1)
 
 
 @dtypes

@@ -10,7 +10,8 @@ import torch
 from oracle.accuracy import assert_accurate, assert_gradient_accurate
 from oracle.gradients import cast
 from oracle.inputs import GPU_DTYPES, LAYOUTS
-from segnext_kernels.ops.gated_pointwise import op, reference
+from segnext_kernels.memory_format import empty_like
+from segnext_kernels.ops.gated_pointwise import compiled, reference
 from tests.contract.cases import assert_bitwise, strides
 from tests.cuda_emulator.emulation import Emulator
 from tests.kernels.cuda.emulated import poisoned_view
@@ -42,16 +43,16 @@ def arguments(
 
 def assert_right(emulator: Emulator, args: tuple[Any, ...], grad: torch.Tensor | None = None) -> None:
     """Output and gradients, in every schedule, by the rule of `oracle.accuracy`."""
-    out = emulator.run(op._cuda, *args)
-    assert strides(out) == strides(op._fake(*args))
+    out = emulator.run(compiled.FORWARD["cuda"].run, *args)
+    assert strides(out) == strides(empty_like(args[1]))
     assert_accurate(
         out, reference.gated_pointwise(*cast(args, torch.float64)), reference.gated_pointwise(*args)
     )
     grad = torch.randn_like(out) if grad is None else grad
-    grads = emulator.run(op._cuda_backward, grad, *args)
+    grads = emulator.run(compiled.BACKWARD["cuda"].run, grad, *args)
     backward = reference.gated_pointwise_backward
     oracle, eager = backward(*cast((grad, *args), torch.float64)), backward(grad, *args)
-    assert [strides(g) for g in grads] == [strides(g) for g in op._fake_backward(grad, *args)]
+    assert [strides(g) for g in grads] == [strides(g) for g in reference.empty_gradients(grad, *args)]
     for index, triple in enumerate(zip(grads, oracle, eager, strict=True)):
         assert_gradient_accurate(*triple, what=f"gradient {index}")
 
@@ -84,8 +85,8 @@ def test_layouts_may_differ_between_arguments(emulator: Emulator, dtype: torch.d
     grad = torch.randn_like(u)
     for mixed in ((m.contiguous(), u, turned, bias), (m, u.contiguous(), weight, bias)):
         assert_right(emulator, mixed, grad)
-    expected = op._cuda(*args)
-    assert_bitwise(op._cuda(m.contiguous(), u, turned, bias), expected)
+    expected = compiled.FORWARD["cuda"].run(*args)
+    assert_bitwise(compiled.FORWARD["cuda"].run(m.contiguous(), u, turned, bias), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
@@ -117,8 +118,8 @@ def test_nan_stays_in_its_pixel(emulator: Emulator, layout: torch.memory_format,
     """Padding must not spread it: zero times NaN is NaN."""
     args = arguments((2, 9, 11, 3, 5), dtype, layout)
     args[0][1, 8, 2, 4] = torch.nan
-    out = op._cuda(*args)
-    grad_m, grad_u, grad_weight, grad_bias = op._cuda_backward(torch.randn_like(out), *args)
+    out = compiled.FORWARD["cuda"].run(*args)
+    grad_m, grad_u, grad_weight, grad_bias = compiled.BACKWARD["cuda"].run(torch.randn_like(out), *args)
     for t in (out, grad_u):
         assert t[1, :, 2, 4].isnan().all()
         assert int(t.isnan().sum()) == 11
@@ -130,7 +131,7 @@ def test_accesses_are_whole(emulator: Emulator) -> None:
     """channels_last: every sector asked for is used, and shared memory is read without conflicts worth naming."""
     args = arguments((1, 64, 64, 16, 16), torch.bfloat16)
     with emulator.count() as traffic:
-        op._cuda(*args)
+        compiled.FORWARD["cuda"].run(*args)
     m, u, weight, _ = args
     once = (m.numel() + u.numel()) * 2
     assert traffic["load_global"]["units"] <= 1.1 * traffic["load_global"]["fewest"]

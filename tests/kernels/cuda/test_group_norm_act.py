@@ -11,13 +11,14 @@ from oracle.accuracy import assert_gradient_accurate
 from oracle.gradients import cast, random_grad
 from oracle.inputs import GPU_DTYPES, LAYOUTS
 from segnext_kernels.memory_format import as_format_of
-from segnext_kernels.ops.group_norm_act import reference
-from segnext_kernels.ops.group_norm_act.op import _cuda, _cuda_backward
+from segnext_kernels.ops.group_norm_act import compiled, reference
 from segnext_kernels.ops.group_norm_act.spec import SPEC
 from tests.cuda_emulator.emulation import Emulator
 from tests.kernels.cuda.emulated import assert_forward, poisoned_view
 
 dtypes = pytest.mark.parametrize("dtype", GPU_DTYPES.values(), ids=GPU_DTYPES)
+FORWARD, BACKWARD = compiled.FORWARD["cuda"].run, compiled.BACKWARD["cuda"].run
+
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
@@ -39,10 +40,10 @@ def arguments(
 
 def assert_right(emulator: Emulator, args: tuple[Any, ...]) -> None:
     x, groups, weight, _, eps, residual, act = args
-    out = assert_forward(emulator, _cuda, reference.group_norm_act, args)
+    out = assert_forward(emulator, FORWARD, reference.group_norm_act, args)
     grad = as_format_of(random_grad(out), x)
     args = (grad, x, out, groups, weight, eps, act, residual is not None)
-    grads = emulator.run(_cuda_backward, *args)
+    grads = emulator.run(BACKWARD, *args)
     oracle = reference.group_norm_act_backward(*cast(args, torch.float64))
     eager = reference.group_norm_act_backward(*args)
     for index, triple in enumerate(zip(grads, oracle, eager, strict=True)):
@@ -88,7 +89,12 @@ def test_several_passes_of_a_block(emulator: Emulator) -> None:
     x, *rest = arguments((1, 512, 8, 23, 24), residual=False)
     assert_right(emulator, (x + torch.arange(23.0).view(-1, 1), *rest))
     x, *rest = arguments((1, 513, 3, 33, 33), layout=torch.contiguous_format, residual=False)
-    assert_forward(emulator, _cuda, reference.group_norm_act, (x + torch.arange(33.0).view(-1, 1), *rest))
+    assert_forward(
+        emulator,
+        FORWARD,
+        reference.group_norm_act,
+        (x + torch.arange(33.0).view(-1, 1), *rest),
+    )
 
 
 @layouts
@@ -111,12 +117,12 @@ def test_an_offset_costs_no_digits(emulator: Emulator, layout: torch.memory_form
 def test_nan_stays_in_its_group(emulator: Emulator, layout: torch.memory_format) -> None:
     args = arguments((2, 32, 8, 5, 8), torch.float32, layout)
     args[0][0, 5, 3, 3] = torch.nan
-    out = emulator.run(_cuda, *args)
+    out = emulator.run(FORWARD, *args)
     assert out[0, 4:8].isnan().all()
     assert out[0, :4].isfinite().all() and out[0, 8:].isfinite().all() and out[1].isfinite().all()
     grad = as_format_of(random_grad(out), out)
     grad_x, grad_weight, grad_bias, grad_residual = emulator.run(
-        _cuda_backward, grad, args[0], out, 8, args[2], 1e-5, "relu", True
+        BACKWARD, grad, args[0], out, 8, args[2], 1e-5, "relu", True
     )
     assert grad_weight.isnan().nonzero().flatten().tolist() == [4, 5, 6, 7]
     assert grad_x[0, 4:8].isnan().all() and grad_x[1].isfinite().all() and grad_bias.isfinite().all()
@@ -131,8 +137,8 @@ def test_parameters_that_are_views(emulator: Emulator) -> None:
 
 def test_no_image(emulator: Emulator) -> None:
     args = arguments((0, 16, 4, 6, 8))
-    assert emulator.run(_cuda, *args).shape == (0, 16, 6, 8)
-    grads = emulator.run(_cuda_backward, args[0], args[0], args[0], 4, args[2], 1e-5, "relu", True)
+    assert emulator.run(FORWARD, *args).shape == (0, 16, 6, 8)
+    grads = emulator.run(BACKWARD, args[0], args[0], args[0], 4, args[2], 1e-5, "relu", True)
     assert grads[0].shape == (0, 16, 6, 8) and not grads[1].any() and not grads[2].any()
 
 
@@ -140,7 +146,7 @@ def test_traffic_is_what_the_header_says(emulator: Emulator) -> None:
     args = arguments((1, 64, 8, 32, 32), torch.bfloat16, residual=False)
     x_sectors = args[0].numel() * 2 // 32
     with emulator.count() as traffic:
-        _cuda(*args)
+        FORWARD(*args)
     # x twice, and the parameters and partial sums
     assert 2 * x_sectors <= traffic["load_global"]["units"] <= 2.4 * x_sectors
     assert traffic["store_global"]["units"] <= 1.1 * x_sectors

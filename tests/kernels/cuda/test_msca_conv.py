@@ -8,7 +8,7 @@ import torch
 from oracle.gradients import cast
 from oracle.inputs import GPU_DTYPES, LAYOUTS
 from segnext_kernels import native
-from segnext_kernels.ops.msca_conv import op, reference
+from segnext_kernels.ops.msca_conv import compiled, reference
 from segnext_kernels.ops.msca_conv.spec import SPEC
 from segnext_kernels.spec import Sample
 from tests.cuda_emulator.emulation import Emulator
@@ -32,8 +32,8 @@ def test_forward_and_backward(
     emulator: Emulator, sample: Sample, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
     args = sample.make(dtype, layout=layout)
-    assert_forward(emulator, op._cuda, reference.msca_conv, args)
-    assert_backward(emulator, op._cuda_backward, reference.msca_conv_backward, args)
+    assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.msca_conv, args)
+    assert_backward(emulator, compiled.BACKWARD["cuda"].run, reference.msca_conv_backward, args)
 
 
 @dtypes
@@ -43,9 +43,9 @@ def test_views_into_larger_images(
 ) -> None:
     x, *params = Sample("", BUILD, {"n": 2, "c": 16, "h": 6, "w": 5}).make(dtype, layout=layout)
     args = (poisoned_view(x), *params)
-    assert_forward(emulator, op._cuda, reference.msca_conv, args)
+    assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.msca_conv, args)
     grad = poisoned_view(torch.randn(x.shape).to(dtype).contiguous(memory_format=layout))
-    assert_backward(emulator, op._cuda_backward, reference.msca_conv_backward, args, grad)
+    assert_backward(emulator, compiled.BACKWARD["cuda"].run, reference.msca_conv_backward, args, grad)
 
 
 @dtypes
@@ -58,10 +58,10 @@ def test_the_most_and_longest_strips_fit_the_shared_memory_of_every_device(
     sizes = {"n": 1, "c": c, "h": 3, "w": 2, "root": limits.MSCA_CONV_MAX_ROOT_CUDA}
     strips = (limits.MSCA_CONV_MAX_TAPS_CUDA,) * pairs
     args = Sample("", BUILD, {**sizes, "strips": strips}).make(dtype, layout=torch.channels_last)
-    assert_forward(emulator, op._cuda, reference.msca_conv, args)
+    assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.msca_conv, args)
     strips = (limits.MSCA_CONV_MAX_TAPS_BACKWARD_CUDA,) * pairs
     args = Sample("", BUILD, {**sizes, "strips": strips}).make(dtype, layout=torch.channels_last)
-    assert_backward(emulator, op._cuda_backward, reference.msca_conv_backward, args)
+    assert_backward(emulator, compiled.BACKWARD["cuda"].run, reference.msca_conv_backward, args)
 
 
 @dtypes
@@ -69,7 +69,7 @@ def test_not_a_number_stays_where_it_reaches(emulator: Emulator, dtype: torch.dt
     sizes = {"n": 1, "c": 8, "h": 13, "w": 12, "strips": (3,)}
     args = Sample("", BUILD, sizes).make(dtype, layout=torch.channels_last)
     args[0][0, 3, 6, 5] = torch.nan
-    out = emulator.run(op._cuda, *args)
+    out = emulator.run(compiled.FORWARD["cuda"].run, *args)
     reached = torch.zeros_like(out, dtype=torch.bool)
     reached[0, 3, 3:10, 2:9] = True
     assert torch.equal(out.isnan(), reached)
@@ -80,7 +80,7 @@ def test_not_a_number_on_tensor_cores_stays_close(emulator: Emulator, dtype: tor
     """Zeros beside a Toeplitz matrix's band multiply it too, so it spreads, but not far."""
     args = Sample("", BUILD, {"n": 1, "c": 16, "h": 60, "w": 70}).make(dtype, layout=torch.channels_last)
     args[0][0, 3, 30, 50] = torch.nan
-    found = emulator.run(op._cuda, *args).isnan()
+    found = emulator.run(compiled.FORWARD["cuda"].run, *args).isnan()
     expected = reference.msca_conv(*cast(args, torch.float32)).isnan()
     assert not (expected & ~found).any()
     may = torch.zeros_like(found)  # as the head of msca_conv_toeplitz_cuda.cu says
@@ -94,7 +94,7 @@ def test_segnext_sizes_on_devices_of_any_size(emulator: Emulator, resident: int,
     """Blocks that walk down all rows, and many of 8 channels and few rows; rows far from borders, and close."""
     emulator.device(resident_blocks=resident)
     args = Sample("", BUILD, {"n": 1, "c": 24, "h": 61, "w": 43}).make(dtype, layout=torch.channels_last)
-    assert_forward(emulator, op._cuda, reference.msca_conv, args)
+    assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.msca_conv, args)
 
 
 @dtypes
@@ -105,6 +105,6 @@ def test_devices_with_little_shared_memory_take_the_ring_kernel(
     launches = []
     for limit in (99 * 1024, 163 * 1024):
         emulator.device(shared_limit=limit)
-        launches.append(assert_forward(emulator, op._cuda, reference.msca_conv, args))
+        launches.append(assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.msca_conv, args))
     # the same sums in the same order; but tensor cores round a and the rows' results
     assert torch.equal(*launches) == (dtype == torch.float32)

@@ -11,9 +11,9 @@ from oracle.accuracy import assert_accurate, assert_gradient_accurate
 from oracle.gradients import cast
 from oracle.inputs import GPU_DTYPES
 from segnext_kernels import native
-from segnext_kernels.ops.nmf2d import op, reference
+from segnext_kernels.ops.nmf2d import compiled, reference
 from segnext_kernels.ops.nmf2d.spec import SPEC
-from segnext_kernels.ops.nmf2d_projected import op as projected
+from segnext_kernels.ops.nmf2d_projected import compiled as projected
 from segnext_kernels.ops.nmf2d_projected.reference import nmf2d_projected as reference_projected
 from segnext_kernels.ops.nmf2d_projected.spec import SPEC as PROJECTED
 from tests.contract.cases import assert_bitwise, strides
@@ -32,7 +32,7 @@ def arguments(
 
 
 def forward_in(variant: int, args: tuple[Any, ...]) -> Any:
-    return op.cuda_variant(*args, variant)
+    return compiled.FORWARD["cuda"].run(*args, variant)
 
 
 def assert_forward_right(args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...]) -> None:
@@ -53,7 +53,7 @@ def assert_backward_right(
     x, eps, mode = args[0], args[4], args[3]
     _, bases, coef = reference.nmf2d(*args)
     grad = torch.randn_like(x) if grad is None else grad
-    actual = emulator.run(op._cuda_backward, grad, x, bases, coef, mode, eps)
+    actual = emulator.run(compiled.BACKWARD["cuda"].run, grad, x, bases, coef, mode, eps)
     inputs = (grad, x, bases, coef, mode, eps)
     oracle, eager = reference.nmf2d_backward(*cast(inputs, torch.float64)), reference.nmf2d_backward(*inputs)
     assert strides(actual) == strides(eager)
@@ -141,15 +141,17 @@ def test_views(emulator: Emulator, dtype: torch.dtype) -> None:
     x, bases, *others = args
     for cut in (slice(8, 28), slice(3, 24)):
         turned = bases[:, cut].mT.contiguous().mT
-        outputs = op._cuda(x[:, cut, 1:-2], turned, *others)
+        outputs = compiled.FORWARD["cuda"].run(x[:, cut, 1:-2], turned, *others)
         assert_forward_right((x[:, cut, 1:-2], turned, *others), outputs)
     every_other = x.contiguous()[:, :, ::2]
-    assert_forward_right((every_other, bases, *others), op._cuda(every_other, bases, *others))
+    assert_forward_right(
+        (every_other, bases, *others), compiled.FORWARD["cuda"].run(every_other, bases, *others)
+    )
     _, saved_bases, saved_coef = reference.nmf2d(*args)
     grad = torch.randn(1, 1, 1).to(dtype).expand_as(x)
     states = saved_bases, saved_coef
-    given = op._cuda_backward(grad, x, *states, "unrolled", 1e-6)
-    again = op._cuda_backward(grad, x, *(s.mT.contiguous().mT for s in states), "unrolled", 1e-6)
+    given = compiled.BACKWARD["cuda"].run(grad, x, *states, "unrolled", 1e-6)
+    again = compiled.BACKWARD["cuda"].run(grad, x, *(s.mT.contiguous().mT for s in states), "unrolled", 1e-6)
     assert_bitwise(again, given)
     assert_backward_right(emulator, args, grad)
 
@@ -164,7 +166,7 @@ def test_empty(emulator: Emulator, sizes: tuple[int, int, int, int], dtype: torc
         for actual, expected in zip(forward_in(variant, args), reference.nmf2d(*args), strict=True):
             torch.testing.assert_close(actual, expected)
     grad = torch.rand(b, d, n).to(dtype)
-    actual = op._cuda_backward(grad, args[0], *reference.nmf2d(*args)[1:], "unrolled", 1e-6)
+    actual = compiled.BACKWARD["cuda"].run(grad, args[0], *reference.nmf2d(*args)[1:], "unrolled", 1e-6)
     assert actual.shape == grad.shape and actual.isfinite().all()
 
 
@@ -180,14 +182,14 @@ def test_not_finite_pixels(emulator: Emulator, value: float, dtype: torch.dtype)
         assert torch.equal(out.isfinite(), expected.isfinite()) and not out[0].isfinite().all()
     grad = torch.randn_like(args[0])
     rest = (args[0], bases, coef, "unrolled", 1e-6)
-    actual, plain = op._cuda_backward(grad, *rest), reference.nmf2d_backward(grad, *rest)
+    actual, plain = compiled.BACKWARD["cuda"].run(grad, *rest), reference.nmf2d_backward(grad, *rest)
     assert torch.equal(actual.isfinite(), plain.isfinite()) and actual[1].isfinite().all()
 
 
 def test_large_values(emulator: Emulator) -> None:
     """float16: coefᵀ coef passes 65504; the state is float32 all the same. (Softmax of logits in the hundreds.)"""
     args = arguments(1, 24, 130, 5, 3, torch.float16, scale=300.0)
-    out, *states = op._cuda(*args)
+    out, *states = compiled.FORWARD["cuda"].run(*args)
     assert all(state.isfinite().all() for state in states) and states[1].max() > 256
     assert_accurate(out, reference.nmf2d(*cast(args, torch.float64))[0], reference.nmf2d(*args)[0])
 
@@ -197,8 +199,8 @@ def test_choice_of_variant(emulator: Emulator) -> None:
 
     def chosen(b: int, d: int, n: int, r: int) -> int:
         x, bases = torch.empty(b, d, n, dtype=torch.bfloat16), torch.empty(1, d, r)
-        outputs = op._fake(x, bases, 7, "unrolled", 1e-6, False)
-        views = [native.view(t) for t in (x, bases, *outputs)]
+        outputs = reference.empty_out(x, bases, 7, "unrolled", 1e-6, False)
+        views = [native.plain(t) for t in (x, bases, *outputs)]
         return int(native._C.nmf2d_cuda_variant(1, 0, *views, 7, 1e-6, 0))
 
     emulator.device(resident_blocks=132)
@@ -244,11 +246,11 @@ def test_projection(emulator: Emulator, sizes: tuple[int, ...], variant: int, dt
     """Fewer rows than channels and more, a rank of each kind of kernel, no step at all; either order of axes."""
     emulator.device(resident_blocks=48)
     args = projected_arguments(sizes, dtype, inner_rows=sizes[0] == 2, wide=sizes[0] == 2)
-    assert_projected_right(args, emulator.run(projected.cuda_variant, *args, variant))
+    assert_projected_right(args, emulator.run(projected.KERNELS["cuda"].run, *args, variant))
 
 
 def test_projection_of_views(emulator: Emulator) -> None:
     emulator.device(resident_blocks=32)
     x, bases, steps, projection, eps = projected_arguments((2, 20, 40, 4, 9, 1), torch.bfloat16, wide=False)
     args = (x[:, 3:, 1:-2], bases[:, 3:], steps, projection[:, 3:].mT.contiguous().mT, eps)
-    assert_projected_right(args, projected._cuda(*args))
+    assert_projected_right(args, projected.KERNELS["cuda"].run(*args))

@@ -7,7 +7,7 @@ import torch
 
 from oracle.accuracy import assert_labels
 from oracle.inputs import GPU_DTYPES, LAYOUTS
-from segnext_kernels.ops.upsample_argmax.op import _cuda
+from segnext_kernels.ops.upsample_argmax import compiled
 from tests.cuda_emulator.emulation import Emulator
 from tests.kernels.cuda.emulated import poisoned_view
 
@@ -43,7 +43,7 @@ def test_labels(
     size: tuple[int, int],
 ) -> None:
     logits = torch.randn(n, classes, *source).to(dtype).contiguous(memory_format=layout)
-    assert_labels(emulator.run(_cuda, logits, list(size)), logits, size)
+    assert_labels(emulator.run(compiled.KERNELS["cuda"].run, logits, list(size)), logits, size)
 
 
 @dtypes
@@ -55,30 +55,30 @@ def test_cells_beside_extreme_logits(
     logits = torch.randn(1, 6, 5, 4).to(dtype).contiguous(memory_format=layout)
     logits[0, 2, 1, 1] = logits[0, 4, 4, 3] = value
     logits[0, :, 3, 0] = -value
-    assert_labels(emulator.run(_cuda, logits, [17, 13]), logits, (17, 13))
+    assert_labels(emulator.run(compiled.KERNELS["cuda"].run, logits, [17, 13]), logits, (17, 13))
 
 
 def test_differences_that_overflow(emulator: Emulator) -> None:
     logits = torch.randn(1, 3, 4, 4)
     logits[0, 0, 1:3, 1], logits[0, 1, 1:3, 2], logits[0, 0, 1:3, 2] = 3e38, 3e38, -3e38
-    assert_labels(emulator.run(_cuda, logits, [13, 14]), logits, (13, 14))
+    assert_labels(emulator.run(compiled.KERNELS["cuda"].run, logits, [13, 14]), logits, (13, 14))
 
 
 def test_cells_that_agree_and_cells_of_two_candidates(emulator: Emulator) -> None:
     logits = torch.full((1, 7, 12, 12), -9.0)
     logits[0, 2], logits[0, 5, :, 5:] = 1.0, 2.0
-    assert_labels(emulator.run(_cuda, logits, [50, 61]), logits, (50, 61))
+    assert_labels(emulator.run(compiled.KERNELS["cuda"].run, logits, [50, 61]), logits, (50, 61))
 
 
 @layouts
 @dtypes
 def test_views(emulator: Emulator, dtype: torch.dtype, layout: torch.memory_format) -> None:
     logits = poisoned_view(torch.randn(2, 8, 5, 11).to(dtype).contiguous(memory_format=layout))
-    assert_labels(emulator.run(_cuda, logits, [16, 33]), logits, (16, 33))
+    assert_labels(emulator.run(compiled.KERNELS["cuda"].run, logits, [16, 33]), logits, (16, 33))
 
 
 @pytest.mark.parametrize("limit", [227 * 1024, 64 * 1024], ids=["fits", "direct"])
 def test_classes_beyond_the_easy_shared_memory(emulator: Emulator, limit: int) -> None:
     logits = torch.randn(1, 5000, 2, 2)
     emulator.device(shared_limit=limit)
-    assert_labels(emulator.run(_cuda, logits, [3, 3]), logits, (3, 3))
+    assert_labels(emulator.run(compiled.KERNELS["cuda"].run, logits, [3, 3]), logits, (3, 3))

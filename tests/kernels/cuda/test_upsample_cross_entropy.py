@@ -10,8 +10,7 @@ import torch
 from oracle.accuracy import assert_accurate, assert_gradient_accurate
 from oracle.gradients import cast
 from oracle.inputs import LAYOUTS
-from segnext_kernels.ops.upsample_cross_entropy import reference
-from segnext_kernels.ops.upsample_cross_entropy.op import _cuda, _cuda_backward
+from segnext_kernels.ops.upsample_cross_entropy import compiled, reference
 from segnext_kernels.ops.upsample_cross_entropy.spec import SPEC
 from tests.cuda_emulator.emulation import Emulator
 from tests.kernels.cuda.emulated import poisoned_view
@@ -21,11 +20,11 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
 def assert_right(emulator: Emulator, args: tuple[Any, ...]) -> None:
-    loss = emulator.run(_cuda, *args)
+    loss = emulator.run(compiled.FORWARD["cuda"].run, *args)
     wide = cast(args, torch.float64)
     assert_accurate(loss, reference.upsample_cross_entropy(*wide), reference.upsample_cross_entropy(*args))
     assert_gradient_accurate(
-        emulator.run(_cuda_backward, GRAD, *args),
+        emulator.run(compiled.BACKWARD["cuda"].run, GRAD, *args),
         reference.upsample_cross_entropy_backward(GRAD.double(), *wide),
         reference.upsample_cross_entropy_backward(GRAD, *args),
     )
@@ -72,18 +71,18 @@ def test_views(emulator: Emulator) -> None:
 def test_a_label_out_of_range_is_nan(emulator: Emulator, label: int, reduction: str) -> None:
     logits, target, *rest, _ = SPEC.samples[0].make(torch.float32)
     target[1, 3, 4] = label
-    assert emulator.run(_cuda, logits, target, *rest, reduction).isnan()
-    assert emulator.run(_cuda_backward, GRAD, logits, target, *rest, reduction).isnan().any()
+    assert emulator.run(compiled.FORWARD["cuda"].run, logits, target, *rest, reduction).isnan()
+    assert emulator.run(compiled.BACKWARD["cuda"].run, GRAD, logits, target, *rest, reduction).isnan().any()
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf], ids=str)
 def test_non_finite_logits(emulator: Emulator, value: float) -> None:
     logits, *rest = SPEC.samples[0].make(torch.float32)
     logits[0, 2, 3, 3] = value
-    loss = emulator.run(_cuda, logits, *rest)
+    loss = emulator.run(compiled.FORWARD["cuda"].run, logits, *rest)
     expected = reference.upsample_cross_entropy(logits, *rest)
     assert loss.isnan() == expected.isnan() and loss.isinf() == expected.isinf()
-    gradient = emulator.run(_cuda_backward, GRAD, logits, *rest)
+    gradient = emulator.run(compiled.BACKWARD["cuda"].run, GRAD, logits, *rest)
     assert (
         gradient[1].isfinite().all()
         == reference.upsample_cross_entropy_backward(GRAD, logits, *rest)[1].isfinite().all()
@@ -107,7 +106,7 @@ def test_traffic(emulator: Emulator) -> None:
         torch.bfloat16, layout=torch.channels_last, n=1, k=32, h=8, w=8, size=(64, 64)
     )
     with emulator.count() as traffic:
-        _cuda_backward(GRAD, *args)
+        compiled.BACKWARD["cuda"].run(GRAD, *args)
     # a strip's gradients are written once and gathered once; columns of one class lie side by side
     strips = 8 * 17 * 32 * 8  # rows of cells, corners, classes, bytes
     assert traffic["store_global"]["touched"] <= (strips + args[0].numel() * 2) // 32 + 64

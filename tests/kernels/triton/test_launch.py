@@ -34,7 +34,7 @@ def tensor(device: str = "cuda", dtype: torch.dtype = torch.float32) -> Any:
 
 def test_not_installed(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert launch.refuses(tensor()) == (
+    assert launch.reason_against(tensor()) == (
         "not installed; pip install 'triton>=3.6' (a CUDA build of torch brings it)"
     )
 
@@ -55,19 +55,22 @@ def test_broken_installation(fresh: None, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_cpu_tensors(fresh: None) -> None:
-    assert launch.refuses(tensor("cpu")) == (
+    assert launch.reason_against(tensor("cpu")) == (
         "takes CUDA tensors, not cpu; TRITON_INTERPRET=1 interprets kernels on CPU tensors"
     )
-    assert launch.refuses(tensor("meta")) == "takes CUDA tensors, not meta"
+    assert launch.reason_against(tensor("meta")) == "takes CUDA tensors, not meta"
 
 
 def test_dtype(fresh: None) -> None:
-    assert launch.refuses(tensor(dtype=torch.float64)) == "takes float16, bfloat16 and float32, not float64"
+    assert (
+        launch.reason_against(tensor(dtype=torch.float64))
+        == "takes float16, bfloat16 and float32, not float64"
+    )
 
 
 def test_interpreter_and_cuda_tensors(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert launch.refuses(tensor()) == (
+    assert launch.reason_against(tensor()) == (
         "TRITON_INTERPRET=1 interprets kernels on CPU tensors, not cuda; unset it"
     )
 
@@ -76,12 +79,12 @@ def test_old_gpu(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "missing", lambda: None)
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert launch.refuses(tensor()) == (
+    assert launch.reason_against(tensor()) == (
         "needs compute capability 8.0 or newer, this device is 7.5; use another backend"
     )
     monkeypatch.setattr(torch.version, "hip", "6.4")
     launch._capability_gap.cache_clear()
-    assert launch.refuses(tensor()) is None
+    assert launch.reason_against(tensor()) is None
 
 
 def test_auto_passes_the_interpreter_over(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +108,7 @@ def test_named_but_not_possible(fresh: None) -> None:
 
 
 def test_more_strips_than_a_program_names(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "refuses", lambda x: None)
+    monkeypatch.setattr(launch, "reason_against", lambda x, dtypes: None)
     strips = [torch.ones(2, 1, *shape) for shape in ((1, 3), (3, 1))] * 4
     args = torch.ones(1, 2, 4, 4), torch.ones(2, 1, 3, 3), None, strips, []
     with (

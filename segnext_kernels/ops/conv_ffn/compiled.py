@@ -1,0 +1,93 @@
+"""conv_ffn: how its compiled kernels are called; its backward is matrix products around dwconv_gelu's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from segnext_kernels import memory_format, native
+from segnext_kernels.kernel import Limit
+from segnext_kernels.ops.conv_ffn.reference import empty_out
+from segnext_kernels.ops.convolutions import pointwise, pointwise_backward
+
+
+def pack(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The CPU kernel's form of (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)."""
+    return native.pack("conv_ffn", weights[0].dtype, list(weights))
+
+
+def run(
+    x: torch.Tensor, packed: torch.Tensor, hidden: int, residual: bool, out: torch.Tensor
+) -> torch.Tensor:
+    """The CPU kernel into ``out``, (N, Co, H, W) in x's dtype, which must not overlap x."""
+    native.call_cpu("conv_ffn", x, x.dtype, x, packed.data_ptr(), hidden, residual, out)
+    return out
+
+
+def _cpu(x: torch.Tensor, *args: Any) -> torch.Tensor:
+    *weights, residual = args
+    return run(x, pack(weights), weights[0].shape[0], residual, empty_out(x, *args))
+
+
+def _cuda(x: torch.Tensor, *args: Any) -> torch.Tensor:
+    *weights, residual = args
+    out = empty_out(x, *args)
+    native.call_cuda("conv_ffn", x, x.dtype, x, *weights, out, residual)
+    return out
+
+
+def products_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    fc1_weight: torch.Tensor,
+    fc1_bias: torch.Tensor,
+    dw_weight: torch.Tensor,
+    dw_bias: torch.Tensor,
+    fc2_weight: torch.Tensor,
+    fc2_bias: torch.Tensor,
+    residual: bool,
+) -> list[torch.Tensor]:
+    """PyTorch's matrix products around the kernel of dwconv_gelu; the hidden tensors are recomputed from x."""
+    wide = pointwise(x, fc1_weight, fc1_bias)
+    hidden = torch.ops.segnext_kernels.dwconv_gelu(wide, dw_weight, dw_bias)
+    grad_hidden, fc2_grads = pointwise_backward(grad, hidden, fc2_weight, fc2_bias)
+    grad_wide, *dw_grads = torch.ops.segnext_kernels.dwconv_gelu_backward(
+        grad_hidden, wide, dw_weight, dw_bias
+    )
+    grad_x, fc1_grads = pointwise_backward(grad_wide, x, fc1_weight, fc1_bias)
+    grad_x = memory_format.as_format_of(grad_x + grad if residual else grad_x, x)
+    return [grad_x, *fc1_grads, *dw_grads, *fc2_grads]
+
+
+def _unfit(x: torch.Tensor, *args: Any) -> str | None:
+    """Why the CUDA kernel does not take these: it needs vectors of 16 bytes, and a tile in shared memory."""
+    fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias, _ = args
+    widths = (x.shape[1], fc1_weight.shape[0], fc2_weight.shape[0])
+    if any(width % 8 for width in widths):
+        return f"takes C, E and Co that are multiples of 8, not {', '.join(map(str, widths))}"
+    if isinstance(x, FakeTensor):  # has neither an address nor a device that could be asked
+        return None
+    dense = all(t.is_contiguous() for t in (fc1_weight, fc1_bias, dw_bias, fc2_weight, fc2_bias))
+    if not dense or any(t.data_ptr() % 16 for t in (fc1_weight, fc2_weight, fc2_bias)):
+        return "takes dense weights of fc1 and fc2, and biases, that begin at multiples of 16 bytes"
+    if not native._C.conv_ffn_cuda_fits(x.shape[1], native.stream(x)[0]):
+        return f"needs more shared memory for {x.shape[1]} channels than this device has"
+    return None
+
+
+CHANNELS = Limit(
+    lambda x, *_: x.shape[1],
+    native.constant("CONV_FFN_MAX_CHANNELS_CUDA"),
+    "takes up to {most} channels, not {size}",
+)
+FORWARD = {
+    "cuda": native.cuda(_cuda, (torch.float16, torch.bfloat16), limits=(CHANNELS,), refuses=_unfit),
+    "cpu": native.cpu(_cpu, native.INFERENCE_DTYPES),
+}
+BACKWARD = {
+    "cuda": native.cuda(products_backward, position=1),
+    "cpu": native.cpu(products_backward, native.INFERENCE_DTYPES, position=1),
+}

@@ -1,0 +1,110 @@
+"""nmf2d: how its compiled kernels are called. nmf2d_projected calls the same ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from segnext_kernels import native
+from segnext_kernels.memory_format import empty_matrices_like
+from segnext_kernels.ops.nmf2d.reference import empty_out
+
+STREAMING, GRID, CLUSTER, SUITABLE = (
+    0,
+    1,
+    2,
+    -1,
+)  # variants of the CUDA kernel; the last is the one for the sizes
+
+
+def run(
+    x: torch.Tensor,
+    bases: torch.Tensor,
+    steps: int,
+    eps: float,
+    out: torch.Tensor,
+    saved_bases: torch.Tensor | None = None,
+    saved_coef: torch.Tensor | None = None,
+    projection: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The CPU kernel into ``out`` (B, D, N), any strides; the states before each update where they are wanted.
+
+    With a ``projection`` (P, D), float32, ``out`` is projection · bases coefᵀ (B, P, N): a matrix product over the
+    pixels for the price of one over the rank.
+    """
+    native.call_cpu(
+        "nmf2d", x, x.dtype, bases.dtype, x, bases, projection, out, saved_bases, saved_coef, steps, eps
+    )
+    return out
+
+
+def run_cuda(
+    op: str,
+    x: torch.Tensor,
+    bases: torch.Tensor,
+    projection: torch.Tensor | None,
+    outputs: tuple[torch.Tensor | None, ...],
+    steps: int,
+    eps: float,
+    variant: int = SUITABLE,
+) -> None:
+    """The CUDA kernel into ``outputs``: the result and the states. See `run`; here a projection may be x's dtype."""
+    native.call_cuda(
+        "nmf2d", x, *((x if t is None else t).dtype for t in (x, bases, projection)), x, bases, projection,
+        *outputs, steps, eps, variant, workspace=True, op=op,
+    )  # fmt: skip
+
+
+def _cpu(
+    x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    out, saved_bases, saved_coef = empty_out(x, bases, steps, grad, eps, save)
+    run(x, bases, steps, eps, out, *((saved_bases, saved_coef) if save else ()))
+    return out, saved_bases, saved_coef
+
+
+def _cuda(
+    x: torch.Tensor,
+    bases: torch.Tensor,
+    steps: int,
+    grad: str,
+    eps: float,
+    save: bool,
+    variant: int = SUITABLE,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    outputs = empty_out(x, bases, steps, grad, eps, save)
+    run_cuda("nmf2d", x, bases, None, outputs, steps, eps, variant)
+    return outputs
+
+
+def _backward(
+    call: Any,
+    grad_out: torch.Tensor,
+    x: torch.Tensor,
+    saved_bases: torch.Tensor,
+    saved_coef: torch.Tensor,
+    grad: str,
+    eps: float,
+) -> torch.Tensor:
+    grad_x = empty_matrices_like(x)
+    call(
+        "nmf2d_backward", x, x.dtype, grad_out, x, saved_bases, saved_coef, grad_x, grad == "unrolled", eps,
+        workspace=True,
+    )  # fmt: skip
+    return grad_x
+
+
+def too_large(x: torch.Tensor, channels: int, rank: int) -> str | None:
+    """Why a tile with rows of so many channels and a rank does not fit the CUDA kernels."""
+    if native._C.nmf2d_cuda_fits(native.DTYPES[x.dtype], channels, rank):
+        return None
+    return f"a tile of {channels} channels and rank {rank} is too large for a block's shared memory"
+
+
+def _unfit(x: torch.Tensor, bases: torch.Tensor, *_: Any) -> str | None:
+    return too_large(x, x.shape[1], bases.shape[-1])  # the backward's saved bases have the rank there too
+
+
+FORWARD = {"cuda": native.cuda(_cuda, refuses=_unfit), "cpu": native.cpu(_cpu)}
+BACKWARD = native.both(_backward, position=1, on_cuda={"refuses": _unfit})

@@ -1,0 +1,23 @@
+"""upsample_argmax: how its compiled kernels are called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from segnext_kernels import checks, native
+from segnext_kernels.ops.upsample_argmax.reference import empty_labels
+
+
+def _forward(call: Any, logits: torch.Tensor, size: list[int]) -> torch.Tensor:
+    labels = empty_labels(logits, size)
+    strides = list(logits.stride())
+    call(
+        "upsample_argmax", logits, logits.data_ptr(), logits.dtype, list(logits.shape), strides,
+        labels.data_ptr(), size,
+    )  # fmt: skip
+    return labels
+
+
+KERNELS = native.both(_forward, on_cpu={"dtypes": checks.FLOATING})
