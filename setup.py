@@ -45,17 +45,8 @@ INSTRUCTION_SETS = {
     "avx512": AVX512,
     "avx512bf16": [*AVX512, "-mavx512bf16"],
 }
-# Ops whose CPU kernels are built for float64 too, once, to be right, not fast: torch.autograd.gradcheck, which float32
-# is too coarse for, then runs the kernels themselves. All with a gradient but conv_ffn, whose backward is PyTorch's
-# matrix products around dwconv_gelu's.
-FLOAT64_OPS = (
-    "dwconv_gelu",
-    "gated_pointwise",
-    "group_norm_act",
-    "msca_conv",
-    "nmf2d",
-    "upsample_cross_entropy",
-)
+# The header of an op whose CPU kernels have a build for float64 declares them with this macro of csrc/common/isa.h.
+FLOAT64 = "SEGNEXT_FOR_EACH_ISA_AND_FLOAT64"
 DEFAULT_ARCHITECTURES = ["8.0", "9.0+PTX"]
 
 
@@ -219,15 +210,14 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
                 "cxx", source, f".{name}", [includes[0], "-fopenmp", *shared, *flags, f"-DSEGNEXT_ISA={name}"]
             )
     float64_flags = [*isas["generic"], "-DSEGNEXT_FLOAT64", "-DSEGNEXT_ISA=float64"]
-    for op in FLOAT64_OPS:
-        for source in sorted(CSRC.glob(f"ops/{op}/*_cpu.cpp")):
+    for source in sorted(CSRC.glob("ops/*/*_cpu.cpp")):
+        if any(FLOAT64 in header.read_text() for header in source.parent.glob("*.h")):
             ninja.compile("cxx", source, ".float64", [includes[0], "-fopenmp", *shared, *float64_flags])
     for source in sorted(CSRC.glob("common/*.cpp")):
         ninja.compile("cxx", source, "", [includes[0], *shared])
-    defines = ["-DSEGNEXT_WITH_CUDA"] if with_cuda else []
-    for source in sorted(CSRC.glob("bindings*.cpp")):
-        if with_cuda or source.name != "bindings_cuda.cpp":
-            ninja.compile("cxx", source, "", [*includes, *shared, *defines])
+    parts = ["-DSEGNEXT_WITH_CPU", *(["-DSEGNEXT_WITH_CUDA"] if with_cuda else [])]
+    for source in [CSRC / "module.cpp", *sorted(CSRC.glob("ops/*/*_bind.cpp"))]:
+        ninja.compile("cxx", source, "", [*includes, *shared, *parts])
     # No OpenMP library is linked: the one that `import torch` has loaded serves, so there is one thread pool.
     libraries = ""
     built: dict[str, object] = {

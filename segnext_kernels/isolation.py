@@ -1,8 +1,8 @@
-"""Runs items in a process of their own: one that faults or hangs ends that process, and the rest go on in a new one.
+"""Runs items in a child process; if one faults or hangs, that process ends and the rest continue in a new one.
 
-A GPU kernel with an illegal access takes its whole process's context with it, and one that hangs never returns. So
-what may do that runs in a child, which appends a line of JSON to a file when an item begins and another with its
-result; from that file the parent knows which item a dead child was at.
+A GPU kernel with an illegal access destroys its whole process's context, and one that hangs never returns. Code that
+may do so runs in a child. The child appends a line of JSON to a file when an item begins and another with its result.
+From that file the parent knows which item a dead child was running.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-START_SECONDS = 300.0  # until the first item begins: torch is imported, the device wakes up
+START_SECONDS = 300.0  # until the first item begins: importing torch and waking up the device take time
 POLL = 0.02
-ROOT = Path(__file__).resolve().parents[1]  # where these packages are: the child imports the same ones
+ROOT = Path(__file__).resolve().parents[1]  # the folder of these packages: the child imports the same ones
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 RESULTS, PARENT = "SEGNEXT_ISOLATION_RESULTS", "SEGNEXT_ISOLATION_PARENT"
 
 
 class NotStarted(RuntimeError):
-    """The child did not come to its first item; says nothing of any item."""
+    """The child did not reach its first item, which says nothing about any item."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """In place of a result: how the item ended its process."""
+    """Stands for a result: how the item ended its process."""
 
     reason: str
 
@@ -49,15 +49,16 @@ def outcomes(
     deadline: float = float("inf"),
     log: Callable[[str], None] = lambda text: None,
 ) -> Iterator[tuple[str, Any]]:
-    """Each item with its result, or with `Ended`, as soon as it is known.
+    """Yield each item with its result, or with `Ended`, as soon as it is known.
 
     Args:
         command: starts a child; it gets the items as further arguments and calls `report`.
-        items: names, each of them once.
-        seconds: that one item may take.
-        start_seconds: until the first item begins.
+        items: unique names.
+        seconds: the time limit per item.
+        start_seconds: the time limit until the first item begins.
         environment: of the child; default: this process's.
-        deadline: by `time.monotonic`: what runs then is killed, and neither it nor what has not begun is returned.
+        deadline: by `time.monotonic`. A child that runs then is killed; its item and the items not begun are not
+            returned.
         log: gets the output of a child that did not end well.
 
     Raises:
@@ -86,8 +87,8 @@ def outcomes(
 
 
 def report(results: Iterable[tuple[str, Callable[[], Any]]]) -> None:
-    """In the child: call each function and tell the parent what it returned, which must be JSON and not None."""
-    if sys.platform == "linux":  # a parent that is killed leaves nobody behind on the device
+    """In the child: call each function and tell the parent its result, which must be JSON and not None."""
+    if sys.platform == "linux":  # if the parent is killed, no child stays behind on the device
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != int(os.environ[PARENT]):
             sys.exit("the parent died first")
@@ -103,7 +104,7 @@ def report(results: Iterable[tuple[str, Callable[[], Any]]]) -> None:
 
 
 class _Child:
-    """One process, and what it has written so far."""
+    """A child process, and what it has written so far."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], items: Sequence[str]) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="segnext-")
@@ -130,13 +131,13 @@ class _Child:
             raise NotStarted(f"no process starts ({error})") from error
 
     def lines(self, start_seconds: float, seconds: float, deadline: float) -> Iterator[tuple[str, Any]]:
-        """An item with None when it begins, and with its result when it is done."""
+        """Yield an item with None when it begins, and with its result when it is done."""
         limit, since = start_seconds, time.monotonic()
         with self.results.open() as file:
             unfinished = ""
             while True:
                 is_running = self.process.poll() is None
-                unfinished += file.read()  # after poll(): what a child wrote last is not missed
+                unfinished += file.read()  # read after poll(), so that a child's last lines are not missed
                 *lines, unfinished = unfinished.split("\n")
                 for line in lines:
                     item, result = json.loads(line)
@@ -151,7 +152,7 @@ class _Child:
                 time.sleep(POLL)
 
     def end(self, log: Callable[[str], None]) -> str:
-        """Stop it and say how it ended."""
+        """Stop the child and describe how it ended."""
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -168,7 +169,7 @@ class _Child:
 
 
 def _telling_line(text: str) -> str:
-    """A sanitizer's or a driver's own sentence, or the last line, which in Python names the error."""
+    """The sentence of a sanitizer or a driver, else the last line, which in Python names the error."""
     lines = text.splitlines() or [""]
     told = [line for line in lines if "==ERROR" in line or "runtime error:" in line]
     return (told or lines[-1:])[0].strip()[:200]

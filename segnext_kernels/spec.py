@@ -1,6 +1,6 @@
-"""What an op promises, in data: sample and bad inputs, real shapes, bytes and FLOPs.
+"""An op's promises as data: sample and bad inputs, real shapes, bytes and FLOPs.
 
-Every `ops/<op>/spec.py` fills one `Spec`; the contract tests, the benchmarks and the self-test read them all.
+Every `ops/<op>/spec.py` fills one `Spec`; the contract tests, the benchmarks and the self-check read them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STRIPS = (7, 11, 21)
 
 @dataclass(frozen=True)
 class Draw:
-    """Random arguments in one dtype, device and layout; the values depend on the generator alone."""
+    """Random arguments in one dtype, device and memory format; the values depend on the generator alone."""
 
     dtype: torch.dtype
     device: torch.device
@@ -38,7 +38,7 @@ class Draw:
     generator: torch.Generator
 
     def normal(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
-        """Gaussian of deviation ``scale``, drawn in float64 where the generator is: one on the CPU serves all alike."""
+        """Gaussian of deviation ``scale``, drawn in float64 on the generator's device: one on the CPU serves all."""
         values = (
             torch.randn(shape, generator=self.generator, dtype=torch.float64, device=self.generator.device)
             * scale
@@ -46,7 +46,7 @@ class Draw:
         return values.to(self.device, self.dtype)
 
     def image(self, n: int, c: int, h: int, w: int) -> torch.Tensor:
-        """Gaussian (N, C, H, W) in the layout."""
+        """Gaussian (N, C, H, W) in the memory format."""
         return self.normal(n, c, h, w).contiguous(memory_format=self.layout)
 
     def weight(self, *shape: int) -> torch.Tensor:
@@ -54,7 +54,7 @@ class Draw:
         return self.normal(*shape, scale=math.prod(shape[1:]) ** -0.5)
 
     def optional(self, wanted: bool, *shape: int) -> torch.Tensor | None:
-        """`normal`, or None where it is not wanted."""
+        """`normal`, or None if it is not wanted."""
         return self.normal(*shape) if wanted else None
 
     def uniform(self, *shape: int) -> torch.Tensor:
@@ -91,10 +91,10 @@ class Sample:
         generator: torch.Generator | None = None,
         **changed: Any,
     ) -> tuple[Any, ...]:
-        """The arguments in schema order; without a generator the same ones at each call.
+        """The arguments in schema order. Without a generator every call returns the same values.
 
         Args:
-            changed: sizes to take instead of the sample's, such as ``h=12``.
+            changed: sizes that replace the sample's, such as ``h=12``.
         """
         draw = Draw(dtype, torch.device(device), layout, generator or torch.Generator().manual_seed(0))
         return self.build(draw, **{**self.sizes, **changed})
@@ -106,13 +106,13 @@ class Sample:
 
 
 def samples(build: Callable[..., tuple[Any, ...]], **named: Mapping[str, Any]) -> tuple[Sample, ...]:
-    """Samples of one builder; an underscore in a name reads as a hyphen."""
+    """Samples of one builder; an underscore in a name becomes a hyphen."""
     return tuple(Sample(name.replace("_", "-"), build, sizes) for name, sizes in named.items())
 
 
 @dataclass(frozen=True)
 class BadInput:
-    """Arguments of the first sample with some replaced by name, and the error that must follow."""
+    """Arguments of the first sample, some of them replaced by name, and the error that must follow."""
 
     name: str
     replaced: Mapping[str, Any]
@@ -127,22 +127,22 @@ def first_elements(*args: Any) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Spec:
-    """All that is particular to one op. Tests, benchmarks and the self-check name no op: they read it here.
+    """Everything that is particular to one op. Tests, benchmarks and the self-check read it here and name no op.
 
     Attributes:
         name: the op's one name.
         public: the public function; takes the schema's arguments in order, without ``internal``.
         reference: plain PyTorch in schema order; autograd through it gives the oracle's gradients.
         differentiable: names of the arguments that get a gradient; empty for inference ops.
-        samples: small inputs, every kind of edge among them; the first is an ordinary one.
-        model_shapes: SegNeXt-T's and -B's at 512x512, batch 1.
-        target_shapes: larger ones that a speed is promised for on a GPU.
-        modelled_shapes: further ones whose instructions the issue model counts.
+        samples: small inputs with every kind of edge case; the first is an ordinary one.
+        model_shapes: those of SegNeXt-T and -B at 512x512, batch 1.
+        target_shapes: larger ones for which a speed is promised on a GPU.
+        modelled_shapes: further shapes whose instructions the issue model counts.
         bad_inputs: what must be refused, and how.
-        resized: sizes that turn the first sample into one of another H and W.
+        resized: sizes that give the first sample another H and W.
         internal: trailing schema arguments that the public function sets itself.
-        calls: other ops among its Triton kernels, for calls that no CUDA kernel of its own takes.
-        saving: sizes with which the forward saves what its backward needs.
+        calls: ops that its Triton code calls; these may run CUDA kernels of their own.
+        saving: the sizes with which the forward saves what its backward needs.
         without_derivative: samples whose gradient is by design not the derivative of the output.
         backward_of_products: whether the backward is PyTorch's matrix products around other ops, which have no float64
             kernel of ours and whose sums may depend on the number of threads.
@@ -151,8 +151,8 @@ class Spec:
         tiles_by_programs: whether the tiles of its Triton kernels depend on how many programs there are.
         tiled: memory format -> sizes that make several tiles along every axis in most configurations of its Triton
             kernels; empty where other tests go through the configurations.
-        cuda_edges: samples that only the CUDA kernels need: several tiles, strips and slices of their grids.
-        elements: from the arguments, how many elements instructions are counted per: outputs of the costliest part.
+        cuda_edges: samples that only the CUDA kernels need, of several tiles, strips and slices of their grids.
+        elements: from the arguments, the number of outputs of the costliest part, which instructions are counted per.
     """
 
     name: str
@@ -179,7 +179,7 @@ class Spec:
 
     @property
     def op(self) -> Any:
-        """The registered operator: takes all of the schema's arguments."""
+        """The registered operator, which takes all of the schema's arguments."""
         return getattr(torch.ops.segnext_kernels, self.name).default
 
     @property
@@ -213,6 +213,6 @@ class Spec:
 
 @functools.cache
 def all_specs() -> dict[str, Spec]:
-    """Op name -> its specification, for every folder of `segnext_kernels.ops`."""
+    """Op name -> its `Spec`, for every folder of `segnext_kernels.ops`."""
     folders = [module.name for module in pkgutil.iter_modules(ops.__path__) if module.ispkg]
     return {name: importlib.import_module(f"{ops.__name__}.{name}.spec").SPEC for name in sorted(folders)}

@@ -1,4 +1,4 @@
-"""Small JSON files in the user's cache folder: what was found out once on this machine."""
+"""Small JSON files in the user's cache folder, which keep results that were found once on this machine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def folder(name: str) -> Path:
 
 
 def file_name(*words: str) -> str:
-    """A file's name from words that may hold any characters."""
+    """A file name from words that may hold any characters."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(words)) + ".json"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The file's content; empty where it is missing or broken, as everything in it can be found out again."""
+    """The file's content; empty if it is missing or broken, because everything in it can be found again."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -32,7 +32,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Replace the file in one step: no reader sees half of it. Without a place to write nothing is kept."""
+    """Replace the file in one step, so that no reader sees half of it. If nothing can be written, nothing is kept."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".json")

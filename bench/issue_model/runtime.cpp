@@ -8,7 +8,7 @@
 #include <map>
 #include <string>
 
-#include "bindings.h"
+#include "bind.h"
 
 namespace py = pybind11;
 
@@ -145,7 +145,7 @@ cudaError_t CUDARTAPI cudaMemsetAsync(void* address, int value, size_t bytes, cu
 }  // extern "C"
 
 PYBIND11_MODULE(_recording, m) {
-  segnext::bind_cuda(m);
+  segnext::bind_ops(m);
   m.def("listen", [](py::object launch, py::object blocks, py::object memset) {
     on_launch = new py::object(std::move(launch));
     occupancy = new py::object(std::move(blocks));

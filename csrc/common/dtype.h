@@ -1,9 +1,9 @@
-// Element types as they lie in memory.
+// The element types of tensors.
 #pragma once
 
 namespace segnext {
 
-// Codes shared with the Python side.
+// Python uses the same codes.
 enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2, kFloat64 = 3 };
 
 }  // namespace segnext

@@ -1,12 +1,12 @@
-// Instruction sets of the CPU kernels: which were built, which this machine has.
+// The instruction sets of the CPU kernels: which were built, which this machine has.
 #pragma once
 
 namespace segnext {
 
-// Order of growing capability; the numbers are shared with the Python side.
+// In the order of growing capability; Python uses the same numbers.
 enum class Isa : int { kGeneric = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
 
-// The best instruction set that was built and that this machine runs.
+// The best instruction set that was built and that this machine can run.
 Isa best_isa();
 
 }  // namespace segnext
@@ -39,7 +39,10 @@ Isa best_isa();
   }
 #endif
 
-// The same for an op with a build for float64 (common/vector.h), which that dtype chooses whatever the Isa.
+// The same for an op with a build for float64 (cpu/vector.h), which serves that dtype whatever the Isa. That build is
+// for torch.autograd.gradcheck, for which float32 is too coarse: every op with a gradient has it, except conv_ffn,
+// whose backward consists of PyTorch's matrix products around dwconv_gelu's. setup.py finds these ops by the name of
+// the second macro.
 #define SEGNEXT_DISPATCH_DTYPE(dtype, isa, function, ...)                            \
   ((dtype) == ::segnext::DType::kFloat64 ? ::segnext::float64::function(__VA_ARGS__) \
                                          : SEGNEXT_DISPATCH(isa, function, __VA_ARGS__))

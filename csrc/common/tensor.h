@@ -1,4 +1,4 @@
-// A tensor as the bindings pass it: address, sizes, strides in elements.
+// A tensor as the bindings pass it: address, sizes, and strides in elements.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 namespace segnext {
 
 struct Tensor4 {
-  void* data = nullptr;  // null: an absent optional tensor
+  void* data = nullptr;  // null if an optional tensor is absent
   int64_t size[4] = {};
   int64_t stride[4] = {};
 };

@@ -1,4 +1,4 @@
-// Conversion of elements to and from what kernels compute in.
+// Conversion of elements, one or a vector, to and from Real.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 #include "common/dtype.h"
 #include "cpu/vector.h"
 
-// function<T>(...) for the T of a tensor's dtype, among those that this build's kernels take.
+// Calls function<T>(...) for the element type of a dtype, one of those that this build's kernels take.
 #if defined(SEGNEXT_FLOAT64)
 #define SEGNEXT_WITH_ELEMENT(dtype, function, ...) ((void)(dtype), function<double>(__VA_ARGS__))
 #else
@@ -37,11 +37,11 @@ static inline Real to_real(BFloat16 x) {
 }
 
 static inline Real to_real(Float16 x) {
-  // Exponent and mantissa shifted into float's places are the value times 2^-112, subnormals included.
+  // Exponent and mantissa, moved to float's places, give the value times 2^-112, subnormals included.
   const uint32_t magnitude = (x.bits & 0x7fffu) << 13;
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
   float result;
-  if (magnitude >= (0x7c00u << 13)) {  // Inf, NaN: float's own exponent of all ones
+  if (magnitude >= (0x7c00u << 13)) {  // Inf and NaN have float's own exponent of all ones
     const uint32_t bits = sign | magnitude | 0x7f800000u;
     std::memcpy(&result, &bits, sizeof result);
     return result;
@@ -59,7 +59,7 @@ inline Real from_real<Real>(Real x) {
   return x;
 }
 
-// To nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even; NaN stays NaN.
 template <>
 inline BFloat16 from_real<BFloat16>(Real value) {
   const float x = static_cast<float>(value);
@@ -67,6 +67,47 @@ inline BFloat16 from_real<BFloat16>(Real value) {
   std::memcpy(&bits, &x, sizeof bits);
   if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+static inline Vec load_vector(const Real* p) { return load(p); }
+
+static inline void store_vector(Real* p, Vec v) { store(p, v); }
+
+#if !defined(SEGNEXT_FLOAT64)
+typedef uint32_t BitsV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
+typedef uint16_t HalfBitsV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES / 2)));
+
+static inline Vec load_vector(const BFloat16* p) {
+  HalfBitsV half;
+  std::memcpy(&half, p, sizeof half);
+  return (Vec)(__builtin_convertvector(half, BitsV) << 16);
+}
+
+// Rounds as from_real<BFloat16> does.
+static inline void store_vector(BFloat16* p, Vec v) {
+  const BitsV bits = (BitsV)v;
+  const BitsV rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const BitsV quiet = (bits >> 16) | 0x40u;
+  const HalfBitsV half = __builtin_convertvector(v == v ? rounded : quiet, HalfBitsV);
+  std::memcpy(p, &half, sizeof half);
+}
+#endif
+
+// Loads the first `count` lanes and zeros behind them; a count of zero or less gives zeros alone. Callers pass a count
+// of zero instead of choosing between this vector and zeros: GCC 12 miscompiles such a choice in an unrolled loop,
+// where it vectorises the bools and keeps the first lane alone.
+template <typename T>
+static inline Vec load_first(const T* p, int64_t count) {
+  if (count >= kLanes) return load_vector(p);
+  Real values[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) values[i] = to_real(p[i]);
+  return load(values);
+}
+
+template <typename T>
+static inline void store_first(T* p, Vec v, int64_t count) {
+  if (count >= kLanes) return store_vector(p, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = from_real<T>(v[i]);
 }
 
 }  // namespace SEGNEXT_ISA

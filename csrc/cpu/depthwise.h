@@ -1,27 +1,23 @@
 // Depthwise convolutions on planes: one image, kLanes channels side by side, of Real, with a halo of zeros.
 //
-// A depthwise network treats every channel alone, so its unit of work here is (image, kLanes channels): the unit's
-// input is read once into a plane, everything between lives in planes that fit the second-level cache (56 x 56
-// pixels x 16 channels: 200 KiB), and the result is written once. A tap costs one vector load and one FMA.
-// Any strides and element types are handled where planes are read and written.
+// A depthwise network treats every channel alone, so a unit of work is (image, kLanes channels). The unit's input is
+// read once into a plane, everything between is in planes that fit the second-level cache (56 x 56 pixels x 16
+// channels: 200 KiB), and the result is written once. A tap costs one vector load and one FMA. Strides and element
+// types matter only when planes are read and written.
 #pragma once
 
-#include <omp.h>
-
-#include <cstdlib>
-
 #include "common/tensor.h"
-#include "cpu/arena.h"
 #include "cpu/convert.h"
+#include "cpu/memory.h"
 #include "cpu/vector.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-// Output pixels computed together: their accumulators share each weight and hide the latency of the FMAs.
+// Output pixels that are computed together: their accumulators share each weight and hide the latency of the FMAs.
 constexpr int64_t kPixels = 8;
 
-// (height, width, kLanes) inside a border of zeros as wide as the convolutions that read it reach; rows end with
+// (height, width, kLanes) inside a border of zeros as wide as the convolutions that read it reach. Rows end with
 // kPixels more, so that a group of pixels may run past the right border.
 struct Plane {
   Real* data;
@@ -31,16 +27,16 @@ struct Plane {
   Real* at(int64_t y, int64_t x) const { return data + (y + halo_y) * row_stride() + (x + halo_x) * kLanes; }
 };
 
-// A plane of zeros; nothing ever writes its border again.
+// A plane of zeros. Nothing ever writes its border again.
 static inline Plane take_plane(Arena& arena, int64_t height, int64_t width, int64_t halo_y, int64_t halo_x) {
   Plane plane{nullptr, height, width, halo_y, halo_x};
-  const int64_t floats = (height + 2 * halo_y) * plane.row_stride();
-  plane.data = arena.take<Real>(floats);
-  if (plane.data != nullptr) std::memset(plane.data, 0, floats * sizeof(Real));
+  const int64_t reals = (height + 2 * halo_y) * plane.row_stride();
+  plane.data = arena.take<Real>(reals);
+  if (plane.data != nullptr) std::memset(plane.data, 0, reals * sizeof(Real));
   return plane;
 }
 
-// A depthwise kernel of this unit's channels: (height * width, kLanes) weights and one vector of bias.
+// A depthwise kernel of a unit's channels: (height * width, kLanes) weights and one vector of bias.
 struct Taps {
   const Real* weight;
   const Real* bias;
@@ -50,33 +46,33 @@ struct Taps {
 };
 
 struct Overwrite {
-  FloatV operator()(FloatV, FloatV value) const { return value; }
+  Vec operator()(Vec, Vec value) const { return value; }
 };
 struct Accumulate {
-  FloatV operator()(FloatV old, FloatV value) const { return old + value; }
+  Vec operator()(Vec old, Vec value) const { return old + value; }
 };
 
-// out (+)= conv(in) + bias over out's pixels. `in` needs a border of half the kernel or more; reads past the right
-// border stay inside the row's spare pixels and are discarded.
+// out (+)= conv(in) + bias over out's pixels. `in` needs a border of half the kernel or more. Reads past the right
+// border stay inside the row's spare pixels, and their results are discarded.
 template <typename Combine>
 static inline void convolve(const Plane& in, const Taps& taps, const Plane& out, Combine combine) {
   const int64_t stride = in.row_stride();
-  const FloatV bias = taps.bias == nullptr ? FloatV{} : load(taps.bias);
+  const Vec bias = taps.bias == nullptr ? Vec{} : load(taps.bias);
   for (int64_t y = 0; y < out.height; ++y) {
     for (int64_t x = 0; x < out.width; x += kPixels) {
-      FloatV sum[kPixels];
-      for (FloatV& s : sum) s = bias;
+      Vec sum[kPixels];
+      for (Vec& s : sum) s = bias;
       const Real* source = in.at(y - taps.height / 2, x - taps.width / 2);
       const Real* weight = taps.weight;
       for (int64_t i = 0; i < taps.height; ++i, source += stride) {
         const Real* pixel = source;
         for (int64_t j = 0; j < taps.width; ++j, pixel += kLanes, weight += kLanes) {
-          const FloatV w = load(weight);
+          const Vec w = load(weight);
           for (int p = 0; p < kPixels; ++p) sum[p] += w * load(pixel + p * kLanes);
         }
       }
       Real* target = out.at(y, x);
-      const int64_t pixels = out.width - x < kPixels ? out.width - x : kPixels;
+      const int64_t pixels = smaller(out.width - x, kPixels);
       if (pixels == kPixels) {
         for (int p = 0; p < kPixels; ++p) store(target + p * kLanes, combine(load(target + p * kLanes), sum[p]));
       } else {
@@ -86,24 +82,25 @@ static inline void convolve(const Plane& in, const Taps& taps, const Plane& out,
   }
 }
 
-// out (count, kLanes) = sum over pixels of grad * in shifted by each tap: the gradient of the weights.
+// The gradient of the weights: out (count, kLanes) = for each tap the sum over pixels of grad * (in shifted by the
+// tap).
 static inline void weight_gradient(const Plane& grad, const Plane& in, int64_t height, int64_t width, Real* out) {
-  constexpr int kGroup = 8;  // taps summed together: enough chains to hide the FMA's latency
+  constexpr int kGroup = 8;  // taps summed together: enough chains to hide the latency of an FMA
   const int64_t count = height * width;
   for (int64_t first = 0; first < count; first += kGroup) {
     int64_t offset[kGroup];
     for (int i = 0; i < kGroup; ++i) {
-      // past the end the last tap is repeated, and dropped below
-      const int64_t tap = first + i < count ? first + i : count - 1;
+      // past the end the last tap is repeated; its result is dropped below
+      const int64_t tap = smaller(first + i, count - 1);
       offset[i] = (tap / width - height / 2) * in.row_stride() + (tap % width - width / 2) * kLanes;
     }
-    FloatV total[kGroup] = {};
+    Vec total[kGroup] = {};
     for (int64_t y = 0; y < grad.height; ++y) {
-      FloatV sum[kGroup] = {};  // a row at a time: shorter chains of additions, smaller rounding errors
+      Vec sum[kGroup] = {};  // per row: shorter chains of additions, smaller rounding errors
       const Real* g = grad.at(y, 0);
       const Real* source = in.at(y, 0);
       for (int64_t x = 0; x < grad.width; ++x, g += kLanes, source += kLanes) {
-        const FloatV value = load(g);
+        const Vec value = load(g);
         for (int i = 0; i < kGroup; ++i) sum[i] += value * load(source + offset[i]);
       }
       for (int i = 0; i < kGroup; ++i) total[i] += sum[i];
@@ -112,22 +109,22 @@ static inline void weight_gradient(const Plane& grad, const Plane& in, int64_t h
   }
 }
 
-// out (kLanes) = sum of a plane: the gradient of a bias.
+// The gradient of a bias: out (kLanes) = the sum of a plane.
 static inline void plane_sum(const Plane& plane, Real* out) {
-  FloatV total = {};
+  Vec total = {};
   for (int64_t y = 0; y < plane.height; ++y) {
-    FloatV sum = {};
+    Vec sum = {};
     for (int64_t x = 0; x < plane.width; ++x) sum += load(plane.at(y, x));
     total += sum;
   }
   store(out, total);
 }
 
-// Channels [channel, channel + kLanes) of one image into a plane; lanes past the last channel are zero.
+// Loads channels [channel, channel + kLanes) of one image into a plane; lanes past the last channel are zero.
 template <typename T>
 static inline void load_plane(const Tensor4& tensor, int64_t image, int64_t channel, const Plane& plane) {
   const T* source = static_cast<const T*>(tensor.data) + image * tensor.stride[0] + channel * tensor.stride[1];
-  const int64_t lanes = tensor.size[1] - channel < kLanes ? tensor.size[1] - channel : kLanes;
+  const int64_t lanes = smaller(tensor.size[1] - channel, kLanes);
   for (int64_t y = 0; y < plane.height; ++y) {
     const T* row = source + y * tensor.stride[2];
     if (lanes == kLanes && tensor.stride[1] == 1) {
@@ -151,7 +148,7 @@ static inline void load_plane(const Tensor4& tensor, int64_t image, int64_t chan
 template <typename T>
 static inline void store_plane(const Plane& plane, const Tensor4& tensor, int64_t image, int64_t channel) {
   T* out = static_cast<T*>(tensor.data) + image * tensor.stride[0] + channel * tensor.stride[1];
-  const int64_t lanes = tensor.size[1] - channel < kLanes ? tensor.size[1] - channel : kLanes;
+  const int64_t lanes = smaller(tensor.size[1] - channel, kLanes);
   for (int64_t y = 0; y < plane.height; ++y) {
     T* row = out + y * tensor.stride[2];
     if (lanes == kLanes && tensor.stride[1] == 1) {
@@ -170,7 +167,8 @@ static inline void store_plane(const Plane& plane, const Tensor4& tensor, int64_
   }
 }
 
-// Weights (C, 1, height, width) of this unit's channels as (count, kLanes); flipped for the input gradient.
+// Loads the weights (C, 1, height, width) of a unit's channels as (count, kLanes), flipped for the gradient of the
+// input.
 template <typename T>
 static inline void load_taps(const Tensor4& weight, int64_t channel, bool flipped, Real* out) {
   const int64_t height = weight.size[2], width = weight.size[3];
@@ -185,7 +183,7 @@ static inline void load_taps(const Tensor4& weight, int64_t channel, bool flippe
   }
 }
 
-// A bias (C) of this unit's channels; zeros where there is none.
+// Loads the bias (C) of a unit's channels; zeros if it is absent.
 template <typename T>
 static inline void load_bias(const Tensor4& bias, int64_t channel, Real* out) {
   for (int64_t lane = 0; lane < kLanes; ++lane) {
@@ -213,28 +211,22 @@ static inline void reduce_parameter(const Real* partial, int64_t images, int64_t
   }
 }
 
-inline int64_t channel_blocks(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
-
-// Runs work(image, channel, scratch) for every unit, threads taking contiguous shares. `Scratch` is laid out by its
-// constructor from an Arena. False when memory is exhausted.
+// Runs work(image, channel, scratch) for every unit; each thread takes a contiguous share. Returns false when memory is
+// exhausted.
 template <typename Scratch, typename Shape, typename Work>
 static inline bool for_each_unit(int64_t images, int64_t channels, const Shape& shape, int threads, Work work) {
-  Arena measure{nullptr};
-  Scratch{measure, shape};
-  char* memory = static_cast<char*>(std::malloc(threads * measure.used));
-  if (memory == nullptr) return false;
-  const int64_t blocks = channel_blocks(channels), units = images * blocks;
+  const TeamMemory memory(0, bytes_of<Scratch>(shape), threads);
+  if (memory.is_exhausted()) return false;
+  const int64_t blocks = vectors_of(channels), units = images * blocks;
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-    const int64_t first = units * member / team, last = units * (member + 1) / team;
-    if (first < last) {
-      Arena arena{memory + member * measure.used};
-      Scratch scratch{arena, shape};
+    const Member me = this_member();
+    const int64_t first = me.begin(units), last = me.end(units);
+    if (first < last) {  // planes are cleared when they are laid out
+      const Scratch scratch = memory.own<Scratch>(me, shape);
       for (int64_t unit = first; unit < last; ++unit) work(unit / blocks, unit % blocks * kLanes, scratch);
     }
   }
-  std::free(memory);
   return true;
 }
 

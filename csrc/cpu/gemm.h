@@ -2,16 +2,15 @@
 //
 //   sum[m][n] = sum over k of a[m][k] w[k][n],   epilogue(m, n, sum[m][n .. n + kLanes))
 //
-// a is read where it lies: rows of K elements (channels_last pixels) a fixed distance apart, or `segments` such
-// pieces (the three rows of a 3x3 convolution). Weights are packed once into panels of up to kPanel vectors of
-// columns, K rows each. A tile of kAccumulators vectors, 6 x 64 with AVX-512, stays in registers: a step of k costs 4
-// loads of weights and 6 broadcasts for 24 FMAs. Panels are the outer loop: one panel (K x 64) stays in the caches for
-// all rows of a call, so a call should have 48 rows or more where the weights are larger than the caches.
-// Sums of more than kChain products are added up in pieces: one long chain of 512 had 2.7x the error of PyTorch's.
-// With AVX512-BF16 a BFloat16 product takes two k a step; elsewhere pixels and weights are widened first.
+// a is read where it lies: rows of K elements (channels_last pixels) a fixed distance apart, or `segments` such pieces
+// (the three rows of a 3x3 convolution). Weights are packed once into panels of up to kPanel vectors of columns, K rows
+// each. A tile of kAccumulators vectors, 6 x 64 with AVX-512, stays in registers: a step of k costs 4 loads of weights
+// and 6 broadcasts for 24 FMAs. Panels are the outer loop. One panel (K x 64) stays in the caches for all rows of a
+// call, so a call should have 48 rows or more if the weights are larger than the caches.
+// Sums of more than kChain products are added up in pieces: one long chain of 512 had 2.7 times PyTorch's error.
+// With AVX512-BF16 a BFloat16 product takes two k per step; elsewhere pixels and weights are widened first.
 #pragma once
 
-#include "cpu/arena.h"
 #include "cpu/convert.h"
 #include "cpu/vector.h"
 
@@ -28,37 +27,45 @@ constexpr int kAccumulators = 24, kPanel = 4;
 constexpr int kAccumulators = 12, kPanel = 2;
 #endif
 constexpr int64_t kChain = 128;
-constexpr int kMaxTileRows = 12;  // three rows share an address register: four of them
+constexpr int kMaxTileRows = 12;  // three rows share an address register, so four registers serve
 
-constexpr int tile_rows(int vectors) {
-  return kAccumulators / vectors < kMaxTileRows ? kAccumulators / vectors : kMaxTileRows;
-}
+constexpr int tile_rows(int vectors) { return static_cast<int>(smaller(kAccumulators / vectors, kMaxTileRows)); }
 
-// What a product of T pixels multiplies: T itself where the instruction set has it, else Real.
+// The type that a product of T pixels multiplies: T itself if the instruction set can, else Real.
 template <typename T>
-struct Product {
+struct ProductOf {
   using Element = Real;
 };
 #if defined(__AVX512BF16__)
 template <>
-struct Product<BFloat16> {
+struct ProductOf<BFloat16> {
   using Element = BFloat16;
 };
 #endif
+template <typename T>
+using ProductElement = typename ProductOf<T>::Element;
 
-// Elements of k taken in one step; K is padded with zeros to a multiple.
+// Elements of k per step; K is padded with zeros to a multiple.
 template <typename Element>
 constexpr int64_t k_step() {
   return sizeof(Element) == 2 ? 2 : 1;
 }
 
-static inline int64_t vectors_of(int64_t columns) { return (columns + kLanes - 1) / kLanes; }
+template <typename Element>
+static inline int64_t k_steps(int64_t k) {
+  return blocks_of(k, k_step<Element>());
+}
 
-// Elements of a packed (segments x segment_k, n) matrix.
+// k padded to whole steps.
+template <typename Element>
+static inline int64_t padded_k(int64_t k) {
+  return k_steps<Element>(k) * k_step<Element>();
+}
+
+// The elements of a packed (segments x segment_k, n) matrix.
 template <typename Element>
 static inline int64_t packed_size(int64_t n, int64_t segment_k, int64_t segments = 1) {
-  const int64_t step = k_step<Element>();
-  return vectors_of(n) * kLanes * segments * ((segment_k + step - 1) / step * step);
+  return padded(n) * segments * padded_k<Element>(segment_k);
 }
 
 template <typename Element>
@@ -66,26 +73,23 @@ struct PackedWeights {
   const Element* data;
   int64_t n, segment_k, segments;
 
-  int64_t padded_k() const {
-    const int64_t step = k_step<Element>();
-    return segments * ((segment_k + step - 1) / step * step);
-  }
+  int64_t elements() const { return segments * padded_k<Element>(segment_k); }  // of a column
 };
 
-// The tile's sums over one segment.
+// Adds one segment to the tile's sums.
 template <int kRows, int kVectors>
 SEGNEXT_INLINE void multiply(const Real* a, int64_t row_stride, int64_t steps, const Real* w,
-                             FloatV (&sum)[kRows][kVectors]) {
+                             Vec (&sum)[kRows][kVectors]) {
   const Real* base[(kRows + 2) / 3];
 #pragma GCC unroll 4
   for (int i = 0; i < (kRows + 2) / 3; ++i) base[i] = a + 3 * i * row_stride;
   for (int64_t k = 0; k < steps; ++k, w += kVectors * kLanes) {
-    FloatV b[kVectors];
+    Vec b[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) b[j] = load(w + j * kLanes);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
-      const FloatV value = broadcast(base[i / 3][i % 3 * row_stride]);
+      const Vec value = broadcast(base[i / 3][i % 3 * row_stride]);
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) sum[i][j] += value * b[j];
     }
@@ -97,7 +101,7 @@ SEGNEXT_INLINE void multiply(const Real* a, int64_t row_stride, int64_t steps, c
 #if defined(__AVX512BF16__)
 template <int kRows, int kVectors>
 SEGNEXT_INLINE void multiply(const BFloat16* a, int64_t row_stride, int64_t steps, const BFloat16* w,
-                             FloatV (&sum)[kRows][kVectors]) {
+                             Vec (&sum)[kRows][kVectors]) {
   const BFloat16* base[(kRows + 2) / 3];
 #pragma GCC unroll 4
   for (int i = 0; i < (kRows + 2) / 3; ++i) base[i] = a + 3 * i * row_stride;
@@ -111,7 +115,7 @@ SEGNEXT_INLINE void multiply(const BFloat16* a, int64_t row_stride, int64_t step
       std::memcpy(&pair, base[i / 3] + i % 3 * row_stride, sizeof pair);
       const __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sum[i][j] = (FloatV)_mm512_dpbf16_ps((__m512)sum[i][j], value, b[j]);
+      for (int j = 0; j < kVectors; ++j) sum[i][j] = (Vec)_mm512_dpbf16_ps((__m512)sum[i][j], value, b[j]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < (kRows + 2) / 3; ++i) base[i] += 2;
@@ -119,31 +123,32 @@ SEGNEXT_INLINE void multiply(const BFloat16* a, int64_t row_stride, int64_t step
 }
 #endif
 
-// How an epilogue gets the sums. From registers it is inlined once for every vector of a tile: right for a few
-// instructions, which K = 32 would notice through memory; anything longer takes minutes to compile that way.
-enum class Sums { kMemory, kRegisters };
+// Where an epilogue finds the sums. From registers it is inlined once for every vector of a tile: this suits a few
+// instructions, since for K = 32 the detour through memory is noticeable. A longer epilogue takes minutes to compile
+// that way.
+enum class SumsIn { kMemory, kRegisters };
 
-// Where the rows of a product lie: row m of segment s at data + m * row_stride + s * segment_stride.
-template <typename Element>
-struct Pixels {
-  const Element* data;
-  int64_t row_stride, segment_stride;
+// The rows of a matrix, mostly pixels: row m of segment s begins at data + m * stride + s * segment_stride.
+template <typename E>
+struct Rows {
+  E* data;
+  int64_t stride, segment_stride = 0;
 };
 
-// The tile's sums where they have more than kChain terms. Apart from gemm_tile, whose accumulators then stay in
-// registers throughout.
+// The tile's sums if they have more than kChain terms. It is a function of its own so that gemm_tile's accumulators
+// stay in registers throughout.
 template <int kRows, int kVectors, typename Element>
-__attribute__((noinline)) static void multiply_in_pieces(const Pixels<Element>& a, int64_t row, const Element* panel,
-                                                         const PackedWeights<Element>& w,
-                                                         FloatV (&total)[kRows][kVectors]) {
+__attribute__((noinline)) static void multiply_in_pieces(const Rows<const Element>& a, int64_t row,
+                                                         const Element* panel, const PackedWeights<Element>& w,
+                                                         Vec (&total)[kRows][kVectors]) {
   const int64_t step = k_step<Element>();
-  const int64_t steps = (w.segment_k + step - 1) / step, most = kChain / step;
+  const int64_t steps = k_steps<Element>(w.segment_k), most = kChain / step;
   for (int64_t s = 0; s < w.segments; ++s) {
-    const Element* pixels = a.data + row * a.row_stride + s * a.segment_stride;
+    const Element* pixels = a.data + row * a.stride + s * a.segment_stride;
     for (int64_t k = 0; k < steps; k += most) {
-      const int64_t count = steps - k < most ? steps - k : most;
-      FloatV sum[kRows][kVectors] = {};
-      multiply<kRows, kVectors>(pixels + k * step, a.row_stride, count, panel, sum);
+      const int64_t count = smaller(steps - k, most);
+      Vec sum[kRows][kVectors] = {};
+      multiply<kRows, kVectors>(pixels + k * step, a.stride, count, panel, sum);
       panel += count * step * kVectors * kLanes;
 #pragma GCC unroll 12
       for (int i = 0; i < kRows; ++i) {
@@ -154,12 +159,12 @@ __attribute__((noinline)) static void multiply_in_pieces(const Pixels<Element>& 
   }
 }
 
-template <Sums kSums, int kRows, int kVectors, typename Element, typename Epilogue>
-static inline void gemm_tile(const Pixels<Element>& a, int64_t row, int64_t first, const Element* panel,
+template <SumsIn kSums, int kRows, int kVectors, typename Element, typename Epilogue>
+static inline void gemm_tile(const Rows<const Element>& a, int64_t row, int64_t first, const Element* panel,
                              const PackedWeights<Element>& w, int64_t column, const Epilogue& epilogue) {
-  FloatV sum[kRows][kVectors] = {};
-  if (w.padded_k() > kChain) {
-    FloatV total[kRows][kVectors] = {};
+  Vec sum[kRows][kVectors] = {};
+  if (w.elements() > kChain) {
+    Vec total[kRows][kVectors] = {};
     multiply_in_pieces<kRows, kVectors>(a, row, panel, w, total);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
@@ -168,13 +173,13 @@ static inline void gemm_tile(const Pixels<Element>& a, int64_t row, int64_t firs
     }
   } else {
     const int64_t step = k_step<Element>();
-    const int64_t steps = (w.segment_k + step - 1) / step;
+    const int64_t steps = k_steps<Element>(w.segment_k);
     for (int64_t s = 0; s < w.segments; ++s) {
-      multiply<kRows, kVectors>(a.data + row * a.row_stride + s * a.segment_stride, a.row_stride, steps,
+      multiply<kRows, kVectors>(a.data + row * a.stride + s * a.segment_stride, a.stride, steps,
                                 panel + s * steps * step * kVectors * kLanes, sum);
     }
   }
-  if (kSums == Sums::kRegisters) {
+  if (kSums == SumsIn::kRegisters) {
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
       if (row + i < first) continue;
@@ -190,14 +195,14 @@ static inline void gemm_tile(const Pixels<Element>& a, int64_t row, int64_t firs
     for (int j = 0; j < kVectors; ++j) store(tile[i] + j * kLanes, sum[i][j]);
   }
 #pragma GCC unroll 1
-  for (int64_t i = row < first ? first - row : 0; i < kRows; ++i) {
+  for (int64_t i = larger(first - row, 0); i < kRows; ++i) {
 #pragma GCC unroll 1
     for (int j = 0; j < kVectors; ++j) epilogue(row + i, column + j * kLanes, load(tile[i] + j * kLanes));
   }
 }
 
-template <Sums kSums, int kVectors, typename Element, typename Epilogue>
-static inline void gemm_panel(const Pixels<Element>& a, int64_t rows, const Element* panel,
+template <SumsIn kSums, int kVectors, typename Element, typename Epilogue>
+static inline void gemm_panel(const Rows<const Element>& a, int64_t rows, const Element* panel,
                               const PackedWeights<Element>& w, int64_t column, const Epilogue& epilogue) {
   constexpr int kRows = tile_rows(kVectors);
   int64_t row = 0;
@@ -205,22 +210,22 @@ static inline void gemm_panel(const Pixels<Element>& a, int64_t rows, const Elem
     gemm_tile<kSums, kRows, kVectors>(a, row, row, panel, w, column, epilogue);
   }
   if (row == rows) return;
-  if (rows >= kRows) {  // the last tile is moved up; rows that were done are not stored again
+  if (rows >= kRows) {  // the last tile is moved up; rows that are done already are not stored again
     gemm_tile<kSums, kRows, kVectors>(a, rows - kRows, row, panel, w, column, epilogue);
   } else {
     for (; row < rows; ++row) gemm_tile<kSums, 1, kVectors>(a, row, row, panel, w, column, epilogue);
   }
 }
 
-// epilogue(m, n, sum): every row m < rows and every n < w.n that is a multiple of kLanes, once; of the last vector only
-// the first w.n - n lanes count.
-template <Sums kSums = Sums::kMemory, typename Element, typename Epilogue>
-static inline void gemm(const Pixels<Element>& a, int64_t rows, const PackedWeights<Element>& w,
+// Calls epilogue(m, n, sum) once for every row m < rows and every n < w.n that is a multiple of kLanes. Only the first
+// w.n - n lanes of the last vector count.
+template <SumsIn kSums = SumsIn::kMemory, typename Element, typename Epilogue>
+static inline void gemm(const Rows<const Element>& a, int64_t rows, const PackedWeights<Element>& w,
                         const Epilogue& epilogue) {
   const Element* panel = w.data;
   for (int64_t column = 0; column < w.n; column += kPanel * kLanes) {
-    const int64_t left = vectors_of(w.n - column);
-    switch (left < kPanel ? left : kPanel) {
+    const int64_t vectors = smaller(vectors_of(w.n - column), kPanel);
+    switch (vectors) {
       case 1:
         gemm_panel<kSums, 1>(a, rows, panel, w, column, epilogue);
         break;
@@ -236,7 +241,7 @@ static inline void gemm(const Pixels<Element>& a, int64_t rows, const PackedWeig
         break;
 #endif
     }
-    panel += (left < kPanel ? left : kPanel) * kLanes * w.padded_k();
+    panel += vectors * kLanes * w.elements();
   }
 }
 

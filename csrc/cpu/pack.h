@@ -1,45 +1,46 @@
-// Vectorised packing of matrices into the panels of common/gemm.h, a panel at a time so that threads can share it.
+// Vectorised packing of matrices into the panels of cpu/gemm.h, one panel at a time so that threads can divide the
+// work.
 //
-// In memory a panel is [step of k][column][k within the step]: units of 4 bytes, one float or two BFloat16. Where the
-// matrix lies with k innermost, squares of units are transposed in registers; where columns are innermost (the other
-// operand order, or pixels that are summed over) whole vectors of columns are copied.
+// In memory a panel is [step of k][column][k within the step]: units of 4 bytes, one float or two BFloat16. If k is
+// innermost in the matrix, squares of units are transposed in registers. If columns are innermost (the other operand
+// order, or pixels that are summed over), whole vectors of columns are copied.
 #pragma once
 
 #include <type_traits>
 
 #include "common/tensor.h"
+#include "cpu/convert.h"
 #include "cpu/gemm.h"
-#include "cpu/pixels.h"
 #include "cpu/transpose.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-// w[n][k] = data[n * n_stride + k * k_stride], n < columns, k < depth; packed with zeros up to a k of `padded`.
+// w[n][k] = data[n * n_stride + k * k_stride] for n < columns and k < depth, packed with zeros up to k = padded_depth.
 template <typename T>
 struct Matrix {
   const T* data;
   int64_t columns, depth, n_stride, k_stride;
-  int64_t padded = depth;
+  int64_t padded_depth = depth;
 
-  int64_t panels() const { return (columns + kPanel * kLanes - 1) / (kPanel * kLanes); }
+  int64_t panels() const { return blocks_of(columns, kPanel * kLanes); }
 };
 
-// kLanes units of k of one column, zeros behind the last.
+// kLanes units of k of one column, with zeros behind the last.
 template <typename Element, typename T>
-static inline FloatV load_units(const T* p, int64_t left) {
+static inline Vec load_units(const T* p, int64_t left) {
   if constexpr (std::is_same_v<Element, Real>) {
     return load_first(p, left);
   } else {
     static_assert(std::is_same_v<Element, T>, "BFloat16 products take BFloat16");
-    FloatV v = {};
+    Vec v = {};
     const int64_t whole = 2 * kLanes;
-    std::memcpy(&v, p, sizeof(T) * (left < whole ? left : whole));
+    std::memcpy(&v, p, sizeof(T) * smaller(left, whole));
     return v;
   }
 }
 
-// One step of k of kLanes columns, `left` of them inside.
+// One step of k of kLanes columns; `left` columns and `k_left` of k are inside the matrix.
 template <typename Element, typename T>
 static inline void pack_columns(Element* out, const T* p, int64_t k_stride, int64_t k_left, int64_t left) {
   if constexpr (std::is_same_v<Element, Real>) {
@@ -59,9 +60,9 @@ static inline void pack_columns(Element* out, const T* p, int64_t k_stride, int6
 template <typename Element, typename T>
 static inline void pack_panel(const Matrix<T>& w, int64_t panel, Element* packed) {
   constexpr int64_t kStep = k_step<Element>();
-  const int64_t steps = (w.depth + kStep - 1) / kStep, padded_steps = (w.padded + kStep - 1) / kStep;
+  const int64_t steps = k_steps<Element>(w.depth), padded_steps = k_steps<Element>(w.padded_depth);
   const int64_t first = panel * kPanel * kLanes;
-  const int64_t vectors = vectors_of(w.columns - first) < kPanel ? vectors_of(w.columns - first) : kPanel;
+  const int64_t vectors = smaller(vectors_of(w.columns - first), kPanel);
   const int64_t width = vectors * kLanes * kStep;  // elements of a step
   Element* out = packed + first * padded_steps * kStep;
   std::memset(out + steps * width, 0, (padded_steps - steps) * width * sizeof(Element));
@@ -70,7 +71,7 @@ static inline void pack_panel(const Matrix<T>& w, int64_t panel, Element* packed
     const T* source = w.data + column * w.n_stride;
     if (w.k_stride == 1) {
       for (int64_t step = 0; step < steps; step += kLanes) {
-        FloatV square[kLanes];
+        Vec square[kLanes];
 #pragma GCC unroll 16
         for (int lane = 0; lane < kLanes; ++lane) {
           const T* p = source + lane * w.n_stride + step * kStep;

@@ -1,19 +1,74 @@
-// Vectors of channels to and from memory of any element type, and rows of pixels as matrix products read them.
+// Pixels of a tensor as rows of channels: where they lie if channels are innermost, else copied to scratch and back.
+//
+// Kernels take a pixel's channels as a vector or as a row of a matrix: Rows (cpu/gemm.h). A row in scratch is padded to
+// whole vectors with zeros. Rows are used in place only where they need no padding. Contiguous (N, C, H, W) tensors
+// are transposed in registers.
 #pragma once
 
+#include <type_traits>
+
 #include "common/tensor.h"
-#include "cpu/arena.h"
 #include "cpu/convert.h"
 #include "cpu/gemm.h"
-#include "cpu/pixels.h"
+#include "cpu/memory.h"
+#include "cpu/transpose.h"
 #include "cpu/vector.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-// The first `lanes` channels from a pixel whose channels lie `stride` apart; the rest are zero.
+// Pixels [first, first + count) of an image, counted along its rows: pixel = y * W + x.
+struct Pixels {
+  int64_t image, first, count;
+};
+
+// Runs work(pixels) on tiles of up to `tile` pixels: [begin, end) of all images' pixels, `in_image` in each.
+template <typename Work>
+static inline void for_each_tile(int64_t in_image, int64_t begin, int64_t end, int64_t tile, const Work& work) {
+  while (begin < end) {
+    const int64_t first = begin % in_image;
+    const int64_t count = smaller(smaller(end - begin, tile), in_image - first);
+    work(Pixels{begin / in_image, first, count});
+    begin += count;
+  }
+}
+
+// Elements between one pixel and the next in a row of the image.
+static inline int64_t pixel_stride(const Tensor4& x) { return x.size[3] == 1 ? x.stride[2] : x.stride[3]; }
+
+// Whether all pixels of an image are pixel_stride apart.
+static inline bool evenly_spaced(const Tensor4& x) {
+  return x.size[2] == 1 || x.size[3] == 1 || x.stride[2] == x.size[3] * x.stride[3];
+}
+
+static inline bool channels_innermost(const Tensor4& x) { return x.stride[1] == 1 || x.size[1] == 1; }
+
+static inline int64_t offset_in_image(const Tensor4& x, int64_t pixel) {
+  if (evenly_spaced(x)) return pixel * pixel_stride(x);
+  return pixel / x.size[3] * x.stride[2] + pixel % x.size[3] * x.stride[3];
+}
+
 template <typename T>
-static inline FloatV load_channels(const T* p, int64_t stride, int64_t lanes) {
+static inline T* pixel_at(const Tensor4& x, int64_t image, int64_t pixel) {
+  return static_cast<T*>(x.data) + image * x.stride[0] + offset_in_image(x, pixel);
+}
+
+// visit(first, start, count) for the longest runs of evenly spaced pixels: `count` pixels from `first` of the image on,
+// which are those from `start` on among `pixels`.
+template <typename Visit>
+static inline void for_each_run(const Tensor4& x, const Pixels& pixels, const Visit& visit) {
+  const int64_t width = evenly_spaced(x) ? x.size[2] * x.size[3] : x.size[3];
+  for (int64_t start = 0; start < pixels.count;) {
+    const int64_t first = pixels.first + start;
+    const int64_t count = smaller(width - first % width, pixels.count - start);
+    visit(first, start, count);
+    start += count;
+  }
+}
+
+// The first `lanes` channels of a pixel whose channels lie `stride` apart; zeros behind them.
+template <typename T>
+static inline Vec load_channels(const T* p, int64_t stride, int64_t lanes) {
   if (stride == 1 && lanes >= kLanes) return load_vector(p);
   Real values[kLanes] = {};
   for (int64_t i = 0; i < kLanes && i < lanes; ++i) values[i] = to_real(p[i * stride]);
@@ -21,7 +76,7 @@ static inline FloatV load_channels(const T* p, int64_t stride, int64_t lanes) {
 }
 
 template <typename T>
-static inline void store_channels(T* p, int64_t stride, int64_t lanes, FloatV v) {
+static inline void store_channels(T* p, int64_t stride, int64_t lanes, Vec v) {
   if (stride == 1 && lanes >= kLanes) {
     store_vector(p, v);
     return;
@@ -31,83 +86,112 @@ static inline void store_channels(T* p, int64_t stride, int64_t lanes, FloatV v)
   for (int64_t i = 0; i < kLanes && i < lanes; ++i) p[i * stride] = from_real<T>(values[i]);
 }
 
-// A vector of parameters, widened and padded with zeros to whole vectors of lanes.
+// A parameter (count), widened and padded with zeros to whole vectors; all zeros if it is absent.
 template <typename T>
 static inline void load_parameter(const Tensor4& parameter, int64_t count, Real* out) {
-  for (int64_t i = 0; i < vectors_of(count) * kLanes; ++i) {
+  for (int64_t i = 0; i < padded(count); ++i) {
     const bool given = parameter.data != nullptr && i < count;
     out[i] = given ? to_real(static_cast<const T*>(parameter.data)[i * parameter.stride[0]]) : 0.0f;
   }
 }
 
-// Elements of a row of `channels` in scratch: padded so that a product may take whole steps of k.
-template <typename Element>
-static inline int64_t row_elements(int64_t channels) {
-  return (channels + k_step<Element>() - 1) / k_step<Element>() * k_step<Element>();
-}
-
-// True where a product may read this tensor's pixels as they lie: no conversion, no gap between channels.
-template <typename T, typename Element>
-static inline bool is_direct(const Tensor4& x) {
-  return sizeof(T) == sizeof(Element) && x.size[1] % k_step<Element>() == 0 && (x.stride[1] == 1 || x.size[1] == 1);
-}
-
-// Copies `count` pixels (of `channels` at `source`, `pixel_stride` apart) to rows of a product; padding becomes zero.
-template <typename T, typename Element>
-static inline void gather_rows(const T* source, int64_t channels, int64_t channel_stride, int64_t pixel_stride,
-                               int64_t count, Element* out) {
-  const int64_t row = row_elements<Element>(channels);
-  if (channel_stride == 1) {
-    for (int64_t p = 0; p < count; ++p) {
-      for (int64_t c = 0; c < row; ++c) {
-        out[p * row + c] = from_real<Element>(c < channels ? to_real(source[p * pixel_stride + c]) : 0.0f);
+// rows[i] = the channels of pixel i of `pixels`, then zeros up to whole vectors.
+template <typename E, typename T>
+static inline void load_pixels(const Tensor4& x, const Pixels& pixels, E* rows) {
+  const int64_t channels = x.size[1], row = padded(channels), apart = x.stride[1], next = pixel_stride(x);
+  for_each_run(x, pixels, [=](int64_t first, int64_t start, int64_t count) {
+    const T* source = pixel_at<const T>(x, pixels.image, first);
+    E* target = rows + start * row;
+    if (next == 1 && !channels_innermost(x)) {
+      for (int64_t c = 0; c < row; c += kLanes) {
+        for (int64_t i = 0; i < count; i += kLanes) {
+          Vec square[kLanes];
+#pragma GCC unroll 16
+          for (int lane = 0; lane < kLanes; ++lane) {
+            square[lane] = load_first(source + (c + lane) * apart + i, c + lane < channels ? count - i : 0);
+          }
+          transpose(square);
+#pragma GCC unroll 16
+          for (int lane = 0; lane < kLanes; ++lane) {
+            if (i + lane < count) store_vector(target + (i + lane) * row + c, square[lane]);
+          }
+        }
+      }
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i, source += next, target += row) {
+      if (channels_innermost(x)) {
+        for (int64_t c = 0; c < row; c += kLanes) store_vector(target + c, load_first(source + c, channels - c));
+      } else {
+        for (int64_t c = 0; c < channels; ++c) target[c] = from_real<E>(to_real(source[c * apart]));
+        for (int64_t c = channels; c < row; ++c) target[c] = from_real<E>(0.0f);
       }
     }
-  } else {
-    for (int64_t c = 0; c < row; ++c) {
-      for (int64_t p = 0; p < count; ++p) {
-        out[p * row + c] =
-            from_real<Element>(c < channels ? to_real(source[p * pixel_stride + c * channel_stride]) : 0.0f);
+  });
+}
+
+// The inverse of load_pixels.
+template <typename T>
+static inline void store_pixels(const T* rows, const Tensor4& out, const Pixels& pixels) {
+  const int64_t channels = out.size[1], row = padded(channels);
+  const int64_t apart = out.stride[1], next = pixel_stride(out);
+  for_each_run(out, pixels, [=](int64_t first, int64_t start, int64_t count) {
+    T* target = pixel_at<T>(out, pixels.image, first);
+    const T* source = rows + start * row;
+    if (next == 1 && !channels_innermost(out)) {
+      for (int64_t c = 0; c < row; c += kLanes) {
+        for (int64_t i = 0; i < count; i += kLanes) {
+          Vec square[kLanes];
+#pragma GCC unroll 16
+          for (int lane = 0; lane < kLanes; ++lane) {
+            square[lane] = load_first(source + (i + lane) * row + c, i + lane < count ? kLanes : 0);
+          }
+          transpose(square);
+#pragma GCC unroll 16
+          for (int lane = 0; lane < kLanes; ++lane) {
+            if (c + lane < channels) store_first(target + (c + lane) * apart + i, square[lane], count - i);
+          }
+        }
       }
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i, source += row, target += next) {
+      for (int64_t c = 0; c < channels; ++c) target[c * apart] = source[c];
+    }
+  });
+}
+
+// Whether a pixel's channels, where they lie, are a row of E for code that takes `granule` channels at a time.
+template <typename E, typename T>
+static inline bool pixels_are_rows(const Tensor4& x, int64_t granule) {
+  return std::is_same_v<E, T> && channels_innermost(x) && x.size[1] % granule == 0;
+}
+
+// Rows of E, read where they lie or from `scratch` (count, whole vectors) by code that takes `granule` channels at a
+// time.
+template <typename E, typename T>
+static inline Rows<const E> read_rows(const Tensor4& x, const Pixels& pixels, int64_t granule, E* scratch) {
+  if constexpr (std::is_same_v<E, T>) {
+    if (pixels_are_rows<E, T>(x, granule) && evenly_spaced(x)) {
+      return {pixel_at<const T>(x, pixels.image, pixels.first), pixel_stride(x)};
     }
   }
+  load_pixels<E, T>(x, pixels, scratch);
+  return {scratch, padded(x.size[1])};
 }
 
-static inline int64_t offset_in_image(const Tensor4& x, int64_t pixel) {
-  return evenly_spaced(x) ? pixel * pixel_stride(x) : pixel_offset(x, 0, pixel);
+// Rows for whole vectors of results; finish_rows stores those that lie in `scratch`.
+template <typename T>
+static inline Rows<T> rows_to_write(const Tensor4& out, const Pixels& pixels, T* scratch) {
+  if (pixels_are_rows<T, T>(out, kLanes) && evenly_spaced(out)) {
+    return {pixel_at<T>(out, pixels.image, pixels.first), pixel_stride(out)};
+  }
+  return {scratch, padded(out.size[1])};
 }
 
-// Pixels [first, first + count) of one image as rows of a product: where they lie, or gathered into `scratch`
-// (count rows of row_elements).
-template <typename T, typename Element>
-static inline Pixels<Element> pixel_rows(const Tensor4& x, int64_t image, int64_t first, int64_t count,
-                                         Element* scratch) {
-  const T* source = static_cast<const T*>(x.data) + image * x.stride[0];
-  if (is_direct<T, Element>(x) && evenly_spaced(x)) {
-    return {reinterpret_cast<const Element*>(source + first * pixel_stride(x)), pixel_stride(x), 0};
-  }
-  const int64_t row = row_elements<Element>(x.size[1]);
-  for (int64_t done = 0; done < count;) {  // a run within one row of the image at a time
-    const int64_t pixel = first + done, left = x.size[3] - pixel % x.size[3];
-    const int64_t run = count - done < left ? count - done : left;
-    gather_rows(source + offset_in_image(x, pixel), x.size[1], x.stride[1], x.stride[3], run, scratch + done * row);
-    done += run;
-  }
-  return {scratch, row, 0};
-}
-
-// Runs work(image, first, count) on tiles of up to `tile` pixels, one thread's contiguous share of all images.
-template <typename Work>
-static inline void for_each_tile(int64_t images, int64_t pixels, int64_t tile, int64_t member, int64_t team,
-                                 Work work) {
-  const int64_t total = images * pixels, last = total * (member + 1) / team;
-  for (int64_t pixel = total * member / team; pixel < last;) {
-    const int64_t first = pixel % pixels, in_image = pixels - first, in_share = last - pixel;
-    int64_t count = in_image < in_share ? in_image : in_share;
-    count = count < tile ? count : tile;
-    work(pixel / pixels, first, count);
-    pixel += count;
-  }
+template <typename T>
+static inline void finish_rows(const Rows<T>& rows, const Tensor4& out, const Pixels& pixels, const T* scratch) {
+  if (rows.data == scratch) store_pixels(scratch, out, pixels);
 }
 
 }  // namespace SEGNEXT_ISA

@@ -1,4 +1,4 @@
-// A square of kLanes x kLanes transposed in registers: log2(kLanes) rounds of two-source shuffles.
+// Transposes a square of kLanes x kLanes in registers by log2(kLanes) rounds of two-source shuffles.
 #pragma once
 
 #include "cpu/vector.h"
@@ -6,9 +6,9 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-#if defined(__clang__)  // has no shuffle by a mask of runtime type; its optimiser sees through this
+#if defined(__clang__)  // it has no shuffle by a mask of vector type; its optimiser sees through this loop
 
-SEGNEXT_INLINE void transpose(FloatV (&v)[kLanes]) {
+SEGNEXT_INLINE void transpose(Vec (&v)[kLanes]) {
   Real square[kLanes][kLanes];
   for (int i = 0; i < kLanes; ++i) {
     for (int j = 0; j < kLanes; ++j) square[j][i] = v[i][j];
@@ -18,7 +18,8 @@ SEGNEXT_INLINE void transpose(FloatV (&v)[kLanes]) {
 
 #else
 
-// Of the rows a = v[i] and b = v[i + distance]: lanes without the bit `distance` (low) or with it (high) of both.
+// Masks for the rows a = v[i] and b = v[i + kDistance]: `low` takes the lanes of both whose index lacks the bit
+// kDistance, `high` those whose index has it.
 template <int kDistance>
 struct Exchange {
   Int low[kLanes] = {}, high[kLanes] = {};
@@ -33,7 +34,7 @@ struct Exchange {
 };
 
 template <int kDistance>
-SEGNEXT_INLINE void exchange(FloatV (&v)[kLanes]) {
+SEGNEXT_INLINE void exchange(Vec (&v)[kLanes]) {
   if constexpr (kDistance < kLanes) {
     constexpr Exchange<kDistance> kMasks;
     IntV low, high;
@@ -42,7 +43,7 @@ SEGNEXT_INLINE void exchange(FloatV (&v)[kLanes]) {
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) {
       if (i & kDistance) continue;
-      const FloatV a = v[i], b = v[i + kDistance];
+      const Vec a = v[i], b = v[i + kDistance];
       v[i] = __builtin_shuffle(a, b, low);
       v[i + kDistance] = __builtin_shuffle(a, b, high);
     }
@@ -50,7 +51,7 @@ SEGNEXT_INLINE void exchange(FloatV (&v)[kLanes]) {
   }
 }
 
-SEGNEXT_INLINE void transpose(FloatV (&v)[kLanes]) { exchange<1>(v); }
+SEGNEXT_INLINE void transpose(Vec (&v)[kLanes]) { exchange<1>(v); }
 
 #endif
 

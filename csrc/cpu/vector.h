@@ -1,12 +1,12 @@
-// SIMD vectors of the instruction set this file is being compiled for.
+// SIMD vectors of the instruction set that a file is compiled for, and sizes counted in vectors.
 //
-// Every *_cpu.cpp is compiled once per instruction set with -DSEGNEXT_ISA=<name>; all it defines lies in the
-// namespace segnext::<name>, so that the linker can never merge an AVX-512 copy of a function into a build that
-// also serves older machines. For the same reason these files use no inline functions of the standard library.
+// Every *_cpu.cpp is compiled once per instruction set with -DSEGNEXT_ISA=<name>. All that it defines is in the
+// namespace segnext::<name>, so the linker can never merge an AVX-512 copy of a function into a build that also serves
+// older machines. For the same reason these files use no inline functions of the standard library.
 //
-// The ops in setup.py's FLOAT64_OPS are compiled once more with -DSEGNEXT_FLOAT64, into segnext::float64, for float64
-// tensors: what they compute in, Real, is double there, and e^x and erf are the C library's. That build is to be right,
-// so that gradcheck runs the kernels themselves, and is of no instruction set.
+// Ops declared with SEGNEXT_FOR_EACH_ISA_AND_FLOAT64 are compiled once more with -DSEGNEXT_FLOAT64, into
+// segnext::float64. There Real, the type that kernels compute in, is double, and e^x and erf come from the C library.
+// This build exists for gradcheck: it must be correct, not fast, so it targets no instruction set.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@
 #define SEGNEXT_VECTOR_BYTES 16
 #endif
 
-// For functions that take arrays of vectors: only inlined do these stay in registers.
+// For functions that take arrays of vectors, which stay in registers only if the function is inlined.
 #define SEGNEXT_INLINE __attribute__((always_inline)) static inline
 
 namespace segnext {
@@ -36,24 +36,37 @@ typedef int32_t Int;  // as wide as Real
 
 constexpr int kLanes = SEGNEXT_VECTOR_BYTES / sizeof(Real);
 
-typedef Real FloatV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
+typedef Real Vec __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
 typedef Int IntV __attribute__((vector_size(SEGNEXT_VECTOR_BYTES)));
 
-static inline FloatV load(const Real* p) {
-  FloatV v;
+static inline Vec load(const Real* p) {
+  Vec v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
 
-static inline void store(Real* p, FloatV v) { std::memcpy(p, &v, sizeof v); }
+static inline void store(Real* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
-static inline FloatV broadcast(Real x) { return x - FloatV{}; }
+static inline Vec broadcast(Real x) { return x - Vec{}; }
 
 static inline IntV broadcast(Int x) { return x - IntV{}; }
 
-static inline FloatV max(FloatV a, FloatV b) { return a > b ? a : b; }
+static inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
-static inline FloatV min(FloatV a, FloatV b) { return a < b ? a : b; }
+static inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
+
+// Sizes and indices.
+static inline constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static inline constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Blocks that cover `size` elements.
+static inline constexpr int64_t blocks_of(int64_t size, int64_t block) { return (size + block - 1) / block; }
+
+// Vectors that cover `size` Reals, and the Reals in them.
+static inline constexpr int64_t vectors_of(int64_t size) { return blocks_of(size, kLanes); }
+
+static inline constexpr int64_t padded(int64_t size) { return vectors_of(size) * kLanes; }
 
 }  // namespace SEGNEXT_ISA
 }  // namespace segnext

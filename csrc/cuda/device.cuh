@@ -1,4 +1,4 @@
-// What kernels share: numbers as they lie in memory, 16-byte vectors, sums and maxima over warps and blocks.
+// Shared by all CUDA kernels: conversion of elements to float, 16-byte vectors, sums and maxima over warps and blocks.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -15,12 +15,15 @@ namespace segnext {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kWarp = 32;
+// The multiprocessors of an H100 or H200. Where the split of work must not depend on the device, it is made for this
+// many.
+constexpr int kMultiprocessors = 132;
 
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(__half x) { return __half2float(x); }
 __device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-// To nearest, ties to even.
+// Rounds to nearest, ties to even.
 template <typename T>
 __device__ inline T from_float(float x);
 template <>
@@ -36,7 +39,7 @@ __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-// 16 bytes of elements: the widest access of a thread.
+// 16 bytes of elements: the widest access that a thread can make.
 template <typename T>
 struct alignas(16) Vec16 {
   static constexpr int kSize = 16 / sizeof(T);
@@ -82,8 +85,8 @@ __device__ inline float warp_max(float value) {
   return value;
 }
 
-// Sums of each of kCount values over the block, in a fixed order, to every thread. A block of whole warps along x;
-// `scratch` is shared memory for kCount x 32 floats and may be used again at once.
+// Adds up each of kCount values over the block, in a fixed order; every thread gets the sums. The block must consist of
+// whole warps along x. `scratch` is shared memory for kCount x 32 floats; it may be used again at once.
 template <int kCount>
 __device__ inline void block_sum(float (&values)[kCount], float* scratch) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
@@ -104,7 +107,7 @@ __device__ inline float block_sum(float value, float* scratch) {
   return values[0];
 }
 
-// Host code: calls f(T()) with the element type of a DType; float64 is refused in Python.
+// Host code: calls f(T()) with the element type of a DType. Python refuses float64 before it comes here.
 template <typename F>
 int with_element_type(DType dtype, F f) {
   switch (dtype) {

@@ -1,5 +1,6 @@
-// Operands of mma_m16n8k16 out of tiles of 16-bit elements in shared memory. A tile's rows are kLd elements apart;
-// with 16 bytes of padding after a multiple of 64 the eight rows of an ldmatrix lie in different banks.
+// Loads the operands of mma_m16n8k16 from tiles of 16-bit elements in shared memory. The rows of a tile are `ld`
+// elements apart. Rows of a multiple of 64 elements plus 16 bytes of padding put the eight rows of an ldmatrix in
+// different banks.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -7,7 +8,7 @@
 
 namespace segnext {
 
-// A (16 x 16) whose element (m, k) is tile[m * ld + k], or with kInnerK false tile[k * ld + m].
+// Loads A (16 x 16), whose element (m, k) is tile[m * ld + k], or tile[k * ld + m] if kInnerK is false.
 template <bool kInnerK, typename T>
 __device__ inline void load_a_fragment(uint32_t (&a)[4], const T* tile, int ld) {
   const int lane = threadIdx.x % kWarp;
@@ -18,8 +19,8 @@ __device__ inline void load_a_fragment(uint32_t (&a)[4], const T* tile, int ld) 
   }
 }
 
-// B (16 x 16), two fragments side by side, whose element (k, n) is tile[n * ld + k], or with kInnerK false
-// tile[k * ld + n].
+// Loads B (16 x 16) as two fragments side by side. Its element (k, n) is tile[n * ld + k], or tile[k * ld + n] if
+// kInnerK is false.
 template <bool kInnerK, typename T>
 __device__ inline void load_b_fragments(uint32_t (&b)[2][2], const T* tile, int ld) {
   const int lane = threadIdx.x % kWarp;

@@ -1,20 +1,21 @@
 // Exact (erf) GELU and its derivative on a GPU, without a branch: 16 instructions each, 13 for 16-bit results.
 //
-// With a = |x|, Phi the normal distribution's integral and phi its density,
+// With a = |x|, Phi the normal CDF and phi its density,
 //   gelu(x) = max(x, 0) - a Phi(-a)
 //   gelu'(x) = k for x <= 0, 1 - k for x > 0, where k = Phi(-a) - a phi(a).
-// Phi(-a) = exp(-a^2 / 2) (1/2 - a t R(t)), t = 1 / (1 + p a), R a polynomial fitted over all a. It is exact at 0 and
-// takes no difference of near numbers for large a: digits are left far below zero, where 1 + erf has none.
+// Phi(-a) = exp(-a^2 / 2) (1/2 - a t R(t)), t = 1 / (1 + p a), with R a polynomial fitted over all a. The form is exact
+// at 0. It subtracts no nearly equal numbers for large a, so digits remain far below zero, where 1 + erf has none left.
 //
 // Largest errors over all floats, with the exact exp2 and reciprocal of the emulator:
-//                    gelu / max(1, |x|)   of gelu itself: |x| < 0.03, -1 < x, -10 < x < -1     gelu'
+//                    gelu / max(1, |x|)   relative error: |x| < 0.03, -1 < x, -10 < x < -1     gelu'
 //   float            9.5e-8                               1.5e-7      3.5e-7   9.5e-5            1.3e-7
 //   16-bit results   5.0e-5                               2.0e-5      3.0e-4   2.4e-3            7.0e-5
 //   PyTorch, float   1.1e-7                               1.2e-7      2.2e-7   1                 1.4e-7
-// The hardware's exp2 is off by 2^-22 of itself and its reciprocal by 2^-23, at most. The first moves gelu by
-// 2^-22 a Phi(-a) < 4.1e-8 and gelu' by 2^-22 |k| < 1.2e-7; the second moves a t R(t), which is below 1/2, by less than
-// 1.7 x 2^-23 of itself, so gelu by a exp(-a^2 / 2) 1e-7 < 6.2e-8 and gelu' by 1e-7: together about what is in the
-// table. Inf and NaN as PyTorch's float64: gelu(inf) = inf, gelu(-inf) = NaN (-inf times 0), gelu'(+-inf) = NaN.
+// The hardware's exp2 has a relative error of at most 2^-22, its reciprocal of at most 2^-23. The first moves gelu by
+// 2^-22 a Phi(-a) < 4.1e-8 and gelu' by 2^-22 |k| < 1.2e-7. The second moves a t R(t), which is below 1/2, by a
+// relative 1.7 x 2^-23 at most, so it moves gelu by a exp(-a^2 / 2) 1e-7 < 6.2e-8 and gelu' by 1e-7. Together they add
+// about what is in the table. Inf and NaN are those of PyTorch's float64: gelu(inf) = inf, gelu(-inf) = NaN (-inf times
+// 0), gelu'(+-inf) = NaN.
 #pragma once
 
 #include "cuda/ptx.cuh"
@@ -23,8 +24,8 @@ namespace segnext {
 
 namespace detail {
 
-// Phi(-a) = density * ratio, exp(-a^2 / 2) = density, of a >= 0, for results that are stored as T. The ratio comes out
-// less `minus`, which costs no rounding of its own.
+// Splits Phi(-a) = density * ratio with density = exp(-a^2 / 2), for a >= 0 and results that are stored as T. `minus`
+// is subtracted from the ratio without a rounding of its own.
 template <typename T>
 __device__ inline void normal_tail(float a, float minus, float& density, float& ratio) {
   density = exp2_approx(a * a * -0.72134752f);  // log2(e) / 2
@@ -50,7 +51,7 @@ __device__ inline void normal_tail(float a, float minus, float& density, float& 
 
 template <typename T>
 __device__ inline float gelu(float x) {
-  constexpr float kNothingLeft = 16.0f;  // exp(-16^2 / 2) is 0 in float; inf must not meet it
+  constexpr float kNothingLeft = 16.0f;  // exp(-16^2 / 2) is 0 in float; inf must not be multiplied by it
   const float a = fabsf(fminf(x, kNothingLeft));
   float density, ratio;
   detail::normal_tail<T>(a, 0.0f, density, ratio);

@@ -1,4 +1,4 @@
-// Starting kernels. Nothing else in csrc/ knows how: tests/cuda_emulator brings its own version of this file.
+// How kernels are started. No other file in csrc/ contains a launch, so tests/cuda_emulator can replace this file.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,14 +11,14 @@
 
 namespace segnext {
 
-// What a block may take of dynamic shared memory without asking first.
+// Dynamic shared memory that a block may have without cudaFuncSetAttribute.
 constexpr size_t kSharedUnasked = 48 * 1024;
-// The largest cluster that every device with clusters takes.
+// The largest cluster that every device with clusters supports.
 constexpr int kPortableCluster = 8;
 
 namespace detail {
 
-// A failed call leaves its error with the thread, where an innocent later call would find it.
+// A failed call also stores its error in the thread, where an unrelated later call would report it; this clears it.
 inline int settled(cudaError_t status) {
   if (status != cudaSuccess) cudaGetLastError();
   return static_cast<int>(status);
@@ -72,7 +72,7 @@ int launch_with(cudaLaunchAttribute attribute, void (*kernel)(Params...), dim3 g
 
 }  // namespace detail
 
-// Starts a kernel; returns this launch's own cudaError_t, 0 for success.
+// Starts a kernel. Returns the cudaError_t of this launch, 0 for success.
 template <typename... Params, typename... Args>
 int launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, void* stream, Args... args) {
   if (const int status = detail::allow_shared(kernel, shared_bytes)) return status;
@@ -80,7 +80,7 @@ int launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes
   return detail::settled(cudaLaunchKernelEx(&config, kernel, Params(args)...));
 }
 
-// With clusters of `cluster` blocks along x, a divisor of grid.x. An error where resident_clusters() is 0.
+// The same with clusters of `cluster` blocks along x, a divisor of grid.x. Fails where resident_clusters() is 0.
 template <typename... Params, typename... Args>
 int launch_cluster(void (*kernel)(Params...), dim3 grid, dim3 block, int cluster, size_t shared_bytes, void* stream,
                    Args... args) {
@@ -88,7 +88,8 @@ int launch_cluster(void (*kernel)(Params...), dim3 grid, dim3 block, int cluster
   return detail::launch_with(detail::cluster_attribute(cluster), kernel, grid, block, shared_bytes, stream, args...);
 }
 
-// With all blocks on the device at once, as grid_sync() needs; an error where they do not fit: see resident_blocks().
+// The same with all blocks on the device at once, as grid_sync() needs. Fails where they do not fit: see
+// resident_blocks().
 template <typename... Params, typename... Args>
 int launch_cooperative(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
                        Args... args) {
@@ -100,7 +101,8 @@ int launch_cooperative(void (*kernel)(Params...), dim3 grid, dim3 block, size_t 
 
 namespace detail {
 
-// The answer to a question about a kernel on the current device, asked of the driver once: it takes microseconds.
+// The answer to a question about a kernel on the current device. The driver is asked once, because asking takes
+// microseconds.
 template <typename Ask>
 int asked_once(const void* kernel, int threads, int cluster, size_t shared_bytes, const Ask& ask) {
   static std::mutex mutex;
@@ -115,7 +117,7 @@ int asked_once(const void* kernel, int threads, int cluster, size_t shared_bytes
 
 }  // namespace detail
 
-// Blocks that the current device holds at once; 0 where a single one does not fit.
+// Number of blocks that the current device holds at once; 0 if not even one fits.
 template <typename... Params>
 int resident_blocks(void (*kernel)(Params...), int threads, size_t shared_bytes) {
   return detail::asked_once(reinterpret_cast<const void*>(kernel), threads, 1, shared_bytes, [&] {
@@ -126,7 +128,7 @@ int resident_blocks(void (*kernel)(Params...), int threads, size_t shared_bytes)
   });
 }
 
-// Clusters of `cluster` blocks that the current device holds at once; 0 where it has none (before sm_90).
+// Number of clusters of `cluster` blocks that the current device holds at once; 0 if it has no clusters (before sm_90).
 template <typename... Params>
 int resident_clusters(void (*kernel)(Params...), int threads, int cluster, size_t shared_bytes) {
   return detail::asked_once(reinterpret_cast<const void*>(kernel), threads, cluster, shared_bytes, [&] {
@@ -142,7 +144,7 @@ int resident_clusters(void (*kernel)(Params...), int threads, int cluster, size_
   });
 }
 
-// The most dynamic shared memory that a block may ask of the current device.
+// The most dynamic shared memory that a block may have on the current device.
 inline size_t shared_limit() {
   return static_cast<size_t>(detail::device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }

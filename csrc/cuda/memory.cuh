@@ -1,11 +1,11 @@
-// Loads and stores of kernels: plain here, checked and counted in tests/cuda_emulator's version of this file.
+// Loads and stores of kernels. They are plain here; tests/cuda_emulator's version of this file counts them.
 #pragma once
 
 #include <cuda_runtime.h>
 
 namespace segnext {
 
-// The block's dynamic shared memory; the only kind used, so that many blocks can be alive at once in the emulator.
+// The block's dynamic shared memory. No kernel uses static shared memory, so the emulator can keep many blocks alive.
 __device__ inline unsigned char* shared_memory() {
   extern __shared__ __align__(16) unsigned char segnext_shared_memory[];
   return segnext_shared_memory;

@@ -5,10 +5,10 @@
 
 namespace segnext {
 
-constexpr int kPartialSums = 32;    // sums of a block: a warp reads 128 bytes of a part at once
-constexpr int kPartialShares = 16;  // warps of a block: each takes every 16th part
+constexpr int kPartialSums = 32;    // sums per block: a warp reads 128 bytes of a part at once
+constexpr int kPartialShares = 16;  // warps per block: each takes every 16th part
 
-// partials: (parts, sums). `destination.store(i, value)` takes the i-th sum.
+// `partials` is (parts, sums). `destination.store(i, value)` receives the i-th sum.
 template <typename Destination>
 __global__ void __launch_bounds__(kPartialSums* kPartialShares)
     add_partials_kernel(const float* partials, int64_t parts, int64_t sums, Destination destination) {

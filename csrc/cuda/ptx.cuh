@@ -1,5 +1,5 @@
-// What kernels say in PTX: asynchronous copies, matrix products of a warp, barriers of clusters and grids.
-// tests/cuda_emulator brings its own version of this file.
+// Everything that kernels write in PTX: asynchronous copies, matrix products of a warp, barriers of clusters and grids.
+// tests/cuda_emulator replaces this file by its own version.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -15,14 +15,15 @@ __device__ inline uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-// The same value, of which the compiler knows nothing: what is computed of it inside a loop is not kept in registers
-// from before it.
+// Returns the same value, but hides it from the compiler: expressions that use it inside a loop are then recomputed
+// there instead of being kept in registers from before the loop.
 __device__ inline unsigned opaque(unsigned value) {
   asm volatile("" : "+r"(value));
   return value;
 }
 
-// 16 bytes, both sides aligned to 16, past L1; zeros where not valid (`global` is then not read).
+// Copies 16 bytes past L1; both addresses are multiples of 16. If not valid, it writes zeros and does not read
+// `global`.
 __device__ inline void cp_async16(void* shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)), "l"(global),
                "r"(valid ? 16 : 0)
@@ -31,14 +32,15 @@ __device__ inline void cp_async16(void* shared, const void* global, bool valid) 
 
 __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 
-// Waits until at most kPending of this thread's groups are under way; others see the data after a barrier.
+// Waits until at most kPending of this thread's groups are still being copied. Other threads see the data after a
+// barrier.
 template <int kPending>
 __device__ inline void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
 }
 
-// 8x8 matrices of 16-bit elements. Lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i; each lane gets
-// from matrix i elements 2 (lane % 4) and the next of row lane / 4 (of column, transposed).
+// Loads 8x8 matrices of 16-bit elements. Lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i. From matrix i
+// each lane gets elements 2 (lane % 4) and 2 (lane % 4) + 1 of row lane / 4 (of column lane / 4 if transposed).
 __device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -67,11 +69,13 @@ __device__ inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) {
                : "memory");
 }
 
-// d (16x8, float) += a (16x16, T) b (16x8, T), by a whole warp. With g = lane / 4 and t = 2 (lane % 4), a pair in one
-// register, the lower index in the lower half:
+// clang-format off
+// d (16x8, float) += a (16x16, T) b (16x8, T), computed by a whole warp. With g = lane / 4 and t = 2 (lane % 4), each
+// register holds a pair, with the lower index in the lower half:
 //   a[0] = A[g][t, t+1]   a[1] = A[g+8][t, t+1]   a[2] = A[g][t+8, t+9]   a[3] = A[g+8][t+8, t+9]
 //   b[0] = B[t, t+1][g]   b[1] = B[t+8, t+9][g]
 //   d[0], d[1] = D[g][t, t+1]   d[2], d[3] = D[g+8][t, t+1]
+// clang-format on
 template <typename T>
 __device__ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                     const float (&c)[4]);  // d = a b + c
@@ -101,7 +105,7 @@ __device__ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const
   mma_m16n8k16<T>(d, a, b, d);
 }
 
-// The same with half of k: a (16x8) in a[0] and a[1], b (8x8) in b.
+// The same with half of k: a (16x8) is in a[0] and a[1], b (8x8) in b.
 template <typename T>
 __device__ inline void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[2], uint32_t b, const float (&c)[4]);
 
@@ -126,7 +130,8 @@ __device__ inline void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[2], uint32
   mma_m16n8k8<T>(d, a, b, d);
 }
 
-// Clusters are Hopper's: code for older devices, never launched with one, sees a cluster of itself.
+// Only Hopper and newer devices have clusters. Code for older devices is never launched with one; it sees a cluster of
+// one block.
 __device__ inline int cluster_rank() {
 #if __CUDA_ARCH__ >= 900
   uint32_t rank;
@@ -147,9 +152,10 @@ __device__ inline int cluster_size() {
 #endif
 }
 
-// All threads of all blocks of the cluster; also orders shared and global memory. Of one dimension along x. A block
-// must not end before others have read its memory: a cluster_sync() comes last. One warp releases, and with it what the
-// others wrote before the block's barrier: release is cumulative. A release of each warp would be a MEMBAR of each.
+// A barrier of all threads of all blocks of the cluster, whose blocks lie along x; it also orders shared and global
+// memory. A block must not end before the others have read its memory, so its last use is followed by a cluster_sync().
+// Only the first warp releases; release is cumulative, so it includes what the others wrote before the block's barrier.
+// If each warp released, each would execute a MEMBAR.
 __device__ inline void cluster_sync() {
   __syncthreads();
 #if __CUDA_ARCH__ >= 900
@@ -162,7 +168,7 @@ __device__ inline void cluster_sync() {
 #endif
 }
 
-// Where block `rank` of the cluster has what this block has at `shared`.
+// The address at which block `rank` of the cluster has what this block has at `shared`.
 template <typename T>
 __device__ inline T* cluster_map(T* shared, int rank) {
 #if __CUDA_ARCH__ >= 900
@@ -174,12 +180,13 @@ __device__ inline T* cluster_map(T* shared, int rank) {
 #endif
 }
 
-// All threads of the grid, which launch_cooperative() has started; also orders global memory. One thread of a block
-// arrives (release) and waits (acquire), between two barriers of the block. The counter is the driver's, a launch's
-// own.
+// A barrier of all threads of the grid, which launch_cooperative() must have started; it also orders global memory. One
+// thread per block arrives (release) and waits (acquire), between two barriers of the block. The driver provides one
+// counter per launch.
 __device__ inline void grid_sync() { cooperative_groups::this_grid().sync(); }
 
-// Single instructions of the unit for special functions; subnormal operands and results count as zero.
+// exp2_approx and reciprocal_approx are single instructions of the special function unit. They treat subnormal operands
+// and results as zero.
 // 2^x: off by at most 2 units in the last place, a relative 2^-22.
 __device__ inline float exp2_approx(float x) {
   float result;
@@ -194,14 +201,14 @@ __device__ inline float reciprocal_approx(float x) {
   return result;
 }
 
-// The larger one, NaN where one of them is (fmaxf drops it); 0 is above -0.
+// The larger value, or NaN if either is NaN (fmaxf drops it). 0 is larger than -0.
 __device__ inline float max_or_nan(float a, float b) {
   float result;
   asm("max.NaN.f32 %0, %1, %2;\n" : "=f"(result) : "f"(a), "f"(b));
   return result;
 }
 
-// Two floats rounded to a 16-bit type, in one register, the first one in the lower half.
+// Rounds two floats to a 16-bit type and packs them into one register, the first in the lower half.
 template <typename T>
 __device__ inline uint32_t pack_pair(float first, float second);
 template <>
@@ -217,7 +224,7 @@ __device__ inline uint32_t pack_pair<__nv_bfloat16>(float first, float second) {
   return word;
 }
 
-// One access of 16 bytes, where nvcc would store a vector of words in four pieces.
+// A single store of 16 bytes; nvcc would store a vector of words in four pieces.
 __device__ inline void store_global16(void* address, const uint32_t (&words)[4]) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"l"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]),
                "r"(words[3])

@@ -10,12 +10,12 @@ struct Sample {
   float w0, w1;      // their weights
 };
 
-// 1 where a source index has a neighbour to blend with: not the last one, and none at all at scale 1.
+// 1 if a source index has a neighbour to blend with. The last index has none, and no index has one at scale 1.
 __device__ inline int reach(int source, float scale, int in) { return scale != 1.0f && source < in - 1; }
 
 __device__ inline Sample sample_axis(int out, float scale, int in) {
   const float position = fmaxf(__fsub_rn(__fmul_rn(scale, static_cast<float>(out) + 0.5f), 0.5f), 0.0f);
-  const int floor = static_cast<int>(fminf(position, 2147483520.0f));  // the largest float that is an int
+  const int floor = static_cast<int>(fminf(position, 2147483520.0f));  // the largest float that fits an int
   const int source = floor < in - 1 ? floor : in - 1;
   const float w1 = fminf(position - static_cast<float>(source), 1.0f);
   return {source, source + reach(source, scale, in), 1.0f - w1, w1};
@@ -34,7 +34,7 @@ __device__ inline int first_output(int cell, float scale, int in, int out) {
 }
 
 template <typename T>
-struct Cell {
+struct GlobalCell {
   const T *a, *b, *c, *d;  // corners: top left, top right, bottom left, bottom right
   int64_t stride_c;
 

@@ -1,6 +1,6 @@
-// Rows of an image on their way through shared memory. A block works on a tile: some columns by a slice of channels,
-// of a strip of rows that it walks down. In shared memory channels are innermost: (row, column, channel). For
-// contiguous images a slice is one channel, so that neighbouring threads have neighbouring columns there too.
+// How rows of an image are staged in shared memory. A block works on a tile: some columns by a slice of channels. It
+// walks down a strip of rows. In shared memory channels are innermost: (row, column, channel). For contiguous images a
+// slice is one channel, so neighbouring threads have neighbouring columns there too.
 #pragma once
 
 #include "common/tensor.h"
@@ -9,23 +9,21 @@
 
 namespace segnext {
 
-constexpr int kMultiprocessors = 132;  // of an H100 or H200: for cuts that must not depend on the device
-
-// How images (N, C, H, W) are cut into blocks.
+// How images (N, C, H, W) are divided among blocks.
 struct RowTiling {
   int64_t channels, height, width;
-  bool vectors;  // rows come in by 16-byte copies; else element by element: any strides, any number of channels
-  int slice;     // channels of a block, a power of two
-  int columns;   // of a block
-  int rows;      // of a block
+  bool vectors;  // rows arrive by 16-byte copies; else element by element, with any strides and any number of channels
+  int slice;     // channels per block, a power of two
+  int columns;   // columns per block
+  int rows;      // rows per block
   int64_t slices, tiles, strips, images;
 
   int64_t blocks() const { return slices * tiles * strips * images; }
-  // Parts of an image plane: what a sum over an image's pixels is made of.
+  // Number of parts of the image planes. A sum over all pixels is the sum of this many partial sums.
   int64_t parts() const { return tiles * strips * images; }
 };
 
-// The block's own place.
+// The tile of this block.
 struct TilePlace {
   int64_t image, channel, left, top, bottom;  // rows [top, bottom)
   int64_t part;
@@ -42,7 +40,7 @@ __device__ inline TilePlace tile_place(const RowTiling& t) {
           part};
 }
 
-// Whether 16-byte vectors of channels lie aligned in all of these images.
+// Whether 16-byte vectors of channels are aligned in all of these images.
 template <typename T, typename... Tensors>
 inline bool has_vectors(const Tensors&... images) {
   return ((images.stride[1] == 1 && images.size[1] % Vec16<T>::kSize == 0 &&
@@ -50,7 +48,7 @@ inline bool has_vectors(const Tensors&... images) {
           ...);
 }
 
-// Whether neighbouring channels, and not neighbouring columns, are neighbours in memory.
+// Whether neighbouring channels, rather than neighbouring columns, are adjacent in memory.
 inline bool has_inner_channels(const Tensor4& image) { return image.stride[1] == 1 && image.size[1] > 1; }
 
 inline int power_of_two_from(int64_t count, int most) {
@@ -59,7 +57,7 @@ inline int power_of_two_from(int64_t count, int most) {
   return power;
 }
 
-// Sets all but slice and columns, which are chosen, and rows.
+// Sets everything but the rows. The caller has chosen slice and columns.
 inline void set_image(RowTiling& t, const Tensor4& image) {
   t.images = image.size[0];
   t.channels = image.size[1];
@@ -74,9 +72,9 @@ inline void set_rows(RowTiling& t, int rows) {
   t.strips = (t.height + rows - 1) / rows;
 }
 
-// Cuts rows so that the device is done soonest. steps_of(rows) says how many steps a block takes for that many, those
-// included that only warm up; `resident` blocks run at once, as resident_blocks() says. Least of all waves x steps,
-// from `most` rows down by `unit`; the taller of equals, as its blocks do less work twice.
+// Chooses the number of rows per block so that the device finishes soonest. steps_of(rows) is the number of steps of a
+// block with that many rows, warm-up included. `resident` blocks run at once, see resident_blocks(). Minimises waves x
+// steps, trying from `most` rows down by `unit`; among equals the taller wins, because its blocks do less work twice.
 template <typename StepsOf>
 void fill_device(RowTiling& t, const Tensor4& image, int most, int unit, int64_t resident, StepsOf steps_of) {
   set_image(t, image);
@@ -94,12 +92,12 @@ void fill_device(RowTiling& t, const Tensor4& image, int most, int unit, int64_t
   set_rows(t, best);
 }
 
-// One image's channels from a block's first on.
+// One image, from the block's first channel on.
 template <typename T>
 struct ImageSlice {
   T* data;
   int64_t stride_c, stride_h, stride_w, height, width;
-  int channels;  // that exist: fewer than the slice's at the end
+  int channels;  // channels that exist: fewer than the slice's at the end
 
   __device__ ImageSlice(const Tensor4& t, const TilePlace& at, int slice)
       : data(static_cast<T*>(t.data) + at.image * t.stride[0] + at.channel * t.stride[1]),
@@ -115,8 +113,9 @@ struct ImageSlice {
   }
 };
 
-// Brings columns [left, left + columns) of a row into shared memory, zeros outside the image and past its channels.
-// By the whole block; asynchronous with vectors: the caller commits, waits and synchronises.
+// Brings columns [left, left + columns) of a row into shared memory, with zeros outside the image and past its
+// channels. The whole block takes part. With vectors the copies are asynchronous: the caller commits, waits and
+// synchronises.
 template <typename T>
 __device__ inline void load_row(T* shared, const ImageSlice<T>& image, int64_t row, int64_t left, int columns,
                                 const RowTiling& t) {

@@ -17,11 +17,11 @@ def main(device: str, *subjects: str) -> None:
     """Check each of ``subjects`` on ``device`` and report its verdict."""
     place = torch.device(device)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    # torch.empty gives NaN: an element that a kernel leaves unwritten is seen
+    # torch.empty gives NaN, so an element that a kernel leaves unwritten is detected
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.ones(1, device=place).sum().item()  # a device that cannot be used is no kernel's fault
+    torch.ones(1, device=place).sum().item()  # a device that cannot be used is not a kernel's fault
     isolation.report((text, partial(_verdict, text, place)) for text in subjects)
 
 

@@ -1,7 +1,7 @@
 """Compares a kernel with its op's definition in float64 on the op's own samples.
 
-The bound is coarse beside that of the tests: four times the error of PyTorch in the same dtype, which a rounding never
-reaches and a wrong index, mask or barrier passes by far. Results must also be the same bits twice.
+The bound is coarser than that of the tests: four times the error of PyTorch in the same dtype. Rounding never reaches
+it; a wrong index, mask or barrier exceeds it by far. Results must also have the same bits twice.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from segnext_kernels.self_check.gradients import backward_arguments, cast
 from segnext_kernels.self_check.verdicts import Subject, Verdict
 from segnext_kernels.spec import all_specs
 
-TIMES = 4  # of PyTorch's own error
-UNITS = 8  # of the dtype, at the largest element
-LARGEST_SAMPLE = 1 << 20  # elements of one tensor
+TIMES = 4  # times PyTorch's own error
+UNITS = 8  # units of the dtype's eps, at the largest element
+LARGEST_SAMPLE = 1 << 20  # elements per tensor
 LAYOUTS = (torch.channels_last, torch.contiguous_format)
 
 
 def verdict_on(subject: Subject, device: torch.device) -> Verdict:
-    """Whether the kernel agrees on every sample that it takes."""
+    """Check whether the kernel agrees on every sample that it takes."""
     kernel = KERNELS[subject.op][subject.backend]
     definition = KERNELS[subject.op]["reference"].run
     checked = 0
@@ -36,7 +36,7 @@ def verdict_on(subject: Subject, device: torch.device) -> Verdict:
             reason = _disagreement(kernel, definition, args)
         except Exception as error:
             if device.type == "cuda":
-                torch.cuda.synchronize()  # raises where the device is lost: the process ends, and with it the check
+                torch.cuda.synchronize()  # raises if the device is lost: then the process ends, and the check with it
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
         if reason:
             return Verdict(False, f"{name}: {reason}"[:300])
@@ -47,7 +47,8 @@ def verdict_on(subject: Subject, device: torch.device) -> Verdict:
 def _inputs(subject: Subject, device: torch.device) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Named arguments, in schema order of the op or of its backward.
 
-    Triton compiles for each kind of input: there an ordinary sample and one of the model's shapes stand for all.
+    Triton compiles for each kind of input, so for Triton one ordinary sample and one of the model's shapes represent
+    all.
     """
     spec = all_specs()[subject.op.removesuffix("_backward")]
     is_triton = subject.backend == "triton"
@@ -84,7 +85,7 @@ def _disagreement(kernel: Kernel, definition: Callable[..., Any], args: tuple[An
         largest = e.abs().max().item()
         allowed = TIMES * (usual.double() - e).abs().max().item() + UNITS * torch.finfo(a.dtype).eps * largest
         error = (a.double() - e).abs().max().item()
-        if not error <= allowed:  # NaN is no agreement
+        if not error <= allowed:  # NaN does not agree
             return f"result {index} is off by {error:.2e} where {allowed:.2e} is allowed, of values up to {largest:.2e}"
     return None
 
@@ -92,7 +93,7 @@ def _disagreement(kernel: Kernel, definition: Callable[..., Any], args: tuple[An
 def _label_disagreement(
     labels: torch.Tensor, again: torch.Tensor, logits: torch.Tensor, size: tuple[int, int]
 ) -> str | None:
-    """Labels agree where their class is the largest, up to rounding: equal classes come out in either order."""
+    """Labels agree if their class is the largest, up to rounding: for equal classes, either label may come out."""
     if not torch.equal(labels, again):
         return "labels are not the same twice"
     full = F.interpolate(logits.double(), size=tuple(size), mode="bilinear", align_corners=False)

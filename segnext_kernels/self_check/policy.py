@@ -1,4 +1,4 @@
-"""Who is checked and when, and what the choice of a kernel gets to hear."""
+"""Decides which kernels are checked and when, and what the choice of a kernel is told."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VARIABLE = "SEGNEXT_SELF_CHECK"
 GPU_BACKENDS = ("cuda", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-# (device's index, op, backend, dtype) -> why the kernel is left out, None where it agreed; of this process
+# (device's index, op, backend, dtype) -> why the kernel is not used, or None if it agreed; in this process
 _known: dict[tuple[int, str, str, torch.dtype], str | None] = {}
 _warned: set[int] = set()
 
@@ -31,10 +31,10 @@ def is_wanted() -> bool:
 
 
 def distrusted(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
-    """Why `auto` must not take this kernel for these arguments; None where it may.
+    """Why `auto` must not use this kernel for these arguments; None if it may.
 
-    The first question on a device starts the check of all CUDA kernels; Triton's are compiled for it, and so are
-    checked one by one when they are first wanted.
+    The first call for a device starts the check of all CUDA kernels. Triton's kernels must be compiled for it, so each
+    is checked when it is first wanted.
     """
     if backend not in GPU_BACKENDS:
         return None
@@ -63,7 +63,7 @@ def subjects(backends: Iterable[str] = GPU_BACKENDS) -> list[Subject]:
 
 
 def remembered(device: int) -> dict[Subject, Verdict]:
-    """What is known of the kernels on this device."""
+    """The known verdicts on this device's kernels."""
     return verdicts.read(verdicts.path_of(device))
 
 
@@ -72,10 +72,10 @@ def check_device(
     again: bool = False,
     advance: Callable[[int, Subject, Verdict], None] = lambda total, subject, verdict: None,
 ) -> dict[Subject, Verdict]:
-    """Check every kernel on one device, those with a verdict too if ``again``; returns all verdicts.
+    """Check every kernel on one device, also those with a verdict if ``again``; return all verdicts.
 
     Args:
-        advance: called after each kernel with the number of all, its name and its verdict.
+        advance: called after each kernel with the number of all kernels, its name and its verdict.
 
     Raises:
         process.NotChecked: no process could be started, or it cannot use the device.
@@ -91,7 +91,7 @@ def _reason(device: int, subject: Subject) -> str | None:
     path = verdicts.path_of(device)
     verdict = verdicts.read(path).get(subject)
     if verdict is None:
-        with verdicts.lock(path):  # of several processes one checks and the others read
+        with verdicts.lock(path):  # if there are several processes, one checks and the others read
             verdict = verdicts.read(path).get(subject)
             if verdict is None:
                 wanted = subjects(["cuda"]) if subject.backend == "cuda" else [subject]
@@ -114,7 +114,7 @@ def _found(
     wanted: list[Subject],
     advance: Callable[[int, Subject, Verdict], None] = lambda total, subject, verdict: None,
 ) -> dict[Subject, Verdict]:
-    """Check these, and keep each verdict as it comes: what is killed half way has checked half."""
+    """Check these kernels. Each verdict is kept as it comes, so a check that is killed halfway loses nothing."""
     path = verdicts.path_of(device)
     found = {}
     for subject, verdict in process.verdicts_of(f"cuda:{device}", wanted):

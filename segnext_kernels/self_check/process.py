@@ -1,4 +1,4 @@
-"""Checks kernels in a process of its own: what ends that one gets a verdict for it."""
+"""Checks kernels in a separate process: a kernel that ends the process gets a verdict for it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from segnext_kernels import isolation
 from segnext_kernels.self_check.verdicts import Subject, Verdict
 
-SECONDS = 120  # for one kernel: Triton compiles it, in every form that its inputs ask for
+SECONDS = 120  # per kernel: Triton compiles it in every form that its inputs require
 CHILD = (sys.executable, "-m", "segnext_kernels.self_check")
-NotChecked = isolation.NotStarted  # the check itself did not run: says nothing of any kernel
+NotChecked = isolation.NotStarted  # the check itself did not run, which says nothing about any kernel
 
 
 def verdicts_of(
@@ -21,13 +21,13 @@ def verdicts_of(
     environment: Mapping[str, str] | None = None,
     seconds: float = SECONDS,
 ) -> Iterator[tuple[Subject, Verdict]]:
-    """The verdict on each kernel, as soon as it is known.
+    """Yield the verdict on each kernel as soon as it is known.
 
     Args:
         device: such as "cuda:0".
         command: starts the child; it gets the device and the kernels as arguments.
         environment: of the child; default: this process's.
-        seconds: that one kernel may take.
+        seconds: the time limit per kernel.
 
     Raises:
         NotChecked: the child does not start, or ends before its first kernel.

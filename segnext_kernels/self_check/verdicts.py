@@ -1,4 +1,4 @@
-"""What a self-check found, and the file that remembers it: one for each device type, driver, build and software."""
+"""Verdicts of self-checks, and the file that keeps them: one per device type, driver, build and software."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DRIVER = Path("/sys/module/nvidia/version")
 
 @dataclass(frozen=True)
 class Subject:
-    """One kernel in one dtype: what gets a verdict."""
+    """One kernel in one dtype, the subject of a verdict."""
 
     op: str
     backend: str
@@ -39,7 +39,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a kernel agreed with its definition; if not, why."""
+    """Whether a kernel agreed with its definition, and the reason if it did not."""
 
     agrees: bool
     reason: str = ""
@@ -56,13 +56,13 @@ def path_of(device: int) -> Path:
 def _driver() -> str:
     try:
         return DRIVER.read_text().strip()
-    except OSError:  # not Linux, or hidden by a container: the version of its interface
+    except OSError:  # not Linux, or hidden by a container: use the version of its interface
         return str(torch._C._cuda_getDriverVersion())  # type: ignore[attr-defined]
 
 
 @functools.cache
 def _build() -> str:
-    """A digest of all that decides what the kernels are: the library, Triton's sources, torch and Triton."""
+    """A digest of everything that determines the kernels: the library, Triton's sources, torch and Triton."""
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -75,16 +75,16 @@ def _build() -> str:
 
 
 def read(path: Path) -> dict[Subject, Verdict]:
-    """All verdicts of a file; none where it is missing or broken."""
+    """All verdicts of a file; none if it is missing or broken."""
     found = {}
     for text, verdict in user_cache.read(path).items():
-        with contextlib.suppress(TypeError, ValueError, AttributeError):  # another version's, or damaged
+        with contextlib.suppress(TypeError, ValueError, AttributeError):  # of another version, or damaged
             found[Subject.of(text)] = Verdict(**verdict)
     return found
 
 
 def add(path: Path, subject: Subject, verdict: Verdict) -> None:
-    """Remember one more."""
+    """Add a verdict to the file."""
     content: dict[str, Any] = user_cache.read(path)
     content[str(subject)] = vars(verdict)
     user_cache.write(path, content)
@@ -92,7 +92,7 @@ def add(path: Path, subject: Subject, verdict: Verdict) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """One process at a time; without a place to write, or without file locks, each for itself."""
+    """Let one process in at a time; without file locks, or without a place to write, processes do not wait."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError, OSError):
             import fcntl

@@ -1,1 +1,1 @@
-"""All that the Triton kernels share: launching, tuning, and the parts that several ops are made of."""
+"""Everything that Triton kernels share: launching, tuning, and the code that several ops use."""

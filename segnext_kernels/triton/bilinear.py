@@ -1,4 +1,4 @@
-"""Where bilinear resizing reads from, inside Triton kernels: the float32 arithmetic of PyTorch's CPU and CUDA code."""
+"""Where bilinear resizing reads from, in Triton kernels: the float32 arithmetic of PyTorch's CPU and CUDA code."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import triton.language as tl
 
 @triton.jit
 def source_of(out, scale, size, reach):
-    """Of output indices: the first source index, the second one, and the weight of the second.
+    """The first source index of output indices, the second one, and the weight of the second.
 
     Args:
-        out: a block.
+        out: a block of output indices.
         scale: input size / output size.
         reach: 0 at scale 1, where PyTorch blends nothing, else 1.
     """
-    # The product rounded by itself: it is exact in float64, and no compiler may fuse it with the difference.
+    # The product has a rounding of its own: it is exact in float64, and no compiler may fuse it with the difference.
     wide = tl.full((1,), scale, tl.float32).to(tl.float64)
     product = (wide * (out.to(tl.float64) + 0.5)).to(tl.float32)
     position = tl.maximum(product - 0.5, 0.0)
@@ -28,8 +28,8 @@ def source_of(out, scale, size, reach):
 def outputs_of(first, last, inverse, size, out_size):
     """Begin and end of a range that holds all outputs whose source is in [first, last], and few others.
 
-    ``inverse`` is output size / input size. A margin of a twentieth of a pixel stands for the rounding of both;
-    who uses the range compares the sources.
+    ``inverse`` is output size / input size. A margin of a twentieth of a pixel covers the rounding of both; the caller
+    compares the sources to exclude the others.
     """
     low = (first.to(tl.float32) + 0.5) * inverse - 0.5
     high = (last.to(tl.float32) + 1.5) * inverse - 0.5

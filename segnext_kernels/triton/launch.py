@@ -1,6 +1,6 @@
 """Finds Triton, says in one sentence what is missing, and launches its kernels.
 
-Triton is imported when a tensor asks for it, never before: `import segnext_kernels` stays light.
+Triton is imported when the first tensor needs it, so `import segnext_kernels` stays light.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ import torch
 from segnext_kernels.kernel import Kernel, dtype_names
 from segnext_kernels.triton.tuning import Config
 
-OLDEST = (3, 6)  # the oldest that the kernels were compiled with
+OLDEST = (3, 6)  # the oldest version that compiled the kernels
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-OLDEST_CAPABILITY = (8, 0)  # bfloat16 arithmetic and asynchronous copies
+OLDEST_CAPABILITY = (8, 0)  # for bfloat16 arithmetic and asynchronous copies
 
 
 @functools.cache
 def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, on CPU tensors: fixed when the first one is imported."""
+    """Whether kernels run in Triton's interpreter, on CPU tensors; fixed when the first kernel is imported."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @functools.cache
 def missing() -> str | None:
-    """Why Triton cannot be used at all, with the remedy; None where it can."""
+    """Why Triton cannot be used at all, with the remedy; None if it can."""
     oldest = ".".join(map(str, OLDEST))
     if importlib.util.find_spec("triton") is None:
         return f"not installed; pip install 'triton>={oldest}' (a CUDA build of torch brings it)"
     try:
         version = importlib.import_module("triton").__version__
-    except Exception as error:  # a broken installation fails in many ways
+    except Exception as error:  # a broken installation can fail in many ways
         return f"does not import ({type(error).__name__}: {error}); pip install --force-reinstall triton"
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         return f"needs Triton {oldest} or newer, this is {version}; a newer torch brings it"
@@ -98,14 +98,14 @@ def kernel_of(package: str | None, function: str, position: int = 0, **rest: Any
 
 
 def start(function: Any, grid: tuple[int, ...], *args: Any, config: Config, **constants: Any) -> None:
-    """Start a kernel on the current stream; every kernel is started here and nowhere else.
+    """Start a kernel on the current stream. Every kernel is started here and nowhere else.
 
-    Multiply-adds may be fused, whatever this version of Triton does by default (3.10 no longer does).
+    Multiply-adds may be fused, whatever this version of Triton does by default (3.10 no longer fuses them).
 
     Args:
         args: tensors and numbers, in the kernel's order.
-        config: the sizes it was tuned for, warps and pipeline stages.
-        constants: its other ``tl.constexpr`` parameters.
+        config: the tile sizes, warps and pipeline stages.
+        constants: the kernel's other ``tl.constexpr`` parameters.
     """
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
     function[grid](*args, **dict(config.sizes), **constants, **options)

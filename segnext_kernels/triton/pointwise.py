@@ -1,18 +1,20 @@
-"""1x1 convolutions in Triton: one product over pixels with what stands around it, and the gradient of its weight.
+"""1x1 convolutions in Triton: a matrix product over pixels with optional multiplier, bias, activation and gate.
 
-    out[p, o] = act(sum_i (x * multiplier)[p, i] W[o, i] + b[o]) * gate[p, o]        or + skip[p, o] scale[o] + shift[o]
+    out[p, o] = act(sum_i (x * multiplier)[p, i] W[o, i] + b[o]) * gate[p, o]     (or + skip[p, o] scale[o] + shift[o])
 
-Tiling: a program makes BLOCK_P pixels by BLOCK_N output channels in float32 and walks over the input channels in
-steps of BLOCK_K. Programs of one pixel tile are neighbours, so that x comes from L2 after the first. float16 and
-bfloat16 go to the tensor cores; float32 is multiplied as float32 ("ieee"), never as TF32.
+The gradient of the weight is here too.
 
-Pixels: where the tensors' strides allow it images and rows merge into one axis with one stride (channels_last: all of
-N H W; contiguous: H W of each image), else rows are told apart by a division.
+Tiling: a program makes BLOCK_P pixels by BLOCK_N output channels in float32 and loops over the input channels in steps
+of BLOCK_K. Programs of the same pixel tile are neighbours, so all but the first read x from L2. float16 and bfloat16
+use the tensor cores; float32 is multiplied as float32 ("ieee"), never as TF32.
 
-Model, P pixels, e bytes an element: 2 P Ci Co FLOP; e (P Ci + P Co + Ci Co) bytes, and e P Co more for a gate or
-a skip, e P Ci for a multiplier. At the model's widths (32 to 512) that is 16 to 256 FLOP a byte in bfloat16: bound by
-memory on an H200. The weight's gradient: 2 P Ci Co FLOP, e P (2 Co + Ci) bytes, 8 S (Ci + 1) Co for S partial sums.
-A model: not yet measured on a GPU.
+Pixels: if the tensors' strides allow it, images and rows merge into one axis with one stride (channels_last: all of N H
+W; contiguous: H W of each image). Otherwise a division separates the rows.
+
+Model for an H200, P pixels, e bytes per element: 2 P Ci Co FLOP; e (P Ci + P Co + Ci Co) bytes, e P Co more for a gate
+or a skip, e P Ci more for a multiplier. At SegNeXt's widths (32 to 512) that is 16 to 256 FLOP per byte in bfloat16:
+memory is the bound. The weight's gradient: 2 P Ci Co FLOP, e P (2 Co + Ci) bytes, 8 S (Ci + 1) Co bytes for S partial
+sums.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ from segnext_kernels.triton import launch, tuning
 from segnext_kernels.triton.gelu import gelu
 from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
-MULTIPROCESSORS = 132  # of an H200: where work is split, into as many parts
+MULTIPROCESSORS = 132  # of an H200: work that is split has as many parts
 PROGRAMS = 2 * MULTIPROCESSORS
 
 
 @triton.jit
 def pixel_offsets(p, width, stride_h, stride_w, FLAT: tl.constexpr):
-    """Where the pixels p (int64, of one image) are; FLAT: stride_w is the stride of all of them."""
+    """Offsets of the pixels p (int64) of one image. FLAT: stride_w is the stride of all its pixels."""
     return p * stride_w if FLAT else (p // width) * stride_h + (p % width) * stride_w
 
 
@@ -74,7 +76,7 @@ def pointwise_kernel(
         if MULTIPLIER:
             by = tl.load(multiplier_rows[:, None] + (i * stride_mc)[None, :], mask=x_mask, other=0.0)
             x = (x.to(tl.float32) * by.to(tl.float32)).to(x_ptr.dtype.element_ty)
-        x = x.to(weight_ptr.dtype.element_ty)  # float32 pixels may meet a low-precision weight
+        x = x.to(weight_ptr.dtype.element_ty)  # pixels may be float32 where the weight has low precision
         w = tl.load(
             weight_ptr + (i * stride_wi)[:, None] + (o * stride_wo)[None, :],
             mask=(i < in_channels)[:, None] & in_panel[None, :],
@@ -109,7 +111,7 @@ def weight_gradient_kernel(
     stride_xn, stride_xc, stride_xh, stride_xw,
     FLAT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One split's share of sum_p (grad * multiplier)[p, o] x[p, i], and of the same sum without x behind it."""
+    """One split's partial weight gradient, sum_p (grad * multiplier)[p, o] x[p, i], and its partial bias gradient."""
     panels = tl.cdiv(out_channels, BLOCK_N)
     columns = tl.cdiv(in_channels, BLOCK_K)
     tiles = tl.cdiv(pixels, BLOCK_P)
@@ -153,7 +155,7 @@ def weight_gradient_kernel(
 def sum_splits_kernel(
     partial_ptr, weight_ptr, bias_ptr, splits, in_channels, out_channels, BIAS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Sums over the splits, always in the same order: weight (Co, Ci) and bias (Co,) from one row of each."""
+    """Sum the splits' rows, always in the same order. A row holds weight (Co, Ci), then bias (Co,)."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     weights = out_channels * in_channels
     count = weights + out_channels
@@ -167,9 +169,9 @@ def sum_splits_kernel(
 
 
 def halves(channels: int) -> tuple[int, int]:
-    """Two powers of two, the second may be 0, that hold all channels in registers: 160 is 128 + 32.
+    """Two powers of two that hold all channels in registers; the second may be 0. 160 is 128 + 32.
 
-    A tile's side is a power of two, from 16 on for the tensor cores; all of SegNeXt's widths are sums of two.
+    A tile's side is a power of two, at least 16 for the tensor cores. All of SegNeXt's widths are sums of two.
     """
     first = max(16, 1 << (channels.bit_length() - 1))
     rest = channels - first
@@ -178,13 +180,13 @@ def halves(channels: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a kernel walks over the pixels of tensors of one (N, ., H, W).
+    """How a kernel addresses the pixels of tensors with equal (N, ., H, W).
 
     Attributes:
-        images, pixels: the walk; merged into one image where all strides allow it.
+        images, pixels: the loop; images merge into one if all strides allow it.
         width: W.
-        flat: whether each tensor's pixels of an image have one stride.
-        strides: of each tensor, (N, C, H, W); where flat the last one is that of the pixels.
+        flat: whether one stride leads through the pixels of an image, in each tensor.
+        strides: of each tensor, (N, C, H, W); if flat, the last one is that of the pixels.
     """
 
     images: int
@@ -195,7 +197,7 @@ class Pixels:
 
     @staticmethod
     def of(*tensors: torch.Tensor) -> Pixels:
-        """For tensors of equal (N, ., H, W)."""
+        """For tensors with equal (N, ., H, W)."""
         n, _, h, w = tensors[0].shape
         flat = h == 1 or w == 1 or all(t.stride(2) == w * t.stride(3) for t in tensors)
         steps = [t.stride(2) if w == 1 else t.stride(3) for t in tensors]
@@ -215,8 +217,8 @@ def _product_shared(c: Config, size: int) -> int:
     return c.num_stages * (c["BLOCK_P"] + c["BLOCK_N"]) * c["BLOCK_K"] * size
 
 
-# Warp instructions an element of the result, counted in sm_90's machine code, and the microseconds that all of them
-# take on 132 multiprocessors at SegNeXt-T's 768x1536: a lower bound, not measured. GELU is 29 of them.
+# Warp instructions per element of the result, counted in sm_90's machine code, and the microseconds that all of them
+# take on 132 multiprocessors at SegNeXt-T's 768x1536, a lower bound. GELU is 29 of them.
 POINTWISE = Space(
     "pointwise.forward",  # proj_in, 160 and 256 channels: 68 (2.1 us), 64 (1.2)
     (
@@ -239,7 +241,7 @@ POINTWISE_SLIM = Space(
     _product_shared,
 )
 POINTWISE_LARGE = Space(
-    "pointwise.forward_large",  # two tiles or more a multiprocessor: 256 with ReLU 24 (4.5 us); 64 x 64 35 (6.0)
+    "pointwise.forward_large",  # two tiles or more per multiprocessor: 256 with ReLU 24 (4.5 us); 64 x 64 35 (6.0)
     (
         config(4, 3, BLOCK_P=128, BLOCK_N=64, BLOCK_K=64),
         config(4, 3, BLOCK_P=64, BLOCK_N=64, BLOCK_K=32),
@@ -248,9 +250,9 @@ POINTWISE_LARGE = Space(
     _product_live,
     _product_shared,
 )
-# Products of float32 outside the tensor cores are unrolled into registers: in larger tiles kilobytes of them spill.
+# float32 products outside the tensor cores are unrolled into registers: larger tiles spill kilobytes of them.
 POINTWISE_FLOAT = Space("pointwise.forward_float", POINTWISE.configs[:1], _product_live, _product_shared)
-# The pixels are what is summed over: BLOCK_P is the step, BLOCK_N x BLOCK_K the result.
+# The sum runs over the pixels: BLOCK_P is the step, BLOCK_N x BLOCK_K the result.
 WEIGHT_GRADIENT = Space(
     "pointwise.weight_gradient",
     (
@@ -282,14 +284,14 @@ def pointwise(
     skip: torch.Tensor | None = None,
     affine: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """``act(W (x * multiplier) + bias) * gate``, or ``+ skip``, into ``out``, which must overlap nothing; any strides.
+    """``act(W (x * multiplier) + bias) * gate``, or ``+ skip``, into ``out``; any strides.
 
     Args:
         x, multiplier: (N, Ci, H, W).
         weight: (Co, Ci); bias: (Co,).
-        out, gate, skip: (N, Co, H, W); one of gate and skip at most.
+        out, gate, skip: (N, Co, H, W); at most one of gate and skip. out must overlap no other tensor.
         act: "none", "relu" or "gelu".
-        affine: (scale, shift) of (Co,): ``skip * scale + shift`` instead of skip.
+        affine: (scale, shift) of (Co,): ``skip * scale + shift`` replaces skip.
     """
     if out.numel() == 0:
         return out
@@ -318,7 +320,7 @@ def pointwise(
 
 
 def pointwise_space(out_channels: int, pixels: int, act: str, dtype: torch.dtype) -> Space:
-    """The configurations of a product with so many output channels, and pixels of all images."""
+    """The configurations of a product with this many output channels, and pixels of all images."""
     if dtype == torch.float32:
         return POINTWISE_FLOAT
     if out_channels <= 32:
@@ -336,12 +338,12 @@ def weight_gradient(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> list[torch.Tensor]:
-    """Gradients of [weight] or [weight, bias], dense, of ``W x + bias`` for the gradient ``grad * multiplier``.
+    """Dense gradients of [weight] or [weight, bias] of ``W x + bias`` for the gradient ``grad * multiplier``.
 
     Args:
         grad, multiplier: (N, Co, H, W).
         x: (N, Ci, H, W).
-        weight, bias: only their shapes and dtypes count.
+        weight, bias: only their shapes and dtypes matter.
     """
     co, ci = weight.shape[:2]
     grad_weight, grad_bias = weight.new_empty(weight.shape), weight.new_empty(co)

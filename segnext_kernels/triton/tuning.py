@@ -1,12 +1,12 @@
-"""Which launch configuration a Triton kernel gets: a table for each architecture, or a measurement.
+"""Chooses the launch configuration of a Triton kernel: from a table per architecture, or by a measurement.
 
-A kernel's `Space` lists a few configurations; the first one is the default, its reasons beside it. Before it
-come, in this order: what SEGNEXT_AUTOTUNE=1 measured on this machine, kept in the user's cache directory over
-processes; and `tuned/<architecture>.json`, what was measured and committed. Both have one format, so a cache
-file becomes a table by copying. Without SEGNEXT_AUTOTUNE nothing is ever measured: a user's first call does
-not wait for it.
+A kernel's `Space` lists a few configurations. The first one is the default; the reasons stand beside it. Two sources
+come before it. The first are the measurements of SEGNEXT_AUTOTUNE=1 on this machine, which the user's cache directory
+keeps. The second is `tuned/<architecture>.json`, measurements that were committed. Both have the same format, so
+copying a cache file makes a table. Without SEGNEXT_AUTOTUNE nothing is ever measured: a user's first call does not wait
+for it.
 
-`triton.autotune` is not used: it asks for a GPU under the interpreter.
+`triton.autotune` is not used, because it requires a GPU even under the interpreter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from segnext_kernels import user_cache
 TABLES = Path(__file__).with_name("tuned")
 REGISTERS_A_THREAD = 255
 SPARE_REGISTERS = 40  # addresses, masks, loop counters
-REPEAT_MS = 20  # a configuration's share of a measurement: hundreds of runs of a kernel of 50 microseconds
+REPEAT_MS = 20  # measuring time per configuration: hundreds of runs of a kernel of 50 microseconds
 
 Result = TypeVar("Result")
 
@@ -55,13 +55,13 @@ def config(num_warps: int = 4, num_stages: int = 1, **sizes: int) -> Config:
 
 @dataclass(frozen=True)
 class Space:
-    """What may be chosen for one launch.
+    """The choices for one launch.
 
     Attributes:
         name: ``<op>.<kernel>``.
         configs: the first is the default.
-        live: 32-bit values that a program holds at once, from its configuration: decides about registers.
-        shared: bytes of shared memory, from its configuration and the size of an element.
+        live: 32-bit values that a program of a configuration holds at once; they decide about registers.
+        shared: bytes of shared memory, from the configuration and the size of an element.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Space:
     shared: Callable[[Config, int], int] = lambda config, element_size: 0
 
     def fitting(self, element_size: int, shared_limit: int) -> list[Config]:
-        """Those that should neither spill registers nor exceed the shared memory; never none."""
+        """Configurations that should neither spill registers nor exceed the shared memory; at least one."""
 
         def fits(config: Config) -> bool:
             registers = self.live(config) / (32 * config.num_warps) + SPARE_REGISTERS
@@ -80,7 +80,7 @@ class Space:
 
 
 def size_class(x: torch.Tensor, *more: str) -> str:
-    """The key under which a configuration serves tensors like ``x``: dtype, innermost axis, sizes to a factor of 2."""
+    """The key of a configuration for tensors like ``x``: dtype, innermost axis, sizes rounded up to powers of 2."""
     dtype = str(x.dtype).removeprefix("torch.")
     inner = "nhwc" if x.ndim == 4 and x.stride(1) == 1 and x.shape[1] > 1 else "nchw"
     sizes = "x".join(str(1 << (size - 1).bit_length()) for size in x.shape)
@@ -88,12 +88,12 @@ def size_class(x: torch.Tensor, *more: str) -> str:
 
 
 def tuned(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], Result]) -> Result:
-    """``run(config)`` with the configuration for these inputs.
+    """Call ``run(config)`` with the configuration for these inputs.
 
     Args:
-        key: `size_class` of what decides about speed.
+        key: `size_class` of the properties that decide about speed.
         x: a tensor on the device, in the element type.
-        run: launches, and returns the result; may be called many times.
+        run: launches the kernel and returns the result; it may be called many times.
     """
     if not x.is_cuda:
         return run(space.configs[0])
@@ -115,7 +115,7 @@ def _wanted() -> bool:
 
 @functools.cache
 def architecture(device: torch.device) -> str:
-    """Such as sm_90, or gfx942 of another vendor."""
+    """For example sm_90, or gfx942 of another vendor."""
     if torch.version.hip:
         return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
@@ -129,7 +129,7 @@ def _table(name: str) -> dict[str, Any]:
 
 @functools.cache
 def cache_file(device: torch.device) -> Path:
-    """Where this machine's measurements are: one file a device type and Triton version."""
+    """The file of this machine's measurements: one per device type and Triton version."""
     import triton
 
     words = (architecture(device), torch.cuda.get_device_name(device), "triton", triton.__version__)
@@ -148,24 +148,24 @@ def _known(space: Space, key: str, device: torch.device) -> Config | None:
 
 
 def _entry(space: Space, table: dict[str, Any], key: str) -> Config | None:
-    """The table's configuration for this key, if it has a valid one."""
+    """The table's configuration for this key, if the table has a valid one."""
     of_space = table.get(space.name)
     return _named(space, of_space.get(key)) if isinstance(of_space, dict) else None
 
 
 def _named(space: Space, numbers: Mapping[str, int] | None) -> Config | None:
-    """The configuration with these numbers; None for what a former version of the kernel had."""
+    """The configuration with these numbers; None if the entry is stale: no current configuration matches."""
     return next((c for c in space.configs if c.as_json() == numbers), None)
 
 
 def record(path: Path, name: str, key: str, config: Config) -> None:
-    """Add a measurement to a cache file; what other processes added stays, and no reader sees half a file."""
+    """Add a measurement to a cache file. Other processes' entries stay, and no reader sees half a file."""
     content = user_cache.read(path)
     if not isinstance(content.get(name), dict):
         content[name] = {}
     content[name][key] = config.as_json()
     _measured[path] = content
-    user_cache.write(path, content)  # without a place to write, this process still knows
+    user_cache.write(path, content)  # if nothing can be written, this process still knows it
 
 
 def _measure(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], Any]) -> Config:
@@ -173,7 +173,7 @@ def _measure(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], An
 
     times: dict[Config, float] = {}
     for config in space.fitting(x.element_size(), shared_limit(x.device)):
-        # the estimate was too low: another one will do
+        # the estimate was too low: another configuration will do
         with contextlib.suppress(OutOfResources):
             times[config] = time_of(functools.partial(run, config))
     best = min(times, key=times.__getitem__, default=space.configs[0])
@@ -182,14 +182,14 @@ def _measure(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], An
 
 
 def shared_limit(device: torch.device) -> int:
-    """Bytes of shared memory that a block may ask for."""
+    """Bytes of shared memory that a block may have."""
     from triton.runtime import driver
 
     return int(driver.active.utils.get_device_properties(device.index)["max_shared_mem"])
 
 
 def time_of(run: Callable[[], Any]) -> float:
-    """Median milliseconds on the device, L2 flushed between runs."""
+    """Median milliseconds on the device; L2 is flushed between runs."""
     from triton.testing import do_bench
 
     return float(do_bench(run, warmup=REPEAT_MS // 4, rep=REPEAT_MS, return_mode="median"))

@@ -1,4 +1,4 @@
-// Barriers of blocks, clusters and grids; shared memory and what is copied into it asynchronously.
+// Barriers of blocks, clusters and grids; shared memory and asynchronous copies into it.
 
 #include <cstring>
 
@@ -34,7 +34,7 @@ int block_count(bool vote, const char* file, int line) {
   block_barrier(file, line);
   const int votes = block.votes;
   if (++block.counted == block.threads) block.votes = block.counted = 0;
-  // nobody votes again before all have read
+  // no thread may vote again before all have read
   block_barrier(file, line);
   return votes;
 }

@@ -16,7 +16,10 @@ CSRC = ROOT / "csrc"
 EMULATOR = Path(__file__).resolve().parent
 FOLDER = ROOT / "build" / "cuda_emulator"  # objects are used again by the next session
 LIBRARY = f"_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
-BASE = "-std=c++17 -fPIC -fvisibility=hidden -g1 -fno-omit-frame-pointer -Wall -Wextra -Wno-unknown-pragmas"
+BASE = (
+    "-std=c++17 -fPIC -fvisibility=hidden -g1 -fno-omit-frame-pointer -Wall -Wextra -Wno-unknown-pragmas"
+    " -DSEGNEXT_WITH_CUDA"  # and without SEGNEXT_WITH_CPU: the CPU kernels are not linked
+)
 # -O1 compiles in a third of -O2's time. Small functions inlined: a place in the source is a place in the code.
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 KERNELS = f"-O1 -finline-small-functions -fno-strict-aliasing {SANITIZERS}"
@@ -62,7 +65,7 @@ def broken_library(folder: Path, op: str, file: str, right: str, wrong: str) -> 
 
 def _sources() -> list[Path]:
     emulator = [*sorted(EMULATOR.glob("*.cu")), *sorted(EMULATOR.glob("*.cpp"))]
-    return [*sorted(CSRC.rglob("*.cu")), CSRC / "bindings_cuda.cpp", *emulator]
+    return [*sorted(CSRC.rglob("*.cu")), *sorted(CSRC.glob("ops/*/*_bind.cpp")), *emulator]
 
 
 def _object(source: Path) -> str:

@@ -1,7 +1,7 @@
 // Counts what a warp's accesses cost: sectors of global memory, passes over the banks of shared memory.
 //
-// Lanes run one after the other, so the requests of a warp are put together afterwards: the n-th access of each lane
-// from one place in the code is one request. That is what the hardware does while the lanes stay together.
+// Lanes run one after the other, so the requests of a warp are assembled afterwards: the n-th accesses of all lanes
+// from one place in the code are one request. The hardware does the same while the lanes stay together.
 
 #include <algorithm>
 #include <array>
@@ -28,12 +28,12 @@ struct Request {
   std::vector<uint64_t> addresses;
 };
 
-struct Warp {
+struct CountedWarp {
   std::map<std::pair<const void*, int>, int> times;          // (place, lane) -> accesses so far
-  std::map<std::tuple<const void*, int>, Request> requests;  // (place, which time)
+  std::map<std::tuple<const void*, int>, Request> requests;  // (place, n of the n-th access)
 };
 
-std::map<const void*, std::map<const void*, Warp>> blocks;
+std::map<const void*, std::map<const void*, CountedWarp>> blocks;
 Counters counters;
 std::array<std::unordered_set<uint64_t>, 2> sectors;
 
@@ -52,7 +52,7 @@ void count_global(const Request& request, Traffic& traffic, std::unordered_set<u
   touched.insert(unique.begin(), unique.end());
 }
 
-// Accesses of 8 and 16 bytes are served half a warp and a quarter at a time.
+// Accesses of 8 bytes are served half a warp at a time, those of 16 bytes a quarter at a time.
 void count_shared(const Request& request, Traffic& traffic) {
   const size_t together = request.bytes <= 4 ? 32 : kPassBytes / request.bytes;
   for (size_t first = 0; first < request.addresses.size(); first += together) {
@@ -75,7 +75,7 @@ void count_shared(const Request& request, Traffic& traffic) {
 
 __attribute__((noinline)) void count(Access kind, const void* address, size_t bytes) {
   const void* where = __builtin_return_address(0);
-  Warp& warp = blocks[block_now()][warp_now()];
+  CountedWarp& warp = blocks[block_now()][warp_now()];
   const int time = warp.times[{where, lane()}]++;
   Request& request = warp.requests[{where, time}];
   request.kind = kind;

@@ -1,6 +1,6 @@
-// The switch itself, in assembly.
+// The switch between stacks, in assembly.
 
-// ucontext makes two system calls a switch to keep signal masks, which nothing here changes.
+// ucontext makes two system calls per switch to save signal masks, which nothing here changes.
 #if defined(__x86_64__)
 asm(R"(
 .text

@@ -1,4 +1,4 @@
-// Switching between stacks: a dozen instructions, with the sanitizer told of it.
+// Switches between stacks in a dozen instructions, and tells the sanitizer about it.
 #pragma once
 
 #include <sys/mman.h>
@@ -17,7 +17,7 @@ void __asan_unpoison_memory_region(const volatile void* address, size_t size);
 
 namespace emulator {
 
-// Pages are used only where a kernel's frames reach.
+// Only pages that a kernel's frames reach are ever used.
 constexpr size_t kStackBytes = 128 * 1024;
 constexpr uint64_t kCanary = 0x5ca1ab1e0ddba11ull;
 
@@ -39,7 +39,7 @@ struct Stack {
   void begin(void (*entry)()) {
     auto* words = reinterpret_cast<void**>(bottom + kStackBytes);
 #if defined(__x86_64__)
-    *--words = nullptr;  // where a return address would be: the end of a backtrace
+    *--words = nullptr;  // stands where a return address would be, and ends a backtrace
     *--words = reinterpret_cast<void*>(entry);
     for (int i = 0; i < 6; ++i) *--words = nullptr;
 #else

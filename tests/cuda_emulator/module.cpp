@@ -2,7 +2,7 @@
 
 #include <cuda_runtime.h>
 
-#include "bindings.h"
+#include "bind.h"
 #include "probes.h"
 #include "session.h"
 
@@ -41,7 +41,7 @@ py::dict traffic(const emulator::Traffic& t) {
 }  // namespace
 
 PYBIND11_MODULE(_emulated, m) {
-  segnext::bind_cuda(m);
+  segnext::bind_ops(m);
   m.def("schedule", [](int schedule, unsigned seed) {
     emulator::session.schedule = static_cast<emulator::Schedule>(schedule);
     emulator::session.seed = seed;

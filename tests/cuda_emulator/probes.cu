@@ -1,4 +1,4 @@
-// Small kernels that show what the emulator does and sees; run by tests/kernels/test_cuda_emulator.py.
+// Small kernels that show what the emulator does and detects; tests/kernels/cuda/test_emulator.py runs them.
 
 #include "cuda/device.cuh"
 #include "cuda/ptx.cuh"
@@ -15,7 +15,7 @@ __global__ void shuffles_kernel(const int* in, int* out) {
   out[96 + lane] = __shfl_sync(kFullWarp, value, lane + 3, 8);
   out[128 + lane] = static_cast<int>(__ballot_sync(kFullWarp, value % 3 == 0));
   out[160 + lane] = __any_sync(kFullWarp, value < 0) + 2 * __all_sync(kFullWarp, value >= 0);
-  // two halves of a warp go different ways
+  // the two halves of a warp branch differently
   const unsigned half = lane < 16 ? 0xffffu : 0xffff0000u;
   if (lane < 16) {
     out[192 + lane] = __reduce_add_sync(half, value);
@@ -24,7 +24,7 @@ __global__ void shuffles_kernel(const int* in, int* out) {
   }
 }
 
-// out = a b by one warp: a (16, 16) and b (16, 8), row by row, copied to shared memory asynchronously.
+// out = a b by one warp, with a (16, 16) and b (16, 8), row by row, copied to shared memory asynchronously.
 template <typename T>
 __global__ void product_kernel(const T* a, const T* b, float* out, bool wait) {
   T* shared_a = reinterpret_cast<T*>(shared_memory());
@@ -50,7 +50,7 @@ __global__ void late_groups_kernel(const float* in, float* out) {
     cp_async16(shared + 4 * group, in + 4 * group, group != 1);
     cp_async_commit();
   }
-  cp_async_wait<1>();  // the last group may be under way
+  cp_async_wait<1>();  // the last group may still be in flight
   for (int i = 0; i < 12; ++i) out[i] = shared[i];
 }
 
@@ -75,7 +75,7 @@ __global__ void grid_kernel(float* values, float* out) {
   }
 }
 
-// Each thread passes its value to the one beside it, in the other warp at the seam.
+// Each thread passes its value to its neighbour; at the seam that one is in the other warp.
 __global__ void neighbours_kernel(const float* in, float* out, bool barrier) {
   float* shared = reinterpret_cast<float*>(shared_memory());
   shared[threadIdx.x] = in[threadIdx.x];
@@ -97,7 +97,7 @@ __global__ void faulty_kernel(float* out, int fault) {
   }
   if (fault == 2 && thread % 2 == 0) out[thread] = __shfl_xor_sync(kFullWarp, 1.0f, 1);
   if (fault == 3 && thread < 8) out[thread] = __shfl_sync(0xffu, 1.0f, 12);
-  if (fault == 4) shared[thread + 33] = 1.0f;  // of 96: the last one is past the end
+  if (fault == 4) shared[thread + 33] = 1.0f;  // of 96 floats: the last one is past the end
   if (fault == 5) out[thread] = load_shared(reinterpret_cast<const float4*>(shared + 1)).x;
   if (fault == 6 && thread == 0) grid_sync();
   if (fault == 7) {

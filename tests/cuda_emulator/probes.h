@@ -1,4 +1,4 @@
-// The emulator's own test kernels, by name.
+// Runs one of the emulator's own test kernels by name.
 #pragma once
 
 #include <string>

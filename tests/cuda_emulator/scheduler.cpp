@@ -1,9 +1,10 @@
-// Runs a grid on one CPU thread: each CUDA thread a fibre that gives way at barriers and operations of its warp.
+// Runs a grid on one CPU thread. Each CUDA thread is a fibre that yields at barriers and at operations of its warp.
 //
-// A plain grid has one block alive at a time (four, interleaved, in the random schedule), a cluster all of its blocks,
-// a cooperative grid all. A thread runs until it must wait; then the first ready lane of its warp goes on, then the
-// first ready warp, so a warp runs as far ahead of the others as barriers let it: what a missing barrier would have
-// ordered then happens in the wrong order. The schedules differ in what "first" is: the lowest, the highest, or any.
+// A plain grid has one block alive at a time (in the random schedule four, interleaved), a cluster all of its blocks, a
+// cooperative grid all blocks. A thread runs until it must wait; then the first ready lane of its warp continues, else
+// the first ready warp. So a warp runs as far ahead of the others as barriers allow, and what a missing barrier would
+// have ordered happens in the wrong order. In the three schedules, "first" means the lowest, the highest, or a random
+// one.
 
 #include <algorithm>
 #include <cstdarg>
@@ -27,14 +28,15 @@ Now now;
 namespace {
 
 constexpr size_t kRedZone = 4096;  // on both sides of a block's shared memory
-constexpr int kRandomBlocks = 4;   // of a plain grid alive at once in the random schedule
-// NaN as float, as two bf16 or fp16; as an integer far outside, and not a likely mark such as -1.
+constexpr int kRandomBlocks = 4;   // blocks of a plain grid that are alive at once in the random schedule
+// NaN as float, as two bf16 or as two fp16; as an integer far outside any range, and unlikely to be a marker such as
+// -1.
 constexpr uint32_t kPoison = 0x7fc07fc0u;
-constexpr uint32_t kNumber = 0x4e004e00u;  // in the random schedule a large number: a kernel may know NaN as a mark
+constexpr uint32_t kNumber = 0x4e004e00u;  // a large number, in the random schedule: a kernel may use NaN as a marker
 
 std::vector<std::unique_ptr<Fibre>> fibres;
 std::vector<std::unique_ptr<Block>> blocks;
-int threads_left;  // of the blocks that are alive
+int threads_left;  // in the blocks that are alive
 void* main_stack;
 const void* main_bottom;
 size_t main_size;
@@ -69,7 +71,7 @@ int any_of(unsigned bits) {
   return lowest(bits);
 }
 
-// The thread that goes on, or null where none can.
+// The thread that runs next, or null if none can.
 Fibre* next_ready() {
   if (now.fibre != nullptr && now.fibre->warp->ready != 0) {
     Warp& warp = *now.fibre->warp;
@@ -115,7 +117,7 @@ void leave_for_main() {
   switch_to(&self->stack.top, main_stack, main_bottom, main_size);
 }
 
-// What the threads of the first block that cannot go on are waiting for.
+// Describes what the threads of the first blocked block are waiting for.
 std::string deadlock() {
   for (const Block* block : now.live) {
     if (block->exited == block->threads) continue;
@@ -165,7 +167,7 @@ void end_of_thread() {
                 std::to_string(block.at_barrier) + " threads wait at the barrier " + place(block.file, block.line))
                    .c_str());
   if (block.exited == block.threads && now.launch->cluster > 1) {
-    __asan_poison_memory_region(block.shared, now.launch->shared_bytes);  // its neighbours may not look here any more
+    __asan_poison_memory_region(block.shared, now.launch->shared_bytes);  // its neighbours may no longer read it
   }
   if (--threads_left == 0) leave_for_main();
   give_way();
@@ -184,12 +186,12 @@ void thread_entry() {
   __builtin_unreachable();
 }
 
-// Shared memory whose every byte is poison, between zones that may not be touched.
+// Provides shared memory whose every byte is poison, between zones that may not be touched.
 void place_shared(Block& block, size_t bytes) {
   const size_t wanted = bytes + 2 * kRedZone;
   if (block.arena_bytes < wanted) {
     if (block.arena != nullptr) {
-      __asan_unpoison_memory_region(block.arena, block.arena_bytes);  // the pages may be anyone's next
+      __asan_unpoison_memory_region(block.arena, block.arena_bytes);  // the pages may be reused for anything
       munmap(block.arena, block.arena_bytes);
     }
     void* memory = mmap(nullptr, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -268,7 +270,7 @@ void run_together(const std::vector<int64_t>& which) {
   }
   threads_left = static_cast<int>(which.size() * threads);
   now.fibre = nullptr;
-  main_bottom = nullptr;  // another thread may call than the last time
+  main_bottom = nullptr;  // the calling thread may differ from the last time
   Fibre* first = next_ready();
   enter(first);
   switch_to(&main_stack, first->stack.top, first->stack.bottom, kStackBytes);
@@ -294,7 +296,7 @@ void give_way() {
   if (next == nullptr) fail("%s", deadlock().c_str());
   enter(next);
   switch_to(&self->stack.top, next->stack.top, next->stack.bottom, kStackBytes);
-  // `current` is this fibre again
+  // now.fibre is this fibre again
 }
 
 void wait_as(State state) {
@@ -302,7 +304,7 @@ void wait_as(State state) {
   make_unready(*now.fibre->warp, now.fibre->lane);
 }
 
-// The last one at a barrier lets all threads of the block go; the next to run is chosen afresh.
+// Lets all threads of the block continue; the last thread at a barrier calls this.
 void release(Block& block) {
   for (Warp& warp : block.warps) {
     for (unsigned lanes = warp.exist; lanes != 0; lanes &= lanes - 1) warp.fibres[lowest(lanes)]->state = State::kReady;

@@ -1,4 +1,4 @@
-// What a test sets and reads between launches.
+// Settings and results of a test, used between launches.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,12 @@ struct Session {
 };
 inline Session session;
 
-// Requests of whole warps, summed over what was counted.
+// Requests of whole warps, summed over everything that was counted.
 struct Traffic {
   int64_t requests = 0;
   int64_t units = 0;    // sectors of 32 bytes (global), passes over the banks (shared)
-  int64_t fewest = 0;   // units had the same bytes been dense (global), or free of conflicts (shared)
-  int64_t bytes = 0;    // asked for
+  int64_t fewest = 0;   // units if the same bytes were dense (global), or free of conflicts (shared)
+  int64_t bytes = 0;    // bytes that were requested
   int64_t touched = 0;  // distinct sectors over the whole count (global)
 };
 
@@ -32,7 +32,7 @@ const std::string& failure();  // the text of the last launch that failed
 void start_counting();
 Counters stop_counting();
 
-// Between the scheduler and the counters.
+// Calls between the scheduler and the counters.
 const void* warp_now();
 const void* block_now();
 void count_block_ends(const void* block);

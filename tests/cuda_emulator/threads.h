@@ -1,4 +1,4 @@
-// What the scheduler keeps of threads, warps and blocks, for the barriers and operations that make them wait.
+// The scheduler's records of threads, warps and blocks, for the barriers and operations that make them wait.
 #pragma once
 
 #include <string>
@@ -22,7 +22,7 @@ struct Copy {
   int group;
 };
 
-// What the lanes of one operation find; taken again once the last of them comes to its next operation.
+// The values that the lanes of one operation receive. It is reused once the last of them comes to its next operation.
 struct Found {
   Slot slots[kWarp];
   int readers;
@@ -38,7 +38,7 @@ struct Fibre {
   const char* file;
   int line;
   std::vector<Copy> copies;
-  int groups;  // committed
+  int groups;  // groups of copies that are committed
   Found* found;
 };
 
@@ -58,7 +58,7 @@ struct Block {
   Block** cluster;  // its blocks
   unsigned ready;   // warps with a ready lane
   int threads, exited, at_barrier, at_cluster, at_grid, votes, counted;
-  const char* file;  // of the barrier where threads wait
+  const char* file;  // the place of the barrier where threads wait
   int line;
   std::vector<Warp> warps;
   unsigned char* arena = nullptr;
@@ -66,20 +66,20 @@ struct Block {
   unsigned char* shared = nullptr;
 };
 
-// Of the launch that runs.
+// The launch that is running.
 struct Now {
   const Launch* launch = nullptr;
-  Fibre* fibre = nullptr;    // the thread that runs
+  Fibre* fibre = nullptr;    // the thread that is running
   std::vector<Block*> live;  // blocks that are alive
   std::vector<Found*> free_found;
 };
 extern Now now;
 
 void make_ready(Warp& warp, unsigned lanes);
-void wait_as(State state);   // the thread that runs
-void give_way();             // to the next one that can run; returns when it is this thread's turn again
+void wait_as(State state);   // for the thread that is running
+void give_way();             // to the next thread that can run; returns when it is this thread's turn again
 void release(Block& block);  // all threads of the block may go on
-void restart();              // the next to run is chosen as at the beginning
+void restart();              // chooses the next thread to run as at the beginning
 Found* take_found();
 void give_back_found(Fibre* fibre);
 

@@ -1,4 +1,4 @@
-// Operations of a warp: they wait for all lanes that are named, then each finds what the others brought.
+// Operations of a warp. They wait for all lanes that the mask names; then each lane receives what the others brought.
 
 #include <cstring>
 
@@ -8,7 +8,7 @@
 namespace emulator {
 namespace {
 
-// A (16x16) B (16x8) from the lanes' fragments; each lane finds its four sums. The layout is in csrc/cuda/ptx.cuh.
+// A (16x16) B (16x8) from the lanes' fragments; each lane receives four sums. The layout is in csrc/cuda/ptx.cuh.
 template <typename Format>
 void multiply(const Warp& warp, Found& found) {
   float a[16][16], b[16][8];
@@ -37,7 +37,7 @@ void multiply(const Warp& warp, Found& found) {
   }
 }
 
-// All lanes have come: what each will find.
+// Called when all lanes have come: computes what each receives.
 void perform(const Warp& warp, WarpOp op, unsigned lanes, Found& found) {
   switch (op) {
     case WarpOp::kSync:
@@ -75,7 +75,7 @@ const Slot* exchange(WarpOp op, unsigned mask, const Slot& brought) {
       fail("thread %s: lanes %d and %d of a warp meet in different operations or with different masks (%08x, %08x)",
            place(self->index).c_str(), self->lane, other, mask, warp.masks[other]);
     }
-    break;  // those that wait have been compared with each other
+    break;  // the waiting lanes were compared with each other before
   }
   if (op >= WarpOp::kLoadMatrix && named != ~0u) fail("ldmatrix and mma need a whole warp");
   if (op <= WarpOp::kVote) {

@@ -1,18 +1,16 @@
-// conv2d on the CPU: a product of the pixels under the kernel and packed weights.
+// conv2d_act on the CPU: a product of the pixels under the kernel and packed weights.
 //
-// Three ways to the rows of the product, all with the same packed weights:
-//   1x1 kernels   pixels where they lie;
-//   wide outputs  the kernel's rows of the image are copied with their border of zeros, and a window is Kh segments of
-//                 Kw C neighbours there: a copy of Kh / stride of the input;
-//   others        tiles of windows, gathered: Kh Kw C copied for each output pixel, K / Co of the product's work.
-// FLOPs: 2 Kh Kw C Co a pixel.
-
-#include <omp.h>
-
-#include <cstdlib>
+// The rows of the product come in one of three ways, all with the same packed weights:
+//   1x1 kernels   pixels are read where they lie.
+//   wide outputs  The image's rows under the kernel are copied with their border of zeros. A window is Kh segments of
+//                 Kw C neighbours there. This copies Kh / stride of the input.
+//   others        Windows are gathered in tiles. This copies Kh Kw C elements per output pixel, 1 / Co of the product's
+//                 multiplications.
+// FLOPs: 2 Kh Kw C Co per output pixel.
 
 #include "cpu/convert.h"
 #include "cpu/gelu.h"
+#include "cpu/memory.h"
 #include "cpu/rows.h"
 #include "ops/conv2d_act/conv2d_act.h"
 
@@ -21,25 +19,24 @@ namespace SEGNEXT_ISA {
 namespace {
 
 constexpr int64_t kTile = 96;     // pixels of a product
-constexpr int64_t kWideRow = 48;  // output pixels in a row that make a product of their own
+constexpr int64_t kWideRow = 48;  // a row of so many output pixels is a product of its own
 
 template <typename Element>
-struct Packed {
+struct PackedConvolution {
   Element* weight;
   float* bias;
 
-  Packed(Arena& arena, int64_t out, int64_t taps, int64_t in)
-      : weight(arena.take<Element>(packed_size<Element>(out, taps * row_elements<Element>(in)))),
-        bias(arena.take<float>(vectors_of(out) * kLanes)) {}
+  PackedConvolution(Arena& arena, int64_t out, int64_t taps, int64_t in)
+      : weight(arena.take<Element>(packed_size<Element>(out, taps * padded_k<Element>(in)))),
+        bias(arena.take<float>(padded(out))) {}
 };
 
-// Packs w[n][k] = source(n, k), an element at a time: this happens once, when a model is deployed.
+// Packs w[n][k] = source(n, k) element by element: this happens once, when a model is deployed.
 template <typename Element, typename Source>
 void pack_weights(Element* out, int64_t n, int64_t depth, Source source) {
   const int64_t step = k_step<Element>();
   for (int64_t first = 0; first < n; first += kPanel * kLanes) {
-    const int64_t left = vectors_of(n - first);
-    const int64_t last = first + (left < kPanel ? left : kPanel) * kLanes;
+    const int64_t last = first + smaller(vectors_of(n - first), kPanel) * kLanes;
     for (int64_t k = 0; k < depth; k += step) {
       for (int64_t column = first; column < last; ++column) {
         for (int64_t i = k; i < k + step; ++i) {
@@ -53,9 +50,8 @@ void pack_weights(Element* out, int64_t n, int64_t depth, Source source) {
 template <typename Element>
 void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
   const int64_t out = weight.size[0], in = weight.size[1], height = weight.size[2], width = weight.size[3];
-  const int64_t row = row_elements<Element>(in);
-  Arena arena{static_cast<char*>(memory)};
-  const Packed<Element> packed(arena, out, height * width, in);
+  const int64_t row = padded_k<Element>(in);
+  const auto packed = laid_out<PackedConvolution<Element>>(memory, out, height * width, in);
   pack_weights(packed.weight, out, height * width * row, [&](int64_t n, int64_t k) {
     const int64_t tap = k / row, channel = k % row;
     if (channel >= in) return 0.0f;
@@ -65,24 +61,47 @@ void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
   load_parameter<float>(bias, out, packed.bias);
 }
 
+// Copies `count` pixels to rows of padded_k elements; the padding becomes zero.
+template <typename T, typename Element>
+void gather_rows(const T* source, int64_t channels, int64_t channel_stride, int64_t pixel_stride, int64_t count,
+                 Element* out) {
+  const int64_t row = padded_k<Element>(channels);
+  if (channel_stride == 1) {
+    for (int64_t p = 0; p < count; ++p) {
+      for (int64_t c = 0; c < row; ++c) {
+        out[p * row + c] = from_real<Element>(c < channels ? to_real(source[p * pixel_stride + c]) : 0.0f);
+      }
+    }
+  } else {
+    for (int64_t c = 0; c < row; ++c) {
+      for (int64_t p = 0; p < count; ++p) {
+        out[p * row + c] =
+            from_real<Element>(c < channels ? to_real(source[p * pixel_stride + c * channel_stride]) : 0.0f);
+      }
+    }
+  }
+}
+
 template <typename T, typename Out>
 struct Convolution {
-  using Element = typename Product<T>::Element;
+  using Element = ProductElement<T>;
 
   const Conv2dActParams& p;
-  const Packed<Element>& packed;
+  const PackedConvolution<Element>& packed;
   int64_t row;  // elements of one pixel
 
   int64_t taps() const { return p.kernel[0] * p.kernel[1]; }
   bool is_pointwise() const { return taps() == 1 && p.stride == 1 && p.padding == 0; }
   bool by_rows() const { return !is_pointwise() && p.out.size[3] >= kWideRow; }
-  // Elements of one copied row of the image, from the first window's left column to the last one's right.
+  // The elements of one copied row of the image, from the first window's left column to the last window's right one.
   int64_t row_length() const { return ((p.out.size[3] - 1) * p.stride + p.kernel[1]) * row; }
-  int64_t scratch_elements() const { return by_rows() ? p.kernel[0] * row_length() : kTile * taps() * row; }
+  int64_t scratch_elements() const {
+    return by_rows() ? p.kernel[0] * row_length() : kTile * (is_pointwise() ? padded(p.x.size[1]) : taps() * row);
+  }
 
   const T* image(int64_t index) const { return static_cast<const T*>(p.x.data) + index * p.x.stride[0]; }
 
-  // `count` pixels of the image's row y from column x on; zeros outside the image.
+  // Copies `count` pixels of the image's row y, from `column` on; zeros outside the image.
   void copy_pixels(const T* x, int64_t y, int64_t column, int64_t count, Element* out) const {
     const int64_t width = p.x.size[3], end = column + count;
     const bool inside = y >= 0 && y < p.x.size[2] && column < width && end > 0;
@@ -90,23 +109,23 @@ struct Convolution {
       std::memset(out, 0, count * row * sizeof(Element));
       return;
     }
-    const int64_t first = column > 0 ? column : 0, last = end < width ? end : width;
+    const int64_t first = larger(column, 0), last = smaller(end, width);
     std::memset(out, 0, (first - column) * row * sizeof(Element));
     gather_rows(x + y * p.x.stride[2] + first * p.x.stride[3], p.x.size[1], p.x.stride[1], p.x.stride[3], last - first,
                 out + (first - column) * row);
     std::memset(out + (last - column) * row, 0, (end - last) * row * sizeof(Element));
   }
 
-  void product(const Pixels<Element>& a, int64_t segments, int64_t index, int64_t first, int64_t count) const {
+  void product(const Rows<const Element>& a, int64_t segments, const Pixels& pixels) const {
     const int64_t channels = p.out.size[1];
-    Out* out = static_cast<Out*>(p.out.data) + index * p.out.stride[0];
-    gemm(a, count, PackedWeights<Element>{packed.weight, channels, taps() * row / segments, segments},
-         [&](int64_t m, int64_t n, FloatV sum) {
+    Out* out = static_cast<Out*>(p.out.data) + pixels.image * p.out.stride[0];
+    gemm(a, pixels.count, PackedWeights<Element>{packed.weight, channels, taps() * row / segments, segments},
+         [&](int64_t m, int64_t n, Vec sum) {
            sum += load(packed.bias + n);
            if (p.activation == Activation::kGelu) sum = gelu_for<Out>(sum);
-           if (p.activation == Activation::kRelu) sum = sum < FloatV{} ? FloatV{} : sum;  // NaN stays
-           store_channels(out + offset_in_image(p.out, first + m) + n * p.out.stride[1], p.out.stride[1], channels - n,
-                          sum);
+           if (p.activation == Activation::kRelu) sum = sum < Vec{} ? Vec{} : sum;  // NaN stays
+           store_channels(out + offset_in_image(p.out, pixels.first + m) + n * p.out.stride[1], p.out.stride[1],
+                          channels - n, sum);
          });
   }
 
@@ -115,74 +134,69 @@ struct Convolution {
       copy_pixels(image(index), y * p.stride - p.padding + i, -p.padding, row_length() / row,
                   scratch + i * row_length());
     }
-    product({scratch, p.stride * row, row_length()}, p.kernel[0], index, y * p.out.size[3], p.out.size[3]);
+    product({scratch, p.stride * row, row_length()}, p.kernel[0], {index, y * p.out.size[3], p.out.size[3]});
   }
 
-  void tile(int64_t index, int64_t first, int64_t count, Element* scratch) const {
+  void tile(const Pixels& pixels, Element* scratch) const {
     if (is_pointwise()) {
-      product(pixel_rows<T>(p.x, index, first, count, scratch), 1, index, first, count);
+      product(read_rows<Element, T>(p.x, pixels, k_step<Element>(), scratch), 1, pixels);
       return;
     }
     Element* out = scratch;
-    for (int64_t pixel = first; pixel < first + count; ++pixel) {
+    for (int64_t pixel = pixels.first; pixel < pixels.first + pixels.count; ++pixel) {
       const int64_t top = pixel / p.out.size[3] * p.stride - p.padding;
       const int64_t left = pixel % p.out.size[3] * p.stride - p.padding;
       for (int64_t i = 0; i < p.kernel[0]; ++i, out += p.kernel[1] * row) {
-        copy_pixels(image(index), top + i, left, p.kernel[1], out);
+        copy_pixels(image(pixels.image), top + i, left, p.kernel[1], out);
       }
     }
-    product({scratch, taps() * row, 0}, 1, index, first, count);
+    product({scratch, taps() * row}, 1, pixels);
   }
 
   bool run(int threads) const {
     const int64_t images = p.out.size[0], height = p.out.size[2], pixels = height * p.out.size[3];
     if (images * p.out.size[1] * pixels == 0) return true;
-    const int64_t bytes = (scratch_elements() * static_cast<int64_t>(sizeof(Element)) + 63) / 64 * 64;
-    char* memory = static_cast<char*>(std::malloc(threads * bytes));
-    if (memory == nullptr) return false;
+    const TeamMemory memory(0, bytes_of<Array<Element>>(scratch_elements()), threads);
+    if (memory.is_exhausted()) return false;
 #pragma omp parallel num_threads(threads)
     {
-      const int64_t member = omp_get_thread_num(), team = omp_get_num_threads();
-      Element* scratch = reinterpret_cast<Element*>(memory + member * bytes);
+      const Member me = this_member();
+      Element* const scratch = memory.own<Array<Element>>(me, scratch_elements()).data;
       if (by_rows()) {
-        for (int64_t y = images * height * member / team; y < images * height * (member + 1) / team; ++y) {
+        for (int64_t y = me.begin(images * height); y < me.end(images * height); ++y) {
           output_row(y / height, y % height, scratch);
         }
       } else {
-        for_each_tile(images, pixels, kTile, member, team,
-                      [&](int64_t index, int64_t first, int64_t count) { tile(index, first, count, scratch); });
+        for_each_tile(pixels, me.begin(images * pixels), me.end(images * pixels), kTile,
+                      [&](const Pixels& some) { tile(some, scratch); });
       }
     }
-    std::free(memory);
     return true;
   }
 };
 
 template <typename T, typename Out>
 bool run(const Conv2dActParams& p, int threads) {
-  using Element = typename Product<T>::Element;
-  Arena found{static_cast<char*>(const_cast<void*>(p.packed))};
-  const int64_t row = row_elements<Element>(p.x.size[1]);
-  const Packed<Element> packed(found, p.out.size[1], p.kernel[0] * p.kernel[1], p.x.size[1]);
+  using Element = ProductElement<T>;
+  const int64_t row = padded_k<Element>(p.x.size[1]);
+  const auto packed =
+      laid_out<PackedConvolution<Element>>(p.packed, p.out.size[1], p.kernel[0] * p.kernel[1], p.x.size[1]);
   return Convolution<T, Out>{p, packed, row}.run(threads);
 }
 
 template <typename Element>
 int64_t packed_bytes(const Tensor4& weight) {
-  Arena measure{nullptr};
-  Packed<Element>(measure, weight.size[0], weight.size[2] * weight.size[3], weight.size[1]);
-  return measure.used;
+  return bytes_of<PackedConvolution<Element>>(weight.size[0], weight.size[2] * weight.size[3], weight.size[1]);
 }
 
 }  // namespace
 
 int64_t conv2d_act_packed_bytes(DType dtype, const Tensor4& weight) {
-  return dtype == DType::kBFloat16 ? packed_bytes<Product<BFloat16>::Element>(weight) : packed_bytes<float>(weight);
+  return dtype == DType::kBFloat16 ? packed_bytes<ProductElement<BFloat16>>(weight) : packed_bytes<float>(weight);
 }
 
 void conv2d_act_pack_cpu(DType dtype, const Tensor4& weight, const Tensor4& bias, void* packed) {
-  dtype == DType::kBFloat16 ? pack<Product<BFloat16>::Element>(weight, bias, packed)
-                            : pack<float>(weight, bias, packed);
+  dtype == DType::kBFloat16 ? pack<ProductElement<BFloat16>>(weight, bias, packed) : pack<float>(weight, bias, packed);
 }
 
 bool conv2d_act_cpu(const Conv2dActParams& p, int threads) {

@@ -1,4 +1,4 @@
-// conv_ffn: fc1 (1x1), depthwise 3x3, exact GELU, fc2 (1x1), optionally plus the input; forward.
+// conv_ffn: fc1 (1x1), depthwise 3x3, exact GELU, fc2 (1x1), optionally plus the input. The forward only.
 #pragma once
 
 #include "common/dtype.h"
@@ -20,31 +20,31 @@ struct ConvFfnWeights {
 struct ConvFfnParams {
   DType dtype;
   Tensor4 x;           // (N, C, H, W)
-  const void* packed;  // by conv_ffn_pack_cpu of the same instruction set and dtype, 64-byte aligned
+  const void* packed;  // from conv_ffn_pack_cpu of the same instruction set and dtype, aligned to 64 bytes
   int64_t hidden;      // E
   bool residual;
   Tensor4 out;  // (N, Co, H, W)
 };
 
 struct ConvFfnCudaParams {
-  ConvFfnWeights weights;  // of 16-bit elements; rows of fc1_weight and fc2_weight, and the biases, dense
+  ConvFfnWeights weights;  // 16-bit elements; the rows of fc1_weight and fc2_weight and the biases are dense
   Tensor4 x;               // (N, C, H, W)
   bool residual;
   Tensor4 out;  // (N, Co, H, W)
 };
 
-// What the CUDA kernel takes: C up to kMostFfnChannels; C, E and Co multiples of 8; weights and fc2_bias at multiples
-// of 16 bytes. It returns a cudaError_t, 0 for success, and runs on `stream` of the current device.
+// Limits of the CUDA kernel: C up to kMostFfnChannels; C, E and Co multiples of 8; weights and fc2_bias at multiples of
+// 16 bytes. The launch returns a cudaError_t, 0 for success, and runs on `stream` of the current device.
 constexpr int kMostFfnChannels = 320;
 int launch_conv_ffn_forward(const ConvFfnCudaParams& params, void* stream);
 // Whether a block for C channels fits the current device's shared memory.
 bool conv_ffn_forward_fits(int64_t channels);
 
 SEGNEXT_FOR_EACH_ISA(
-    // Bytes of the packed weights.
+    // The bytes of the packed weights.
     int64_t conv_ffn_packed_bytes(const ConvFfnWeights& weights);
     void conv_ffn_pack_cpu(const ConvFfnWeights& weights, void* packed);
-    // False when scratch memory is exhausted.
+    // Returns false when scratch memory is exhausted.
     bool conv_ffn_cpu(const ConvFfnParams& params, int threads);)
 
 }  // namespace segnext

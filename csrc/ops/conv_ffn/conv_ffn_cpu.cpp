@@ -1,22 +1,19 @@
-// conv_ffn on the CPU: out = fc2 gelu(dw(fc1 x)) (+ x), the hidden tensor never in main memory.
+// conv_ffn on the CPU: out = fc2 gelu(dw(fc1 x)) (+ x). The hidden tensor is never in main memory.
 //
-// A thread walks down its rows of the image. A ring keeps the hidden rows that the 3x3 convolution still needs; each
-// step computes `group` new hidden rows (a product), turns them with their neighbours into `group` rows of
-// gelu(dw(.)), and reduces those to output rows (a second product). Hidden tensors lie in panels of 64 channels
-// (pixel, channel): what a panel of the first product writes, the convolution reads along the row and the second
-// product takes as one segment of its k.
-//   group: rows enough for 48 pixels a product, so that each panel of weights that is loaded is used often.
-//   tile:  columns so few that ring and gelu rows stay in the second-level cache; only wide images are cut, and
-//          then two columns a tile are computed twice. So are the two rows at the border of two threads' shares.
-// FLOPs: 2 C E + 18 E + 2 E Co a pixel, and about 20 E operations of GELU. Bytes: x and out once, the weights once a
-// thread from the caches.
-
-#include <omp.h>
-
-#include <cstdlib>
+// A thread proceeds down its rows of the image. A ring keeps the hidden rows that the 3x3 convolution still needs. Each
+// step computes `group` new hidden rows (a product), from these and their neighbours `group` rows of gelu(dw(.)), and
+// from those the output rows (a second product). Hidden tensors are in panels of 64 channels (pixel, channel): the
+// first product writes a panel, the convolution reads it along the row, and the second product takes it as a segment of
+// its k.
+//   group  enough rows for 48 pixels per product, so that each panel of weights that is loaded is used often
+//   tile   so few columns that ring and gelu rows stay in the second-level cache; only wide images are divided. Two
+//          columns per tile are then computed twice, and so are the two rows at the border of two threads' shares.
+// FLOPs per pixel: 2 C E + 18 E + 2 E Co, and about 20 E operations of GELU.
+// Bytes: x and out once, the weights once per thread from the caches.
 
 #include "cpu/convert.h"
 #include "cpu/gelu.h"
+#include "cpu/memory.h"
 #include "cpu/pack.h"
 #include "cpu/rows.h"
 #include "ops/conv_ffn/conv_ffn.h"
@@ -27,22 +24,20 @@ namespace {
 
 constexpr int64_t kWidth = kPanel * kLanes;  // hidden channels of a panel
 constexpr int64_t kTaps = 9;
-constexpr int64_t kPixelsPerStep = 48;       // of a product
-constexpr int64_t kCacheBytes = 640 * 1024;  // of a 1 MiB second-level cache, for ring and gelu rows
+constexpr int64_t kPixelsPerStep = 48;       // at least so many per product
+constexpr int64_t kCacheBytes = 640 * 1024;  // of a second-level cache of 1 MiB, for ring and gelu rows
 
-int64_t panels_of(int64_t hidden) { return (hidden + kWidth - 1) / kWidth; }
+int64_t panels_of(int64_t hidden) { return blocks_of(hidden, kWidth); }
 
-int64_t padded(int64_t channels) { return vectors_of(channels) * kLanes; }
-
-// The packed weights, laid out twice: to measure, and to find.
+// The packed weights.
 template <typename Element>
-struct Packed {
+struct PackedFfn {
   Element* fc1;
   float *fc1_bias, *taps, *dw_bias;  // taps: (panel, vector of the panel, tap, lane)
   Element* fc2;
   float* fc2_bias;
 
-  Packed(Arena& arena, int64_t in, int64_t hidden, int64_t out)
+  PackedFfn(Arena& arena, int64_t in, int64_t hidden, int64_t out)
       : fc1(arena.take<Element>(packed_size<Element>(hidden, in))),
         fc1_bias(arena.take<float>(panels_of(hidden) * kWidth)),
         taps(arena.take<float>(panels_of(hidden) * kWidth * kTaps)),
@@ -53,15 +48,14 @@ struct Packed {
 
 template <typename T>
 void pack(const ConvFfnWeights& w, void* memory) {
-  using Element = typename Product<T>::Element;
+  using Element = ProductElement<T>;
   const int64_t hidden = w.fc1_weight.size[0], in = w.fc1_weight.size[1], out = w.fc2_weight.size[0];
-  Arena arena{static_cast<char*>(memory)};
-  const Packed<Element> packed(arena, in, hidden, out);
+  const auto packed = laid_out<PackedFfn<Element>>(memory, in, hidden, out);
   pack_matrix(pointwise<T>(w.fc1_weight), packed.fc1);
   Matrix<T> fc2 = pointwise<T>(w.fc2_weight);
-  fc2.padded = panels_of(hidden) * kWidth;
+  fc2.padded_depth = panels_of(hidden) * kWidth;
   pack_matrix(fc2, packed.fc2);
-  // the padding of the last panel must be zero all the way: gelu(0) = 0, times a weight of zero
+  // all of the last panel's padding must be zero: its results, gelu(0) = 0, are multiplied by weights of zero
   std::memset(packed.fc1_bias, 0, panels_of(hidden) * kWidth * sizeof(float));
   std::memset(packed.dw_bias, 0, panels_of(hidden) * kWidth * sizeof(float));
   load_parameter<T>(w.fc1_bias, hidden, packed.fc1_bias);
@@ -77,151 +71,146 @@ void pack(const ConvFfnWeights& w, void* memory) {
   }
 }
 
-// How an image is cut.
-struct Cut {
+// The column tiles of an image, and the rows of a step.
+struct FfnTiles {
   int64_t tile, tiles, group;
 
-  Cut(const ConvFfnParams& p, int64_t element_bytes) {
+  FfnTiles(const ConvFfnParams& p, int64_t element_bytes) {
     const int64_t height = p.x.size[2], width = p.x.size[3];
     const int64_t pixel_bytes = panels_of(p.hidden) * kWidth * element_bytes;
-    // three ring rows and one of gelu
-    int64_t widest = kCacheBytes / (4 * pixel_bytes);
-    widest = widest < kPixelsPerStep ? kPixelsPerStep : widest;
-    tiles = (width + widest - 1) / widest;
-    tile = (width + tiles - 1) / tiles;
-    tiles = (width + tile - 1) / tile;
-    group = (kPixelsPerStep + tile - 1) / tile;
-    group = group < height ? group : height;
+    // three rows of the ring and one of gelu
+    const int64_t widest = larger(kCacheBytes / (4 * pixel_bytes), kPixelsPerStep);
+    tile = blocks_of(width, blocks_of(width, widest));
+    tiles = blocks_of(width, tile);
+    group = smaller(blocks_of(kPixelsPerStep, tile), height);
   }
 };
 
 template <typename Element>
-struct Scratch {
+struct FfnScratch {
   Element *ring, *gelu, *rows;
-  int64_t *from, *to;  // of each pixel of a product: where it lies in the ring or in out
+  int64_t *from, *to;  // per pixel of a product: the offset of its x, and of its place in the ring or in out
 
-  Scratch(Arena& arena, const ConvFfnParams& p, const Cut& cut)
-      : ring(arena.take<Element>((cut.group + 2) * (cut.tile + 2) * panels_of(p.hidden) * kWidth)),
-        gelu(arena.take<Element>(cut.group * cut.tile * panels_of(p.hidden) * kWidth)),
-        rows(arena.take<Element>((cut.group + 2) * (cut.tile + 2) * row_elements<Element>(p.x.size[1]))),
-        from(arena.take<int64_t>(cut.group * cut.tile)),
-        to(arena.take<int64_t>((cut.group + 2) * (cut.tile + 2))) {}
+  FfnScratch(Arena& arena, const ConvFfnParams& p, const FfnTiles& tiling)
+      : ring(arena.take<Element>((tiling.group + 2) * (tiling.tile + 2) * panels_of(p.hidden) * kWidth)),
+        gelu(arena.take<Element>(tiling.group * tiling.tile * panels_of(p.hidden) * kWidth)),
+        rows(arena.take<Element>((tiling.group + 2) * (tiling.tile + 2) * padded(p.x.size[1]))),
+        from(arena.take<int64_t>(tiling.group * tiling.tile)),
+        to(arena.take<int64_t>((tiling.group + 2) * (tiling.tile + 2))) {}
 };
 
-// One thread's walk down one column tile of one image.
+// One column tile of one image, of which a thread takes some rows.
 template <typename T>
-struct Walk {
-  using Element = typename Product<T>::Element;
+struct FfnUnit {
+  using Element = ProductElement<T>;
 
   const ConvFfnParams& p;
-  const Cut& cut;
-  const Packed<Element>& packed;
-  const Scratch<Element>& s;
+  const FfnTiles& tiling;
+  const PackedFfn<Element>& packed;
+  const FfnScratch<Element>& s;
   int64_t image, left, right;  // the tile's columns
 
   int64_t columns() const { return right - left; }
-  int64_t ring_rows() const { return cut.group + 2; }
+  int64_t ring_rows() const { return tiling.group + 2; }
   int64_t slot(int64_t row) const { return (row + 1) % ring_rows(); }
   // Elements between two panels of the ring, and of the gelu rows.
-  int64_t ring_panel() const { return ring_rows() * (cut.tile + 2) * kWidth; }
-  int64_t gelu_panel() const { return cut.group * cut.tile * kWidth; }
+  int64_t ring_panel() const { return ring_rows() * (tiling.tile + 2) * kWidth; }
+  int64_t gelu_panel() const { return tiling.group * tiling.tile * kWidth; }
   const T* x_at(int64_t row, int64_t column) const {
     return static_cast<const T*>(p.x.data) + image * p.x.stride[0] + row * p.x.stride[2] + column * p.x.stride[3];
   }
 
-  // The pixels of x that hidden rows [first, last) come from, as rows of a product.
+  // The pixels of x that hidden rows [first, last) are computed from, as rows of a product.
   struct Source {
-    int64_t first, last, begin, run;  // rows inside the image; first column and columns of each
-    bool at_once;                     // all rows are one matrix: `all`
-    Pixels<Element> all;
+    int64_t first, last, begin, run;  // rows inside the image; the first column and the columns of each
+    bool at_once;                     // whether all rows are one matrix: `all`
+    Rows<const Element> all;
   };
 
   Source source(int64_t first, int64_t last) const {
-    const int64_t height = p.x.size[2], width = p.x.size[3], channels = p.x.size[1];
-    Source from{first > 0 ? first : 0, last < height ? last : height, left > 0 ? left - 1 : 0, 0, true, {}};
-    from.run = (right < width ? right + 1 : width) - from.begin;
-    if (is_direct<T, Element>(p.x)) {
+    const int64_t height = p.x.size[2], width = p.x.size[3], row_size = padded(p.x.size[1]);
+    Source from{larger(first, 0), smaller(last, height), larger(left - 1, 0), 0, true, {}};
+    from.run = smaller(right + 1, width) - from.begin;
+    if (pixels_are_rows<Element, T>(p.x, k_step<Element>())) {
       from.at_once = from.run == width && p.x.stride[2] == width * p.x.stride[3];
       from.all = direct(from.first, from.begin);
     } else {
-      const int64_t elements = row_elements<Element>(channels);
       for (int64_t row = from.first; row < from.last; ++row) {
-        gather_rows(x_at(row, from.begin), channels, p.x.stride[1], p.x.stride[3], from.run,
-                    s.rows + (row - from.first) * from.run * elements);
+        load_pixels<Element, T>(p.x, {image, row * width + from.begin, from.run},
+                                s.rows + (row - from.first) * from.run * row_size);
       }
-      from.all = {s.rows, elements, 0};
+      from.all = {s.rows, row_size};
     }
     for (int64_t row = from.first; row < from.last; ++row) {
       for (int64_t column = 0; column < from.run; ++column) {
         s.to[(row - from.first) * from.run + column] =
-            (slot(row) * (cut.tile + 2) + from.begin - left + 1 + column) * kWidth;
+            (slot(row) * (tiling.tile + 2) + from.begin - left + 1 + column) * kWidth;
       }
     }
     return from;
   }
 
-  Pixels<Element> direct(int64_t row, int64_t column) const {
-    return {reinterpret_cast<const Element*>(x_at(row, column)), p.x.stride[3], 0};
+  Rows<const Element> direct(int64_t row, int64_t column) const {
+    return {reinterpret_cast<const Element*>(x_at(row, column)), p.x.stride[3]};
   }
 
-  // One panel of hidden rows [first, last) into the ring; rows and columns outside the image are zero.
+  // Computes one panel of hidden rows [first, last) into the ring. Rows and columns outside the image are zero.
   void produce(const Source& from, int64_t first, int64_t last, int64_t panel) const {
     Element* ring = s.ring + panel * ring_panel();
     for (int64_t row = first; row < last; ++row) {
-      Element* target = ring + slot(row) * (cut.tile + 2) * kWidth;
+      Element* target = ring + slot(row) * (tiling.tile + 2) * kWidth;
       if (row < from.first || row >= from.last) std::memset(target, 0, (columns() + 2) * kWidth * sizeof(Element));
       if (left == 0) std::memset(target, 0, kWidth * sizeof(Element));
       if (right == p.x.size[3]) std::memset(target + (columns() + 1) * kWidth, 0, kWidth * sizeof(Element));
     }
     const int64_t left_over = p.hidden - panel * kWidth;
     const PackedWeights<Element> w{packed.fc1 + panel * packed_size<Element>(kWidth, p.x.size[1]),
-                                   left_over < kWidth ? left_over : kWidth, p.x.size[1], 1};
+                                   smaller(left_over, kWidth), p.x.size[1], 1};
     const float* bias = packed.fc1_bias + panel * kWidth;
     const int64_t step = from.at_once ? from.last - from.first : 1;
     for (int64_t row = from.first; row < from.last; row += step) {
       const int64_t* to = s.to + (row - from.first) * from.run;
-      gemm<Sums::kRegisters>(
+      gemm<SumsIn::kRegisters>(
           from.at_once ? from.all : direct(row, from.begin), step * from.run, w,
-          [&](int64_t m, int64_t n, FloatV sum) { store_vector(ring + to[m] + n, sum + load(bias + n)); });
+          [&](int64_t m, int64_t n, Vec sum) { store_vector(ring + to[m] + n, sum + load(bias + n)); });
     }
   }
 
-  // gelu(dw(.)) of a panel's rows [first, last): along each row, a window of nine vectors moves over the ring.
+  // gelu(dw(.)) for rows [first, last) of a panel: along each row a window of nine vectors moves over the ring.
   void convolve_and_activate(int64_t first, int64_t last, int64_t panel) const {
-    const int64_t left_over = p.hidden - panel * kWidth;
-    const int64_t vectors = left_over >= kWidth ? kPanel : vectors_of(left_over);
+    const int64_t vectors = smaller(vectors_of(p.hidden - panel * kWidth), kPanel);
     for (int64_t row = first; row < last; ++row) {
       const Element* above[3];
       for (int64_t i = 0; i < 3; ++i) {
-        above[i] = s.ring + panel * ring_panel() + slot(row - 1 + i) * (cut.tile + 2) * kWidth;
+        above[i] = s.ring + panel * ring_panel() + slot(row - 1 + i) * (tiling.tile + 2) * kWidth;
       }
       Element* target = s.gelu + panel * gelu_panel() + (row - first) * columns() * kWidth;
       for (int64_t v = 0; v < kPanel; ++v) {
         if (v < vectors) {
           activate_row(above, target, panel * kPanel + v, v * kLanes);
-        } else {  // a vector beyond the last channel: the second product reads it
-          for (int64_t x = 0; x < columns(); ++x) store_vector(target + x * kWidth + v * kLanes, FloatV{});
+        } else {  // a vector beyond the last channel, which the second product reads
+          for (int64_t x = 0; x < columns(); ++x) store_vector(target + x * kWidth + v * kLanes, Vec{});
         }
       }
     }
   }
 
   void activate_row(const Element* const (&above)[3], Element* target, int64_t vector, int64_t lane) const {
-    FloatV weight[kTaps];
+    Vec weight[kTaps];
 #pragma GCC unroll 9
     for (int i = 0; i < kTaps; ++i) weight[i] = load(packed.taps + (vector * kTaps + i) * kLanes);
-    const FloatV bias = load(packed.dw_bias + vector * kLanes);
-    FloatV before[3], here[3];
+    const Vec bias = load(packed.dw_bias + vector * kLanes);
+    Vec before[3], here[3];
 #pragma GCC unroll 3
     for (int i = 0; i < 3; ++i) {
       before[i] = load_vector(above[i] + lane);
       here[i] = load_vector(above[i] + kWidth + lane);
     }
     for (int64_t x = 0; x < columns(); ++x) {
-      FloatV sum = bias;
+      Vec sum = bias;
 #pragma GCC unroll 3
       for (int i = 0; i < 3; ++i) {
-        const FloatV after = load_vector(above[i] + (x + 2) * kWidth + lane);
+        const Vec after = load_vector(above[i] + (x + 2) * kWidth + lane);
         sum += weight[3 * i] * before[i];
         sum += weight[3 * i + 1] * here[i];
         sum += weight[3 * i + 2] * after;
@@ -244,8 +233,8 @@ struct Walk {
     const T* x = static_cast<const T*>(p.x.data) + image * p.x.stride[0];
     T* out = static_cast<T*>(p.out.data) + image * p.out.stride[0];
     const PackedWeights<Element> w{packed.fc2, out_channels, kWidth, panels_of(p.hidden)};
-    gemm(Pixels<Element>{s.gelu, kWidth, gelu_panel()}, (last - first) * columns(), w,
-         [&](int64_t m, int64_t n, FloatV sum) {
+    gemm(Rows<const Element>{s.gelu, kWidth, gelu_panel()}, (last - first) * columns(), w,
+         [&](int64_t m, int64_t n, Vec sum) {
            sum += load(packed.fc2_bias + n);
            const int64_t lanes = out_channels - n;
            if (p.residual) sum += load_channels(x + s.from[m] + n * p.x.stride[1], p.x.stride[1], lanes);
@@ -255,10 +244,10 @@ struct Walk {
 
   void rows(int64_t first, int64_t last) const {
     int64_t ready = first - 1;  // hidden rows below this one are in the ring
-    for (int64_t row = first; row < last; row += cut.group) {
-      const int64_t end = row + cut.group < last ? row + cut.group : last;
+    for (int64_t row = first; row < last; row += tiling.group) {
+      const int64_t end = smaller(row + tiling.group, last);
       const Source from = source(ready, end + 1);
-      for (int64_t panel = 0; panel < panels_of(p.hidden); ++panel) {  // one at a time: in the first-level cache
+      for (int64_t panel = 0; panel < panels_of(p.hidden); ++panel) {  // one at a time, in the first-level cache
         produce(from, ready, end + 1, panel);
         convolve_and_activate(row, end, panel);
       }
@@ -270,49 +259,37 @@ struct Walk {
 
 template <typename T>
 bool run(const ConvFfnParams& p, int threads) {
-  using Element = typename Product<T>::Element;
-  Arena found{static_cast<char*>(const_cast<void*>(p.packed))};
-  const Packed<Element> packed(found, p.x.size[1], p.hidden, p.out.size[1]);
+  using Element = ProductElement<T>;
+  const auto packed = laid_out<PackedFfn<Element>>(p.packed, p.x.size[1], p.hidden, p.out.size[1]);
   const int64_t images = p.x.size[0], height = p.x.size[2], width = p.x.size[3];
   if (images * height * width * p.out.size[1] == 0) return true;
-  const Cut cut(p, sizeof(Element));
-  Arena measure{nullptr};
-  Scratch<Element>{measure, p, cut};
-  char* memory = static_cast<char*>(std::malloc(threads * measure.used + 64));
-  if (memory == nullptr) return false;
-  char* aligned = memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64) % 64;
-  const int64_t total = images * cut.tiles * height;
+  const FfnTiles tiling(p, sizeof(Element));
+  const TeamMemory memory(0, bytes_of<FfnScratch<Element>>(p, tiling), threads);
+  if (memory.is_exhausted()) return false;
+  const int64_t total = images * tiling.tiles * height;
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-    Arena arena{aligned + member * measure.used};
-    const Scratch<Element> scratch(arena, p, cut);
-    int64_t row = total * member / team;
-    const int64_t last = total * (member + 1) / team;
-    while (row < last) {
+    const Member me = this_member();
+    const auto scratch = memory.own<FfnScratch<Element>>(me, p, tiling);
+    const int64_t last = me.end(total);
+    for (int64_t row = me.begin(total); row < last;) {
       const int64_t strip = row / height, first = row % height;
-      const int64_t count = last - row < height - first ? last - row : height - first;
-      const int64_t left = strip % cut.tiles * cut.tile;
-      const int64_t right = left + cut.tile < width ? left + cut.tile : width;
-      Walk<T>{p, cut, packed, scratch, strip / cut.tiles, left, right}.rows(first, first + count);
+      const int64_t count = smaller(last - row, height - first);
+      const int64_t left = strip % tiling.tiles * tiling.tile;
+      const int64_t right = smaller(left + tiling.tile, width);
+      FfnUnit<T>{p, tiling, packed, scratch, strip / tiling.tiles, left, right}.rows(first, first + count);
       row += count;
     }
   }
-  std::free(memory);
   return true;
 }
 
 }  // namespace
 
 int64_t conv_ffn_packed_bytes(const ConvFfnWeights& weights) {
-  const int64_t hidden = weights.fc1_weight.size[0], in = weights.fc1_weight.size[1];
-  Arena measure{nullptr};
-  if (weights.dtype == DType::kBFloat16) {
-    Packed<Product<BFloat16>::Element>(measure, in, hidden, weights.fc2_weight.size[0]);
-  } else {
-    Packed<float>(measure, in, hidden, weights.fc2_weight.size[0]);
-  }
-  return measure.used;
+  const int64_t hidden = weights.fc1_weight.size[0], in = weights.fc1_weight.size[1], out = weights.fc2_weight.size[0];
+  return weights.dtype == DType::kBFloat16 ? bytes_of<PackedFfn<ProductElement<BFloat16>>>(in, hidden, out)
+                                           : bytes_of<PackedFfn<float>>(in, hidden, out);
 }
 
 void conv_ffn_pack_cpu(const ConvFfnWeights& weights, void* packed) {

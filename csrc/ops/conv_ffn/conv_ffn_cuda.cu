@@ -2,34 +2,37 @@
 // never leaves the multiprocessor.
 //
 // Tiling: a block makes a tile of 14 columns by 8 or 16 rows (8 from 128 channels on) by all output channels. It holds
-// the tile of x with its halo, 16 columns by 10 or 18 rows by C, and walks over the hidden channels in slices of 32 or
-// 64. Of each slice:
-//   fc1    tensor cores: the slice of hidden, bias included, zero outside the image, in planes of a channel;
+// the tile of x with its halo, 16 columns by 10 or 18 rows by C, and loops over the hidden channels in slices of 32 or
+// 64. For each slice:
+//   fc1    tensor cores: makes the slice of hidden, with bias, zero outside the image, in planes of one channel;
 //   dw3x3  tensor cores: a row of taps over 16 columns is a product with a banded Toeplitz matrix, T[m][k] = w[k - m],
-//          of 16 columns by 8 lines; three rows of taps are three products of 2048 multiply-adds for 112 outputs, where
-//          9 FMA an output, its conversions and loads were 16 instructions. GELU on the sums, rounded, to planes again;
-//   fc2    tensor cores: added to the sums (pixels x Co) in float32 registers.
-// Two barriers a slice; fc1's weights of the next slice arrive by cp.async during dw3x3, fc2's go from L2 to registers.
-// At the end the sums cross shared memory into the order of out; bias, residual and rounding happen once, 16 bytes an
-// access. Where there are few tiles a cluster of up to 8 blocks shares one: each takes its slices, and the sums of all
-// are added in the blocks' order through distributed shared memory. Devices without clusters take a block a tile. More
-// output channels than a block holds (Co > C, not SegNeXt's) are panels, for each of which hidden is made again. More
-// than 320 input channels are Triton's: x fills the multiprocessor, and three kernels are three times as fast.
+//          of 16 columns by 8 lines. Three rows of taps are three products of 2048 multiply-adds for 112 outputs; 9 FMA
+//          per output with conversions and loads were 16 instructions. GELU is applied to the sums; the results are
+//          rounded and go to planes again;
+//   fc2    tensor cores: adds to the sums (pixels x Co) in float32 registers.
+// There are two barriers per slice. fc1's weights of the next slice arrive by cp.async during dw3x3; fc2's go from L2
+// to registers. At the end the sums cross shared memory into the order of out; bias, residual and rounding are applied
+// once, 16 bytes per access. If there are few tiles, a cluster of up to 8 blocks shares each: every block processes
+// some of the slices, and the sums of all are added in the blocks' order through distributed shared memory. Devices
+// without clusters use one block per tile. If there are more output channels than a block holds (Co > C, which SegNeXt
+// does not have), they are divided into panels, and hidden is recomputed for each panel. More than 320 input channels
+// are left to Triton: x would fill the multiprocessor, and three kernels are three times as fast.
 // Hidden and GELU's result are rounded to the 16-bit type, as eager PyTorch rounds them; sums are float32.
-// NaN and Inf reach what they reach by the definition: a slice of a tile that has one, seen by the barrier, is mixed
-// by plain multiply-adds, since a Toeplitz matrix's zeros would spread it along the line.
+// NaN and Inf reach exactly what they reach by the definition. The barrier after fc1 tells whether a slice of a tile
+// contains one; such a slice is mixed by plain multiply-adds, because a Toeplitz matrix's zeros would spread it along
+// the line.
 //
-// Bytes: x once, with a halo that L2 serves (1.29 and 1.43 times), out once, weights from L2 once a tile.
-// Work a hidden element, warp instructions x 32 / elements, of the issue model (bench/issue_model) at four images of
-// 112x112: C 32: 34, 64: 38, 128: 64, 160: 72, 256: 65, 320: 76. 15 are GELU's, 4 the rest of dw3x3; what grows with C
-// feeds the products.
-// Microseconds of the issue model at batch 1, bound by passes over shared memory, not yet measured on a GPU:
+// Bytes: x once, with a halo that L2 serves (1.29 and 1.43 times), out once, weights from L2 once per tile.
+// Work per hidden element (warp instructions x 32 / elements by bench/issue_model) for four images of 112x112: C 32:
+// 34, 64: 38, 128: 64, 160: 72, 256: 65, 320: 76. GELU takes 15 of them and the rest of dw3x3 4; the part that grows
+// with C feeds the products.
+// Model for an H200 (bench/issue_model), microseconds at batch 1, bound by passes over shared memory:
 //   512x512     T 10.6, 7.0, 10.0, 11.1 (13 launches: 125)     B 20.7, 20.3, 16.7
 //   768x1536    T 29.4, 21.2, 15.0, 11.5 (13 launches: 250)
-// Versions, by counting: fc1's weights straight from L2 as the left operand cost 8 moves a product (its four registers
-// are two rows of weights by turns); Toeplitz operands made of pairs in registers 12 moves a channel; 64 hidden
-// channels a slice at C = 64 leave room for one block a multiprocessor; what the address of each phase is made of is
-// computed once where registers allow it, 20 to 30 instructions a warp and slice.
+// Versions, compared by counting: fc1's weights straight from L2 as the left operand cost 8 moves per product, because
+// its four registers alternate between two rows of weights. Toeplitz operands assembled from pairs in registers cost 12
+// moves per channel. 64 hidden channels per slice at C = 64 leave room for one block per multiprocessor. The parts of
+// each phase's addresses are computed once if registers allow it, which saves 20 to 30 instructions per warp and slice.
 
 #include <algorithm>
 
@@ -41,10 +44,10 @@
 namespace segnext {
 namespace {
 
-constexpr int kMostSplits = 8;  // blocks of a cluster that every device with clusters takes
+constexpr int kMostSplits = 8;  // blocks per cluster that every device with clusters supports
 
 struct FfnGrid {
-  int tiles_x, tiles_y, splits;  // blocks along x: one for each split of a tile, a cluster; along y: panels
+  int tiles_x, tiles_y, splits;  // blocks along x: one per split of a tile, a cluster; along y: panels
   bool vectors_in, vectors_out;
 };
 
@@ -55,7 +58,7 @@ __device__ inline FfnTile tile_of(const ConvFfnCudaParams& p, const FfnGrid& gri
           place % grid.tiles_x * kTileColumns, static_cast<int>(p.x.size[2]), static_cast<int>(p.x.size[3])};
 }
 
-// The tile of x with its halo, zeros outside the image and past its channels.
+// Loads the tile of x with its halo, with zeros outside the image and past its channels.
 template <typename T, typename S>
 __device__ inline void load_x(T* x, const Tensor4& from, const FfnTile& at, bool vectors) {
   constexpr unsigned kVectors = S::kIn / 8;
@@ -81,12 +84,12 @@ __device__ inline void load_x(T* x, const Tensor4& from, const FfnTile& at, bool
   cp_async_commit();
 }
 
-// The sums of the cluster's blocks in their order, bias, residual; a block's share of the tile's pixels.
+// Adds the sums of the cluster's blocks in their order, bias and residual, for this block's share of the tile's pixels.
 template <typename T, typename S>
 __device__ inline void write_out(float* sums, const ConvFfnCudaParams& p, const FfnGrid& grid) {
   constexpr unsigned kVectors = S::kOut / 8;
   const T* bias = static_cast<const T*>(p.weights.fc2_bias.data);
-  const FfnTile at = tile_of<S>(p, grid, opaque(blockIdx.x));  // once more: not kept through all that is before
+  const FfnTile at = tile_of<S>(p, grid, opaque(blockIdx.x));  // recomputed: keeping it would cost registers
   const int channels = static_cast<int>(p.out.size[1]);
 #pragma unroll 1
   for (unsigned i = cluster_rank() * S::kThreads + threadIdx.x; i < S::kOutputs * kVectors;
@@ -157,7 +160,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) conv_ffn_forward_kern
   if (threadIdx.x < S::kSlice) store_shared(expansion_biases + threadIdx.x, bias);
   cp_async_wait<0>();
   __syncthreads();
-  // What a phase reads from memory is asked for a phase before.
+  // Each phase requests from memory the values that the next phase reads.
 #pragma unroll 1
   for (int slice = rank; slice < slices; slice += grid.splits) {
     TapRow<T, S> row;
@@ -192,11 +195,12 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) conv_ffn_forward_kern
     __syncthreads();
   }
   write_out<T, S>(sums, p, grid);
-  if (grid.splits > 1) cluster_sync();  // nobody's sums are read any more
+  if (grid.splits > 1) cluster_sync();  // no sums are read after this
 }
 
-// Blocks of a cluster among which to split the hidden channels: a multiprocessor is busy with `full` blocks at once, a
-// block takes its slices and as long as one for x and the result, and as another one for the others' sums.
+// Chooses the number of blocks per cluster that share the hidden channels of a tile. A multiprocessor is busy with
+// `full` blocks at once. A block takes the time of its slices, plus that of one slice for x and the result, plus
+// another for the sums of other blocks.
 inline int splits_for(int64_t units, int slices, double full) {
   int best = 1;
   double least = 0.0;
@@ -232,7 +236,7 @@ int launch_shape(const ConvFfnCudaParams& p, void* stream) {
                          : launch(kernel, blocks, threads, S::kSharedBytes, stream, p, grid);
 }
 
-// f(FfnShape) for so many input channels.
+// Calls f(FfnShape) with the shape for this many input channels.
 template <typename F>
 auto with_shape(int64_t channels, F f) {
   //                                     in, out, slice, warps, sets, rows, at once, out tiles, blocks

@@ -1,4 +1,4 @@
-// conv_ffn's first phase on a GPU: fc1, a slice of hidden channels of a tile with its halo.
+// First phase of conv_ffn on a GPU: fc1 makes a slice of hidden channels of a tile with its halo.
 #pragma once
 
 #include "cuda/fragments.cuh"
@@ -7,7 +7,7 @@
 
 namespace segnext {
 
-// fc1's weights of a slice to shared memory, zeros past what there is.
+// Copies fc1's weights of a slice to shared memory, with zeros past the weights' end.
 template <typename T, typename S>
 __device__ inline void load_expansion(const Tensor4& weight, int slice, T* shared) {
   constexpr unsigned kVectors = S::kIn / 8;
@@ -21,7 +21,7 @@ __device__ inline void load_expansion(const Tensor4& weight, int slice, T* share
   cp_async_commit();
 }
 
-// A bias of fc1 for each of a block's first threads.
+// Loads one bias of fc1 in each of a block's first threads.
 template <typename T, typename S>
 __device__ inline float expansion_bias(const Tensor4& bias, int slice) {
   const int e = slice * S::kSlice + threadIdx.x;
@@ -29,13 +29,13 @@ __device__ inline float expansion_bias(const Tensor4& bias, int slice) {
   return given ? to_float(load_global(static_cast<const T*>(bias.data) + e)) : 0.0f;
 }
 
-// fc1: (slice, kIn) x (kIn, pixels) + bias to `hidden`, zero outside the image.
+// fc1: (slice, kIn) x (kIn, pixels) + bias goes to `hidden`, with zeros outside the image.
 template <typename T, typename S>
 struct Expand {
-  static constexpr int kSteps = S::kIn / 16, kUnroll = kSteps > 10 ? 1 : kSteps / 2;  // more run ahead into spills
+  static constexpr int kSteps = S::kIn / 16, kUnroll = kSteps > 10 ? 1 : kSteps / 2;  // more unrolling would spill
   unsigned lane, group, row, half;  // the warp's first tile of pixels, its first hidden channel, its half of the lines
   bool inside[2];                   // whether a lane's two columns are in the image
-  int first_line, last_line;        // of those in the image
+  int first_line, last_line;        // the lines that are in the image
 
   __device__ Expand(const FfnTile& at, unsigned thread)
       : lane(thread % kWarp),
@@ -80,7 +80,7 @@ struct Expand {
   }
 
  private:
-  // Of the warp's tiles the line of number i.
+  // The line of the warp's i-th tile.
   __device__ unsigned line_of(unsigned i) const { return i * (S::kWarpsN / 2) | (group / 2 & (S::kWarpsN / 2 - 1)); }
 
   __device__ void multiply(float (&d)[S::kRowTiles][S::kAtOnce][4], const T* x, const T* weight) const {
@@ -129,7 +129,7 @@ struct Expand {
     }
   }
 
-  // The depthwise product's border is of zeros, not of biases.
+  // The depthwise convolution's border consists of zeros, not of biases.
   __device__ void clear_outside(T* hidden) const {
 #pragma unroll 1
     for (int i = 0; i < S::kPixelTiles; ++i) {

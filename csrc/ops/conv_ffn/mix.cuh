@@ -1,4 +1,4 @@
-// conv_ffn's second phase on a GPU: the depthwise 3x3 and GELU of a slice of hidden channels.
+// Second phase of conv_ffn on a GPU: the depthwise 3x3 and GELU of a slice of hidden channels.
 #pragma once
 
 #include "cuda/gelu.cuh"
@@ -7,19 +7,20 @@
 
 namespace segnext {
 
-// The depthwise taps of a slice as Toeplitz matrices in the registers of a product's left operand, T[m][k] = w[k - m]:
-// for each channel and row of taps seven vectors, of which a lane reads the one it has. They are {pair, 0, 0, pair} for
-// each of the pairs (w0, w1), (w2, 0), (0, w0), (w1, w2); 0; and {0, 0, pair, 0} for the second and the fourth pair.
+// The depthwise taps of a slice as Toeplitz matrices in the registers of a product's left operand, T[m][k] = w[k - m].
+// There are seven vectors per channel and row of taps, and each lane reads the one that it needs: {pair, 0, 0, pair}
+// for each of the pairs (w0, w1), (w2, 0), (0, w0) and (w1, w2); then zeros only; then {0, 0, pair, 0} for the second
+// and the fourth pair.
 constexpr unsigned kTapVectors = 7;
 
-// The zeros among them, once for all slices.
+// Writes the zeros among them, once for all slices.
 template <typename S>
 __device__ inline void clear_taps(Words* taps) {
 #pragma unroll 1
   for (unsigned i = threadIdx.x; i < S::kSlice * 3 * kTapVectors; i += S::kThreads) store_shared(taps + i, Words{});
 }
 
-// A row of taps of a channel for each of a block's first threads: from memory to registers, and later to `taps`.
+// One row of taps of a channel in each of a block's first threads: load() reads it to registers, store() writes `taps`.
 template <typename T, typename S>
 struct TapRow {
   static_assert(3 * S::kSlice <= S::kThreads, "a thread a row");
@@ -54,14 +55,14 @@ struct TapRow {
   }
 };
 
-// The depthwise 3x3 and GELU, `hidden` to `mixed`: per channel and row of taps a product of the Toeplitz matrix with 16
-// columns by 8 lines. Of its 16 columns 14 have all their taps.
+// The depthwise 3x3 and GELU, from `hidden` to `mixed`. For each channel and row of taps it is a product of the
+// Toeplitz matrix with 16 columns by 8 lines. 14 of the 16 columns have all their taps.
 template <typename T, typename S>
 struct Mix {
-  static constexpr unsigned kChannels = S::kSlice / S::kWarps;  // of a warp
+  static constexpr unsigned kChannels = S::kSlice / S::kWarps;  // channels per warp
   static_assert(8 % kChannels == 0, "one swizzle for all of them");
 
-  // Which of a row's vectors a lane reads, by k - m of its first element.
+  // The index of the vector of a row that a lane reads, by k - m of its first element.
   __device__ static unsigned vector_of(int difference) {
     switch (difference) {
       case 0:
@@ -115,7 +116,8 @@ struct Mix {
     }
   }
 
-  // The same by the definition, where a zero beside the taps would make NaN of an infinity.
+  // The same by the definition, for slices with an infinity: multiplied by the zeros beside the taps it would become
+  // NaN.
   __device__ static void run_plainly(const T* hidden, const Words* taps, const float* biases, T* mixed) {
 #pragma unroll 1
     for (unsigned i = threadIdx.x; i < S::kSlice * S::kOutputs; i += S::kThreads) {
@@ -138,16 +140,16 @@ struct Mix {
     }
   }
 
-  // Vectors of 8 lines of `mixed`: so that the channels that fc2's operand takes together lie in different banks.
+  // Swizzles vectors of 8 lines of `mixed`, so that the channels of one operand of fc2 lie in different banks.
   __device__ static unsigned swizzle_of(unsigned channel) { return channel / 8 % 4 * 2; }
 
  private:
-  // Sets 0 to kSets + 1 of eight lines: line set + kSets n.
+  // Loads sets 0 to kSets + 1 of eight lines each: the lines set + kSets n.
   __device__ static void load_columns(uint32_t (&columns)[S::kSets + 2][2], const T* operand) {
 #pragma unroll
     for (int set = 0; set < S::kSets + 2; set += 2) {
       const T* at = operand + hidden_vector<S>(0, set) * 8;
-      if (set + 1 < S::kSets + 2) {  // lanes from 16 on are a set further
+      if (set + 1 < S::kSets + 2) {  // lanes from 16 on load the next set
         uint32_t both[4];
         ldmatrix_x4(both, at);
         columns[set][0] = both[0];

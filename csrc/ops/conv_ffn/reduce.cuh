@@ -1,4 +1,4 @@
-// conv_ffn's third phase on a GPU: fc2 of a slice of hidden channels, added to the sums of a tile.
+// Third phase of conv_ffn on a GPU: fc2 of a slice of hidden channels, added to the sums of a tile.
 #pragma once
 
 #include "cuda/ptx.cuh"
@@ -6,7 +6,7 @@
 
 namespace segnext {
 
-// 8 elements at k of a row of a weight, zeros where there are none.
+// Loads 8 elements at k of a row of a weight, with zeros past its end.
 template <typename T>
 __device__ inline Words load_weights(const Tensor4& weight, int row, int k) {
   Words words{};
@@ -18,15 +18,15 @@ __device__ inline Words load_weights(const Tensor4& weight, int row, int k) {
 }
 
 // fc2: (pixels, slice) x (slice, kOut), added to the warp's sums: tiles of two columns by eight lines, by 8 channels.
-// Weights come from global memory as they lie, 16 bytes a lane: of 32 k a lane t = lane % 4 has 8 t to 8 t + 7, which
-// are two steps of mma's 16. Step s takes k = 8 t + 4 s + 2 h + {0, 1} for its element 2 t + 8 h + {0, 1}, of the
-// weights and of `mixed`, whose rows ldmatrix takes in any order.
+// Weights come from global memory in their own order, 16 bytes per lane: of 32 k, lane t = lane % 4 has 8 t to 8 t + 7,
+// which are two steps of mma's 16. Step s takes k = 8 t + 4 s + 2 h + {0, 1} as its element 2 t + 8 h + {0, 1}, of the
+// weights and of `mixed`, whose rows ldmatrix can read in any order.
 template <typename T, typename S>
 struct Reduce {
   static constexpr int kSteps = S::kSlice / 32;
   static constexpr bool kEven = S::kSumTiles * S::kWarpsP == S::kSets * kTileColumns / 2;  // a warp's are one set's
 
-  unsigned first, tile;  // output channel of the panel, and tile of pixels, that the warp begins with
+  unsigned first, tile;  // the warp's first output channel of the panel, and its first tile of pixels
   Words by[kSteps][S::kOutTiles];
   float sums[S::kSumTiles][S::kOutTiles][4];
 
@@ -43,7 +43,7 @@ struct Reduce {
     }
   }
 
-  // Brings the weights of a slice into registers.
+  // Loads the weights of a slice into registers.
   __device__ void prefetch(const ConvFfnWeights& w, int panel, int slice) {
     const unsigned lane = threadIdx.x % kWarp;
 #pragma unroll
@@ -64,7 +64,7 @@ struct Reduce {
 #pragma unroll
     for (int i = 0; i < S::kSumTiles; ++i) {
       if (!kEven && tile + i >= S::kSets * kTileColumns / 2) break;
-      // vectors of a channel, of which 14 of 16 are output; four swizzled places serve a set
+      // vectors of a channel; 14 of 16 are output; four swizzled places serve a set
       const unsigned vector =
           kEven ? tile / S::kSumTiles * 16 + 2 * i / 8 * 8 + ((2 * i % 8) ^ swizzle) : (2 * (tile + i)) ^ swizzle;
       const T* columns = rows + vector * 8;
@@ -82,7 +82,7 @@ struct Reduce {
     }
   }
 
-  // The sums to (kOutputs, kOutPitch): pixels by set, column, line.
+  // Stores the sums as (kOutputs, kOutPitch), with pixels by set, column, line.
   __device__ void store(float* target) const {
     const unsigned lane = threadIdx.x % kWarp;
     float* rows = target + (tile * 16 + lane / 4) * S::kOutPitch + first + lane % 4 * 2;

@@ -1,5 +1,5 @@
-// How a block of conv_ffn's CUDA kernel works on a slice of hidden channels, and what its three phases (expand.cuh,
-// mix.cuh, reduce.cuh) share: where things lie in shared memory, 16-byte vectors, the search for NaN and infinities.
+// How a block of conv_ffn's CUDA kernel works on a slice of hidden channels. Shared by its three phases (expand.cuh,
+// mix.cuh, reduce.cuh): the layout of shared memory, 16-byte vectors, the search for NaN and infinities.
 #pragma once
 
 #include <cstring>
@@ -9,11 +9,12 @@
 
 namespace segnext {
 
-constexpr int kTileColumns = 14;  // of output: 16 of hidden
+constexpr int kTileColumns = 14;  // columns of output; hidden has 16
 
-// How a block works: input channels (padded) and output channels of a panel, hidden channels of a slice, warps, sets of
-// eight lines; tiles of 16 hidden channels a warp has in fc1, and of 8 pixels at once; tiles of 8 output channels a
-// warp has in fc2; blocks that shall fit a multiprocessor's registers.
+// How a block works: input channels (padded) and output channels of a panel; hidden channels of a slice; warps; sets of
+// eight lines. In fc1, the tiles of 16 hidden channels that a warp has, and how many tiles of 8 pixels it makes at
+// once. In fc2, the tiles of 8 output channels that a warp has. Last, the blocks that must fit a multiprocessor's
+// registers.
 template <int kIn_, int kOut_, int kSlice_, int kWarps_, int kSets_, int kRowTiles_, int kAtOnce_, int kOutTiles_,
           int kBlocks_>
 struct FfnShape {
@@ -22,19 +23,18 @@ struct FfnShape {
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kTileRows = 8 * kSets, kLines = kTileRows + 2, kPixels = 16 * kLines;
   static constexpr int kOutputs = kTileRows * kTileColumns;  // pixels
-  // fc1: warps along the channels, and along the pixels in tiles of 8, every other one a warp's: all of the same half
-  // line
+  // fc1: warps along the channels, and along the pixels in tiles of 8; a warp's tiles all have the same half of a line
   static constexpr int kWarpsM = kSlice / 16 / kRowTiles, kWarpsN = kWarps / kWarpsM;
   static constexpr int kPixelTiles = 2 * kLines / kWarpsN;
   // fc2: warps along the output channels, and along the tiles of two columns by eight lines
   static constexpr int kWarpsOut = kOut / 8 / kOutTiles, kWarpsP = kWarps / kWarpsOut;
   static constexpr int kSumTiles = (kSets * kTileColumns / 2 + kWarpsP - 1) / kWarpsP;
   // x (pixel, kIn), fc1's weights (channel, kIn), hidden (channel, half, kLines, 8), mixed (channel, kSets, 16 columns,
-  // 8 lines): an odd number of 16-byte vectors a pixel or channel, so that neighbours lie in different banks
+  // 8 lines): an odd number of 16-byte vectors per pixel or channel, so that neighbours lie in different banks
   static constexpr int kPitch = kIn + 8;
   static constexpr int kHiddenPitch = (2 * kLines + 1) * 8, kMixedPitch = (16 * kSets + 1) * 8;
-  static constexpr int kRegisters = 65536 / (kThreads * kBlocks), kSums = 4 * kSumTiles * kOutTiles;  // of a thread
-  // whether fc2's weights fit the registers beside GELU, and whether there is room for more than a phase's own things
+  static constexpr int kRegisters = 65536 / (kThreads * kBlocks), kSums = 4 * kSumTiles * kOutTiles;  // per thread
+  // whether fc2's weights fit the registers beside GELU; whether values can stay in registers between phases
   static constexpr bool kEarly = kSlice / 32 * kOutTiles <= 2 && (kSets == 1 || kRegisters > 128);
   static constexpr bool kStays = (kSums < 64 && kSets == 1) || kRegisters > 128;
   static constexpr int kOutPitch = kOut + 8;
@@ -70,7 +70,7 @@ __device__ inline T low_of(uint32_t pair) {
   return value;
 }
 
-// Pairs of elements: NaN once a NaN or an infinity was added.
+// Detects non-finite pairs of elements: the sum becomes NaN once a NaN or an infinity was added.
 template <typename T>
 struct NotFinite;
 template <>
@@ -102,14 +102,14 @@ struct NotFinite<__nv_bfloat16> {
   }
 };
 
-// Line of a tile's hidden pixels -> its vector of 8 columns among a channel's. Lines that are kSets apart follow each
-// other: the eight lines of an operand of the depthwise product are 128 bytes.
+// Maps a line of a tile's hidden pixels to its vector of 8 columns within a channel. Lines that are kSets apart follow
+// each other, so the eight lines of an operand of the depthwise product are 128 contiguous bytes.
 template <typename S>
 __device__ constexpr unsigned hidden_vector(unsigned half, unsigned line) {
   return half * S::kLines + line % S::kSets * (S::kLines / S::kSets) + line / S::kSets;
 }
 
-// Where the block's tile lies in the image.
+// The place of the block's tile in the image.
 struct FfnTile {
   int64_t image;
   int top, left, height, width;

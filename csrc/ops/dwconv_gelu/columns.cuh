@@ -1,5 +1,5 @@
-// What a thread of dwconv_gelu has: kVec channels of some neighbouring columns, down a strip of rows. Rows of an image
-// come straight from global memory to its registers: threads side by side share their outer columns through L1.
+// The work of one thread of dwconv_gelu: kVec channels of a few neighbouring columns, down a strip of rows. Rows of an
+// image go straight from global memory to registers; neighbouring threads share their outer columns through L1.
 #pragma once
 
 #include <type_traits>
@@ -8,7 +8,7 @@
 
 namespace segnext {
 
-// Whether a thread may take kVec channels at once in all of these images, at 32-bit offsets of a few columns.
+// Whether a thread may read kVec channels at once in all of these images, at 32-bit offsets of a few columns.
 template <typename T, int kVec, typename... Tensors>
 inline bool has_channel_vectors(const Tensors&... images) {
   return ((images.stride[1] == 1 && images.size[1] % kVec == 0 && images.stride[0] % kVec == 0 &&
@@ -18,9 +18,9 @@ inline bool has_channel_vectors(const Tensors&... images) {
           ...);
 }
 
-// kVec elements as they lie in memory. Words, because a register of two elements that are named apart is taken apart.
+// kVec elements as they are in memory. They are stored as words: nvcc would unpack a register of two named elements.
 template <typename T, int kVec>
-struct alignas(kVec * sizeof(T)) Packed {
+struct alignas(kVec * sizeof(T)) PackedChannels {
   uint32_t words[kVec * sizeof(T) / 4];
 
   __device__ void to_floats(float (&floats)[kVec]) const {
@@ -38,25 +38,25 @@ struct alignas(kVec * sizeof(T)) Packed {
 };
 
 template <typename T>
-struct Packed<T, 1> {
+struct PackedChannels<T, 1> {
   T value;
 
   __device__ void to_floats(float (&floats)[1]) const { floats[0] = to_float(value); }
 };
 
-// The thread's nine taps and bias, as floats.
+// A thread's nine taps and bias, as floats.
 template <typename T, int kVec>
-struct Taps {
+struct ThreadTaps {
   float weight[9][kVec] = {}, bias[kVec] = {};
 
   __device__ void load(const Tensor4& weights, const Tensor4& biases, int64_t channel) {
     const T* taps = static_cast<const T*>(weights.data) + channel * weights.stride[0];
     if (kVec > 1 && weights.stride[0] == 9 && weights.stride[2] == 3 && weights.stride[3] == 1 &&
-        reinterpret_cast<uintptr_t>(weights.data) % sizeof(Packed<T, kVec>) == 0) {
+        reinterpret_cast<uintptr_t>(weights.data) % sizeof(PackedChannels<T, kVec>) == 0) {
 #pragma unroll
-      for (int i = 0; i < 9; ++i) {  // kVec x 9 numbers side by side
+      for (int i = 0; i < 9; ++i) {  // kVec x 9 contiguous numbers
         float loaded[kVec];
-        load_global(reinterpret_cast<const Packed<T, kVec>*>(taps) + i).to_floats(loaded);
+        load_global(reinterpret_cast<const PackedChannels<T, kVec>*>(taps) + i).to_floats(loaded);
 #pragma unroll
         for (int v = 0; v < kVec; ++v) weight[(i * kVec + v) % 9][(i * kVec + v) / 9] = loaded[v];
       }
@@ -78,7 +78,7 @@ struct Taps {
   }
 };
 
-// What an address of a thread's column is off its first one: 32 bits where has_channel_vectors() holds.
+// Type of the offset of a thread's column from its first: 32 bits are enough if has_channel_vectors() holds.
 template <int kVec>
 using ColumnOffset = typename std::conditional<(kVec > 1), unsigned, int64_t>::type;
 
@@ -87,12 +87,12 @@ __device__ inline ColumnOffset<kVec> column_bytes(const Tensor4& image) {
   return static_cast<ColumnOffset<kVec>>(image.stride[3] * static_cast<int64_t>(sizeof(T)));
 }
 
-// Some neighbouring columns of an image's rows, row after row; zeros outside the image.
+// Reads a few neighbouring columns of an image, one row after the other, with zeros outside the image.
 template <typename T, int kVec>
 class RowReader {
  public:
-  // `columns` from `column` on, of which only the first and the last may be outside; rows from `row` on. Nobody looks
-  // at rows from `end` on, and all is zero where not `active`.
+  // Reads `columns` columns from `column` on, of which only the first and the last may be outside the image, and rows
+  // from `row` on. Rows from `end` on are never used. Everything is zero if not `active`.
   __device__ RowReader(const Tensor4& image, int64_t n, int64_t channel, int column, int columns, int row, int end,
                        bool active = true)
       : address_(static_cast<const char*>(image.data) +
@@ -107,15 +107,15 @@ class RowReader {
         has_first_(column >= 0),
         has_last_(column + columns <= image.size[3]) {}
 
-  // The next row: as many columns as the constructor was told, all of them in the image where kAllExist.
+  // Loads the next row. kColumns is the constructor's `columns`. kAllExist: all of them are in the image.
   template <int kColumns, bool kAllExist = false>
-  __device__ void load(Packed<T, kVec>* columns) {
+  __device__ void load(PackedChannels<T, kVec>* columns) {
     const bool exists = row_ >= 0 && row_ < end_;
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
       columns[j] = {};
       if (exists && (kAllExist || ((j > 0 || has_first_) && (j < kColumns - 1 || has_last_)))) {
-        columns[j] = load_global(reinterpret_cast<const Packed<T, kVec>*>(address_ + j * column_bytes_));
+        columns[j] = load_global(reinterpret_cast<const PackedChannels<T, kVec>*>(address_ + j * column_bytes_));
       }
     }
     address_ += row_bytes_;
@@ -131,7 +131,7 @@ class RowReader {
   const bool has_first_, has_last_;
 };
 
-// Rows of results of a thread's columns, row after row.
+// Writes results of a thread's columns, one row after the other.
 template <typename T, int kVec>
 class RowWriter {
  public:
@@ -153,11 +153,11 @@ class RowWriter {
   const ColumnOffset<kVec> column_bytes_;
 };
 
-// A number that a generic lambda takes as a constant.
+// An integer that a generic lambda can use as a constant.
 template <int kValue>
 using Int = std::integral_constant<int, kValue>;
 
-// Where a block works. Blocks are fewer than 2^31.
+// The strip of this block. There are fewer than 2^31 blocks.
 struct StripPlace {
   unsigned image, channel, left, top, bottom, part;
 

@@ -1,21 +1,22 @@
 // Backward of dwconv_gelu on a GPU, from x alone: y = dw3x3(x) + b is recomputed, g = grad gelu'(y); then
-//   grad_x = dw3x3 of g with the weights turned by 180 degrees,
+//   grad_x = dw3x3 of g with the weights rotated by 180 degrees,
 //   grad_weight[i, j] = sum over pixels p of g[p] x[p + (i - 1, j - 1)], grad_bias = sum of g.
 //
-// Tiling: a thread has two channels of four columns (two in float and float16) and walks down a strip of rows, with
-// three rows of x and the three rows of grad_x that a row of g reaches in registers. Rows of x and grad come straight
-// from global memory, one step ahead: a step is 500 instructions. Threads side by side exchange their outer columns of
-// g through shared memory, one barrier a step; where a block has others beside it, one more warp makes g of the two
-// columns outside. grad_weight's sums stay in registers down the strip, then columns are added in order.
-// Bytes: x, grad and grad_x once, plus two to four rows a strip that L2 serves: 6 an element in 16-bit formats. Partial
-// sums: 40 bytes a channel and block.
-// Instructions an element (sm_90 machine code, bf16): 60, of which 27 are FMA of the three convolutions, 13 gelu', 3
-// conversions and 8 addresses and loads; 66 in float, 65 in float16. The warp outside adds 5 %.
-// Model for an H200 (528 warp instructions a cycle at 1.7 GHz, 4.3 TB/s), no GPU has run it: SegNeXt-T's
-// 256 x 128 x 128 11 us in strips of 16 rows (29 before), 32 images of it 300 us; memory's floors are 5.9 and 187 us.
-// Registers: 168, for 12 warps a multiprocessor, 10 where a block has the warp outside.
-// Versions tried: rings of x, grad and g in shared memory, a thread one column of four channels, erff and expf: 200
-// instructions an element and 8 warps. Two columns in bf16 at 128 registers: 75 instructions an element.
+// Tiling: a thread has two channels of four columns (of two in float and float16) and walks down a strip of rows.
+// Registers hold three rows of x and the three rows of grad_x that a row of g contributes to. Rows of x and grad come
+// straight from global memory, one step ahead; a step is 500 instructions. Neighbouring threads exchange their outer
+// columns of g through shared memory, with one barrier per step. If a block has others beside it, one more warp makes g
+// of the two columns outside. The sums of grad_weight stay in registers down the strip; then columns are added in
+// order.
+// Bytes: x, grad and grad_x once, plus two to four rows per strip that L2 serves: 6 per element in 16-bit formats.
+// Partial sums: 40 bytes per channel and block.
+// Instructions per element (sm_90 machine code, bf16): 60, of which 27 are FMA of the three convolutions, 13 gelu', 3
+// conversions and 8 addresses and loads; 66 in float, 65 in float16. The extra warp adds 5 %.
+// Model for an H200 (528 warp instructions per cycle at 1.7 GHz, 4.3 TB/s): SegNeXt-T's 256 x 128 x 128 takes 11 us in
+// strips of 16 rows (29 before), 32 images of it 300 us; memory's floors are 5.9 and 187 us.
+// Registers: 168, which allow 12 warps per multiprocessor, or 10 if a block has the extra warp.
+// Versions tried: rings of x, grad and g in shared memory, one column of four channels per thread, erff and expf: 200
+// instructions per element and 8 warps. Two columns in bf16 at 128 registers: 75 instructions per element.
 
 #include "cuda/gelu.cuh"
 #include "cuda/partials.cuh"
@@ -25,15 +26,15 @@
 namespace segnext {
 namespace {
 
-constexpr int kThreads = 128;     // with columns of their own
-constexpr int kHaloThreads = 32;  // of a block beside others: a warp makes g of the columns to both sides
-constexpr int kBlocks = 2;        // of a multiprocessor; three where they have no halo threads
-constexpr int kMostPacks = 8;     // of a block that has others beside it: 32 bytes or more of a pixel
-constexpr int kSums = 10;         // of a channel: nine of the weight and one of the bias
+constexpr int kThreads = 128;     // threads that have columns of their own
+constexpr int kHaloThreads = 32;  // if the block has others beside it: one warp makes g of the columns on both sides
+constexpr int kBlocks = 2;        // blocks per multiprocessor; three if they have no halo threads
+constexpr int kMostPacks = 8;     // if the block has others beside it: 32 bytes or more per pixel
+constexpr int kSums = 10;         // sums per channel: nine of the weight and one of the bias
 constexpr int kMostRows = 32, kLeastRows = 4;
 
-// A thread's first and last column of g, for its neighbours; twice: a step writes what the last one may still read.
-// Groups -1 and `groups` are the columns beside the block.
+// Each thread's first and last column of g, for its neighbours. There are two copies, because a step writes while
+// others may still read the values of the step before. Groups -1 and `groups` are the columns beside the block.
 template <int kVec>
 class Edges {
  public:
@@ -48,14 +49,14 @@ class Edges {
     Channels<float, kVec>::from_floats(last).store_to_shared(place + side_);
   }
 
-  // The last column of the group before, the first one of the group after.
+  // Reads the last column of the group before and the first column of the group after.
   __device__ void read(int parity, int group, float (&before)[kVec], float (&after)[kVec]) const {
     const float* place = own_ + 2 * parity * side_ + group * row_;
     Channels<float, kVec>::load(place + side_ - row_, before);
     Channels<float, kVec>::load(place + row_, after);
   }
 
-  // Zero beside the block, where no halo thread writes.
+  // Sets the columns beside the block to zero. Called where no halo thread writes them.
   __device__ void clear_outside(int group, int groups) {
     const float zero[kVec] = {};
     for (int parity = 0; parity < 2; ++parity) {
@@ -69,17 +70,17 @@ class Edges {
   float* own_;
 };
 
-// The barrier of a step, which the two kinds of threads reach from loops of their own.
+// The barrier of a step. The two kinds of threads reach it from loops of their own.
 __device__ inline void meet() { __syncthreads(); }
 
-// Where a thread is among the columns of its block.
+// A thread's place among the columns of its block.
 struct ThreadPlace {
-  int group, column;  // of the image; -1 or the width and more: none
+  int group, column;  // column of the image; if it is -1, or the width or more, there is none
   int64_t channel;
-  bool active;  // has columns and channels of the image
+  bool active;  // whether its columns and channels are in the image
 };
 
-// A thread's walk down the strip: g of its columns row by row, and from it, where kIsHalo is false, grad_x and sums.
+// Walks a thread down the strip: makes g of its columns row by row and, unless kIsHalo, grad_x and sums from it.
 template <typename T, int kVec, int kColumns, bool kIsHalo>
 __device__ inline void walk(const DwconvGeluParams& p, const Tensor4& grad_tensor, const Tensor4& grad_x_tensor,
                             const StripPlace& at, const ThreadPlace& own, Edges<kVec> edges,
@@ -88,11 +89,11 @@ __device__ inline void walk(const DwconvGeluParams& p, const Tensor4& grad_tenso
   RowReader<T, kVec> x(p.x, at.image, own.channel, own.column - 1, kColumns + 2, top - 2, at.bottom + 2, own.active);
   RowReader<T, kVec> grad(grad_tensor, at.image, own.channel, own.column, kColumns, top - 1, at.bottom + 1, own.active);
   RowWriter<T, kVec> grad_x(grad_x_tensor, at.image, own.channel, own.column, top);
-  Taps<T, kVec> taps;
+  ThreadTaps<T, kVec> taps;
   if (own.active) taps.load(p.weight, p.bias, own.channel);
 
-  Packed<T, kVec> next_x[kColumns + 2], next_grad[kColumns];
-  float window[3][kColumns + 2][kVec];  // rows of x: row s, counted from top - 2, in window[s % 3]
+  PackedChannels<T, kVec> next_x[kColumns + 2], next_grad[kColumns];
+  float window[3][kColumns + 2][kVec];  // rows of x: row s, counted from top - 2, is in window[s % 3]
   float results[3][kColumns][kVec];     // rows of grad_x
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
@@ -104,8 +105,9 @@ __device__ inline void walk(const DwconvGeluParams& p, const Tensor4& grad_tenso
   grad.template load<kColumns, true>(next_grad);
 
   int parity = 0;
-  // Row top - 1 + s of g, s % 3 == kPhase, from rows s to s + 2 of x, added to the rows of grad_x that it reaches.
-  // Outside the image grad is zero, and so is g: where y is not finite there, grad_x beside it is NaN anyhow.
+  // Makes row top - 1 + s of g (s % 3 == kPhase) from rows s to s + 2 of x and adds it to the rows of grad_x that it
+  // contributes to. Outside the image grad is zero, and so is g. If y is not finite there, the grad_x beside it is NaN
+  // anyway.
   const auto step = [&](int s, auto phase, auto reached) {
     constexpr int kPhase = decltype(phase)::value, kReached = decltype(reached)::value;
     auto &below = results[kPhase], &here = results[(kPhase + 2) % 3], &above = results[(kPhase + 1) % 3];
@@ -140,7 +142,7 @@ __device__ inline void walk(const DwconvGeluParams& p, const Tensor4& grad_tenso
         }
       }
     }
-    // To column j from column j + 1 - i of g, `from` that column's g: one row's three taps.
+    // Adds to column j the three taps of one row that meet column j + 1 - i of g; `from` is that column's g.
     const auto add = [&](int j, int i, const float (&from)[kVec]) {
 #pragma unroll
       for (int v = 0; v < kVec; ++v) {
@@ -219,7 +221,7 @@ __global__ void __launch_bounds__(kThreads + kHaloThreads, kBlocks)
   ThreadPlace own;
   own.channel = static_cast<int64_t>(at.channel) + pack * kVec;
   own.group = threadIdx.x / packs;
-  // Halo threads have one column: the first `packs` the one before the block's, the next ones the one after.
+  // A halo thread has one column: the first `packs` threads have the one before the block, the next ones the one after.
   if (is_halo) own.group = threadIdx.x < kThreads + packs ? -1 : groups;
   own.column = static_cast<int>(at.left) + (own.group < 0 ? -1 : own.group * kColumns);
   own.active = own.channel < t.channels && own.column >= 0 && own.column < t.width;
@@ -249,30 +251,30 @@ struct DwconvGradients {
   }
 };
 
-// How a kernel of kVec channels and kColumns columns a thread cuts images. The same for workspace and launch, so it
-// asks nothing of a device.
+// How a kernel with kVec channels and kColumns columns per thread divides the images. Workspace and launch must agree,
+// so this depends on no device.
 template <int kVec, int kColumns>
 RowTiling tiling_of(const Tensor4& x) {
   const int all_groups = power_of_two_from((x.size[3] + kColumns - 1) / kColumns, kThreads);
   int packs = kVec > 1 || has_inner_channels(x) ? power_of_two_from((x.size[1] + kVec - 1) / kVec, kThreads) : 1;
-  // the whole width where that leaves 8 packs, and more packs where an image is narrow
+  // the whole width if that leaves 8 packs, and more packs if an image is narrow
   while (packs > kMostPacks && packs * all_groups > kThreads) packs /= 2;
   RowTiling t{};
   t.vectors = kVec > 1;
   t.slice = packs * kVec;
   t.columns = kThreads / packs * kColumns;
-  // g is made of the rows above and below a strip too, and a step passes before there is a row of x to begin with
+  // g is also made for the rows above and below a strip, and one step passes before the first row of x is complete
   fill_device(t, x, kMostRows, kLeastRows, kMultiprocessors * (x.size[3] > t.columns ? kBlocks : kBlocks + 1),
               [](int rows) { return rows + 3; });
   return t;
 }
 
-// f(Int<kVec>(), Int<kColumns>()) for what the images allow.
+// Calls f(Int<kVec>(), Int<kColumns>()) with the largest values that the images allow.
 template <typename T, typename F>
 auto with_variant(const DwconvGeluBackwardParams& p, F f) {
-  constexpr int kVec = 2;  // 36 floats of weights, sums and bias; four would be too many beside two columns
+  constexpr int kVec = 2;  // 36 floats of weights, sums and bias; four channels would be too many beside two columns
   if (!has_channel_vectors<T, kVec>(p.forward.x, p.grad, p.grad_x)) return f(Int<1>(), Int<1>());
-  constexpr int kColumns = std::is_same<T, __nv_bfloat16>::value ? 4 : 2;  // the others would spill
+  constexpr int kColumns = std::is_same<T, __nv_bfloat16>::value ? 4 : 2;  // the other types would spill
   return p.forward.x.size[3] % kColumns == 0 ? f(Int<kVec>(), Int<kColumns>()) : f(Int<kVec>(), Int<1>());
 }
 

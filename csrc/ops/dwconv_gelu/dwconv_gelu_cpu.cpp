@@ -1,8 +1,9 @@
 // dwconv_gelu on the CPU: y = w * x + b (depthwise 3x3), out = gelu(y).
 //
-// Unit of work and planes: common/depthwise.h. Bytes: x and out once forward; x, grad and grad_x once backward,
-// with y recomputed. 9 FMAs and about 20 operations of GELU an element forward; 9 + 9 + 9 FMAs and about 40
-// operations backward (y again, gradient of x, gradient of the weights).
+// Units of work and planes are those of cpu/depthwise.h. The backward recomputes y.
+// Bytes: the forward moves x and out once, the backward x, grad and grad_x once.
+// Operations per element: 9 FMAs and about 20 operations of GELU forward; 9 + 9 + 9 FMAs (y again, the gradient of x,
+// the gradient of the weights) and about 40 operations backward.
 
 #include "cpu/convert.h"
 #include "cpu/depthwise.h"
@@ -14,31 +15,31 @@ namespace SEGNEXT_ISA {
 namespace {
 
 constexpr int64_t kTaps = 9;
-constexpr int64_t kRows = kTaps + 1;  // partial gradients of a unit: the weights', then the bias's
+constexpr int64_t kRows = kTaps + 1;  // of a unit's partial gradients: those of the weights, then that of the bias
 
-struct ForwardScratch {
+struct DwconvScratch {
   Plane x, y;
   Real *weight, *bias;
 
-  ForwardScratch(Arena& arena, const Tensor4& shape)
+  DwconvScratch(Arena& arena, const Tensor4& shape)
       : x(take_plane(arena, shape.size[2], shape.size[3], 1, 1)),
         y(take_plane(arena, shape.size[2], shape.size[3], 0, 0)),
         weight(arena.take<Real>(kTaps * kLanes)),
         bias(arena.take<Real>(kLanes)) {}
 };
 
-struct BackwardScratch : ForwardScratch {
+struct DwconvBackwardScratch : DwconvScratch {
   Plane grad_y;
   Real* flipped;
 
-  BackwardScratch(Arena& arena, const Tensor4& shape)
-      : ForwardScratch(arena, shape),
+  DwconvBackwardScratch(Arena& arena, const Tensor4& shape)
+      : DwconvScratch(arena, shape),
         grad_y(take_plane(arena, shape.size[2], shape.size[3], 1, 1)),
         flipped(arena.take<Real>(kTaps * kLanes)) {}
 };
 
 template <typename T>
-void load_and_convolve(const DwconvGeluParams& p, int64_t image, int64_t channel, const ForwardScratch& s) {
+void load_and_convolve(const DwconvGeluParams& p, int64_t image, int64_t channel, const DwconvScratch& s) {
   load_plane<T>(p.x, image, channel, s.x);
   load_taps<T>(p.weight, channel, false, s.weight);
   load_bias<T>(p.bias, channel, s.bias);
@@ -47,26 +48,28 @@ void load_and_convolve(const DwconvGeluParams& p, int64_t image, int64_t channel
 
 template <typename T>
 bool forward(const DwconvGeluParams& p, int threads) {
-  return for_each_unit<ForwardScratch>(p.x.size[0], p.x.size[1], p.x, threads,
-                                       [&p](int64_t image, int64_t channel, const ForwardScratch& s) {
-                                         load_and_convolve<T>(p, image, channel, s);
-                                         for (int64_t y = 0; y < s.y.height; ++y) {
-                                           Real* row = s.y.at(y, 0);
-                                           for (int64_t x = 0; x < s.y.width; ++x)
-                                             store(row + x * kLanes, gelu_for<T>(load(row + x * kLanes)));
-                                         }
-                                         store_plane<T>(s.y, p.out, image, channel);
-                                       });
+  return for_each_unit<DwconvScratch>(p.x.size[0], p.x.size[1], p.x, threads,
+                                      [&p](int64_t image, int64_t channel, const DwconvScratch& s) {
+                                        load_and_convolve<T>(p, image, channel, s);
+                                        for (int64_t y = 0; y < s.y.height; ++y) {
+                                          Real* row = s.y.at(y, 0);
+                                          for (int64_t x = 0; x < s.y.width; ++x)
+                                            store(row + x * kLanes, gelu_for<T>(load(row + x * kLanes)));
+                                        }
+                                        store_plane<T>(s.y, p.out, image, channel);
+                                      });
 }
 
 template <typename T>
 bool backward(const DwconvGeluBackwardParams& p, int threads) {
   const DwconvGeluParams& f = p.forward;
-  const int64_t images = f.x.size[0], blocks = channel_blocks(f.x.size[1]);
-  Real* partial = static_cast<Real*>(std::malloc((images * blocks * kRows + 1) * kLanes * sizeof(Real)));
-  if (partial == nullptr) return false;
-  const bool done = for_each_unit<BackwardScratch>(
-      images, f.x.size[1], f.x, threads, [&](int64_t image, int64_t channel, const BackwardScratch& s) {
+  const int64_t images = f.x.size[0], blocks = vectors_of(f.x.size[1]);
+  const int64_t reals = images * blocks * kRows * kLanes;
+  const TeamMemory memory(bytes_of<Array<Real>>(reals), 0, 0);
+  if (memory.is_exhausted()) return false;
+  Real* const partial = memory.shared<Array<Real>>(reals).data;
+  const bool done = for_each_unit<DwconvBackwardScratch>(
+      images, f.x.size[1], f.x, threads, [&](int64_t image, int64_t channel, const DwconvBackwardScratch& s) {
         load_and_convolve<T>(f, image, channel, s);
         load_plane<T>(p.grad, image, channel, s.grad_y);
         for (int64_t y = 0; y < s.y.height; ++y) {
@@ -87,7 +90,6 @@ bool backward(const DwconvGeluBackwardParams& p, int threads) {
     reduce_parameter<T>(partial, images, blocks, kRows, 0, p.grad_weight, kTaps);
     if (p.grad_bias.data != nullptr) reduce_parameter<T>(partial, images, blocks, kRows, kTaps, p.grad_bias, 1);
   }
-  std::free(partial);
   return done;
 }
 

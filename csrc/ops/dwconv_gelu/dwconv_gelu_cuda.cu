@@ -1,19 +1,20 @@
 // dwconv_gelu on a GPU: y = dw3x3(x) + b, out = y / 2 (1 + erf(y / sqrt 2)).
 //
-// Tiling: a thread has 8 bytes of channels (4, or 2 in float) of two columns and walks down a strip of rows. It takes
+// Tiling: a thread has 8 bytes of channels (4, or 2 in float) of two columns and walks down a strip of rows. It loads
 // four columns of each row of x from global memory, three rows ahead of the arithmetic, and adds their products to the
-// sums of the three rows of out that they reach; the columns that neighbours need too come from L1. Nothing is shared,
-// so there is no barrier. Rows of a strip are chosen so that the device is done soonest.
-// Bytes: x once, plus two rows of a strip that L2 serves, plus out once: 4 an element in 16-bit formats.
-// Instructions an element (sm_90 machine code, bf16): 30 in the loop, of which 9 are FMA, 13 GELU, 2 conversions and
-// half a packing; 250 a thread before it, and a row above and one below a strip, at a third of the products each.
-// Model for an H200 (528 warp instructions a cycle at 1.7 GHz, 4.3 TB/s), no GPU has run it: SegNeXt-T's
-// 256 x 128 x 128 5.5 us in strips of 8 rows, 32 images of it 150 us in strips of 32; memory's floors are 3.9 and 125.
-// In float memory binds: 7.8 and 250 us.
-// Registers: 128 for four blocks of 128 threads a multiprocessor; 24 KB of x are under way in each.
-// Versions tried: a ring of rows in shared memory by cp.async, a thread one column of 16 bytes, erff: 60 instructions
-// an element and 8 warps a multiprocessor. Elements named apart instead of words: every register of two was taken
-// apart, 34 instructions and spills.
+// sums of the three rows of out that they contribute to. Columns that neighbours also need come from L1. Threads share
+// nothing, so there is no barrier. The number of rows per strip is chosen so that the device finishes soonest.
+// Bytes: x once, plus two rows per strip that L2 serves, plus out once: 4 per element in 16-bit formats.
+// Instructions per element (sm_90 machine code, bf16): 30 in the loop, of which 9 are FMA, 13 GELU, 2 conversions and
+// half a packing. Each thread runs 250 more before the loop, and one row above and one below its strip at a third of
+// the products.
+// Model for an H200 (528 warp instructions per cycle at 1.7 GHz, 4.3 TB/s): SegNeXt-T's 256 x 128 x 128 takes 5.5 us in
+// strips of 8 rows, 32 images of it 150 us in strips of 32; memory's floors are 3.9 and 125 us. In float, memory is the
+// bound: 7.8 and 250 us.
+// Registers: 128, for four blocks of 128 threads per multiprocessor. Each block has loads of 24 KB of x in flight.
+// Versions tried: a ring of rows in shared memory by cp.async, one column of 16 bytes per thread, erff: 60 instructions
+// per element and 8 warps per multiprocessor. Named elements instead of words: nvcc unpacked every register of two
+// elements, with 34 instructions and spills.
 
 #include "cuda/gelu.cuh"
 #include "ops/dwconv_gelu/columns.cuh"
@@ -22,7 +23,7 @@
 namespace segnext {
 namespace {
 
-constexpr int kThreads = 128, kBlocks = 4;  // of a multiprocessor
+constexpr int kThreads = 128, kBlocks = 4;  // blocks per multiprocessor
 constexpr int kMostRows = 32;
 
 template <typename T, int kVec, int kColumns>
@@ -36,13 +37,13 @@ __global__ void __launch_bounds__(kThreads, kBlocks) dwconv_gelu_forward_kernel(
   const int top = at.top, bottom = at.bottom;
   RowReader<T, kVec> x(p.x, at.image, channel, column - 1, kColumns + 2, top - 1, bottom + 1);
   RowWriter<T, kVec> out(p.out, at.image, channel, column, top);
-  Packed<T, kVec> ahead[3][kColumns + 2];
+  PackedChannels<T, kVec> ahead[3][kColumns + 2];
 #pragma unroll
   for (int i = 0; i < 3; ++i) x.template load<kColumns + 2>(ahead[i]);
-  Taps<T, kVec> taps;
+  ThreadTaps<T, kVec> taps;
   taps.load(p.weight, p.bias, channel);
   float sums[3][kColumns][kVec];
-  // Row top - 1 + s of x, s % 3 == kPhase, added to the three rows of out that it reaches.
+  // Adds row top - 1 + s of x (s % 3 == kPhase) to the three rows of out that it contributes to.
   const auto step = [&](auto phase, auto rows) {
     constexpr int kPhase = decltype(phase)::value, kRows = decltype(rows)::value;
     auto &below = sums[kPhase], &here = sums[(kPhase + 2) % 3], &above = sums[(kPhase + 1) % 3];
@@ -93,7 +94,7 @@ int launch_forward(const DwconvGeluParams& p, void* stream) {
   t.slice = power_of_two_from(p.x.size[1], kVec > 1 ? 16 * kVec : has_inner_channels(p.x) ? kWarp : 1);
   t.columns = kThreads / (t.slice / kVec) * kColumns;
   const auto kernel = dwconv_gelu_forward_kernel<T, kVec, kColumns>;
-  // steps: a row above the strip and one below take a third of the products each
+  // steps: one row above the strip and one below cost a third of the products each
   fill_device(t, p.x, kMostRows, 1, resident_blocks(kernel, kThreads, 0), [](int rows) { return rows + 1; });
   if (t.blocks() == 0) return 0;
   if (t.blocks() > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);

@@ -1,77 +1,80 @@
-// The kernel that gated_pointwise's forward and backward have in common: a product over channels with a gate behind.
-//   out[p][c] = (sum over k of in[p][k] weight[k][c] + bias[c]) * gate[p][c]         p a pixel, bias and gate optional
-//   product[p][c] = factor[p][c] * gate[p][c]                                        where the backward asks for it
+// The kernel that gated_pointwise's forward and backward share: a product over channels, multiplied by a gate.
+// clang-format off
+//   out[p][c] = (sum over k of in[p][k] weight[k][c] + bias[c]) * gate[p][c]   p: a pixel; bias and gate are optional
+//   product[p][c] = factor[p][c] * gate[p][c]                                  only where the backward asks for it
+// clang-format on
 #pragma once
 
 #include "ops/gated_pointwise/product.cuh"
 
 namespace segnext {
 
-// Images of pixels and channels; a tile of pixels never spans two images.
+// A batch of images as (image, pixel, channel). A tile of pixels never spans two images.
 template <typename T>
-struct Image {
+struct ImageView {
   T* data;
   int64_t stride_image;
-  Axis pixels, channels;
-  bool vectors;  // see Matrix; only with the axis inside that pixels_inside() says
+  StridedAxis pixels, channels;
+  bool vectors;  // see MatrixView; valid only with the inner axis that pixels_inside() names
 
-  // (channels, pixels) where pixels lie side by side, else (pixels, channels).
-  __host__ __device__ Matrix<T> matrix(int64_t image, bool pixels_inside) const {
+  // The image as (channels, pixels) if pixels are the inner axis, else as (pixels, channels).
+  __host__ __device__ MatrixView<T> matrix(int64_t image, bool pixels_inside) const {
     T* start = data + image * stride_image;
-    return pixels_inside ? Matrix<T>{start, channels, pixels, vectors} : Matrix<T>{start, pixels, channels, vectors};
+    return pixels_inside ? MatrixView<T>{start, channels, pixels, vectors}
+                         : MatrixView<T>{start, pixels, channels, vectors};
   }
 };
 
-// Whether pixels, not channels, are the inner axis of a (N, C, H, W) tensor.
+// Whether pixels, rather than channels, are the inner axis of a (N, C, H, W) tensor.
 inline bool pixels_inside(const Tensor4& t) { return t.stride[1] != 1 && t.stride[3] == 1; }
 
 template <typename T>
-Image<T> image_of(const Tensor4& t, bool pixels_inside) {
+ImageView<T> image_of(const Tensor4& t, bool pixels_inside) {
   if (t.data == nullptr) return {};
   const int64_t width = t.size[3];
   const bool plain = t.size[2] == 1 || t.stride[2] == width * t.stride[3];
-  const Axis pixels =
-      plain ? plain_axis(t.size[2] * width, t.stride[3]) : Axis{t.size[2] * width, t.stride[3], width, t.stride[2]};
-  const Axis channels = plain_axis(t.size[1], t.stride[1]);
+  const StridedAxis pixels = plain ? plain_axis(t.size[2] * width, t.stride[3])
+                                   : StridedAxis{t.size[2] * width, t.stride[3], width, t.stride[2]};
+  const StridedAxis channels = plain_axis(t.size[1], t.stride[1]);
   T* data = static_cast<T*>(t.data);
-  const Axis &outer = pixels_inside ? channels : pixels, &inner = pixels_inside ? pixels : channels;
+  const StridedAxis &outer = pixels_inside ? channels : pixels, &inner = pixels_inside ? pixels : channels;
   const bool vectors = matrix<T>(data, outer, inner).vectors && is_aligned16<T>(data, t.stride[0]);
   return {data, t.stride[0], pixels, channels, vectors};
 }
 
-// Whether the pixels of all images can be walked with one stride, as those of a dense channels_last tensor.
+// Whether one stride leads through the pixels of all images, as in a dense channels_last tensor.
 inline bool is_one_row(const Tensor4& t) {
   return t.data == nullptr || (t.stride[1] == 1 && t.stride[2] == t.size[3] * t.stride[3] &&
                                (t.size[0] == 1 || t.stride[0] == t.size[2] * t.stride[2]));
 }
 
-// All images of is_one_row as one: small maps then fill whole tiles.
+// Joins the images of a tensor for which is_one_row() holds into one image, so that small maps fill whole tiles.
 inline Tensor4 as_one_row(const Tensor4& t) {
   if (t.data == nullptr) return t;
   return {t.data, {1, t.size[1], 1, t.size[0] * t.size[2] * t.size[3]}, {0, 1, 0, t.stride[3]}};
 }
 
 template <typename T>
-Matrix<const T> row_of(const Tensor4& bias) {
+MatrixView<const T> row_of(const Tensor4& bias) {
   return matrix<const T>(static_cast<const T*>(bias.data), plain_axis(1, 0), plain_axis(bias.size[0], bias.stride[0]));
 }
 
 template <typename T>
 struct GateProblem {
   int64_t images;
-  Image<const T> in;
-  Matrix<const T> weight;  // outer Co, inner Ci; or the other way for the transposed product
-  Matrix<const T> bias;    // one row; data null: none
-  Image<const T> gate;     // data null: a factor of one
-  Image<T> out;            // its inner axis is that of the epilogue
-  Image<const T> factor;   // data null: no second result
-  Image<T> product;
+  ImageView<const T> in;
+  MatrixView<const T> weight;  // outer Co, inner Ci; swapped for the transposed product
+  MatrixView<const T> bias;    // one row; data is null if there is none
+  ImageView<const T> gate;     // data is null if there is none: the factor is then 1
+  ImageView<T> out;            // its inner axis is also the epilogue's
+  ImageView<const T> factor;   // data is null if there is no second result
+  ImageView<T> product;
   bool out_pixels_inside;
 };
 
-// `kVec` inner elements of row `outer` from `inner` on, zero beyond its end.
+// Reads `kVec` inner elements of row `outer`, starting at `inner`; elements beyond its end are zero.
 template <typename T>
-__device__ inline void read_row(const Matrix<const T>& from, int64_t outer, int64_t inner,
+__device__ inline void read_row(const MatrixView<const T>& from, int64_t outer, int64_t inner,
                                 float (&values)[Vec16<T>::kSize]) {
   const T* row = from.data + from.outer.offset(outer);
   if (from.vectors && inner + Vec16<T>::kSize <= from.inner.size) {
@@ -86,7 +89,7 @@ __device__ inline void read_row(const Matrix<const T>& from, int64_t outer, int6
 }
 
 template <typename T>
-__device__ inline void write_row(const Matrix<T>& to, int64_t outer, int64_t inner,
+__device__ inline void write_row(const MatrixView<T>& to, int64_t outer, int64_t inner,
                                  const float (&values)[Vec16<T>::kSize]) {
   T* row = to.data + to.outer.offset(outer);
   if (to.vectors && inner + Vec16<T>::kSize <= to.inner.size) {
@@ -99,8 +102,8 @@ __device__ inline void write_row(const Matrix<T>& to, int64_t outer, int64_t inn
   }
 }
 
-// A vector's worth of sums from shared memory. Two 16-byte loads each for 16-bit types: of eight lanes side by side
-// half take their second part first, or pairs of them would meet in a bank.
+// Reads one vector of sums from shared memory. 16-bit types need two 16-byte loads. Half of eight neighbouring lanes
+// load their second part first, else pairs of lanes would use the same bank.
 template <int kVec>
 __device__ inline void load_sums(const float* sums, int column, float (&values)[kVec]) {
   if constexpr (kVec == 4) {
@@ -119,24 +122,25 @@ __device__ inline void load_sums(const float* sums, int column, float (&values)[
 
 template <typename T, bool kInPixelsInside, bool kWeightInnerK>
 struct GateKernel {
-  using Tile = Product<T, !kInPixelsInside, kWeightInnerK>;
+  using Tile = ProductTile<T, !kInPixelsInside, kWeightInnerK>;
   static constexpr int kVec = Vec16<T>::kSize;
-  // The tile of sums on its way to rows of vectors. Rows 8 or 4 floats longer than they need to be put the sums of a
-  // fragment, pairs along channels, single ones along pixels, in banks of their own.
+  // The sums cross shared memory to become rows of vectors. Rows are 8 or 4 floats longer than necessary. The sums of a
+  // fragment, pairs along channels or single ones along pixels, are then in different banks.
   static constexpr int kLdChannels = Tile::kN + 8, kLdPixels = Tile::kM + 4;
   static constexpr size_t kSumBytes =
       sizeof(float) * (Tile::kM * kLdChannels > Tile::kN * kLdPixels ? Tile::kM * kLdChannels : Tile::kN * kLdPixels);
   static constexpr size_t kSharedBytes = Tile::kSharedBytes > kSumBytes ? Tile::kSharedBytes : kSumBytes;
 };
 
-// A thread's share of a tile whose images are all plain: one vector of channels of every few pixels.
+// The part of a tile that one thread finishes when all images are plain: one vector of channels of every kStep-th
+// pixel.
 template <typename Kernel>
 struct PlainShare {
-  static constexpr int kVec = Kernel::kVec, kVectors = Kernel::Tile::kN / kVec;  // of a pixel's channels
+  static constexpr int kVec = Kernel::kVec, kVectors = Kernel::Tile::kN / kVec;  // vectors in a pixel's channels
   static constexpr int kStep = kProductThreads / kVectors, kRows = Kernel::Tile::kM / kStep;
-  int row, column;    // in the tile: rows row, row + kStep and so on
-  int rows;           // of the tile that exist
-  bool has_channels;  // of its vector
+  int row, column;    // its first row and column in the tile; further rows follow at distance kStep
+  int rows;           // rows of the tile that exist
+  bool has_channels;  // whether its channels exist
 
   __device__ PlainShare(int64_t pixels, int64_t pixel0, int64_t channels, int64_t channel0)
       : row(threadIdx.x / kVectors),
@@ -146,9 +150,9 @@ struct PlainShare {
 
   __device__ bool has(int i) const { return has_channels && row + i * kStep < rows; }
 
-  // Where its first vector is in an image.
+  // The address of its first vector in an image.
   template <typename T>
-  __device__ T* start(const Matrix<T>& image, int64_t pixel0, int64_t channel0) const {
+  __device__ T* start(const MatrixView<T>& image, int64_t pixel0, int64_t channel0) const {
     return image.data + (pixel0 + row) * image.outer.stride + channel0 + column;
   }
 };
@@ -167,7 +171,7 @@ __device__ inline void store_vector(T* address, const float (&values)[Vec16<T>::
   store_global16(address, words);
 }
 
-// The rest of a tile in the plain case. `gates`, where there is a gate, are the thread's vectors of it.
+// The epilogue in the plain case. `gates` holds the thread's vectors of the gate, if there is one.
 template <typename Kernel, typename T>
 __device__ inline void finish_plain(const GateProblem<T>& p, const PlainShare<Kernel>& share, int64_t image,
                                     int64_t pixel0, int64_t channel0, const float* sums,
@@ -175,8 +179,8 @@ __device__ inline void finish_plain(const GateProblem<T>& p, const PlainShare<Ke
   using Share = PlainShare<Kernel>;
   constexpr int kVec = Kernel::kVec;
   const bool gated = p.gate.data != nullptr, with_product = p.factor.data != nullptr;
-  const Matrix<T> out = p.out.matrix(image, false), product = p.product.matrix(image, false);
-  const Matrix<const T> factor = p.factor.matrix(image, false);
+  const MatrixView<T> out = p.out.matrix(image, false), product = p.product.matrix(image, false);
+  const MatrixView<const T> factor = p.factor.matrix(image, false);
   T* to = share.start(out, pixel0, channel0);
   T* to_product = share.start(product, pixel0, channel0);
   const T* from_factor = share.start(factor, pixel0, channel0);
@@ -203,8 +207,9 @@ __device__ inline void finish_plain(const GateProblem<T>& p, const PlainShare<Ke
   }
 }
 
-// A block a tile of 128 pixels x 64 output channels. Tiles of the same pixels follow each other in the grid: the
-// first one brings them to L2. kPlain: every operand and result is_plain() in the order (pixels, channels).
+// Each block makes a tile of 128 pixels x 64 output channels. Tiles of the same pixels are neighbours in the grid, so
+// the first of them brings the pixels to L2. kPlain: is_plain() holds for every operand and result as (pixels,
+// channels).
 template <typename T, bool kInPixelsInside, bool kWeightInnerK, bool kPlain>
 __global__ void __launch_bounds__(kProductThreads, 2)
     gated_product_kernel(GateProblem<T> p, unsigned channel_tiles, unsigned pixel_tiles) {
@@ -215,12 +220,12 @@ __global__ void __launch_bounds__(kProductThreads, 2)
   const int64_t pixel0 = static_cast<int64_t>(blockIdx.x / channel_tiles % pixel_tiles) * Tile::kM;
   const int64_t image = blockIdx.x / channel_tiles / pixel_tiles;
 
-  const Matrix<const T> in = p.in.matrix(image, kInPixelsInside);
-  // The gate comes while the product is made.
+  const MatrixView<const T> in = p.in.matrix(image, kInPixelsInside);
+  // The gate's loads overlap with the product.
   const PlainShare<Kernel> share(p.out.pixels.size, pixel0, p.out.channels.size, channel0);
   Vec16<T> gates[PlainShare<Kernel>::kRows];
   if (kPlain && p.gate.data != nullptr) {
-    const Matrix<const T> gate = p.gate.matrix(image, false);
+    const MatrixView<const T> gate = p.gate.matrix(image, false);
     const T* start = share.start(gate, pixel0, channel0);
 #pragma unroll
     for (int i = 0; i < PlainShare<Kernel>::kRows; ++i) {
@@ -267,8 +272,8 @@ __global__ void __launch_bounds__(kProductThreads, 2)
   if constexpr (kPlain) {
     finish_plain<Kernel>(p, share, image, pixel0, channel0, sums, gates);
   } else {
-    const Matrix<T> out = p.out.matrix(image, turned), product = p.product.matrix(image, turned);
-    const Matrix<const T> gate = p.gate.matrix(image, turned), factor = p.factor.matrix(image, turned);
+    const MatrixView<T> out = p.out.matrix(image, turned), product = p.product.matrix(image, turned);
+    const MatrixView<const T> gate = p.gate.matrix(image, turned), factor = p.factor.matrix(image, turned);
     const int64_t outer0 = turned ? channel0 : pixel0, inner0 = turned ? pixel0 : channel0;
     const int row_vectors = (turned ? Tile::kM : Tile::kN) / kVec,
               ld = turned ? Kernel::kLdPixels : Kernel::kLdChannels;

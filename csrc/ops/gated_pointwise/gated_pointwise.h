@@ -1,4 +1,4 @@
-// gated_pointwise: (W m + b) * u, a 1x1 convolution and a gate.
+// gated_pointwise: (W m + b) * u, a 1x1 convolution and a multiplication by the gate.
 #pragma once
 
 #include "common/dtype.h"
@@ -17,7 +17,7 @@ struct GatedPointwiseParams {
 };
 
 struct GatedPointwiseBackwardParams {
-  GatedPointwiseParams forward;  // without out
+  GatedPointwiseParams forward;  // out is not set
   Tensor4 grad;                  // (N, Co, H, W)
   Tensor4 grad_m;                // (N, Ci, H, W)
   Tensor4 grad_u;                // (N, Co, H, W)
@@ -25,12 +25,13 @@ struct GatedPointwiseBackwardParams {
   Tensor4 grad_bias;             // (Co), contiguous, or absent
 };
 
-// Both: false when scratch memory is exhausted.
+// Both return false when scratch memory is exhausted.
 SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool gated_pointwise_forward_cpu(const GatedPointwiseParams& params, int threads);
                                  bool gated_pointwise_backward_cpu(const GatedPointwiseBackwardParams& params,
                                                                    int threads);)
 
-// On `stream` of the current device; a cudaError_t, 0 for success. The backward takes a workspace of as many bytes.
+// CUDA: both return a cudaError_t, 0 for success, and run on `stream` of the current device. The backward needs a
+// workspace of gated_pointwise_backward_workspace() bytes.
 int launch_gated_pointwise_forward(const GatedPointwiseParams& params, void* stream);
 int64_t gated_pointwise_backward_workspace(const GatedPointwiseBackwardParams& params);
 int launch_gated_pointwise_backward(const GatedPointwiseBackwardParams& params, void* workspace, void* stream);

@@ -1,14 +1,18 @@
-// Gradients of gated_pointwise, with g the incoming one and t = g * u:
-//   grad_u = (W m + b) * g, recomputed: the forward's kernel, whose epilogue also writes t, rounded as PyTorch rounds
-//   it grad_m = Wᵀ t: the same kernel without a gate grad_weight = t mᵀ, grad_bias = sum of t, over all pixels:
-//   split-K. A block takes a tile of 128 x 64 weights over a run of pixels; the runs' sums go to the workspace and a
-//   second kernel adds them in their order.
-// t costs one write and two reads where taking g and u again would cost four reads, and spares the multiplication in
-// the operand loads, which cp.async then serves. Runs depend on the shape alone: results are the same in every run.
+// Gradients of gated_pointwise, with g the incoming gradient and t = g * u:
+// clang-format off
+//   grad_u = (W m + b) * g   recomputed by the forward's kernel; its epilogue also writes t, rounded as PyTorch does
+//   grad_m = Wᵀ t            the same kernel without a gate
+//   grad_weight = t mᵀ       split-K over all pixels: a block makes a tile of 128 x 64 weights over a run of pixels;
+//   grad_bias = sum of t     each run's sums go to the workspace, and a second kernel adds them in order
+// clang-format on
+// t costs one write and two reads; reading g and u again instead would cost four reads. With t, cp.async can serve the
+// operand loads, because they need no multiplication. The runs depend on the shape alone, so results are the same in
+// every run.
 //
-// Bytes: m twice, g, u, grad_u and grad_m once, t three times: 9 of the forward's tensors. FLOPs: 6 Ci Co a pixel.
-// Shared memory as in the forward. Model of an H200, bf16, 32 channels at 128x128: 9 MiB and four launches, 2.2 us of
-// memory; 64 channels at 64x64, batch 32: 144 MiB, 35 us. Not yet measured on a GPU.
+// Bytes: m twice, g, u, grad_u and grad_m once, t three times: 9 times one of the forward's tensors. FLOPs: 6 Ci Co per
+// pixel. Shared memory: as in the forward.
+// Model for an H200, bf16: 32 channels at 128x128 are 9 MiB and four launches, 2.2 us of memory time; 64 channels at
+// 64x64, batch 32, are 144 MiB, 35 us.
 
 #include "ops/gated_pointwise/gate.cuh"
 #include "ops/gated_pointwise/gated_pointwise.h"
@@ -16,22 +20,22 @@
 namespace segnext {
 namespace {
 
-constexpr int64_t kBlocks = 264;           // two for each of Hopper's 132 multiprocessors
-constexpr int64_t kMinRun = 128;           // pixels: below, writing a run's sums costs more than making them
-constexpr int64_t kMaxRun = 1024;          // pixels: longer sums in a row lose digits of a float
-constexpr int64_t kMaxPartial = 64 << 20;  // bytes of all runs' sums, where that leaves runs of kMaxRun
+constexpr int64_t kBlocks = 2 * kMultiprocessors;
+constexpr int64_t kMinRun = 128;           // pixels: with fewer, writing a run's sums costs more than making them
+constexpr int64_t kMaxRun = 1024;          // pixels: longer float sums would lose digits
+constexpr int64_t kMaxPartial = 64 << 20;  // bytes of all runs' sums, as long as runs stay within kMaxRun
 
 int64_t blocks_of(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
-// The shape as the kernels see it, and what lies where in the workspace.
-struct Plan {
+// The shape as the kernels see it, and the layout of the workspace.
+struct GateBackwardPlan {
   bool one_row, in_inside;
   int64_t images, pixels, ci, co;
-  int64_t product_row, product_bytes;  // t: elements from row to row, of pixels or of channels
-  int64_t tiles, run, runs;            // along K: tiles of the whole batch, tiles a run, runs
+  int64_t product_row, product_bytes;  // t: elements per row (of pixels or of channels), bytes
+  int64_t tiles, run, runs;            // along K: tiles of the whole batch, tiles per run, number of runs
   int64_t weight_tiles_co, weight_tiles_ci;
 
-  explicit Plan(const GatedPointwiseBackwardParams& p) {
+  explicit GateBackwardPlan(const GatedPointwiseBackwardParams& p) {
     const Tensor4& m = p.forward.m;
     one_row =
         is_one_row(m) && is_one_row(p.forward.u) && is_one_row(p.grad) && is_one_row(p.grad_m) && is_one_row(p.grad_u);
@@ -43,7 +47,7 @@ struct Plan {
     const int64_t bytes = p.forward.dtype == DType::kFloat32 ? 4 : 2;
     product_row = blocks_of(in_inside ? pixels : co, 8) * 8;  // whole vectors
     product_bytes = blocks_of(images * (in_inside ? co : pixels) * product_row * bytes, 256) * 256;
-    const int64_t k = 64 / bytes;  // Product::kK
+    const int64_t k = 64 / bytes;  // ProductTile::kK
     tiles = images * blocks_of(pixels, k);
     weight_tiles_co = blocks_of(co, 128);
     weight_tiles_ci = ci > 0 ? blocks_of(ci, 64) : 1;  // the first one also sums the bias
@@ -62,23 +66,23 @@ struct Plan {
 
 template <typename T>
 struct WeightGradProblem {
-  Image<const T> product, in;
+  ImageView<const T> product, in;
   float* weight;  // (runs, co, ci)
   float* bias;    // (runs, co)
-  int64_t tiles_an_image, tiles, run;
+  int64_t tiles_per_image, tiles, run;
 };
 
 template <typename T, bool kPixelsInside, bool kPlain>
 __global__ void __launch_bounds__(kProductThreads, 2)
     weight_grad_kernel(WeightGradProblem<T> p, unsigned tiles_ci, unsigned tiles_co) {
-  using Tile = Product<T, kPixelsInside, kPixelsInside>;
+  using Tile = ProductTile<T, kPixelsInside, kPixelsInside>;
   const int64_t ci0 = static_cast<int64_t>(blockIdx.x % tiles_ci) * Tile::kN;
   const int64_t co0 = static_cast<int64_t>(blockIdx.x / tiles_ci % tiles_co) * Tile::kM;
   const int64_t run = blockIdx.x / tiles_ci / tiles_co;
   const int64_t first = run * p.run, count = p.tiles - first < p.run ? p.tiles - first : p.run;
   const int64_t co = p.product.channels.size, ci = p.in.channels.size;
 
-  // The first column of tiles also sums t: two threads a channel, half of a staged tile's pixels each.
+  // The first column of tiles also sums t: two threads per channel, each over half of the pixels of a staged tile.
   const bool sums_bias = ci0 == 0;
   const int own_channel = threadIdx.x % Tile::kM, own_half = threadIdx.x / Tile::kM;
   float bias = 0.0f;
@@ -88,10 +92,10 @@ __global__ void __launch_bounds__(kProductThreads, 2)
   tile.add(
       count, reinterpret_cast<T*>(shared_memory()),
       [&](int64_t step, T* a, T* b) {
-        const int64_t image = (first + step) / p.tiles_an_image;
-        const int64_t pixel = (first + step) % p.tiles_an_image * Tile::kK;
-        const Matrix<const T> product = p.product.matrix(image, kPixelsInside);
-        const Matrix<const T> in = p.in.matrix(image, kPixelsInside);
+        const int64_t image = (first + step) / p.tiles_per_image;
+        const int64_t pixel = (first + step) % p.tiles_per_image * Tile::kK;
+        const MatrixView<const T> product = p.product.matrix(image, kPixelsInside);
+        const MatrixView<const T> in = p.in.matrix(image, kPixelsInside);
         if constexpr (kPixelsInside) {
           stage<kPlain, Tile::kM, Tile::kK>(product, co0, pixel, a);
           stage<kPlain, Tile::kN, Tile::kK>(in, ci0, pixel, b);
@@ -146,17 +150,17 @@ int add_runs(const float* partial, int64_t runs, int64_t count, void* total, voi
 }
 
 template <typename T, bool kPixelsInside, bool kPlain>
-int launch_weight_grad_as(const WeightGradProblem<T>& p, const Plan& plan, void* stream) {
+int launch_weight_grad_as(const WeightGradProblem<T>& p, const GateBackwardPlan& plan, void* stream) {
   const int64_t blocks = plan.runs * plan.weight_tiles_co * plan.weight_tiles_ci;
   if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
   return launch(weight_grad_kernel<T, kPixelsInside, kPlain>, dim3(static_cast<unsigned>(blocks)),
-                dim3(kProductThreads), Product<T, kPixelsInside, kPixelsInside>::kSharedBytes, stream, p,
+                dim3(kProductThreads), ProductTile<T, kPixelsInside, kPixelsInside>::kSharedBytes, stream, p,
                 static_cast<unsigned>(plan.weight_tiles_ci), static_cast<unsigned>(plan.weight_tiles_co));
 }
 
 template <typename T>
-int launch_weight_grad(const WeightGradProblem<T>& p, const Plan& plan, void* stream) {
+int launch_weight_grad(const WeightGradProblem<T>& p, const GateBackwardPlan& plan, void* stream) {
   if (plan.in_inside) return launch_weight_grad_as<T, true, false>(p, plan, stream);
   return is_plain(p.product.matrix(0, false)) && is_plain(p.in.matrix(0, false))
              ? launch_weight_grad_as<T, false, true>(p, plan, stream)
@@ -164,9 +168,9 @@ int launch_weight_grad(const WeightGradProblem<T>& p, const Plan& plan, void* st
 }
 
 template <typename T>
-class Backward {
+class GateBackwardLauncher {
  public:
-  Backward(const GatedPointwiseBackwardParams& params, void* workspace, void* stream)
+  GateBackwardLauncher(const GatedPointwiseBackwardParams& params, void* workspace, void* stream)
       : p_(params),
         plan_(params),
         product_(static_cast<T*>(workspace)),
@@ -182,19 +186,19 @@ class Backward {
  private:
   Tensor4 reshaped(const Tensor4& t) const { return plan_.one_row ? as_one_row(t) : t; }
 
-  // t as the operand of products: in m's order, its rows whole vectors.
-  Image<T> product() const {
+  // t as an operand of products: in m's order, with rows of whole vectors.
+  ImageView<T> product() const {
     const bool inside = plan_.in_inside;
     const int64_t row = plan_.product_row;
     return {product_, (inside ? plan_.co : plan_.pixels) * row, plain_axis(plan_.pixels, inside ? 1 : row),
             plain_axis(plan_.co, inside ? row : 1), true};
   }
 
-  static Image<const T> constant(const Image<T>& image) {
+  static ImageView<const T> constant(const ImageView<T>& image) {
     return {image.data, image.stride_image, image.pixels, image.channels, image.vectors};
   }
 
-  // grad_u and t.
+  // Computes grad_u and t.
   int gate() const {
     const GatedPointwiseParams& f = p_.forward;
     const bool inside = pixels_inside(p_.grad_u);
@@ -244,7 +248,7 @@ class Backward {
   }
 
   const GatedPointwiseBackwardParams& p_;
-  const Plan plan_;
+  const GateBackwardPlan plan_;
   T* product_;
   float* partial_;
   void* stream_;
@@ -253,13 +257,14 @@ class Backward {
 }  // namespace
 
 int64_t gated_pointwise_backward_workspace(const GatedPointwiseBackwardParams& params) {
-  const Plan plan(params);
+  const GateBackwardPlan plan(params);
   return plan.product_bytes + plan.partial_bytes();
 }
 
 int launch_gated_pointwise_backward(const GatedPointwiseBackwardParams& params, void* workspace, void* stream) {
-  return with_element_type(params.forward.dtype,
-                           [&](auto type) { return Backward<decltype(type)>(params, workspace, stream).run(); });
+  return with_element_type(params.forward.dtype, [&](auto type) {
+    return GateBackwardLauncher<decltype(type)>(params, workspace, stream).run();
+  });
 }
 
 }  // namespace segnext

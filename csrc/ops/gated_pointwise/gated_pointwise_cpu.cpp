@@ -1,166 +1,137 @@
-// gated_pointwise on the CPU: out = (W m + b) * u, the product's epilogue being the gate.
+// gated_pointwise on the CPU: out = (W m + b) * u. The product's epilogue multiplies by the gate.
 //
-// Pixels are rows of channels (common/pixels.h), rows times packed weights the product of common/gemm.h, in BFloat16
-// where the instruction set multiplies it. One parallel region: the threads pack W, a panel of 64 columns each in turn,
-// then take equal shares of all images' pixels in tiles. Backward, for each tile, with t = g * u kept twice, as rows
+// Pixels are rows of channels (cpu/rows.h); the product of rows and packed weights is that of cpu/gemm.h, in BFloat16
+// if the instruction set multiplies it. In one parallel region the threads first pack W, each some panels of 64
+// columns, then take equal shares of all images' pixels in tiles. The backward keeps t = g * u of a tile twice, as rows
 // and transposed:
-//   grad_u = g * (W m + b), recomputed       pixels x Co, sum over Ci, packed W
-//   grad_m = t W                             pixels x Ci, sum over Co, W packed the other way
-//   grad_weight += t^T m                     Co x Ci, sum over the tile's pixels, which are packed as weights
-//   grad_bias += sum of t
-// Sums over pixels are kept per chunk of one or more tiles, chunks depend on the shape alone, and they are added in
-// their order: results do not depend on the number of threads.
 //
-// FLOPs: 2 Ci Co a pixel forward, 6 Ci Co backward. Bytes: m, u and out once; m, u, g, grad_m and grad_u once. At 220
-// GFLOP/s, 64 channels at 128x128: 0.61 ms forward for 12 MiB, which the caches deliver in 0.2 ms: bound by arithmetic,
-// as all wider shapes are. Predicted: at 90 % of the peak. Measured, of a core's 110 GFLOP/s, for 32 to 512 channels:
-// 83 to 96 % forward; 61 % (32 channels, bound by memory) to 93 % backward. An eager step that keeps W m + b from its
-// forward has three products to do where recomputing makes four: the price of not keeping it.
+// clang-format off
+//   grad_u       = g * (W m + b)   recomputed: pixels x Co, sums over Ci, packed W
+//   grad_m       = t W             pixels x Ci, sums over Co, W packed the other way
+//   grad_weight += tᵀ m            Co x Ci, sums over the tile's pixels, which are packed as weights
+//   grad_bias   += sum of t
+// clang-format on
+//
+// Sums over pixels are kept per chunk of one or more tiles. Chunks depend on the shape alone and are added in order, so
+// results do not depend on the number of threads.
+//
+// FLOPs per pixel: 2 Ci Co forward, 6 Ci Co backward. Bytes: m, u and out once; m, u, g, grad_m and grad_u once. At 220
+// GFLOP/s, 64 channels at 128x128 take 0.61 ms forward; the caches deliver their 12 MiB in 0.2 ms. Arithmetic is the
+// limit there and for all wider shapes. Predicted: 90 % of the peak. Measured, in percent of a core's 110 GFLOP/s for
+// 32 to 512 channels: 83 to 96 forward; 61 (32 channels, limited by memory) to 93 backward. Eager PyTorch keeps W m + b
+// from its forward and computes three products; recomputing it makes four, the price of not keeping it.
 
-#include <omp.h>
-
-#include "cpu/arena.h"
 #include "cpu/convert.h"
 #include "cpu/gemm.h"
+#include "cpu/memory.h"
 #include "cpu/pack.h"
-#include "cpu/pixels.h"
-#include "cpu/scratch.h"
+#include "cpu/rows.h"
 #include "ops/gated_pointwise/gated_pointwise.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-// Pixels of a tile: 48 or more use a panel of weights well; 128 x 512 floats of t and of its transpose leave half of
-// a second-level cache of 1 MiB to the weights.
+// The pixels of a tile. 48 or more use a panel of weights well. 128 x 512 floats of t and of its transpose leave half
+// of a second-level cache of 1 MiB to the weights.
 constexpr int64_t kTile = 128;
 constexpr int64_t kMaxChunks = 32;
-constexpr int64_t kMaxPartial = int64_t{1} << 22;  // floats of all chunks' weight gradients, where two chunks fit
+constexpr int64_t kMaxPartial = int64_t{1} << 22;  // Reals of all chunks' weight gradients, if two chunks fit
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-struct Sizes {
+struct GateSizes {
   int64_t pixels, total, ci, co, ci_padded, co_padded;
-  int64_t chunk, chunks;  // pixels of a chunk; of the backward
+  int64_t chunk, chunks;  // the backward's pixels per chunk, and chunks
 
-  explicit Sizes(const GatedPointwiseParams& p)
+  explicit GateSizes(const GatedPointwiseParams& p)
       : pixels(p.m.size[2] * p.m.size[3]),
         total(p.m.size[0] * pixels),
         ci(p.m.size[1]),
         co(p.u.size[1]),
-        ci_padded(whole_vectors(ci)),
-        co_padded(whole_vectors(co)) {
+        ci_padded(padded(ci)),
+        co_padded(padded(co)) {
     const int64_t fitting = kMaxPartial / (co * ci_padded + 1);
-    const int64_t most = fitting > kMaxChunks ? kMaxChunks : fitting < 2 ? 2 : fitting;
-    chunk = kTile * ceil_div(total, kTile * most);
-    chunks = chunk > 0 ? ceil_div(total, chunk) : 0;
+    const int64_t most = larger(smaller(fitting, kMaxChunks), 2);
+    chunk = kTile * blocks_of(total, kTile * most);
+    chunks = chunk > 0 ? blocks_of(total, chunk) : 0;
   }
 };
 
-// Pixels [first, first + count) of an image.
-struct Tile {
-  int64_t image, first, count;
-};
-
-// visit(tile) over all images' pixels [begin, end).
-template <typename Visit>
-void for_each_tile(const Sizes& s, int64_t begin, int64_t end, const Visit& visit) {
-  while (begin < end) {
-    const int64_t first = begin % s.pixels;
-    int64_t count = end - begin < kTile ? end - begin : kTile;
-    if (count > s.pixels - first) count = s.pixels - first;
-    visit(Tile{begin / s.pixels, first, count});
-    begin += count;
-  }
-}
-
-template <typename T>
-void load_bias(const GatedPointwiseParams& p, const Sizes& s, Real* bias) {
-  for (int64_t c = 0; c < s.co_padded; ++c) {
-    const bool given = p.bias.data != nullptr && c < s.co;
-    bias[c] = given ? to_real(static_cast<const T*>(p.bias.data)[c * p.bias.stride[0]]) : 0.0f;
-  }
-}
-
-// W as the weights of W m, and of t W.
+// W as the weights of t W.
 template <typename T>
 Matrix<T> backward_weights(const Tensor4& w) {
   return {static_cast<const T*>(w.data), w.size[1], w.size[0], w.stride[1], w.stride[0]};
 }
 
 template <typename E, typename T>
-void pack_share(const Matrix<T>& w, E* packed, int64_t member, int64_t team) {
-  for (int64_t panel = member; panel < w.panels(); panel += team) pack_panel(w, panel, packed);
+void pack_panels(const Matrix<T>& w, E* packed, const Member& me) {
+  for (int64_t panel = me.index; panel < w.panels(); panel += me.team) pack_panel(w, panel, packed);
 }
 
-// Tiles of m as rows that a product can read: BFloat16 in pairs.
+// A tile of m as rows that a product can read: BFloat16 in pairs.
 template <typename T, typename E>
-Rows<const E> product_rows(const Tensor4& m, const Tile& t, E* scratch) {
-  return read_rows<E, T>(m, t.image, t.first, t.count, k_step<E>(), scratch);
+Rows<const E> product_rows(const Tensor4& m, const Pixels& t, E* scratch) {
+  return read_rows<E, T>(m, t, k_step<E>(), scratch);
 }
 
+// Memory that a forward's threads share.
 template <typename E>
-Pixels<E> operand(const Rows<const E>& rows) {
-  return {rows.data, rows.stride, 0};
-}
+struct GateShared {
+  E* weights;
+  Real* bias;
+
+  GateShared(Arena& arena, const GateSizes& s)
+      : weights(arena.take<E>(packed_size<E>(s.co, s.ci))), bias(arena.take<Real>(s.co_padded)) {}
+};
+
+// A thread's memory for a tile.
+template <typename T, typename E>
+struct GateOwn {
+  E* m;
+  T *u, *out;
+
+  GateOwn(Arena& arena, const GateSizes& s)
+      : m(arena.take<E>(kTile * s.ci_padded)),
+        u(arena.take<T>(kTile * s.co_padded)),
+        out(arena.take<T>(kTile * s.co_padded)) {}
+};
 
 template <typename T>
 bool forward(const GatedPointwiseParams& p, int threads) {
-  using E = typename Product<T>::Element;
-  const Sizes s(p);
-  struct Shared {
-    E* weights;
-    Real* bias;
-    Shared(Arena& arena, const Sizes& s)
-        : weights(arena.take<E>(packed_size<E>(s.co, s.ci))), bias(arena.take<Real>(s.co_padded)) {}
-  };
-  struct Own {
-    E* m;
-    T *u, *out;
-    Own(Arena& arena, const Sizes& s)
-        : m(arena.take<E>(kTile * s.ci_padded)),
-          u(arena.take<T>(kTile * s.co_padded)),
-          out(arena.take<T>(kTile * s.co_padded)) {}
-  };
-  Arena shared_size{nullptr}, own_size{nullptr};
-  Shared{shared_size, s};
-  Own{own_size, s};
-  const Scratch scratch(shared_size.used + threads * own_size.used);
-  if (scratch.base() == nullptr) return false;
-  Arena arena{scratch.base()};
-  const Shared shared(arena, s);
-  load_bias<T>(p, s, shared.bias);
+  using E = ProductElement<T>;
+  const GateSizes s(p);
+  const TeamMemory memory(bytes_of<GateShared<E>>(s), bytes_of<GateOwn<T, E>>(s), threads);
+  if (memory.is_exhausted()) return false;
+  const auto shared = memory.shared<GateShared<E>>(s);
+  load_parameter<T>(p.bias, s.co, shared.bias);
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-    Arena own_arena{scratch.base() + shared_size.used + member * own_size.used};
-    const Own own(own_arena, s);
-    pack_share(pointwise<T>(p.weight), shared.weights, member, team);
+    const Member me = this_member();
+    const auto own = memory.own<GateOwn<T, E>>(me, s);
+    pack_panels(pointwise<T>(p.weight), shared.weights, me);
 #pragma omp barrier
-    for_each_tile(s, s.total * member / team, s.total * (member + 1) / team, [&](const Tile& t) {
+    for_each_tile(s.pixels, me.begin(s.total), me.end(s.total), kTile, [&](const Pixels& t) {
       const Rows<const E> m = product_rows<T>(p.m, t, own.m);
-      const Rows<const T> u = read_rows<T, T>(p.u, t.image, t.first, t.count, kLanes, own.u);
-      const Rows<T> out = rows_to_write(p.out, t.image, t.first, own.out);
-      gemm(operand(m), t.count, PackedWeights<E>{shared.weights, s.co, s.ci, 1},
-           [&](int64_t row, int64_t column, FloatV sum) {
-             const FloatV gate = sum + load(shared.bias + column);
-             store_vector(out.data + row * out.stride + column, gate * load_vector(u.data + row * u.stride + column));
-           });
-      finish_rows(out, p.out, t.image, t.first, t.count, own.out);
+      const Rows<const T> u = read_rows<T, T>(p.u, t, kLanes, own.u);
+      const Rows<T> out = rows_to_write(p.out, t, own.out);
+      gemm(m, t.count, PackedWeights<E>{shared.weights, s.co, s.ci, 1}, [&](int64_t row, int64_t column, Vec sum) {
+        const Vec gate = sum + load(shared.bias + column);
+        store_vector(out.data + row * out.stride + column, gate * load_vector(u.data + row * u.stride + column));
+      });
+      finish_rows(out, p.out, t, own.out);
     });
   }
   return true;
 }
 
-// What all threads of a backward read, and the chunks' sums.
+// Memory that a backward's threads share, with the chunks' sums.
 template <typename E>
-struct BackwardShared {
+struct GateBackwardShared {
   E *forward_weights, *backward_weights;
   Real* bias;
   Real* grad_weight;  // (chunks, co, ci_padded)
   Real* grad_bias;    // (chunks, co_padded)
 
-  BackwardShared(Arena& arena, const Sizes& s)
+  GateBackwardShared(Arena& arena, const GateSizes& s)
       : forward_weights(arena.take<E>(packed_size<E>(s.co, s.ci))),
         backward_weights(arena.take<E>(packed_size<E>(s.ci, s.co))),
         bias(arena.take<Real>(s.co_padded)),
@@ -168,13 +139,13 @@ struct BackwardShared {
         grad_bias(arena.take<Real>(s.chunks * s.co_padded)) {}
 };
 
-// A thread's tile.
+// A thread's memory for a tile.
 template <typename T, typename E>
-struct BackwardOwn {
+struct GateBackwardOwn {
   E *m, *t, *transposed, *packed;  // t: (kTile, co_padded) and (co_padded, kTile); m as weights: (ci, kTile)
   T *u, *grad, *grad_m, *grad_u;
 
-  BackwardOwn(Arena& arena, const Sizes& s)
+  GateBackwardOwn(Arena& arena, const GateSizes& s)
       : m(arena.take<E>(kTile * s.ci_padded)),
         t(arena.take<E>(kTile * s.co_padded)),
         transposed(arena.take<E>(kTile * s.co_padded)),
@@ -185,21 +156,22 @@ struct BackwardOwn {
         grad_u(arena.take<T>(kTile * s.co_padded)) {}
 };
 
-// t = grad * u of a tile, as rows and transposed (zeros behind the last pixel), and its sum over the pixels.
+// Computes t = grad * u of a tile, as rows and transposed (zeros behind the last pixel), and adds it up over the
+// pixels.
 template <typename T, typename E>
-void gate_gradient(const Sizes& s, const Rows<const T>& grad, const Rows<const T>& u, int64_t count,
-                   const BackwardOwn<T, E>& own, Real* sum) {
-  for (int64_t i = 0; i < count; i += kLanes) {  // kLanes whole rows at a time: they are fetched ahead
+void gate_gradient(const GateSizes& s, const Rows<const T>& grad, const Rows<const T>& u, int64_t count,
+                   const GateBackwardOwn<T, E>& own, Real* sum) {
+  for (int64_t i = 0; i < count; i += kLanes) {  // kLanes whole rows at a time, for the prefetcher
     for (int64_t c = 0; c < s.co_padded; c += kLanes) {
-      FloatV square[kLanes], total = load(sum + c);
+      Vec square[kLanes], total = load(sum + c);
 #pragma GCC unroll 16
       for (int lane = 0; lane < kLanes; ++lane) {
         const bool inside = i + lane < count;
         const int64_t pixel = inside ? i + lane : i;
-        const FloatV product =
+        const Vec product =
             load_vector(grad.data + pixel * grad.stride + c) * load_vector(u.data + pixel * u.stride + c);
-        // by a mask: see load_first
-        square[lane] = (FloatV)((IntV)product & broadcast(Int{inside ? -1 : 0}));
+        // a mask, because of the GCC error that load_first describes
+        square[lane] = (Vec)((IntV)product & broadcast(Int{inside ? -1 : 0}));
         store_vector(own.t + (i + lane) * s.co_padded + c, square[lane]);
         total += square[lane];
       }
@@ -212,32 +184,32 @@ void gate_gradient(const Sizes& s, const Rows<const T>& grad, const Rows<const T
 }
 
 template <typename T, typename E>
-void backward_tile(const GatedPointwiseBackwardParams& p, const Sizes& s, const Tile& t,
-                   const BackwardShared<E>& shared, const BackwardOwn<T, E>& own, Real* weight_sum, Real* bias_sum) {
+void backward_tile(const GatedPointwiseBackwardParams& p, const GateSizes& s, const Pixels& t,
+                   const GateBackwardShared<E>& shared, const GateBackwardOwn<T, E>& own, Real* weight_sum,
+                   Real* bias_sum) {
   const GatedPointwiseParams& f = p.forward;
   const Rows<const E> m = product_rows<T>(f.m, t, own.m);
-  const Rows<const T> u = read_rows<T, T>(f.u, t.image, t.first, t.count, kLanes, own.u);
-  const Rows<const T> grad = read_rows<T, T>(p.grad, t.image, t.first, t.count, kLanes, own.grad);
+  const Rows<const T> u = read_rows<T, T>(f.u, t, kLanes, own.u);
+  const Rows<const T> grad = read_rows<T, T>(p.grad, t, kLanes, own.grad);
   gate_gradient(s, grad, u, t.count, own, bias_sum);
 
-  const Rows<T> grad_u = rows_to_write(p.grad_u, t.image, t.first, own.grad_u);
-  gemm(operand(m), t.count, PackedWeights<E>{shared.forward_weights, s.co, s.ci, 1},
-       [&](int64_t row, int64_t column, FloatV sum) {
-         const FloatV gate = sum + load(shared.bias + column);
-         store_vector(grad_u.data + row * grad_u.stride + column,
-                      gate * load_vector(grad.data + row * grad.stride + column));
-       });
-  finish_rows(grad_u, p.grad_u, t.image, t.first, t.count, own.grad_u);
+  const Rows<T> grad_u = rows_to_write(p.grad_u, t, own.grad_u);
+  gemm(m, t.count, PackedWeights<E>{shared.forward_weights, s.co, s.ci, 1}, [&](int64_t row, int64_t column, Vec sum) {
+    const Vec gate = sum + load(shared.bias + column);
+    store_vector(grad_u.data + row * grad_u.stride + column,
+                 gate * load_vector(grad.data + row * grad.stride + column));
+  });
+  finish_rows(grad_u, p.grad_u, t, own.grad_u);
 
-  const Rows<T> grad_m = rows_to_write(p.grad_m, t.image, t.first, own.grad_m);
-  gemm(Pixels<E>{own.t, s.co_padded, 0}, t.count, PackedWeights<E>{shared.backward_weights, s.ci, s.co, 1},
-       [&](int64_t row, int64_t column, FloatV sum) { store_vector(grad_m.data + row * grad_m.stride + column, sum); });
-  finish_rows(grad_m, p.grad_m, t.image, t.first, t.count, own.grad_m);
+  const Rows<T> grad_m = rows_to_write(p.grad_m, t, own.grad_m);
+  gemm(Rows<const E>{own.t, s.co_padded}, t.count, PackedWeights<E>{shared.backward_weights, s.ci, s.co, 1},
+       [&](int64_t row, int64_t column, Vec sum) { store_vector(grad_m.data + row * grad_m.stride + column, sum); });
+  finish_rows(grad_m, p.grad_m, t, own.grad_m);
 
   const Matrix<E> columns{m.data, s.ci, t.count, 1, m.stride};
   for (int64_t panel = 0; panel < columns.panels(); ++panel) pack_panel(columns, panel, own.packed);
-  gemm(Pixels<E>{own.transposed, kTile, 0}, s.co, PackedWeights<E>{own.packed, s.ci, t.count, 1},
-       [&](int64_t row, int64_t column, FloatV sum) {
+  gemm(Rows<const E>{own.transposed, kTile}, s.co, PackedWeights<E>{own.packed, s.ci, t.count, 1},
+       [&](int64_t row, int64_t column, Vec sum) {
          Real* target = weight_sum + row * s.ci_padded + column;
          store(target, load(target) + sum);
        });
@@ -245,12 +217,12 @@ void backward_tile(const GatedPointwiseBackwardParams& p, const Sizes& s, const 
 
 // Adds the chunks' sums of output channels [begin, end), in the order of the chunks.
 template <typename T, typename E>
-void add_chunks(const GatedPointwiseBackwardParams& p, const Sizes& s, const BackwardShared<E>& shared, int64_t begin,
-                int64_t end) {
+void reduce_chunks(const GatedPointwiseBackwardParams& p, const GateSizes& s, const GateBackwardShared<E>& shared,
+                   int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     T* out = static_cast<T*>(p.grad_weight.data) + row * s.ci;
     for (int64_t c = 0; c < s.ci; c += kLanes) {
-      FloatV sum = {};
+      Vec sum = {};
       for (int64_t i = 0; i < s.chunks; ++i) sum += load(shared.grad_weight + (i * s.co + row) * s.ci_padded + c);
       store_first(out + c, sum, s.ci - c);
     }
@@ -263,35 +235,31 @@ void add_chunks(const GatedPointwiseBackwardParams& p, const Sizes& s, const Bac
 
 template <typename T>
 bool backward(const GatedPointwiseBackwardParams& p, int threads) {
-  using E = typename Product<T>::Element;
+  using E = ProductElement<T>;
   const GatedPointwiseParams& f = p.forward;
-  const Sizes s(f);
-  Arena shared_size{nullptr}, own_size{nullptr};
-  BackwardShared<E>{shared_size, s};
-  BackwardOwn<T, E>{own_size, s};
-  const Scratch scratch(shared_size.used + threads * own_size.used);
-  if (scratch.base() == nullptr) return false;
-  Arena arena{scratch.base()};
-  const BackwardShared<E> shared(arena, s);
-  load_bias<T>(f, s, shared.bias);
+  const GateSizes s(f);
+  const TeamMemory memory(bytes_of<GateBackwardShared<E>>(s), bytes_of<GateBackwardOwn<T, E>>(s), threads);
+  if (memory.is_exhausted()) return false;
+  const auto shared = memory.shared<GateBackwardShared<E>>(s);
+  load_parameter<T>(f.bias, s.co, shared.bias);
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-    Arena own_arena{scratch.base() + shared_size.used + member * own_size.used};
-    const BackwardOwn<T, E> own(own_arena, s);
-    pack_share(pointwise<T>(f.weight), shared.forward_weights, member, team);
-    pack_share(backward_weights<T>(f.weight), shared.backward_weights, member, team);
+    const Member me = this_member();
+    const auto own = memory.own<GateBackwardOwn<T, E>>(me, s);
+    pack_panels(pointwise<T>(f.weight), shared.forward_weights, me);
+    pack_panels(backward_weights<T>(f.weight), shared.backward_weights, me);
 #pragma omp barrier
-    for (int64_t i = s.chunks * member / team; i < s.chunks * (member + 1) / team; ++i) {
+    for (int64_t i = me.begin(s.chunks); i < me.end(s.chunks); ++i) {
       Real* weight_sum = shared.grad_weight + i * s.co * s.ci_padded;
       Real* bias_sum = shared.grad_bias + i * s.co_padded;
       std::memset(weight_sum, 0, s.co * s.ci_padded * sizeof(Real));
       std::memset(bias_sum, 0, s.co_padded * sizeof(Real));
-      const int64_t begin = i * s.chunk, end = begin + s.chunk < s.total ? begin + s.chunk : s.total;
-      for_each_tile(s, begin, end, [&](const Tile& t) { backward_tile(p, s, t, shared, own, weight_sum, bias_sum); });
+      const int64_t begin = i * s.chunk, end = smaller(begin + s.chunk, s.total);
+      for_each_tile(s.pixels, begin, end, kTile,
+                    [&](const Pixels& t) { backward_tile(p, s, t, shared, own, weight_sum, bias_sum); });
     }
 #pragma omp barrier
-    add_chunks<T>(p, s, shared, s.co * member / team, s.co * (member + 1) / team);
+    reduce_chunks<T>(p, s, shared, me.begin(s.co), me.end(s.co));
   }
   return true;
 }

@@ -1,21 +1,21 @@
-// gated_pointwise on a GPU: out = (W m + b) * u, a 1x1 convolution whose epilogue is the gate.
+// gated_pointwise on a GPU: out = (W m + b) * u, a 1x1 convolution whose epilogue multiplies by the gate.
 //
-// Tiling: a product (pixels x Ci)(Ci x Co) in tiles of 128 pixels x 64 channels, 256 threads, three stages of 64 bytes
-// along Ci through cp.async (product.cuh). The sums go through shared memory into the order of out, where bias, gate
-// and rounding happen once, 16 bytes an access. W m is never in memory.
-// Versions: where all operands are dense vectors in the order (pixels, channels), as those of a channels_last model,
-// the kernel is compiled without strided and split axes, and the gate comes while the product is made: 1,150
-// instructions, about 800 of them run at Ci = 32 (3,659 in the general form, with 64-bit divisions). channels_last and
-// contiguous in general are the same kernel, with the staged tile of m as it lies and ldmatrix transposing; any tail of
-// C, pixels or alignment takes single elements. Dense channels_last batches are one row of pixels; all else keeps
-// images apart. float multiplies outside the tensor cores: TF32 would round its operands to 11 bits.
+// Tiling: a product (pixels x Ci)(Ci x Co) in tiles of 128 pixels x 64 channels, 256 threads. cp.async keeps three
+// stages of 64 bytes along Ci in shared memory (product.cuh). The sums cross shared memory into the order of out, where
+// bias, gate and rounding are applied once, 16 bytes per access. W m is never written to memory.
+// Versions: if all operands are dense vectors in the order (pixels, channels), as in a channels_last model, the kernel
+// is compiled without strided and split axes, and the gate's loads overlap with the product: 1,150 instructions, of
+// which about 800 run at Ci = 32 (the general form has 3,659, with 64-bit divisions). The general kernel serves
+// channels_last and contiguous tensors alike: the staged tile of m keeps its order and ldmatrix transposes. Tails of C,
+// of pixels or of alignment use single elements. A dense channels_last batch is one row of pixels; otherwise images
+// stay separate. float is multiplied outside the tensor cores, because TF32 would round its operands to 11 bits.
 //
-// Bytes: m, u and out once (m once more from L2 for each further 64 output channels). FLOPs: 2 Ci Co a pixel.
-// Shared memory: 46,080 bytes (3 x (128 x 40 + 64 x 40) x 2), 4 blocks a multiprocessor; registers: 84 to 128, 2
-// blocks. Model of an H200 (4.3 TB/s, 528 warp instructions a cycle at 1.7 GHz), bf16, batch 1; no GPU has run it: T's
+// Bytes: m, u and out once (m once more from L2 per further 64 output channels). FLOPs: 2 Ci Co per pixel.
+// Shared memory: 46,080 bytes (3 x (128 x 40 + 64 x 40) x 2), which allows 4 blocks per multiprocessor. Registers: 84
+// to 128, which allow 2. Model for an H200 (4.3 TB/s, 528 warp instructions per cycle at 1.7 GHz), bf16, batch 1: T's
 // 32 channels at 128x128 are 3 MiB, 0.7 us, and 128 blocks of 1 us; B's 320 channels at 32x32 are 1.9 MiB (0.5 us) and
-// 0.2 GFLOP on 40 tiles: both under the time of a launch. At batch 32 T's first stage is 96 MiB, 24 us, and 4,096
-// blocks of 8 x 800 instructions, 29 us: with 32 channels half of a tile of 64 is empty.
+// 0.2 GFLOP on 40 tiles. Both take less than a launch. At batch 32, T's first stage is 96 MiB, 24 us, and 4,096 blocks
+// of 8 x 800 instructions, 29 us: with 32 channels, half of each tile of 64 is empty.
 
 #include "ops/gated_pointwise/gate.cuh"
 #include "ops/gated_pointwise/gated_pointwise.h"

@@ -1,9 +1,9 @@
-// A block's tile of a matrix product C = A B, kM x kN, both operands staged through shared memory by cp.async.
+// One block's tile of a matrix product C = A B, kM x kN. cp.async stages both operands in shared memory.
 //
-// Operands stay in the order they have in memory: whichever of their two axes lies side by side is the inner one of
-// the staged tile, and ldmatrix transposes where the tensor cores want the other. 16-bit types go through
-// mma.m16n8k16, 8 warps of 32 x 32; float through plain FMAs, 8 x 4 a thread (TF32 would round the operands).
-// A ring of kStages tiles along K, one barrier a tile: the stage that a barrier frees is filled right after it.
+// Operands keep the order that they have in memory: the axis with stride 1 is the inner axis of the staged tile, and
+// ldmatrix transposes where the tensor cores need the other order. 16-bit types use mma.m16n8k16, 8 warps of 32 x 32.
+// float uses FMAs, 8 x 4 results per thread, because TF32 would round the operands. kStages tiles along K form a ring
+// with one barrier per tile: the stage that a barrier frees is filled right after it.
 #pragma once
 
 #include "common/tensor.h"
@@ -15,8 +15,8 @@ namespace segnext {
 
 constexpr int kProductThreads = 256;
 
-// An axis of a tensor: `width` > 0 splits it in rows (H, W) that cannot be walked with one stride.
-struct Axis {
+// An axis of a tensor. If `width` > 0 it consists of rows (H, W) that one stride cannot describe.
+struct StridedAxis {
   int64_t size, stride, width, stride_row;
 
   __device__ int64_t offset(int64_t i) const {
@@ -24,38 +24,39 @@ struct Axis {
   }
 };
 
-inline Axis plain_axis(int64_t size, int64_t stride) { return {size, stride, 0, 0}; }
+inline StridedAxis plain_axis(int64_t size, int64_t stride) { return {size, stride, 0, 0}; }
 
-// A matrix in global memory. `vectors`: every row's inner elements may be taken 16 bytes at a time from multiples of
-// 16 bytes on, up to the last whole vector.
+// A matrix in global memory. `vectors`: the inner elements of every row can be read 16 bytes at a time, from multiples
+// of 16 bytes, up to the last whole vector.
 template <typename T>
-struct Matrix {
+struct MatrixView {
   T* data;
-  Axis outer, inner;
+  StridedAxis outer, inner;
   bool vectors;
 };
 
 template <typename T>
-Matrix<T> matrix(T* data, const Axis& outer, const Axis& inner) {
+MatrixView<T> matrix(T* data, const StridedAxis& outer, const StridedAxis& inner) {
   const bool vectors = inner.width == 0 && inner.stride == 1 &&
                        is_aligned16<T>(static_cast<const void*>(data), outer.stride, outer.stride_row);
   return {data, outer, inner, vectors};
 }
 
-// Whether every access to it is a whole vector at a plain offset: what the kernels' kPlain takes for granted.
+// Whether every access is a whole vector at an offset without splits. Kernels with kPlain rely on it.
 template <typename T>
-bool is_plain(const Matrix<T>& m) {
+bool is_plain(const MatrixView<T>& m) {
   return m.vectors && m.outer.width == 0 && m.inner.size % Vec16<T>::kSize == 0;
 }
 
-// How many of `most` from `first` on exist.
+// How many of the `most` indices from `first` on exist.
 __device__ inline int left_of(int64_t size, int64_t first, int most) {
   return size - first < most ? static_cast<int>(size - first) : most;
 }
 
-// The tile [outer0, + kOuter) x [inner0, + kInner) to shared memory, rows kInner + one vector apart; zeros outside.
+// Copies the tile [outer0, + kOuter) x [inner0, + kInner) to shared memory, with zeros outside the matrix. Rows are
+// kInner elements plus one vector apart.
 template <bool kPlain, int kOuter, int kInner, typename T>
-__device__ inline void stage(const Matrix<const T>& from, int64_t outer0, int64_t inner0, T* shared) {
+__device__ inline void stage(const MatrixView<const T>& from, int64_t outer0, int64_t inner0, T* shared) {
   constexpr int kVec = Vec16<T>::kSize, kVecs = kInner / kVec;
   if constexpr (kPlain) {
     const int rows = left_of(from.outer.size, outer0, kOuter), columns = left_of(from.inner.size, inner0, kInner);
@@ -92,7 +93,7 @@ __device__ inline void stage(const Matrix<const T>& from, int64_t outer0, int64_
 }
 
 template <typename T, bool kAInnerK, bool kBInnerK>
-struct Product {
+struct ProductTile {
   static constexpr bool kTensorCores = sizeof(T) == 2;
   static constexpr int kM = 128, kN = 64, kK = 64 / static_cast<int>(sizeof(T)), kStages = 3;
   static constexpr int kPad = Vec16<T>::kSize;
@@ -100,7 +101,7 @@ struct Product {
   static constexpr int kSizeA = (kAInnerK ? kM : kK) * kLdA, kSizeB = (kBInnerK ? kN : kK) * kLdB;
   static constexpr size_t kSharedBytes = kStages * (kSizeA + kSizeB) * sizeof(T);
 
-  // A thread's share of C: 2 x 4 fragments, or rows ty + 16 i and columns tx + 16 j.
+  // The part of C that this thread sums: 2 x 4 fragments, or rows ty + 16 i and columns tx + 16 j.
   float sums[8][4];
 
   __device__ void clear() {
@@ -111,7 +112,8 @@ struct Product {
     }
   }
 
-  // Adds the products of `tiles` tiles along K. load(tile, a, b) stages one; inspect(a) sees each staged A.
+  // Adds the products of `tiles` tiles along K. load(tile, a, b) stages one tile; inspect(a) is called with each staged
+  // A.
   template <typename Load, typename Inspect>
   __device__ void add(int64_t tiles, T* shared, const Load& load, const Inspect& inspect) {
     for (int s = 0; s < kStages - 1; ++s) {
@@ -136,10 +138,10 @@ struct Product {
       }
     }
     cp_async_wait<0>();
-    __syncthreads();  // the caller may use the ring for other things
+    __syncthreads();  // the caller may now reuse the ring
   }
 
-  // visit(m, n, step, pair) for the elements of the thread's share, two at a time: (m, n) and (m, n + step).
+  // Calls visit(m, n, step, pair) for this thread's elements, two at a time: (m, n) and (m, n + step).
   template <typename Visit>
   __device__ void for_each_pair(const Visit& visit) const {
 #pragma unroll
@@ -183,7 +185,7 @@ struct Product {
     }
   }
 
-  // Four consecutive k of one row of A or column of B.
+  // Loads four consecutive k of one row of A or one column of B.
   template <bool kInnerK>
   __device__ static void load_four(const T* tile, int ld, int row, int k, float (&four)[4]) {
     if constexpr (kInnerK) {

@@ -8,7 +8,7 @@
 namespace segnext {
 
 struct GroupNormActParams {
-  DType dtype, affine_dtype;  // of the activations; of weight and bias
+  DType dtype, affine_dtype;  // dtype of the activations, and of weight and bias
   int64_t groups;
   double eps;
   bool relu;
@@ -16,7 +16,7 @@ struct GroupNormActParams {
   Tensor4 weight;    // (C)
   Tensor4 bias;      // (C); not read by the backward
   Tensor4 residual;  // (N, C, H, W), or absent; not read by the backward
-  Tensor4 out;       // (N, C, H, W); read by the backward, which learns from it where ReLU let through
+  Tensor4 out;       // (N, C, H, W); the backward reads from it where ReLU passed its input
 };
 
 struct GroupNormActBackwardParams {
@@ -28,12 +28,13 @@ struct GroupNormActBackwardParams {
   Tensor4 grad_residual;  // (N, C, H, W), or absent
 };
 
-// Both: false when scratch memory is exhausted.
+// Both return false when scratch memory is exhausted.
 SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool group_norm_act_forward_cpu(const GroupNormActParams& params, int threads);
                                  bool group_norm_act_backward_cpu(const GroupNormActBackwardParams& params,
                                                                   int threads);)
 
-// Both: bytes of device memory, and a cudaError_t, 0 for success. Runs on `stream` of the current device.
+// CUDA: ..._workspace() returns the bytes of device memory that a launch needs. Both launches return a cudaError_t, 0
+// for success, and run on `stream` of the current device.
 int64_t group_norm_act_forward_workspace(const GroupNormActParams& params);
 int64_t group_norm_act_backward_workspace(const GroupNormActBackwardParams& params);
 int launch_group_norm_act_forward(const GroupNormActParams& params, void* workspace, void* stream);

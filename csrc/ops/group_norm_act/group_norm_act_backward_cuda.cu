@@ -1,4 +1,4 @@
-// group_norm_act on a GPU, backward: see group_norm_act_cuda.cu.
+// The backward of group_norm_act on a GPU; group_norm_act_cuda.cu explains it.
 
 #include "ops/group_norm_act/variants.cuh"
 
@@ -6,7 +6,7 @@ namespace segnext {
 namespace group_norm {
 namespace {
 
-// The gradient that ReLU lets through, as threshold_backward: where out is NaN too.
+// The part of the gradient that ReLU passes on, as in threshold_backward; a NaN of out passes too.
 template <typename Item>
 __device__ inline Item passed_gradient(const NormTask& t, const Tensor4& grad, const Tensor4& out, const NormPart& part,
                                        int item) {
@@ -22,7 +22,7 @@ __device__ inline Item passed_gradient(const NormTask& t, const Tensor4& grad, c
 }
 
 // of_channels: sums of g and of g xhat, (n, chunk, channel) or (n, channel, chunk). of_groups (rows only): the same
-// times w, (n, chunk, group).
+// sums times w, (n, chunk, group).
 template <typename T, int kVec, bool kRows>
 __global__ void __launch_bounds__(kNormThreads)
     group_norm_act_sums_kernel(NormTask t, Tensor4 grad, Tensor4 x, Tensor4 out, Tensor4 weight, const float2* parts,
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kNormThreads)
   float of_grad[kOwn] = {}, of_product[kOwn] = {};
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) statistics[i] = load_shared(values.statistics + values.index(t, part.channel + i));
-#pragma unroll 1  // three loads are under way in a step; twice that spills
+#pragma unroll 1  // three loads are in flight per step; twice as many would spill
   for (int item = part.first; item < part.last; item += part.step) {
     const Item g = passed_gradient<Item>(t, grad, out, part, item);
     const Item own = Item::load(t, x, part, item);
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kNormThreads)
     }
   }
   if constexpr (kRows) {
-    // (lanes, channels) of both sums, of which the first row becomes all lanes', times w
+    // (lanes, channels) of both sums; the first row then becomes the sum over all lanes, times w
     const int pitch = row_pitch(t.shape.channels);
     float* grads = reinterpret_cast<float*>(values.gradients);
     float* products = grads + part.lanes * pitch;
@@ -147,7 +147,7 @@ __device__ inline void set_parameter(const NormTask& t, const Tensor4& tensor, i
   }
 }
 
-// A block 32 channels; its warps share the images and chunks.
+// One block per 32 channels; its warps share the images and chunks.
 __global__ void __launch_bounds__(kNormThreads)
     group_norm_act_parameters_kernel(NormTask t, const float2* of_channels, Tensor4 grad_weight, Tensor4 grad_bias) {
   float2* warps = reinterpret_cast<float2*>(shared_memory());

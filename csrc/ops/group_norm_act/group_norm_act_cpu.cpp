@@ -1,32 +1,38 @@
 // group_norm_act on the CPU: y = act((x - mean) rstd w + b + residual), mean and rstd of each (image, group).
 //
-// Groups are independent, so the work is taken in steps of whole groups of some images, 4 MiB of float of each tensor:
-// what the first pass reads, the second finds in the caches. Within a step the threads share chunks of an image's
-// pixels (32 Ki elements: 128 KiB of float stay in the second-level cache; at most 256 pixels: the sums are short),
-// read as rows of channels (common/pixels.h). Two passes, forward and backward alike:
-//   1. every chunk: per channel its mean m, then around m the sums q of (x - m)^2 and d of x - m (nothing but m's own
-//      rounding), backward also a of g and b of g (x - m), g being the gradient that ReLU lets through;
-//   2. every chunk again, its thread's last one first: normalise, or grad_x.
-// Between them each thread merges, in double and in the order of the chunks, those of the images it works on:
-//   mean = sum(n m + d) / N,  M2 = sum(q + 2 (m - mean) d + n (m - mean)^2),  sum g (x - mean) = sum(b + (m - mean) a).
-// Sums are thus taken around values close to the mean: an offset of the data costs no digits. Steps and chunks depend
-// on the shape alone and the order is fixed: results do not depend on the number of threads.
+// Groups are independent, so the work is done in steps of whole groups of some images, 4 MiB of float per tensor: the
+// second pass finds in the caches what the first has read. Within a step the threads divide chunks of an image's pixels
+// among them. A chunk is 32 Ki elements, since 128 KiB of float stay in the second-level cache, and at most 256 pixels,
+// to keep the sums short. Chunks are read as rows of channels (cpu/rows.h). Forward and backward have two passes:
+//   1. For every chunk and channel: the mean m, then around m the sums q of (x - m)^2 and d of x - m (d is only m's
+//      rounding error); the backward also sums a of g and b of g (x - m), where g is the gradient that ReLU passes.
+//   2. Every chunk again, a thread's last one first: normalise, or compute grad_x.
+// Between the passes each thread merges, in double and in the order of the chunks, the sums of the images it works on:
 //
-//   grad_x = w rstd g - rstd mean(w g) - (x - mean) rstd^2 mean(w g xhat),   grad_residual = g
+// clang-format off
+//   mean           = sum(n m + d) / N
+//   M2             = sum(q + 2 (m - mean) d + n (m - mean)^2)
+//   sum g (x-mean) = sum(b + (m - mean) a)
+// clang-format on
 //
-// Bytes: x (and residual) once and out forward; x, g, out and grad_x (and grad_residual) once backward; as much again
-// from the caches. 6 operations an element forward, 14 backward: bound by memory. Predicted for 256 channels at 64x64,
-// float, all of it in the third-level cache, which copies at 70 GB/s: 12 MiB in 0.18 ms forward, 28 MiB in 0.42 ms
-// backward. In main memory at 22 GB/s, 512 channels: 0.7 and 1.5 ms and more for the lines that are read to be written.
-// Measured, shared machine: 0.10 and 0.22 ms, 0.25 and 0.82 ms. Contiguous tensors take three times as long: every
-// chunk is transposed in both passes.
+// So sums are taken around values close to the mean, and an offset of the data costs no digits. Steps and chunks depend
+// on the shape alone and the order is fixed, so results do not depend on the number of threads.
+//
+// clang-format off
+//   grad_x        = w rstd g - rstd mean(w g) - (x - mean) rstd^2 mean(w g xhat)
+//   grad_residual = g
+// clang-format on
+//
+// Bytes: x (and residual) and out once forward; x, g, out and grad_x (and grad_residual) once backward; as much again
+// from the caches. With 6 operations per element forward and 14 backward, memory is the limit.
+// Predicted for 256 channels at 64x64, float, all in a third-level cache that copies at 70 GB/s: 12 MiB in 0.18 ms
+// forward, 28 MiB in 0.42 ms backward. For 512 channels in main memory at 22 GB/s: 0.7 and 1.5 ms, and more for the
+// lines that are read in order to be written. Measured on a shared machine: 0.10 and 0.22 ms; 0.25 and 0.82 ms.
+// Contiguous tensors take three times as long, because every chunk is transposed in both passes.
 
-#include <omp.h>
-
-#include "cpu/arena.h"
 #include "cpu/convert.h"
-#include "cpu/pixels.h"
-#include "cpu/scratch.h"
+#include "cpu/memory.h"
+#include "cpu/rows.h"
 #include "ops/group_norm_act/group_norm_act.h"
 #include "ops/group_norm_act/statistics.h"
 #include "ops/group_norm_act/steps.h"
@@ -50,28 +56,32 @@ void set_parameter(const GroupNormActParams& p, const Tensor4& tensor, int64_t c
   }
 }
 
-// Runs Pass(params, steps, step, sums, state)'s two passes over the units of each step, on contiguous shares of the
-// threads. Two sets of sums in turn: some threads begin the next step's while others read this one's.
+// The chunks' sums of two steps.
+struct TwoSums {
+  Real* of[2];
+
+  TwoSums(Arena& arena, int64_t reals) {
+    for (Real*& sums : of) sums = arena.take<Real>(reals);
+  }
+};
+
+// Runs both passes of Pass over the units of each step; each thread takes a contiguous share. Steps alternate between
+// two sets of sums, because some threads begin the next step while others still read this step's sums.
 template <typename Pass, typename Params>
 bool run_steps(const Params& params, const GroupNormActParams& p, const Steps& steps, int arrays, int threads) {
   if (steps.count == 0) return true;
-  const Sizes largest = steps.sizes(p, 0);
-  Arena measure{nullptr}, sums_size{nullptr};
-  typename Pass::State{measure, largest};
-  for (int i = 0; i < 2; ++i) sums_size.take<Real>(largest.units() * arrays * largest.padded);
-  const Scratch scratch(sums_size.used + threads * measure.used);
-  if (scratch.base() == nullptr) return false;
-  Arena sums_arena{scratch.base()};
-  Real* sums[2];
-  for (Real*& set : sums) set = sums_arena.take<Real>(largest.units() * arrays * largest.padded);
+  const StepSizes largest = steps.sizes(p, 0);
+  const int64_t reals = largest.units() * arrays * largest.row;
+  const TeamMemory memory(bytes_of<TwoSums>(reals), bytes_of<typename Pass::State>(largest), threads);
+  if (memory.is_exhausted()) return false;
+  const auto sums = memory.shared<TwoSums>(reals);
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-    Arena arena{scratch.base() + sums_size.used + member * measure.used};
-    typename Pass::State state{arena, largest};
+    const Member me = this_member();
+    auto state = memory.own<typename Pass::State>(me, largest);
     for (int64_t step = 0; step < steps.count; ++step) {
-      const Pass pass(params, steps, step, sums[step % 2]);
-      const int64_t begin = pass.s.units() * member / team, end = pass.s.units() * (member + 1) / team;
+      const Pass pass(params, steps, step, sums.of[step % 2]);
+      const int64_t begin = me.begin(pass.s.units()), end = me.end(pass.s.units());
       for (int64_t unit = begin; unit < end; ++unit) pass.first(unit, state);
 #pragma omp barrier
       for (int64_t unit = end - 1; unit >= begin; --unit) {
@@ -88,23 +98,23 @@ template <typename T>
 struct ForwardPass {
   struct State {
     T *x, *residual, *out;
-    Merged merged;
+    ImageSums merged;
     Real *mean, *scale, *shift;  // per channel: y = (x - mean) scale + shift
 
-    State(Arena& arena, const Sizes& s)
-        : x(arena.take<T>(s.chunk * s.padded)),
-          residual(arena.take<T>(s.chunk * s.padded)),
-          out(arena.take<T>(s.chunk * s.padded)),
+    State(Arena& arena, const StepSizes& s)
+        : x(arena.take<T>(s.chunk * s.row)),
+          residual(arena.take<T>(s.chunk * s.row)),
+          out(arena.take<T>(s.chunk * s.row)),
           merged(arena, s),
-          mean(arena.take<Real>(s.padded)),
-          scale(arena.take<Real>(s.padded)),
-          shift(arena.take<Real>(s.padded)) {}
+          mean(arena.take<Real>(s.row)),
+          scale(arena.take<Real>(s.row)),
+          shift(arena.take<Real>(s.row)) {}
   };
 
   const GroupNormActParams& p;
   Tensor4 x, residual, out;
   int64_t channel;
-  Sizes s;
+  StepSizes s;
   Real* sums;
 
   ForwardPass(const GroupNormActParams& p, const Steps& steps, int64_t step, Real* sums)
@@ -117,31 +127,32 @@ struct ForwardPass {
         sums(sums) {}
 
   Rows<const T> read(const Tensor4& tensor, int64_t unit, T* memory) const {
-    return read_rows<T, T>(tensor, unit / s.chunks, s.first(unit), s.count(unit), kLanes, memory);
+    return read_rows<T, T>(tensor, s.chunk_at(unit), kLanes, memory);
   }
 
   void first(int64_t unit, const State& state) const {
     const Rows<const T> rows = read(x, unit, state.x);
-    const Sums own = sums_at(sums, s, kForwardSums, unit);
-    chunk_mean(rows, s.count(unit), s, own.mean);
-    clear(own.squares, 2 * s.padded);
-    for_each_pixel(s.count(unit), [&](auto together, int64_t i) {
-      FloatV centred[decltype(together)::value];
-      for (int64_t c = 0; c < s.padded; c += kLanes) {
+    const ChunkSums own = chunk_sums(sums, s, kForwardSums, unit);
+    const int64_t count = s.chunk_at(unit).count;
+    chunk_mean(rows, count, s, own.mean);
+    clear(own.squares, 2 * s.row);
+    for_each_pixel(count, [&](auto together, int64_t i) {
+      Vec centred[decltype(together)::value];
+      for (int64_t c = 0; c < s.row; c += kLanes) {
         add_deviations(rows.data + i * rows.stride, rows.stride, c, own, centred);
       }
     });
   }
 
   void prepare(int64_t image, State& state) const {
-    const Merged& m = state.merged;
+    const ImageSums& m = state.merged;
     merge_statistics(sums, s, kForwardSums, image, p.eps, m);
-    for (int64_t c = 0; c < s.padded; ++c) state.mean[c] = state.scale[c] = state.shift[c] = 0.0f;
+    for (int64_t c = 0; c < s.row; ++c) state.mean[c] = state.scale[c] = state.shift[c] = 0.0f;
     for (int64_t c = 0; c < s.channels; ++c) {
       const double scale = parameter(p, p.weight, channel + c) * m.rstd[c];
       state.mean[c] = static_cast<Real>(m.mean[c]);
       state.scale[c] = static_cast<Real>(scale);
-      // what rounding took from the mean is given back here
+      // corrects for the rounding of the mean
       state.shift[c] = static_cast<Real>(parameter(p, p.bias, channel + c) - (m.mean[c] - state.mean[c]) * scale);
     }
   }
@@ -149,29 +160,29 @@ struct ForwardPass {
   template <bool kResidual>
   void normalise(const State& state, int64_t count, const Rows<const T>& rows, const Rows<const T>& added,
                  const Rows<T>& result) const {
-    const FloatV lowest = broadcast(p.relu ? 0.0f : -__builtin_inff());
+    const Vec lowest = broadcast(p.relu ? 0.0f : -__builtin_inff());
     for_each_pixel(count, [&](auto together, int64_t first) {
-      for (int64_t c = 0; c < s.padded; c += kLanes) {
-        const FloatV mean = load(state.mean + c), scale = load(state.scale + c), shift = load(state.shift + c);
+      for (int64_t c = 0; c < s.row; c += kLanes) {
+        const Vec mean = load(state.mean + c), scale = load(state.scale + c), shift = load(state.shift + c);
         for (int64_t i = first; i < first + decltype(together)::value; ++i) {
-          FloatV y = (load_vector(rows.data + i * rows.stride + c) - mean) * scale + shift;
+          Vec y = (load_vector(rows.data + i * rows.stride + c) - mean) * scale + shift;
           if (kResidual) y += load_vector(added.data + i * added.stride + c);
-          store_vector(result.data + i * result.stride + c, max(lowest, y));  // nothing is above NaN: it stays
+          store_vector(result.data + i * result.stride + c, max(lowest, y));  // no number is above NaN, so NaN stays
         }
       }
     });
   }
 
   void second(int64_t unit, const State& state) const {
-    const int64_t image = unit / s.chunks, count = s.count(unit);
+    const Pixels chunk = s.chunk_at(unit);
     const Rows<const T> rows = read(x, unit, state.x);
-    const Rows<T> result = rows_to_write(out, image, s.first(unit), state.out);
+    const Rows<T> result = rows_to_write(out, chunk, state.out);
     if (residual.data == nullptr) {
-      normalise<false>(state, count, rows, rows, result);
+      normalise<false>(state, chunk.count, rows, rows, result);
     } else {
-      normalise<true>(state, count, rows, read(residual, unit, state.residual), result);
+      normalise<true>(state, chunk.count, rows, read(residual, unit, state.residual), result);
     }
-    finish_rows(result, out, image, s.first(unit), count, state.out);
+    finish_rows(result, out, chunk, state.out);
   }
 };
 
@@ -179,36 +190,36 @@ template <bool kRelu, bool kResidual, typename T>
 struct BackwardPass {
   struct State {
     T *x, *out, *grad, *grad_x, *grad_residual;
-    Merged merged;
+    ImageSums merged;
     Real *mean, *scale, *slope, *shift;  // per channel: grad_x = g scale + shift - (x - mean) slope
 
-    State(Arena& arena, const Sizes& s)
-        : x(arena.take<T>(s.chunk * s.padded)),
-          out(arena.take<T>(s.chunk * s.padded)),
-          grad(arena.take<T>(s.chunk * s.padded)),
-          grad_x(arena.take<T>(s.chunk * s.padded)),
-          grad_residual(arena.take<T>(s.chunk * s.padded)),
+    State(Arena& arena, const StepSizes& s)
+        : x(arena.take<T>(s.chunk * s.row)),
+          out(arena.take<T>(s.chunk * s.row)),
+          grad(arena.take<T>(s.chunk * s.row)),
+          grad_x(arena.take<T>(s.chunk * s.row)),
+          grad_residual(arena.take<T>(s.chunk * s.row)),
           merged(arena, s),
-          mean(arena.take<Real>(s.padded)),
-          scale(arena.take<Real>(s.padded)),
-          slope(arena.take<Real>(s.padded)),
-          shift(arena.take<Real>(s.padded)) {}
+          mean(arena.take<Real>(s.row)),
+          scale(arena.take<Real>(s.row)),
+          slope(arena.take<Real>(s.row)),
+          shift(arena.take<Real>(s.row)) {}
   };
   struct Params {
     const GroupNormActBackwardParams& p;
-    double* image_sums;  // (N, C, 2): of g xhat and of g
+    double* weight_sums;  // (N, C, 2): the sums of g xhat and of g
   };
 
   const GroupNormActParams& p;
-  double* image_sums;
+  double* weight_sums;
   Tensor4 x, out, grad, grad_x, grad_residual;
   int64_t image, channel;
-  Sizes s;
+  StepSizes s;
   Real* sums;
 
   BackwardPass(const Params& all, const Steps& steps, int64_t step, Real* sums)
       : p(all.p.forward),
-        image_sums(all.image_sums),
+        weight_sums(all.weight_sums),
         x(part_of<T>(p.x, steps, step)),
         out(part_of<T>(p.out, steps, step)),
         grad(part_of<T>(all.p.grad, steps, step)),
@@ -222,34 +233,35 @@ struct BackwardPass {
   struct Read {
     Rows<const T> x, grad, out;
 
-    // The gradient behind the activation, as PyTorch: zero where out <= 0, so that NaN lets it through.
-    FloatV masked(int64_t pixel, int64_t c) const {
-      const FloatV g = load_vector(grad.data + pixel * grad.stride + c);
+    // The gradient before the activation, as in PyTorch: zero where out <= 0, so a NaN passes it.
+    Vec masked(int64_t pixel, int64_t c) const {
+      const Vec g = load_vector(grad.data + pixel * grad.stride + c);
       if constexpr (!kRelu) return g;
-      return load_vector(out.data + pixel * out.stride + c) <= FloatV{} ? FloatV{} : g;
+      return load_vector(out.data + pixel * out.stride + c) <= Vec{} ? Vec{} : g;
     }
   };
 
   Read read(int64_t unit, const State& state) const {
     const auto rows = [&](const Tensor4& tensor, T* memory) {
-      return read_rows<T, T>(tensor, unit / s.chunks, s.first(unit), s.count(unit), kLanes, memory);
+      return read_rows<T, T>(tensor, s.chunk_at(unit), kLanes, memory);
     };
     const Rows<const T> grads = rows(grad, state.grad);
-    return {rows(x, state.x), grads, kRelu ? rows(out, state.out) : grads};  // without ReLU out is not looked at
+    return {rows(x, state.x), grads, kRelu ? rows(out, state.out) : grads};  // without ReLU `out` is not read
   }
 
   void first(int64_t unit, const State& state) const {
     const Read in = read(unit, state);
-    const Sums own = sums_at(sums, s, kBackwardSums, unit);
-    chunk_mean(in.x, s.count(unit), s, own.mean);
-    clear(own.squares, 4 * s.padded);
-    for_each_pixel(s.count(unit), [&](auto together, int64_t i) {
-      FloatV centred[decltype(together)::value];
-      for (int64_t c = 0; c < s.padded; c += kLanes) {
+    const ChunkSums own = chunk_sums(sums, s, kBackwardSums, unit);
+    const int64_t count = s.chunk_at(unit).count;
+    chunk_mean(in.x, count, s, own.mean);
+    clear(own.squares, 4 * s.row);
+    for_each_pixel(count, [&](auto together, int64_t i) {
+      Vec centred[decltype(together)::value];
+      for (int64_t c = 0; c < s.row; c += kLanes) {
         add_deviations(in.x.data + i * in.x.stride, in.x.stride, c, own, centred);
-        FloatV sum = load(own.grad + c), product = load(own.product + c);
+        Vec sum = load(own.grad + c), product = load(own.product + c);
         for (int64_t k = 0; k < decltype(together)::value; ++k) {
-          const FloatV g = in.masked(i + k, c);
+          const Vec g = in.masked(i + k, c);
           sum += g;
           product += g * centred[k];
         }
@@ -260,10 +272,10 @@ struct BackwardPass {
   }
 
   void prepare(int64_t index, State& state) const {
-    const Merged& m = state.merged;
+    const ImageSums& m = state.merged;
     merge_statistics(sums, s, kBackwardSums, index, p.eps, m);
     merge_gradients(sums, s, index, m);
-    for (int64_t c = 0; c < s.padded; ++c) {
+    for (int64_t c = 0; c < s.row; ++c) {
       state.mean[c] = state.scale[c] = state.slope[c] = state.shift[c] = 0.0f;
     }
     for (int64_t c = 0; c < s.channels; ++c) {
@@ -285,11 +297,11 @@ struct BackwardPass {
   void input_gradient(const State& state, int64_t count, const Read& in, const Rows<T>& result,
                       const Rows<T>& residual) const {
     for_each_pixel(count, [&](auto together, int64_t first) {
-      for (int64_t c = 0; c < s.padded; c += kLanes) {
-        const FloatV mean = load(state.mean + c), scale = load(state.scale + c);
-        const FloatV slope = load(state.slope + c), shift = load(state.shift + c);
+      for (int64_t c = 0; c < s.row; c += kLanes) {
+        const Vec mean = load(state.mean + c), scale = load(state.scale + c);
+        const Vec slope = load(state.slope + c), shift = load(state.shift + c);
         for (int64_t i = first; i < first + decltype(together)::value; ++i) {
-          const FloatV g = in.masked(i, c), centred = load_vector(in.x.data + i * in.x.stride + c) - mean;
+          const Vec g = in.masked(i, c), centred = load_vector(in.x.data + i * in.x.stride + c) - mean;
           store_vector(result.data + i * result.stride + c, (g * scale + shift) - centred * slope);
           if (kResidual) store_vector(residual.data + i * residual.stride + c, g);
         }
@@ -298,15 +310,15 @@ struct BackwardPass {
   }
 
   void second(int64_t unit, const State& state) const {
-    const int64_t index = unit / s.chunks, begin = s.first(unit), count = s.count(unit);
-    const Rows<T> result = rows_to_write(grad_x, index, begin, state.grad_x);
+    const Pixels chunk = s.chunk_at(unit);
+    const Rows<T> result = rows_to_write(grad_x, chunk, state.grad_x);
     Rows<T> residual = result;
-    if (kResidual) residual = rows_to_write(grad_residual, index, begin, state.grad_residual);
-    input_gradient(state, count, read(unit, state), result, residual);
-    finish_rows(result, grad_x, index, begin, count, state.grad_x);
-    if (kResidual) finish_rows(residual, grad_residual, index, begin, count, state.grad_residual);
-    if (begin > 0) return;
-    double* own = image_sums + 2 * ((image + index) * p.x.size[1] + channel);
+    if (kResidual) residual = rows_to_write(grad_residual, chunk, state.grad_residual);
+    input_gradient(state, chunk.count, read(unit, state), result, residual);
+    finish_rows(result, grad_x, chunk, state.grad_x);
+    if (kResidual) finish_rows(residual, grad_residual, chunk, state.grad_residual);
+    if (chunk.first > 0) return;
+    double* own = weight_sums + 2 * ((image + chunk.image) * p.x.size[1] + channel);
     for (int64_t c = 0; c < s.channels; ++c) {
       own[2 * c] = state.merged.product[c] * state.merged.rstd[c];
       own[2 * c + 1] = state.merged.grad[c];
@@ -319,16 +331,16 @@ bool backward(const GroupNormActBackwardParams& p, int threads) {
   using Pass = BackwardPass<kRelu, kResidual, T>;
   const Steps steps(p.forward.x, p.forward.groups);
   const int64_t channels = p.forward.x.size[1], images = steps.count > 0 ? p.forward.x.size[0] : 0;
-  const Scratch scratch(images * channels * 2 * static_cast<int64_t>(sizeof(double)));
-  double* image_sums = reinterpret_cast<double*>(scratch.base());
-  if (image_sums == nullptr) return false;
-  const typename Pass::Params all{p, image_sums};
+  const TeamMemory memory(bytes_of<Array<double>>(images * channels * 2), 0, 0);
+  if (memory.is_exhausted()) return false;
+  double* const weight_sums = memory.shared<Array<double>>(images * channels * 2).data;
+  const typename Pass::Params all{p, weight_sums};
   if (!run_steps<Pass>(all, p.forward, steps, kBackwardSums, threads)) return false;
   for (int64_t c = 0; c < channels; ++c) {  // in the order of the images
     double weight = 0.0, bias = 0.0;
     for (int64_t n = 0; n < images; ++n) {
-      weight += image_sums[2 * (n * channels + c)];
-      bias += image_sums[2 * (n * channels + c) + 1];
+      weight += weight_sums[2 * (n * channels + c)];
+      bias += weight_sums[2 * (n * channels + c) + 1];
     }
     set_parameter(p.forward, p.grad_weight, c, weight);
     set_parameter(p.forward, p.grad_bias, c, bias);

@@ -1,26 +1,27 @@
-// group_norm_act on a GPU: y = act((x - mean) rstd w + b + residual), mean and rstd of each (image, group).
+// group_norm_act on a GPU: y = act((x - mean) rstd w + b + residual), with mean and rstd per (image, group).
 //
-// Forward, two kernels:
-//   statistics  mean and M2 = sum (x - mean)^2 of a block's part of every group it touches
+// The forward has two kernels:
+//   statistics  mean and M2 = sum (x - mean)^2 of a block's part of every group that it touches
 //   apply       merges the parts of its groups, in their order, and normalises
-// Backward (group_norm_act_backward_cuda.cu), four: statistics again; then with g the gradient that ReLU lets through
-// and xhat = (x - mean) rstd
-//   sums        of g and g xhat: per channel (for the parameters) and per group, times w
+// The backward (group_norm_act_backward_cuda.cu) has four. It begins with statistics again. Then, with g the gradient
+// that ReLU passes on and xhat = (x - mean) rstd:
+//   sums        of g and g xhat: per channel (for the parameters) and, times w, per group
 //   gradient    grad_x = rstd (w g - mean(w g) - xhat mean(w g xhat)), grad_residual = g
-//   parameters  grad_weight and grad_bias, one block 32 channels
-// A thread takes four steps of 16 bytes at a time, their mean first, then the squares around it, and merges that with
-// what it has (Chan et al.); a block's threads are merged the same way, and so are blocks: an offset of the data costs
-// no digits. No atomics; the order of all sums depends on the shape alone.
+//   parameters  grad_weight and grad_bias, one block per 32 channels
+// A thread reads four steps of 16 bytes at a time, computes first their mean, then the squares around it, and merges
+// both with its previous result (Chan et al.). The threads of a block are merged the same way, and so are blocks: an
+// offset of the data costs no digits. There are no atomics; the order of all sums depends on the shape alone.
 //
-// Two ways to cut the work: rows (channels_last; a thread keeps its channels' parameters in registers) and planes
-// (contiguous; a block is of one channel). Each with 16-byte vectors, or with single elements for odd sizes, odd
+// The work is divided in one of two ways: rows (channels_last; a thread keeps its channels' parameters in registers) or
+// planes (contiguous; a block has one channel). Both use 16-byte vectors, or single elements for odd sizes, odd
 // alignments and other strides.
 //
-// Bytes: forward x twice (the second time from L2 where x is under some 40 MB), residual once, out once; backward x
-// three times, grad and out twice, grad_x once. FLOPs: 7 an element forward, 16 backward: bound by memory.
-// MODEL for an H200, not yet measured on a GPU: (32, 256, 64, 64) bf16 without residual is 64 MiB: 3 x 64 MiB / 4.3
-// TB/s = 47 us forward, 8 x 64 MiB = 125 us backward; (1, 256, 64, 64) is 2 MiB: launches dominate, 2 x 3 us. Registers
-// and shared memory: tests/kernels/nvcc_gate.json. Statistics keep 16 KiB of shared memory a block at most.
+// Bytes: forward x twice (the second time from L2 if x is below about 40 MB), residual once, out once; backward x three
+// times, grad and out twice, grad_x once. FLOPs: 7 per element forward, 16 backward: memory is the bound.
+// Model for an H200: (32, 256, 64, 64) bf16 without residual is 64 MiB: 3 x 64 MiB / 4.3 TB/s = 47 us forward, 8 x 64
+// MiB = 125 us backward. (1, 256, 64, 64) is 2 MiB: launches dominate, 2 x 3 us.
+// Registers and static shared memory: tests/kernels/cuda/nvcc_gate.json. The statistics kernel uses at most 16 KiB of
+// shared memory per block.
 
 #include "ops/group_norm_act/variants.cuh"
 
@@ -30,7 +31,7 @@ namespace {
 
 template <typename T, int kVec, bool kRows>
 __global__ void __launch_bounds__(kNormThreads) group_norm_act_statistics_kernel(NormTask t, Tensor4 x, float2* parts) {
-  constexpr int kOwn = kRows ? kVec : 1;  // channels of a thread
+  constexpr int kOwn = kRows ? kVec : 1;  // channels per thread
   const NormPart part(t, blockIdx.x);
   Moments own[kOwn] = {};
   for (int item = part.first; item < part.last; item += kBatch * part.step) {
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(kNormThreads) group_norm_act_statistics_kernel
     store_channels(squares + at, m2);
   }
   __syncthreads();
-  const int items = t.items_of(part.chunk), each = items / part.lanes, rest = items % part.lanes;  // of a lane
+  const int items = t.items_of(part.chunk), each = items / part.lanes, rest = items % part.lanes;  // per lane
   const int groups = kRows ? t.shape.groups : 1, group_channels = kRows ? t.shape.group_channels : 1;
   for (int g = threadIdx.x / kWarp; g < groups; g += kNormWarps) {
     const Moments m = merge(part.lanes * group_channels, [&](int e) {
@@ -121,7 +122,7 @@ __global__ void __launch_bounds__(kNormThreads)
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
       const float value = (y.values[i] - mean[i % kOwn]) * scale[i % kOwn] + shift[i % kOwn] + add.values[i];
-      y.values[i] = t.relu && value <= 0.0f ? 0.0f : value;  // NaN stays
+      y.values[i] = t.relu && value <= 0.0f ? 0.0f : value;  // NaN is kept
     }
     y.store(t, out, part, item);
   }

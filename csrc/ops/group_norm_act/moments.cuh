@@ -1,4 +1,4 @@
-// group_norm_act on a GPU: mean and M2 of parts and of what they make together, and a block's shared memory.
+// group_norm_act on a GPU: mean and M2 of parts, how they are merged, and the layout of a block's shared memory.
 #pragma once
 
 #include "ops/group_norm_act/plan.cuh"
@@ -18,13 +18,13 @@ struct Moments {
   }
 };
 
-// Moments of entries 0 .. size of this warp, entry(e) being (count, mean, m2); the same in all lanes.
+// Merges entries 0 to size - 1 in this warp, where entry(e) is (count, mean, m2). All lanes get the result.
 template <typename Entry>
 __device__ inline Moments merge(int size, Entry entry) {
   const int lane = threadIdx.x % kWarp;
-  const float pivot = entry(0).mean;  // around it, so that an offset costs no digits
+  const float pivot = entry(0).mean;  // sums are taken around it, so that an offset costs no digits
   float count = 0.0f, sum = 0.0f;
-#pragma unroll 1  // more run into spills
+#pragma unroll 1  // unrolling would spill
   for (int e = lane; e < size; e += kWarp) {
     const Moments m = entry(e);
     count += m.count;
@@ -33,7 +33,7 @@ __device__ inline Moments merge(int size, Entry entry) {
   count = warp_sum(count);
   const float mean = pivot + warp_sum(sum) / count;
   float m2 = 0.0f;
-#pragma unroll 1  // more run into spills
+#pragma unroll 1  // unrolling would spill
   for (int e = lane; e < size; e += kWarp) {
     const Moments m = entry(e);
     m2 += m.m2 + m.count * (m.mean - mean) * (m.mean - mean);
@@ -41,8 +41,8 @@ __device__ inline Moments merge(int size, Entry entry) {
   return {count, mean, warp_sum(m2)};
 }
 
-// Floats from one row of channels to the next in shared memory: 8 beside a multiple of the 32 banks, so that the same
-// channels of four rows do not meet in one.
+// Distance in floats between rows of channels in shared memory: 8 more than a multiple of the 32 banks, so that the
+// same channels of four rows are in different banks.
 __host__ __device__ inline int row_pitch(int channels) { return channels + 8; }
 
 template <int kCount>
@@ -58,11 +58,12 @@ __device__ inline void store_channels(float* to, const float (&values)[kCount]) 
   }
 }
 
-// Of the groups of a block's channels, in shared memory: mean and rstd, then (backward) mean(w g) and mean(w g xhat).
+// Values of the groups of a block's channels, in shared memory: mean and rstd; then, for the backward, mean(w g) and
+// mean(w g xhat).
 struct GroupValues {
   float2* statistics;
   float2* gradients;
-  int first;  // group
+  int first;  // first group
 
   __device__ GroupValues(const NormTask& t, const NormPart& part)
       : statistics(reinterpret_cast<float2*>(shared_memory())),

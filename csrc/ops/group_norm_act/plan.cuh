@@ -1,4 +1,4 @@
-// group_norm_act on a GPU: how the work is cut, and which elements a thread takes.
+// group_norm_act on a GPU: how the work is divided, and which elements each thread processes.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -9,24 +9,24 @@ namespace group_norm {
 
 constexpr int kNormThreads = 256;
 constexpr int kNormWarps = kNormThreads / kWarp;
-// Enough blocks for every multiprocessor several times; few enough that each can read its group's sums again. The
-// same on every device: so are the results.
+// The blocks are several per multiprocessor, but few enough that each can read its group's sums again. The number does
+// not depend on the device, so neither do the results.
 constexpr int64_t kNormBlocks = 1024, kMostChunks = 128;
-constexpr int kBatch = 4;  // steps of a thread whose loads are under way together
+constexpr int kBatch = 4;  // steps of a thread whose loads are in flight together
 
-// Rows: a block takes pixels of an image with all their channels, a thread always the same `vector` channels.
-// Planes: a block takes pixels of one channel of an image, `vector` of them a step.
+// Rows: a block processes pixels of an image with all their channels; a thread always has the same `vector` channels.
+// Planes: a block processes pixels of one channel of an image, `vector` of them per step.
 struct NormPlan {
   bool rows;
-  int vector;  // elements of a step: 16 bytes of them, or 1
-  int items;   // steps of an image's pixels (rows: pixels; planes: vectors of pixels)
-  int chunk;   // steps of a block, but for the last one
-  int chunks;  // of an image (rows) or of one of its channels (planes)
-  bool dense;  // pixel p of every tensor lies at p times the stride of w
+  int vector;  // elements per step: 16 bytes of them, or 1
+  int items;   // steps for an image's pixels (rows: pixels; planes: vectors of pixels)
+  int chunk;   // steps per block, except for the last one
+  int chunks;  // per image (rows) or per channel of an image (planes)
+  bool dense;  // pixel p of every tensor is at p times the stride of w
 };
 
-// 32 bits (Python refuses what they do not hold): 64-bit divisions would cost more than the arithmetic. Offsets into
-// tensors have 64.
+// Sizes in 32 bits, because 64-bit divisions would cost more than the arithmetic; Python refuses larger ones. Offsets
+// into tensors have 64 bits.
 struct NormShape {
   int batch, channels, groups, group_channels, width, pixels;
 
@@ -39,7 +39,7 @@ struct NormShape {
         pixels(static_cast<int>(p.x.size[2] * p.x.size[3])) {}
 };
 
-// What a kernel knows beside its tensors.
+// Everything that a kernel needs besides its tensors.
 struct NormTask {
   NormShape shape;
   NormPlan plan;
@@ -49,14 +49,15 @@ struct NormTask {
   bool parameter_vectors;  // weight and bias can be read 16 bytes at a time
 
   int64_t blocks() const { return int64_t{shape.batch} * plan.chunks * (plan.rows ? 1 : shape.channels); }
-  // Of a group's partial sums: entries an image and group, and elements of entry e.
+  // The partial sums of a group: entries() is their number per image and group, elements(e) how many elements entry e
+  // covers.
   __device__ int entries() const { return plan.rows ? plan.chunks : plan.chunks * shape.group_channels; }
   __device__ int items_of(int chunk) const {
     const int left = plan.items - chunk * plan.chunk;
     return left < plan.chunk ? left : plan.chunk;
   }
   __device__ float elements(int e) const {
-    const int chunk = e < plan.chunks ? e : e % plan.chunks;  // a division only where planes need it
+    const int chunk = e < plan.chunks ? e : e % plan.chunks;  // only planes need the division
     return static_cast<float>(items_of(chunk)) * static_cast<float>(plan.rows ? shape.group_channels : plan.vector);
   }
   __device__ int64_t entry(int n, int group, int e) const {
@@ -70,7 +71,7 @@ struct NormTask {
     return to_float(load_global(static_cast<const __nv_bfloat16*>(tensor.data) + at));
   }
 
-  // Of kCount channels from c, a multiple of kCount.
+  // Reads kCount parameters from channel c on, a multiple of kCount.
   template <int kCount>
   __device__ void parameters(const Tensor4& tensor, int c, float (&values)[kCount]) const {
     if constexpr (kCount > 1) {
@@ -96,11 +97,11 @@ struct NormTask {
   }
 };
 
-// The part of the calling thread: items first, first + step, ... below last, of these channels.
+// The work of this thread: items first, first + step, ... below last, of these channels.
 struct NormPart {
-  int n, chunk, channel;  // the first channel
+  int n, chunk, channel;  // channel: the thread's first
   int first, last, step;
-  int lane, lanes;  // rows: which of the threads that take the same channels; planes: the thread
+  int lane, lanes;  // rows: the thread's place among those with the same channels; planes: the thread
   bool idle;
 
   __device__ NormPart(const NormTask& t, int block) {

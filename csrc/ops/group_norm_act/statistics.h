@@ -1,46 +1,47 @@
-// group_norm_act's sums over the pixels: of a chunk, around its own mean, and merged into an image's.
+// group_norm_act's sums over the pixels: those of a chunk, around the chunk's mean, and those of an image, merged.
 #pragma once
 
-#include "cpu/arena.h"
-#include "cpu/pixels.h"
+#include "cpu/memory.h"
+#include "cpu/rows.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
 
 constexpr int64_t kChunkElements = 32768, kChunkPixels = 256;
-constexpr int64_t kUnroll = 4;  // pixels taken together: they share the loads and stores of the channels' sums
+constexpr int64_t kUnroll = 4;  // pixels per iteration: they share the loads and stores of the channels' sums
 constexpr int kForwardSums = 3, kBackwardSums = 5;
 
-// Of one step; a chunk is `chunk` pixels of an image.
-struct Sizes {
-  int64_t images, channels, groups, padded, pixels, chunk, chunks;
+// The sizes of one step. A chunk is `chunk` pixels of an image.
+struct StepSizes {
+  int64_t images, channels, groups, row, pixels, chunk, chunks;  // row: the channels padded to whole vectors
 
-  Sizes(int64_t images, int64_t channels, int64_t groups, int64_t pixels)
-      : images(images), channels(channels), groups(groups), padded(whole_vectors(channels)), pixels(pixels) {
-    chunk = kChunkElements / padded;
-    if (chunk < 2 * kUnroll) chunk = 2 * kUnroll;
-    if (chunk > kChunkPixels) chunk = kChunkPixels;
-    chunks = (pixels + chunk - 1) / chunk;
+  StepSizes(int64_t images, int64_t channels, int64_t groups, int64_t pixels)
+      : images(images), channels(channels), groups(groups), row(padded(channels)), pixels(pixels) {
+    chunk = smaller(larger(kChunkElements / row, 2 * kUnroll), kChunkPixels);
+    chunks = blocks_of(pixels, chunk);
   }
 
   int64_t units() const { return images * chunks; }
-  int64_t first(int64_t unit) const { return unit % chunks * chunk; }
-  int64_t count(int64_t unit) const { return pixels - first(unit) < chunk ? pixels - first(unit) : chunk; }
+  Pixels chunk_at(int64_t unit) const {
+    const int64_t first = unit % chunks * chunk;
+    return {unit / chunks, first, smaller(pixels - first, chunk)};
+  }
+  // One over the elements of a group.
   double share() const { return 1.0 / (static_cast<double>(channels / groups) * static_cast<double>(pixels)); }
 };
 
-// One chunk's sums per channel, an array of `padded` floats each.
-struct Sums {
+// One chunk's sums per channel: arrays of `row` Reals.
+struct ChunkSums {
   Real *mean, *squares, *deviation;  // m, q, d
-  Real *grad, *product;              // a, b: backward only
+  Real *grad, *product;              // a, b; backward only
 };
 
-static inline Sums sums_at(Real* all, const Sizes& s, int arrays, int64_t unit) {
-  Real* own = all + unit * arrays * s.padded;
-  return {own, own + s.padded, own + 2 * s.padded, own + 3 * s.padded, own + 4 * s.padded};
+static inline ChunkSums chunk_sums(Real* all, const StepSizes& s, int arrays, int64_t unit) {
+  Real* own = all + unit * arrays * s.row;
+  return {own, own + s.row, own + 2 * s.row, own + 3 * s.row, own + 4 * s.row};
 }
 
-// visit(integral constant of pixels taken together, pixel) over `count` pixels.
+// Calls visit(Together, pixel) for `count` pixels. The Together says how many pixels, from this one on, a call takes.
 template <int64_t kCount>
 struct Together {
   static constexpr int64_t value = kCount;
@@ -55,25 +56,26 @@ static inline void for_each_pixel(int64_t count, const Visit& visit) {
 static inline void clear(Real* values, int64_t count) { std::memset(values, 0, count * sizeof(Real)); }
 
 template <typename T>
-static inline void chunk_mean(const Rows<const T>& x, int64_t count, const Sizes& s, Real* mean) {
-  clear(mean, s.padded);
+static inline void chunk_mean(const Rows<const T>& x, int64_t count, const StepSizes& s, Real* mean) {
+  clear(mean, s.row);
   for_each_pixel(count, [&](auto together, int64_t i) {
     const T* row = x.data + i * x.stride;
-    for (int64_t c = 0; c < s.padded; c += kLanes) {
-      FloatV sum = load(mean + c);
+    for (int64_t c = 0; c < s.row; c += kLanes) {
+      Vec sum = load(mean + c);
       for (int64_t p = 0; p < decltype(together)::value; ++p) sum += load_vector(row + p * x.stride + c);
       store(mean + c, sum);
     }
   });
   const Real share = 1.0f / static_cast<Real>(count);
-  for (int64_t c = 0; c < s.padded; c += kLanes) store(mean + c, load(mean + c) * share);
+  for (int64_t c = 0; c < s.row; c += kLanes) store(mean + c, load(mean + c) * share);
 }
 
 // Adds to `squares` and `deviation`.
 template <int64_t kCount, typename T>
-static inline void add_deviations(const T* x, int64_t stride, int64_t c, const Sums& sums, FloatV (&centred)[kCount]) {
-  const FloatV mean = load(sums.mean + c);
-  FloatV squares = load(sums.squares + c), deviation = load(sums.deviation + c);
+static inline void add_deviations(const T* x, int64_t stride, int64_t c, const ChunkSums& sums,
+                                  Vec (&centred)[kCount]) {
+  const Vec mean = load(sums.mean + c);
+  Vec squares = load(sums.squares + c), deviation = load(sums.deviation + c);
   for (int64_t p = 0; p < kCount; ++p) {
     centred[p] = load_vector(x + p * stride + c) - mean;
     squares += centred[p] * centred[p];
@@ -83,23 +85,23 @@ static inline void add_deviations(const T* x, int64_t stride, int64_t c, const S
   store(sums.deviation + c, deviation);
 }
 
-// An image's statistics and gradient sums, per channel, merged from its chunks.
-struct Merged {
-  double *mean, *rstd;     // the group's
-  double *grad, *product;  // sum of g, of g (x - mean): backward only
+// An image's statistics and gradient sums per channel, merged from its chunks.
+struct ImageSums {
+  double *mean, *rstd;     // of the channel's group
+  double *grad, *product;  // sums of g and of g (x - mean); backward only
   double *sum, *weighted;  // scratch
 
-  Merged(Arena& arena, const Sizes& s)
-      : mean(arena.take<double>(s.padded)),
-        rstd(arena.take<double>(s.padded)),
-        grad(arena.take<double>(s.padded)),
-        product(arena.take<double>(s.padded)),
-        sum(arena.take<double>(s.padded)),
-        weighted(arena.take<double>(s.padded)) {}
+  ImageSums(Arena& arena, const StepSizes& s)
+      : mean(arena.take<double>(s.row)),
+        rstd(arena.take<double>(s.row)),
+        grad(arena.take<double>(s.row)),
+        product(arena.take<double>(s.row)),
+        sum(arena.take<double>(s.row)),
+        weighted(arena.take<double>(s.row)) {}
 };
 
 // target[c] = the sum of values over the channels of c's group.
-static inline void spread_group_sums(const double* values, const Sizes& s, double* target) {
+static inline void spread_group_sums(const double* values, const StepSizes& s, double* target) {
   const int64_t width = s.channels / s.groups;
   for (int64_t first = 0; first < s.channels; first += width) {
     double total = 0.0;
@@ -108,12 +110,13 @@ static inline void spread_group_sums(const double* values, const Sizes& s, doubl
   }
 }
 
-static inline void merge_statistics(Real* all, const Sizes& s, int arrays, int64_t image, double eps, const Merged& m) {
+static inline void merge_statistics(Real* all, const StepSizes& s, int arrays, int64_t image, double eps,
+                                    const ImageSums& m) {
   const double share = s.share();
   for (int64_t c = 0; c < s.channels; ++c) m.sum[c] = 0.0;
   for (int64_t i = 0; i < s.chunks; ++i) {
-    const Sums part = sums_at(all, s, arrays, image * s.chunks + i);
-    const double count = static_cast<double>(s.count(i));
+    const ChunkSums part = chunk_sums(all, s, arrays, image * s.chunks + i);
+    const double count = static_cast<double>(s.chunk_at(i).count);
     for (int64_t c = 0; c < s.channels; ++c) m.sum[c] += count * part.mean[c] + part.deviation[c];
   }
   spread_group_sums(m.sum, s, m.mean);
@@ -122,8 +125,8 @@ static inline void merge_statistics(Real* all, const Sizes& s, int arrays, int64
     m.sum[c] = 0.0;
   }
   for (int64_t i = 0; i < s.chunks; ++i) {
-    const Sums part = sums_at(all, s, arrays, image * s.chunks + i);
-    const double count = static_cast<double>(s.count(i));
+    const ChunkSums part = chunk_sums(all, s, arrays, image * s.chunks + i);
+    const double count = static_cast<double>(s.chunk_at(i).count);
     for (int64_t c = 0; c < s.channels; ++c) {
       const double apart = part.mean[c] - m.mean[c];
       m.sum[c] += part.squares[c] + apart * (2.0 * part.deviation[c] + count * apart);
@@ -132,14 +135,14 @@ static inline void merge_statistics(Real* all, const Sizes& s, int arrays, int64
   spread_group_sums(m.sum, s, m.rstd);
   for (int64_t c = 0; c < s.channels; ++c) {
     const double variance = m.rstd[c] * share;
-    m.rstd[c] = 1.0 / __builtin_sqrt((variance < 0.0 ? 0.0 : variance) + eps);  // below zero by rounding; NaN stays
+    m.rstd[c] = 1.0 / __builtin_sqrt((variance < 0.0 ? 0.0 : variance) + eps);  // rounding may go below zero; NaN stays
   }
 }
 
-static inline void merge_gradients(Real* all, const Sizes& s, int64_t image, const Merged& m) {
+static inline void merge_gradients(Real* all, const StepSizes& s, int64_t image, const ImageSums& m) {
   for (int64_t c = 0; c < s.channels; ++c) m.grad[c] = m.product[c] = 0.0;
   for (int64_t i = 0; i < s.chunks; ++i) {
-    const Sums part = sums_at(all, s, kBackwardSums, image * s.chunks + i);
+    const ChunkSums part = chunk_sums(all, s, kBackwardSums, image * s.chunks + i);
     for (int64_t c = 0; c < s.channels; ++c) {
       m.grad[c] += part.grad[c];
       m.product[c] += part.product[c] + (part.mean[c] - m.mean[c]) * part.grad[c];

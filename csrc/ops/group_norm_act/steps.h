@@ -1,4 +1,4 @@
-// How a call of group_norm_act is cut into steps: whole groups of some images that the caches hold.
+// The steps of a call of group_norm_act: each takes whole groups of some images, as much as the caches hold.
 #pragma once
 
 #include "ops/group_norm_act/group_norm_act.h"
@@ -7,10 +7,10 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-// Elements of a step, and the channels below which the pieces of a pixel's row are too short to be fetched ahead.
+// The elements of a step, and the channels below which the pieces of a pixel's row are too short for the prefetcher.
 constexpr int64_t kStepElements = 1048576, kStepChannels = 64;
 
-// How many channels a step takes: all, or an even share of them, whole groups and whole vectors.
+// The channels of a step: all, or an equal part of them that is whole groups and whole vectors.
 static inline int64_t step_channels(const Tensor4& x, int64_t groups) {
   int64_t best = x.size[1];
   for (int64_t shares = 2; shares <= groups && best * x.size[2] * x.size[3] > kStepElements; ++shares) {
@@ -21,7 +21,7 @@ static inline int64_t step_channels(const Tensor4& x, int64_t groups) {
   return best;
 }
 
-// The steps of a call; the last images may make a smaller one.
+// The steps of a call. The last images may make a smaller step.
 struct Steps {
   int64_t channels, images, across, count;  // channels and images of a step, steps across the channels, all steps
 
@@ -29,17 +29,16 @@ struct Steps {
     const int64_t pixels = x.size[2] * x.size[3];
     if (x.size[0] * x.size[1] * pixels == 0) return;
     channels = step_channels(x, groups);
-    images = kStepElements / (channels * pixels);
-    images = images < 1 ? 1 : images < x.size[0] ? images : x.size[0];
+    images = smaller(larger(kStepElements / (channels * pixels), 1), x.size[0]);
     across = x.size[1] / channels;
-    count = (x.size[0] + images - 1) / images * across;
+    count = blocks_of(x.size[0], images) * across;
   }
 
   int64_t image(int64_t step) const { return step / across * images; }
   int64_t channel(int64_t step) const { return step % across * channels; }
-  Sizes sizes(const GroupNormActParams& p, int64_t step) const {
-    const int64_t left = p.x.size[0] - image(step);
-    return Sizes(left < images ? left : images, channels, p.groups / across, p.x.size[2] * p.x.size[3]);
+  StepSizes sizes(const GroupNormActParams& p, int64_t step) const {
+    return StepSizes(smaller(p.x.size[0] - image(step), images), channels, p.groups / across,
+                     p.x.size[2] * p.x.size[3]);
   }
 };
 

@@ -1,4 +1,4 @@
-// group_norm_act on a GPU, for the launchers: the plan of a call, its workspace, the kernels' variants.
+// group_norm_act on a GPU, for the launchers: the plan of a call, its workspace, and the choice of a kernel's variant.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace group_norm {
 
 inline int64_t element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
-// Whether 16-byte steps along `axis` are aligned in this tensor.
+// Whether this tensor can be read in aligned steps of 16 bytes, along channels (rows) or along w (planes).
 inline bool takes_vectors(const Tensor4& x, bool rows, int64_t vector) {
   if (x.data == nullptr) return true;
   const int inner = rows ? 1 : 3;
@@ -46,8 +46,8 @@ NormTask task_of(const GroupNormActParams& p, const Tensor4 (&tensors)[kCount]) 
     t.parameter_vectors = t.parameter_vectors && x->stride[0] <= 1 && reinterpret_cast<uintptr_t>(x->data) % 16 == 0;
   }
   const int64_t others = int64_t{t.shape.batch} * (plan.rows ? 1 : channels);
-  const int64_t a_pass = kBatch * (plan.rows ? kNormThreads / (channels / plan.vector) : kNormThreads);
-  int64_t chunks = (plan.items + a_pass - 1) / a_pass;
+  const int64_t per_pass = kBatch * (plan.rows ? kNormThreads / (channels / plan.vector) : kNormThreads);
+  int64_t chunks = (plan.items + per_pass - 1) / per_pass;
   chunks = std::min(chunks, others > 0 ? std::max<int64_t>(kNormBlocks / others, 1) : 1);
   chunks = std::min(chunks, kMostChunks);
   if (chunks == 0) return t;  // no pixels
@@ -56,7 +56,7 @@ NormTask task_of(const GroupNormActParams& p, const Tensor4 (&tensors)[kCount]) 
   return t;
 }
 
-// Places in the workspace, in elements of float2.
+// Offsets into the workspace, in elements of float2.
 struct Places {
   int64_t of_channels, of_groups, end;
 
@@ -68,7 +68,7 @@ struct Places {
   }
 };
 
-// f(element, vector, rows) with the types and constants of the kernels to run.
+// Calls f(element, vector, rows) with the types and constants of the kernels to run.
 template <typename F>
 int with_variant(DType dtype, const NormPlan& plan, F f) {
   return with_element_type(dtype, [&](auto element) {
@@ -85,14 +85,14 @@ inline size_t group_bytes(const NormTask& t) {
   return static_cast<size_t>(t.plan.rows ? t.shape.groups + t.shape.groups % 2 : 2) * sizeof(float2);
 }
 
-// Two floats of every channel for each thread that takes it.
+// Bytes for two floats per channel of every thread.
 inline size_t thread_bytes(const NormTask& t) {
   if (!t.plan.rows) return kNormThreads * sizeof(float2);
   const int lanes = kNormThreads / (t.shape.channels / t.plan.vector);
   return static_cast<size_t>(lanes * row_pitch(t.shape.channels)) * 2 * sizeof(float);
 }
 
-// The first kernel of forward and backward: mean and M2 of every part.
+// Launches the first kernel of forward and backward: mean and M2 of every part.
 int launch_statistics(DType dtype, const NormTask& t, const Tensor4& x, float2* parts, void* stream);
 
 }  // namespace group_norm

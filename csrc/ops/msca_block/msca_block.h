@@ -1,4 +1,4 @@
-// msca_block: the attention half of a SegNeXt block in inference; forward.
+// msca_block: the attention half of a SegNeXt block, for inference.
 #pragma once
 
 #include "common/dtype.h"
@@ -20,18 +20,18 @@ struct MscaBlockWeights {
 struct MscaBlockParams {
   DType dtype;
   Tensor4 x;           // (N, C, H, W)
-  const void* packed;  // by msca_block_pack_cpu of the same instruction set and dtype, 64-byte aligned
-  void* workspace;     // msca_block_workspace elements of x's dtype
+  const void* packed;  // from msca_block_pack_cpu of the same instruction set and dtype, aligned to 64 bytes
+  void* workspace;     // msca_block_workspace elements of x's dtype per image
   Tensor4 out;         // (N, C, H, W); must not overlap x
 };
 
 SEGNEXT_FOR_EACH_ISA(
-    // Bytes of the packed weights.
+    // The bytes of the packed weights.
     int64_t msca_block_packed_bytes(const MscaBlockWeights& weights);
     void msca_block_pack_cpu(const MscaBlockWeights& weights, void* packed);
-    // Elements of the workspace for an image of (C, H, W), each.
+    // The elements of the workspace per image of (C, H, W).
     int64_t msca_block_workspace(int64_t channels, int64_t height, int64_t width);
-    // False when scratch memory is exhausted.
+    // Returns false when scratch memory is exhausted.
     bool msca_block_cpu(const MscaBlockParams& params, int threads);)
 
 }  // namespace segnext

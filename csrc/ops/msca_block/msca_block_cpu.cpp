@@ -1,18 +1,19 @@
 // msca_block on the CPU: u = gelu(proj_in x); m = msca_conv(u); out = x * scale + shift + proj_out((mix m) * u).
 //
-// Three phases with a barrier between, in one parallel region: (1) a product over all pixels with GELU in its
-// epilogue; (2) the strips, streamed (msca_conv/strips.h), which write m to out; (3) tiles of pixels: mix, the product
-// with u in its epilogue, proj_out and the skip in its epilogue. A tile's m is read before its out is written, so
-// u is the only tensor besides x and out. Bytes: x twice, u twice, m once and out twice, all in the third-level cache
-// for images up to 1024x1024. FLOPs: 6 C^2 + 206 C a pixel.
-
-#include <omp.h>
-
-#include <cstdlib>
+// One parallel region has three phases with barriers between them:
+//   1. u = gelu(proj_in x)       a product over all pixels with GELU in its epilogue
+//   2. m = msca_conv(u)          the strips, streamed (msca_conv/strips.h); m goes to out
+//   3. out = ... (mix m) * u     tiles of pixels: mix with the multiplication by u in its epilogue, then proj_out with
+//                                the skip in its epilogue
+// A tile's m is read before its out is written, so u is the only tensor besides x and out.
+// Bytes: x twice, u twice, m once and out twice, all in the third-level cache for images up to 1024x1024.
+// FLOPs: 6 C^2 + 206 C per pixel.
 
 #include "cpu/convert.h"
 #include "cpu/gelu.h"
+#include "cpu/memory.h"
 #include "cpu/pack.h"
+#include "cpu/rows.h"
 #include "ops/msca_block/msca_block.h"
 #include "ops/msca_conv/strips.h"
 
@@ -20,13 +21,11 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-constexpr int64_t kTile = 96;  // pixels of a product: mix m stays in the first-level cache for 64 channels
+constexpr int64_t kTile = 96;  // pixels of a product: for 64 channels mix m stays in the first-level cache
 
-int64_t padded(int64_t channels) { return vectors_of(channels) * kLanes; }
-
-// The packed weights begin with the sizes of the strips.
+// The packed weights; they begin with the sizes of the strips.
 template <typename Element>
-struct Packed {
+struct PackedBlock {
   StripKernels* kernels;
   Element* proj_in;
   float* proj_in_bias;
@@ -36,11 +35,11 @@ struct Packed {
   Element* proj_out;
   float *proj_out_bias, *scale, *shift;
 
-  Packed(Arena& arena, const StripKernels& k)
+  PackedBlock(Arena& arena, const StripKernels& k)
       : kernels(arena.take<StripKernels>(1)),
         proj_in(arena.take<Element>(packed_size<Element>(k.channels, k.channels))),
         proj_in_bias(arena.take<float>(padded(k.channels))),
-        strips(arena.take<float>(k.packed_floats())),
+        strips(arena.take<float>(k.packed_reals())),
         mix(arena.take<Element>(packed_size<Element>(k.channels, k.channels))),
         mix_bias(arena.take<float>(padded(k.channels))),
         proj_out(arena.take<Element>(packed_size<Element>(k.channels, k.channels))),
@@ -51,11 +50,10 @@ struct Packed {
 
 template <typename T>
 void pack(const MscaBlockWeights& w, void* memory) {
-  using Element = typename Product<T>::Element;
+  using Element = ProductElement<T>;
   const StripKernels kernels = strip_kernels(w.strips);
   const int64_t channels = kernels.channels;
-  Arena arena{static_cast<char*>(memory)};
-  const Packed<Element> packed(arena, kernels);
+  const auto packed = laid_out<PackedBlock<Element>>(memory, kernels);
   *packed.kernels = kernels;
   pack_matrix(pointwise<T>(w.proj_in_weight), packed.proj_in);
   pack_matrix(pointwise<T>(w.mix_weight), packed.mix);
@@ -69,82 +67,75 @@ void pack(const MscaBlockWeights& w, void* memory) {
 }
 
 template <typename Element>
-struct Scratch {
+struct BlockScratch {
   Element *rows, *gated;
   StripScratch strips;
 
-  Scratch(Arena& arena, const StripKernels& k, const StripCut& cut)
-      : rows(arena.take<Element>(kTile * row_elements<Element>(k.channels))),
+  BlockScratch(Arena& arena, const StripKernels& k, const StripTiles& tiling)
+      : rows(arena.take<Element>(kTile * padded(k.channels))),
         gated(arena.take<Element>(kTile * padded(k.channels))),
-        strips(arena, k, cut) {}
+        strips(arena, k, tiling) {}
 };
 
 template <typename T>
 bool run(const MscaBlockParams& p, int threads) {
-  using Element = typename Product<T>::Element;
+  using Element = ProductElement<T>;
   const StripKernels& k = *static_cast<const StripKernels*>(p.packed);
-  Arena found{static_cast<char*>(const_cast<void*>(p.packed))};
-  const Packed<Element> packed(found, k);
+  const auto packed = laid_out<PackedBlock<Element>>(p.packed, k);
   const int64_t images = p.x.size[0], height = p.x.size[2], width = p.x.size[3], channels = k.channels;
-  if (images * channels * height * width == 0) return true;
-  const StripCut cut(k, width);
-  Arena measure{nullptr};
-  Scratch<Element>{measure, k, cut};
-  char* memory = static_cast<char*>(std::malloc(threads * measure.used));
-  if (memory == nullptr) return false;
+  const int64_t pixels = height * width;
+  if (images * channels * pixels == 0) return true;
+  const StripTiles tiling(k, width);
+  const TeamMemory memory(0, bytes_of<BlockScratch<Element>>(k, tiling), threads);
+  if (memory.is_exhausted()) return false;
   const int64_t row = padded(channels);
   T* u = static_cast<T*>(p.workspace);
-  const Tensor4 u_tensor{u, {images, channels, height, width}, {height * width * row, 1, width * row, row}};
+  const Tensor4 u_tensor{u, {images, channels, height, width}, {pixels * row, 1, width * row, row}};
   const T* x = static_cast<const T*>(p.x.data);
   T* out = static_cast<T*>(p.out.data);
 
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t member = omp_get_thread_num(), team = omp_get_num_threads();
-    Arena arena{memory + member * measure.used};
-    const Scratch<Element> s(arena, k, cut);
+    const Member me = this_member();
+    const auto s = memory.own<BlockScratch<Element>>(me, k, tiling);
 
-    for_each_tile(images, height * width, kTile, member, team, [&](int64_t image, int64_t first, int64_t count) {
-      T* target = u + (image * height * width + first) * row;
-      gemm(pixel_rows<T>(p.x, image, first, count, s.rows), count,
-           PackedWeights<Element>{packed.proj_in, channels, channels, 1}, [&](int64_t m, int64_t n, FloatV sum) {
+    for_each_tile(pixels, me.begin(images * pixels), me.end(images * pixels), kTile, [&](const Pixels& tile) {
+      T* target = u + (tile.image * pixels + tile.first) * row;
+      gemm(read_rows<Element, T>(p.x, tile, k_step<Element>(), s.rows), tile.count,
+           PackedWeights<Element>{packed.proj_in, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
              store_vector(target + m * row + n, gelu_for<T>(sum + load(packed.proj_in_bias + n)));
            });
     });
 #pragma omp barrier
-    strips_share<T>(u_tensor, p.out, k, cut, packed.strips, s.strips, member, team);
+    run_strips<T>(u_tensor, p.out, k, tiling, packed.strips, s.strips, me);
 #pragma omp barrier
-    for_each_tile(images, height * width, kTile, member, team, [&](int64_t image, int64_t first, int64_t count) {
-      const T* gate = u + (image * height * width + first) * row;
-      gemm(pixel_rows<T>(p.out, image, first, count, s.rows), count,
-           PackedWeights<Element>{packed.mix, channels, channels, 1}, [&](int64_t m, int64_t n, FloatV sum) {
+    for_each_tile(pixels, me.begin(images * pixels), me.end(images * pixels), kTile, [&](const Pixels& tile) {
+      const T* gate = u + (tile.image * pixels + tile.first) * row;
+      gemm(read_rows<Element, T>(p.out, tile, k_step<Element>(), s.rows), tile.count,
+           PackedWeights<Element>{packed.mix, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
              store_vector(s.gated + m * row + n, (sum + load(packed.mix_bias + n)) * load_vector(gate + m * row + n));
            });
-      gemm(Pixels<Element>{s.gated, row, 0}, count, PackedWeights<Element>{packed.proj_out, channels, channels, 1},
-           [&](int64_t m, int64_t n, FloatV sum) {
+      gemm(Rows<const Element>{s.gated, row}, tile.count,
+           PackedWeights<Element>{packed.proj_out, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
              const int64_t lanes = channels - n;
-             const T* skip = x + image * p.x.stride[0] + offset_in_image(p.x, first + m) + n * p.x.stride[1];
+             const T* skip = x + tile.image * p.x.stride[0] + offset_in_image(p.x, tile.first + m) + n * p.x.stride[1];
              sum += load(packed.proj_out_bias + n) + load(packed.shift + n);
              sum += load(packed.scale + n) * load_channels(skip, p.x.stride[1], lanes);
-             store_channels(out + image * p.out.stride[0] + offset_in_image(p.out, first + m) + n * p.out.stride[1],
-                            p.out.stride[1], lanes, sum);
+             store_channels(
+                 out + tile.image * p.out.stride[0] + offset_in_image(p.out, tile.first + m) + n * p.out.stride[1],
+                 p.out.stride[1], lanes, sum);
            });
     });
   }
-  std::free(memory);
   return true;
 }
 
 }  // namespace
 
 int64_t msca_block_packed_bytes(const MscaBlockWeights& weights) {
-  Arena measure{nullptr};
-  if (weights.dtype == DType::kBFloat16) {
-    Packed<Product<BFloat16>::Element>(measure, strip_kernels(weights.strips));
-  } else {
-    Packed<float>(measure, strip_kernels(weights.strips));
-  }
-  return measure.used;
+  const StripKernels kernels = strip_kernels(weights.strips);
+  return weights.dtype == DType::kBFloat16 ? bytes_of<PackedBlock<ProductElement<BFloat16>>>(kernels)
+                                           : bytes_of<PackedBlock<float>>(kernels);
 }
 
 void msca_block_pack_cpu(const MscaBlockWeights& weights, void* packed) {

@@ -1,5 +1,5 @@
-// What one warp does in msca_conv's backward on tensor cores: its products, the sums it keeps, and what it leaves of
-// them. See msca_conv_backward_toeplitz_cuda.cu for the whole.
+// The work of one warp in msca_conv's backward on tensor cores: its products and the sums that it keeps. See
+// msca_conv_backward_toeplitz_cuda.cu for the whole kernel.
 #pragma once
 
 #include "cuda/row_tiles.cuh"
@@ -11,12 +11,13 @@ namespace backward_toeplitz {
 using namespace toeplitz;
 
 constexpr int kThreads = 512;
-constexpr int kSlice = 8;  // channels of a block: a 16-byte vector
+constexpr int kSlice = 8;  // channels per block: a 16-byte vector
 constexpr int kColumns = 32, kRows = 16;
 constexpr int kHalf = kRoot / 2;
 constexpr int kBefore = 11;  // lines of a strip's window before its first output
 
-// A channel's planes in shared memory, elements: column 0 of each, from the block's first.
+// Layout of a channel's planes in shared memory, in elements. ...Left is the column of a plane's first column, counted
+// from the block's.
 constexpr int kStagedColumns = 64;
 constexpr int kGRows = 48, kGPitch = 72, kGLeft = -16;
 constexpr int kXRows = 32, kXPitch = 72, kXLeft = -13;
@@ -32,12 +33,13 @@ constexpr int kBlockAt = kSlice * kChannelBytes + 2 * kStaged * 2;
 static_assert(kALeft - kHalf == kXLeft && kALeft == -kBefore, "windows begin at multiples of eight");
 static_assert((kGaLeft - 3 - kXLeft) % 8 == 0 && kGaLeft == -kHalf, "and the root's gradient's");
 
-// Steps before the first that only load: rows 10 below a step's last and 20 above its first are in g's ring.
+// Steps before the first one that only load: g's ring must hold rows from 20 above a step's first to 10 below its last.
 constexpr int kWarmUp = 2;
-constexpr int kGAhead = 10, kXAhead = 2;  // first row that comes in for a step, from its own first row
+constexpr int kGAhead = 10, kXAhead = 2;  // the first row that a step loads, counted from its own first row
 
-// Sums in registers: D tiles, and where a warp leaves them at the end. The first warp of a channel has those of the
-// column strip of 21 and of the root's first three rows, the second those of 11, of 7 and of the root's last two rows.
+// The sums in registers are D tiles; these constants say where a warp stores them at the end. The first warp of a
+// channel has the sums of the column strip of 21 and of the root's first three rows, the second warp those of 11, of 7
+// and of the root's last two rows.
 constexpr int kRowTiles = 5, kOwnTiles = 5;
 constexpr int kOwnTilesAt = kRowTiles, kBiasTileAt = kOwnTilesAt + kOwnTiles, kTiles = kBiasTileAt + 1;
 constexpr int kTileFloats = 128, kFirstRootRows = 3;
@@ -46,30 +48,31 @@ constexpr int kBiasOfG = kPairCount, kBiasOfGa = kPairCount + 1;
 static_assert(2 * kTiles * kTileFloats * 4 <= kTablesAt, "the planes hold the sums at the end");
 __host__ __device__ constexpr int row_tile_at(int pair) { return pair == 0 ? 0 : 2 * pair - 1; }
 
-// The block's place, in rows and columns from its first: images end at `height` and `width`.
+// The block's part of the image, in rows and columns counted from the block's first; the image ends at `height` and
+// `width`.
 struct Window {
   int rows, top, height, left, width;
 };
 
-// What a step's lanes know of its rows.
+// Per-step values of the rows that a lane works on.
 struct Step {
-  int first;                              // row, from the block's first
-  int g_slot;                             // of the row kBefore above the first
-  int g_blocks[3];                        // where this lane's lines of two blocks each lie in g's plane
-  int slot;                               // of the step's own rows in ga's ring, and of those 4 above in x's
-  bool image[2], own[2];                  // rows g and g + 8 of a tile of 16
-  uint32_t image_pairs[2], own_pairs[2];  // rows t and t + 1, t + 8 and t + 9
+  int first;              // first row, counted from the block's
+  int g_slot;             // slot of the row kBefore above the first
+  int g_blocks[3];        // where this lane's lines of two blocks each lie in g's plane
+  int slot;               // slot of the step's first row in ga's ring, and of the row 4 above it in x's ring
+  bool image[2], own[2];  // whether rows g and g + 8 of a tile of 16 are in the image; in the block
+  uint32_t image_pairs[2], own_pairs[2];  // the same as masks of the pairs of rows t and t + 1, t + 8 and t + 9
 };
 
 template <typename T>
-struct Warp {
+struct BackwardWarp {
   T *g, *x, *a, *gh, *ga;
-  const uint32_t *taps, *turned;  // this lane's places in the tables
+  const uint32_t *taps, *turned;  // this lane's places in the tables; `turned` has the taps reversed
   const float* biases;
-  int half, lane, line, pair;  // line: g of the fragments, pair: t
+  int half, lane, line, pair;  // line: g of the fragments; pair: t of the fragments
 };
 
-struct Sums {
+struct WarpSums {
   float of_rows[kRowTiles][4], own[kOwnTiles][4], of_biases[4];
 };
 
@@ -99,7 +102,7 @@ __device__ inline Step step_of(int step, int lane, const Window& window) {
   return s;
 }
 
-// kCount blocks of two matrices each; at(i) is where this lane's line of blocks 2 i and 2 i + 1 begins.
+// Loads kCount blocks of two matrices each. at(i) is this lane's line of blocks 2 i and 2 i + 1.
 template <int kCount, bool kTransposed, typename At>
 __device__ inline void load_blocks(uint32_t (&blocks)[kCount][2], At at) {
 #pragma unroll
@@ -117,19 +120,19 @@ __device__ inline void load_blocks(uint32_t (&blocks)[kCount][2], At at) {
   if constexpr (kCount % 2 != 0 && !kTransposed) ldmatrix_x2(blocks[kCount - 1], at(kCount / 2));
 }
 
-// Blocks of 16 rows by eight columns, side by side; `row` is where this lane's row, lane % 16 of them, has the first.
+// Loads blocks of 16 rows by eight columns, side by side. `row` is this lane's row (lane % 16) of the first.
 template <int kCount, bool kTransposed, typename T>
 __device__ inline void load_columns(uint32_t (&blocks)[kCount][2], const T* row, int lane) {
   load_blocks<kCount, kTransposed>(blocks, [&](int i) { return row + i * 16 + lane / 16 * 8; });
 }
 
-// Blocks of eight rows of g by 16 columns, one above the other, from kBefore rows above the step's on.
+// Loads blocks of eight rows of g by 16 columns, one above the other, starting kBefore rows above the step.
 template <bool kTransposed, typename T>
-__device__ inline void load_g(uint32_t (&blocks)[5][2], const Warp<T>& me, const Step& s, int column) {
+__device__ inline void load_g(uint32_t (&blocks)[5][2], const BackwardWarp<T>& me, const Step& s, int column) {
   load_blocks<5, kTransposed>(blocks, [&](int i) { return me.g + s.g_blocks[i] + column - kGLeft; });
 }
 
-// The band of a pair's strip: words of the blocks of its window.
+// Loads the band of a pair's strip: the words of the blocks of its window.
 template <int kPair, int kBand>
 __device__ inline void load_band(uint32_t (&band)[4], const uint32_t* words) {
 #pragma unroll
@@ -150,14 +153,14 @@ __device__ inline void strip(float (&d)[4], const uint32_t (*blocks)[2], const u
   }
 }
 
-// d[m][n] += sum over 16 lines: m counts the two blocks from `blocks` on.
+// d[m][n] += a sum over 16 lines; m counts through the two blocks from `blocks` on.
 template <typename T>
 __device__ inline void correlate(float (&d)[4], const uint32_t (*blocks)[2], const uint32_t (&b)[2]) {
   const uint32_t a[4] = {blocks[0][0], blocks[1][0], blocks[0][1], blocks[1][1]};
   mma_m16n8k16<T>(d, a, b);
 }
 
-// The same with a pair's window, for two tiles of eight n; `sums` has one tile of D for strips of 7, else two.
+// The same with a pair's window, for two tiles of eight n. `sums` has one tile of D for strips of 7, else two.
 template <typename T, int kPair>
 __device__ inline void correlate_strip(float (*sums)[4], const uint32_t (&blocks)[5][2], const uint32_t (&b)[2][2]) {
 #pragma unroll
@@ -177,19 +180,20 @@ __device__ inline void store_pair(T* shared, uint32_t pair) {
   store_shared(reinterpret_cast<uint32_t*>(shared), pair);
 }
 
-// A (16 x 16) of ones in row `which`, on the step's own rows as k.
+// Adds to row `which` of D: A (16 x 16) has ones in that row, where k is one of the step's own rows.
 template <typename T>
-__device__ inline void add_bias(float (&sums)[4], int which, const Warp<T>& me, const Step& s, const uint32_t (&b)[2]) {
+__device__ inline void add_bias(float (&sums)[4], int which, const BackwardWarp<T>& me, const Step& s,
+                                const uint32_t (&b)[2]) {
   const uint32_t ones = me.line == which ? pack_pair<T>(1.0f, 1.0f) : 0;
   const uint32_t a[4] = {ones & s.own_pairs[0], 0, ones & s.own_pairs[1], 0};
   mma_m16n8k16<T>(sums, a, b);
 }
 
-// The root's bands over rows of `source`, a ring of 32 from 4 rows above the step's slot on: tiles of eight columns
-// from tile `first` on, `count` of them. store(tile, d) takes the results.
+// Applies the root's bands to rows of `source`, a ring of 32 rows, from 4 rows above the step's slot on. Makes `count`
+// tiles of eight columns from tile `first` on and passes each to store(tile, d).
 template <typename T, int kPitch, int kMost, typename Store>
-__device__ inline void root(const T* source, const uint32_t* words, float bias, int first, int count, const Warp<T>& me,
-                            const Step& s, Store store) {
+__device__ inline void root(const T* source, const uint32_t* words, float bias, int first, int count,
+                            const BackwardWarp<T>& me, const Step& s, Store store) {
   float d[kMost][4];
 #pragma unroll
   for (int tile = 0; tile < kMost; ++tile) {
@@ -215,9 +219,9 @@ __device__ inline void root(const T* source, const uint32_t* words, float bias, 
   }
 }
 
-// The step's rows of a, zero outside the image's columns and in rows that are not the block's own.
+// Makes the step's rows of a, with zeros outside the image's columns and in rows that are not the block's own.
 template <typename T>
-__device__ inline void make_a(const Warp<T>& me, const Step& s, const Window& window) {
+__device__ inline void make_a(const BackwardWarp<T>& me, const Step& s, const Window& window) {
   constexpr int kMost = (kATiles + 1) / 2;
   const auto store = [&](int tile, const float (&d)[4]) {
     const int column = tile * 8 + me.pair;
@@ -229,9 +233,10 @@ __device__ inline void make_a(const Warp<T>& me, const Step& s, const Window& wi
                           me, s, store);
 }
 
-// h of a pair in all of the block's columns, and the gradient of the column's taps.
+// Makes h of a pair in all of the block's columns, and adds to the gradient of the column's taps.
 template <typename T, int kPair>
-__device__ inline void correlate_columns(float (*sums)[4], const Warp<T>& me, const Step& s, const Window& window) {
+__device__ inline void correlate_columns(float (*sums)[4], const BackwardWarp<T>& me, const Step& s,
+                                         const Window& window) {
   uint32_t band[4];
   load_band<kPair, row_band(kPair)>(band, me.taps);
   const float bias = load_shared(me.biases + kRowBias + kPair);
@@ -252,10 +257,10 @@ __device__ inline void correlate_columns(float (*sums)[4], const Warp<T>& me, co
   }
 }
 
-// gh of a pair in 16 columns from `left` on, to its plane and to `b` as what is summed over 16 rows: two tiles of eight
-// columns. Zero outside the image.
+// Makes gh of a pair in 16 columns from `left` on, zero outside the image. It goes to its plane and, as the operand of
+// sums over 16 rows, to `b`: two tiles of eight columns.
 template <typename T, int kPair>
-__device__ inline void make_gh(uint32_t (&b)[2][2], const uint32_t (&band)[4], int left, const Warp<T>& me,
+__device__ inline void make_gh(uint32_t (&b)[2][2], const uint32_t (&band)[4], int left, const BackwardWarp<T>& me,
                                const Step& s, const Window& window) {
   uint32_t blocks[5][2];
   load_g<true>(blocks, me, s, left);
@@ -273,9 +278,9 @@ __device__ inline void make_gh(uint32_t (&b)[2][2], const uint32_t (&band)[4], i
   }
 }
 
-// gh of a pair; the gradient of the row's taps and bias.
+// Makes gh of a pair, and adds to the gradient of the row's taps and bias.
 template <typename T, int kPair>
-__device__ inline void correlate_rows(Sums& sums, const Warp<T>& me, const Step& s, const Window& window) {
+__device__ inline void correlate_rows(WarpSums& sums, const BackwardWarp<T>& me, const Step& s, const Window& window) {
   uint32_t band[4], b[2][2], blocks[5][2];
   load_band<kPair, column_band(kPair)>(band, me.turned);
   make_gh<T, kPair>(b, band, me.half == 0 ? -16 : kColumns, me, s, window);
@@ -288,9 +293,9 @@ __device__ inline void correlate_rows(Sums& sums, const Warp<T>& me, const Step&
 
 constexpr int kGaMost = (kGaTiles + 1) / 2;
 
-// ga += the row's turned band over gh, in this warp's tiles.
+// ga += the row's reversed band times gh, in this warp's tiles.
 template <typename T, int kPair>
-__device__ inline void add_to_ga(float (&ga)[kGaMost][4], const Warp<T>& me) {
+__device__ inline void add_to_ga(float (&ga)[kGaMost][4], const BackwardWarp<T>& me) {
   uint32_t band[4], blocks[kGaMost + 3][2];
   load_band<kPair, row_band(kPair)>(band, me.turned);
   const T* line = me.gh +
@@ -303,9 +308,10 @@ __device__ inline void add_to_ga(float (&ga)[kGaMost][4], const Warp<T>& me) {
   }
 }
 
-// ga and g, zero outside the image, to the step's rows of its ring.
+// Stores ga + g, zero outside the image, to the step's rows of its ring.
 template <typename T>
-__device__ inline void store_ga(const float (&ga)[kGaMost][4], const Warp<T>& me, const Step& s, const Window& window) {
+__device__ inline void store_ga(const float (&ga)[kGaMost][4], const BackwardWarp<T>& me, const Step& s,
+                                const Window& window) {
 #pragma unroll
   for (int tile = 0; tile < kGaMost; ++tile) {
     const int column = (me.half * kGaMost + tile) * 8 + me.pair;
@@ -322,9 +328,9 @@ __device__ inline void store_ga(const float (&ga)[kGaMost][4], const Warp<T>& me
   }
 }
 
-// The gradient of some rows of the root's taps; with the first rows, also of its bias.
+// Adds to the gradient of some rows of the root's taps and, with the first rows, of its bias.
 template <int kFirst, int kLast, typename T>
-__device__ inline void correlate_root(Sums& sums, const Warp<T>& me, const Step& s) {
+__device__ inline void correlate_root(WarpSums& sums, const BackwardWarp<T>& me, const Step& s) {
   uint32_t ga[kGaTiles][2];
   load_columns<kGaTiles, true>(ga, me.ga + (s.slot + me.lane % 16) * kGaPitch, me.lane);
 #pragma unroll
@@ -345,9 +351,9 @@ __device__ inline void correlate_root(Sums& sums, const Warp<T>& me, const Step&
   }
 }
 
-// Everything between the step's rows of x and g in their rings and those of grad_x in a's plane.
+// All computation of a step: from its rows of x and g in their rings to its rows of grad_x in a's plane.
 template <typename T>
-__device__ inline void work(Sums& sums, const Warp<T>& me, const Step& s, const Window& window) {
+__device__ inline void work(WarpSums& sums, const BackwardWarp<T>& me, const Step& s, const Window& window) {
   make_a(me, s, window);
   __syncthreads();
   if (me.half == 0) {

@@ -1,4 +1,4 @@
-// The gradients of msca_conv's parameters, as the last kernel of a backward stores them.
+// How the last kernel of msca_conv's backward stores the gradients of the parameters.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -6,7 +6,7 @@
 
 namespace segnext {
 
-// Contiguous gradients of weights (C, 1, taps...) and biases (C), null where there is none.
+// Contiguous gradients of weights (C, 1, taps...) and biases (C); a bias is null if there is none.
 template <typename T>
 struct MscaConvGradients {
   StripSizes sizes;

@@ -8,9 +8,9 @@
 namespace segnext {
 
 constexpr int kMaxStrips = 16;      // row and column weights together: 8 branches
-constexpr int kMaxRoot = 63;        // longest side of a root that is taken
+constexpr int kMaxRoot = 63;        // longest side of a root
 constexpr int kMaxStripTaps = 127;  // longest strip
-// On a GPU: what fits 96 KiB of shared memory beside 16 of the longest strips.
+// Limits of the CUDA kernels: what fits 96 KiB of shared memory beside 16 of the longest strips.
 constexpr int kMaxRootCuda = 31;
 constexpr int kMaxStripTapsBackwardCuda = 63;
 
@@ -30,19 +30,19 @@ struct MscaConvParams {
 };
 
 struct MscaConvBackwardParams {
-  MscaConvParams forward;                    // without out
+  MscaConvParams forward;                    // out is not set
   Tensor4 grad;                              // (N, C, H, W)
   Tensor4 grad_x;                            // (N, C, H, W)
-  Tensor4 grad_root_weight, grad_root_bias;  // contiguous, as the parameters; a bias's absent where there is none
+  Tensor4 grad_root_weight, grad_root_bias;  // contiguous, shaped as the parameters; a bias's is absent if the bias is
   Tensor4 grad_strip_weight[kMaxStrips], grad_strip_bias[kMaxStrips];
 };
 
-// Both: false when scratch memory is exhausted.
+// Both return false when scratch memory is exhausted.
 SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(bool msca_conv_forward_cpu(const MscaConvParams& params, int threads);
                                  bool msca_conv_backward_cpu(const MscaConvBackwardParams& params, int threads);)
 
-// CUDA: both return a cudaError_t, 0 for success, and run on `stream` of the current device. The backward takes a
-// workspace of as many bytes as msca_conv_backward_workspace() says, at a multiple of 16.
+// CUDA: both return a cudaError_t, 0 for success, and run on `stream` of the current device. The backward needs a
+// workspace of msca_conv_backward_workspace() bytes at a multiple of 16.
 int launch_msca_conv_forward(const MscaConvParams& params, void* stream);
 int64_t msca_conv_backward_workspace(const MscaConvBackwardParams& params);
 int launch_msca_conv_backward(const MscaConvBackwardParams& params, void* workspace, void* stream);

@@ -1,43 +1,43 @@
-// Backward of msca_conv on a GPU, from x and the incoming gradient g alone. With a = root(x) and h = row(a) of a pair,
-// both recomputed and zero outside the image:
-//   gh = column^T(g)           grad of the column's taps [d] = sum over q of h[q] g[q - d], of its bias = sum of g
-//   ga = g + sum of row^T(gh)  grad of the row's taps [d]    = sum over p of gh[p] a[p + d], of its bias = sum of gh
-//   grad_x = root^T(ga)        grad of the root's taps [i, j] = sum over p of ga[p] x[p + (i, j)], of its bias = sum of
-//   ga
-// where ^T turns the taps and zeros stand outside the image at every stage.
+// Backward of msca_conv on a GPU, from x and the incoming gradient g alone. a = root(x) and, for each pair, h = row(a)
+// are recomputed; both are zero outside the image:
+// clang-format off
+//   gh = column^T(g)          grad of the column's taps [d] = sum over q of h[q] g[q - d], of its bias = sum of g
+//   ga = g + sum of row^T(gh) grad of the row's taps [d]    = sum over p of gh[p] a[p + d], of its bias = sum of gh
+//   grad_x = root^T(ga)       grad of the root's taps [i,j] = sum over p of ga[p] x[p + (i,j)], of its bias = sum of ga
+// clang-format on
+// ^T reverses the taps, and zeros stand outside the image at every stage.
 //
-// Tiling: a block walks down a strip of rows of a tile by quads, everything in shared memory:
-//   x, g  rings in T of the rows that root and column strips reach, and the next quad's, on their way by cp.async;
-//   a, h, gh  one quad each, h and gh of one pair after the other;
-//   ga    a ring of quads, as grad_x follows as many rows behind as the root reaches.
-// Written the way above, the columns' weight gradients need h of one quad only: the rows are those of g's ring.
-// Weight gradients: a thread takes seven taps of a line of taps for one channel, and one of four parts of the quad,
-// and adds its sum to its own place in shared memory; parts and blocks are added at the end, in a fixed order.
-// SegNeXt's sizes get tiles of 32 columns (16 in float32) by 8 channels: 90 KB, so two blocks on an H200's
-// multiprocessor.
-// Bytes: x, g and grad_x once, plus the tiles' halo that L2 serves, plus a block's partial sums: for SegNeXt 440 bytes
-// a channel for 64 x 32 pixels, 4 % in 16-bit types.
-// Operations: an element takes 103 FMA each for the recomputation, the gradient and the weights', with a tile's halo
-// 340 at 32 columns, and half as many reads of shared memory, which bind it: 170 x 4 bytes of the 128 a multiprocessor
-// reads a cycle. In float32 the issue model says 58 us for T's first stage at 512x512, 810 at batch 16: not yet
-// measured.
+// Tiling: a block walks down a strip of rows of a tile by quads (four rows), with everything in shared memory:
+//   x, g  rings in T of the rows that root and column strips reach, and of the next quad's rows, which arrive by
+//         cp.async;
+//   a, h, gh  one quad each, h and gh for one pair after the other;
+//   ga    a ring of quads, because grad_x follows as many rows behind as the root reaches.
+// In this form the columns' weight gradients need h of one quad only; the other factor is in g's ring. For the weight
+// gradients, a thread takes seven taps of one line of taps for one channel, and one of four parts of the quad. It adds
+// its sum to its own place in shared memory; parts and blocks are added at the end, in a fixed order. SegNeXt's sizes
+// get tiles of 32 columns (16 in float32) by 8 channels: 90 KB, so two blocks fit an H200's multiprocessor.
+// Bytes: x, g and grad_x once, plus the tiles' halo, which L2 serves, plus a block's partial sums: for SegNeXt 440
+// bytes per channel for 64 x 32 pixels, 4 % in 16-bit types.
+// Operations: an element needs 103 FMA each for the recomputation, its gradient and the weights' gradients; with a
+// tile's halo 340 at 32 columns. It needs half as many reads of shared memory, which are the bound: 170 x 4 bytes of
+// the 128 that a multiprocessor reads per cycle.
+// Model for an H200 (bench/issue_model), float32: T's first stage at 512x512 takes 58 us, and 810 us at batch 16.
 
 #include "cuda/partials.cuh"
 #include "ops/msca_conv/gradients.cuh"
 #include "ops/msca_conv/strips.cuh"
-#include "ops/msca_conv/toeplitz.h"
 
 namespace segnext {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kTaps = 7;  // of a thread's weight gradients: divides SegNeXt's strips of 7 and 21
+constexpr int kTaps = 7;  // taps whose gradient a thread makes at once: 7 divides SegNeXt's strips of 7 and 21
 constexpr int kParts = 4;
 
 struct BackwardPlan {
   StripSizes sizes;
-  int side, reach, delay;  // columns of the row strips, rows of the column strips, quads of the root
-  int a_columns, x_columns, h_columns, gh_columns, ga_columns;  // g's are gh's
+  int side, reach, delay;  // how far they reach: row strips in columns, column strips in rows, the root in quads
+  int a_columns, x_columns, h_columns, gh_columns, ga_columns;  // g has as many as gh
   int x_rows, g_rows, ga_rows;
 };
 
@@ -58,7 +58,7 @@ BackwardPlan backward_plan(const StripSizes& s, const RowTiling& t) {
   return plan;
 }
 
-// Elements in T and floats, of one channel.
+// Elements of one channel that are of type T.
 size_t ring_elements(const BackwardPlan& p) {
   return static_cast<size_t>(p.x_rows) * p.x_columns + static_cast<size_t>(p.g_rows) * p.gh_columns;
 }
@@ -71,14 +71,14 @@ size_t backward_bytes(const BackwardPlan& p, const RowTiling& t) {
   return t.slice * (floats * sizeof(float) + ring_elements(p) * sizeof(T)) + 16;
 }
 
-// Where a block's data lies.
+// Places of a block's data in shared memory.
 template <typename T>
-struct BackwardShared {
+struct BackwardRings {
   RowRing<T> x, g;
   RowRing<float> a, h, gh, ga;
   float *weights, *sums;  // (vectors, slice), (vectors, kParts, slice)
 
-  __device__ BackwardShared(const BackwardPlan& p, int slice) {
+  __device__ BackwardRings(const BackwardPlan& p, int slice) {
     T* elements = reinterpret_cast<T*>(shared_memory());
     x = {elements, p.x_rows, p.x_columns * slice};
     g = {elements + x.rows * x.row_size, p.g_rows, p.gh_columns * slice};
@@ -98,12 +98,12 @@ struct BackwardShared {
   }
 };
 
-// The part of the thread in its block.
+// The thread's place in its block.
 struct Worker {
   int channel, lane, lanes;  // lanes: threads that share a channel
 };
 
-// sums[k] += sum over columns of u[p] v[p + first + k], k < kTaps; returns the sum of u. v has `taps` - 1 columns more.
+// sums[k] += sum over columns of u[p] v[p + first + k], k < kTaps; returns the sum of u. v has `taps` - 1 more columns.
 template <typename T>
 __device__ inline float correlate_row(float (&sums)[kTaps], const float* u, const T* v, int columns, int first,
                                       int taps, int pixel) {
@@ -124,7 +124,7 @@ __device__ inline float correlate_row(float (&sums)[kTaps], const float* u, cons
   return total;
 }
 
-// Adds to the sums of taps first, first + 1, ... of a line of `taps`, at `sums` the line's first.
+// Adds to the sums of taps first, first + 1, ... of a line of `taps`; `sums` is the place of the line's first tap.
 __device__ inline void store_sums(const float (&values)[kTaps], float* sums, int first, int taps, int part, int slice) {
 #pragma unroll
   for (int k = 0; k < kTaps; ++k) {
@@ -137,9 +137,9 @@ __device__ inline void add_to(float* sum, float value) { store_shared(sum, load_
 
 __device__ inline int groups_of(int taps) { return (taps + kTaps - 1) / kTaps; }
 
-// Weight gradients of a pair's row strip: item = (group of taps, row of the quad).
+// Adds to the weight gradients of a pair's row strip. An item is a (group of taps, row of the quad).
 template <typename T>
-__device__ inline void correlate_row_strip(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
+__device__ inline void correlate_row_strip(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t,
                                            int pair, int item, int channel) {
   const StripSizes& s = p.sizes;
   const int taps = s.row[pair], first = item / kParts * kTaps, row = item % kParts;
@@ -152,14 +152,14 @@ __device__ inline void correlate_row_strip(const BackwardShared<T>& m, const Bac
   if (first == 0) add_to(line + (taps * kParts + row) * t.slice, total);
 }
 
-// Weight gradients of a pair's column strip: item = (group of taps, quarter of the columns).
+// Adds to the weight gradients of a pair's column strip. An item is a (group of taps, quarter of the columns).
 template <typename T>
-__device__ inline void correlate_column_strip(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
+__device__ inline void correlate_column_strip(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t,
                                               int pair, int quad, int item, int channel) {
   constexpr int kRows = kQuad + kTaps - 1;
   const StripSizes& s = p.sizes;
   const int taps = s.column[pair], first = item / kParts * kTaps, part = item % kParts;
-  const int top = quad * kQuad + taps / 2 - first - (kTaps - 1);  // row of g that the last tap meets the first h at
+  const int top = quad * kQuad + taps / 2 - first - (kTaps - 1);  // of g: meets h's first row at the last tap
   const int begin = first + kTaps - taps;                         // rows before it belong to no tap
   const int slot = m.g.slot(top);
   float sums[kTaps] = {};
@@ -183,9 +183,10 @@ __device__ inline void correlate_column_strip(const BackwardShared<T>& m, const 
   store_sums(sums, m.sums + s.column_at(pair) * kParts * t.slice + channel, first, taps, part, t.slice);
 }
 
-// Weight gradients of the root: item = (row of taps, group of its taps, row of the quad); and all biases but the rows'.
+// Adds to the weight gradients of the root and to the root's and columns' biases. An item is a (row of taps, group of
+// its taps, row of the quad).
 template <typename T>
-__device__ inline void correlate_root(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t, int quad,
+__device__ inline void correlate_root(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t, int quad,
                                       int item, int channel) {
   const StripSizes& s = p.sizes;
   const int row = item % kParts, group = item / kParts % groups_of(s.root), i = item / kParts / groups_of(s.root);
@@ -198,17 +199,18 @@ __device__ inline void correlate_root(const BackwardShared<T>& m, const Backward
   if (item >= kParts) return;
   add_to(m.sums + (s.root * s.root * kParts + row) * t.slice + channel, total);
   if (s.pairs == 0) return;
-  // the columns' biases all have one gradient: it is kept at the first pair's
+  // the columns' biases all have the same gradient: it is stored at the first pair's
   const T* g = m.g.at(quad * kQuad + row) + (p.side + half) * t.slice + channel;
   float sum = 0.0f;
   for (int column = 0; column < t.columns; ++column) sum += to_float(load_shared(g + column * t.slice));
   add_to(m.sums + ((s.column_at(0) + s.column[0]) * kParts + row) * t.slice + channel, sum);
 }
 
-// A quad of a: the root's output in the block's own columns and the row strips' reach, zero outside the image.
+// Makes a quad of a: the root's output in the block's own columns and as far as the row strips reach, zero outside the
+// image.
 template <typename T>
-__device__ inline void make_a(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
-                              const TilePlace& at, int quad, const Worker& me) {
+__device__ inline void make_a(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t, const TilePlace& at,
+                              int quad, const Worker& me) {
   const StripSizes& s = p.sizes;
   for (int column = me.lane; column < p.a_columns; column += me.lanes) {
     float sum[kQuad];
@@ -229,10 +231,10 @@ __device__ inline void make_a(const BackwardShared<T>& m, const BackwardPlan& p,
   }
 }
 
-// A quad of h in the block's own columns, zero outside the image: item = (row, run of columns).
+// Makes a quad of h in the block's own columns, zero outside the image. An item is a (row, run of columns).
 template <typename T>
-__device__ inline void make_h(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
-                              const TilePlace& at, int pair, int quad, const Worker& me) {
+__device__ inline void make_h(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t, const TilePlace& at,
+                              int pair, int quad, const Worker& me) {
   const StripSizes& s = p.sizes;
   const float* w = m.weights + s.at[pair] * t.slice + me.channel;
   const float bias = load_shared(w + s.row[pair] * t.slice);
@@ -252,9 +254,9 @@ __device__ inline void make_h(const BackwardShared<T>& m, const BackwardPlan& p,
   }
 }
 
-// A quad of gh where ga and its row strips reach, zero outside the image.
+// Makes a quad of gh, as far as ga and its row strips reach, zero outside the image.
 template <typename T>
-__device__ inline void make_gh(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
+__device__ inline void make_gh(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t,
                                const TilePlace& at, int pair, int quad, const Worker& me) {
   const StripSizes& s = p.sizes;
   const int taps = s.column[pair];
@@ -273,9 +275,10 @@ __device__ inline void make_gh(const BackwardShared<T>& m, const BackwardPlan& p
   }
 }
 
-// ga of the newest quad: g at first; then every pair's row^T(gh) is added inside the image. item = (row, run).
+// Begins the newest quad of ga with g. Every pair's row^T(gh) is added later, inside the image. An item is a (row,
+// column).
 template <typename T>
-__device__ inline void begin_ga(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t, int quad,
+__device__ inline void begin_ga(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t, int quad,
                                 const Worker& me) {
   for (int item = me.lane; item < kQuad * p.ga_columns; item += me.lanes) {
     const int row = quad * kQuad + item / p.ga_columns, column = item % p.ga_columns;
@@ -285,7 +288,7 @@ __device__ inline void begin_ga(const BackwardShared<T>& m, const BackwardPlan& 
 }
 
 template <typename T>
-__device__ inline void add_to_ga(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
+__device__ inline void add_to_ga(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t,
                                  const TilePlace& at, int pair, int quad, int item, int channel) {
   const StripSizes& s = p.sizes;
   const int taps = s.row[pair], runs = p.ga_columns / kRun;
@@ -293,7 +296,7 @@ __device__ inline void add_to_ga(const BackwardShared<T>& m, const BackwardPlan&
   const int64_t image_row = at.top + row;
   if (image_row < 0 || image_row >= t.height) return;
   float* ga = m.ga.at(row) + column * t.slice + channel;
-  float sum[kRun] = {};  // from zero: errors of short sums
+  float sum[kRun] = {};  // starts at zero: short sums have small errors
   add_row(sum, m.gh.data + item / runs * m.gh.row_size + (column + p.side - taps / 2) * t.slice + channel, t.slice,
           m.weights + (s.at[pair] + taps - 1) * t.slice + channel, taps, -t.slice);
 #pragma unroll
@@ -304,7 +307,7 @@ __device__ inline void add_to_ga(const BackwardShared<T>& m, const BackwardPlan&
 }
 
 template <typename T>
-__device__ inline void store_grad_x(const BackwardShared<T>& m, const BackwardPlan& p, const RowTiling& t,
+__device__ inline void store_grad_x(const BackwardRings<T>& m, const BackwardPlan& p, const RowTiling& t,
                                     const TilePlace& at, const ImageSlice<T>& grad_x, int quad, const Worker& me) {
   const StripSizes& s = p.sizes;
   for (int column = me.lane; column < t.columns; column += me.lanes) {
@@ -332,7 +335,7 @@ __global__ void __launch_bounds__(kThreads)
   const StripSizes& s = plan.sizes;
   const TilePlace at = tile_place(t);
   const ImageSlice<T> x(p.x, at, t.slice), g(grad, at, t.slice), grad_x(grad_x_tensor, at, t.slice);
-  const BackwardShared<T> m(plan, t.slice);
+  const BackwardRings<T> m(plan, t.slice);
   const int slice = t.slice, thread = threadIdx.x, threads = blockDim.x;
   const Worker me{thread % slice, thread / slice, threads / slice};
   for (int i = thread; i < s.vectors * kParts * slice; i += threads) store_shared(m.sums + i, 0.0f);
@@ -401,7 +404,7 @@ RowTiling tiling_of(const MscaConvBackwardParams& p, const StripSizes& s) {
   RowTiling t = strip_tiling<T>(p.forward.x, has_vectors<T>(p.forward.x, p.grad), 16, 32,
                                 [&](const RowTiling& cut) { return backward_bytes<T>(backward_plan(s, cut), cut); });
   const int warm_up = 2 * backward_plan(s, t).delay;
-  // blocks beside each other on a multiprocessor issue in turns
+  // blocks on the same multiprocessor issue in turns
   fill_device(t, p.forward.x, 128, 2 * kQuad, kMultiprocessors, [&](int rows) { return rows / kQuad + warm_up; });
   return t;
 }

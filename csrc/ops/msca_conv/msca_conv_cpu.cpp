@@ -1,9 +1,10 @@
 // msca_conv on the CPU: a = root(x); out = a + sum_k column_k(row_k(a)), all depthwise.
 //
-// Forward: strips.h. Backward: unit of work and planes of common/depthwise.h; every convolution reads a plane whose
-// border is zero, whatever the bias made of the pixels inside: the zero padding of its *own* input. Bytes: x and out
-// once forward; x, grad and grad_x once backward. FMAs an element with SegNeXt's kernels: 25 + 2 (7 + 11 + 21) = 103
-// forward; backward 25 + 39 recomputed, 103 for the gradients of the inputs, 103 for those of the weights.
+// The forward is in strips.h. The backward uses the units and planes of cpu/depthwise.h. Every convolution reads a
+// plane with a border of zeros, the zero padding of its *own* input, whatever a bias added to the pixels inside.
+// Bytes: the forward moves x and out once, the backward x, grad and grad_x once.
+// FMAs per element with SegNeXt's kernels: 25 + 2 (7 + 11 + 21) = 103 forward; backward 25 + 39 recomputed, 103 for
+// the gradients of the inputs and 103 for those of the weights.
 
 #include "cpu/convert.h"
 #include "cpu/depthwise.h"
@@ -16,26 +17,25 @@ namespace {
 
 int64_t taps_of(const Tensor4& weight) { return weight.size[2] * weight.size[3]; }
 
-// Half the longest strip: the border its input needs.
+// Half the longest strip: the border that its input needs.
 int64_t strip_reach(const MscaConvParams& p) {
   int64_t reach = 0;
-  for (int i = 0; i < p.weights.strips; ++i)
-    reach = taps_of(p.weights.strip_weight[i]) / 2 > reach ? taps_of(p.weights.strip_weight[i]) / 2 : reach;
+  for (int i = 0; i < p.weights.strips; ++i) reach = larger(reach, taps_of(p.weights.strip_weight[i]) / 2);
   return reach;
 }
 
+// Taps of the largest kernel.
 int64_t longest(const MscaConvParams& p) {
   int64_t taps = taps_of(p.weights.root_weight);
-  for (int i = 0; i < p.weights.strips; ++i)
-    taps = taps_of(p.weights.strip_weight[i]) > taps ? taps_of(p.weights.strip_weight[i]) : taps;
+  for (int i = 0; i < p.weights.strips; ++i) taps = larger(taps, taps_of(p.weights.strip_weight[i]));
   return taps;
 }
 
-struct BackwardScratch {
+struct StripBackwardScratch {
   Plane x, a, row, grad, grad_row, grad_a, grad_x;
   Real *weight, *bias;
 
-  BackwardScratch(Arena& arena, const MscaConvParams& p)
+  StripBackwardScratch(Arena& arena, const MscaConvParams& p)
       : x(take_plane(arena, p.x.size[2], p.x.size[3], p.weights.root_weight.size[2] / 2,
                      p.weights.root_weight.size[3] / 2)),
         a(take_plane(arena, p.x.size[2], p.x.size[3], 0, strip_reach(p))),
@@ -49,7 +49,7 @@ struct BackwardScratch {
         bias(arena.take<Real>(kLanes)) {}
 };
 
-// The unit's taps of one convolution, in the scratch; the bias is dropped where they are flipped.
+// Loads the unit's taps of one convolution into the scratch. Flipped taps have no bias.
 template <typename T, typename Scratch>
 Taps taps_at(const Tensor4& weight, const Tensor4& bias, int64_t channel, bool flipped, const Scratch& s) {
   load_taps<T>(weight, channel, flipped, s.weight);
@@ -67,40 +67,36 @@ template <typename T>
 bool forward(const MscaConvParams& p, int threads) {
   const StripKernels kernels = strip_kernels(p.weights);
   if (p.x.size[0] * p.x.size[1] * p.x.size[2] * p.x.size[3] == 0) return true;
-  const StripCut cut(kernels, p.x.size[3]);
-  Arena shared{nullptr}, measure{nullptr};
-  shared.take<Real>(kernels.packed_floats());
-  StripScratch{measure, kernels, cut};
-  shared = Arena{static_cast<char*>(std::malloc(shared.used + threads * measure.used))};
-  if (shared.base == nullptr) return false;
-  Real* packed = shared.take<Real>(kernels.packed_floats());
+  const StripTiles tiling(kernels, p.x.size[3]);
+  const TeamMemory memory(bytes_of<Array<Real>>(kernels.packed_reals()), bytes_of<StripScratch>(kernels, tiling),
+                          threads);
+  if (memory.is_exhausted()) return false;
+  Real* const packed = memory.shared<Array<Real>>(kernels.packed_reals()).data;
   pack_strips<T>(p.weights, packed);
 #pragma omp parallel num_threads(threads)
   {
-    Arena own{shared.base + shared.used + omp_get_thread_num() * measure.used};
-    const StripScratch scratch(own, kernels, cut);
-    strips_share<T>(p.x, p.out, kernels, cut, packed, scratch, omp_get_thread_num(), omp_get_num_threads());
+    const Member me = this_member();
+    run_strips<T>(p.x, p.out, kernels, tiling, packed, memory.own<StripScratch>(me, kernels, tiling), me);
   }
-  std::free(shared.base);
   return true;
 }
 
-// Where each parameter's partial gradients lie among a unit's rows of kLanes.
-struct Rows {
+// The row (of kLanes) among a unit's partial gradients at which each parameter begins.
+struct GradientRows {
   int64_t strip[kMaxStrips];
   int64_t total;
 
-  explicit Rows(const MscaConvParams& p) : total(taps_of(p.weights.root_weight) + 1) {
+  explicit GradientRows(const MscaConvParams& p) : total(taps_of(p.weights.root_weight) + 1) {
     for (int i = 0; i < p.weights.strips; ++i) {
       strip[i] = total;
-      total += taps_of(p.weights.strip_weight[i]) + 1;  // the bias's row follows the weights'
+      total += taps_of(p.weights.strip_weight[i]) + 1;  // the bias's row follows those of the weights
     }
   }
 };
 
 template <typename T>
-void backward_unit(const MscaConvBackwardParams& p, const Rows& rows, int64_t image, int64_t channel,
-                   const BackwardScratch& s, Real* own) {
+void backward_unit(const MscaConvBackwardParams& p, const GradientRows& rows, int64_t image, int64_t channel,
+                   const StripBackwardScratch& s, Real* own) {
   const MscaConvParams& f = p.forward;
   load_plane<T>(f.x, image, channel, s.x);
   load_plane<T>(p.grad, image, channel, s.grad);
@@ -125,12 +121,14 @@ void backward_unit(const MscaConvBackwardParams& p, const Rows& rows, int64_t im
 template <typename T>
 bool backward(const MscaConvBackwardParams& p, int threads) {
   const MscaConvParams& f = p.forward;
-  const Rows rows(f);
-  const int64_t images = f.x.size[0], blocks = channel_blocks(f.x.size[1]);
-  Real* partial = static_cast<Real*>(std::malloc((images * blocks * rows.total + 1) * kLanes * sizeof(Real)));
-  if (partial == nullptr) return false;
-  const bool done = for_each_unit<BackwardScratch>(
-      images, f.x.size[1], f, threads, [&](int64_t image, int64_t channel, const BackwardScratch& s) {
+  const GradientRows rows(f);
+  const int64_t images = f.x.size[0], blocks = vectors_of(f.x.size[1]);
+  const int64_t reals = images * blocks * rows.total * kLanes;
+  const TeamMemory memory(bytes_of<Array<Real>>(reals), 0, 0);
+  if (memory.is_exhausted()) return false;
+  Real* const partial = memory.shared<Array<Real>>(reals).data;
+  const bool done = for_each_unit<StripBackwardScratch>(
+      images, f.x.size[1], f, threads, [&](int64_t image, int64_t channel, const StripBackwardScratch& s) {
         Real* own = partial + (image * blocks + channel / kLanes) * rows.total * kLanes;
         backward_unit<T>(p, rows, image, channel, s, own);
       });
@@ -145,7 +143,6 @@ bool backward(const MscaConvBackwardParams& p, int threads) {
       reduce(rows.strip[i], f.weights.strip_weight[i], p.grad_strip_weight[i], p.grad_strip_bias[i]);
     }
   }
-  std::free(partial);
   return done;
 }
 

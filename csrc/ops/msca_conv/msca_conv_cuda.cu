@@ -1,32 +1,33 @@
-// msca_conv on a GPU: a = root(x); out = a + sum over pairs of column(row(a)), all depthwise; every convolution
-// zero-pads its own input: a and the rows' results are zero outside the image, not bias.
+// msca_conv on a GPU: a = root(x); out = a + sum over pairs of column(row(a)). All convolutions are depthwise, and each
+// zero-pads its own input: a and the rows' results are zero, not the bias, outside the image.
 //
-// ring kernel: any sizes. A block walks down a strip of rows by quads and keeps what later rows need in rings:
-//   x      the rows the root reaches, in T, and the next quad's, on their way by cp.async;
-//   a      with the row strips' reach left and right, as many quads as the longest column strip reaches down;
-//   rows   of each pair, from as far up as its column strip reaches down to the newest quad of a.
-// At a step all threads make a quad of a, then a quad of each pair's rows, then four output rows.
-// SegNeXt's sizes get tiles of 16 columns by 8 channels: 79 KB in 16-bit types, 87 KB in float32, so two blocks on an
-// H200's multiprocessor.
-// Bytes: x once, plus halo columns and rows that L2 serves, plus out once: 4 an element in 16-bit types, 8 in float32.
-// Operations an element for SegNeXt: 103 FMA, with the tile's halo 150 (and with 24 rows of 128 made twice, 170), in
-// loops of about three instructions for each, as sizes are known at run time alone: by the machine code about 24 ps an
-// element on an H200 (132 x 1.7 GHz). Not yet measured on a GPU. So SegNeXt's sizes have kernels of their own where
-// channels are innermost: msca_conv_toeplitz_cuda.cu in 16-bit types, msca_conv_float32_cuda.cu.
+// The ring kernel takes any sizes. A block walks down a strip of rows by quads (four rows) and keeps in rings what
+// later rows need:
+//   x      the rows that the root reaches, in T, and the next quad's, which arrive by cp.async;
+//   a      with as many columns left and right as the row strips reach, and as many quads as the longest column strip
+//          reaches down;
+//   rows   for each pair, the rows' results from as far up as its column strip reaches down to the newest quad of a.
+// In each step all threads make a quad of a, then a quad of each pair's rows, then four output rows. SegNeXt's sizes
+// get tiles of 16 columns by 8 channels: 79 KB in 16-bit types, 87 KB in float32, so two blocks fit an H200's
+// multiprocessor.
+// Bytes: x once, plus halo columns and rows that L2 serves, plus out once: 4 per element in 16-bit types, 8 in float32.
+// Operations per element for SegNeXt: 103 FMA; with the tile's halo 150, and with 24 rows of 128 made twice 170. The
+// sizes are known only at run time, so the loops need about three instructions per FMA.
+// Model for an H200 (132 x 1.7 GHz), from the machine code: about 24 ps per element. Therefore SegNeXt's sizes have
+// kernels of their own if channels are innermost: msca_conv_toeplitz_cuda.cu for 16-bit types,
+// msca_conv_float32_cuda.cu.
 
-#include "ops/msca_conv/float32.h"
 #include "ops/msca_conv/strips.cuh"
-#include "ops/msca_conv/toeplitz.h"
 
 namespace segnext {
 namespace {
 
 constexpr int kThreads = 256;
 
-// Rows of the rings, columns of x and a, and where they begin, in floats from the start of shared memory.
+// Rows of the rings; columns of x, of a and of the rows' results.
 struct RingPlan {
   StripSizes sizes;
-  int side, ahead;  // columns and quads that the strips reach
+  int side, ahead;  // columns left and right, and quads down, that the strips reach
   int x_columns, a_columns, strip_columns;
   int x_rows, a_rows, strip_rows[kMaxPairs];
 };
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) msca_conv_ring_kernel(MscaConvParams
   const StripSizes& s = plan.sizes;
   const TilePlace at = tile_place(t);
   const ImageSlice<T> x(p.x, at, t.slice);
-  // x first: its rows are copied by 16 bytes
+  // x comes first, because its rows are copied by 16 bytes
   RowRing<T> x_ring{reinterpret_cast<T*>(shared_memory()), plan.x_rows, plan.x_columns * t.slice};
   const int x_bytes = (x_ring.rows * x_ring.row_size * static_cast<int>(sizeof(T)) + 15) / 16 * 16;
   float* weights = reinterpret_cast<float*>(shared_memory() + x_bytes);
@@ -67,7 +68,7 @@ __global__ void __launch_bounds__(kThreads) msca_conv_ring_kernel(MscaConvParams
 
   const int channel = threadIdx.x % t.slice, lane = threadIdx.x / t.slice, lanes = blockDim.x / t.slice;
   const int rows = static_cast<int>(at.bottom - at.top), half = s.root_half();
-  // Rows count from at.top. A quad of a takes x from row 4 quad - half on.
+  // Rows are counted from at.top. A quad of a needs x from row 4 quad - half on.
   const auto load_x = [&](int first, int count) {
     for (int i = 0; i < count; ++i) {
       load_row(x_ring.at(first + i), x, at.top + first + i, at.left - plan.side - half, plan.x_columns, t);
@@ -81,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) msca_conv_ring_kernel(MscaConvParams
     const int newest = (quad + plan.ahead) * kQuad;
     cp_async_wait<0>();
     __syncthreads();
-    load_x(newest + kQuad + half, kQuad);  // rows newest + 4 - half to newest + 3 + half are there
+    load_x(newest + kQuad + half, kQuad);  // rows newest + 4 - half to newest + 3 + half are there already
 
     for (int column = lane; column < plan.a_columns; column += lanes) {
       float sum[kQuad];
@@ -170,7 +171,7 @@ int launch_ring(const MscaConvParams& p, void* stream) {
 }  // namespace
 
 int launch_msca_conv_forward(const MscaConvParams& params, void* stream) {
-  // By the models in the files' heads, not yet by measurement.
+  // the order follows the models in the files' headers
   if (takes_toeplitz(params)) return launch_msca_conv_toeplitz(params, stream);
   if (takes_float32(params)) return launch_msca_conv_float32(params, stream);
   return with_element_type(params.dtype, [&](auto element) { return launch_ring<decltype(element)>(params, stream); });

@@ -1,25 +1,25 @@
-// msca_conv's forward in float32, for SegNeXt's sizes (a 5x5 root; strips of 7, 11 and 21), channels innermost: the
-// ring kernel of msca_conv_cuda.cu with every size known to the compiler, and larger register tiles.
+// msca_conv's forward in float32, for SegNeXt's sizes (a 5x5 root; strips of 7, 11 and 21) with channels innermost: the
+// ring kernel of msca_conv_cuda.cu with all sizes known to the compiler, and with larger register tiles.
 //
-// A block has 16 columns by 8 channels, and walks down by eight rows in three phases, everything in shared memory:
-//   a     eight rows by 36 columns: a thread has eight rows by three columns, with the root's taps in registers: 109
+// A block has 16 columns by 8 channels. It walks down by eight rows in three phases, with everything in shared memory:
+//   a     eight rows by 36 columns: a thread makes eight rows by three columns, with the root's taps in registers: 109
 //         loads for 600 FMA;
-//   h     of each pair, eight rows by 16 columns: a thread has a row by eight columns, whose 28 columns of a serve all
-//         three strips: 67 loads for 312 FMA;
-//   out   a thread has eight rows of a column: 99 loads for 312 FMA.
-// x comes by cp.async into a ring of 20 rows, the next eight while these are worked on. h, and the block's own columns
-// of a, which the outputs add, stay in rings of 32 rows. Rows are 8 floats longer than their pixels: the eight channels
-// of four rows, or of four columns, lie in different banks. Outside the image a and h are zero.
+//   h     for each pair, eight rows by 16 columns: a thread makes one row by eight columns; their 28 columns of a serve
+//         all three strips: 67 loads for 312 FMA;
+//   out   a thread makes eight rows of a column: 99 loads for 312 FMA.
+// x arrives by cp.async in a ring of 20 rows, eight rows ahead of the computation. h, and the block's own columns of a,
+// which the outputs add, stay in rings of 32 rows. Rows are 8 floats longer than their pixels, so the eight channels of
+// four rows, or of four columns, lie in different banks. Outside the image a and h are zero.
 //
 // Two blocks of 108 KB fit an H200's multiprocessor.
-// Bytes: x once, plus halo columns and rows that L2 serves, plus out once: 8 an element.
-// Model for an H200 (132 x 1.7 GHz) of a block's step, 1024 outputs, counted in the machine code: 7,200 warp
-// instructions, 4,300 of them FMA, are 1,800 cycles of issue; shared memory takes 1,350. That is 7.8 ps an element, and
-// 9.6 at 32 x 32 x 128 x 128, where three steps of 19 make no output yet; the definition's FMA alone take 3.07 and
-// memory 1.9. Most of the difference is the root's work on halo columns, 2.25 times its own. Not yet measured on a GPU.
-// Versions tried: the ring kernel, whose loops over taps and whose divisions stay in the code, takes about 24.
+// Bytes: x once, plus halo columns and rows that L2 serves, plus out once: 8 per element.
+// Model for an H200 (132 x 1.7 GHz) of one step of a block, 1024 outputs, counted in the machine code: 7,200 warp
+// instructions, of which 4,300 are FMA, take 1,800 cycles of issue; shared memory takes 1,350. That is 7.8 ps per
+// element, and 9.6 at 32 x 32 x 128 x 128, where three steps of 19 make no output yet. The definition's FMA alone take
+// 3.07 ps and memory 1.9. Most of the difference is the root's work on halo columns, which is 2.25 times its work on
+// the block's own columns.
+// Versions tried: the ring kernel, whose loops over taps and whose divisions stay in the code, takes about 24 ps.
 
-#include "ops/msca_conv/float32.h"
 #include "ops/msca_conv/toeplitz.cuh"
 
 namespace segnext {
@@ -31,12 +31,13 @@ using toeplitz::half_of, toeplitz::has_segnext_sizes, toeplitz::kPairCount, toep
 constexpr int kThreads = 128, kSlice = 8, kColumns = 16, kRows = 8;
 constexpr int kReach = half_of(kPairCount - 1);
 constexpr int kAColumns = kColumns + 2 * kReach, kXColumns = kAColumns + kRoot - 1;
-constexpr int kRootColumns = 3, kRowColumns = 8;  // of a thread
+constexpr int kRootColumns = 3, kRowColumns = 8;  // columns per thread
 constexpr int kRing = 32;
 constexpr int kXQuads = (kRows + kRoot - 1 + kRows) / kQuad;
 constexpr int kXPitch = kXColumns * kSlice, kAPitch = kAColumns * kSlice + 8, kPitch = kColumns * kSlice + 8;
 constexpr int kRingFloats = kRing * kPitch;
-// A step makes rows of a and h from `kReach` below its first output row; the first step's reach as far above.
+// A step makes rows of a and h that begin `kReach` below its first output row. The first step's outputs reach as far
+// above.
 constexpr int kWarmUp = (2 * kReach + kRows - 1) / kRows;
 static_assert(kAColumns % kRootColumns == 0 && kRing >= 2 * kReach + kRows, "tiles are whole, rings hold what is read");
 
@@ -48,7 +49,7 @@ constexpr size_t kSharedBytes =
 
 // Shared memory.
 struct Rings {
-  float *x, *a, *own, *h, *weights;  // own: a's own columns; h: of each pair
+  float *x, *a, *own, *h, *weights;  // own: the block's own columns of a; h: the rings of all pairs
 
   __device__ Rings() {
     x = reinterpret_cast<float*>(shared_memory());
@@ -61,7 +62,8 @@ struct Rings {
 
 __device__ inline int wrapped(int slot) { return (slot & (kRing - 1)) * kPitch; }
 
-// Rows -16 to 23 from a slot on that is a multiple of 8: five addresses, as only every eighth row may wrap.
+// Offsets of rows -16 to 23, counted from a slot that is a multiple of 8. Five addresses are enough, because only every
+// eighth row may wrap.
 struct Eights {
   int at[5];
 
@@ -72,7 +74,7 @@ struct Eights {
   __device__ int row(int r) const { return at[(r + 16) / 8] + (r + 16) % 8 * kPitch; }
 };
 
-// Rows of a into `a` and `own`; quad: of x, the first.
+// Makes rows of a in `a` and `own`. `quad` is the first quad of x.
 __device__ inline void make_a(const Rings& m, const Eights& ring, int quad, int first_column, int width) {
   const int channel = threadIdx.x % kSlice, run = threadIdx.x / kSlice;
   if (run >= kAColumns / kRootColumns) return;
@@ -142,7 +144,7 @@ __device__ inline void make_h(const Rings& m, const float (&a)[kRowColumns + 2 *
   }
 }
 
-// Rows of h from slot `slot` and image row `row` on.
+// Makes rows of h, from slot `slot` and image row `row` on.
 __device__ inline void make_rows(const Rings& m, int slot, int row, int height) {
   const int channel = threadIdx.x % kSlice, r = threadIdx.x / kSlice % kRows;
   const int column = threadIdx.x / (kSlice * kRows) * kRowColumns;
@@ -178,8 +180,8 @@ __device__ inline void add_column_strip(float (&sum)[kRows], const Rings& m, con
   }
 }
 
-// kCount rows of x from image row `row` on, to quads of the ring from `quad` on; column: the image's of the ring's
-// first.
+// Copies kCount rows of x, from image row `row` on, to quads of the ring from `quad` on. `column` is the image column
+// of the ring's first column.
 template <int kCount>
 __device__ inline void load_x(const Rings& m, const ImageSlice<float>& x, int row, int column, int quad) {
   constexpr int kVec = Vec16<float>::kSize, kPacks = kSlice / kVec, kRowVectors = kXColumns * kPacks;
@@ -223,9 +225,9 @@ __global__ void __launch_bounds__(kThreads, 2) msca_conv_float32_kernel(MscaConv
   const int x_row = top + kReach - kRoot / 2, x_column = left - kReach - kRoot / 2;
   load_x<kRows + kRoot - 1>(m, x, x_row + kFirst, x_column, 0);
   load_weights(m.weights, p.weights, at, t);
-  int quad = 0;  // of the ring of x: the first that a step needs
+  int quad = 0;  // of x's ring: the first quad that a step needs
   for (int row = kFirst; row < rows; row += kRows) {
-    const int slot = row - kFirst;  // of the first output row: slots of rings count from kFirst
+    const int slot = row - kFirst;  // slot of the first output row; slots of the rings are counted from kFirst
     const Eights ring(slot);
     cp_async_wait<0>();
     __syncthreads();

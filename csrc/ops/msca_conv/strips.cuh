@@ -1,9 +1,9 @@
-// What the kernels of msca_conv share: the sizes of root and strips, their weights in shared memory, and the two
-// register tiles that all depthwise convolutions here are made of. Every tile is one channel of a thread:
+// Shared by the kernels of msca_conv: the sizes of root and strips, their weights in shared memory, and the two
+// register tiles that all depthwise convolutions here consist of. Every tile is one channel of one thread:
 //   column tile  four rows by one column: K + 3 loads of data and K of weights for 4 K FMA;
-//   row tile     one row by five columns: K + 4 and K for 5 K. Five, and not four: the columns' starts of a warp then
-//                lie in different banks for slices of 1 to 16 channels.
-// Data in shared memory is (row, column, channel), of T or float.
+//   row tile     one row by five columns: K + 4 loads of data and K of weights for 5 K FMA. With five columns instead
+//                of four, the columns that a warp starts at lie in different banks for slices of 1 to 16 channels.
+// Data in shared memory is (row, column, channel), in T or float.
 #pragma once
 
 #include "cuda/row_tiles.cuh"
@@ -14,11 +14,11 @@ namespace segnext {
 constexpr int kQuad = 4;
 constexpr int kRun = 5;
 constexpr int kMaxPairs = kMaxStrips / 2;
-// Of a block: two fit an H200's multiprocessor, one every device from sm_80 on.
+// Shared memory per block: two blocks fit an H200's multiprocessor, and one fits every device from sm_80 on.
 constexpr size_t kSharedBudget = 96 * 1024;
 
-// Sizes, and where in shared memory each kernel's taps lie, counted in vectors of a slice: the root's taps row by row
-// and its bias; of each pair the row's taps and bias, then the column's.
+// Sizes, and the place of each kernel's taps in shared memory, counted in vectors of a slice: first the root's taps row
+// by row and its bias; then, for each pair, the row's taps and bias and the column's taps and bias.
 struct StripSizes {
   int root, pairs, vectors;
   int row[kMaxPairs], column[kMaxPairs], at[kMaxPairs];
@@ -50,7 +50,7 @@ inline int strip_reach(const int (&taps)[kMaxPairs], int pairs) {
 
 inline int quads_of(int rows) { return (rows + kQuad - 1) / kQuad; }
 
-// Lays the weights of a block's channels into shared memory, (vectors, slice); zeros for what is absent.
+// Writes the weights of a block's channels to shared memory as (vectors, slice), with zeros for what is absent.
 template <typename T>
 __device__ inline void load_taps(float* shared, const Tensor4& weight, const Tensor4& bias, int taps, int side,
                                  int64_t stride_row, int64_t stride_column, const TilePlace& at, const RowTiling& t) {
@@ -81,7 +81,7 @@ __device__ inline void load_weights(float* shared, const MscaConvWeights& w, con
   }
 }
 
-// A ring of rows in shared memory; rows are counted from anywhere and may be negative down to -2^20 rings.
+// A ring of rows in shared memory. Rows may be counted from any origin, down to -2^20 rings.
 template <typename T>
 struct RowRing {
   T* data;
@@ -95,8 +95,8 @@ struct RowRing {
   __device__ T* at(int row) const { return data + slot(row) * row_size; }
 };
 
-// sum[r] += sum over taps of w[tap] * (row + r + tap) at one column; `step` leads from tap to tap, backwards to turn
-// the kernel.
+// sum[r] += sum over taps of w[tap] * (row + r + tap) at one column. `step` is the distance from tap to tap; a negative
+// one reverses the kernel.
 template <typename T>
 __device__ inline void add_column(float (&sum)[kQuad], const RowRing<T>& ring, int row, int offset, const float* w,
                                   int taps, int step) {
@@ -119,7 +119,7 @@ __device__ inline void add_column(float (&sum)[kQuad], const RowRing<T>& ring, i
   }
 }
 
-// sum[p] += sum over taps of w[tap] * row[p + tap], pixels `pixel` apart.
+// sum[p] += sum over taps of w[tap] * row[p + tap], where pixels are `pixel` apart.
 __device__ inline void add_row(float (&sum)[kRun], const float* row, int pixel, const float* w, int taps, int step) {
   float window[kRun];
 #pragma unroll
@@ -134,12 +134,13 @@ __device__ inline void add_row(float (&sum)[kRun], const float* row, int pixel, 
   }
 }
 
-// Runs of a row that `columns` columns are cut into; rows in shared memory have room for the last one's end.
+// Number of runs that cover `columns` columns. Rows in shared memory have room for the end of the last run.
 __host__ __device__ inline int runs_of(int columns) { return (columns + kRun - 1) / kRun; }
 __host__ __device__ inline int whole_runs(int columns) { return runs_of(columns) * kRun; }
 
-// Slice and columns of a tile: at most `slice` channels and `columns` columns (four times as many for one channel), cut
-// until bytes(tiling) are within the budget. Where not even one 16-byte vector fits, rows come element by element.
+// Chooses slice and columns of a tile: at most `slice` channels and `columns` columns (four times as many for one
+// channel), reduced until bytes(tiling) is within the budget. If not even one 16-byte vector fits, rows are loaded
+// element by element.
 template <typename T, typename Bytes>
 inline RowTiling strip_tiling(const Tensor4& x, bool vectors, int slice, int columns, Bytes bytes) {
   RowTiling t{};
@@ -158,5 +159,16 @@ inline RowTiling strip_tiling(const Tensor4& x, bool vectors, int slice, int col
   }
   return t;
 }
+
+// Kernels for SegNeXt's sizes only. takes_...() tells whether such a kernel takes these sizes, types and addresses on
+// the current device. launch_...() returns a cudaError_t, 0 for success.
+bool takes_toeplitz(const MscaConvParams& params);
+int launch_msca_conv_toeplitz(const MscaConvParams& params, void* stream);
+bool takes_float32(const MscaConvParams& params);
+int launch_msca_conv_float32(const MscaConvParams& params, void* stream);
+// It uses the workspace of launch_msca_conv_backward().
+bool takes_toeplitz_backward(const MscaConvBackwardParams& params);
+int64_t msca_conv_backward_toeplitz_workspace(const MscaConvBackwardParams& params);
+int launch_msca_conv_backward_toeplitz(const MscaConvBackwardParams& params, void* workspace, void* stream);
 
 }  // namespace segnext

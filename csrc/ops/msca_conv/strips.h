@@ -1,17 +1,18 @@
-// The forward of msca_conv by streaming: a = root(x); out = a + sum over pairs of column(row(a)), all depthwise.
+// The forward of msca_conv, streamed: a = root(x); out = a + sum over pairs of column(row(a)), all depthwise.
 //
-// Unit of work: kLanes channels of one image (of one column tile, where the image is wide). The unit walks down the
-// image by quads of four rows and keeps only what later rows still need, in rings of quads:
-//   x      the rows the root reaches;
-//   a      the newest quads of the root's output, with the row strips' halo left and right;
-//   rows   of each pair, as many quads as the column strip reaches up and down.
-// With SegNeXt's kernels that is 60 + 16 + 8 rows: 640 KiB for 128 columns of 16 floats, in the second-level cache
-// where whole planes are not. A register tile is four rows by kColumns pixels: a column strip of K taps then loads
-// (K + 3) kColumns + 4 K vectors for 4 K kColumns FMAs, and the root is K column strips, one a column of its taps.
-// Outside the image a ring holds zeros: every convolution pads its *own* input, so neither the root's bias nor what
-// it sees beyond the border may reach the strips.
+// A unit of work is kLanes channels of one image, or of one column tile if the image is wide. It proceeds down the
+// image in quads of four rows and keeps only what later rows still need, in rings of quads:
+//   x      the rows that the root reaches
+//   a      the newest quads of the root's output, with the row strips' halo left and right
+//   strip  for each pair the row strip's output, as many quads as the column strip reaches up and down
+// With SegNeXt's kernels these are 8 + 16 + 60 rows: 640 KiB for 128 columns of 16 floats. They fit the second-level
+// cache, while whole planes do not. A register tile is four rows by kColumns pixels, so a column strip of K taps loads
+// (K + 3) kColumns + 4 K vectors for 4 K kColumns FMAs. The root is K column strips, one per column of its taps.
+// Outside the image a ring holds zeros. Every convolution pads its *own* input, so the strips must see neither the
+// root's bias nor its output beyond the border.
 #pragma once
 
+#include "cpu/memory.h"
 #include "cpu/rows.h"
 #include "ops/msca_conv/msca_conv.h"
 
@@ -20,35 +21,36 @@ namespace SEGNEXT_ISA {
 
 constexpr int64_t kQuad = 4;
 #if defined(__AVX512F__)
-constexpr int64_t kColumns = 4, kRun = 12;  // pixels of a register tile: of columns and root, of row strips
+constexpr int64_t kColumns = 4, kRun = 12;  // pixels of a register tile: for columns and root, for row strips
 #else
 constexpr int64_t kColumns = 2, kRun = 8;
 #endif
-constexpr int64_t kRingBytes = 800 * 1024;  // of a 1 MiB second-level cache
+constexpr int64_t kRingBytes = 800 * 1024;  // of a second-level cache of 1 MiB
 
-// Sizes of the kernels, and how their packed weights lie: for each block of kLanes channels the root's bias and taps
-// (column by column), then of each pair the row's bias and taps and the column's.
+// The sizes of the kernels. Their packed weights are, for each block of kLanes channels, the root's bias and taps
+// (column by column), then for each pair the row's bias and taps and the column's bias and taps.
 struct StripKernels {
   int64_t channels, root, pairs;
   int64_t row[kMaxStrips / 2], column[kMaxStrips / 2];
 
+  // Packed vectors per block of channels.
   int64_t vectors() const {
     int64_t count = 1 + root * root;
     for (int64_t i = 0; i < pairs; ++i) count += 2 + row[i] + column[i];
     return count;
   }
-  int64_t packed_floats() const { return vectors_of(channels) * vectors() * kLanes; }
-  // Columns that the row strips reach to either side.
+  int64_t packed_reals() const { return padded(channels) * vectors(); }
+  // Columns that the longest row strip reaches to either side.
   int64_t side() const {
     int64_t most = 0;
-    for (int64_t i = 0; i < pairs; ++i) most = row[i] / 2 > most ? row[i] / 2 : most;
+    for (int64_t i = 0; i < pairs; ++i) most = larger(row[i] / 2, most);
     return most;
   }
-  // Quads that a pair's column strip reaches up and down; of the farthest pair.
-  int64_t ahead(int64_t pair) const { return (column[pair] / 2 + kQuad - 1) / kQuad; }
+  // Quads that a pair's column strip reaches up and down, and the most over all pairs.
+  int64_t ahead(int64_t pair) const { return blocks_of(column[pair] / 2, kQuad); }
   int64_t ahead() const {
     int64_t most = 0;
-    for (int64_t i = 0; i < pairs; ++i) most = ahead(i) > most ? ahead(i) : most;
+    for (int64_t i = 0; i < pairs; ++i) most = larger(ahead(i), most);
     return most;
   }
 };
@@ -87,20 +89,20 @@ static inline void pack_strips(const MscaConvWeights& w, Real* out) {
   }
 }
 
-// How an image is cut into column tiles, and the sizes of the rings' rows, in pixels.
-struct StripCut {
+// The column tiles of an image, and the lengths of the rings' rows in pixels.
+struct StripTiles {
   int64_t tile, tiles, x_row, a_row, strip_row;
 
-  StripCut(const StripKernels& k, int64_t width) : tile(width), tiles(1) {
+  StripTiles(const StripKernels& k, int64_t width) : tile(width), tiles(1) {
     for (resize(k); bytes(k) > kRingBytes && tile > 32; resize(k)) {
       ++tiles;
-      tile = (width + tiles - 1) / tiles;
+      tile = blocks_of(width, tiles);
     }
-    tiles = (width + tile - 1) / tile;
+    tiles = blocks_of(width, tile);
   }
-  int64_t x_floats(const StripKernels& k) const { return (k.root + kQuad - 1) * x_row * kLanes; }
-  int64_t a_floats(const StripKernels& k) const { return (k.ahead() + 1) * kQuad * a_row * kLanes; }
-  int64_t strip_floats(const StripKernels& k, int64_t pair) const {
+  int64_t x_reals(const StripKernels& k) const { return (k.root + kQuad - 1) * x_row * kLanes; }
+  int64_t a_reals(const StripKernels& k) const { return (k.ahead() + 1) * kQuad * a_row * kLanes; }
+  int64_t strip_reals(const StripKernels& k, int64_t pair) const {
     return (2 * k.ahead(pair) + 1) * kQuad * strip_row * kLanes;
   }
 
@@ -111,43 +113,44 @@ struct StripCut {
     x_row = a_row + k.root - 1;
   }
   int64_t bytes(const StripKernels& k) const {
-    int64_t floats = x_floats(k) + a_floats(k);
-    for (int64_t i = 0; i < k.pairs; ++i) floats += strip_floats(k, i);
-    return floats * static_cast<int64_t>(sizeof(Real));
+    int64_t reals = x_reals(k) + a_reals(k);
+    for (int64_t i = 0; i < k.pairs; ++i) reals += strip_reals(k, i);
+    return reals * static_cast<int64_t>(sizeof(Real));
   }
 };
 
 struct StripScratch {
   Real *x, *a, *strip[kMaxStrips / 2];
 
-  StripScratch(Arena& arena, const StripKernels& k, const StripCut& cut)
-      : x(arena.take<Real>(cut.x_floats(k))), a(arena.take<Real>(cut.a_floats(k))) {
-    for (int64_t i = 0; i < k.pairs; ++i) strip[i] = arena.take<Real>(cut.strip_floats(k, i));
+  StripScratch(Arena& arena, const StripKernels& k, const StripTiles& tiling)
+      : x(arena.take<Real>(tiling.x_reals(k))), a(arena.take<Real>(tiling.a_reals(k))) {
+    for (int64_t i = 0; i < k.pairs; ++i) strip[i] = arena.take<Real>(tiling.strip_reals(k, i));
   }
 };
 
-// One row of input at the tap `w` of the topmost output row it belongs to: it is tap - r of output row r.
+// Adds one row of input to output rows kLow to kHigh of a quad. `w` is the row's tap for output row 0; its tap for
+// output row r is r taps before that.
 template <int kLow, int kHigh>
-static inline __attribute__((always_inline)) void column_step(FloatV (&sum)[kQuad][kColumns], const Real* pixel,
+static inline __attribute__((always_inline)) void column_step(Vec (&sum)[kQuad][kColumns], const Real* pixel,
                                                               const Real* w) {
-  FloatV x[kColumns];
+  Vec x[kColumns];
 #pragma GCC unroll 4
   for (int p = 0; p < kColumns; ++p) x[p] = load(pixel + p * kLanes);
 #pragma GCC unroll 4
   for (int r = kLow; r <= kHigh; ++r) {
-    const FloatV weight = load(w - r * kLanes);
+    const Vec weight = load(w - r * kLanes);
 #pragma GCC unroll 4
     for (int p = 0; p < kColumns; ++p) sum[r][p] += weight * x[p];
   }
 }
 
 // sum[r] += sum over taps of w[tap] * rows[r + tap], for four output rows at once.
-static inline __attribute__((always_inline)) void column_strip(FloatV (&sum)[kQuad][kColumns], const Real* const* rows,
+static inline __attribute__((always_inline)) void column_strip(Vec (&sum)[kQuad][kColumns], const Real* const* rows,
                                                                int64_t offset, const Real* w, int64_t taps) {
   const auto at = [&](int64_t i) { return rows[i] + offset; };
   const Real* last = w + (taps - 1) * kLanes;
-  // Once for both cases: a product that two branches share is hoisted and added without an FMA, and a row would then
-  // be rounded otherwise than the same row in another place of its quad.
+  // Stands before the branch: the compiler hoists a product that two branches share and adds it without an FMA. The
+  // row would then be rounded differently from the same row at another place in its quad.
   column_step<0, 0>(sum, at(0), w);
   if (taps == 1) {
     column_step<1, 1>(sum, at(1), w + kLanes);
@@ -164,14 +167,14 @@ static inline __attribute__((always_inline)) void column_strip(FloatV (&sum)[kQu
 }
 
 // out[x] = bias + sum over taps of w[tap] * in[x + tap].
-static inline void row_strip(const Real* in, Real* out, int64_t pixels, FloatV bias, const Real* w, int64_t taps) {
+static inline void row_strip(const Real* in, Real* out, int64_t pixels, Vec bias, const Real* w, int64_t taps) {
   for (int64_t x = 0; x < pixels; x += kRun) {
-    FloatV sum[kRun];
+    Vec sum[kRun];
 #pragma GCC unroll 12
     for (int p = 0; p < kRun; ++p) sum[p] = bias;
     const Real* pixel = in + x * kLanes;
     for (int64_t tap = 0; tap < taps; ++tap, pixel += kLanes) {
-      const FloatV weight = load(w + tap * kLanes);
+      const Vec weight = load(w + tap * kLanes);
 #pragma GCC unroll 12
       for (int p = 0; p < kRun; ++p) sum[p] += weight * load(pixel + p * kLanes);
     }
@@ -180,46 +183,45 @@ static inline void row_strip(const Real* in, Real* out, int64_t pixels, FloatV b
   }
 }
 
-// One unit's walk down rows [first, last) of columns [left, right).
+// Rows [first, last) and columns [left, right) of one image, for kLanes channels.
 template <typename T>
-struct StripWalk {
+struct StripUnit {
   const Tensor4 &x, &out;
   const StripKernels& k;
-  const StripCut& cut;
+  const StripTiles& tiling;
   const StripScratch& s;
-  const Real* weights;  // of this block of channels
+  const Real* weights;  // packed, of this block of channels
   int64_t image, channel, left, right, first, last;
 
   int64_t height() const { return x.size[2]; }
   int64_t width() const { return x.size[3]; }
   int64_t lanes() const { return x.size[1] - channel; }
   bool is_inside(int64_t row) const { return row >= 0 && row < height(); }
-  // A ring of `quads` quads; rows count from `first` and may be negative.
+  // The place of a row in a ring of `quads` quads. Rows count from `first` and may be negative.
   static int64_t slot(int64_t row, int64_t quads) {
     const int64_t rows = quads * kQuad;
     return (row % rows + rows) % rows;
   }
   Real* x_at(int64_t row) const {
     const int64_t rows = k.root + kQuad - 1;
-    return s.x + (row % rows + rows) % rows * cut.x_row * kLanes;
+    return s.x + (row % rows + rows) % rows * tiling.x_row * kLanes;
   }
-  Real* a_at(int64_t row) const { return s.a + slot(row, k.ahead() + 1) * cut.a_row * kLanes; }
+  Real* a_at(int64_t row) const { return s.a + slot(row, k.ahead() + 1) * tiling.a_row * kLanes; }
   Real* strip_at(int64_t pair, int64_t row) const {
-    return s.strip[pair] + slot(row, 2 * k.ahead(pair) + 1) * cut.strip_row * kLanes;
+    return s.strip[pair] + slot(row, 2 * k.ahead(pair) + 1) * tiling.strip_row * kLanes;
   }
 
   // Image row first + row into the ring of x.
   void load_x(int64_t row) const {
     Real* target = x_at(row);
     const int64_t origin = left - k.side() - k.root / 2;  // the image column of the ring's first pixel
-    const int64_t begin = origin > 0 ? origin : 0;
-    const int64_t reach = right + k.side() + k.root / 2, end = reach < width() ? reach : width();
+    const int64_t begin = larger(origin, 0), end = smaller(right + k.side() + k.root / 2, width());
     if (!is_inside(first + row)) {
-      std::memset(target, 0, cut.x_row * kLanes * sizeof(Real));
+      std::memset(target, 0, tiling.x_row * kLanes * sizeof(Real));
       return;
     }
     std::memset(target, 0, (begin - origin) * kLanes * sizeof(Real));
-    std::memset(target + (end - origin) * kLanes, 0, (cut.x_row - (end - origin)) * kLanes * sizeof(Real));
+    std::memset(target + (end - origin) * kLanes, 0, (tiling.x_row - (end - origin)) * kLanes * sizeof(Real));
     const T* source = static_cast<const T*>(x.data) + image * x.stride[0] + channel * x.stride[1] +
                       (first + row) * x.stride[2] + begin * x.stride[3];
     target += (begin - origin) * kLanes;
@@ -235,22 +237,21 @@ struct StripWalk {
     }
   }
 
-  // The root's output at a quad, zero outside the image's columns; its rows outside are never read.
+  // The root's output for a quad, zero outside the image's columns. Its rows outside the image are never read.
   void produce_a(int64_t quad) const {
     const int64_t row = quad * kQuad, origin = left - k.side();
-    const int64_t begin = (origin > 0 ? origin : 0) - origin;
-    const int64_t reach = right + k.side(), end = (reach < width() ? reach : width()) - origin;
+    const int64_t begin = larger(origin, 0) - origin, end = smaller(right + k.side(), width()) - origin;
     const Real* rows[kQuad + kMaxRoot - 1];
     for (int64_t i = 0; i < kQuad + k.root - 1; ++i) rows[i] = x_at(row - k.root / 2 + i);
     Real* target[kQuad];
     for (int64_t r = 0; r < kQuad; ++r) {
       target[r] = a_at(row + r);
       std::memset(target[r], 0, begin * kLanes * sizeof(Real));
-      std::memset(target[r] + end * kLanes, 0, (cut.a_row - end) * kLanes * sizeof(Real));
+      std::memset(target[r] + end * kLanes, 0, (tiling.a_row - end) * kLanes * sizeof(Real));
     }
-    const FloatV bias = load(weights);
+    const Vec bias = load(weights);
     for (int64_t x0 = begin; x0 < end; x0 += kColumns) {
-      FloatV sum[kQuad][kColumns];
+      Vec sum[kQuad][kColumns];
 #pragma GCC unroll 4
       for (int r = 0; r < kQuad; ++r) {
 #pragma GCC unroll 4
@@ -276,17 +277,17 @@ struct StripWalk {
         const Real* source = a_at(row) + (k.side() - k.row[pair] / 2) * kLanes;
         row_strip(source, target, right - left, load(w), w + kLanes, k.row[pair]);
       } else {
-        std::memset(target, 0, cut.strip_row * kLanes * sizeof(Real));
+        std::memset(target, 0, tiling.strip_row * kLanes * sizeof(Real));
       }
     }
   }
 
-  // Output rows of a quad: the root's, plus every column strip's.
+  // The output rows of a quad: the root's output plus every column strip's.
   void finish(int64_t quad) const {
     const int64_t row = quad * kQuad;
     const Real* a[kQuad];
     for (int64_t r = 0; r < kQuad; ++r) a[r] = a_at(row + r) + k.side() * kLanes;
-    FloatV bias = {};
+    Vec bias = {};
     const Real* column[kMaxStrips / 2];
     const Real* rows[kMaxStrips / 2][kQuad + kMaxStripTaps - 1];
     const Real* w = weights + (1 + k.root * k.root) * kLanes;
@@ -299,9 +300,9 @@ struct StripWalk {
     }
     T* target = static_cast<T*>(out.data) + image * out.stride[0] + channel * out.stride[1] +
                 (first + row) * out.stride[2] + left * out.stride[3];
-    const int64_t count = last - first - row < kQuad ? last - first - row : kQuad;
+    const int64_t count = smaller(last - first - row, kQuad);
     for (int64_t x0 = 0; x0 < right - left; x0 += kColumns) {
-      FloatV sum[kQuad][kColumns];
+      Vec sum[kQuad][kColumns];
 #pragma GCC unroll 4
       for (int r = 0; r < kQuad; ++r) {
 #pragma GCC unroll 4
@@ -321,14 +322,12 @@ struct StripWalk {
   }
 
   void run() const {
-    const int64_t ahead = k.ahead(), quads = (last - first + kQuad - 1) / kQuad;
-    int64_t loaded = -ahead * kQuad - k.root / 2;  // rows of x below this one are in the ring, or past use
+    const int64_t ahead = k.ahead(), quads = blocks_of(last - first, kQuad);
+    int64_t loaded = -ahead * kQuad - k.root / 2;  // rows of x before this one are in the ring or past use
     for (int64_t quad = -2 * ahead; quad < quads; ++quad) {
       const int64_t newest = quad + ahead, row = newest * kQuad;
       if (first + row + kQuad > 0 && first + row < height()) {
-        for (loaded = loaded > row - k.root / 2 ? loaded : row - k.root / 2; loaded < row + kQuad + k.root / 2;
-             ++loaded)
-          load_x(loaded);
+        for (loaded = larger(loaded, row - k.root / 2); loaded < row + kQuad + k.root / 2; ++loaded) load_x(loaded);
         produce_a(newest);
       }
       const Real* w = weights + (1 + k.root * k.root) * kLanes;
@@ -341,25 +340,25 @@ struct StripWalk {
   }
 };
 
-// One thread's share of all units: contiguous rows, a unit cut where shares meet.
+// One thread's share of all units: contiguous rows. A unit is divided where two shares meet.
 template <typename T>
-static inline void strips_share(const Tensor4& x, const Tensor4& out, const StripKernels& k, const StripCut& cut,
-                                const Real* packed, const StripScratch& scratch, int64_t member, int64_t team) {
+static inline void run_strips(const Tensor4& x, const Tensor4& out, const StripKernels& k, const StripTiles& tiling,
+                              const Real* packed, const StripScratch& scratch, const Member& me) {
   const int64_t height = x.size[2], blocks = vectors_of(k.channels);
-  const int64_t total = x.size[0] * blocks * cut.tiles * height;
-  const int64_t last = total * (member + 1) / team;
-  for (int64_t row = total * member / team; row < last;) {
+  const int64_t total = x.size[0] * blocks * tiling.tiles * height;
+  const int64_t last = me.end(total);
+  for (int64_t row = me.begin(total); row < last;) {
     const int64_t unit = row / height, first = row % height;
-    const int64_t end = last - row < height - first ? first + last - row : height;
-    const int64_t block = unit / cut.tiles % blocks, left = unit % cut.tiles * cut.tile;
-    const int64_t right = left + cut.tile < x.size[3] ? left + cut.tile : x.size[3];
-    StripWalk<T>{x,
+    const int64_t end = smaller(first + last - row, height);
+    const int64_t block = unit / tiling.tiles % blocks, left = unit % tiling.tiles * tiling.tile;
+    const int64_t right = smaller(left + tiling.tile, x.size[3]);
+    StripUnit<T>{x,
                  out,
                  k,
-                 cut,
+                 tiling,
                  scratch,
                  packed + block * k.vectors() * kLanes,
-                 unit / cut.tiles / blocks,
+                 unit / tiling.tiles / blocks,
                  block * kLanes,
                  left,
                  right,

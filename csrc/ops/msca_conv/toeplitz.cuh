@@ -1,10 +1,12 @@
 // Depthwise strips as products with banded Toeplitz matrices, T[i][j] = w[j - i + first], for mma.m16n8k16 and m16n8k8
-// in 16-bit types, and SegNeXt's taps laid out for them. A band is one line of taps: a row of the root, or a strip.
+// in 16-bit types, and the table of SegNeXt's taps that they are loaded from. A band is one line of taps: a row of the
+// root, or a strip.
 //
-// In every fragment of mma a register holds two neighbours along k: elements (i, j) and (i, j + 1) with j - i = t - g
-// plus a constant, where g = lane / 4 and t = 2 (lane % 4). So a Toeplitz matrix is made of 8 x 8 blocks, and a block
-// is one word of the table below, the pair (w[d], w[d + 1]) with d = first + t - g. Blocks that touch no tap are zero.
-// The table of a channel has all bands one after the other, kGap zeros between them: see load_channel_taps().
+// In every fragment of mma, a register holds two neighbours along k: elements (i, j) and (i, j + 1), where j - i = t -
+// g plus a constant, g = lane / 4 and t = 2 (lane % 4). So a Toeplitz matrix consists of 8 x 8 blocks, and each lane
+// needs one word of the table below per block: the pair (w[d], w[d + 1]) with d = first + t - g. Blocks that touch no
+// tap are zero. The table of a channel has all bands one after the other, with kGap zeros between them: see
+// load_channel_taps().
 #pragma once
 
 #include "cuda/device.cuh"
@@ -17,7 +19,7 @@ namespace toeplitz {
 // SegNeXt's sizes.
 constexpr int kRoot = 5, kPairCount = 3;
 __host__ __device__ constexpr int taps_of(int pair) { return pair == 0 ? 7 : pair == 1 ? 11 : 21; }
-// Of the pairs before it; no loop, which a compiler may leave in the code.
+// Taps of the pairs before it. There is no loop, because a compiler may leave one in the code.
 __host__ __device__ constexpr int taps_before(int pair) {
   return pair == 0   ? 0
          : pair == 1 ? taps_of(0)
@@ -26,7 +28,7 @@ __host__ __device__ constexpr int taps_before(int pair) {
 }
 __host__ __device__ constexpr int half_of(int pair) { return taps_of(pair) / 2; }
 
-// Whether these are they.
+// Whether the sizes are SegNeXt's.
 inline bool has_segnext_sizes(const StripSizes& s) {
   if (s.root != kRoot || s.pairs != kPairCount) return false;
   for (int i = 0; i < kPairCount; ++i) {
@@ -35,7 +37,7 @@ inline bool has_segnext_sizes(const StripSizes& s) {
   return true;
 }
 
-// Bands: the root's rows, row and column strip of each pair, and one tap of one, whose products copy.
+// The bands: the root's rows, the row and column strip of each pair, and a single tap of one, whose product copies.
 constexpr int kBandCount = kRoot + 2 * kPairCount + 1;
 constexpr int kCopyBand = kBandCount - 1;
 __host__ __device__ constexpr int row_band(int pair) { return kRoot + 2 * pair; }
@@ -44,7 +46,7 @@ __host__ __device__ constexpr int band_taps(int band) {
   return band < kRoot ? kRoot : band == kCopyBand ? 1 : taps_of((band - kRoot) / 2);
 }
 
-// Words of a channel's table: band_at(band) + d is the pair (w[d], w[d + 1]), for d from -15 to taps + 13.
+// Layout of a channel's table: word band_at(band) + d is the pair (w[d], w[d + 1]), for d from -15 to taps + 13.
 constexpr int kGap = 15;
 __host__ __device__ constexpr int band_at(int band) {
   return (band + 1) * kGap + (band <= kRoot ? band * kRoot
@@ -53,25 +55,25 @@ __host__ __device__ constexpr int band_at(int band) {
 }
 constexpr int kTableWords = band_at(kCopyBand) + 1 + kGap;
 
-// A channel's floats: its biases (the columns' is the sum of all three, the rows' are three), what they add to an
-// output all of whose rows are inside the image, and running sums of the column strips' taps: cumulative_at(pair) + n
-// is the sum of the first n.
-constexpr int kRootBias = 0, kColumnBias = 4, kInnerBias = 5, kRowBias = 6;  // the root's four times: a whole operand C
+// Layout of a channel's floats: its biases (the columns' bias is the sum of all three, the rows' biases are three),
+// what they add to an output whose rows are all inside the image, and running sums of the column strips' taps:
+// cumulative_at(pair) + n is the sum of the first n.
+constexpr int kRootBias = 0, kColumnBias = 4, kInnerBias = 5, kRowBias = 6;  // four of the root: an operand C
 __host__ __device__ constexpr int cumulative_at(int pair) { return kRowBias + kPairCount + taps_before(pair) + pair; }
 constexpr int kTableFloats = (cumulative_at(kPairCount) + 3) / 4 * 4;
 static_assert(band_at(kCopyBand) == band_at(column_band(2)) + taps_of(2) + kGap, "bands follow each other");
 
-// Fills the table of image channel `channel`; by a whole warp, which alone may read it afterwards without a barrier.
-// `words` (kTableWords), `floats` (kTableFloats); all zero for a channel past `channels`. With kTurned the taps of
-// every band, and the root's rows, stand in reverse order, as the gradient of the input needs them.
+// Fills the table of image channel `channel`. A whole warp calls it; this warp may read the table afterwards without a
+// barrier. `words` (kTableWords) and `floats` (kTableFloats) are all zero for a channel past `channels`. kTurned
+// reverses the taps of every band, and the order of the root's rows, as the gradient of the input needs them.
 template <typename T, bool kTurned = false>
 __device__ inline void load_channel_taps(const MscaConvWeights& w, int64_t channel, int64_t channels, uint32_t* words,
                                          float* floats) {
-  constexpr int kBiasLane = kWarp - 1;  // each tensor's taps by the first lanes, its bias by the last: one load
+  constexpr int kBiasLane = kWarp - 1;  // the first lanes load each tensor's taps, the last one its bias
   const int lane = threadIdx.x % kWarp;
   const bool exists = channel < channels;
   if (!exists) channel = 0;
-  // Every lane loads something, so that all loads are under way at once; value_of() drops what is not asked for.
+  // Every lane loads something, so that all loads are in flight together; value_of() drops what is not needed.
   const auto load = [&](const Tensor4& weight, const Tensor4& bias, int taps, int64_t offset) {
     const bool is_bias = lane == kBiasLane && bias.data != nullptr;
     const T* source = static_cast<const T*>(is_bias ? bias.data : weight.data);
@@ -113,7 +115,7 @@ __device__ inline void load_channel_taps(const MscaConvWeights& w, int64_t chann
 #pragma unroll
   for (int pair = 0; pair < kPairCount; ++pair) {
     float sum = strips[2 * pair + 1];
-    column_bias += sum;  // of the last lane alone
+    column_bias += sum;  // only the last lane's is used
 #pragma unroll
     for (int step = 1; step < kWarp; step *= 2) {
       const float before = __shfl_up_sync(kFullWarp, sum, step);
@@ -141,19 +143,21 @@ __device__ inline const uint32_t* lane_words(const uint32_t* words) {
   return words + lane % 4 * 2 - lane / 4;
 }
 
-// The block whose first tap is w[first]: zeros where it touches no tap.
+// The block whose first tap is w[first]; zeros if it touches no tap.
 template <int kBand>
 __device__ inline uint32_t block(const uint32_t* lane_words, int first) {
   const bool touches = first >= -7 && first <= band_taps(kBand) + 6;
   return load_shared(lane_words + band_at(kBand) + (touches ? first : -8));
 }
 
-// A second register for a word that stands in two places of the operands. A compiler that sees one value, or a zero,
-// builds the operand anew for every product that takes it; `zero` is a zero that it does not see through.
+// Copies a word that occurs twice in the operands to a second register. If the compiler saw that the values are equal,
+// or are zero, it would build the operand anew for every product that uses it. `zero` is a zero that it cannot
+// recognise.
 __device__ inline uint32_t second(uint32_t word, uint32_t zero) { return word | zero; }
 __device__ inline uint32_t hidden_zero(const uint32_t* lane_words) { return block<0>(lane_words, -8); }
 
-// kCount operands A (16 x 16) after each other along k: A[m][k] = w[k - m + first], k from 16 i on in a[i].
+// Loads kCount operands A (16 x 16) that follow each other along k: A[m][k] = w[k - m + first], with k from 16 i on in
+// a[i].
 template <int kBand, int kCount>
 __device__ inline void load_a(uint32_t (&a)[kCount][4], const uint32_t* lane_words, int first, uint32_t zero) {
 #pragma unroll
@@ -165,14 +169,14 @@ __device__ inline void load_a(uint32_t (&a)[kCount][4], const uint32_t* lane_wor
   }
 }
 
-// B (16 x 8) with B[k][n] = w[k - n + first].
+// Loads B (16 x 8) with B[k][n] = w[k - n + first].
 template <int kBand>
 __device__ inline void load_b(uint32_t (&b)[2], const uint32_t* lane_words, int first) {
   b[0] = block<kBand>(lane_words, first);
   b[1] = block<kBand>(lane_words, first + 8);
 }
 
-// kCount of them that overlap by half, k from 8 i on in b[i].
+// Loads kCount such operands that overlap by half, with k from 8 i on in b[i].
 template <int kBand, int kCount>
 __device__ inline void load_b(uint32_t (&b)[kCount][2], const uint32_t* lane_words, int first, uint32_t zero) {
 #pragma unroll

@@ -1,10 +1,11 @@
-// The two products of nmf2d over a tile of pixels in shared memory, each by all threads of a block:
+// The two products of nmf2d over a tile of pixels in shared memory. All threads of a block take part in each:
 //   rows_times   (pixels x K)(K x columns): Xᵀ bases, coef Gram, coef basesᵀ
 //   outer_sum    (pixels x M)ᵀ(pixels x columns): X coef, coefᵀ coef
-// In floats: 4 x 4 results a thread (fewer pixels where that leaves threads idle), sums in blocks of 64 terms, as
-// accurate as PyTorch's. On tensor cores, for 16-bit X: the float operand is split in two bfloat16, value = high + low
-// to 2^-17, so that two mma take the place of one and the state keeps the precision that rounding would cost it. A
-// float16 X is two bfloat16 exactly (8 and 3 of its 11 bits): three mma, without float16's range for the state.
+// In floats, a thread makes 4 x 4 results (fewer pixels if threads would be idle), with sums in blocks of 64 terms, as
+// accurate as PyTorch's. For 16-bit X the products run on tensor cores. The float operand is split into two bfloat16,
+// value = high + low to 2^-17, so two mma replace one and the state keeps the precision that rounding would lose. A
+// float16 X is exactly the sum of two bfloat16 (8 and 3 of its 11 bits): it takes three mma and does not limit the
+// state to float16's range.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -32,7 +33,7 @@ __device__ inline void store_four(float* shared, const float (&four)[4]) {
   Vec16<float>::from_floats(four).store_shared(shared);
 }
 
-// Two elements at once, aligned so.
+// Stores two elements at once, at an address aligned to both.
 template <typename T>
 __device__ inline void store_two(T* shared, float first, float second) {
   struct alignas(2 * sizeof(T)) Pair {
@@ -42,7 +43,7 @@ __device__ inline void store_two(T* shared, float first, float second) {
 }
 
 template <int kRows>
-struct Sums {
+struct ThreadSums {
   float values[kRows][4];
 
   __device__ void clear() {
@@ -52,7 +53,7 @@ struct Sums {
       for (int j = 0; j < 4; ++j) values[i][j] = 0.0f;
     }
   }
-  __device__ void add(const Sums& other) {
+  __device__ void add(const ThreadSums& other) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
 #pragma unroll
@@ -67,7 +68,7 @@ __device__ inline void rows_times_by(const T* rows, int ld, int count, int terms
   const int column_units = columns / 4;
   for (int unit = threadIdx.x; unit < count / kRows * column_units; unit += kNmfThreads) {
     const int row = unit / column_units * kRows, column = unit % column_units * 4;
-    Sums<kRows> total, sums;
+    ThreadSums<kRows> total, sums;
     total.clear();
     for (int k0 = 0; k0 < terms; k0 += kSumBlock) {
       sums.clear();
@@ -97,8 +98,8 @@ __device__ inline void rows_times_by(const T* rows, int ld, int count, int terms
   }
 }
 
-// sink(row, column, four sums) for rows [0, count) of `rows` in shared memory times `weights` (terms, columns) in any;
-// terms, columns and count are multiples of 4.
+// Calls sink(row, column, four sums) with rows [0, count) of `rows`, which is in shared memory, times `weights` (terms,
+// columns), in any memory. terms, columns and count are multiples of 4.
 template <typename T, typename Sink>
 __device__ inline void rows_times(const T* rows, int ld, int count, int terms, const float* weights, int ld_weights,
                                   int columns, const Sink& sink) {
@@ -109,7 +110,7 @@ __device__ inline void rows_times(const T* rows, int ld, int count, int terms, c
   }
 }
 
-// Four results to `out`, or added to it.
+// Stores four results in `out`, or adds them to it.
 __device__ inline void put_four(float* out, const float (&sums)[4], bool accumulate) {
   Vec16<float> result = Vec16<float>::from_floats(sums);
   if (accumulate) {
@@ -120,15 +121,15 @@ __device__ inline void put_four(float* out, const float (&sums)[4], bool accumul
   *reinterpret_cast<Vec16<float>*>(out) = result;
 }
 
-// out[m][c] = or += sum over pixels of left[pixel][m] right[pixel][c]; m and columns multiples of 4. `out` is this
-// block's own, in shared or global memory; an element is always the same thread's.
+// out[m][c] = (or +=) sum over pixels of left[pixel][m] right[pixel][c], with m and columns multiples of 4. `out`
+// belongs to this block, in shared or global memory; the same thread always handles the same element.
 template <typename T>
 __device__ inline void outer_sum(const T* left, int ld_left, int m, const float* right, int ld_right, int columns,
                                  int pixels, float* out, int ld_out, bool accumulate) {
   const int column_units = columns / 4;
   for (int unit = threadIdx.x; unit < m / 4 * column_units; unit += kNmfThreads) {
     const int row = unit / column_units * 4, column = unit % column_units * 4;
-    Sums<4> total, sums;
+    ThreadSums<4> total, sums;
     total.clear();
     for (int p0 = 0; p0 < pixels; p0 += kSumBlock) {
       sums.clear();
@@ -167,10 +168,10 @@ __device__ inline uint32_t bits_of(__nv_bfloat16 first, __nv_bfloat16 second) {
 __device__ inline Split split(float value) {
   const __nv_bfloat16 high = from_float<__nv_bfloat16>(value);
   const float rest = value - to_float(high);
-  return {high, from_float<__nv_bfloat16>(isfinite(rest) ? rest : 0.0f)};  // inf - inf would make a NaN of it
+  return {high, from_float<__nv_bfloat16>(isfinite(rest) ? rest : 0.0f)};  // inf - inf would be NaN
 }
 
-// d += (a high part + a low part) (b high + b low) without the product of the low parts.
+// d += (a high + a low) (b high + b low) without the product of the low parts.
 __device__ inline void multiply_split(float (&d)[4], const uint32_t (&a_high)[4], const uint32_t (&a_low)[4],
                                       const uint32_t (&b_high)[2], const uint32_t (&b_low)[2]) {
   mma_m16n8k16<__nv_bfloat16>(d, a_low, b_high);
@@ -178,7 +179,7 @@ __device__ inline void multiply_split(float (&d)[4], const uint32_t (&a_high)[4]
   mma_m16n8k16<__nv_bfloat16>(d, a_high, b_high);
 }
 
-// d += a (b high + b low) for a fragment of X.
+// d += a (b high + b low), where a is a fragment of X.
 __device__ inline void multiply_fragment(float (&d)[4], const __nv_bfloat16*, const uint32_t (&a)[4],
                                          const uint32_t (&b_high)[2], const uint32_t (&b_low)[2]) {
   mma_m16n8k16<__nv_bfloat16>(d, a, b_low);
@@ -197,8 +198,8 @@ __device__ inline void multiply_fragment(float (&d)[4], const __half*, const uin
   multiply_split(d, a_high, a_low, b_high, b_low);
 }
 
-// A (K x columns) matrix of floats as B fragments, high and low part: for each 16 x 8 of it the 16 bytes of every lane
-// lie side by side, in the order in which rows_times_fragments reads them.
+// Stores an element of a (K x columns) matrix of floats as part of B fragments, high and low. For each 16 x 8 of the
+// matrix, the 16 bytes of every lane are contiguous, in the order in which rows_times_fragments reads them.
 __device__ inline void pack_fragment(__nv_bfloat16* packed, int columns, int k, int column, float value) {
   const int64_t fragment = static_cast<int64_t>(k / 16) * (columns / 8) + column / 8;
   const int lane = column % 8 * 4 + k % 8 / 2;
@@ -208,23 +209,23 @@ __device__ inline void pack_fragment(__nv_bfloat16* packed, int columns, int k, 
   store_global(target + 4, parts.low);
 }
 
-// State in shared memory in two bfloat16.
-struct Parts {
+// State in shared memory as the sum of two bfloat16 matrices.
+struct SplitMatrix {
   __nv_bfloat16 *high, *low;
 
-  __device__ Parts at(int offset) const { return {high + offset, low + offset}; }
+  __device__ SplitMatrix at(int offset) const { return {high + offset, low + offset}; }
 };
 
-// 16 x 16 of state as the right factor: two fragments side by side, both parts.
+// 16 x 16 of state as the right factor: two fragments side by side, each in two parts.
 struct StateFragments {
   uint32_t high[2][2], low[2][2];
 
   // Element (k, n) is row k, column n of `parts`.
-  __device__ void load(const Parts& parts, int ld) {
+  __device__ void load(const SplitMatrix& parts, int ld) {
     load_b_fragments<false>(high, parts.high, ld);
     load_b_fragments<false>(low, parts.low, ld);
   }
-  // Of 16 rows of a symmetric matrix of floats in global memory, in which a row serves for a column.
+  // Loads 16 rows of a symmetric matrix of floats in global memory; a row serves as a column.
   __device__ void load_symmetric(const float* rows, int ld) {
     const int lane = threadIdx.x % kWarp;
 #pragma unroll
@@ -241,18 +242,19 @@ struct StateFragments {
   }
 };
 
-__device__ inline void store_parts(const Parts& parts, int at, const float (&values)[2]) {
+__device__ inline void store_parts(const SplitMatrix& parts, int at, const float (&values)[2]) {
   const Split first = split(values[0]), second = split(values[1]);
   store_shared(reinterpret_cast<uint32_t*>(parts.high + at), bits_of(first.high, second.high));
   store_shared(reinterpret_cast<uint32_t*>(parts.low + at), bits_of(first.low, second.low));
 }
 
-// matrixᵀ matrix of a (rows, 16) matrix in two parts: each warp's share, of every eighth 16 rows, to its own `sums`.
-__device__ inline void gram_fragments(const Parts& parts, int ld, int rows, float* sums) {
+// matrixᵀ matrix of a (rows, 16) matrix in two parts. Each warp adds every eighth group of 16 rows and stores the
+// result in its own `sums`.
+__device__ inline void gram_fragments(const SplitMatrix& parts, int ld, int rows, float* sums) {
   const int lane = threadIdx.x % kWarp;
   float total[2][4] = {};
   for (int k = threadIdx.x / kWarp * 16; k < rows; k += kNmfThreads / kWarp * 16) {
-    const Parts own = parts.at(k * ld);
+    const SplitMatrix own = parts.at(k * ld);
     uint32_t high[4], low[4];
     load_a_fragment<false>(high, own.high, ld);
     load_a_fragment<false>(low, own.low, ld);
@@ -275,8 +277,8 @@ struct alignas(16) FragmentPair {
   uint32_t high[2], low[2];
 };
 
-// As rows_times on tensor cores, with packed weights: count, terms and columns are multiples of 16. Two sums a call of
-// the sink.
+// rows_times on tensor cores, with packed weights; count, terms and columns are multiples of 16. Each call of the sink
+// gets two sums.
 template <typename T, typename Sink>
 __device__ inline void rows_times_fragments(const T* rows, int ld, int count, int terms, const __nv_bfloat16* packed,
                                             int columns, const Sink& sink) {
@@ -307,7 +309,7 @@ __device__ inline void rows_times_fragments(const T* rows, int ld, int count, in
 
 // The same with state in two parts as the left factor.
 template <typename Sink>
-__device__ inline void parts_times_fragments(const Parts& rows, int ld, int count, int terms,
+__device__ inline void parts_times_fragments(const SplitMatrix& rows, int ld, int count, int terms,
                                              const __nv_bfloat16* packed, int columns, const Sink& sink) {
   const int lane = threadIdx.x % kWarp, column_units = columns / 16;
   const FragmentPair* pairs = reinterpret_cast<const FragmentPair*>(packed);
@@ -344,9 +346,9 @@ __device__ inline void put_two(float* out, float first, float second, bool accum
   *reinterpret_cast<Two*>(out) = result;
 }
 
-// By 16 rows and kUnits x 16 columns, for which a fragment of `left` is loaded once.
+// Units are 16 rows by kUnits x 16 columns; a fragment of `left` is loaded once per unit.
 template <int kUnits, typename T>
-__device__ inline void outer_sum_fragments_by(const T* left, int ld_left, int m, const Parts& right, int ld_right,
+__device__ inline void outer_sum_fragments_by(const T* left, int ld_left, int m, const SplitMatrix& right, int ld_right,
                                               int columns, int pixels, float* out, int ld_out, bool accumulate) {
   const int lane = threadIdx.x % kWarp, column_units = columns / (16 * kUnits);
   for (int unit = threadIdx.x / kWarp; unit < m / 16 * column_units; unit += kNmfThreads / kWarp) {
@@ -376,9 +378,9 @@ __device__ inline void outer_sum_fragments_by(const T* left, int ld_left, int m,
   }
 }
 
-// As outer_sum on tensor cores: the right factor in two parts; m, columns and pixels multiples of 16.
+// outer_sum on tensor cores, with the right factor in two parts; m, columns and pixels are multiples of 16.
 template <typename T>
-__device__ inline void outer_sum_fragments(const T* left, int ld_left, int m, const Parts& right, int ld_right,
+__device__ inline void outer_sum_fragments(const T* left, int ld_left, int m, const SplitMatrix& right, int ld_right,
                                            int columns, int pixels, float* out, int ld_out, bool accumulate) {
   if (columns % 64 == 0) {
     outer_sum_fragments_by<4>(left, ld_left, m, right, ld_right, columns, pixels, out, ld_out, accumulate);
@@ -387,11 +389,11 @@ __device__ inline void outer_sum_fragments(const T* left, int ld_left, int m, co
   }
 }
 
-// sink(row, column, two sums) for state (count, columns) in two parts times a symmetric matrix of floats in global
-// memory; count and columns multiples of 16.
+// Calls sink(row, column, two sums) with state (count, columns) in two parts times a symmetric matrix of floats in
+// global memory; count and columns are multiples of 16.
 template <typename Sink>
-__device__ inline void parts_times_symmetric(const Parts& rows, int ld, int count, const float* matrix, int columns,
-                                             const Sink& sink) {
+__device__ inline void parts_times_symmetric(const SplitMatrix& rows, int ld, int count, const float* matrix,
+                                             int columns, const Sink& sink) {
   const int lane = threadIdx.x % kWarp, column_units = columns / 16;
   for (int unit = threadIdx.x / kWarp; unit < count / 16 * column_units; unit += kNmfThreads / kWarp) {
     const int row = unit / column_units * 16, column = unit % column_units * 16;
@@ -415,8 +417,9 @@ __device__ inline void parts_times_symmetric(const Parts& rows, int ld, int coun
   }
 }
 
-// out or += matrixᵀ matrix of (pixels, columns) state in two parts, as outer_sum_fragments.
-__device__ inline void gram_parts(const Parts& matrix, int ld, int columns, int pixels, float* out, bool accumulate) {
+// out = (or +=) matrixᵀ matrix of (pixels, columns) state in two parts, with the sizes of outer_sum_fragments.
+__device__ inline void gram_parts(const SplitMatrix& matrix, int ld, int columns, int pixels, float* out,
+                                  bool accumulate) {
   const int lane = threadIdx.x % kWarp, units = columns / 16;
   for (int unit = threadIdx.x / kWarp; unit < units * units; unit += kNmfThreads / kWarp) {
     const int row = unit / units * 16, column = unit % units * 16;

@@ -1,5 +1,5 @@
-// (B, D, N) images of nmf2d as the kernels take them: tiles of pixels in shared memory, (pixel, channel), zero where
-// the image ends.
+// How nmf2d's kernels see (B, D, N) images: tiles of pixels in shared memory, (pixel, channel), zero past the image's
+// end.
 #pragma once
 
 #include "common/tensor.h"
@@ -9,11 +9,11 @@
 
 namespace segnext {
 
-// 16-bit X multiplies on tensor cores.
+// Whether X is multiplied on tensor cores: if it has 16 bits.
 template <typename T>
 constexpr bool kOnTensorCores = sizeof(T) == 2;
 
-// What counts of pixels, channels and columns are rounded up to: a fragment, or 16 bytes.
+// The numbers of pixels, channels and columns are rounded up to multiples of this: a fragment, or 16 bytes.
 template <typename T>
 constexpr int kUnit = kOnTensorCores<T> ? 16 : Vec16<T>::kSize;
 
@@ -23,8 +23,8 @@ template <typename T>
 struct Images {
   T* data;
   int64_t stride_image, stride_channel, stride_pixel;
-  bool channels_inside;  // neighbouring threads take neighbouring channels, else pixels
-  bool vectors;          // 16 bytes of channels at a time
+  bool channels_inside;  // whether neighbouring threads process neighbouring channels, else pixels
+  bool vectors;          // whether channels are read 16 bytes at a time
 };
 
 template <typename T>
@@ -36,18 +36,19 @@ Images<T> images_of(const Tensor4& t) {
           inside,      inside && is_aligned16<T>(static_cast<const void*>(data), t.stride[0], t.stride[2])};
 }
 
-// Streaming: slabs of whole tiles, cut by the shape alone. Of bytes in shared memory two blocks fit Hopper and one the
-// smallest sm_8x; slabs are two for each of 132 multiprocessors, but no more than 64 an image, whose sums lie in L2.
+// Streaming: slabs of whole tiles, which depend on the shape alone. With kStreamingShared bytes of shared memory, two
+// blocks fit Hopper and one the smallest sm_8x. There are two slabs per multiprocessor, but at most 64 per image, so
+// that their sums stay in L2.
 constexpr int64_t kStreamingTile = 64;  // pixels
 constexpr int64_t kStreamingShared = 96 << 10;
-constexpr int64_t kStreamingBlocks = 264, kMaxSlabs = 64;
+constexpr int64_t kStreamingBlocks = 2 * kMultiprocessors, kMaxSlabs = 64;
 
 struct Slabs {
-  int count, slab, tile;  // slabs an image, pixels a slab, pixels a tile; 0: no tile fits
+  int count, slab, tile;  // slabs per image, pixels per slab, pixels per tile; 0: no tile fits
 };
 
-inline Slabs streaming_slabs(int64_t images, int64_t pixels, int64_t unit, int64_t bytes_a_pixel) {
-  const int64_t fitting = kStreamingShared / bytes_a_pixel / unit * unit;
+inline Slabs streaming_slabs(int64_t images, int64_t pixels, int64_t unit, int64_t bytes_per_pixel) {
+  const int64_t fitting = kStreamingShared / bytes_per_pixel / unit * unit;
   int64_t tile = rounded_up(pixels < 1 ? 1 : pixels < kStreamingTile ? pixels : kStreamingTile, unit);
   if (tile > fitting) tile = fitting;
   if (tile == 0) return {1, 0, 0};
@@ -59,7 +60,8 @@ inline Slabs streaming_slabs(int64_t images, int64_t pixels, int64_t unit, int64
           static_cast<int>(tile)};
 }
 
-// visit(pixel, channel) over (pixels, channels), neighbouring threads along the inner axis of memory.
+// Calls visit(pixel, channel) for all of (pixels, channels); neighbouring threads are neighbours along memory's inner
+// axis.
 template <typename Visit>
 __device__ inline void for_each_element(int pixels, int channels, bool channels_inside, const Visit& visit) {
   for (int i = threadIdx.x; i < pixels * channels; i += kNmfThreads) {
@@ -68,8 +70,8 @@ __device__ inline void for_each_element(int pixels, int channels, bool channels_
   }
 }
 
-// visit(pixel, channel) for the vectors of kVec channels of (pixels, channels) that are this thread's: one division in
-// all, where a division a vector was most of a copy's instructions.
+// Calls visit(pixel, channel) for this thread's vectors of kVec channels of (pixels, channels). It needs one division;
+// a division per vector was most of a copy's instructions.
 template <int kVec, typename Visit>
 __device__ inline void for_each_vector(int pixels, int channels, const Visit& visit) {
   const int vectors = (channels + kVec - 1) / kVec;
@@ -86,8 +88,8 @@ __device__ inline void for_each_vector(int pixels, int channels, const Visit& vi
   }
 }
 
-// Pixels [first, first + count) to the tile's first rows, zeros to the rest of its `pixels` rows and `channels`
-// columns. Others see it after cp_async_wait<0>() and a barrier.
+// Loads pixels [first, first + count) to the tile's first rows, and zeros to the rest of its `pixels` rows and
+// `padded_channels` columns. Other threads see the tile after cp_async_wait<0>() and a barrier.
 template <typename T>
 __device__ inline void load_tile(const Images<const T>& images, int64_t image, int64_t first, int count, int channels,
                                  T* tile, int ld, int pixels, int padded_channels) {
@@ -114,7 +116,7 @@ __device__ inline void load_tile(const Images<const T>& images, int64_t image, i
   cp_async_commit();
 }
 
-// The other way.
+// Stores the first `count` rows of the tile as pixels [first, first + count).
 template <typename T>
 __device__ inline void store_tile(const Images<T>& images, int64_t image, int64_t first, int count, int channels,
                                   const T* tile, int ld) {
@@ -137,12 +139,12 @@ __device__ inline void store_tile(const Images<T>& images, int64_t image, int64_
   });
 }
 
-// (1 or B, rows, columns) as (1, B, rows, columns).
+// Turns (1 or B, rows, columns) into (1, B, rows, columns).
 inline Tensor4 over_images(const Tensor4& t, int64_t images) {
   return {t.data, {1, images, t.size[1], t.size[2]}, {0, t.size[0] == 1 ? 0 : t.stride[0], t.stride[1], t.stride[2]}};
 }
 
-// Element address in a (S, B, rows, R) tensor of the states before each update.
+// Offset of an element of the states before each update, a (S, B, rows, R) tensor.
 __device__ inline int64_t saved_offset(const Tensor4& t, int64_t slot, int64_t image, int64_t row, int64_t r) {
   return slot * t.stride[0] + image * t.stride[1] + row * t.stride[2] + r * t.stride[3];
 }

@@ -1,16 +1,20 @@
-// The phases of a level of nmf2d's backward, as of a step of the forward; the maths is in nmf2d_backward_cuda.cu.
+// The phases of a level of nmf2d's backward, divided like those of a step of the forward. nmf2d_backward_cuda.cu has
+// the maths.
+// clang-format off
 //   pass     per tile of pixels: numerators, denominators, gradients of coef and its numerator; the slab's share of
 //            X [g(num) | C], and of Cᵀ [C | g(den)]
 //   reduce   the slabs' shares are added, in their order
-//   undo     the update of the bases that led up to the level: their gradient one level down, g(num') and g(den')
-//   gram     BᵀB, Bᵀ g(den') + g(den')ᵀ B; and g(den') H, which wants whole rows, to the bases' gradient
+//   undo     the update of the bases that led to the level above: their gradient one level down, g(num') and g(den')
+//   gram     BᵀB, Bᵀ g(den') + g(den')ᵀ B; and g(den') H, which needs whole rows, is added to the bases' gradient
+// clang-format on
 #pragma once
 
 #include "ops/nmf2d/nmf2d_forward.cuh"
 
 namespace segnext {
 
-// Offsets in floats of what an image keeps in the workspace. Columns of pairs: [first | second], 2 R.
+// Offsets, in floats, of an image's data in the workspace. A pair is two matrices side by side, [first | second], 2 R
+// columns.
 struct BackwardState {
   int64_t bases;        // [B | g(num')] (D, 2R)
   int64_t packed;       // the same as fragments
@@ -20,7 +24,7 @@ struct BackwardState {
   int64_t sums, partial;
   int64_t grad_coef;  // (N, R)
   int64_t kept;       // g(num) of each level (levels, N, R)
-  int64_t factors;    // what g(num) of a level and the saved coef of a level are multiplied with: (terms, R, D)
+  int64_t factors;    // the factors that g(num) and the saved coef of each level are multiplied by: (terms, R, D)
   int64_t size;
 };
 
@@ -44,8 +48,8 @@ struct BackwardProblem {
   __host__ __device__ int ld_split() const { return pair() + 8; }
   __host__ __device__ int sum_rows() const { return padded_channels + padded_rank; }
   __host__ __device__ int64_t bottom() const { return unrolled ? 0 : last; }
-  // Terms of grad_x: of each level g(num) and its bases, of each but the lowest its coef and g(num') of the update of
-  // the bases that it made.
+  // Number of terms of grad_x: per level g(num) with its bases; per level except the lowest also its coef with g(num')
+  // of the update of the bases that used it.
   __host__ __device__ int64_t levels() const { return last - bottom() + 1; }
   __host__ __device__ int64_t terms() const { return 2 * levels() - 1; }
   __device__ int64_t level_term(int64_t level) const { return level - bottom(); }
@@ -63,14 +67,14 @@ struct BackwardProblem {
 };
 
 template <typename T>
-struct BackwardShared {
+struct BackwardTile {
   T* x;
   float* pairs;        // [num | Xᵀ g(num')], then [g(num) | g(den)]
   float *coef, *grad;  // C, and g(C') until it becomes g(C)
   float* upper;        // the coef that the level's update made
   __nv_bfloat16 *high, *low;
 
-  __device__ explicit BackwardShared(const BackwardProblem<T>& p) {
+  __device__ explicit BackwardTile(const BackwardProblem<T>& p) {
     x = reinterpret_cast<T*>(shared_memory());
     pairs = reinterpret_cast<float*>(x + p.tile * p.ld_x());
     coef = pairs + p.tile * p.ld_pair();
@@ -79,14 +83,14 @@ struct BackwardShared {
     high = reinterpret_cast<__nv_bfloat16*>(upper + p.tile * p.ld_rank());
     low = high + p.tile * p.ld_split();
   }
-  static size_t bytes_a_pixel(const BackwardProblem<T>& p) {
+  static size_t bytes_per_pixel(const BackwardProblem<T>& p) {
     const size_t parts = kOnTensorCores<T> ? 2 * p.ld_split() * sizeof(__nv_bfloat16) : 0;
     return p.ld_x() * sizeof(T) + (p.ld_pair() + 3 * p.ld_rank()) * sizeof(float) + parts;
   }
 };
 
-// Four of a row of a (D, R) matrix to all that products take it from: the half of the pairs that begins at column
-// `half`, and the factors of a term.
+// Stores four elements of a row of a (D, R) matrix everywhere that products read them: in the half of the pairs that
+// begins at column `half`, and in the factors of a term.
 template <typename T>
 __device__ inline void put_factor(const BackwardProblem<T>& p, int64_t image, int half, int64_t term, int row,
                                   int column, const float (&values)[4]) {
@@ -103,7 +107,7 @@ __device__ inline void put_factor(const BackwardProblem<T>& p, int64_t image, in
   }
 }
 
-// The last level's bases; no gradient has come to them yet.
+// Starts with the last level's bases, whose gradient is still zero.
 template <typename T>
 __device__ inline void begin(const BackwardProblem<T>& p, int64_t image, int block, int blocks) {
   float* state = p.of_image(image);
@@ -120,14 +124,14 @@ __device__ inline void begin(const BackwardProblem<T>& p, int64_t image, int blo
   });
 }
 
-// visit(pixel, r) for the fours of a (tile, R) matrix that are this thread's.
+// Calls visit(pixel, r) for this thread's groups of four elements of a (tile, R) matrix.
 template <typename Visit>
 __device__ inline void for_each_of_tile(int pixels, int padded_rank, const Visit& visit) {
   const int fours = padded_rank / 4;
   for (int i = threadIdx.x; i < pixels * fours; i += kNmfThreads) visit(i / fours, i % fours * 4);
 }
 
-// Matrix products of a tile with [B | g(num')]: put(pixel, column, sum) for each of the 2 R columns.
+// Multiplies a tile by [B | g(num')] and calls put(pixel, column, sum) for each of the 2 R columns.
 template <typename T, typename Put>
 __device__ inline void times_pairs(const BackwardProblem<T>& p, const T* tile, int64_t image, const Put& put) {
   const float* state = p.of_image(image);
@@ -148,7 +152,7 @@ __device__ inline void times_pairs(const BackwardProblem<T>& p, const T* tile, i
 }
 
 template <typename T>
-__device__ inline void put_split(const BackwardProblem<T>& p, const BackwardShared<T>& s, int pixel, int column,
+__device__ inline void put_split(const BackwardProblem<T>& p, const BackwardTile<T>& s, int pixel, int column,
                                  float value) {
   if constexpr (kOnTensorCores<T>) {
     const Split parts = split(value);
@@ -157,12 +161,13 @@ __device__ inline void put_split(const BackwardProblem<T>& p, const BackwardShar
   }
 }
 
-// The slab's share of tileᵀ right, R columns from `column` on: `right` in floats, or in two parts at the column `part`.
+// Adds the slab's share of tileᵀ right, R columns from `column` on. `right` is in floats, or in two parts from column
+// `part`.
 template <typename T>
-__device__ inline void add_share(const BackwardProblem<T>& p, const BackwardShared<T>& s, const float* right,
+__device__ inline void add_share(const BackwardProblem<T>& p, const BackwardTile<T>& s, const float* right,
                                  int ld_right, int part, float* partial, int column, bool accumulate) {
   if constexpr (kOnTensorCores<T>) {
-    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, Parts{s.high + part, s.low + part}, p.ld_split(),
+    outer_sum_fragments(s.x, p.ld_x(), p.padded_channels, SplitMatrix{s.high + part, s.low + part}, p.ld_split(),
                         p.padded_rank, p.tile, partial + column, p.pair(), accumulate);
   } else {
     outer_sum(s.x, p.ld_x(), p.padded_channels, right, ld_right, p.padded_rank, p.tile, partial + column, p.pair(),
@@ -170,10 +175,10 @@ __device__ inline void add_share(const BackwardProblem<T>& p, const BackwardShar
   }
 }
 
-// g(C') of the last level, of out = B C'ᵀ, and grad C' as the first share of the bases' gradient.
+// Makes g(C') of the last level from out = B C'ᵀ, and grad C' as the first share of the bases' gradient.
 template <typename T>
-__device__ inline void from_output(const BackwardProblem<T>& p, const BackwardShared<T>& s, int64_t image,
-                                   int64_t first, int count, float* partial, bool accumulate) {
+__device__ inline void from_output(const BackwardProblem<T>& p, const BackwardTile<T>& s, int64_t image, int64_t first,
+                                   int count, float* partial, bool accumulate) {
   const float* state = p.of_image(image);
   rows_times(s.coef, p.ld_rank(), p.tile, p.padded_rank, state + p.state.gram, p.padded_rank, p.padded_rank,
              [&](int pixel, int r, const float (&below)[4]) {
@@ -199,7 +204,7 @@ __device__ inline void from_output(const BackwardProblem<T>& p, const BackwardSh
   cp_async_wait<0>();
 }
 
-// Through factor * num / (den + eps): the numerator's gradient, the denominator's, the factor's share.
+// The gradients of factor * num / (den + eps): of the numerator, of the denominator, and of the factor.
 struct Ratio {
   float grad_num, grad_den, grad_factor;
 };
@@ -209,9 +214,9 @@ __device__ inline Ratio ratio_backward(float grad, float factor, float num, floa
   return {above, -above * ratio, grad * ratio};
 }
 
-// g(num) of a pixel += the gradient of the softmax's argument; a thread a pixel.
+// Adds the gradient of the softmax's argument to g(num) of each pixel; one thread per pixel.
 template <typename T>
-__device__ inline void softmax_backward(const BackwardProblem<T>& p, const BackwardShared<T>& s) {
+__device__ inline void softmax_backward(const BackwardProblem<T>& p, const BackwardTile<T>& s) {
   for (int pixel = threadIdx.x; pixel < p.tile; pixel += kNmfThreads) {
     const float *grad = s.grad + pixel * p.ld_rank(), *coef = s.coef + pixel * p.ld_rank();
     float* grad_num = s.pairs + pixel * p.ld_pair();
@@ -226,7 +231,7 @@ __device__ inline void softmax_backward(const BackwardProblem<T>& p, const Backw
 
 // One tile of the pass of `level`.
 template <typename T>
-__device__ inline void pass_tile(const BackwardProblem<T>& p, const BackwardShared<T>& s, int64_t level, int64_t image,
+__device__ inline void pass_tile(const BackwardProblem<T>& p, const BackwardTile<T>& s, int64_t level, int64_t image,
                                  int64_t first, int count, float* partial, bool accumulate) {
   float* state = p.of_image(image);
   float* grad_coef = state + p.state.grad_coef + first * p.padded_rank;
@@ -250,7 +255,7 @@ __device__ inline void pass_tile(const BackwardProblem<T>& p, const BackwardShar
   __syncthreads();
   if (is_last) {
     from_output(p, s, image, first, count, partial, accumulate);
-  } else {  // what the update of the bases above sends to the coef that it took
+  } else {  // what the update of the bases above sends to the coef that it used
     rows_times(s.upper, p.ld_rank(), p.tile, p.padded_rank, state + p.state.cross, p.padded_rank, p.padded_rank,
                [&](int pixel, int r, const float (&sums)[4]) {
 #pragma unroll
@@ -319,7 +324,7 @@ __device__ inline void reduce(const BackwardProblem<T>& p, int64_t image, int bl
       p.of_image(image) + p.state.sums);
 }
 
-// The update of the bases from `level` to the one above, by rows; g(den') H is left to gram().
+// Undoes the update of the bases from `level` to the one above, by rows. gram() adds g(den') H.
 template <typename T>
 __device__ inline void undo(const BackwardProblem<T>& p, int64_t level, int64_t image, int block, int blocks) {
   float* state = p.of_image(image);
@@ -361,7 +366,7 @@ __device__ inline void undo(const BackwardProblem<T>& p, int64_t level, int64_t 
   });
 }
 
-// The small products of `level`; all but BᵀB only below the last one.
+// The small products of `level`. The last level needs only BᵀB.
 template <typename T>
 __device__ inline void gram(const BackwardProblem<T>& p, int64_t level, int64_t image, int block, int blocks) {
   float* state = p.of_image(image);

@@ -1,20 +1,28 @@
-// Gradient of nmf2d on the CPU, from the bases and coef saved before each update: level 0 is the softmax's result,
-// level s = steps the last one. Capital letters are (D, R) or (N, R) matrices of a level, g(Y) the gradient of Y.
+// The gradient of nmf2d on the CPU, from the bases and coef saved before each update: level 0 is the softmax's result,
+// level s = steps the last one. Capital letters are (D, R) or (N, R) matrices of a level, g(Y) is the gradient of Y.
 //
-// A coef update C' = C * num / den, num = Xᵀ B, den = C (BᵀB) + eps, gives per pixel
-//   g(num) = g(C') C / den,  g(den) = -g(num) num / den,  g(C) = g(C') num / den + g(den) BᵀB
-// and to B the sums over pixels X g(num) + B (K + Kᵀ), K = Cᵀ g(den). An update of the bases is the same with D for N.
-// Going down a level, the update of the bases from B to B' (with C') is undone between two passes over X, by rows of
-// D; it adds Xᵀ g(num') + C' (K' + K'ᵀ) to g(C') in the next pass, where g(num') is its (D, R) gradient.
+// A coef update C' = C * num / den, with num = Xᵀ B and den = C (BᵀB) + eps, gives per pixel
 //
-// One pass over X a level, in tiles as in the forward: first [num | Xᵀ g(num')] = tile · [B | g(num')], then into the
-// chunk's sums X · [g(num) | C] and Cᵀ · [C | g(den)]: X C and CᵀC are what undoing the next update of the bases needs.
-// grad_x = sum over levels of g(num) Bᵀ + C' g(num')ᵀ is one product over (2s + 1) R terms, in the pass of level 0:
-// it is written once, and a sum of bfloat16 roundings is never made. Until then g(num) of each level is kept, as large
-// as the saved coef; D N floats are never kept.
-// FMAs: (6s + 4) D N R and (5s + 2) N R R; X is read s + 1 times, grad once, grad_x written once.
-//   D 256, N 4096, R 16, 6 steps: 1.4 GFLOP, 6.3 ms at 110 GFLOP/s a core on two cores; D 512, R 64: 11.8 GFLOP, 54 ms.
-// "one_step" differentiates the last coef update alone: one pass, 3 D N R.
+// clang-format off
+//   g(num) = g(C') C / den
+//   g(den) = -g(num) num / den
+//   g(C)   = g(C') num / den + g(den) BᵀB
+//   g(B)  += X g(num) + B (K + Kᵀ),   K = Cᵀ g(den)   sums over pixels
+// clang-format on
+//
+// An update of the bases gives the same with D in place of N. On the way down a level, the update of the bases from B
+// to B' (with C') is undone between two passes over X, by rows of D. It adds Xᵀ g(num') + C' (K' + K'ᵀ) to g(C') in the
+// next pass, where g(num') is its (D, R) gradient.
+//
+// Each level is one pass over X in tiles, as in the forward: first [num | Xᵀ g(num')] = tile · [B | g(num')], then the
+// chunk's sums X · [g(num) | C] and Cᵀ · [C | g(den)]. X C and CᵀC serve to undo the next update of the bases.
+// grad_x = sum over levels of g(num) Bᵀ + C' g(num')ᵀ is one product over (2s + 1) R terms, in the pass of level 0. So
+// it is written once, and values rounded to bfloat16 are never added up. Until then g(num) of each level is kept, which
+// is as large as the saved coef; D N floats are never kept.
+// FMAs: (6s + 4) D N R and (5s + 2) N R R. X is read s + 1 times, grad once; grad_x is written once.
+//   D 256, N 4096, R 16, 6 steps: 1.4 GFLOP; at 110 GFLOP/s per core 6.3 ms on two cores.
+//   D 512, N 4096, R 64, 6 steps: 11.8 GFLOP; 54 ms.
+// "one_step" differentiates only the last coef update: one pass, 3 D N R.
 
 #include "cpu/convert.h"
 #include "ops/nmf2d/nmf2d.h"
@@ -24,12 +32,12 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-struct Sizes {
+struct NmfBackwardSizes {
   int64_t channels, pixels, rank, padded_rank;
-  int64_t last;   // the last saved state: that before the last coef update
-  int64_t terms;  // columns of `weights`: pairs of a coef-like and a bases-like matrix that grad_x is the sum of
+  int64_t last;   // the last saved state: the one before the last coef update
+  int64_t terms;  // grad_x = sum over terms of a coef-like column (of `weights`) and a bases-like row (of `factors`)
 
-  explicit Sizes(const Nmf2dBackwardParams& p)
+  explicit NmfBackwardSizes(const Nmf2dBackwardParams& p)
       : channels(p.x.size[1]),
         pixels(p.x.size[2]),
         rank(p.saved_bases.size[3]),
@@ -39,23 +47,23 @@ struct Sizes {
 
   int64_t sum_rows() const { return channels + rank; }
   int64_t kept_levels() const { return terms > rank ? last : 0; }
-  // The column where a level's g(num) meets its bases, and its coef the g(num') of the bases' update that it made.
+  // The first term in which a level's g(num) meets its bases, and that in which its coef meets g(num').
   int64_t level_term(int64_t level) const { return terms > rank ? level * rank : 0; }
   int64_t bases_term(int64_t level) const { return (last + level) * rank; }
 };
 
-// Of one image. Pairs lie side by side in one matrix, so that one product takes or makes both.
-struct State {
-  Matrix bases_grad_num;  // [B | g(num')], (D, 2R)
-  Matrix grad_den;        // g(den') (D, R)
-  Matrix grad_bases;      // (D, R)
-  Matrix gram, cross;     // BᵀB and K' + K'ᵀ, (R, R)
-  Matrix grad_coef;       // (N, R)
-  Matrix kept;            // g(num) of the levels from 1, (levels, N, R)
-  Matrix factors;         // what the terms' columns are multiplied with, (terms, D)
-  Matrix partial, sums;   // rows of D: [X g(num) | X C]; rows of R: [CᵀC | K]
+// The memory of one image. Pairs are side by side in one matrix, so that one product reads or writes both.
+struct NmfBackwardState {
+  Block bases_grad_num;  // [B | g(num')], (D, 2R)
+  Block grad_den;        // g(den') (D, R)
+  Block grad_bases;      // (D, R)
+  Block gram, cross;     // BᵀB and K' + K'ᵀ, (R, R)
+  Block grad_coef;       // (N, R)
+  Block kept;            // g(num) of the levels from 1, (levels, N, R)
+  Block factors;         // the bases-like side of the terms, (terms, D)
+  Block partial, sums;   // rows of D: [X g(num) | X C]; rows of R: [CᵀC | K]
 
-  State(Arena& arena, const Sizes& s, int64_t chunks)
+  NmfBackwardState(Arena& arena, const NmfBackwardSizes& s, int64_t chunks)
       : bases_grad_num{arena.take<Real>(s.channels * 2 * s.padded_rank), 2 * s.padded_rank},
         grad_den{arena.take<Real>(s.channels * s.padded_rank), s.padded_rank},
         grad_bases{arena.take<Real>(s.channels * s.padded_rank), s.padded_rank},
@@ -68,18 +76,18 @@ struct State {
         sums{arena.take<Real>(s.sum_rows() * 2 * s.padded_rank), 2 * s.padded_rank} {}
 };
 
-// Of one thread.
-struct Scratch {
-  Real *tile, *grad_tile, *turned;
-  Matrix num;                // [num | Xᵀ g(num')]
-  Matrix grad_num_coef_den;  // [g(num) | C | g(den)]
-  Matrix den, coef;          // coef: C after the last update, or C' of the level above
-  Matrix weights;
+// The memory of one thread.
+struct NmfBackwardScratch {
+  Real *tile, *grad_tile, *transposed_tile;
+  Block num;                // [num | Xᵀ g(num')]
+  Block grad_num_coef_den;  // [g(num) | C | g(den)]
+  Block den, coef;          // coef: C after the last update, or C' of the level above
+  Block weights;
 
-  Scratch(Arena& arena, const Sizes& s)
-      : tile(arena.take<Real>(tile_floats(s.channels))),
-        grad_tile(arena.take<Real>(tile_floats(s.channels))),
-        turned(arena.take<Real>(s.terms * kTilePixels)),
+  NmfBackwardScratch(Arena& arena, const NmfBackwardSizes& s)
+      : tile(arena.take<Real>(tile_reals(s.channels))),
+        grad_tile(arena.take<Real>(tile_reals(s.channels))),
+        transposed_tile(arena.take<Real>(s.terms * kTilePixels)),
         num{arena.take<Real>(kTilePixels * 2 * s.padded_rank), 2 * s.padded_rank},
         grad_num_coef_den{arena.take<Real>(kTilePixels * 3 * s.padded_rank), 3 * s.padded_rank},
         den{arena.take<Real>(kTilePixels * s.padded_rank), s.padded_rank},
@@ -87,19 +95,19 @@ struct Scratch {
         weights{arena.take<Real>(kTilePixels * s.terms), s.terms} {}
 };
 
-// The gradient of factor * num / (den + eps), a row of R: grad becomes the factor's share of it.
+// The gradient of factor * num / (den + eps), a row of R. On return `grad` is the factor's direct part of it.
 void ratio_backward(int64_t count, const Real* factor, const Real* num, const Real* den, Real eps, Real* grad,
                     Real* grad_num, Real* grad_den) {
   for (int64_t i = 0; i < count; i += kLanes) {
-    const FloatV below = load(den + i) + eps, ratio = load(num + i) / below;
-    const FloatV above = load(grad + i) * load(factor + i) / below;
+    const Vec below = load(den + i) + eps, ratio = load(num + i) / below;
+    const Vec above = load(grad + i) * load(factor + i) / below;
     store(grad_num + i, above);
     store(grad_den + i, -above * ratio);
     store(grad + i, load(grad + i) * ratio);
   }
 }
 
-// grad_num of a row += the gradient of the softmax's argument.
+// Adds the gradient of the softmax's argument to grad_num, a row of R.
 void softmax_backward(int64_t count, const Real* coef, const Real* grad, Real* grad_num) {
   Real sum = 0.0f;
   for (int64_t i = 0; i < count; ++i) sum += grad[i] * coef[i];
@@ -107,50 +115,41 @@ void softmax_backward(int64_t count, const Real* coef, const Real* grad, Real* g
 }
 
 template <typename T>
-class Backward {
+class NmfBackward {
  public:
-  Backward(const Nmf2dBackwardParams& params, int threads)
+  NmfBackward(const Nmf2dBackwardParams& params, int threads)
       : p_(params),
         sizes_(params),
         eps_(static_cast<Real>(params.eps)),
-        plan_(params.x.size[0], sizes_.pixels, sizes_.rank, sizes_.channels + sizes_.terms / 2) {
-    Arena state{nullptr}, scratch{nullptr};
-    State{state, sizes_, plan_.chunks};
-    Scratch{scratch, sizes_};
-    state_size_ = state.used;
-    scratch_size_ = scratch.used;
-    memory_ = static_cast<char*>(std::malloc(plan_.group * state_size_ + threads * scratch_size_ + 1));
-  }
+        chunking_(params.x.size[0], sizes_.pixels, sizes_.rank, sizes_.channels + sizes_.terms / 2),
+        state_bytes_(bytes_of<NmfBackwardState>(sizes_, chunking_.chunks)),
+        memory_(chunking_.group * state_bytes_, bytes_of<NmfBackwardScratch>(sizes_), threads) {}
 
-  ~Backward() { std::free(memory_); }
-  Backward(const Backward&) = delete;
-  Backward& operator=(const Backward&) = delete;
+  bool is_exhausted() const { return memory_.is_exhausted(); }
 
-  bool has_memory() const { return memory_ != nullptr; }
-
-  // Called by every thread of a team.
+  // Every thread of a team calls this.
   void run() const {
-    Arena arena{memory_ + plan_.group * state_size_ + omp_get_thread_num() * scratch_size_};
-    const Scratch s(arena, sizes_);
+    const auto s = memory_.own<NmfBackwardScratch>(this_member(), sizes_);
     const int64_t images = p_.x.size[0], bottom = p_.unrolled ? 0 : sizes_.last;
-    for (int64_t begin = 0; begin < images; begin += plan_.group) {
-      const int64_t group = smaller(plan_.group, images - begin);
-      share_rows(group, sizes_.channels,
-                 [&](int64_t i, int64_t first, int64_t count) { start(begin + i, first, count); });
+    for (int64_t begin = 0; begin < images; begin += chunking_.group) {
+      const int64_t group = smaller(chunking_.group, images - begin);
+      for_each_row_block(group, sizes_.channels,
+                         [&](int64_t i, int64_t first, int64_t count) { start(begin + i, first, count); });
       for (int64_t level = sizes_.last; level >= bottom; --level) {
-        share_rows(group, sizes_.rank,
-                   [&](int64_t i, int64_t first, int64_t count) { small_products(level, begin + i, first, count); });
-        share_tiles(group, sizes_.pixels, plan_,
-                    [&](int64_t i, int64_t chunk, int64_t first, int64_t count, bool chunk_begins) {
-                      pass(level, begin + i, s, chunk, first, count, chunk_begins);
-                    });
-        if (level == bottom) break;
-        share_rows(group, sizes_.sum_rows(), [&](int64_t i, int64_t first, int64_t count) {
-          const State state = state_of(begin + i);
-          add_chunks(state.partial, sizes_.sum_rows(), plan_.chunks, first, count, state.sums);
+        for_each_row_block(group, sizes_.rank, [&](int64_t i, int64_t first, int64_t count) {
+          small_products(level, begin + i, first, count);
         });
-        share(group, [&](int64_t i) { add_transposed(state_of(begin + i)); });
-        share_rows(group, sizes_.channels, [&](int64_t i, int64_t first, int64_t count) {
+        for_each_chunk_tile(group, sizes_.pixels, chunking_,
+                            [&](int64_t i, int64_t chunk, int64_t first, int64_t count, bool chunk_begins) {
+                              pass(level, begin + i, s, chunk, first, count, chunk_begins);
+                            });
+        if (level == bottom) break;
+        for_each_row_block(group, sizes_.sum_rows(), [&](int64_t i, int64_t first, int64_t count) {
+          const NmfBackwardState state = state_of(begin + i);
+          sum_chunks(state.partial, sizes_.sum_rows(), chunking_.chunks, first, count, state.sums);
+        });
+        for_each_in_team(group, [&](int64_t i) { add_transposed(state_of(begin + i)); });
+        for_each_row_block(group, sizes_.channels, [&](int64_t i, int64_t first, int64_t count) {
           undo_bases_update(level - 1, begin + i, s, first, count);
         });
       }
@@ -158,40 +157,39 @@ class Backward {
   }
 
  private:
-  State state_of(int64_t image) const {
-    Arena arena{memory_ + image % plan_.group * state_size_};
-    return State(arena, sizes_, plan_.chunks);
+  NmfBackwardState state_of(int64_t image) const {
+    return memory_.shared_at<NmfBackwardState>(image % chunking_.group * state_bytes_, sizes_, chunking_.chunks);
   }
 
   void start(int64_t image, int64_t first, int64_t count) const {
-    const State state = state_of(image);
-    const Matrix bases = state.bases_grad_num.from_row(first), grad = state.grad_bases.from_row(first);
-    read_rows<Real>(p_.saved_bases, sizes_.last, image, first, count, bases);
-    turn(bases, count, sizes_.rank, state.factors.from_row(sizes_.level_term(sizes_.last)), first);
+    const NmfBackwardState state = state_of(image);
+    const Block bases = state.bases_grad_num.from_row(first), grad = state.grad_bases.from_row(first);
+    read_matrix<Real>(p_.saved_bases, sizes_.last, image, first, count, bases);
+    transpose_rows(bases, count, sizes_.rank, state.factors.from_row(sizes_.level_term(sizes_.last)), first);
     std::memset(grad.data, 0, count * grad.stride * sizeof(Real));
   }
 
-  // BᵀB of this level; K' + K'ᵀ of the update of the bases that led up from it.
+  // BᵀB of this level, and K' + K'ᵀ of the update that made the next level's bases.
   void small_products(int64_t level, int64_t image, int64_t first, int64_t count) const {
-    const State state = state_of(image);
+    const NmfBackwardState state = state_of(image);
     gram_rows(state.bases_grad_num, sizes_.channels, sizes_.rank, first, count, state.gram);
     if (level == sizes_.last) return;
-    const Matrix cross = state.cross.from_row(first);
+    const Block cross = state.cross.from_row(first);
     product(state.bases_grad_num.transposed().from_row(first), count, sizes_.channels, state.grad_den, sizes_.rank,
             cross);
     product(state.grad_den.transposed().from_row(first), count, sizes_.channels, state.bases_grad_num, sizes_.rank,
             cross, true);
   }
 
-  void pass(int64_t level, int64_t image, const Scratch& s, int64_t chunk, int64_t first, int64_t count,
+  void pass(int64_t level, int64_t image, const NmfBackwardScratch& s, int64_t chunk, int64_t first, int64_t count,
             bool chunk_begins) const {
-    const State state = state_of(image);
+    const NmfBackwardState state = state_of(image);
     const int64_t rank = sizes_.rank, width = sizes_.padded_rank;
     const bool is_last = level == sizes_.last, is_bottom = level == 0 || !p_.unrolled;
     const Factor x = read_tile(Image<const T>(p_.x, image), first, count, s.tile);
-    const Matrix grad_num = s.grad_num_coef_den, coef = grad_num.from_column(width);
-    const Matrix grad_den = coef.from_column(width), grad = state.grad_coef.from_row(first);
-    read_rows<Real>(p_.saved_coef, level, image, first, count, coef);
+    const Block grad_num = s.grad_num_coef_den, coef = grad_num.from_column(width);
+    const Block grad_den = coef.from_column(width), grad = state.grad_coef.from_row(first);
+    read_matrix<Real>(p_.saved_coef, level, image, first, count, coef);
     product(coef.factor(), count, rank, state.gram, rank, s.den);
     Factor grad_out{};
     if (is_last) {
@@ -201,7 +199,7 @@ class Backward {
       last_coef(count, coef, s);
     } else {
       product(x, count, sizes_.channels, state.bases_grad_num, width + rank, s.num);
-      read_rows<Real>(p_.saved_coef, level + 1, image, first, count, s.coef);
+      read_matrix<Real>(p_.saved_coef, level + 1, image, first, count, s.coef);
       product(s.coef.factor(), count, rank, state.cross, rank, grad, true);
       add_right_half(count, s.num, grad);
     }
@@ -211,11 +209,11 @@ class Backward {
     }
     if (!is_bottom) {
       product(grad_den.factor(), count, rank, state.gram, rank, grad, true);
-      const Matrix own = state.partial.from_row(chunk * sizes_.sum_rows());
+      const Block own = state.partial.from_row(chunk * sizes_.sum_rows());
       product(x.transposed(), sizes_.channels, count, grad_num, width + rank, own, !chunk_begins);
       if (is_last) product(grad_out.transposed(), sizes_.channels, count, s.coef, rank, own, true);
       product(coef.transposed(), rank, count, coef, width + rank, own.from_row(sizes_.channels), !chunk_begins);
-      const Matrix kept = state.kept.from_row((level - 1) * sizes_.pixels + first);
+      const Block kept = state.kept.from_row((level - 1) * sizes_.pixels + first);
       for (int64_t i = 0; i < count; ++i) std::memcpy(kept.row(i), grad_num.row(i), width * sizeof(Real));
       return;
     }
@@ -226,25 +224,26 @@ class Backward {
     write_grad_x(image, state, s, first, count);
   }
 
-  // The coef that out was made of.
-  void last_coef(int64_t count, const Matrix& coef, const Scratch& s) const {
+  // Computes the coef that out was made from.
+  void last_coef(int64_t count, const Block& coef, const NmfBackwardScratch& s) const {
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t r = 0; r < sizes_.rank; r += kLanes) {
-        const FloatV value = load(coef.row(i) + r) * load(s.num.row(i) + r);
+        const Vec value = load(coef.row(i) + r) * load(s.num.row(i) + r);
         store(s.coef.row(i) + r, value / (load(s.den.row(i) + r) + eps_));
       }
     }
   }
 
-  void add_right_half(int64_t count, const Matrix& pairs, const Matrix& out) const {
+  void add_right_half(int64_t count, const Block& pairs, const Block& out) const {
     for (int64_t i = 0; i < count; ++i) {
       const Real* right = pairs.row(i) + sizes_.padded_rank;
       for (int64_t r = 0; r < sizes_.rank; r += kLanes) store(out.row(i) + r, load(out.row(i) + r) + load(right + r));
     }
   }
 
-  // All terms of the tile's grad_x: the bottom level's g(num) from the scratch, the other levels' as they were kept.
-  void write_grad_x(int64_t image, const State& state, const Scratch& s, int64_t first, int64_t count) const {
+  // The tile's grad_x from all terms: the bottom level's g(num) is in the scratch, those of other levels were kept.
+  void write_grad_x(int64_t image, const NmfBackwardState& state, const NmfBackwardScratch& s, int64_t first,
+                    int64_t count) const {
     const int64_t rank = sizes_.rank;
     for (int64_t i = 0; i < count; ++i) {
       std::memcpy(s.weights.row(i), s.grad_num_coef_den.row(i), rank * sizeof(Real));
@@ -256,52 +255,54 @@ class Backward {
         widen(coef, p_.saved_coef.stride[3], rank, s.weights.row(i) + sizes_.bases_term(level));
       }
     }
-    reconstruct(s.weights, sizes_.terms, state.factors, Image<T>(p_.grad_x, image), first, count, s.tile, s.turned);
+    reconstruct(s.weights, sizes_.terms, state.factors, Image<T>(p_.grad_x, image), first, count, s.tile,
+                s.transposed_tile);
   }
 
   // K becomes K + Kᵀ.
-  void add_transposed(const State& state) const {
-    const Matrix k = state.sums.from_row(sizes_.channels).from_column(sizes_.padded_rank);
+  void add_transposed(const NmfBackwardState& state) const {
+    const Block k = state.sums.from_row(sizes_.channels).from_column(sizes_.padded_rank);
     for (int64_t i = 0; i < sizes_.rank; ++i) {
       for (int64_t j = 0; j <= i; ++j) k.row(i)[j] = k.row(j)[i] = k.row(i)[j] + k.row(j)[i];
     }
   }
 
   // Rows [first, first + count) of D: the gradient of this level's bases from that of the next one's.
-  void undo_bases_update(int64_t level, int64_t image, const Scratch& s, int64_t first, int64_t count) const {
-    const State state = state_of(image);
+  void undo_bases_update(int64_t level, int64_t image, const NmfBackwardScratch& s, int64_t first,
+                         int64_t count) const {
+    const NmfBackwardState state = state_of(image);
     const int64_t rank = sizes_.rank, width = sizes_.padded_rank;
-    const Matrix bases = state.bases_grad_num.from_row(first), grad_num = bases.from_column(width);
-    const Matrix grad_den = state.grad_den.from_row(first), grad = state.grad_bases.from_row(first);
-    const Matrix sums = state.sums.from_row(first), coef_gram = state.sums.from_row(sizes_.channels);
-    // What the coef update of the level above sends to its bases completes their gradient.
+    const Block bases = state.bases_grad_num.from_row(first), grad_num = bases.from_column(width);
+    const Block grad_den = state.grad_den.from_row(first), grad = state.grad_bases.from_row(first);
+    const Block sums = state.sums.from_row(first), coef_gram = state.sums.from_row(sizes_.channels);
+    // The coef update of the level above completes the gradient of its bases.
     product(bases.factor(), count, rank, coef_gram.from_column(width), rank, grad, true);
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t r = 0; r < rank; r += kLanes) store(grad.row(i) + r, load(grad.row(i) + r) + load(sums.row(i) + r));
     }
-    read_rows<Real>(p_.saved_bases, level, image, first, count, bases);
+    read_matrix<Real>(p_.saved_bases, level, image, first, count, bases);
     product(bases.factor(), count, rank, coef_gram, rank, s.den);
     for (int64_t i = 0; i < count; ++i) {
       ratio_backward(rank, bases.row(i), sums.row(i) + width, s.den.row(i), eps_, grad.row(i), grad_num.row(i),
                      grad_den.row(i));
     }
     product(grad_den.factor(), count, rank, coef_gram, rank, grad, true);
-    turn(bases, count, rank, state.factors.from_row(sizes_.level_term(level)), first);
-    turn(grad_num, count, rank, state.factors.from_row(sizes_.bases_term(level + 1)), first);
+    transpose_rows(bases, count, rank, state.factors.from_row(sizes_.level_term(level)), first);
+    transpose_rows(grad_num, count, rank, state.factors.from_row(sizes_.bases_term(level + 1)), first);
   }
 
   const Nmf2dBackwardParams& p_;
-  const Sizes sizes_;
+  const NmfBackwardSizes sizes_;
   const Real eps_;
-  const Plan plan_;
-  int64_t state_size_, scratch_size_;
-  char* memory_;
+  const Chunking chunking_;
+  const int64_t state_bytes_;
+  const TeamMemory memory_;
 };
 
 template <typename T>
 bool backward(const Nmf2dBackwardParams& p, int threads) {
-  const Backward<T> work(p, threads);
-  if (!work.has_memory()) return false;
+  const NmfBackward<T> work(p, threads);
+  if (work.is_exhausted()) return false;
 #pragma omp parallel num_threads(threads)
   work.run();
   return true;

@@ -1,22 +1,25 @@
-// Gradient of nmf2d on a GPU, from the bases and coef saved before each update: level 0 is the softmax's result, level
-// s = steps the last one. Capital letters are (D, R) or (N, R) matrices of a level, g(Y) the gradient of Y.
+// Gradient of nmf2d on a GPU, from the bases and coef saved before each update. Level 0 is the softmax's result, level
+// s = steps the last one. Capital letters are (D, R) or (N, R) matrices of a level; g(Y) is the gradient of Y.
 //
 // A coef update C' = C * num / den, num = Xᵀ B, den = C (BᵀB) + eps, gives per pixel
+// clang-format off
 //   g(num) = g(C') C / den,  g(den) = -g(num) num / den,  g(C) = g(C') num / den + g(den) BᵀB
-// and to B the sums over pixels X g(num) + B (K + Kᵀ), K = Cᵀ g(den). An update of the bases is the same with D for N:
-// undone between two passes over X, it adds Xᵀ g(num') + C' (K' + K'ᵀ) to g(C') in the next pass.
-// grad_x = sum over levels of g(num) Bᵀ + C' g(num')ᵀ: one product over (2s + 1) R terms at the end, written once.
+// clang-format on
+// and to B the sums over pixels X g(num) + B (K + Kᵀ), K = Cᵀ g(den). An update of the bases is the same with D for N.
+// It is undone between two passes over X and adds Xᵀ g(num') + C' (K' + K'ᵀ) to g(C') in the next pass. grad_x = sum
+// over levels of g(num) Bᵀ + C' g(num')ᵀ: one product over (2s + 1) R terms at the end, written once.
 //
-// A kernel a phase (nmf2d_backward.cuh), X from L2 or memory once a level (twice the last), as the forward's streaming
-// version; "one_step" is the last level alone. Then the product of grad_x, 64 pixels x 64 channels a block.
-// For 16-bit X the products with X, with grad and of grad_x are on tensor cores, in split operands; float's are FMAs.
+// Each phase is one kernel (nmf2d_backward.cuh). X comes from L2 or memory once per level (twice for the last), as in
+// the forward's streaming variant; "one_step" is the last level alone. Then the product of grad_x is made, 64 pixels x
+// 64 channels per block. For 16-bit X, the products with X, with grad and of grad_x run on tensor cores, with split
+// operands; float uses FMAs.
 // FLOPs: (6s + 4) D N R and (5s + 2) N R R multiply-adds, those of D N R two or three times on tensor cores.
 // Bytes: X s + 2 times, grad and grad_x once, the saved coef and g(num) of each level twice.
-// Registers: 128 at most, by the launch bounds, 2 blocks a multiprocessor. Shared memory: a tile of as many pixels as
-// fit 96 KiB (64 for D 256, R 16 in 16 bits; 32 for D 512, R 64), grad_x 36,864 bytes.
-// Model of an H200, if mma.sync reaches 60 % of the tensor cores' peak (290 T multiply-adds/s), 6 steps, bf16: D 256,
-// N 4096, R 16: 28 launches, at 2 us 56 us, in which the arithmetic, 1.6 G multiply-adds after splitting, is 6 us;
-// D 512, R 64: 13 G, 45 us, and 0.5 G in floats of N R R, 20 us at most. Not yet measured on a GPU.
+// Registers: at most 128, by the launch bounds, 2 blocks per multiprocessor. Shared memory: a tile of as many pixels as
+// fit 96 KiB (64 for D 256, R 16 in 16 bits; 32 for D 512, R 64); grad_x 36,864 bytes.
+// Model for an H200, if mma.sync reaches 60 % of the tensor cores' peak (290 T multiply-adds/s), 6 steps, bf16: D 256,
+// N 4096, R 16: 28 launches, 56 us at 2 us each; they include the arithmetic, 1.6 G multiply-adds after splitting, 6
+// us. D 512, R 64: 13 G, 45 us, and 0.5 G in floats of N R R, at most 20 us.
 
 #include <type_traits>
 
@@ -39,13 +42,13 @@ __global__ void __launch_bounds__(kNmfThreads) nmf2d_gram_backward_kernel(Backwa
 
 template <typename T>
 __global__ void __launch_bounds__(kNmfThreads, 2) nmf2d_pass_backward_kernel(BackwardProblem<T> p, int64_t level) {
-  const BackwardShared<T> s(p);
+  const BackwardTile<T> s(p);
   const int64_t image = blockIdx.x / p.slabs;
   const int slab = static_cast<int>(blockIdx.x % p.slabs);
   const int64_t start = static_cast<int64_t>(slab) * p.slab,
                 end = start + p.slab < p.pixels ? start + p.slab : p.pixels;
   float* partial = p.of_image(image) + p.state.partial + static_cast<int64_t>(slab) * p.sum_rows() * p.pair();
-  for (int64_t first = start; first == start || first < end; first += p.tile) {  // an empty slab's share is zero
+  for (int64_t first = start; first == start || first < end; first += p.tile) {  // the share of an empty slab is zero
     const int64_t left = end - first;
     const int count = static_cast<int>(left <= 0 ? 0 : left < p.tile ? left : p.tile);
     pass_tile(p, s, level, image, first, count, partial, first > start);
@@ -63,13 +66,13 @@ __global__ void __launch_bounds__(kNmfThreads) nmf2d_undo_kernel(BackwardProblem
   undo(p, level, blockIdx.x / p.slabs, static_cast<int>(blockIdx.x % p.slabs), p.slabs);
 }
 
-// A block's tile of grad_x in floats: four by four results a thread.
+// A block's tile of grad_x in floats: four by four results per thread.
 struct FloatTile {
   static constexpr int kLd = kGradTile + 4;
   static constexpr size_t kBytes = 2 * kGradTile * kLd * sizeof(float);
 
   float *weights, *factors;  // (pixel, r) and (r, channel)
-  Sums<4> total;
+  ThreadSums<4> total;
 
   __device__ explicit FloatTile(unsigned char* memory)
       : weights(reinterpret_cast<float*>(memory)), factors(weights + kGradTile * kLd) {
@@ -81,7 +84,7 @@ struct FloatTile {
   }
   __device__ void multiply(int terms) {
     const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
-    Sums<4> sums;
+    ThreadSums<4> sums;
     sums.clear();
     for (int r = 0; r < terms; r += 4) {
       float lefts[4][4], rights[4][4];
@@ -111,13 +114,13 @@ struct FloatTile {
   }
 };
 
-// The same for 16-bit results: both factors in two bfloat16, a warp 16 pixels x 32 channels.
+// The same for 16-bit results: both factors are split into two bfloat16; a warp has 16 pixels x 32 channels.
 struct SplitTile {
   static constexpr int kLd = kGradTile + 8;
   static constexpr int kPart = kGradTile * kLd;
   static constexpr size_t kBytes = 4 * kPart * sizeof(__nv_bfloat16);
 
-  __nv_bfloat16 *weights, *factors;  // each the high part, then the low one
+  __nv_bfloat16 *weights, *factors;  // each has the high part first, then the low one
   float sums[4][4] = {};
 
   __device__ explicit SplitTile(unsigned char* memory)
@@ -210,9 +213,9 @@ __global__ void __launch_bounds__(kNmfThreads, 2)
 }
 
 template <typename T>
-class Backward {
+class NmfBackwardLauncher {
  public:
-  explicit Backward(const Nmf2dBackwardParams& params) {
+  explicit NmfBackwardLauncher(const Nmf2dBackwardParams& params) {
     problem_.grad = images_of<const T>(params.grad);
     problem_.x = images_of<const T>(params.x);
     problem_.grad_x = images_of<T>(params.grad_x);
@@ -224,7 +227,7 @@ class Backward {
     problem_.last = params.saved_bases.size[0] - 1;
     set_sizes(static_cast<int>(params.x.size[1]), static_cast<int>(params.saved_bases.size[3]));
     problem_.eps = static_cast<float>(params.eps);
-    const size_t bytes = BackwardShared<T>::bytes_a_pixel(problem_);
+    const size_t bytes = BackwardTile<T>::bytes_per_pixel(problem_);
     const Slabs slabs = streaming_slabs(problem_.images, problem_.pixels, kUnit<T>, bytes);
     problem_.slabs = slabs.count;
     problem_.slab = slabs.slab;
@@ -256,13 +259,13 @@ class Backward {
   }
 
   static bool fits(int channels, int rank) {
-    Backward sizes;
+    NmfBackwardLauncher sizes;
     sizes.set_sizes(channels, rank);
-    return BackwardShared<T>::bytes_a_pixel(sizes.problem_) * kUnit<T> <= kStreamingShared;
+    return BackwardTile<T>::bytes_per_pixel(sizes.problem_) * kUnit<T> <= kStreamingShared;
   }
 
  private:
-  Backward() = default;
+  NmfBackwardLauncher() = default;
 
   void set_sizes(int channels, int rank) {
     problem_.channels = channels;
@@ -287,7 +290,7 @@ class Backward {
     };
     BackwardState& s = problem_.state;
     s.bases = take(channels * 2 * rank);
-    s.packed = take(kOnTensorCores<T> ? channels * 2 * rank : 0);  // two bfloat16 a float
+    s.packed = take(kOnTensorCores<T> ? channels * 2 * rank : 0);  // two bfloat16 per float
     s.grad_den = take(channels * rank);
     s.grad_bases = take(channels * rank);
     s.gram = take(rank * rank);
@@ -311,7 +314,7 @@ bool nmf2d_fits(DType dtype, int64_t channels, int64_t rank) {
   if (channels > kStreamingShared || rank > kStreamingShared) return false;
   bool fits = false;
   with_element_type(dtype, [&](auto type) {
-    fits = Backward<decltype(type)>::fits(static_cast<int>(channels), static_cast<int>(rank));
+    fits = NmfBackwardLauncher<decltype(type)>::fits(static_cast<int>(channels), static_cast<int>(rank));
     return 0;
   });
   return fits;
@@ -320,15 +323,15 @@ bool nmf2d_fits(DType dtype, int64_t channels, int64_t rank) {
 int64_t nmf2d_backward_workspace(const Nmf2dBackwardParams& params) {
   int64_t bytes = 0;
   with_element_type(params.dtype, [&](auto type) {
-    bytes = Backward<decltype(type)>(params).workspace();
+    bytes = NmfBackwardLauncher<decltype(type)>(params).workspace();
     return 0;
   });
   return bytes;
 }
 
 int launch_nmf2d_backward(const Nmf2dBackwardParams& params, void* workspace, void* stream) {
-  return with_element_type(params.dtype,
-                           [&](auto type) { return Backward<decltype(type)>(params).run(workspace, stream); });
+  return with_element_type(
+      params.dtype, [&](auto type) { return NmfBackwardLauncher<decltype(type)>(params).run(workspace, stream); });
 }
 
 }  // namespace segnext

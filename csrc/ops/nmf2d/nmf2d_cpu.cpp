@@ -1,13 +1,13 @@
 // nmf2d on the CPU: `steps` times coef *= Xᵀ bases / (coef G + eps) with G = basesᵀ bases, then
 // bases *= X coef / (bases H + eps) with H = coefᵀ coef; one last coef update; out = bases coefᵀ.
 //
-// One pass over X a step. A pass takes 64 pixels at a time: numerator = tile · bases, denominator = coef · G, the new
-// coef, and while the tile is in the second-level cache its share of X·coef and H. The first pass starts from
-// coef = softmax(Xᵀ bases) and takes the same product as the numerator of its update; the last one writes out.
-// Between passes the chunks' shares are added in a fixed order, then bases and G follow.
-// X is read steps + 1 times (from the third-level cache where it fits), out written once; all else is a sixteenth of
-// X (R / D) or less. FMAs: (2 steps + 2) D N R + (2 steps + 1) N R R, no product made twice.
-//   D 256, N 4096, R 16, 7 steps: 0.58 GFLOP and 36 MiB; at 110 GFLOP/s a core 2.6 ms on two cores.
+// Each step is one pass over X, 64 pixels at a time: numerator = tile · bases, denominator = coef · G, the new coef,
+// and, while the tile is in the second-level cache, its part of X·coef and H. The first pass starts from
+// coef = softmax(Xᵀ bases) and uses the same product as the numerator of its update. The last pass writes out.
+// Between passes the chunks' parts are added in a fixed order, then bases and G are computed.
+// X is read steps + 1 times (from the third-level cache if it fits) and out is written once. All else is a sixteenth
+// of X (R / D) or less. FMAs: (2 steps + 2) D N R + (2 steps + 1) N R R; no product is computed twice.
+//   D 256, N 4096, R 16, 7 steps: 0.58 GFLOP and 36 MiB; at 110 GFLOP/s per core 2.6 ms on two cores.
 //   D 512, N 4096, R 64, 7 steps: 4.8 GFLOP and 72 MiB; 22 ms.
 
 #include "cpu/convert.h"
@@ -19,25 +19,25 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-struct Sizes {
+struct NmfSizes {
   int64_t channels, pixels, rank, padded_rank, out_channels;
 
-  explicit Sizes(const Nmf2dParams& p)
+  explicit NmfSizes(const Nmf2dParams& p)
       : channels(p.x.size[1]),
         pixels(p.x.size[2]),
         rank(p.bases.size[2]),
         padded_rank(padded(rank)),
         out_channels(p.out.size[1]) {}
 
-  // X·coef over H, of a chunk or of the image.
+  // The rows of X·coef above H, for a chunk or for the image.
   int64_t sum_rows() const { return channels + rank; }
 };
 
-// Of one image.
-struct State {
-  Matrix bases, factors, gram, coef, partial, sums;  // factors: basesᵀ, or (projection bases)ᵀ
+// The memory of one image.
+struct NmfState {
+  Block bases, factors, gram, coef, partial, sums;  // factors: basesᵀ, or (projection bases)ᵀ
 
-  State(Arena& arena, const Sizes& s, int64_t chunks)
+  NmfState(Arena& arena, const NmfSizes& s, int64_t chunks)
       : bases{arena.take<Real>(s.channels * s.padded_rank), s.padded_rank},
         factors{arena.take<Real>(s.rank * padded(s.out_channels)), padded(s.out_channels)},
         gram{arena.take<Real>(s.rank * s.padded_rank), s.padded_rank},
@@ -46,22 +46,22 @@ struct State {
         sums{arena.take<Real>(s.sum_rows() * s.padded_rank), s.padded_rank} {}
 };
 
-// Of one thread.
-struct Scratch {
-  Real *tile, *turned;
-  Matrix numerator, denominator;
+// The memory of one thread.
+struct NmfScratch {
+  Real *tile, *transposed_tile;
+  Block numerator, denominator;
 
-  Scratch(Arena& arena, const Sizes& s)
-      : tile(arena.take<Real>(tile_floats(larger(s.channels, s.out_channels)))),
-        turned(arena.take<Real>(s.rank * kTilePixels)),
+  NmfScratch(Arena& arena, const NmfSizes& s)
+      : tile(arena.take<Real>(tile_reals(larger(s.channels, s.out_channels)))),
+        transposed_tile(arena.take<Real>(s.rank * kTilePixels)),
         numerator{arena.take<Real>(larger(kTilePixels, kRowBlock) * s.padded_rank), s.padded_rank},
         denominator{arena.take<Real>(larger(kTilePixels, kRowBlock) * s.padded_rank), s.padded_rank} {}
 };
 
 // factor *= numerator / (denominator + eps), in PyTorch's order of operations.
-void update(const Matrix& factor, const Matrix& numerator, const Matrix& denominator, int64_t rows, Real eps) {
+void update(const Block& factor, const Block& numerator, const Block& denominator, int64_t rows, Real eps) {
   for (int64_t i = 0; i < rows * factor.stride; i += kLanes) {
-    const FloatV value = load(factor.data + i) * load(numerator.data + i);
+    const Vec value = load(factor.data + i) * load(numerator.data + i);
     store(factor.data + i, value / (load(denominator.data + i) + eps));
   }
 }
@@ -69,17 +69,17 @@ void update(const Matrix& factor, const Matrix& numerator, const Matrix& denomin
 void softmax(const Real* logits, int64_t count, Real* out) {
   Real largest = -__builtin_inff();
   for (int64_t i = 0; i < count; ++i) largest = logits[i] > largest ? logits[i] : largest;
-  // A NaN anywhere makes the sum NaN, and with it the row.
+  // A NaN anywhere makes the sum NaN, and with it all of the row.
   for (int64_t i = 0; i < padded(count); i += kLanes) {
-    const FloatV x = load(logits + i) - largest;
-    store(out + i, x < kLeastExponent ? FloatV{} : exp_negative(x));  // e^-inf is 0: 0 * inf must be NaN later on
+    const Vec x = load(logits + i) - largest;
+    store(out + i, x < kLeastExponent ? Vec{} : exp_negative(x));  // e^-inf must be 0: 0 * inf is NaN later on
   }
   Real sum = 0.0f;
   for (int64_t i = 0; i < count; ++i) sum += out[i];
   for (int64_t i = 0; i < padded(count); i += kLanes) store(out + i, load(out + i) / sum);
 }
 
-// Which of the saved states is the one before update `step`; -1: none.
+// The index of the saved state before update `step`, or -1 if it is not saved.
 int64_t slot(const Nmf2dParams& p, int64_t step) {
   const int64_t kept = p.saved_bases.size[0];
   if (kept == p.steps + 1) return step;
@@ -87,94 +87,94 @@ int64_t slot(const Nmf2dParams& p, int64_t step) {
 }
 
 template <typename T>
-void pass(const Nmf2dParams& p, int64_t step, int64_t image, const Sizes& sizes, const State& state, const Scratch& s,
-          int64_t chunk, int64_t first, int64_t count, bool chunk_begins) {
+void pass(const Nmf2dParams& p, int64_t step, int64_t image, const NmfSizes& sizes, const NmfState& state,
+          const NmfScratch& s, int64_t chunk, int64_t first, int64_t count, bool chunk_begins) {
   const Factor x = read_tile(Image<const T>(p.x, image), first, count, s.tile);
-  const Matrix coef = state.coef.from_row(first);
+  const Block coef = state.coef.from_row(first);
   product(x, count, sizes.channels, state.bases, sizes.rank, s.numerator);
   if (step == 0) {
     for (int64_t i = 0; i < count; ++i) softmax(s.numerator.row(i), sizes.rank, coef.row(i));
-    if (slot(p, 0) >= 0) write_rows(coef, p.saved_coef, slot(p, 0), image, first, count);
+    if (slot(p, 0) >= 0) write_matrix(coef, p.saved_coef, slot(p, 0), image, first, count);
   }
   product(coef.factor(), count, sizes.rank, state.gram, sizes.rank, s.denominator);
   update(coef, s.numerator, s.denominator, count, static_cast<Real>(p.eps));
   if (step == p.steps) {
-    reconstruct(coef, sizes.rank, state.factors, Image<T>(p.out, image), first, count, s.tile, s.turned);
+    reconstruct(coef, sizes.rank, state.factors, Image<T>(p.out, image), first, count, s.tile, s.transposed_tile);
     return;
   }
-  if (slot(p, step + 1) >= 0) write_rows(coef, p.saved_coef, slot(p, step + 1), image, first, count);
-  const Matrix own = state.partial.from_row(chunk * sizes.sum_rows());
+  if (slot(p, step + 1) >= 0) write_matrix(coef, p.saved_coef, slot(p, step + 1), image, first, count);
+  const Block own = state.partial.from_row(chunk * sizes.sum_rows());
   product(x.transposed(), sizes.channels, count, coef, sizes.rank, own, !chunk_begins);
   upper_gram(coef, count, sizes.rank, own.from_row(sizes.channels), !chunk_begins);
 }
 
-// Rows [first, first + count) of projection · bases, as columns of the factors: D P R FMAs instead of D P N later.
-void project(const Nmf2dParams& p, const Sizes& s, const State& state, const Scratch& scratch, int64_t first,
+// Writes rows [first, first + count) of projection · bases as columns of the factors: D P R FMAs instead of D P N
+// later.
+void project(const Nmf2dParams& p, const NmfSizes& s, const NmfState& state, const NmfScratch& scratch, int64_t first,
              int64_t count) {
   const int64_t stride = p.projection.stride[0];
   const Factor rows{static_cast<const Real*>(p.projection.data) + first * stride, stride, 1};
   product(rows, count, s.channels, state.bases, s.rank, scratch.denominator);
-  turn(scratch.denominator, count, s.rank, state.factors, first);
+  transpose_rows(scratch.denominator, count, s.rank, state.factors, first);
 }
 
-void save_bases(const Nmf2dParams& p, int64_t step, int64_t image, const State& state, int64_t first, int64_t count) {
-  const Matrix rows = state.bases.from_row(first);
-  if (slot(p, step) >= 0) write_rows(rows, p.saved_bases, slot(p, step), image, first, count);
-  if (step == p.steps && p.projection.data == nullptr) turn(rows, count, p.bases.size[2], state.factors, first);
+void save_bases(const Nmf2dParams& p, int64_t step, int64_t image, const NmfState& state, int64_t first,
+                int64_t count) {
+  const Block rows = state.bases.from_row(first);
+  if (slot(p, step) >= 0) write_matrix(rows, p.saved_bases, slot(p, step), image, first, count);
+  if (step == p.steps && p.projection.data == nullptr)
+    transpose_rows(rows, count, p.bases.size[2], state.factors, first);
 }
 
 template <typename T>
 bool forward(const Nmf2dParams& p, int threads) {
-  const Sizes sizes(p);
+  const NmfSizes sizes(p);
   const int64_t images = p.x.size[0], rank = sizes.rank;
-  const Plan plan(images, sizes.pixels, rank, sizes.channels);
+  const Chunking chunking(images, sizes.pixels, rank, sizes.channels);
   const Tensor4 bases = over_images(p.bases, images);
 
-  Arena state_size{nullptr}, scratch_size{nullptr};
-  State{state_size, sizes, plan.chunks};
-  Scratch{scratch_size, sizes};
-  char* memory = static_cast<char*>(std::malloc(plan.group * state_size.used + threads * scratch_size.used + 1));
-  if (memory == nullptr) return false;
+  const int64_t state_bytes = bytes_of<NmfState>(sizes, chunking.chunks);
+  const TeamMemory memory(chunking.group * state_bytes, bytes_of<NmfScratch>(sizes), threads);
+  if (memory.is_exhausted()) return false;
   const auto state_of = [&](int64_t image) {
-    Arena arena{memory + image % plan.group * state_size.used};
-    return State(arena, sizes, plan.chunks);
+    return memory.shared_at<NmfState>(image % chunking.group * state_bytes, sizes, chunking.chunks);
   };
 
 #pragma omp parallel num_threads(threads)
   {
-    Arena arena{memory + plan.group * state_size.used + omp_get_thread_num() * scratch_size.used};
-    const Scratch s(arena, sizes);
-    for (int64_t begin = 0; begin < images; begin += plan.group) {
-      const int64_t group = smaller(plan.group, images - begin);
-      share_rows(group, sizes.channels, [&](int64_t i, int64_t first, int64_t count) {
-        const State state = state_of(begin + i);
-        const auto read = p.bases_dtype == DType::kFloat32 ? read_rows<float> : read_rows<T>;
+    const auto s = memory.own<NmfScratch>(this_member(), sizes);
+    for (int64_t begin = 0; begin < images; begin += chunking.group) {
+      const int64_t group = smaller(chunking.group, images - begin);
+      for_each_row_block(group, sizes.channels, [&](int64_t i, int64_t first, int64_t count) {
+        const NmfState state = state_of(begin + i);
+        const auto read = p.bases_dtype == DType::kFloat32 ? read_matrix<float> : read_matrix<T>;
         read(bases, 0, begin + i, first, count, state.bases.from_row(first));
         save_bases(p, 0, begin + i, state, first, count);
       });
       for (int64_t step = 0; step <= p.steps; ++step) {
         if (step == p.steps && p.projection.data != nullptr) {
-          share_rows(group, sizes.out_channels, [&](int64_t i, int64_t first, int64_t count) {
+          for_each_row_block(group, sizes.out_channels, [&](int64_t i, int64_t first, int64_t count) {
             project(p, sizes, state_of(begin + i), s, first, count);
           });
         }
-        share_rows(group, rank, [&](int64_t i, int64_t first, int64_t count) {
-          const State state = state_of(begin + i);
+        for_each_row_block(group, rank, [&](int64_t i, int64_t first, int64_t count) {
+          const NmfState state = state_of(begin + i);
           gram_rows(state.bases, sizes.channels, rank, first, count, state.gram);
         });
-        share_tiles(group, sizes.pixels, plan,
-                    [&](int64_t i, int64_t chunk, int64_t first, int64_t count, bool chunk_begins) {
-                      pass<T>(p, step, begin + i, sizes, state_of(begin + i), s, chunk, first, count, chunk_begins);
-                    });
+        for_each_chunk_tile(group, sizes.pixels, chunking,
+                            [&](int64_t i, int64_t chunk, int64_t first, int64_t count, bool chunk_begins) {
+                              pass<T>(p, step, begin + i, sizes, state_of(begin + i), s, chunk, first, count,
+                                      chunk_begins);
+                            });
         if (step == p.steps) break;
-        share_rows(group, sizes.sum_rows(), [&](int64_t i, int64_t first, int64_t count) {
-          const State state = state_of(begin + i);
-          add_chunks(state.partial, sizes.sum_rows(), plan.chunks, first, count, state.sums);
+        for_each_row_block(group, sizes.sum_rows(), [&](int64_t i, int64_t first, int64_t count) {
+          const NmfState state = state_of(begin + i);
+          sum_chunks(state.partial, sizes.sum_rows(), chunking.chunks, first, count, state.sums);
         });
-        share(group, [&](int64_t i) { mirror(state_of(begin + i).sums.from_row(sizes.channels), rank); });
-        share_rows(group, sizes.channels, [&](int64_t i, int64_t first, int64_t count) {
-          const State state = state_of(begin + i);
-          const Matrix rows = state.bases.from_row(first);
+        for_each_in_team(group, [&](int64_t i) { mirror(state_of(begin + i).sums.from_row(sizes.channels), rank); });
+        for_each_row_block(group, sizes.channels, [&](int64_t i, int64_t first, int64_t count) {
+          const NmfState state = state_of(begin + i);
+          const Block rows = state.bases.from_row(first);
           product(rows.factor(), count, rank, state.sums.from_row(sizes.channels), rank, s.denominator);
           update(rows, state.sums.from_row(first), s.denominator, count, static_cast<Real>(p.eps));
           save_bases(p, step + 1, begin + i, state, first, count);
@@ -182,7 +182,6 @@ bool forward(const Nmf2dParams& p, int threads) {
       }
     }
   }
-  std::free(memory);
   return true;
 }
 

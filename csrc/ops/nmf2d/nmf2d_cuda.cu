@@ -1,44 +1,47 @@
-// nmf2d on a GPU: `steps` times coef *= Xᵀ bases / (coef G + eps) with G = basesᵀ bases, then
-// bases *= X coef / (bases H + eps) with H = coefᵀ coef; one last coef update; out = bases coefᵀ, or
-// (projection bases) coefᵀ: a convolution behind it costs D P R multiply-adds for D P N, and no launch.
+// nmf2d on a GPU: `steps` times coef *= Xᵀ bases / (coef G + eps) with G = basesᵀ bases, then bases *= X coef / (bases
+// H + eps) with H = coefᵀ coef; one last coef update; out = bases coefᵀ, or (projection bases) coefᵀ: a convolution
+// after the op costs D P R multiply-adds this way, instead of D P N and a launch.
 //
-// State and both Gram matrices are floats. Where the slabs of pixels lie:
-//   streaming  a kernel a phase (nmf2d_forward.cuh: pass, reduce, update, gram). A block takes a slab tile by tile: X
-//              once a step from L2 or memory, coef in the workspace. For any size whose tile of kUnit pixels fits.
-//   grid       one cooperative kernel, a slab of X and its coef in shared memory for all steps: X is read once, out
-//              written once. For what fits the chip's shared memory. The barrier's counter is the driver's.
-//   cluster    the same with a cluster of 16 blocks an image (sm_90): barriers are the cluster's, the slabs' shares of
-//              the sums stay in shared memory and are read across it. For what fits 16 multiprocessors.
-// And how the last two take the bases:
-//   narrow     ranks up to 16: every block updates them for itself (nmf2d_narrow.cuh), two barriers a step. That is
-//              2 D R R multiply-adds of each block: 0.13 M at R 16, 0.4 us on tensor cores against the 1.6 us (cluster)
-//              or 3.4 us (grid) of two barriers more. At D 512, R 64 it would be 4.2 M, 6 us on tensor cores, and
-//              160 KB of shared memory.
-//   shared     else: each block updates some rows, four barriers a step.
-// Auto takes cluster where an image fits one and a grid would not have four times its blocks, else grid where the batch
-// fits the chip, else streaming. By the issue model (bench/issue_model; barriers of 0.8 us a cluster's, 1.7 us a
-// grid's) an H200 takes for D 256, R 16, N 4096 in bf16, images 1, 2, 4, 8: cluster 51 us each, grid 40, 40, 48, 63.
+// State and both Gram matrices are floats. There are three variants by where the slabs of pixels are:
+//   streaming  one kernel per phase (nmf2d_forward.cuh: pass, reduce, update, gram). A block processes a slab tile by
+//              tile: X once per step from L2 or memory, coef in the workspace. For any size of which a tile of kUnit
+//              pixels fits.
+//   grid       one cooperative kernel. A slab of X and its coef stay in shared memory for all steps: X is read once,
+//              out written once. For images that fit the chip's shared memory. The driver provides the barrier's
+//              counter.
+//   cluster    the same with a cluster of 16 blocks per image (sm_90): barriers are the cluster's, and the slabs'
+//              shares of the sums stay in shared memory and are read across the cluster. For images that fit 16
+//              multiprocessors.
+// The last two handle the bases in one of two ways:
+//   narrow     ranks up to 16: every block updates all bases for itself (nmf2d_narrow.cuh), with two barriers per step.
+//              That is 2 D R R multiply-adds per block: 0.13 M at R 16, 0.4 us on tensor cores, where two more barriers
+//              take 1.6 us (cluster) or 3.4 us (grid). At D 512, R 64 it would be 4.2 M, 6 us on tensor cores, and 160
+//              KB of shared memory.
+//   shared     else: each block updates some rows, with four barriers per step.
+// Auto chooses cluster if an image fits one, unless a grid would have four times its blocks; else grid if the batch
+// fits the chip; else streaming. Model for an H200 (bench/issue_model; a barrier takes 0.8 us in a cluster, 1.7 us in a
+// grid), D 256, R 16, N 4096 in bf16, for 1, 2, 4 and 8 images: cluster 51 us each, grid 40, 40, 48, 63.
 //
-// FLOPs: (2 steps + 2) D N R + (2 steps + 1) N R R multiply-adds; for 16-bit X all on tensor cores: those of X
-// twice in bfloat16 and thrice in float16, those of state thrice (block_products.cuh).
-// Bytes of grid and cluster: X and out once; of streaming X steps + 1 times. Between blocks, in L2 or the cluster:
-// slabs (D + R) R floats written and read a step.
-// Shared memory: streaming up to 96 KiB, two blocks a multiprocessor; T's cluster (256 pixels of D 256, R 16, 16 bits)
-// 230,912 bytes, 768x1536 (144 pixels) 163,328, B's grid (64 pixels of D 512, R 64) 119,808, one block.
+// FLOPs: (2 steps + 2) D N R + (2 steps + 1) N R R multiply-adds. For 16-bit X all run on tensor cores: those of X
+// twice in bfloat16 and three times in float16, those of state three times (block_products.cuh).
+// Bytes: grid and cluster, X and out once; streaming, X steps + 1 times. Between blocks, in L2 or the cluster: slabs (D
+// + R) R floats written and read per step.
+// Shared memory: streaming up to 96 KiB, two blocks per multiprocessor; T's cluster (256 pixels of D 256, R 16, 16
+// bits) 230,912 bytes, 768x1536 (144 pixels) 163,328, B's grid (64 pixels of D 512, R 64) 119,808, one block.
 //
-// Modelled, not measured, one image, 7 steps, bf16, whole calls: D 256, R 16: N 4096 40 us (23.8 of barriers), N 18432
-// 52 us; before this version 91 and 96. D 512, R 64, N 4096: 145 us (51 of barriers); before 192.
-// Versions tried: each phase behind a barrier of its own for all ranks (29 barriers, of which every thread executed a
-// MEMBAR in a cluster); sums by one thread of nine a block over all slabs in a row (6 us a step); coefᵀ coef by 16
-// threads of a block; the output of ranks above 16 by float FMAs (188 us); the first bases by a kernel of their own,
-// which also reset the grid's counter.
+// Model for an H200, one image, 7 steps, bf16, whole calls: D 256, R 16: N 4096 40 us (23.8 of barriers), N 18432 52
+// us; before this version 91 and 96. D 512, R 64, N 4096: 145 us (51 of barriers); before 192.
+// Versions tried: a barrier for each phase, for all ranks (29 barriers; in a cluster every thread executed a MEMBAR at
+// each). Each sum by one thread, nine per block, over all slabs in sequence (6 us per step). coefᵀ coef by 16 threads
+// of a block. The output of ranks above 16 by float FMAs (188 us). The first bases by a kernel of their own, which also
+// reset the grid's counter.
 
 #include "ops/nmf2d/nmf2d_narrow.cuh"
 
 namespace segnext {
 namespace {
 
-constexpr int64_t kResidentBlocks = 128, kResidentTile = 64;  // one a multiprocessor, slabs of at least 64 pixels
+constexpr int64_t kResidentBlocks = 128, kResidentTile = 64;  // one per multiprocessor; the fewest pixels per slab
 constexpr int64_t kWide = 4 * kClusterBlocks;
 constexpr int kNarrowChannels = 512;  // with more, the bases of each block leave little room for pixels
 
@@ -49,14 +52,14 @@ __global__ void __launch_bounds__(kNmfThreads) nmf2d_bases_kernel(ForwardProblem
 
 template <typename T>
 __global__ void __launch_bounds__(kNmfThreads, 2) nmf2d_pass_kernel(ForwardProblem<T> p, int64_t step) {
-  ForwardShared<T> s(p);
+  ForwardTile<T> s(p);
   const int64_t image = blockIdx.x / p.slabs;
   const int slab = static_cast<int>(blockIdx.x % p.slabs);
   const int64_t start = static_cast<int64_t>(slab) * p.slab,
                 end = start + p.slab < p.pixels ? start + p.slab : p.pixels;
   float* partial = p.of_image(image) + p.state.partial + static_cast<int64_t>(slab) * p.sum_rows() * p.padded_rank;
   const int fours = p.padded_rank / 4;
-  for (int64_t first = start; first == start || first < end; first += p.tile) {  // an empty slab's share is zero
+  for (int64_t first = start; first == start || first < end; first += p.tile) {  // the share of an empty slab is zero
     const int64_t left = end - first;
     const int count = static_cast<int>(left <= 0 ? 0 : left < p.tile ? left : p.tile);
     float* kept = p.of_image(image) + p.state.coef + first * p.padded_rank;
@@ -69,7 +72,7 @@ __global__ void __launch_bounds__(kNmfThreads, 2) nmf2d_pass_kernel(ForwardProbl
     }
     cp_async_wait<0>();
     __syncthreads();
-    if (step > 0) split_coef(p, s);  // read behind the pass's next barrier
+    if (step > 0) split_coef(p, s);  // read after the pass's next barrier
     pass_tile(p, s, step, image, first, count, partial, first > start);
     for (int i = threadIdx.x; step < p.steps && i < count * fours; i += kNmfThreads) {
       const int pixel = i / fours, r = i % fours * 4;
@@ -97,15 +100,15 @@ __global__ void __launch_bounds__(kNmfThreads) nmf2d_gram_kernel(ForwardProblem<
   gram(p, step, blockIdx.x / p.slabs, static_cast<int>(blockIdx.x % p.slabs), p.slabs);
 }
 
-// A block of the two resident kernels: its pixels, and what lies between it and the others. Of clusters and of a grid,
-// which differ in uniform branches.
+// A block of the two resident kernels: its pixels, and its connection to the other blocks. The kernels serve clusters
+// and grids, which differ in uniform branches.
 template <typename T>
 struct Resident {
   const ForwardProblem<T>& p;
   int64_t image, first;
   int slab, count;
-  float* shares;   // in a grid
-  float* partial;  // of this block
+  float* shares;   // used in a grid
+  float* partial;  // this block's share
 
   __device__ Resident(const ForwardProblem<T>& problem, float* shared_share)
       : p(problem), image(blockIdx.x / p.slabs), slab(static_cast<int>(blockIdx.x % p.slabs)) {
@@ -123,7 +126,7 @@ struct Resident {
       grid_sync();
     }
   }
-  // Everyone's shares to the image's sums, behind a barrier.
+  // Adds all shares to the image's sums; a barrier must precede.
   __device__ void reduce() const {
     if (p.in_clusters) {
       segnext::reduce(p, image, slab, p.slabs, [&](int i) -> const float* { return cluster_map(partial, i); });
@@ -135,7 +138,7 @@ struct Resident {
 
 template <typename T>
 __global__ void __launch_bounds__(kNmfThreads, 1) nmf2d_resident_kernel(ForwardProblem<T> p) {
-  ForwardShared<T> s(p);
+  ForwardTile<T> s(p);
   const Resident<T> block(p, s.partial);
   load_tile(p.x, block.image, block.first, block.count, p.channels, s.x, p.ld_x(), p.tile, p.padded_channels);
   read_bases(p, block.image, block.slab, p.slabs);
@@ -209,9 +212,9 @@ __global__ void __launch_bounds__(kNmfThreads, 1) nmf2d_narrow_kernel(ForwardPro
 }
 
 template <typename T>
-class Forward {
+class NmfForwardLauncher {
  public:
-  Forward(const Nmf2dParams& params, Variant variant) {
+  NmfForwardLauncher(const Nmf2dParams& params, NmfVariant variant) {
     problem_.x = images_of<const T>(params.x);
     problem_.out = images_of<T>(params.out);
     problem_.bases = over_images(params.bases, params.x.size[0]);
@@ -228,14 +231,14 @@ class Forward {
     problem_.out_channels = static_cast<int>(params.out.size[1]);
     problem_.padded_out = static_cast<int>(rounded_up(problem_.out_channels, kUnit<T>));
     problem_.eps = static_cast<float>(params.eps);
-    fits_ = variant == Variant::kAuto && is_wide_grid() && plan_grid();
-    if (!fits_ && (variant == Variant::kCluster || variant == Variant::kAuto)) fits_ = plan_cluster();
-    if (!fits_ && (variant == Variant::kGrid || variant == Variant::kAuto)) fits_ = plan_grid();
-    if (!fits_ && (variant == Variant::kStreaming || variant == Variant::kAuto)) fits_ = plan_streaming();
+    fits_ = variant == NmfVariant::kAuto && is_wide_grid() && plan_grid();
+    if (!fits_ && (variant == NmfVariant::kCluster || variant == NmfVariant::kAuto)) fits_ = plan_cluster();
+    if (!fits_ && (variant == NmfVariant::kGrid || variant == NmfVariant::kAuto)) fits_ = plan_grid();
+    if (!fits_ && (variant == NmfVariant::kStreaming || variant == NmfVariant::kAuto)) fits_ = plan_streaming();
     lay_out();
   }
 
-  int variant() const { return fits_ ? static_cast<int>(variant_) : static_cast<int>(Variant::kAuto); }
+  int variant() const { return fits_ ? static_cast<int>(variant_) : static_cast<int>(NmfVariant::kAuto); }
 
   int run(const std::function<void*(int64_t)>& workspace, void* stream) {
     if (problem_.images == 0) return 0;
@@ -243,10 +246,10 @@ class Forward {
     const int64_t bytes = problem_.images * problem_.state.size * static_cast<int64_t>(sizeof(float));
     problem_.workspace = static_cast<float*>(workspace(bytes));
     stream_ = stream;
-    if (variant_ == Variant::kStreaming) return run_streaming();
+    if (variant_ == NmfVariant::kStreaming) return run_streaming();
     const dim3 grid(blocks());
     const auto kernel = resident_kernel();
-    if (variant_ == Variant::kGrid) {
+    if (variant_ == NmfVariant::kGrid) {
       return launch_cooperative(kernel, grid, dim3(kNmfThreads), shared_, stream, problem_);
     }
     return launch_cluster(kernel, grid, dim3(kNmfThreads), kClusterBlocks, shared_, stream, problem_);
@@ -280,7 +283,7 @@ class Forward {
     problem_.padded_rank = narrow ? kNarrow : static_cast<int>(rounded_up(problem_.rank, kUnit<T>));
   }
 
-  // Slabs that stay in shared memory: bytes of a block, 0 where they are too many for it.
+  // Plans slabs that stay in shared memory. Returns the bytes per block, or 0 if a block cannot have that many.
   size_t resident(int64_t slabs, bool in_clusters) {
     set_sizes(problem_.rank <= kNarrow && problem_.channels <= kNarrowChannels);
     problem_.in_clusters = in_clusters;
@@ -292,30 +295,30 @@ class Forward {
     if (narrow_) {
       NarrowShared<T>(nullptr, problem_, shared_);
     } else {
-      shared_ = ForwardShared<T>::bytes(problem_, in_clusters);
+      shared_ = ForwardTile<T>::bytes(problem_, in_clusters);
     }
     return shared_ <= shared_limit() ? shared_ : 0;
   }
 
-  // Whether a grid would have four times the blocks of clusters: more than its slower barriers cost.
+  // Whether a grid would have four times the blocks of clusters: the gain then exceeds the cost of its slower barriers.
   bool is_wide_grid() const {
     return problem_.images * kWide <= kResidentBlocks && problem_.pixels >= kWide * kResidentTile;
   }
 
   bool plan_cluster() {
-    variant_ = Variant::kCluster;
+    variant_ = NmfVariant::kCluster;
     const size_t shared = resident(kClusterBlocks, true);
     return shared > 0 && resident_clusters(resident_kernel(), kNmfThreads, kClusterBlocks, shared) > 0;
   }
 
   bool plan_grid() {
-    variant_ = Variant::kGrid;
+    variant_ = NmfVariant::kGrid;
     if (problem_.images == 0) return false;
     int64_t slabs = problem_.pixels > 0 ? (problem_.pixels + kResidentTile - 1) / kResidentTile : 1;
     if (slabs > kResidentBlocks / problem_.images) slabs = kResidentBlocks / problem_.images;
     for (; slabs > 0; slabs /= 2) {
       const size_t shared = resident(slabs, false);
-      if (shared == 0) return false;  // fewer slabs are larger ones
+      if (shared == 0) return false;  // fewer slabs would be larger
       const int64_t held = resident_blocks(resident_kernel(), kNmfThreads, shared);
       if (held >= problem_.images * slabs) return true;
     }
@@ -323,14 +326,14 @@ class Forward {
   }
 
   bool plan_streaming() {
-    variant_ = Variant::kStreaming;
+    variant_ = NmfVariant::kStreaming;
     set_sizes(false);
     const Slabs slabs =
-        streaming_slabs(problem_.images, problem_.pixels, kUnit<T>, ForwardShared<T>::bytes_a_pixel(problem_));
+        streaming_slabs(problem_.images, problem_.pixels, kUnit<T>, ForwardTile<T>::bytes_per_pixel(problem_));
     problem_.tile = slabs.tile;
     problem_.slab = slabs.slab;
     problem_.slabs = slabs.count;
-    shared_ = ForwardShared<T>::bytes(problem_, false);
+    shared_ = ForwardTile<T>::bytes(problem_, false);
     return slabs.tile > 0;
   }
 
@@ -343,21 +346,21 @@ class Forward {
       return start;
     };
     ForwardState& s = problem_.state;
-    const int64_t shared_state = narrow_ ? 0 : channels * rank;  // of all blocks, not of each
+    const int64_t shared_state = narrow_ ? 0 : channels * rank;  // shared by all blocks, instead of a copy in each
     s.bases = take(shared_state);
     s.other_bases = take(shared_state);
     s.turned = take(narrow_ ? 0 : problem_.padded_out * rank);
-    s.packed = take(kOnTensorCores<T> ? shared_state : 0);  // two bfloat16 a float
+    s.packed = take(kOnTensorCores<T> ? shared_state : 0);  // two bfloat16 per float
     s.gram = take(narrow_ ? 0 : rank * rank);
     s.sums = take(problem_.sum_rows() * rank);
-    s.partial = take(variant_ == Variant::kCluster ? 0 : problem_.slabs * problem_.sum_rows() * rank);
-    s.coef = take(variant_ == Variant::kStreaming ? problem_.pixels * rank : 0);
+    s.partial = take(variant_ == NmfVariant::kCluster ? 0 : problem_.slabs * problem_.sum_rows() * rank);
+    s.coef = take(variant_ == NmfVariant::kStreaming ? problem_.pixels * rank : 0);
     s.projected = take(narrow_ && problem_.projected() ? problem_.padded_out * rank : 0);
     s.size = used;
   }
 
   ForwardProblem<T> problem_{};
-  Variant variant_ = Variant::kStreaming;
+  NmfVariant variant_ = NmfVariant::kStreaming;
   bool fits_ = false, narrow_ = false;
   size_t shared_ = 0;
   void* stream_ = nullptr;
@@ -366,14 +369,14 @@ class Forward {
 }  // namespace
 
 int nmf2d_forward_variant(const Nmf2dParams& params) {
-  return with_element_type(params.dtype,
-                           [&](auto type) { return Forward<decltype(type)>(params, Variant::kAuto).variant(); });
+  return with_element_type(
+      params.dtype, [&](auto type) { return NmfForwardLauncher<decltype(type)>(params, NmfVariant::kAuto).variant(); });
 }
 
 int launch_nmf2d_forward(const Nmf2dParams& params, int variant, const std::function<void*(int64_t)>& workspace,
                          void* stream) {
   return with_element_type(params.dtype, [&](auto type) {
-    return Forward<decltype(type)>(params, static_cast<Variant>(variant)).run(workspace, stream);
+    return NmfForwardLauncher<decltype(type)>(params, static_cast<NmfVariant>(variant)).run(workspace, stream);
   });
 }
 

@@ -1,16 +1,18 @@
-// The phases of a step of nmf2d, each shared by all blocks of an image; what lies between them is a barrier of these
-// blocks or the end of a kernel. A block owns a slab of the image's pixels.
-//   pass     numerator = tile · bases, denominator = coef · Gram, the new coef; the slab's share of X coef, coefᵀ coef
+// The phases of a step of nmf2d. All blocks of an image share each phase; between two phases there is a barrier of
+// these blocks or the end of a kernel. A block owns a slab of the image's pixels.
+// clang-format off
+//   pass     numerator = tile · bases, denominator = coef · Gram, new coef; the slab's share of X coef and coefᵀ coef
 //   reduce   the slabs' shares are added
-//   update   bases *= X coef / (bases coefᵀ coef + eps), into the other of two buffers: rows are read while others
-//   change gram     Gram = basesᵀ bases; behind the last update also projection · bases, where the output wants that
+//   update   bases *= X coef / (bases coefᵀ coef + eps), into the other of two buffers: rows are read as others change
+//   gram     Gram = basesᵀ bases; after the last update also projection · bases, if the output needs it
+// clang-format on
 #pragma once
 
 #include "ops/nmf2d/nmf2d_problem.cuh"
 
 namespace segnext {
 
-// An element of the output's factors, (padded rank, padded output channels), to where it takes them from.
+// Stores an element of the output's factors, (padded rank, padded output channels), where the output reads them.
 template <typename T>
 __device__ inline void put_factor(const ForwardProblem<T>& p, int64_t image, int r, int channel, float value) {
   float* turned = p.of_image(image) + p.state.turned;
@@ -21,7 +23,7 @@ __device__ inline void put_factor(const ForwardProblem<T>& p, int64_t image, int
   }
 }
 
-// Four of a row of bases to all of its copies; `columns` beyond the rank are zero.
+// Stores four elements of a row of bases in all copies; columns past the rank are zero.
 template <typename T>
 __device__ inline void put_bases(const ForwardProblem<T>& p, int64_t image, int64_t step, int row, int column,
                                  const float (&values)[4]) {
@@ -42,7 +44,8 @@ __device__ inline void put_bases(const ForwardProblem<T>& p, int64_t image, int6
   }
 }
 
-// visit(row, column) for the fours of a (rows, padded rank) matrix that are this thread's, of all of `blocks`.
+// Calls visit(row, column) for this thread's groups of four elements of a (rows, padded rank) matrix that all `blocks`
+// share.
 template <typename Visit>
 __device__ inline void for_each_four(int rows, int padded_rank, int block, int blocks, const Visit& visit) {
   const int fours = padded_rank / 4;
@@ -59,7 +62,7 @@ __device__ inline float either(const void* data, bool is_float, int64_t at) {
                   : to_float(load_global(static_cast<const T*>(data) + at));
 }
 
-// Four of a row of the bases as they were given.
+// Reads four elements of a row of the bases that the caller gave.
 template <typename T>
 __device__ inline void first_bases(const ForwardProblem<T>& p, int64_t image, int row, int column, float (&values)[4]) {
 #pragma unroll
@@ -79,8 +82,8 @@ __device__ inline void read_bases(const ForwardProblem<T>& p, int64_t image, int
   });
 }
 
-// put(row, column, four) for fours of projection · bases, `bases` in any memory: a warp a four, its lanes taking
-// channels in turn.
+// Calls put(row, column, four) with projection · bases, where `bases` is in any memory. A warp makes four elements; its
+// lanes take channels in turn.
 template <typename T, typename Put>
 __device__ inline void project(const ForwardProblem<T>& p, const float* bases, int block, int blocks, const Put& put) {
   const int fours = p.padded_rank / 4, lane = threadIdx.x % kWarp, warps = kNmfThreads / kWarp;
@@ -100,7 +103,7 @@ __device__ inline void project(const ForwardProblem<T>& p, const float* bases, i
   }
 }
 
-__device__ inline void add_products(const float* left, const float* right, Sums<4>& sums) {
+__device__ inline void add_products(const float* left, const float* right, ThreadSums<4>& sums) {
   const Vec16<float> lefts = *reinterpret_cast<const Vec16<float>*>(left),
                      rights = *reinterpret_cast<const Vec16<float>*>(right);
 #pragma unroll
@@ -110,15 +113,15 @@ __device__ inline void add_products(const float* left, const float* right, Sums<
   }
 }
 
-// put(row, column, four) for leftᵀ right (R, R), or with kBoth leftᵀ right + rightᵀ left, both in any memory: a warp
-// four by four sums over the rows of both, its lanes taking rows in turn.
+// Calls put(row, column, four) with leftᵀ right (R, R), or, if kBoth, leftᵀ right + rightᵀ left, both in any memory. A
+// warp makes four by four sums over the rows; its lanes take rows in turn.
 template <bool kBoth, typename Put>
 __device__ inline void gram_of(const float* left, int ld_left, const float* right, int ld_right, int rows,
                                int padded_rank, int block, int blocks, const Put& put) {
   const int fours = padded_rank / 4, lane = threadIdx.x % kWarp, warps = kNmfThreads / kWarp;
   for (int unit = block * warps + threadIdx.x / kWarp; unit < fours * fours; unit += blocks * warps) {
     const int row = unit / fours * 4, column = unit % fours * 4;
-    Sums<4> sums;
+    ThreadSums<4> sums;
     sums.clear();
     for (int d = lane; d < rows; d += kWarp) {
       const float *lefts = left + static_cast<int64_t>(d) * ld_left,
@@ -135,14 +138,14 @@ __device__ inline void gram_of(const float* left, int ld_left, const float* righ
   }
 }
 
-// gram_of's results to a dense matrix.
+// A `put` for gram_of that stores a dense matrix.
 __device__ inline auto to_matrix(float* matrix, int columns) {
   return [=](int row, int column, const float (&four)[4]) {
     Vec16<float>::from_floats(four).store_global(matrix + row * columns + column);
   };
 }
 
-// And behind the last update what the output's factors are made of.
+// The Gram matrix and, after the last update, the factors of the output.
 template <typename T>
 __device__ inline void gram(const ForwardProblem<T>& p, int64_t step, int64_t image, int block, int blocks) {
   const float* bases = p.bases_of(image, step);
@@ -156,8 +159,9 @@ __device__ inline void gram(const ForwardProblem<T>& p, int64_t step, int64_t im
   });
 }
 
-// sums[i] = the sum over slabs of share(slab)[i], in fours: neighbouring lanes take every lanes-th slab each, up to
-// eight loads under way, and then add to each other in a tree. The order is that of the slabs' count alone.
+// sums[i] = the sum over slabs of share(slab)[i], in groups of four. Each of `lanes` neighbouring lanes adds every
+// lanes-th slab, with up to eight loads in flight; then the lanes add their sums in a tree. The order depends only on
+// the number of slabs.
 template <typename Share>
 __device__ inline void reduce_shares(int64_t fours, int slabs, int block, int blocks, const Share& share, float* sums) {
   int lanes = 1;
@@ -182,7 +186,7 @@ __device__ inline void reduce_shares(int64_t fours, int slabs, int block, int bl
   }
 }
 
-// partial(slab) is where a slab's share lies.
+// partial(slab) is the address of a slab's share.
 template <typename T, typename Partial>
 __device__ inline void reduce(const ForwardProblem<T>& p, int64_t image, int block, int blocks,
                               const Partial& partial) {
@@ -190,7 +194,7 @@ __device__ inline void reduce(const ForwardProblem<T>& p, int64_t image, int blo
                 p.of_image(image) + p.state.sums);
 }
 
-// The bases before update `step` to those after it.
+// Makes the bases after update `step` from those before it.
 template <typename T>
 __device__ inline void update(const ForwardProblem<T>& p, int64_t step, int64_t image, int block, int blocks) {
   const float* sums = p.of_image(image) + p.state.sums;
@@ -216,15 +220,14 @@ __device__ inline void update(const ForwardProblem<T>& p, int64_t step, int64_t 
   });
 }
 
-// Rows of numerators to rows of coef, a thread a pixel.
+// The softmax of rows of numerators gives rows of coef; one thread per pixel.
 __device__ inline void softmax_rows(const float* logits, int ld, int pixels, int rank, int padded_rank, float* coef) {
   for (int pixel = threadIdx.x; pixel < pixels; pixel += kNmfThreads) {
     const float* row = logits + pixel * ld;
     float largest = -INFINITY, sum = 0.0f;
     for (int r = 0; r < rank; ++r) largest = fmaxf(largest, load_shared(row + r));
     for (int r = 0; r < rank; ++r) {
-      const float power =
-          expf(load_shared(row + r) - largest);  // a NaN anywhere makes the sum NaN, and with it the row
+      const float power = expf(load_shared(row + r) - largest);  // a NaN makes the sum NaN, and so the whole row
       sum += power;
       store_shared(coef + pixel * ld + r, power);
     }
@@ -245,9 +248,9 @@ __device__ inline void save_coef(const ForwardProblem<T>& p, int64_t slot, int64
   }
 }
 
-// The tile's coef in two parts, for tensor cores.
+// Writes the tile's coef in two parts, for tensor cores.
 template <typename T>
-__device__ inline void split_coef(const ForwardProblem<T>& p, const ForwardShared<T>& s) {
+__device__ inline void split_coef(const ForwardProblem<T>& p, const ForwardTile<T>& s) {
   if constexpr (kOnTensorCores<T>) {
     const int twos = p.padded_rank / 2;
     for (int i = threadIdx.x; i < p.tile * twos; i += kNmfThreads) {
@@ -258,16 +261,16 @@ __device__ inline void split_coef(const ForwardProblem<T>& p, const ForwardShare
   }
 }
 
-// coef * numerator / (denominator + eps); what is outside must not reach the sums, whatever eps is.
+// coef * numerator / (denominator + eps). Elements outside must not reach the sums, whatever eps is.
 template <typename T>
 __device__ inline float updated(const ForwardProblem<T>& p, bool exists, float factor, float numerator, float below) {
   return exists ? factor * numerator / (below + p.eps) : 0.0f;
 }
 
-// One tile of the pass of `step`, from its X in shared memory (and from step 1 on its coef in s.coef, and in parts) to
-// the new coef there; numerators and coef change places.
+// One tile of the pass of `step`. X is in shared memory and, from step 1 on, coef is in s.coef, and in two parts. The
+// new coef is left in s.coef; numerators and coef swap places.
 template <typename T>
-__device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s, int64_t step, int64_t image,
+__device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardTile<T>& s, int64_t step, int64_t image,
                                  int64_t first, int count, float* partial, bool accumulate) {
   const float *state = p.of_image(image), *gram = state + p.state.gram;
   const int ld = p.ld_rank();
@@ -289,7 +292,7 @@ __device__ inline void pass_tile(const ForwardProblem<T>& p, ForwardShared<T>& s
     split_coef(p, s);
     if constexpr (kOnTensorCores<T>) __syncthreads();
   }
-  // in the numerators' place, of which a thread reads none but its own
+  // overwrites the numerators: a thread reads no others than its own
   const auto update_two = [&](int pixel, int r, float first_below, float second_below) {
     Two* target = reinterpret_cast<Two*>(s.numerator + pixel * ld + r);
     const Two above = load_shared(target), coef = load_shared(reinterpret_cast<Two*>(s.coef + pixel * ld + r));

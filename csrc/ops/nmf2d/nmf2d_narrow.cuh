@@ -1,14 +1,16 @@
-// nmf2d of ranks up to 16, with the slab in shared memory: two barriers of an image's blocks a step.
-//   pass     numerator = tile · bases, denominator = coef · Gram, the new coef; the slab's share of X coef, coefᵀ coef
+// nmf2d of ranks up to 16, with the slab in shared memory and two barriers of an image's blocks per step.
+// clang-format off
+//   pass     numerator = tile · bases, denominator = coef · Gram, new coef; the slab's share of X coef and coefᵀ coef
 //   barrier
-//   reduce   the shares are added, a few of the sums a block
+//   reduce   the shares are added; each block adds a few of the sums
 //   barrier
-//   update   by every block for itself: the bases and their Gram matrix, 2 D R R multiply-adds, stay in its shared
-//   memory
-// A share is overwritten by the next pass, behind the second barrier, before which all have read it; sums are
-// overwritten behind the next first barrier, before which all have taken their update from them. So no third one is
-// needed, nor one at the end: no block reads another's shared memory after the last second barrier.
-// On tensor cores all products are, each state matrix in two bfloat16 (block_products.cuh); in floats FMAs.
+//   update   every block updates all bases and their Gram matrix, 2 D R R multiply-adds, in its own shared memory
+// clang-format on
+// No third barrier is needed. The next pass overwrites a share after the second barrier, before which all blocks have
+// read it. The sums are overwritten after the next first barrier, before which all blocks have used them for their
+// update. No barrier is needed at the end either: no block reads another's shared memory after the last second barrier.
+// All products run on tensor cores for 16-bit X, with each state matrix in two bfloat16 (block_products.cuh), else as
+// float FMAs.
 #pragma once
 
 #include "ops/nmf2d/nmf2d_forward.cuh"
@@ -16,18 +18,18 @@
 namespace segnext {
 
 constexpr int kNarrow = 16;           // rank, padded
-constexpr int kNarrowParts = 16 + 8;  // row of a matrix in two parts: ldmatrix without bank conflicts
-constexpr int kNarrowUnit = 32;       // pixels of a warp, or channels: two fragments share the state's
+constexpr int kNarrowParts = 16 + 8;  // row of a matrix in two parts: ldmatrix has no bank conflicts
+constexpr int kNarrowUnit = 32;       // pixels, or channels, of a warp: two fragments share the state's
 constexpr int kNarrowSums = kNarrow * kNarrow;
 static_assert(kNarrowSums == kNmfThreads, "a thread an element of a Gram matrix");
 
-// What a block has in shared memory. The slab's share in a cluster lies where the bases' parts are, which are not
-// needed from the numerators of a pass until the update behind the second barrier.
+// A block's shared memory. In a cluster the slab's share overlaps the parts of the bases, which are not needed between
+// the numerators of a pass and the update after the second barrier.
 template <typename T>
 struct NarrowShared {
   T* x;
   float *coef, *numerator, *bases, *gram, *scratch, *share, *factors;
-  Parts coef_parts, bases_parts, gram_parts, factor_parts;
+  SplitMatrix coef_parts, bases_parts, gram_parts, factor_parts;
 
   __host__ __device__ explicit NarrowShared(unsigned char* memory, const ForwardProblem<T>& p, size_t& used) {
     used = 0;
@@ -42,7 +44,7 @@ struct NarrowShared {
     const auto parts = [&](int rows) {
       const size_t elements = static_cast<size_t>(rows) * kNarrowParts;
       auto* high = reinterpret_cast<__nv_bfloat16*>(take(2 * elements * sizeof(__nv_bfloat16)));
-      return Parts{high, high + elements};
+      return SplitMatrix{high, high + elements};
     };
     const int most = p.padded_out > p.padded_channels ? p.padded_out : p.padded_channels;
     x = reinterpret_cast<T*>(take(static_cast<size_t>(p.tile) * p.row_of_tile() * sizeof(T)));
@@ -69,9 +71,10 @@ struct NarrowShared {
   }
 };
 
-// Four of a row of (rows, 16) state in floats to its two parts too.
+// Stores four elements of a row of (rows, 16) state as floats and in two parts.
 template <typename T>
-__device__ inline void store_state(float* state, const Parts& parts, int row, int column, const float (&values)[4]) {
+__device__ inline void store_state(float* state, const SplitMatrix& parts, int row, int column,
+                                   const float (&values)[4]) {
   store_four(state + row * kNarrow + column, values);
   if constexpr (kOnTensorCores<T>) {
     store_parts(parts, row * kNarrowParts + column, {values[0], values[1]});
@@ -88,7 +91,7 @@ __device__ inline void narrow_read_bases(const ForwardProblem<T>& p, const Narro
   });
 }
 
-// The bases before update `step`, where they are wanted; by one block of an image.
+// Saves the bases before update `step`, if they are wanted. One block per image does it.
 template <typename T>
 __device__ inline void narrow_save_bases(const ForwardProblem<T>& p, const NarrowShared<T>& s, int64_t step,
                                          int64_t image, int slab) {
@@ -101,10 +104,11 @@ __device__ inline void narrow_save_bases(const ForwardProblem<T>& p, const Narro
   }
 }
 
-// matrixᵀ matrix (16, 16) of (rows, 16) state, for put(element, sum): an element a thread. Rows are a multiple of 16.
+// Calls put(element, sum) with matrixᵀ matrix (16, 16) of (rows, 16) state, one element per thread. rows is a multiple
+// of 16.
 template <typename T, typename Put>
-__device__ inline void narrow_gram(const NarrowShared<T>& s, const float* matrix, int ld, const Parts& parts, int rows,
-                                   const Put& put) {
+__device__ inline void narrow_gram(const NarrowShared<T>& s, const float* matrix, int ld, const SplitMatrix& parts,
+                                   int rows, const Put& put) {
   if constexpr (kOnTensorCores<T>) {
     gram_fragments(parts, kNarrowParts, rows, s.scratch + threadIdx.x / kWarp * kNarrowSums);
     __syncthreads();
@@ -122,7 +126,7 @@ __device__ inline void narrow_gram(const NarrowShared<T>& s, const float* matrix
   }
 }
 
-// The Gram matrix of the bases to where the denominators take it from.
+// Stores the Gram matrix of the bases where the denominators read it.
 template <typename T>
 __device__ inline void narrow_bases_gram(const ForwardProblem<T>& p, const NarrowShared<T>& s) {
   narrow_gram(s, s.bases, kNarrow, s.bases_parts, p.padded_channels, [&](int element, float sum) {
@@ -137,7 +141,7 @@ __device__ inline void narrow_bases_gram(const ForwardProblem<T>& p, const Narro
   });
 }
 
-// The pass's coef, from that of the step before; with kFirst instead the numerators, which the softmax starts from.
+// Makes the pass's coef from that of the step before; with kFirst, only the numerators, which the softmax starts from.
 template <bool kFirst, typename T>
 __device__ inline void narrow_coef(const ForwardProblem<T>& p, const NarrowShared<T>& s, int count) {
   const int ld = p.ld_rank();
@@ -184,7 +188,7 @@ __device__ inline void narrow_coef(const ForwardProblem<T>& p, const NarrowShare
                 result.values[e] = updated(p, pixel < count && r + e < p.rank, before.values[e], result.values[e],
                                            below[j][2 * half + e]);
               }
-              // this warp alone has read these parts, and all of it has
+              // only this warp has read these parts, and all its lanes have
               store_parts(s.coef_parts, pixel * kNarrowParts + r, result.values);
             }
             store_shared(coef, result);
@@ -205,13 +209,13 @@ __device__ inline void narrow_coef(const ForwardProblem<T>& p, const NarrowShare
           values[j] = updated(p, pixel < count && r + j < p.rank, load_shared(s.coef + pixel * ld + r + j),
                               load_shared(s.numerator + pixel * ld + r + j), below[j]);
         }
-        store_four(s.numerator + pixel * ld + r, values);  // its old value was this thread's alone
+        store_four(s.numerator + pixel * ld + r, values);  // only this thread has read the old value
       });
     }
   }
 }
 
-// The first coef: the softmax over a pixel's numerators, in their place, a thread a pixel.
+// The first coef: the softmax over each pixel's numerators, in their place, one thread per pixel.
 template <typename T>
 __device__ inline void narrow_softmax(const ForwardProblem<T>& p, const NarrowShared<T>& s) {
   softmax_rows(s.coef, p.ld_rank(), p.tile, p.rank, kNarrow, s.coef);
@@ -225,7 +229,7 @@ __device__ inline void narrow_softmax(const ForwardProblem<T>& p, const NarrowSh
   }
 }
 
-// The slab's share of X coef (D, 16), and below it of coefᵀ coef (16, 16).
+// The slab's share of X coef (D, 16), followed by that of coefᵀ coef (16, 16).
 template <typename T>
 __device__ inline void narrow_share(const ForwardProblem<T>& p, const NarrowShared<T>& s, float* share) {
   if constexpr (kOnTensorCores<T>) {
@@ -264,7 +268,7 @@ __device__ inline void narrow_share(const ForwardProblem<T>& p, const NarrowShar
   narrow_gram(s, s.coef, p.ld_rank(), s.coef_parts, p.tile, [&](int element, float sum) { gram[element] = sum; });
 }
 
-// The bases after an update from those before it and the image's sums; each element from and to one thread.
+// Makes the bases after an update from those before it and the image's sums; one thread reads and writes an element.
 template <typename T>
 __device__ inline void narrow_update(const ForwardProblem<T>& p, const NarrowShared<T>& s, const float* sums) {
   const float* coef_gram = sums + p.padded_channels * kNarrow;
@@ -317,13 +321,13 @@ __device__ inline void narrow_update(const ForwardProblem<T>& p, const NarrowSha
       for (int j = 0; j < 4; ++j) {
         values[j] = updated(p, row < p.channels && column + j < p.rank, own[j], above[j], below[j]);
       }
-      __syncwarp();  // four threads of this warp have a row: all have read it
+      __syncwarp();  // four threads of this warp share a row: all have read it
       store_four(s.bases + row * kNarrow + column, values);
     });
   }
 }
 
-// The rows of projection · bases that all blocks have made, to where the output takes its factors from.
+// Reads the rows of projection · bases, which all blocks have made, to where the output reads its factors.
 template <typename T>
 __device__ inline void narrow_read_factors(const ForwardProblem<T>& p, const NarrowShared<T>& s,
                                            const float* projected) {
@@ -339,7 +343,7 @@ __device__ inline void narrow_read_factors(const ForwardProblem<T>& p, const Nar
   });
 }
 
-// out = coef factorsᵀ, where X was; its factors are the bases, or projection · bases.
+// out = coef factorsᵀ, which overwrites X. The factors are the bases, or projection · bases.
 template <typename T>
 __device__ inline void narrow_out(const ForwardProblem<T>& p, const NarrowShared<T>& s) {
   const int ld = p.ld_out();

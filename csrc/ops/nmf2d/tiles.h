@@ -1,42 +1,34 @@
-// What the forward and the backward of nmf2d share: images cut into chunks and tiles of pixels, tiles of Real.
+// What the forward and the backward of nmf2d have in common: chunks and tiles of an image's pixels, and tiles of Real.
 #pragma once
 
-#include <omp.h>
-
-#include <cstdlib>
-
 #include "common/tensor.h"
-#include "cpu/arena.h"
 #include "cpu/convert.h"
+#include "cpu/memory.h"
 #include "cpu/small_product.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-// Pixels taken together: X of a tile (64 to 256 KiB) is read by all of its products from the second-level cache.
+// The pixels of a tile. All products of a tile read its X (64 to 256 KiB) from the second-level cache.
 constexpr int64_t kTilePixels = 64;
-// Sums over pixels are made per chunk and added in the chunks' order. Chunks depend on N and R alone, never on
-// threads. With 4 R pixels a chunk's sums, D R floats, are a quarter of its X; with
-// 128 small maps still keep a few cores busy.
-constexpr int64_t kMinChunkPixels = 2 * kTilePixels, kMaxChunks = 32, kChunkPixelsARank = 4;
-// Images in flight together: enough for all threads, few enough to stay in the caches from pass to pass.
+// Sums over pixels are computed per chunk and added in the order of the chunks, which depend on N and R alone, never on
+// the threads. With 4 R pixels a chunk's sums, D R floats, are a quarter of its X. With 128 pixels small maps still
+// keep a few cores busy.
+constexpr int64_t kMinChunkPixels = 2 * kTilePixels, kMostChunks = 32, kChunkPixelsPerRank = 4;
+// Images that are computed together: enough for all threads, few enough to stay in the caches from pass to pass.
 constexpr int64_t kGroupBytes = 16 << 20;
-// Rows of a matrix of D or R rows taken by one thread.
+// The rows of a (D, ...) or (R, ...) matrix that one thread takes.
 constexpr int64_t kRowBlock = 16;
 
-static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t blocks_of(int64_t size, int64_t block) { return (size + block - 1) / block; }
+struct Chunking {
+  int64_t chunk, chunks;  // pixels per chunk, chunks per image
+  int64_t group;          // images that are computed together
 
-struct Plan {
-  int64_t chunk, chunks;  // pixels a chunk, chunks an image
-  int64_t group;          // images in flight
-
-  Plan(int64_t images, int64_t pixels, int64_t rank, int64_t floats_a_pixel) {
-    const int64_t least = larger(larger(kMinChunkPixels, kChunkPixelsARank * rank), blocks_of(pixels, kMaxChunks));
+  Chunking(int64_t images, int64_t pixels, int64_t rank, int64_t reals_per_pixel) {
+    const int64_t least = larger(larger(kMinChunkPixels, kChunkPixelsPerRank * rank), blocks_of(pixels, kMostChunks));
     chunk = blocks_of(least, kTilePixels) * kTilePixels;
     chunks = blocks_of(pixels, chunk);
-    group = larger(1, smaller(images, kGroupBytes / 4 / larger(1, pixels * floats_a_pixel)));
+    group = larger(1, smaller(images, kGroupBytes / 4 / larger(1, pixels * reals_per_pixel)));
   }
 };
 
@@ -66,8 +58,8 @@ constexpr bool is_real<Real>() {
   return true;
 }
 
-// Floats of a tile of pixels in either order.
-static inline int64_t tile_floats(int64_t channels) { return kTilePixels * padded(channels); }
+// The Reals of a tile of pixels in either order.
+static inline int64_t tile_reals(int64_t channels) { return kTilePixels * padded(channels); }
 
 template <typename T>
 static inline void widen(const T* from, int64_t stride, int64_t count, Real* to) {
@@ -87,8 +79,8 @@ static inline void narrow(const Real* from, int64_t count, T* to, int64_t stride
   }
 }
 
-// A tile (pixel, channel): pixels of Real with their channels side by side where they lie, all else through `scratch`,
-// in the image's own order, so that nothing is ever transposed.
+// A tile (pixel, channel). Pixels of Real with their channels side by side are read where they lie. All others go
+// through `scratch` in the image's own order, so that nothing is ever transposed.
 template <typename T>
 static inline Factor read_tile(const Image<const T>& image, int64_t first, int64_t count, Real* scratch) {
   const T* source = image.pixel(first);
@@ -108,10 +100,10 @@ static inline Factor read_tile(const Image<const T>& image, int64_t first, int64
   return {scratch, 1, kTilePixels};
 }
 
-// A product into a matrix of T in memory: (m, n) at out + m * row_stride + n * column_stride.
+// A product into a matrix of T: element (m, n) at out + m * row_stride + n * column_stride.
 template <typename T>
-static inline void product_to(const Factor& a, int64_t m, int64_t k, const Matrix& w, int64_t n, T* out,
-                              int64_t row_stride, int64_t column_stride, const Matrix& scratch) {
+static inline void product_to(const Factor& a, int64_t m, int64_t k, const Block& w, int64_t n, T* out,
+                              int64_t row_stride, int64_t column_stride, const Block& scratch) {
   if constexpr (is_real<T>()) {
     if (column_stride == 1 && n % kLanes == 0) return product(a, m, k, w, n, {out, row_stride});
   }
@@ -119,27 +111,27 @@ static inline void product_to(const Factor& a, int64_t m, int64_t k, const Matri
   for (int64_t row = 0; row < m; ++row) narrow(scratch.row(row), n, out + row * row_stride, column_stride);
 }
 
-// image(pixel, channel) = sum over k of weights[pixel][k] factors[k][channel] for a tile, in the image's own order.
-// Scratch: `tile` of tile_floats(channels), `turned` of k rows of kTilePixels.
+// For a tile, image(pixel, channel) = sum over k of weights[pixel][k] factors[k][channel], in the image's own order.
+// `tile` is scratch of tile_reals(channels), `transposed_tile` scratch of k rows of kTilePixels.
 template <typename T>
-static inline void reconstruct(const Matrix& weights, int64_t k, const Matrix& factors, const Image<T>& image,
-                               int64_t first, int64_t count, Real* tile, Real* turned) {
+static inline void reconstruct(const Block& weights, int64_t k, const Block& factors, const Image<T>& image,
+                               int64_t first, int64_t count, Real* tile, Real* transposed_tile) {
   if (image.channels_inner()) {
     product_to(weights.factor(), count, k, factors, image.channels, image.pixel(first), image.pixel_stride,
                image.channel_stride, {tile, padded(image.channels)});
     return;
   }
   for (int64_t i = 0; i < k; ++i) {
-    for (int64_t p = 0; p < count; ++p) turned[i * kTilePixels + p] = weights.row(p)[i];
+    for (int64_t p = 0; p < count; ++p) transposed_tile[i * kTilePixels + p] = weights.row(p)[i];
   }
-  product_to(factors.transposed(), image.channels, k, {turned, kTilePixels}, count, image.pixel(first),
+  product_to(factors.transposed(), image.channels, k, {transposed_tile, kTilePixels}, count, image.pixel(first),
              image.channel_stride, image.pixel_stride, {tile, kTilePixels});
 }
 
-// Rows [first, first + count) of matrix (s, b) of a (S, B, rows, R) tensor, widened into padded rows.
+// Reads rows [first, first + count) of matrix (s, b) of a (S, B, rows, R) tensor, widened and padded with zeros.
 template <typename T>
-static inline void read_rows(const Tensor4& tensor, int64_t s, int64_t b, int64_t first, int64_t count,
-                             const Matrix& out) {
+static inline void read_matrix(const Tensor4& tensor, int64_t s, int64_t b, int64_t first, int64_t count,
+                               const Block& out) {
   const T* source = static_cast<const T*>(tensor.data) + s * tensor.stride[0] + b * tensor.stride[1];
   for (int64_t row = 0; row < count; ++row) {
     Real* target = out.row(row);
@@ -148,48 +140,49 @@ static inline void read_rows(const Tensor4& tensor, int64_t s, int64_t b, int64_
   }
 }
 
-// The other way: padded rows into a tensor of Real.
-static inline void write_rows(const Matrix& rows, const Tensor4& tensor, int64_t s, int64_t b, int64_t first,
-                              int64_t count) {
+// Writes padded rows into a tensor of Real.
+static inline void write_matrix(const Block& rows, const Tensor4& tensor, int64_t s, int64_t b, int64_t first,
+                                int64_t count) {
   Real* target = static_cast<Real*>(tensor.data) + s * tensor.stride[0] + b * tensor.stride[1];
   for (int64_t row = 0; row < count; ++row) {
     narrow(rows.row(row), tensor.size[3], target + (first + row) * tensor.stride[2], tensor.stride[3]);
   }
 }
 
-// Columns of a (rows, R) matrix as rows of `out`, starting at column `first` there.
-static inline void turn(const Matrix& rows, int64_t count, int64_t columns, const Matrix& out, int64_t first) {
+// Writes the columns of `rows` as rows of `out`, from its column `first` on.
+static inline void transpose_rows(const Block& rows, int64_t count, int64_t columns, const Block& out, int64_t first) {
   for (int64_t column = 0; column < columns; ++column) {
     for (int64_t row = 0; row < count; ++row) out.row(column)[first + row] = rows.row(row)[column];
   }
 }
 
 // Adds up the chunks' partial matrices, rows [first, first + count), in the order of the chunks.
-static inline void add_chunks(const Matrix& partial, int64_t rows, int64_t chunks, int64_t first, int64_t count,
-                              const Matrix& out) {
-  const int64_t floats = count * out.stride;
+static inline void sum_chunks(const Block& partial, int64_t rows, int64_t chunks, int64_t first, int64_t count,
+                              const Block& out) {
+  const int64_t reals = count * out.stride;
   Real* sum = out.row(first);
-  std::memset(sum, 0, floats * sizeof(Real));
+  std::memset(sum, 0, reals * sizeof(Real));
   for (int64_t c = 0; c < chunks; ++c) {
     const Real* own = partial.row(c * rows + first);
-    for (int64_t i = 0; i < floats; i += kLanes) store(sum + i, load(sum + i) + load(own + i));
+    for (int64_t i = 0; i < reals; i += kLanes) store(sum + i, load(sum + i) + load(own + i));
   }
 }
 
-// (1 or B, rows, columns) as (1, B, rows, columns).
+// (1 or B, rows, columns) as (1, B, rows, columns), B being `images`.
 static inline Tensor4 over_images(const Tensor4& tensor, int64_t images) {
   const int64_t stride = tensor.size[0] == 1 ? 0 : tensor.stride[0];
   return {tensor.data, {1, images, tensor.size[1], tensor.size[2]}, {0, stride, tensor.stride[1], tensor.stride[2]}};
 }
 
 // Rows [first, first + count) of the Gram matrix of a (rows, columns) matrix.
-static inline void gram_rows(const Matrix& matrix, int64_t rows, int64_t columns, int64_t first, int64_t count,
-                             const Matrix& out) {
+static inline void gram_rows(const Block& matrix, int64_t rows, int64_t columns, int64_t first, int64_t count,
+                             const Block& out) {
   product(matrix.transposed().from_row(first), count, rows, matrix, columns, out.from_row(first));
 }
 
-// The Gram matrix of (rows, columns), or added to it: its blocks on and above the diagonal; `mirror` makes the rest.
-static inline void upper_gram(const Matrix& matrix, int64_t rows, int64_t columns, const Matrix& out, bool accumulate) {
+// Computes, or adds to, the blocks on and above the diagonal of the Gram matrix of (rows, columns); `mirror` fills in
+// the others.
+static inline void upper_gram(const Block& matrix, int64_t rows, int64_t columns, const Block& out, bool accumulate) {
   for (int64_t first = 0; first < columns; first += kLanes) {
     const int64_t count = smaller(kLanes, columns - first);
     product(matrix.transposed().from_row(first), count, rows, matrix.from_column(first), columns - first,
@@ -197,38 +190,38 @@ static inline void upper_gram(const Matrix& matrix, int64_t rows, int64_t column
   }
 }
 
-static inline void mirror(const Matrix& gram, int64_t size) {
+static inline void mirror(const Block& gram, int64_t size) {
   for (int64_t row = kLanes; row < size; ++row) {
     for (int64_t column = 0; column < row / kLanes * kLanes; ++column) gram.row(row)[column] = gram.row(column)[row];
   }
 }
 
-// Inside a parallel region: the team takes units as it gets to them, then waits for all. Which thread takes a unit
-// changes nothing; that no thread has a share of its own keeps a core that is wanted elsewhere from delaying the rest.
+// Runs work(unit) inside a parallel region and waits for all units. Dynamic scheduling: the result does not depend on
+// which thread takes a unit, and a busy core does not delay the others.
 template <typename Work>
-static inline void share(int64_t units, const Work& work) {
+static inline void for_each_in_team(int64_t units, const Work& work) {
 #pragma omp for schedule(dynamic, 1)
   for (int64_t unit = 0; unit < units; ++unit) work(unit);
 }
 
-// The same over blocks of kRowBlock rows of each image: work(image, first row, rows).
+// The same for blocks of kRowBlock rows of each image: work(image, first row, rows).
 template <typename Work>
-static inline void share_rows(int64_t images, int64_t rows, const Work& work) {
+static inline void for_each_row_block(int64_t images, int64_t rows, const Work& work) {
   const int64_t blocks = blocks_of(rows, kRowBlock);
-  share(images * blocks, [&](int64_t unit) {
+  for_each_in_team(images * blocks, [&](int64_t unit) {
     const int64_t first = unit % blocks * kRowBlock;
     work(unit / blocks, first, smaller(kRowBlock, rows - first));
   });
 }
 
-// The same over the tiles of each image's chunks: work(image, chunk, first pixel, pixels, whether the chunk's first).
+// The same for the tiles of each image's chunks: work(image, chunk, first pixel, pixels, whether a chunk begins).
 template <typename Work>
-static inline void share_tiles(int64_t images, int64_t pixels, const Plan& plan, const Work& work) {
-  share(images * plan.chunks, [&](int64_t unit) {
-    const int64_t chunk = unit % plan.chunks, start = chunk * plan.chunk;
-    const int64_t end = smaller(start + plan.chunk, pixels);
+static inline void for_each_chunk_tile(int64_t images, int64_t pixels, const Chunking& chunking, const Work& work) {
+  for_each_in_team(images * chunking.chunks, [&](int64_t unit) {
+    const int64_t chunk = unit % chunking.chunks, start = chunk * chunking.chunk;
+    const int64_t end = smaller(start + chunking.chunk, pixels);
     for (int64_t first = start; first < end; first += kTilePixels) {
-      work(unit / plan.chunks, chunk, first, smaller(kTilePixels, end - first), first == start);
+      work(unit / chunking.chunks, chunk, first, smaller(kTilePixels, end - first), first == start);
     }
   });
 }

@@ -1,26 +1,22 @@
-// resize_sum on the CPU: a row of the output at a time; the weights are PyTorch's to the bit (common/resize.h).
-// Bytes: base and out once, each source from the caches.
-
-#include <omp.h>
-
-#include <cstdlib>
+// resize_sum on the CPU: one row of the output at a time. The weights are PyTorch's to the bit (cpu/resize.h).
+// Bytes: base and out once; the sources come from the caches.
 
 #include "cpu/convert.h"
+#include "cpu/memory.h"
 #include "cpu/resize.h"
-#include "cpu/rows.h"
 #include "ops/resize_sum/resize_sum.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-struct Scratch {
+struct SumAxes {
   Axis rows[kMaxResized], columns[kMaxResized];
 
-  Scratch(Arena& arena, const ResizeSumParams& p) {
+  SumAxes(Arena& arena, const ResizeSumParams& p) {
     for (int i = 0; i < p.count; ++i) {
-      take_axis(arena, rows[i], p.out.size[2]);
-      take_axis(arena, columns[i], p.out.size[3]);
+      rows[i] = Axis(arena, p.out.size[2]);
+      columns[i] = Axis(arena, p.out.size[3]);
       if (arena.base == nullptr) continue;
       const auto ratio = [](int64_t in, int64_t out) { return static_cast<float>(in) / static_cast<float>(out); };
       fill_axis(rows[i], p.other[i].size[2], p.out.size[2], ratio(p.other[i].size[2], p.out.size[2]));
@@ -30,7 +26,7 @@ struct Scratch {
 };
 
 template <typename T>
-void add_row(const ResizeSumParams& p, const Scratch& s, int64_t image, int64_t y) {
+void add_row(const ResizeSumParams& p, const SumAxes& s, int64_t image, int64_t y) {
   const T* corner[kMaxResized][2];
   for (int i = 0; i < p.count; ++i) {
     const Tensor4& t = p.other[i];
@@ -43,33 +39,29 @@ void add_row(const ResizeSumParams& p, const Scratch& s, int64_t image, int64_t 
   for (int64_t x = 0; x < p.out.size[3]; ++x) {
     for (int64_t c = 0; c < p.out.size[1]; c += kLanes) {
       const int64_t lanes = p.out.size[1] - c;
-      FloatV sum = load_channels(base + x * p.base.stride[3] + c, 1, lanes);
+      Vec sum = load_first(base + x * p.base.stride[3] + c, lanes);
       for (int i = 0; i < p.count; ++i) {
         const Axis& columns = s.columns[i];
         const int64_t left = columns.source[x] * p.other[i].stride[3] + c;
         const int64_t right = left + columns.reach(columns.source[x]) * p.other[i].stride[3];
         const auto blend = [&](const T* row) {
-          return columns.w0[x] * load_channels(row + left, 1, lanes) +
-                 columns.w1[x] * load_channels(row + right, 1, lanes);
+          return columns.w0[x] * load_first(row + left, lanes) + columns.w1[x] * load_first(row + right, lanes);
         };
         sum += s.rows[i].w0[y] * blend(corner[i][0]) + s.rows[i].w1[y] * blend(corner[i][1]);
       }
-      store_channels(out + x * p.out.stride[3] + c, 1, lanes, sum);
+      store_first(out + x * p.out.stride[3] + c, sum, lanes);
     }
   }
 }
 
 template <typename T>
 bool run(const ResizeSumParams& p, int threads) {
-  Arena measure{nullptr};
-  Scratch{measure, p};
-  Arena arena{static_cast<char*>(std::malloc(measure.used + 1))};
-  if (arena.base == nullptr) return false;
-  const Scratch scratch(arena, p);
+  const TeamMemory memory(bytes_of<SumAxes>(p), 0, 0);
+  if (memory.is_exhausted()) return false;
+  const auto axes = memory.shared<SumAxes>(p);
   const int64_t total = p.out.size[0] * p.out.size[2];
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t row = 0; row < total; ++row) add_row<T>(p, scratch, row / p.out.size[2], row % p.out.size[2]);
-  std::free(arena.base);
+  for (int64_t row = 0; row < total; ++row) add_row<T>(p, axes, row / p.out.size[2], row % p.out.size[2]);
   return true;
 }
 

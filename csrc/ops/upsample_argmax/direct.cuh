@@ -1,4 +1,4 @@
-// The naive kernel of upsample_argmax: a warp an output pixel, every class.
+// The naive kernel of upsample_argmax: one warp per output pixel computes every class.
 #pragma once
 
 #include "cuda/resize.cuh"
@@ -7,9 +7,9 @@
 namespace segnext {
 namespace {
 
-constexpr int kThreads = 128;  // few: what each must know of its tile costs as much as 30 pixels
+constexpr int kThreads = 128;  // few: setting up a tile costs each thread as much as 30 pixels
 
-// NaN beats everything, then the larger value, then the lower class: PyTorch's argmax.
+// The order of PyTorch's argmax: NaN beats everything, then the larger value, then the lower class.
 __device__ inline bool wins(float value, int32_t k, float best, int32_t best_k) {
   const bool nan = value != value, best_nan = best != best;
   if (nan || best_nan) return nan && (!best_nan || k < best_k);
@@ -17,7 +17,7 @@ __device__ inline bool wins(float value, int32_t k, float best, int32_t best_k) 
 }
 
 template <typename T>
-__device__ inline Cell<T> cell_at(const UpsampleArgmaxParams& p, int64_t n, const Sample& y, const Sample& x) {
+__device__ inline GlobalCell<T> cell_at(const UpsampleArgmaxParams& p, int64_t n, const Sample& y, const Sample& x) {
   const T* image = static_cast<const T*>(p.logits) + n * p.stride_n;
   const T *top = image + y.source * p.stride_h, *bottom = image + y.next * p.stride_h;
   const int64_t left = x.source * p.stride_w, right = x.next * p.stride_w;
@@ -44,9 +44,9 @@ __global__ void __launch_bounds__(kThreads) upsample_argmax_direct_kernel(Upsamp
     const int64_t n = i / (p.out_height * p.out_width), in_image = i % (p.out_height * p.out_width);
     const Sample y = sample_axis(static_cast<int>(in_image / p.out_width), p.scale_h, static_cast<int>(p.height));
     const Sample x = sample_axis(static_cast<int>(in_image % p.out_width), p.scale_w, static_cast<int>(p.width));
-    const Cell<T> cell = cell_at<T>(p, n, y, x);
+    const GlobalCell<T> cell = cell_at<T>(p, n, y, x);
     float best = -INFINITY;
-    int32_t best_k = INT32_MAX;  // loses every tie: lanes without a class never win
+    int32_t best_k = INT32_MAX;  // loses every tie, so lanes without a class never win
     for (int32_t k = lane; k < p.classes; k += kWarp) {
       const float value = cell.interpolate(k, y, x);
       if (wins(value, k, best, best_k)) {

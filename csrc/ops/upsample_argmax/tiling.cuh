@@ -1,4 +1,4 @@
-// The tiles of upsample_argmax: how large they are, where their parts lie in shared memory, how logits get there.
+// The tiles of upsample_argmax: how large they are, the layout of shared memory, and how logits get there.
 #pragma once
 
 #include <algorithm>
@@ -10,24 +10,24 @@
 namespace segnext {
 namespace {
 
-constexpr int64_t kEnoughBlocks = 264;   // two for each multiprocessor of an H200
-constexpr int64_t kMostClasses = 65536;  // of the tiled kernel
+constexpr int64_t kEnoughBlocks = 2 * kMultiprocessors;
+constexpr int64_t kMostClasses = 65536;  // that the tiled kernel takes
 constexpr int kRows = 8;                 // output rows of a column that a thread holds in registers
 
-// A tile is a rectangle of output pixels whose width is a multiple of 16: rows of labels are written 16 bytes at a
-// time whatever the scale, and the cells that it cuts are worked on by both neighbours.
+// A tile is a rectangle of output pixels whose width is a multiple of 16, so rows of labels are written 16 bytes at a
+// time whatever the scale. Both neighbours work on the cells that a tile's border divides.
 struct Tiling {
-  int width, height;                // output pixels; width is a power of two
-  int cells_x, cells_y;             // the most source cells that a tile touches
-  unsigned tiles_x, tiles_y;        //
-  int row_pitch, class_pitch;       // elements from a staged row of corners, and from a class, to the next
-  int copy_lanes;                   // lanes of a staged run by cp.async; 0: element by element
-  int split;                        // lanes of a corner, and of a cell whose candidates are listed
-  int group;                        // lanes of a cell that is interpolated
+  int width, height;     // output pixels; width is a power of two
+  int cells_x, cells_y;  // the most source cells that a tile touches
+  unsigned tiles_x, tiles_y;
+  int row_pitch, class_pitch;       // elements between staged rows of corners, and between classes
+  int copy_lanes;                   // lanes that copy a staged run by cp.async; 0: element by element
+  int split;                        // lanes per corner, and per listed cell when candidates are sought
+  int group;                        // lanes per cell that is interpolated
   int store_bytes;                  // width of the stores of labels: 16, 4, or a label's own
-  const void *logits, *logits_end;  // what may be read
+  const void *logits, *logits_end;  // the memory that may be read
 
-  // Bytes from the start of shared memory.
+  // Offsets in bytes from the start of shared memory.
   int labels, band, column_weight, row_weight, column_first, row_first, row_cell, corner, list, order, candidates;
   int counters, bytes;
 
@@ -40,7 +40,7 @@ inline int power_of_two_above(int value, int most) {
   return result;
 }
 
-// Fills all but width and height.
+// Fills everything but width and height.
 template <typename T, typename Label>
 void fill_tiling(Tiling& t, const UpsampleArgmaxParams& p) {
   const auto cells = [](int pixels, float scale) { return static_cast<int>(std::ceil((pixels - 1) * scale)) + 2; };
@@ -55,7 +55,7 @@ void fill_tiling(Tiling& t, const UpsampleArgmaxParams& p) {
   const int corners_x = static_cast<int>(std::min<int64_t>(t.cells_x + 1, p.width));
   const int corners_y = static_cast<int>(std::min<int64_t>(t.cells_y + 1, p.height));
   const int run = corners_x * (classes_inner ? classes : 1);
-  t.row_pitch = (run + 2 * kVec - 2) / kVec * kVec;  // and what precedes the run in its first 16 bytes
+  t.row_pitch = (run + 2 * kVec - 2) / kVec * kVec;  // plus the elements that precede the run in its first 16 bytes
   t.class_pitch = classes_inner ? 1 : corners_y * t.row_pitch;
   const bool dense = classes_inner ? p.stride_w == p.classes : p.stride_w == 1;
   const bool aligned = p.stride_h % kVec == 0 && (classes_inner || p.stride_c % kVec == 0);
@@ -93,14 +93,14 @@ void fill_tiling(Tiling& t, const UpsampleArgmaxParams& p) {
   t.counters = take(3, sizeof(int));
 }
 
-// Widest first. A tile of 128 x 64 shares the logits' halo well and fits four times a multiprocessor; small maps take
-// smaller ones, to have enough blocks; many classes too, to fit shared memory.
+// The widest comes first. A tile of 128 x 64 shares the logits' halo well, and four fit a multiprocessor. Small maps
+// take smaller tiles to have enough blocks, and so do many classes to fit shared memory.
 constexpr int kTiles[][2] = {{128, 128}, {128, 64}, {64, 64}, {64, 32}, {32, 32}, {32, 16},
                              {16, 16},   {16, 8},   {16, 4},  {16, 2},  {16, 1}};
-constexpr size_t kEasyBytes = 48 * 1024;  // of shared memory: four blocks a multiprocessor
-constexpr int kSmallTile = 32 * 32;       // not below it for the sake of more blocks
+constexpr size_t kEasyBytes = 48 * 1024;  // of shared memory: four blocks fit a multiprocessor
+constexpr int kSmallTile = 32 * 32;       // tiles become no smaller than this to get more blocks
 
-// False where not even the smallest tile fits.
+// Returns false if not even the smallest tile fits.
 template <typename T, typename Label>
 bool choose_tiling(const UpsampleArgmaxParams& p, Tiling& t) {
   if (p.classes > kMostClasses) return false;
@@ -117,16 +117,17 @@ bool choose_tiling(const UpsampleArgmaxParams& p, Tiling& t) {
   return false;
 }
 
-// Where the tile's block stands.
-struct Place {
+// The place of a tile in the output and in the source.
+struct TileBounds {
   int x0, y0, columns, rows;                 // output pixels
   int source_x, source_y, cells_x, cells_y;  // source cells
   int corners_x, corners_y;                  // inside the image
 };
 
-__device__ inline Place place_of(const UpsampleArgmaxParams& p, const Tiling& t, unsigned tile_x, unsigned tile_y) {
+__device__ inline TileBounds place_of(const UpsampleArgmaxParams& p, const Tiling& t, unsigned tile_x,
+                                      unsigned tile_y) {
   const int width = static_cast<int>(p.width), height = static_cast<int>(p.height);
-  Place at;
+  TileBounds at;
   at.x0 = static_cast<int>(tile_x) * t.width;
   at.y0 = static_cast<int>(tile_y) * t.height;
   at.columns = min(t.width, static_cast<int>(p.out_width) - at.x0);
@@ -140,7 +141,7 @@ __device__ inline Place place_of(const UpsampleArgmaxParams& p, const Tiling& t,
   return at;
 }
 
-// The tile's logits in shared memory; corner (y, x) of class k at first + y row + x column + k plane().
+// The tile's logits in shared memory; corner (y, x) of class k is at first + y row + x column + k plane().
 template <typename T, bool kClassesInner>
 struct Staged {
   const T* first;
@@ -152,7 +153,7 @@ struct Staged {
 
 // Starts the copies; cp_async_wait<0>() and a barrier must follow.
 template <typename T, bool kClassesInner>
-__device__ inline Staged<T, kClassesInner> stage(const UpsampleArgmaxParams& p, const Tiling& t, const Place& at,
+__device__ inline Staged<T, kClassesInner> stage(const UpsampleArgmaxParams& p, const Tiling& t, const TileBounds& at,
                                                  int64_t n) {
   constexpr int kVec = 16 / sizeof(T);
   T* shared = reinterpret_cast<T*>(shared_memory());
@@ -164,7 +165,7 @@ __device__ inline Staged<T, kClassesInner> stage(const UpsampleArgmaxParams& p, 
   const int lanes = t.copy_lanes > 0 ? t.copy_lanes : kWarp, step = kThreads / lanes;
   const int lane = threadIdx.x & (lanes - 1), first_run = static_cast<int>(threadIdx.x) / lanes;
   const int step_k = step / at.corners_y, step_y = step % at.corners_y;
-  // Only a first and a last tile have vectors that reach beyond the tensor.
+  // Only the first and the last tile have vectors that reach beyond the tensor.
   const T *begin = static_cast<const T*>(t.logits), *end = static_cast<const T*>(t.logits_end);
   const T* last = from + (planes - 1) * p.stride_c + (at.corners_y - 1) * p.stride_h + run;
   const bool inside = from - skipped >= begin && last + kVec - 1 <= end;
@@ -199,7 +200,8 @@ __device__ inline Staged<T, kClassesInner> stage(const UpsampleArgmaxParams& p, 
   return {shared + skipped, t.row_pitch, kClassesInner ? classes : 1, t.class_pitch};
 }
 
-// Weights of the output indices of an axis, the cell of each where asked for, and where each cell's begin.
+// Writes, for the output indices of an axis, their weights, their cells (if `cell` is given), and the first index of
+// each cell.
 __device__ inline void fill_axis(int out0, int count, int source0, float scale, int in, float* weight, int* first,
                                  int* cell) {
   for (int i = threadIdx.x; i < count; i += kThreads) {

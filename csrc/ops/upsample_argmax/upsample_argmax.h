@@ -9,7 +9,7 @@
 namespace segnext {
 
 struct UpsampleArgmaxParams {
-  const void* logits;  // (batch, classes, height, width) of dtype, strides in elements
+  const void* logits;  // (batch, classes, height, width) of dtype; strides in elements
   DType dtype;
   int64_t batch, classes, height, width;
   int64_t stride_n, stride_c, stride_h, stride_w;
@@ -18,10 +18,10 @@ struct UpsampleArgmaxParams {
   float scale_h, scale_w;  // height / out_height and width / out_width
 };
 
-// False when memory for the scratch rows is exhausted.
+// Returns false when scratch memory is exhausted.
 SEGNEXT_FOR_EACH_ISA(bool upsample_argmax_cpu(const UpsampleArgmaxParams& params, int threads);)
 
-// Returns a cudaError_t, 0 for success. Runs on `stream` of the current device.
+// CUDA: returns a cudaError_t, 0 for success, and runs on `stream` of the current device.
 int launch_upsample_argmax(const UpsampleArgmaxParams& params, void* stream);
 
 }  // namespace segnext

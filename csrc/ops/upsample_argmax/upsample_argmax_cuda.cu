@@ -2,31 +2,35 @@
 //
 // Maths: an output pixel is h0 (w0 a + w1 b) + h1 (w0 c + w1 d) of its cell's corners, a convex combination, so
 //   1. a class that is the largest at all four corners is the largest in the whole cell;
-//   2. elsewhere a class can win only if its largest corner reaches a smallest corner of some class: here, the best of
-//      the classes that win a corner.
-// Tiling: a block has 128 x 128 output pixels, fewer where images are few or classes many (tiling.cuh), and
-//   a) copies the logits of their cells' corners to shared memory, by cp.async where rows are aligned;
-//   b) labels the corners, a thread each, and cells: where corners agree the label goes to a band, one row of labels
-//      for each row of cells; the others are listed;
-//   c) repeats each band in its output rows, 16 bytes a thread; and finds the listed cells' candidates, as bits;
-//   d) interpolates in the listed cells, a lane a column of 8 pixels, top and slope of each candidate once a column. Of
-//      two candidates, the usual case, it needs only the sign of their difference;
-//   e) writes the tile, 16 bytes a thread; 4 or a label's size where the width of the output asks for it.
-// A cell with a corner that is NaN, Inf, or beyond 5e36 interpolates every class in PyTorch's own arithmetic (0 * inf
-// is NaN, and NaN is the largest). Labels of classes within float32 rounding of each other may come out either way.
+//   2. elsewhere a class can win only if its largest corner reaches the smallest corner of every class. The kernel uses
+//     the best of the smallest corners of the classes that win a corner.
+// Tiling: a block has 128 x 128 output pixels, or fewer if images are few or classes many (tiling.cuh). It
+//   a) copies the logits of its cells' corners to shared memory, by cp.async if rows are aligned;
+//   b) labels the corners, one per thread, and then the cells: if the corners agree, the label goes to a band, one row
+//     of labels per row of cells; the other cells are listed;
+//   c) repeats each band in its output rows, 16 bytes per thread, and finds the candidates of the listed cells, as
+//     bits;
+//   d) interpolates in the listed cells: a lane has a column of 8 pixels and computes top and slope of each candidate
+//     once per column. For two candidates, the usual case, it needs only the sign of their difference;
+//   e) writes the tile, 16 bytes per thread, or 4, or the size of a label if the output's width requires it.
+// In a cell with a corner that is NaN, Inf, or beyond 5e36, every class is interpolated in PyTorch's own arithmetic (0
+// * inf is NaN, and NaN is the largest). Labels of classes within float32 rounding of each other may come out either
+// way.
 // Bytes: the logits once, with a halo of (18/16)^2 - 1 = 27 % that L2 serves, and the labels once, in whole sectors.
-// Shared memory: 35 KB at 19 classes of 16 bits, of which the labels are 16 KB.
+// Shared memory: 35 KB at 19 classes of 16 bits, of which the labels take 16 KB.
 //
-// MODEL (machine code for sm_90 counted by hand; not measured on a GPU), 16 x 19 x 128 x 256 bf16 channels_last to
-// 1024 x 2048, warp instructions of a tile of 16,384 pixels with 72 of its 289 cells disagreeing (a photograph through
-// the shipped weights: 17 to 30 %, 2.6 candidates each):
-//   a) 2,500   axes 900   b) 3,200   c) 2,250   d) 4,200   e) 700   in all 13,700: 0.84 a pixel, 27 thread instructions
-// or 31 us by issue, where copying the bytes takes 12.4 us on an H200. Where all cells agree 9,000: 18 a pixel, 20 us.
-// Noise, 17 candidates a cell: about 150 a pixel.
+// Model for an H200 (sm_90 machine code counted by hand), 16 x 19 x 128 x 256 bf16 channels_last to 1024 x 2048: warp
+// instructions of a tile of 16,384 pixels whose corners disagree in 72 of 289 cells (in a photograph with the shipped
+// weights 17 to 30 % disagree, with 2.6 candidates each):
+//   a) 2,500   axes 900   b) 3,200   c) 2,250   d) 4,200   e) 700   total 13,700: 0.84 per pixel, 27 thread
+//              instructions,
+// or 31 us by issue; copying the bytes takes 12.4 us. If all cells agree: 9,000, 18 per pixel, 20 us. For noise, with
+// 17 candidates per cell: about 150 per pixel.
 // Versions:
-//   direct  a warp an output pixel, every class. Serves downscaling, where cells hold less than a pixel and pruning
-//           cannot pay, and more classes than fit shared memory (direct.cuh).
-//   pruned  a warp a corner, a warp a list of candidates, a thread a pixel: 470 thread instructions a pixel.
+//   direct  one warp per output pixel computes every class. It serves downscaling, where cells hold less than a pixel
+//           and pruning cannot pay off, and more classes than fit shared memory (direct.cuh).
+//   pruned  one warp per corner, one warp per list of candidates, one thread per pixel: 470 thread instructions per
+//           pixel.
 //   tiled   this one.
 
 #include "ops/upsample_argmax/direct.cuh"
@@ -35,18 +39,18 @@
 namespace segnext {
 namespace {
 
-constexpr int32_t kNotFinite = -1;     // in place of a corner's label
-constexpr float kOverflowing = 64.0f;  // logits beyond 2^128 / 64 = 5e36 count as not finite: their differences may
-constexpr unsigned kTwo = 1u << 31;    // in an entry of `order`: two candidates
-constexpr unsigned kEveryClass = 1u << 30;  // and: no candidates were listed, a corner is not finite
+constexpr int32_t kNotFinite = -1;          // stands for a corner's label
+constexpr float kOverflowing = 64.0f;       // logits beyond 2^128 / 64 = 5e36 count as not finite: differences may
+constexpr unsigned kTwo = 1u << 31;         // in an entry of `order`: the cell has two candidates
+constexpr unsigned kEveryClass = 1u << 30;  // and: a corner is not finite, so no candidates are listed
 
-// What the phases of the tiled kernel share. Addresses are made where they are used: registers are short.
+// Shared by the phases of the tiled kernel. Addresses are computed where they are used, because registers are scarce.
 template <typename T, typename Label, bool kClassesInner>
-struct Tile {
+struct ArgmaxTile {
   const Tiling& tiling;
-  Place at;
+  TileBounds at;
   int classes, words;
-  int right, below;  // 0 where an axis blends nothing
+  int right, below;  // 0 if an axis blends nothing
   Staged<T, kClassesInner> logits;
 
   __device__ Label* labels() const { return part<Label>(tiling.labels); }
@@ -60,25 +64,25 @@ struct Tile {
   __device__ int* list() const { return part<int>(tiling.list); }
   __device__ unsigned* order() const { return part<unsigned>(tiling.order); }
   __device__ unsigned* candidates() const { return part<unsigned>(tiling.candidates); }
-  __device__ int* counters() const {
-    return part<int>(tiling.counters);
-  }  // disagreeing cells; of them with two candidates; and others
+  // counts of: disagreeing cells; those with two candidates; the others
+  __device__ int* counters() const { return part<int>(tiling.counters); }
   template <typename P>
   __device__ static P* part(int offset) {
     return reinterpret_cast<P*>(shared_memory() + offset);
   }
-  // A cell's next corner to the right and below: itself at the image's border.
+  // The corners to the right of and below a cell's first corner. At the image's border they are the first corner
+  // itself.
   __device__ int next_x(int cx) const { return min(cx + right, at.corners_x - 1); }
   __device__ int next_y(int cy) const { return min(cy + below, at.corners_y - 1); }
 };
 
 template <typename T, bool kClassesInner>
-struct Corners {
+struct StagedCorners {
   const T *a, *b, *c, *d;  // class 0: top left, top right, bottom left, bottom right
   int plane_pitch;
 
   template <typename Label>
-  __device__ Corners(const Tile<T, Label, kClassesInner>& tile, int cy, int cx)
+  __device__ StagedCorners(const ArgmaxTile<T, Label, kClassesInner>& tile, int cy, int cx)
       : a(tile.logits.corner(cy, cx)),
         b(tile.logits.corner(cy, tile.next_x(cx))),
         c(tile.logits.corner(tile.next_y(cy), cx)),
@@ -95,9 +99,9 @@ struct Corners {
 __device__ inline float smallest(float4 v) { return fminf(fminf(v.x, v.y), fminf(v.z, v.w)); }
 __device__ inline float largest(float4 v) { return fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)); }
 
-// Labels of all corners, `split` lanes a corner, each a run of the classes.
-template <typename Tile>
-__device__ inline void label_corners(const Tile& tile, int split) {
+// Labels all corners, with `split` lanes per corner, each of which has a run of the classes.
+template <typename ArgmaxTile>
+__device__ inline void label_corners(const ArgmaxTile& tile, int split) {
   const int corners = tile.at.corners_y * tile.at.corners_x;
   const int per_lane = (tile.classes + split - 1) / split;
   const int first = static_cast<int>(threadIdx.x) & (split - 1), step = kThreads / split;
@@ -106,7 +110,7 @@ __device__ inline void label_corners(const Tile& tile, int split) {
     const int y = clamped / tile.at.corners_x, x = clamped - y * tile.at.corners_x;
     const int begin = first * per_lane, end = min(begin + per_lane, tile.classes);
     const auto* logit = tile.logits.corner(y, x) + begin * tile.logits.plane();
-    float best = -INFINITY, sum = 0.0f;  // the sum overflows, or is NaN, where a logit is
+    float best = -INFINITY, sum = 0.0f;  // the sum overflows, or is NaN, if a logit does or is
     int label = INT32_MAX;
 #pragma unroll 4
     for (int k = begin; k < end; ++k, logit += tile.logits.plane()) {
@@ -129,9 +133,10 @@ __device__ inline void label_corners(const Tile& tile, int split) {
   }
 }
 
-// Cells whose corners agree write a band: a row of labels that all output rows of the cell repeat. Others are listed.
-template <typename Label, typename Tile>
-__device__ inline void divide_cells(const Tile& tile, int width) {
+// Writes a band for cells whose corners agree: a row of labels that all output rows of the cell repeat. Lists the
+// others.
+template <typename Label, typename ArgmaxTile>
+__device__ inline void divide_cells(const ArgmaxTile& tile, int width) {
   for (int i = threadIdx.x; i < tile.at.cells_y * tile.at.cells_x; i += kThreads) {
     const int cy = i / tile.at.cells_x, cx = i - cy * tile.at.cells_x;
     const int* top = tile.corner() + cy * tile.at.corners_x;
@@ -149,9 +154,9 @@ __device__ inline void divide_cells(const Tile& tile, int width) {
   }
 }
 
-// Bands to the output rows that repeat them, 16 bytes a thread; what belongs to other cells is written later.
-template <typename Label, typename Tile>
-__device__ inline void repeat_bands(const Tile& tile, int width) {
+// Copies bands to the output rows that repeat them, 16 bytes per thread. Labels of other cells are overwritten later.
+template <typename Label, typename ArgmaxTile>
+__device__ inline void repeat_bands(const ArgmaxTile& tile, int width) {
   using Vec = Vec16<Label>;
   const int per_row = width / Vec::kSize, used = (tile.at.columns + Vec::kSize - 1) / Vec::kSize;
   const int column = threadIdx.x % per_row;
@@ -163,9 +168,9 @@ __device__ inline void repeat_bands(const Tile& tile, int width) {
   }
 }
 
-// The classes that can win in each listed cell, as bits; cells with two go to the front of `order`.
+// Finds, as bits, the classes that can win in each listed cell. Cells with two go to the front of `order`.
 template <typename T, typename Label, bool kClassesInner>
-__device__ inline void list_candidates(const Tile<T, Label, kClassesInner>& tile, int split) {
+__device__ inline void list_candidates(const ArgmaxTile<T, Label, kClassesInner>& tile, int split) {
   const int listed = load_shared(tile.counters()), step = kThreads / split;
   const int first = static_cast<int>(threadIdx.x) & (split - 1);
   for (int base = 0; base < listed; base += step) {
@@ -175,7 +180,7 @@ __device__ inline void list_candidates(const Tile<T, Label, kClassesInner>& tile
     const int* bottom = tile.corner() + tile.next_y(cy) * tile.at.corners_x;
     const int winners[4] = {load_shared(top + cx), load_shared(top + tile.next_x(cx)), load_shared(bottom + cx),
                             load_shared(bottom + tile.next_x(cx))};
-    const Corners<T, kClassesInner> corners(tile, cy, cx);
+    const StagedCorners<T, kClassesInner> corners(tile, cy, cx);
     const bool finite = (winners[0] | winners[1] | winners[2] | winners[3]) >= 0;
     float threshold = -INFINITY;  // the best smallest corner of the classes that win one
 #pragma unroll
@@ -199,7 +204,7 @@ __device__ inline void list_candidates(const Tile<T, Label, kClassesInner>& tile
   }
 }
 
-// Value of a class along a column of a cell: top + y slope.
+// The values of a class along a column of a cell: top + y slope.
 struct Line {
   float top, slope;
 
@@ -207,9 +212,9 @@ struct Line {
       : top(fmaf(x, corner.y - corner.x, corner.x)), slope(fmaf(x, corner.w - corner.z, corner.z) - top) {}
 };
 
-// Labels of up to kRows output pixels below each other, among the candidates.
-template <bool kOnlyTwo, typename Corners>
-__device__ inline void label_column(const Corners& corners, const unsigned* candidates, int words, float x,
+// Finds the labels of up to kRows output pixels in a column among the candidates.
+template <bool kOnlyTwo, typename StagedCorners>
+__device__ inline void label_column(const StagedCorners& corners, const unsigned* candidates, int words, float x,
                                     const float* row_weight, int (&label)[kRows]) {
   float best[kRows];
   if constexpr (kOnlyTwo) {
@@ -244,9 +249,9 @@ __device__ inline void label_column(const Corners& corners, const unsigned* cand
   }
 }
 
-// The same beside NaN or Inf: every class, in PyTorch's own arithmetic.
-template <typename Corners>
-__device__ inline int label_pixel(const Corners& corners, int classes, float x, float y) {
+// The same beside NaN or Inf: compares every class, in PyTorch's own arithmetic.
+template <typename StagedCorners>
+__device__ inline int label_pixel(const StagedCorners& corners, int classes, float x, float y) {
   float best = -INFINITY;
   int best_k = INT32_MAX;
   for (int k = 0; k < classes; ++k) {
@@ -260,16 +265,16 @@ __device__ inline int label_pixel(const Corners& corners, int classes, float x, 
   return best_k;
 }
 
-// Interpolates in the listed cells, `group` lanes a cell, a lane a column.
+// Interpolates in the listed cells, with `group` lanes per cell and one lane per column.
 template <typename T, typename Label, bool kClassesInner>
-__device__ inline void interpolate(const Tile<T, Label, kClassesInner>& tile, int group, int width) {
+__device__ inline void interpolate(const ArgmaxTile<T, Label, kClassesInner>& tile, int group, int width) {
   const int lane = static_cast<int>(threadIdx.x) & (group - 1), listed = load_shared(tile.counters());
   for (int i = static_cast<int>(threadIdx.x) / group; i < listed; i += kThreads / group) {
     const unsigned entry = load_shared(tile.order() + i);
     const int slot = static_cast<int>(entry & ~(kTwo | kEveryClass));
     const int cell = load_shared(tile.list() + slot), cy = cell >> 16, cx = cell & 0xffff;
     const unsigned* candidates = tile.candidates() + slot * tile.words;
-    const Corners<T, kClassesInner> corners(tile, cy, cx);
+    const StagedCorners<T, kClassesInner> corners(tile, cy, cx);
     const int x_end = load_shared(tile.column_first() + cx + 1);
     const int y_begin = load_shared(tile.row_first() + cy), y_end = load_shared(tile.row_first() + cy + 1);
     for (int x = load_shared(tile.column_first() + cx) + lane; x < x_end; x += group) {
@@ -304,9 +309,9 @@ __device__ inline void interpolate(const Tile<T, Label, kClassesInner>& tile, in
   }
 }
 
-// The tile's labels to the output, a Vec a thread.
-template <typename Vec, typename Label, typename Tile>
-__device__ inline void write_labels(const Tile& tile, Label* out, int64_t out_width, int width) {
+// Copies the tile's labels to the output, one Vec per thread.
+template <typename Vec, typename Label, typename ArgmaxTile>
+__device__ inline void write_labels(const ArgmaxTile& tile, Label* out, int64_t out_width, int width) {
   constexpr int kSize = sizeof(Vec) / sizeof(Label);
   const int per_row = width / kSize, column = static_cast<int>(threadIdx.x) % per_row * kSize;
   if (column >= tile.at.columns) return;
@@ -320,14 +325,14 @@ template <typename T, typename Label, bool kClassesInner>
 __global__ void __launch_bounds__(kThreads, 5) upsample_argmax_tiled_kernel(UpsampleArgmaxParams p, Tiling t) {
   const unsigned tile_row = blockIdx.x / t.tiles_x;
   const int64_t n = tile_row / t.tiles_y;
-  const Place at = place_of(p, t, blockIdx.x % t.tiles_x, tile_row % t.tiles_y);
-  const Tile<T, Label, kClassesInner> tile{t,
-                                           at,
-                                           static_cast<int>(p.classes),
-                                           t.words(static_cast<int>(p.classes)),
-                                           p.scale_w != 1.0f,
-                                           p.scale_h != 1.0f,
-                                           stage<T, kClassesInner>(p, t, at, n)};
+  const TileBounds at = place_of(p, t, blockIdx.x % t.tiles_x, tile_row % t.tiles_y);
+  const ArgmaxTile<T, Label, kClassesInner> tile{t,
+                                                 at,
+                                                 static_cast<int>(p.classes),
+                                                 t.words(static_cast<int>(p.classes)),
+                                                 p.scale_w != 1.0f,
+                                                 p.scale_h != 1.0f,
+                                                 stage<T, kClassesInner>(p, t, at, n)};
   fill_axis(at.x0, at.columns, at.source_x, p.scale_w, static_cast<int>(p.width), tile.column_weight(),
             tile.column_first(), nullptr);
   fill_axis(at.y0, at.rows, at.source_y, p.scale_h, static_cast<int>(p.height), tile.row_weight(), tile.row_first(),
@@ -354,8 +359,6 @@ __global__ void __launch_bounds__(kThreads, 5) upsample_argmax_tiled_kernel(Upsa
   }
 }
 
-// ---- launching
-
 template <typename T, typename Label>
 int launch_typed(const UpsampleArgmaxParams& p, void* stream) {
   const int64_t pixels = p.batch * p.out_height * p.out_width;
@@ -363,7 +366,7 @@ int launch_typed(const UpsampleArgmaxParams& p, void* stream) {
   Tiling t{};
   if (p.out_height < p.height || p.out_width < p.width || !choose_tiling<T, Label>(p, t)) {
     const int64_t blocks = (pixels + kThreads / kWarp - 1) / (kThreads / kWarp);
-    const unsigned grid = static_cast<unsigned>(blocks < 65536 ? blocks : 65536);  // the kernel strides over the rest
+    const unsigned grid = static_cast<unsigned>(blocks < 65536 ? blocks : 65536);  // the kernel loops over the rest
     return launch(upsample_argmax_direct_kernel<T, Label>, dim3(grid), dim3(kThreads), 0, stream, p);
   }
   const int64_t tiles = p.batch * t.tiles_y * t.tiles_x;

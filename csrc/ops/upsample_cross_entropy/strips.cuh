@@ -1,19 +1,22 @@
-// What the forward and the backward of upsample_cross_entropy share: their task, and strips of cells in shared memory.
+// Shared by forward and backward of upsample_cross_entropy: their task, and strips of cells in shared memory.
 //
-// A strip is kCells cells of one row of cells; a block works on one, a thread on a column of output pixels, kRows of
-// them at a time in registers. With a_k, b_k, c_k, d_k a cell's corners and P the largest class of each corner, the
-// strip holds for each class
+// A strip is kCells cells of one row of cells. A block works on one strip, and a thread on a column of output pixels,
+// kRows of them at a time in registers. With a_k, b_k, c_k, d_k a cell's corners and P the largest class of each
+// corner, the strip holds for each class
+// clang-format off
 //   p = a' , q = b' - a', r = c' - a', s = (d' - c') - (b' - a')    with a' = (a_k - P_a) log2(e) and so on,
-// so that (z_k - U) log2(e) = (p + x q) + y (r + x s), with U the interpolated P: never above 0, for U bounds every z.
-// A column pays two FMA a class and a pixel one; 2^.. is one instruction more, and the sum of a softmax one. Nothing
-// overflows; where all classes of a pixel are far below U (corners that disagree by more than 50 nats), or where a
-// logit is not finite, the sum is below kSmallestSum or NaN, and pixel_softmax() does the pixel by itself.
+// clang-format on
+// so that (z_k - U) log2(e) = (p + x q) + y (r + x s), with U the interpolated P. This is never above 0, because U
+// bounds every z. A class costs a column two FMA and each pixel one; 2^.. is one more instruction, and the sum of a
+// softmax another. Nothing overflows. If all classes of a pixel are far below U (corners that disagree by more than 50
+// nats), or if a logit is not finite, the sum is below kSmallestSum or NaN, and pixel_softmax() computes the pixel on
+// its own.
 //
-// Error of the exponential: exp2_approx is within 2 units in the last place (2^-22 of its value) whatever its argument,
-// and the argument itself is off by at most 2^-24 of its size, which is small where the term is large. A sum of K
-// positive terms is off by the same 2^-22 and the K roundings of the additions; its logarithm, and so the loss, by
-// 2^-22 absolutely. A softmax is off by 2^-21 of its value: below the bounds of tests/accuracy.py, 2 eps of the
-// largest.
+// Error of the exponential: exp2_approx is within 2 units in the last place (2^-22 of its value) for every argument.
+// The argument itself is off by at most 2^-24 of its size, which is small where the term is large. A sum of K positive
+// terms is off by the same 2^-22 and by the K roundings of the additions; its logarithm, and so the loss, by 2^-22
+// absolutely. A softmax is off by 2^-21 of its value, which is below the bounds of oracle/accuracy.py, 2 eps of the
+// largest value.
 #pragma once
 
 #include <cfloat>
@@ -58,7 +61,7 @@ struct Task {
         spread(static_cast<float>(p.label_smoothing) / static_cast<float>(p.logits.size[1])),
         target_is_byte(p.target_is_byte) {}
 
-  // Kept apart from any id: pixels that do not count, and labels out of range.
+  // Values that no label has: for pixels that do not count, and for labels out of range.
   static constexpr int kIgnored = -1, kOutOfRange = -2;
 
   __device__ int label(int n, int y, int x) const {
@@ -69,7 +72,7 @@ struct Task {
     return id >= 0 && id < classes ? static_cast<int>(id) : kOutOfRange;
   }
   __device__ float weight(int k) const { return class_weight == nullptr ? 1.0f : load_global(class_weight + k); }
-  // NaN out of range, 0 where ignored.
+  // NaN if the label is out of range, 0 if it is ignored.
   __device__ float weight_of_label(int label) const {
     return label >= 0 ? weight(label) : label == kIgnored ? 0.0f : NAN;
   }
@@ -78,23 +81,23 @@ struct Task {
     return static_cast<const T*>(logits.data) + n * logits.stride[0] + y * logits.stride[2] + x * logits.stride[3];
   }
   template <typename T>
-  __device__ Cell<T> cell(int n, const Sample& y, const Sample& x) const {
+  __device__ GlobalCell<T> cell(int n, const Sample& y, const Sample& x) const {
     return {corner<T>(n, y.source, x.source), corner<T>(n, y.source, x.next), corner<T>(n, y.next, x.source),
             corner<T>(n, y.next, x.next), logits.stride[1]};
   }
 };
 
-struct Softmax {
+struct PixelSoftmax {
   float lse;
   float at_label;  // z of the label
   float weighted;  // sum of w z; only with smoothing
 };
 
-// A pixel by itself, where the strip's short way does not do. One exponential a class: of the distance to the largest
-// so far, whichever of the two it is.
+// The softmax of one pixel on its own, for pixels that the strip's sums cannot serve. It needs one exponential per
+// class: that of the distance between the logit and the largest so far, whichever of them is larger.
 template <typename T>
-__device__ inline Softmax pixel_softmax(const Task& t, const Cell<T>& cell, const Sample& y, const Sample& x,
-                                        int label) {
+__device__ inline PixelSoftmax pixel_softmax(const Task& t, const GlobalCell<T>& cell, const Sample& y, const Sample& x,
+                                             int label) {
   float largest = -FLT_MAX, sum = 0.0f, at_label = 0.0f, weighted = 0.0f;
 #pragma unroll 4
   for (int k = 0; k < t.classes; ++k) {
@@ -111,7 +114,7 @@ __device__ inline Softmax pixel_softmax(const Task& t, const Cell<T>& cell, cons
   return {lse, at_label, weighted};
 }
 
-// Sums of the weights of all classes; only with smoothing.
+// The sum of the weights of all classes; used only with smoothing.
 __device__ inline float weight_sum(const Task& t) {
   if (t.class_weight == nullptr || t.spread == 0.0f) return static_cast<float>(t.classes);
   float sum = 0.0f;
@@ -120,7 +123,7 @@ __device__ inline float weight_sum(const Task& t) {
 }
 
 struct Strip {
-  int n, cy, cx, cells;       // the first cell
+  int n, cy, cx, cells;       // its first cell, and its number of cells
   int below;                  // the row of the lower corners
   int x0, columns, y0, rows;  // its output pixels
 
@@ -140,7 +143,7 @@ struct Strip {
 
 inline int strips_of(const Task& t) { return (t.width + kCells - 1) / kCells; }
 
-// Of each corner of the strip: the largest class, and with smoothing the sum of w_k z_k. (2, kCorners) each.
+// Per corner of the strip: the largest class and, with smoothing, the sum of w_k z_k. Both tables are (2, kCorners).
 struct Peaks {
   float* largest;
   float* weighted;
@@ -151,7 +154,8 @@ struct Peaks {
       : largest(reinterpret_cast<float*>(shared)), weighted(largest + 2 * kCorners) {}
 };
 
-// A barrier must follow. A warp a corner; for planes of classes lanes are corners instead, which lie side by side.
+// Fills the tables; a barrier must follow. One warp per corner. If planes of classes are contiguous, lanes are corners
+// instead, which are then adjacent.
 template <typename T>
 __device__ inline void find_peaks(const Task& t, const Strip& strip, const Peaks& peaks) {
   const bool classes_inner = t.logits.stride[1] == 1;
@@ -178,7 +182,7 @@ __device__ inline void find_peaks(const Task& t, const Strip& strip, const Peaks
   }
 }
 
-// p, q, r, s of kClasses classes from k0 on; cell by cell, an odd number of vectors apart.
+// p, q, r, s of kClasses classes from k0 on, by cell. Cells are an odd number of vectors apart.
 template <int kClasses>
 struct Quads {
   float4* first;
@@ -188,7 +192,7 @@ struct Quads {
 
   __device__ float4* of(int cell) const { return first + cell * kPitch; }
 
-  // Lanes are classes, or cells where these lie side by side. Barriers must stand before and after.
+  // Lanes are classes, or cells if cells are adjacent in memory. The caller needs barriers before and after.
   template <typename T>
   __device__ void stage(const Task& t, const Strip& strip, const Peaks& peaks, int k0) const {
     static_assert(kThreads % kClasses == 0 && kThreads % kCells == 0, "a thread keeps its class, or its cell");
@@ -201,7 +205,7 @@ struct Quads {
     const int64_t down = (strip.below - strip.cy) * t.logits.stride[2], right = t.logits.stride[3];
     const int64_t step = cell_step * t.logits.stride[3] + k_step * t.logits.stride[1];
     const int blended = t.scale_w != 1.0f ? t.width - 1 - strip.cx : 0;  // cells with a neighbour to the right
-#pragma unroll 1                                                         // registers
+#pragma unroll 1                                                         // saves registers
     for (; cell < strip.cells && k < some; cell += cell_step, k += k_step, top += step) {
       const int next = cell < blended;
       const T *bottom = top + down, *across = top + (next ? right : 0);
@@ -215,10 +219,10 @@ struct Quads {
   }
 };
 
-// A thread's column: up to kRows output pixels below each other.
+// A thread's column: up to kRows consecutive output pixels.
 template <int kRows>
 struct Column {
-  int x, y, count;  // of the output; count 0: none
+  int x, y, count;  // of the output; count 0: no pixels
   int cell;         // in the strip
   float x1;         // weight of the right corners
   float y1[kRows];  // weights of the lower corners
@@ -235,7 +239,7 @@ struct Column {
     }
   }
 
-  // Of a table of corners, at a row of the output.
+  // Interpolates a table of corners at a row of the output.
   __device__ float interpolate(const float* table, const Sample& row) const {
     const float *top = table + cell, *bottom = top + kCorners;
     const int next = x1 > 0.0f;
@@ -269,13 +273,13 @@ __device__ inline void sum_classes(const Task& t, const Strip& strip, const Peak
   __syncthreads();
 }
 
-// Rows of a column that a thread takes: 8 where cells have so many.
+// Whether a thread has 8 rows of a column instead of 4: if cells have that many.
 inline bool tall(const Task& t) { return t.out_height > 5 * static_cast<int64_t>(t.height); }
 
 constexpr int kSumThreads = 256;
 
-// One block: *result = numerator / divisor. The numerator is *grad, or the sum of the losses where that is null; the
-// divisor is `pixels` where mean_all, else the sum of the weights.
+// One block computes *result = numerator / divisor. The numerator is *grad, or the sum of the losses if grad is null.
+// The divisor is `pixels` if mean_all, else the sum of the weights.
 __global__ void __launch_bounds__(kSumThreads)
     upsample_cross_entropy_sum_kernel(const float2* parts, int64_t count, double pixels, bool mean_all,
                                       const float* grad, float* result) {
@@ -300,7 +304,7 @@ __global__ void __launch_bounds__(kSumThreads)
   store_global(result, static_cast<float>(numerator / (mean_all ? pixels : own.y)));
 }
 
-// *result = *grad, or the sum of the losses, over what the reduction divides by.
+// *result = *grad, or the sum of the losses, divided by what the reduction divides by.
 int launch_sum(const Task& t, const float2* parts, int64_t count, bool mean_all, const float* grad, float* result,
                void* stream) {
   const double pixels = mean_all ? static_cast<double>(t.batch) * t.out_height * t.out_width : 0.0;

@@ -12,23 +12,23 @@ struct UpsampleCrossEntropyParams {
   Tensor4 logits;  // (N, K, h, w)
   Tensor4 target;  // (N, H, W), contiguous; int64, or uint8 where target_is_byte
   bool target_is_byte;
-  const void* class_weight;  // (K) float32, float64 for float64; or null
+  const void* class_weight;  // (K) float32 (float64 if dtype is), or null
   int64_t ignore_index;
   double label_smoothing;
-  bool mean_all;  // over all pixels instead of the counted ones
+  bool mean_all;  // the mean is over all pixels, not only over those that count
 };
 
 enum class CrossEntropyStatus : int { kOk = 0, kNoMemory = 1, kClassOutOfRange = 2 };
 
-// Forward: the loss to *loss. Backward: grad * d loss / d logits to grad_logits, any strides.
+// The forward writes the loss to *loss, the backward grad * d loss / d logits to grad_logits, of any strides.
 SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(
     CrossEntropyStatus upsample_cross_entropy_forward_cpu(const UpsampleCrossEntropyParams& params, double* loss,
                                                           int threads);
     CrossEntropyStatus upsample_cross_entropy_backward_cpu(const UpsampleCrossEntropyParams& params, double grad,
                                                            const Tensor4& grad_logits, int threads);)
 
-// All return a cudaError_t, 0 for success, and run on `stream` of the current device. A pixel whose label is out of
-// range has a loss and a gradient of NaN. loss and grad point to a float in device memory.
+// CUDA: both launches return a cudaError_t, 0 for success, and run on `stream` of the current device. A pixel whose
+// label is out of range has a loss and a gradient of NaN. `loss` and `grad` point to a float in device memory.
 int64_t upsample_cross_entropy_forward_workspace(const UpsampleCrossEntropyParams& params);
 int64_t upsample_cross_entropy_backward_workspace(const UpsampleCrossEntropyParams& params);
 int launch_upsample_cross_entropy_forward(const UpsampleCrossEntropyParams& params, float* loss, void* workspace,

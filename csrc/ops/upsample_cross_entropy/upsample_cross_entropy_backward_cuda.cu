@@ -1,36 +1,38 @@
-// upsample_cross_entropy on a GPU, backward: neither the resized logits nor their gradient ever exist.
+// upsample_cross_entropy on a GPU, backward: neither the resized logits nor their gradient are ever stored.
 //
+// clang-format off
 //   d loss / d z = (sum_k q_k) softmax(z) - q,  q_k = ((1 - s) [k = t] + s / K) w_k
-// Strips, peaks and sums are the forward's (strips.cuh), computed again. Then, 32 classes at a time:
-//   columns  a thread adds softmax 2^.. and softmax y 2^.. of its 8 pixels: the gradients of the upper and lower
-//   corners
-//            before they are divided between left and right; what labels and smoothing subtract is added afterwards
-//   corners  a thread a corner and class adds the columns of the cells on both sides, left to right, and writes two
-//            numbers to the workspace: for the corners above the strip's cells and below them
-// A last kernel adds the two strips above and below a source pixel (four at a seam of strips). No atomics, a fixed
-// order.
+// clang-format on
+// Strips, peaks and sums are those of the forward (strips.cuh), recomputed. Then, 32 classes at a time:
+//   columns  a thread adds softmax 2^.. and softmax y 2^.. of its 8 pixels. These are the gradients of the upper and
+//            lower corners before they are divided between left and right. The parts of labels and smoothing are
+//            subtracted afterwards;
+//   corners  a thread per corner and class adds the columns of the cells on both sides, from left to right, and writes
+//            two numbers to the workspace: for the corners above the strip's cells and for those below.
+// A last kernel adds the two strips above and below a source pixel (four at a seam of strips). There are no atomics;
+// the order is fixed.
 //
-// Bytes: logits and target as the forward; the workspace, 17/16 x 8 bytes for each source pixel and class, written and
+// Bytes: logits and target as in the forward; the workspace, 17/16 x 8 bytes per source pixel and class, written and
 // read, and the gradient: 190 MB at the shape below, 0.045 ms.
-// MODEL (machine code for sm_90 counted by hand; not measured on a GPU), (16, 150, 64, 64) bf16 to 512 x 512,
-// instructions a class and pixel: sums 3.75, columns 5.1, corners 2.6, strips to shared memory twice 1.9, peaks 0.8,
-// labels 0.4, gathering 0.7, the rest 0.6: 15.9, or 0.34 ms by issue. Two exponentials a class and pixel take 0.35 ms.
-// Versions: a block a tile of source pixels with a halo of cells, a lane a class, the gradient in shared memory: 66 a
-// class and pixel, 1.8 ms, and no more classes than a tile had room for.
+// Model for an H200 (sm_90 machine code counted by hand), (16, 150, 64, 64) bf16 to 512 x 512, instructions per class
+// and pixel: sums 3.75, columns 5.1, corners 2.6, strips to shared memory twice 1.9, peaks 0.8, labels 0.4, gathering
+// 0.7, the rest 0.6: 15.9, or 0.34 ms by issue. Two exponentials per class and pixel take 0.35 ms.
+// Versions: one block per tile of source pixels with a halo of cells, one lane per class, the gradient in shared
+// memory: 66 instructions per class and pixel, 1.8 ms, and no more classes than a tile had room for.
 
 #include "ops/upsample_cross_entropy/strips.cuh"
 
 namespace segnext {
 namespace {
 
-constexpr int kClasses = 32;  // of a strip in shared memory at a time: 8.4 KB, and 41 KB of their gradients
+constexpr int kClasses = 32;  // classes of a strip in shared memory at a time: 8.4 KB, and 41 KB of their gradients
 constexpr int kWeightThreads = 128;
 
 // Gradients of kClasses classes along each column, (kClasses, kPitch): of the upper and of the lower corners.
 struct Gradients {
   float2* first;
 
-  static constexpr int kPitch = kThreads + 1;  // classes of one column lie in different banks
+  static constexpr int kPitch = kThreads + 1;  // classes of one column are in different banks
   static constexpr size_t kBytes = kClasses * kPitch * sizeof(float2);
 
   __device__ float2* of(int k, int column) const { return first + k * kPitch + column; }
@@ -45,16 +47,16 @@ constexpr size_t kWeightsAt = kGradientsAt + Gradients::kBytes;     // (kThreads
 constexpr size_t kFirstAt = kWeightsAt + kThreads * sizeof(float);  // (kCells + 1): first column of each cell
 constexpr size_t kSharedBytes = kFirstAt + (kCells + 1) * sizeof(int);
 
-// What a thread knows of its pixels for the classes' gradients.
+// The values of a thread's pixels that the gradients of all classes need.
 template <int kRows>
-struct Pixels {
+struct PixelGradients {
   float softmax[kRows];     // d loss / d z_k = softmax 2^((z_k - U) log2(e)) - hit [k = label] - spread w_k
-  int label[kRows];         // Task::kIgnored: no gradient
+  int label[kRows];         // Task::kIgnored: the pixel has no gradient
   float spread, spread_y1;  // sums over the pixels that count: of 1 and of y1
-  bool alone;               // a pixel's sum is too small, or a logit is not finite: all pixels by themselves
+  bool alone;               // a pixel's sum is too small, or a logit is not finite: each pixel is computed on its own
 
-  __device__ Pixels(const Task& t, const Strip& strip, const Column<kRows>& column, const float (&sums)[kRows],
-                    float scale, float all_weights)
+  __device__ PixelGradients(const Task& t, const Strip& strip, const Column<kRows>& column, const float (&sums)[kRows],
+                            float scale, float all_weights)
       : spread(0.0f), spread_y1(0.0f), alone(false) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -74,7 +76,7 @@ struct Pixels {
   }
 };
 
-// Gradients along one column whose pixels go by themselves: slow, and rare.
+// Gradients along one column whose pixels are computed on their own: slow, and rare.
 template <typename T, typename Column>
 __device__ inline void column_alone(const Task& t, const Strip& strip, const Column& column, float scale,
                                     float all_weights, int k0, int some, const Gradients& gradients) {
@@ -85,7 +87,7 @@ __device__ inline void column_alone(const Task& t, const Strip& strip, const Col
     const int label = t.label(strip.n, column.y + r, column.x);
     if (label == Task::kIgnored) continue;
     const Sample y = sample_axis(column.y + r, t.scale_h, t.height);
-    const Cell<T> cell = t.cell<T>(strip.n, y, x);
+    const GlobalCell<T> cell = t.cell<T>(strip.n, y, x);
     const float lse = pixel_softmax(t, cell, y, x, label).lse;
     const float softmax = scale * (t.hit * t.weight_of_label(label) + t.spread * all_weights);
     const float lower = y.next > y.source ? y.w1 : 0.0f;
@@ -96,10 +98,10 @@ __device__ inline void column_alone(const Task& t, const Strip& strip, const Col
   }
 }
 
-// Gradients of the classes from k0 on along a thread's column.
+// Computes the gradients of the classes from k0 on along a thread's column.
 template <typename T, int kRows>
 __device__ inline void differentiate(const Task& t, const Strip& strip, const Column<kRows>& column,
-                                     const Pixels<kRows>& pixels, float scale, float all_weights, int k0,
+                                     const PixelGradients<kRows>& pixels, float scale, float all_weights, int k0,
                                      const Quads<kClasses>& quads, const Gradients& gradients) {
   const int some = min(kClasses, t.classes - k0);
   if (pixels.alone) {
@@ -138,13 +140,14 @@ __device__ inline void differentiate(const Task& t, const Strip& strip, const Co
   }
 }
 
-// Where a strip's gradients of a corner and class lie in the workspace; as in the output, the inner axis varies first.
-struct Parts {
+// Layout of the workspace: where a strip's gradients of a corner and class are. As in the output, the inner axis varies
+// first.
+struct GradientParts {
   float2* first;
   int corner, plane;  // steps
   int64_t strip;
 
-  Parts(const Task& t, float2* workspace, bool classes_inner)
+  GradientParts(const Task& t, float2* workspace, bool classes_inner)
       : first(workspace),
         corner(classes_inner ? t.classes : 1),
         plane(classes_inner ? 1 : kCorners),
@@ -152,9 +155,9 @@ struct Parts {
   __device__ float2* of(int64_t index, int at, int k) const { return first + index * strip + at * corner + k * plane; }
 };
 
-// Sums the columns of both cells beside a corner, in order. `fresh`: these are the strip's first pixels.
+// Adds the columns of both cells beside a corner, in order. `fresh`: these are the strip's first pixels.
 __device__ inline void sum_columns(const Task& t, const Strip& strip, int k0, int columns, const Gradients& gradients,
-                                   const float* weights, const int* first, const Parts& parts, bool fresh) {
+                                   const float* weights, const int* first, const GradientParts& parts, bool fresh) {
   const bool neighbours = t.scale_w != 1.0f;
   for (int i = threadIdx.x; i < (strip.cells + 1) * kClasses; i += kThreads) {
     const int k = i % kClasses, corner = i / kClasses;
@@ -187,7 +190,7 @@ __device__ inline void sum_columns(const Task& t, const Strip& strip, int k0, in
 
 template <typename T, int kRows>
 __global__ void __launch_bounds__(kThreads, 3)
-    upsample_cross_entropy_gradient_kernel(Task t, int strips, const float* scale_at, Parts parts) {
+    upsample_cross_entropy_gradient_kernel(Task t, int strips, const float* scale_at, GradientParts parts) {
   const Strip strip(t, strips, static_cast<int>(blockIdx.x));
   const Peaks peaks(shared_memory());
   const Quads<kClasses> quads{reinterpret_cast<float4*>(shared_memory() + kQuadsAt)};
@@ -197,7 +200,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   const float scale = load_global(scale_at), all_weights = weight_sum(t);
   find_peaks<T>(t, strip, peaks);
   bool fresh = true;
-  // At least once: a strip without pixels has gradients of 0.
+  // At least one pass: a strip without pixels has gradients of 0.
   for (int row = 0; row == 0 || row < strip.rows; row += kRows) {
     for (int begin = 0; begin == 0 || begin < strip.columns; begin += kThreads) {
       const Column<kRows> column(t, strip, begin + static_cast<int>(threadIdx.x), row);
@@ -209,7 +212,7 @@ __global__ void __launch_bounds__(kThreads, 3)
       }
       float sums[kRows];
       sum_classes<T>(t, strip, peaks, quads, column, sums);
-      const Pixels<kRows> pixels(t, strip, column, sums, scale, all_weights);
+      const PixelGradients<kRows> pixels(t, strip, column, sums, scale, all_weights);
       for (int k0 = 0; k0 < t.classes; k0 += kClasses) {
         quads.template stage<T>(t, strip, peaks, k0);
         __syncthreads();
@@ -218,15 +221,15 @@ __global__ void __launch_bounds__(kThreads, 3)
         sum_columns(t, strip, k0, columns, gradients, weights, first, parts, fresh);
       }
       fresh = false;
-      __syncthreads();  // before the next pixels' weights
+      __syncthreads();  // weights are overwritten next
     }
   }
 }
 
-// The gradient of a source pixel and class: from the strips of the row of cells below it and of the one above.
+// The gradient of a source pixel and class: from the strips of the row of cells below it and of the row above.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    upsample_cross_entropy_gather_kernel(Task t, int strips, Parts parts, Tensor4 grad_logits) {
+    upsample_cross_entropy_gather_kernel(Task t, int strips, GradientParts parts, Tensor4 grad_logits) {
   const bool classes_inner = parts.plane == 1;
   const int64_t count = static_cast<int64_t>(t.width) * t.classes;
   const int row = static_cast<int>(blockIdx.x), n = row / t.height, y = row % t.height;
@@ -237,7 +240,7 @@ __global__ void __launch_bounds__(kThreads)
     const int x = classes_inner ? outer : inner, k = classes_inner ? inner : outer;
     const int64_t strip = int64_t{row} * strips + x / kCells;
     const int corner = x % kCells;
-    const bool seam = corner == 0 && x > 0;  // also the last corner of the strip to the left
+    const bool seam = corner == 0 && x > 0;  // it is also the last corner of the strip to the left
     float sum = load_global(parts.of(strip, corner, k)).x;
     if (seam) sum += load_global(parts.of(strip - 1, kCells, k)).x;
     if (y > 0 && t.scale_h != 1.0f) {
@@ -248,7 +251,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The divisor: the sum of the weights, a row of the target a block.
+// The divisor: the sum of the weights. One block per row of the target.
 __global__ void __launch_bounds__(kWeightThreads) upsample_cross_entropy_weights_kernel(Task t, float2* parts) {
   const int n = static_cast<int>(blockIdx.x) / t.out_height, y = static_cast<int>(blockIdx.x) % t.out_height;
   float sum = 0.0f;
@@ -274,7 +277,7 @@ int launch_upsample_cross_entropy_backward(const UpsampleCrossEntropyParams& par
   const int64_t blocks = strips_in_all(t), rows = target_rows(t);
   if (blocks > INT32_MAX || rows > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
   if (blocks == 0) return 0;
-  const Parts parts(t, static_cast<float2*>(workspace), grad_logits.stride[1] == 1);
+  const GradientParts parts(t, static_cast<float2*>(workspace), grad_logits.stride[1] == 1);
   float2* weights = parts.first + parts_of(t);
   float* scale = reinterpret_cast<float*>(weights + rows);
   if (!params.mean_all) {

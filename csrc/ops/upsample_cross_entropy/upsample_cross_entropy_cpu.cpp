@@ -1,25 +1,26 @@
 // upsample_cross_entropy on the CPU: neither the resized logits nor their gradient ever exist.
 //
 // With z the interpolated logits of a pixel, t its label, w the class weights and s the label smoothing:
-//   loss = (1 - s) w_t (lse(z) - z_t) + s / K sum_k w_k (lse(z) - z_k)
-//   d loss / d z = (sum_k q_k) softmax(z) - q,  q_k = ((1 - s) [k = t] + s / K) w_k
-// A row of output pixels is interpolated between two source rows once (channels innermost, padded to whole
-// vectors); every pixel then takes two FMAs and one exponential a vector of classes. The backward computes the
-// softmax again and adds the pixel's gradient to its two columns of a row buffer, that buffer to its two source
-// rows. Bytes: logits, target and the low-resolution gradient, once each.
 //
-// Sums run in the order of the rows whatever the number of threads: results do not depend on it. A thread that
-// owns a band of source rows repeats the output rows that reach into it from the band above.
-
-#include <omp.h>
+// clang-format off
+//   loss          = (1 - s) w_t (lse(z) - z_t) + s / K sum_k w_k (lse(z) - z_k)
+//   d loss / d z  = (sum_k q_k) softmax(z) - q,   q_k = ((1 - s) [k = t] + s / K) w_k
+// clang-format on
+//
+// A row of output pixels is interpolated between two source rows once (channels innermost, padded to whole vectors).
+// Then every pixel takes two FMAs and one exponential per vector of classes. The backward computes the softmax again
+// and adds the pixel's gradient to its two columns of a row buffer, and that buffer to its two source rows.
+// Bytes: logits, target and the low-resolution gradient, once each.
+//
+// Sums run in the order of the rows, so results do not depend on the number of threads. A thread that owns a band of
+// source rows repeats those output rows of the band above that reach into its own.
 
 #include <cfloat>
 #include <cmath>
-#include <cstdlib>
 
-#include "cpu/arena.h"
 #include "cpu/convert.h"
 #include "cpu/exponential.h"
+#include "cpu/memory.h"
 #include "cpu/resize.h"
 #include "cpu/vector.h"
 #include "ops/upsample_cross_entropy/upsample_cross_entropy.h"
@@ -34,61 +35,58 @@ constexpr Real kLargest = static_cast<Real>(sizeof(Real) == sizeof(float) ? FLT_
 
 Real label_smoothing(const Params& p) { return static_cast<Real>(p.label_smoothing); }
 
-struct Sizes {
-  int64_t batch, classes, height, width, out_height, out_width, padded;
+struct LossSizes {
+  int64_t batch, classes, height, width, out_height, out_width, padded_classes;
 
-  explicit Sizes(const Params& p)
+  explicit LossSizes(const Params& p)
       : batch(p.logits.size[0]),
         classes(p.logits.size[1]),
         height(p.logits.size[2]),
         width(p.logits.size[3]),
         out_height(p.target.size[1]),
         out_width(p.target.size[2]),
-        padded((p.logits.size[1] + kLanes - 1) / kLanes * kLanes) {}
+        padded_classes(padded(classes)) {}
 };
 
-// What every thread reads.
-struct Shared {
+// Memory that all threads share.
+struct LossShared {
   Axis rows, columns;
-  Real* weight;  // (padded) class weights, zero in the padding
+  Real* weight;  // (padded classes) class weights, zero in the padding
   double* row_loss;
   double* row_weight;  // (batch * out_height) each
+
+  LossShared(Arena& arena, const LossSizes& s)
+      : rows(arena, s.out_height),
+        columns(arena, s.out_width),
+        weight(arena.take<Real>(s.padded_classes)),
+        row_loss(arena.take<double>(s.batch * s.out_height)),
+        row_weight(arena.take<double>(s.batch * s.out_height)) {}
 };
 
-Shared take_shared(Arena& arena, const Sizes& s) {
-  Shared shared;
-  take_axis(arena, shared.rows, s.out_height);
-  take_axis(arena, shared.columns, s.out_width);
-  shared.weight = arena.take<Real>(s.padded);
-  shared.row_loss = arena.take<double>(s.batch * s.out_height);
-  shared.row_weight = arena.take<double>(s.batch * s.out_height);
-  return shared;
-}
-
-void fill_shared(Shared& shared, const Params& p, const Sizes& s) {
+void fill_shared(LossShared& shared, const Params& p, const LossSizes& s) {
   fill_axis(shared.rows, s.height, s.out_height, static_cast<Real>(s.height) / static_cast<Real>(s.out_height));
   fill_axis(shared.columns, s.width, s.out_width, static_cast<Real>(s.width) / static_cast<Real>(s.out_width));
   const Real* given = static_cast<const Real*>(p.class_weight);
-  for (int64_t k = 0; k < s.padded; ++k) {
+  for (int64_t k = 0; k < s.padded_classes; ++k) {
     shared.weight[k] = k >= s.classes ? 0.0f : given == nullptr ? 1.0f : given[k];
   }
 }
 
-struct Row {
-  Real* values;   // (width, padded)
-  int64_t index;  // which (image, source row) it holds; -1: none
+struct LogitRow {
+  Real* values;   // (width, padded classes)
+  int64_t index;  // of the (image, source row) that it holds; -1: none
 };
 
 template <typename T>
-void load_row(const Params& p, const Sizes& s, int64_t n, int64_t y, Row& row) {
+void load_row(const Params& p, const LossSizes& s, int64_t n, int64_t y, LogitRow& row) {
   if (row.index == n * s.height + y) return;
   row.index = n * s.height + y;
   const T* source = static_cast<const T*>(p.logits.data) + n * p.logits.stride[0] + y * p.logits.stride[2];
   for (int64_t x = 0; x < s.width; ++x) {
-    Real* out = row.values + x * s.padded;
+    Real* out = row.values + x * s.padded_classes;
     const T* pixel = source + x * p.logits.stride[3];
     for (int64_t k = 0; k < s.classes; ++k) out[k] = to_real(pixel[k * p.logits.stride[1]]);
-    for (int64_t k = s.classes; k < s.padded; ++k) out[k] = -kLargest;  // e^this is nothing beside any class
+    for (int64_t k = s.classes; k < s.padded_classes; ++k) out[k] = -kLargest;  // its e^z is 0 beside any class
   }
 }
 
@@ -97,60 +95,68 @@ int64_t label_at(const Params& p, int64_t index) {
                           : static_cast<const int64_t*>(p.target.data)[index];
 }
 
-struct ThreadScratch {
-  Row slot[2];
-  Real* blended;   // (width, padded) the output row at the source's columns
-  Real* z;         // (padded) one pixel
-  Real* grad_row;  // (width, padded)
+struct LossScratch {
+  LogitRow slot[2];
+  Real* blended;   // (width, padded classes) the output row at the source's columns
+  Real* z;         // (padded classes) one pixel
+  Real* grad_row;  // (width, padded classes)
 
-  ThreadScratch(Arena& arena, const Sizes& s) {
-    for (Row& row : slot) {
-      row.values = arena.take<Real>(s.width * s.padded);
+  LossScratch(Arena& arena, const LossSizes& s) {
+    for (LogitRow& row : slot) {
+      row.values = arena.take<Real>(s.width * s.padded_classes);
       row.index = -1;
     }
-    blended = arena.take<Real>(s.width * s.padded);
-    z = arena.take<Real>(s.padded);
-    grad_row = arena.take<Real>(s.width * s.padded);
+    blended = arena.take<Real>(s.width * s.padded_classes);
+    z = arena.take<Real>(s.padded_classes);
+    grad_row = arena.take<Real>(s.width * s.padded_classes);
   }
 };
 
-// blended = the output row y of image n, at the source's columns.
+struct LossBackwardScratch : LossScratch {
+  Real* band;  // (band_rows, width, padded classes) the gradient of a band of source rows
+
+  LossBackwardScratch(Arena& arena, const LossSizes& s, int64_t band_rows)
+      : LossScratch(arena, s), band(arena.take<Real>(band_rows * s.width * s.padded_classes)) {}
+};
+
+// Computes the output row y of image n at the source's columns.
 template <typename T>
-void blend_rows(const Params& p, const Sizes& s, const Axis& rows, int64_t n, int64_t y, ThreadScratch& t) {
+void blend_rows(const Params& p, const LossSizes& s, const Axis& rows, int64_t n, int64_t y, LossScratch& t) {
   const int64_t top = rows.source[y], bottom = top + rows.reach(top);
   load_row<T>(p, s, n, top, t.slot[top & 1]);
   load_row<T>(p, s, n, bottom, t.slot[bottom & 1]);
   const Real *a = t.slot[top & 1].values, *b = t.slot[bottom & 1].values;
   const Real w0 = rows.w0[y], w1 = rows.w1[y];
-  for (int64_t i = 0; i < s.width * s.padded; i += kLanes) store(t.blended + i, w0 * load(a + i) + w1 * load(b + i));
+  for (int64_t i = 0; i < s.width * s.padded_classes; i += kLanes)
+    store(t.blended + i, w0 * load(a + i) + w1 * load(b + i));
 }
 
 struct Softmax {
   Real largest, sum;  // sum of e^(z - largest)
 };
 
-// z of the output pixel x, and its softmax's largest and sum.
-Softmax pixel_softmax(const Sizes& s, const Axis& columns, int64_t x, ThreadScratch& t) {
+// Computes z of the output pixel x, and its softmax's largest and sum.
+Softmax pixel_softmax(const LossSizes& s, const Axis& columns, int64_t x, LossScratch& t) {
   const int64_t left = columns.source[x], right = left + columns.reach(left);
-  const Real *a = t.blended + left * s.padded, *b = t.blended + right * s.padded;
+  const Real *a = t.blended + left * s.padded_classes, *b = t.blended + right * s.padded_classes;
   const Real w0 = columns.w0[x], w1 = columns.w1[x];
-  FloatV best = broadcast(-__builtin_inff());
-  for (int64_t k = 0; k < s.padded; k += kLanes) {
-    const FloatV z = w0 * load(a + k) + w1 * load(b + k);
+  Vec best = broadcast(-__builtin_inff());
+  for (int64_t k = 0; k < s.padded_classes; k += kLanes) {
+    const Vec z = w0 * load(a + k) + w1 * load(b + k);
     store(t.z + k, z);
-    best = max(z, best);  // NaN never is; it comes back through the sum
+    best = max(z, best);  // NaN is never the largest; it comes back through the sum
   }
   Real largest = best[0];
   for (int lane = 1; lane < kLanes; ++lane) largest = best[lane] > largest ? best[lane] : largest;
-  FloatV sums = {};
-  for (int64_t k = 0; k < s.padded; k += kLanes) sums += exp_negative(load(t.z + k) - largest);
+  Vec sums = {};
+  for (int64_t k = 0; k < s.padded_classes; k += kLanes) sums += exp_negative(load(t.z + k) - largest);
   Real sum = 0.0f;
   for (int lane = 0; lane < kLanes; ++lane) sum += sums[lane];
   return {largest, sum};
 }
 
 template <typename T>
-bool forward_row(const Params& p, const Sizes& s, const Shared& shared, int64_t n, int64_t y, ThreadScratch& t) {
+bool forward_row(const Params& p, const LossSizes& s, const LossShared& shared, int64_t n, int64_t y, LossScratch& t) {
   blend_rows<T>(p, s, shared.rows, n, y, t);
   const int64_t row = n * s.out_height + y;
   const Real smoothing = label_smoothing(p);
@@ -183,25 +189,18 @@ double total_of(const double* rows, int64_t count) {
 
 template <typename T>
 CrossEntropyStatus forward(const Params& p, double* loss, int threads) {
-  const Sizes s(p);
-  Arena measure{nullptr};
-  take_shared(measure, s);
-  const int64_t shared_bytes = measure.used;
-  ThreadScratch(measure, s);
-  const int64_t thread_bytes = measure.used - shared_bytes;
-  char* memory = static_cast<char*>(std::malloc(shared_bytes + threads * thread_bytes));
-  if (memory == nullptr) return CrossEntropyStatus::kNoMemory;
-  Arena arena{memory};
-  Shared shared = take_shared(arena, s);
+  const LossSizes s(p);
+  const TeamMemory memory(bytes_of<LossShared>(s), bytes_of<LossScratch>(s), threads);
+  if (memory.is_exhausted()) return CrossEntropyStatus::kNoMemory;
+  auto shared = memory.shared<LossShared>(s);
   fill_shared(shared, p, s);
   const int64_t rows = s.batch * s.out_height;
   bool in_range = true;
 #pragma omp parallel num_threads(threads) reduction(&& : in_range)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-    Arena own{memory + shared_bytes + member * thread_bytes};
-    ThreadScratch scratch(own, s);
-    for (int64_t row = rows * member / team; row < rows * (member + 1) / team; ++row) {
+    const Member me = this_member();
+    auto scratch = memory.own<LossScratch>(me, s);
+    for (int64_t row = me.begin(rows); row < me.end(rows); ++row) {
       in_range = forward_row<T>(p, s, shared, row / s.out_height, row % s.out_height, scratch) && in_range;
     }
   }
@@ -209,13 +208,12 @@ CrossEntropyStatus forward(const Params& p, double* loss, int threads) {
     const double divisor = p.mean_all ? static_cast<double>(rows * s.out_width) : total_of(shared.row_weight, rows);
     *loss = static_cast<Real>(total_of(shared.row_loss, rows) / divisor);
   }
-  std::free(memory);
   return in_range ? CrossEntropyStatus::kOk : CrossEntropyStatus::kClassOutOfRange;
 }
 
 // Adds scale * d loss / d (blended row) of the output row y to grad_row.
-void backward_row(const Params& p, const Sizes& s, const Shared& shared, int64_t row, Real scale, Real weight_sum,
-                  ThreadScratch& t) {
+void backward_row(const Params& p, const LossSizes& s, const LossShared& shared, int64_t row, Real scale,
+                  Real weight_sum, LossScratch& t) {
   const Real on = 1.0f - label_smoothing(p), spread = label_smoothing(p) / static_cast<Real>(s.classes);
   for (int64_t x = 0; x < s.out_width; ++x) {
     const int64_t label = label_at(p, row * s.out_width + x);
@@ -224,10 +222,10 @@ void backward_row(const Params& p, const Sizes& s, const Shared& shared, int64_t
     const Real q_sum = on * shared.weight[label] + spread * weight_sum;
     const Real over_sum = q_sum / softmax.sum;
     const int64_t left = shared.columns.source[x], right = left + shared.columns.reach(left);
-    Real *a = t.grad_row + left * s.padded, *b = t.grad_row + right * s.padded;
+    Real *a = t.grad_row + left * s.padded_classes, *b = t.grad_row + right * s.padded_classes;
     const Real w0 = scale * shared.columns.w0[x], w1 = scale * shared.columns.w1[x];
-    for (int64_t k = 0; k < s.padded; k += kLanes) {
-      const FloatV g = over_sum * exp_negative(load(t.z + k) - softmax.largest) - spread * load(shared.weight + k);
+    for (int64_t k = 0; k < s.padded_classes; k += kLanes) {
+      const Vec g = over_sum * exp_negative(load(t.z + k) - softmax.largest) - spread * load(shared.weight + k);
       store(a + k, load(a + k) + w0 * g);
       store(b + k, load(b + k) + w1 * g);
     }
@@ -237,39 +235,40 @@ void backward_row(const Params& p, const Sizes& s, const Shared& shared, int64_t
 }
 
 template <typename T>
-void store_row(const Real* values, const Sizes& s, const Tensor4& out, int64_t n, int64_t y) {
+void store_row(const Real* values, const LossSizes& s, const Tensor4& out, int64_t n, int64_t y) {
   T* target = static_cast<T*>(out.data) + n * out.stride[0] + y * out.stride[2];
   for (int64_t x = 0; x < s.width; ++x) {
     for (int64_t k = 0; k < s.classes; ++k) {
-      target[x * out.stride[3] + k * out.stride[1]] = from_real<T>(values[x * s.padded + k]);
+      target[x * out.stride[3] + k * out.stride[1]] = from_real<T>(values[x * s.padded_classes + k]);
     }
   }
 }
 
 // The gradient of source rows [first, last) of image n.
 template <typename T>
-void backward_band(const Params& p, const Sizes& s, const Shared& shared, int64_t n, int64_t first, int64_t last,
-                   Real scale, Real weight_sum, const Tensor4& grad_logits, Real* band, ThreadScratch& t) {
-  const int64_t row_floats = s.width * s.padded;
-  std::memset(band, 0, (last - first) * row_floats * sizeof(Real));
+void backward_band(const Params& p, const LossSizes& s, const LossShared& shared, int64_t n, int64_t first,
+                   int64_t last, Real scale, Real weight_sum, const Tensor4& grad_logits, LossBackwardScratch& t) {
+  Real* const band = t.band;
+  const int64_t row_reals = s.width * s.padded_classes;
+  std::memset(band, 0, (last - first) * row_reals * sizeof(Real));
   for (int64_t y = 0; y < s.out_height; ++y) {
     const int64_t top = shared.rows.source[y], bottom = top + shared.rows.reach(top);
     if (bottom < first || top >= last) continue;
     blend_rows<T>(p, s, shared.rows, n, y, t);
-    std::memset(t.grad_row, 0, row_floats * sizeof(Real));
+    std::memset(t.grad_row, 0, row_reals * sizeof(Real));
     backward_row(p, s, shared, n * s.out_height + y, scale, weight_sum, t);
     const auto add = [&](int64_t row, Real weight) {
       if (row < first || row >= last) return;
-      Real* out = band + (row - first) * row_floats;
-      for (int64_t i = 0; i < row_floats; i += kLanes) store(out + i, load(out + i) + weight * load(t.grad_row + i));
+      Real* out = band + (row - first) * row_reals;
+      for (int64_t i = 0; i < row_reals; i += kLanes) store(out + i, load(out + i) + weight * load(t.grad_row + i));
     };
     add(top, shared.rows.w0[y]);
     add(bottom, shared.rows.w1[y]);
   }
-  for (int64_t y = first; y < last; ++y) store_row<T>(band + (y - first) * row_floats, s, grad_logits, n, y);
+  for (int64_t y = first; y < last; ++y) store_row<T>(band + (y - first) * row_reals, s, grad_logits, n, y);
 }
 
-double counted_weight(const Params& p, const Sizes& s, const Shared& shared) {
+double counted_weight(const Params& p, const LossSizes& s, const LossShared& shared) {
   double total = 0.0;
   for (int64_t i = 0; i < s.batch * s.out_height * s.out_width; ++i) {
     const int64_t label = label_at(p, i);
@@ -280,21 +279,13 @@ double counted_weight(const Params& p, const Sizes& s, const Shared& shared) {
 
 template <typename T>
 CrossEntropyStatus backward(const Params& p, double grad, const Tensor4& grad_logits, int threads) {
-  const Sizes s(p);
+  const LossSizes s(p);
   if (s.batch == 0) return CrossEntropyStatus::kOk;
-  // Whole images where there are enough of them; else bands of source rows.
-  const int64_t bands = s.batch >= threads ? 1 : (threads + s.batch - 1) / s.batch;
-  const int64_t band_rows = (s.height + bands - 1) / bands;
-  Arena measure{nullptr};
-  take_shared(measure, s);
-  const int64_t shared_bytes = measure.used;
-  ThreadScratch(measure, s);
-  measure.take<Real>(band_rows * s.width * s.padded);
-  const int64_t thread_bytes = measure.used - shared_bytes;
-  char* memory = static_cast<char*>(std::malloc(shared_bytes + threads * thread_bytes));
-  if (memory == nullptr) return CrossEntropyStatus::kNoMemory;
-  Arena arena{memory};
-  Shared shared = take_shared(arena, s);
+  // Whole images if there are enough for all threads, else bands of source rows.
+  const int64_t bands = blocks_of(threads, s.batch), band_rows = blocks_of(s.height, bands);
+  const TeamMemory memory(bytes_of<LossShared>(s), bytes_of<LossBackwardScratch>(s, band_rows), threads);
+  if (memory.is_exhausted()) return CrossEntropyStatus::kNoMemory;
+  auto shared = memory.shared<LossShared>(s);
   fill_shared(shared, p, s);
   const double divisor =
       p.mean_all ? static_cast<double>(s.batch * s.out_height * s.out_width) : counted_weight(p, s, shared);
@@ -303,20 +294,17 @@ CrossEntropyStatus backward(const Params& p, double grad, const Tensor4& grad_lo
   for (int64_t k = 0; k < s.classes; ++k) weight_sum += shared.weight[k];
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t team = omp_get_num_threads(), member = omp_get_thread_num();
-    Arena own{memory + shared_bytes + member * thread_bytes};
-    ThreadScratch scratch(own, s);
-    Real* band = own.take<Real>(band_rows * s.width * s.padded);
+    const Member me = this_member();
+    auto scratch = memory.own<LossBackwardScratch>(me, s, band_rows);
     const int64_t units = s.batch * bands;
-    for (int64_t unit = units * member / team; unit < units * (member + 1) / team; ++unit) {
+    for (int64_t unit = me.begin(units); unit < me.end(units); ++unit) {
       const int64_t first = unit % bands * band_rows;
-      const int64_t last = first + band_rows < s.height ? first + band_rows : s.height;
+      const int64_t last = smaller(first + band_rows, s.height);
       if (first < last) {
-        backward_band<T>(p, s, shared, unit / bands, first, last, scale, weight_sum, grad_logits, band, scratch);
+        backward_band<T>(p, s, shared, unit / bands, first, last, scale, weight_sum, grad_logits, scratch);
       }
     }
   }
-  std::free(memory);
   return CrossEntropyStatus::kOk;
 }
 

@@ -1,26 +1,29 @@
-// upsample_cross_entropy on a GPU, forward: the resized logits never exist.
+// upsample_cross_entropy on a GPU, forward: the resized logits are never stored.
 //
 // With z the interpolated logits of a pixel, t its label, w the class weights, s the label smoothing:
+// clang-format off
 //   loss = (1 - s) w_t (lse(z) - z_t) + s / K sum_k w_k (lse(z) - z_k)
-// A block takes a strip of 16 cells of one row of cells, a thread a column of 8 output pixels (strips.cuh):
-//   peaks   the largest class of each corner, and sum_k w_k z_k, which may be interpolated: it is linear
+// clang-format on
+// A block has a strip of 16 cells of one row of cells, and a thread a column of 8 output pixels (strips.cuh):
+//   peaks   the largest class of each corner, and sum_k w_k z_k, which may be interpolated because it is linear
 //   sums    32 classes at a time in shared memory; a pixel and class costs an FMA, an exponential, an addition
-//   losses  of the 8 pixels, with z_t from the logits themselves; then of the block, and of all in one block, in double
-// An out-of-range label gives NaN, in the loss and in the gradient: an error that needs no host synchronisation and no
-// trap, and that a training loop sees in its next look at the loss. The CPU raises IndexError.
+//   losses  of the 8 pixels, with z_t from the logits themselves; then of the block; then one block adds all, in double
+// An out-of-range label gives NaN in the loss and in the gradient. This error needs neither host synchronisation nor a
+// trap, and a training loop sees it when it next reads the loss. The CPU raises IndexError.
 //
-// Bytes: each row of logits twice, once from L2, and the target once: 54 MB at the shape below, 0.01 ms.
-// MODEL (machine code for sm_90 counted by hand; not measured on a GPU), (16, 150, 64, 64) bf16 to 512 x 512,
-// instructions a class and pixel: sums 3.75, strips to shared memory 1.0, peaks 0.8, losses and the rest 1.4: 7.0,
-// or 0.15 ms by issue. The 6.3e8 exponentials, 16 a clock of a multiprocessor, take 0.18 ms and are the bound.
-// Versions: a thread a pixel that loads and converts four corners a class: 45 a class and pixel, 1.0 ms.
+// Bytes: each row of logits twice, once of them from L2, and the target once: 54 MB at the shape below, 0.01 ms.
+// Model for an H200 (sm_90 machine code counted by hand), (16, 150, 64, 64) bf16 to 512 x 512, instructions per class
+// and pixel: sums 3.75, strips to shared memory 1.0, peaks 0.8, losses and the rest 1.4: 7.0, or 0.15 ms by issue. The
+// 6.3e8 exponentials, 16 per clock and multiprocessor, take 0.18 ms and are the bound.
+// Versions: one thread per pixel that loads and converts four corners per class: 45 instructions per class and pixel,
+// 1.0 ms.
 
 #include "ops/upsample_cross_entropy/strips.cuh"
 
 namespace segnext {
 namespace {
 
-constexpr int kClasses = 32;  // of a strip in shared memory at a time: 8.4 KB
+constexpr int kClasses = 32;  // classes of a strip in shared memory at a time: 8.4 KB
 static_assert(Quads<kClasses>::kBytes >= 8 * kThreads * sizeof(float), "a thread's sums take the classes' place");
 constexpr size_t kSharedBytes = Peaks::kBytes + Quads<kClasses>::kBytes;
 
@@ -28,8 +31,8 @@ template <typename T, typename Column>
 __device__ inline float pixel_loss(const Task& t, const Strip& strip, const Peaks& peaks, const Column& column, int row,
                                    int label, float all_weights, float sum) {
   const Sample y = sample_axis(column.y + row, t.scale_h, t.height), x = sample_axis(column.x, t.scale_w, t.width);
-  const Cell<T> cell = t.cell<T>(strip.n, y, x);
-  Softmax softmax;
+  const GlobalCell<T> cell = t.cell<T>(strip.n, y, x);
+  PixelSoftmax softmax;
   if (sum >= kSmallestSum) {
     softmax.lse = column.interpolate(peaks.largest, y) + kLn2 * log2f(sum);
     softmax.at_label = cell.interpolate(label, y, x);
@@ -41,7 +44,7 @@ __device__ inline float pixel_loss(const Task& t, const Strip& strip, const Peak
   return t.spread > 0.0f ? loss + t.spread * (all_weights * softmax.lse - softmax.weighted) : loss;
 }
 
-// A strip's sums of loss and weight to parts.
+// Writes a strip's sums of loss and weight to `parts`.
 template <typename T, int kRows>
 __global__ void __launch_bounds__(kThreads) upsample_cross_entropy_loss_kernel(Task t, int strips, float2* parts) {
   const Strip strip(t, strips, static_cast<int>(blockIdx.x));
@@ -55,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) upsample_cross_entropy_loss_kernel(T
       const Column<kRows> column(t, strip, first + static_cast<int>(threadIdx.x), row);
       float sums[kRows];
       sum_classes<T>(t, strip, peaks, quads, column, sums);
-      float* own = reinterpret_cast<float*>(quads.first) + threadIdx.x;  // the last classes are done with
+      float* own = reinterpret_cast<float*>(quads.first) + threadIdx.x;  // the last classes are no longer needed
 #pragma unroll
       for (int r = 0; r < kRows; ++r) store_shared(own + r * kThreads, sums[r]);
 #pragma unroll 1
@@ -68,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) upsample_cross_entropy_loss_kernel(T
       }
     }
   }
-  __syncthreads();  // the sums take the place of the peaks
+  __syncthreads();  // the sums overwrite the peaks
   block_sum(totals, reinterpret_cast<float*>(shared_memory()));
   if (threadIdx.x == 0) store_global(parts + blockIdx.x, make_float2(totals[0], totals[1]));
 }

@@ -1,10 +1,10 @@
 """channel_norm in Triton: (x - mean) rstd weight + bias over the channels of each pixel, in one launch.
 
-Tiling: a program holds BLOCK_P pixels by all channels in registers: mean, then squared deviations from it, so an
-offset of the whole input costs no digits. Consecutive lanes take consecutive channels (channels_last).
+Tiling: a program holds BLOCK_P pixels by all channels in registers. It computes the mean, then squared deviations from
+it, so an offset of the whole input costs no digits. Consecutive lanes have consecutive channels (channels_last).
 
-Bytes: x once, out once. About 12 instructions an element of two bytes: bound by memory on an H200 where the map fills
-it, by the launch at T's 768x1536 (4.7 MB in stage 1: 2 us). A model: not yet measured on a GPU.
+Bytes: x once, out once. Model for an H200: about 12 instructions per element of two bytes, so memory is the bound if
+the map fills the chip, and the launch at T's 768x1536 (4.7 MB in stage 1: 2 us).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
     return Space(f"channel_norm.{name}", configs, lambda c: 2 * c["BLOCK_P"] * channels)
 
 
-# 16 and 32 values a thread: two to four vectors of 16 bytes.
+# 16 and 32 values per thread: two to four vectors of 16 bytes.
 NARROW = _space("narrow", (config(4, BLOCK_P=32), config(4, BLOCK_P=16), config(4, BLOCK_P=64)), 64)
 WIDE = _space("wide", (config(4, BLOCK_P=8), config(4, BLOCK_P=4), config(8, BLOCK_P=8)), 512)
 

@@ -1,21 +1,22 @@
 """conv2d_act in Triton: act(conv(x, W) + b) as a product over pixels whose left operand is gathered.
 
-    out[p, o] = act(sum_(t, i) x[source(p, t), i] W[o, t, i] + b[o])            t: taps, source: stride and padding
+    out[p, o] = act(sum_(t, i) x[source(p, t), i] W[o, t, i] + b[o])            t: taps; source: stride and padding
 
-Three ways:
+There are three ways:
   1x1, stride 1   the product of `triton.pointwise`;
-  many channels   a step of the sum is BLOCK_K channels of one tap: whole vectors of channels_last pixels, the address
-                  of a pixel made anew for each step, zeros where the tap lies outside of the image;
-  few channels    (an image's three) all taps and channels are one step of up to 64, each element gathered by itself.
-x is rounded to W's dtype as it is read: an image in float32 of any layout needs no pass before.
+  many channels   a step of the sum is BLOCK_K channels of one tap: whole vectors of channels_last pixels. The address
+                  of a pixel is recomputed for each step; taps outside the image give zeros;
+  few channels    (an image's three) all taps and channels are one step of up to 64, and each element is gathered
+                  separately.
+x is rounded to W's dtype as it is read: a float32 image of any memory format needs no pass before.
 
-Tiling: a program makes BLOCK_P pixels by BLOCK_N output channels in float32; programs of one pixel tile are
-neighbours, so that x comes from L2 after the first.
+Tiling: a program makes BLOCK_P pixels by BLOCK_N output channels in float32. Programs of the same pixel tile are
+neighbours, so all but the first read x from L2.
 
-Model, P output pixels, T taps: 2 T P Ci Co FLOP; x once (from L1 and L2 T / stride^2 times), out once. Of T at 768x1536
-the stem's first is bound by issue: 295 k pixels of 32 gathered elements, some 10 instructions each, and 16 GELUs: 9 us;
-its second and the downsampling convolutions are 0.7, 0.7, 0.8 and 0.8 GFLOP: 1 to 3 us each.
-A model: not yet measured on a GPU.
+Model for an H200, P output pixels, T taps: 2 T P Ci Co FLOP; x once (from L1 and L2 T / stride^2 times), out once. For
+SegNeXt-T at 768x1536, the stem's first convolution is bound by issue: 295 k pixels of 32 gathered elements with about
+10 instructions each, and 16 GELUs: 9 us. Its second one and the downsampling convolutions are 0.7, 0.7, 0.8 and 0.8
+GFLOP: 1 to 3 us each.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from segnext_kernels.triton.gelu import gelu
 from segnext_kernels.triton.pointwise import pointwise
 from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
-GATHERED = 64  # taps times channels that make one step
+GATHERED = 64  # one step has at most this many taps times channels
 
 
 @triton.jit
@@ -114,8 +115,8 @@ def _space(name: str, *configs: Config) -> Space:
     return Space(f"conv2d_act.{name}", configs, _live, _shared)
 
 
-# An image's 3 channels to 16 or 32; up to 64 channels; and more, whose maps are small: 64 x 64 would be 72 programs of
-# 160 -> 256 at 24 x 48.
+# For an image's 3 channels to 16 or 32; for up to 64 channels; and for more, whose maps are small: 64 x 64 would be 72
+# programs of 160 -> 256 at 24 x 48.
 GATHER = _space(
     "gather",
     config(4, 1, BLOCK_P=64, BLOCK_N=16),

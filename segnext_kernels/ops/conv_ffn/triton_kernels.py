@@ -1,20 +1,21 @@
-"""conv_ffn in Triton: two kernels, the hidden tensor passes between them once; beyond 64 channels in 16 bits three.
+"""conv_ffn in Triton: two kernels, between which the hidden tensor passes once; three above 64 channels in 16 bits.
 
     hidden = W1 x + b1                                       `triton.pointwise`, written as (N, H, W, E)
     out    = W2 GELU(dw3x3(hidden) + b) + b2 (+ x)           one product; dw3x3 and GELU make its operand
 
-Tiling of the second: a program makes TILE_H x TILE_W pixels by all output channels (or a panel of them, where the map
-has too few pixels for the chip) in float32 and walks over the hidden channels in steps of BLOCK_E. Of each step the
+Tiling of the second: a program makes TILE_H x TILE_W pixels by all output channels in float32 (or by a panel of them,
+if the map has too few pixels for the chip). It loops over the hidden channels in steps of BLOCK_E. In each step the
 nine shifted tiles are loaded (the first from L2, the rest from L1), summed and put through GELU in float32, rounded to
-the dtype and multiplied. In 16 bits more than 64 output channels leave no registers for the taps, and to make GELU
-once for each 64 of them costs more than to write it down: dwconv_gelu's own kernel (by the backend of this call) and
-another product, of which the model says 5 us instead of 19 for 160 channels at 32x32. float32 is multiplied as float32.
+the dtype and multiplied. In 16 bits, more than 64 output channels leave no registers for the taps, and computing GELU
+once per 64 of them costs more than writing it to memory. Then dwconv_gelu's own kernel runs (by this call's backend),
+followed by another product: by the model 5 us instead of 19 for 160 channels at 32x32. float32 is multiplied as
+float32.
 
 The backward is PyTorch's products around the kernels of dwconv_gelu: see `ops.conv_ffn.op`.
 
-Model, P pixels, C in and out, E hidden, e bytes: 4 P C E + (18 + ~25) P E FLOP; e (P C + P E) bytes for the first,
-e ((1 + halo) P E + 2 P C) for the second, halo = (TILE_H + 2) (TILE_W + 2) / (TILE_H TILE_W) - 1: 0.56 for 8 x 8,
-served by L2. Unfused: 4 e P E bytes more. A model: not yet measured on a GPU.
+Model for an H200, P pixels, C in and out, E hidden, e bytes: 4 P C E + (18 + ~25) P E FLOP; e (P C + P E) bytes for the
+first, e ((1 + halo) P E + 2 P C) for the second, halo = (TILE_H + 2) (TILE_W + 2) / (TILE_H TILE_W) - 1: 0.56 for 8 x
+8, served by L2. Unfused: 4 e P E bytes more.
 """
 
 from __future__ import annotations
@@ -119,13 +120,13 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
     return Space(f"conv_ffn.{name}", configs, live, shared)
 
 
-# Output channels of a program: 64 beside 64 pixels' taps (128 spill on sm_80), and no more go to this kernel; in
-# float32 320, in two accumulators, beside 16 pixels', and of more channels GELU is computed once a panel.
+# Output channels per program: 64 beside 64 pixels' taps (128 spill on sm_80); calls with more do not use this kernel.
+# In float32 320 in two accumulators beside 16 pixels' taps; with more channels GELU is computed once per panel.
 WIDEST, WIDEST_FLOAT, PANEL_FLOAT = 64, 320, 256
 
-# 16-bit types, and float32 up to 128 channels and beyond: its operands take twice the registers and shared memory.
-# 64 pixels by 4 warps: a warp's taps and GELU serve all of its sums. With 8 warps beside each other along the
-# channels they are made again by each: 331 instructions a hidden element instead of 78 (counted for sm_90).
+# For 16-bit types, for float32 up to 128 channels, and for float32 beyond, whose operands take twice the registers and
+# shared memory. 64 pixels by 4 warps: a warp's taps and GELU serve all of its sums. 8 warps side by side along the
+# channels would each recompute them: 331 instructions per hidden element instead of 78 (counted for sm_90).
 HALF = _space(
     "half",
     (
@@ -192,7 +193,7 @@ def forward(
 
 
 def _panel(channels: int, tiles: int, is_float: bool) -> tuple[int, int]:
-    """Output channels of a program: all that fit it, or so many that the programs fill the chip, 64 at least."""
+    """Output channels of a program: all if they fit, else as many, at least 64, as let the programs fill the chip."""
     if not is_float:
         return max(16, triton.next_power_of_2(channels)), 0
     first, rest = halves(channels)

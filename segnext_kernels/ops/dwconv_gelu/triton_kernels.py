@@ -1,16 +1,17 @@
 """dwconv_gelu in Triton: GELU(dw3x3(x) + b) and its gradients.
 
-Tiling: a program owns BLOCK_W pixels x BLOCK_C channels and walks down ROWS rows. Each input row is loaded at three
-shifts and added to the three output rows it belongs to, which are held in registers: 3 loads an element, not 9, of
-which the cache serves all but the first.
+Tiling: a program has BLOCK_W pixels x BLOCK_C channels and walks down ROWS rows. Each input row is loaded at three
+shifts and added to the three output rows that it contributes to, which are held in registers: 3 loads per element
+instead of 9, of which the cache serves all but the first.
 
-Backward, two kernels: the convolution again (x alone was saved), y's gradient g = grad GELU'(y), written in x's
-dtype as eager PyTorch would, and beside it the nine sums g x and the sum g of the tile, held in registers over the
-rows; then the same convolution with the taps turned round, of g. The tiles' sums are added by one `torch.sum`.
+The backward has two kernels. The first computes the convolution again (only x was saved) and y's gradient g = grad
+GELU'(y), written in x's dtype as eager PyTorch would. It also computes the tile's nine sums of g x and the sum of g,
+held in registers over the rows. The second is the same convolution of g with the taps reversed. One `torch.sum` adds
+the tiles' sums.
 
-Bytes, of E elements of s bytes (C channels): forward 2 s E, plus 2 / ROWS of rows that neighbours share (L2);
-backward 5 s E (x, grad in; g out; g in, grad_x out) and 80 C bytes a tile of sums: 10 / (ROWS BLOCK_W) floats
-an element. FLOPs: 18 E and a GELU forward, 54 E backward.
+Bytes, for E elements of s bytes (C channels): forward 2 s E, plus 2 / ROWS of it for rows that neighbours share (L2);
+backward 5 s E (x, grad in; g out; g in, grad_x out) and 80 C bytes of sums per tile: 10 / (ROWS BLOCK_W) floats per
+element. FLOPs: 18 E and a GELU forward, 54 E backward.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _convolution_kernel(
     w = (tile % tiles_w * BLOCK_W + tl.arange(0, BLOCK_W)).to(tl.int64)[:, None]
     c = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(tl.int64)
     taps_ptr = weight_ptr
-    if TURNED:  # the convolution's transpose
+    if TURNED:  # the transposed convolution
         taps_ptr += 2 * stride_wh + 2 * stride_ww
         stride_wh, stride_ww = -stride_wh, -stride_ww
     w00 = _tap(taps_ptr, c, channels, stride_wc, 0)
@@ -67,7 +68,7 @@ def _convolution_kernel(
     inside_left = (w >= 1) & (w < width + 1) & (c < channels)
     inside_right = (w < width - 1) & (c < channels)
 
-    above, here = begin, begin  # output rows that input rows before this one began
+    above, here = begin, begin  # output rows that earlier input rows have begun
     for h in range(first - 1, tl.minimum(first + ROWS, height) + 1):
         row = tl.full((1, 1), h, tl.int64)
         row_inside = (row >= 0) & (row < height)
@@ -118,7 +119,7 @@ def _gradient_kernel(
     inside_left = (w >= 1) & (w < width + 1) & (c < channels)
     inside_right = (w < width - 1) & (c < channels)
 
-    # rows h - 1 (a), h (b) and h + 1 (c) at three shifts; the loop's first two turns fill them
+    # rows h - 1 (a), h (b) and h + 1 (c) at three shifts; the loop's first two iterations fill them
     a0, a1, a2, b0, b1, b2 = zero, zero, zero, zero, zero, zero
     s00, s01, s02, s10, s11, s12, s20, s21, s22, s = (
         zero,
@@ -142,7 +143,7 @@ def _gradient_kernel(
         if h >= first:
             y = begin + w00 * a0 + w01 * a1 + w02 * a2 + w10 * b0 + w11 * b1 + w12 * b2
             y += w20 * c0 + w21 * c1 + w22 * c2
-            # zero outside the image: the sums take whole tiles
+            # zero outside the image, because the sums cover whole tiles
             grad = tl.load(grad_at + row * stride_gh, mask=inside, other=0.0).to(tl.float32)
             g = tl.where(inside, grad * gelu_derivative(y), 0.0)
             tl.store(grad_y_at + row * stride_yh, g.to(grad_y_ptr.dtype.element_ty), mask=inside)
@@ -168,11 +169,11 @@ def _gradient_kernel(
 
 
 def _spaces(name: str, rows: int, values: int) -> dict[bool, Space]:
-    """Spaces for channels_last (True) and contiguous, with tiles of ``rows`` rows holding ``values`` a place.
+    """Spaces for channels_last (True) and contiguous, with tiles of ``rows`` rows holding ``values`` per place.
 
-    Four places of a tile a thread: loads of 8 bytes in 16 bits, 16 bytes in float32, along the innermost axis; 64
-    channels or pixels make whole 128-byte lines. More rows waste less on halos but leave a map of 16 x 16 pixels
-    with few programs. Reasoned, not yet measured.
+    Four places of a tile per thread make loads of 8 bytes in 16 bits and of 16 bytes in float32, along the innermost
+    axis. 64 channels or pixels make whole 128-byte lines. More rows waste less on halos, but leave few programs for a
+    map of 16 x 16 pixels.
     """
 
     def live(config: Config) -> int:

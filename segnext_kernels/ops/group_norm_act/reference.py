@@ -34,7 +34,7 @@ def group_norm_act_backward(
     act: str,
     residual: bool,
 ) -> list[torch.Tensor]:
-    """Gradients of x, weight, bias, [residual]; the statistics are recomputed, ``out`` says where ReLU let through."""
+    """Gradients of x, weight, bias, [residual], with recomputed statistics; ``out`` tells where ReLU was active."""
     n, c, h, w = x.shape
     wide = accumulator_dtype(x.dtype)
     grad = grad.to(wide)
@@ -50,7 +50,7 @@ def group_norm_act_backward(
     grad_x = (rstd * (centred - normalised * projected)).reshape(x.shape)
     grad_weight = (grad * normalised.reshape(x.shape)).sum((0, 2, 3)).to(weight.dtype)
     grads = [as_format_of(grad_x.to(x.dtype), x), grad_weight, grad.sum((0, 2, 3)).to(weight.dtype)]
-    # a copy where nothing was computed: an op's output must not alias its input
+    # copied where nothing was computed: an op's output must not alias its input
     return [*grads, as_format_of(grad.to(x.dtype, copy=True), x)] if residual else grads
 
 

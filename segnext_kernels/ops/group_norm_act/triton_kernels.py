@@ -1,17 +1,17 @@
 """group_norm_act in Triton: act(GN(x) + residual) and its gradients.
 
-Maths: with xhat = (x - mean) rstd, y = xhat weight + bias + residual. Backward, with d = grad where ReLU let
-through, A_c = sum d and B_c = sum d xhat over the pixels, and means over a group of M values:
+Maths: with xhat = (x - mean) rstd, y = xhat weight + bias + residual. Backward, with d = the part of grad that ReLU
+passes on, A_c = sum d and B_c = sum d xhat over the pixels, and means over a group of M values:
     grad_x = rstd (d weight - mean(weight_c A_c) - xhat mean(weight_c B_c)),
     grad_weight = sum_n B, grad_bias = sum_n A.
 
-Tiling: tiles of BLOCK_P pixels x BLOCK_C channels, whatever the groups. A tile's mean and squared deviations from
-it are per channel, two passes over registers, so an offset of the whole input costs no digits; a small kernel joins
-the tiles and channels of a group, twice over its few numbers, in a fixed order. Then a pass normalises.
+Tiling: tiles of BLOCK_P pixels x BLOCK_C channels, independent of the groups. A tile's mean and squared deviations from
+it are per channel, two passes over registers, so an offset of the whole input costs no digits. A small kernel joins the
+tiles and channels of a group in two passes over its few numbers, in a fixed order. Then a pass normalises.
 
-Bytes, of E elements of s bytes: forward 3 s E (x twice, the second time from L2 where it fits; out), s E more with
-a residual, 8 / BLOCK_P bytes an element for the tiles' statistics; backward 8 s E (x three times, grad and out
-twice, grad_x), s E more with a residual. No FLOPs worth counting.
+Bytes, for E elements of s bytes: forward 3 s E (x twice, the second time from L2 if it fits; out), s E more with a
+residual, 8 / BLOCK_P bytes per element for the tiles' statistics; backward 8 s E (x three times, grad and out twice,
+grad_x), s E more with a residual. FLOPs are negligible.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _moments_kernel(
     x_ptr, moments_ptr, pixels, width, channels, stride_n, stride_c, stride_h, stride_w,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Of each tile and channel: mean, and sum of squared deviations from it; (N, tiles, 2, C)."""
+    """Per tile and channel: mean, and sum of squared deviations from it; (N, tiles, 2, C)."""
     tiles = tl.cdiv(pixels, BLOCK_P)
     n, tile = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
     p = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)[:, None]
@@ -111,7 +111,7 @@ def _apply_kernel(
         at = residual_ptr + n * stride_rn + _offsets(p, c, width, stride_rc, stride_rh, stride_rw)
         y += tl.load(at, mask=inside, other=0.0).to(tl.float32)
     if RELU:
-        y = tl.where(y < 0, 0.0, y)  # NaN stays
+        y = tl.where(y < 0, 0.0, y)  # NaN is kept
     at = out_ptr + n * stride_on + _offsets(p, c, width, stride_oc, stride_oh, stride_ow)
     tl.store(at, y.to(out_ptr.dtype.element_ty), mask=inside)
 
@@ -122,7 +122,7 @@ def _let_through(grad_ptr, out_ptr, inside, RELU: tl.constexpr):
     grad = tl.load(grad_ptr, mask=inside, other=0.0).to(tl.float32)
     if RELU:
         out = tl.load(out_ptr, mask=inside, other=0.0).to(tl.float32)
-        grad = tl.where(out <= 0, 0.0, grad)  # through NaN, as PyTorch
+        grad = tl.where(out <= 0, 0.0, grad)  # a NaN passes the gradient on, as in PyTorch
     return grad
 
 
@@ -133,7 +133,7 @@ def _sums_kernel(
     stride_on, stride_oc, stride_oh, stride_ow,
     RELU: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Of each tile and channel: sum of d, and of d xhat; (N, tiles, 2, C)."""
+    """Per tile and channel: sum of d, and of d xhat; (N, tiles, 2, C)."""
     tiles = tl.cdiv(pixels, BLOCK_P)
     n, tile = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
     p = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)[:, None]
@@ -159,7 +159,7 @@ def _join_kernel(
     sums_ptr, weight_ptr, joined_ptr, means_ptr, tiles, pixels, channels, groups, stride_w,
     BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
-    """The tiles' sums, joined: of each channel (N, 2, C), and weighted means of each group (N, groups, 2)."""
+    """Join the tiles' sums: per channel (N, 2, C), and as weighted means per group (N, groups, 2)."""
     n, g = (tl.program_id(0) // groups).to(tl.int64), tl.program_id(0) % groups
     size = channels // groups
     j = tl.arange(0, BLOCK_G)
@@ -217,10 +217,10 @@ def _gradient_kernel(
 
 
 def _spaces(name: str, values: int) -> dict[bool, Space]:
-    """Spaces for channels_last (True) and contiguous; ``values`` held a place of a tile.
+    """Spaces for channels_last (True) and contiguous; ``values`` are held per place of a tile.
 
-    64 channels or more along the innermost axis make whole 128-byte lines; 16 to 32 places a thread keep several
-    16-byte loads in flight, which is what a pass over memory lives on. Reasoned, not yet measured.
+    64 channels or more along the innermost axis make whole 128-byte lines. 16 to 32 places per thread keep several
+    16-byte loads in flight, which a pass over memory depends on.
     """
 
     def live(config: Config) -> int:
@@ -245,7 +245,7 @@ MOMENTS = _spaces("group_norm_act.moments", values=2)
 APPLY = _spaces("group_norm_act.apply", values=3)
 SUMS = _spaces("group_norm_act.sums", values=4)
 GRADIENT = _spaces("group_norm_act.gradient", values=4)
-JOINED_VALUES = 2048  # of a group's tiles and channels at once: 16 a thread
+JOINED_VALUES = 2048  # of a group's tiles and channels at once: 16 per thread
 
 
 def _grid(x: torch.Tensor, config: Config) -> tuple[int, int]:
@@ -254,7 +254,7 @@ def _grid(x: torch.Tensor, config: Config) -> tuple[int, int]:
 
 
 def _join_config(channels: int) -> Config:
-    """For the kernels that join a group of that many channels."""
+    """For the kernels that join a group with this many channels."""
     block = triton.next_power_of_2(channels)
     return config(BLOCK_T=max(JOINED_VALUES // block, 1), BLOCK_G=block)
 

@@ -36,7 +36,7 @@ SPEC = Spec(
     tiles_by_programs=True,
     samples=samples(
         _build,
-        # W unlike every K: torch.compile takes sizes that are equal once for equal always
+        # W differs from every K: torch.compile would treat sizes that happen to be equal as one symbol.
         c8_h9w6=dict(n=2, c=8, h=9, w=6),
         c32_h31w17=dict(n=1, c=32, h=31, w=17),
         c20_h5w13=dict(n=2, c=20, h=5, w=13),

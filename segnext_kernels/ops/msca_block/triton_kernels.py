@@ -1,17 +1,17 @@
-"""msca_block in Triton: three steps, of which the last is two chained products, or two steps (see `is_apart`).
+"""msca_block in Triton: three steps. The last one is two chained products, or two steps (see `is_apart`).
 
     u   = GELU(W_in x + b_in)                                              `triton.pointwise`
     m   = msca_conv(u)                                                     `triton_single`, or the CUDA kernel
     out = x s + t + W_out ((W_mix m + b_mix) * u) + b_out                  one kernel
 
 Tiling of the last: a program makes BLOCK_P pixels by all C channels of the result in float32. For BLOCK_J channels at a
-time it forms (W_mix m + b_mix) * u, walking over the channels of m in steps of BLOCK_K, rounds that to the dtype, as
-eager PyTorch would to keep it, and multiplies it into the result at once: the gated tensor is never in memory.
-Two accumulators hold all of SegNeXt's widths without padding (320 = 256 + 64). float32 is multiplied as float32.
+time it computes (W_mix m + b_mix) * u in a loop over the channels of m in steps of BLOCK_K, rounds it to the dtype, as
+eager PyTorch would to store it, and multiplies it into the result at once: the gated tensor is never in memory. Two
+accumulators hold all of SegNeXt's widths without padding (320 = 256 + 64). float32 is multiplied as float32.
 
-Model, P pixels, e bytes an element: proj_in 2 P C C FLOP and 2 e P C bytes; the last 4 P C C FLOP and 4 e P C bytes
-(m, u, x, out), m again C / BLOCK_J - 1 times from L1 or L2, both matrices (2 e C C) once a program from L2. Unfused:
-5 e P C bytes more. A model: not yet measured on a GPU.
+Model for an H200, P pixels, e bytes per element: proj_in 2 P C C FLOP and 2 e P C bytes; the last 4 P C C FLOP and 4 e
+P C bytes (m, u, x, out), m again C / BLOCK_J - 1 times from L1 or L2, both matrices (2 e C C) once per program from L2.
+Unfused: 5 e P C bytes more.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _store(
     acc, o, in_image, x_rows, out_rows, bias_ptr, scale_ptr, shift_ptr, channels,
     stride_xc, stride_oc, stride_b, stride_scale, stride_shift,
 ):  # fmt: skip
-    """Add the bias and the skip x s + t, and write."""
+    """Add the bias and the skip x s + t, and store."""
     known = o < channels
     mask = in_image[:, None] & known[None, :]
     bias = tl.load(bias_ptr + o * stride_b, mask=known, other=0.0).to(tl.float32)
@@ -129,9 +129,9 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
     return Space(f"msca_block.{name}", configs, live, shared)
 
 
-# Warp instructions an element of the result, counted in sm_90's machine code, and the microseconds that all of them
-# take on 132 multiprocessors at SegNeXt-T's 768x1536 (B's 1024x2048 from 320 channels on): a lower bound, not measured.
-# 64 pixels go to wgmma; a warp of a smaller tile repeats operands that others have, unless its programs are so few that
+# Warp instructions per element of the result, counted in sm_90's machine code, and the microseconds that all of them
+# take on 132 multiprocessors at SegNeXt-T's 768x1536 (B's 1024x2048 from 320 channels on), a lower bound. 64 pixels use
+# wgmma. A warp of a smaller tile repeats operands that others have, which only pays off if the programs are so few that
 # each has a multiprocessor of its own. Two accumulators of 64 pixels by more than 320 channels spill.
 SLIM = _space(
     "slim",  # up to 32 channels: 29 (2.8 us); 64 pixels 41 (3.5)
@@ -194,15 +194,17 @@ WIDE_FLOAT = _space(
 
 
 def is_apart(channels: int, pixels: int, dtype: torch.dtype) -> bool:
-    """Whether the last step is two products: of more channels than two accumulators hold beside 64 pixels, or of many
-    on few pixels, where its programs would not fill the chip. At 320 channels the issue model says 14 us for the block
-    at 32x32 and 7 apart, but 21 and 24 at 48x96.
+    """Whether the last step is two products.
+
+    It is if two accumulators cannot hold the channels beside 64 pixels, or if the channels are many and the pixels few,
+    so that its programs would not fill the chip. At 320 channels the issue model says 14 us for the block at 32x32 and
+    7 apart, but 21 and 24 at 48x96.
     """
     return dtype != torch.float32 and (channels > 320 or (channels > 192 and pixels <= FEW_PIXELS))
 
 
 def space_of(channels: int, pixels: int, dtype: torch.dtype) -> Space:
-    """The configurations of the last step for so many channels, and pixels of all images."""
+    """The configurations of the last step for this many channels, and pixels of all images."""
     if dtype == torch.float32:  # operands take twice the registers and the shared memory
         return NARROW_FLOAT if channels <= 128 else WIDE_FLOAT
     if channels <= 128:

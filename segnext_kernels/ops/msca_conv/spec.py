@@ -44,7 +44,7 @@ SPEC = Spec(
     differentiable=("x", "root_weight", "root_bias", "strip_weights", "strip_biases"),
     samples=samples(
         _build,
-        # W unlike every K: torch.compile takes sizes that are equal once for equal always
+        # W differs from every K: torch.compile would treat sizes that happen to be equal as one symbol.
         c8_h9w6=dict(n=2, c=8, h=9, w=6),
         c32_h31w17=dict(n=1, c=32, h=31, w=17),
         c20_h13w24=dict(n=2, c=20, h=13, w=24),
@@ -64,7 +64,7 @@ SPEC = Spec(
     model_shapes=MODEL_SHAPES,
     target_shapes=samples(
         _build,
-        t1_c32_h256w512=dict(n=1, c=32, h=256, w=512),  # of 1024x2048
+        t1_c32_h256w512=dict(n=1, c=32, h=256, w=512),  # at 1024x2048
         b1_c64_h128w128_n32=dict(n=32, c=64, h=128, w=128),
     ),
     modelled_shapes=(

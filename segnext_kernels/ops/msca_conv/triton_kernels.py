@@ -1,22 +1,23 @@
 """msca_conv in Triton: a = dwKxK(x); a + sum over strips of dwKx1(dw1xK(a)), and its gradients.
 
-Three kernels make all of it, each over tiles of BLOCK_W pixels x BLOCK_C channels of one row:
-  root      a, or with the taps turned round the gradient of x;
-  fan out   one image to one image a strip, along the rows or the columns: the row convolutions of a, and, turned
-            round, what the gradient sends back through the columns;
-  fan in    an image plus one image a strip to one image: the column convolutions and their sum with a, and, turned
-            round, the gradient of a.
-A load of the widest strip's window serves the narrower strips in fan out. Forward: root, fan out, fan in; backward:
-root and fan out again (x alone was saved), fan out and fan in turned round, root turned round; then a program a tile
-and tap sums the products that are the weights' gradients, and `torch.sum` adds the tiles.
+Three kernels do it all, each over tiles of BLOCK_W pixels x BLOCK_C channels of one row:
+  root      makes a or, with the taps reversed, the gradient of x;
+  fan out   makes one image per strip from one image, along the rows or the columns: the row convolutions of a or, with
+            reversed taps, what the gradient sends back through the columns;
+  fan in    makes one image from an image and one image per strip: the column convolutions and their sum with a or, with
+            reversed taps, the gradient of a.
+In fan out, a load of the widest strip's window serves the narrower strips. Forward: root, fan out, fan in. Backward:
+root and fan out again (only x was saved), fan out and fan in reversed, root reversed; then one program per tile and tap
+sums the products that are the weights' gradients, and `torch.sum` adds the tiles.
 
-All taps and biases are packed into one (taps, C) tensor by one `torch.cat`: their rows are read whole.
+One `torch.cat` packs all taps and biases into one (taps, C) tensor, whose rows are read whole.
 
-Bytes, of E elements of s bytes with S strips: forward 2 s E (root), (1 + S) s E, (2 + S) s E: 11 s E for three
-strips, of which all but 2 s E stay in L2 where the map fits. One kernel for rows and columns would need a ring of as
-many rows as the longest strip, in registers that Triton cannot index; the CUDA kernel has it. FLOPs: 206 E forward,
-618 E backward and 128 E for what is recomputed. Bound by loads from L1: 25 + 21 + 39 of x and a tile's share of 103
-of weights an element, about 2.5 times the arithmetic: a model, not yet measured.
+Bytes, for E elements of s bytes with S strips: forward 2 s E (root), (1 + S) s E, (2 + S) s E: 11 s E for three strips,
+of which all but 2 s E stay in L2 if the map fits. A single kernel for rows and columns would need a ring of as many
+rows as the longest strip, in registers that Triton cannot index; the CUDA kernel has it. FLOPs: 206 E forward, 618 E
+backward and 128 E for what is recomputed.
+Model for an H200: loads from L1 are the bound: 25 + 21 + 39 of x and a tile's share of 103 of weights per element,
+about 2.5 times the arithmetic.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _tap(taps_ptr, index, c, channels):
 
 @triton.jit
 def _shifted(at, h, w, is_channel, height, width, stride_h, stride_w, dh, dw):
-    """The tile moved by (dh, dw), zero outside the image."""
+    """Load the tile moved by (dh, dw), zero outside the image."""
     dh, dw = tl.full((1, 1), dh, tl.int64), tl.full((1, 1), dw, tl.int64)
     inside = is_channel & (h + dh >= 0) & (h + dh < height) & (w + dw >= 0) & (w + dw < width)
     return tl.load(at + dh * stride_h + dw * stride_w, mask=inside, other=0.0).to(tl.float32)
@@ -85,7 +86,7 @@ def _with_tap(
     total, x, taps_ptr, c, channels, J: tl.constexpr, LONGEST: tl.constexpr, K: tl.constexpr, FIRST: tl.constexpr,
     TURNED: tl.constexpr,
 ):  # fmt: skip
-    """``total`` plus x times the tap of a K-tap strip at place J of the longest strip's window, if it has one."""
+    """``total`` plus x times the tap of a K-tap strip at place J of the longest strip's window, if it has one there."""
     if J >= LONGEST // 2 - K // 2:
         if J < LONGEST // 2 - K // 2 + K:
             if TURNED:
@@ -137,7 +138,7 @@ def _convolved(
     K: tl.constexpr, FIRST: tl.constexpr, DOWN: tl.constexpr, TURNED: tl.constexpr,
 ):  # fmt: skip
     """``total`` plus one strip's convolution of the image at ``at``."""
-    # a loop at run time: unrolled, the compiler starts so many loads at once that registers spill
+    # a loop at run time: if it were unrolled, the compiler would start so many loads at once that registers spill
     for j in range(K):
         if DOWN:
             x = _shifted(at, h, w, c < channels, height, width, stride_h, stride_w, j - K // 2, 0)
@@ -194,7 +195,7 @@ def _products_kernel(
     K0: tl.constexpr, K1: tl.constexpr, K2: tl.constexpr, ALONG: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Of a tile and tap, the sum of gradient times moved input, (tiles, taps, C); a strip's last tap is its bias.
+    """Per tile and tap, the sum of gradient times moved input, (tiles, taps, C). A strip's last tap is its bias.
 
     ALONG is 0 for a root of K0 x K0 taps, 1 for rows and 2 for columns.
     """
@@ -241,11 +242,10 @@ def _products_kernel(
 
 
 def _spaces(name: str, values: int, rows: int = 0, unrolled: bool = False) -> dict[bool, Space]:
-    """Spaces for channels_last (True) and contiguous, of ``values`` held a place of a tile.
+    """Spaces for channels_last (True) and contiguous; ``values`` are held per place of a tile.
 
-    Four places a thread where loops are unrolled, so that their loads fit the registers; eight elsewhere: 16 bytes
-    of a 16-bit type, and a weight's load serves two pixels. 64 channels or pixels along the innermost axis make
-    whole lines. Reasoned, not yet measured.
+    Four places per thread if loops are unrolled, so that their loads fit the registers; else eight: 16 bytes of a
+    16-bit type, and a weight's load serves two pixels. 64 channels or pixels along the innermost axis make whole lines.
     """
 
     def live(config: Config) -> int:
@@ -328,7 +328,7 @@ class _Convolution:
         return tuning.tuned(ROOT[self.nhwc], self.key, self.x, run)
 
     def fan_out(self, x: torch.Tensor, turned: bool = False) -> torch.Tensor:
-        """Rows of ``x``, or ``turned`` the columns turned round."""
+        """The row convolutions of ``x`` or, if ``turned``, the column convolutions with reversed taps."""
         out = self._images()
         _, c, h, w = x.shape
 
@@ -343,7 +343,7 @@ class _Convolution:
         return tuning.tuned(FAN_OUT[self.nhwc], self.key, self.x, run)
 
     def fan_in(self, base: torch.Tensor, strips: torch.Tensor, turned: bool = False) -> torch.Tensor:
-        """``base`` and the columns of ``strips``, or ``turned`` their rows turned round."""
+        """``base`` plus the columns of ``strips`` or, if ``turned``, their rows with reversed taps."""
         out = memory_format.empty_like(self.x)
         _, c, h, w = base.shape
 
@@ -362,7 +362,7 @@ class _Convolution:
         n, c, h, w = self.x.shape
         taps = self.root**2 + 1 if along == 0 else sum(self.strips) + len(self.strips)
         sizes = {"K0": self.root, "K1": 0, "K2": 0} if along == 0 else self._sizes()
-        # one image for all strips has no stride between them
+        # a single image for all strips has no stride between them
         strides = [(0, *t.stride()) if t.ndim == 4 else t.stride() for t in (grad, x)]
 
         def run(config: Config) -> torch.Tensor:

@@ -1,15 +1,16 @@
 """msca_conv in one Triton launch, for inference: a = dwKxK(u); a + sum over strips of dwKx1(dw1xK(a)).
 
-Tiling: a program owns a band of ROWS whole rows x BLOCK_C channels of one image. It makes a for its band and as many
+Tiling: a program has a band of ROWS whole rows x BLOCK_C channels of one image. It makes a for its band and for as many
 rows above and below as the longest strip reaches, then the row convolutions of these, then the columns and the sum of
-its own rows; a and the rows lie in scratch of its own, which L2 holds, with a barrier of the program between the three.
-Rows outside the image are not made: the columns' masks make them zero, as each convolution pads its own input.
-The op `msca_conv` in three launches makes nothing twice, but a block of five launches has room for one.
+its own rows. a and the rows are in scratch memory of the program's own, which L2 holds, with a barrier of the program
+between the three phases. Rows outside the image are not made: the columns' masks make them zero, as each convolution
+pads its own input. The op `msca_conv` uses three launches and recomputes nothing. A deployed block has a budget of five
+launches, so here the halo is recomputed to save two.
 
-ROWS: the tallest band that still gives each multiprocessor a program, 8 at least.
+ROWS: the tallest band that still gives each multiprocessor a program, at least 8.
 
-Model, E elements of e bytes, strips 7, 11, 21, b = min(H, ROWS + 20) / ROWS: (128 b + 78) E FLOP (206 where b is 1), 2
-e E bytes of memory and 12 b e E of L2; bound by loads from L1, 64 b + 40 an element. A model, not measured on a GPU.
+Model for an H200, E elements of e bytes, strips 7, 11, 21, b = min(H, ROWS + 20) / ROWS: (128 b + 78) E FLOP (206 E if
+b is 1), 2 e E bytes of memory and 12 b e E of L2. Loads from L1 are the bound, 64 b + 40 per element.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BANDS = (64, 32, 16, 8)  # rows
 
 @triton.jit
 def _vector(ptr, c, channels, stride):
-    """One value a channel, as a row; ``ptr`` already points at the tap."""
+    """One value per channel, as a row; ``ptr`` already points at the tap."""
     return tl.load(ptr + c * stride, mask=c < channels, other=0.0).to(tl.float32)[None, :]
 
 
@@ -40,8 +41,8 @@ def _along(
 ):  # fmt: skip
     """``total`` plus the convolution of a scratch image along an axis, on which pixels p are at ``position``.
 
-    The image ends at ``low`` and ``high``; neighbours are ``step`` pixels apart. A loop that is not unrolled, as the
-    compiler would otherwise hold every tap in registers.
+    The image ends at ``low`` and ``high``; neighbours are ``step`` pixels apart. The loop is not unrolled, because the
+    compiler would then hold every tap in registers.
     """
     lane = tl.arange(0, BLOCK_C)
     if BIAS:
@@ -101,7 +102,7 @@ def strips_kernel(
             total += value * _vector(at_tap, c, channels, stride_root_c)
         at = a_ptr + p[:, None] * BLOCK_C + lane[None, :]
         tl.store(at, total.to(a_ptr.dtype.element_ty), mask=known)
-    tl.debug_barrier()  # a, written above by other threads of this program, is read below
+    tl.debug_barrier()  # other threads of this program wrote a above; it is read below
     if K0 > 0:
         for start in range(0, (high - low) * width, BLOCK_P):
             p = (start + tl.arange(0, BLOCK_P)).to(tl.int64)
@@ -126,7 +127,7 @@ def strips_kernel(
                     stride_row2_c, stride_row2_k, stride_row2_b, K2, BIAS, BLOCK_C,
                 )  # fmt: skip
                 tl.store(at + 3 * one, total.to(a_ptr.dtype.element_ty), mask=known)
-        tl.debug_barrier()  # and so are the rows
+        tl.debug_barrier()  # and the rows too
     for start in range((first - low) * width, (last - low) * width, BLOCK_P):
         p = (start + tl.arange(0, BLOCK_P)).to(tl.int64)
         row, w = low + p // width, p % width
@@ -152,7 +153,7 @@ def strips_kernel(
         tl.store(out, total.to(out_ptr.dtype.element_ty), mask=known)
 
 
-# 32 channels of 16 bits are a 64-byte sector pair; eight values a thread, so that a tap's load serves several pixels.
+# 32 channels of 16 bits are a 64-byte sector pair; eight values per thread, so that a tap's load serves several pixels.
 SPACE = Space(
     "msca_block.strips",
     (

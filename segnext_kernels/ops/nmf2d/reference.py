@@ -22,7 +22,7 @@ def _bases_terms(
 def nmf2d(
     x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(bases coefᵀ in x's order, bases and coef before each update); the state is fp32 whatever x is."""
+    """(bases coefᵀ in x's order, bases and coef before each update); the state is fp32 for every dtype of x."""
     given, x = x, x.to(accumulator_dtype(x.dtype))
     bases = bases.to(x.dtype).expand(x.shape[0], -1, -1)
     coef = torch.softmax(x.mT @ bases, dim=-1)
@@ -52,7 +52,7 @@ def nmf2d_backward(
 ) -> torch.Tensor:
     """Gradient of x: through the saved updates and the softmax, or (one_step) through the last update alone."""
     given = x
-    # one order, so that equal values give equal results whatever their strides
+    # a fixed order, so that equal values give equal results for all strides
     grad_out = as_order_of(grad_out, x).to(saved_bases.dtype)
     x = x.to(saved_bases.dtype)
     bases, coef = saved_bases[-1], saved_coef[-1]
@@ -85,7 +85,7 @@ def nmf2d_backward(
 def _ratio_backward(
     grad: torch.Tensor, factor: torch.Tensor, numerator: torch.Tensor, denominator: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of factor * numerator / denominator: gradients of numerator, denominator, factor."""
+    """Gradients of numerator, denominator and factor of factor * numerator / denominator."""
     ratio = numerator / denominator
     grad_numerator = grad * factor / denominator
     return grad_numerator, -grad_numerator * ratio, grad * ratio
@@ -99,7 +99,7 @@ def _coef_backward(
     numerator: torch.Tensor,
     denominator: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of a coef update: gradients of x, coef, bases."""
+    """Gradients of x, coef and bases of a coef update."""
     grad_num, grad_den, grad_coef = _ratio_backward(grad, coef, numerator, denominator)
     grad_gram = coef.mT @ grad_den
     grad_bases = x @ grad_num + bases @ (grad_gram + grad_gram.mT)

@@ -30,10 +30,10 @@ def _build(
     if wide_bases:
         bases = bases.to(accumulator_dtype(draw.dtype))
     bases = bases / bases.norm(dim=1, keepdim=True)
-    # features after a ReLU: a third of them zero, or none
+    # features as after a ReLU: a third of them are zero, or none
     x = draw.uniform(b, d, n) + 0.1 if positive else torch.relu(draw.uniform(b, d, n) * 1.5 - 0.5)
     x = x * scale
-    if inner_rows:  # as the pixels of a channels_last image
+    if inner_rows:  # like the pixels of a channels_last image
         x = x.mT.contiguous().mT
     return x, bases, steps, grad, 1e-6, save
 
@@ -41,7 +41,7 @@ def _build(
 def _definition(
     x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
 ) -> torch.Tensor:
-    """The reference, for autograd; in one_step what comes before the last update is a constant."""
+    """The reference, for autograd. In one_step, everything before the last update is a constant."""
     if grad == "unrolled":
         return reference.nmf2d(x, bases, steps, grad, eps, save)[0]
     with torch.no_grad():

@@ -1,21 +1,21 @@
-"""Gradient of nmf2d in Triton, from the bases and coef saved before each update; the maths is in `csrc/nmf2d`.
+"""Gradient of nmf2d in Triton, from the bases and coef saved before each update; the maths is in `csrc/ops/nmf2d`.
 
-Levels go from the last saved state down to the softmax. With B, C the state of a level, C' the coef after its update,
-g(Y) the gradient of Y, per level two kernels:
+Levels go from the last saved state down to the softmax. B, C are the state of a level, C' the coef after its update,
+g(Y) the gradient of Y. Each level has two kernels:
 
-`pixel_kernel`, a program per chunk of pixels: num = Xᵀ B, den = C BᵀB + eps,
+`pixel_kernel`, one program per chunk of pixels: num = Xᵀ B, den = C BᵀB + eps,
     g(num) = g(C') C / den,  g(den) = -g(num) num / den,  g(C) = g(C') num / den + g(den) BᵀB
-and, for the kernel below, its sums X g(num), X C, K = Cᵀ g(den), CᵀC. At the top g(C') is grad_outᵀ B, and grad_out C'
-joins the first sum; at the others what the update of the bases above adds comes in: Xᵀ g(num') + C' (K' + K'ᵀ).
-`channel_kernel`, a program per tile of channels: undoes the update of the bases that led to this level.
+and, for the kernel below, its sums X g(num), X C, K = Cᵀ g(den), CᵀC. At the top, g(C') is grad_outᵀ B, and grad_out C'
+is added to the first sum. At the other levels, the contribution of the update of the bases above is added: Xᵀ g(num') +
+C' (K' + K'ᵀ).
+`channel_kernel`, one program per tile of channels: undoes the update of the bases that led to this level.
 
-At last `grad_x_kernel`: the sum over levels of g(num) Bᵀ + C' g(num')ᵀ as one product of (2 s + 1) R terms: grad_x is
-written once and never rounded in between. "one_step" is the top level alone.
+Last, `grad_x_kernel` makes the sum over levels of g(num) Bᵀ + C' g(num')ᵀ as one product of (2 s + 1) R terms: grad_x
+is written once and never rounded in between. "one_step" is the top level alone.
 
-Model, per image of D channels, N pixels, rank R, s steps, e bytes an element: (12 s + 8) D N R FLOP, and as products of
-parts more (`triton_products`); X is read 2 s + 1 times, every second time from L2, grad_out twice, grad_x written once;
-g(num) of all levels is kept, 4 (s + 1) N R bytes, as much as the saved coef. 2 s + 3 launches.
-A model: not yet measured on a GPU.
+Model for an H200, per image of D channels, N pixels, rank R, s steps, e bytes per element: (12 s + 8) D N R FLOP, and
+more as products of parts (`triton_products`). X is read 2 s + 1 times, every second time from L2, grad_out twice;
+grad_x is written once. g(num) of all levels is kept, 4 (s + 1) N R bytes, as much as the saved coef. 2 s + 3 launches.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def pixel_kernel(
         part = image * chunks + chunk
         store_matrix(partial_gram_ptr + 2 * part * square, grad_gram, r, rank, rank, RANK)
         store_matrix(partial_gram_ptr + (2 * part + 1) * square, coef_gram, r, rank, rank, RANK)
-        tl.debug_barrier()  # g(num) and C', written above by other threads of this program, are read below
+        tl.debug_barrier()  # other threads of this program wrote g(num) and C' above; they are read below
         for start in range(0, channels, BLOCK_D):
             d = (start + tl.arange(0, BLOCK_D)).to(tl.int64)
             by_grad = tl.zeros((BLOCK_D, RANK), tl.float32)
@@ -152,7 +152,7 @@ def channel_kernel(
     known = (d < channels)[:, None] & (r < rank)[None, :]
     sums = partial_ptr + 2 * image * chunks * area
     grams = partial_gram_ptr + 2 * image * chunks * square
-    # one (R, R) matrix after the other: two do not fit the registers beside what they are multiplied with
+    # one (R, R) matrix after the other: two do not fit the registers beside their factors
     grad = sum_parts(sums, chunks, 2 * area, d, channels, rank, BLOCK_D, RANK, PARTS)
     cross = sum_parts(grams, chunks, 2 * square, r, rank, rank, RANK, RANK, GRAM_PARTS)
     bases = load_matrix(bases_ptr + image * area, d, channels, rank, RANK)
@@ -277,7 +277,7 @@ def _backward(
         config=config(4, 1, BLOCK_D=cut.channels["BLOCK_D"]), **shared,
     )  # fmt: skip
     for level in range(top, -1, -1):
-        # bases_grad_num[level] is that of the bases' update from this level to the next
+        # bases_grad_num[level] belongs to the update of the bases from this level to the next
         launch.start(
             pixel_kernel, (b * cut.chunks,),
             x, grad_out, saved_bases[level], bases_grad_num[level], gram, cross, saved_coef[level],

@@ -1,21 +1,21 @@
-"""nmf2d in Triton: two kernels a step, as few as sums over all pixels allow.
+"""nmf2d in Triton: two kernels per step, as few as sums over all pixels allow.
 
-    coef' = coef * Xᵀ B / (coef BᵀB + eps)        a program per chunk of pixels (`coef_kernel`), which then adds up
-                                                  its own X coef' and coef'ᵀ coef'
-    B'    = B * X coef' / (B coef'ᵀcoef' + eps)   a program per tile of channels (`bases_kernel`): the chunks' sums in
-                                                  a fixed order, and the tile's share of B'ᵀB'
+    coef' = coef * Xᵀ B / (coef BᵀB + eps)        one program per chunk of pixels (`coef_kernel`), which then adds
+                                                  up its own X coef' and coef'ᵀ coef'
+    B'    = B * X coef' / (B coef'ᵀcoef' + eps)   one program per tile of channels (`bases_kernel`): the chunks' sums
+                                                  in a fixed order, and the tile's share of B'ᵀB'
 
-The first coef is the softmax of the same product Xᵀ B that its update needs: it is made there. The last update writes
-bases coefᵀ instead of sums. 2 s + 2 launches for s steps, and one to copy the bases in.
+The first coef is the softmax of the same product Xᵀ B that its update needs, so it is made there. The last update
+writes bases coefᵀ instead of sums. 2 s + 2 launches for s steps, and one to copy the bases in.
 
-A chunk goes over its pixels twice: once along the channels for Xᵀ B, keeping coef' in memory (its own rows, behind a
-barrier of the program), once along the pixels for X coef', so that both sums stay in registers and a chunk may be of
-any length: its partial sums, D R floats, are written once. X comes from L2 the second time.
+A program goes over its chunk's pixels twice: once along the channels for Xᵀ B, keeping coef' in memory (its own rows,
+followed by a barrier of the program), once along the pixels for X coef'. So both sums stay in registers, and a chunk
+may have any length: its partial sums, D R floats, are written once. X comes from L2 the second time.
 
-Model, per image of D channels, N pixels, rank R, e bytes an element, c chunks: a step is 4 D N R + 4 N R R FLOP (twice
-the first part for bfloat16: two products, see `triton_products`); 2 e D N bytes of X, the second half from L2 where a
-chunk fits, 12 N R of coef, 8 c D R of sums. D 256, N 4096, R 16, bfloat16: 2 MiB of X a pass, 0.07 GFLOP a step: bound
-by latency, then L2. A model: not yet measured on a GPU.
+Model for an H200, per image of D channels, N pixels, rank R, e bytes per element, c chunks: a step is 4 D N R + 4 N R R
+FLOP (twice the first part for bfloat16: two products, see `triton_products`); 2 e D N bytes of X, the second half from
+L2 if a chunk fits, 12 N R of coef, 8 c D R of sums. D 256, N 4096, R 16, bfloat16: 2 MiB of X per pass, 0.07 GFLOP per
+step: latency is the bound, then L2.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def coef_kernel(
         else:
             coef = load_matrix(coef_ptr, n, pixels, rank, RANK)
         den = tl.dot(coef, gram, input_precision=PRECISION) + eps
-        # what is outside must not reach the sums, whatever eps is
+        # elements outside must not reach the sums, whatever eps is
         coef = tl.where(known, coef * num / den, 0.0)
         if LAST:
             for start in range(0, channels, BLOCK_D):
@@ -103,7 +103,7 @@ def coef_kernel(
     if not LAST:
         part = image * chunks + chunk
         store_matrix(partial_gram_ptr + part * rank * rank, new_gram, r, rank, rank, RANK)
-        tl.debug_barrier()  # coef', written above by other threads of this program, is read below
+        tl.debug_barrier()  # other threads of this program wrote coef' above; it is read below
         for start in range(0, channels, BLOCK_D):
             d = (start + tl.arange(0, BLOCK_D)).to(tl.int64)
             acc = tl.zeros((BLOCK_D, RANK), tl.float32)
@@ -152,7 +152,7 @@ def _shared(c: Config, size: int) -> int:
     return c.num_stages * c["BLOCK_D"] * (c["BLOCK_N"] * size + 64 * 4) + 64 * 4 * (c["BLOCK_N"] + 64)
 
 
-# Beyond a rank of 32 (SegNeXt-B and -L have 64) every larger tile spills registers, as the compiler says.
+# Above a rank of 32 (SegNeXt-B and -L have 64) every larger tile spills registers, as the compiler reports.
 DEFAULT = config(8, 1, BLOCK_N=32, BLOCK_D=32)
 WIDE = Space("nmf2d.forward_wide", (DEFAULT,), _live, _shared)
 NARROW = Space(
@@ -191,8 +191,8 @@ def _forward(
     b, d, n = x.shape
     r = bases.shape[2]
     cut = Cut.of(x, r, chosen)
-    # States: all of them where they are kept, else two in turn: the threads that load a tile need not be those that
-    # store it, so no update may be in place.
+    # States: all of them if they are saved, else two alternate. No update may be in place, because the threads that
+    # load a tile need not be those that store it.
     every = save and grad == "unrolled"
     states = steps + 1 if every else min(steps, 1) + 1
     bases_states = x.new_empty((states, b, d, r), dtype=torch.float32)

@@ -1,9 +1,10 @@
-"""What nmf2d's Triton kernels share: products of data with state, sums of parts, and how pixels are cut.
+"""Shared by nmf2d's Triton kernels: products of data with state, sums of parts, and how pixels are divided.
 
-The state (bases, coef, their Gram matrices and gradients) is float32 and stays so. bfloat16 data meets it on the tensor
-cores in two products, of the state's leading eight bits and of the next eight; float16 data, whose range gradients of
-the state would leave, in three TF32 products that together keep float32's digits ("tf32x3"; state times state too where
-that is much, and fits the registers); the rest are plain float32 products ("ieee"). None has TF32's error.
+The state (bases, coef, their Gram matrices and gradients) is float32 throughout. bfloat16 data meets it on the tensor
+cores in two products, of the state's leading eight bits and of the next eight. float16 has too small a range for
+gradients of the state, so float16 data uses three TF32 products that together keep float32's digits ("tf32x3"); so does
+state times state where it is large and fits the registers. The rest are plain float32 products ("ieee"). None has
+TF32's error.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import triton.language as tl
 from segnext_kernels.triton.pointwise import MULTIPROCESSORS
 from segnext_kernels.triton.tuning import Config, Space, config
 
-PART_VALUES = 4096  # of a sum's parts loaded at once: 32 a thread of 128
+PART_VALUES = 4096  # elements of a sum's parts that are loaded at once: 32 per thread of 128
 
 
 @triton.jit
@@ -73,7 +74,7 @@ def store_matrix(ptr, value, rows, row_count, rank, RANK: tl.constexpr):
 def gram_kernel(
     bases_ptr, gram_ptr, channels, rank, tiles, BLOCK_D: tl.constexpr, RANK: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
-    """Each tile of channels' part of basesᵀ bases."""
+    """Store each tile of channels' part of basesᵀ bases."""
     tile = tl.program_id(0) % tiles
     image = (tl.program_id(0) // tiles).to(tl.int64)
     d = tile * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -84,21 +85,21 @@ def gram_kernel(
 
 
 def space_of(rank: int, narrow: Space, wide: Space) -> Space:
-    """A rank's space: two Gram matrices of 64 x 64 leave registers for the smallest tile alone."""
+    """A rank's space: two Gram matrices of 64 x 64 leave registers only for the smallest tile."""
     return wide if rank > 32 else narrow
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How an image's pixels and channels are cut into programs.
+    """How an image's pixels and channels are divided among programs.
 
     Attributes:
         rank: R rounded up to a tile's side.
         precision: of float32 products.
         pixels: the configuration of kernels over pixels.
         channels: the configuration of kernels over channels.
-        chunks: programs over the pixels of an image, each of ``tiles_a_chunk`` tiles; one a multiprocessor in all,
-            as each writes sums as large as the bases.
+        chunks: programs over the pixels of an image, each with ``tiles_a_chunk`` tiles; in all one per multiprocessor,
+            because each writes sums as large as the bases.
         channel_tiles: programs over the channels of an image.
     """
 
@@ -130,5 +131,5 @@ class Cut:
 
     @property
     def gram_parts(self) -> int:
-        """Of a sum of (R, R) matrices, how many are loaded at once."""
+        """Number of partial (R, R) matrices loaded at once."""
         return self.channels["GRAM_PARTS"]

@@ -10,7 +10,7 @@ from segnext_kernels.ops.nmf2d import reference
 
 def project(projection: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """projection (P, D) · matrices (B, D, N), in the dtype and order of ``matrices``."""
-    pixels = matrices.mT @ projection.to(matrices.dtype).T  # (B, N, P): no copy where D is innermost
+    pixels = matrices.mT @ projection.to(matrices.dtype).T  # (B, N, P): no copy if D is innermost
     return as_order_of(pixels.mT, matrices)
 
 

@@ -17,7 +17,7 @@ def _build(
 
 
 def _decoder(name: str, c: int) -> Sample:
-    """The sum behind `squeeze` at 512x512."""
+    """The sum after `squeeze` at 512x512."""
     return Sample(f"{name}-c{c}-h64w64", _build, dict(n=1, c=c, h=64, w=64, others=((32, 32), (16, 16))))
 
 

@@ -1,12 +1,12 @@
 """resize_sum in Triton: base plus up to three bilinearly resized tensors, in one launch.
 
-Tiling: a program makes BLOCK_P pixels by BLOCK_C channels in float32. A pixel's sources and weights are found once for
-its channels; the four corners of each other come from L1 and L2, as neighbouring pixels share them. The blend is
-PyTorch's: (1 - wy) ((1 - wx) a + wx b) + wy ((1 - wx) c + wx d).
+Tiling: a program makes BLOCK_P pixels by BLOCK_C channels in float32. A pixel's sources and weights are computed once
+for its channels. The four corners come from L1 and L2, because neighbouring pixels share them. The blend is PyTorch's:
+(1 - wy) ((1 - wx) a + wx b) + wy ((1 - wx) c + wx d).
 
-Bytes, e bytes an element: 2 e N C H W, and each other once. Instructions, counted by the source: 4 loads of 16 bytes
-for 8 channels and 8 multiply-adds an element and other: about 12 an element for two others. T at 768x1536 (256
-channels, 96 x 192): 4.7 M elements, 3 us by either bound. A model: not yet measured on a GPU.
+Bytes, e bytes per element: 2 e N C H W, and each other tensor once. Instructions, counted in the source: 4 loads of 16
+bytes for 8 channels and 8 multiply-adds per element and other tensor: about 12 per element for two of them.
+Model for an H200: T at 768x1536 (256 channels, 96 x 192) has 4.7 M elements, 3 us by either bound.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def resize_sum_kernel(
     tl.store(out_rows[:, None] + (c * stride_oc)[None, :], total.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-# 16 elements a thread: two vectors of each corner, whose 16 float32 values are live with the sum's.
+# 16 elements per thread: two vectors of each corner, whose 16 float32 values are live together with the sum's.
 SPACE = Space(
     "resize_sum.forward",
     (

@@ -22,7 +22,7 @@ def _build(
     smooth: bool = False,
     scale: float = 1.0,
 ) -> tuple[Any, ...]:
-    """Noise, where every cell must be interpolated, or smooth fields, where most cells have one winner."""
+    """Noise, for which every cell must be interpolated, or smooth fields, in which most cells have one winner."""
     if not smooth:
         return draw.image(n, k, h, w) * scale, list(size)
     coarse = torch.randn(n, k, 3, 3, generator=draw.generator, dtype=torch.float64) * scale

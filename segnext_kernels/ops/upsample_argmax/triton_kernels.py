@@ -2,14 +2,14 @@
 
 Maths: an output pixel is a convex combination of its cell's four corners, so
   1. a class that is the largest at all four is the largest in the whole cell;
-  2. elsewhere a class can win only if its largest corner reaches the best smallest corner of any class.
+  2. elsewhere a class can win only if its largest corner reaches the smallest corner of every class.
 
-Tiling: a program a cell. It reads the corners in blocks of classes and fills the cell's pixels if 1 holds; else it
-interpolates, for BLOCK_Y x BLOCK_X pixels at once, the blocks that hold a class of 2; all of them where a corner is
+Tiling: one program per cell. It reads the corners in blocks of classes and, if 1 holds, fills the cell's pixels. Else
+it interpolates, for BLOCK_Y x BLOCK_X pixels at once, the blocks that hold a class of 2, or all blocks if a corner is
 not finite (0 * inf is NaN, and NaN is the largest, as in PyTorch).
 
-Bytes: the labels once; the logits once from memory, four times from the caches as neighbours share corners. FLOPs:
-4 K comparisons a corner; 7 K a pixel of the cells that disagree.
+Bytes: the labels once; the logits once from memory and four times from the caches, because neighbours share corners.
+FLOPs: 4 K comparisons per corner; 7 K per pixel of the cells that disagree.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _argmax_kernel(
             c_at = image + below.to(tl.int64) * stride_h + x.to(tl.int64) * stride_w
             d_at = image + below.to(tl.int64) * stride_h + right.to(tl.int64) * stride_w
 
-            # of each lane: the largest logit of each corner and its class; the largest of the smallest corners
+            # per lane: the largest logit of each corner and its class; the largest of the smallest corners
             low = tl.full((BLOCK_K,), -float("inf"), tl.float32)
             best_a, best_b, best_c, best_d, threshold = low, low, low, low, low
             none = tl.full((BLOCK_K,), NONE, tl.int32)
@@ -122,8 +122,8 @@ def _argmax_kernel(
                     tl.store(labels_ptr + to, result.to(labels_ptr.dtype.element_ty), mask=mine)
 
 
-# A cell of 8 x 8 pixels and 32 classes are 2048 values, 32 a thread of two warps; one warp would take all of its 255
-# registers. More classes at once mean fewer turns and less pruning. Reasoned, not yet measured.
+# A cell of 8 x 8 pixels and 32 classes are 2048 values, 32 per thread of two warps; one warp would need all of its 255
+# registers. More classes at once mean fewer iterations and less pruning.
 SPACE = Space(
     "upsample_argmax.cell",
     (
@@ -137,7 +137,7 @@ SPACE = Space(
 
 
 def cell_side(in_size: int, out_size: int) -> int:
-    """Output pixels of a cell along an axis, to a power of two; 8 at most, as border cells have half a cell more."""
+    """Output pixels of a cell along an axis, as a power of two; 8 at most: border cells have half a cell more."""
     return min(triton.next_power_of_2(triton.cdiv(out_size, in_size)), 8)
 
 

@@ -1,17 +1,17 @@
 """upsample_cross_entropy in Triton: the loss of bilinearly resized logits, and its gradient at their own size.
 
 Maths: with v_k the interpolated logits of a pixel, lse = log sum_k exp(v_k), t its label, w the class weights and s the
-smoothing, loss = (1 - s) w_t (lse - v_t) + s / K sum_k w_k (lse - v_k). d/dv_k = (sum q) exp(v_k - lse) - q_k,
-q_k = (1 - s) w_t [k = t] + s w_k / K; a logit's gradient is the sum of this over the pixels it is blended into.
+smoothing, loss = (1 - s) w_t (lse - v_t) + s / K sum_k w_k (lse - v_k). d/dv_k = (sum q) exp(v_k - lse) - q_k, q_k = (1
+- s) w_t [k = t] + s w_k / K; a logit's gradient is the sum of this over the pixels that it is blended into.
 
-Tiling: forward, a program a cell of four corners: BLOCK_Y x BLOCK_X pixels at once against blocks of classes, each
-corner's block read once for all pixels, the sum of exponentials kept online. Backward, the same with lse written out,
-then a program a logit position and block of classes: it goes over the rows of pixels its logit is blended into, with
-three columns of logits blended vertically once a row. So no pixel's probabilities are ever in memory, and each is
-computed once a corner, four times in all, rather than added atomically.
+Tiling of the forward: one program per cell of four corners processes BLOCK_Y x BLOCK_X pixels at once against blocks of
+classes. It reads each corner's block once for all pixels and updates the sum of exponentials online. The backward does
+the same and writes lse. Then one program per logit position and block of classes loops over the rows of pixels that its
+logit is blended into; it blends three columns of logits vertically once per row. So no pixel's probabilities are ever
+in memory. Each is computed once per corner, four times in all, instead of being added atomically.
 
 Bytes, n the bytes of the logits, P pixels: forward n (4 n from caches) + 8 P of int64 labels; backward 2 n read, n
-written, 4 P of lse written, (8 + 4) P read forward and, mostly from L2, four times that backward. FLOPs: some 12 K P
+written, 4 P of lse written, (8 + 4) P read forward and, mostly from L2, four times that backward. FLOPs: about 12 K P
 and K P exponentials forward, 40 K P and 4 K P backward.
 
 A label out of range reads nothing wrong and makes loss and gradient NaN: an error would have to wait for the GPU.
@@ -31,7 +31,7 @@ from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 @triton.jit
 def _label_of(target_ptr, mask, ignore_index, classes):
-    """Label in range, 1 where the pixel counts, and NaN where its label is no class (else 0)."""
+    """Label in range, 1 if the pixel counts, and NaN if its label is no class (else 0)."""
     label = tl.load(target_ptr, mask=mask, other=0).to(tl.int64)
     counted = mask & (label != ignore_index)
     is_class = (label >= 0) & (label < classes)
@@ -98,7 +98,7 @@ def _forward_kernel(
                     weighted += tl.sum(tl.where(inside[None, :], share, 0.0), 1)
                 value = tl.where(inside[None, :], value, -float("inf"))
                 largest = tl.maximum(most, tl.max(value, 1))
-                # of -inf alone: 0 stands for the largest, as -inf - -inf is NaN
+                # if all are -inf, 0 replaces the largest, because -inf - -inf is NaN
                 base = tl.where(largest == -float("inf"), 0.0, largest)
                 total = total * tl.exp(most - base) + tl.sum(tl.exp(value - base[:, None]), 1)
                 most = largest
@@ -188,18 +188,18 @@ def _gradient_kernel(
     weight_total = tl.load(sums_ptr + 1)
     scale = tl.load(grad_ptr).to(tl.float32)
     if OVER_ALL:
-        scale = scale / pixels + (weight_total - weight_total)  # NaN by a wrong label
+        scale = scale / pixels + (weight_total - weight_total)  # NaN if a label is wrong
     else:
         scale = scale / weight_total
-    # where no pixel counts, 0: the scale may be infinite
+    # 0 if no pixel counts: the scale may be infinite
     counts = tl.sum(touched, 0)
     gradient = tl.where(tl.zeros((BLOCK_K,), tl.int32) + counts > 0, tl.sum(total, 0) * scale, 0.0)
     at = n * stride_gn + k.to(tl.int64) * stride_gk + y.to(tl.int64) * stride_gh + x.to(tl.int64) * stride_gw
     tl.store(grad_logits_ptr + at, gradient.to(grad_logits_ptr.dtype.element_ty), mask=inside)
 
 
-# A cell of 8 x 8 pixels and 32 classes are 2048 values, held three times over: 24 a thread of eight warps. With four
-# warps the compiler spilled a few bytes for sm_80.
+# A cell of 8 x 8 pixels and 32 classes are 2048 values, which are held three times: 24 per thread of eight warps. With
+# four warps the compiler spilled a few bytes for sm_80.
 FORWARD = Space(
     "upsample_cross_entropy.forward",
     (
@@ -210,7 +210,7 @@ FORWARD = Space(
     ),
     live=lambda config: 64 * 3 * config["BLOCK_K"],
 )
-# 16 pixels of a row: two cells at the decoder's stride of 8. Both are reasoned, not yet measured.
+# 16 pixels per row: two cells at the decoder's stride of 8.
 GRADIENT = Space(
     "upsample_cross_entropy.gradient",
     (
@@ -228,7 +228,7 @@ def _cell_side(in_size: int, out_size: int) -> int:
 
 
 class _Arguments:
-    """What both kernels take, from the op's arguments."""
+    """The parameters that both kernels need, computed from the op's arguments."""
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ class _Arguments:
         self.key = size_class(logits, f"{out_h}x{out_w}")
 
     def sums(self, lse: torch.Tensor | None) -> torch.Tensor:
-        """(loss, weight), summed over all pixels; the pixels' lse on the way."""
+        """(loss, weight), summed over all pixels; also stores the pixels' lse if ``lse`` is given."""
         logits, target = self.tensors[:2]
         n, _, h, w = logits.shape
         out_h, out_w = target.shape[1:]
@@ -284,7 +284,7 @@ def forward(logits: torch.Tensor, target: torch.Tensor, *rest: object) -> torch.
 
 
 def backward(grad: torch.Tensor, logits: torch.Tensor, target: torch.Tensor, *rest: object) -> torch.Tensor:
-    """Gradient of the logits; every pixel's lse is computed again."""
+    """Gradient of the logits; every pixel's lse is recomputed."""
     grad_logits = memory_format.empty_like(logits)
     if target.numel() == 0:
         return grad_logits

@@ -22,7 +22,7 @@ using std::isfinite;
 using std::isinf;
 using std::isnan;
 
-// ---- the runtime's calls that launchers make
+// The runtime's calls that launchers make.
 
 enum cudaError_t {
   cudaSuccess = 0,
@@ -48,7 +48,7 @@ inline cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaS
   return cudaSuccess;
 }
 
-// ---- vectors
+// Vector types.
 
 #define EMULATOR_VECTORS(name, type)                                                          \
   struct alignas(2 * sizeof(type)) name##2 { type x, y; };                                    \
@@ -67,7 +67,7 @@ EMULATOR_VECTORS(float, float)
 EMULATOR_VECTORS(double, double)
 #undef EMULATOR_VECTORS
 
-// ---- barriers
+// Barriers.
 
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   emulator::block_barrier(file, line);
@@ -87,7 +87,7 @@ inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __threadfence_system() {}
 
-// ---- warps
+// Operations of warps.
 
 constexpr int warpSize = 32;
 
@@ -175,7 +175,7 @@ T __reduce_min_sync(unsigned mask, T value) {
   return emulator_reduce(mask, value, [](T a, T b) { return a < b ? a : b; });
 }
 
-// ---- atomics: one thread runs at a time, so plain code is atomic
+// Atomics. One thread runs at a time, so plain code is atomic.
 
 template <typename T, typename Change>
 T emulator_atomic(T* address, Change change) {
@@ -184,7 +184,7 @@ T emulator_atomic(T* address, Change change) {
   return old;
 }
 template <typename T>
-using EmulatorSame = typename std::common_type<T>::type;  // keeps the value's type from being deduced
+using EmulatorSame = typename std::common_type<T>::type;  // keeps the type from being deduced from the value
 
 template <typename T>
 T atomicAdd(T* address, EmulatorSame<T> value) {
@@ -220,7 +220,7 @@ T atomicCAS(T* address, EmulatorSame<T> expected, EmulatorSame<T> value) {
   return emulator_atomic(address, [&](T old) { return old == expected ? value : old; });
 }
 
-// ---- intrinsics; volatile keeps each rounding its own
+// Intrinsics. `volatile` keeps each rounding separate.
 
 #define EMULATOR_ROUNDED(name, expression) \
   inline float name(float a, float b) {    \

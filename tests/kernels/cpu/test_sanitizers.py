@@ -83,10 +83,10 @@ def test_contract_inputs_under_sanitizers(source: Path) -> None:
 def test_sanitizers_see_a_row_read_past_its_end(source: Path) -> None:
     """The machinery itself: planes without their border, which every convolution reads, must be reported."""
     header = source / "csrc" / "cpu" / "depthwise.h"
-    right = "const int64_t floats = (height + 2 * halo_y) * plane.row_stride();"
+    right = "const int64_t reals = (height + 2 * halo_y) * plane.row_stride();"
     text = header.read_text()
     assert right in text
-    header.write_text(text.replace(right, "const int64_t floats = height * plane.row_stride();"))
+    header.write_text(text.replace(right, "const int64_t reals = height * plane.row_stride();"))
     try:
         library = _build(source)
     finally:

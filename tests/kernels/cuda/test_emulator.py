@@ -206,7 +206,7 @@ BREAKS = {
         "reverse against forward",
     ),
     "wrong-halo-mask": (
-        TILING,  # where logits are read, not in `Place`: a larger tile than its shared memory reads anywhere
+        TILING,  # not in `TileBounds`: a tile larger than its shared memory would read anywhere
         "const int run = at.corners_x * (kClassesInner",
         "const int run = (at.cells_x + 1) * (kClassesInner",
         "heap-buffer-overflow",

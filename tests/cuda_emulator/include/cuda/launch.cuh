@@ -1,4 +1,4 @@
-// csrc/cuda/launch.cuh on the emulator.
+// csrc/cuda/launch.cuh for the emulator.
 #pragma once
 
 #include <cuda_runtime.h>

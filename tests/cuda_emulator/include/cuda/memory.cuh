@@ -1,4 +1,4 @@
-// csrc/cuda/memory.cuh on the emulator: accesses are counted where a test asks for it.
+// csrc/cuda/memory.cuh for the emulator: counts accesses when a test asks for it.
 #pragma once
 
 #include <cuda_runtime.h>

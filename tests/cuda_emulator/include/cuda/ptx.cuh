@@ -1,4 +1,4 @@
-// csrc/cuda/ptx.cuh on the emulator.
+// csrc/cuda/ptx.cuh for the emulator.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -12,7 +12,7 @@ namespace segnext {
 
 namespace detail {
 
-struct alignas(16) Line {  // its alignment is what the sanitizer checks
+struct alignas(16) Bytes16 {  // the sanitizer checks its alignment
   uint32_t words[4];
 };
 
@@ -22,7 +22,7 @@ inline void load_matrices(uint32_t* r, int matrices, bool transposed, const void
   std::memcpy(brought.words, &row, sizeof row);
   if (lane < 8 * matrices) {
     if (emulator::counting) emulator::count(emulator::Access::kLoadShared, row, 16);
-    const Line readable = *static_cast<const Line*>(row);
+    const Bytes16 readable = *static_cast<const Bytes16*>(row);
     std::memcpy(brought.words + 4, &readable, sizeof readable);
   }
   const emulator::Slot* rows = emulator::exchange(emulator::WarpOp::kLoadMatrix, 0xffffffffu, brought);
@@ -53,14 +53,14 @@ inline void multiply(emulator::WarpOp op, float (&d)[4], const uint32_t (&a)[4],
 inline unsigned opaque(unsigned value) { return value; }
 
 inline void cp_async16(void* shared, const void* global, bool valid) {
-  detail::Line line{};
+  detail::Bytes16 line{};
   if (valid) {
     if (emulator::counting) emulator::count(emulator::Access::kLoadGlobal, global, 16);
-    line = *static_cast<const detail::Line*>(global);
+    line = *static_cast<const detail::Bytes16*>(global);
   }
   if (emulator::counting) emulator::count(emulator::Access::kStoreShared, shared, 16);
-  // The sanitizer's check of the place it will be written to; what is there must stay until the wait.
-  auto* place = static_cast<volatile detail::Line*>(shared);
+  // Lets the sanitizer check the target of the write now; the target keeps its values until the wait.
+  auto* place = static_cast<volatile detail::Bytes16*>(shared);
   for (int i = 0; i < 4; ++i) place->words[i] = place->words[i];
   emulator::copy_async(shared, line.words);
 }
@@ -116,10 +116,10 @@ inline void grid_sync(const char* file = __builtin_FILE(), int line = __builtin_
   emulator::grid_barrier(file, line);
 }
 
-// The exact functions, but for subnormals.
+// The exact functions, except that subnormals are zero.
 inline float exp2_approx(float x) {
   const float result = std::exp2(x);
-  return result < 0x1p-126f ? 0.0f : result;  // NaN stays
+  return result < 0x1p-126f ? 0.0f : result;  // NaN is kept
 }
 inline float reciprocal_approx(float x) {
   const bool subnormal = std::fabs(x) < 0x1p-126f;
@@ -139,7 +139,7 @@ inline uint32_t pack_pair(float first, float second) {
 
 inline void store_global16(void* address, const uint32_t (&words)[4]) {
   if (emulator::counting) emulator::count(emulator::Access::kStoreGlobal, address, 16);
-  std::memcpy(static_cast<detail::Line*>(address)->words, words, sizeof words);
+  std::memcpy(static_cast<detail::Bytes16*>(address)->words, words, sizeof words);
 }
 
 }  // namespace segnext

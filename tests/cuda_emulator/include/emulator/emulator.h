@@ -1,4 +1,4 @@
-// The emulator as the headers beside it see it: grids of fibres on one CPU thread.
+// The emulator's interface for the headers in this folder: grids of fibres on one CPU thread.
 #pragma once
 
 #include <cstddef>
@@ -13,13 +13,13 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-// Of the thread that runs now; changed at every switch.
+// The running thread's; they change at every switch.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 
 namespace emulator {
 
-// What a lane brings to an operation of its warp, and finds of the others' afterwards.
+// The values that a lane brings to an operation of its warp, and those that it receives from the others.
 struct alignas(16) Slot {
   uint32_t words[16];
 };
@@ -36,10 +36,10 @@ struct Launch {
   void* argument;
 };
 
-// Runs a grid to its end. A cudaError_t; 999 with a text for what only an emulator sees.
+// Runs a grid to its end. Returns a cudaError_t; 999, with a text, for errors that only an emulator detects.
 int run(const Launch& launch);
 
-// Ends the launch with a text; the other fibres are left where they are.
+// Ends the launch with an error text; the other fibres stay where they are.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 void block_barrier(const char* file, int line);
@@ -47,9 +47,10 @@ int block_count(bool vote, const char* file, int line);  // a barrier, and the n
 void cluster_barrier(const char* file, int line);
 void grid_barrier(const char* file, int line);
 
-// Blocks until all lanes of `mask` have come; then (32) what each brought, kLoadMatrix and kMma*: what they get.
+// Waits until all lanes of `mask` have come. Returns 32 slots: what each lane brought, or, for kLoadMatrix and kMma*,
+// what each receives.
 const Slot* exchange(WarpOp op, unsigned mask, const Slot& brought);
-unsigned named_lanes(unsigned mask);  // those that exist
+unsigned named_lanes(unsigned mask);  // those of the mask that exist
 int lane();
 
 unsigned char* shared_memory();
@@ -57,16 +58,16 @@ void* map_shared(const void* shared, int rank);
 int cluster_rank();
 int cluster_size();
 
-// 16 bytes that arrive in shared memory when the thread waits for their group, not before.
+// Copies 16 bytes that arrive in shared memory when the thread waits for their group, not before.
 void copy_async(void* shared, const uint32_t (&data)[4]);
 void commit_copies();
 void wait_copies(int pending);
 
-// What the device is said to have: set by tests.
+// The properties of the emulated device; tests set them.
 struct Device {
   int resident_blocks = 8;
   int largest_cluster = 16;          // 0: a device without clusters
-  size_t shared_limit = 227 * 1024;  // of a block
+  size_t shared_limit = 227 * 1024;  // per block
 };
 extern Device device;
 

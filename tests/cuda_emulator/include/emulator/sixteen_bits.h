@@ -1,4 +1,4 @@
-// float16 and bfloat16 as the hardware has them: every operation is rounded once, to nearest, ties to even.
+// float16 and bfloat16 as in the hardware: every operation is rounded once, to nearest, ties to even.
 #pragma once
 
 #include <cmath>
@@ -22,9 +22,9 @@ inline float float_of(uint32_t bits) {
 struct HalfFormat {
   static uint16_t encode(float x) {
     const uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) return 0x7fff;                                  // NaN, as hardware writes it
-    if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // from 65520 on
-    if (magnitude < 0x38800000u) {  // subnormal: beside 0.5 a unit in the last place is 2^-24
+    if (magnitude > 0x7f800000u) return 0x7fff;                                  // NaN, with the hardware's bits
+    if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 65520 and above
+    if (magnitude < 0x38800000u) {  // subnormal: next to 0.5, a unit in the last place is 2^-24
       return static_cast<uint16_t>(sign | (bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u));
     }
     return static_cast<uint16_t>(sign | ((magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13));
@@ -45,7 +45,7 @@ struct BFloat16Format {
   static float decode(uint16_t bits) { return float_of(static_cast<uint32_t>(bits) << 16); }
 };
 
-// A double as a float that rounds on to 16 bits as the double would: to odd where it is not exact.
+// Rounds a double to a float that rounds to 16 bits as the double would: to odd if it is not exact.
 inline float to_odd(double x) {
   const float near = static_cast<float>(x);
   if (static_cast<double>(near) == x || x != x || std::isinf(near)) return near;
@@ -53,7 +53,7 @@ inline float to_odd(double x) {
   return float_of(bits_of(toward_zero) | 1u);
 }
 
-// The trait that arithmetic below is written over; the types themselves must be plain structs.
+// The base class that the arithmetic below is written for; the types themselves must be plain structs.
 template <typename Type, typename Format>
 struct Sixteen {
   uint16_t bits;
@@ -69,7 +69,8 @@ struct Sixteen {
     result.bits = bits;
     return result;
   }
-  // float holds the exact product of two, and enough of a sum or quotient that rounding twice is rounding once.
+  // float holds the exact product of two values, and so much of a sum or quotient that rounding twice equals rounding
+  // once.
   friend Type operator+(Type a, Type b) { return Type(float(a) + float(b)); }
   friend Type operator-(Type a, Type b) { return Type(float(a) - float(b)); }
   friend Type operator*(Type a, Type b) { return Type(float(a) * float(b)); }
@@ -85,7 +86,7 @@ struct Sixteen {
   friend bool operator<=(Type a, Type b) { return float(a) <= float(b); }
   friend bool operator>=(Type a, Type b) { return float(a) >= float(b); }
 
-  // The product is exact in double; the sum's own error decides what rounding to odd must know.
+  // The product is exact in double. Only the sign of the sum's error matters for rounding to odd.
   static Type fused(Type a, Type b, Type c) {
     const double product = static_cast<double>(float(a)) * float(b), addend = float(c), sum = product + addend;
     const double back = sum - product, error = (product - (sum - back)) + (addend - back);
@@ -96,7 +97,7 @@ struct Sixteen {
 
 }  // namespace emulator
 
-// Functions that CUDA has in both formats under the same names.
+// Functions that CUDA has for both formats under the same names.
 #define EMULATOR_SIXTEEN(Type, Type2)                                                                        \
   inline Type __hadd(Type a, Type b) { return a + b; }                                                       \
   inline Type __hsub(Type a, Type b) { return a - b; }                                                       \

@@ -1,0 +1,10 @@
+// The Python module _C: pointers, sizes, strides and a stream go in, a status comes out. No torch header: the
+// library neither needs torch to build nor breaks when torch is upgraded. The ops' functions are in their
+// <op>_bind.cpp.
+
+#include "bind.h"
+
+PYBIND11_MODULE(_C, m) {
+  m.def("best_instruction_set", [] { return static_cast<int>(segnext::best_isa()); });
+  segnext::bind_ops(m);
+}
