@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -19,7 +19,6 @@ from segnext.models import SegNeXtConfig
 from segnext.models.config import GROUPS
 from segnext.models.decoder import Decoder
 from segnext.models.ham import EVAL_STEPS
-from segnext.models.layers import Pointwise
 from segnext.models.light_ham import LightHam
 
 
@@ -43,7 +42,6 @@ class FoldedLightHam(FoldedDecoder):
     def fold(cls, decoder: Decoder, config: SegNeXtConfig) -> FoldedLightHam:
         assert isinstance(decoder, LightHam)
         squeeze, ham, align = decoder.squeeze, decoder.hamburger, decoder.align
-        classifier = cast(Pointwise, decoder.classifier)
         levels = squeeze.conv.weight.split([config.channels[stage] for stage in cls.stages], 1)
         return cls(
             squeeze=tuple(FoldedConv(weight) for weight in levels),
@@ -54,7 +52,7 @@ class FoldedLightHam(FoldedDecoder):
             ham_norm=FoldedNorm(ham.norm.weight, ham.norm.bias),
             align=FoldedConv(align.conv.weight),
             align_norm=FoldedNorm(align.norm.weight, align.norm.bias),
-            classifier=FoldedConv(classifier.weight, classifier.bias),
+            classifier=FoldedConv(decoder.classifier.weight, decoder.classifier.bias),
         )
 
     @classmethod
