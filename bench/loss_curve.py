@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from bench import machine
-from bench.models.workloads import Loss, Training, model_loss, plain_loss
-from bench.peers import in_layout
+from bench.models.training import Loss, Training, model_loss, plain_loss
 from bench.report import OTHER_COLOUR, OURS_COLOUR, PEER_COLOURS
 from bench.results import FOLDER, OURS
+from oracle.inputs import in_layout
 from segnext import create_model
 from segnext.data.batches import TrainingBatches
 from segnext.data.config import load_data_config

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map_only
 
 from segnext.measure import runtimes
 
@@ -92,10 +91,3 @@ class Graphs:
             function, inputs = build(torch.contiguous_format)
             self._exported[build] = runtimes.export_onnx(function, *inputs), inputs
         return self._exported[build]
-
-
-def in_layout(tensors: Any, layout: torch.memory_format) -> Any:
-    """Nested tensors, those with four axes in the layout: what every ``build`` does with its own."""
-    return tree_map_only(
-        torch.Tensor, lambda t: t.contiguous(memory_format=layout) if t.ndim == 4 else t, tensors
-    )

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from bench import report, results
+from oracle.inputs import DTYPES
 from segnext.measure.costs import count_costs
 from segnext.models import build, list_models
 from segnext.weights.catalogue import shipped
@@ -25,7 +26,6 @@ from segnext_kernels import backend
 from segnext_kernels.spec import all_specs
 
 ROOT = Path(__file__).resolve().parent.parent
-DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def models() -> str:

@@ -9,10 +9,10 @@ import sys
 
 import torch
 
-from bench.peers import in_layout
+from oracle.gradients import with_gradient
+from oracle.inputs import in_layout
 from segnext_kernels import backend, use_backend
 from segnext_kernels.spec import Spec, all_specs
-from tests.contract.cases import with_gradient
 
 SAMPLES = 3  # the first of each op: an ordinary one, one with odd sizes, one more
 

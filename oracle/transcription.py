@@ -1,7 +1,8 @@
 """SegNeXt's official arithmetic in plain PyTorch, straight on a state dict with the official names.
 
-An oracle: functions only, nothing from the package, so that an error in the package's modules, ops or name
-tables shows as a difference.
+It is the oracle of the model's tests, and the peer that our models are timed against: functions only, and nothing from
+the package, so that an error in the package's modules, ops or name tables shows as a difference. All features keep the
+memory format of the images.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ SIZES = {
 }
 EXPANSIONS = (8, 8, 4, 4)
 STRIPS = (7, 11, 21)
+BN_MOMENTUM = 0.1
+EVAL_STEPS, TRAIN_STEPS = 7, 6
 
 
 def shapes(size: str, num_classes: int, width: int | None = None) -> dict[str, tuple[int, ...]]:
@@ -136,9 +139,11 @@ def ffn(sd: StateDict, name: str, z: Tensor) -> Tensor:
     return conv(sd, f"{name}.fc2", F.gelu(hidden))
 
 
-def features(sd: StateDict, image: Tensor, momentum: float | None = None) -> list[Tensor]:
-    """The four stages' outputs."""
-    x, outputs = image, []
+def features(sd: StateDict, images: Tensor, momentum: float | None = None) -> list[Tensor]:
+    """The four stages' outputs in the images' memory format; ``momentum`` for batch norm in training."""
+    channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    x, outputs = images, []
     for i in range(1, 5):
         embed = f"backbone.patch_embed{i}"
         if i == 1:
@@ -154,6 +159,7 @@ def features(sd: StateDict, image: Tensor, momentum: float | None = None) -> lis
             j += 1
         weight, bias = sd[f"backbone.norm{i}.weight"], sd[f"backbone.norm{i}.bias"]
         x = F.layer_norm(x.movedim(1, -1), weight.shape, weight, bias, 1e-5).movedim(-1, 1)
+        x = x.contiguous(memory_format=memory_format)
         outputs.append(x)
     return outputs
 
@@ -173,20 +179,54 @@ def group_norm(sd: StateDict, name: str, x: Tensor) -> Tensor:
     return F.group_norm(x, 32, sd[f"{name}.weight"], sd[f"{name}.bias"], 1e-5)
 
 
-def segment(sd: StateDict, image: Tensor, bases: Tensor) -> Tensor:
-    """Evaluation-mode logits at the image's size, from given NMF bases (1, D, R)."""
-    levels = features(sd, image)[1:]
+def decode(sd: StateDict, levels: list[Tensor], bases: Tensor, steps: int = EVAL_STEPS) -> Tensor:
+    """Logits (N, K, H/8, W/8) of the features of stages 2 to 4, from NMF bases (1 or N, D, R)."""
     size = levels[0].shape[2:]
     x = torch.cat([F.interpolate(x, size, mode="bilinear", align_corners=False) for x in levels], dim=1)
     head = "decode_head"
     x = F.relu(group_norm(sd, f"{head}.squeeze.gn", conv(sd, f"{head}.squeeze.conv", x)))
     ham = f"{head}.hamburger"
     z = F.relu(conv(sd, f"{ham}.ham_in.conv", x)).flatten(2)
-    z = nmf(z, bases.expand(len(z), -1, -1), steps=7).view_as(x)
+    z = nmf(z, bases.expand(len(z), -1, -1), steps).view(x.shape)
     x = F.relu(x + group_norm(sd, f"{ham}.ham_out.gn", conv(sd, f"{ham}.ham_out.conv", z)))
     x = F.relu(group_norm(sd, f"{head}.align.gn", conv(sd, f"{head}.align.conv", x)))
-    logits = conv(sd, f"{head}.conv_seg", x)
-    return F.interpolate(logits, image.shape[2:], mode="bilinear", align_corners=False)
+    return conv(sd, f"{head}.conv_seg", x)
+
+
+def logits(sd: StateDict, bases: Tensor, images: Tensor) -> Tensor:
+    """Evaluation: (N, 3, H, W) to logits (N, K, H/8, W/8)."""
+    return decode(sd, features(sd, images)[1:], bases)
+
+
+def resized(low: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Logits at another size."""
+    return F.interpolate(low, size, mode="bilinear", align_corners=False)
+
+
+def resized_argmax(low: Tensor, size: tuple[int, ...], axis: int = 1) -> Tensor:
+    """The label map of low-resolution logits: what ``upsample_argmax`` replaces.
+
+    Args:
+        axis: where the classes are when the largest is looked for, 1 or -1; runtimes differ in which is faster.
+    """
+    full = resized(low, size)
+    return full.argmax(1) if axis == 1 else full.permute(0, 2, 3, 1).argmax(-1)
+
+
+def segment(sd: StateDict, bases: Tensor, images: Tensor) -> Tensor:
+    """Evaluation: (N, 3, H, W) to logits (N, K, H, W)."""
+    return resized(logits(sd, bases, images), images.shape[2:])
+
+
+def mask(sd: StateDict, bases: Tensor, images: Tensor, axis: int = 1) -> Tensor:
+    """Evaluation: (N, 3, H, W) to labels (N, H, W); see `resized_argmax` for ``axis``."""
+    return resized_argmax(logits(sd, bases, images), images.shape[2:], axis)
+
+
+def loss(sd: StateDict, bases: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Training: cross-entropy at the targets' size. Batch norm uses the batch and updates ``sd``'s statistics."""
+    low = decode(sd, features(sd, images, BN_MOMENTUM)[1:], bases, TRAIN_STEPS)
+    return F.cross_entropy(resized(low, targets.shape[1:]), targets, ignore_index=255)
 
 
 def classify(sd: StateDict, image: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segnext.deployment.model import deploy as deploy
     from segnext.models import MSCAN, SegNeXt
     from segnext.models import list_models as list_models
+    from segnext.predict.inference import Inference as Inference
     from segnext.predict.predictor import Predictor as Predictor
     from segnext.weights import load_weights as load_weights
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 # more function per name in `list_models()`.
 _HOMES = {
     "DeployedSegNeXt": "segnext.deployment.model",
+    "Inference": "segnext.predict.inference",
     "Predictor": "segnext.predict.predictor",
     "create_model": "segnext.create",
     "deploy": "segnext.deployment.model",

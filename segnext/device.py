@@ -1,5 +1,7 @@
 """Finds the device that a command line or a caller names."""
 
+from __future__ import annotations
+
 import torch
 
 

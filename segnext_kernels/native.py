@@ -73,7 +73,7 @@ def instruction_set() -> int:
     if wanted not in INSTRUCTION_SETS:
         raise ValueError(f"SEGNEXT_CPU_ISA must be one of {', '.join(INSTRUCTION_SETS)}, got {wanted!r}")
     index = INSTRUCTION_SETS.index(wanted)
-    if index > best:
+    if index > best or wanted not in build_record().get("instruction_sets", INSTRUCTION_SETS):
         raise ValueError(
             f"SEGNEXT_CPU_ISA: {wanted} is not built here or not on this machine; best: {INSTRUCTION_SETS[best]}"
         )

@@ -99,6 +99,11 @@ class Sample:
         draw = Draw(dtype, torch.device(device), layout, generator or torch.Generator().manual_seed(0))
         return self.build(draw, **{**self.sizes, **changed})
 
+    def resized(self, **changed: Any) -> Sample:
+        """The same with some sizes replaced, which its name tells: ``t1-c32-h128w128-n=32``."""
+        words = (f"{size}={value}" for size, value in changed.items())
+        return Sample("-".join((self.name, *words)), self.build, {**self.sizes, **changed})
+
 
 def samples(build: Callable[..., tuple[Any, ...]], **named: Mapping[str, Any]) -> tuple[Sample, ...]:
     """Samples of one builder; an underscore in a name becomes a hyphen."""
@@ -115,9 +120,14 @@ class BadInput:
     message: str  # regular expression
 
 
+def first_elements(*args: Any) -> int:
+    """Elements of the first argument."""
+    return int(args[0].numel())
+
+
 @dataclass(frozen=True, eq=False)
 class Spec:
-    """Everything that is particular to one op.
+    """Everything that is particular to one op. Tests, benchmarks and the self-check read it here and name no op.
 
     Attributes:
         name: the op's one name.
@@ -127,10 +137,22 @@ class Spec:
         samples: small inputs with every kind of edge case; the first is an ordinary one.
         model_shapes: those of SegNeXt-T and -B at 512x512, batch 1.
         target_shapes: larger ones for which a speed is promised on a GPU.
+        modelled_shapes: further shapes whose instructions the issue model counts.
         bad_inputs: what must be refused, and how.
         resized: sizes that give the first sample another H and W.
         internal: trailing schema arguments that the public function sets itself.
         calls: ops that its Triton code calls; these may run CUDA kernels of their own.
+        saving: the sizes with which the forward saves what its backward needs.
+        without_derivative: samples whose gradient is by design not the derivative of the output.
+        backward_of_products: whether the backward is PyTorch's matrix products around other ops, which have no float64
+            kernel of ours and whose sums may depend on the number of threads.
+        matrix_products: whether it is mostly matrix products: in 16 bits a GPU's tensor cores are then its floor.
+        program_per_pixel: whether its Triton kernels start a program for each pixel.
+        tiles_by_programs: whether the tiles of its Triton kernels depend on how many programs there are.
+        tiled: memory format -> sizes that make several tiles along every axis in most configurations of its Triton
+            kernels; empty where other tests go through the configurations.
+        cuda_edges: samples that only the CUDA kernels need, of several tiles, strips and slices of their grids.
+        elements: from the arguments, the number of outputs of the costliest part, which instructions are counted per.
     """
 
     name: str
@@ -144,6 +166,16 @@ class Spec:
     resized: Mapping[str, Any] = field(default_factory=lambda: {"h": 12, "w": 5})
     internal: tuple[str, ...] = ()
     calls: tuple[str, ...] = ()
+    modelled_shapes: tuple[Sample, ...] = ()
+    saving: Mapping[str, Any] = field(default_factory=dict)
+    without_derivative: tuple[str, ...] = ()
+    backward_of_products: bool = False
+    matrix_products: bool = False
+    program_per_pixel: bool = False
+    tiles_by_programs: bool = False
+    tiled: Mapping[torch.memory_format, Mapping[str, Any]] = field(default_factory=dict)
+    cuda_edges: tuple[Sample, ...] = ()
+    elements: Callable[..., int] = first_elements
 
     @property
     def op(self) -> Any:
@@ -152,7 +184,7 @@ class Spec:
 
     @property
     def low_precision(self) -> tuple[str, ...]:
-        """Names of the arguments that autocast takes to the low precision."""
+        """Names of the arguments that autocast converts to the low precision."""
         return AUTOCAST.get(self.name, ())
 
     @property

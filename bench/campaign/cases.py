@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.peers import in_layout
+from oracle.accuracy import assert_labels
+from oracle.gradients import cast, gradients_of
+from oracle.inputs import in_layout
 from segnext_kernels import use_backend
 from segnext_kernels.backend import KERNELS
 from segnext_kernels.spec import Sample, Spec, all_specs
-from tests.contract.cases import cast, with_gradient
 
 GPU_BACKENDS = ("cuda", "triton")
 LARGE_BATCH = 32
@@ -88,8 +89,8 @@ class Case:
     def of(cls, kernel: Kernel, shape: str, dtype: torch.dtype, device: torch.device) -> Case:
         """The named input in channels_last."""
         sample, changed = sample_of(kernel.spec, shape)
-        if kernel.direction == "backward" and "save" in kernel.spec.internal:
-            changed = {**changed, "save": True}
+        if kernel.direction == "backward":
+            changed = {**changed, **kernel.spec.saving}
         generator = torch.Generator(device).manual_seed(0)
         args = in_layout(sample.make(dtype, device, generator=generator, **changed), torch.channels_last)
         if kernel.direction == "forward":
@@ -105,9 +106,7 @@ class Case:
         if self.grad is None:
             with torch.inference_mode():
                 return [_first(function(*args))]
-        fresh, leaves = with_gradient(self.kernel.spec, args)
-        out = _first(function(*fresh))
-        return list(torch.autograd.grad(out, leaves, self.grad.to(out.dtype)))
+        return gradients_of(lambda *fresh: _first(function(*fresh)), self.kernel.spec, args, self.grad)
 
     def ours(self) -> list[Tensor]:
         """By the kernel; on a CPU, in a dry run, by what runs there."""
@@ -133,8 +132,6 @@ def agreement(case: Case) -> tuple[bool, dict[str, str]]:
 
     Of whole tensors: error over the oracle's norm. Says both errors of each output, so that a near miss is seen as one.
     """
-    from oracle.accuracy import assert_labels
-
     outs, again = case.ours(), case.ours()
     if not outs[0].is_floating_point():
         assert_labels(outs[0], case.args[0], (outs[0].shape[1], outs[0].shape[2]))

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import plain_segnext, roofline
+from bench import roofline
 from bench.campaign.record import as_json
 from bench.clock import Clock, Run
-from bench.models import workloads
-from bench.peers import in_layout
+from bench.models import networks
 from bench.results import OURS, Row, Timing
+from oracle import predictions, transcription
+from oracle.inputs import in_layout
 from segnext import deploy
 
 TABLE = "models, image to mask"
@@ -56,9 +57,9 @@ class Setting:
     def __init__(self, job: str, device: torch.device) -> None:
         self.size, *numbers = job.split()
         self.batch, height, width, classes = map(int, numbers)
-        model, state_dict = workloads.pair(self.size, classes)
-        images, labels = workloads.scene(height, width, classes)
-        workloads.fit_classifier(model, state_dict, images, labels)
+        model, state_dict = networks.pair(self.size, classes)
+        images, labels = networks.scene(height, width, classes)
+        networks.fit_classifier(model, state_dict, images, labels)
         self.flops = self.batch * roofline.counted_flops(lambda: model.forward_logits(images))
         self.state_dict = in_layout(
             {name: t.to(device) for name, t in state_dict.items()}, torch.channels_last
@@ -67,14 +68,14 @@ class Setting:
         self.model, self.bases = model.to(device), model.decoder.hamburger.bases.to(device)
         self.name = f"{self.size.upper()} {self.batch}x{height}x{width}, {classes} classes, bfloat16"
         with torch.inference_mode():
-            self.oracle = plain_segnext.logits(self.state_dict, self.bases, self.images)
+            self.oracle = transcription.logits(self.state_dict, self.bases, self.images)
 
     def plain(self) -> PlainModule:
         """The official arithmetic in bfloat16."""
         low = {
             name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in self.state_dict.items()
         }
-        return PlainModule(plain_segnext.mask, low, self.bases.to(torch.bfloat16))
+        return PlainModule(transcription.mask, low, self.bases.to(torch.bfloat16))
 
 
 def models(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def gated(runs: Mapping[str, Run], oracle: Tensor) -> tuple[dict[str, Run], dict
     passed, refused = {}, {}
     for name, run in runs.items():
         try:
-            workloads.assert_labels_agree(run(), oracle, name)
+            predictions.assert_labels_agree(run(), oracle, name)
             passed[name] = run
         except Exception as error:
             refused[name] = f"{type(error).__name__}: {error}".partition("\n")[0][:200]

@@ -10,7 +10,6 @@ from bench.campaign.record import Record
 from bench.results import OURS
 from segnext_kernels.backend import KERNELS
 
-DEPLOYED_BY_TRITON = ("msca_block", "conv2d_act", "conv_ffn", "gated_pointwise")  # tuned first
 SLOWEST = 3  # kernels that are profiled
 
 
@@ -64,7 +63,8 @@ def _memcheck(record: Record, dry_run: bool) -> list[str]:
 
 def _tune(record: Record, dry_run: bool) -> list[str]:
     kernels = [kernel for kernel in cases.kernels(dry_run) if kernel.backend == "triton"]
-    return [str(kernel) for kernel in sorted(kernels, key=lambda kernel: kernel.op not in DEPLOYED_BY_TRITON)]
+    # matrix products first: of these the tiles decide most
+    return [str(kernel) for kernel in sorted(kernels, key=lambda kernel: not kernel.spec.matrix_products)]
 
 
 def _compile(record: Record, dry_run: bool) -> list[str]:

@@ -13,8 +13,6 @@ from bench.results import OURS, Row, Timing
 
 SECONDS = 0.3  # of rounds, for each workload
 EAGER = "eager channels_last"
-# Ops that are mostly matrix products: in 16 bits their floor is the tensor cores'.
-PRODUCTS = ("conv2d_act", "conv_ffn", "gated_pointwise", "msca_block", "nmf2d", "nmf2d_projected")
 
 
 def times(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
@@ -42,7 +40,7 @@ def times(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
         flops=spec.flops(case.args) * (1 if case.grad is None else 3),
         bytes_moved=spec.bytes_moved((case.args, case.grad), outputs),
         notes=notes,
-        tensor_cores=not dry_run and kernel.op in PRODUCTS,
+        tensor_cores=not dry_run and spec.matrix_products,
     )
     says = f"{1e3 * timings[OURS].median:.1f} us, eager {1e3 * timings[EAGER].median:.1f} us"
     if clock.without_graph:

@@ -10,9 +10,10 @@ from torch import Tensor
 from bench import roofline
 from bench.campaign.record import as_json
 from bench.clock import Clock
-from bench.models import workloads
-from bench.peers import in_layout
+from bench.models.networks import CLASSES, pair
+from bench.models.training import Loss, Training, assert_step_no_worse, model_loss, plain_loss
 from bench.results import OURS, Row, Timing
+from oracle.inputs import in_layout
 
 TABLE = "training step"
 SECONDS = 1.0
@@ -26,36 +27,34 @@ def training(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     device = torch.device("cpu" if dry_run else "cuda")
     size, *numbers = job.split()
     batch, side = map(int, numbers)
-    model, state_dict = workloads.pair(size, drop_path=0.0, decoder_dropout=0.0)
+    model, state_dict = pair(size, drop_path=0.0, decoder_dropout=0.0)
     generator = torch.Generator(device).manual_seed(2)
     images = torch.randn(batch, 3, side, side, generator=generator, device=device)
     images = in_layout(images, torch.channels_last)
-    targets = torch.randint(workloads.CLASSES, (batch, side, side), generator=generator, device=device)
+    targets = torch.randint(CLASSES, (batch, side, side), generator=generator, device=device)
     flops = 3 * batch * roofline.counted_flops(lambda: model.forward_logits(images[:1].cpu()))
     state_dict = in_layout({name: t.to(device) for name, t in state_dict.items()}, torch.channels_last)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def training_of(
-        made: tuple[dict[str, Tensor], workloads.Loss], autocast: bool = True
-    ) -> workloads.Training:
+    def training_of(made: tuple[dict[str, Tensor], Loss], autocast: bool = True) -> Training:
         parameters, loss = made
 
         def low() -> Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 return loss(images, targets)
 
-        return workloads.Training(parameters, low)
+        return Training(parameters, low)
 
-    oracle = training_of(workloads.plain_loss(state_dict, model), autocast=False).step()
+    oracle = training_of(plain_loss(state_dict, model), autocast=False).step()
     runs = {
-        EAGER: training_of(workloads.plain_loss(state_dict, model)),
-        OURS: training_of(workloads.model_loss(model)),
+        EAGER: training_of(plain_loss(state_dict, model)),
+        OURS: training_of(model_loss(model)),
     }
     fresh: dict[str, dict[str, float]] = {}
     for name, run in runs.items():
         before = _peak(device, reset=True)
         first = Clock(device).seconds(run.step)
-        workloads.assert_step_no_worse(run, oracle, runs[EAGER], name)
+        assert_step_no_worse(run, oracle, runs[EAGER], name)
         if before is not None:
             fresh[name] = {"peak_mib": (_peak(device) or 0) - before, "first_ms": 1e3 * first}
     measured = Clock(device).interleaved(

@@ -42,7 +42,7 @@ def sources(folders: Sequence[str] | None = None) -> list[Path]:
 
 
 def build(folders: Sequence[str] | None = None, extra: Sequence[Path] = ()) -> tuple[Path, list[Path]]:
-    """The library with the launchers of these folders (and of ``cuda``), and the cubins of its kernels.
+    """The library with the launchers of these folders (and of ``csrc/cuda``), and the cubins of its kernels.
 
     All ops are bound, but the launchers of other folders stay undefined: to call one is an error of the loader.
     """

@@ -13,6 +13,7 @@ import torch
 from bench.issue_model import build, costs
 from bench.issue_model.cubin import Kernel, kernels
 from bench.issue_model.executor import Start
+from oracle import nvcc
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,4 @@ def _joined(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 def readable(name: str) -> str:
     """nmf2d_cluster_kernel<float, 16> from what the linker calls it."""
-    from tests.kernels.cuda.nvcc_gate import _readable
-
-    return _readable([name])[0]
+    return nvcc.readable([name])[0]

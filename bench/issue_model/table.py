@@ -10,6 +10,7 @@ from typing import Any
 from bench.issue_model import report
 from bench.issue_model.model import Result
 from bench.issue_model.plan import Step
+from oracle import nvcc
 
 PATH = Path(__file__).resolve().parents[1] / "issue_model.json"
 TOLERANCE = 0.03  # a kernel may not issue so much more unnoticed
@@ -40,9 +41,7 @@ def compilers() -> str:
     """The versions that decide about the machine code."""
     import triton
 
-    from tests.kernels.cuda.nvcc_gate import release
-
-    return f"nvcc {release()}, triton {triton.__version__}"
+    return f"nvcc {nvcc.release()}, triton {triton.__version__}"
 
 
 def written_with() -> str:

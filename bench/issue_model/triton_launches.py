@@ -7,14 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
 
 from bench.issue_model.cubin import kernels
 from bench.issue_model.executor import Start
 from bench.issue_model.record import Launch
+from oracle import triton_launch
 from segnext_kernels.triton import tuning
-from tests.kernels.triton import gate
 
 ARCHITECTURE = 90
 FIRST_ADDRESS = 1 << 44  # tensors lie where no memory is, a terabyte apart
@@ -25,10 +23,7 @@ def launch_of(
     function: Any, grid: Any, args: tuple[Any, ...], config: tuning.Config, constants: dict[str, Any]
 ) -> Launch:
     """What `launch.start` with these arguments would start."""
-    sizes = " ".join(f"{key}={value}" for key, value in config.as_json().items())
-    flags = " ".join(f"{key}={value}" for key, value in constants.items())
-    label = " ".join(filter(None, [function.fn.__name__.strip("_"), flags, sizes]))
-    noted = gate.Launch(function, args, config, tuple(constants.items()), label)
+    noted = triton_launch.Launch(function, args, config, constants)
     tensors: dict[int, int] = {}
 
     def address(tensor: torch.Tensor) -> int:
@@ -36,14 +31,12 @@ def launch_of(
         begin = tensors.setdefault(key, FIRST_ADDRESS + len(tensors) * APART)
         return begin + int(tensor.storage_offset()) * tensor.element_size()
 
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
-    built = triton.compile(noted.source(), target=GPUTarget("cuda", ARCHITECTURE, 32), options=options)
+    built = noted.compiled(ARCHITECTURE)
     cubin, name = built.asm["cubin"], built.metadata.name
     kernel = kernels(cubin)[name]
     packed = bytearray(max((p.offset + p.size for p in kernel.parameters), default=0))
-    values = [value for value in args if gate._type_of(value)[0] != "constexpr"]
     # behind the function's own parameters Triton has scratch memory, which these kernels do not use
-    for value, parameter in zip(values, kernel.parameters, strict=False):
+    for value, parameter in zip(noted.passed(), kernel.parameters, strict=False):
         packed[parameter.offset : parameter.offset + parameter.size] = _bytes(value, parameter.size, address)
     x, y, z = (*(int(size) for size in grid), 1, 1)[:3]
     start = Start(
@@ -53,7 +46,7 @@ def launch_of(
         parameters=bytes(packed),
         fake_memory=True,
     )
-    return Launch(cubin, name, label, start)
+    return Launch(cubin, name, noted.label, start)
 
 
 def _bytes(value: Any, size: int, address: Callable[[torch.Tensor], int]) -> bytes:

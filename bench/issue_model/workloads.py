@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,29 +12,14 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from bench.issue_model import build
+from oracle.gradients import backward_arguments
+from oracle.inputs import DTYPES, LAYOUTS
 from segnext_kernels import backend
 from segnext_kernels.spec import Sample, Spec, all_specs
 
-# Shapes that the targets are about, beside the specification's: which sample, and the sizes that replace its own.
-TARGETS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "msca_conv": (
-        *((f"t{stage}-", {"n": 32}) for stage in range(1, 5)),
-        *((f"t{stage}-", {"h": 384 >> stage, "w": 768 >> stage}) for stage in range(1, 5)),  # 768x1536
-        *((f"t{stage}-", {"h": 512 >> stage, "w": 1024 >> stage}) for stage in range(1, 5)),  # 1024x2048
-    ),
-    "conv_ffn": tuple((f"t{stage}-", {"h": 384 >> stage, "w": 768 >> stage}) for stage in range(1, 5)),
-    "dwconv_gelu": (("t1-", {"n": 32}),),
-    "gated_pointwise": (("t1-", {"n": 32}),),
-    "group_norm_act": (("c256-h64w64-relu", {"n": 32}),),
-    "nmf2d": (("t-", {"b": 32}), ("t-", {"n": 18432}), ("t-", {"n": 32768}), ("b-", {"n": 32768})),
-    "upsample_argmax": (("cityscapes", {"n": 16}),),
-    "upsample_cross_entropy": (("ade20k", {"n": 16}),),
-}
 LARGE = (
     1 << 25
 )  # elements of a call's arguments; beyond them numbers repeat instead of being drawn one by one
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-LAYOUTS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
 
 
 @dataclass(frozen=True)
@@ -62,22 +47,6 @@ class Workload:
         return self.op if self.direction == "forward" else f"{self.op}_backward"
 
 
-def elements(spec: Spec, args: Sequence[Any]) -> int:
-    """What "per element" means: outputs of the costliest part.
-
-    conv_ffn: hidden elements; upsample_argmax: pixels; upsample_cross_entropy: classes x pixels; else those of the
-    first argument.
-    """
-    if spec.name == "conv_ffn":
-        n, _, h, w = args[0].shape
-        return n * h * w * args[1].shape[0]
-    if spec.name == "upsample_argmax":
-        return args[0].shape[0] * args[1][0] * args[1][1]
-    if spec.name == "upsample_cross_entropy":
-        return args[0].shape[1] * args[1].numel()
-    return args[0].numel()
-
-
 def workloads(
     only: str = "",
     directions: Sequence[str] = ("forward", "backward"),
@@ -92,27 +61,17 @@ def workloads(
 
     Args:
         changed: sizes to take instead of the samples' own.
-        targets: `TARGETS` too.
+        targets: the larger shapes too, for which the specification wants the instructions.
     """
     for spec in all_specs().values():
         if only not in spec.name:
             continue
-        samples = [_resized(sample, changed) if changed else sample for sample in spec.model_shapes]
-        if targets:
-            for prefix, sizes in TARGETS.get(spec.name, ()):
-                samples.append(
-                    _resized(next(s for s in spec.model_shapes if s.name.startswith(prefix)), sizes)
-                )
-        for sample in samples:
+        samples = [sample.resized(**changed) if changed else sample for sample in spec.model_shapes]
+        for sample in (*samples, *(spec.modelled_shapes if targets else ())):
             if shape not in sample.name:
                 continue
             for dtype, layout, direction in itertools.product(dtypes, layouts, directions):
                 yield from _of_sample(spec, sample, dtype, layout, direction, backends)
-
-
-def _resized(sample: Sample, changed: Mapping[str, Any]) -> Sample:
-    name = "-".join([sample.name, *(f"{key}={value}" for key, value in changed.items())])
-    return Sample(name, sample.build, {**sample.sizes, **changed})
 
 
 def _of_sample(
@@ -128,7 +87,7 @@ def _of_sample(
         device = "cpu" if name == "cuda" and count <= LARGE else "meta"
         make = functools.partial(_args, spec, sample, dtype, layout, device, direction)
         yield Workload(
-            spec.name, direction, name, dtype, layout, sample.name, elements(spec, forward), minimum, make
+            spec.name, direction, name, dtype, layout, sample.name, spec.elements(*forward), minimum, make
         )
 
 
@@ -138,9 +97,7 @@ def _args(
     args = sample.make(DTYPES[dtype], device, LAYOUTS[layout])
     if direction == "forward":
         return args
-    from tests.kernels.triton.gate import _backward_args
-
-    return _backward_args(spec, args)
+    return backward_arguments(spec, args, torch.Tensor.detach)
 
 
 def folders(op: str) -> list[str] | None:

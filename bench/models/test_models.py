@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
-from bench import fresh_process, plain_segnext
+from bench import fresh_process
 from bench.comparison import Comparison
-from bench.models import workloads
-from bench.models.workloads import (
-    CLASSES,
-    Training,
-    assert_best_class,
-    assert_close,
-    assert_labels_agree,
-    assert_same_step,
-    fit_classifier,
-    image,
-    model_training,
-    pair,
-    plain_build,
-    plain_training,
-    scene,
-)
-from bench.peers import bfloat16_peers, float32_peers, in_layout
+from bench.models import networks, training
+from bench.models.networks import CLASSES, fit_classifier, image, pair, plain_build, scene
+from bench.models.training import Training, assert_same_step, model_training, plain_training
+from bench.peers import bfloat16_peers, float32_peers
 from bench.results import OURS, Row
 from bench.roofline import counted_flops
+from oracle import transcription
+from oracle.inputs import in_layout
+from oracle.predictions import assert_best_class, assert_close, assert_labels_agree
 from segnext import deploy
 
 SIDE = 512
@@ -51,8 +42,8 @@ def test_image_to_mask_large(compare: Comparison) -> None:
     if row is not None:
         arguments = ("t", 19, 1024, 2048)
         row.notes["fresh"] = {
-            OURS: fresh_process.measure(workloads.our_masks, *arguments).as_json(),
-            EAGER: fresh_process.measure(workloads.eager_masks, *arguments).as_json(),
+            OURS: fresh_process.measure(networks.our_masks, *arguments).as_json(),
+            EAGER: fresh_process.measure(networks.eager_masks, *arguments).as_json(),
         }
 
 
@@ -60,8 +51,8 @@ def compare_masks(compare: Comparison, size: str, classes: int, height: int, wid
     model, state_dict = pair(size, classes)
     images, bases = image(height, width), model.decoder.hamburger.bases
     with torch.inference_mode():
-        oracle = plain_segnext.logits(state_dict, bases, images)
-    peers = dict(float32_peers(plain_build(plain_segnext.mask_innermost, state_dict, bases, images)))
+        oracle = transcription.logits(state_dict, bases, images)
+    peers = dict(float32_peers(plain_build(partial(transcription.mask, axis=-1), state_dict, bases, images)))
     if size == "l":
         del peers["torch.compile"]  # minutes of compilation, and never the fastest of the smaller models
     ours = deploy(model, torch.float32)
@@ -69,7 +60,7 @@ def compare_masks(compare: Comparison, size: str, classes: int, height: int, wid
         "models, fp32",
         f"{size.upper()} {height}x{width}, {classes} classes, to the mask",
         lambda: ours.predict(images),
-        plain_build(plain_segnext.mask, state_dict, bases, images),
+        plain_build(transcription.mask, state_dict, bases, images),
         lambda variant, output: assert_best_class(output, oracle, variant),
         peers=peers,
         flops=counted_flops(lambda: model.forward_logits(images)),
@@ -81,13 +72,13 @@ def test_image_to_logits(size: str, compare: Comparison) -> None:
     model, state_dict = pair(size)
     images, bases = image(SIDE), model.decoder.hamburger.bases
     with torch.inference_mode():
-        oracle = plain_segnext.logits(state_dict, bases, images)
+        oracle = transcription.logits(state_dict, bases, images)
     ours = deploy(model, torch.float32)
     compare(
         "models, fp32",
         f"{size.upper()} {SIDE}x{SIDE}, {CLASSES} classes, logits at H/8",
         lambda: ours.forward_logits(images),
-        plain_build(plain_segnext.logits, state_dict, bases, images),
+        plain_build(transcription.logits, state_dict, bases, images),
         lambda variant, output: assert_close(output, oracle, variant),
         peers=float32_peers(),
         flops=counted_flops(lambda: model.forward_logits(images)),
@@ -101,14 +92,14 @@ def test_image_to_mask_bf16(size: str, compare: Comparison) -> None:
     fit_classifier(model, state_dict, images, labels)
     bases = model.decoder.hamburger.bases
     with torch.inference_mode():
-        oracle = plain_segnext.logits(state_dict, bases, images)
-    both = (plain_segnext.mask, plain_segnext.mask_innermost)
+        oracle = transcription.logits(state_dict, bases, images)
+    both = (transcription.mask, partial(transcription.mask, axis=-1))
     ours = deploy(model, torch.bfloat16)
     compare(
         "models, bf16",
         f"{size.upper()} {SIDE}x{SIDE}, {CLASSES} classes, to the mask",
         lambda: ours.predict(images),
-        plain_build(plain_segnext.mask, state_dict, bases, images, torch.bfloat16),
+        plain_build(transcription.mask, state_dict, bases, images, torch.bfloat16),
         lambda variant, output: assert_labels_agree(output, oracle, variant),
         peers=bfloat16_peers(*(plain_build(function, state_dict, bases, images) for function in both)),
         required=(),
@@ -118,7 +109,7 @@ def test_image_to_mask_bf16(size: str, compare: Comparison) -> None:
 def test_training_step(compare: Comparison) -> None:
     """Forward, backward and AdamW; dropout and drop path are off, so that both sides compute the same."""
     model, state_dict = pair("t", drop_path=0.0, decoder_dropout=0.0)
-    images, targets = workloads.training_batch()
+    images, targets = training.training_batch()
     oracle = plain_training(state_dict, model, images, targets).step()
     runs: dict[str, Training] = {}
 
@@ -142,6 +133,6 @@ def test_training_step(compare: Comparison) -> None:
     if row is not None:
         row.notes["losses"] = {variant: training.losses for variant, training in runs.items()}
         row.notes["fresh"] = {
-            OURS: fresh_process.measure(workloads.our_training).as_json(),
-            EAGER: fresh_process.measure(workloads.eager_training).as_json(),
+            OURS: fresh_process.measure(training.our_training).as_json(),
+            EAGER: fresh_process.measure(training.eager_training).as_json(),
         }

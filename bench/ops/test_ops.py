@@ -10,13 +10,13 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from bench.comparison import Comparison
-from bench.peers import PEERS, Peer, in_layout
+from bench.peers import PEERS, Peer
 from bench.results import OURS
 from oracle.accuracy import assert_accurate, assert_gradient_accurate, assert_labels
+from oracle.gradients import backward_arguments, cast, gradients_of, random_grad
+from oracle.inputs import in_layout
 from segnext_kernels import choose
-from segnext_kernels.self_check.agreement import Recorder
 from segnext_kernels.spec import Sample, Spec, all_specs
-from tests.contract.cases import cast, random_grad, with_gradient
 
 Args = tuple[Any, ...]
 SPECS = tuple(all_specs().values())
@@ -66,17 +66,13 @@ def test_forward(spec: Spec, sample: Sample, compare: Comparison) -> None:
 @over([spec for spec in SPECS if spec.differentiable])
 def test_forward_backward(spec: Spec, sample: Sample, compare: Comparison) -> None:
     """Both together: an op that saves less in the forward recomputes in the backward."""
-    state: dict[str, Any] = {"save": True} if "save" in spec.internal else {}
-    args = in_layout(sample.make(**state), torch.channels_last)
+    args = in_layout(sample.make(**spec.saving), torch.channels_last)
     out = spec.reference(*args)
     grad = in_layout(random_grad(out), torch.channels_last)
 
-    def train(function: Callable[..., torch.Tensor], args: Args, grad: torch.Tensor) -> list[torch.Tensor]:
-        fresh, leaves = with_gradient(spec, args)
-        return list(torch.autograd.grad(function(*fresh), leaves, grad))
-
-    oracles = train(spec.reference, cast(args, torch.float64), grad.double())
-    eagers = train(spec.reference, args, grad)
+    backward = f"{spec.name}_backward", *backward_arguments(spec, args, lambda _: grad)
+    oracles = gradients_of(spec.reference, spec, cast(args, torch.float64), grad)
+    eagers = gradients_of(spec.reference, spec, args, grad)
 
     def gate(variant: str, output: list[torch.Tensor]) -> None:
         for index, (actual, oracle, eager) in enumerate(zip(output, oracles, eagers, strict=True)):
@@ -86,25 +82,13 @@ def test_forward_backward(spec: Spec, sample: Sample, compare: Comparison) -> No
     compare(
         "ops, forward + backward",
         f"{spec.name} {sample.name}",
-        lambda: train(spec.call, args, grad),
-        lambda layout: (train, (spec.reference, *in_layout((args, grad), layout))),
+        lambda: gradients_of(spec.call, spec, args, grad),
+        lambda layout: (gradients_of, (spec.reference, spec, *in_layout((args, grad), layout))),
         gate,
         peers=peers_for(args),
         inference=False,
         # two products in the backward for each of the forward; recomputed ones are not counted, as is usual
         flops=3 * spec.flops(args),
         bytes_moved=spec.bytes_moved(args, out) + spec.bytes_moved((args, grad), eagers),
-        backend=" + ".join(
-            dict.fromkeys(
-                [choose(spec.name, *args), backward_backend(spec, lambda: train(spec.call, args, grad))]
-            )
-        ),
+        backend=" + ".join(dict.fromkeys([choose(spec.name, *args), choose(*backward)])),
     )
-
-
-def backward_backend(spec: Spec, train: Callable[[], Any]) -> str:
-    """Which backend runs the op's backward in ``train``."""
-    name = f"{spec.name}_backward"
-    with Recorder(getattr(torch.ops.segnext_kernels, name).default) as recorder:
-        train()
-    return choose(name, *recorder.calls[0])

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import plain_segnext
 from bench.comparison import Comparison
-from bench.models.workloads import CLASSES, image, pair
-from bench.peers import PEERS, Run, in_layout
+from bench.models.networks import CLASSES, image, pair
+from bench.peers import PEERS, Run
 from bench.results import OURS
+from oracle import transcription
 from oracle.accuracy import assert_labels
+from oracle.inputs import in_layout
 from segnext import segnext_t
 from segnext.data.images import read_image
 from segnext.data.preprocessing import normalise
@@ -59,7 +60,7 @@ def compare_tails(
     low = in_layout(low, torch.channels_last)
 
     def build_forward(layout: torch.memory_format) -> tuple[Callable[..., Tensor], tuple[Tensor]]:
-        function = partial(plain_segnext.logits, in_layout(state_dict, layout), bases)
+        function = partial(transcription.logits, in_layout(state_dict, layout), bases)
         return function, (in_layout(images, layout),)
 
     forwards: dict[str, Run] = {OURS: partial(model.forward_logits, images)}
@@ -68,7 +69,7 @@ def compare_tails(
         "tail of image to mask, T 512x512, fp32",
         name,
         lambda: upsample_argmax(low, size),
-        lambda layout: (plain_segnext.resized_argmax, (in_layout(low, layout), size)),
+        lambda layout: (transcription.resized_argmax, (in_layout(low, layout), size)),
         lambda variant, labels: assert_labels(labels, low, size),
         beside={f"{variant}, to the logits": run for variant, run in forwards.items()},
         bytes_moved=low.numel() * low.element_size() + SIDE * SIDE,

@@ -13,7 +13,8 @@ from segnext.cli._options import Device, InferenceOptions, Threads, Weights, exp
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from segnext.predict.predictor import Prediction, Predictor
+    from segnext.predict.prediction import Prediction
+    from segnext.predict.predictor import Predictor
 
 SUMMARY = "predictions.json"
 
@@ -99,19 +100,7 @@ def _predictor(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    inference = options.inference()
-    return Predictor(
-        weights,
-        device=device,
-        dtype=getattr(torch, dtype),
-        mode=inference.mode,
-        crop=inference.crop,
-        stride=inference.stride,
-        scales=inference.scales,
-        flip=inference.flip,
-        short_side=inference.short_side,
-        size_divisor=inference.size_divisor,
-    )
+    return Predictor(weights, device=device, dtype=getattr(torch, dtype), inference=options.inference())
 
 
 def _result_files(output: Path, name: str, overlay: bool) -> dict[str, Path]:

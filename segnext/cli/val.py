@@ -72,7 +72,7 @@ def val(
     config = load_data_config(data, root)
     dataset = config.open(split)
     model = _load(weights, config)
-    inference = inference.for_weights(Preprocessing.of(model.metadata))
+    inference = inference.for_weights(Preprocessing.of(model.metadata).short_side)
     chosen, arithmetic = choose_device(device), getattr(torch, dtype)
     console = Console(highlight=False, soft_wrap=True)
     _note_other_names(console, config.classes, model)

@@ -70,7 +70,7 @@ def evaluate(
     device = torch.device(device)
     if preprocessing is None:
         preprocessing = Preprocessing.of(getattr(model, "metadata", {}))
-    inference = (inference or Inference()).for_weights(preprocessing)
+    inference = (inference or Inference()).for_weights(preprocessing.short_side)
     confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
     start = time.perf_counter()
     for index in range(len(dataset)):

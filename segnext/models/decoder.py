@@ -24,7 +24,6 @@ class Decoder(nn.Module, ABC):
     stages: ClassVar[tuple[int, ...]]
     official_names: ClassVar[tuple[tuple[str, str], ...]]
     sizes: ClassVar[Mapping[str, tuple[str, int]]]
-    classifier: nn.Module
 
     @classmethod
     @abstractmethod

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
-from segnext_kernels.backend import KERNELS, Kernel
+from segnext_kernels.backend import KERNELS, Kernel, use_backend
+from segnext_kernels.self_check.gradients import backward_arguments, cast
 from segnext_kernels.self_check.verdicts import Subject, Verdict
-from segnext_kernels.spec import Spec, all_specs
+from segnext_kernels.spec import all_specs
 
 TIMES = 4  # times PyTorch's own error
 UNITS = 8  # units of the dtype's eps, at the largest element
@@ -60,43 +60,9 @@ def _inputs(subject: Subject, device: torch.device) -> Iterator[tuple[str, tuple
             if any(t.numel() == 0 or t.numel() > LARGEST_SAMPLE for t in tensors):
                 continue
             if subject.op != spec.name:
-                args = backward_arguments(spec, args)
+                with use_backend("reference"):  # from the definition, whatever kernels there are
+                    args = backward_arguments(spec, args)
             yield f"{sample.name} {'nhwc' if layout is torch.channels_last else 'nchw'}", args
-
-
-class Recorder(TorchDispatchMode):
-    """Keeps the arguments of every call of one operator inside a ``with`` block."""
-
-    def __init__(self, op: Any) -> None:
-        super().__init__()
-        self.op = op
-        self.calls: list[tuple[Any, ...]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is self.op:
-            self.calls.append(args)
-        return func(*args, **(kwargs or {}))
-
-
-def backward_arguments(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments that autograd passes to the op's backward, made from its definition, independent of all kernels."""
-    from segnext_kernels.backend import use_backend
-
-    def detached(value: Any, is_wanted: bool) -> Any:
-        return tree_map_only(torch.Tensor, lambda t: t.detach().requires_grad_(is_wanted), value)
-
-    named = zip(spec.argument_names, args, strict=True)
-    fresh = [detached(value, name in spec.differentiable) for name, value in named]
-    leaves = [t for t in tree_leaves(fresh) if isinstance(t, torch.Tensor) and t.requires_grad]
-    with (
-        use_backend("reference"),
-        Recorder(getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default) as recorder,
-    ):
-        out = spec.call(*fresh)
-        generator = torch.Generator().manual_seed(1)
-        grad = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.device, out.dtype)
-        torch.autograd.grad(out, leaves, grad)
-    return recorder.calls[0]
 
 
 def _disagreement(kernel: Kernel, definition: Callable[..., Any], args: tuple[Any, ...]) -> str | None:
@@ -105,9 +71,9 @@ def _disagreement(kernel: Kernel, definition: Callable[..., Any], args: tuple[An
         again = _tensors(kernel.run(*args))
         if not actual[0].is_floating_point():
             return _label_disagreement(actual[0], again[0], *args)
-        exact = _tensors(definition(*_cast(args, torch.float64)))
+        exact = _tensors(definition(*cast(args, torch.float64)))
         eager = _tensors(definition(*args))
-        wide = _tensors(definition(*_cast(args, torch.float32)))
+        wide = _tensors(definition(*cast(args, torch.float32)))
     for index, (a, b, e, plain, single) in enumerate(zip(actual, again, exact, eager, wide, strict=True)):
         if not torch.equal(a.nan_to_num(), b.nan_to_num()):
             return f"result {index} is not the same twice"
@@ -137,12 +103,6 @@ def _label_disagreement(
     gap = (full.amax(1) - full.gather(1, chosen).squeeze(1)).max().item()
     allowed = 64 * torch.finfo(torch.float32).eps * full.abs().max().item()
     return None if gap <= allowed else f"a label's class is {gap:.2e} below the largest"
-
-
-def _cast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
-    return tuple(
-        tree_map_only(torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, a) for a in args
-    )
 
 
 def _tensors(result: Any) -> list[torch.Tensor]:

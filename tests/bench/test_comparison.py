@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bench import results, roofline
-from bench.peers import PEERS, in_layout
+from bench.peers import PEERS
+from oracle.inputs import in_layout
 
 ROOT = Path(__file__).resolve().parents[2]
 SESSION = """

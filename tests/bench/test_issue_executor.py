@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.kernels.cuda.nvcc_gate import CSRC, NVCC
+from oracle.nvcc import CSRC, NVCC
 
 pytest.importorskip("triton", reason="the wheel carries nvdisasm")
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from oracle.accuracy import assert_accurate
+from oracle.gradients import cast
+from oracle.nvcc import NVCC
 from tests import summary
-from tests.contract.cases import cast
-from tests.kernels.cuda.nvcc_gate import NVCC
 
 pytest.importorskip("triton", reason="the wheel carries nvdisasm")
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")

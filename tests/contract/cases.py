@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves
 
+from oracle.gradients import random_grad, with_gradient
+from oracle.inputs import DTYPES, LAYOUTS
 from segnext_kernels import backend
 from segnext_kernels.spec import Sample, Spec, all_specs
 
-DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 SPECS = tuple(all_specs().values())
 DIFFERENTIABLE = tuple(spec for spec in SPECS if spec.differentiable)
@@ -57,17 +57,6 @@ class Case:
         return with_gradient(self.spec, args)
 
 
-def with_gradient(spec: Spec, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
-    """See `Case.with_gradient`."""
-    fresh = [
-        tree_map_only(
-            torch.Tensor, lambda t, wanted=name in spec.differentiable: t.detach().requires_grad_(wanted), a
-        )
-        for name, a in zip(spec.argument_names, args, strict=True)
-    ]
-    return tuple(fresh), [t for t in tree_leaves(fresh) if isinstance(t, torch.Tensor) and t.requires_grad]
-
-
 def backward_of(out: torch.Tensor, leaves: list[torch.Tensor], grad: torch.Tensor) -> list[torch.Tensor]:
     """Gradients of ``leaves``; a backward that a named backend lacks is a skip."""
     try:
@@ -78,12 +67,6 @@ def backward_of(out: torch.Tensor, leaves: list[torch.Tensor], grad: torch.Tenso
         pytest.skip(str(error))
 
 
-def random_grad(out: torch.Tensor) -> torch.Tensor:
-    """A gradient for ``out``, its values apart from those of the sample."""
-    values = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return values.to(out.device, out.dtype)
-
-
 def strides(t: torch.Tensor) -> list[int]:
     """The strides that say where elements are: that of an axis of one is free."""
     return [stride for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1]
@@ -92,13 +75,6 @@ def strides(t: torch.Tensor) -> list[int]:
 def tensors(value: Any) -> list[torch.Tensor]:
     """All tensors of nested arguments or results."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def cast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
-    """Floating tensors in another dtype."""
-    return tree_map(
-        lambda t: t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() else t, args
-    )
 
 
 def require(op: str, name: str, args: tuple[Any, ...]) -> None:

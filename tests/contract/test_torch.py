@@ -11,42 +11,30 @@ from torch.library import opcheck
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+from oracle.gradients import backward_arguments, random_grad, with_gradient
+from oracle.inputs import LAYOUTS
 from segnext_kernels import backend, native
-from segnext_kernels.self_check.agreement import Recorder
 from segnext_kernels.spec import Spec
 from tests.contract.cases import (
     DIFFERENTIABLE,
     INFERENCE_ONLY,
-    LAYOUTS,
     Case,
     assert_bitwise,
     backward_of,
     over,
     over_specs,
-    random_grad,
     strides,
     tensors,
-    with_gradient,
 )
 from tests.contract.test_values import VIEWS
 
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 FEW_ELEMENTS = 400  # of all differentiable inputs together: gradcheck evaluates the op twice for each
-NO_DERIVATIVE = (
-    *("d20-n63-r5-one-step", "d3-n4-r2-one-step"),  # one_step: by design not the derivative of the output
-    "k6-all-ignored",  # the loss is NaN
-)
 
 
 def backward_args(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """The backward operator, and the arguments that autograd calls it with."""
-    op = getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default
-    args, leaves = with_gradient(spec, args)
-    out = spec.call(*args)
-    with Recorder(op) as recorder:
-        torch.autograd.grad(out, leaves, random_grad(out))
-    (call,) = recorder.calls
-    return op, tree_map_only(torch.Tensor, torch.Tensor.detach, tuple(call))
+    return getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default, backward_arguments(spec, args)
 
 
 def assert_fake_is_real(op: Any, args: tuple[Any, ...]) -> None:
@@ -75,9 +63,7 @@ def test_opcheck(case: Case) -> None:
 @over_specs(DIFFERENTIABLE)
 def test_opcheck_of_the_backward(spec: Spec) -> None:
     for sample in spec.samples:
-        if spec.name == "nmf2d" and not sample.sizes.get("save", True):
-            continue
-        op, args = backward_args(spec, sample.make())
+        op, args = backward_args(spec, sample.make(**spec.saving))
         opcheck(op, args, test_utils=OPCHECKS if sample is spec.samples[0] else OPCHECKS[:3])
 
 
@@ -109,7 +95,8 @@ def test_fake_is_real_for_strided_views(case: Case, view: Any) -> None:
 
 def _suits_gradcheck(case: Case) -> bool:
     _, leaves = case.with_gradient(case.args())
-    return 0 < sum(t.numel() for t in leaves) <= FEW_ELEMENTS and case.sample.name not in NO_DERIVATIVE
+    is_small = 0 < sum(t.numel() for t in leaves) <= FEW_ELEMENTS
+    return is_small and case.sample.name not in case.spec.without_derivative
 
 
 @over_specs(DIFFERENTIABLE)
@@ -117,7 +104,7 @@ def test_an_input_is_small_enough_for_gradcheck(spec: Spec) -> None:
     cases = over([spec], dtypes=("fp64",), backward=True, where=_suits_gradcheck).args[1]
     backends = {case.backend for case in cases}
     assert "reference" in backends
-    if native._C is not None and spec.name != "conv_ffn":  # its backward: products around dwconv_gelu's
+    if native._C is not None and not spec.backward_of_products:
         assert "cpu" in backends, "our own kernels are not checked"
 
 
@@ -214,7 +201,7 @@ def test_compile_in_one_graph(spec: Spec, layout: torch.memory_format) -> None:
 @over_specs()
 def test_export(spec: Spec) -> None:
     """torch.export with every tensor size dynamic; the program runs at another H and W."""
-    args, other = spec.samples[0].make(), spec.samples[0].make(**_tensor_sizes(spec))
+    args, other = spec.samples[0].make(), spec.samples[0].make(**spec.resized)
     module = _Module(spec)
     auto = tree_map_only(
         torch.Tensor, lambda t: {axis: torch.export.Dim.AUTO for axis in range(t.ndim)}, args
@@ -225,13 +212,6 @@ def test_export(spec: Spec) -> None:
     assert f"segnext_kernels.{spec.name}.default" in names
     assert_bitwise(program.module()(*args), spec.call(*args))
     assert_bitwise(program.module()(*other), spec.call(*other))
-
-
-def _tensor_sizes(spec: Spec) -> dict[str, Any]:
-    """The changed sizes that are no constants of an exported program."""
-    return {
-        name: size for name, size in spec.resized.items() if spec.name != "upsample_argmax" or name != "size"
-    }
 
 
 class _Module(torch.nn.Module):

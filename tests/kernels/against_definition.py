@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from oracle.accuracy import assert_accurate, assert_gradient_accurate
+from oracle.gradients import cast, random_grad, with_gradient
 from segnext_kernels import use_backend
 from segnext_kernels.spec import Spec
-from tests.contract.cases import backward_of, cast, random_grad, with_gradient
+from tests.contract.cases import backward_of
 
 
 def run(

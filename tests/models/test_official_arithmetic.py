@@ -27,7 +27,7 @@ def assert_same_logits(
     model.eval()
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        expected = transcription.segment(state_dict, image, model.decoder.hamburger.bases)
+        expected = transcription.segment(state_dict, model.decoder.hamburger.bases, image)
         actual = model(image)
     assert actual.shape == (1, CLASSES, height, width)
     assert expected.isfinite().all() and actual.isfinite().all()

@@ -74,6 +74,7 @@ SPEC = Spec(
     public=op.conv2d_act,
     reference=reference.conv2d_act,
     differentiable=(),
+    matrix_products=True,
     samples=samples(
         _build,
         c3_to_8_h11w9_gelu=dict(n=2, ci=3, co=8, h=11, w=9, act="gelu"),

@@ -24,12 +24,29 @@ def _build(
     )
 
 
+def _hidden_elements(x: torch.Tensor, fc1_weight: torch.Tensor, *_: Any) -> int:
+    return x.numel() // x.shape[1] * fc1_weight.shape[0]
+
+
+MODEL_SHAPES = tuple(
+    Sample(
+        f"{stage}-c{c}-e{c * expansion}-h{side}w{side}",
+        _build,
+        dict(n=1, c=c, e=c * expansion, co=c, h=side, w=side),
+    )
+    for stage, (c, side, expansion) in STAGES.items()
+)
+
 SPEC = Spec(
     name=op.NAME,
     public=op.conv_ffn,
     reference=reference.conv_ffn,
     differentiable=_TENSORS,
     calls=("dwconv_gelu",),
+    backward_of_products=True,
+    matrix_products=True,
+    tiles_by_programs=True,
+    elements=_hidden_elements,
     samples=samples(
         _build,
         c8_e16_h9w7=dict(n=2, c=8, e=16, co=8, h=9, w=7),
@@ -42,13 +59,10 @@ SPEC = Spec(
         c16_e64_h1w1=dict(n=2, c=16, e=64, co=16, h=1, w=1),
         n0_c8_e16_h6w5=dict(n=0, c=8, e=16, co=8, h=6, w=5),
     ),
-    model_shapes=tuple(
-        Sample(
-            f"{stage}-c{c}-e{c * expansion}-h{side}w{side}",
-            _build,
-            dict(n=1, c=c, e=c * expansion, co=c, h=side, w=side),
-        )
-        for stage, (c, side, expansion) in STAGES.items()
+    model_shapes=MODEL_SHAPES,
+    modelled_shapes=tuple(
+        shape.resized(h=384 >> stage, w=768 >> stage)  # T at 768x1536
+        for stage, shape in enumerate(MODEL_SHAPES[:4], start=1)
     ),
     bad_inputs=(
         BadInput(

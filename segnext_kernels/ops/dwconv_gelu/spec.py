@@ -14,6 +14,11 @@ def _build(draw: Draw, n: int, c: int, h: int, w: int, bias: bool = True) -> tup
     return draw.image(n, c, h, w), draw.weight(c, 1, 3, 3), draw.optional(bias, c)
 
 
+MODEL_SHAPES = tuple(
+    Sample(f"{stage}-c{c * expansion}-h{side}w{side}", _build, dict(n=1, c=c * expansion, h=side, w=side))
+    for stage, (c, side, expansion) in STAGES.items()
+)
+
 SPEC = Spec(
     name=op.NAME,
     public=op.dwconv_gelu,
@@ -31,9 +36,17 @@ SPEC = Spec(
         n0_c8_h6w5=dict(n=0, c=8, h=6, w=5),
         c8_h9w6_no_bias=dict(n=1, c=8, h=9, w=6, bias=False),
     ),
-    model_shapes=tuple(
-        Sample(f"{stage}-c{c * expansion}-h{side}w{side}", _build, dict(n=1, c=c * expansion, h=side, w=side))
-        for stage, (c, side, expansion) in STAGES.items()
+    model_shapes=MODEL_SHAPES,
+    modelled_shapes=(MODEL_SHAPES[0].resized(n=32),),
+    tiled={
+        torch.channels_last: dict(n=1, c=72, h=9, w=9),
+        torch.contiguous_format: dict(n=1, c=12, h=9, w=9),
+    },
+    cuda_edges=samples(
+        _build,
+        c40_h11w35_two_tiles=dict(n=1, c=40, h=11, w=35),
+        c72_h35w6_strips_and_slices=dict(n=3, c=72, h=35, w=6),
+        c18_h6w68_beside_each_other=dict(n=1, c=18, h=6, w=68),
     ),
     bad_inputs=(
         BadInput(

@@ -19,11 +19,17 @@ def _build(draw: Draw, n: int, ci: int, co: int, h: int, w: int, bias: bool = Tr
     )
 
 
+MODEL_SHAPES = tuple(
+    Sample(f"{stage}-c{c}-h{side}w{side}", _build, dict(n=1, ci=c, co=c, h=side, w=side))
+    for stage, (c, side, _) in STAGES.items()
+)
+
 SPEC = Spec(
     name=op.NAME,
     public=op.gated_pointwise,
     reference=reference.gated_pointwise,
     differentiable=("m", "u", "weight", "bias"),
+    matrix_products=True,
     samples=samples(
         _build,
         c8_h9w7=dict(n=2, ci=8, co=8, h=9, w=7),
@@ -36,10 +42,8 @@ SPEC = Spec(
         n0_c8_h6w5=dict(n=0, ci=8, co=8, h=6, w=5),
         c8_h9w6_no_bias=dict(n=1, ci=8, co=8, h=9, w=6, bias=False),
     ),
-    model_shapes=tuple(
-        Sample(f"{stage}-c{c}-h{side}w{side}", _build, dict(n=1, ci=c, co=c, h=side, w=side))
-        for stage, (c, side, _) in STAGES.items()
-    ),
+    model_shapes=MODEL_SHAPES,
+    modelled_shapes=(MODEL_SHAPES[0].resized(n=32),),
     bad_inputs=(
         BadInput(
             "m-axes", {"m": torch.zeros(8, 9)}, ValueError, r"m must be \(N, Ci, H, W\), got shape \(8, 9\)"
@@ -77,5 +81,4 @@ SPEC = Spec(
         ),
         BadInput("bias-shape", {"bias": torch.zeros(8, 1)}, ValueError, r"bias must be \(8,\), got \(8, 1\)"),
     ),
-    resized={"h": 12, "w": 5},
 )

@@ -44,6 +44,8 @@ def _decoder(c: int) -> tuple[Sample, ...]:
     )
 
 
+MODEL_SHAPES = (*_decoder(256), *_decoder(512))
+
 SPEC = Spec(
     name=op.NAME,
     public=op.group_norm_act,
@@ -62,7 +64,12 @@ SPEC = Spec(
         c3_g1_h2w2=dict(n=2, c=3, groups=1, h=2, w=2, residual=True),
         n0_c8_g2_h6w5=dict(n=0, c=8, groups=2, h=6, w=5, residual=True),
     ),
-    model_shapes=(*_decoder(256), *_decoder(512)),
+    model_shapes=MODEL_SHAPES,
+    modelled_shapes=(MODEL_SHAPES[0].resized(n=32),),
+    tiled={
+        torch.channels_last: dict(n=1, c=72, groups=6, h=7, w=9, residual=True),
+        torch.contiguous_format: dict(n=1, c=12, groups=6, h=7, w=9, residual=True),
+    },
     bad_inputs=(
         BadInput(
             "x-axes", {"x": torch.zeros(8, 9)}, ValueError, r"x must be \(N, C, H, W\), got shape \(8, 9\)"

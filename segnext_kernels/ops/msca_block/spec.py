@@ -32,6 +32,8 @@ SPEC = Spec(
     reference=reference.msca_block,
     differentiable=(),
     calls=("msca_conv",),
+    matrix_products=True,
+    tiles_by_programs=True,
     samples=samples(
         _build,
         # W differs from every K: torch.compile would treat sizes that happen to be equal as one symbol.

@@ -31,6 +31,12 @@ def _build(
     )
 
 
+MODEL_SHAPES = tuple(
+    Sample(f"{stage}-c{c}-h{side}w{side}", _build, dict(n=1, c=c, h=side, w=side))
+    for stage, (c, side, _) in STAGES.items()
+)
+OF_T = MODEL_SHAPES[:4]
+
 SPEC = Spec(
     name=op.NAME,
     public=op.msca_conv,
@@ -55,14 +61,29 @@ SPEC = Spec(
         c8_h8w9_root7_one_strip=dict(n=2, c=8, h=8, w=9, root=7, strips=(3,)),
         c2_h4w3_root3_strips_1_5=dict(n=2, c=2, h=4, w=3, root=3, strips=(1, 5)),
     ),
-    model_shapes=tuple(
-        Sample(f"{stage}-c{c}-h{side}w{side}", _build, dict(n=1, c=c, h=side, w=side))
-        for stage, (c, side, _) in STAGES.items()
-    ),
+    model_shapes=MODEL_SHAPES,
     target_shapes=samples(
         _build,
         t1_c32_h256w512=dict(n=1, c=32, h=256, w=512),  # at 1024x2048
         b1_c64_h128w128_n32=dict(n=32, c=64, h=128, w=128),
+    ),
+    modelled_shapes=(
+        *(shape.resized(n=32) for shape in OF_T),
+        *(
+            shape.resized(h=h >> stage, w=2 * h >> stage)  # 768x1536 and 1024x2048
+            for h in (384, 512)
+            for stage, shape in enumerate(OF_T, start=1)
+        ),
+    ),
+    tiled={
+        torch.channels_last: dict(n=1, c=66, h=3, w=9, root=3, strips=(3, 5)),
+        torch.contiguous_format: dict(n=1, c=10, h=3, w=9, root=3, strips=(3, 5)),
+    },
+    cuda_edges=samples(
+        _build,
+        c24_h18w37_tiles_strips_slices=dict(n=1, c=24, h=18, w=37),
+        c8_h6w5_five_pairs=dict(n=1, c=8, h=6, w=5, strips=(3, 9, 1, 5, 13)),
+        c3_h5w4_root1=dict(n=1, c=3, h=5, w=4, root=1, strips=(3, 7)),
     ),
     bad_inputs=(
         BadInput(

@@ -51,6 +51,13 @@ def _definition(
     return (last_bases @ coef.mT).to(x.dtype)
 
 
+MODEL_SHAPES = samples(
+    _build,
+    t_d256_n4096_r16=dict(b=1, d=256, n=4096, r=16, steps=7, save=False, inner_rows=True),
+    b_d512_n4096_r64=dict(b=1, d=512, n=4096, r=64, steps=7, save=False, inner_rows=True),
+)
+OF_T, OF_B = MODEL_SHAPES
+
 SPEC = Spec(
     name=op.NAME,
     public=op.nmf2d,
@@ -72,10 +79,12 @@ SPEC = Spec(
         b0_d8_n6_r4=dict(b=0, d=8, n=6, r=4, steps=2),
         d8_n35_r4_inference=dict(b=2, d=8, n=35, r=4, steps=7, save=False),
     ),
-    model_shapes=samples(
-        _build,
-        t_d256_n4096_r16=dict(b=1, d=256, n=4096, r=16, steps=7, save=False, inner_rows=True),
-        b_d512_n4096_r64=dict(b=1, d=512, n=4096, r=64, steps=7, save=False, inner_rows=True),
+    model_shapes=MODEL_SHAPES,
+    modelled_shapes=(
+        OF_T.resized(b=32),
+        OF_T.resized(n=18432),  # 768x1536
+        OF_T.resized(n=32768),  # 1024x2048
+        OF_B.resized(n=32768),
     ),
     target_shapes=samples(
         _build,
@@ -125,4 +134,7 @@ SPEC = Spec(
     ),
     resized={"n": 48},
     internal=("save",),
+    saving={"save": True},
+    without_derivative=("d20-n63-r5-one-step", "d3-n4-r2-one-step"),
+    matrix_products=True,
 )

@@ -25,6 +25,7 @@ SPEC = Spec(
     public=op.nmf2d_projected,
     reference=reference.nmf2d_projected,
     differentiable=(),
+    matrix_products=True,
     samples=samples(
         _build,
         d8_n35_r4_p6_6steps=dict(b=2, d=8, n=35, r=4, p=6, steps=6),

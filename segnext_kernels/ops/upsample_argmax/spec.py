@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,20 @@ def _build(
     return logits.to(draw.device, draw.dtype).contiguous(memory_format=draw.layout), list(size)
 
 
+def _pixels(logits: torch.Tensor, size: Sequence[int]) -> int:
+    return logits.shape[0] * size[0] * size[1]
+
+
+MODEL_SHAPES = (
+    Sample("ade20k-k150-h64w64-to-512x512", _build, dict(n=1, k=150, h=64, w=64, size=(512, 512))),
+    Sample("ade20k-k150-h64w64-smooth", _build, dict(n=1, k=150, h=64, w=64, size=(512, 512), smooth=True)),
+    Sample(
+        "cityscapes-k19-h128w256-smooth",
+        _build,
+        dict(n=1, k=19, h=128, w=256, size=(1024, 2048), smooth=True),
+    ),
+)
+
 SPEC = Spec(
     name=op.NAME,
     public=op.upsample_argmax,
@@ -53,20 +68,16 @@ SPEC = Spec(
         k6_h5w4_ties=dict(n=1, k=6, h=5, w=4, size=(17, 13), scale=0.0),
         n0_k6_h4w5=dict(n=0, k=6, h=4, w=5, size=(9, 8)),
     ),
-    model_shapes=(
-        Sample("ade20k-k150-h64w64-to-512x512", _build, dict(n=1, k=150, h=64, w=64, size=(512, 512))),
-        Sample(
-            "ade20k-k150-h64w64-smooth", _build, dict(n=1, k=150, h=64, w=64, size=(512, 512), smooth=True)
-        ),
-        Sample(
-            "cityscapes-k19-h128w256-smooth",
-            _build,
-            dict(n=1, k=19, h=128, w=256, size=(1024, 2048), smooth=True),
-        ),
-    ),
+    model_shapes=MODEL_SHAPES,
     target_shapes=samples(
         _build, n16_k19_h128w256_smooth=dict(n=16, k=19, h=128, w=256, size=(1024, 2048), smooth=True)
     ),
+    modelled_shapes=(MODEL_SHAPES[2].resized(n=16),),
+    program_per_pixel=True,
+    tiled=dict.fromkeys(
+        (torch.channels_last, torch.contiguous_format), dict(n=1, k=70, h=2, w=3, size=(19, 30))
+    ),
+    elements=_pixels,
     bad_inputs=(
         BadInput(
             "logits-axes",

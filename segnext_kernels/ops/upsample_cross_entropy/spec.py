@@ -33,6 +33,14 @@ def _build(
     return logits, target.to(target_dtype), ignore_index, class_weight, smoothing, reduction
 
 
+def _classes_of_pixels(logits: torch.Tensor, target: torch.Tensor, *_: Any) -> int:
+    return logits.shape[1] * target.numel()
+
+
+MODEL_SHAPES = (
+    Sample("ade20k-k150-h64w64-to-512x512", _build, dict(n=1, k=150, h=64, w=64, size=(512, 512))),
+    Sample("camvid-k11-h45w60-to-360x480", _build, dict(n=1, k=11, h=45, w=60, size=(360, 480))),
+)
 _PLAIN = dict(n=2, k=6, h=5, w=4, size=(13, 11))
 
 SPEC = Spec(
@@ -64,10 +72,15 @@ SPEC = Spec(
         k4_h7w5_to_1x1=dict(n=2, k=4, h=7, w=5, size=(1, 1)),
         n0_k6_h4w5=dict(n=0, k=6, h=4, w=5, size=(9, 8)),
     ),
-    model_shapes=(
-        Sample("ade20k-k150-h64w64-to-512x512", _build, dict(n=1, k=150, h=64, w=64, size=(512, 512))),
-        Sample("camvid-k11-h45w60-to-360x480", _build, dict(n=1, k=11, h=45, w=60, size=(360, 480))),
+    model_shapes=MODEL_SHAPES,
+    modelled_shapes=(MODEL_SHAPES[0].resized(n=16),),
+    without_derivative=("k6-all-ignored",),  # the loss is NaN
+    program_per_pixel=True,
+    tiled=dict.fromkeys(
+        (torch.channels_last, torch.contiguous_format),
+        dict(n=1, k=70, h=2, w=2, size=(19, 7), weighted=True),
     ),
+    elements=_classes_of_pixels,
     bad_inputs=(
         BadInput(
             "logits-axes",

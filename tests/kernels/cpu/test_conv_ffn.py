@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from oracle.gradients import random_grad, with_gradient
+from oracle.inputs import LAYOUTS
 from segnext_kernels.ops.conv_ffn.spec import SPEC
 from segnext_kernels.spec import Sample
-from tests.contract.cases import LAYOUTS, backward_of, random_grad, strides, with_gradient
+from tests.contract.cases import backward_of, strides
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())

@@ -5,13 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from oracle.inputs import LAYOUTS
 from segnext_kernels import native
 from segnext_kernels.ops.gated_pointwise.spec import SPEC
-from tests.contract.cases import (
-    LAYOUTS,
-    assert_bitwise,
-    strides,
-)
+from tests.contract.cases import assert_bitwise, strides
 from tests.kernels.against_definition import assert_right, run
 
 pytestmark = [

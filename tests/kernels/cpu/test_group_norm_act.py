@@ -8,14 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from oracle.gradients import random_grad
+from oracle.inputs import LAYOUTS
 from segnext_kernels import group_norm_act, native, use_backend
 from segnext_kernels.ops.group_norm_act.spec import SPEC
-from tests.contract.cases import (
-    LAYOUTS,
-    assert_bitwise,
-    random_grad,
-    strides,
-)
+from tests.contract.cases import assert_bitwise, strides
 from tests.kernels.against_definition import assert_right, run
 
 pytestmark = pytest.mark.skipif(native._C is None, reason="the compiled library is missing")

@@ -9,11 +9,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from oracle.accuracy import assert_accurate, assert_gradient_accurate
+from oracle.gradients import cast, random_grad, with_gradient
 from segnext.models.ham import Hamburger
 from segnext_kernels import native, nmf2d, use_backend
 from segnext_kernels.ops.nmf2d import reference
 from segnext_kernels.ops.nmf2d.spec import SPEC
-from tests.contract.cases import assert_bitwise, cast, random_grad, strides, with_gradient
+from tests.contract.cases import assert_bitwise, strides
 
 pytestmark = pytest.mark.skipif(native._C is None, reason="the compiled library is missing")
 ORDERS = {"pixels-inner": False, "channels-inner": True}

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from oracle.accuracy import assert_labels
+from oracle.inputs import LAYOUTS
 from segnext_kernels import native, upsample_argmax, use_backend
 
 pytestmark = [
@@ -14,7 +15,6 @@ pytestmark = [
     pytest.mark.usefixtures("instruction_set"),
 ]
 SIZES = [(64, 64), (31, 57), (8, 8), (9, 5), (3, 2), (1, 1)]
-LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
 
 def labels_of(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

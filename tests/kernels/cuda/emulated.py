@@ -8,12 +8,9 @@ from typing import Any
 import torch
 
 from oracle.accuracy import assert_accurate, assert_gradient_accurate
+from oracle.gradients import cast, random_grad
 from segnext_kernels.memory_format import as_format_of
-from tests.contract.cases import cast, random_grad
 from tests.cuda_emulator.emulation import Emulator
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
 
 def assert_forward(

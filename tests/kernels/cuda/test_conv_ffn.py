@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from oracle.inputs import LAYOUTS
 from segnext_kernels.ops.conv_ffn import compiled, reference
 from segnext_kernels.ops.conv_ffn.spec import SPEC
 from segnext_kernels.spec import Sample
 from tests.cuda_emulator.emulation import Emulator
-from tests.kernels.cuda.emulated import LAYOUTS, assert_forward, poisoned_view
+from tests.kernels.cuda.emulated import assert_forward, poisoned_view
 
 BUILD = SPEC.samples[0].build
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}

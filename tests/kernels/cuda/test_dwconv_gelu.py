@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from oracle.inputs import GPU_DTYPES, LAYOUTS
 from segnext_kernels.ops.dwconv_gelu import compiled, reference
 from segnext_kernels.ops.dwconv_gelu.spec import SPEC
 from segnext_kernels.spec import Sample
 from tests.cuda_emulator.emulation import Emulator
-from tests.kernels.cuda.emulated import DTYPES, LAYOUTS, assert_backward, assert_forward, poisoned_view
+from tests.kernels.cuda.emulated import assert_backward, assert_forward, poisoned_view
 
 BUILD = SPEC.samples[0].build
 EDGES = (
@@ -18,7 +19,7 @@ EDGES = (
     Sample("c72-h35w6-strips-and-slices", BUILD, {"n": 3, "c": 72, "h": 35, "w": 6}),
     Sample("c18-h6w68-beside-each-other", BUILD, {"n": 1, "c": 18, "h": 6, "w": 68}),
 )
-dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+dtypes = pytest.mark.parametrize("dtype", GPU_DTYPES.values(), ids=GPU_DTYPES)
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 samples = pytest.mark.parametrize("sample", (*SPEC.samples, *EDGES), ids=lambda sample: sample.name)
 

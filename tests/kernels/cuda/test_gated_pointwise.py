@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from oracle.accuracy import assert_accurate, assert_gradient_accurate
+from oracle.gradients import cast
+from oracle.inputs import GPU_DTYPES, LAYOUTS
 from segnext_kernels.memory_format import empty_like
 from segnext_kernels.ops.gated_pointwise import compiled, reference
-from tests.contract.cases import assert_bitwise, cast, strides
+from tests.contract.cases import assert_bitwise, strides
 from tests.cuda_emulator.emulation import Emulator
-from tests.kernels.cuda.emulated import DTYPES, LAYOUTS, poisoned_view
+from tests.kernels.cuda.emulated import poisoned_view
 
-over_dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+over_dtypes = pytest.mark.parametrize("dtype", GPU_DTYPES.values(), ids=GPU_DTYPES)
 over_layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 # images, Ci, Co, height, width: a tile is 128 pixels x 64 channels, 32 (16 in fp32) terms of a sum a stage
 SIZES = {

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from oracle.accuracy import assert_gradient_accurate
+from oracle.gradients import cast, random_grad
+from oracle.inputs import GPU_DTYPES, LAYOUTS
 from segnext_kernels.memory_format import as_format_of
 from segnext_kernels.ops.group_norm_act import compiled, reference
 from segnext_kernels.ops.group_norm_act.spec import SPEC
-from tests.contract.cases import cast, random_grad
 from tests.cuda_emulator.emulation import Emulator
-from tests.kernels.cuda.emulated import DTYPES, LAYOUTS, assert_forward, poisoned_view
+from tests.kernels.cuda.emulated import assert_forward, poisoned_view
 
+dtypes = pytest.mark.parametrize("dtype", GPU_DTYPES.values(), ids=GPU_DTYPES)
 FORWARD, BACKWARD = compiled.FORWARD["cuda"].run, compiled.BACKWARD["cuda"].run
 
-dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 

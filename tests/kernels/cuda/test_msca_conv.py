@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from oracle.gradients import cast
+from oracle.inputs import GPU_DTYPES, LAYOUTS
 from segnext_kernels import native
 from segnext_kernels.ops.msca_conv import compiled, reference
 from segnext_kernels.ops.msca_conv.spec import SPEC
 from segnext_kernels.spec import Sample
-from tests.contract.cases import cast
 from tests.cuda_emulator.emulation import Emulator
-from tests.kernels.cuda.emulated import DTYPES, LAYOUTS, assert_backward, assert_forward, poisoned_view
+from tests.kernels.cuda.emulated import assert_backward, assert_forward, poisoned_view
 
 BUILD = SPEC.samples[0].build
 EDGES = (
@@ -19,7 +20,7 @@ EDGES = (
     Sample("c8-h6w5-five-pairs", BUILD, {"n": 1, "c": 8, "h": 6, "w": 5, "strips": (3, 9, 1, 5, 13)}),
     Sample("c3-h5w4-root1", BUILD, {"n": 1, "c": 3, "h": 5, "w": 4, "root": 1, "strips": (3, 7)}),
 )
-dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+dtypes = pytest.mark.parametrize("dtype", GPU_DTYPES.values(), ids=GPU_DTYPES)
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 samples = pytest.mark.parametrize("sample", (*SPEC.samples, *EDGES), ids=lambda sample: sample.name)
 

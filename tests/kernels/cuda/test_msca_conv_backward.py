@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from oracle.gradients import cast
 from segnext_kernels.ops.msca_conv import compiled, reference
 from segnext_kernels.ops.msca_conv.spec import SPEC
 from segnext_kernels.spec import Sample
-from tests.contract.cases import cast
 from tests.cuda_emulator.emulation import Emulator
 from tests.kernels.cuda.emulated import assert_backward, poisoned_view
 

@@ -8,18 +8,19 @@ import pytest
 import torch
 
 from oracle.accuracy import assert_accurate, assert_gradient_accurate
+from oracle.gradients import cast
+from oracle.inputs import GPU_DTYPES
 from segnext_kernels import native
 from segnext_kernels.ops.nmf2d import compiled, reference
 from segnext_kernels.ops.nmf2d.spec import SPEC
 from segnext_kernels.ops.nmf2d_projected import compiled as projected
 from segnext_kernels.ops.nmf2d_projected.reference import nmf2d_projected as reference_projected
 from segnext_kernels.ops.nmf2d_projected.spec import SPEC as PROJECTED
-from tests.contract.cases import assert_bitwise, cast, strides
+from tests.contract.cases import assert_bitwise, strides
 from tests.cuda_emulator.emulation import Emulator
-from tests.kernels.cuda.emulated import DTYPES
 
 VARIANTS = {"streaming": 0, "grid": 1, "cluster": 2}
-over_dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+over_dtypes = pytest.mark.parametrize("dtype", GPU_DTYPES.values(), ids=GPU_DTYPES)
 over_variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 over_orders = pytest.mark.parametrize("inner_rows", [False, True], ids=["pixels-inner", "channels-inner"])
 

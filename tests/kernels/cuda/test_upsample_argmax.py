@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from oracle.accuracy import assert_labels
+from oracle.inputs import GPU_DTYPES, LAYOUTS
 from segnext_kernels.ops.upsample_argmax import compiled
 from tests.cuda_emulator.emulation import Emulator
 from tests.kernels.cuda.emulated import poisoned_view
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+dtypes = pytest.mark.parametrize("dtype", GPU_DTYPES.values(), ids=GPU_DTYPES)
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 

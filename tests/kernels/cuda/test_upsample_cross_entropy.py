@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from oracle.accuracy import assert_accurate, assert_gradient_accurate
+from oracle.gradients import cast
+from oracle.inputs import LAYOUTS
 from segnext_kernels.ops.upsample_cross_entropy import compiled, reference
 from segnext_kernels.ops.upsample_cross_entropy.spec import SPEC
-from tests.contract.cases import cast
 from tests.cuda_emulator.emulation import Emulator
-from tests.kernels.cuda.emulated import LAYOUTS, poisoned_view
+from tests.kernels.cuda.emulated import poisoned_view
 
 GRAD = torch.tensor(0.7)
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)

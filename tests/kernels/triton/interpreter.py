@@ -18,7 +18,6 @@ ON = launch.interpreted() and launch.missing() is None
 # this cost, and no branch needs larger ones: elements, an eighth of the FLOPs, and 120 a pixel of the ops that start
 # a program for each.
 MOST_COST = 10_600
-PROGRAM_A_PIXEL = ("upsample_argmax", "upsample_cross_entropy")
 # All samples here, the first one in the rest of the contract that a kernel can break: a rerun in the interpreter
 # gives the same bits by itself.
 OVER_ALL_SAMPLES = ("test_forward_is_the_definition", "test_backward_is_the_definitions_gradient")
@@ -44,7 +43,7 @@ def affords(item: pytest.Item) -> bool:
     args = case.args()
     x = tensors(args)[0]
     pixels = x.numel() // x.shape[1] if x.shape[1] else 0
-    programs = pixels if case.spec.name in PROGRAM_A_PIXEL else 0
+    programs = pixels if case.spec.program_per_pixel else 0
     is_cheap = x.numel() + case.spec.flops(args) / 8 + 120 * programs <= MOST_COST
     is_first = case.sample is case.spec.samples[0]
     if name in OVER_ALL_SAMPLES:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import segnext_kernels
 from segnext_kernels.triton import tuning
 from segnext_kernels.triton.tuning import Config, Space, config
 
@@ -134,13 +135,17 @@ def test_sizes_are_classed_by_powers_of_two() -> None:
 
 def test_every_space_has_a_name_of_its_own_and_fits_the_chip() -> None:
     pytest.importorskip("triton")
-    spaces = []
-    for op in ("dwconv_gelu", "group_norm_act", "msca_conv", "upsample_argmax", "upsample_cross_entropy"):
-        module = importlib.import_module(f"segnext_kernels.ops.{op}.triton_kernels")
+    package = Path(str(segnext_kernels.__file__)).parent
+    files = [*package.glob("ops/*/triton*.py"), *package.glob("triton/[a-z]*.py")]
+    spaces = set()
+    for path in files:
+        module = importlib.import_module(
+            ".".join(("segnext_kernels", *path.relative_to(package).with_suffix("").parts))
+        )
         for value in vars(module).values():
             values = value.values() if isinstance(value, dict) else [value]
-            spaces += [space for space in values if isinstance(space, Space)]
-    assert len({space.name for space in spaces}) == len(spaces) > 10
+            spaces |= {space for space in values if isinstance(space, Space)}
+    assert len({space.name for space in spaces}) == len(spaces) > 30
     for space in spaces:
         assert space.configs[0] in space.fitting(4, 163 * 1024), (
             f"{space.name}: the default does not fit sm_80"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from oracle.accuracy import assert_accurate
+from oracle.gradients import cast
 from segnext_kernels.ops.conv_ffn import reference as conv_ffn_reference
 from segnext_kernels.ops.conv_ffn import triton_kernels as conv_ffn_kernels
 from segnext_kernels.ops.msca_conv import reference as msca_conv_reference
@@ -18,7 +19,6 @@ from segnext_kernels.ops.nmf2d import reference as nmf2d_reference
 from segnext_kernels.ops.nmf2d import triton_kernels as nmf2d_kernels
 from segnext_kernels.spec import Draw
 from segnext_kernels.triton import pointwise as products
-from tests.contract.cases import cast
 from tests.kernels.triton.interpreted.test_dropped_mask import module_of
 
 DRAW = Draw(torch.float32, torch.device("cpu"), torch.channels_last, torch.Generator())

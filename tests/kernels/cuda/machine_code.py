@@ -1,14 +1,13 @@
-"""Compiles every .cu file alone and reads what ptxas says of each kernel.
+"""Compiles every .cu file alone and reads what ptxas says about each kernel.
 
-`python -m tests.kernels.cuda.nvcc_gate` writes nvcc_gate.json again: after a new kernel, or a change that is worth it.
-`python -m tests.kernels.cuda.nvcc_gate group_norm_act` does it for the files of one op.
+`python -m tests.kernels.cuda.machine_code` writes machine_code.json again: after a new kernel, or after a change that
+is worth it. `python -m tests.kernels.cuda.machine_code group_norm_act` does so for the files of one op.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-CSRC = Path(__file__).resolve().parents[3] / "csrc"
+from oracle.nvcc import CSRC, NVCC, readable, release
+
 TABLE = Path(__file__).with_suffix(".json")
-NVCC = shutil.which("nvcc") or next(iter(map(str, Path("/usr/local").glob("cuda/bin/nvcc"))), None)
 SOURCES = {path.stem: path for path in sorted(CSRC.rglob("*.cu"))}
 MACHINE_CODE = ("80", "90")
 PTX = "120"  # for devices newer than the machine code
@@ -40,13 +39,6 @@ class Kernel:
     spilled: int  # bytes of spills and of the stack frame
 
 
-def release() -> str:
-    """The version of nvcc whose numbers these are."""
-    text = subprocess.run([str(NVCC), "--version"], capture_output=True, text=True).stdout
-    match = re.search(r"release ([\d.]+)", text)
-    return match[1] if match else "?"
-
-
 def compile_alone(source: Path, folder: Path) -> dict[str, dict[str, Kernel]]:
     """Kernel -> "sm_80" -> what it takes; machine code, and PTX where this nvcc knows the architecture."""
     known = subprocess.run([str(NVCC), "--list-gpu-arch"], capture_output=True, text=True).stdout
@@ -62,24 +54,12 @@ def compile_alone(source: Path, folder: Path) -> dict[str, dict[str, Kernel]]:
     assert done.returncode == 0, done.stderr[-6000:]
     kernels: dict[str, dict[str, Kernel]] = {}
     matches = list(_KERNEL.finditer(done.stderr))
-    for match, name in zip(matches, _readable([match["name"] for match in matches]), strict=True):
+    for match, name in zip(matches, readable([match["name"] for match in matches]), strict=True):
         shared = re.search(r"(\d+) bytes smem", match["rest"])
         spilled = sum(int(match[kind]) for kind in ("stack", "stores", "loads"))
         kernel = Kernel(int(match["registers"]), int(shared[1]) if shared else 0, spilled)
         kernels.setdefault(name, {})[f"sm_{match['sm']}"] = kernel
     return dict(sorted(kernels.items()))
-
-
-def _readable(symbols: list[str]) -> list[str]:
-    """group_norm_act_sums_kernel<float, 1, false> from what the linker calls it."""
-    text = subprocess.run(
-        ["c++filt"], input="\n".join(symbols), capture_output=True, text=True, check=True
-    ).stdout
-    names = [re.search(r"(\w+_kernel(?:<.*>)?)\(", line) for line in text.splitlines()]
-    return [
-        (name[1] if name else line).replace("segnext::", "")
-        for name, line in zip(names, symbols, strict=True)
-    ]
 
 
 def read_table() -> tuple[str, dict[str, dict[str, dict[str, Kernel]]]]:

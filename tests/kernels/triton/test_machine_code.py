@@ -1,7 +1,7 @@
 """The Triton kernels compile for sm_80 and sm_90 without a GPU, and their machine code is no worse than recorded.
 
-The record, gate.json, holds every kernel x configuration x dtype x layout; this test compiles what
-`triton_gate` takes by default. After a change that is meant: `python -m tests.kernels.triton.gate --full --write`.
+The record, machine_code.json, holds every kernel x configuration x dtype x layout; this test compiles the part that is
+compiled by default. After an intended change: `python -m tests.kernels.triton.machine_code --full --write`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if importlib.util.find_spec("triton") is None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    command = [sys.executable, "-m", "tests.kernels.triton.gate"]
+    command = [sys.executable, "-m", "tests.kernels.triton.machine_code"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(done.stdout)
@@ -50,7 +50,7 @@ def test_every_kernel_fits_the_chips(built: dict[str, Any]) -> None:
 
 
 def test_no_configuration_spills_more_than_a_few_registers() -> None:
-    from tests.kernels.triton.gate import read_table  # imports Triton
+    from tests.kernels.triton.machine_code import read_table  # imports Triton
 
     worst = {label: needs["stack"] for label, needs in read_table()[1].items() if needs["stack"] > MOST_STACK}
     assert not worst, f"take these out of their space: {worst}"
@@ -62,12 +62,12 @@ def test_products_run_on_tensor_cores(built: dict[str, Any]) -> None:
 
 
 def test_no_worse_than_recorded(built: dict[str, Any]) -> None:
-    from tests.kernels.triton.gate import TABLE, read_table  # imports Triton
+    from tests.kernels.triton.machine_code import TABLE, read_table  # imports Triton
 
     version, recorded = read_table()
     unknown = built["kernels"].keys() - recorded.keys()
     assert not unknown, (
-        f"not in {TABLE.name}: {sorted(unknown)}; run `python -m tests.kernels.triton.gate --full --write`"
+        f"not in {TABLE.name}: {sorted(unknown)}; run `python -m tests.kernels.triton.machine_code --full --write`"
     )
     if built["triton"] != version:
         pytest.skip(f"recorded with Triton {version}; another compiler, other registers")

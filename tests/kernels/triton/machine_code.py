@@ -1,6 +1,6 @@
 """Compiles every Triton kernel for GPUs that are not there, and reports what the machine code needs.
 
-    python -m tests.kernels.triton.gate [--full] [--write]
+    python -m tests.kernels.triton.machine_code [--full] [--write]
 
 What is compiled is what would be launched: each op's launchers run on tensors without data (device "meta") while
 `launch.start` only notes the kernel, its arguments and configuration, and `tuning.tuned` goes through the whole
@@ -10,7 +10,7 @@ space. So a kernel, a configuration or a dtype cannot be forgotten, and the argu
 In a process of its own, without TRITON_INTERPRET. A compilation takes about half a second; by default each kernel
 is compiled in its first configuration, in bfloat16 and channels_last for both architectures and in float32 and
 contiguous for sm_90; --full takes all configurations, dtypes and layouts, for both architectures. --write records
-the result in gate.json, of which the default is a part.
+the result in machine_code.json, of which the default is a part.
 """
 
 from __future__ import annotations
@@ -23,69 +23,24 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
+from oracle.gradients import backward_arguments
+from oracle.inputs import GPU_DTYPES, LAYOUTS
+from oracle.triton_launch import Launch
 from segnext_kernels import backend
-from segnext_kernels.self_check.agreement import Recorder
 from segnext_kernels.spec import Sample, Spec, all_specs
 from segnext_kernels.triton import launch, tuning
-from tests.contract.cases import with_gradient
 
-TABLE = Path(__file__).with_name("gate.json")
+TABLE = Path(__file__).with_name("machine_code.json")
 ARCHITECTURES = (80, 90)
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 BY_DEFAULT = {("bf16", "nhwc", 80), ("bf16", "nhwc", 90), ("fp32", "nchw", 90)}
-POINTERS = {
-    torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.uint8: "u8", torch.int32: "i32",
-    torch.int64: "i64", torch.bool: "i1",
-}  # fmt: skip
 NEEDS = ("registers", "stack", "shared", "tensor_cores")
-BY_TILES = ("conv_ffn", "msca_block")  # a program's channels or rows depend on how many programs there are
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel as it would be started."""
-
-    function: Any
-    args: tuple[Any, ...]
-    config: tuning.Config
-    constants: tuple[tuple[str, Any], ...]
-    label: str
-
-    def source(self) -> ASTSource:
-        """What Triton's own launcher would make of the arguments."""
-        names = self.function.arg_names
-        signature: dict[str, str] = dict.fromkeys(names, "constexpr")
-        constants = {**dict(self.config.sizes), **dict(self.constants)}
-        attributes = {}
-        for index, (name, value) in enumerate(zip(names, self.args, strict=False)):
-            signature[name], aligned = _type_of(value)
-            if signature[name] == "constexpr":
-                constants[name] = value
-            elif aligned:
-                attributes[(index,)] = [["tt.divisibility", 16]]
-        return ASTSource(self.function, signature, constants, attributes)
-
-
-def _type_of(value: Any) -> tuple[str, bool]:
-    """Triton's name of an argument's type, and whether it is a multiple of 16."""
-    if isinstance(value, torch.Tensor):
-        return f"*{POINTERS[value.dtype]}", True
-    if isinstance(value, float):
-        return "fp32", False
-    if value is None or isinstance(value, bool) or value == 1:
-        return ("constexpr", False) if not isinstance(value, bool) else ("u1", False)
-    return "i32" if -(2**31) <= value < 2**31 else "i64", value % 16 == 0
 
 
 def launches(name: str, run: Callable[[], Any], every_config: bool) -> list[Launch]:
@@ -94,11 +49,8 @@ def launches(name: str, run: Callable[[], Any], every_config: bool) -> list[Laun
 
     def note(function: Any, grid: Any, *args: Any, config: tuning.Config, **constants: Any) -> None:
         assert all(size > 0 for size in grid), f"{name}: grid {grid}"
-        sizes = " ".join(f"{key}={value}" for key, value in config.as_json().items())
-        kernel = function.fn.__name__.strip("_")
-        flags = " ".join(f"{key}={value}" for key, value in constants.items())
-        label = " ".join(filter(None, [name, kernel, flags, sizes]))
-        noted[label] = Launch(function, args, config, tuple(constants.items()), label)
+        one = Launch(function, args, config, constants)
+        noted[one.label] = one
 
     def each(space: tuning.Space, key: str, x: torch.Tensor, run: Callable[[tuning.Config], Any]) -> Any:
         results = [run(config) for config in (space.configs if every_config else space.configs[:1])]
@@ -124,7 +76,7 @@ def calls(
     kernels = {op: backend.KERNELS.get(op, {}).get("triton") for op in (spec.name, f"{spec.name}_backward")}
     forward, backward = kernels.values()
     inputs: list[tuple[Sample, dict[str, int]]] = [(shape, {}) for shape in spec.model_shapes]
-    if spec.name in BY_TILES:
+    if spec.tiles_by_programs:
         inputs += [(shape, {"n": 32}) for shape in spec.model_shapes if shape.name.startswith("t")]
     if ones:
         inputs = [(sample, {}) for sample in spec.samples if "h1w1" in sample.name.replace("-", "")]
@@ -133,23 +85,14 @@ def calls(
         if forward is not None:
             yield functools.partial(forward.run, *args)
         if backward is not None:
-            yield functools.partial(backward.run, *_backward_args(spec, args))
-
-
-def _backward_args(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What autograd hands to the backward op."""
-    fresh, leaves = with_gradient(spec, args)
-    with Recorder(getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default) as recorder:
-        out = spec.call(*fresh)
-        torch.autograd.grad(out, leaves, out.detach())
-    return recorder.calls[0]
+            yield functools.partial(backward.run, *backward_arguments(spec, args, torch.Tensor.detach))
 
 
 def variants(full: bool, only: str = "") -> Iterator[tuple[Launch, str, int]]:
     """What to compile: launch, its name with dtype and layout, architecture; what two calls share comes once."""
     seen: set[str] = set()
     for spec in (spec for name, spec in all_specs().items() if only in name):
-        for dtype_name, dtype in DTYPES.items():
+        for dtype_name, dtype in GPU_DTYPES.items():
             for layout_name, memory_format in LAYOUTS.items():
                 architectures = [
                     sm for sm in ARCHITECTURES if full or (dtype_name, layout_name, sm) in BY_DEFAULT
@@ -157,13 +100,14 @@ def variants(full: bool, only: str = "") -> Iterator[tuple[Launch, str, int]]:
                 for run in calls(spec, dtype, memory_format) if architectures else ():
                     for noted in launches(spec.name, run, full):
                         labels = {
-                            f"{noted.label} {dtype_name} {layout_name} sm_{sm}": sm for sm in architectures
+                            f"{spec.name} {noted.label} {dtype_name} {layout_name} sm_{sm}": sm
+                            for sm in architectures
                         }
                         yield from ((noted, label, sm) for label, sm in labels.items() if label not in seen)
                         seen.update(labels)
         for run in calls(spec, torch.float32, torch.contiguous_format, ones=True):
             for noted in launches(spec.name, run, False):
-                label = f"{noted.label} ones fp32 nchw sm_90"
+                label = f"{spec.name} {noted.label} ones fp32 nchw sm_90"
                 if label not in seen:
                     yield noted, label, 90
                 seen.add(label)
@@ -171,12 +115,7 @@ def variants(full: bool, only: str = "") -> Iterator[tuple[Launch, str, int]]:
 
 def compiled(launch: Launch, sm: int) -> dict[str, int]:
     """What one kernel's machine code takes; 1 for tensor_cores where a product runs on them, -1 where it should."""
-    options = {
-        "num_warps": launch.config.num_warps,
-        "num_stages": launch.config.num_stages,
-        "enable_fp_fusion": True,
-    }
-    built = triton.compile(launch.source(), target=GPUTarget("cuda", sm, 32), options=options)
+    built = launch.compiled(sm)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(built.asm["cubin"])
         file.flush()

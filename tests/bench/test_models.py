@@ -1,0 +1,40 @@
+"""The networks that the model benchmarks compare: the same weights, steps and margins on both sides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.models import training
+from bench.models.networks import CLASSES, fit_classifier, pair, plain_build, scene
+from oracle import predictions, transcription
+from oracle.inputs import LAYOUTS
+
+
+def test_training_steps_are_the_models() -> None:
+    """Two steps: the loss of the second shows the update of the first."""
+    model, official = pair("t", drop_path=0.0, decoder_dropout=0.0)
+    images, targets = torch.randn(2, 3, 64, 64), torch.randint(CLASSES, (2, 64, 64))
+    plain = training.plain_training(official, model, images, targets).step()
+    ours = training.model_training(model, images, targets).step()
+    training.assert_same_step(ours, plain, "ours")
+    ours.step(), plain.step()
+    assert ours.losses == pytest.approx(plain.losses, rel=1e-4)
+    assert ours.losses[1] < ours.losses[0]
+
+
+def test_a_fitted_classifier_has_the_margins_of_a_trained_one() -> None:
+    """The check of bfloat16 passes eager PyTorch; with random classes it would ask for what rounding decides."""
+    model, official = pair("t")
+    images, labels = scene(128)
+    fit_classifier(model, official, images, labels)
+    with torch.inference_mode():
+        bases = model.decoder.hamburger.bases
+        oracle = transcription.logits(official, bases, images)
+        predictions.assert_close(model.forward_logits(images), oracle, "model")
+        build = plain_build(transcription.mask, official, bases, images, torch.bfloat16)
+        for layout in LAYOUTS.values():
+            function, inputs = build(layout)
+            predictions.assert_labels_agree(function(*inputs), oracle, "eager")
+    fitted = (oracle.argmax(1) == labels).float().mean()
+    assert fitted > 0.8 and oracle.argmax(1).unique().numel() > 20
