@@ -151,7 +151,7 @@ class DeployedSegNeXt:
         """
         from safetensors.torch import save_file
 
-        from segnext.weights.saving import replace_file
+        from segnext.atomic import replace_file
 
         header = {
             "format": FORMAT,
