@@ -27,7 +27,8 @@ from segnext.models.msca import Block
 Weights = dict[str, Tensor]
 # The order in which msca_block and conv_ffn take what `attention` and `feed_forward` give.
 MSCA_BLOCK = (
-    "proj_in_weight", "proj_in_bias", "root_weight", "root_bias", "strip_weights", "strip_biases",
+    "proj_in_weight", "proj_in_bias", "root_weight", "root_bias",
+    "row_weights", "column_weights", "row_biases", "column_biases",
     "mix_weight", "mix_bias", "proj_out_weight", "proj_out_bias", "skip_scale", "skip_shift",
 )  # fmt: skip
 CONV_FFN = ("fc1_weight", "fc1_bias", "dw_weight", "dw_bias", "fc2_weight", "fc2_bias")
@@ -72,10 +73,10 @@ def fold(model: SegNeXt) -> Weights:
 
 def msca_block_arguments(weights: Weights, prefix: str) -> list[Any]:
     """The arguments of `segnext_kernels.msca_block` after x, from a folded block's attention."""
-    strips = sum(name.startswith(f"{prefix}.strip_weights.") for name in weights)
+    strips = sum(name.startswith(f"{prefix}.row_weights.") for name in weights)
     return [
         [weights[f"{prefix}.{name}.{i}"] for i in range(strips)]
-        if name.startswith("strip_")
+        if name.startswith(("row_", "column_"))
         else weights[f"{prefix}.{name}"]
         for name in MSCA_BLOCK
     ]
@@ -130,10 +131,10 @@ def _attention(block: Block) -> Iterator[tuple[str, Tensor]]:
     strips = attention.strips
     yield from zip(("proj_in_weight", "proj_in_bias"), _before(attention.proj_in, block.norm1), strict=True)
     yield from zip(("root_weight", "root_bias"), _wide(strips.root), strict=True)
-    pairs = zip(strips.rows, strips.columns, strict=True)
-    for i, conv in enumerate(conv for pair in pairs for conv in pair):
-        assert isinstance(conv, nn.Conv2d)
-        yield from zip((f"strip_weights.{i}", f"strip_biases.{i}"), _wide(conv), strict=True)
+    for side, convs in (("row", strips.rows), ("column", strips.columns)):
+        for i, conv in enumerate(convs):
+            assert isinstance(conv, nn.Conv2d)
+            yield from zip((f"{side}_weights.{i}", f"{side}_biases.{i}"), _wide(conv), strict=True)
     yield from zip(("mix_weight", "mix_bias"), _wide(attention.mix), strict=True)
     yield from zip(
         ("proj_out_weight", "proj_out_bias"), _scaled(attention.proj_out, layer_scale), strict=True
