@@ -1,4 +1,4 @@
-"""What a library is built from: a digest that says whether it belongs to these sources, and all bindings as one file."""
+"""What a library is built from: a digest that says whether it belongs to these sources, and all bindings in a file."""
 
 from __future__ import annotations
 
