@@ -26,7 +26,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 sys.path.insert(0, str(CSRC))
-from digest import digest  # noqa: E402  (an isolated build does not have the sources' folder on its path)
+from sources import bindings, digest  # noqa: E402  (an isolated build does not have the sources' folder on its path)
 
 MODES = ("auto", "native", "cpu", "cuda", "off")
 COMPILE_FLAGS = [
@@ -149,7 +149,7 @@ def instruction_sets(compiler: str) -> dict[str, list[str]]:
     here = output_of(*compiler.split(), "-march=native", "-dM", "-E", "-x", "c++", os.devnull)
     has = {name for name in MACROS if re.search(rf"^#define {MACROS[name]} ", here, re.MULTILINE)}
     best = max(has, key=list(INSTRUCTION_SETS).index, default="generic")
-    return {"generic": [], best: INSTRUCTION_SETS[best]}
+    return {best: INSTRUCTION_SETS[best]}
 
 
 class Ninja:
@@ -166,7 +166,8 @@ class Ninja:
             self.lines += ["  depfile = $out.d", "  deps = gcc"]
 
     def compile(self, rule: str, source: Path, suffix: str, flags: list[str]) -> None:
-        target = f"{source.relative_to(CSRC).with_suffix('')}{suffix}.o".replace(os.sep, "_")
+        name = source.relative_to(CSRC) if source.is_relative_to(CSRC) else Path(source.name)
+        target = f"{name.with_suffix('')}{suffix}.o".replace(os.sep, "_")
         self.lines += [f"build {target}: {rule} {escaped(source)}", f"  flags = {' '.join(flags)}"]
         self.objects.append(target)
 
@@ -222,22 +223,24 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     extra = os.environ.get("CXXFLAGS", "")
     ninja.rule("cxx", f"{compiler} -MMD -MF $out.d {' '.join(COMPILE_FLAGS)} {extra} $flags -c $in -o $out")
     isas = instruction_sets(compiler)
-    left_out = [f"-DSEGNEXT_WITHOUT_{name.upper()}" for name in INSTRUCTION_SETS if name not in isas]
-    shared = ["-DSEGNEXT_X86", *left_out] if len(isas) > 1 else []
+    shared = [] if "generic" in isas else [f"-DSEGNEXT_FALLBACK={next(iter(isas))}"]
+    if set(isas) != {"generic"}:
+        left_out = [name for name in INSTRUCTION_SETS if name not in ("generic", *isas)]
+        shared += ["-DSEGNEXT_X86", *(f"-DSEGNEXT_WITHOUT_{name.upper()}" for name in left_out)]
     for name, flags in isas.items():
         for source in sorted(CSRC.glob("ops/*/*_cpu.cpp")):
             ninja.compile(
                 "cxx", source, f".{name}", [includes[0], "-fopenmp", *shared, *flags, f"-DSEGNEXT_ISA={name}"]
             )
-    float64_flags = [*isas["generic"], "-DSEGNEXT_FLOAT64", "-DSEGNEXT_ISA=float64"]
+    float64_flags = ["-DSEGNEXT_FLOAT64", "-DSEGNEXT_ISA=float64"]
     for source in sorted(CSRC.glob("ops/*/*_cpu.cpp")):
         if any(FLOAT64 in header.read_text() for header in source.parent.glob("*.h")):
             ninja.compile("cxx", source, ".float64", [includes[0], "-fopenmp", *shared, *float64_flags])
     for source in sorted(CSRC.glob("common/*.cpp")):
         ninja.compile("cxx", source, "", [includes[0], *shared])
     parts = ["-DSEGNEXT_WITH_CPU", *(["-DSEGNEXT_WITH_CUDA"] if with_cuda else [])]
-    for source in [CSRC / "module.cpp", *sorted(CSRC.glob("ops/*/*_bind.cpp"))]:
-        ninja.compile("cxx", source, "", [*includes, *shared, *parts])
+    source = bindings(folder, CSRC / "module.cpp")
+    ninja.compile("cxx", source, "", [*includes, *shared, *parts])
     # No OpenMP library is linked: the one that `import torch` has loaded serves, so there is one thread pool.
     libraries = ""
     built: dict[str, object] = {

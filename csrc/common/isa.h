@@ -11,7 +11,14 @@ Isa best_isa();
 
 }  // namespace segnext
 
-// What is in brackets exists where that instruction set was built: setup.py names those that it leaves out.
+// What is in brackets exists where that instruction set was built: setup.py names those that it leaves out, and the one
+// that serves in place of generic C++ where that is among them.
+#if defined(SEGNEXT_FALLBACK)
+#define SEGNEXT_GENERIC(...)
+#else
+#define SEGNEXT_FALLBACK generic
+#define SEGNEXT_GENERIC(...) __VA_ARGS__
+#endif
 #if defined(SEGNEXT_X86) && !defined(SEGNEXT_WITHOUT_AVX2)
 #define SEGNEXT_AVX2(...) __VA_ARGS__
 #else
@@ -34,10 +41,10 @@ Isa best_isa();
   (SEGNEXT_AVX512BF16((isa) == ::segnext::Isa::kAvx512Bf16 ? ::segnext::avx512bf16::function(__VA_ARGS__) :)         \
    SEGNEXT_AVX512((isa) == ::segnext::Isa::kAvx512 ? ::segnext::avx512::function(__VA_ARGS__) :)                     \
    SEGNEXT_AVX2((isa) == ::segnext::Isa::kAvx2 ? ::segnext::avx2::function(__VA_ARGS__) :)                           \
-   ((void)(isa), ::segnext::generic::function(__VA_ARGS__)))
+   ((void)(isa), ::segnext::SEGNEXT_FALLBACK::function(__VA_ARGS__)))
 
 #define SEGNEXT_FOR_EACH_ISA(declaration)                    \
-  namespace generic { declaration }                          \
+  SEGNEXT_GENERIC(namespace generic { declaration })         \
   SEGNEXT_AVX2(namespace avx2 { declaration })               \
   SEGNEXT_AVX512(namespace avx512 { declaration })           \
   SEGNEXT_AVX512BF16(namespace avx512bf16 { declaration })

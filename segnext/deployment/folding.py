@@ -12,7 +12,7 @@ one, so zero padding is unaffected.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar, cast
 
@@ -39,7 +39,13 @@ from segnext.models.light_ham import LightHam
 from segnext.models.msca import Block
 
 Op = TypeVar("Op", FoldedAttention, FoldedFeedForward)
-STRIPS = ("strip_weights", "strip_biases")  # an attention's sequences, numbered in a file
+# An attention's sequences, in a file: the name, and the number of the first. Rows and columns take turns there.
+STRIPS = {
+    "row_weights": ("strip_weights", 0),
+    "column_weights": ("strip_weights", 1),
+    "row_biases": ("strip_biases", 0),
+    "column_biases": ("strip_biases", 1),
+}
 # Another decoder adds a line.
 DECODERS: dict[type[Decoder], type[FoldedDecoder]] = {LightHam: FoldedLightHam}
 
@@ -99,8 +105,12 @@ def _named(config: SegNeXtConfig, decoder: type[FoldedDecoder], leaf: Callable[[
     def part(kind: type[Op], prefix: str) -> Op:
         values: dict[str, Any] = {}
         for name in (field.name for field in fields(kind)):
-            one, several = f"{prefix}.{name}", range(2 * len(config.strips))
-            values[name] = tuple(leaf(f"{one}.{i}") for i in several) if name in STRIPS else leaf(one)
+            if name in STRIPS:
+                stored, first = STRIPS[name]
+                numbers = range(first, 2 * len(config.strips), 2)
+                values[name] = tuple(leaf(f"{prefix}.{stored}.{i}") for i in numbers)
+            else:
+                values[name] = leaf(f"{prefix}.{name}")
         return kind(**values)
 
     return FoldedWeights(
@@ -156,24 +166,22 @@ def _scaled(conv: nn.Conv2d, layer_scale: Tensor) -> tuple[Tensor, Tensor]:
 def _attention(block: Block) -> FoldedAttention:
     attention, layer_scale = block.attention, block.layer_scale1.double()
     scale, shift = _scale_and_shift(block.norm1)
-    strips = [_wide(conv) for conv in _strips(block)]
+    strips = attention.strips
+    rows, columns = (
+        [_wide(cast(nn.Conv2d, conv)) for conv in convs] for convs in (strips.rows, strips.columns)
+    )
     return FoldedAttention(
         *_before(attention.proj_in, block.norm1),
-        *_wide(attention.strips.root),
-        tuple(weight for weight, _ in strips),
-        tuple(bias for _, bias in strips),
+        *_wide(strips.root),
+        tuple(weight for weight, _ in rows),
+        tuple(weight for weight, _ in columns),
+        tuple(bias for _, bias in rows),
+        tuple(bias for _, bias in columns),
         *_wide(attention.mix),
         *_scaled(attention.proj_out, layer_scale),
         skip_scale=1 + layer_scale * scale,
         skip_shift=layer_scale * shift,
     )
-
-
-def _strips(block: Block) -> Iterator[nn.Conv2d]:
-    """A row's convolution before its column's, branch by branch: the op's order."""
-    strips = block.attention.strips
-    for pair in zip(strips.rows, strips.columns, strict=True):
-        yield from cast("tuple[nn.Conv2d, nn.Conv2d]", pair)
 
 
 def _feed_forward(block: Block) -> FoldedFeedForward:

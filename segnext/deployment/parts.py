@@ -46,8 +46,10 @@ class FoldedAttention:
     proj_in_bias: Tensor
     root_weight: Tensor
     root_bias: Tensor
-    strip_weights: tuple[Tensor, ...]
-    strip_biases: tuple[Tensor, ...]
+    row_weights: tuple[Tensor, ...]
+    column_weights: tuple[Tensor, ...]
+    row_biases: tuple[Tensor, ...]
+    column_biases: tuple[Tensor, ...]
     mix_weight: Tensor
     mix_bias: Tensor
     proj_out_weight: Tensor

@@ -37,10 +37,12 @@ class StripConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        pairs = zip(self.rows, self.columns, strict=True)
-        strips = cast("list[nn.Conv2d]", [conv for pair in pairs for conv in pair])
-        biases = [cast(Tensor, conv.bias) for conv in strips]
-        return msca_conv(x, self.root.weight, self.root.bias, [conv.weight for conv in strips], biases)
+        rows, columns = cast("list[nn.Conv2d]", list(self.rows)), cast("list[nn.Conv2d]", list(self.columns))
+        return msca_conv(
+            x, self.root.weight, self.root.bias,
+            [conv.weight for conv in rows], [conv.weight for conv in columns],
+            [cast(Tensor, conv.bias) for conv in rows], [cast(Tensor, conv.bias) for conv in columns],
+        )  # fmt: skip
 
 
 class Attention(nn.Module):

@@ -11,8 +11,9 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
+from oracle.sources import CSRC, bindings
+
 ROOT = Path(__file__).resolve().parents[2]
-CSRC = ROOT / "csrc"
 EMULATOR = Path(__file__).resolve().parent
 FOLDER = ROOT / "build" / "cuda_emulator"  # objects are used again by the next session
 LIBRARY = f"_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -65,7 +66,7 @@ def broken_library(folder: Path, op: str, file: str, right: str, wrong: str) -> 
 
 def _sources() -> list[Path]:
     emulator = [*sorted(EMULATOR.glob("*.cu")), *sorted(EMULATOR.glob("*.cpp"))]
-    return [*sorted(CSRC.rglob("*.cu")), *sorted(CSRC.glob("ops/*/*_bind.cpp")), *emulator]
+    return [*sorted(CSRC.rglob("*.cu")), bindings(FOLDER), *emulator]
 
 
 def _object(source: Path) -> str:
