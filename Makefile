@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # The constraint holds in every install, so that torch is the version, and where one is offered the CPU build, that it names.
-INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard csrc/*.* csrc/c*/*.* csrc/ops/*/*)
 
 .DEFAULT_GOAL := help
@@ -52,12 +52,17 @@ clean: ## remove .venv and everything that was built
 	$(PYTHON) -m venv .venv
 
 # Editable, so that an edit of Python counts at once; an edit of csrc/ builds again.
+# Python first, the kernels after it in the open, so that both show how far they are.
 .venv/package: $(BUILD_INPUTS) | .venv/bin/python
-	@echo "installing torch and building segnext in .venv: a few minutes"
-	$(INSTALL) -e .
+	@echo "1. torch and the other packages that segnext needs, in .venv: about a minute"
+	SEGNEXT_BUILD=off $(INSTALL) setuptools pybind11 ninja -e .
+	@echo "2. the kernels that this machine can run: about a minute on two cores"
+	SEGNEXT_BUILD=$${SEGNEXT_BUILD:-native} $(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 .venv/developer: $(BUILD_INPUTS) | .venv/bin/python
-	@echo "installing torch and what the tests need, and building segnext in .venv: a few minutes"
-	$(INSTALL) -e '.[test,lint,bench]'
+	@echo "1. torch and what the tests need, in .venv: about a minute"
+	SEGNEXT_BUILD=off $(INSTALL) -e '.[test,lint,bench]'
+	@echo "2. all kernels: a few minutes"
+	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch .venv/package $@

@@ -1,6 +1,7 @@
 """Builds segnext_kernels._C: C++ once per instruction set, CUDA where nvcc is found; neither needs torch.
 
 SEGNEXT_BUILD=auto (default)  what this machine can build; what is left out is recorded, with the reason
+              native          only what this machine can run: its own instruction set, CUDA where a GPU is visible
               cpu | cuda      exactly this; an error where it cannot be built
               off             pure Python
 TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, CXXFLAGS and MAX_JOBS are read as PyTorch's extensions read them.
@@ -25,9 +26,9 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 sys.path.insert(0, str(CSRC))
-from digest import digest  # noqa: E402  (an isolated build does not have the sources' folder on its path)
+from sources import bindings, digest  # noqa: E402  (an isolated build does not have the sources' folder on its path)
 
-MODES = ("auto", "cpu", "cuda", "off")
+MODES = ("auto", "native", "cpu", "cuda", "off")
 COMPILE_FLAGS = [
     "-std=c++17",
     "-O3",
@@ -47,6 +48,8 @@ INSTRUCTION_SETS = {
 }
 # The header of an op whose CPU kernels have a build for float64 declares them with this macro of csrc/common/isa.h.
 FLOAT64 = "SEGNEXT_FOR_EACH_ISA_AND_FLOAT64"
+# What a compiler defines for a machine that has the instruction set.
+MACROS = {"avx2": "__AVX2__", "avx512": "__AVX512DQ__", "avx512bf16": "__AVX512BF16__"}
 DEFAULT_ARCHITECTURES = ["8.0", "9.0+PTX"]
 
 
@@ -88,6 +91,14 @@ def cuda_home(nvcc: str) -> Path:
     return Path(top[1]).resolve() if top else Path(nvcc).resolve().parents[1]
 
 
+def visible_gpus() -> list[str]:
+    """The compute capability of each GPU that the driver shows, as "9.0"."""
+    try:
+        return output_of("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").split()
+    except BuildError:
+        return []
+
+
 def architectures(nvcc: str) -> list[str]:
     """Compute capabilities to build for, as "8.0" or "9.0+PTX"."""
     known = {
@@ -99,11 +110,7 @@ def architectures(nvcc: str) -> list[str]:
         if unknown:
             raise BuildError(f"TORCH_CUDA_ARCH_LIST names {', '.join(unknown)}, which {nvcc} does not know")
         return wanted
-    try:
-        visible = output_of("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").split()
-    except BuildError:
-        visible = []
-    chosen = sorted(set(visible) & known) or [
+    chosen = sorted(set(visible_gpus()) & known) or [
         a for a in DEFAULT_ARCHITECTURES if a.removesuffix("+PTX") in known
     ]
     if not chosen:
@@ -133,9 +140,16 @@ def jobs() -> int:
     return max(1, min(cores, int(free_gib / 2)))
 
 
-def instruction_sets() -> dict[str, list[str]]:
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return INSTRUCTION_SETS if x86 else {"generic": []}
+def instruction_sets(compiler: str) -> dict[str, list[str]]:
+    """Name -> flags of what is built; in the order of csrc/common/isa.h."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return {"generic": []}
+    if MODE != "native":
+        return INSTRUCTION_SETS
+    here = output_of(*compiler.split(), "-march=native", "-dM", "-E", "-x", "c++", os.devnull)
+    has = {name for name in MACROS if re.search(rf"^#define {MACROS[name]} ", here, re.MULTILINE)}
+    best = max(has, key=list(INSTRUCTION_SETS).index, default="generic")
+    return {best: INSTRUCTION_SETS[best]}
 
 
 class Ninja:
@@ -152,7 +166,8 @@ class Ninja:
             self.lines += ["  depfile = $out.d", "  deps = gcc"]
 
     def compile(self, rule: str, source: Path, suffix: str, flags: list[str]) -> None:
-        target = f"{source.relative_to(CSRC).with_suffix('')}{suffix}.o".replace(os.sep, "_")
+        name = source.relative_to(CSRC) if source.is_relative_to(CSRC) else Path(source.name)
+        target = f"{name.with_suffix('')}{suffix}.o".replace(os.sep, "_")
         self.lines += [f"build {target}: {rule} {escaped(source)}", f"  flags = {' '.join(flags)}"]
         self.objects.append(target)
 
@@ -162,14 +177,19 @@ class Ninja:
     def run(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "build.ninja").write_text("\n".join(self.lines) + "\n")
-        done = subprocess.run(
-            [ninja_program(), "-j", str(jobs())], cwd=self.folder, capture_output=True, text=True
-        )
-        sys.stdout.write(done.stdout)
-        if done.returncode:
-            first = re.search(
-                r"^.*\b(?:error|fatal)\b.*$", done.stdout + done.stderr, re.MULTILINE | re.IGNORECASE
-            )
+        command = [ninja_program(), "-j", str(jobs())]
+        said = []
+        with subprocess.Popen(
+            command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as ninja:
+            for line in ninja.stdout or ():
+                said.append(line)
+                is_progress = sys.stdout.isatty() and re.match(r"\[\d+/\d+\] ", line)
+                print("\r\033[K" + line.rstrip() if is_progress else line, end="", flush=True)
+        if sys.stdout.isatty():
+            print()
+        if ninja.returncode:
+            first = re.search(r"^.*\b(?:error|fatal)\b.*$", "".join(said), re.MULTILINE | re.IGNORECASE)
             raise BuildError((first[0] if first else "ninja failed").strip())
 
 
@@ -202,22 +222,25 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     ]
     extra = os.environ.get("CXXFLAGS", "")
     ninja.rule("cxx", f"{compiler} -MMD -MF $out.d {' '.join(COMPILE_FLAGS)} {extra} $flags -c $in -o $out")
-    isas = instruction_sets()
-    shared = ["-DSEGNEXT_X86"] if len(isas) > 1 else []
+    isas = instruction_sets(compiler)
+    shared = [] if "generic" in isas else [f"-DSEGNEXT_FALLBACK={next(iter(isas))}"]
+    if set(isas) != {"generic"}:
+        left_out = [name for name in INSTRUCTION_SETS if name not in ("generic", *isas)]
+        shared += ["-DSEGNEXT_X86", *(f"-DSEGNEXT_WITHOUT_{name.upper()}" for name in left_out)]
     for name, flags in isas.items():
         for source in sorted(CSRC.glob("ops/*/*_cpu.cpp")):
             ninja.compile(
                 "cxx", source, f".{name}", [includes[0], "-fopenmp", *shared, *flags, f"-DSEGNEXT_ISA={name}"]
             )
-    float64_flags = [*isas["generic"], "-DSEGNEXT_FLOAT64", "-DSEGNEXT_ISA=float64"]
+    float64_flags = ["-DSEGNEXT_FLOAT64", "-DSEGNEXT_ISA=float64"]
     for source in sorted(CSRC.glob("ops/*/*_cpu.cpp")):
         if any(FLOAT64 in header.read_text() for header in source.parent.glob("*.h")):
             ninja.compile("cxx", source, ".float64", [includes[0], "-fopenmp", *shared, *float64_flags])
     for source in sorted(CSRC.glob("common/*.cpp")):
         ninja.compile("cxx", source, "", [includes[0], *shared])
     parts = ["-DSEGNEXT_WITH_CPU", *(["-DSEGNEXT_WITH_CUDA"] if with_cuda else [])]
-    for source in [CSRC / "module.cpp", *sorted(CSRC.glob("ops/*/*_bind.cpp"))]:
-        ninja.compile("cxx", source, "", [*includes, *shared, *parts])
+    source = bindings(folder, CSRC / "module.cpp")
+    ninja.compile("cxx", source, "", [*includes, *shared, *parts])
     # No OpenMP library is linked: the one that `import torch` has loaded serves, so there is one thread pool.
     libraries = ""
     built: dict[str, object] = {
@@ -266,6 +289,9 @@ class BuildKernels(build_ext):
             skipped["cuda"] = "left out by SEGNEXT_BUILD=cpu"
         else:
             for part, with_cuda in (("cuda", True), ("cpu", False)):
+                if with_cuda and MODE == "native" and not visible_gpus():
+                    skipped[part] = "SEGNEXT_BUILD=native sees no GPU"
+                    continue
                 try:
                     built = build_library(target, folder, with_cuda)
                     break

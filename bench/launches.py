@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segnext.create import create_model
 from segnext.deployment.folding import fold
-from segnext.deployment.model import DeployedSegNeXt, _Folded
+from segnext.deployment.model import DeployedSegNeXt
+from segnext.deployment.modules import FoldedNetwork
 from segnext.models import SegNeXt
 from segnext_kernels import backend, native
 from segnext_kernels.triton import launch
@@ -146,7 +147,7 @@ def launches(function: Callable[[], Any]) -> list[Launch]:
 def on_meta(model: SegNeXt, dtype: torch.dtype = torch.bfloat16) -> DeployedSegNeXt:
     """The deployed model as it runs on a GPU, without data."""
     fast = DeployedSegNeXt(model.config, fold(model), dtype, device="meta")
-    assert isinstance(fast._network, _Folded)
+    assert isinstance(fast._network, FoldedNetwork)
     return fast
 
 

@@ -26,7 +26,7 @@ from bench.results import FOLDER, OURS
 from oracle.inputs import in_layout
 from segnext import create_model
 from segnext.data.batches import TrainingBatches
-from segnext.data.dataset import load_data_config
+from segnext.data.config import load_data_config
 from segnext.data.preprocessing import normalise
 from segnext.data.transforms import Augmentation
 from segnext.models import SegNeXt, dialects

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from segnext.cli import doctor
+from segnext.measure import machine
 from segnext_kernels import current_backend, native
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "numpy", "segnext", "triton", "onnx", "onnxruntime", "openv
 
 def describe() -> dict[str, Any]:
     """Device, cores, instruction sets, versions, commit, thread count; JSON-able."""
-    host = dict(doctor.machine())
+    host = dict(machine.host())
     cpu, _, cores = host["CPU"].rpartition(", ")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     built = native.missing("cpu") is None

@@ -66,7 +66,7 @@ def bfloat16_peers(*formulations: Build) -> Mapping[str, Peer]:
     """
     first, *others = formulations
     graphs = Graphs(others)
-    openvino = functools.partial(runtimes.openvino, precision="bf16")
+    openvino = functools.partial(runtimes.openvino, dtype=torch.bfloat16)
     return {
         "eager channels_last": eager_channels_last,
         "torch.compile": torch_compile,

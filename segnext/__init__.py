@@ -10,48 +10,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segnext.create import (
-        create_model,
-        mscan_b,
-        mscan_l,
-        mscan_s,
-        mscan_t,
-        segnext_b,
-        segnext_l,
-        segnext_s,
-        segnext_t,
-    )
-    from segnext.deployment.model import DeployedSegNeXt, deploy
-    from segnext.models import list_models
-    from segnext.predict.predictor import Predictor
-    from segnext.weights import load_weights
+    from segnext.create import Constructor
+    from segnext.create import create_model as create_model
+    from segnext.deployment.model import DeployedSegNeXt as DeployedSegNeXt
+    from segnext.deployment.model import deploy as deploy
+    from segnext.models import MSCAN, SegNeXt
+    from segnext.models import list_models as list_models
+    from segnext.predict.inference import Inference as Inference
+    from segnext.predict.predictor import Predictor as Predictor
+    from segnext.weights import load_weights as load_weights
 
     __version__: str
+    mscan_b: Constructor[MSCAN]
+    mscan_l: Constructor[MSCAN]
+    mscan_s: Constructor[MSCAN]
+    mscan_t: Constructor[MSCAN]
+    segnext_b: Constructor[SegNeXt]
+    segnext_l: Constructor[SegNeXt]
+    segnext_s: Constructor[SegNeXt]
+    segnext_t: Constructor[SegNeXt]
 
-__all__ = [
-    "DeployedSegNeXt",
-    "Predictor",
-    "__version__",
-    "create_model",
-    "deploy",
-    "list_models",
-    "load_weights",
-    "mscan_b",
-    "mscan_l",
-    "mscan_s",
-    "mscan_t",
-    "segnext_b",
-    "segnext_l",
-    "segnext_s",
-    "segnext_t",
-]
-
-# Everything is imported when it is first used, so that `segnext --help` need not wait for torch.
+# Everything is imported at first use, so that `segnext --help` need not wait for torch. `segnext.create` has one
+# more function per name in `list_models()`.
 _HOMES = {
     "DeployedSegNeXt": "segnext.deployment.model",
-    "deploy": "segnext.deployment.model",
+    "Inference": "segnext.predict.inference",
     "Predictor": "segnext.predict.predictor",
-    "list_models": "segnext.models",
+    "create_model": "segnext.create",
+    "deploy": "segnext.deployment.model",
+    "list_models": "segnext.models.registry",
     "load_weights": "segnext.weights",
 }
 
@@ -64,10 +51,16 @@ def __getattr__(name: str) -> Any:
             return version("segnext")
         except PackageNotFoundError:  # run from a checkout that was never installed
             return "0+unknown"
-    if name in __all__:
-        return getattr(importlib.import_module(_HOMES.get(name, "segnext.create")), name)
+    if name == "__all__":
+        return __dir__()
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name.startswith(("segnext_", "mscan_")) and name in __dir__():
+        return getattr(importlib.import_module("segnext.create"), name)
     raise AttributeError(f"module 'segnext' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    from segnext.models.registry import list_models
+
+    return sorted(["__version__", *_HOMES, *list_models()])

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from segnext.models import MSCAN, SegNeXt, build
+from segnext.models.registry import SIZES, find_architecture
 
 if TYPE_CHECKING:
     from segnext.weights.loading import Checkpoint, LoadReport
 
 Source = str | os.PathLike[str]
+Model = TypeVar("Model", covariant=True)
+# Beside the architecture, these fields of the configuration decide the shapes of the encoder's tensors.
+ENCODER_FIELDS = ("in_channels", "strips", "root")
 logger = logging.getLogger("segnext")
+
+
+class Constructor(Protocol[Model]):
+    """The type of ``segnext_t``, ``mscan_t`` and the like: :func:`create_model` with a fixed name."""
+
+    def __call__(
+        self, weights: Source | None = None, num_classes: int | None = None, **options: Any
+    ) -> Model:
+        """Take the arguments of :func:`create_model`."""
 
 
 def create_model(
@@ -23,17 +36,18 @@ def create_model(
     part: str = "all",
     **overrides: Any,
 ) -> SegNeXt | MSCAN:
-    """Build a model, in training mode as every new ``nn.Module``; call ``.eval()`` before predicting.
+    """Build a model. Like every new ``nn.Module`` it is in training mode; call ``.eval()`` before predicting.
 
     Args:
-        name: one of ``list_models()``; by default what the weights are of.
-        weights: a shipped name, a checkpoint in any known layout, or None for random weights. The model
-            takes class count, input channels, decoder width, NMF rank and ``metadata`` from them.
-        num_classes: 150 (segmentation) or 1000 (MSCAN) by default, or the weights'.
-        head: ``"reinit"`` leaves the classifier at random, for another ``num_classes`` than the weights'.
+        name: one of ``list_models()``, or a size such as ``"t"`` for ``"segnext_t"``; by default the architecture
+            that the weights belong to.
+        weights: a shipped name, a checkpoint of any known dialect, or None for random weights. The model
+            takes class count, input channels, strips, decoder width, NMF rank and ``metadata`` from them.
+        num_classes: by default that of the weights, else 150 (segmentation) or 1000 (MSCAN).
+        head: ``"reinit"`` leaves the classifier at random, for another ``num_classes`` than that of the weights.
         part: ``"backbone"`` loads only the encoder, for example from ImageNet weights into a SegNeXt.
-        **overrides: other fields of the configuration. ``in_channels`` other than the weights' adapts their
-            first convolution. ``rank`` is also what a foreign checkpoint is taken to be trained with.
+        **overrides: other fields of the configuration. If ``in_channels`` differs from that of the weights, their
+            first convolution is adapted. A foreign checkpoint is assumed to be trained with ``rank``.
 
     Raises:
         ValueError: unknown name, weights that do not fit, values out of range.
@@ -55,16 +69,19 @@ def create_model(
 def build_from_weights(
     weights: Source, name: str | None = None, head: str = "strict", part: str = "all", **overrides: Any
 ) -> tuple[SegNeXt | MSCAN, LoadReport]:
-    """The model that :func:`create_model` builds from weights, and the report on loading them."""
-    from segnext.weights.loading import METADATA_KEYS, load_weights, read_checkpoint
+    """Build the model as :func:`create_model` does from weights, and return it with the report on loading them."""
+    from segnext.weights.loading import load_weights, read_checkpoint
+    from segnext.weights.saving import METADATA_KEYS
 
+    if name is not None:
+        name = find_architecture(name) or name
     checkpoint = read_checkpoint(weights, overrides.get("rank"))
     _check_request(checkpoint, name, head, part, overrides)
     known = checkpoint.config["model"]
-    fields = known if part == "all" else {"in_channels": known.get("in_channels", 3)}
+    fields = known if part == "all" else {key: known[key] for key in ENCODER_FIELDS if key in known}
     model = build(name or checkpoint.config["architecture"], **{**fields, **overrides})
     report = load_weights(model, checkpoint, head=head, part=part, adapt_input="in_channels" in overrides)
-    # What is not as in the file deserves to be seen, the rest only to be found.
+    # Warn if anything was adapted or reinitialised; otherwise log at INFO.
     changed = report.reinitialised or report.notes
     logger.log(logging.WARNING if changed else logging.INFO, "%s", report)
     kept = METADATA_KEYS if (part, head) == ("all", "strict") else ("preprocessing",)
@@ -75,7 +92,7 @@ def build_from_weights(
 def _check_request(
     checkpoint: Checkpoint, name: str | None, head: str, part: str, overrides: dict[str, Any]
 ) -> None:
-    """Say what contradicts the checkpoint in the words of ``create_model``, before shapes do in theirs."""
+    """Raise if the request contradicts the checkpoint, in terms of ``create_model`` instead of tensor shapes."""
     origin, known = checkpoint.origin, checkpoint.config.get("architecture")
     if name is None and known is None:
         raise ValueError(
@@ -97,41 +114,25 @@ def _check_request(
         )
 
 
-def segnext_t(weights: Source | None = None, num_classes: int | None = None, **options: Any) -> SegNeXt:
-    """SegNeXt-T, 4.3 M parameters; arguments as :func:`create_model`."""
-    return cast(SegNeXt, create_model("segnext_t", weights, num_classes, **options))
+def _constructor(name: str, doc: str) -> Constructor[SegNeXt | MSCAN]:
+    def construct(
+        weights: Source | None = None, num_classes: int | None = None, **options: Any
+    ) -> SegNeXt | MSCAN:
+        return create_model(name, weights, num_classes, **options)
+
+    construct.__name__ = construct.__qualname__ = name
+    construct.__doc__ = doc
+    return construct
 
 
-def segnext_s(weights: Source | None = None, num_classes: int | None = None, **options: Any) -> SegNeXt:
-    """SegNeXt-S, 13.9 M parameters; arguments as :func:`create_model`."""
-    return cast(SegNeXt, create_model("segnext_s", weights, num_classes, **options))
-
-
-def segnext_b(weights: Source | None = None, num_classes: int | None = None, **options: Any) -> SegNeXt:
-    """SegNeXt-B, 27.6 M parameters; arguments as :func:`create_model`."""
-    return cast(SegNeXt, create_model("segnext_b", weights, num_classes, **options))
-
-
-def segnext_l(weights: Source | None = None, num_classes: int | None = None, **options: Any) -> SegNeXt:
-    """SegNeXt-L, 48.9 M parameters; arguments as :func:`create_model`."""
-    return cast(SegNeXt, create_model("segnext_l", weights, num_classes, **options))
-
-
-def mscan_t(weights: Source | None = None, num_classes: int | None = None, **options: Any) -> MSCAN:
-    """MSCAN-T, SegNeXt-T's encoder; ``features_only=True`` for features; see :func:`create_model`."""
-    return cast(MSCAN, create_model("mscan_t", weights, num_classes, **options))
-
-
-def mscan_s(weights: Source | None = None, num_classes: int | None = None, **options: Any) -> MSCAN:
-    """MSCAN-S, SegNeXt-S's encoder; ``features_only=True`` for features; see :func:`create_model`."""
-    return cast(MSCAN, create_model("mscan_s", weights, num_classes, **options))
-
-
-def mscan_b(weights: Source | None = None, num_classes: int | None = None, **options: Any) -> MSCAN:
-    """MSCAN-B, SegNeXt-B's encoder; ``features_only=True`` for features; see :func:`create_model`."""
-    return cast(MSCAN, create_model("mscan_b", weights, num_classes, **options))
-
-
-def mscan_l(weights: Source | None = None, num_classes: int | None = None, **options: Any) -> MSCAN:
-    """MSCAN-L, SegNeXt-L's encoder; ``features_only=True`` for features; see :func:`create_model`."""
-    return cast(MSCAN, create_model("mscan_l", weights, num_classes, **options))
+# One function is made per architecture; `segnext/__init__.py` declares them for type checkers.
+for _size, _row in SIZES.items():
+    globals()[f"segnext_{_size}"] = _constructor(
+        f"segnext_{_size}",
+        f"SegNeXt-{_size.upper()}, {_row.millions} M parameters; arguments as :func:`create_model`.",
+    )
+    globals()[f"mscan_{_size}"] = _constructor(
+        f"mscan_{_size}",
+        f"MSCAN-{_size.upper()}, SegNeXt-{_size.upper()}'s encoder; ``features_only=True`` for features; "
+        "see :func:`create_model`.",
+    )

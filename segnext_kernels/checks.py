@@ -76,41 +76,6 @@ def expect_device(
         )
 
 
-def expect_strips(
-    op: str,
-    x: torch.Tensor,
-    root_weight: torch.Tensor,
-    root_bias: torch.Tensor | None,
-    strip_weights: Sequence[torch.Tensor],
-    strip_biases: Sequence[torch.Tensor],
-) -> None:
-    """The depthwise parameters of msca_conv, for x of (N, C, H, W)."""
-    c = x.shape[1]
-    remedy = f"x is {tuple(x.shape)}; depthwise weights have a singleton second axis and odd sizes"
-    if len(strip_weights) % 2:
-        raise ValueError(f"{op}: strip_weights must be pairs (row, column), got {len(strip_weights)} tensors")
-    if len(strip_biases) not in (0, len(strip_weights)):
-        raise ValueError(
-            f"{op}: strip_biases must be empty or one for each of the {len(strip_weights)} strip weights,"
-            f" got {len(strip_biases)}"
-        )
-    weights: dict[str, tuple[torch.Tensor, Sequence[int | str]]] = {
-        "root_weight": (root_weight, (c, 1, "K", "K"))
-    }
-    for i, weight in enumerate(strip_weights):
-        weights[f"strip_weights[{i}]"] = (weight, (c, 1, "K", 1) if i % 2 else (c, 1, 1, "K"))
-    for name, (weight, shape) in weights.items():
-        expect_shape(op, name, weight, shape, remedy)
-        height, width = weight.shape[2:]
-        if height % 2 == 0 or width % 2 == 0 or (name == "root_weight" and height != width):
-            raise ValueError(f"{op}: {name} must have odd kernel sizes, got {tuple(weight.shape)}; {remedy}")
-        expect_like(op, name, weight, "x", x)
-    biases = {"root_bias": root_bias, **{f"strip_biases[{i}]": b for i, b in enumerate(strip_biases)}}
-    for name, bias in biases.items():
-        expect_shape(op, name, bias, (c,), optional=name == "root_bias")
-        expect_like(op, name, bias, "x", x)
-
-
 def expect_choice(op: str, name: str, value: object, choices: Sequence[str]) -> None:
     """One of a few names."""
     if value not in choices:

@@ -40,15 +40,25 @@ def _load() -> tuple[Any, str]:
         return None, str(error)
 
 
-_C, _load_error = _load()
-
-
 @functools.cache
 def build_record() -> dict[str, Any]:
     """What the last build made and left out: compilers, flags, instruction sets, architectures, reasons."""
     if not RECORD.exists():
         return {"mode": "none", "skipped": {"cpu": "not built", "cuda": "not built"}}
     return json.loads(RECORD.read_text())
+
+
+def _unfit(library: Any) -> str:
+    """Why a library that loads serves another machine: built by SEGNEXT_BUILD=native for one instruction set."""
+    built = build_record().get("instruction_sets", INSTRUCTION_SETS)
+    if INSTRUCTION_SETS[int(library.best_instruction_set())] in built:
+        return ""
+    return f"built for {' and '.join(built)} alone, which this machine does not have"
+
+
+_C, _load_error = _load()
+if _C is not None and (_load_error := _unfit(_C)):
+    _C = None
 
 
 def missing(part: str) -> str | None:
@@ -73,7 +83,7 @@ def instruction_set() -> int:
     if wanted not in INSTRUCTION_SETS:
         raise ValueError(f"SEGNEXT_CPU_ISA must be one of {', '.join(INSTRUCTION_SETS)}, got {wanted!r}")
     index = INSTRUCTION_SETS.index(wanted)
-    if index > best:
+    if index > best or wanted not in build_record().get("instruction_sets", INSTRUCTION_SETS):
         raise ValueError(
             f"SEGNEXT_CPU_ISA: {wanted} is not built here or not on this machine; best: {INSTRUCTION_SETS[best]}"
         )

@@ -70,9 +70,9 @@ class Draw:
             self.device
         )
 
-    def strips(self, c: int, kernels: Sequence[int]) -> list[torch.Tensor]:
-        """Rows (C, 1, 1, K) and columns (C, 1, K, 1) for each K."""
-        return [self.weight(c, 1, *shape) for k in kernels for shape in ((1, k), (k, 1))]
+    def strips(self, c: int, kernels: Sequence[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Rows (C, 1, 1, K) and columns (C, 1, K, 1), one of each for each K."""
+        return [self.weight(c, 1, 1, k) for k in kernels], [self.weight(c, 1, k, 1) for k in kernels]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +184,7 @@ class Spec:
 
     @property
     def low_precision(self) -> tuple[str, ...]:
-        """Names of the arguments that autocast takes to the low precision."""
+        """Names of the arguments that autocast converts to the low precision."""
         return AUTOCAST.get(self.name, ())
 
     @property

@@ -136,6 +136,28 @@ def test_every_architecture_has_a_function(name: str) -> None:
     assert name in segnext.__all__
 
 
+def test_a_size_alone_means_its_segnext(tmp_path: Path) -> None:
+    assert create_model("t", num_classes=3).config == create_model("segnext_t", num_classes=3).config
+    path = saved(official(), tmp_path / "checkpoint.pth")
+    assert create_model("t", weights=path).config.architecture == "segnext_t"
+    with pytest.raises(ValueError, match="name must be segnext_t for .*, got segnext_b; leave it out"):
+        create_model("b", weights=path)
+
+
+def test_functions_tell_their_size() -> None:
+    assert "SegNeXt-B, 27.6 M parameters" in str(segnext.segnext_b.__doc__)
+    assert "MSCAN-L" in str(segnext.mscan_l.__doc__)
+    assert pickle.loads(pickle.dumps(segnext.segnext_t)) is segnext.segnext_t
+
+
+def test_the_table_of_sizes_needs_no_torch() -> None:
+    code = (
+        "import sys; from segnext.models.registry import SIZES; import segnext; dir(segnext); "
+        "assert 'segnext_t' in segnext.__all__ and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_package_imports_little() -> None:
     """Only torch, the ops and the models: heavier parts come when they are used."""
     code = (

@@ -1,4 +1,6 @@
-"""Makes a finished run the package's shipped weights: fp16 file, measured again as shipped, and its card.
+"""Turns a finished run into shipped weights: an fp16 file, whose accuracy is measured again, and its card.
+
+Start it in the root of the repository:
 
 python -m tools.ship_weights runs/camvid camvid --root ../camvid --about about.md
 """
@@ -12,20 +14,20 @@ from typing import Any
 import torch
 
 from segnext.create import create_model
-from segnext.data.dataset import load_data_config
+from segnext.data.config import load_data_config
 from segnext.evaluation.evaluate import evaluate
 from segnext.models import SegNeXt
 from segnext.training.loop import FINAL
 from segnext.weights.catalogue import FOLDER
-from segnext.weights.loading import save
+from segnext.weights.saving import save
 
 
 def ship(run: Path, name: str, root: Path, about: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """Write ``<name>.safetensors`` and ``<name>.md``; returns the metrics of the file as it is shipped.
+    """Write ``<name>.safetensors`` and ``<name>.md``; return the metrics of the shipped file.
 
     Args:
         run: a run's folder with final.safetensors.
-        name: of the weights and of the data recipe.
+        name: name of the weights and of the data set.
         root: the data's folder.
         about: Markdown for the card: what the data is, its terms, how the run went.
         folder: where to write.
@@ -35,11 +37,8 @@ def ship(run: Path, name: str, root: Path, about: str, folder: Path = FOLDER) ->
     save(_segnext(run / FINAL), target, dtype=torch.float16)
     model = _segnext(target).eval()
     metrics = evaluate(model, data.open("val")).summary(data.classes)
-    preprocessing = model.metadata["preprocessing"]
-    if data.short_side is not None:
-        preprocessing = preprocessing | {"short_side": data.short_side}
     # Convolution weights are exact in fp16 by now, so writing them again changes nothing.
-    save(model, target, {"metrics": metrics, "preprocessing": preprocessing}, dtype=torch.float16)
+    save(model, target, {"metrics": metrics}, dtype=torch.float16)
     (folder / f"{name}.md").write_text(_card(name, model, metrics, about), encoding="utf-8")
     return metrics
 

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import filecmp
-import importlib.util
 import json
 import shutil
 import sysconfig
 from pathlib import Path
 
 from bench.machine import ROOT
+from oracle.sources import digest
 
 PACKAGE = ROOT / "segnext_kernels"
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
-
-
-def sources() -> str:
-    """What this checkout's library would be built from."""
-    spec = importlib.util.spec_from_file_location("digest", ROOT / "csrc/digest.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return str(module.digest())
 
 
 def missing(folder: Path) -> str | None:
@@ -35,7 +26,7 @@ def missing(folder: Path) -> str | None:
     built = json.loads(record.read_text())
     if not built.get("cuda"):
         return f"{library} was built without CUDA; build it with SEGNEXT_BUILD=cuda"
-    if built.get("sources") != sources():
+    if built.get("sources") != digest():
         return f"{library} was built from other sources than this checkout's csrc; build it again"
     return None
 

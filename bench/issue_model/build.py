@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.issue_model.executor import CACHE, FOLDER
+from oracle.sources import CSRC, bindings
 
-ROOT = FOLDER.parents[1]
-CSRC = ROOT / "csrc"
 LIBRARY = f"_recording{sysconfig.get_config_var('EXT_SUFFIX')}"
 # As setup.py compiles them; -lineinfo adds the source lines and changes no instruction.
 NVCC_FLAGS = (
@@ -83,8 +82,7 @@ def build(folders: Sequence[str] | None = None, extra: Sequence[Path] = ()) -> t
         lines += [f"build {stem}.o: cuda {path}", f"build {stem}.cubin: cubin {stem}.o"]
         objects.append(f"{stem}.o")
         cubins.append(folder / f"{stem}.cubin")
-    bindings = [("cxx", path) for path in sorted(CSRC.glob("ops/*/*_bind.cpp"))]
-    for rule, path in [*bindings, ("host", FOLDER / "runtime.cpp")]:
+    for rule, path in [("cxx", bindings(folder)), ("host", FOLDER / "runtime.cpp")]:
         lines.append(f"build {path.stem}.o: {rule} {path}")
         objects.append(f"{path.stem}.o")
     library = f"{name}/{LIBRARY}"

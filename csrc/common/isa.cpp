@@ -2,15 +2,22 @@
 
 namespace segnext {
 
-Isa best_isa() {
 #if defined(SEGNEXT_X86)
-  // AVX-512 means the subset that every server core since 2017 has; the kernels need no more.
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq")) {
-    return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::kAvx2;
+namespace {
+
+[[maybe_unused]] bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+}  // namespace
 #endif
+
+Isa best_isa() {
+  // AVX-512 means the subset that every server core since 2017 has; the kernels need no more.
+  SEGNEXT_AVX512BF16(if (has_avx512() && __builtin_cpu_supports("avx512bf16")) return Isa::kAvx512Bf16;)
+  SEGNEXT_AVX512(if (has_avx512()) return Isa::kAvx512;)
+  SEGNEXT_AVX2(if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::kAvx2;)
   return Isa::kGeneric;
 }
 

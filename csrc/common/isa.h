@@ -11,33 +11,44 @@ Isa best_isa();
 
 }  // namespace segnext
 
-// Calls segnext::<isa>::function(...) for a run-time Isa.
-#if defined(SEGNEXT_X86)
-#define SEGNEXT_DISPATCH(isa, function, ...)                                           \
-  ((isa) == ::segnext::Isa::kAvx512Bf16 ? ::segnext::avx512bf16::function(__VA_ARGS__) \
-   : (isa) == ::segnext::Isa::kAvx512   ? ::segnext::avx512::function(__VA_ARGS__)     \
-   : (isa) == ::segnext::Isa::kAvx2     ? ::segnext::avx2::function(__VA_ARGS__)       \
-                                        : ::segnext::generic::function(__VA_ARGS__))
-#define SEGNEXT_FOR_EACH_ISA(declaration) \
-  namespace generic {                     \
-  declaration                             \
-  }                                       \
-  namespace avx2 {                        \
-  declaration                             \
-  }                                       \
-  namespace avx512 {                      \
-  declaration                             \
-  }                                       \
-  namespace avx512bf16 {                  \
-  declaration                             \
-  }
+// What is in brackets exists where that instruction set was built: setup.py names those that it leaves out, and the one
+// that serves in place of generic C++ where that is among them.
+#if defined(SEGNEXT_FALLBACK)
+#define SEGNEXT_GENERIC(...)
 #else
-#define SEGNEXT_DISPATCH(isa, function, ...) (::segnext::generic::function(__VA_ARGS__))
-#define SEGNEXT_FOR_EACH_ISA(declaration) \
-  namespace generic {                     \
-  declaration                             \
-  }
+#define SEGNEXT_FALLBACK generic
+#define SEGNEXT_GENERIC(...) __VA_ARGS__
 #endif
+#if defined(SEGNEXT_X86) && !defined(SEGNEXT_WITHOUT_AVX2)
+#define SEGNEXT_AVX2(...) __VA_ARGS__
+#else
+#define SEGNEXT_AVX2(...)
+#endif
+#if defined(SEGNEXT_X86) && !defined(SEGNEXT_WITHOUT_AVX512)
+#define SEGNEXT_AVX512(...) __VA_ARGS__
+#else
+#define SEGNEXT_AVX512(...)
+#endif
+#if defined(SEGNEXT_X86) && !defined(SEGNEXT_WITHOUT_AVX512BF16)
+#define SEGNEXT_AVX512BF16(...) __VA_ARGS__
+#else
+#define SEGNEXT_AVX512BF16(...)
+#endif
+
+// clang-format off
+// Calls segnext::<isa>::function(...) for a run-time Isa.
+#define SEGNEXT_DISPATCH(isa, function, ...)                                                                         \
+  (SEGNEXT_AVX512BF16((isa) == ::segnext::Isa::kAvx512Bf16 ? ::segnext::avx512bf16::function(__VA_ARGS__) :)         \
+   SEGNEXT_AVX512((isa) == ::segnext::Isa::kAvx512 ? ::segnext::avx512::function(__VA_ARGS__) :)                     \
+   SEGNEXT_AVX2((isa) == ::segnext::Isa::kAvx2 ? ::segnext::avx2::function(__VA_ARGS__) :)                           \
+   ((void)(isa), ::segnext::SEGNEXT_FALLBACK::function(__VA_ARGS__)))
+
+#define SEGNEXT_FOR_EACH_ISA(declaration)                    \
+  SEGNEXT_GENERIC(namespace generic { declaration })         \
+  SEGNEXT_AVX2(namespace avx2 { declaration })               \
+  SEGNEXT_AVX512(namespace avx512 { declaration })           \
+  SEGNEXT_AVX512BF16(namespace avx512bf16 { declaration })
+// clang-format on
 
 // The same for an op with a build for float64 (cpu/vector.h), which serves that dtype whatever the Isa. That build is
 // for torch.autograd.gradcheck, for which float32 is too coarse: every op with a gradient has it, except conv_ffn,

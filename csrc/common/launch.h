@@ -1,22 +1,22 @@
-// Calling CUDA launchers from the bindings, which see no CUDA header.
+// Calls CUDA launchers from the bindings, which include no CUDA header.
 #pragma once
 
 #include <string>
 
 namespace segnext {
 
-// What a non-zero status of a launcher means.
+// The text of a launcher's non-zero status.
 std::string cuda_error_text(int status);
 
-// The current device before the switch, or -1 - error.
+// Makes `device` current. Returns the device that was current before, or -1 - error.
 int exchange_device(int device);
 
-// Runs launch() with `device` current and restores the device that was.
+// Runs launch() with `device` current, then makes the device current that was before.
 template <typename Launch>
 int on_device(int device, Launch launch) {
   const int previous = exchange_device(device);
   if (previous < 0) return -1 - previous;
-  struct Restore {  // also where launch() throws: memory for a workspace may be short
+  struct Restore {  // also when launch() throws because there is no memory for a workspace
     int device, previous;
     ~Restore() {
       if (previous != device) exchange_device(previous);

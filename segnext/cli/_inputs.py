@@ -1,4 +1,4 @@
-"""Which images a command line names, and what their results are called."""
+"""Finds the images that a command line names, and gives names to their results."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from segnext.data.images import IMAGE_SUFFIXES
 
 
 def find_images(names: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Expands files, folders and glob patterns into image files.
+    """Expand files, folders and glob patterns into image files.
 
-    A folder means the images directly in it; `"photos/**"` means those below it too. A file named by itself
-    is taken whatever its suffix, also when it is missing: reading it says so. Each file is listed once.
+    A folder means the images directly in it; `"photos/**"` means those below it too. A file that is named
+    itself is always listed, whatever its suffix; if it is missing, reading it says so. Each file is listed once.
 
     Args:
         names: as typed; a pattern that the shell left alone (quoted) is expanded here.
@@ -47,17 +47,17 @@ def _images(paths: object) -> list[Path]:
 
 
 def result_names(files: Sequence[Path]) -> list[str]:
-    """A distinct name for the results of each file: its stem wherever that is enough.
+    """Give the results of each file a name of their own: the file's stem wherever that is enough.
 
-    Equal stems get as many folders in front as tell them apart (``berlin_001`` and ``bonn_001``); equal stems
-    in one folder get their suffix (``a_jpg`` and ``a_png``). Case does not count, as some file systems ignore
-    it.
+    Equal stems get as many folder names in front as they need to differ (``berlin_001`` and ``bonn_001``); equal
+    stems in one folder get their suffix (``a_jpg`` and ``a_png``). Names that differ only in case count as equal,
+    because some file systems ignore case.
 
     Args:
         files: distinct files.
 
     Returns:
-        One name a file, without suffix.
+        One name per file, without suffix.
     """
     resolved = [file.resolve() for file in files]
     same_place = Counter(str(file.with_suffix("")).lower() for file in resolved)

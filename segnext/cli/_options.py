@@ -1,13 +1,117 @@
-"""Options that hold several numbers, or a size."""
+"""Declares options that several commands share, makes options from dataclasses, and parses numbers and sizes.
+
+Nothing heavy is imported here: `segnext --help` reads this module.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
+
+import typer
+
+from segnext.models.registry import SIZES
+
+if TYPE_CHECKING:
+    from segnext.predict.inference import Inference
+
+SIZE_NAMES = ", ".join(SIZES)  # "t, s, b, l"
+
+Data = Annotated[str, typer.Argument(help="A data YAML, or the name of a shipped one: camvid.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of the data, if not the YAML's own.")]
+Weights = Annotated[
+    str, typer.Option("--weights", "-w", help="Shipped name (camvid) or a checkpoint in any known layout.")
+]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")]
+Size = Annotated[str, typer.Option(help="Input size: 512, or HEIGHTxWIDTH such as 1024x2048.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images at once.")]
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How an image goes through the network, as it is typed; a field's text is its help."""
+
+    mode: Annotated[
+        Literal["whole", "slide"],
+        "The whole image at once, or overlapping windows (large images, Cityscapes protocol).",
+    ] = "whole"
+    crop: Annotated[int, "slide: side of a window, in pixels."] = 1024
+    stride: Annotated[int | None, "slide: step between windows; default 3/4 of the crop."] = None
+    scales: Annotated[str, "Average over these sizes, e.g. 0.5,0.75,1,1.25,1.5,1.75 (slower, better)."] = "1"
+    flip: Annotated[bool, "Average with the mirrored image too."] = False
+    short_side: Annotated[
+        int | None,
+        "Resize images to this for the network (ADE20K: 512); 0: never. Default: as the weights say.",
+    ] = None
+    size_divisor: Annotated[
+        int | None, "Round the network's input up to a multiple; 32 matches published numbers."
+    ] = None
+
+    def inference(self) -> Inference:
+        """Return the protocol that these options describe.
+
+        Raises:
+            ValueError: an option is out of range.
+        """
+        from segnext.predict.inference import Inference
+
+        return Inference(**{**asdict(self), "scales": parse_numbers("--scales", self.scales)})
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option per field for each parameter whose type is a dataclass.
+
+    Fields are ``Annotated[type, "help"]``; the parameter's default is an instance, which gives the options their
+    defaults. A switch that is off by default has no ``--no-`` form. The command itself gets the dataclass.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    kinds: dict[str, Any] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        kind = hints[parameter.name]
+        if is_dataclass(kind):
+            kinds[parameter.name] = kind
+            parameters += _options_of(kind, parameter.default)
+        else:
+            parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, kind in kinds.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        command(**values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _options_of(kind: Any, defaults: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    options = []
+    for field in fields(kind):
+        given_type, text = hints[field.name].__origin__, hints[field.name].__metadata__[0]
+        default = getattr(defaults, field.name)
+        names = (f"--{field.name.replace('_', '-')}",) if default is False else ()
+        annotation = cast(Any, Annotated)[given_type, typer.Option(*names, help=text)]
+        options.append(
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+            )
+        )
+    return options
+
 
 def parse_numbers(option: str, text: str) -> tuple[float, ...]:
-    """The numbers of ``"0.75,1,1.25"``.
+    """Return the numbers of a text such as ``"0.75,1,1.25"``.
 
     Raises:
-        ValueError: anything else; the message names `option`.
+        ValueError: the text is anything else; the message names `option`.
     """
     try:
         return tuple(float(word) for word in text.split(","))
@@ -18,14 +122,17 @@ def parse_numbers(option: str, text: str) -> tuple[float, ...]:
 
 
 def parse_size(option: str, text: str) -> tuple[int, int]:
-    """Height and width of ``"512"`` or ``"1024x2048"``.
+    """Return height and width of a text such as ``"512"`` or ``"1024x2048"``.
 
     Raises:
-        ValueError: anything else; the message names `option`.
+        ValueError: the text is anything else; the message names `option`.
     """
     words = text.lower().split("x")
-    if len(words) > 2 or not all(word.strip().isdigit() for word in words):
+    if len(words) > 2 or not all(word.strip().isdecimal() for word in words):
         raise ValueError(
             f"{option} must be a side or HEIGHTxWIDTH in pixels, got {text!r}; for example 512x1024"
         )
-    return int(words[0]), int(words[-1])
+    height, width = int(words[0]), int(words[-1])
+    if min(height, width) < 1:
+        raise ValueError(f"{option} must be at least 1 pixel, got {text!r}")
+    return height, width

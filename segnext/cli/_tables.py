@@ -1,4 +1,4 @@
-"""The table that `segnext train` and `segnext val` end with."""
+"""Prints the table with which `segnext train` and `segnext val` end."""
 
 from __future__ import annotations
 

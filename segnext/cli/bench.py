@@ -1,16 +1,15 @@
-"""`segnext bench`: our inference model against other runtimes on the machine that it is started on."""
+"""`segnext bench`: times our inference model against other runtimes on this machine."""
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from segnext.cli._options import parse_size
+from segnext.cli._options import SIZE_NAMES, Batch, Size, Threads, parse_size
 
 if TYPE_CHECKING:
     import torch
@@ -21,20 +20,21 @@ if TYPE_CHECKING:
     from segnext.models import SegNeXt
 
 OURS = "segnext"
-# Largest error of a logit that passes, relative to the largest logit: rounding through the whole network.
+# Largest accepted error of a logit, relative to the largest logit: rounding adds up through the whole network.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
 MIN_ROUNDS, MAX_ROUNDS = 3, 50
 
 
 def bench(
     model: Annotated[
-        str, typer.Option("--model", "-m", help="t, s, b, l; an architecture; weights or a checkpoint.")
+        str,
+        typer.Option("--model", "-m", help=f"{SIZE_NAMES}; an architecture; weights or a checkpoint."),
     ] = "t",
-    size: Annotated[str, typer.Option(help="Input size: 512, or HEIGHTxWIDTH such as 1024x2048.")] = "512",
+    size: Size = "512",
     dtype: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Precision of ours and of all others.")
+        Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of ours and of all others.")
     ] = "float32",
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    batch: Batch = 1,
     logits: Annotated[
         bool,
         typer.Option("--logits", help="Stop at the logits at an eighth of the size: no resize, no mask."),
@@ -42,10 +42,8 @@ def bench(
     compile: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Include torch.compile: minutes of compilation.")
     ] = False,
-    seconds: Annotated[float, typer.Option(min=0, help="Time for the rounds, about.")] = 10,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")
-    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="About how long the rounds take together.")] = 10,
+    threads: Threads = None,
 ) -> None:
     """Time SegNeXt from image to mask on this machine's CPU, against the other runtimes that are installed.
 
@@ -59,37 +57,48 @@ def bench(
 
       pip install onnx onnxscript onnxruntime openvino && segnext bench --size 1024x2048
 
-    Compared are eager PyTorch and, where installed, ONNX Runtime and OpenVINO, all on the same weights with
-    the same number of threads. What gives another result than eager float32 gets no number. The others take
-    turns with ours, so that a busy machine slows all of them down; the medians are printed. Preparing the
+    The others are eager PyTorch and, where they are installed, ONNX Runtime and OpenVINO, all on the same weights
+    with the same number of threads. A runtime whose result differs from that of eager float32 gets no number. All
+    of them take turns, so that a busy machine slows all of them down; the medians are printed. Preparing the
     others takes half a minute for T and several minutes for L.
     """
     import torch
     from rich.console import Console
 
+    from segnext.measure import timing
+
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
-    height, width = parse_size("bench: --size", size)
-    if min(height, width) < 1:
-        raise ValueError(f"bench: --size must be at least 1 pixel, got {size!r}")
+    height, width = parse_size("--size", size)
     if threads is not None:
         torch.set_num_threads(threads)
     network = _build(model)
-    torch.manual_seed(0)
-    images = torch.randn(batch, network.config.in_channels, height, width)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = _noise(batch, network.config.in_channels, height, width)
     with errors.status("preparing eager PyTorch") as status:
         show = _progress(errors, status.update)
         runs, reasons = _prepare(network, images, getattr(torch, dtype), logits, compile, show)
         with torch.inference_mode():
-            times = _time(runs, seconds, show)
+            times = timing.interleaved(
+                {name: timing.turn(run) for name, run in runs.items()},
+                seconds,
+                least=MIN_ROUNDS,
+                most=MAX_ROUNDS,
+                before_turn=lambda number, name: show(f"round {number}: {name}"),
+            )
     name = network.config.architecture
     target = "logits" if logits else "mask"
     title = f"{name}, {batch}x{height}x{width} to {target}, {dtype}, {torch.get_num_threads()} threads"
     _print(console, title, times, reasons, batch)
 
 
+def _noise(*shape: int) -> Tensor:
+    import torch
+
+    torch.manual_seed(0)
+    return torch.randn(shape).contiguous(memory_format=torch.channels_last)
+
+
 def _progress(errors: Console, update: Callable[[str], None]) -> Callable[[str], None]:
-    """Shows what is being done: a line that changes on a terminal, a line each (but no rounds) elsewhere."""
+    """Show the current task: on a terminal as one line that changes, elsewhere as one line per task without rounds."""
 
     def show(text: str) -> None:
         if errors.is_terminal:
@@ -105,10 +114,10 @@ def _build(name: str) -> SegNeXt:
 
     from segnext.create import create_model
     from segnext.models import SegNeXt, list_models
+    from segnext.models.registry import find_architecture
 
     torch.manual_seed(0)
-    names = [known for known in (name, f"segnext_{name}") if known in list_models()]
-    network = create_model(names[0]) if names else create_model(weights=name)
+    network = create_model(name) if find_architecture(name) else create_model(weights=name)
     if not isinstance(network, SegNeXt):
         raise ValueError(
             f"bench: --model must be a SegNeXt, got {name!r}; {', '.join(list_models('segnext*'))}"
@@ -124,49 +133,23 @@ def _prepare(
     compile: bool,
     show: Callable[[str], None],
 ) -> tuple[dict[str, Run], dict[str, str]]:
-    """What passed the gate, ours first; and why others get no number."""
+    """Return the runtimes that agree with plain PyTorch in float32, ours first, and why others get no number."""
     import torch
 
-    from segnext import deploy
-    from segnext.measure import runtimes
+    from segnext.measure import agreement, runtimes
 
     plain = runtimes.plain(network, images)
     with torch.inference_mode():
         oracle = plain(images)
-    low = images.to(dtype)
-    half = dtype != torch.float32
-    eager = runtimes.plain(_in_dtype(network, dtype), low) if half else plain
-    ours = deploy(network, dtype)
-    ends = [partial(_end, axis=axis) for axis in ((None,) if logits else (1, -1))]
-    graphs: list[bytes] = []
-
-    def on_graphs(runtime: Callable[..., Run]) -> Run:
-        if not graphs:
-            graphs.extend(runtimes.export_onnx(partial(end, plain), images) for end in ends)
-        return runtimes.fastest([runtime(graph, images) for graph in graphs])
-
-    def eager_run(image: Tensor) -> Tensor:
-        return ends[0](eager, image.to(dtype))
-
-    makers: dict[str, Callable[[], Run]] = {
-        OURS: lambda: partial(ours.forward_logits if logits else ours.predict, images),
-        "eager PyTorch": lambda: partial(eager_run, images),
-    }
-    if compile:
-        makers["torch.compile"] = lambda: runtimes.torch_compile(eager_run, images)
-    if not half:
-        makers["ONNX Runtime"] = lambda: on_graphs(runtimes.onnx_runtime)
-    precision = "bf16" if half else "f32"
-    makers["OpenVINO"] = lambda: on_graphs(partial(runtimes.openvino, precision=precision))
+    tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
     runs: dict[str, Run] = {}
     reasons: dict[str, str] = {}
-    tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
-    for name, make in makers.items():
+    for name, make in _makers(network, images, plain, dtype, logits, compile).items():
         show(f"preparing {name}")
         try:
             run = make()
             with torch.inference_mode():
-                wrong = _wrong(run(), oracle, tolerance)
+                wrong = agreement.disagreement(run(), oracle, tolerance)
         except runtimes.Unavailable as reason:
             wrong = str(reason)
         if wrong and name == OURS:
@@ -180,52 +163,51 @@ def _prepare(
     return runs, reasons
 
 
-def _in_dtype(network: SegNeXt, dtype: torch.dtype) -> SegNeXt:
+def _makers(
+    network: SegNeXt,
+    images: Tensor,
+    plain: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    logits: bool,
+    compile: bool,
+) -> dict[str, Callable[[], Run]]:
+    """Return a function per runtime that prepares it; `plain` is the network in PyTorch's own operators, float32."""
     import copy
 
-    return copy.deepcopy(network).to(dtype)
+    import torch
 
+    from segnext import deploy
+    from segnext.measure import runtimes
 
-def _end(logits: Callable[[Tensor], Tensor], images: Tensor, axis: int | None) -> Tensor:
-    """Logits, or the label map with the classes on this axis when the largest is looked for."""
-    import torch.nn.functional as F
+    half = dtype != torch.float32
+    eager = runtimes.plain(copy.deepcopy(network).to(dtype), images.to(dtype)) if half else plain
+    ours = deploy(network, dtype)
+    size = (images.shape[2], images.shape[3])
 
-    low = logits(images)
-    if axis is None:
-        return low
-    full = F.interpolate(low, images.shape[2:], mode="bilinear", align_corners=False)
-    return full.argmax(1) if axis == 1 else full.permute(0, 2, 3, 1).argmax(-1)
+    def to_end(function: Callable[[Tensor], Tensor], axis: int) -> Callable[[Tensor], Tensor]:
+        return function if logits else lambda x: runtimes.label_map(function(x), size, axis)
 
+    eager_run = to_end(lambda x: eager(x.to(dtype)), axis=1)
+    graphs: list[bytes] = []
 
-def _wrong(output: Tensor, oracle: Tensor, tolerance: float) -> str:
-    """What is wrong with logits or labels, empty where nothing is."""
-    import torch.nn.functional as F
+    def on_graphs(runtime: Callable[..., Run]) -> Run:
+        """Run the faster of the formulations, since runtimes differ in which one that is."""
+        if not graphs:
+            graphs.extend(
+                runtimes.export_onnx(to_end(plain, axis), images) for axis in ((1,) if logits else (1, -1))
+            )
+        return runtimes.fastest([runtime(graph, images) for graph in graphs])
 
-    allowed = tolerance * oracle.abs().max()
-    if output.ndim == 4:
-        error = (output.float() - oracle).abs().max()
-        return "" if error <= allowed else f"wrong: logits are off by {error:.1e}, allowed are {allowed:.1e}"
-    full = F.interpolate(oracle, output.shape[1:], mode="bilinear", align_corners=False)
-    gap = full.amax(1) - full.gather(1, output.long()[:, None]).squeeze(1)
-    count = int((~(gap <= 2 * allowed)).sum())
-    return f"wrong: {count} pixels have a class that is not the best" if count else ""
-
-
-def _time(runs: dict[str, Run], seconds: float, show: Callable[[str], None]) -> dict[str, list[float]]:
-    """Seconds of each in each round; the call before the timed one brings caches and threads into its state."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    begin = time.perf_counter()
-    for number in range(1, MAX_ROUNDS + 1):
-        for name, run in runs.items():
-            show(f"round {number}: {name}")
-            run()
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-        spent = time.perf_counter() - begin
-        if number >= MIN_ROUNDS and spent * (number + 1) / number > seconds:
-            break
-    return times
+    makers: dict[str, Callable[[], Run]] = {
+        OURS: lambda: partial(ours.forward_logits if logits else ours.predict, images),
+        "eager PyTorch": lambda: partial(eager_run, images),
+    }
+    if compile:
+        makers["torch.compile"] = lambda: runtimes.torch_compile(eager_run, images)
+    if not half:
+        makers["ONNX Runtime"] = lambda: on_graphs(runtimes.onnx_runtime)
+    makers["OpenVINO"] = lambda: on_graphs(partial(runtimes.openvino, dtype=dtype))
+    return makers
 
 
 def _print(

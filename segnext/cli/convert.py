@@ -1,4 +1,4 @@
-"""`segnext convert`: any checkpoint of SegNeXt to ours, or to the official names."""
+"""`segnext convert`: turns any checkpoint of SegNeXt into ours, or into one with the official names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 
 class Naming(str, Enum):
-    """Whose tensor names the result has."""
+    """Says whose tensor names the result has."""
 
     native = "native"
     official = "official"
@@ -45,7 +45,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint of the official code, mmsegmentation, Geti, JSeg or PaddleSeg, and report on it.
 
-    The result also holds what no tensor says: NMF rank, class names, colours. Nothing in the source runs.
+    The result also holds what no tensor says: NMF rank, class names, colours. Nothing in the source is executed.
 
     Examples:
 
@@ -56,17 +56,10 @@ def convert(
         segnext convert mine.safetensors --to official -o official.pth
     """
     from segnext.create import build_from_weights
-    from segnext.weights.loading import save, save_official
+    from segnext.weights.saving import save, save_official
 
     target = output or Path(f"{Path(source).stem}.safetensors")
-    suffixes = (".safetensors",) if to is Naming.native else (".safetensors", ".pth")
-    if target.suffix not in suffixes:
-        expected = " or ".join(f"*{suffix}" for suffix in suffixes)
-        raise ValueError(f"convert: output must be named {expected}, got {target}; rename it with -o")
-    if target.exists() and not overwrite:
-        raise FileExistsError(
-            f"convert: output must be a new file, got {target}; pass --overwrite to replace it"
-        )
+    _check_target(target, to, overwrite)
     overrides: dict[str, Any] = {} if rank is None else {"rank": rank}
     model, report = build_from_weights(source, **overrides)
     if classes is not None:
@@ -80,16 +73,27 @@ def convert(
     )
 
 
+def _check_target(target: Path, to: Naming, overwrite: bool) -> None:
+    suffixes = (".safetensors",) if to is Naming.native else (".safetensors", ".pth")
+    if target.suffix not in suffixes:
+        expected = " or ".join(f"*{suffix}" for suffix in suffixes)
+        raise ValueError(f"convert: output must be named {expected}, got {target}; rename it with -o")
+    if target.exists() and not overwrite:
+        raise FileExistsError(
+            f"convert: output must be a new file, got {target}; pass --overwrite to replace it"
+        )
+
+
 def _class_metadata(classes: str, num_classes: int) -> dict[str, Any]:
-    """Names, and colours where a data YAML gives them.
+    """Return the class names, and colours if a data YAML gives them.
 
     Raises:
-        ValueError: another number of classes than the model has.
+        ValueError: the number of classes is not the model's.
     """
-    from segnext.data.dataset import list_recipes, load_data_config
+    from segnext.data.config import list_sets, load_data_config
 
     metadata: dict[str, Any]
-    if classes in list_recipes() or classes.endswith((".yaml", ".yml")):
+    if classes in list_sets() or classes.endswith((".yaml", ".yml")):
         data = load_data_config(classes, root=".")
         metadata = {"classes": list(data.classes), "palette": [list(colour) for colour in data.palette]}
     else:

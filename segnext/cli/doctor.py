@@ -1,14 +1,8 @@
-"""`segnext doctor`: what this machine has, what was built for it, and what is wrong with a data set."""
+"""`segnext doctor`: shows what this machine has, what was built for it, and what is wrong with a data set."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
-import os
-import platform
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,15 +11,10 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from segnext.data.dataset import DataConfig
+    from segnext.data.config import DataConfig
     from segnext.data.inspection import SplitReport
     from segnext_kernels.self_check.verdicts import Subject, Verdict
 
-# What CPU kernels may use, as the kernel names it; x86-64 first, then aarch64.
-INSTRUCTIONS = (
-    *("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
-    *("amx_tile", "amx_bf16", "asimd", "asimdhp", "asimddp", "bf16", "sve", "sve2"),
-)
 SHOWN_PROBLEMS = 20
 
 
@@ -46,7 +35,7 @@ def doctor(
         ),
     ] = False,
 ) -> None:
-    """What this machine has, which kernels are built and why others are missing; or a data set's health.
+    """Show what this machine has, which kernels are built and why others are missing; or check a data set.
 
     Examples:
 
@@ -58,28 +47,35 @@ def doctor(
 
       segnext doctor camvid --root data/camvid --limit 100
 
-    With a data set: do images and labels pair up, can every file be read, do sizes agree, which ids occur and
-    how often, are there ids that are no class. Exit status 1 where something is wrong with it.
+    With a data set, the doctor checks that images and labels pair up, that every file can be read and that sizes
+    agree; it counts how often each id occurs, names ids that are no class, and says what to put into the YAML.
+    The exit status is 1 if something is wrong.
 
-    With --self-check: each CUDA and Triton kernel runs on small inputs in a process of its own. The default
+    With --self-check, each CUDA and Triton kernel runs on small inputs in a process of its own. The default
     backend, "auto", uses those that agree; it checks them by itself when a tensor on a GPU first needs them.
-    Exit status 1 where one does not agree.
+    The exit status is 1 if one does not agree.
     """
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
+    is_healthy = True
     if self_check:
-        if not _check_kernels(console):
-            raise typer.Exit(1)
-        return
-    if data is not None:
-        if not _examine(console, data, root, limit):
-            raise typer.Exit(1)
-        return
+        is_healthy = _check_kernels(console)
+    elif data is not None:
+        is_healthy = _examine(console, data, root, limit)
+    else:
+        _print_facts(console)
+    if not is_healthy:
+        raise typer.Exit(1)
+
+
+def _print_facts(console: Console) -> None:
+    from segnext.measure import machine
+
     for title, facts in (
-        ("Machine", machine()),
-        ("Python", libraries()),
-        ("GPU", gpus()),
+        ("Machine", machine.host()),
+        ("Python", machine.libraries()),
+        ("GPU", machine.gpus()),
         ("Kernels", backends()),
         ("Self-check", remembered_self_checks()),
         ("Build", build()),
@@ -90,86 +86,23 @@ def doctor(
             console.print(f"  {name:<14}{value}", markup=False)
 
 
-def machine() -> list[tuple[str, str]]:
-    """CPU, cores, instruction sets, memory."""
-    cpu = _cpu_info()
-    name = cpu.get("model name") or platform.processor() or "unknown"
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    flags = set((cpu.get("flags") or cpu.get("Features") or "").split())
-    facts = [
-        ("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
-        ("CPU", f"{name}, {usable} of {os.cpu_count()} cores"),
-        ("instructions", " ".join(word for word in INSTRUCTIONS if word in flags) or "unknown"),
-    ]
-    memory = _memory()
-    if memory:
-        facts.append(("memory", memory))
-    return facts
-
-
-def libraries() -> list[tuple[str, str]]:
-    """Versions of what matters, with the command for what is missing."""
-    import torch
-
-    facts = [("python", f"{platform.python_version()} ({sys.executable})")]
-    threads = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
-    facts.append(("torch", f"{torch.__version__} ({cuda}, {threads})"))
-    for name in ("segnext", "numpy", "pillow", "safetensors"):
-        try:
-            facts.append((name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            facts.append((name, "not installed; pip install " + ("." if name == "segnext" else name)))
-    return facts
-
-
-def gpus() -> list[tuple[str, str]]:
-    """GPUs that torch sees, the driver, and why there are none."""
-    import torch
-
-    facts = []
-    driver = _nvidia_driver()
-    if driver:
-        facts.append(("driver", driver))
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            facts.append(
-                (
-                    f"cuda:{index}",
-                    f"{properties.name}, sm_{properties.major}{properties.minor}, "
-                    f"{properties.total_memory / 2**30:.0f} GiB",
-                )
-            )
-    elif driver and torch.version.cuda is None:
-        facts.append(("torch", "is a CPU build and does not see the GPU; install a CUDA build of torch"))
-    else:
-        facts.append(("none", "torch sees no GPU; everything runs on the CPU"))
-    nvcc = shutil.which("nvcc")
-    facts.append(("nvcc", nvcc or "not found; only needed to build the CUDA kernels"))
-    return facts
-
-
 def backends() -> list[tuple[str, str]]:
-    """One line for each backend of the kernels: what it is, or what is missing and what would add it."""
+    """Return one line per backend of the kernels: what it is, or what is missing and what would add it."""
     import torch
 
-    from segnext_kernels import current_backend, native
+    from segnext_kernels import current_backend, status
 
-    cpu, cuda = native.missing("cpu"), native.missing("cuda")
-    if cpu is None:
-        cpu = f"available, uses {native.INSTRUCTION_SETS[native.instruction_set()]}"
-    if cuda is None:
-        cuda = "available" if torch.cuda.is_available() else "built; torch sees no GPU to run it on"
-    if importlib.util.find_spec("triton") is None:
-        triton = "missing: not installed; pip install triton (a CUDA build of torch brings it)"
-    else:
-        triton = importlib.metadata.version("triton")
-        triton += "" if torch.cuda.is_available() else "; torch sees no GPU to run it on"
+    found = status()
+    sees_gpu = torch.cuda.is_available()
+    here = {
+        "cuda": "available" if sees_gpu else "built; torch sees no GPU to run it on",
+        "cpu": f"available, uses {found.instruction_set}",
+    }
+    if found.missing["triton"] is None:
+        version = importlib.metadata.version("triton")
+        here["triton"] = version if sees_gpu else f"{version}; torch sees no GPU to run it on"
     return [
-        ("cuda", cuda),
-        ("triton", triton),
-        ("cpu", cpu),
+        *((name, found.missing[name] or here[name]) for name in ("cuda", "triton", "cpu")),
         ("reference", "available: plain PyTorch, any device"),
         ("in force", current_backend()),
     ]
@@ -179,7 +112,7 @@ NO_GPU = "torch sees no GPU here; on a machine with one they are checked when th
 
 
 def remembered_self_checks() -> list[tuple[str, str]]:
-    """What is known of the GPU kernels on each GPU: how many agree with their definitions, and which do not."""
+    """Return what is known about the kernels on each GPU: how many agree with their definitions, and which do not."""
     import torch
 
     from segnext_kernels import self_check
@@ -204,7 +137,7 @@ def _verdict_lines(device: str, verdicts: dict[Subject, Verdict]) -> list[tuple[
 
 
 def _check_kernels(console: Console) -> bool:
-    """Checks every GPU kernel on each GPU and prints what came out; True where all agree."""
+    """Check every GPU kernel on each GPU and print the result; return whether all agree."""
     import torch
 
     console.print("[bold]Self-check[/bold]")
@@ -226,7 +159,7 @@ def _check_kernels(console: Console) -> bool:
 
 
 def _with_progress(index: int) -> dict[Subject, Verdict]:
-    """Minutes where Triton has nothing compiled yet: the kernel that was done last is shown."""
+    """Show the kernel that was done last, because this takes minutes if Triton has compiled nothing yet."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -243,51 +176,20 @@ def _with_progress(index: int) -> dict[Subject, Verdict]:
 
 
 def build() -> list[tuple[str, str]]:
-    """How `segnext_kernels` was built, as its build wrote it down."""
-    from segnext_kernels import native
+    """Return the record that the build of `segnext_kernels` wrote."""
+    from segnext_kernels import status
 
-    return [(name, _plain(value)) for name, value in native.build_record().items()]
+    return [(name, _plain(value)) for name, value in status().build.items()]
 
 
 def shipped_weights() -> list[tuple[str, str]]:
-    """The weights that come with the package."""
+    """Return name, file and size of the weights that come with the package."""
     from segnext.weights.catalogue import FOLDER, shipped
 
     files = [(name, FOLDER / f"{name}.safetensors") for name in shipped()]
     return [(name, f"{file} ({file.stat().st_size / 1e6:.1f} MB)") for name, file in files] or [
         ("none", "shipped")
     ]
-
-
-def _cpu_info() -> dict[str, str]:
-    """The first processor's entries of /proc/cpuinfo; empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    return {key.strip(): value.strip() for key, _, value in lines}
-
-
-def _memory() -> str:
-    try:
-        lines = (line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        kibibytes = {key: int(value.split()[0]) for key, value in lines}
-        return f"{kibibytes['MemTotal'] / 2**20:.1f} GiB, {kibibytes['MemAvailable'] / 2**20:.1f} available"
-    except (OSError, ValueError, KeyError):
-        return ""
-
-
-def _nvidia_driver() -> str:
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return ""
-    query = [command, "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return result.stdout.strip().split("\n")[0] if result.returncode == 0 else ""
 
 
 def _plain(value: Any) -> str:
@@ -299,13 +201,14 @@ def _plain(value: Any) -> str:
 
 
 def _examine(console: Console, data: str, root: Path | None, limit: int | None) -> bool:
-    """Prints a report on each split; True where nothing is wrong."""
-    from segnext.data.dataset import load_data_config
+    """Print a report on each split; return whether nothing is wrong."""
+    from segnext.data.config import load_data_config
 
     config = load_data_config(data, root)
     healthy = True
-    for split, (images, labels) in config.splits.items():
-        console.print(f"[bold]{config.name} {split}[/bold]: {images}, {labels}")
+    for split, files in config.splits.items():
+        listed = f", listed in {files.list}" if files.list else ""
+        console.print(f"[bold]{config.name} {split}[/bold]: {files.images}, {files.labels}{listed}")
         try:
             report = _inspect(config, split, limit)
         except (ValueError, FileNotFoundError) as error:
@@ -342,19 +245,18 @@ def _print_split(console: Console, report: SplitReport, classes: tuple[str, ...]
     common = [f"{width}x{height} ({count})" for (height, width), count in report.sizes.most_common(3)]
     more = f" and {len(report.sizes) - 3} other sizes" if len(report.sizes) > 3 else ""
     console.print(f"  pairs: {report.pairs}{read}; width x height: {', '.join(common) or 'none'}{more}")
-    total = max(int(report.pixels.sum()), 1)
+    total = max(int(report.pixels.sum() + report.unknown_pixels.sum()), 1)
     table = Table("id", "class")
     table.add_column("pixels", justify="right")
     table.add_column("images", justify="right")
-    rows = [
-        *enumerate(classes),
-        (report.ignore_index, "(ignored)"),
-        *((i, "(unknown)") for i in report.unknown_ids),
-    ]
-    for label, name in rows:
+    for label, name in (*enumerate(classes), (report.ignore_index, "(ignored)")):
         share = 100 * report.pixels[label] / total
-        style = "red" if name == "(unknown)" else "yellow" if not share and name != "(ignored)" else None
+        style = "yellow" if not share and name != "(ignored)" else None
         table.add_row(str(label), name, f"{share:.2f} %", str(report.images[label]), style=style)
+    for label in report.unknown_ids:
+        share = 100 * report.unknown_pixels[label] / total
+        row = (str(label), "(unknown)", f"{share:.2f} %", str(report.unknown_images[label]))
+        table.add_row(*row, style="red")
     console.print(table)
     ids = report.ids
     console.print(f"  ids: {ids[0]}..{ids[-1]}, {len(ids)} different" if ids else "  ids: none")

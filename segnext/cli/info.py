@@ -1,4 +1,4 @@
-"""`segnext info`: what a model is made of and what it costs at an input size."""
+"""`segnext info`: shows what a model is made of and what it costs at an input size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segnext.cli._options import parse_size
+from segnext.cli._options import SIZE_NAMES, Batch, Size, parse_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,16 +18,16 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="t, s, b, l; an architecture; shipped weights or a checkpoint. Nothing: list them."
+            help=f"{SIZE_NAMES}; an architecture; shipped weights or a checkpoint. Without it, all are listed."
         ),
     ] = None,
-    size: Annotated[str, typer.Option(help="Input size: 512, or HEIGHTxWIDTH such as 1024x2048.")] = "512",
+    size: Size = "512",
     classes: Annotated[
         int | None, typer.Option(min=1, help="Number of classes; default: the model's own.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    batch: Batch = 1,
 ) -> None:
-    """Layers, parameters, multiply-adds and memory of a model.
+    """Show layers, parameters, multiply-adds and memory of a model.
 
     Examples:
 
@@ -40,8 +40,8 @@ def info(
       segnext info camvid --size 360x480
 
     Multiply-adds are counted on the real graph (half of torch.utils.flop_counter's FLOPs). Memory is an
-    estimate for float32: activations that training keeps for the backward pass, and the most that are alive
-    at once in inference.
+    estimate for float32: the activations that training keeps for the backward pass, and the most that exist
+    at one time in inference.
     """
     from rich.console import Console
 
@@ -49,7 +49,7 @@ def info(
     if model is None:
         _list(console)
         return
-    height, width = parse_size("info: --size", size)
+    height, width = parse_size("--size", size)
     network = _build(model, classes)
     _print_costs(console, network, height, width, batch)
     _print_metadata(console, network.metadata)
@@ -80,10 +80,11 @@ def _build(name: str, classes: int | None) -> SegNeXt | MSCAN:
 
     from segnext.create import create_model
     from segnext.models import list_models
+    from segnext.models.registry import find_architecture
 
-    if name in list_models() or f"segnext_{name}" in list_models():
-        with torch.device("meta"):  # nothing is computed, so no weights are drawn
-            return create_model(name if name in list_models() else f"segnext_{name}", num_classes=classes)
+    if find_architecture(name):
+        with torch.device("meta"):  # nothing is computed, so no weights are needed
+            return create_model(name, num_classes=classes)
     try:
         head = "strict" if classes is None else "reinit"
         return create_model(weights=name, num_classes=classes, head=head)

@@ -1,4 +1,4 @@
-"""The `segnext` command: one typer app, one module a command, and one place where errors become a line."""
+"""The `segnext` command: one typer app, one module per command, and one place where errors become a line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-# In the order of the help. `segnext/cli/<name>.py` defines the function `<name>`; heavy imports inside it.
+# This is the order of the help. `segnext/cli/<name>.py` defines the function `<name>` and imports torch inside it.
 COMMANDS = ("predict", "train", "val", "convert", "info", "bench", "doctor")
 
-# What users can cause or mend. Anything else is a defect of ours, and its traceback is wanted.
+# Users can cause or mend these. Any other error is a defect of ours, and its traceback is shown.
 EXPECTED = (ValueError, TypeError, OSError, NotImplementedError, RuntimeError, MemoryError, ImportError)
 
 app = typer.Typer(
@@ -41,7 +41,8 @@ def segnext(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show where an error came from; anywhere on the line.")
+        bool,
+        typer.Option("--traceback", help="Show where an error came from; it may stand anywhere on the line."),
     ] = False,
 ) -> None:
     """Semantic segmentation with SegNeXt: predict, train, evaluate, convert, inspect.
@@ -53,7 +54,7 @@ def segnext(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the `segnext` script: runs one command line and exits.
+    """Run one command line and exit; this is the entry point of the `segnext` script.
 
     Expected errors print one line, ``segnext: ...``, to the error stream and exit with status 1.
 
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error; the operating system's ones with the file in front."""
+    """Return the message of an error; one from the operating system gets the file in front."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error).strip() or type(error).__name__

@@ -7,59 +7,39 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from segnext.atomic import replace_file
+from segnext.cli._options import Device, InferenceOptions, Threads, Weights, expanded
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from segnext.predict.predictor import Prediction, Predictor
+    from segnext.predict.prediction import Prediction
+    from segnext.predict.predictor import Predictor
 
 SUMMARY = "predictions.json"
 
 
+@expanded
 def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(metavar="PHOTO|FOLDER|GLOB", help="Images, folders of images, quoted patterns."),
     ],
-    weights: Annotated[
-        str,
-        typer.Option("--weights", "-w", help="Shipped name (camvid) or a checkpoint in any known layout."),
-    ] = "camvid",
+    weights: Weights = "camvid",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path(
         "predictions"
     ),
-    mode: Annotated[
-        Literal["whole", "slide"],
-        typer.Option(
-            help="The whole image at once, or overlapping windows (large images, Cityscapes protocol)."
-        ),
-    ] = "whole",
-    crop: Annotated[int, typer.Option(help="slide: side of a window, in pixels.")] = 1024,
-    stride: Annotated[
-        int | None, typer.Option(help="slide: step between windows; default 3/4 of the crop.")
-    ] = None,
-    scales: Annotated[
-        str, typer.Option(help="Average over these sizes, e.g. 0.5,0.75,1,1.25,1.5,1.75 (slower, better).")
-    ] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored image too.")] = False,
-    short_side: Annotated[
-        int | None,
-        typer.Option(help="Resize images to this for the network; 0: never. Default: as the weights say."),
-    ] = None,
-    size_divisor: Annotated[
-        int | None,
-        typer.Option(help="Round the network's input up to a multiple; 32 matches published numbers."),
-    ] = None,
+    options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
     overlay: Annotated[bool, typer.Option(help="Also draw overlays with a legend.")] = True,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Strength of the overlay's colours.")] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help=f"Print {SUMMARY} to the standard output.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
-    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...")] = "auto",
-    precision: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Not float32: autocast.")
+    device: Device = "auto",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help="Arithmetic of the network."),
     ] = "float32",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")
-    ] = None,
+    threads: Threads = None,
     max_pixels: Annotated[
         int | None,
         typer.Option(min=1, help="Largest image to read; default: Pillow's safety limit, 179 million."),
@@ -76,15 +56,12 @@ def predict(
       segnext predict huge.tif --mode slide --crop 1024 --stride 768 -o out/
 
     For street.jpg the folder gets street_mask.png (pixels are class ids, the palette is the classes' colours)
-    and street_overlay.jpg; predictions.json has the share of every class, and times. Nothing is replaced
+    and street_overlay.jpg; predictions.json holds the share of every class, and times. Nothing is replaced
     without --overwrite. Images that cannot be read are listed at the end (exit status 1); the rest is done.
     """
-    import torch
     from rich.console import Console
 
     from segnext.cli._inputs import find_images, result_names
-    from segnext.cli._options import parse_numbers
-    from segnext.predict.predictor import Predictor
 
     files, failures = find_images(inputs)
     results = {
@@ -96,26 +73,13 @@ def predict(
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     records: list[dict[str, Any]] = []
     if files:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        predictor = _predictor(weights, device, dtype, options, threads)
         _set_pixel_limit(max_pixels)
-        predictor = Predictor(
-            weights,
-            device=device,
-            dtype=getattr(torch, precision),
-            mode=mode,
-            crop=crop,
-            stride=stride,
-            scales=parse_numbers("predict: --scales", scales),
-            flip=flip,
-            short_side=short_side,
-            size_divisor=size_divisor,
-        )
         output.mkdir(parents=True, exist_ok=True)
         records, unreadable = _segment(predictor, results, alpha, notes)
         failures += unreadable
         summary = _summary(predictor, weights, records, failures)
-        (output / SUMMARY).write_text(summary, encoding="utf-8")
+        replace_file(output / SUMMARY, lambda file: file.write_text(summary, encoding="utf-8"))
         if as_json:
             print(summary)
         else:
@@ -125,6 +89,18 @@ def predict(
     if failures:
         notes.print(f"segnext: {len(records)} of {len(records) + len(failures)} done, {len(failures)} failed")
         raise typer.Exit(1)
+
+
+def _predictor(
+    weights: str, device: str, dtype: str, options: InferenceOptions, threads: int | None
+) -> Predictor:
+    import torch
+
+    from segnext.predict.predictor import Predictor
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Predictor(weights, device=device, dtype=getattr(torch, dtype), inference=options.inference())
 
 
 def _result_files(output: Path, name: str, overlay: bool) -> dict[str, Path]:
@@ -152,8 +128,8 @@ def _set_pixel_limit(max_pixels: int | None) -> None:
 
     from PIL import Image
 
-    # Pillow warns above its limit and refuses above twice that, and warns of damaged metadata: what matters
-    # to the user becomes one line for each image.
+    # Pillow refuses images above twice its limit, and each of these becomes one line; its warnings, about images
+    # above the limit and about damaged metadata, would only repeat it.
     warnings.filterwarnings("ignore", module="PIL")
     if max_pixels is not None:
         Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
@@ -162,7 +138,7 @@ def _set_pixel_limit(max_pixels: int | None) -> None:
 def _segment(
     predictor: Predictor, results: dict[Path, dict[str, Path]], alpha: float, console: Console
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Segments and saves one image after the other; gives the records, and a line for each that failed."""
+    """Segment and save one image after the other; return the records, and a line for each failure."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from segnext.data.images import ImageError
@@ -217,7 +193,7 @@ def _summary(predictor: Predictor, weights: str, records: list[dict[str, Any]], 
             "architecture": predictor.model.config.architecture,
             "weights": weights,
             "device": str(predictor.device),
-            "precision": str(predictor.dtype).removeprefix("torch."),
+            "dtype": str(predictor.dtype).removeprefix("torch."),
             "inference": dataclasses.asdict(predictor.inference),
             "classes": predictor.classes,
             "palette": predictor.palette.tolist(),

@@ -1,4 +1,4 @@
-"""Training batches as a pure function of (seed, step): resuming needs no state, workers change nothing.
+"""Training batches are a pure function of (seed, step): resuming needs no state, and workers change nothing.
 
 The n-th sample of a run is image `permutation(epoch)[n mod size]` seen through an augmentation whose
 random numbers are seeded by (seed, n). Workers are threads: decoding, resampling and large numpy
@@ -21,7 +21,7 @@ from torch import Tensor
 from segnext.data.dataset import SegmentationFolder
 from segnext.data.transforms import Augmentation
 
-PREFETCH_BATCHES = 3  # evens out slow images; more only takes memory
+PREFETCH_BATCHES = 3  # enough to even out slow images; more would only take memory
 _SHUFFLE, _AUGMENT = 0, 1  # separate streams of random numbers under one seed
 
 _Sample = tuple[np.ndarray, np.ndarray, Path]
@@ -29,7 +29,7 @@ _Sample = tuple[np.ndarray, np.ndarray, Path]
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input.
+    """The input of one step.
 
     Attributes:
         images: (N, 3, H, W) uint8 RGB, channels_last.
@@ -43,13 +43,13 @@ class Batch:
 
 
 class TrainingBatches:
-    """Endless shuffled epochs of augmented samples.
+    """Draws augmented samples from endless shuffled epochs.
 
     Args:
         dataset: where samples come from.
-        augmentation: the random view taken of each.
-        batch_size: samples a batch.
-        seed: everything random follows from it.
+        augmentation: draws a random view of each sample.
+        batch_size: samples per batch.
+        seed: decides everything that is random.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class TrainingBatches:
         self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
 
     def batch(self, step: int) -> Batch:
-        """The batch of step `step` (counted from 0)."""
+        """Return the batch of step `step`, counted from 0."""
         return _collate([self._sample(position) for position in self._positions(step)])
 
     def iterate(self, first: int, last: int, workers: int = 0) -> Iterator[Batch]:
-        """The batches of steps first..last-1, prepared ahead by `workers` threads (0: by the caller)."""
+        """Yield the batches of steps first..last-1; `workers` threads prepare them ahead (0: the caller does)."""
         if workers == 0:
             yield from map(self.batch, range(first, last))
             return

@@ -1,212 +1,45 @@
-"""Data sets as two folders with equal file stems, described by a small YAML file.
-
-    name: mine
-    path: .                       # relative to this file; `--root DIR` replaces it
-    train: {images: images/train, labels: labels/train}
-    val: {images: images/val, labels: labels/val}
-    classes: [road, car]
-    palette: [[128, 64, 128], [64, 0, 128]]       # optional
-    ignore_index: 255                             # optional
-    short_side: 360                               # optional: what `segnext predict` resizes photographs to
-
-Labels are single-channel images of class ids; `ignore_index` marks pixels that count nowhere.
-"""
+"""Pairs images with label maps on disk and reads them as arrays; `segnext.data.config` says where they are."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-import yaml
 
 from segnext.data.images import IMAGE_SUFFIXES, read_image, read_label
-from segnext.drawing.palette import distinct_palette
 
-RECIPES = Path(__file__).parent / "sets"
-SPLITS = ("train", "val", "test")
-KEYS = ("name", "path", *SPLITS, "classes", "palette", "ignore_index", "short_side")
-LABEL_SUFFIXES = frozenset({".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"})  # lossless ones
+LABEL_SUFFIXES = frozenset({".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"})  # the lossless formats
 # Decoded images are kept up to this size: CamVid's training split takes 0.25 GB, and decoding
 # it again would cost more than all augmentation.
 CACHE_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """What a data YAML says, with its folders made absolute.
-
-    Attributes:
-        name: short name of the data set.
-        classes: class names; a label's id is the index here.
-        palette: one (red, green, blue) for each class.
-        ignore_index: label id that is not counted, 0..255.
-        splits: split name ("train", "val", ...) to its (images, labels) folders.
-        short_side: pixels of the short side that weights trained on it expect in prediction; None: any.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    ignore_index: int
-    splits: dict[str, tuple[Path, Path]]
-    short_side: int | None = None
-
-    def open(self, split: str) -> SegmentationFolder:
-        """Open one split.
-
-        Raises:
-            ValueError: no such split, or its files do not pair up.
-            FileNotFoundError: a folder is missing.
-        """
-        if split not in self.splits:
-            raise ValueError(
-                f"data: split must be one of {', '.join(self.splits)} for {self.name}, got {split}; "
-                "name its folders in the data YAML"
-            )
-        images, labels = self.splits[split]
-        return SegmentationFolder(images, labels, len(self.classes), ignore_index=self.ignore_index)
-
-
-def list_recipes() -> list[str]:
-    """Names of the data sets whose YAML ships with the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def load_data_config(name_or_path: str | Path, root: str | Path | None = None) -> DataConfig:
-    """Read a data YAML.
-
-    Args:
-        name_or_path: a shipped recipe's name (`list_recipes()`) or the path of a YAML file.
-        root: folder that the splits' folders are relative to; replaces the YAML's `path`.
-
-    Raises:
-        FileNotFoundError: neither a recipe nor a file.
-        ValueError: the YAML lacks something or holds something unexpected.
-    """
-    path = Path(name_or_path)
-    if str(name_or_path) in list_recipes():
-        path = RECIPES / f"{name_or_path}.yaml"
-    elif not path.is_file():
-        raise FileNotFoundError(
-            f"data: DATA must be a YAML file or one of {', '.join(list_recipes())}, got {name_or_path}; "
-            "no such file"
-        )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"data: {path} must be YAML; {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"data: {path} must be a YAML mapping with 'train' and 'classes', got {_shown(content)}"
-        )
-    unknown = [key for key in content if key not in KEYS]
-    if unknown:
-        raise ValueError(
-            f"data: keys in {path} must be among {', '.join(KEYS)}, got {unknown[0]!r}; correct or remove it"
-        )
-    if root is None and "path" not in content:
-        raise ValueError(
-            f"data: {path.stem} must be told its folder; add --root DIR (the data set lies in DIR)"
-        )
-    base = Path(root) if root is not None else path.parent / Path(str(content["path"])).expanduser()
-    classes = _classes(content, path)
-    return DataConfig(
-        name=str(content.get("name", path.stem)),
-        classes=classes,
-        palette=_palette(content, path, len(classes)),
-        ignore_index=_ignore_index(content, path),
-        splits=_splits(content, path, base),
-        short_side=_short_side(content, path),
-    )
-
-
-def _classes(content: dict[str, Any], path: Path) -> tuple[str, ...]:
-    classes = content.get("classes")
-    if not isinstance(classes, list) or not 2 <= len(classes) <= 255:
-        raise ValueError(
-            f"data: classes in {path} must be a list of 2 to 255 names, got {_shown(classes)}; "
-            "a single class needs a second one for everything else"
-        )
-    for name in classes:
-        if not isinstance(name, str) or classes.count(name) > 1:
-            raise ValueError(
-                f"data: classes in {path} must be names, each there once, got {name!r}; "
-                "quote what YAML reads as something else (yes, no, 1)"
-            )
-    return tuple(classes)
-
-
-def _palette(content: dict[str, Any], path: Path, num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    palette = content.get("palette", distinct_palette(num_classes).tolist())
-    if not isinstance(palette, list) or len(palette) != num_classes or not all(map(_is_colour, palette)):
-        count = f"{len(palette)} entries, " if isinstance(palette, list) else ""
-        raise ValueError(
-            f"data: palette in {path} must be {num_classes} lists [red, green, blue] of 0..255, one a class, "
-            f"got {count}{_shown(palette)}; leave it out for default colours"
-        )
-    return tuple((red, green, blue) for red, green, blue in palette)
-
-
-def _ignore_index(content: dict[str, Any], path: Path) -> int:
-    ignore_index = content.get("ignore_index", 255)
-    if not isinstance(ignore_index, int) or not 0 <= ignore_index <= 255:
-        raise ValueError(f"data: ignore_index in {path} must be 0..255, got {ignore_index!r}")
-    return ignore_index
-
-
-def _short_side(content: dict[str, Any], path: Path) -> int | None:
-    short_side = content.get("short_side")
-    if short_side is not None and (type(short_side) is not int or short_side < 1):
-        raise ValueError(f"data: short_side in {path} must be at least 1 pixel, got {short_side!r}")
-    return short_side
-
-
-def _splits(content: dict[str, Any], path: Path, base: Path) -> dict[str, tuple[Path, Path]]:
-    named = {split: content[split] for split in SPLITS if content.get(split) is not None}
-    if not named:
-        raise ValueError(f"data: {path} must name the folders of {' or '.join(SPLITS)}, got none of them")
-    for split, folders in named.items():
-        if not isinstance(folders, dict) or folders.keys() != {"images", "labels"}:
-            raise ValueError(
-                f"data: {split} in {path} must be {{images: DIR, labels: DIR}}, got {_shown(folders)}"
-            )
-    return {
-        split: (base / str(folders["images"]), base / str(folders["labels"]))
-        for split, folders in named.items()
-    }
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _is_colour(colour: object) -> bool:
-    return (
-        isinstance(colour, list)
-        and len(colour) == 3
-        and all(isinstance(value, int) and 0 <= value <= 255 for value in colour)
-    )
-
-
 class SegmentationFolder:
-    """Images and label maps of two folders, paired by path without suffix, subfolders included.
+    """Images and label maps of two folders and their subfolders, paired by name.
 
     Item i is `(image, label)`: (H, W, 3) uint8 RGB and (H, W) uint8 class ids. Both lie in a
-    cache shared by all threads: do not write to them.
+    cache that all threads share: do not write to them.
 
     Args:
         images: folder of images.
         labels: folder of label maps.
         num_classes: ids 0..num_classes-1 are valid.
         ignore_index: the one other id that may occur.
+        label_map: ids in the files to class ids or `ignore_index`; None: they are class ids already.
+        image_suffix: end of the images' names, with or without the extension; other files are passed over.
+        label_suffix: the same for the label maps' names.
+        names: text file with one name per line; other files are passed over. None: all files count.
         cache_bytes: decoded images are kept in memory until they take this much.
 
+    Attributes:
+        pairs: image and label file of each item.
+        table: (256,) int16, the class id of each id in the files; -1 if it has none.
+
     Raises:
-        FileNotFoundError: a folder is missing or empty.
+        FileNotFoundError: a folder is missing or empty, or the list is missing.
         ValueError: images and labels do not pair up; on reading an item: sizes differ, an id is out of range.
     """
 
@@ -217,24 +50,21 @@ class SegmentationFolder:
         num_classes: int,
         *,
         ignore_index: int = 255,
+        label_map: Mapping[int, int] | None = None,
+        image_suffix: str = "",
+        label_suffix: str = "",
+        names: str | Path | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        image_files = _files_by_stem(Path(images), IMAGE_SUFFIXES, "images")
-        label_files = _files_by_stem(Path(labels), LABEL_SUFFIXES, "labels")
-        for have, lack, what, folder in (
-            (image_files, label_files, "image", labels),
-            (label_files, image_files, "label", images),
-        ):
-            unpaired = sorted(have.keys() - lack.keys())
-            if unpaired:
-                names = ", ".join(have[stem].name for stem in unpaired[:3])
-                more = ", ..." if len(unpaired) > 3 else ""
-                raise ValueError(
-                    f"data: every {what} must have its partner in {folder}, "
-                    f"got {len(unpaired)} of {len(have)} without ({names}{more}); "
-                    "an image and its label have the same name up to the suffix"
-                )
-        self.pairs = [(image_files[stem], label_files[stem]) for stem in sorted(image_files)]
+        self.pairs = _pairs(Path(images), Path(labels), image_suffix, label_suffix, names)
+        self.table = np.full(256, -1, np.int16)
+        if label_map is None:
+            self.table[:num_classes] = np.arange(num_classes)
+        else:
+            self.table[list(label_map)] = list(label_map.values())
+        if self.table[ignore_index] < 0:
+            self.table[ignore_index] = ignore_index
+        self._is_mapped = label_map is not None
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self._cache_left = cache_bytes
@@ -254,7 +84,7 @@ class SegmentationFolder:
         return item
 
     def class_weights(self, exponent: float) -> torch.Tensor:
-        """(num_classes,) float32 (median frequency / frequency)^exponent; classes that never occur get 1."""
+        """Return (num_classes,) float32 (median frequency / frequency)^exponent; classes that never occur get 1."""
         counts = np.zeros(256, np.int64)
         for index in range(len(self)):
             counts += np.bincount(self[index][1].reshape(-1), minlength=256)
@@ -271,18 +101,76 @@ class SegmentationFolder:
                 f"data: {label_file} must be as large as its image, {image.shape[1]}x{image.shape[0]}, "
                 f"got {label.shape[1]}x{label.shape[0]}; labels are never resized silently"
             )
-        wrong = (label >= self.num_classes) & (label != self.ignore_index)
+        mapped = self.table[label]
+        wrong = mapped < 0
         if wrong.any():
             ids = ", ".join(map(str, np.unique(label[wrong])[:8]))
+            found = f"got {ids} in {100 * wrong.mean():.2g} % of its pixels"
+            if self._is_mapped:
+                raise ValueError(
+                    f"data: ids in {label_file} must be in the data YAML's label_map, {found}; map them to a "
+                    "class or to ignore; segnext doctor shows what the labels hold"
+                )
             raise ValueError(
                 f"data: ids in {label_file} must be 0..{self.num_classes - 1}, or {self.ignore_index} to be "
-                f"ignored, got {ids} in {100 * wrong.mean():.2g} % of its pixels; "
-                "name all classes in the data YAML or map the ids; segnext doctor shows what the labels hold"
+                f"ignored, {found}; name all classes in the data YAML or map the ids with its label_map; "
+                "segnext doctor shows what the labels hold"
             )
-        return image, label
+        return image, mapped.astype(np.uint8) if self._is_mapped else label
 
 
-def _files_by_stem(folder: Path, suffixes: frozenset[str], what: str) -> dict[str, Path]:
+def _pairs(
+    images: Path, labels: Path, image_suffix: str, label_suffix: str, names: str | Path | None
+) -> list[tuple[Path, Path]]:
+    """Return image and label files in the order of their common names."""
+    image_files = _files_by_name(images, IMAGE_SUFFIXES, image_suffix, "images")
+    label_files = _files_by_name(labels, LABEL_SUFFIXES, label_suffix, "labels")
+    if names is not None:
+        common = _listed(Path(names), image_suffix)
+        for files, what, folder in ((image_files, "image", images), (label_files, "label", labels)):
+            missing = sorted(set(common) - files.keys())
+            if missing:
+                raise ValueError(
+                    f"data: every name in {names} must have its {what} in {folder}, got {len(missing)} of "
+                    f"{len(common)} without ({_some(missing)}); a name is the file's path in that folder without "
+                    "extension and suffix"
+                )
+        return [(image_files[name], label_files[name]) for name in common]
+    for have, lack, what, folder in (
+        (image_files, label_files, "image", labels),
+        (label_files, image_files, "label", images),
+    ):
+        unpaired = sorted(have.keys() - lack.keys())
+        if unpaired:
+            raise ValueError(
+                f"data: every {what} must have its partner in {folder}, "
+                f"got {len(unpaired)} of {len(have)} without ({_some([have[name].name for name in unpaired])}); "
+                "an image and its label have the same name up to the suffix; if more differs, say it with "
+                "image_suffix and label_suffix in the data YAML, and name the files of a split with list"
+            )
+    return [(image_files[name], label_files[name]) for name in sorted(image_files)]
+
+
+def _listed(file: Path, image_suffix: str) -> list[str]:
+    """Return the names in a text file, sorted."""
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"data: list must be a text file with one name per line, got {file}, which does not exist; correct "
+            "the data YAML, or give the data set's folder with --root"
+        )
+    lines = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+    # Some lists name the image file itself, with extension and suffix.
+    names = [
+        _common_name(PurePosixPath(line), IMAGE_SUFFIXES, image_suffix) or line for line in lines if line
+    ]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if not names or twice:
+        found = f"{twice[0]} twice" if twice else "none"
+        raise ValueError(f"data: {file} must name each file of the split once, one per line, got {found}")
+    return sorted(names)
+
+
+def _files_by_name(folder: Path, extensions: frozenset[str], suffix: str, what: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"data: {what} must be a folder, got {folder}, which does not exist; correct the data YAML, or "
@@ -290,15 +178,34 @@ def _files_by_stem(folder: Path, suffixes: frozenset[str], what: str) -> dict[st
         )
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+        if path.suffix.lower() not in extensions or path.name.startswith("."):
             continue
-        stem = path.relative_to(folder).with_suffix("").as_posix()
-        if stem in files:
+        name = _common_name(PurePosixPath(path.relative_to(folder).as_posix()), extensions, suffix)
+        if name is None:
+            continue
+        if name in files:
             raise ValueError(
-                f"data: names in {folder} must differ in more than the suffix, got {files[stem].name} and "
+                f"data: names in {folder} must differ in more than the suffix, got {files[name].name} and "
                 f"{path.name}; remove one of them"
             )
-        files[stem] = path
+        files[name] = path
     if not files:
-        raise FileNotFoundError(f"data: {folder} must hold {what} ({' '.join(sorted(suffixes))}), got none")
+        ending = f" whose names end with {suffix}" if suffix else ""
+        raise FileNotFoundError(
+            f"data: {folder} must hold {what}{ending} ({' '.join(sorted(extensions))}), got none"
+        )
     return files
+
+
+def _common_name(path: PurePosixPath, extensions: frozenset[str], suffix: str) -> str | None:
+    """Return the path that an image shares with its label, without extension and suffix; None without that suffix."""
+    extension = path.suffix if path.suffix.lower() in extensions else ""
+    for name in (path.name.removesuffix(extension), path.name):
+        common = name.removesuffix(suffix)
+        if name.endswith(suffix) and common:
+            return (path.parent / common).as_posix()
+    return None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

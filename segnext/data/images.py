@@ -1,4 +1,4 @@
-"""Reading photographs and label maps: whatever the file holds, one array or one clear line.
+"""Reads photographs and label maps: whatever a file holds, it becomes one array or one clear line.
 
 A photograph may be 8-bit, 16-bit, palette, gray, CMYK, with alpha, rotated by EXIF or animated; it always
 comes out as (H, W, 3) uint8 RGB. Anything that cannot be read raises `ImageError`, whose message is one line
@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm")
     + (".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp")
 )
-"""What counts as an image when a folder is searched; a file named by itself may have any name."""
+"""These count as images when a folder is searched; a file that is named itself may have any suffix."""
 
 _SIXTEEN_BIT = frozenset(("I;16", "I;16B", "I;16L", "I;16N", "I"))
 _WITH_ALPHA = frozenset(("RGBA", "RGBa", "LA", "La", "PA"))
@@ -29,10 +29,10 @@ class ImageError(ValueError):
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads a photograph as RGB, upright.
+    """Read a photograph as RGB, upright.
 
-    Alpha is composited on white, as a viewer shows it; 16-bit gray is scaled from the full range 0..65535; of
-    several frames the first is taken; the EXIF orientation is applied.
+    Alpha is composited on white, as a viewer shows it; 16-bit gray is scaled from the full range 0..65535; only
+    the first of several frames is read; the EXIF orientation is applied.
 
     Args:
         path: a file in any format that Pillow reads.
@@ -49,7 +49,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_label(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads a label map: one class id per pixel, palette colours ignored.
+    """Read a label map, which holds one class id per pixel; colours of a palette are ignored.
 
     Args:
         path: a lossless single-channel image (gray, palette, bilevel, or 16-bit with values below 256).
@@ -78,10 +78,10 @@ def read_label(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def rgb_array(image: Image.Image) -> np.ndarray:
-    """Turns a Pillow image of any mode into upright 8-bit RGB, by the rules of `read_image`.
+    """Turn a Pillow image of any mode into upright 8-bit RGB, by the rules of `read_image`.
 
     Args:
-        image: an opened image; its current frame is taken.
+        image: an opened image; its current frame is used.
 
     Returns:
         (H, W, 3) uint8, RGB, contiguous and writable.
@@ -96,7 +96,7 @@ def rgb_array(image: Image.Image) -> np.ndarray:
             raise ImageError(
                 f"32-bit pixels must be within 0..65535, got {values.min()}..{values.max()}; save as 16-bit"
             )
-        # 65535 / 257 = 255; adding half of 257 rounds to nearest.
+        # 65535 / 257 = 255; adding half of 257 makes it round to the nearest.
         gray = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode == "F":
@@ -111,13 +111,13 @@ def rgb_array(image: Image.Image) -> np.ndarray:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block raises anything; the pixels are decoded and good
+    except Exception:  # a damaged EXIF block can raise any error, while the pixels are decoded and good
         return image
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Opens and decodes the first frame; a failure in the block becomes an `ImageError` naming the file."""
+    """Open and decode the first frame; a failure in the block becomes an `ImageError` that names the file."""
     file = Path(path)
     try:
         if file.is_dir():
@@ -129,7 +129,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         if file.stat().st_size == 0:
             raise ImageError("the file is empty (0 bytes)")
         with Image.open(file) as image:
-            image.load()  # here, so that whatever fails later is not the pixels
+            image.load()  # decoding here makes sure that a later failure is not about the pixels
             if 0 in image.size:
                 raise ImageError(f"the image has no pixels, its size is {image.width}x{image.height}")
             yield image
@@ -143,7 +143,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise ImageError(f"{file}: not enough memory to decode it; cut it into tiles") from None
     except PermissionError:
         raise ImageError(f"{file}: cannot be read, permission denied") from None
-    except Exception as error:  # a parser that trips raises anything: struct.error, KeyError ...
+    except Exception as error:  # a parser can raise any error on damaged data: struct.error, KeyError ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{file}: cannot be decoded, it is damaged or truncated ({reason})") from None
 

@@ -1,6 +1,11 @@
-"""From pixels to what the network was trained on: one definition for training, evaluation and prediction."""
+"""Turns a photograph into the network's input: one definition for training, evaluation and prediction."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +16,78 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 """Per-channel standard deviation of ImageNet, RGB, on the 0..255 scale."""
 
+# The official code evaluates ADE20K with images that fit into (2048, 512): the long side is at most 4 x 512.
+LONGEST_RATIO = 4
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The input that weights expect; it is stored with them as ``metadata["preprocessing"]``.
+
+    Attributes:
+        mean: one number per channel, 0..255 scale.
+        std: one number per channel, 0..255 scale.
+        short_side: pixels to which the short side of an image is resized for the network, the long side to at
+            most four times as many; None: images keep their size.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    short_side: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("mean", -math.inf), ("std", 0)):
+            values = getattr(self, name)
+            if len(values) != len(self.mean) or not all(least < value < math.inf for value in values):
+                expected = "finite numbers" if name == "mean" else f"{len(self.mean)} numbers above 0"
+                raise ValueError(f"preprocessing: {name} must be {expected}, one per channel, got {values}")
+        if self.short_side is not None and self.short_side < 1:
+            raise ValueError(f"preprocessing: short_side must be at least 1 pixel, got {self.short_side}")
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> Preprocessing:
+        """Read it from a model's metadata; the defaults are ImageNet's numbers and images of any size.
+
+        Raises:
+            ValueError: the metadata holds something other than numbers that are in range.
+        """
+        stored = metadata.get("preprocessing") or {}
+        try:
+            mean, std = (
+                tuple(float(value) for value in stored.get(key, default))
+                for key, default in (("mean", MEAN), ("std", STD))
+            )
+            short_side = None if stored.get("short_side") is None else int(stored["short_side"])
+        except (TypeError, AttributeError, ValueError):
+            raise ValueError(
+                f"preprocessing: the weights' metadata must hold mean, std and short_side as numbers, got {stored}"
+            ) from None
+        return cls(mean, std, short_side)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the dictionary that `of` reads back; it has no `short_side` if there is none."""
+        plain: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std)}
+        return plain if self.short_side is None else plain | {"short_side": self.short_side}
+
+    def __call__(
+        self, image: np.ndarray | torch.Tensor, *, device: torch.device | str | None = None
+    ) -> torch.Tensor:
+        """Normalise an image by `mean` and `std`, see `normalise`; its size stays as it is."""
+        return normalise(image, mean=self.mean, std=self.std, device=device)
+
+    def scale(self, height: int, width: int) -> float:
+        """Return the factor by which an image of this size is resized for the network."""
+        return 1.0 if self.short_side is None else short_side_scale(height, width, self.short_side)
+
+
+def short_side_scale(height: int, width: int, short_side: int) -> float:
+    """Return the factor that resizes the short side to `short_side` pixels, the long one to at most 4 times as many."""
+    short, long = min(height, width), max(height, width)
+    return min(short_side / short, LONGEST_RATIO * short_side / long)
+
 
 def normalise(
     image: np.ndarray | torch.Tensor,
@@ -19,13 +96,13 @@ def normalise(
     std: Sequence[float] = STD,
     device: torch.device | str | None = None,
 ) -> torch.Tensor:
-    """(image - mean) / std, as the network expects its input.
+    """Return (image - mean) / std, the input that the network expects.
 
     Args:
         image: one (H, W, 3) uint8 array, or a batch (N, 3, H, W) tensor of values 0..255 (uint8 or floating).
         mean: one number per channel, 0..255 scale.
         std: one number per channel, 0..255 scale.
-        device: where the result shall live; uint8 pixels are moved before they grow to float32. None: stay.
+        device: where the result is to be; uint8 pixels are moved before they grow to float32. None: it stays.
 
     Returns:
         (N, 3, H, W) float32, channels_last; N = 1 for an array.

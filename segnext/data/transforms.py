@@ -1,7 +1,7 @@
 """Training augmentation of the SegNeXt protocol on uint8 arrays: numpy and Pillow only.
 
-Random resize, random crop in which no class takes more than 75 %, flip, photometric distortion, padding.
-Resize and crop are one step here: only the crop is ever resampled (a 224x224 crop costs about 3 ms).
+The steps are a random resize, a random crop in which no class takes more than 75 %, flip, photometric distortion
+and padding. Resize and crop are one step here: only the crop is ever resampled (a 224x224 crop costs about 3 ms).
 """
 
 from __future__ import annotations
@@ -12,27 +12,29 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from segnext.data.preprocessing import MEAN
+from segnext.data.preprocessing import Preprocessing
 
-CROP_ATTEMPTS = 10  # as mmsegmentation: after this many, the last crop is taken whatever it shows
+CROP_ATTEMPTS = 10  # as in mmsegmentation: after this many attempts, the last crop is used whatever it shows
 BRIGHTNESS = 32  # the four ranges of mmsegmentation's PhotoMetricDistortion, which the official recipes use
 CONTRAST = (0.5, 1.5)
 SATURATION = (0.5, 1.5)
-HUE = 18 / 180  # of the full circle, to either side
+HUE = 18 / 180  # fraction of the full circle, to either side
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random view of an image and its label map, `crop` x `crop` pixels.
+    """Draws random views of an image and its label map, `crop` x `crop` pixels each.
 
     Args:
         crop: side of the result; smaller views are padded below and to the right, the image with the
-            data's mean colour and the label with `ignore_index`.
-        scale: range of the resize ratio, relative to the image's own size, drawn uniformly.
+            mean colour of `preprocessing` and the label with `ignore_index`.
+        scale: range of the resize ratio, drawn uniformly; relative to the size that `preprocessing` gives the
+            image, which is its own unless a short side is named.
         max_class_share: crops in which one class takes at least this share are drawn again.
         flip: mirror every other sample.
         distort: change brightness, contrast, saturation and hue, each in every other sample.
         ignore_index: label of padding.
+        preprocessing: the input that the trained network expects.
     """
 
     crop: int
@@ -41,6 +43,7 @@ class Augmentation:
     flip: bool = True
     distort: bool = True
     ignore_index: int = 255
+    preprocessing: Preprocessing = Preprocessing()
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -73,7 +76,7 @@ class Augmentation:
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         height, width = label.shape
-        ratio = rng.uniform(*self.scale)
+        ratio = rng.uniform(*self.scale) * self.preprocessing.scale(height, width)
         full_height, full_width = max(1, round(height * ratio)), max(1, round(width * ratio))
         rows, columns = min(self.crop, full_height), min(self.crop, full_width)
         step_y, step_x = height / full_height, width / full_width
@@ -101,19 +104,18 @@ class Augmentation:
 
     def _pad(self, view: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = ids.shape
+        # it is within 0.5 / 57 of zero once normalised
+        colour = np.clip(np.round(self.preprocessing.mean), 0, 255).astype(np.uint8)
         image = np.empty((self.crop, self.crop, 3), np.uint8)
-        image[rows:], image[:rows, columns:] = (_MEAN_COLOUR,) * 2
+        image[rows:], image[:rows, columns:] = colour, colour
         image[:rows, :columns] = view
         label = np.full((self.crop, self.crop), self.ignore_index, np.uint8)
         label[:rows, :columns] = ids
         return image, label
 
 
-_MEAN_COLOUR = np.round(np.asarray(MEAN)).astype(np.uint8)  # within 0.5 / 57 of zero once normalised
-
-
 def photometric_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast (before or after the colours), saturation and hue, each with probability 1/2.
+    """Change brightness, contrast (before or after the colours), saturation and hue, each with probability 1/2.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -131,7 +133,7 @@ def photometric_distortion(image: np.ndarray, rng: np.random.Generator) -> np.nd
     contrast_first = rng.random() < 0.5
     if contrast_first:
         levels = levels * contrast
-    # Brightness and contrast act on each value alone: one table look-up does both.
+    # Brightness and contrast act on each value alone, so one look-up in a table does both.
     image = _to_bytes(levels)[image]
     saturation = rng.uniform(*SATURATION) if rng.random() < 0.5 else 1.0
     hue = rng.uniform(-HUE, HUE) if rng.random() < 0.5 else 0.0

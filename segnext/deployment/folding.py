@@ -1,95 +1,135 @@
 """A SegNeXt's weights folded for inference: normalisation and layer scales disappear into the convolutions.
 
-Exact up to rounding: every fold is around a 1x1 convolution, or behind a dense one, so that no border is touched
-(docs/model.md, section 6):
+Exact up to rounding (docs/model.md, section 6). Every fold goes into a 1x1 convolution, or onto the output of a dense
+one, so zero padding is unaffected.
 
-* BatchNorm behind a convolution (stem, downsampling) scales its weights;
-* ``norm1`` and ``norm2`` of a block, s z + t, go into ``proj_in`` and ``fc1``; the attention's inner shortcut is
-  norm1(z), so the block's skip becomes z (1 + l s) + l t with the layer scale l, which goes into ``proj_out``;
-* the second layer scale goes into ``fc2``;
-* the Hamburger's ``proj_out`` is taken of the factorisation's bases, not of the pixels (at run time: the bases are
-  the image's own);
-* ``squeeze`` of the concatenated, resized features is the sum of each level's own product, resized.
+* BatchNorm behind a convolution (stem, downsampling) scales its weights.
+* ``norm1`` and ``norm2`` of a block, s z + t, go into ``proj_in`` and ``fc1``. The attention's inner shortcut is
+  norm1(z), so the block's skip becomes z (1 + l s) + l t with the layer scale l, which goes into ``proj_out``.
+* The second layer scale goes into ``fc2``.
+* A decoder folds itself, see `DECODERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from segnext.models import SegNeXt
+from segnext.deployment.light_ham import FoldedLightHam
+from segnext.deployment.parts import (
+    FoldedAttention,
+    FoldedBlock,
+    FoldedConv,
+    FoldedDecoder,
+    FoldedFeedForward,
+    FoldedNorm,
+    FoldedStage,
+    FoldedWeights,
+    leaves,
+    mapped,
+)
+from segnext.models import SegNeXt, SegNeXtConfig
+from segnext.models.decoder import Decoder
+from segnext.models.decoders import decoder_of
+from segnext.models.light_ham import LightHam
 from segnext.models.msca import Block
 
-Weights = dict[str, Tensor]
-# The order in which msca_block and conv_ffn take what `attention` and `feed_forward` give.
-MSCA_BLOCK = (
-    "proj_in_weight", "proj_in_bias", "root_weight", "root_bias", "strip_weights", "strip_biases",
-    "mix_weight", "mix_bias", "proj_out_weight", "proj_out_bias", "skip_scale", "skip_shift",
-)  # fmt: skip
-CONV_FFN = ("fc1_weight", "fc1_bias", "dw_weight", "dw_bias", "fc2_weight", "fc2_bias")
+Op = TypeVar("Op", FoldedAttention, FoldedFeedForward)
+# An attention's sequences, in a file: the name, and the number of the first. Rows and columns take turns there.
+STRIPS = {
+    "row_weights": ("strip_weights", 0),
+    "column_weights": ("strip_weights", 1),
+    "row_biases": ("strip_biases", 0),
+    "column_biases": ("strip_biases", 1),
+}
+# Another decoder adds a line.
+DECODERS: dict[type[Decoder], type[FoldedDecoder]] = {LightHam: FoldedLightHam}
 
 
-def fold(model: SegNeXt) -> Weights:
-    """Everything that inference needs, by flat names, in float32 on the CPU.
+def fold(model: SegNeXt) -> FoldedWeights:
+    """All weights that inference needs, in float32 on the CPU and in memory of their own.
 
-    Folded in float64, so that the only roundings are those of the result.
+    They are folded in float64, so that only the results are rounded.
     """
-    encoder, decoder = model.backbone, model.decoder
-    weights: Weights = {}
-
-    def add(prefix: str, **tensors: Tensor) -> None:
-        weights.update({f"{prefix}.{name}": tensor for name, tensor in tensors.items()})
-
-    stem = encoder.stem
-    add("stem.0", **_behind(stem.conv1, stem.norm1))
-    add("stem.1", **_behind(stem.conv2, stem.norm2))
-    for i, layer in enumerate(encoder.downsamples):
-        add(f"downsample.{i}", **_behind(*cast("tuple[nn.Conv2d, nn.BatchNorm2d]", (layer.conv, layer.norm))))
-    for i, (stage, norm) in enumerate(zip(encoder.stages, encoder.norms, strict=True)):
-        for j, block in enumerate(cast("list[Block]", stage)):
-            add(f"attention.{i}.{j}", **dict(_attention(block)))
-            add(f"ffn.{i}.{j}", **_feed_forward(block))
-        add(f"norm.{i}", **_affine(norm))
-    split = decoder.squeeze.conv.weight.split(model.config.channels[1:], 1)
-    for i, weight in enumerate(split):
-        add(f"squeeze.{i}", weight=weight)
-    ham = decoder.hamburger
-    add("squeeze.norm", **_affine(decoder.squeeze.norm))
-    add("ham.proj_in", **_affine(ham.proj_in))
-    add("ham", bases=ham.bases)
-    add("ham.proj_out", weight=ham.proj_out.weight)
-    add("ham.norm", **_affine(ham.norm))
-    add("align", weight=decoder.align.conv.weight)
-    add("align.norm", **_affine(decoder.align.norm))
-    add("classifier", **_affine(decoder.classifier))
-    return {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in weights.items()}
-
-
-def msca_block_arguments(weights: Weights, prefix: str) -> list[Any]:
-    """The arguments of `segnext_kernels.msca_block` after x, from a folded block's attention."""
-    strips = sum(name.startswith(f"{prefix}.strip_weights.") for name in weights)
-    return [
-        [weights[f"{prefix}.{name}.{i}"] for i in range(strips)]
-        if name.startswith("strip_")
-        else weights[f"{prefix}.{name}"]
-        for name in MSCA_BLOCK
+    stem, decoder = model.backbone.stem, model.decoder
+    downsamples = [
+        _behind(*cast("tuple[nn.Conv2d, nn.BatchNorm2d]", (layer.conv, layer.norm)))
+        for layer in model.backbone.downsamples
     ]
+    stages = zip(
+        [_behind(stem.conv2, stem.norm2), *downsamples],
+        cast("list[list[Block]]", model.backbone.stages),
+        cast("list[nn.LayerNorm]", model.backbone.norms),
+        strict=True,
+    )
+    folded = FoldedWeights(
+        _behind(stem.conv1, stem.norm1),
+        tuple(
+            FoldedStage(
+                entry,
+                tuple(FoldedBlock(_attention(block), _feed_forward(block)) for block in blocks),
+                FoldedNorm(norm.weight, norm.bias),
+            )
+            for entry, blocks, norm in stages
+        ),
+        DECODERS[type(decoder)].fold(decoder, model.config),
+    )
+    return mapped(folded, lambda tensor: tensor.detach().to("cpu", torch.float32, copy=True).contiguous())
 
 
-def conv_ffn_arguments(
-    weights: Weights, prefix: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The arguments of `segnext_kernels.conv_ffn` after x, from a folded block's feed-forward network."""
-    fc1, fc1_bias, dw, dw_bias, fc2, fc2_bias = (weights[f"{prefix}.{name}"] for name in CONV_FFN)
-    return fc1, fc1_bias, dw, dw_bias, fc2, fc2_bias
+def by_name(config: SegNeXtConfig, weights: FoldedWeights) -> dict[str, Tensor]:
+    """The weights as a file holds them."""
+    names = _named(config, type(weights.decoder), str)
+    return dict(zip(leaves(names), leaves(weights), strict=True))
 
 
-def _affine(module: nn.Module) -> Weights:
-    """A module's own weight and bias."""
-    return {"weight": cast(Tensor, module.weight), "bias": cast(Tensor, module.bias)}
+def from_names(config: SegNeXtConfig, tensors: Mapping[str, Tensor]) -> FoldedWeights:
+    """The weights that a file holds; the inverse of `by_name`.
+
+    Raises:
+        KeyError: a tensor is missing.
+    """
+    return _named(config, DECODERS[decoder_of(config)], tensors.__getitem__)
+
+
+def _named(config: SegNeXtConfig, decoder: type[FoldedDecoder], leaf: Callable[[str], Any]) -> FoldedWeights:
+    """Folded weights with ``leaf(name)`` for each tensor, by its name in a file."""
+
+    def conv(name: str) -> FoldedConv:
+        return FoldedConv(leaf(f"{name}.weight"), leaf(f"{name}.bias"))
+
+    def part(kind: type[Op], prefix: str) -> Op:
+        values: dict[str, Any] = {}
+        for name in (field.name for field in fields(kind)):
+            if name in STRIPS:
+                stored, first = STRIPS[name]
+                numbers = range(first, 2 * len(config.strips), 2)
+                values[name] = tuple(leaf(f"{prefix}.{stored}.{i}") for i in numbers)
+            else:
+                values[name] = leaf(f"{prefix}.{name}")
+        return kind(**values)
+
+    return FoldedWeights(
+        conv("stem.0"),
+        tuple(
+            FoldedStage(
+                conv(f"downsample.{i - 1}" if i else "stem.1"),
+                tuple(
+                    FoldedBlock(
+                        part(FoldedAttention, f"attention.{i}.{j}"), part(FoldedFeedForward, f"ffn.{i}.{j}")
+                    )
+                    for j in range(depth)
+                ),
+                FoldedNorm(leaf(f"norm.{i}.weight"), leaf(f"norm.{i}.bias")),
+            )
+            for i, depth in enumerate(config.depths)
+        ),
+        decoder.named(leaf),
+    )
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -100,14 +140,15 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def _wide(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias in float64."""
     bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
     return conv.weight.double(), bias.double()
 
 
-def _behind(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Weights:
+def _behind(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> FoldedConv:
     """norm(conv(x)) as one convolution."""
     (weight, bias), (scale, shift) = _wide(conv), _scale_and_shift(norm)
-    return {"weight": weight * scale.view(-1, 1, 1, 1), "bias": bias * scale + shift}
+    return FoldedConv(weight * scale.view(-1, 1, 1, 1), bias * scale + shift)
 
 
 def _before(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -122,29 +163,29 @@ def _scaled(conv: nn.Conv2d, layer_scale: Tensor) -> tuple[Tensor, Tensor]:
     return weight * layer_scale.double().view(-1, 1, 1, 1), bias * layer_scale.double()
 
 
-def _attention(block: Block) -> Iterator[tuple[str, Tensor]]:
+def _attention(block: Block) -> FoldedAttention:
     attention, layer_scale = block.attention, block.layer_scale1.double()
     scale, shift = _scale_and_shift(block.norm1)
     strips = attention.strips
-    yield from zip(("proj_in_weight", "proj_in_bias"), _before(attention.proj_in, block.norm1), strict=True)
-    yield from zip(("root_weight", "root_bias"), _wide(strips.root), strict=True)
-    pairs = zip(strips.rows, strips.columns, strict=True)
-    for i, conv in enumerate(conv for pair in pairs for conv in pair):
-        assert isinstance(conv, nn.Conv2d)
-        yield from zip((f"strip_weights.{i}", f"strip_biases.{i}"), _wide(conv), strict=True)
-    yield from zip(("mix_weight", "mix_bias"), _wide(attention.mix), strict=True)
-    yield from zip(
-        ("proj_out_weight", "proj_out_bias"), _scaled(attention.proj_out, layer_scale), strict=True
+    rows, columns = (
+        [_wide(cast(nn.Conv2d, conv)) for conv in convs] for convs in (strips.rows, strips.columns)
     )
-    yield "skip_scale", 1 + layer_scale * scale
-    yield "skip_shift", layer_scale * shift
+    return FoldedAttention(
+        *_before(attention.proj_in, block.norm1),
+        *_wide(strips.root),
+        tuple(weight for weight, _ in rows),
+        tuple(weight for weight, _ in columns),
+        tuple(bias for _, bias in rows),
+        tuple(bias for _, bias in columns),
+        *_wide(attention.mix),
+        *_scaled(attention.proj_out, layer_scale),
+        skip_scale=1 + layer_scale * scale,
+        skip_shift=layer_scale * shift,
+    )
 
 
-def _feed_forward(block: Block) -> Weights:
+def _feed_forward(block: Block) -> FoldedFeedForward:
     ffn = block.ffn
-    convolutions = (
-        _before(ffn.fc1, block.norm2),
-        _wide(ffn.dwconv),
-        _scaled(ffn.fc2, block.layer_scale2),
+    return FoldedFeedForward(
+        *_before(ffn.fc1, block.norm2), *_wide(ffn.dwconv), *_scaled(ffn.fc2, block.layer_scale2)
     )
-    return dict(zip(CONV_FFN, (t for pair in convolutions for t in pair), strict=True))

@@ -1,8 +1,8 @@
-"""CUDA graphs of a deployed model: one launch for a whole forward pass, whose kernels would else wait for Python.
+"""CUDA graphs of a deployed model: one launch per forward pass; without a graph, small kernels wait for Python.
 
-A graph is bound to the addresses it was captured with: its input is copied in, its result copied out, and all between
-lies in the graph's own memory. One graph for each input shape, layout and kind of result, a few of them kept. What
-cannot be captured runs as it is: slower, and with one warning.
+A graph is bound to the addresses it was captured with: its input is copied in, its result copied out, and all tensors
+between lie in the graph's own memory. Each input shape, memory format and kind of result has a graph of its own; a few
+are kept. A function that cannot be captured runs without a graph: slower, and with one warning.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-GRAPHS = 4  # shapes times kinds of result; each holds the memory of a forward pass
-WARM_UPS = 2  # calls before a capture: Triton compiles, cuDNN chooses, the allocator learns the sizes
+GRAPHS = 4  # kept; each holds the memory of a forward pass
+WARM_UPS = (
+    2  # calls before a capture, in which Triton compiles, cuDNN chooses and the allocator learns the sizes
+)
 
 Function = Callable[[Tensor], Tensor]
 
@@ -29,13 +31,15 @@ class CapturedCall:
     """``function`` on images of one shape as a CUDA graph; may be called from several threads and streams.
 
     Raises:
-        CaptureError: the function runs, but cannot be captured. What the function itself raises passes.
+        CaptureError: the function runs, but cannot be captured. An exception of the function itself passes through.
     """
 
     def __init__(self, function: Function, images: Tensor) -> None:
         self.device, self._lock = images.device, threading.Lock()
         with torch.cuda.device(self.device):
-            self._images = torch.empty_like(images)  # in the caller's layout, or the copy would transpose
+            self._images = torch.empty_like(
+                images
+            )  # in the caller's memory format, or the copy would transpose
             self._images.copy_(images)
             stream, caller = torch.cuda.Stream(), torch.cuda.current_stream()
             stream.wait_stream(caller)
@@ -44,11 +48,11 @@ class CapturedCall:
                     function(self._images)
             self._graph, self._done = torch.cuda.CUDAGraph(), torch.cuda.Event()
             try:
-                # other threads may go on using the device meanwhile
+                # thread_local: other threads may use the device during the capture
                 with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
                     self._result = function(self._images)
             except Exception as error:
-                torch.cuda.set_stream(caller)  # a capture that breaks off may leave its own
+                torch.cuda.set_stream(caller)  # a capture that fails may leave its own stream set
                 raise CaptureError(f"{type(error).__name__}: {error}") from error
             finally:
                 caller.wait_stream(stream)
@@ -61,26 +65,26 @@ class CapturedCall:
             stream.wait_event(self._done)  # another stream's call may still be reading or writing
             self._images.copy_(images)
             self._graph.replay()
-            # or its memory, if this call is dropped now, might serve another
+            # keeps the allocator from reusing this memory while the replay runs, should this object be freed
             self._images.record_stream(stream)
             result = self._result.clone()
             self._done.record(stream)
         return result
 
     def finish(self) -> None:
-        """Wait until the device has done with the graph's memory."""
+        """Wait until the device no longer uses the graph's memory."""
         self._done.synchronize()
 
 
 class GraphCache:
-    """Runs functions of images through graphs, of which it keeps `GRAPHS`.
+    """Runs functions of images through graphs and keeps `GRAPHS` of them.
 
-    Where all places are taken, a new shape runs as it is and gets a graph only if it comes twice in a row, in place of
-    the one that was not used for longest: images of ever new sizes, or the scales of one image in turn, would else
-    cost a capture each.
+    When the cache is full, a new shape runs without a graph. Only if it comes twice in a row does it get one, in place
+    of the least recently used. Otherwise images that all differ in size, or the scales of one image in turn, would
+    cost a capture per call.
 
     Args:
-        capture: makes a graph of a function for images like those given.
+        capture: makes the graph of a function for images of one shape.
     """
 
     def __init__(self, capture: Callable[[Function, Tensor], CapturedCall] = CapturedCall) -> None:
@@ -91,13 +95,13 @@ class GraphCache:
         self._lock = threading.Lock()
 
     def __call__(self, kind: Hashable, function: Function, images: Tensor) -> Tensor:
-        """``function(images)``; calls of one ``kind``, shape and layout must be of one function.
+        """``function(images)``; calls with the same ``kind``, shape and memory format must have the same function.
 
-        Inside a capture of the caller's the function runs as it is and becomes part of that.
+        While the caller captures a graph, the function runs directly and becomes part of that graph.
         """
         if images.numel() == 0 or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
             return function(images)
-        dense = torch.empty_like(images, device="meta").stride()  # of the graph's own input
+        dense = torch.empty_like(images, device="meta").stride()  # as the graph's own input will have
         key = (kind, images.shape, dense, images.dtype)
         with self._lock:
             call = self._calls.get(key) or self._made(key, function, images)
@@ -107,7 +111,7 @@ class GraphCache:
         return function(images) if call is None else call(images)
 
     def _made(self, key: Hashable, function: Function, images: Tensor) -> CapturedCall | None:
-        """A new graph; None where the call shall run as it is."""
+        """A new graph, or None if the call is to run without one."""
         if key in self._uncaptured or (len(self._calls) >= GRAPHS and key != self._last):
             return None
         while len(self._calls) >= GRAPHS:
@@ -118,7 +122,7 @@ class GraphCache:
             except torch.OutOfMemoryError:
                 if not self._calls:
                     raise
-                while self._calls:  # their memory may be what is missing
+                while self._calls:  # frees the memory of all other graphs
                     self._forget_one()
                 call = self._capture(function, images)
         except CaptureError as error:

@@ -1,4 +1,4 @@
-"""Drawing a segmentation: class colours over the photograph, and a legend of what is in it."""
+"""Draws a segmentation: class colours over the photograph, and a legend of its classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def draw_overlay(image: np.ndarray, mask: np.ndarray, palette: np.ndarray, alpha
     Args:
         image: (H, W, 3) uint8 RGB.
         mask: (H, W) class ids.
-        palette: (K, 3) uint8 RGB, K above every id.
+        palette: (K, 3) uint8 RGB; K is above every id.
         alpha: 0 shows the photograph, 1 the colours.
 
     Returns:

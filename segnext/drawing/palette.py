@@ -1,4 +1,4 @@
-"""Colours for classes that came without any: as far apart from each other as can be."""
+"""Colours for classes that have none: each is as far from the others as possible."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-_STEPS = 17  # levels a channel; 17**3 candidates are enough for hundreds of classes
+_STEPS = 17  # levels per channel; 17**3 candidates are enough for hundreds of classes
 
 
 @functools.cache

@@ -1,1 +1,1 @@
-"""Evaluation: one confusion matrix over a data set, and what follows from it."""
+"""Evaluation: one confusion matrix over a data set, and the measures that follow from it."""

@@ -1,4 +1,4 @@
-"""Evaluation of a model on a data set, image by image at native size."""
+"""Evaluates a model on a data set, image by image; labels always keep their native size."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import torch
 
 from segnext.data.dataset import SegmentationFolder
-from segnext.data.preprocessing import normalise
+from segnext.data.preprocessing import Preprocessing
 from segnext.evaluation.metrics import ConfusionMatrix
 from segnext.predict.inference import Inference, Network, predict_mask
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of `evaluate`.
+    """The result of `evaluate`.
 
     Attributes:
         confusion: counts over the whole set.
         images: number of images.
-        seconds: time taken, reading included.
+        seconds: time, including the reading of images.
     """
 
     confusion: ConfusionMatrix
@@ -30,7 +30,7 @@ class Evaluation:
     seconds: float
 
     def summary(self, classes: tuple[str, ...]) -> dict[str, object]:
-        """Measures as plain numbers (JSON), classes by name; None where a measure is 0 / 0."""
+        """Return the measures as plain numbers (JSON), by class name; a measure that is 0 / 0 is None."""
         confusion = self.confusion
         iou, accuracy = confusion.iou.tolist(), confusion.accuracy.tolist()
         return {
@@ -48,8 +48,9 @@ def evaluate(
     dataset: SegmentationFolder,
     *,
     device: torch.device | str = "cpu",
-    precision: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32,
     inference: Inference | None = None,
+    preprocessing: Preprocessing | None = None,
     after_image: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Predict every image of a data set and count.
@@ -58,20 +59,24 @@ def evaluate(
         model: in evaluation mode, on `device`, or deployed.
         dataset: images and labels; one image at a time, so sizes may differ.
         device: where images go.
-        precision: float32, or bfloat16 for autocast (a deployed model has its own).
-        inference: sliding window, several scales and so on; by default the whole image at its own size.
+        dtype: float32, or bfloat16 for autocast (a deployed model has its own).
+        inference: how an image goes through the network; by default the whole image once.
+        preprocessing: mean, std and image size; by default those of the model's metadata, as in prediction.
         after_image: called after each image, for a progress bar.
 
     Raises:
         ValueError: a label does not fit its image or holds unknown ids (the file is named).
     """
     device = torch.device(device)
+    if preprocessing is None:
+        preprocessing = Preprocessing.of(getattr(model, "metadata", {}))
+    inference = (inference or Inference()).for_weights(preprocessing.short_side)
     confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
     start = time.perf_counter()
     for index in range(len(dataset)):
         image, label = dataset[index]
-        pixels = normalise(image, device=device)
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        pixels = preprocessing(image, device=device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             ids = predict_mask(model, pixels, (label.shape[0], label.shape[1]), inference)
         confusion.update(ids[0].cpu(), torch.from_numpy(label))
         after_image()

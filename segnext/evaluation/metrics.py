@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class ConfusionMatrix:
-    """Counts of (true class, predicted class) over all labelled pixels of a set.
+    """Counts pairs of true and predicted class over all labelled pixels of a set.
 
-    Measures that are 0 / 0, as the IoU of a class that neither occurs nor is predicted, are NaN and are
+    Measures that are 0 / 0, such as the IoU of a class that neither occurs nor is predicted, are NaN and are
     left out of means.
 
     Args:
@@ -57,24 +57,24 @@ class ConfusionMatrix:
 
     @property
     def iou(self) -> Tensor:
-        """(K,) float64: intersection over union of each class."""
+        """(K,) float64: the intersection over union of each class."""
         hits, true, predicted = self._sums()
         return hits / (true + predicted - hits)
 
     @property
     def accuracy(self) -> Tensor:
-        """(K,) float64: share of each class's pixels that were found."""
+        """(K,) float64: the fraction of each class's pixels that were found."""
         hits, true, _ = self._sums()
         return hits / true
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that occur or are predicted."""
+        """The mean IoU of the classes that occur or are predicted."""
         return float(self.iou.nanmean())
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of labelled pixels that are right."""
+        """The fraction of labelled pixels that are right."""
         hits, true, _ = self._sums()
         return float(hits.sum() / true.sum())
 

@@ -1,1 +1,1 @@
-"""Measuring instruments: costs by formula, and the runtimes that a model is compared with."""
+"""Measuring instruments: counted costs, the clock, the check before timing, other runtimes, the machine's facts."""

@@ -1,6 +1,6 @@
-"""What a model costs at an input size: parameters, multiply-adds, memory; counted without computing anything.
+"""Counts parameters, multiply-adds and memory of a model at an input size, without computing anything.
 
-The model runs on meta tensors: shapes only, no data, so that SegNeXt-L at 1024x2048 is counted in a second.
+The model runs on meta tensors, which have shapes but no data: SegNeXt-L at 1024x2048 is counted in a second.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from segnext.models import MSCAN, SegNeXt
 
 @dataclass(frozen=True)
 class PartCost:
-    """One part of a model.
+    """The cost of one part of a model.
 
     Attributes:
         name: "stem", "stage 1", ..., "decoder" or "head".
-        output: shape of what the part gives.
-        parameters: trainable values.
-        multiply_adds: of convolutions and matrix products in one forward pass (half the FLOPs).
-        saved_bytes: activations kept for the backward pass in float32.
+        output: shape of the part's output.
+        parameters: number of trainable values.
+        multiply_adds: those of convolutions and matrix products in one forward pass (half the FLOPs).
+        saved_bytes: size of the activations that are kept for the backward pass, in float32.
     """
 
     name: str
@@ -42,14 +42,14 @@ class PartCost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """A whole model at one input shape.
+    """The cost of a whole model at one input shape.
 
     Attributes:
         architecture: the model's name.
         input: (N, C, H, W).
         parts: in the order of the forward pass; they make up the model.
-        peak_bytes: the most activations alive at once from input to label map (a classifier: to scores), in
-            float32; what an op needs inside itself is not seen.
+        peak_bytes: the most activations that exist at one time from input to label map (in a classifier: to
+            scores), in float32; memory that an op uses inside itself is not counted.
     """
 
     architecture: str
@@ -59,34 +59,34 @@ class ModelCost:
 
     @property
     def parameters(self) -> int:
-        """Trainable values of all parts."""
+        """The number of trainable values of all parts."""
         return sum(part.parameters for part in self.parts)
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of all parts in one forward pass."""
+        """The multiply-adds of all parts in one forward pass."""
         return sum(part.multiply_adds for part in self.parts)
 
     @property
     def saved_bytes(self) -> int:
-        """Activations that training keeps for the backward pass, in float32."""
+        """The size of the activations that training keeps for the backward pass, in float32."""
         return sum(part.saved_bytes for part in self.parts)
 
 
 def count_costs(model: SegNeXt | MSCAN, height: int, width: int, batch: int = 1) -> ModelCost:
-    """Counts a model's costs at an input size; the model itself is left as it is.
+    """Count a model's costs at an input size; the model itself is not changed.
 
     Args:
-        model: on any device, the meta device included.
-        height: of the input.
-        width: of the input.
+        model: a model on any device, including the meta device.
+        height: height of the input.
+        width: width of the input.
         batch: images at once.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size is below 1.
     """
     if min(height, width, batch) < 1:
-        raise ValueError(f"info: size and batch must be at least 1, got {height}x{width} and {batch}")
+        raise ValueError(f"count_costs: size and batch must be at least 1, got {height}x{width} and {batch}")
     shape = (batch, model.config.in_channels, height, width)
     model = copy.deepcopy(model).to("meta")
     parts = _parts(model)
@@ -123,7 +123,7 @@ def count_costs(model: SegNeXt | MSCAN, height: int, width: int, batch: int = 1)
 
 
 def _parts(model: SegNeXt | MSCAN) -> dict[str, list[nn.Module]]:
-    """The modules that make up each part; the last one's output is the part's."""
+    """Return the modules of each part; the output of the last module is the output of the part."""
     encoder = model.backbone if isinstance(model, SegNeXt) else model
     parts: dict[str, list[nn.Module]] = {"stem": [encoder.stem]}
     for index, (stage, norm) in enumerate(zip(encoder.stages, encoder.norms, strict=True)):
@@ -168,23 +168,23 @@ class _Watch:
         return hook
 
     def pack(self, tensor: Tensor) -> Tensor:
-        """Counts a tensor saved for the backward pass, once, unless it is the model's own."""
+        """Count a tensor that is saved for the backward pass, once, unless it is the model's own."""
         if self._running is not None and _storage_id(tensor) not in self._seen:
-            self._seen.add(_storage_id(tensor))  # the graph keeps it alive, so the id stays its own
+            self._seen.add(_storage_id(tensor))  # the graph keeps the tensor, so its id is not used again
             self.saved[self._running] += tensor.untyped_storage().nbytes()
         return tensor
 
 
 class _PeakMemory(TorchDispatchMode):
-    """Bytes of all storages made inside the block that are alive, and the most there were.
+    """Counts the bytes of all existing storages that were made inside the block, and their maximum.
 
-    `own` are the model's tensors: a view of one is no new memory.
+    `own` are the model's tensors: a view of one of them is no new memory.
     """
 
     def __init__(self, own: Sequence[Tensor]) -> None:
         super().__init__()
         self.alive = self.peak = 0
-        self._own = [tensor.untyped_storage() for tensor in own]  # holds them, so that they stay known
+        self._own = [tensor.untyped_storage() for tensor in own]  # keeps them, so that they stay known
         self._known: weakref.WeakSet[Any] = weakref.WeakSet(self._own)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,13 +1,12 @@
-"""Other runtimes on the same network: torch.compile, ONNX Runtime, OpenVINO. What benchmarks compare with.
+"""Runs the same network in other runtimes, for comparison: torch.compile, ONNX Runtime, OpenVINO.
 
-Each gets plain PyTorch and one batch, prepares everything, runs once, and returns what is to be timed. What is
-not installed or does not take the network raises `Unavailable` with the reason in a line.
+Each function gets plain PyTorch and one batch, prepares everything, runs once, and returns the call that is to be
+timed. A runtime that is not installed or does not take the network raises `Unavailable` with the reason in a line.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnext.measure import timing
 from segnext.models import SegNeXt
 from segnext_kernels import definitions
 
 Run = Callable[[], Tensor]
 TRIALS = 3
-OPSET = 20  # the first with Gelu as one operator
+OPENVINO_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+OPSET = 20  # the first version with Gelu as one operator
 INSTALL = {name: "pip install onnx onnxscript onnxruntime openvino" for name in ("onnx", "onnxscript")} | {
     "onnxruntime": "pip install onnxruntime",
     "openvino": "pip install openvino",
@@ -31,12 +32,12 @@ INSTALL = {name: "pip install onnx onnxscript onnxruntime openvino" for name in 
 
 
 class Unavailable(RuntimeError):
-    """A runtime is not here or does not take the network."""
+    """A runtime is not installed or does not take the network."""
 
 
 @contextmanager
 def _explained(task: str) -> Iterator[None]:
-    """Turns whatever goes wrong into one line: a baseline that fails must not end the comparison."""
+    """Turn any error into one line: a baseline that fails must not end the comparison."""
     try:
         yield
     except Unavailable:
@@ -51,27 +52,27 @@ def _explained(task: str) -> Iterator[None]:
 
 
 class AsModule(nn.Module):
-    """A function of tensors as the module that exporters ask for; tensors inside it become constants."""
+    """Wraps a function of tensors as the module that exporters need; tensors inside it become constants."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.function = function
-        self.training = False  # eval() would descend: a traced module refuses it
+        self.training = False  # eval() would also call it on traced modules, which refuse it
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The function's result."""
+        """Call the function."""
         return self.function(*inputs)
 
 
 def torch_compile(
     function: Callable[..., Any], *inputs: Tensor, mode: str | None = None, alone: bool = True
 ) -> Run:
-    """Compiled by Inductor for these shapes alone.
+    """Compile a function by Inductor for these shapes alone.
 
     Args:
-        function: a module's weights are constants to it, tensors inside anything else are inputs.
-        mode: Inductor's, such as "max-autotune"; its default one without.
-        alone: forget what was compiled before, which would count as shapes seen.
+        function: what to compile; weights of a module become constants, tensors inside anything else inputs.
+        mode: Inductor's mode, such as "max-autotune"; None: its default.
+        alone: forget earlier compilations, whose shapes would count as seen.
 
     Raises:
         Unavailable: there is no C++ compiler, or compilation failed.
@@ -85,17 +86,17 @@ def torch_compile(
 
 
 def export_onnx(function: Callable[..., Tensor], *inputs: Tensor) -> bytes:
-    """The function as a serialised ONNX model for the inputs' shapes.
+    """Return the function as a serialised ONNX model for the shapes of the inputs.
 
     Raises:
         Unavailable: the exporter is not installed, or it failed.
     """
     log = logging.getLogger("torch.onnx")
     level = log.level
-    log.setLevel(logging.ERROR)  # it names operators of packages that are not needed
+    log.setLevel(logging.ERROR)  # it would name operators of packages that are not needed
     try:
         with _explained("export to ONNX"), torch.no_grad(), warnings.catch_warnings():
-            import onnx  # noqa: F401 (named first where both are missing)
+            import onnx  # noqa: F401 (so that it is named first if both are missing)
             import onnxscript  # noqa: F401
 
             warnings.simplefilter("ignore")
@@ -109,7 +110,7 @@ def export_onnx(function: Callable[..., Tensor], *inputs: Tensor) -> bytes:
 
 
 def onnx_runtime(model: bytes, *inputs: Tensor) -> Run:
-    """ONNX Runtime on the CPU, all graph optimisations, as many threads as torch has.
+    """Prepare ONNX Runtime on the CPU with all graph optimisations and as many threads as torch has.
 
     Raises:
         Unavailable: it is not installed, or it refuses the model.
@@ -120,7 +121,7 @@ def onnx_runtime(model: bytes, *inputs: Tensor) -> Run:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads = torch.get_num_threads()
-        # its waiting threads would take the cores from whoever is timed next
+        # otherwise its waiting threads would take the cores from the variant that is timed next
         options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         names = [entry.name for entry in session.get_inputs()]
@@ -133,13 +134,13 @@ def onnx_runtime(model: bytes, *inputs: Tensor) -> Run:
     return run
 
 
-def openvino(model: bytes, *inputs: Tensor, precision: str = "f32") -> Run:
-    """OpenVINO on the CPU, tuned for latency, as many threads as torch has.
+def openvino(model: bytes, *inputs: Tensor, dtype: torch.dtype = torch.float32) -> Run:
+    """Prepare OpenVINO on the CPU, tuned for latency, with as many threads as torch has.
 
     Args:
         model: a serialised ONNX model.
-        inputs: float32.
-        precision: "f32" or "bf16", of what is computed inside.
+        inputs: float32 tensors.
+        dtype: float32 or bfloat16, for the arithmetic inside.
 
     Raises:
         Unavailable: it is not installed, it refuses the model, or this CPU has no bfloat16 arithmetic.
@@ -148,7 +149,8 @@ def openvino(model: bytes, *inputs: Tensor, precision: str = "f32") -> Run:
         import openvino
 
         core = openvino.Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        precision = OPENVINO_NAMES[dtype]
+        if dtype == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise Unavailable("this CPU has no bfloat16 arithmetic (avx512_bf16 or amx_bf16)")
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -166,25 +168,33 @@ def openvino(model: bytes, *inputs: Tensor, precision: str = "f32") -> Run:
 
 
 def fastest(runs: Sequence[Run]) -> Run:
-    """The one of several formulations of the same with the shortest time, taken in turns."""
-    best = [float("inf")] * len(runs)
-    for _ in range(TRIALS if len(runs) > 1 else 0):
-        for index, run in enumerate(runs):
-            begin = time.perf_counter()
-            run()
-            best[index] = min(best[index], time.perf_counter() - begin)
-    return runs[best.index(min(best))]
+    """Return the fastest of several formulations of the same; they take turns."""
+    if len(runs) == 1:
+        return runs[0]
+    turns = {str(index): timing.turn(run, warm_up=False) for index, run in enumerate(runs)}
+    times = timing.interleaved(turns, seconds=0, least=TRIALS, most=TRIALS)
+    return runs[int(min(times, key=lambda index: min(times[index])))]
+
+
+def label_map(logits: Tensor, size: tuple[int, int], axis: int = 1) -> Tensor:
+    """Return labels (N, *size) of logits (N, K, h, w), which are resized before the largest class is found.
+
+    Args:
+        axis: 1 or -1, where the classes are while the largest is found; runtimes differ in which is faster.
+    """
+    full = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    return full.argmax(1) if axis == 1 else full.permute(0, 2, 3, 1).argmax(-1)
 
 
 def plain(model: SegNeXt, images: Tensor) -> Callable[[Tensor], Tensor]:
-    """The model's logits at an eighth of the size in PyTorch's own operators, for the shape of ``images``.
+    """Return the model in PyTorch's own operators, up to logits at an eighth of the size, for the shape of ``images``.
 
-    Traced with every operator of ours replaced by its definition and every 1x1 convolution written as one, so
-    that compilers and exporters see what they know.
+    In its trace each of our operators is replaced by its definition, and each 1x1 convolution is written as a
+    convolution, so that compilers and exporters see only what they know.
     """
     table = {**definitions(), torch.ops.aten.linear.default: _convolution_1x1}
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about itself
+        warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own code
         program = torch.export.export(AsModule(model.forward_logits), (images,))
         return program.run_decompositions(table).module()
 

@@ -1,7 +1,7 @@
-"""The checkpoint layouts of SegNeXt: one table of names, a few rules for each dialect.
+"""The checkpoint dialects of SegNeXt: one table of names, a few rules for each dialect.
 
-A layout is how a code base names (and sometimes shapes) the tensors of the same network. Everything here
-works on plain dictionaries; files are the business of ``segnext.weights``.
+A dialect is how a code base names (and sometimes shapes) the tensors of the same network. Everything here
+works on plain dictionaries; ``segnext.weights`` reads and writes files.
 """
 
 from __future__ import annotations
@@ -15,10 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LAYOUTS = ("native", "official", "official_imagenet", "mmsegmentation", "geti", "jseg", "paddleseg")
+from segnext.models.decoders import DECODERS
 
-# Official names and ours, both ways. Braces hold a number, {rest} anything; official stages count from 1,
-# ours from 0, and the three patch embeddings that follow the stem are our downsamples 0-2.
+DIALECTS = ("native", "official", "official_imagenet", "mmsegmentation", "geti", "jseg", "paddleseg")
+
+# Beginnings of the encoder's and the classifiers' names; a SegNeXt's encoder has ``backbone.`` before them.
+ENCODER = ("stem.", "downsamples.", "stages.", "norms.")
+CLASSIFIERS = ("decoder.classifier.", "head.")
+# Endings of names that foreign checkpoints may lack; the model then keeps its own tensors.
+BASES = "hamburger.bases"
+OPTIONAL = (BASES, "num_batches_tracked")
+
+# Official names and ours, translated both ways. Braces stand for a number, {rest} for anything. Official stages
+# count from 1 and ours from 0; the three patch embeddings after the stem are our downsamples 0-2.
 _ENCODER_NAMES = (
     ("patch_embed1.proj.0.{rest}", "stem.conv1.{rest}"),
     ("patch_embed1.proj.1.{rest}", "stem.norm1.{rest}"),
@@ -53,25 +62,17 @@ _ENCODER_NAMES = (
     ("block{stage}.{block}.mlp.fc2.{rest}", "stages.{stage}.{block}.ffn.fc2.{rest}"),
     ("norm{stage}.{rest}", "norms.{stage}.{rest}"),
 )
-_DECODER_NAMES = (
-    ("decode_head.squeeze.conv.{rest}", "decoder.squeeze.conv.{rest}"),
-    ("decode_head.squeeze.gn.{rest}", "decoder.squeeze.norm.{rest}"),
-    ("decode_head.hamburger.ham_in.conv.{rest}", "decoder.hamburger.proj_in.{rest}"),
-    ("decode_head.hamburger.ham_out.conv.{rest}", "decoder.hamburger.proj_out.{rest}"),
-    ("decode_head.hamburger.ham_out.gn.{rest}", "decoder.hamburger.norm.{rest}"),
-    ("decode_head.hamburger.ham.bases", "decoder.hamburger.bases"),
-    ("decode_head.align.conv.{rest}", "decoder.align.conv.{rest}"),
-    ("decode_head.align.gn.{rest}", "decoder.align.norm.{rest}"),
-    ("decode_head.conv_seg.{rest}", "decoder.classifier.{rest}"),
+_DECODER_NAMES = tuple(
+    (f"decode_head.{official}", f"decoder.{native}")
+    for decoder in DECODERS.values()
+    for official, native in decoder.official_names
 )
 _OFFICIAL_MINUS_NATIVE = {"stage": 1, "down": 2, "block": 0, "branch": 0}
 
-# Dialects of the official names, as ordered rewriting rules that lead back to them.
+# How other code bases changed the official names: rules that lead back to them, applied in this order.
 _MMSEGMENTATION_RULES = ((r"\.mlp\.dwconv\.(weight|bias)$", r".mlp.dwconv.dwconv.\1"),)
 _PADDLE_RULES = (
-    (r"\.spatial_gating_unit\.dwconvs\.\d+\.conv1_([12])\.", r".spatial_gating_unit.conv0_\1."),
-    (r"\.spatial_gating_unit\.dwconvs\.\d+\.conv2_([12])\.", r".spatial_gating_unit.conv1_\1."),
-    (r"\.spatial_gating_unit\.dwconvs\.\d+\.conv3_([12])\.", r".spatial_gating_unit.conv2_\1."),
+    (r"\.spatial_gating_unit\.dwconvs\.(\d+)\.conv\d+_([12])\.", r".spatial_gating_unit.conv\1_\2."),
     (r"\.spatial_gating_unit\.conv_out\.", ".spatial_gating_unit.conv3."),
     (r"\._mean$", ".running_mean"),
     (r"\._variance$", ".running_var"),
@@ -80,17 +81,15 @@ _PADDLE_RULES = (
     (r"\.hamburger\.ham_in\.(weight|bias)$", r".hamburger.ham_in.conv.\1"),
     *_MMSEGMENTATION_RULES,
 )
-_DIALECTS: dict[str, tuple[tuple[str, str], ...]] = {
+_RULES: dict[str, tuple[tuple[str, str], ...]] = {
     "mmsegmentation": _MMSEGMENTATION_RULES,
     "geti": _MMSEGMENTATION_RULES,
     "paddleseg": _PADDLE_RULES,
 }
 
-# What DDP, torch.compile, Lightning and Geti put before every name.
+# DDP, torch.compile, Lightning and Geti put these before every name.
 _WRAPPERS = re.compile(r"^(?:(?:module|model|_orig_mod)\.)+")
-_NATIVE = re.compile(r"^(?:(?:backbone\.)?(?:stem|stages|downsamples|norms)\.|decoder\.)")
 _OFFICIAL = re.compile(r"^(?:(?:backbone\.)?(?:patch_embed\d|block\d|norm\d)\.|decode_head\.)")
-_ENCODER = re.compile(r"^(?:stem|stages|downsamples|norms)\.")
 
 
 @dataclass(frozen=True)
@@ -98,30 +97,30 @@ class Translation:
     """A state dict in our names.
 
     Attributes:
-        layout: which of ``LAYOUTS`` it came from.
+        dialect: the one of ``DIALECTS`` that it came in.
         tensors: our name to tensor; names that no rule knows are kept as they are.
         reshaped: our names of the tensors whose shape was changed on the way.
     """
 
-    layout: str
+    dialect: str
     tensors: dict[str, Tensor]
     reshaped: list[str] = field(default_factory=list)
 
 
 def detect(state_dict: Mapping[str, Any]) -> str:
-    """Which of ``LAYOUTS`` a state dict has, with or without ``backbone.`` and wrapper prefixes.
+    """Find the one of ``DIALECTS`` that a state dict is in, with or without ``backbone.`` and wrapper prefixes.
 
     Raises:
-        ValueError: none of them.
+        ValueError: it is in none of them.
     """
     keys = [_WRAPPERS.sub("", key) for key in state_dict]
-    if any(_NATIVE.match(key) for key in keys):
+    if any(key.removeprefix("backbone.").startswith(ENCODER) or key.startswith("decoder.") for key in keys):
         return "native"
     ours = [key for key in keys if _OFFICIAL.match(key)]
     if not ours:
         some = ", ".join(list(state_dict)[:3]) or "no keys at all"
         raise ValueError(
-            f"state dict: names must be those of SegNeXt or MSCAN ({', '.join(LAYOUTS)}), got {some}; "
+            f"state dict: names must be those of SegNeXt or MSCAN ({', '.join(DIALECTS)}), got {some}; "
             "is it another network's checkpoint?"
         )
     if any(re.search(r"\._mean$|\.dwconvs\.\d|\._group_norm\.|\.conv_out\.", key) for key in ours):
@@ -140,29 +139,27 @@ def detect(state_dict: Mapping[str, Any]) -> str:
 
 
 def translate(state_dict: Mapping[str, Any], native_keys: Iterable[str] | None = None) -> Translation:
-    """Rename, and where needed reshape, a state dict of any layout to ours.
+    """Rename, and where needed reshape, a state dict of any dialect to ours.
 
     Args:
-        state_dict: names to tensors or numpy arrays, in any of ``LAYOUTS``.
+        state_dict: names to tensors or numpy arrays, in any of ``DIALECTS``.
         native_keys: the names of the model that will load it; they decide whether encoder names begin with
             ``backbone.`` (SegNeXt) or not (MSCAN). By default encoder names keep what they have.
 
     Raises:
-        ValueError: an unknown layout, or two names that mean the same tensor.
+        ValueError: an unknown dialect, or two names that mean the same tensor.
     """
-    layout = detect(state_dict)
-    wants_prefix = None if native_keys is None else any(key.startswith("backbone.") for key in native_keys)
+    dialect = detect(state_dict)
+    wants_prefix = None if native_keys is None else _has_backbone(native_keys)
     tensors: dict[str, Tensor] = {}
     reshaped: list[str] = []
     for key, value in state_dict.items():
-        name = _prefixed(_native_name(_WRAPPERS.sub("", key), layout), wants_prefix)
+        name = _prefixed(_native_name(_WRAPPERS.sub("", key), dialect), wants_prefix)
         tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-        if name in tensors:
-            raise ValueError(f"state dict: each tensor must be there once, got a second {name} from {key}")
-        tensors[name] = _native_shape(name, tensor, layout)
+        _add(tensors, name, _native_shape(name, tensor, dialect), key)
         if tensors[name].shape != tensor.shape:
             reshaped.append(name)
-    return Translation(layout, tensors, reshaped)
+    return Translation(dialect, tensors, reshaped)
 
 
 def to_native(state_dict: Mapping[str, Any], native_keys: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -170,8 +167,21 @@ def to_native(state_dict: Mapping[str, Any], native_keys: Iterable[str] | None =
     return translate(state_dict, native_keys).tensors if state_dict else {}
 
 
+def fit_prefix(tensors: Mapping[str, Tensor], native_keys: Iterable[str]) -> dict[str, Tensor]:
+    """Add or remove ``backbone.`` in our names, so that they are those of the model that ``native_keys`` name.
+
+    Raises:
+        ValueError: two names that mean the same tensor.
+    """
+    wants_prefix = _has_backbone(native_keys)
+    fitted: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        _add(fitted, _prefixed(key, wants_prefix), tensor, key)
+    return fitted
+
+
 def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of ours in the official code's names.
+    """Rename a state dict of ours to the official code's names.
 
     The NMF bases are left out: the official model draws them anew and has no place for them.
 
@@ -180,21 +190,31 @@ def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     official = {}
     for key, tensor in state_dict.items():
-        if not key.endswith("hamburger.bases"):
+        if not key.endswith(BASES):
             official[_official_name(key)] = tensor
     return official
 
 
+def _add(tensors: dict[str, Tensor], name: str, tensor: Tensor, key: str) -> None:
+    if name in tensors:
+        raise ValueError(f"state dict: each tensor must be there once, got a second {name} from {key}")
+    tensors[name] = tensor
+
+
+def _has_backbone(native_keys: Iterable[str]) -> bool:
+    return any(key.startswith("backbone.") for key in native_keys)
+
+
 def _prefixed(name: str, wants_prefix: bool | None) -> str:
-    if wants_prefix and _ENCODER.match(name):
+    if wants_prefix and name.startswith(ENCODER):
         return f"backbone.{name}"
     return name.removeprefix("backbone.") if wants_prefix is False else name
 
 
-def _native_name(key: str, layout: str) -> str:
-    if layout == "native":
+def _native_name(key: str, dialect: str) -> str:
+    if dialect == "native":
         return key
-    for pattern, replacement in _DIALECTS.get(layout, ()):
+    for pattern, replacement in _RULES.get(dialect, ()):
         key = re.sub(pattern, replacement, key)
     prefix = "backbone." if key.startswith("backbone.") else ""
     for renamed in (rename(key.removeprefix(prefix)) for rename in _TO_NATIVE):
@@ -214,16 +234,16 @@ def _official_name(key: str) -> str:
     raise ValueError(f"to_official: names must be those of model.state_dict(), got {key}; translate it first")
 
 
-def _native_shape(name: str, tensor: Tensor, layout: str) -> Tensor:
+def _native_shape(name: str, tensor: Tensor, dialect: str) -> Tensor:
     if name.endswith((".layer_scale1", ".layer_scale2")) and tensor.ndim > 1:
         return tensor.reshape(-1)  # (C, 1, 1) in PaddleSeg, (C,) elsewhere
-    if layout == "paddleseg" and name == "head.weight":
+    if dialect == "paddleseg" and name == "head.weight":
         return tensor.mT.contiguous()  # Paddle's Linear keeps (in, out)
     return tensor
 
 
 def _renamer(source: str, target: str, offset: int) -> Callable[[str], str | None]:
-    """A function that maps names of the form ``source`` to ``target`` and others to None."""
+    """Make a function that maps names of the form ``source`` to ``target`` and others to None."""
     pattern = re.escape(source).replace(r"\{", "{").replace(r"\}", "}")
     pattern = re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>{'.+' if m[1] == 'rest' else '[0-9]+'})", pattern)
     compiled = re.compile(pattern)

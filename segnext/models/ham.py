@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnext.models.config import GROUPS
 from segnext.models.layers import Pointwise
 from segnext_kernels import group_norm_act, nmf2d
 
 TRAIN_STEPS = 6
 EVAL_STEPS = 7
-GROUPS = 32
-BASES_SEED = 0  # evaluation is the same in every process, also before any weights are loaded
+BASES_SEED = 0  # makes evaluation equal in every process, also before weights are loaded
 
 
 def random_bases(
@@ -29,13 +29,13 @@ def random_bases(
 class Hamburger(nn.Module):
     """``relu(x + GN(proj_out(NMF(relu(proj_in x)))))`` on (N, D, H, W).
 
-    Training draws new random bases for each image in each forward, as the official code does. Evaluation
+    Training draws new random bases per image and forward pass, as the official code does. Evaluation
     uses the buffer ``bases`` (1, D, R), so that equal images give equal outputs.
 
     Args:
         channels: D, a multiple of 32.
         rank: R, number of bases.
-        grad: ``"unrolled"`` differentiates all NMF steps (official), ``"one_step"`` the last one only (less
+        grad: ``"unrolled"`` differentiates all NMF steps (official), ``"one_step"`` only the last one (less
             memory).
         random_eval_bases: draw new bases in evaluation too, as the official code does.
     """
@@ -61,6 +61,6 @@ class Hamburger(nn.Module):
         if self.training or self.random_eval_bases:
             bases = random_bases((x.shape[0], *bases.shape[1:]), device=bases.device, dtype=bases.dtype)
         z = nmf2d(F.relu(self.proj_in(x)).flatten(2), bases, steps, self.grad)
-        # flatten and unflatten are views: the factorisation keeps channels innermost.
+        # flatten and unflatten are views, because the factorisation keeps channels innermost.
         y = self.proj_out(z.unflatten(2, x.shape[2:]))
         return group_norm_act(y, GROUPS, self.norm.weight, self.norm.bias, self.norm.eps, residual=x)

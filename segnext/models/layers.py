@@ -1,15 +1,19 @@
-"""1x1 convolution as a matrix product over pixels."""
+"""The layers that several parts of the network share, their initialisation, and the check of input images."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnext.models.config import GROUPS
+from segnext_kernels import group_norm_act
+
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 `nn.Conv2d` (same parameters, same result) computed as `F.linear` on the innermost channels.
+    """A 1x1 `nn.Conv2d` (same parameters, same result), computed as `F.linear` over the innermost channels.
 
-    On channels_last tensors that is one matrix product without a copy; PyTorch's own 1x1 convolution copies to
+    On channels_last tensors this is one matrix product without a copy. PyTorch's own 1x1 convolution copies to
     contiguous and back on a single CPU thread.
     """
 
@@ -19,3 +23,80 @@ class Pointwise(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H, W), channels_last."""
         return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
+def depthwise(channels: int, height: int, width: int) -> nn.Conv2d:
+    """Make a depthwise convolution with bias that keeps the size; its kernel is ``height`` x ``width``, both odd."""
+    padding = (height // 2, width // 2)
+    return nn.Conv2d(channels, channels, (height, width), padding=padding, groups=channels)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over C of (N, C, H, W); in channels_last the permutations are views."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNormAct(nn.Module):
+    """1x1 convolution without bias, GroupNorm(32), ReLU."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv = Pointwise(in_channels, channels, bias=False)
+        self.norm = nn.GroupNorm(GROUPS, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, H, W)."""
+        return group_norm_act(self.conv(x), GROUPS, self.norm.weight, self.norm.bias, self.norm.eps)
+
+
+def initialise_convolutions(module: nn.Module) -> None:
+    """Draw all convolution weights below ``module`` from normal(0, sqrt(2 / fan_out)); set biases to 0.
+
+    ``fan_out`` is kernel height x kernel width x output channels / groups, as in the official code.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            fan_out = child.kernel_size[0] * child.kernel_size[1] * child.out_channels // child.groups
+            nn.init.normal_(child.weight, 0.0, (2.0 / fan_out) ** 0.5)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+
+
+def check_images(model: str, images: Tensor, weight: Tensor) -> None:
+    """Raise a one-line error unless ``images`` fit a network whose first convolution has ``weight``.
+
+    Raises:
+        TypeError: not a tensor, or not of the weights' floating dtype (any under autocast).
+        ValueError: not (N, C, H, W) with the right C and a pixel at least, or on another device.
+    """
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"{model}: images must be a tensor of normalised pixels, got {type(images).__name__}; "
+            "segnext.Predictor takes files and arrays"
+        )
+    channels = weight.shape[1]
+    if images.ndim != 4 or images.shape[1] != channels or min(images.shape[2:]) < 1:
+        remedy = (
+            "add a batch axis with images[None]" if images.ndim == 3 else "in_channels= is set at creation"
+        )
+        raise ValueError(
+            f"{model}: images must be (N, {channels}, H, W), got {tuple(images.shape)}; {remedy}"
+        )
+    if images.device != weight.device:
+        raise ValueError(
+            f"{model}: images must be on the model's device {weight.device}, got {images.device}; "
+            f"move them with images.to({str(weight.device)!r})"
+        )
+    if not images.is_floating_point():
+        raise TypeError(
+            f"{model}: images must be normalised floating-point pixels, got {images.dtype}; "
+            "see segnext.data.preprocessing.normalise, or use segnext.Predictor"
+        )
+    if images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
+        raise TypeError(
+            f"{model}: images must be {weight.dtype} as the weights, got {images.dtype}; "
+            "convert one of them, or run under torch.autocast"
+        )

@@ -1,4 +1,4 @@
-"""LightHam, SegNeXt's decoder: the features of stages 2-4 at H/8, a Hamburger, a classifier.
+"""LightHam, the published decoder of SegNeXt: features of stages 2-4 at H/8, a Hamburger, a classifier.
 
 Paper: SegNeXt (arXiv 2209.08575), figure 3 (c).
 """
@@ -11,27 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segnext.models.ham import GROUPS, Hamburger
-from segnext.models.layers import Pointwise
-from segnext.models.msca import initialise_convolutions
-from segnext_kernels import group_norm_act
+from segnext.models.config import SegNeXtConfig
+from segnext.models.decoder import Decoder
+from segnext.models.ham import Hamburger
+from segnext.models.layers import ConvNormAct, Pointwise, initialise_convolutions
 
 
-class ConvNormAct(nn.Module):
-    """1x1 convolution without bias, GroupNorm(32), ReLU."""
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.conv = Pointwise(in_channels, channels, bias=False)
-        self.norm = nn.GroupNorm(GROUPS, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, C, H, W)."""
-        return group_norm_act(self.conv(x), GROUPS, self.norm.weight, self.norm.bias, self.norm.eps)
-
-
-class LightHam(nn.Module):
-    """Decoder over several features; all are resized to the first one's size and concatenated.
+class LightHam(Decoder):
+    """Decoder over several features, which are resized to the first one's size and concatenated.
 
     Args:
         in_channels: channels of the features.
@@ -40,6 +27,20 @@ class LightHam(nn.Module):
         rank, grad, random_eval_bases: see :class:`segnext.models.ham.Hamburger`.
         dropout: rate of the channel dropout before the classifier.
     """
+
+    stages = (1, 2, 3)
+    official_names = (
+        ("squeeze.conv.{rest}", "squeeze.conv.{rest}"),
+        ("squeeze.gn.{rest}", "squeeze.norm.{rest}"),
+        ("hamburger.ham_in.conv.{rest}", "hamburger.proj_in.{rest}"),
+        ("hamburger.ham_out.conv.{rest}", "hamburger.proj_out.{rest}"),
+        ("hamburger.ham_out.gn.{rest}", "hamburger.norm.{rest}"),
+        ("hamburger.ham.bases", "hamburger.bases"),
+        ("align.conv.{rest}", "align.conv.{rest}"),
+        ("align.gn.{rest}", "align.norm.{rest}"),
+        ("conv_seg.{rest}", "classifier.{rest}"),
+    )
+    sizes = {"decoder_channels": ("squeeze.conv.weight", 0)}
 
     def __init__(
         self,
@@ -59,6 +60,19 @@ class LightHam(nn.Module):
         self.classifier = Pointwise(channels, num_classes)
         initialise_convolutions(self)
         nn.init.normal_(self.classifier.weight, 0.0, 0.01)
+
+    @classmethod
+    def from_config(cls, config: SegNeXtConfig) -> LightHam:
+        """The decoder of a SegNeXt with this configuration."""
+        return cls(
+            [config.channels[stage] for stage in cls.stages],
+            config.decoder_channels,
+            config.num_classes,
+            config.rank,
+            config.nmf_grad,
+            config.random_eval_bases,
+            config.decoder_dropout,
+        )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features [(N, C_i, H_i, W_i), ...] to logits (N, num_classes, H_0, W_0)."""

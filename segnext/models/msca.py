@@ -1,7 +1,7 @@
 """The SegNeXt block: multi-scale convolutional attention (MSCA) and a convolutional feed-forward network.
 
-Paper: SegNeXt (arXiv 2209.08575), section 3.1; where paper and official code disagree, the code is followed.
-Modules hold parameters; the arithmetic is in the ops of ``segnext_kernels``.
+Paper: SegNeXt (arXiv 2209.08575), section 3.1. Where paper and official code disagree, this file follows the code.
+The modules hold parameters; the ops of ``segnext_kernels`` compute.
 """
 
 from __future__ import annotations
@@ -13,62 +13,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segnext.models.layers import Pointwise
+from segnext.models.config import ROOT, STRIPS
+from segnext.models.layers import Pointwise, depthwise
 from segnext_kernels import conv_ffn, dwconv_gelu, gated_pointwise, msca_conv
 
-ROOT_KERNEL = 5
-STRIP_KERNELS = (7, 11, 21)
 LAYER_SCALE_INIT = 1e-2
 
 
-def initialise_convolutions(module: nn.Module) -> None:
-    """Draw all convolution weights below ``module`` from normal(0, sqrt(2 / fan_out)); set biases to 0.
-
-    ``fan_out`` is kernel height x kernel width x output channels / groups, as in the official code.
-    """
-    for child in module.modules():
-        if isinstance(child, nn.Conv2d):
-            fan_out = child.kernel_size[0] * child.kernel_size[1] * child.out_channels // child.groups
-            nn.init.normal_(child.weight, 0.0, (2.0 / fan_out) ** 0.5)
-            if child.bias is not None:
-                nn.init.zeros_(child.bias)
-
-
-def depthwise(channels: int, height: int, width: int) -> nn.Conv2d:
-    """Depthwise convolution with a bias that keeps the size, kernel ``height`` x ``width``, both odd."""
-    padding = (height // 2, width // 2)
-    return nn.Conv2d(channels, channels, (height, width), padding=padding, groups=channels)
-
-
 class StripConv(nn.Module):
-    """Depthwise 5x5 root, then the sum of the root's output and its strip branches (1xK, then Kx1).
+    """A depthwise root, then the sum of the root's output and its strip branches (1xK, then Kx1).
 
     Args:
         channels: C of the (N, C, H, W) input and output.
         kernels: the K of each strip branch, all odd.
+        root: side of the root's kernel, odd.
     """
 
-    def __init__(self, channels: int, kernels: Sequence[int] = STRIP_KERNELS) -> None:
+    def __init__(self, channels: int, kernels: Sequence[int] = STRIPS, root: int = ROOT) -> None:
         super().__init__()
-        self.root = depthwise(channels, ROOT_KERNEL, ROOT_KERNEL)
+        self.root = depthwise(channels, root, root)
         self.rows = nn.ModuleList(depthwise(channels, 1, kernel) for kernel in kernels)
         self.columns = nn.ModuleList(depthwise(channels, kernel, 1) for kernel in kernels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        pairs = zip(self.rows, self.columns, strict=True)
-        strips = cast("list[nn.Conv2d]", [conv for pair in pairs for conv in pair])
-        biases = [cast(Tensor, conv.bias) for conv in strips]
-        return msca_conv(x, self.root.weight, self.root.bias, [conv.weight for conv in strips], biases)
+        rows, columns = cast("list[nn.Conv2d]", list(self.rows)), cast("list[nn.Conv2d]", list(self.columns))
+        return msca_conv(
+            x, self.root.weight, self.root.bias,
+            [conv.weight for conv in rows], [conv.weight for conv in columns],
+            [cast(Tensor, conv.bias) for conv in rows], [cast(Tensor, conv.bias) for conv in columns],
+        )  # fmt: skip
 
 
 class Attention(nn.Module):
-    """MSCA: the strips' output, mixed by a 1x1 convolution, multiplies the features it was computed from."""
+    """MSCA: the strips' output, mixed by a 1x1 convolution, multiplies the features it was computed from.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: C of input and output.
+        strips, root: ``kernels`` and ``root`` of :class:`StripConv`.
+    """
+
+    def __init__(self, channels: int, strips: Sequence[int] = STRIPS, root: int = ROOT) -> None:
         super().__init__()
         self.proj_in = Pointwise(channels, channels)
-        self.strips = StripConv(channels)
+        self.strips = StripConv(channels, strips, root)
         self.mix = Pointwise(channels, channels)
         self.proj_out = Pointwise(channels, channels)
 
@@ -99,7 +87,7 @@ class FFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         fc1, dwconv, fc2 = self.fc1, self.dwconv, self.fc2
-        if self.training and self.dropout > 0:  # the fused op has no room for a dropout inside
+        if self.training and self.dropout > 0:  # the fused op cannot drop values in its middle
             hidden = F.dropout(dwconv_gelu(fc1(x), dwconv.weight, dwconv.bias), self.dropout)
             return F.dropout(fc2(hidden), self.dropout)
         bias1, dw_bias, bias2 = (cast(Tensor, conv.bias) for conv in (fc1, dwconv, fc2))
@@ -116,6 +104,7 @@ class Block(nn.Module):
         expansion: hidden channels of the FFN, as a multiple of ``channels``.
         drop_path: probability that a sample skips a branch in training (stochastic depth).
         dropout, recompute: see :class:`FFN`.
+        strips, root: see :class:`Attention`.
     """
 
     def __init__(
@@ -125,10 +114,12 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         dropout: float = 0.0,
         recompute: bool = False,
+        strips: Sequence[int] = STRIPS,
+        root: int = ROOT,
     ) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(channels)
-        self.attention = Attention(channels)
+        self.attention = Attention(channels, strips, root)
         self.layer_scale1 = nn.Parameter(torch.full((channels,), LAYER_SCALE_INIT))
         self.norm2 = nn.BatchNorm2d(channels)
         self.ffn = FFN(channels, channels * expansion, dropout, recompute)
@@ -141,7 +132,7 @@ class Block(nn.Module):
         return self._add(x, self.ffn(self.norm2(x)), self.layer_scale2)
 
     def _add(self, x: Tensor, branch: Tensor, layer_scale: Tensor) -> Tensor:
-        """``x + drop_path(layer_scale * branch)`` in one pass: both factors are (N, C, 1, 1) at most."""
+        """``x + drop_path(layer_scale * branch)`` in one pass, since both factors are at most (N, C, 1, 1)."""
         scale = layer_scale.view(1, -1, 1, 1)
         if self.training and self.drop_path > 0:
             keep = 1.0 - self.drop_path

@@ -1,4 +1,7 @@
-"""The table of architectures, and building a model from a name."""
+"""The table of sizes, the architectures that follow from it, and `build`, which makes a model from a name.
+
+Importing this module needs no torch, so that the command line's help can name the sizes.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,64 @@ import dataclasses
 import difflib
 import fnmatch
 from collections.abc import Collection
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from segnext.models.mscan import MSCAN, MSCANConfig
-from segnext.models.segnext import SegNeXt, SegNeXtConfig
+from segnext.models.config import MSCANConfig, SegNeXtConfig
+
+if TYPE_CHECKING:
+    from segnext.models.mscan import MSCAN
+    from segnext.models.segnext import SegNeXt
 
 ModelConfig: TypeAlias = MSCANConfig | SegNeXtConfig
 
-_ENCODERS: dict[str, dict[str, Any]] = {
-    "t": {"channels": (32, 64, 160, 256), "depths": (3, 3, 5, 2), "drop_path": 0.1},
-    "s": {"channels": (64, 128, 320, 512), "depths": (2, 2, 4, 2), "drop_path": 0.1},
-    "b": {"channels": (64, 128, 320, 512), "depths": (3, 3, 12, 3), "drop_path": 0.1},
-    "l": {"channels": (64, 128, 320, 512), "depths": (3, 5, 27, 3), "drop_path": 0.3},
-}
-_DECODERS: dict[str, dict[str, Any]] = {
-    "t": {"decoder_channels": 256, "rank": 16},
-    "s": {"decoder_channels": 256, "rank": 16},
-    "b": {"decoder_channels": 512, "rank": 64},
-    "l": {"decoder_channels": 1024, "rank": 64},
+
+class Size(NamedTuple):
+    """One size of the network.
+
+    Attributes:
+        channels: width of the four stages.
+        depths: blocks in the four stages.
+        drop_path: stochastic depth rate of the last block.
+        decoder_channels: decoder width.
+        rank: NMF rank.
+        millions: parameters with 150 classes, in millions.
+    """
+
+    channels: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    drop_path: float
+    decoder_channels: int
+    rank: int
+    millions: float
+
+
+# A row defines the architectures segnext_<size> and mscan_<size>, and functions of these names in `segnext`.
+SIZES = {
+    "t": Size((32, 64, 160, 256), (3, 3, 5, 2), 0.1, 256, 16, 4.3),
+    "s": Size((64, 128, 320, 512), (2, 2, 4, 2), 0.1, 256, 16, 13.9),
+    "b": Size((64, 128, 320, 512), (3, 3, 12, 3), 0.1, 512, 64, 27.6),
+    "l": Size((64, 128, 320, 512), (3, 5, 27, 3), 0.3, 1024, 64, 48.9),
 }
 
 CONFIGS: dict[str, ModelConfig] = {
-    f"segnext_{size}": SegNeXtConfig(architecture=f"segnext_{size}", **_ENCODERS[size], **_DECODERS[size])
-    for size in _ENCODERS
-} | {f"mscan_{size}": MSCANConfig(architecture=f"mscan_{size}", **_ENCODERS[size]) for size in _ENCODERS}
+    f"segnext_{name}": SegNeXtConfig(
+        architecture=f"segnext_{name}",
+        channels=size.channels,
+        depths=size.depths,
+        drop_path=size.drop_path,
+        decoder_channels=size.decoder_channels,
+        rank=size.rank,
+    )
+    for name, size in SIZES.items()
+} | {
+    f"mscan_{name}": MSCANConfig(
+        architecture=f"mscan_{name}",
+        channels=size.channels,
+        depths=size.depths,
+        drop_path=size.drop_path,
+    )
+    for name, size in SIZES.items()
+}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -37,25 +74,35 @@ def list_models(pattern: str = "*") -> list[str]:
     return fnmatch.filter(CONFIGS, pattern)
 
 
+def find_architecture(name: str) -> str | None:
+    """The architecture that a name means, or None: ``"t"`` and ``"segnext_t"`` both mean ``"segnext_t"``."""
+    full = f"segnext_{name}" if name in SIZES else name
+    return full if full in CONFIGS else None
+
+
 def build(name: str, **overrides: Any) -> SegNeXt | MSCAN:
     """Build an architecture with random weights.
 
     Args:
-        name: one of :func:`list_models`.
+        name: one of :func:`list_models`, or one of ``SIZES`` for a SegNeXt.
         **overrides: fields of its configuration to change, for example ``num_classes=19``.
 
     Raises:
         ValueError: unknown name, or a value out of range.
         TypeError: unknown override.
     """
-    if name not in CONFIGS:
+    from segnext.models.mscan import MSCAN
+    from segnext.models.segnext import SegNeXt
+
+    architecture = find_architecture(name)
+    if architecture is None:
         raise ValueError(f"build: name must be a known architecture, got {name!r}; {_suggest(name, CONFIGS)}")
-    base = CONFIGS[name]
+    base = CONFIGS[architecture]
     fields = [field.name for field in dataclasses.fields(base) if field.name != "architecture"]
     for key in overrides:
         if key not in fields:
             raise TypeError(
-                f"build: overrides of {name} must be fields of its configuration, got {key!r}; "
+                f"build: overrides of {architecture} must be fields of its configuration, got {key!r}; "
                 f"{_suggest(key, fields)}"
             )
     config = dataclasses.replace(base, **overrides)

@@ -1,69 +1,34 @@
-"""SegNeXt: MSCAN encoder and LightHam decoder for semantic segmentation.
+"""SegNeXt: an MSCAN encoder and a decoder for semantic segmentation.
 
 Paper: SegNeXt (arXiv 2209.08575); official code: Visual-Attention-Network/SegNeXt (Apache-2.0).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segnext.models.ham import GROUPS
-from segnext.models.light_ham import LightHam
-from segnext.models.loading import AnyLayoutModule
-from segnext.models.mscan import MSCAN, EncoderConfig, MSCANConfig, expect
+from segnext.models.config import EncoderConfig, MSCANConfig, SegNeXtConfig
+from segnext.models.decoders import decoder_of
+from segnext.models.loading import AnyDialectModule
+from segnext.models.mscan import MSCAN
 from segnext_kernels import upsample_argmax, upsample_cross_entropy
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegNeXtConfig(EncoderConfig):
-    """Everything that defines a SegNeXt; ``dataclasses.asdict`` of it is JSON-able and rebuilds it.
-
-    Attributes:
-        num_classes: classes of the segmentation.
-        decoder_channels: decoder width, a multiple of 32.
-        rank: NMF rank R; it is in no tensor of foreign checkpoints.
-        nmf_grad: ``"unrolled"`` or ``"one_step"``, see :class:`segnext.models.ham.Hamburger`.
-        random_eval_bases: draw random NMF bases in evaluation too, as the official code does.
-        decoder_dropout: rate of the channel dropout before the classifier.
-    """
-
-    num_classes: int = 150
-    decoder_channels: int = 256
-    rank: int = 16
-    nmf_grad: str = "unrolled"
-    random_eval_bases: bool = False
-    decoder_dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        expect(self, "num_classes", self.num_classes >= 1, "at least 1")
-        width = self.decoder_channels
-        expect(
-            self,
-            "decoder_channels",
-            width >= GROUPS and width % GROUPS == 0,
-            f"a positive multiple of {GROUPS}",
-        )
-        expect(self, "rank", self.rank >= 1, "at least 1")
-        expect(self, "nmf_grad", self.nmf_grad in ("unrolled", "one_step"), "'unrolled' or 'one_step'")
-        expect(self, "decoder_dropout", 0 <= self.decoder_dropout < 1, "in [0, 1)")
-
-
-class SegNeXt(AnyLayoutModule):
+class SegNeXt(AnyDialectModule):
     """Semantic segmentation network; takes normalised images (N, C, H, W) of any size.
 
     ``model(x)`` gives logits (N, num_classes, H, W). For training use :meth:`loss`, for label maps
     :meth:`predict`: neither makes the full-size logits. In evaluation equal images give equal outputs.
-    ``load_state_dict`` takes every known checkpoint layout.
+    ``load_state_dict`` takes every known checkpoint dialect.
 
     Attributes:
         config: the configuration it was built from.
-        metadata: what came with its weights: classes, palette, preprocessing, recipe, metrics.
+        metadata: facts that came with its weights: classes, palette, preprocessing, recipe, metrics.
     """
 
     def __init__(self, config: SegNeXtConfig) -> None:
@@ -72,15 +37,7 @@ class SegNeXt(AnyLayoutModule):
         self.metadata: dict[str, Any] = {}
         encoder = {field.name: getattr(config, field.name) for field in fields(EncoderConfig)}
         self.backbone = MSCAN(MSCANConfig(**encoder, features_only=True))
-        self.decoder = LightHam(
-            config.channels[1:],
-            config.decoder_channels,
-            config.num_classes,
-            config.rank,
-            config.nmf_grad,
-            config.random_eval_bases,
-            config.decoder_dropout,
-        )
+        self.decoder = decoder_of(config).from_config(config)
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """The four stages' features (N, C_i, ceil(H/s), ceil(W/s)), s = 4, 8, 16, 32."""
@@ -88,7 +45,8 @@ class SegNeXt(AnyLayoutModule):
 
     def forward_logits(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes, ceil(H/8), ceil(W/8)), before resizing to the image."""
-        return self.decoder(self.forward_features(images)[1:])
+        features = self.forward_features(images)
+        return self.decoder([features[stage] for stage in self.decoder.stages])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes, H, W) of normalised images (N, C, H, W)."""
@@ -105,7 +63,7 @@ class SegNeXt(AnyLayoutModule):
         label_smoothing: float = 0.0,
         reduction: str = "mean",
     ) -> Tensor:
-        """Cross-entropy between the logits at the targets' size and the targets, a scalar.
+        """Compute the cross-entropy, a scalar, between the logits at the targets' size and the targets.
 
         Args:
             images: (N, C, H, W) normalised images.
@@ -130,7 +88,7 @@ class SegNeXt(AnyLayoutModule):
 
         Args:
             images: (N, C, H, W) normalised images.
-            size: height and width of the result; the images' by default.
+            size: height and width of the result; by default those of the images.
 
         Returns:
             (N, height, width) class ids, uint8 up to 256 classes, else int32.

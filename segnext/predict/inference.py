@@ -1,22 +1,23 @@
 """From a normalised image to scores and label maps: whole, in sliding windows, at several scales, mirrored.
 
-The protocols are those of the published results (docs/model.md, section 5.3). Tensors in, tensors out;
-`segnext.predict.predictor` adds files, colours and drawing.
+The protocols are those of the published results (docs/model.md, section 5.3). This module takes and gives tensors;
+`segnext.predict.predictor` adds files, `segnext.predict.prediction` colours and drawing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# ADE20K is evaluated with images that fit into (2048, 512): no side above four times the short one.
-LONGEST_RATIO = 4
+from segnext.data.preprocessing import short_side_scale
+from segnext.predict.windows import sliding_logits
 
 
 class Network(Protocol):
@@ -42,7 +43,8 @@ class Inference:
         scales: the image is also seen at these multiples of its size; softmax probabilities are averaged.
         flip: each scale is also seen mirrored.
         short_side: images are first resized so that their short side has this many pixels, and the long side
-            at most four times as many (ADE20K: 512); None: native size. Results keep the native size.
+            at most four times as many (ADE20K: 512); 0: native size; None: as the weights say (`for_weights`),
+            and native size where nobody asks them. Results keep the native size.
         size_divisor: sides are then rounded up to a multiple of it by resizing (published numbers: 32).
         batch: windows that run through the network together.
     """
@@ -67,7 +69,9 @@ class Inference:
         valid = bool(self.scales) and all(scale > 0 and math.isfinite(scale) for scale in self.scales)
         self._expect("scales", valid, "positive numbers, at least one")
         self._expect(
-            "short_side", self.short_side is None or self.short_side >= 1, "at least 1 pixel, or None"
+            "short_side",
+            self.short_side is None or self.short_side >= 0,
+            "at least 1 pixel, 0 for native size, or None",
         )
         self._expect(
             "size_divisor", self.size_divisor is None or self.size_divisor >= 1, "at least 1, or None"
@@ -76,7 +80,11 @@ class Inference:
 
     def _expect(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
-            raise ValueError(f"predict: {name} must be {expected}, got {getattr(self, name)!r}")
+            raise ValueError(f"inference: {name} must be {expected}, got {getattr(self, name)!r}")
+
+    def for_weights(self, short_side: int | None) -> Inference:
+        """This protocol at the short side that the weights were trained for, unless it names one itself."""
+        return self if self.short_side is not None else replace(self, short_side=short_side)
 
     @property
     def views(self) -> int:
@@ -85,9 +93,8 @@ class Inference:
 
     def view_size(self, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
         """Height and width at which the network sees an image of height x width at `scale`."""
-        if self.short_side is not None:
-            short, long = min(height, width), max(height, width)
-            scale *= min(self.short_side / short, LONGEST_RATIO * self.short_side / long)
+        if self.short_side:
+            scale *= short_side_scale(height, width, self.short_side)
         divisor = self.size_divisor or 1
         rows, columns = (max(1, int(side * scale + 0.5)) for side in (height, width))
         return -(-rows // divisor) * divisor, -(-columns // divisor) * divisor
@@ -123,9 +130,9 @@ def predict_logits(
         for mirrored in (False, True) if inference.flip else (False,):
             view = seen.flip(3) if mirrored else seen
             if inference.mode == "slide":
-                logits = torch.cat([rows for _, _, rows in _bands(model, view, inference)], dim=2)
+                logits = torch.cat(list(_sliding_logits(model, view, inference)), dim=2)
             else:
-                logits = _network(model, view)
+                logits = _logits(model, view)
             logits = _resize(logits.flip(3) if mirrored else logits, size)
             scores = logits.softmax(1) if inference.views > 1 else logits
             total = scores if total is None else total.add_(scores)
@@ -162,56 +169,17 @@ def predict_mask(
     if inference.views == 1 and inference.mode == "whole":
         return model.predict(_resize(images, seen), size)
     if inference.views == 1 and seen == tuple(size):
-        return torch.cat(
-            [_ids(rows) for _, _, rows in _bands(model, _resize(images, seen), inference)], dim=1
-        )
+        bands = _sliding_logits(model, _resize(images, seen), inference)
+        return torch.cat([_ids(rows) for rows in bands], dim=1)
     return _ids(predict_logits(model, images, size, inference))
 
 
-def window_starts(length: int, crop: int, stride: int) -> list[int]:
-    """Where the windows of one direction begin: every `stride`, the last moved back to end at the edge."""
-    count = max(length - crop + stride - 1, 0) // stride + 1
-    return [max(min(index * stride, length - crop), 0) for index in range(count)]
+def _sliding_logits(model: Network, images: Tensor, inference: Inference) -> Iterator[Tensor]:
+    assert inference.stride is not None  # set when `inference` was made
+    return sliding_logits(partial(_logits, model), images, inference.crop, inference.stride, inference.batch)
 
 
-def _bands(model: Network, images: Tensor, inference: Inference) -> Iterator[tuple[int, int, Tensor]]:
-    """Averaged logits of sliding windows as bands (top, bottom, (N, K, bottom - top, W)), from top to bottom.
-
-    Only the rows that later windows still reach are kept: crop * W * K numbers instead of H * W * K.
-    """
-    crop, stride = inference.crop, inference.stride
-    assert stride is not None
-    images_count, _, height, width = images.shape
-    rows, columns = min(crop, height), min(crop, width)
-    tops, lefts = window_starts(height, crop, stride), window_starts(width, crop, stride)
-    covered_rows = _coverage(height, tops, rows, images.device)
-    covered_columns = _coverage(width, lefts, columns, images.device)
-    sums: Tensor | None = None
-    for top, bottom in zip(tops, [*tops[1:], height], strict=True):
-        for first in range(0, len(lefts), inference.batch):
-            chunk = lefts[first : first + inference.batch]
-            windows = torch.cat([images[:, :, top : top + rows, left : left + columns] for left in chunk])
-            all_logits = _network(model, windows)
-            if sums is None:
-                sums = all_logits.new_zeros(images_count, all_logits.shape[1], rows, width)
-            for left, logits in zip(chunk, all_logits.split(images_count), strict=True):
-                sums[:, :, :, left : left + columns] += _resize(logits, (rows, columns))
-        assert sums is not None
-        finished = bottom - top
-        yield top, bottom, sums[:, :, :finished] / (covered_rows[top:bottom, None] * covered_columns)
-        sums[:, :, : rows - finished] = sums[:, :, finished:].clone()
-        sums[:, :, rows - finished :] = 0
-
-
-def _coverage(length: int, starts: list[int], extent: int, device: torch.device) -> Tensor:
-    """How many windows cover each position."""
-    count = torch.zeros(length, device=device)
-    for start in starts:
-        count[start : start + extent] += 1
-    return count
-
-
-def _network(model: Network, images: Tensor) -> Tensor:
+def _logits(model: Network, images: Tensor) -> Tensor:
     with torch.inference_mode():
         logits = model.forward_logits(images)
     return logits.float()
@@ -231,5 +199,5 @@ def _ids(scores: Tensor) -> Tensor:
 def _check_evaluation(model: Network) -> None:
     if model.training:
         raise RuntimeError(
-            "predict: the model must be in evaluation mode, got training mode; call model.eval() first"
+            "inference: the model must be in evaluation mode, got training mode; call model.eval() first"
         )

@@ -1,4 +1,4 @@
-"""The training state as one safetensors file, replaced atomically.
+"""Stores the training state in one safetensors file, which is replaced whole or not at all.
 
 A run that is killed at any moment resumes bit-identically from its last checkpoint.
 """
@@ -6,7 +6,6 @@ A run that is killed at any moment resumes bit-identically from its last checkpo
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from segnext.atomic import replace_file
 from segnext.models import SegNeXt
 from segnext.training.ema import AveragedModel
 
@@ -24,16 +24,16 @@ FORMAT = "segnext-training-1"
 
 @dataclass
 class TrainingState:
-    """Everything a run's future depends on.
+    """Everything that the rest of a run depends on.
 
     Attributes:
         model: the trained model.
         average: its moving average.
         optimiser: AdamW, whose state is stored under parameter names.
-        settings: what the run was started with, to refuse resuming another one.
+        settings: the run's settings; a run with other settings is not resumed.
         step: optimiser steps done so far.
         seconds: training time so far, earlier sessions included.
-        losses: of the steps since the last row of results.csv.
+        losses: losses of the steps since the last row of results.csv.
     """
 
     model: SegNeXt
@@ -63,11 +63,8 @@ class TrainingState:
             "seconds": str(self.seconds),
             "losses": json.dumps(self.losses),
         }
-        temporary = path.with_name(path.name + ".tmp")
-        save_file({key: value.contiguous() for key, value in tensors.items()}, temporary, metadata=header)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        tensors = {key: value.contiguous() for key, value in tensors.items()}
+        replace_file(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
     def restore(self, path: Path) -> None:
         """Read the state from `path` into the model, its average, the optimiser and torch's generators.
@@ -89,7 +86,7 @@ class TrainingState:
                 f"resume: {path} must be a training checkpoint of format {FORMAT}, "
                 f"got {header.get('format')}; use --weights to start from a model's weights"
             )
-        self._check_settings(json.loads(header["settings"]), path)
+        self._check_settings(self._in_todays_names(json.loads(header["settings"])), path)
         parts = _by_part(tensors)
         for part, module in (("model", self.model), ("average", self.average.model)):
             _copy_into(module, parts[part], path)
@@ -103,6 +100,11 @@ class TrainingState:
         self.step = int(header["step"])
         self.seconds = float(header["seconds"])
         self.losses[:] = json.loads(header["losses"])
+
+    def _in_todays_names(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """Return a checkpoint's settings in today's names; older ones say "precision", and nothing of preprocessing."""
+        renamed = {{"precision": "dtype"}.get(key, key): value for key, value in stored.items()}
+        return {"preprocessing": self.settings.get("preprocessing")} | renamed
 
     def _check_settings(self, stored: dict[str, Any], path: Path) -> None:
         differing = sorted(
@@ -134,12 +136,12 @@ def _by_part(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A moment of AdamW in its parameter's memory format, or its step counter, on the parameter's device."""
+    """Return a moment of AdamW in its parameter's memory format, or its step counter, on the parameter's device."""
     return torch.empty_like(parameter).copy_(value) if value.ndim else value.to(parameter.device)
 
 
 def _copy_into(module: nn.Module, source: dict[str, Tensor], path: Path) -> None:
-    """Copy in place, which keeps each tensor's memory format and device."""
+    """Copy in place, so that each tensor keeps its memory format and device."""
     target = module.state_dict()
     mismatched = sorted(target.keys() ^ source.keys()) or sorted(
         name for name in target if target[name].shape != source[name].shape

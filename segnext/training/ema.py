@@ -1,4 +1,4 @@
-"""Exponential moving average of a model's weights: what is evaluated and shipped."""
+"""Keeps an exponential moving average of a model's weights, which is evaluated and shipped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AveragedModel(Generic[Model]):
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the model's weights after training step `step` (from 0)."""
+        """Add the model's weights after training step `step`, counted from 0."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         averages: list[Tensor] = []
         sources: list[Tensor] = []

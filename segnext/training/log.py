@@ -1,4 +1,4 @@
-"""A run's record: results.csv, a curve beside it where matplotlib is installed, and lines for the reader."""
+"""Records a run: results.csv, curves.png if matplotlib is installed, and lines on the terminal."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ COLUMNS = ("step", "loss", "learning_rate", "images_per_second", "val_miou", "va
 
 
 class RunLog:
-    """Writes `results.csv` in `folder`: a row each `every` steps and one for each evaluation.
+    """Writes `results.csv` in `folder`: one row per `every` steps and one per evaluation.
 
     On a terminal a progress line shows the latest numbers; elsewhere each row is also printed.
 
     Args:
         folder: the run's folder.
         steps: length of the run.
-        first_step: steps done before; rows after it, of a session that was cut off, are dropped.
+        first_step: steps that are done; later rows, of a session that was cut off, are dropped.
         every: steps whose loss is averaged into one row.
         losses: those since the last row; kept up to date, so that a checkpoint can hold them.
         console: where to print.
@@ -70,14 +70,16 @@ class RunLog:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def training(self, step: int, loss: float, learning_rate: float, images: int, seconds: float) -> None:
-        """Record one step: `step` steps are done, this one took `seconds` for `images` images."""
+        """Record one step: `step` steps are done, and this one took `seconds` for `images` images."""
         self.losses.append(loss)
         self._images += images
         self._seconds += seconds
         self._progress.update(self._task, completed=step)
         if step % self.every and step != self.steps:
             return
-        counted = [value for value in self.losses if not math.isnan(value)]  # NaN: a batch without labels
+        counted = [
+            value for value in self.losses if not math.isnan(value)
+        ]  # a batch without labels has the loss NaN
         mean = sum(counted) / len(counted) if counted else math.nan
         speed = self._images / self._seconds
         self._append(step, f"{mean:.5f}", f"{learning_rate:.4g}", f"{speed:.2f}", "", "")
@@ -95,7 +97,7 @@ class RunLog:
             f"step {step}/{self.steps}  val mIoU {miou:.4f}  pixel accuracy {pixel_accuracy:.4f}  "
             f"({seconds:.0f} s)"
         )
-        if step < self.steps:  # else on leaving
+        if step < self.steps:  # the last one is plotted on leaving
             self._plot()
 
     def _append(self, *values: object) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: one process, one device, every step a function of the seed and the step's number."""
+"""The training loop: one process, one device; each step is a function of the seed and the step's number."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from segnext.atomic import remove_leftovers
 from segnext.data.batches import Batch, TrainingBatches
-from segnext.data.dataset import DataConfig
-from segnext.data.preprocessing import MEAN, STD, normalise
+from segnext.data.config import DataConfig
+from segnext.data.dataset import SegmentationFolder
+from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation
 from segnext.evaluation.evaluate import Evaluation, evaluate
 from segnext.models import SegNeXt
@@ -27,8 +30,8 @@ from segnext.training.checkpoint import TrainingState
 from segnext.training.ema import AveragedModel
 from segnext.training.log import CURVES, RESULTS, RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
-from segnext.training.settings import PRECISIONS, Reporting, TrainSettings
-from segnext.weights.loading import save
+from segnext.training.settings import Reporting, TrainSettings
+from segnext.weights.saving import save
 
 CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
 
@@ -51,26 +54,26 @@ def train(
 ) -> Evaluation | None:
     """Train `model` on the `train` split and write the averaged weights to `output`/final.safetensors.
 
-    Also written: checkpoint.safetensors (the whole training state), results.csv, curves.png (where
+    The folder also gets checkpoint.safetensors (the whole training state), results.csv and curves.png (if
     matplotlib is installed). On SIGINT and SIGTERM a checkpoint is written before `KeyboardInterrupt`.
 
     Args:
-        model: with fresh or pretrained weights and `len(data.classes)` classes.
+        model: a model with fresh or pretrained weights and `len(data.classes)` classes.
         data: the data set; its `val` split, if it has one, is evaluated.
         output: the run's folder.
-        settings: what determines the result.
-        reporting: what does not.
-        device: where to train.
-        resume: go on from the folder's checkpoint (from the start if it has none yet): bit-identical to a
-            run that was never interrupted, on the same machine and number of threads.
-        overwrite: a run that lies in the folder may be replaced.
-        console: where to print; by default the terminal.
+        settings: they determine the result.
+        reporting: it does not change the result.
+        device: the device to train on.
+        resume: go on from the folder's checkpoint (from the start if it has none yet). The result is bit-identical
+            to a run that was never interrupted, on the same machine and number of threads.
+        overwrite: replace a run that lies in the folder.
+        console: prints the progress; by default on the terminal.
 
     Returns:
-        The final evaluation, None without a `val` split.
+        The final evaluation; None without a `val` split.
 
     Raises:
-        Diverged: see there; the last checkpoint is good.
+        Diverged: the loss is not finite or is 0; the last checkpoint is good.
         FileExistsError: the folder holds a run, and neither resume nor overwrite is set.
         ValueError: data, settings and model do not fit together; the checkpoint is of another run.
     """
@@ -82,116 +85,164 @@ def train(
             f"train: num_classes of the model must be {len(data.classes)} for {data.name}, "
             f"got {model.config.num_classes}"
         )
-    training_set = data.open("train")
-    validation_set = data.open("val") if "val" in data.splits else None
-    augmentation = Augmentation(
-        settings.crop,
-        settings.scale,
-        flip=settings.flip,
-        distort=settings.distort,
-        ignore_index=data.ignore_index,
-    )
-    device = torch.device(device)
-    torch.manual_seed(settings.seed)
-    model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    groups = parameter_groups(model, settings.lr, settings.weight_decay, settings.head_lr_multiplier)
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
-    recipe = settings.as_json() | {
-        "data": data.name,
-        "images": len(training_set),
-        "architecture": model.config.architecture,
-    }
-    class_weight = training_set.class_weights(settings.balance).to(device) if settings.balance else None
-    state = TrainingState(model, AveragedModel(model, settings.ema), optimiser, recipe)
-    folder = _prepare(Path(output), resume, overwrite)
+    run = _Run.prepare(model, data, settings, torch.device(device))
+    folder = _claim(Path(output), resume, overwrite)
     if resume:
         if (folder / CHECKPOINT).exists():
-            state.restore(folder / CHECKPOINT)
-        console.print(f"resuming at step {state.step} of {settings.steps}", highlight=False)
-
-    def validate() -> Evaluation | None:
-        if validation_set is None:
-            return None
-        precision = PRECISIONS[settings.precision]
-        return evaluate(state.average.model, validation_set, device=device, precision=precision)
-
-    batches = TrainingBatches(training_set, augmentation, settings.batch_size, settings.seed)
-    evaluation: Evaluation | None = None
-    with (
-        RunLog(folder, settings.steps, state.step, reporting.log_every, state.losses, console) as log,
-        _stop_signals() as stop,
-    ):
-        clock = time.perf_counter()
-        for batch in batches.iterate(state.step, settings.steps, reporting.workers):
-            factor = learning_rate_factor(state.step, settings.steps, settings.warmup, settings.schedule)
-            set_learning_rate(optimiser.param_groups, factor)
-            loss = _step(state, batch, settings, data.ignore_index, class_weight, folder / CHECKPOINT)
-            seconds = time.perf_counter() - clock
-            state.seconds += seconds
-            log.training(state.step, loss, settings.lr * factor, settings.batch_size, seconds)
-            last = state.step == settings.steps
-            if last or _due(state.step, reporting.eval_every):
-                evaluation = validate()
-                if evaluation is not None:
-                    confusion = evaluation.confusion
-                    log.evaluation(state.step, confusion.miou, confusion.pixel_accuracy, evaluation.seconds)
-            if last or stop.is_set() or _due(state.step, reporting.checkpoint_every):
-                state.save(folder / CHECKPOINT)
-            if stop.is_set() and not last:
-                log.note(f"stopped at step {state.step}; go on with --resume")
-                raise KeyboardInterrupt
-            clock = time.perf_counter()
-    evaluation = evaluation or validate()  # resumed after the last step: nothing was left to train
-    recipe = recipe | {"seconds": round(state.seconds), "finished": _today(), **_versions(device)}
-    metrics = evaluation.summary(data.classes) if evaluation else {}
-    save(state.average.model, folder / FINAL, _metadata(data, recipe, metrics))
-    return evaluation
+            run.state.restore(folder / CHECKPOINT)
+        console.print(f"resuming at step {run.state.step} of {settings.steps}", highlight=False)
+    evaluation = run.steps(folder, reporting, console)
+    return run.finish(folder, evaluation)
 
 
-def _step(
-    state: TrainingState,
-    batch: Batch,
-    settings: TrainSettings,
-    ignore_index: int,
-    class_weight: torch.Tensor | None,
-    checkpoint: Path,
-) -> float:
-    """One optimiser step; its loss, or NaN for a batch that, by chance, has nothing to learn from."""
-    loss = math.nan
-    if bool((batch.labels != ignore_index).any()):
-        loss, norm = _gradients(state.model, batch, settings, ignore_index, class_weight)
-        _watch(loss, norm, state.step, batch, checkpoint)
-        state.optimiser.step()
-        state.average.update(state.model, state.step)
-    state.step += 1
-    return loss
+@dataclass
+class _Run:
+    """One session of a run, which is prepared, stepped through and finished.
 
+    Attributes:
+        data: the data set.
+        settings: they determine the result.
+        preprocessing: mean and std of the weights that the run starts from, image size of the data set.
+        state: model, optimiser and progress.
+        batches: batches of the training split.
+        validation_set: the `val` split; None without one.
+        class_weight: (K,) weights of the cross-entropy; None if all classes count alike.
+        recipe: the metadata of the final weights will say this about the run.
+    """
 
-def _gradients(
-    model: SegNeXt,
-    batch: Batch,
-    settings: TrainSettings,
-    ignore_index: int,
-    class_weight: torch.Tensor | None,
-) -> tuple[float, float]:
-    """Leave a batch's clipped gradients in the model; its loss and the gradient's norm before clipping."""
-    device = next(model.parameters()).device
-    precision = PRECISIONS[settings.precision]
-    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        loss = model.loss(
-            normalise(batch.images, device=device),
-            batch.labels.to(device),
-            ignore_index=ignore_index,
-            class_weight=class_weight,
-            label_smoothing=settings.label_smoothing,
-            reduction=settings.reduction,
+    data: DataConfig
+    settings: TrainSettings
+    preprocessing: Preprocessing
+    state: TrainingState
+    batches: TrainingBatches
+    validation_set: SegmentationFolder | None
+    class_weight: torch.Tensor | None
+    recipe: dict[str, Any]
+
+    @classmethod
+    def prepare(cls, model: SegNeXt, data: DataConfig, settings: TrainSettings, device: torch.device) -> _Run:
+        """Prepare everything up to the first step; nothing is written yet."""
+        training_set = data.open("train")
+        validation_set = data.open("val") if "val" in data.splits else None
+        preprocessing = replace(Preprocessing.of(model.metadata), short_side=data.short_side)
+        augmentation = Augmentation(
+            settings.crop,
+            settings.scale,
+            flip=settings.flip,
+            distort=settings.distort,
+            ignore_index=data.ignore_index,
+            preprocessing=preprocessing,
         )
-    model.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
-    # Both at once: the device is waited for only here.
-    loss_value, norm_value = torch.stack((loss.detach().float(), norm.float())).tolist()
-    return loss_value, norm_value
+        torch.manual_seed(settings.seed)
+        model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        groups = parameter_groups(model, settings.lr, settings.weight_decay, settings.head_lr_multiplier)
+        optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
+        recipe = settings.as_json() | {
+            "data": data.name,
+            "images": len(training_set),
+            "architecture": model.config.architecture,
+        }
+        weight = training_set.class_weights(settings.balance).to(device) if settings.balance else None
+        determining = recipe | {"preprocessing": preprocessing.as_json()}
+        state = TrainingState(model, AveragedModel(model, settings.ema), optimiser, determining)
+        batches = TrainingBatches(training_set, augmentation, settings.batch_size, settings.seed)
+        return cls(data, settings, preprocessing, state, batches, validation_set, weight, recipe)
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which the model is."""
+        return next(self.state.model.parameters()).device
+
+    def steps(self, folder: Path, reporting: Reporting, console: Console) -> Evaluation | None:
+        """Take all steps that are left; return the last evaluation, None if no step is left or without a `val` split.
+
+        Raises:
+            KeyboardInterrupt: after a signal, once a checkpoint is written.
+        """
+        state, settings = self.state, self.settings
+        evaluation: Evaluation | None = None
+        with (
+            RunLog(folder, settings.steps, state.step, reporting.log_every, state.losses, console) as log,
+            _stop_signals() as stop,
+        ):
+            clock = time.perf_counter()
+            for batch in self.batches.iterate(state.step, settings.steps, reporting.workers):
+                factor = learning_rate_factor(state.step, settings.steps, settings.warmup, settings.schedule)
+                set_learning_rate(state.optimiser.param_groups, factor)
+                loss = self._step(batch, folder / CHECKPOINT)
+                seconds = time.perf_counter() - clock
+                state.seconds += seconds
+                log.training(state.step, loss, settings.lr * factor, settings.batch_size, seconds)
+                last = state.step == settings.steps
+                if last or _due(state.step, reporting.eval_every):
+                    evaluation = self._validate()
+                    if evaluation is not None:
+                        confusion = evaluation.confusion
+                        log.evaluation(
+                            state.step, confusion.miou, confusion.pixel_accuracy, evaluation.seconds
+                        )
+                if last or stop.is_set() or _due(state.step, reporting.checkpoint_every):
+                    state.save(folder / CHECKPOINT)
+                if stop.is_set() and not last:
+                    log.note(f"stopped at step {state.step}; go on with --resume")
+                    raise KeyboardInterrupt
+                clock = time.perf_counter()
+        return evaluation
+
+    def finish(self, folder: Path, evaluation: Evaluation | None) -> Evaluation | None:
+        """Write the averaged weights with their metadata; return the evaluation of the last step."""
+        evaluation = evaluation or self._validate()  # None if the run was resumed after its last step
+        metadata = {
+            "classes": list(self.data.classes),
+            "palette": [list(colour) for colour in self.data.palette],
+            "preprocessing": self.preprocessing.as_json(),
+            "recipe": self.recipe
+            | {"seconds": round(self.state.seconds), "finished": _today(), **_versions(self.device)},
+            "metrics": evaluation.summary(self.data.classes) if evaluation else {},
+        }
+        save(self.state.average.model, folder / FINAL, metadata)
+        return evaluation
+
+    def _validate(self) -> Evaluation | None:
+        if self.validation_set is None:
+            return None
+        return evaluate(
+            self.state.average.model,
+            self.validation_set,
+            device=self.device,
+            dtype=getattr(torch, self.settings.dtype),
+            preprocessing=self.preprocessing,
+        )
+
+    def _step(self, batch: Batch, checkpoint: Path) -> float:
+        """Take one optimiser step; return its loss, or NaN for a batch in which, by chance, every pixel is ignored."""
+        loss = math.nan
+        if bool((batch.labels != self.data.ignore_index).any()):
+            loss, norm = self._gradients(batch)
+            _watch(loss, norm, self.state.step, batch, checkpoint)
+            self.state.optimiser.step()
+            self.state.average.update(self.state.model, self.state.step)
+        self.state.step += 1
+        return loss
+
+    def _gradients(self, batch: Batch) -> tuple[float, float]:
+        """Leave a batch's clipped gradients in the model; return its loss and the gradient's norm before clipping."""
+        model, device, dtype = self.state.model, self.device, getattr(torch, self.settings.dtype)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss = model.loss(
+                self.preprocessing(batch.images, device=device),
+                batch.labels.to(device),
+                ignore_index=self.data.ignore_index,
+                class_weight=self.class_weight,
+                label_smoothing=self.settings.label_smoothing,
+                reduction=self.settings.reduction,
+            )
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.settings.clip or math.inf)
+        # Both at once: this is the only place that waits for the device.
+        loss_value, norm_value = torch.stack((loss.detach().float(), norm.float())).tolist()
+        return loss_value, norm_value
 
 
 def _watch(loss: float, norm: float, step: int, batch: Batch, checkpoint: Path) -> None:
@@ -203,12 +254,12 @@ def _watch(loss: float, norm: float, step: int, batch: Batch, checkpoint: Path) 
     )
     raise Diverged(
         f"train: the loss must be finite and not 0, got {loss} (gradient norm {norm}) at step {step} with "
-        f"{files}; {good}; try a lower --lr, a longer --warmup or --precision float32"
+        f"{files}; {good}; try a lower --lr, a longer --warmup or --dtype float32"
     )
 
 
-def _prepare(folder: Path, resume: bool, overwrite: bool) -> Path:
-    """Make the run's folder; what an earlier run left there is kept, removed or refused."""
+def _claim(folder: Path, resume: bool, overwrite: bool) -> Path:
+    """Make the run's folder; keep (`resume`), remove (`overwrite`) or refuse an earlier run in it."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(
             f"train: output must be a folder, got the file {folder}; choose another --output"
@@ -229,12 +280,13 @@ def _prepare(folder: Path, resume: bool, overwrite: bool) -> Path:
             "start from its weights with --weights, in another --output"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder / CHECKPOINT)
     return folder
 
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal interrupts at once."""
+    """Yield an event that SIGINT and SIGTERM set; a second signal interrupts at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield stop
@@ -270,17 +322,4 @@ def _versions(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "device": name,
         "threads": torch.get_num_threads(),
-    }
-
-
-def _metadata(data: DataConfig, recipe: dict[str, Any], metrics: dict[str, object]) -> dict[str, Any]:
-    preprocessing: dict[str, Any] = {"mean": list(MEAN), "std": list(STD)}
-    if data.short_side is not None:
-        preprocessing["short_side"] = data.short_side
-    return {
-        "classes": list(data.classes),
-        "palette": [list(colour) for colour in data.palette],
-        "preprocessing": preprocessing,
-        "recipe": recipe,
-        "metrics": metrics,
     }

@@ -1,16 +1,16 @@
-"""AdamW parameter groups of the official recipes, and the learning rate's course."""
+"""AdamW's parameter groups as in the official recipes, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from segnext.models import dialects
+from segnext.training.settings import Schedule
 
-Schedule = Literal["linear", "cosine"]
-WARMUP_START = 1e-6  # first fraction of the learning rate, as in the official recipes
+WARMUP_START = 1e-6  # the first fraction of the learning rate, as in the official recipes
 
 
 def parameter_groups(
@@ -18,12 +18,12 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group a model's parameters by the two rules of the official recipes.
 
-    No weight decay where the *official* name of a parameter holds `norm`, and the learning rate times
-    `head_lr_multiplier` where it holds `head`. The official names are not ours: the stem's batch norms
+    A parameter whose *official* name contains `norm` has no weight decay; one whose official name contains `head`
+    has the learning rate times `head_lr_multiplier`. The official names are not ours: the stem's batch norms
     (`patch_embed1.proj.1`), the decoder's group norms (`gn`), layer scales and biases do decay.
 
     Args:
-        model: SegNeXt or MSCAN.
+        model: a SegNeXt or MSCAN.
         lr: learning rate of the backbone.
         weight_decay: decoupled weight decay of AdamW.
         head_lr_multiplier: official 10, for a pretrained backbone under a new decoder; 1 fits training
@@ -50,9 +50,9 @@ def parameter_groups(
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int, schedule: Schedule = "linear") -> float:
-    """Fraction of the learning rate at `step` (from 0) of `steps`: a linear warm-up times a fall to 0.
+    """Return the fraction of the learning rate at `step` (from 0) of `steps`: a linear warm-up times a fall to 0.
 
-    "linear" is the official course ("poly" with power 1); "cosine" stays high longer and ends flatter.
+    "linear" is the official schedule ("poly" with power 1); "cosine" stays high longer and ends flatter.
     """
     progress = step / steps
     factor = 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,65 +1,56 @@
-"""What determines a run's result, and what may change between its sessions."""
+"""The settings that determine a run's result, and those that may change between its sessions.
+
+Nothing heavy is imported here: `segnext --help` reads this module.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-import torch
-
-from segnext.training.optimiser import Schedule
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Schedule = Literal["linear", "cosine"]
+Reduction = Literal["mean", "mean_all"]
+DType = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What determines a run's result, with defaults for a small data set from scratch.
+    """The settings that determine a run's result. The defaults suit a small data set from scratch.
 
-    Attributes:
-        steps: optimiser steps.
-        batch_size: images a step.
-        crop: side of the square training crops, pixels.
-        scale: range of the random resize, relative to the image's own size.
-        flip: mirror every other crop.
-        distort: vary brightness, contrast, saturation and hue.
-        lr: peak learning rate of AdamW.
-        head_lr_multiplier: factor on the decoder's learning rate (official 10, for pretrained backbones).
-        weight_decay: of AdamW, on all parameters whose official name lacks `norm`.
-        warmup: steps of linear warm-up.
-        schedule: fall of the learning rate to 0, "linear" or "cosine".
-        clip: largest gradient norm; 0 for no limit.
-        ema: decay of the averaged weights, which are evaluated and saved; 0 for none.
-        balance: exponent b of the class weights (median frequency / frequency)^b of the cross-entropy:
-            0 for none, 1 for median frequency balancing (Eigen and Fergus, arXiv 1411.4734), 0.5 between.
-        label_smoothing: of the cross-entropy.
-        reduction: "mean" over labelled pixels, or the official "mean_all" over all.
-        precision: "float32", or "bfloat16" for autocast.
-        seed: of initial weights, order, augmentation and dropout.
+    A field's text is also the help of its option in `segnext train`, which is made from this class.
 
     Raises:
-        ValueError: a value is out of range (those of crop, scale and ema show where they are used).
+        ValueError: a value is out of range (crop, scale and ema are checked where they are used).
     """
 
-    steps: int = 4800
-    batch_size: int = 8
-    crop: int = 224
-    scale: tuple[float, float] = (0.5, 1.5)
-    flip: bool = True
-    distort: bool = True
-    lr: float = 1e-3
-    head_lr_multiplier: float = 1.0
-    weight_decay: float = 0.01
-    warmup: int = 100
-    schedule: Schedule = "linear"
-    clip: float = 5.0
-    ema: float = 0.999
-    balance: float = 0.0
-    label_smoothing: float = 0.0
-    reduction: str = "mean"
-    precision: str = "float32"
-    seed: int = 0
+    steps: Annotated[int, "Optimiser steps."] = 4800
+    batch_size: Annotated[int, "Images per step."] = 8
+    crop: Annotated[int, "Side of the square training crops, in pixels."] = 224
+    scale: Annotated[tuple[float, float], "Range of the random resize, relative to each image."] = (0.5, 1.5)
+    flip: Annotated[bool, "Mirror every other crop."] = True
+    distort: Annotated[bool, "Vary brightness, contrast, saturation and hue."] = True
+    lr: Annotated[float, "Peak learning rate of AdamW (official, pretrained: 6e-5)."] = 1e-3
+    head_lr_multiplier: Annotated[
+        float, "Learning rate of the decoder over the backbone's (official, pretrained: 10)."
+    ] = 1.0
+    weight_decay: Annotated[float, "On all parameters but those whose official name holds 'norm'."] = 0.01
+    warmup: Annotated[int, "Steps of linear warm-up (official: 1500)."] = 100
+    schedule: Annotated[
+        Schedule, "How the learning rate falls to 0 (official 'poly' with power 1: linear)."
+    ] = "linear"
+    clip: Annotated[float, "Largest gradient norm; 0: no limit."] = 5.0
+    ema: Annotated[float, "Decay of the averaged weights, which are evaluated and saved; 0: none."] = 0.999
+    # 1 is the median frequency balancing of Eigen and Fergus (arXiv 1411.4734)
+    balance: Annotated[
+        float, "Weigh rare classes higher: (median frequency / frequency)^BALANCE, 0..1; 0: all alike."
+    ] = 0.0
+    label_smoothing: Annotated[float, "Label smoothing of the cross-entropy, 0..1."] = 0.0
+    reduction: Annotated[
+        Reduction, "Loss over labelled pixels, or (official) over all with ignored ones as 0."
+    ] = "mean"
+    dtype: Annotated[DType, "bfloat16: autocast; weights stay float32."] = "float32"
+    seed: Annotated[int, "Seed of initial weights, order, augmentation and dropout."] = 0
 
     def __post_init__(self) -> None:
         for name, valid, expected in (
@@ -69,40 +60,36 @@ class TrainSettings:
             ("head_lr_multiplier", 0 < self.head_lr_multiplier < math.inf, "above 0"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("warmup", 0 <= self.warmup < self.steps, f"0 or more and less than steps ({self.steps})"),
-            ("schedule", self.schedule in ("linear", "cosine"), "linear or cosine"),
+            ("schedule", self.schedule in get_args(Schedule), " or ".join(get_args(Schedule))),
             ("clip", self.clip >= 0, "0 (no limit) or more"),
             ("balance", 0 <= self.balance <= 1, "in 0..1"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in 0..1 (1 excluded)"),
-            ("reduction", self.reduction in ("mean", "mean_all"), "mean or mean_all"),
-            ("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS)),
+            ("reduction", self.reduction in get_args(Reduction), " or ".join(get_args(Reduction))),
+            ("dtype", self.dtype in get_args(DType), " or ".join(get_args(DType))),
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not valid:
                 raise ValueError(f"train: {name} must be {expected}, got {getattr(self, name)}")
 
     def as_json(self) -> dict[str, Any]:
-        """The settings as JSON gives them back."""
+        """Return the settings in the form in which JSON gives them back."""
         return {**asdict(self), "scale": list(self.scale)}
 
 
 @dataclass(frozen=True)
 class Reporting:
-    """What may change between sessions of one run: when to look, how fast to load.
+    """Settings that may change between sessions of one run: when to evaluate, save and log, how fast to load.
 
-    Attributes:
-        eval_every: steps between evaluations on the `val` split; 0 for only at the end.
-        checkpoint_every: steps between checkpoints; 0 for only at the end.
-        log_every: steps between rows of results.csv.
-        workers: threads that prepare batches; 0 for none.
+    A field's text is also the help of its option in `segnext train`.
 
     Raises:
         ValueError: a value is out of range.
     """
 
-    eval_every: int = 0
-    checkpoint_every: int = 200
-    log_every: int = 50
-    workers: int = 1
+    eval_every: Annotated[int, "Steps between evaluations on val; 0: only at the end."] = 0
+    checkpoint_every: Annotated[int, "Steps between checkpoints; 0: only at the end."] = 200
+    log_every: Annotated[int, "Steps between rows of results.csv."] = 50
+    workers: Annotated[int, "Threads that prepare batches, 0: none; any number gives the same batches."] = 1
 
     def __post_init__(self) -> None:
         for name, least in (("eval_every", 0), ("checkpoint_every", 0), ("log_every", 1), ("workers", 0)):

@@ -1,6 +1,7 @@
-"""Weights: reading every checkpoint of SegNeXt there is, writing ours, and those in the package."""
+"""Weights: reading every kind of SegNeXt checkpoint, writing ours, and the weights in the package."""
 
 from segnext.weights.catalogue import shipped
-from segnext.weights.loading import LoadReport, load_weights, read, save
+from segnext.weights.loading import LoadReport, load_weights
+from segnext.weights.saving import save
 
-__all__ = ["LoadReport", "load_weights", "read", "save", "shipped"]
+__all__ = ["LoadReport", "load_weights", "save", "shipped"]

@@ -9,12 +9,12 @@ FOLDER = Path(__file__).parent
 
 
 def shipped() -> list[str]:
-    """Names of the weights in the package, for ``weights=``."""
+    """List the names of the weights in the package, for ``weights=``."""
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
 def card(name: str) -> str:
-    """The card of shipped weights: data and its terms, recipe, results; Markdown.
+    """Read the card of shipped weights, in Markdown: data and its terms, recipe, results.
 
     Raises:
         ValueError: no such weights.
@@ -25,11 +25,11 @@ def card(name: str) -> str:
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """The file of a path or of a shipped name; ``./name`` is always a path.
+    """Find the file of a path or of a shipped name; ``./name`` is always a path.
 
     Raises:
-        FileNotFoundError: neither.
-        IsADirectoryError: a folder.
+        FileNotFoundError: it is neither.
+        IsADirectoryError: it is a folder.
     """
     if str(source) in shipped():
         return FOLDER / f"{source}.safetensors"

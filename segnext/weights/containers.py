@@ -1,4 +1,4 @@
-"""From a file of any kind to the state dict in it, still under the names it was saved with."""
+"""Reading the state dict in a file of any kind; it keeps the names that it was saved with."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from torch import Tensor
 
 from segnext.weights import restricted
 
-# Where code bases keep the state dict in a checkpoint; looked for in this order, nested ones too.
+# Code bases keep the state dict in a checkpoint under these keys. They are tried in this order, also nested.
 STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "params")
-# Our config, as JSON, among the metadata of a safetensors header.
+# The metadata of a safetensors header holds our config under this key, as JSON.
 CONFIG_KEY = "segnext"
 FORMAT = 1
-# What Jittor writes after a pickle and its SHA-1 (20 bytes).
+# Jittor writes this after a pickle and its SHA-1 (20 bytes).
 JITTOR_END = b"HCAJSLHD"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint file holds.
+    """The contents of a checkpoint file.
 
     Attributes:
         state_dict: names as saved, to tensors or numpy arrays.
         kind: container in words.
         config: our config where the file is ours, else {}.
-        meta: what the file says beside the tensors (mmsegmentation's ``meta``), else {}.
+        meta: facts beside the tensors (mmsegmentation's ``meta``), else {}.
         foreign: names of classes that were not loaded.
     """
 
@@ -50,7 +50,7 @@ class Contents:
 def read_contents(path: Path) -> Contents:
     """Read a safetensors file, a torch checkpoint (new or old) or a plain pickle (Jittor, Paddle).
 
-    The kind is taken from the content, not from the file's name. Nothing in the file is executed.
+    The content decides the kind, not the file's name. Nothing in the file is executed.
 
     Raises:
         ValueError: damaged, truncated, empty, not a checkpoint, or without a state dict.
@@ -80,7 +80,7 @@ def read_contents(path: Path) -> Contents:
 
 
 class _WholeButUnusable(ValueError):
-    """The file can be read but does not hold what was asked for; the message is for the user."""
+    """The file can be read but holds no usable weights; the message is for the user."""
 
 
 def _not_a_state_dict(path: Path, what: str) -> _WholeButUnusable:
@@ -113,7 +113,7 @@ def _read_torch(path: Path) -> Contents:
             raise _not_a_state_dict(path, "a TorchScript program")
     try:
         return _from_object(path, "torch", torch.load(path, map_location="cpu", weights_only=True), set())
-    except pickle.UnpicklingError:  # objects of another framework in it
+    except pickle.UnpicklingError:  # it holds objects of another framework
         return _from_object(path, "torch", *restricted.load_torch_zip(path))
 
 
@@ -124,7 +124,7 @@ def _read_pickle(path: Path) -> Contents:
     if not data.startswith(restricted.TORCH_LEGACY_START):
         return _from_object(path, "pickle", *restricted.load_pickle(data))
     try:
-        # From memory: with a file torch.load first tries the tar format of 2016, and unpacks it to disk.
+        # It reads from memory, since for a file torch.load first tries the tar format of 2016 and unpacks to disk.
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         return _from_object(path, "legacy torch", *restricted.load_torch_legacy(data))

@@ -1,4 +1,4 @@
-"""What model a state dict belongs to, read off its shapes and its origin."""
+"""Finding the model that a state dict belongs to, from its shapes and its origin."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from typing import Any
 
 from torch import Tensor
 
+from segnext.models.config import ROOT, STRIPS, SegNeXtConfig
+from segnext.models.decoder import Decoder
+from segnext.models.decoders import DECODERS
 from segnext.models.registry import CONFIGS, ModelConfig
-from segnext.models.segnext import SegNeXtConfig
 
-# The rank is in no tensor of foreign checkpoints. The official code and JSeg set it by size, as our table
-# does; the others train every size with the same one.
+# No tensor of a foreign checkpoint shows the rank. The official code and JSeg set it per size, as our table does;
+# the others train every size with the same rank.
 FOREIGN_RANKS = {"mmsegmentation": 16, "geti": 16, "paddleseg": 16}
 
 
 def describe(
-    tensors: Mapping[str, Tensor], layout: str, rank: int | None = None
+    tensors: Mapping[str, Tensor], dialect: str, rank: int | None = None
 ) -> tuple[dict[str, Any], str]:
-    """The config of the model that the tensors come from.
+    """Describe the model that the tensors come from.
 
     Args:
         tensors: a state dict in our names.
-        layout: where it came from, one of ``layouts.LAYOUTS``.
-        rank: the NMF rank, if the user knows better.
+        dialect: the one of ``dialects.DIALECTS`` that the file is in.
+        rank: the NMF rank, if the user gives it.
 
     Returns:
-        ``{"architecture": ..., "model": {overrides}}``, without ``architecture`` where channels and depths
-        are of none, and where the rank comes from in words ("" without a decoder).
+        ``{"architecture": ..., "model": {overrides}}``, without ``architecture`` if no architecture has these
+        channels and depths; and in words, where the rank comes from ("" without a Hamburger).
     """
     segments = any(key.startswith("decoder.") for key in tensors)
     prefix = "backbone." if any(key.startswith("backbone.") for key in tensors) else ""
@@ -37,21 +39,25 @@ def describe(
     sizes = {
         "in_channels": (f"{prefix}stem.conv1.weight", 1),
         "num_classes": ("decoder.classifier.weight" if segments else "head.weight", 0),
-        "decoder_channels": ("decoder.squeeze.conv.weight", 0),
     }
-    overrides = {name: tensors[key].shape[axis] for name, (key, axis) in sizes.items() if key in tensors}
-    rank_from = ""
+    overrides: dict[str, Any] = _kernels(tensors, prefix)
     if segments:
-        found, rank_from = _rank(tensors, layout, rank, base)
+        name, decoder = _decoder(tensors)
+        overrides |= {} if name == SegNeXtConfig.decoder else {"decoder": name}
+        sizes |= {field: (f"decoder.{key}", axis) for field, (key, axis) in decoder.sizes.items()}
+    overrides |= {name: tensors[key].shape[axis] for name, (key, axis) in sizes.items() if key in tensors}
+    rank_from = ""
+    if any(key.startswith("decoder.hamburger.") for key in tensors):
+        found, rank_from = _rank(tensors, dialect, rank, base)
         overrides |= {"rank": found} if found is not None else {}
-    elif "num_classes" not in overrides:
+    if not segments and "num_classes" not in overrides:
         overrides["num_classes"] = 0
     known = {"architecture": base.architecture} if base is not None else {}
     return {**known, "model": overrides}, rank_from
 
 
 def overrides_of(config: ModelConfig) -> dict[str, Any]:
-    """The fields to give ``build`` beside the architecture: those that data decides, and changed ones."""
+    """List the fields to pass to ``build`` beside the architecture: those that depend on data, and changed ones."""
     base = CONFIGS[config.architecture]
     always = {"num_classes", "in_channels", "decoder_channels", "rank"}
     return {
@@ -62,7 +68,7 @@ def overrides_of(config: ModelConfig) -> dict[str, Any]:
 
 
 def foreign_metadata(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Class names and palette as mmsegmentation keeps them: CLASSES in 0.x, dataset_meta.classes in 1.x."""
+    """Read class names and palette where mmsegmentation keeps them: CLASSES in 0.x, dataset_meta.classes in 1.x."""
     nested = meta.get("dataset_meta")
     merged = {**meta, **nested} if isinstance(nested, Mapping) else meta
     known = {str(key).lower(): value for key, value in merged.items()}
@@ -74,22 +80,45 @@ def foreign_metadata(meta: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _kernels(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Read ``strips`` and ``root`` off the first block; those that are as published are left out."""
+    attention = f"{prefix}stages.0.0.attention.strips."
+    lengths: list[int] = []
+    while (row := f"{attention}rows.{len(lengths)}.weight") in tensors:
+        lengths.append(tensors[row].shape[-1])
+    root = f"{attention}root.weight"
+    found: dict[str, Any] = {}
+    if root in tensors and tuple(lengths) != STRIPS:
+        found["strips"] = tuple(lengths)
+    if root in tensors and tensors[root].shape[-1] != ROOT:
+        found["root"] = tensors[root].shape[-1]
+    return found
+
+
+def _decoder(tensors: Mapping[str, Tensor]) -> tuple[str, type[Decoder]]:
+    """Find the decoder whose tensors are there; without any, take the default one."""
+    for name, decoder in DECODERS.items():
+        if all(f"decoder.{key}" in tensors for key, _ in decoder.sizes.values()):
+            return name, decoder
+    return SegNeXtConfig.decoder, DECODERS[SegNeXtConfig.decoder]
+
+
 def _rank(
-    tensors: Mapping[str, Tensor], layout: str, rank: int | None, base: ModelConfig | None
+    tensors: Mapping[str, Tensor], dialect: str, rank: int | None, base: ModelConfig | None
 ) -> tuple[int | None, str]:
     if rank is not None:
         return rank, "given by the user"
     if "decoder.hamburger.bases" in tensors:
         return tensors["decoder.hamburger.bases"].shape[-1], "from the bases in the file"
-    if layout in FOREIGN_RANKS:
-        return FOREIGN_RANKS[layout], f"as {layout} trains all sizes; the file does not say"
+    if dialect in FOREIGN_RANKS:
+        return FOREIGN_RANKS[dialect], f"as {dialect} trains all sizes; the file does not say"
     if isinstance(base, SegNeXtConfig):
         return base.rank, f"as the official {base.architecture}; the file does not say"
     return None, ""
 
 
 def _table_entry(tensors: Mapping[str, Tensor], prefix: str, segments: bool) -> ModelConfig | None:
-    """The architecture with these channels and depths."""
+    """Find the architecture with these channels and depths."""
     channels, depths = [], []
     for stage in range(4):
         pattern = re.compile(re.escape(f"{prefix}stages.{stage}.") + r"\d+\.layer_scale1")

@@ -1,29 +1,21 @@
-"""Loading weights into a model with a report, and saving them."""
+"""Reading checkpoints, and loading them into a model with a report."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from segnext.models import MSCAN, SegNeXt, dialects
 from segnext.weights.catalogue import locate
-from segnext.weights.containers import CONFIG_KEY, FORMAT, read_contents
-from segnext.weights.identify import describe, foreign_metadata, overrides_of
+from segnext.weights.containers import read_contents
+from segnext.weights.identify import describe, foreign_metadata
 
-METADATA_KEYS = ("classes", "palette", "preprocessing", "recipe", "metrics")
-# What foreign checkpoints may lack: the model then keeps its own.
-OPTIONAL = ("hamburger.bases", "num_batches_tracked")
-CLASSIFIERS = ("decoder.classifier.", "head.")
-BACKBONE = ("backbone.", "stem.", "downsamples.", "stages.", "norms.")
+FIRST_CONVOLUTION = "stem.conv1.weight"
 
 
 @dataclass(frozen=True)
@@ -32,9 +24,9 @@ class Checkpoint:
 
     Attributes:
         tensors: our names to tensors on the CPU.
-        config: architecture, model overrides, and what is known of classes, palette, preprocessing, recipe
-            and metrics.
-        origin: file, container and layout in words.
+        config: architecture and model overrides; where known, classes, palette, preprocessing, recipe and
+            metrics.
+        origin: file, container and dialect in words.
         rank_from: where the NMF rank in ``config`` comes from; "" where there is none.
         reshaped: names whose shape differed in the file.
     """
@@ -48,17 +40,17 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading did; ``str(report)`` is for reading.
+    """The result of loading; ``str(report)`` is for people.
 
     Attributes:
-        origin: file, container and layout.
+        origin: file, container and dialect.
         matched: the model's names that were loaded.
-        missing: the model's names that were not in the file; allowed ones, others raise.
-        unexpected: names in the file that the model lacks; allowed ones, others raise.
+        missing: the model's names that the file lacks; these were allowed, others raise.
+        unexpected: names in the file that the model lacks; these were allowed, others raise.
         reshaped: loaded names whose shape differed in the file: layer scales, adapted input channels.
         reinitialised: names that ``head="reinit"`` left as the model was initialised.
         rank: the NMF rank used and where it comes from; "" where none was loaded.
-        notes: anything else to know.
+        notes: other facts.
     """
 
     origin: str
@@ -82,11 +74,11 @@ class LoadReport:
 
 
 def read_checkpoint(source: str | os.PathLike[str], rank: int | None = None) -> Checkpoint:
-    """Read a checkpoint of any container and layout, executing nothing in it.
+    """Read a checkpoint of any container and dialect; nothing in the file is executed.
 
     Args:
         source: a file or a shipped name.
-        rank: NMF rank of a foreign checkpoint, if not the one its origin uses.
+        rank: NMF rank of a foreign checkpoint, if it is not the one that its origin uses.
 
     Raises:
         FileNotFoundError: neither a file nor a shipped name.
@@ -101,18 +93,12 @@ def read_checkpoint(source: str | os.PathLike[str], rank: int | None = None) -> 
     if contents.config:
         config, rank_from = contents.config, "from the file's config"
     else:
-        config, rank_from = describe(translation.tensors, translation.layout, rank)
+        config, rank_from = describe(translation.tensors, translation.dialect, rank)
         config |= foreign_metadata(contents.meta)
-    origin = f"{path} ({contents.kind}, {translation.layout} layout)"
+    origin = f"{path} ({contents.kind}, {translation.dialect} layout)"
     if contents.foreign:
         origin += f", without its objects of {_some(sorted(contents.foreign))}"
     return Checkpoint(translation.tensors, config, origin, rank_from, translation.reshaped)
-
-
-def read(source: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """State dict in our names, config, and origin in words; see :func:`read_checkpoint`."""
-    checkpoint = read_checkpoint(source)
-    return checkpoint.tensors, checkpoint.config, checkpoint.origin
 
 
 def load_weights(
@@ -126,18 +112,18 @@ def load_weights(
     adapt_input: bool = False,
     rank: int | None = None,
 ) -> LoadReport:
-    """Load a checkpoint of any layout; what does not fit raises, unless it was allowed by name.
+    """Load a checkpoint of any dialect; tensors that do not fit raise, unless they are allowed by name.
 
     Args:
         model: a SegNeXt or MSCAN.
-        source: a file, a shipped name, or what :func:`read_checkpoint` gave.
+        source: a file, a shipped name, or the result of :func:`read_checkpoint`.
         head: ``"strict"``, or ``"reinit"`` to leave the classifier as it is (for another class count).
         part: ``"all"``, or ``"backbone"`` to load the encoder alone, from ImageNet or segmentation weights.
         allow_missing: beginnings of names that the file may lack, for example ``("decoder.",)``.
         allow_unexpected: beginnings of names that the file may have beyond the model's.
-        adapt_input: fit the first convolution to the model's number of input channels: summed over the file's
-            channels for 1, else repeated and scaled so that activations keep their size.
-        rank: the NMF rank the checkpoint was trained with, if not the one its origin uses.
+        adapt_input: fit the first convolution to the model's number of input channels. For 1, its weights are
+            summed over the file's channels; else they are repeated, and scaled so that activations keep their size.
+        rank: the NMF rank that the checkpoint was trained with, if it is not the one that its origin uses.
 
     Raises:
         ValueError: a mismatch that was not allowed, an unknown option, a damaged file; the model is kept.
@@ -147,107 +133,57 @@ def load_weights(
     _expect_option("part", part, ("all", "backbone"))
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, rank)
     own = model.state_dict()
-    found = dialects.to_native(checkpoint.tensors, own)
-    reinitialised: list[str] = []
-    if part == "backbone":
-        found = {key: tensor for key, tensor in found.items() if key.startswith(BACKBONE)}
-        allow_missing = (*allow_missing, "decoder.", "head.")
-    elif head == "reinit":
-        found = {key: tensor for key, tensor in found.items() if not key.startswith(CLASSIFIERS)}
-        reinitialised = [key for key in own if key.startswith(CLASSIFIERS)]
-    reshaped = [key for key in found if key in checkpoint.reshaped or _bare(key) in checkpoint.reshaped]
-    notes = []
-    first = next(key for key in own if _bare(key) == "stem.conv1.weight")
-    if adapt_input and first in found and found[first].shape[1] != own[first].shape[1]:
-        given, wanted = found[first].shape[1], own[first].shape[1]
-        found[first] = _adapt_channels(found[first], wanted)
-        reshaped.append(first)
-        notes.append(f"{first} adapted from {given} to {wanted} input channels")
+    found, reinitialised = _selected(dialects.fit_prefix(checkpoint.tensors, own), own, head, part)
+    changed = {_bare(key) for key in checkpoint.reshaped}
+    reshaped = [key for key in found if _bare(key) in changed]
+    notes = _adapt_input(found, own, reshaped) if adapt_input else []
     missing = [key for key in own if key not in found and key not in reinitialised]
     unexpected = [key for key in found if key not in own]
-    allowed_missing, allowed_unexpected = tuple(allow_missing), tuple(allow_unexpected)
-    rank_text = _check_rank(model, checkpoint) if part == "all" and isinstance(model, SegNeXt) else ""
+    rank_text = _check_rank(model, own, checkpoint) if part == "all" else ""
+    may_lack = (*allow_missing, *(("decoder.", "head.") if part == "backbone" else ()))
     _raise_unless_allowed(
         f"{checkpoint.origin} must match {model.config.architecture}",
-        missing=[
-            key for key in missing if not key.startswith(allowed_missing) and not key.endswith(OPTIONAL)
-        ],
-        unexpected=[key for key in unexpected if not key.startswith(allowed_unexpected)],
-        shapes=[
-            f"{key} {tuple(found[key].shape)} for {tuple(own[key].shape)}"
-            for key in own
-            if key in found and found[key].shape != own[key].shape
-        ],
+        missing=[k for k in missing if not k.startswith(may_lack) and not k.endswith(dialects.OPTIONAL)],
+        unexpected=[key for key in unexpected if not key.startswith(tuple(allow_unexpected))],
+        shapes=_other_shapes(found, own),
     )
     matched = [key for key in own if key in found]
-    model.load_state_dict({key: found[key] for key in matched}, strict=False)
+    model.load_state_dict({key: found[key] for key in matched}, strict=False, native=True)
     return LoadReport(
         checkpoint.origin, matched, missing, unexpected, reshaped, reinitialised, rank_text, notes
     )
 
 
-def save(
-    model: SegNeXt | MSCAN,
-    path: str | os.PathLike[str],
-    metadata: dict[str, Any] | None = None,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Write a model as one safetensors file with its config; an existing file is replaced atomically.
-
-    Args:
-        model: a SegNeXt or MSCAN.
-        path: the file.
-        metadata: classes, palette, preprocessing, recipe, metrics; over those in ``model.metadata``.
-        dtype: of the convolution weights in the file; vectors, statistics and bases stay as they are.
-
-    Raises:
-        ValueError: unknown metadata.
-    """
-    merged = {**model.metadata, **(metadata or {})}
-    for key in merged:
-        if key not in METADATA_KEYS:
-            raise ValueError(f"save: metadata must be among {', '.join(METADATA_KEYS)}, got {key!r}")
-    model_config = {"architecture": model.config.architecture, "model": overrides_of(model.config)}
-    config = {"format": FORMAT, **model_config, **merged}
-    tensors = _on_cpu(model)
-    if dtype is not None:
-        tensors |= {key: tensor.to(dtype) for key, tensor in tensors.items() if tensor.ndim == 4}
-    header = {CONFIG_KEY: json.dumps(config), "format": "pt"}
-    replace_file(path, lambda temporary: save_file(tensors, temporary, header))
+def _selected(
+    tensors: dict[str, Tensor], own: Mapping[str, Tensor], head: str, part: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Select the tensors to load, and list the model's names that stay as they were initialised."""
+    if part == "backbone":
+        beginnings = ("backbone.", *dialects.ENCODER)
+        return {key: tensor for key, tensor in tensors.items() if key.startswith(beginnings)}, []
+    if head == "reinit":
+        kept = {key: tensor for key, tensor in tensors.items() if not key.startswith(dialects.CLASSIFIERS)}
+        return kept, [key for key in own if key.startswith(dialects.CLASSIFIERS)]
+    return tensors, []
 
 
-def save_official(model: SegNeXt | MSCAN, path: str | os.PathLike[str]) -> None:
-    """Write a model in the official code's names; an existing file is replaced atomically.
-
-    The NMF bases are left out: the official model has no place for them.
-
-    Args:
-        model: a SegNeXt or MSCAN.
-        path: ``*.safetensors``, or anything else for a torch checkpoint ``{"meta", "state_dict"}`` like the
-            official ones, whose ``meta`` tells class names and palette.
-    """
-    tensors = dialects.to_official(_on_cpu(model))
-    if Path(path).suffix == ".safetensors":
-        replace_file(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
-    else:
-        meta = {key.upper(): model.metadata[key] for key in ("classes", "palette") if key in model.metadata}
-        replace_file(path, lambda temporary: torch.save({"meta": meta, "state_dict": tensors}, temporary))
+def _adapt_input(found: dict[str, Tensor], own: Mapping[str, Tensor], reshaped: list[str]) -> list[str]:
+    """Give the first convolution in ``found`` the model's input channels; return notes for the report."""
+    first = next(key for key in own if _bare(key) == FIRST_CONVOLUTION)
+    if first not in found or found[first].shape[1] == own[first].shape[1]:
+        return []
+    given, wanted = found[first].shape[1], own[first].shape[1]
+    found[first] = _adapt_channels(found[first], wanted)
+    reshaped.append(first)
+    return [f"{first} adapted from {given} to {wanted} input channels"]
 
 
-def _on_cpu(model: SegNeXt | MSCAN) -> dict[str, Tensor]:
-    return {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-
-
-def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Write under a temporary name beside ``path``, then rename: never half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _other_shapes(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{key} {tuple(found[key].shape)} for {tuple(own[key].shape)}"
+        for key in own
+        if key in found and found[key].shape != own[key].shape
+    ]
 
 
 def _expect_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -255,14 +191,16 @@ def _expect_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"load_weights: {name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
 
 
-def _check_rank(model: SegNeXt, checkpoint: Checkpoint) -> str:
-    rank, own = checkpoint.config["model"].get("rank"), model.config.rank
+def _check_rank(model: SegNeXt | MSCAN, own: Mapping[str, Tensor], checkpoint: Checkpoint) -> str:
+    if isinstance(model, MSCAN) or not any(key.endswith(dialects.BASES) for key in own):
+        return ""
+    rank, used = checkpoint.config["model"].get("rank"), model.config.rank
     if rank is None:
-        return f"{own}, the model's; the file does not say"
-    if rank != own:
+        return f"{used}, the model's; the file does not say"
+    if rank != used:
         raise ValueError(
-            f"load_weights: rank of the model must be {rank} ({checkpoint.rank_from}), got {own}; "
-            f"create it with rank={rank}, or pass rank={own} to load_weights if the checkpoint was trained so"
+            f"load_weights: rank of the model must be {rank} ({checkpoint.rank_from}), got {used}; "
+            f"create it with rank={rank}, or pass rank={used} to load_weights if the checkpoint was trained so"
         )
     return f"{rank}, {checkpoint.rank_from}"
 
@@ -273,9 +211,9 @@ def _raise_unless_allowed(what: str, missing: list[str], unexpected: list[str], 
     remedies = []
     if missing or unexpected:
         remedies.append("name what may differ in allow_missing or allow_unexpected, or load part='backbone'")
-    if any(key.startswith(CLASSIFIERS) for key in shapes):
+    if any(key.startswith(dialects.CLASSIFIERS) for key in shapes):
         remedies.append("head='reinit' for another class count")
-    if any(_bare(key).startswith("stem.conv1.weight") for key in shapes):
+    if any(_bare(key).startswith(FIRST_CONVOLUTION) for key in shapes):
         remedies.append("adapt_input=True for other input channels")
     if found:
         remedy = ", ".join(remedies) or "create_model(weights=...) builds the model that fits"

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# How PyTorch's format before 1.6 begins.
+# Files in PyTorch's format before 1.6 begin with this.
 TORCH_LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
 class Foreign:
-    """Stands for an object of a class that is not known here; takes anything, does nothing."""
+    """Stands for an object of an unknown class: it accepts any call here and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Foreign:
         return super().__new__(cls)
@@ -44,11 +44,11 @@ class Foreign:
 
 
 class _DType:
-    """Numpy's dtype as a pickle spells it: a code such as ``f4``, then a state with the byte order second."""
+    """Numpy's dtype as pickles write it: a code such as ``f4``, then a state whose second entry is the byte order."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         self.value = np.dtype(code)
-        if self.value.kind not in "biuf":  # no objects: their bytes would be pointers
+        if self.value.kind not in "biuf":  # objects are refused: their bytes would be pointers
             raise pickle.UnpicklingError(f"array of dtype {code}")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -69,13 +69,13 @@ class Array:
 def _array(raw: bytes, dtype: _DType, shape: tuple[int, ...], order: Any = "C") -> Array:
     array = Array()
     flat = np.frombuffer(raw, dtype.value)
-    # In native byte order and writable, as torch.from_numpy wants it.
+    # torch.from_numpy needs native byte order and writable memory.
     array.value = flat.reshape(shape, order=order).astype(dtype.value.newbyteorder("="), order="C")
     return array
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """Python 2 and protocol 2 write bytes as latin-1 text."""
+    """Decode bytes, which Python 2 and protocol 2 write as latin-1 text."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"text encoding {encoding}")
     return codecs.encode(text, "latin1")
@@ -127,7 +127,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Builds tensors, arrays and containers; ``foreign`` collects the names of everything else."""
+    """Builds tensors, arrays and containers, and collects the names of everything else in ``foreign``."""
 
     def __init__(self, file: io.BufferedIOBase, load_storage: Callable[[Any], Tensor] | None = None) -> None:
         super().__init__(file, encoding="latin1")
@@ -135,7 +135,7 @@ class RestrictedUnpickler(pickle.Unpickler):
         self._load_storage = load_storage
 
     def find_class(self, module: str, name: str) -> Any:
-        """The known function or class of this name, or a new inert class."""
+        """Return the known function or class of this name, or a new inert class."""
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
         if module == "torch" and name in _STORAGES:
@@ -144,20 +144,20 @@ class RestrictedUnpickler(pickle.Unpickler):
         return type(name, (Foreign,), {})
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """The storage that a torch checkpoint refers to."""
+        """Return the storage that a torch checkpoint refers to."""
         if self._load_storage is None:
             raise pickle.UnpicklingError("a reference to data outside the pickle")
         return self._load_storage(pid)
 
 
 def load_pickle(data: bytes) -> tuple[Any, set[str]]:
-    """The object of a plain pickle, and the foreign names in it."""
+    """Read the object of a plain pickle, and the foreign names in it."""
     unpickler = RestrictedUnpickler(io.BytesIO(data))
     return unpickler.load(), unpickler.foreign
 
 
 def load_torch_zip(path: Path) -> tuple[Any, set[str]]:
-    """The object of a file that ``torch.save`` wrote, and the foreign names in it."""
+    """Read the object of a file that ``torch.save`` wrote, and the foreign names in it."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         root = next((name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")), None)
@@ -176,10 +176,10 @@ def load_torch_zip(path: Path) -> tuple[Any, set[str]]:
 
 
 def load_torch_legacy(data: bytes) -> tuple[Any, set[str]]:
-    """The object of a file that ``torch.save`` wrote before PyTorch 1.6, and the foreign names in it.
+    """Read the object of a file that ``torch.save`` wrote before PyTorch 1.6, and the foreign names in it.
 
-    Four pickles (magic number, protocol, system, the object), one with the storages' keys, then for each
-    storage its length as int64 and its elements.
+    The file holds four pickles (magic number, protocol, system, the object), one with the storages' keys, then
+    per storage its length as int64 and its elements.
     """
     file = io.BytesIO(data)
     for _ in range(3):

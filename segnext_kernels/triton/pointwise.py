@@ -105,7 +105,7 @@ def pointwise_kernel(
 @triton.jit
 def weight_gradient_kernel(
     grad_ptr, multiplier_ptr, x_ptr, partial_ptr,
-    images, pixels, width, in_channels, out_channels, tiles_a_split,
+    images, pixels, width, in_channels, out_channels, tiles_per_split,
     stride_gn, stride_gc, stride_gh, stride_gw,
     stride_mn, stride_mc, stride_mh, stride_mw,
     stride_xn, stride_xc, stride_xh, stride_xw,
@@ -126,8 +126,8 @@ def weight_gradient_kernel(
     in_column = i < in_channels
     acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     bias = tl.zeros((BLOCK_N,), tl.float32)
-    last = tl.minimum((split + 1) * tiles_a_split, images * tiles)
-    for index in range(split * tiles_a_split, last):
+    last = tl.minimum((split + 1) * tiles_per_split, images * tiles)
+    for index in range(split * tiles_per_split, last):
         image = (index // tiles).to(tl.int64)
         p = (index % tiles).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
         in_image = p < pixels
@@ -352,15 +352,15 @@ def weight_gradient(
     def run(c: Config) -> None:
         blocks = triton.cdiv(co, c["BLOCK_N"]) * triton.cdiv(ci, c["BLOCK_K"])
         tiles = walk.images * triton.cdiv(walk.pixels, c["BLOCK_P"])
-        tiles_a_split = triton.cdiv(tiles, max(1, PROGRAMS // blocks)) if tiles else 1
-        splits = triton.cdiv(tiles, tiles_a_split)
+        tiles_per_split = triton.cdiv(tiles, max(1, PROGRAMS // blocks)) if tiles else 1
+        splits = triton.cdiv(tiles, tiles_per_split)
         partial = torch.empty(splits * co * (ci + 1), dtype=torch.float32, device=x.device)
         by_grad, by_multiplier, by_x = walk.strides
         if splits:
             launch.start(
                 weight_gradient_kernel, (blocks * splits,),
                 grad, multiplier, x, partial,
-                walk.images, walk.pixels, walk.width, ci, co, tiles_a_split, *by_grad, *by_multiplier, *by_x,
+                walk.images, walk.pixels, walk.width, ci, co, tiles_per_split, *by_grad, *by_multiplier, *by_x,
                 config=c, FLAT=walk.flat,
             )  # fmt: skip
         launch.start(

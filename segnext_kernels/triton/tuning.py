@@ -25,7 +25,7 @@ import torch
 from segnext_kernels import user_cache
 
 TABLES = Path(__file__).with_name("tuned")
-REGISTERS_A_THREAD = 255
+REGISTERS_PER_THREAD = 255
 SPARE_REGISTERS = 40  # addresses, masks, loop counters
 REPEAT_MS = 20  # measuring time per configuration: hundreds of runs of a kernel of 50 microseconds
 
@@ -74,7 +74,7 @@ class Space:
 
         def fits(config: Config) -> bool:
             registers = self.live(config) / (32 * config.num_warps) + SPARE_REGISTERS
-            return registers <= REGISTERS_A_THREAD and self.shared(config, element_size) <= shared_limit
+            return registers <= REGISTERS_PER_THREAD and self.shared(config, element_size) <= shared_limit
 
         return [c for c in self.configs if fits(c)] or [self.configs[0]]
 

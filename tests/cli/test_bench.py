@@ -1,4 +1,4 @@
-"""`segnext bench`: gate first, a reason for every missing number, one line for what is refused."""
+"""`segnext bench` checks before it times, gives a reason for every missing number, and refuses in one line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def no_graphs(monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "target"), [((), "mask"), (("--logits",), "logits")])
-def test_every_installed_runtime_passes_the_gate(run, words, target):
+def test_every_installed_runtime_passes_the_check(run, words, target):
     for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
         pytest.importorskip(package, reason=f"needs {package}: pip install .[bench]")
     status, text, errors = run(*words)
@@ -98,7 +98,7 @@ def test_threads(run, no_graphs, threads):
 @pytest.mark.parametrize("size", ["big", "0x32", "1x2x3"])
 def test_refused_in_a_line(run, size):
     status, text, errors = run("--size", size)
-    assert (status, text) == (1, "") and errors.count("\n") == 1 and "bench: --size" in errors
+    assert (status, text) == (1, "") and errors.count("\n") == 1 and "segnext: --size must be" in errors
 
 
 def test_names_of_models():

@@ -1,4 +1,4 @@
-"""`segnext info`: the table's numbers, names of every kind, one line for what is no model."""
+"""`segnext info` prints the right numbers, takes names of every kind, and refuses in one line."""
 
 import pytest
 

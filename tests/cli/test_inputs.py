@@ -1,4 +1,4 @@
-"""Which images a command line names, and names for their results."""
+"""A command line names images, and their results get names of their own."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`segnext predict` from the command line to the files it leaves."""
+"""`segnext predict` is tested from the command line to the files that it leaves."""
 
 import json
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_equal_stems_do_not_meet(run, photos, tmp_path):
     assert Image.open(tmp_path / "out" / "others_1_mask.png").size == (60, 40)
 
 
-def test_unreadable_images_are_told_at_the_end_and_the_rest_is_done(run, photos, tmp_path):
+def test_unreadable_images_are_listed_at_the_end(run, photos, tmp_path):
     (photos / "a.jpg").write_bytes(b"no image")
     (photos / "b.png").touch()
     status, _, errors = run(photos, photos / "missing.jpg", tmp_path / "*.gif")
@@ -149,11 +149,11 @@ class TestOptions:
 
     def test_inference_options_arrive(self, run, photos, tmp_path):
         options = "--mode slide --crop 32 --stride 20 --scales 0.5,1 --flip --short-side 48 --size-divisor 16"
-        assert run(photos / "0.png", *options.split(), "--precision", "bfloat16", "--threads", 1)[0] == 0
+        assert run(photos / "0.png", *options.split(), "--dtype", "bfloat16", "--threads", 1)[0] == 0
         summary = json.loads((tmp_path / "out" / "predictions.json").read_text())
         expected = {"mode": "slide", "crop": 32, "stride": 20, "scales": [0.5, 1.0], "flip": True}
         assert summary["inference"] == expected | {"short_side": 48, "size_divisor": 16, "batch": 1}
-        assert summary["precision"] == "bfloat16"
+        assert summary["dtype"] == "bfloat16"
 
     def test_max_pixels(self, run, photos, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back afterwards

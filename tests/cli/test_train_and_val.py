@@ -1,4 +1,4 @@
-"""`segnext train` and `segnext val` as they are typed."""
+"""`segnext train` and `segnext val` are tested as they are typed."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def trained(data, tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def segnext(capsys):
-    """Runs a command line; (exit status, standard output, standard error)."""
+    """Run a command line; return exit status, standard output and standard error."""
 
     def run(*words: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as exit_:
@@ -96,6 +96,7 @@ def test_an_occupied_folder(segnext, data, trained):
         (["--model", "x"], "name must be a known architecture"),
         (["--model", "mscan_t"], "model must be one of t, s, b, l, got mscan_t, which does not segment"),
         (["--warmup", "2"], "warmup must be 0 or more and less than steps (2), got 2"),
+        (["--workers", "-1"], "workers must be at least 0, got -1"),
         (["--scale", "2", "1"], "scale must be 0 < LOW <= HIGH, got 2.0 1.0"),
         (["--weights", "nowhere.pth"], "nowhere.pth"),
         (["--root", "/nowhere"], "images must be a folder, got /nowhere/images/train"),
@@ -120,7 +121,10 @@ def test_new_classes_for_old_weights(segnext, data, trained, tmp_path):
         create_model(weights=path).state_dict() for path in (weights, tmp_path / "run" / "final.safetensors")
     )
     assert new["decoder.classifier.weight"].shape[0] == 4
-    for name in ("backbone.stem.conv1.weight", "decoder.squeeze.conv.weight"):  # lr 1e-9: as they were loaded
+    for name in (
+        "backbone.stem.conv1.weight",
+        "decoder.squeeze.conv.weight",
+    ):  # with lr 1e-9 they are as they were loaded
         torch.testing.assert_close(new[name], old[name], rtol=0, atol=1e-7)
 
 
@@ -205,7 +209,7 @@ def test_val_prints_what_training_measured(segnext, data, trained):
         "--scales 0.5,1,1.5 --flip",
         "--size-divisor 32",
         "--short-side 64 --split train",
-        "--precision bfloat16 --threads 1",
+        "--dtype bfloat16 --threads 1",
     ],
 )
 def test_val_protocols_and_json(segnext, data, trained, tmp_path, words, threads):

@@ -13,8 +13,9 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from oracle.sources import CSRC, bindings
+
 ROOT = Path(__file__).resolve().parents[2]
-CSRC = ROOT / "csrc"
 EMULATOR = Path(__file__).resolve().parent
 FOLDER = ROOT / "build" / "cuda_emulator"  # objects are used again by the next session
 LIBRARY = f"_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -80,7 +81,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _sources() -> list[Path]:
     emulator = [*sorted(EMULATOR.glob("*.cu")), *sorted(EMULATOR.glob("*.cpp"))]
-    return [*sorted(CSRC.rglob("*.cu")), *sorted(CSRC.glob("ops/*/*_bind.cpp")), *emulator]
+    return [*sorted(CSRC.rglob("*.cu")), bindings(FOLDER), *emulator]
 
 
 def _object(source: Path) -> str:

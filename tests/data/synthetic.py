@@ -1,4 +1,4 @@
-"""A tiny data set to train on: each class a colour, in rectangles on a background of class 0."""
+"""Makes a tiny data set to train on: each class has a colour, in rectangles on a background of class 0."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLOURS = np.array([[60, 120, 50], [200, 60, 40], [40, 60, 200]], np.uint8)
 
 
 def scene(seed: int, height: int = 40, width: int = 48) -> tuple[np.ndarray, np.ndarray]:
-    """One noisy image (H, W, 3) and its label map (H, W), whose first row is ignored (255)."""
+    """Return one noisy image (H, W, 3) and its label map (H, W), whose first row is ignored (255)."""
     rng = np.random.default_rng(seed)
     label = np.zeros((height, width), np.uint8)
     for class_id in (1, 2):
@@ -49,7 +49,7 @@ def write_yaml(file: Path, **changes: object) -> Path:
 
 
 def write_data_set(folder: Path, train: int = 5, val: int = 2) -> Path:
-    """Write `train` and `val` scenes and the YAML; its path."""
+    """Write `train` and `val` scenes and the YAML; return the YAML's path."""
     for split, count, first in (("train", train, 0), ("val", val, 1000)):
         for index in range(count):
             write_pair(folder, split, f"scene{index:02d}", *scene(first + index))

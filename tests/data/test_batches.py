@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segnext.data.batches import Batch, TrainingBatches
-from segnext.data.dataset import load_data_config
+from segnext.data.config import load_data_config
 from segnext.data.images import ImageError
 from segnext.data.transforms import Augmentation
 from tests.data.synthetic import scene, write_data_set

@@ -15,13 +15,13 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def photo(height: int = 20, width: int = 30) -> np.ndarray:
-    """A smooth colour ramp: what lossy formats keep."""
+    """Return a smooth colour ramp, which lossy formats keep."""
     y, x = np.mgrid[:height, :width]
     return np.stack([8 * x, 12 * y, 255 - 8 * x], axis=-1).clip(0, 255).astype(np.uint8)
 
 
 def png(path: Path, width: int, height: int, depth: int, colour: int, rows: bytes) -> Path:
-    """Writes a PNG by hand: kinds that Pillow does not write, and headers that promise too much."""
+    """Write a PNG by hand: of kinds that Pillow does not write, or with a header that promises too much."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

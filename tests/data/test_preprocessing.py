@@ -1,10 +1,12 @@
-"""Normalisation: the numbers of docs/model.md, section 5.1, and the layout the kernels are fast in."""
+"""Images are normalised by the numbers of docs/model.md, section 5.1, or by the weights' own."""
+
+import json
 
 import numpy as np
 import pytest
 import torch
 
-from segnext.data.preprocessing import MEAN, STD, normalise
+from segnext.data.preprocessing import MEAN, STD, Preprocessing, normalise
 
 
 @pytest.fixture
@@ -61,3 +63,46 @@ def test_negative_strides(image):
 def test_refused(bad, error, words):
     with pytest.raises(error, match=words):
         normalise(bad)
+
+
+class TestPreprocessing:
+    def test_defaults_are_imagenets_at_any_size(self, image):
+        assert Preprocessing.of({}) == Preprocessing() == Preprocessing(MEAN, STD, None)
+        torch.testing.assert_close(Preprocessing()(image), normalise(image), rtol=0, atol=0)
+        assert Preprocessing().scale(10, 20) == 1
+
+    def test_it_survives_json(self):
+        for one in (Preprocessing(), Preprocessing((0.0, 1.0, 2.0), (255.0, 1.0, 0.5), 48)):
+            stored = json.loads(json.dumps(one.as_json()))
+            assert Preprocessing.of({"preprocessing": stored}) == one and stored == one.as_json()
+
+    def test_numbers_of_its_own(self, image):
+        own = Preprocessing((0, 0, 0), (255, 255, 255))
+        np.testing.assert_allclose(own(image)[0, 0].numpy(), image[..., 0] / 255, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("height", "width", "scale"), [(40, 80, 0.5), (80, 40, 0.5), (10, 10, 2), (10, 100, 0.8)]
+    )
+    def test_the_short_side_is_resized_and_the_long_one_bounded(self, height, width, scale):
+        assert Preprocessing(short_side=20).scale(height, width) == scale
+
+    @pytest.mark.parametrize(
+        ("stored", "words"),
+        [
+            (
+                {"mean": [1, 2, float("nan")]},
+                r"mean must be finite numbers, one per channel, got \(1\.0, 2\.0, nan",
+            ),
+            ({"std": [1, 2]}, r"std must be 3 numbers above 0"),
+            ({"std": [1, 2, 0]}, r"std must be 3 numbers above 0"),
+            ({"short_side": 0}, "short_side must be at least 1 pixel, got 0"),
+            ({"mean": "imagenet"}, "must hold mean, std and short_side as numbers, got {'mean': 'imagenet'}"),
+            ({"mean": None}, "must hold mean, std and short_side as numbers"),
+            ({"short_side": "native"}, "must hold mean, std and short_side as numbers"),
+            (["imagenet"], "must hold mean, std and short_side as numbers"),
+        ],
+        ids=str,
+    )
+    def test_metadata_that_is_no_preprocessing(self, stored, words):
+        with pytest.raises(ValueError, match=words):
+            Preprocessing.of({"preprocessing": stored})

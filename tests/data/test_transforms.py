@@ -1,16 +1,17 @@
-"""Augmentation: geometry shared by image and label, padding, varied crops, colours as published."""
+"""Augmentation moves image and label alike, pads, varies crops, and distorts colours as published."""
 
 import colorsys
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from segnext.data.preprocessing import MEAN
+from segnext.data.preprocessing import MEAN, Preprocessing
 from segnext.data.transforms import Augmentation, photometric_distortion
 
 
 def ramp(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image whose red is the column and green the row, and a label that is the column."""
+    """Return an image whose red is the column and green the row, and a label that is the column."""
     rows, columns = np.mgrid[:height, :width]
     image = np.stack((columns, rows, np.full_like(rows, 7)), axis=2).astype(np.uint8)
     return image, columns.astype(np.uint8)
@@ -102,6 +103,31 @@ def test_padding_is_ignored_and_of_mean_colour(ignore_index):
     assert np.abs(view[~inside] - np.array(MEAN)).max() <= 0.5
 
 
+def test_padding_has_the_mean_colour_of_the_weights():
+    image, label = np.zeros((10, 12, 3), np.uint8), np.zeros((10, 12), np.uint8)
+    own = plain(16, preprocessing=Preprocessing((300.0, 7.4, -1.0), (1.0, 1.0, 1.0)))
+    assert own(image, label, np.random.default_rng(0))[0][-1, -1].tolist() == [255, 7, 0]
+
+
+def test_ratios_are_relative_to_the_size_that_the_weights_expect():
+    image, label = ramp(50, 60)
+    half = Image.fromarray(image).resize((30, 25), Image.Resampling.BILINEAR)
+    own = plain(40, preprocessing=Preprocessing(short_side=25))
+    view, ids = own(image, label, np.random.default_rng(0))
+    assert (ids != 255).sum() == 25 * 30
+    np.testing.assert_array_equal(view[:25, :30], np.asarray(half))
+
+
+@pytest.mark.parametrize("size", [(50, 60), (60, 50)], ids=str)
+def test_a_short_side_that_the_images_have_changes_nothing(size):
+    image, label = ramp(*size)
+    expected = draws(Augmentation(32), image, label, 3)
+    found = draws(Augmentation(32, preprocessing=Preprocessing(short_side=50)), image, label, 3)
+    for first, second in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(first[0], second[0])
+        np.testing.assert_array_equal(first[1], second[1])
+
+
 def largest_share(ids: np.ndarray) -> float:
     counts = np.bincount(ids[ids != 255], minlength=2)
     return counts.max() / counts.sum()
@@ -112,9 +138,9 @@ def test_crops_of_one_class_are_drawn_again():
     label = (label >= 100).astype(np.uint8)
     free = [largest_share(ids) for _, ids in draws(plain(40, max_class_share=2), image, label, 100)]
     varied = [largest_share(ids) for _, ids in draws(plain(40), image, label, 100)]
-    assert np.mean(np.array(free) >= 0.75) > 0.7  # most places show one class almost alone
+    assert np.mean(np.array(free) >= 0.75) > 0.7  # most places show hardly more than one class
     assert np.mean(np.array(varied) >= 0.75) < 0.5  # 0.87 ** 10 = 0.25 find none in ten attempts
-    one_class = draws(plain(40), image, np.zeros_like(label), 3)  # gives up instead of looking for ever
+    one_class = draws(plain(40), image, np.zeros_like(label), 3)  # it gives up instead of looking for ever
     assert all(not ids.any() for _, ids in one_class)
 
 
@@ -127,7 +153,7 @@ def test_ignored_pixels_are_no_class_in_the_share():
 
 
 def distorted_by_definition(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """mmsegmentation's PhotoMetricDistortion in floats, pixel by pixel."""
+    """Compute mmsegmentation's PhotoMetricDistortion in floats, pixel by pixel."""
     values = image.astype(float)
     if rng.random() < 0.5:
         values = np.clip(values + rng.uniform(-32, 32), 0, 255)

@@ -1,4 +1,4 @@
-"""CUDA graphs of a deployed model: which are kept; and on a GPU, that their results are the model's."""
+"""CUDA graphs of a deployed model: the cache keeps the right ones; on a GPU their results are the model's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 class Capture:
-    """What a graph is to the cache."""
+    """Stands for a graph in the cache's tests."""
 
     made: list[Any] = []
     finished: list[Any] = []
@@ -51,9 +51,9 @@ def test_one_capture_for_each_shape_and_kind(cache: GraphCache) -> None:
     assert len(Capture.made) == 3
 
 
-def test_a_layout_has_a_capture_of_its_own(cache: GraphCache) -> None:
+def test_a_memory_format_has_a_capture_of_its_own(cache: GraphCache) -> None:
     images = torch.rand(2, 3, 4, 5)
-    inside = torch.rand(2, 3, 9, 9)[:, :, :4, :5]  # as the first is, once it lies in the graph's own memory
+    inside = torch.rand(2, 3, 9, 9)[:, :, :4, :5]  # in the graph's own memory it is as dense as the first
     for view in (images, images.contiguous(memory_format=torch.channels_last), inside, images):
         assert torch.equal(cache("double", lambda t: 2 * t, view), 2 * view)
     assert len(Capture.made) == 2
@@ -68,14 +68,14 @@ def test_a_shape_that_comes_twice_takes_the_least_recently_used_ones_place(cache
     assert len(Capture.made) == GRAPHS + 1
 
 
-def test_more_shapes_in_turn_than_places_make_no_capture_each(cache: GraphCache) -> None:
+def test_more_shapes_in_turn_than_places_cost_no_captures(cache: GraphCache) -> None:
     for side in (*range(1, GRAPHS + 3), *range(1, GRAPHS + 3)):
         images = torch.rand(1, 3, side, side)
         assert torch.equal(cache("double", lambda t: 2 * t, images), 2 * images)
     assert len(Capture.made) == GRAPHS and not Capture.finished
 
 
-def test_what_cannot_be_captured_is_served_after_one_warning(cache: GraphCache) -> None:
+def test_a_function_that_cannot_be_captured_runs_after_one_warning(cache: GraphCache) -> None:
     attempts = []
 
     def fail(function: Any, images: Tensor) -> Any:
@@ -92,7 +92,7 @@ def test_what_cannot_be_captured_is_served_after_one_warning(cache: GraphCache) 
         warnings.simplefilter("error")
         for again in (images, others, images, others):
             assert torch.equal(cache("double", lambda t: 2 * t, again), 2 * again)
-    assert len(attempts) == 2  # one for each shape
+    assert len(attempts) == 2  # one per shape
     cache._capture = Capture  # type: ignore[assignment]
     assert cache("double", lambda t: 2 * t, torch.rand(1, 3, 8, 8)).shape == (1, 3, 8, 8)
     assert len(Capture.made) == 1
@@ -123,7 +123,7 @@ def test_an_empty_batch_needs_no_graph(cache: GraphCache) -> None:
     assert not Capture.made
 
 
-def test_what_the_function_raises_passes_and_leaves_nothing(cache: GraphCache) -> None:
+def test_the_functions_own_exception_passes_and_leaves_nothing(cache: GraphCache) -> None:
     with pytest.raises(ZeroDivisionError), warnings.catch_warnings():
         warnings.simplefilter("error")
         cache("same", lambda images: 1 // 0, torch.rand(1, 3, 4, 4))  # type: ignore[arg-type, return-value]
@@ -189,4 +189,4 @@ def test_inside_and_outside_of_inference_mode(model: SegNeXt) -> None:
         inside = fast.predict(images)
     outside = fast.predict(images)
     assert torch.equal(inside, outside)
-    outside += 1  # the caller's own
+    outside += 1  # the caller owns it

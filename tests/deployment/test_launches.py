@@ -1,4 +1,4 @@
-"""The deployed model as a GPU would run it, without one: how many launches, and which layout between them."""
+"""The deployed model as a GPU would run it, without one: number of launches, and memory format between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests import summary
 
 MOST = 80
 BLOCKS = 13  # of SegNeXt-T
-TRITON_FFN = 2 * (3 + 3) + 3 * (5 + 2)  # of conv_ffn in them: more launches beyond 64 channels
+TRITON_FFN = 2 * (3 + 3) + 3 * (5 + 2)  # launches of conv_ffn in them: 2 up to 64 channels, 3 beyond
 needs_all = pytest.mark.skipif(
     native._C is None or launch.missing() is not None, reason="needs the compiled library and Triton"
 )
@@ -42,7 +42,7 @@ def test_at_most_80_launches_from_the_images_to_the_mask(model: SegNeXt) -> None
     found = launched(model, torch.bfloat16, torch.contiguous_format)
     print("\n".join(table(found)))
     count = len(found)
-    if "cuda" not in backend.KERNELS["conv_ffn"]:  # one launch a block in CUDA
+    if "cuda" not in backend.KERNELS["conv_ffn"]:  # one launch per block in CUDA
         count -= TRITON_FFN - BLOCKS
     assert count <= MOST, list(table(found))
     summary.count("launches of a deployed SegNeXt-T at 768x1536, images to mask", len(found))
@@ -54,7 +54,7 @@ def test_at_most_80_launches_from_the_images_to_the_mask(model: SegNeXt) -> None
 def test_nothing_is_cast_copied_or_transposed_in_between(
     model: SegNeXt, dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
-    """All that PyTorch itself launches is the copy into the graph and the clone out of it."""
+    """PyTorch itself launches only the copy into the graph and the clone out of it."""
     found = launched(model, dtype, layout)
     assert Counter(launch.name for launch in found if launch.backend == "torch") == {"copy_": 1, "clone": 1}
     assert found[0].name == "copy_" and found[-1].name == "clone"
@@ -62,7 +62,7 @@ def test_nothing_is_cast_copied_or_transposed_in_between(
 
 @needs_all
 def test_a_copy_is_seen(model: SegNeXt) -> None:
-    """What the count is made of: a cast and a sum that were there before."""
+    """The recorder notes a cast, a stack and a sum of PyTorch, and no view."""
     fast, images = on_meta(model), torch.empty(1, 3, 64, 96, device="meta")
     found = launches(lambda: torch.stack([fast.predict(images.to(torch.float32) + 1)]).sum(0))
     assert [launch.name for launch in found if launch.backend == "torch"] == ["add", "stack", "sum"]
@@ -71,7 +71,7 @@ def test_a_copy_is_seen(model: SegNeXt) -> None:
 
 @needs_all
 def test_a_block_as_deployed_joins_tritons_products_and_the_cuda_strips(model: SegNeXt) -> None:
-    """What "auto" runs is neither "cuda" nor "triton" alone: the pair that is to be proven and timed on a GPU."""
+    """`auto` runs neither "cuda" nor "triton" alone, so this pair is the one to prove and time on a GPU."""
     found = launched(model, torch.bfloat16, torch.contiguous_format)
     first = [launch for launch in found if launch.op in ("msca_block", "msca_conv")][:3]
     names = [(launch.backend, launch.name) for launch in first]
@@ -83,7 +83,7 @@ def test_a_block_as_deployed_joins_tritons_products_and_the_cuda_strips(model: S
 
 
 class Between(TorchDispatchMode):
-    """Keeps what the library's ops give."""
+    """Keeps the results of the library's ops."""
 
     def __init__(self) -> None:
         super().__init__()

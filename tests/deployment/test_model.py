@@ -1,20 +1,23 @@
-"""`deploy`: the folded, packed network is the model, at every size, on every instruction set, from any thread."""
+"""`deploy`: folded, packed networks give the model's results at every size and instruction set, in any thread."""
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from oracle import transcription
 from segnext import DeployedSegNeXt, create_model, deploy, mscan_t
 from segnext.data.images import read_image
 from segnext.data.preprocessing import normalise
-from segnext.deployment.model import PLANS, _Packed, _Plan
+from segnext.deployment.folding import fold
+from segnext.deployment.model import FORMAT
+from segnext.deployment.packed import PLANS, PackedNetwork
+from segnext.deployment.plan import Plan, plan_memory
 from segnext.models import SegNeXt
 from segnext_kernels import native, use_backend
 
@@ -59,7 +62,7 @@ def assert_close(actual: Tensor, model: SegNeXt, images: Tensor, tolerance: floa
 def test_same_logits(model: SegNeXt, backend: str, shape: tuple[int, ...]) -> None:
     with use_backend(backend):
         fast = deploy(model)
-        assert isinstance(fast._network, _Packed) == (backend == "auto" and native._C is not None)
+        assert isinstance(fast._network, PackedNetwork) == (backend == "auto" and native._C is not None)
         images = noise(*shape)
         logits = fast.forward_logits(images)
     if images.numel():
@@ -98,7 +101,7 @@ def test_calls_give_logits_and_labels_at_the_images_size(model: SegNeXt, fast: D
     assert labels.dtype == torch.uint8 and labels.shape == (2, 61, 45)
     assert (labels == model.predict(images)).float().mean() > 0.999
     assert fast.predict(images, (10, 20)).shape == (2, 10, 20)
-    labels += 1  # the caller's own, and no inference tensor
+    labels += 1  # the caller owns it, and it is no inference tensor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -116,6 +119,17 @@ def test_more_channels_than_three_and_one() -> None:
         assert isinstance(model, SegNeXt)
         images = noise(1, channels, 40, 50)
         assert_close(deploy(model).forward_logits(images), model, images)
+
+
+@pytest.mark.parametrize("strips", [(3, 9), ()], ids=["two", "none"])
+def test_other_strips(strips: tuple[int, ...], tmp_path: Path) -> None:
+    model = create_model("segnext_t", num_classes=3, strips=strips, root=3).eval()
+    assert isinstance(model, SegNeXt)
+    images, fast = noise(1, 3, 40, 50), deploy(model)
+    logits = fast.forward_logits(images)
+    assert_close(logits, model, images)
+    fast.save(tmp_path / "fast.safetensors")
+    assert torch.equal(DeployedSegNeXt.load(tmp_path / "fast.safetensors").forward_logits(images), logits)
 
 
 def test_results_do_not_depend_on_threads_and_own_their_memory(fast: DeployedSegNeXt, threads: None) -> None:
@@ -141,7 +155,7 @@ def test_from_several_threads_at_once(fast: DeployedSegNeXt) -> None:
 @needs_library
 def test_plans_are_kept_for_a_few_shapes_only(model: SegNeXt) -> None:
     fast = deploy(model)
-    assert isinstance(fast._network, _Packed)
+    assert isinstance(fast._network, PackedNetwork)
     for side in (32, 40, 48, 32):
         fast.forward_logits(noise(1, 3, side, side))
     assert len(fast._network._plans) == PLANS
@@ -150,11 +164,11 @@ def test_plans_are_kept_for_a_few_shapes_only(model: SegNeXt) -> None:
 @needs_library
 @pytest.mark.parametrize("size", ["t", "b"])
 def test_memory_of_a_large_image(size: str) -> None:
-    """4096x8192 whole: everything of a forward pass within four times its logits and features."""
+    """A forward pass of a whole 4096x8192 image needs at most four times its logits and features."""
     model = create_model(f"segnext_{size}", num_classes=19)
     assert isinstance(model, SegNeXt)
-    height, width = 1024, 2048  # a sixteenth: all of it grows with the area
-    plan = _Plan(model.config, torch.float32, 1, height, width)
+    height, width = 1024, 2048  # a sixteenth of it; all memory grows with the area
+    plan = plan_memory(fold(model), torch.float32, 1, height, width)
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(plan)}
     sizes = [(-(-height // s)) * (-(-width // s)) for s in (4, 8, 16, 32)]
     features = 4 * sum(c * pixels for c, pixels in zip(model.config.channels, sizes, strict=True))
@@ -162,9 +176,10 @@ def test_memory_of_a_large_image(size: str) -> None:
     assert sum(storages.values()) + logits <= 4 * (features + logits)
 
 
-def _tensors(plan: _Plan) -> list[Tensor]:
+def _tensors(plan: Plan) -> list[Tensor]:
+    decoder = plan.decoder
     stages = [t for stage in plan.stages for t in (stage.x, stage.y, stage.feature)]
-    return [plan.workspace, plan.stem, plan.a, plan.b, plan.c, *plan.levels, *stages]
+    return [plan.workspace, plan.stem, decoder.a, decoder.b, decoder.c, *decoder.levels, *stages]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -181,19 +196,21 @@ def test_save_and_load(fast: DeployedSegNeXt, model: SegNeXt, dtype: torch.dtype
     assert [p.name for p in tmp_path.iterdir()] == ["fast.safetensors"]
 
 
-def test_the_model_is_left_as_it_is(model: SegNeXt) -> None:
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_the_model_is_left_as_it_is(model: SegNeXt, backend: str) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fast = deploy(model.train())
+    with use_backend(backend):
+        fast = deploy(model.train())
     assert model.training
     model.eval()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     images = noise(1, 3, 32, 32)
     expected = fast.forward_logits(images)
-    with torch.no_grad():
+    with torch.no_grad(), use_backend(backend):
         other = trained_like("t")
         copy = deploy(other)
         other.decoder.classifier.weight.zero_()
-    assert torch.equal(copy.forward_logits(images), expected)  # nor does it follow its model's changes
+    assert torch.equal(copy.forward_logits(images), expected)  # a change of the model does not reach it
 
 
 def test_nan_gives_labels_in_range(fast: DeployedSegNeXt) -> None:
@@ -236,21 +253,22 @@ class TestRefused:
             fast.predict(images)
 
     def test_files(self, model: SegNeXt, tmp_path: Path) -> None:
-        from segnext.weights.loading import save
+        from safetensors.torch import save_file
+
+        from segnext.weights.saving import save
 
         with pytest.raises(FileNotFoundError, match="does not exist"):
             DeployedSegNeXt.load(tmp_path / "no.safetensors")
         (tmp_path / "text.safetensors").write_text("no weights")
         with pytest.raises(ValueError, match="is not a safetensors file"):
             DeployedSegNeXt.load(tmp_path / "text.safetensors")
+        config = {"architecture": "segnext_x", "channels": [8] * 4, "depths": [1] * 4}
+        header = {
+            "format": FORMAT, "config": json.dumps(config), "dtype": "float32", "metadata": "{}"
+        }  # fmt: skip
+        save_file({"ham.bases": torch.zeros(1, 256, 16)}, tmp_path / "part.safetensors", header)
+        with pytest.raises(ValueError, match=r"must have every tensor .* segnext_x, lacks stem\.0\.weight"):
+            DeployedSegNeXt.load(tmp_path / "part.safetensors")
         save(model, tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match=r"must be a file of DeployedSegNeXt\.save, got other weights"):
             DeployedSegNeXt.load(tmp_path / "model.safetensors")
-
-
-def test_bilinear_and_1x1_commute() -> None:
-    """The fold behind `squeeze`: a product of the resized is the resized product."""
-    f, w = noise(1, 6, 5, 4), noise(8, 6, 1, 1, seed=2)
-    after = F.conv2d(F.interpolate(f, (9, 7), mode="bilinear", align_corners=False), w)
-    before = F.interpolate(F.conv2d(f, w), (9, 7), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)

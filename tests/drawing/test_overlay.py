@@ -1,4 +1,4 @@
-"""Overlay and legend, pixel by pixel where that is defined."""
+"""Overlay and legend, pixel by pixel where they are defined."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Evaluation of a model on a data set, image by image."""
+"""A model is evaluated on a data set, image by image, in the way in which it predicts."""
 
 import dataclasses
 import json
@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segnext.data.dataset import DataConfig, load_data_config
+from segnext import Predictor, deploy
+from segnext.data.config import DataConfig, load_data_config
 from segnext.data.preprocessing import MEAN, STD
 from segnext.evaluation.evaluate import evaluate
+from segnext.evaluation.metrics import ConfusionMatrix
 from segnext.models import SegNeXt
 from segnext.predict.inference import Inference
 from tests.data.synthetic import CLASSES, scene, write_data_set, write_pair
@@ -19,7 +21,7 @@ from tests.training.runs import narrow
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> DataConfig:
-    """Two scenes of 40x48 and one of 51x37."""
+    """A data set whose val split has two scenes of 40x48 and one of 51x37."""
     folder = tmp_path_factory.mktemp("houses")
     yaml = write_data_set(folder)
     write_pair(folder, "val", "portrait", *scene(2000, 51, 37))
@@ -63,6 +65,23 @@ def test_counts_are_those_of_each_pixel_at_native_size(model, data):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [{"mean": [90.0, 100.0, 110.0]}, {"std": [30.0, 40.0, 90.0]}, {"short_side": 64}],
+    ids=lambda changes: "".join(changes),
+)
+def test_weights_are_evaluated_as_they_are_predicted(model, data, monkeypatch, changes):
+    preprocessing = {"mean": list(MEAN), "std": list(STD)} | changes
+    monkeypatch.setattr(model, "metadata", {"preprocessing": preprocessing})
+    dataset, predictor, predicted = data.open("val"), Predictor(model), ConfusionMatrix(3)
+    for index, (image_file, _) in enumerate(dataset.pairs):
+        predicted.update(torch.from_numpy(predictor(image_file).mask), torch.from_numpy(dataset[index][1]))
+    evaluated = evaluate(deploy(model, torch.float32), dataset).confusion
+    assert torch.equal(evaluated.counts, predicted.counts)
+    monkeypatch.setattr(model, "metadata", {})
+    assert not torch.equal(evaluate(deploy(model, torch.float32), dataset).confusion.counts, predicted.counts)
+
+
+@pytest.mark.parametrize(
     "inference",
     [
         Inference(mode="slide", crop=24, stride=16),
@@ -89,7 +108,7 @@ def test_one_window_over_everything_is_the_whole_image(model, data):
 
 def test_bfloat16_is_close(model, data):
     exact = evaluate(model, data.open("val")).confusion.counts
-    rounded = evaluate(model, data.open("val"), precision=torch.bfloat16).confusion.counts
+    rounded = evaluate(model, data.open("val"), dtype=torch.bfloat16).confusion.counts
     assert not torch.equal(exact, rounded) and (exact - rounded).abs().sum() < 0.2 * exact.sum()
 
 

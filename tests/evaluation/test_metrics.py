@@ -1,4 +1,4 @@
-"""The confusion matrix against sets of pixels counted one by one."""
+"""The confusion matrix is compared with sets of pixels that are counted one by one."""
 
 import math
 
@@ -12,7 +12,7 @@ CLASSES = 5
 
 
 def maps(seed: int, classes: int = CLASSES, ignore: int = 255) -> tuple[np.ndarray, np.ndarray]:
-    """A prediction that is often right, and a label in which class 3 does not occur."""
+    """Return a prediction that is often right, and a label in which class 3 does not occur."""
     rng = np.random.default_rng(seed)
     label = rng.choice([0, 1, 2, classes - 1, ignore], (13, 17)).astype(np.uint8)
     prediction = np.where(rng.random(label.shape) < 0.6, label, rng.integers(0, classes, label.shape))
@@ -21,7 +21,7 @@ def maps(seed: int, classes: int = CLASSES, ignore: int = 255) -> tuple[np.ndarr
 
 
 def measure(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int = CLASSES, ignore: int = 255):
-    """IoU and accuracy of each class and pixel accuracy, from the definitions."""
+    """Return IoU and accuracy of each class and pixel accuracy, from the definitions."""
     prediction = np.concatenate([p[label != ignore] for p, label in pairs])
     label = np.concatenate([label[label != ignore] for _, label in pairs])
     iou, accuracy = [], []
@@ -44,7 +44,7 @@ def test_measures_follow_their_definitions(dtype):
     np.testing.assert_allclose(confusion.accuracy.numpy(), accuracy, rtol=1e-12)
     assert confusion.miou == pytest.approx(np.nanmean(iou))
     assert confusion.pixel_accuracy == pytest.approx(pixel_accuracy)
-    assert np.isnan(accuracy[3]) and iou[3] == 0  # predicted, never there
+    assert np.isnan(accuracy[3]) and iou[3] == 0  # it is predicted and never there
 
 
 def test_rows_are_true_classes():
@@ -67,7 +67,7 @@ def test_nothing_labelled():
 
 
 def test_another_ignored_id_and_many_classes():
-    """Ids whose products overflow 16 bits, and an ignored id amid them."""
+    """The products of these ids overflow 16 bits, and the ignored id is one of them."""
     prediction, label = maps(7, classes=250, ignore=200)
     confusion = ConfusionMatrix(250, ignore_index=200)
     confusion.update(torch.from_numpy(prediction), torch.from_numpy(label))

@@ -1,4 +1,4 @@
-"""Counted costs against the published counts and against what a real run keeps."""
+"""Counted costs are those that were published, and those that a real run keeps."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Other runtimes: the same result as PyTorch, or a reason in a line."""
+"""Other runtimes give the same result as PyTorch, or a reason in one line."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_result_is_that_of_pytorch(toy_graph: bytes, runtime: str, package: str)
 def test_bfloat16_is_the_precision_inside(toy_graph: bytes) -> None:
     pytest.importorskip("openvino", reason="needs openvino: pip install .[bench]")
     try:
-        output = runtimes.openvino(toy_graph, IMAGES, precision="bf16")()
+        output = runtimes.openvino(toy_graph, IMAGES, dtype=torch.bfloat16)()
     except Unavailable as reason:
         pytest.skip(str(reason))
     error = (output - toy(IMAGES)).abs().max()
@@ -67,7 +67,7 @@ def test_bfloat16_is_refused_where_the_cpu_has_none(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setitem(sys.modules, "openvino", types.SimpleNamespace(Core=Core))
     with pytest.raises(Unavailable, match="no bfloat16 arithmetic"):
-        runtimes.openvino(b"", IMAGES, precision="bf16")
+        runtimes.openvino(b"", IMAGES, dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime", "openvino"])

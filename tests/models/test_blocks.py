@@ -62,9 +62,10 @@ def test_drop_path_skips_samples_and_keeps_the_mean():
     torch.testing.assert_close(block.eval()(x), torch.full_like(x, 0.02))
 
 
-def test_block_follows_the_papers_equations():
+@pytest.mark.parametrize("kernels", [{}, {"strips": (7, 21)}, {"strips": (), "root": 3}], ids=str)
+def test_block_follows_the_papers_equations(kernels):
     torch.manual_seed(0)
-    block = Block(16, 3).double().eval()
+    block = Block(16, 3, **kernels).double().eval()
     for parameter in block.parameters():
         nn.init.normal_(parameter, 0.0, 0.3)
     for norm in (block.norm1, block.norm2):
@@ -130,7 +131,7 @@ def test_bases_are_seeded_normalised_and_saved():
     assert "bases" in first.state_dict() and "bases" not in dict(first.named_parameters())
 
 
-def test_creating_a_hamburger_leaves_the_bases_out_of_the_global_random_stream():
+def test_hamburger_init_does_not_consume_global_rng():
     torch.manual_seed(5)
     expected = Hamburger(64, 8).proj_in.weight
     torch.manual_seed(5)
@@ -159,7 +160,7 @@ def test_evaluation_uses_the_stored_bases_as_they_are():
 
 
 @pytest.mark.parametrize("mode", [{"training": True}, {"random_eval_bases": True}], ids=str)
-def test_random_bases_are_drawn_for_each_forward(mode):
+def test_random_bases_are_drawn_per_forward_pass(mode):
     _, _, (first, second, again) = run_hamburger(seeds=(1, 2, 1), **mode)
     assert not torch.allclose(first, second)
     assert torch.equal(first, again)

@@ -1,4 +1,4 @@
-"""Names of every layout to ours and back."""
+"""Names are translated from every dialect to ours and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.weights import foreign
 
 
 def official(size: str = "t") -> dict[str, Tensor]:
-    """Each tensor filled with a number of its own."""
+    """An official checkpoint in which each tensor is filled with a number of its own."""
     shapes = transcription.shapes(size, num_classes=3)
     return {name: torch.full(shape, float(index)) for index, (name, shape) in enumerate(shapes.items())}
 
@@ -30,7 +30,7 @@ def backbone_only(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 BASES = torch.ones(1, 256, 16)
-LAYOUTS = {
+CHECKPOINTS = {
     "official": official(),
     "official_imagenet": backbone_only(official()),
     "mmsegmentation": foreign.as_mmsegmentation(official()),
@@ -41,24 +41,24 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", dialects.LAYOUTS)
-def test_detects(layout: str) -> None:
-    assert dialects.detect(LAYOUTS[layout]) == layout
+@pytest.mark.parametrize("dialect", dialects.DIALECTS)
+def test_detects(dialect: str) -> None:
+    assert dialects.detect(CHECKPOINTS[dialect]) == dialect
 
 
-@pytest.mark.parametrize("layout", dialects.LAYOUTS)
+@pytest.mark.parametrize("dialect", dialects.DIALECTS)
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
-def test_sees_through_wrappers(layout: str, wrapper: str) -> None:
-    wrapped = {wrapper + key: value for key, value in LAYOUTS[layout].items()}
-    assert dialects.detect(wrapped) == layout
-    assert dialects.to_native(wrapped).keys() == dialects.to_native(LAYOUTS[layout]).keys()
+def test_sees_through_wrappers(dialect: str, wrapper: str) -> None:
+    wrapped = {wrapper + key: value for key, value in CHECKPOINTS[dialect].items()}
+    assert dialects.detect(wrapped) == dialect
+    assert dialects.to_native(wrapped).keys() == dialects.to_native(CHECKPOINTS[dialect]).keys()
 
 
-@pytest.mark.parametrize("layout", dialects.LAYOUTS)
-def test_every_layout_becomes_the_models_names_and_values(layout: str) -> None:
+@pytest.mark.parametrize("dialect", dialects.DIALECTS)
+def test_every_dialect_becomes_the_models_names_and_values(dialect: str) -> None:
     with torch.device("meta"):
         own = create_model("segnext_t", num_classes=3).state_dict()
-    native = dialects.to_native(LAYOUTS[layout], own)
+    native = dialects.to_native(CHECKPOINTS[dialect], own)
     reference = dialects.to_native(official())
     absent = own.keys() - native.keys()
     assert native.keys() <= own.keys()
@@ -66,11 +66,11 @@ def test_every_layout_becomes_the_models_names_and_values(layout: str) -> None:
     for key in native.keys() & reference.keys():
         assert native[key].shape == own[key].shape, key
         assert torch.equal(native[key], reference[key]), key
-    if layout == "official_imagenet":
+    if dialect == "official_imagenet":
         assert absent == {key for key in own if key.startswith("decoder.")}
     else:
-        expected = {"decoder.hamburger.bases"} if layout != "geti" else set()
-        if layout in ("jseg", "paddleseg"):
+        expected = {"decoder.hamburger.bases"} if dialect != "geti" else set()
+        if dialect in ("jseg", "paddleseg"):
             expected |= {key for key in own if key.endswith("num_batches_tracked")}
         assert absent == expected
 
@@ -91,7 +91,7 @@ def test_native_round_trip_loses_only_the_bases() -> None:
 
 
 def test_encoder_prefix_follows_the_model() -> None:
-    full, bare = LAYOUTS["official"], LAYOUTS["official_imagenet"]
+    full, bare = CHECKPOINTS["official"], CHECKPOINTS["official_imagenet"]
     assert "backbone.stem.conv1.weight" in dialects.to_native(bare, ["backbone.stem.conv1.weight"])
     assert "stem.conv1.weight" in dialects.to_native(full, ["stem.conv1.weight"])
     assert "stem.conv1.weight" in dialects.to_native(bare)
@@ -99,10 +99,10 @@ def test_encoder_prefix_follows_the_model() -> None:
 
 
 def test_reports_what_it_reshaped() -> None:
-    translation = dialects.translate(LAYOUTS["paddleseg"])
+    translation = dialects.translate(CHECKPOINTS["paddleseg"])
     assert len(translation.reshaped) == 2 * 13
     assert all("layer_scale" in name for name in translation.reshaped)
-    assert not dialects.translate(LAYOUTS["official"]).reshaped
+    assert not dialects.translate(CHECKPOINTS["official"]).reshaped
 
 
 def test_paddles_linear_is_transposed() -> None:

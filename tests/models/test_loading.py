@@ -1,4 +1,4 @@
-"""load_state_dict: what may be missing, and what may not differ."""
+"""load_state_dict: which names may be missing, and which differences raise."""
 
 import pytest
 import torch
@@ -22,6 +22,17 @@ def test_a_saved_state_restores_the_model(assign):
     x = torch.randn(1, 3, 40, 40)
     with torch.inference_mode():
         assert torch.equal(target(x), source(x))
+
+
+def test_native_names_are_taken_as_they_are(monkeypatch):
+    source, target = tiny(), tiny()
+    foreign = {f"module.{key}": value for key, value in source.state_dict().items()}
+    monkeypatch.delattr("segnext.models.dialects.translate")
+    target.load_state_dict(source.state_dict(), native=True)
+    own = target.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in source.state_dict().items())
+    with pytest.raises(RuntimeError, match="module"):
+        target.load_state_dict(foreign, native=True)
 
 
 def test_missing_bases_and_batch_counts_are_kept_and_reported():

@@ -6,7 +6,7 @@ import torch
 from segnext.models import build
 
 
-def test_classifier_gives_one_row_of_logits_an_image():
+def test_classifier_gives_one_row_of_logits_per_image():
     network = build("mscan_t", num_classes=10).eval()
     x = torch.randn(2, 3, 50, 70)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The registry's architectures have the official sizes, and say clearly what they are not."""
+"""The registry's architectures have the official sizes, and wrong requests raise clear errors."""
 
 import dataclasses
 import json
@@ -8,8 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from segnext.models import MSCAN, SegNeXt, build, list_models
+from segnext.models.registry import SIZES, find_architecture
 
-# docs/model.md, section 1: counted on the official code.
+# docs/model.md, section 1; counted on the official code.
 PARAMETERS = {"t": 4_263_414, "s": 13_932_886, "b": 27_636_310, "l": 48_926_550}
 MULTIPLY_ADDS_512 = {"t": 6.404e9, "s": 15.646e9, "b": 34.663e9, "l": 69.686e9}
 MULTIPLY_ADDS_1024_2048 = {"t": 50.129e9, "s": 124.064e9, "b": 274.883e9, "l": 552.649e9}
@@ -37,6 +38,15 @@ def test_parameter_counts_are_the_official_ones(size):
         assert count_parameters(build(f"segnext_{size}", num_classes=150)) == PARAMETERS[size]
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_the_table_tells_the_parameters(size):
+    with torch.device("meta"):
+        assert (
+            round(count_parameters(build(f"segnext_{size}", num_classes=150)) / 1e6, 1)
+            == SIZES[size].millions
+        )
+
+
 @pytest.mark.parametrize("size", "tsbl")
 def test_mscan_parameter_counts_are_the_papers(size):
     with torch.device("meta"):
@@ -55,9 +65,10 @@ def test_multiply_adds_at_1024x2048_are_the_official_ones(size):
 
 
 def test_list_models_filters_by_shell_pattern():
-    assert list_models("segnext_*") == ["segnext_t", "segnext_s", "segnext_b", "segnext_l"]
+    assert set(PARAMETERS) <= SIZES.keys()
+    assert list_models("segnext_*") == [f"segnext_{size}" for size in SIZES]
     assert list_models("*_t") == ["segnext_t", "mscan_t"]
-    assert len(list_models()) == 8
+    assert len(list_models()) == 2 * len(SIZES)
     assert list_models("resnet*") == []
 
 
@@ -68,6 +79,8 @@ def test_list_models_filters_by_shell_pattern():
         ("segnext_t", {"nmf_grad": "one_step", "recompute": True, "random_eval_bases": True}),
         ("mscan_t", {"features_only": True, "out_indices": [1, 3]}),
         ("mscan_t", {"channels": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "num_classes": 5}),
+        ("segnext_t", {"strips": [7, 11], "root": 3, "decoder": "light_ham"}),
+        ("mscan_t", {"strips": [], "num_classes": 5}),
     ],
 )
 def test_config_survives_json_and_rebuilds_the_same_model(name, overrides):
@@ -80,6 +93,29 @@ def test_config_survives_json_and_rebuilds_the_same_model(name, overrides):
     assert {key: value.shape for key, value in again.state_dict().items()} == shapes
     for key, value in overrides.items():
         assert stored[key] == value
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_alone_means_its_segnext(size):
+    assert find_architecture(size) == find_architecture(f"segnext_{size}") == f"segnext_{size}"
+    assert find_architecture(f"mscan_{size}") == f"mscan_{size}"
+    with torch.device("meta"):
+        assert build(size).config == build(f"segnext_{size}").config
+
+
+def test_other_names_mean_no_architecture():
+    assert find_architecture("x") is find_architecture("camvid") is find_architecture("T") is None
+
+
+def test_strips_and_root_reach_every_block():
+    with torch.device("meta"):
+        model = build("segnext_t", strips=(3, 9), root=7)
+    for stage in model.backbone.stages:
+        for block in stage:
+            strips = block.attention.strips
+            assert strips.root.kernel_size == (7, 7)
+            assert [conv.kernel_size for conv in strips.rows] == [(1, 3), (1, 9)]
+            assert [conv.kernel_size for conv in strips.columns] == [(3, 1), (9, 1)]
 
 
 def test_build_gives_the_class_of_the_name():
@@ -109,7 +145,25 @@ def test_decoder_width_and_rank_are_free():
         ("segnext_t", {"rank": 0}, ValueError, r"rank must be at least 1, got 0"),
         ("segnext_t", {"nmf_grad": "none"}, ValueError, r"'unrolled' or 'one_step', got none"),
         ("segnext_t", {"drop_path": 1.0}, ValueError, r"drop_path must be in \[0, 1\), got 1.0"),
-        ("segnext_t", {"depths": (1, 2)}, ValueError, r"depths must be four positive integers"),
+        ("segnext_t", {"depths": (1, 2)}, ValueError, r"depths must be four positive integers, got \(1, 2\)"),
+        ("segnext_t", {"depths": 3}, ValueError, r"depths must be four positive integers, got 3"),
+        (
+            "segnext_t",
+            {"strips": (7, 10)},
+            ValueError,
+            r"strips must be odd positive integers, got \(7, 10\)",
+        ),
+        ("segnext_t", {"strips": (-1,)}, ValueError, r"strips must be odd positive integers, got \(-1,\)"),
+        ("mscan_t", {"strips": 7}, ValueError, r"strips must be odd positive integers, got 7"),
+        ("mscan_t", {"root": 4}, ValueError, r"root must be odd and positive, got 4"),
+        ("segnext_t", {"root": (5, 5)}, TypeError, r"root must be int, got \(5, 5\)"),
+        (
+            "segnext_t",
+            {"decoder": "mlp"},
+            ValueError,
+            r"segnext_t: decoder must be one of light_ham, got mlp",
+        ),
+        ("mscan_t", {"decoder": "light_ham"}, TypeError, r"overrides of mscan_t .* got 'decoder'"),
         (
             "mscan_t",
             {"features_only": True, "out_indices": (3, 1)},

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from segnext import segnext_t
-from segnext.predict.inference import Inference, predict_logits, predict_mask, window_starts
+from segnext.predict.inference import Inference, predict_logits, predict_mask
 
 CLASSES = 5
 
@@ -103,16 +103,6 @@ class TestSliding:
         assert mask.shape == (2, height, width) and mask.dtype == torch.uint8
         assert (mask == expected.argmax(1)).float().mean() > 0.999
 
-    @pytest.mark.parametrize("length", [1, 10, 64, 65, 100, 128, 333])
-    @pytest.mark.parametrize(("crop", "stride"), [(64, 48), (64, 64), (10, 1), (7, 3)])
-    def test_windows_cover_everything_and_stay_inside(self, length, crop, stride):
-        starts = window_starts(length, crop, stride)
-        assert starts[0] == 0 and starts == sorted(set(starts))
-        assert max(starts[-1] + crop, length) == max(length, crop)
-        assert all(
-            later - earlier <= min(stride, crop) for earlier, later in zip(starts, starts[1:], strict=False)
-        )
-
     def test_the_mask_never_holds_full_size_logits(self, model):
         class LargestScores(TorchDispatchMode):
             rows = 0
@@ -191,6 +181,7 @@ class TestOptions:
             ({"short_side": 512}, (4000, 200), (2048, 102)),
             ({"short_side": 360}, (720, 960), (360, 480)),
             ({"short_side": 4}, (1, 1), (4, 4)),
+            ({"short_side": 0, "size_divisor": 32}, (361, 481), (384, 512)),
         ],
     )
     def test_view_size(self, options, size, seen):
@@ -214,17 +205,26 @@ class TestOptions:
             ({"scales": (1, 0)}, "scales"),
             ({"scales": (float("inf"),)}, "scales"),
             ({"size_divisor": 0}, "size_divisor"),
-            ({"short_side": 0}, "short_side"),
+            ({"short_side": -1}, "short_side must be at least 1 pixel, 0 for native size, or None, got -1"),
             ({"batch": 0}, "batch"),
         ],
     )
     def test_refused(self, options, words):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=f"^inference: .*{words}"):
             Inference(**options)
+
+    @pytest.mark.parametrize(
+        ("own", "default", "chosen"),
+        [(None, None, None), (None, 35, 35), (50, 35, 50), (0, 35, 0), (0, None, 0), (50, None, 50)],
+    )
+    def test_the_weights_short_side_is_a_default(self, own, default, chosen):
+        inference = Inference(mode="slide", crop=64, stride=16, flip=True, short_side=own)
+        expected = Inference(mode="slide", crop=64, stride=16, flip=True, short_side=chosen)
+        assert inference.for_weights(default) == expected
 
     @pytest.mark.parametrize("function", [predict_logits, predict_mask])
     def test_training_mode_is_refused(self, function):
-        with pytest.raises(RuntimeError, match="evaluation mode"):
+        with pytest.raises(RuntimeError, match="^inference: the model must be in evaluation mode"):
             function(segnext_t(num_classes=2).train(), images(32, 32), inference=Inference(mode="slide"))
 
     def test_many_classes_give_int32(self):

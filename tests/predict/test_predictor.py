@@ -1,5 +1,6 @@
-"""`Predictor`: from a file to mask, statistics, overlay."""
+"""`Predictor`: from a file, an array or a Pillow image to a prediction."""
 
+import copy
 import os
 from pathlib import Path
 
@@ -8,15 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from segnext import DeployedSegNeXt, Predictor, mscan_t, segnext_t
+from segnext import DeployedSegNeXt, Inference, Predictor, mscan_t, segnext_t
 from segnext.data.images import ImageError
-from segnext.data.preprocessing import MEAN, STD, normalise
-from segnext.predict.predictor import Prediction
+from segnext.data.preprocessing import Preprocessing, normalise
+from segnext.predict.predictor import runs_deployed
 from segnext.weights import save, shipped
 
 CLASSES = ["road", "sky", "tree", "car"]
 COLOURS = [[128, 64, 128], [128, 128, 128], [128, 128, 0], [64, 0, 128]]
 CAMVID = Path(os.environ.get("SEGNEXT_CAMVID", Path(__file__).parents[3] / "shared" / "camvid"))
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +57,44 @@ class TestCalling:
         assert len(np.unique(prediction.mask)) > 1
 
     @pytest.mark.parametrize(
-        ("device", "dtype", "is_deployed"),
+        ("device", "dtype", "random_bases", "is_deployed"),
         [
-            ("cpu", torch.float32, True),
-            ("cuda", torch.float32, True),
-            ("cuda", torch.bfloat16, True),
-            ("cuda", torch.float16, False),
-            ("mps", torch.float32, False),
+            ("cpu", torch.float32, False, True),
+            ("cuda", torch.float32, False, True),
+            ("cuda:1", torch.bfloat16, False, True),
+            ("cpu", torch.float32, True, False),
+            ("cuda", torch.float32, True, False),
+            ("cuda", torch.float16, False, False),
+            ("mps", torch.float32, False, False),
         ],
     )
-    def test_the_deployed_model_runs_where_it_can(self, model, device, dtype, is_deployed):
-        predictor = Predictor(model)
-        predictor.device, predictor.dtype = torch.device(device), dtype
-        network = predictor._deployed()
-        assert (network is not predictor.model) == is_deployed
-        assert not is_deployed or (isinstance(network, DeployedSegNeXt) and network.dtype == dtype)
+    def test_where_the_deployed_model_runs(self, device, dtype, random_bases, is_deployed):
+        with torch.device("meta"):
+            network = segnext_t(num_classes=2, random_eval_bases=random_bases)
+        assert runs_deployed(torch.device(device), dtype, network) == is_deployed
+
+    @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    def test_the_deployed_model_has_the_device_and_dtype_asked_for(self, model, device, dtype):
+        predictor = Predictor(copy.deepcopy(model), device=device, dtype=dtype)
+        network = predictor._network
+        if dtype == torch.float16:
+            assert network is predictor.model
+        else:
+            assert isinstance(network, DeployedSegNeXt)
+            assert (network.device.type, network.dtype) == (device, dtype)
+            assert (network._graphs is not None) == (device == "cuda")
+
+    def test_a_decoder_that_cannot_be_folded_runs_itself(self, model):
+        network = copy.deepcopy(model)
+        network.decoder.__class__ = type("OtherHam", (type(network.decoder),), {})
+        predictor = Predictor(network)
+        assert predictor._network is predictor.model
+
+    def test_a_model_of_random_bases_runs_itself(self, image):
+        predictor = Predictor(segnext_t(num_classes=2, random_eval_bases=True))
+        assert predictor._network is predictor.model
+        assert predictor(image).mask.shape == (70, 90)
 
     def test_equal_images_give_equal_masks(self, predictor, image):
         np.testing.assert_array_equal(predictor(image).mask, predictor(image).mask)
@@ -80,13 +105,23 @@ class TestCalling:
             {"scales": (0.5, 1), "flip": True},
             {"short_side": 35},
         ):
-            mask = Predictor(model, **options)(image).mask
+            mask = Predictor(model, inference=Inference(**options))(image).mask
             assert mask.shape == (70, 90)
             assert (mask != Predictor(model)(image).mask).any()
 
     def test_bfloat16_agrees_almost_everywhere(self, model, predictor, image):
         low = Predictor(model, dtype=torch.bfloat16)(image).mask
         assert (low == predictor(image).mask).mean() > 0.95
+
+    def test_many_classes(self, image, tmp_path):
+        torch.manual_seed(1)
+        prediction = Predictor(segnext_t(num_classes=400))(image)
+        assert prediction.mask.dtype == np.int32
+        prediction.mask[0, 0] = 399
+        prediction.save_mask(tmp_path / "m.png")
+        with Image.open(tmp_path / "m.png") as saved:
+            np.testing.assert_array_equal(np.array(saved), prediction.mask)
+        assert prediction.overlay().width >= 90
 
     def test_one_pixel(self, predictor):
         assert predictor(np.zeros((1, 1, 3), np.uint8)).mask.shape == (1, 1)
@@ -100,75 +135,22 @@ class TestWeights:
         loaded = Predictor(path)
         assert loaded.classes == tuple(CLASSES) and loaded.palette.tolist() == COLOURS
         assert loaded.inference.short_side == 35
-        assert Predictor(path, short_side=0).inference.short_side is None
-        assert Predictor(path, short_side=50).inference.short_side == 50
+        native = Predictor(path, inference=Inference(short_side=0))
+        assert native.inference.short_side == 0
+        assert Predictor(path, inference=Inference(short_side=50)).inference.short_side == 50
         tensor = normalise(image, mean=[0, 0, 0], std=[255] * 3)
-        native = Predictor(path, short_side=0)(image).mask
-        np.testing.assert_array_equal(native, model.predict(tensor)[0].numpy())
+        np.testing.assert_array_equal(native(image).mask, model.predict(tensor)[0].numpy())
 
     def test_defaults_without_metadata(self, image):
         bare = Predictor(segnext_t(num_classes=3))
         assert bare.classes == ("class 0", "class 1", "class 2")
         assert bare.palette.shape == (3, 3) and len(np.unique(bare.palette, axis=0)) == 3
-        assert (bare.mean, bare.std) == (MEAN, STD)
+        assert bare.preprocessing == Preprocessing()
         assert not bare.model.training
 
     def test_missing(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             Predictor(tmp_path / "none.safetensors")
-
-
-class TestPrediction:
-    def test_statistics(self, predictor, image):
-        prediction = predictor(image)
-        shares = prediction.statistics()
-        assert list(shares) == CLASSES
-        assert sum(shares.values()) == pytest.approx(1)
-        assert shares["tree"] == pytest.approx((prediction.mask == 2).mean())
-
-    def test_repeated_class_names_are_added(self, model, image):
-        network = segnext_t(num_classes=4)
-        network.load_state_dict(model.state_dict())
-        network.metadata = {"classes": ["a", "b", "a", "b"]}
-        shares = Predictor(network)(image).statistics()
-        assert list(shares) == ["a", "b"] and sum(shares.values()) == pytest.approx(1)
-
-    def test_mask_file_holds_ids_and_colours(self, predictor, image, tmp_path):
-        prediction = predictor(image)
-        prediction.save_mask(tmp_path / "m.png")
-        with Image.open(tmp_path / "m.png") as saved:
-            assert saved.mode == "P"
-            np.testing.assert_array_equal(np.array(saved), prediction.mask)
-            np.testing.assert_array_equal(np.array(saved.convert("RGB")), np.array(COLOURS)[prediction.mask])
-
-    def test_mask_file_of_many_classes(self, image, tmp_path):
-        torch.manual_seed(1)
-        prediction = Predictor(segnext_t(num_classes=400))(image)
-        assert prediction.mask.dtype == np.int32
-        prediction.mask[0, 0] = 399
-        prediction.save_mask(tmp_path / "m.png")
-        with Image.open(tmp_path / "m.png") as saved:
-            np.testing.assert_array_equal(np.array(saved), prediction.mask)
-        assert prediction.overlay().width >= 90
-
-    def test_overlay(self, predictor, image):
-        prediction = predictor(image)
-        assert prediction.overlay(legend=False).size == (90, 70)
-        panel = np.array(prediction.overlay())[70:]
-        for index, share in enumerate(prediction.statistics().values()):
-            assert (panel == COLOURS[index]).all(-1).any() == (share > 0)
-
-    def test_the_legend_lists_only_what_is_there(self, image):
-        mask = np.zeros((70, 90), np.uint8)
-        mask[0, 0] = 3
-        prediction = Prediction(mask, image, tuple(CLASSES), np.array(COLOURS, np.uint8), 0.1)
-        panel = np.array(prediction.overlay())[70:]
-        assert [bool((panel == colour).all(-1).any()) for colour in COLOURS] == [True, False, False, True]
-
-    @pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
-    def test_bad_alpha(self, predictor, image, alpha):
-        with pytest.raises(ValueError, match="alpha must be within 0..1"):
-            predictor(image).overlay(alpha)
 
 
 class TestRefused:
@@ -197,7 +179,6 @@ class TestRefused:
             ({"device": "cuda:99"}, "device must be .* got 'cuda:99'; see `segnext doctor`"),
             ({"device": "gpu"}, "got 'gpu'"),
             ({"dtype": torch.int32}, "dtype"),
-            ({"mode": "tiles"}, "mode"),
         ],
     )
     def test_options(self, model, options, words):
@@ -225,7 +206,7 @@ class TestRefused:
             Predictor(network)
 
     def test_too_large_for_the_memory(self, predictor, image, monkeypatch):
-        # What torch's CPU allocator says, from a real request that no machine can serve.
+        # A real request that no machine can serve gives the message of torch's CPU allocator.
         def oversized(*_: object) -> torch.Tensor:
             return torch.empty(1 << 60)
 

@@ -1,10 +1,10 @@
-"""Shipping a run: the file, its numbers and its card belong together."""
+"""Shipping a run writes a file, its numbers and its card, which belong together."""
 
 import torch
 from safetensors import safe_open
 
 from segnext import create_model
-from segnext.data.dataset import load_data_config
+from segnext.data.config import load_data_config
 from segnext.evaluation.evaluate import evaluate
 from tests.data.synthetic import CLASSES, write_data_set
 from tests.training.runs import run

@@ -1,4 +1,4 @@
-"""Short real trainings of a narrow SegNeXt, and how to compare what they leave behind."""
+"""Runs short real trainings of a narrow SegNeXt, and compares the files that they leave."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from safetensors import safe_open
 
-from segnext.data.dataset import DataConfig
+from segnext.data.config import DataConfig
 from segnext.evaluation.evaluate import Evaluation
 from segnext.models import SegNeXt, build
 from segnext.training.loop import CHECKPOINT, train
@@ -28,9 +28,9 @@ SETTINGS: dict[str, Any] = {"steps": 6, "batch_size": 2, "crop": 32, "warmup": 2
 
 
 class Trigger(io.StringIO):
-    """What a console prints to; calls `action` when a line holds `text`: a moment to interrupt a run at.
+    """A console's file that calls `action` when a line holds `text`: at this moment a run can be interrupted.
 
-    Passes what it gets on to `copy`.
+    It passes every line on to `copy`.
     """
 
     def __init__(self, text: str, action: Any, copy: TextIO | None = None) -> None:
@@ -83,7 +83,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def header(path: Path) -> dict[str, Any]:
-    """A checkpoint's header without the time it took."""
+    """Return a checkpoint's header without the time."""
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata())
     assert float(metadata.pop("seconds")) > 0
@@ -91,7 +91,7 @@ def header(path: Path) -> dict[str, Any]:
 
 
 def rows(folder: Path) -> list[tuple[str, ...]]:
-    """results.csv without the speed."""
+    """Return results.csv without the speed."""
     with (folder / "results.csv").open(newline="") as file:
         return [
             tuple(value for key, value in row.items() if key != "images_per_second")
@@ -100,7 +100,7 @@ def rows(folder: Path) -> list[tuple[str, ...]]:
 
 
 def assert_equal_runs(first: Path, second: Path) -> None:
-    """Model, average, optimiser, random states, settings, losses, evaluations: all bits."""
+    """Assert that model, average, optimiser, random states, settings, losses and evaluations are equal in all bits."""
     for name in (CHECKPOINT, "final.safetensors"):
         mine, theirs = tensors(first / name), tensors(second / name)
         assert mine.keys() == theirs.keys()

@@ -1,4 +1,4 @@
-"""The averaged model against its recurrence, written out."""
+"""The averaged model is compared with its recurrence, written out."""
 
 import copy
 
@@ -36,7 +36,7 @@ def test_recurrence(decay):
             expected[name] = kept * expected[name] + (1 - kept) * tensor.double()
     for name, tensor in average.model.state_dict().items():
         if name.endswith("num_batches_tracked"):
-            assert tensor == 40  # counted, not averaged
+            assert tensor == 40  # this buffer counts and is not averaged
         else:
             torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""results.csv and what is printed."""
+"""A run is recorded in results.csv and in printed lines."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""The training loop: it learns, writes what it says, refuses what it must, and stops when the loss dies."""
+"""The training loop learns, writes what it promises, refuses what it must, and stops at a bad loss."""
 
 import csv
 import dataclasses
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from segnext import create_model
-from segnext.data.dataset import DataConfig, load_data_config
+from segnext.data.config import DataConfig, load_data_config
 from segnext.evaluation.evaluate import evaluate
 from segnext.training.loop import CHECKPOINT, Diverged
 from segnext.training.settings import Reporting, TrainSettings
@@ -28,7 +28,7 @@ def data(tmp_path_factory) -> DataConfig:
 
 @pytest.fixture(scope="module")
 def learned(data, tmp_path_factory):
-    """A run of 60 steps: its folder and evaluation."""
+    """A run of 60 steps, as its folder and evaluation."""
     folder = tmp_path_factory.mktemp("learned")
     reporting = Reporting(eval_every=30, checkpoint_every=0, log_every=6, workers=0)
     settings = {"steps": 60, "batch_size": 2, "warmup": 5, "lr": 1e-2, "ema": 0.9, "label_smoothing": 0.05}
@@ -37,7 +37,7 @@ def learned(data, tmp_path_factory):
 
 def test_it_learns(learned):
     folder, evaluation = learned
-    assert evaluation.confusion.miou > 0.6  # one class everywhere: below 0.25
+    assert evaluation.confusion.miou > 0.6  # one class everywhere would give less than 0.25
     losses = [float(row[1]) for row in rows(folder) if row[1]]
     assert len(losses) == 10 and losses[-1] < 0.6 * losses[0]
 
@@ -84,6 +84,28 @@ def test_the_data_sets_image_size_goes_with_the_weights(data, tmp_path):
     assert model.metadata["preprocessing"]["short_side"] == 48
 
 
+def test_mean_and_std_are_those_of_the_weights_it_starts_from(data, tmp_path):
+    stored = {"mean": [0.0, 10.0, 20.0], "std": [255.0, 200.0, 100.0]}
+    first = narrow()
+    first.metadata = {"preprocessing": stored | {"short_side": 48}}
+    evaluation = run(data, tmp_path / "run", model=first, steps=2, warmup=0)
+    model = create_model(weights=tmp_path / "run" / "final.safetensors").eval()
+    # The image size comes from the new data set, which names none.
+    assert model.metadata["preprocessing"] == stored
+    assert torch.equal(evaluate(model, data.open("val")).confusion.counts, evaluation.confusion.counts)
+    run(data, tmp_path / "imagenet", steps=2, warmup=0)
+    assert [row[1] for row in rows(tmp_path / "run")] != [row[1] for row in rows(tmp_path / "imagenet")]
+
+
+def test_training_sees_images_at_the_size_that_it_is_evaluated_at(data, tmp_path):
+    shared = {"steps": 1, "warmup": 0, "reporting": Reporting(log_every=1, workers=0)}
+    losses = []
+    for short_side in (None, 40, 20):  # the images have 40
+        run(dataclasses.replace(data, short_side=short_side), tmp_path / str(short_side), **shared)
+        losses.append(rows(tmp_path / str(short_side))[0][1])
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_balance_weighs_rare_classes_in_the_loss(data, tmp_path):
     losses = []
     for balance in (0.0, 1.0):
@@ -115,7 +137,7 @@ def test_without_a_val_split_there_is_no_evaluation(data, tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"precision": "bfloat16"},
+        {"dtype": "bfloat16"},
         {"reduction": "mean_all"},
         {"schedule": "cosine", "clip": 0.0, "ema": 0.0, "weight_decay": 0.0, "head_lr_multiplier": 10.0},
         {"flip": False, "distort": False, "scale": (1.0, 1.0), "crop": 45},
@@ -255,7 +277,7 @@ def test_the_model_must_have_the_data_s_classes(data, tmp_path):
         ({"balance": 1.5}, r"balance must be in 0\.\.1, got 1\.5"),
         ({"label_smoothing": 1}, r"label_smoothing must be in 0\.\.1 \(1 excluded\), got 1"),
         ({"reduction": "sum"}, "reduction must be mean or mean_all, got sum"),
-        ({"precision": "float16"}, "precision must be float32 or bfloat16, got float16"),
+        ({"dtype": "float16"}, "dtype must be float32 or bfloat16, got float16"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,

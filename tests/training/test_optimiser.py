@@ -1,4 +1,4 @@
-"""AdamW's groups by the official names, and the learning rate's course."""
+"""AdamW's groups follow the official names, and the learning rate its schedule."""
 
 import math
 import re
@@ -30,7 +30,7 @@ def test_groups_follow_the_official_names(model):
         for name, _ in model.named_parameters()
     }
     assert {name: pytest.approx(found[id(p)]) for name, p in model.named_parameters()} == expected
-    assert sum(len(group["params"]) for group in groups) == len(expected)  # none twice
+    assert sum(len(group["params"]) for group in groups) == len(expected)  # none is there twice
     # T: 13 blocks and 3 patch embeddings with BN, 4 stage ends with LN; a weight and a bias each.
     assert sum(decay == 0 for _, decay in found.values()) == 2 * (2 * 13 + 3 + 4)
 

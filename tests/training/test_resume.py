@@ -1,7 +1,10 @@
 """A run that is stopped or killed goes on as if nothing had happened, to the last bit."""
 
+import dataclasses
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from segnext.data.dataset import DataConfig, load_data_config
+from segnext.data.config import DataConfig, load_data_config
 from segnext.training.loop import CHECKPOINT
 from segnext.training.settings import Reporting
 from tests.data.synthetic import write_data_set
@@ -27,7 +31,7 @@ def data(tmp_path_factory) -> DataConfig:
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory) -> Path:
-    """Six steps in one go."""
+    """The folder of a run of six steps without a stop."""
     folder = tmp_path_factory.mktemp("whole")
     run(data, folder)
     return folder
@@ -45,12 +49,12 @@ def test_the_comparison_sees_another_seed(data, whole, tmp_path):
 
 
 def _command(data: DataConfig, folder: Path, arguments: str) -> dict[str, Any]:
-    """A process of its own that calls `run(data, folder, {arguments})`: signals stay away from the other tests."""
+    """Describe a process that calls `run(data, folder, {arguments})`: its signals do not reach the other tests."""
     root = Path(__file__).parents[2]
-    yaml = next(data.splits["train"][0].parents[1].glob("*.yaml"))
+    yaml = next(data.splits["train"].images.parents[1].glob("*.yaml"))
     script = (
         "import sys; from pathlib import Path; from signal import *; from tests.training.runs import *; "
-        "from segnext.data.dataset import load_data_config; torch.set_num_threads(int(sys.argv[3])); "
+        "from segnext.data.config import load_data_config; torch.set_num_threads(int(sys.argv[3])); "
         f"run(load_data_config(sys.argv[1]), Path(sys.argv[2]), {arguments})"
     )
     return {
@@ -62,7 +66,7 @@ def _command(data: DataConfig, folder: Path, arguments: str) -> dict[str, Any]:
 
 
 def _stopped(data: DataConfig, folder: Path, arguments: str) -> subprocess.CompletedProcess[str]:
-    """The process after it ended by KeyboardInterrupt."""
+    """Run the process until it ends by KeyboardInterrupt."""
     done = subprocess.run(**_command(data, folder, arguments), capture_output=True)
     assert done.stderr.rstrip().splitlines()[-1].startswith("KeyboardInterrupt"), done.stderr
     return done
@@ -77,7 +81,7 @@ def test_stopped_after_three_steps(data, whole, tmp_path):
     assert "stopping after this step" in done.stderr
     assert not (tmp_path / "final.safetensors").exists()
     report = io.StringIO()
-    # Another initial model and generator state: both must come from the checkpoint.
+    # Initial model and generator state differ here: both must come from the checkpoint.
     torch.manual_seed(99)
     run(data, tmp_path, model=narrow(seed=5), resume=True, file=report)
     assert "resuming at step 3 of 6" in report.getvalue()
@@ -109,8 +113,10 @@ def test_killed_between_two_checkpoints(data, whole, tmp_path):
     with pytest.raises(Killed):
         run(data, tmp_path, file=Trigger("step 5/6", kill))
     assert header(tmp_path / CHECKPOINT)["step"] == "3" and len(rows(tmp_path)) == 5
-    (tmp_path / f"{CHECKPOINT}.tmp").write_bytes(b"half a checkpoint")
+    half = tmp_path / f".{CHECKPOINT}.7.tmp"
+    half.write_bytes(b"half a checkpoint")
     run(data, tmp_path, resume=True)
+    assert not half.exists()
     assert_equal_runs(whole, tmp_path)
 
 
@@ -191,6 +197,26 @@ def test_another_thread_can_train(data, whole, tmp_path):
 def test_other_settings_are_refused(data, whole, settings, changes):
     with pytest.raises(ValueError, match=rf"settings must be those that .* was trained with, got {changes};"):
         run(data, whole, resume=True, **settings)
+
+
+def test_another_preprocessing_is_refused(data, whole):
+    with pytest.raises(ValueError, match=r"got preprocessing .* -> .*'short_side': 20"):
+        run(dataclasses.replace(data, short_side=20), whole, resume=True)
+
+
+def test_a_checkpoint_of_earlier_names_goes_on(data, whole, tmp_path):
+    """Settings once said "precision" for dtype, and nothing of preprocessing."""
+    shutil.copytree(whole, tmp_path / "old")
+    path = tmp_path / "old" / CHECKPOINT
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    settings = json.loads(metadata["settings"])
+    settings["precision"] = settings.pop("dtype")
+    del settings["preprocessing"]
+    save_file(tensors(path), path, metadata | {"settings": json.dumps(settings)})
+    run(data, tmp_path / "old", resume=True)
+    with pytest.raises(ValueError, match="got dtype float32 -> bfloat16;"):
+        run(data, tmp_path / "old", resume=True, dtype="bfloat16")
 
 
 def test_another_data_set_is_refused(whole, tmp_path):

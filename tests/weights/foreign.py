@@ -1,4 +1,4 @@
-"""Official checkpoints rewritten as other code bases save them; written apart from the package's tables."""
+"""Official checkpoints as other code bases save them, rewritten without the package's tables."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def as_jseg(official: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {key: value.numpy() for key, value in official.items() if "num_batches_tracked" not in key}
 
 
-def as_paddleseg(official: dict[str, Tensor]) -> dict[str, np.ndarray]:
+def as_paddleseg(official: dict[str, Tensor], branches: int = 3) -> dict[str, np.ndarray]:
     """PaddleSeg: its own names for strips, statistics and the ConvGNAct layers, layer scales (C, 1, 1)."""
     result = {}
     for key, value in as_jseg(as_mmsegmentation(official)).items():
         if "layer_scale" in key:
             value = value[:, None, None]
-        for branch in range(3):
+        for branch in range(branches):
             for half in (1, 2):
                 old, new = f"conv{branch}_{half}", f"dwconvs.{branch}.conv{branch + 1}_{half}"
                 key = key.replace(f"spatial_gating_unit.{old}.", f"spatial_gating_unit.{new}.")
-        key = key.replace("conv3.", "conv_out.")
+        key = key.replace("spatial_gating_unit.conv3.", "spatial_gating_unit.conv_out.")
         key = key.replace("running_mean", "_mean").replace("running_var", "_variance")
         for layer in ("squeeze", "align", "ham_out"):
             key = key.replace(f"{layer}.conv.", f"{layer}._conv.").replace(

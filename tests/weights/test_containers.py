@@ -50,7 +50,7 @@ def write_paddle(path: Path) -> None:
 
 
 def write_paddle_nested(path: Path) -> None:
-    """As paddle.save writes tensors that are not at the top: (name, array)."""
+    """The form in which paddle.save writes tensors that are not at the top: (name, array)."""
     path.write_bytes(pickle.dumps({"model": {key: (key, value) for key, value in ARRAYS.items()}}, 4))
 
 
@@ -148,7 +148,7 @@ def test_foreign_objects_are_left_out(
 
 
 class Call:
-    """Unpickles as a call."""
+    """An object that becomes a call when it is unpickled."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = (function, arguments)

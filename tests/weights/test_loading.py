@@ -16,9 +16,10 @@ from torch import Tensor
 
 from oracle import transcription
 from segnext import create_model, load_weights
-from segnext.models import MSCAN, SegNeXt
-from segnext.weights import catalogue, read, save
-from segnext.weights.loading import save_official
+from segnext.models import MSCAN, SegNeXt, dialects
+from segnext.weights import catalogue, save
+from segnext.weights.loading import read_checkpoint
+from segnext.weights.saving import save_official
 from tests.weights import foreign
 from tests.weights.checkpoints import CLASSES, METADATA, imagenet, official, saved
 
@@ -55,12 +56,13 @@ def test_saved_model_comes_back_identical_with_its_config(tmp_path: Path) -> Non
 def test_half_precision_file(tmp_path: Path) -> None:
     model, path = tiny(), tmp_path / "half.safetensors"
     save(model, path, dtype=torch.float16)
-    tensors, _, origin = read(path)
+    checkpoint = read_checkpoint(path)
+    tensors = checkpoint.tensors
     assert tensors["backbone.stem.conv1.weight"].dtype == torch.float16
     assert tensors["backbone.stem.norm1.running_var"].dtype == torch.float32
     assert tensors["decoder.hamburger.bases"].dtype == torch.float32
     assert path.stat().st_size < 9.2e6
-    assert "native layout" in origin
+    assert "native layout" in checkpoint.origin
     back = create_model(weights=path)
     assert {tensor.dtype for tensor in back.parameters()} == {torch.float32}
     name = "backbone.stages.0.0.ffn.fc1.weight"
@@ -75,7 +77,7 @@ def test_failed_save_keeps_the_old_file(write: Callable[..., None], suffix: str,
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
         resource.RLIMIT_FSIZE, (1_000_000, hard)
-    )  # as a full disk: writing stops in the middle
+    )  # writing stops in the middle, as on a full disk
     try:
         with pytest.raises((OSError, RuntimeError, SafetensorError)):
             write(model, path)
@@ -134,6 +136,36 @@ def test_report_counts(layout: str, matched: int, missing: int, reshaped: int, t
     assert f"{layout} layout" in text
     rank = "the bases in the file" if layout == "geti" else "the file does not say"
     assert "NMF rank: 16, " in text and rank in text
+
+
+def test_names_are_translated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(official(), tmp_path / "checkpoint.pth")
+    translate, calls = dialects.translate, []
+    monkeypatch.setattr(dialects, "translate", lambda *args: calls.append(args) or translate(*args))
+    assert len(load_weights(tiny(), path).matched) == 550
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("strips", [(7, 11), (3, 5, 7, 9)], ids=str)
+def test_strips_and_root_are_read_off_the_shapes(strips: tuple[int, ...], tmp_path: Path) -> None:
+    model, path = tiny(strips=strips, root=3), tmp_path / "checkpoint.pth"
+    save_official(model, path)
+    assert f"block1.0.attn.spatial_gating_unit.conv{len(strips) - 1}_2.bias" in "".join(
+        torch.load(path, weights_only=True)["state_dict"]
+    )
+    back = create_model(weights=path)
+    assert back.config == model.config
+    own, theirs = model.state_dict(), back.state_dict()
+    assert all(torch.equal(own[key], theirs[key]) for key in own)
+    save(model, tmp_path / "native.safetensors")
+    assert create_model(weights=tmp_path / "native.safetensors").config == model.config
+    paddle = tmp_path / "paddle"
+    paddle.write_bytes(pickle.dumps(foreign.as_paddleseg(dialects.to_official(own), len(strips))))
+    assert create_model(weights=paddle).config == model.config
+    encoder = create_model("mscan_t", weights=path, part="backbone", features_only=True)
+    assert (encoder.config.strips, encoder.config.root) == (strips, 3)
+    with pytest.raises(ValueError, match="must match segnext_t, got .* of another shape|missing"):
+        load_weights(tiny(), path)
 
 
 MISMATCHES = {
@@ -284,15 +316,15 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"must be a file or a shipped name, got 'nothing\.pth'; shipped are"
     ):
-        read("nothing.pth")
+        read_checkpoint("nothing.pth")
     with pytest.raises(IsADirectoryError, match="got the folder"):
-        read(tmp_path)
+        read_checkpoint(tmp_path)
 
 
 def test_foreign_network_names_the_file(tmp_path: Path) -> None:
     path = saved({"layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match=rf"{path}: state dict: names must be those of SegNeXt"):
-        read(path)
+        read_checkpoint(path)
 
 
 def test_shipped_weights_have_cards_and_load() -> None:

@@ -22,7 +22,7 @@ template <typename T>
 void normalise(const T* x, int64_t channels, const float* weight, const float* bias, float eps, T* out) {
   const auto lanes_at = [channels](int64_t c) { return channels - c; };
   Vec sum = {};
-  for (int64_t c = 0; c < channels; c += kLanes) sum += load_first(x + c, lanes_at(c));
+  for (int64_t c = 0; c < channels; c += kLanes) sum += load_channels(x + c, 1, lanes_at(c));
   const float mean = sum_of(sum) / static_cast<float>(channels);
   Vec squares = {};
   for (int64_t c = 0; c < channels; c += kLanes) {
@@ -38,8 +38,9 @@ void normalise(const T* x, int64_t channels, const float* weight, const float* b
   }
   const float scale = 1.0f / __builtin_sqrtf(sum_of(squares) / static_cast<float>(channels) + eps);
   for (int64_t c = 0; c < channels; c += kLanes) {
-    const Vec value = (load_first(x + c, lanes_at(c)) - mean) * scale;
-    store_first(out + c, value * load_first(weight + c, lanes_at(c)) + load_first(bias + c, lanes_at(c)), lanes_at(c));
+    const Vec value = (load_channels(x + c, 1, lanes_at(c)) - mean) * scale;
+    store_channels(out + c, 1, lanes_at(c),
+                   value * load_channels(weight + c, 1, lanes_at(c)) + load_channels(bias + c, 1, lanes_at(c)));
   }
 }
 

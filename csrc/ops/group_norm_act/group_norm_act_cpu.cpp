@@ -133,7 +133,7 @@ struct ForwardPass {
   void first(int64_t unit, const State& state) const {
     const Rows<const T> rows = read(x, unit, state.x);
     const ChunkSums own = chunk_sums(sums, s, kForwardSums, unit);
-    const int64_t count = s.chunk_at(unit).count;
+    const int64_t count = s.count(unit);
     chunk_mean(rows, count, s, own.mean);
     clear(own.squares, 2 * s.row);
     for_each_pixel(count, [&](auto together, int64_t i) {
@@ -252,7 +252,7 @@ struct BackwardPass {
   void first(int64_t unit, const State& state) const {
     const Read in = read(unit, state);
     const ChunkSums own = chunk_sums(sums, s, kBackwardSums, unit);
-    const int64_t count = s.chunk_at(unit).count;
+    const int64_t count = s.count(unit);
     chunk_mean(in.x, count, s, own.mean);
     clear(own.squares, 4 * s.row);
     for_each_pixel(count, [&](auto together, int64_t i) {

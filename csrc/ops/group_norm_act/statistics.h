@@ -22,10 +22,9 @@ struct StepSizes {
   }
 
   int64_t units() const { return images * chunks; }
-  Pixels chunk_at(int64_t unit) const {
-    const int64_t first = unit % chunks * chunk;
-    return {unit / chunks, first, smaller(pixels - first, chunk)};
-  }
+  int64_t first(int64_t unit) const { return unit % chunks * chunk; }
+  int64_t count(int64_t unit) const { return smaller(pixels - first(unit), chunk); }
+  Pixels chunk_at(int64_t unit) const { return {unit / chunks, first(unit), count(unit)}; }
   // One over the elements of a group.
   double share() const { return 1.0 / (static_cast<double>(channels / groups) * static_cast<double>(pixels)); }
 };
@@ -57,17 +56,18 @@ static inline void clear(Real* values, int64_t count) { std::memset(values, 0, c
 
 template <typename T>
 static inline void chunk_mean(const Rows<const T>& x, int64_t count, const StepSizes& s, Real* mean) {
-  clear(mean, s.row);
-  for_each_pixel(count, [&](auto together, int64_t i) {
-    const T* row = x.data + i * x.stride;
-    for (int64_t c = 0; c < s.row; c += kLanes) {
+  const int64_t width = s.row, stride = x.stride;  // copies, which the stores below cannot change
+  clear(mean, width);
+  for_each_pixel(count, [=](auto together, int64_t i) {
+    const T* row = x.data + i * stride;
+    for (int64_t c = 0; c < width; c += kLanes) {
       Vec sum = load(mean + c);
-      for (int64_t p = 0; p < decltype(together)::value; ++p) sum += load_vector(row + p * x.stride + c);
+      for (int64_t p = 0; p < decltype(together)::value; ++p) sum += load_vector(row + p * stride + c);
       store(mean + c, sum);
     }
   });
   const Real share = 1.0f / static_cast<Real>(count);
-  for (int64_t c = 0; c < s.row; c += kLanes) store(mean + c, load(mean + c) * share);
+  for (int64_t c = 0; c < width; c += kLanes) store(mean + c, load(mean + c) * share);
 }
 
 // Adds to `squares` and `deviation`.
@@ -116,7 +116,7 @@ static inline void merge_statistics(Real* all, const StepSizes& s, int arrays, i
   for (int64_t c = 0; c < s.channels; ++c) m.sum[c] = 0.0;
   for (int64_t i = 0; i < s.chunks; ++i) {
     const ChunkSums part = chunk_sums(all, s, arrays, image * s.chunks + i);
-    const double count = static_cast<double>(s.chunk_at(i).count);
+    const double count = static_cast<double>(s.count(i));
     for (int64_t c = 0; c < s.channels; ++c) m.sum[c] += count * part.mean[c] + part.deviation[c];
   }
   spread_group_sums(m.sum, s, m.mean);
@@ -126,7 +126,7 @@ static inline void merge_statistics(Real* all, const StepSizes& s, int arrays, i
   }
   for (int64_t i = 0; i < s.chunks; ++i) {
     const ChunkSums part = chunk_sums(all, s, arrays, image * s.chunks + i);
-    const double count = static_cast<double>(s.chunk_at(i).count);
+    const double count = static_cast<double>(s.count(i));
     for (int64_t c = 0; c < s.channels; ++c) {
       const double apart = part.mean[c] - m.mean[c];
       m.sum[c] += part.squares[c] + apart * (2.0 * part.deviation[c] + count * apart);

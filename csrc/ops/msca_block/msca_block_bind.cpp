@@ -1,24 +1,28 @@
 #include "bind.h"
 #include "ops/msca_block/msca_block.h"
+#include "ops/msca_conv/msca_conv_bind.h"
 
 namespace segnext {
 
 #if defined(SEGNEXT_WITH_CPU)
 namespace {
 
-// proj_in_weight, proj_in_bias, root_weight, root_bias, [strip_weights], [strip_biases], mix_weight, mix_bias,
-// proj_out_weight, proj_out_bias, skip_scale, skip_shift
-using Weights = std::tuple<Tensor4, Tensor4, Tensor4, Tensor4, std::vector<Tensor4>, std::vector<Tensor4>, Tensor4,
-                           Tensor4, Tensor4, Tensor4, Tensor4, Tensor4>;
+using Weights = std::tuple<Tensor4, Tensor4, Tensor4, Tensor4, Tensors, Tensors, Tensors, Tensors, Tensor4, Tensor4,
+                           Tensor4, Tensor4, Tensor4, Tensor4>;
 
 MscaBlockWeights named(DType dtype, const Weights& weights) {
-  const auto& [proj_in_weight, proj_in_bias, root_weight, root_bias, strip_weights, strip_biases, mix_weight, mix_bias,
-               proj_out_weight, proj_out_bias, skip_scale, skip_shift] = weights;
-  MscaConvWeights strips{root_weight, root_bias, static_cast<int>(strip_weights.size()), {}, {}};
-  copy_tensors(strip_weights, strips.strip_weight);
-  copy_tensors(strip_biases, strips.strip_bias);
-  return {dtype,    proj_in_weight,  proj_in_bias,  strips,     mix_weight,
-          mix_bias, proj_out_weight, proj_out_bias, skip_scale, skip_shift};
+  const auto& [proj_in_weight, proj_in_bias, root_weight, root_bias, row_weights, column_weights, row_biases,
+               column_biases, mix_weight, mix_bias, proj_out_weight, proj_out_bias, skip_scale, skip_shift] = weights;
+  return {dtype,
+          proj_in_weight,
+          proj_in_bias,
+          msca_conv_weights(root_weight, root_bias, row_weights, column_weights, row_biases, column_biases),
+          mix_weight,
+          mix_bias,
+          proj_out_weight,
+          proj_out_bias,
+          skip_scale,
+          skip_shift};
 }
 
 }  // namespace

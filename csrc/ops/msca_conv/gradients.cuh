@@ -12,7 +12,7 @@ struct MscaConvGradients {
   StripSizes sizes;
   int64_t channels;
   T *root_weight, *root_bias;
-  T *strip_weight[kMaxStrips], *strip_bias[kMaxStrips];
+  T *row_weight[kMaxStrips], *row_bias[kMaxStrips], *column_weight[kMaxStrips], *column_bias[kMaxStrips];
 
   __device__ static void store_tap(T* weight, T* bias, int tap, int taps, int64_t c, float value) {
     if (tap < taps) {
@@ -31,14 +31,14 @@ struct MscaConvGradients {
     int pair = sizes.pairs - 1;
     while (vector < sizes.at[pair]) --pair;
     if (vector < sizes.column_at(pair)) {
-      store_tap(strip_weight[2 * pair], strip_bias[2 * pair], vector - sizes.at[pair], sizes.row[pair], c, value);
+      store_tap(row_weight[pair], row_bias[pair], vector - sizes.at[pair], sizes.row[pair], c, value);
       return;
     }
     const int tap = vector - sizes.column_at(pair), taps = sizes.column[pair];
     if (tap < taps) {
-      store_tap(strip_weight[2 * pair + 1], nullptr, tap, taps, c, value);
+      store_tap(column_weight[pair], nullptr, tap, taps, c, value);
     } else if (pair == 0) {
-      for (int other = 0; other < sizes.pairs; ++other) store_tap(nullptr, strip_bias[2 * other + 1], 0, 0, c, value);
+      for (int other = 0; other < sizes.pairs; ++other) store_tap(nullptr, column_bias[other], 0, 0, c, value);
     }
   }
 };
@@ -47,10 +47,12 @@ template <typename T>
 MscaConvGradients<T> gradients_of(const MscaConvBackwardParams& p, int64_t channels) {
   const StripSizes s = strip_sizes(p.forward.weights);
   MscaConvGradients<T> gradients{
-      s, channels, static_cast<T*>(p.grad_root_weight.data), static_cast<T*>(p.grad_root_bias.data), {}, {}};
-  for (int i = 0; i < 2 * s.pairs; ++i) {
-    gradients.strip_weight[i] = static_cast<T*>(p.grad_strip_weight[i].data);
-    gradients.strip_bias[i] = static_cast<T*>(p.grad_strip_bias[i].data);
+      s, channels, static_cast<T*>(p.grad_root_weight.data), static_cast<T*>(p.grad_root_bias.data), {}, {}, {}, {}};
+  for (int i = 0; i < s.pairs; ++i) {
+    gradients.row_weight[i] = static_cast<T*>(p.grad_row_weight[i].data);
+    gradients.row_bias[i] = static_cast<T*>(p.grad_row_bias[i].data);
+    gradients.column_weight[i] = static_cast<T*>(p.grad_column_weight[i].data);
+    gradients.column_bias[i] = static_cast<T*>(p.grad_column_bias[i].data);
   }
   return gradients;
 }

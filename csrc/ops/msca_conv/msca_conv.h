@@ -7,7 +7,7 @@
 
 namespace segnext {
 
-constexpr int kMaxStrips = 16;      // row and column weights together: 8 branches
+constexpr int kMaxStrips = 8;       // pairs of a row and a column
 constexpr int kMaxRoot = 63;        // longest side of a root
 constexpr int kMaxStripTaps = 127;  // longest strip
 // Limits of the CUDA kernels: what fits 96 KiB of shared memory beside 16 of the longest strips.
@@ -15,11 +15,11 @@ constexpr int kMaxRootCuda = 31;
 constexpr int kMaxStripTapsBackwardCuda = 63;
 
 struct MscaConvWeights {
-  Tensor4 root_weight;  // (C, 1, K, K)
-  Tensor4 root_bias;    // (C), or absent
-  int strips;           // row0, column0, row1, ...
-  Tensor4 strip_weight[kMaxStrips];
-  Tensor4 strip_bias[kMaxStrips];  // (C) each, or absent
+  Tensor4 root_weight;                                        // (C, 1, K, K)
+  Tensor4 root_bias;                                          // (C), or absent
+  int strips;                                                 // pairs of a row and a column
+  Tensor4 row_weight[kMaxStrips], column_weight[kMaxStrips];  // (C, 1, 1, K) and (C, 1, K, 1)
+  Tensor4 row_bias[kMaxStrips], column_bias[kMaxStrips];      // (C), or absent
 };
 
 struct MscaConvParams {
@@ -34,7 +34,8 @@ struct MscaConvBackwardParams {
   Tensor4 grad;                              // (N, C, H, W)
   Tensor4 grad_x;                            // (N, C, H, W)
   Tensor4 grad_root_weight, grad_root_bias;  // contiguous, shaped as the parameters; a bias's is absent if the bias is
-  Tensor4 grad_strip_weight[kMaxStrips], grad_strip_bias[kMaxStrips];
+  Tensor4 grad_row_weight[kMaxStrips], grad_column_weight[kMaxStrips];
+  Tensor4 grad_row_bias[kMaxStrips], grad_column_bias[kMaxStrips];
 };
 
 // Both return false when scratch memory is exhausted.

@@ -1,31 +1,29 @@
-#include "bind.h"
-#include "ops/msca_conv/msca_conv.h"
+#include "ops/msca_conv/msca_conv_bind.h"
 
 namespace segnext {
 namespace {
 
-using Tensors = std::vector<Tensor4>;
-
-MscaConvParams forward_params(DType dtype, Tensor4 x, Tensor4 root_weight, Tensor4 root_bias,
-                              const Tensors& strip_weights, const Tensors& strip_biases, Tensor4 out = {}) {
-  MscaConvParams params{dtype, x, {root_weight, root_bias, static_cast<int>(strip_weights.size()), {}, {}}, out};
-  copy_tensors(strip_weights, params.weights.strip_weight);
-  copy_tensors(strip_biases, params.weights.strip_bias);
-  return params;
-}
-
-// `grads` has the order of the op's list: x, root_weight, [root_bias], strip_weights, strip_biases.
-MscaConvBackwardParams backward_params(const MscaConvParams& forward, Tensor4 grad, const Tensors& grads) {
+// `grads` has the order of the op's list: x, root_weight, [root_bias], row_weights, column_weights, row_biases,
+// column_biases.
+MscaConvBackwardParams backward_params(DType dtype, Tensor4 x, const MscaConvWeights& weights, Tensor4 grad,
+                                       const Tensors& grads) {
   MscaConvBackwardParams params{};
-  params.forward = forward;
+  params.forward = {dtype, x, weights, {}};
   params.grad = grad;
   size_t next = 0;
-  params.grad_x = grads.at(next++);
-  params.grad_root_weight = grads.at(next++);
-  if (forward.weights.root_bias.data != nullptr) params.grad_root_bias = grads.at(next++);
-  const size_t strips = static_cast<size_t>(forward.weights.strips);
-  for (size_t i = 0; i < strips; ++i) params.grad_strip_weight[i] = grads.at(next++);
-  for (size_t i = 0; next < grads.size(); ++i) params.grad_strip_bias[i] = grads[next++];
+  const auto take = [&](Tensor4& to) { to = grads.at(next++); };
+  const auto take_for = [&](const Tensor4(&parameters)[kMaxStrips], Tensor4(&to)[kMaxStrips]) {
+    for (int i = 0; i < weights.strips; ++i) {
+      if (parameters[i].data != nullptr) take(to[i]);
+    }
+  };
+  take(params.grad_x);
+  take(params.grad_root_weight);
+  if (weights.root_bias.data != nullptr) take(params.grad_root_bias);
+  take_for(weights.row_weight, params.grad_row_weight);
+  take_for(weights.column_weight, params.grad_column_weight);
+  take_for(weights.row_bias, params.grad_row_bias);
+  take_for(weights.column_bias, params.grad_column_bias);
   return params;
 }
 
@@ -37,41 +35,49 @@ SEGNEXT_BIND(msca_conv, m) {
 #if defined(SEGNEXT_WITH_CPU)
   m.attr("MSCA_CONV_MAX_ROOT") = kMaxRoot;
   m.attr("MSCA_CONV_MAX_TAPS") = kMaxStripTaps;
-  m.def("msca_conv_cpu",
-        [](DType dtype, Tensor4 x, Tensor4 root_weight, Tensor4 root_bias, const Tensors& strip_weights,
-           const Tensors& strip_biases, Tensor4 out, Isa isa, int threads) {
-          const auto params = forward_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases, out);
-          py::gil_scoped_release release;
-          throw_unless(SEGNEXT_DISPATCH_DTYPE(dtype, isa, msca_conv_forward_cpu, params, threads));
-        });
-  m.def("msca_conv_backward_cpu", [](DType dtype, Tensor4 x, Tensor4 root_weight, Tensor4 root_bias,
-                                     const Tensors& strip_weights, const Tensors& strip_biases, Tensor4 grad,
-                                     const Tensors& grads, Isa isa, int threads) {
-    const auto params =
-        backward_params(forward_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases), grad, grads);
+  m.def("msca_conv_cpu", [](DType dtype, Tensor4 x, Tensor4 root_weight, Tensor4 root_bias, const Tensors& row_weights,
+                            const Tensors& column_weights, const Tensors& row_biases, const Tensors& column_biases,
+                            Tensor4 out, Isa isa, int threads) {
+    const MscaConvParams params{
+        dtype, x, msca_conv_weights(root_weight, root_bias, row_weights, column_weights, row_biases, column_biases),
+        out};
     py::gil_scoped_release release;
-    throw_unless(SEGNEXT_DISPATCH_DTYPE(dtype, isa, msca_conv_backward_cpu, params, threads));
+    throw_unless(SEGNEXT_DISPATCH_DTYPE(dtype, isa, msca_conv_forward_cpu, params, threads));
   });
+  m.def("msca_conv_backward_cpu",
+        [](DType dtype, Tensor4 x, Tensor4 root_weight, Tensor4 root_bias, const Tensors& row_weights,
+           const Tensors& column_weights, const Tensors& row_biases, const Tensors& column_biases, Tensor4 grad,
+           const Tensors& grads, Isa isa, int threads) {
+          const auto weights =
+              msca_conv_weights(root_weight, root_bias, row_weights, column_weights, row_biases, column_biases);
+          const auto params = backward_params(dtype, x, weights, grad, grads);
+          py::gil_scoped_release release;
+          throw_unless(SEGNEXT_DISPATCH_DTYPE(dtype, isa, msca_conv_backward_cpu, params, threads));
+        });
 #endif
 
 #if defined(SEGNEXT_WITH_CUDA)
   m.attr("MSCA_CONV_MAX_ROOT_CUDA") = kMaxRootCuda;
   m.attr("MSCA_CONV_MAX_TAPS_CUDA") = kMaxStripTaps;
   m.attr("MSCA_CONV_MAX_TAPS_BACKWARD_CUDA") = kMaxStripTapsBackwardCuda;
-  m.def("msca_conv_cuda",
-        [](DType dtype, Tensor4 x, Tensor4 root_weight, Tensor4 root_bias, const Tensors& strip_weights,
-           const Tensors& strip_biases, Tensor4 out, int device, uintptr_t stream) {
-          const auto params = forward_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases, out);
-          return on_device(device, [&] { return launch_msca_conv_forward(params, pointer(stream)); });
-        });
-  m.def("msca_conv_backward_cuda", [](DType dtype, Tensor4 x, Tensor4 root_weight, Tensor4 root_bias,
-                                      const Tensors& strip_weights, const Tensors& strip_biases, Tensor4 grad,
-                                      const Tensors& grads, int device, uintptr_t stream, const py::object& workspace) {
-    const auto params =
-        backward_params(forward_params(dtype, x, root_weight, root_bias, strip_weights, strip_biases), grad, grads);
-    void* memory = allocated(workspace, msca_conv_backward_workspace(params));
-    return on_device(device, [&] { return launch_msca_conv_backward(params, memory, pointer(stream)); });
+  m.def("msca_conv_cuda", [](DType dtype, Tensor4 x, Tensor4 root_weight, Tensor4 root_bias, const Tensors& row_weights,
+                             const Tensors& column_weights, const Tensors& row_biases, const Tensors& column_biases,
+                             Tensor4 out, int device, uintptr_t stream) {
+    const MscaConvParams params{
+        dtype, x, msca_conv_weights(root_weight, root_bias, row_weights, column_weights, row_biases, column_biases),
+        out};
+    return on_device(device, [&] { return launch_msca_conv_forward(params, pointer(stream)); });
   });
+  m.def("msca_conv_backward_cuda",
+        [](DType dtype, Tensor4 x, Tensor4 root_weight, Tensor4 root_bias, const Tensors& row_weights,
+           const Tensors& column_weights, const Tensors& row_biases, const Tensors& column_biases, Tensor4 grad,
+           const Tensors& grads, int device, uintptr_t stream, const py::object& workspace) {
+          const auto weights =
+              msca_conv_weights(root_weight, root_bias, row_weights, column_weights, row_biases, column_biases);
+          const auto params = backward_params(dtype, x, weights, grad, grads);
+          void* memory = allocated(workspace, msca_conv_backward_workspace(params));
+          return on_device(device, [&] { return launch_msca_conv_backward(params, memory, pointer(stream)); });
+        });
 #endif
 }
 

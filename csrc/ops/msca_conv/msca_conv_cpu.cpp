@@ -17,19 +17,19 @@ namespace {
 
 int64_t taps_of(const Tensor4& weight) { return weight.size[2] * weight.size[3]; }
 
-// Half the longest strip: the border that its input needs.
-int64_t strip_reach(const MscaConvParams& p) {
-  int64_t reach = 0;
-  for (int i = 0; i < p.weights.strips; ++i) reach = larger(reach, taps_of(p.weights.strip_weight[i]) / 2);
-  return reach;
-}
-
-// Taps of the largest kernel.
-int64_t longest(const MscaConvParams& p) {
-  int64_t taps = taps_of(p.weights.root_weight);
-  for (int i = 0; i < p.weights.strips; ++i) taps = larger(taps, taps_of(p.weights.strip_weight[i]));
+int64_t longest_strip(const MscaConvParams& p) {
+  int64_t taps = 0;
+  for (int i = 0; i < p.weights.strips; ++i) {
+    taps = larger(taps, larger(taps_of(p.weights.row_weight[i]), taps_of(p.weights.column_weight[i])));
+  }
   return taps;
 }
+
+// The border that the input of the longest strip needs.
+int64_t strip_reach(const MscaConvParams& p) { return longest_strip(p) / 2; }
+
+// Taps of the largest kernel.
+int64_t longest(const MscaConvParams& p) { return larger(taps_of(p.weights.root_weight), longest_strip(p)); }
 
 struct StripBackwardScratch {
   Plane x, a, row, grad, grad_row, grad_a, grad_x;
@@ -83,13 +83,14 @@ bool forward(const MscaConvParams& p, int threads) {
 
 // The row (of kLanes) among a unit's partial gradients at which each parameter begins.
 struct GradientRows {
-  int64_t strip[kMaxStrips];
+  int64_t row[kMaxStrips], column[kMaxStrips];
   int64_t total;
 
   explicit GradientRows(const MscaConvParams& p) : total(taps_of(p.weights.root_weight) + 1) {
     for (int i = 0; i < p.weights.strips; ++i) {
-      strip[i] = total;
-      total += taps_of(p.weights.strip_weight[i]) + 1;  // the bias's row follows those of the weights
+      row[i] = total;
+      column[i] = row[i] + taps_of(p.weights.row_weight[i]) + 1;  // the bias's row follows those of the weights
+      total = column[i] + taps_of(p.weights.column_weight[i]) + 1;
     }
   }
 };
@@ -102,14 +103,14 @@ void backward_unit(const MscaConvBackwardParams& p, const GradientRows& rows, in
   load_plane<T>(p.grad, image, channel, s.grad);
   convolve(s.x, taps_at<T>(f.weights.root_weight, f.weights.root_bias, channel, false, s), s.a, Overwrite());
   copy_pixels(s.grad, s.grad_a);
-  for (int i = 0; i < f.weights.strips; i += 2) {
-    const Tensor4 &row = f.weights.strip_weight[i], &column = f.weights.strip_weight[i + 1];
-    convolve(s.a, taps_at<T>(row, f.weights.strip_bias[i], channel, false, s), s.row, Overwrite());
-    weight_gradient(s.grad, s.row, column.size[2], 1, own + rows.strip[i + 1] * kLanes);
-    plane_sum(s.grad, own + (rows.strip[i + 1] + taps_of(column)) * kLanes);
+  for (int i = 0; i < f.weights.strips; ++i) {
+    const Tensor4 &row = f.weights.row_weight[i], &column = f.weights.column_weight[i];
+    convolve(s.a, taps_at<T>(row, f.weights.row_bias[i], channel, false, s), s.row, Overwrite());
+    weight_gradient(s.grad, s.row, column.size[2], 1, own + rows.column[i] * kLanes);
+    plane_sum(s.grad, own + (rows.column[i] + taps_of(column)) * kLanes);
     convolve(s.grad, taps_at<T>(column, {}, channel, true, s), s.grad_row, Overwrite());
-    weight_gradient(s.grad_row, s.a, 1, row.size[3], own + rows.strip[i] * kLanes);
-    plane_sum(s.grad_row, own + (rows.strip[i] + taps_of(row)) * kLanes);
+    weight_gradient(s.grad_row, s.a, 1, row.size[3], own + rows.row[i] * kLanes);
+    plane_sum(s.grad_row, own + (rows.row[i] + taps_of(row)) * kLanes);
     convolve(s.grad_row, taps_at<T>(row, {}, channel, true, s), s.grad_a, Accumulate());
   }
   weight_gradient(s.grad_a, s.x, f.weights.root_weight.size[2], f.weights.root_weight.size[3], own);
@@ -140,7 +141,8 @@ bool backward(const MscaConvBackwardParams& p, int threads) {
     };
     reduce(0, f.weights.root_weight, p.grad_root_weight, p.grad_root_bias);
     for (int i = 0; i < f.weights.strips; ++i) {
-      reduce(rows.strip[i], f.weights.strip_weight[i], p.grad_strip_weight[i], p.grad_strip_bias[i]);
+      reduce(rows.row[i], f.weights.row_weight[i], p.grad_row_weight[i], p.grad_row_bias[i]);
+      reduce(rows.column[i], f.weights.column_weight[i], p.grad_column_weight[i], p.grad_column_bias[i]);
     }
   }
   return done;

@@ -29,7 +29,7 @@ struct RingPlan {
   StripSizes sizes;
   int side, ahead;  // columns left and right, and quads down, that the strips reach
   int x_columns, a_columns, strip_columns;
-  int x_rows, a_rows, strip_rows[kMaxPairs];
+  int x_rows, a_rows, strip_rows[kMaxStrips];
 };
 
 RingPlan ring_plan(const StripSizes& s, const RowTiling& t) {

@@ -206,10 +206,10 @@ __device__ inline void load_weights(float* weights, const MscaConvWeights& w, co
                    w.root_weight.stride[3], at, t);
 #pragma unroll
   for (int pair = 0; pair < kPairCount; ++pair) {
-    const Tensor4 &row = w.strip_weight[2 * pair], &column = w.strip_weight[2 * pair + 1];
-    load_taps<float>(weights + row_at(pair) * kSlice, row, w.strip_bias[2 * pair], taps_of(pair), taps_of(pair), 0,
+    const Tensor4 &row = w.row_weight[pair], &column = w.column_weight[pair];
+    load_taps<float>(weights + row_at(pair) * kSlice, row, w.row_bias[pair], taps_of(pair), taps_of(pair), 0,
                      row.stride[3], at, t);
-    load_taps<float>(weights + column_at(pair) * kSlice, column, w.strip_bias[2 * pair + 1], taps_of(pair), 1,
+    load_taps<float>(weights + column_at(pair) * kSlice, column, w.column_bias[pair], taps_of(pair), 1,
                      column.stride[2], 0, at, t);
   }
 }

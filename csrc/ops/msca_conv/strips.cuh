@@ -13,7 +13,6 @@ namespace segnext {
 
 constexpr int kQuad = 4;
 constexpr int kRun = 5;
-constexpr int kMaxPairs = kMaxStrips / 2;
 // Shared memory per block: two blocks fit an H200's multiprocessor, and one fits every device from sm_80 on.
 constexpr size_t kSharedBudget = 96 * 1024;
 
@@ -21,7 +20,7 @@ constexpr size_t kSharedBudget = 96 * 1024;
 // by row and its bias; then, for each pair, the row's taps and bias and the column's taps and bias.
 struct StripSizes {
   int root, pairs, vectors;
-  int row[kMaxPairs], column[kMaxPairs], at[kMaxPairs];
+  int row[kMaxStrips], column[kMaxStrips], at[kMaxStrips];
 
   __host__ __device__ int column_at(int pair) const { return at[pair] + row[pair] + 1; }
   __host__ __device__ int root_half() const { return root / 2; }
@@ -30,11 +29,11 @@ struct StripSizes {
 inline StripSizes strip_sizes(const MscaConvWeights& w) {
   StripSizes s{};
   s.root = static_cast<int>(w.root_weight.size[2]);
-  s.pairs = w.strips / 2;
+  s.pairs = w.strips;
   s.vectors = s.root * s.root + 1;
   for (int i = 0; i < s.pairs; ++i) {
-    s.row[i] = static_cast<int>(w.strip_weight[2 * i].size[3]);
-    s.column[i] = static_cast<int>(w.strip_weight[2 * i + 1].size[2]);
+    s.row[i] = static_cast<int>(w.row_weight[i].size[3]);
+    s.column[i] = static_cast<int>(w.column_weight[i].size[2]);
     s.at[i] = s.vectors;
     s.vectors += s.row[i] + s.column[i] + 2;
   }
@@ -42,7 +41,7 @@ inline StripSizes strip_sizes(const MscaConvWeights& w) {
 }
 
 // Columns or rows that the strips reach to either side.
-inline int strip_reach(const int (&taps)[kMaxPairs], int pairs) {
+inline int strip_reach(const int (&taps)[kMaxStrips], int pairs) {
   int most = 0;
   for (int i = 0; i < pairs; ++i) most = taps[i] / 2 > most ? taps[i] / 2 : most;
   return most;
@@ -74,10 +73,10 @@ __device__ inline void load_weights(float* shared, const MscaConvWeights& w, con
   load_taps<T>(shared, w.root_weight, w.root_bias, s.root * s.root, s.root, w.root_weight.stride[2],
                w.root_weight.stride[3], at, t);
   for (int i = 0; i < s.pairs; ++i) {
-    const Tensor4 &row = w.strip_weight[2 * i], &column = w.strip_weight[2 * i + 1];
-    load_taps<T>(shared + s.at[i] * t.slice, row, w.strip_bias[2 * i], s.row[i], s.row[i], 0, row.stride[3], at, t);
-    load_taps<T>(shared + s.column_at(i) * t.slice, column, w.strip_bias[2 * i + 1], s.column[i], 1, column.stride[2],
-                 0, at, t);
+    const Tensor4 &row = w.row_weight[i], &column = w.column_weight[i];
+    load_taps<T>(shared + s.at[i] * t.slice, row, w.row_bias[i], s.row[i], s.row[i], 0, row.stride[3], at, t);
+    load_taps<T>(shared + s.column_at(i) * t.slice, column, w.column_bias[i], s.column[i], 1, column.stride[2], 0, at,
+                 t);
   }
 }
 

@@ -31,7 +31,7 @@ constexpr int64_t kRingBytes = 800 * 1024;  // of a second-level cache of 1 MiB
 // (column by column), then for each pair the row's bias and taps and the column's bias and taps.
 struct StripKernels {
   int64_t channels, root, pairs;
-  int64_t row[kMaxStrips / 2], column[kMaxStrips / 2];
+  int64_t row[kMaxStrips], column[kMaxStrips];
 
   // Packed vectors per block of channels.
   int64_t vectors() const {
@@ -56,10 +56,10 @@ struct StripKernels {
 };
 
 static inline StripKernels strip_kernels(const MscaConvWeights& w) {
-  StripKernels k{w.root_weight.size[0], w.root_weight.size[2], w.strips / 2, {}, {}};
+  StripKernels k{w.root_weight.size[0], w.root_weight.size[2], w.strips, {}, {}};
   for (int64_t i = 0; i < k.pairs; ++i) {
-    k.row[i] = w.strip_weight[2 * i].size[3];
-    k.column[i] = w.strip_weight[2 * i + 1].size[2];
+    k.row[i] = w.row_weight[i].size[3];
+    k.column[i] = w.column_weight[i].size[2];
   }
   return k;
 }
@@ -80,10 +80,10 @@ static inline void pack_strips(const MscaConvWeights& w, Real* out) {
         vector(w.root_weight, i * w.root_weight.stride[2] + j * w.root_weight.stride[3]);
     }
     for (int64_t i = 0; i < k.pairs; ++i) {
-      const Tensor4 &row = w.strip_weight[2 * i], &column = w.strip_weight[2 * i + 1];
-      vector(w.strip_bias[2 * i], 0);
+      const Tensor4 &row = w.row_weight[i], &column = w.column_weight[i];
+      vector(w.row_bias[i], 0);
       for (int64_t tap = 0; tap < k.row[i]; ++tap) vector(row, tap * row.stride[3]);
-      vector(w.strip_bias[2 * i + 1], 0);
+      vector(w.column_bias[i], 0);
       for (int64_t tap = 0; tap < k.column[i]; ++tap) vector(column, tap * column.stride[2]);
     }
   }
@@ -120,7 +120,7 @@ struct StripTiles {
 };
 
 struct StripScratch {
-  Real *x, *a, *strip[kMaxStrips / 2];
+  Real *x, *a, *strip[kMaxStrips];
 
   StripScratch(Arena& arena, const StripKernels& k, const StripTiles& tiling)
       : x(arena.take<Real>(tiling.x_reals(k))), a(arena.take<Real>(tiling.a_reals(k))) {
@@ -288,8 +288,8 @@ struct StripUnit {
     const Real* a[kQuad];
     for (int64_t r = 0; r < kQuad; ++r) a[r] = a_at(row + r) + k.side() * kLanes;
     Vec bias = {};
-    const Real* column[kMaxStrips / 2];
-    const Real* rows[kMaxStrips / 2][kQuad + kMaxStripTaps - 1];
+    const Real* column[kMaxStrips];
+    const Real* rows[kMaxStrips][kQuad + kMaxStripTaps - 1];
     const Real* w = weights + (1 + k.root * k.root) * kLanes;
     for (int64_t i = 0; i < k.pairs; ++i) {
       w += (1 + k.row[i]) * kLanes;

@@ -86,17 +86,20 @@ __device__ inline void load_channel_taps(const MscaConvWeights& w, int64_t chann
   const int root_lane = kTurned ? kRoot * kRoot - 1 - lane : lane;
   const T loaded_root = load(w.root_weight, w.root_bias, kRoot * kRoot,
                              root_lane / kRoot * w.root_weight.stride[2] + root_lane % kRoot * w.root_weight.stride[3]);
-  T loaded[2 * kPairCount];
+  T loaded_row[kPairCount], loaded_column[kPairCount];
 #pragma unroll
-  for (int i = 0; i < 2 * kPairCount; ++i) {
-    const int taps = taps_of(i / 2);
-    const Tensor4& weight = w.strip_weight[i];
-    loaded[i] = load(weight, w.strip_bias[i], taps, (kTurned ? taps - 1 - lane : lane) * weight.stride[3 - i % 2]);
+  for (int i = 0; i < kPairCount; ++i) {
+    const int taps = taps_of(i), tap = kTurned ? taps - 1 - lane : lane;
+    loaded_row[i] = load(w.row_weight[i], w.row_bias[i], taps, tap * w.row_weight[i].stride[3]);
+    loaded_column[i] = load(w.column_weight[i], w.column_bias[i], taps, tap * w.column_weight[i].stride[2]);
   }
   const float root = value_of(loaded_root, w.root_bias, kRoot * kRoot);
-  float strips[2 * kPairCount];
+  float row[kPairCount], column[kPairCount];
 #pragma unroll
-  for (int i = 0; i < 2 * kPairCount; ++i) strips[i] = value_of(loaded[i], w.strip_bias[i], taps_of(i / 2));
+  for (int i = 0; i < kPairCount; ++i) {
+    row[i] = value_of(loaded_row[i], w.row_bias[i], taps_of(i));
+    column[i] = value_of(loaded_column[i], w.column_bias[i], taps_of(i));
+  }
   for (int i = lane; i < kTableWords; i += kWarp) store_shared(words + i, 0u);
   __syncwarp();
 
@@ -108,13 +111,16 @@ __device__ inline void load_channel_taps(const MscaConvWeights& w, int64_t chann
   const int root_row = lane / kRoot;
   store_band(root, band_at(0) + root_row * (kRoot + kGap), root_row < kRoot ? lane % kRoot : -1, kRoot);
 #pragma unroll
-  for (int i = 0; i < 2 * kPairCount; ++i) store_band(strips[i], band_at(kRoot + i), lane, taps_of(i / 2));
+  for (int i = 0; i < kPairCount; ++i) {
+    store_band(row[i], band_at(row_band(i)), lane, taps_of(i));
+    store_band(column[i], band_at(column_band(i)), lane, taps_of(i));
+  }
   store_band(1.0f, band_at(kCopyBand), lane, 1);
 
   float column_bias = 0.0f, inner_bias = 0.0f;
 #pragma unroll
   for (int pair = 0; pair < kPairCount; ++pair) {
-    float sum = strips[2 * pair + 1];
+    float sum = column[pair];
     column_bias += sum;  // only the last lane's is used
 #pragma unroll
     for (int step = 1; step < kWarp; step *= 2) {
@@ -125,8 +131,8 @@ __device__ inline void load_channel_taps(const MscaConvWeights& w, int64_t chann
     if (lane < taps_of(pair)) store_shared(cumulative + lane + 1, sum);
     if (lane == 0) store_shared(cumulative, 0.0f);
     const float all = __shfl_sync(kFullWarp, sum, taps_of(pair) - 1);
-    inner_bias = fmaf(strips[2 * pair], all, inner_bias);
-    if (lane == kBiasLane) store_shared(floats + kRowBias + pair, strips[2 * pair]);
+    inner_bias = fmaf(row[pair], all, inner_bias);
+    if (lane == kBiasLane) store_shared(floats + kRowBias + pair, row[pair]);
   }
   if (lane == kBiasLane) {
 #pragma unroll

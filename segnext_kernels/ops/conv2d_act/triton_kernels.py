@@ -159,7 +159,7 @@ def forward(
         return pointwise(x, weight[:, :, 0, 0], bias, out, act=act)
     out_height, out_width = out.shape[2:]
     gathers = taps * ci <= GATHERED
-    block_k = max(16, triton.next_power_of_2(taps * ci)) if gathers else channels_a_step(ci)
+    block_k = max(16, triton.next_power_of_2(taps * ci)) if gathers else channels_per_step(ci)
 
     def run(c: Config) -> torch.Tensor:
         tiles = triton.cdiv(out_height * out_width, c["BLOCK_P"]) * triton.cdiv(co, c["BLOCK_N"])
@@ -176,6 +176,6 @@ def forward(
     return tuning.tuned(space, size_class(x, f"{co}-k{tap_rows}x{tap_columns}"), x, run)
 
 
-def channels_a_step(channels: int) -> int:
+def channels_per_step(channels: int) -> int:
     """The largest step of 64, 32, 16 that pads the channels least."""
     return min((64, 32, 16), key=lambda step: (triton.cdiv(channels, step) * step, -step))

@@ -12,14 +12,16 @@ from segnext_kernels.kernel import Limit
 from segnext_kernels.memory_format import empty_like
 from segnext_kernels.ops.convolutions import convolution_flops
 from segnext_kernels.ops.msca_block import compiled, reference
+from segnext_kernels.ops.msca_conv.strips import TRITON_STRIPS, expect_strips, unequal_strips
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
 from segnext_kernels.triton.launch import kernel_of
 
 NAME = "msca_block"
 ARGUMENTS = (
     "Tensor x, Tensor proj_in_weight, Tensor proj_in_bias, Tensor root_weight, Tensor? root_bias,"
-    " Tensor[] strip_weights, Tensor[] strip_biases, Tensor mix_weight, Tensor mix_bias,"
-    " Tensor proj_out_weight, Tensor proj_out_bias, Tensor skip_scale, Tensor skip_shift"
+    " Tensor[] row_weights, Tensor[] column_weights, Tensor[] row_biases, Tensor[] column_biases,"
+    " Tensor mix_weight, Tensor mix_bias, Tensor proj_out_weight, Tensor proj_out_bias,"
+    " Tensor skip_scale, Tensor skip_shift"
 )
 
 
@@ -29,8 +31,10 @@ def msca_block(
     proj_in_bias: torch.Tensor,
     root_weight: torch.Tensor,
     root_bias: torch.Tensor | None,
-    strip_weights: Sequence[torch.Tensor],
-    strip_biases: Sequence[torch.Tensor],
+    row_weights: Sequence[torch.Tensor],
+    column_weights: Sequence[torch.Tensor],
+    row_biases: Sequence[torch.Tensor],
+    column_biases: Sequence[torch.Tensor],
     mix_weight: torch.Tensor,
     mix_bias: torch.Tensor,
     proj_out_weight: torch.Tensor,
@@ -47,7 +51,7 @@ def msca_block(
     Args:
         x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32, float64.
         proj_in_weight, mix_weight, proj_out_weight: (C, C, 1, 1), their biases (C,).
-        root_weight, root_bias, strip_weights, strip_biases: as in `msca_conv`.
+        root_weight, root_bias, row_weights, column_weights, row_biases, column_biases: as in `msca_conv`.
         skip_scale, skip_shift: (C,).
 
     Returns:
@@ -61,7 +65,8 @@ def msca_block(
     """
     checks.expect_floating(NAME, "x", x, 4, "(N, C, H, W)")
     c = x.shape[1]
-    checks.expect_strips(NAME, x, root_weight, root_bias, strip_weights, strip_biases)
+    lists = [list(tensors) for tensors in (row_weights, column_weights, row_biases, column_biases)]
+    expect_strips(NAME, x, root_weight, root_bias, *lists)
     matrices = {
         "proj_in_weight": proj_in_weight,
         "mix_weight": mix_weight,
@@ -74,7 +79,7 @@ def msca_block(
             NAME, name, tensor, (c, c, 1, 1) if name in matrices else (c,), f"x is {tuple(x.shape)}"
         )
         checks.expect_like(NAME, name, tensor, "x", x)
-    return _op(x, proj_in_weight, proj_in_bias, root_weight, root_bias, list(strip_weights), list(strip_biases),
+    return _op(x, proj_in_weight, proj_in_bias, root_weight, root_bias, *lists,
                mix_weight, mix_bias, proj_out_weight, proj_out_bias, skip_scale, skip_shift)  # fmt: skip
 
 
@@ -84,17 +89,19 @@ TRITON_LIMITS = (
         512,
         "takes up to {most} channels in float32, not {size}",
     ),
-    Limit(
-        lambda x, weight, bias, root_weight, root_bias, strip_weights, *_: len(strip_weights) // 2,
-        3,
-        "takes up to {most} strips, not {size}",
-    ),
+    compiled.of_the_strips(TRITON_STRIPS),
 )
 
 
-def _flops(x: Any, proj_in: Any, _b: Any, root: Any, _rb: Any, strips: Any, _sb: Any, mix: Any, _mb: Any, proj_out: Any,
-           *_: Any, **__: Any) -> int:  # fmt: skip
-    return sum(convolution_flops(x, weight) for weight in (proj_in, root, *strips, mix, proj_out))
+def _unequal_strips(x: torch.Tensor, proj_in: Any, bias: Any, *rest: Any) -> str | None:
+    return unequal_strips(x, *rest)
+
+
+def _flops(
+    x: Any, proj_in: Any, _b: Any, root: Any, _rb: Any, rows: Any, columns: Any, _rbs: Any, _cbs: Any,
+    mix: Any, _mb: Any, proj_out: Any, *_: Any, **__: Any,
+) -> int:  # fmt: skip
+    return sum(convolution_flops(x, weight) for weight in (proj_in, root, *rows, *columns, mix, proj_out))
 
 
 _op = define_op(
@@ -102,12 +109,16 @@ _op = define_op(
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.msca_block,
     fake=lambda x, *_: empty_like(x),
-    kernels={"cpu": compiled.CPU, "triton": kernel_of(__package__, "forward", limits=TRITON_LIMITS)},
+    kernels={
+        "cpu": compiled.CPU,
+        "triton": kernel_of(__package__, "forward", limits=TRITON_LIMITS, refuses=_unequal_strips),
+    },
     flops=_flops,
 )
 forbid_gradient(NAME, "build the block from msca_conv and gated_pointwise for training")
 define_autocast(
-    NAME, "x", "proj_in_weight", "proj_in_bias", "root_weight", "root_bias", "strip_weights", "strip_biases",
+    NAME, "x", "proj_in_weight", "proj_in_bias", "root_weight", "root_bias",
+    "row_weights", "column_weights", "row_biases", "column_biases",
     "mix_weight", "mix_bias", "proj_out_weight", "proj_out_bias", "skip_scale", "skip_shift",
 )  # fmt: skip
 define_vmap(NAME)

@@ -20,8 +20,8 @@ import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import backend, memory_format
-from segnext_kernels.ops.msca_conv.triton_single import strips
+from segnext_kernels import memory_format
+from segnext_kernels.ops.msca_conv.triton_single import in_one_launch
 from segnext_kernels.triton import launch, tuning
 from segnext_kernels.triton.pointwise import (
     MULTIPROCESSORS,
@@ -220,8 +220,10 @@ def forward(
     proj_in_bias: torch.Tensor,
     root_weight: torch.Tensor,
     root_bias: torch.Tensor | None,
-    strip_weights: list[torch.Tensor],
-    strip_biases: list[torch.Tensor],
+    row_weights: list[torch.Tensor],
+    column_weights: list[torch.Tensor],
+    row_biases: list[torch.Tensor],
+    column_biases: list[torch.Tensor],
     mix_weight: torch.Tensor,
     mix_bias: torch.Tensor,
     proj_out_weight: torch.Tensor,
@@ -234,10 +236,7 @@ def forward(
     if x.numel() == 0:
         return out
     u = pointwise(x, proj_in_weight[:, :, 0, 0], proj_in_bias, memory_format.empty_like(x), act="gelu")
-    arguments = (u, root_weight, root_bias, strip_weights, strip_biases)
-    # the CUDA kernel holds rows in registers, which Triton cannot index
-    is_compiled = backend.choose("msca_conv", *arguments) == "cuda"
-    m = torch.ops.segnext_kernels.msca_conv(*arguments) if is_compiled else strips(*arguments)
+    m = in_one_launch(u, root_weight, root_bias, row_weights, column_weights, row_biases, column_biases)
     n, c, h, w = x.shape
     if is_apart(c, n * h * w, x.dtype):
         gated = pointwise(m, mix_weight[:, :, 0, 0], mix_bias, memory_format.empty_like(x), gate=u)

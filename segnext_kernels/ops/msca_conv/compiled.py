@@ -23,17 +23,17 @@ def _backward(call: Any, grad: torch.Tensor, x: torch.Tensor, *params: Any) -> l
     return grads
 
 
-def _longest(strip_weights: list[torch.Tensor]) -> int:
-    return max((max(weight.shape[2:]) for weight in strip_weights), default=0)
+def _longest(weights: list[torch.Tensor]) -> int:
+    return max((max(weight.shape[2:]) for weight in weights), default=0)
 
 
 def limits(root: str, taps: str) -> tuple[Limit, ...]:
     """The library's, by the names of its constants for the root's side and the longest strip."""
     return (
         Limit(
-            lambda x, root_weight, root_bias, strip_weights, *_: len(strip_weights),
+            lambda x, root_weight, root_bias, row_weights, *_: len(row_weights),
             native.constant("MSCA_CONV_MAX_STRIPS"),
-            "takes up to {most} strip weights, not {size}",
+            "takes up to {most} strips, not {size}",
         ),
         Limit(
             lambda x, root_weight, *_: root_weight.shape[2],
@@ -41,7 +41,9 @@ def limits(root: str, taps: str) -> tuple[Limit, ...]:
             "takes roots of up to {most} taps a side, not {size}",
         ),
         Limit(
-            lambda x, root_weight, root_bias, strip_weights, *_: _longest(strip_weights),
+            lambda x, root_weight, root_bias, row_weights, column_weights, *_: _longest(
+                row_weights + column_weights
+            ),
             native.constant(taps),
             "takes strips of up to {most} taps, not {size}",
         ),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import torch
 
 from segnext_kernels import checks
-from segnext_kernels.kernel import Limit
 from segnext_kernels.memory_format import as_format_of, empty_like
 from segnext_kernels.ops.convolutions import convolution_flops
 from segnext_kernels.ops.msca_conv import compiled, reference
+from segnext_kernels.ops.msca_conv.strips import TRITON_STRIPS, expect_strips, unequal_strips
 from segnext_kernels.registration import (
     define_autocast,
     define_autograd,
@@ -22,15 +23,21 @@ from segnext_kernels.registration import (
 from segnext_kernels.triton.launch import kernel_of
 
 NAME = "msca_conv"
-ARGUMENTS = "Tensor x, Tensor root_weight, Tensor? root_bias, Tensor[] strip_weights, Tensor[] strip_biases"
+PARAMETERS = ("x", "root_weight", "root_bias", "row_weights", "column_weights", "row_biases", "column_biases")
+ARGUMENTS = (
+    "Tensor x, Tensor root_weight, Tensor? root_bias,"
+    " Tensor[] row_weights, Tensor[] column_weights, Tensor[] row_biases, Tensor[] column_biases"
+)
 
 
 def msca_conv(
     x: torch.Tensor,
     root_weight: torch.Tensor,
     root_bias: torch.Tensor | None,
-    strip_weights: Sequence[torch.Tensor],
-    strip_biases: Sequence[torch.Tensor],
+    row_weights: Sequence[torch.Tensor],
+    column_weights: Sequence[torch.Tensor],
+    row_biases: Sequence[torch.Tensor],
+    column_biases: Sequence[torch.Tensor],
 ) -> torch.Tensor:
     """Multi-scale strip convolution of SegNeXt: a depthwise root, then the sum of its strip branches.
 
@@ -42,9 +49,9 @@ def msca_conv(
         x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32, float64.
         root_weight: (C, 1, K, K), K odd (5 in SegNeXt).
         root_bias: (C,) or None.
-        strip_weights: [row0 (C, 1, 1, K0), column0 (C, 1, K0, 1), row1, column1, ...], each K odd
-            (7, 11, 21 in SegNeXt); any number of pairs.
-        strip_biases: (C,) each, in the order of strip_weights; or empty.
+        row_weights: (C, 1, 1, K) for each strip, K odd (7, 11, 21 in SegNeXt); any number.
+        column_weights: (C, 1, K, 1) for each strip.
+        row_biases, column_biases: (C,) for each strip; or empty.
 
     Returns:
         (N, C, H, W) in x's dtype and memory format; accumulated in float32 (float64 for float64).
@@ -58,19 +65,16 @@ def msca_conv(
     Source: SegNeXt (arXiv 2209.08575), eq. 1.
     """
     checks.expect_floating(NAME, "x", x, 4, "(N, C, H, W)")
-    checks.expect_strips(NAME, x, root_weight, root_bias, strip_weights, strip_biases)
-    return _op(x, root_weight, root_bias, list(strip_weights), list(strip_biases))
+    lists = [list(tensors) for tensors in (row_weights, column_weights, row_biases, column_biases)]
+    expect_strips(NAME, x, root_weight, root_bias, *lists)
+    return _op(x, root_weight, root_bias, *lists)
 
 
-TRITON_STRIPS = Limit(
-    lambda x, root_weight, root_bias, strip_weights, *_: len(strip_weights),
-    6,  # three pairs, as SegNeXt has: the Triton kernels name a sum for each
-    "takes up to {most} strip weights, not {size}",
-)
+TRITON: dict[str, Any] = {"limits": (TRITON_STRIPS,), "refuses": unequal_strips}
 
 
-def _flops(x: Any, root_weight: Any, root_bias: Any, strip_weights: Any, *_: Any, **__: Any) -> int:
-    return convolution_flops(x, root_weight) + sum(convolution_flops(x, w) for w in strip_weights)
+def _flops(x: Any, root_weight: Any, root_bias: Any, rows: Any, columns: Any, *_: Any, **__: Any) -> int:
+    return sum(convolution_flops(x, weight) for weight in (root_weight, *rows, *columns))
 
 
 def _flops_backward(grad: Any, *args: Any, **_: Any) -> int:
@@ -83,7 +87,7 @@ _op = define_op(
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.msca_conv,
     fake=lambda x, *_: empty_like(x),
-    kernels={**compiled.FORWARD, "triton": kernel_of(__package__, "forward", limits=(TRITON_STRIPS,))},
+    kernels={**compiled.FORWARD, "triton": kernel_of(__package__, "forward", **TRITON)},
     flops=_flops,
 )
 _backward_op = define_op(
@@ -91,29 +95,31 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.msca_conv_backward,
     fake=reference.empty_gradients,
-    kernels={
-        **compiled.BACKWARD,
-        "triton": kernel_of(__package__, "backward", position=1, limits=(TRITON_STRIPS,)),
-    },
+    kernels={**compiled.BACKWARD, "triton": kernel_of(__package__, "backward", position=1, **TRITON)},
     flops=_flops_backward,
 )
 
 
 def _save(inputs: tuple[Any, ...], output: Any) -> tuple[tuple[Any, ...], Any]:
-    x, root_weight, root_bias, strip_weights, strip_biases = inputs
-    return (x, root_weight, root_bias, *strip_weights, *strip_biases), len(strip_weights)
+    x, root_weight, root_bias, *lists = inputs
+    return (x, root_weight, root_bias, *chain(*lists)), [len(tensors) for tensors in lists]
 
 
-def _backward(saved: tuple[Any, ...], strips: int, grad: torch.Tensor) -> tuple[Any, ...]:
+def _backward(saved: tuple[Any, ...], lengths: list[int], grad: torch.Tensor) -> tuple[Any, ...]:
     x, root_weight, root_bias, *rest = saved
-    weights, biases = rest[:strips], rest[strips:]
-    grads = _backward_op(as_format_of(grad, x), x, root_weight, root_bias, weights, biases)
-    grad_x, grad_root_weight = grads[:2]
-    tail = grads[2:] if root_bias is None else grads[3:]
-    return grad_x, grad_root_weight, None if root_bias is None else grads[2], tail[:strips], tail[strips:]
+    grads = _backward_op(as_format_of(grad, x), x, root_weight, root_bias, *_lists(rest, lengths))
+    single = 2 if root_bias is None else 3
+    grad_x, grad_root_weight, grad_root_bias = (*grads[:single], None)[:3]
+    return grad_x, grad_root_weight, grad_root_bias, *_lists(grads[single:], lengths)
+
+
+def _lists(tensors: Iterable[torch.Tensor], lengths: list[int]) -> list[list[torch.Tensor]]:
+    """The tensors, which follow each other, as lists of these lengths."""
+    rest = iter(tensors)
+    return [list(islice(rest, length)) for length in lengths]
 
 
 define_autograd(NAME, save=_save, backward=_backward)
 forbid_double_backward(NAME)
-define_autocast(NAME, "x", "root_weight", "root_bias", "strip_weights", "strip_biases")
+define_autocast(NAME, *PARAMETERS)
 define_vmap(NAME)

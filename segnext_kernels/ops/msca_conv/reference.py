@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from segnext_kernels.memory_format import as_format_of, empty_like
@@ -12,15 +14,15 @@ def msca_conv(
     x: torch.Tensor,
     root_weight: torch.Tensor,
     root_bias: torch.Tensor | None,
-    strip_weights: list[torch.Tensor],
-    strip_biases: list[torch.Tensor],
+    row_weights: list[torch.Tensor],
+    column_weights: list[torch.Tensor],
+    row_biases: list[torch.Tensor],
+    column_biases: list[torch.Tensor],
 ) -> torch.Tensor:
     a = depthwise(x, root_weight, root_bias)
     out = a
-    for i in range(0, len(strip_weights), 2):
-        row_bias, column_bias = strip_biases[i : i + 2] if strip_biases else (None, None)
-        row = depthwise(a, strip_weights[i], row_bias)
-        out = out + depthwise(row, strip_weights[i + 1], column_bias)
+    for row, row_bias, column, column_bias in _strips(row_weights, column_weights, row_biases, column_biases):
+        out = out + depthwise(depthwise(a, row, row_bias), column, column_bias)
     return as_format_of(out, x)
 
 
@@ -29,23 +31,27 @@ def msca_conv_backward(
     x: torch.Tensor,
     root_weight: torch.Tensor,
     root_bias: torch.Tensor | None,
-    strip_weights: list[torch.Tensor],
-    strip_biases: list[torch.Tensor],
+    row_weights: list[torch.Tensor],
+    column_weights: list[torch.Tensor],
+    row_biases: list[torch.Tensor],
+    column_biases: list[torch.Tensor],
 ) -> list[torch.Tensor]:
-    """Gradients of x, root_weight, [root_bias], strip_weights, strip_biases, in this order; recomputes from x."""
+    """Gradients of all but ``grad``, in this order, without those of absent biases; recomputes from x."""
     a = depthwise(x, root_weight, root_bias)
     grad_a = grad
-    grad_weights: list[torch.Tensor] = []
-    grad_biases: list[torch.Tensor] = []
-    for i in range(0, len(strip_weights), 2):
-        row_bias, column_bias = strip_biases[i : i + 2] if strip_biases else (None, None)
-        row = depthwise(a, strip_weights[i], row_bias)
-        grad_row, grad_column_params = depthwise_backward(grad, row, strip_weights[i + 1], column_bias)
-        grad_branch, grad_row_params = depthwise_backward(grad_row, a, strip_weights[i], row_bias)
+    grad_rows: list[list[torch.Tensor]] = []  # of each weight, and its bias
+    grad_columns: list[list[torch.Tensor]] = []
+    for row, row_bias, column, column_bias in _strips(row_weights, column_weights, row_biases, column_biases):
+        grad_row, grad_column_params = depthwise_backward(
+            grad, depthwise(a, row, row_bias), column, column_bias
+        )
+        grad_branch, grad_row_params = depthwise_backward(grad_row, a, row, row_bias)
         grad_a = grad_a + grad_branch
-        grad_weights += [grad_row_params[0], grad_column_params[0]]
-        grad_biases += grad_row_params[1:] + grad_column_params[1:]
+        grad_rows.append(grad_row_params)
+        grad_columns.append(grad_column_params)
     grad_x, grad_root_params = depthwise_backward(grad_a, x, root_weight, root_bias)
+    grad_weights = [grads[0] for grads in (*grad_rows, *grad_columns)]
+    grad_biases = [bias for grads in (*grad_rows, *grad_columns) for bias in grads[1:]]
     return [as_format_of(grad_x, x), *grad_root_params, *grad_weights, *grad_biases]
 
 
@@ -54,9 +60,22 @@ def empty_gradients(
     x: torch.Tensor,
     root_weight: torch.Tensor,
     root_bias: torch.Tensor | None,
-    strip_weights: list[torch.Tensor],
-    strip_biases: list[torch.Tensor],
+    row_weights: list[torch.Tensor],
+    column_weights: list[torch.Tensor],
+    row_biases: list[torch.Tensor],
+    column_biases: list[torch.Tensor],
 ) -> list[torch.Tensor]:
     biases = [] if root_bias is None else [root_bias]
-    params = [root_weight, *biases, *strip_weights, *strip_biases]
+    params = [root_weight, *biases, *row_weights, *column_weights, *row_biases, *column_biases]
     return [empty_like(x), *(p.new_empty(p.shape) for p in params)]
+
+
+def _strips(
+    row_weights: list[torch.Tensor],
+    column_weights: list[torch.Tensor],
+    row_biases: list[torch.Tensor],
+    column_biases: list[torch.Tensor],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]]:
+    """Row, its bias, column and its bias of each strip; None for the biases of an empty list."""
+    absent = [None] * len(row_weights)
+    return zip(row_weights, row_biases or absent, column_weights, column_biases or absent, strict=True)

@@ -20,14 +20,16 @@ def _build(
     root: int = 5,
     strips: Sequence[int] = STRIPS,
     root_bias: bool = True,
-    strip_biases: bool = True,
+    row_biases: bool = True,
+    column_biases: bool = True,
 ) -> tuple[Any, ...]:
     return (
         draw.image(n, c, h, w),
         draw.weight(c, 1, root, root),
         draw.optional(root_bias, c),
-        draw.strips(c, strips),
-        [draw.normal(c) for _ in range(2 * len(strips))] if strip_biases else [],
+        *draw.strips(c, strips),
+        [draw.normal(c) for _ in strips] if row_biases else [],
+        [draw.normal(c) for _ in strips] if column_biases else [],
     )
 
 
@@ -41,7 +43,7 @@ SPEC = Spec(
     name=op.NAME,
     public=op.msca_conv,
     reference=reference.msca_conv,
-    differentiable=("x", "root_weight", "root_bias", "strip_weights", "strip_biases"),
+    differentiable=op.PARAMETERS,
     samples=samples(
         _build,
         # W differs from every K: torch.compile would treat sizes that happen to be equal as one symbol.
@@ -54,8 +56,10 @@ SPEC = Spec(
         c8_h1w23=dict(n=1, c=8, h=1, w=23),
         c8_h23w1=dict(n=1, c=8, h=23, w=1),
         n0_c8_h6w5=dict(n=0, c=8, h=6, w=5),
-        c8_h9w6_no_bias=dict(n=1, c=8, h=9, w=6, root_bias=False, strip_biases=False),
-        c8_h9w6_root_bias=dict(n=1, c=8, h=9, w=6, strip_biases=False),
+        c8_h9w6_no_bias=dict(n=1, c=8, h=9, w=6, root_bias=False, row_biases=False, column_biases=False),
+        c8_h9w6_root_bias=dict(n=1, c=8, h=9, w=6, row_biases=False, column_biases=False),
+        c8_h9w6_row_biases=dict(n=1, c=8, h=9, w=6, root_bias=False, column_biases=False),
+        c8_h9w6_column_biases=dict(n=1, c=8, h=9, w=6, row_biases=False),
         c8_h9w6_strip_biases=dict(n=1, c=8, h=9, w=6, root_bias=False),
         c8_h7w6_no_strips=dict(n=2, c=8, h=7, w=6, strips=()),
         c8_h8w9_root7_one_strip=dict(n=2, c=8, h=8, w=9, root=7, strips=(3,)),
@@ -131,22 +135,34 @@ SPEC = Spec(
             r"root_bias must be float32 as x, got float16; convert it",
         ),
         BadInput(
-            "strips-odd-count",
-            {"strip_weights": [torch.zeros(8, 1, 1, 7)]},
+            "columns-count",
+            {"column_weights": [torch.zeros(8, 1, 7, 1)] * 2},
             ValueError,
-            r"strip_weights must be pairs \(row, column\), got 1 tensors",
+            r"column_weights must be as many as row_weights \(3\), got 2",
         ),
         BadInput(
-            "strips-swapped",
-            {"strip_weights": [torch.zeros(8, 1, 7, 1), torch.zeros(8, 1, 1, 7)], "strip_biases": []},
+            "rows-turned",
+            {"row_weights": [torch.zeros(8, 1, 7, 1)] * 3},
             ValueError,
-            r"strip_weights\[0\] must be \(8, 1, 1, K\), got \(8, 1, 7, 1\)",
+            r"row_weights\[0\] must be \(8, 1, 1, K\), got \(8, 1, 7, 1\)",
         ),
         BadInput(
-            "strip-biases-count",
-            {"strip_biases": [torch.zeros(8)]},
+            "columns-turned",
+            {"column_weights": [torch.zeros(8, 1, 1, 7)] * 3},
             ValueError,
-            r"strip_biases must be empty or one for each of the 6 strip weights, got 1",
+            r"column_weights\[0\] must be \(8, 1, K, 1\), got \(8, 1, 1, 7\)",
+        ),
+        BadInput(
+            "row-biases-count",
+            {"row_biases": [torch.zeros(8)]},
+            ValueError,
+            r"row_biases must be empty or as many as row_weights \(3\), got 1",
+        ),
+        BadInput(
+            "column-biases-count",
+            {"column_biases": [torch.zeros(8)]},
+            ValueError,
+            r"column_biases must be empty or as many as row_weights \(3\), got 1",
         ),
     ),
 )

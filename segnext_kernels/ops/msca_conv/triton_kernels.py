@@ -27,10 +27,9 @@ import triton
 import triton.language as tl
 
 from segnext_kernels import memory_format
+from segnext_kernels.ops.msca_conv.strips import MOST_TRITON_STRIPS
 from segnext_kernels.triton import launch, tuning
 from segnext_kernels.triton.tuning import Config, Space, config, size_class
-
-MOST_STRIPS = 3
 
 
 @triton.jit
@@ -111,9 +110,9 @@ def _fan_out_kernel(
     if BIAS >= 0:
         total0 += _tap(taps_ptr, BIAS, c, channels)
         if K1 > 0:
-            total1 += _tap(taps_ptr, BIAS + 2, c, channels)
+            total1 += _tap(taps_ptr, BIAS + 1, c, channels)
         if K2 > 0:
-            total2 += _tap(taps_ptr, BIAS + 4, c, channels)
+            total2 += _tap(taps_ptr, BIAS + 2, c, channels)
     for j in tl.static_range(LONGEST):
         if DOWN:
             x = _shifted(at, h, w, c < channels, height, width, stride_xh, stride_xw, j - LONGEST // 2, 0)
@@ -164,11 +163,11 @@ def _fan_in_kernel(
     base = base_ptr + n * stride_bn + h * stride_bh + w * stride_bw + c * stride_bc
     total = tl.load(base, mask=inside, other=0.0).to(tl.float32)
     if BIAS >= 0:
-        total += _tap(taps_ptr, BIAS + 1, c, channels)
+        total += _tap(taps_ptr, BIAS, c, channels)
         if K1 > 0:
-            total += _tap(taps_ptr, BIAS + 3, c, channels)
+            total += _tap(taps_ptr, BIAS + 1, c, channels)
         if K2 > 0:
-            total += _tap(taps_ptr, BIAS + 5, c, channels)
+            total += _tap(taps_ptr, BIAS + 2, c, channels)
     strip = tl.full((1, 1), stride_ss, tl.int64)
     at = strips_ptr + n * stride_sn + h * stride_sh + w * stride_sw + c * stride_sc
     total = _convolved(
@@ -276,36 +275,39 @@ PRODUCTS = _spaces("msca_conv.products", values=3, rows=32)
 
 
 class _Convolution:
-    """The kernels on one input's shape, with all taps packed: [root, rows, columns, root bias, strip biases]."""
+    """The kernels on one input's shape, with all taps packed: [root, rows, columns, and their biases in this order]."""
 
     def __init__(
         self,
         x: torch.Tensor,
         root_weight: torch.Tensor,
         root_bias: torch.Tensor | None,
-        strip_weights: list[torch.Tensor],
-        strip_biases: list[torch.Tensor],
+        row_weights: list[torch.Tensor],
+        column_weights: list[torch.Tensor],
+        row_biases: list[torch.Tensor],
+        column_biases: list[torch.Tensor],
     ) -> None:
         c = x.shape[1]
         self.x, self.nhwc, self.key = x, memory_format.is_channels_last(x), size_class(x)
         self.root = root_weight.shape[2]
-        self.strips = [row.shape[3] for row in strip_weights[::2]]
-        rows, columns = strip_weights[::2], strip_weights[1::2]
-        biases = ([] if root_bias is None else [root_bias]) + strip_biases
-        packed = [t.reshape(c, -1).T for t in (root_weight, *rows, *columns, *biases)]
+        self.strips = [row.shape[3] for row in row_weights]
+        biases = ([] if root_bias is None else [root_bias]) + row_biases + column_biases
+        packed = [t.reshape(c, -1).T for t in (root_weight, *row_weights, *column_weights, *biases)]
         self.taps = torch.cat(packed)
         self.row_taps = self.root**2
         self.column_taps = self.row_taps + sum(self.strips)
         bias = self.column_taps + sum(self.strips)
         self.root_bias = -1 if root_bias is None else bias
-        self.strip_bias = bias + (root_bias is not None) if strip_biases else -1
+        bias += root_bias is not None
+        self.row_bias = bias if row_biases else -1
+        self.column_bias = bias + len(row_biases) if column_biases else -1
 
     def _grid(self, config: Config) -> tuple[int, int]:
         n, c, h, w = self.x.shape
         return n * h * triton.cdiv(w, config["BLOCK_W"]), triton.cdiv(c, config["BLOCK_C"])
 
     def _sizes(self) -> dict[str, int]:
-        return {f"K{i}": self.strips[i] if i < len(self.strips) else 0 for i in range(MOST_STRIPS)}
+        return {f"K{i}": self.strips[i] if i < len(self.strips) else 0 for i in range(MOST_TRITON_STRIPS)}
 
     def _images(self) -> torch.Tensor:
         """(strips, N, C, H, W) in x's format, uninitialised."""
@@ -336,7 +338,7 @@ class _Convolution:
             launch.start(
                 _fan_out_kernel, self._grid(config), x, self.taps, out, h, w, c, *x.stride(), *out.stride(),
                 config=config, **self._sizes(), LONGEST=max(self.strips), DOWN=turned, TURNED=turned,
-                FIRST=self.column_taps if turned else self.row_taps, BIAS=-1 if turned else self.strip_bias,
+                FIRST=self.column_taps if turned else self.row_taps, BIAS=-1 if turned else self.row_bias,
             )  # fmt: skip
             return out
 
@@ -351,7 +353,7 @@ class _Convolution:
             launch.start(
                 _fan_in_kernel, self._grid(config), base, strips, self.taps, out, h, w, c, *base.stride(),
                 *strips.stride(), *out.stride(), config=config, **self._sizes(), DOWN=not turned, TURNED=turned,
-                FIRST=self.row_taps if turned else self.column_taps, BIAS=-1 if turned else self.strip_bias,
+                FIRST=self.row_taps if turned else self.column_taps, BIAS=-1 if turned else self.column_bias,
             )  # fmt: skip
             return out
 
@@ -391,31 +393,37 @@ def backward(
     x: torch.Tensor,
     root_weight: torch.Tensor,
     root_bias: torch.Tensor | None,
-    strip_weights: list[torch.Tensor],
-    strip_biases: list[torch.Tensor],
+    row_weights: list[torch.Tensor],
+    column_weights: list[torch.Tensor],
+    row_biases: list[torch.Tensor],
+    column_biases: list[torch.Tensor],
 ) -> list[torch.Tensor]:
-    """Gradients of x, root_weight, [root_bias], strip_weights, strip_biases."""
+    """See `ops.msca_conv.op`."""
     biases = [] if root_bias is None else [root_bias]
-    params = [root_weight, *biases, *strip_weights, *strip_biases]
+    params = [root_weight, *biases, *row_weights, *column_weights, *row_biases, *column_biases]
     if x.numel() == 0:
         return [
             memory_format.empty_like(x),
             *(torch.zeros_like(p, memory_format=torch.contiguous_format) for p in params),
         ]
-    convolution = _Convolution(x, root_weight, root_bias, strip_weights, strip_biases)
-    grad_a, of_strips = grad, []
+    convolution = _Convolution(
+        x, root_weight, root_bias, row_weights, column_weights, row_biases, column_biases
+    )
+    grad_a = grad
+    of_rows: list[torch.Tensor] = []
+    of_columns: list[torch.Tensor] = []
     if convolution.strips:
         a = convolution.of_root(x)
         rows = convolution.fan_out(a)
         grad_rows = convolution.fan_out(grad, turned=True)
         grad_a = convolution.fan_in(grad, grad_rows, turned=True)
         sizes = [k + 1 for k in convolution.strips]
-        of_rows = convolution.products(grad_rows, a, along=1).split(sizes)
-        of_columns = convolution.products(grad, rows, along=2).split(sizes)
-        of_strips = [part for pair in zip(of_rows, of_columns, strict=True) for part in pair]
+        of_rows = list(convolution.products(grad_rows, a, along=1).split(sizes))
+        of_columns = list(convolution.products(grad, rows, along=2).split(sizes))
     of_root = convolution.products(grad_a, x, along=0)
-    sums = [of_root[:-1], *([] if root_bias is None else [of_root[-1:]]), *(part[:-1] for part in of_strips)]
-    sums += [part[-1:] for part in of_strips] if strip_biases else []
+    sums = [of_root[:-1], *([] if root_bias is None else [of_root[-1:]])]
+    sums += [part[:-1] for part in of_rows + of_columns]
+    sums += [part[-1:] for part in (of_rows if row_biases else []) + (of_columns if column_biases else [])]
     grads = [p.new_empty(p.shape) for p in params]
     for to, part in zip(grads, sums, strict=True):
         to.view(x.shape[1], -1).copy_(part.T)

@@ -15,16 +15,18 @@ b is 1), 2 e E bytes of memory and 12 b e E of L2. Loads from L1 are the bound, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
-from segnext_kernels import memory_format
+from segnext_kernels import backend, memory_format
+from segnext_kernels.ops.msca_conv.strips import MOST_TRITON_STRIPS
 from segnext_kernels.triton import launch, tuning
 from segnext_kernels.triton.pointwise import MULTIPROCESSORS
 from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
-MOST_STRIPS = 3
 BANDS = (64, 32, 16, 8)  # rows
 
 
@@ -59,16 +61,16 @@ def _along(
 @triton.jit
 def strips_kernel(
     u_ptr, scratch_ptr, out_ptr, root_ptr, root_bias_ptr,
-    row0_ptr, column0_ptr, row1_ptr, column1_ptr, row2_ptr, column2_ptr,
-    row0_bias_ptr, column0_bias_ptr, row1_bias_ptr, column1_bias_ptr, row2_bias_ptr, column2_bias_ptr,
+    row0_ptr, row1_ptr, row2_ptr, column0_ptr, column1_ptr, column2_ptr,
+    row0_bias_ptr, row1_bias_ptr, row2_bias_ptr, column0_bias_ptr, column1_bias_ptr, column2_bias_ptr,
     height, width, channels, scratch_rows,
     stride_un, stride_uc, stride_uh, stride_uw, stride_on, stride_oc, stride_oh, stride_ow,
     stride_root_c, stride_root_h, stride_root_w, stride_root_b,
-    stride_row0_c, stride_row0_k, stride_column0_c, stride_column0_k, stride_row1_c, stride_row1_k,
-    stride_column1_c, stride_column1_k, stride_row2_c, stride_row2_k, stride_column2_c, stride_column2_k,
-    stride_row0_b, stride_column0_b, stride_row1_b, stride_column1_b, stride_row2_b, stride_column2_b,
+    stride_row0_c, stride_row0_k, stride_row1_c, stride_row1_k, stride_row2_c, stride_row2_k,
+    stride_column0_c, stride_column0_k, stride_column1_c, stride_column1_k, stride_column2_c, stride_column2_k,
+    stride_row0_b, stride_row1_b, stride_row2_b, stride_column0_b, stride_column1_b, stride_column2_b,
     ROOT: tl.constexpr, K0: tl.constexpr, K1: tl.constexpr, K2: tl.constexpr, LONGEST: tl.constexpr,
-    ROOT_BIAS: tl.constexpr, BIAS: tl.constexpr,
+    ROOT_BIAS: tl.constexpr, ROW_BIAS: tl.constexpr, COLUMN_BIAS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     bands, blocks = tl.cdiv(height, ROWS), tl.cdiv(channels, BLOCK_C)
@@ -112,19 +114,19 @@ def strips_kernel(
             at = a_ptr + p[:, None] * BLOCK_C + lane[None, :]
             total = _along(
                 zero, a_ptr, row0_ptr, row0_bias_ptr, p, w, 0, width, 1, known, c, channels,
-                stride_row0_c, stride_row0_k, stride_row0_b, K0, BIAS, BLOCK_C,
+                stride_row0_c, stride_row0_k, stride_row0_b, K0, ROW_BIAS, BLOCK_C,
             )  # fmt: skip
             tl.store(at + one, total.to(a_ptr.dtype.element_ty), mask=known)
             if K1 > 0:
                 total = _along(
                     zero, a_ptr, row1_ptr, row1_bias_ptr, p, w, 0, width, 1, known, c, channels,
-                    stride_row1_c, stride_row1_k, stride_row1_b, K1, BIAS, BLOCK_C,
+                    stride_row1_c, stride_row1_k, stride_row1_b, K1, ROW_BIAS, BLOCK_C,
                 )  # fmt: skip
                 tl.store(at + 2 * one, total.to(a_ptr.dtype.element_ty), mask=known)
             if K2 > 0:
                 total = _along(
                     zero, a_ptr, row2_ptr, row2_bias_ptr, p, w, 0, width, 1, known, c, channels,
-                    stride_row2_c, stride_row2_k, stride_row2_b, K2, BIAS, BLOCK_C,
+                    stride_row2_c, stride_row2_k, stride_row2_b, K2, ROW_BIAS, BLOCK_C,
                 )  # fmt: skip
                 tl.store(at + 3 * one, total.to(a_ptr.dtype.element_ty), mask=known)
         tl.debug_barrier()  # and the rows too
@@ -137,17 +139,17 @@ def strips_kernel(
         if K0 > 0:
             total = _along(
                 total, a_ptr + 1 * one, column0_ptr, column0_bias_ptr, p, row, low, high, width, known,
-                c, channels, stride_column0_c, stride_column0_k, stride_column0_b, K0, BIAS, BLOCK_C,
+                c, channels, stride_column0_c, stride_column0_k, stride_column0_b, K0, COLUMN_BIAS, BLOCK_C,
             )  # fmt: skip
         if K1 > 0:
             total = _along(
                 total, a_ptr + 2 * one, column1_ptr, column1_bias_ptr, p, row, low, high, width, known,
-                c, channels, stride_column1_c, stride_column1_k, stride_column1_b, K1, BIAS, BLOCK_C,
+                c, channels, stride_column1_c, stride_column1_k, stride_column1_b, K1, COLUMN_BIAS, BLOCK_C,
             )  # fmt: skip
         if K2 > 0:
             total = _along(
                 total, a_ptr + 3 * one, column2_ptr, column2_bias_ptr, p, row, low, high, width, known,
-                c, channels, stride_column2_c, stride_column2_k, stride_column2_b, K2, BIAS, BLOCK_C,
+                c, channels, stride_column2_c, stride_column2_k, stride_column2_b, K2, COLUMN_BIAS, BLOCK_C,
             )  # fmt: skip
         out = out_ptr + (row * stride_oh + w * stride_ow)[:, None] + (c * stride_oc)[None, :]
         tl.store(out, total.to(out_ptr.dtype.element_ty), mask=known)
@@ -155,7 +157,7 @@ def strips_kernel(
 
 # 32 channels of 16 bits are a 64-byte sector pair; eight values per thread, so that a tap's load serves several pixels.
 SPACE = Space(
-    "msca_block.strips",
+    "msca_conv.single",
     (
         config(4, 1, BLOCK_P=32, BLOCK_C=32),
         config(4, 1, BLOCK_P=16, BLOCK_C=32),
@@ -166,23 +168,40 @@ SPACE = Space(
 )
 
 
-def strips(
+def in_one_launch(u: torch.Tensor, *params: Any) -> torch.Tensor:
+    """`segnext_kernels.msca_conv` on a GPU: by its CUDA kernel, which holds rows in registers, else by this one."""
+    if backend.choose("msca_conv", u, *params) == "cuda":
+        return torch.ops.segnext_kernels.msca_conv(u, *params)
+    return forward(u, *params)
+
+
+def forward(
     u: torch.Tensor,
     root_weight: torch.Tensor,
     root_bias: torch.Tensor | None,
-    strip_weights: list[torch.Tensor],
-    strip_biases: list[torch.Tensor],
+    row_weights: list[torch.Tensor],
+    column_weights: list[torch.Tensor],
+    row_biases: list[torch.Tensor],
+    column_biases: list[torch.Tensor],
 ) -> torch.Tensor:
-    """`segnext_kernels.msca_conv` of (N, C, H, W), at most three strips."""
+    """See `ops.msca_conv.op`."""
     out = memory_format.empty_like(u)
     n, c, h, w = u.shape
-    sizes = [max(weight.shape[2:]) for weight in strip_weights[::2]]
+    sizes = [row.shape[3] for row in row_weights]
     longest = max(sizes, default=1)
-    absent = MOST_STRIPS - len(sizes)
-    weights = strip_weights + 2 * absent * [root_weight]
-    biases = strip_biases + (2 * MOST_STRIPS - len(strip_biases)) * [root_weight]
+
+    def filled(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """With any tensor for those that are absent, which the kernel does not read."""
+        return tensors + [root_weight] * (MOST_TRITON_STRIPS - len(tensors))
+
+    rows_and_columns = filled(row_weights), filled(column_weights)
+    biases = filled(row_biases) + filled(column_biases)
     # rows are (C, 1, 1, K), columns (C, 1, K, 1)
-    weight_strides = [(t.stride(0), t.stride(3 - i % 2)) for i, t in enumerate(weights)]
+    strides = [
+        (t.stride(0), t.stride(axis))
+        for tensors, axis in zip(rows_and_columns, (3, 2), strict=True)
+        for t in tensors
+    ]
 
     def run(chosen: Config) -> torch.Tensor:
         blocks = n * triton.cdiv(c, chosen["BLOCK_C"])
@@ -192,12 +211,14 @@ def strips(
         scratch = u.new_empty(programs * (1 + len(sizes)) * scratch_rows * w * chosen["BLOCK_C"])
         launch.start(
             strips_kernel, (programs,),
-            u, scratch, out, root_weight, root_weight if root_bias is None else root_bias, *weights, *biases,
+            u, scratch, out, root_weight, root_weight if root_bias is None else root_bias,
+            *rows_and_columns[0], *rows_and_columns[1], *biases,
             h, w, c, scratch_rows, *u.stride(), *out.stride(), root_weight.stride(0), *root_weight.stride()[2:],
-            0 if root_bias is None else root_bias.stride(0), *(s for pair in weight_strides for s in pair),
+            0 if root_bias is None else root_bias.stride(0), *(s for pair in strides for s in pair),
             *(t.stride(0) for t in biases),
             config=chosen, ROOT=root_weight.shape[2], **dict(zip(("K0", "K1", "K2"), [*sizes, 0, 0, 0], strict=False)),
-            LONGEST=longest, ROOT_BIAS=root_bias is not None, BIAS=bool(strip_biases), ROWS=rows,
+            LONGEST=longest, ROOT_BIAS=root_bias is not None, ROW_BIAS=bool(row_biases),
+            COLUMN_BIAS=bool(column_biases), ROWS=rows,
         )  # fmt: skip
         return out
 

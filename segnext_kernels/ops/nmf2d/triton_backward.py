@@ -43,7 +43,7 @@ from segnext_kernels.triton.tuning import Config, Space, config, size_class
 def pixel_kernel(
     x_ptr, grad_ptr, bases_ptr, bases_grad_num_ptr, gram_ptr, cross_ptr, coef_ptr, coef_above_ptr,
     last_coef_ptr, grad_coef_ptr, grad_num_ptr, partial_ptr, partial_gram_ptr,
-    channels, pixels, rank, gram_tiles, chunks, tiles_a_chunk, eps,
+    channels, pixels, rank, gram_tiles, chunks, tiles_per_chunk, eps,
     stride_xb, stride_xd, stride_xn, stride_gb, stride_gd, stride_gn,
     TOP: tl.constexpr, BOTTOM: tl.constexpr, SOFTMAX: tl.constexpr, PRECISION: tl.constexpr,
     GRAM_PARTS: tl.constexpr, RANK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -66,8 +66,8 @@ def pixel_kernel(
     if not TOP:
         cross = sum_parts(cross_ptr + grams, gram_tiles, square, r, rank, rank, RANK, RANK, GRAM_PARTS)
         cross += tl.trans(cross)
-    first_tile = chunk * tiles_a_chunk
-    last_tile = tl.minimum(first_tile + tiles_a_chunk, tl.cdiv(pixels, BLOCK_N))
+    first_tile = chunk * tiles_per_chunk
+    last_tile = tl.minimum(first_tile + tiles_per_chunk, tl.cdiv(pixels, BLOCK_N))
     coef_gram = tl.zeros((RANK, RANK), tl.float32)
     grad_gram = tl.zeros((RANK, RANK), tl.float32)
     for tile in range(first_tile, last_tile):
@@ -282,7 +282,7 @@ def _backward(
             pixel_kernel, (b * cut.chunks,),
             x, grad_out, saved_bases[level], bases_grad_num[level], gram, cross, saved_coef[level],
             saved_coef[min(level + 1, top)], last_coef, grad_coef, grad_num[level], partial, partial_gram,
-            d, n, r, cut.channel_tiles, cut.chunks, cut.tiles_a_chunk, eps, *x.stride(), *grad_out.stride(),
+            d, n, r, cut.channel_tiles, cut.chunks, cut.tiles_per_chunk, eps, *x.stride(), *grad_out.stride(),
             config=chosen, TOP=level == top, BOTTOM=level == 0, SOFTMAX=unrolled, GRAM_PARTS=cut.gram_parts, **shared,
         )  # fmt: skip
         if level:

@@ -45,7 +45,7 @@ __all__ = ["backward", "forward"]
 @triton.jit
 def coef_kernel(
     x_ptr, bases_ptr, gram_ptr, coef_ptr, new_coef_ptr, partial_ptr, partial_gram_ptr, out_ptr,
-    channels, pixels, rank, gram_tiles, chunks, tiles_a_chunk, eps,
+    channels, pixels, rank, gram_tiles, chunks, tiles_per_chunk, eps,
     stride_xb, stride_xd, stride_xn, stride_ob, stride_od, stride_on,
     FIRST: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
     GRAM_PARTS: tl.constexpr, RANK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -61,8 +61,8 @@ def coef_kernel(
     gram = sum_parts(
         gram_ptr + image * gram_tiles * rank * rank, gram_tiles, rank * rank, r, rank, rank, RANK, RANK, GRAM_PARTS
     )  # fmt: skip
-    first_tile = chunk * tiles_a_chunk
-    last_tile = tl.minimum(first_tile + tiles_a_chunk, tl.cdiv(pixels, BLOCK_N))
+    first_tile = chunk * tiles_per_chunk
+    last_tile = tl.minimum(first_tile + tiles_per_chunk, tl.cdiv(pixels, BLOCK_N))
     new_gram = tl.zeros((RANK, RANK), tl.float32)
     for tile in range(first_tile, last_tile):
         n = (tile * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
@@ -213,7 +213,7 @@ def _forward(
         launch.start(
             coef_kernel, (b * cut.chunks,),
             x, bases_states[at], gram, coef_states[at], coef_states[to], partial, partial_gram, out,
-            d, n, r, cut.channel_tiles, cut.chunks, cut.tiles_a_chunk, eps, *x.stride(), *out.stride(),
+            d, n, r, cut.channel_tiles, cut.chunks, cut.tiles_per_chunk, eps, *x.stride(), *out.stride(),
             config=chosen, FIRST=step == 0, LAST=last, KEEP=save and (every or last), PRECISION=cut.precision,
             GRAM_PARTS=cut.gram_parts, RANK=cut.rank,
         )  # fmt: skip

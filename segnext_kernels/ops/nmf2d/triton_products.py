@@ -98,7 +98,7 @@ class Cut:
         precision: of float32 products.
         pixels: the configuration of kernels over pixels.
         channels: the configuration of kernels over channels.
-        chunks: programs over the pixels of an image, each with ``tiles_a_chunk`` tiles; in all one per multiprocessor,
+        chunks: programs over the pixels of an image, each with ``tiles_per_chunk`` tiles; one per multiprocessor,
             because each writes sums as large as the bases.
         channel_tiles: programs over the channels of an image.
     """
@@ -108,7 +108,7 @@ class Cut:
     pixels: Config
     channels: Config
     chunks: int
-    tiles_a_chunk: int
+    tiles_per_chunk: int
     channel_tiles: int
 
     @staticmethod
@@ -117,7 +117,7 @@ class Cut:
         b, d, n = x.shape
         wide = max(16, triton.next_power_of_2(rank))
         tiles = triton.cdiv(n, chosen["BLOCK_N"])
-        tiles_a_chunk = triton.cdiv(tiles, max(1, MULTIPROCESSORS // b))
+        tiles_per_chunk = triton.cdiv(tiles, max(1, MULTIPROCESSORS // b))
         channels = config(
             4 if wide < 64 else 8,
             1,
@@ -126,8 +126,8 @@ class Cut:
             GRAM_PARTS=max(1, PART_VALUES // wide**2),
         )
         precision = "ieee" if x.dtype == torch.float32 else "tf32x3"
-        chunks = triton.cdiv(tiles, tiles_a_chunk)
-        return Cut(wide, precision, chosen, channels, chunks, tiles_a_chunk, triton.cdiv(d, 16))
+        chunks = triton.cdiv(tiles, tiles_per_chunk)
+        return Cut(wide, precision, chosen, channels, chunks, tiles_per_chunk, triton.cdiv(d, 16))
 
     @property
     def gram_parts(self) -> int:

@@ -25,7 +25,7 @@ def test_the_most_and_longest_strips_fit_the_shared_memory_of_every_device(
     emulator: Emulator, c: int, dtype: torch.dtype
 ) -> None:
     emulator.device(shared_limit=99 * 1024)  # sm_86, sm_89 and sm_120
-    limits, pairs = native._C, native._C.MSCA_CONV_MAX_STRIPS // 2
+    limits, pairs = native._C, native._C.MSCA_CONV_MAX_STRIPS
     sizes = {"n": 1, "c": c, "h": 3, "w": 2, "root": limits.MSCA_CONV_MAX_ROOT_CUDA}
     strips = (limits.MSCA_CONV_MAX_TAPS_CUDA,) * pairs
     args = Sample("", BUILD, {**sizes, "strips": strips}).make(dtype, layout=torch.channels_last)

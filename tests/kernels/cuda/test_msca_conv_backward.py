@@ -53,9 +53,9 @@ def test_tiles_and_strips_of_rows(
     assert_right(emulator, arguments(dtype, n, c, h, w))
 
 
-@pytest.mark.parametrize("biases", [(False, True), (True, False)], ids=["no-root-bias", "no-strip-biases"])
-def test_without_biases(emulator: Emulator, biases: tuple[bool, bool]) -> None:
-    args = arguments(torch.bfloat16, 1, 8, 9, 6, root_bias=biases[0], strip_biases=biases[1])
+@pytest.mark.parametrize("absent", ["root_bias", "row_biases", "column_biases"])
+def test_without_biases(emulator: Emulator, absent: str) -> None:
+    args = arguments(torch.bfloat16, 1, 8, 9, 6, **{absent: False})
     assert_right(emulator, args)
 
 

@@ -1,4 +1,4 @@
-"""Every op's CUDA kernels on the emulator: samples, edges, dtypes and layouts, both directions, in every schedule.
+"""Every op's CUDA kernels on the emulator: samples, edges, dtypes and layouts, both directions, all schedules.
 
 What is particular to an op's kernels has a file of its own.
 """

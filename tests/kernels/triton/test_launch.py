@@ -109,11 +109,24 @@ def test_named_but_not_possible(fresh: None) -> None:
 
 def test_more_strips_than_a_program_names(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "reason_against", lambda x, dtypes: None)
-    strips = [torch.ones(2, 1, *shape) for shape in ((1, 3), (3, 1))] * 4
-    args = torch.ones(1, 2, 4, 4), torch.ones(2, 1, 3, 3), None, strips, []
+    rows, columns = [torch.ones(2, 1, 1, 3)] * 4, [torch.ones(2, 1, 3, 1)] * 4
+    args = torch.ones(1, 2, 4, 4), torch.ones(2, 1, 3, 3), None, rows, columns, [], []
     with (
         use_backend("triton"),
-        pytest.raises(NotImplementedError, match="takes up to 6 strip weights, not 8"),
+        pytest.raises(NotImplementedError, match="takes up to 3 strips, not 4"),
+    ):
+        msca_conv(*args)
+
+
+def test_a_row_and_a_column_of_unequal_length(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "reason_against", lambda x, dtypes: None)
+    rows, columns = [torch.ones(2, 1, 1, 3)], [torch.ones(2, 1, 5, 1)]
+    args = torch.ones(1, 2, 4, 4), torch.ones(2, 1, 3, 3), None, rows, columns, [], []
+    with (
+        use_backend("triton"),
+        pytest.raises(
+            NotImplementedError, match="takes a row and a column of equal length, not 3 and 5 taps"
+        ),
     ):
         msca_conv(*args)
 

@@ -52,10 +52,11 @@ def strips(module: ModuleType) -> None:
         inside(1, 3, 12, 4),
         DRAW.weight(3, 1, 3, 3),
         torch.randn(3),
-        DRAW.strips(3, (5,)),
-        [torch.randn(3)] * 2,
+        *DRAW.strips(3, (5,)),
+        [torch.randn(3)],
+        [torch.randn(3)],
     )
-    assert_accurate(module.strips(*args), msca_conv_reference.msca_conv(*cast(args, torch.float64)),
+    assert_accurate(module.forward(*args), msca_conv_reference.msca_conv(*cast(args, torch.float64)),
                     msca_conv_reference.msca_conv(*args))  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def test_nmf2d_in_several_chunks_of_several_tiles(
     monkeypatch.setattr(triton_products, "MULTIPROCESSORS", 2)  # one chunk of each image takes three tiles
     monkeypatch.setattr(triton_products, "PART_VALUES", 1)  # and sums go over one part at a time
     args = NMF2D.samples[0].make(dtype, b=1, d=40, n=150, r=20, steps=1, inner_rows=inner_rows)
-    assert triton_products.Cut.of(args[0], 20, triton_products.config(BLOCK_N=32)).tiles_a_chunk == 3
+    assert triton_products.Cut.of(args[0], 20, triton_products.config(BLOCK_N=32)).tiles_per_chunk == 3
     assert_right(NMF2D, args, "triton")
 
 

@@ -1,0 +1,293 @@
+"""A small YAML file describes a data set.
+
+    name: mine
+    path: .                       # relative to this file; `--root DIR` replaces it
+    train: {images: images/train, labels: labels/train}
+    val: {images: images/val, labels: labels/val}
+    classes: [road, car]
+    # optional:
+    palette: [[128, 64, 128], [64, 0, 128]]
+    ignore_index: 255             # label id that counts nowhere
+    short_side: 360               # image size that the network is trained, evaluated and used at
+    image_suffix: _leftImg8bit    # ends of the file names, if an image and its label have different ones
+    label_suffix: _gtFine_labelIds
+    label_map: {0: ignore, 1-150: 0}   # ids in the files to class ids; a range counts up from its first
+
+A split may also name a text file with one file name per line, relative to `path`; only those are taken:
+
+    train: {images: JPEGImages, labels: SegmentationClass, list: ImageSets/Segmentation/train.txt}
+
+Labels are single-channel images of class ids.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segnext.data.dataset import SegmentationFolder
+from segnext.drawing.palette import distinct_palette
+
+SETS = Path(__file__).parent / "sets"
+SPLITS = ("train", "val", "test")
+KEYS = (
+    *("name", "path", *SPLITS, "classes", "palette", "ignore_index", "short_side"),
+    *("image_suffix", "label_suffix", "label_map"),
+)
+IGNORE = "ignore"  # stands for the ignored id in a label map, whatever its number
+
+
+@dataclass(frozen=True)
+class Split:
+    """The places where the files of one split are.
+
+    Attributes:
+        images: folder of images.
+        labels: folder of label maps.
+        list: text file with the names of the split's files; None: all files of the folders.
+    """
+
+    images: Path
+    labels: Path
+    list: Path | None = None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The content of a data YAML, with absolute folders.
+
+    Attributes:
+        name: short name of the data set.
+        classes: class names; a label's id is the index here.
+        palette: one (red, green, blue) per class.
+        ignore_index: label id that is not counted, 0..255.
+        splits: splits by name ("train", "val", ...).
+        short_side: pixels of the short side at which the network sees the images; None: any.
+        image_suffix: end of the images' names that their labels' names lack.
+        label_suffix: end of the labels' names that their images' names lack.
+        label_map: ids in the files to class ids or `ignore_index`; None: they are class ids already.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+    splits: dict[str, Split]
+    short_side: int | None = None
+    image_suffix: str = ""
+    label_suffix: str = ""
+    label_map: dict[int, int] | None = field(default=None, hash=False)
+
+    def open(self, split: str) -> SegmentationFolder:
+        """Open one split.
+
+        Raises:
+            ValueError: no such split, or its files do not pair up.
+            FileNotFoundError: a folder or a list is missing.
+        """
+        if split not in self.splits:
+            raise ValueError(
+                f"data: split must be one of {', '.join(self.splits)} for {self.name}, got {split}; "
+                "name its folders in the data YAML"
+            )
+        files = self.splits[split]
+        return SegmentationFolder(
+            files.images,
+            files.labels,
+            len(self.classes),
+            ignore_index=self.ignore_index,
+            label_map=self.label_map,
+            image_suffix=self.image_suffix,
+            label_suffix=self.label_suffix,
+            names=files.list,
+        )
+
+
+def list_sets() -> list[str]:
+    """Return the names of the data sets whose YAML ships with the package."""
+    return sorted(path.stem for path in SETS.glob("*.yaml"))
+
+
+def load_data_config(name_or_path: str | Path, root: str | Path | None = None) -> DataConfig:
+    """Read a data YAML.
+
+    Args:
+        name_or_path: name of a shipped data set (`list_sets()`) or the path of a YAML file.
+        root: folder that the splits' folders are relative to; replaces the YAML's `path`.
+
+    Raises:
+        FileNotFoundError: it is neither a shipped name nor a file.
+        ValueError: the YAML lacks something or holds something unexpected.
+    """
+    path = Path(name_or_path)
+    if str(name_or_path) in list_sets():
+        path = SETS / f"{name_or_path}.yaml"
+    elif not path.is_file():
+        raise FileNotFoundError(
+            f"data: DATA must be a YAML file or one of {', '.join(list_sets())}, got {name_or_path}; "
+            "no such file"
+        )
+    content = _read(path)
+    if root is None and "path" not in content:
+        raise ValueError(
+            f"data: {path.stem} must be told its folder; add --root DIR (the data set lies in DIR)"
+        )
+    base = Path(root) if root is not None else path.parent / Path(str(content["path"])).expanduser()
+    classes = _classes(content, path)
+    ignore_index = _ignore_index(content, path)
+    return DataConfig(
+        name=str(content.get("name", path.stem)),
+        classes=classes,
+        palette=_palette(content, path, len(classes)),
+        ignore_index=ignore_index,
+        splits=_splits(content, path, base),
+        short_side=_short_side(content, path),
+        image_suffix=_suffix(content, path, "image_suffix"),
+        label_suffix=_suffix(content, path, "label_suffix"),
+        label_map=_label_map(content, path, len(classes), ignore_index),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"data: {path} must be YAML; {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"data: {path} must be a YAML mapping with 'train' and 'classes', got {_shown(content)}"
+        )
+    unknown = [key for key in content if key not in KEYS]
+    if unknown:
+        raise ValueError(
+            f"data: keys in {path} must be among {', '.join(KEYS)}, got {unknown[0]!r}; correct or remove it"
+        )
+    return content
+
+
+def _classes(content: dict[str, Any], path: Path) -> tuple[str, ...]:
+    classes = content.get("classes")
+    if not isinstance(classes, list) or not 2 <= len(classes) <= 255:
+        raise ValueError(
+            f"data: classes in {path} must be a list of 2 to 255 names, got {_shown(classes)}; "
+            "a single class needs a second one for everything else"
+        )
+    for name in classes:
+        if not isinstance(name, str) or classes.count(name) > 1:
+            raise ValueError(
+                f"data: classes in {path} must be names, each there once, got {name!r}; "
+                "quote what YAML reads as something else (yes, no, 1)"
+            )
+    return tuple(classes)
+
+
+def _palette(content: dict[str, Any], path: Path, num_classes: int) -> tuple[tuple[int, int, int], ...]:
+    palette = content.get("palette", distinct_palette(num_classes).tolist())
+    if not isinstance(palette, list) or len(palette) != num_classes or not all(map(_is_colour, palette)):
+        count = f"{len(palette)} entries, " if isinstance(palette, list) else ""
+        raise ValueError(
+            f"data: palette in {path} must be {num_classes} lists [red, green, blue] of 0..255, one per class, "
+            f"got {count}{_shown(palette)}; leave it out for default colours"
+        )
+    return tuple((red, green, blue) for red, green, blue in palette)
+
+
+def _ignore_index(content: dict[str, Any], path: Path) -> int:
+    ignore_index = content.get("ignore_index", 255)
+    if not isinstance(ignore_index, int) or not 0 <= ignore_index <= 255:
+        raise ValueError(f"data: ignore_index in {path} must be 0..255, got {ignore_index!r}")
+    return ignore_index
+
+
+def _short_side(content: dict[str, Any], path: Path) -> int | None:
+    short_side = content.get("short_side")
+    if short_side is not None and (type(short_side) is not int or short_side < 1):
+        raise ValueError(f"data: short_side in {path} must be at least 1 pixel, got {short_side!r}")
+    return short_side
+
+
+def _suffix(content: dict[str, Any], path: Path, key: str) -> str:
+    suffix = content.get(key)
+    if suffix is not None and (not isinstance(suffix, str) or "/" in suffix):
+        raise ValueError(
+            f"data: {key} in {path} must be the end of a file name, such as _gtFine_labelIds, got {_shown(suffix)}"
+        )
+    return suffix or ""
+
+
+def _label_map(
+    content: dict[str, Any], path: Path, num_classes: int, ignore_index: int
+) -> dict[int, int] | None:
+    """Return all pairs of the map; ``1-150: 0`` stands for 1: 0, 2: 1, ..."""
+    given = content.get("label_map")
+    if given is None:
+        return None
+    if not isinstance(given, dict) or not given:
+        raise ValueError(
+            f"data: label_map in {path} must map ids to class ids, such as {{0: ignore, 1-150: 0}}, "
+            f"got {_shown(given)}"
+        )
+    pairs: dict[int, int] = {}
+    for key, value in given.items():
+        ids, target = _id_range(key), ignore_index if value == IGNORE else value
+        if ids is None or type(target) is not int:
+            raise ValueError(
+                f"data: label_map in {path} must map an id 0..255 or a range such as 1-150 to a class id or to "
+                f"ignore, got {_shown(key)}: {_shown(value)}"
+            )
+        counts_up = value != IGNORE and (target != ignore_index or ignore_index < num_classes)
+        for step, label in enumerate(ids):
+            mapped = target + step if counts_up else target
+            if mapped != ignore_index and not 0 <= mapped < num_classes:
+                raise ValueError(
+                    f"data: label_map in {path} must map to classes 0..{num_classes - 1} or to ignore, got "
+                    f"{label}: {mapped}; name all classes, or correct it"
+                )
+            if label in pairs:
+                raise ValueError(
+                    f"data: label_map in {path} must name each id once, got {label} twice; remove one of them"
+                )
+            pairs[label] = mapped
+    return pairs
+
+
+def _id_range(key: object) -> range | None:
+    """Return the ids of 7 or of "1-150"; None for anything else."""
+    ends = re.fullmatch(r"(\d+)\s*-\s*(\d+)", key) if isinstance(key, str) else None
+    first, last = (int(ends[1]), int(ends[2])) if ends else (key, key)
+    if type(first) is not int or type(last) is not int or not 0 <= first <= last <= 255:
+        return None
+    return range(first, last + 1)
+
+
+def _splits(content: dict[str, Any], path: Path, base: Path) -> dict[str, Split]:
+    named = {split: content[split] for split in SPLITS if content.get(split) is not None}
+    if not named:
+        raise ValueError(f"data: {path} must name the folders of {' or '.join(SPLITS)}, got none of them")
+    for split, places in named.items():
+        if not isinstance(places, dict) or places.keys() - {"list"} != {"images", "labels"}:
+            raise ValueError(
+                f"data: {split} in {path} must be {{images: DIR, labels: DIR}}, got {_shown(places)}; "
+                "list: FILE beside them names its files, where the folders hold others too"
+            )
+    return {
+        split: Split(**{key: base / str(place) for key, place in places.items()})
+        for split, places in named.items()
+    }
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _is_colour(colour: object) -> bool:
+    return (
+        isinstance(colour, list)
+        and len(colour) == 3
+        and all(isinstance(value, int) and 0 <= value <= 255 for value in colour)
+    )

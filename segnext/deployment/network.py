@@ -1,0 +1,47 @@
+"""The forward pass of a folded network, once for all kinds of layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from segnext.deployment.parts import FoldedWeights, Layer, Layers
+from segnext.deployment.plan import Plan
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The layers of an encoder's stage; a block is its attention and its feed-forward network."""
+
+    entry: Layer
+    blocks: list[tuple[Layer, Layer]]
+    norm: Layer
+
+
+class Network:
+    """A folded network's layers, and the walk from the image to the logits."""
+
+    def __init__(self, weights: FoldedWeights, layers: Layers) -> None:
+        self.stem = layers.stem(weights.stem)
+        self.stages = [
+            Stage(
+                layers.halving(stage.entry),
+                [(layers.attention(b.attention), layers.feed_forward(b.feed_forward)) for b in stage.blocks],
+                layers.channel_norm(stage.norm),
+            )
+            for stage in weights.stages
+        ]
+        self.read, self.decode = weights.decoder.stages, weights.decoder.layers(layers)
+
+    def run(self, images: Tensor, plan: Plan) -> Tensor:
+        """Logits (N, K, h, w) in float32 at the decoder's size, in memory of their own."""
+        x = self.stem(images, plan.stem)
+        features = []
+        for stage, memory in zip(self.stages, plan.stages, strict=True):
+            x = stage.entry(x, memory.x)
+            for attention, feed_forward in stage.blocks:
+                x = feed_forward(attention(x, memory.y, plan.workspace), memory.x)
+            x = stage.norm(x, memory.feature)
+            features.append(x)
+        return self.decode([features[stage] for stage in self.read], plan.decoder)

@@ -1,0 +1,117 @@
+"""The folded network on packed weights, in planned memory: on a CPU with the compiled library."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from segnext.deployment.network import Network
+from segnext.deployment.parts import (
+    NORM_EPS,
+    FoldedAttention,
+    FoldedConv,
+    FoldedFeedForward,
+    FoldedNorm,
+    FoldedWeights,
+    Layer,
+    Part,
+    arguments,
+    mapped,
+)
+from segnext.deployment.plan import Plan, plan_memory
+from segnext_kernels import packed
+
+PLANS = 2  # input shapes whose memory is kept
+
+
+class PackedNetwork(Network):
+    """Each call takes a plan of its own, so that several threads may run at once."""
+
+    def __init__(self, weights: FoldedWeights, dtype: torch.dtype) -> None:
+        super().__init__(weights, PackedLayers(dtype))
+        self.weights, self.dtype = weights, dtype
+        self._plans: OrderedDict[tuple[int, ...], list[Plan]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N, K, ceil(H/8), ceil(W/8)) in float32."""
+        key = (images.shape[0], *images.shape[2:])
+        plan = self._take(key)
+        out = self.run(images, plan)
+        self._give_back(key, plan)
+        return out
+
+    def _take(self, key: tuple[int, ...]) -> Plan:
+        with self._lock:
+            free = self._plans.get(key)
+            if free:
+                return free.pop()
+        return plan_memory(self.weights, self.dtype, *key)
+
+    def _give_back(self, key: tuple[int, ...], plan: Plan) -> None:
+        with self._lock:
+            self._plans.setdefault(key, []).append(plan)
+            self._plans.move_to_end(key)
+            while len(self._plans) > PLANS:
+                self._plans.popitem(last=False)
+
+
+class PackedLayers:
+    """Makes packed layers of ``dtype``; see `segnext.deployment.parts.Layers`."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def stem(self, weights: FoldedConv) -> Layer:
+        # The image's few channels are read in float32, whatever follows.
+        return packed.PackedConv2d(weights.weight, weights.bias, torch.float32, 2, 1, activation="gelu")
+
+    def halving(self, weights: FoldedConv) -> Layer:
+        return packed.PackedConv2d(weights.weight, weights.bias, self.dtype, stride=2, padding=1)
+
+    def pointwise(self, weights: FoldedConv, act: str = "none") -> Layer:
+        return packed.PackedConv2d(weights.weight, weights.bias, self.dtype, activation=act)
+
+    def attention(self, weights: FoldedAttention) -> Layer:
+        return packed.PackedMscaBlock(arguments(self._low(weights)))
+
+    def feed_forward(self, weights: FoldedFeedForward) -> Layer:
+        return packed.PackedConvFfn(arguments(self._low(weights)))
+
+    def channel_norm(self, weights: FoldedNorm) -> Layer:
+        w = weights
+        return lambda x, out: packed.channel_norm(x, w.weight, w.bias, NORM_EPS, out)
+
+    def group_norm(self, weights: FoldedNorm, groups: int) -> Layer:
+        w = weights
+
+        def layer(x: Tensor, out: Tensor, residual: Tensor | None = None) -> Tensor:
+            return packed.group_norm_act(x, groups, w.weight, w.bias, NORM_EPS, residual, out)
+
+        return layer
+
+    def resize_sum(self) -> Layer:
+        def layer(levels: Sequence[Tensor], out: Tensor) -> Tensor:
+            return packed.resize_sum(levels[0], levels[1:], out)
+
+        return layer
+
+    def nmf(self, bases: Tensor, projection: Tensor, steps: int) -> Layer:
+        matrix = projection.flatten(1)
+        return lambda x, out: packed.nmf2d(x, bases, steps, matrix, out)
+
+    def logits(self, weights: FoldedConv) -> Layer:
+        classes, conv = len(weights.weight), self.pointwise(weights)
+
+        def layer(x: Tensor) -> Tensor:
+            shape = (x.shape[0], classes, *x.shape[2:])
+            return conv(x, torch.empty(shape, dtype=torch.float32, memory_format=torch.channels_last))
+
+        return layer
+
+    def _low(self, part: Part) -> Part:
+        return mapped(part, lambda tensor: tensor.to(self.dtype))

@@ -1,0 +1,195 @@
+"""The parts of a folded network: typed weights, and the interfaces of layers and decoders.
+
+`segnext.deployment.network` walks over them; `segnext.deployment.modules` (public ops) and
+`segnext.deployment.packed` (packed weights, planned memory) make the layers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from torch import Tensor
+
+from segnext.models import SegNeXtConfig
+from segnext.models.decoder import Decoder
+
+NORM_EPS = 1e-5  # of LayerNorm and GroupNorm alike
+Part = TypeVar("Part")
+# layer(x, out) gives its result; `out` is the memory to write it to, or None: the layer makes its own.
+Layer = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class FoldedConv:
+    """A dense convolution."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FoldedNorm:
+    """Scale and shift of a normalisation whose statistics are the image's own; float32 in every network."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class FoldedAttention:
+    """The arguments of `segnext_kernels.msca_block` after x, in its order."""
+
+    proj_in_weight: Tensor
+    proj_in_bias: Tensor
+    root_weight: Tensor
+    root_bias: Tensor
+    row_weights: tuple[Tensor, ...]
+    column_weights: tuple[Tensor, ...]
+    row_biases: tuple[Tensor, ...]
+    column_biases: tuple[Tensor, ...]
+    mix_weight: Tensor
+    mix_bias: Tensor
+    proj_out_weight: Tensor
+    proj_out_bias: Tensor
+    skip_scale: Tensor
+    skip_shift: Tensor
+
+
+@dataclass(frozen=True)
+class FoldedFeedForward:
+    """The arguments of `segnext_kernels.conv_ffn` after x, in its order."""
+
+    fc1_weight: Tensor
+    fc1_bias: Tensor
+    dw_weight: Tensor
+    dw_bias: Tensor
+    fc2_weight: Tensor
+    fc2_bias: Tensor
+
+
+@dataclass(frozen=True)
+class FoldedBlock:
+    """A block of the encoder."""
+
+    attention: FoldedAttention
+    feed_forward: FoldedFeedForward
+
+
+@dataclass(frozen=True)
+class FoldedStage:
+    """A stage of the encoder; its entry is the stem's second convolution or a downsampling."""
+
+    entry: FoldedConv
+    blocks: tuple[FoldedBlock, ...]
+    norm: FoldedNorm
+
+
+class FoldedDecoder(ABC):
+    """A deployed model's decoder; a subclass is a dataclass of tensors and of the parts above.
+
+    Attributes:
+        stages: those of the decoder's own class, see `segnext.models.decoder.Decoder`.
+    """
+
+    stages: ClassVar[tuple[int, ...]]
+
+    @classmethod
+    @abstractmethod
+    def fold(cls, decoder: Decoder, config: SegNeXtConfig) -> FoldedDecoder:
+        """The weights of a decoder's module."""
+
+    @classmethod
+    @abstractmethod
+    def named(cls, leaf: Callable[[str], Any]) -> FoldedDecoder:
+        """The same structure with ``leaf(name)`` for each tensor, by its name in a file."""
+
+    @abstractmethod
+    def layers(self, layers: Layers) -> Callable[[Sequence[Tensor], Any], Tensor]:
+        """The forward pass: from the features of `stages`, and the result of `memory` or None, to logits."""
+
+    @abstractmethod
+    def elements(self, shapes: Sequence[Sequence[int]]) -> int:
+        """How many elements `memory` needs in each of the three regions.
+
+        Args:
+            shapes: (N, C, H, W) of the features of `stages`.
+        """
+
+    @abstractmethod
+    def memory(self, shapes: Sequence[Sequence[int]], regions: tuple[Tensor, Tensor, Tensor]) -> Any:
+        """Where the layers write: into three flat regions that the encoder no longer needs, or into new memory."""
+
+
+@dataclass(frozen=True)
+class FoldedWeights:
+    """All weights that inference needs."""
+
+    stem: FoldedConv
+    stages: tuple[FoldedStage, ...]
+    decoder: FoldedDecoder
+
+
+class Layers(Protocol):
+    """Makes the layers of a folded network."""
+
+    def stem(self, weights: FoldedConv) -> Layer:
+        """3x3 convolution with stride 2 and GELU, from a float32 image of any strides to channels_last."""
+
+    def halving(self, weights: FoldedConv) -> Layer:
+        """3x3 convolution with stride 2."""
+
+    def pointwise(self, weights: FoldedConv, act: str = "none") -> Layer:
+        """1x1 convolution with activation "none" or "relu"."""
+
+    def attention(self, weights: FoldedAttention) -> Layer:
+        """`segnext_kernels.msca_block`, called with (x, out, workspace)."""
+
+    def feed_forward(self, weights: FoldedFeedForward) -> Layer:
+        """`segnext_kernels.conv_ffn` with the residual."""
+
+    def channel_norm(self, weights: FoldedNorm) -> Layer:
+        """`segnext_kernels.channel_norm`."""
+
+    def group_norm(self, weights: FoldedNorm, groups: int) -> Layer:
+        """`segnext_kernels.group_norm_act` with ReLU, called with (x, out) or (x, out, residual)."""
+
+    def resize_sum(self) -> Layer:
+        """`segnext_kernels.resize_sum` of a sequence, whose first tensor gives the size."""
+
+    def nmf(self, bases: Tensor, projection: Tensor, steps: int) -> Layer:
+        """`segnext_kernels.nmf2d_projected` over the pixels of (N, C, H, W); the projection is (P, C, 1, 1)."""
+
+    def logits(self, weights: FoldedConv) -> Layer:
+        """1x1 convolution to float32, called with (x); its result shares no memory with any other."""
+
+
+def arguments(part: FoldedAttention | FoldedFeedForward) -> list[Any]:
+    """The arguments of the part's op after x."""
+    return [getattr(part, field.name) for field in fields(part)]
+
+
+def mapped(part: Part, change: Callable[[Tensor], Tensor]) -> Part:
+    """The same part with every tensor changed."""
+    result: Any = part
+    if isinstance(part, Tensor):
+        result = change(part)
+    elif isinstance(part, tuple):
+        result = tuple(mapped(item, change) for item in part)
+    elif is_dataclass(part) and not isinstance(part, type):
+        result = type(part)(*(mapped(getattr(part, field.name), change) for field in fields(part)))
+    return result
+
+
+def leaves(part: Any) -> Iterator[Any]:
+    """A part's tensors (or names in their places) in the order of its fields; an absent bias is left out."""
+    if isinstance(part, tuple):
+        for item in part:
+            yield from leaves(item)
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from leaves(getattr(part, field.name))
+    elif part is not None:
+        yield part

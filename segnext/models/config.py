@@ -1,0 +1,144 @@
+"""Configurations: plain, validated data that defines an architecture; importing them needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+STRIDES = (4, 8, 16, 32)
+STAGES = len(STRIDES)
+STRIPS = (7, 11, 21)
+ROOT = 5
+GROUPS = 32  # of every GroupNorm: decoder widths are multiples of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The fields that define the encoder of every architecture.
+
+    Attributes:
+        architecture: the registry's name, for example ``"mscan_t"``.
+        channels: width of the four stages.
+        depths: blocks in the four stages.
+        expansions: FFN expansion in the four stages.
+        strips: kernel lengths K of the strip branches (1xK, then Kx1) in every block, odd.
+        root: side of the depthwise kernel in front of the strips, odd.
+        drop_path: stochastic depth rate of the last block; the rates of the others rise linearly from 0.
+        dropout: dropout rate inside the FFNs.
+        in_channels: channels of the image.
+        recompute: save memory in training for more time, see :class:`segnext.models.msca.FFN`.
+    """
+
+    architecture: str
+    channels: tuple[int, ...]
+    depths: tuple[int, ...]
+    expansions: tuple[int, ...] = (8, 8, 4, 4)
+    strips: tuple[int, ...] = STRIPS
+    root: int = ROOT
+    drop_path: float = 0.1
+    dropout: float = 0.0
+    in_channels: int = 3
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        kinds = {"int": int, "float": (int, float), "bool": bool, "str": str}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if str(field.type) in kinds and not isinstance(value, kinds[str(field.type)]):  # type: ignore[arg-type]
+                raise TypeError(f"{self.architecture}: {field.name} must be {field.type}, got {value!r}")
+        for name in ("channels", "depths", "expansions"):
+            sizes = self._integers(name, "four positive integers")
+            expect(self, name, len(sizes) == STAGES and min(sizes) >= 1, "four positive integers")
+        expect(
+            self,
+            "channels",
+            self.channels[0] % 2 == 0,
+            "even in the first stage, whose stem begins with half",
+        )
+        strips = self._integers("strips", "odd positive integers")
+        expect(self, "strips", all(_is_odd(length) for length in strips), "odd positive integers")
+        expect(self, "root", _is_odd(self.root), "odd and positive")
+        expect(self, "drop_path", 0 <= self.drop_path < 1, "in [0, 1)")
+        expect(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        expect(self, "in_channels", self.in_channels >= 1, "at least 1")
+
+    def _integers(self, name: str, expected: str) -> tuple[int, ...]:
+        """Make a tuple of the field ``name``, which JSON gives as a list."""
+        value: Any = getattr(self, name)
+        if isinstance(value, Iterable):
+            value = tuple(value)
+            object.__setattr__(self, name, value)
+        expect(self, name, isinstance(value, tuple) and all(isinstance(v, int) for v in value), expected)
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSCANConfig(EncoderConfig):
+    """The fields that define an MSCAN; ``dataclasses.asdict`` of it fits into JSON and rebuilds it.
+
+    Attributes:
+        num_classes: classes of the head; 0 for none (``model(x)`` then gives pooled features).
+        features_only: no head; ``model(x)`` gives the features of ``out_indices``.
+        out_indices: stages (0-3) whose features are returned.
+    """
+
+    num_classes: int = 1000
+    features_only: bool = False
+    out_indices: tuple[int, ...] = (0, 1, 2, 3)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        indices = self._integers("out_indices", "stages from 0 to 3 in rising order")
+        rising = indices == tuple(sorted(set(indices) & set(range(STAGES))))
+        expect(self, "out_indices", bool(indices) and rising, "stages from 0 to 3 in rising order")
+        complete = self.features_only or indices[-1] == STAGES - 1
+        expect(self, "out_indices", complete, "given with features_only=True; a classifier needs stage 3")
+        expect(self, "num_classes", self.num_classes >= 0, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegNeXtConfig(EncoderConfig):
+    """The fields that define a SegNeXt; ``dataclasses.asdict`` of it fits into JSON and rebuilds it.
+
+    Attributes:
+        num_classes: classes of the segmentation.
+        decoder: name of the decoder, a key of ``segnext.models.decoders.DECODERS``.
+        decoder_channels: decoder width, a multiple of 32.
+        rank: NMF rank R; it is in no tensor of foreign checkpoints.
+        nmf_grad: ``"unrolled"`` or ``"one_step"``, see :class:`segnext.models.ham.Hamburger`.
+        random_eval_bases: draw random NMF bases in evaluation too, as the official code does.
+        decoder_dropout: rate of the channel dropout before the classifier.
+    """
+
+    num_classes: int = 150
+    decoder: str = "light_ham"
+    decoder_channels: int = 256
+    rank: int = 16
+    nmf_grad: str = "unrolled"
+    random_eval_bases: bool = False
+    decoder_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect(self, "num_classes", self.num_classes >= 1, "at least 1")
+        width = self.decoder_channels
+        expect(
+            self,
+            "decoder_channels",
+            width >= GROUPS and width % GROUPS == 0,
+            f"a positive multiple of {GROUPS}",
+        )
+        expect(self, "rank", self.rank >= 1, "at least 1")
+        expect(self, "nmf_grad", self.nmf_grad in ("unrolled", "one_step"), "'unrolled' or 'one_step'")
+        expect(self, "decoder_dropout", 0 <= self.decoder_dropout < 1, "in [0, 1)")
+
+
+def expect(config: EncoderConfig, name: str, valid: bool, expected: str) -> None:
+    """Raise a ValueError in one line unless the field ``name`` of ``config`` is ``valid``."""
+    if not valid:
+        raise ValueError(f"{config.architecture}: {name} must be {expected}, got {getattr(config, name)}")
+
+
+def _is_odd(length: int) -> bool:
+    return length > 0 and length % 2 == 1

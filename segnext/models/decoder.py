@@ -1,0 +1,35 @@
+"""The interface between SegNeXt and its decoders."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from segnext.models.config import SegNeXtConfig
+
+
+class Decoder(nn.Module, ABC):
+    """A decoder turns the features of some stages into logits; its last layer is named ``classifier``.
+
+    Attributes:
+        stages: the stages (0-3) whose features it reads, in rising order; the first one sets the logits' size.
+        official_names: pairs of a tensor's name in the official code, without ``decode_head.``, and in this
+            class; ``{rest}`` stands for any ending.
+        sizes: fields of the configuration that a checkpoint's shapes show: field to (tensor, axis).
+    """
+
+    stages: ClassVar[tuple[int, ...]]
+    official_names: ClassVar[tuple[tuple[str, str], ...]]
+    sizes: ClassVar[Mapping[str, tuple[str, int]]]
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: SegNeXtConfig) -> Decoder:
+        """The decoder of a SegNeXt with this configuration."""
+
+    @abstractmethod
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Features of ``stages`` [(N, C_i, H_i, W_i), ...] to logits (N, num_classes, H_0, W_0)."""

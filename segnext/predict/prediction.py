@@ -1,0 +1,82 @@
+"""A segmented photograph: its mask as a file, its overlay, the share of every class."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from segnext.drawing.overlay import add_legend, draw_overlay
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A segmented photograph.
+
+    Attributes:
+        mask: (H, W) class ids, uint8 up to 256 classes, else int32.
+        image: (H, W, 3) uint8 RGB, the photograph.
+        classes: name of each class.
+        palette: (K, 3) uint8 RGB, colour of each class.
+        seconds: time from decoded pixels to the mask in the host's memory.
+    """
+
+    mask: np.ndarray
+    image: np.ndarray
+    classes: tuple[str, ...]
+    palette: np.ndarray
+    seconds: float
+
+    def statistics(self) -> dict[str, float]:
+        """Share of the pixels (0..1) of every class, absent ones included, in the order of the ids."""
+        shares: dict[str, float] = {}
+        for name, count in zip(self.classes, self._counts().tolist(), strict=True):
+            shares[name] = shares.get(name, 0.0) + count / self.mask.size  # some data sets repeat a name
+        return shares
+
+    def save_mask(self, path: str | os.PathLike[str]) -> None:
+        """Writes the class ids as a PNG: 8-bit with the class colours as palette, 16-bit above 256 classes.
+
+        The pixels *are* the ids: ``np.array(Image.open(path))`` gives the mask back.
+        """
+        if self.mask.dtype == np.uint8:
+            picture = Image.fromarray(self.mask)
+            picture.putpalette(self.palette.tobytes())
+        else:
+            picture = Image.fromarray(self.mask.astype(np.uint16))
+        picture.save(path, format="PNG")
+
+    def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+        """The photograph tinted with the class colours.
+
+        Args:
+            alpha: 0 shows the photograph, 1 the colours.
+            legend: add a panel below with colour, name and share of the classes present, the largest first.
+
+        Returns:
+            An RGB image; without the legend it is as large as the photograph.
+
+        Raises:
+            ValueError: alpha is out of range.
+        """
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"overlay: alpha must be within 0..1, got {alpha}")
+        picture = draw_overlay(self.image, self.mask, self.palette, alpha)
+        if not legend:
+            return picture
+        counts = self._counts()
+        present = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
+        colours: list[list[int]] = self.palette.tolist()
+        return add_legend(
+            picture,
+            [
+                (self.classes[i], (colours[i][0], colours[i][1], colours[i][2]), counts[i] / self.mask.size)
+                for i in present
+            ],
+        )
+
+    def _counts(self) -> np.ndarray:
+        """Pixels of each class."""
+        return np.bincount(self.mask.ravel(), minlength=len(self.classes))

@@ -1,0 +1,140 @@
+"""A data YAML gives what it says, and each mistake in it gives one clear line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segnext.data.config import list_sets, load_data_config
+from tests.data.synthetic import CLASSES, COLOURS, scene, write_data_set, write_yaml
+
+
+@pytest.fixture
+def houses(tmp_path: Path) -> Path:
+    return write_data_set(tmp_path / "houses")
+
+
+def test_a_yaml_gives_classes_colours_and_folders(houses):
+    config = load_data_config(houses)
+    assert (config.name, config.classes, config.ignore_index) == ("houses", tuple(CLASSES), 255)
+    assert config.palette == tuple(map(tuple, COLOURS.tolist()))
+    assert set(config.splits) == {"train", "val"}
+    train = config.open("train")
+    assert len(train) == 5 and [label.name for _, label in train.pairs] == [
+        f"scene0{i}.png" for i in range(5)
+    ]
+    assert all(image.parent.name == "train" and image.stem == label.stem for image, label in train.pairs)
+    image, label = train[3]
+    expected_image, expected_label = scene(3)
+    np.testing.assert_array_equal(image, expected_image)
+    np.testing.assert_array_equal(label, expected_label)
+
+
+def test_folders_are_relative_to_the_yaml_or_to_root(houses, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(load_data_config("houses/houses.yaml").open("val")) == 2
+    elsewhere = write_yaml(tmp_path / "other.yaml", path="/nowhere")
+    assert len(load_data_config(elsewhere, root=houses.parent).open("val")) == 2
+    rootless = write_yaml(tmp_path / "rootless.yaml", path=None)
+    assert len(load_data_config(rootless, houses.parent).open("val")) == 2
+    with pytest.raises(ValueError, match=r"data: rootless must be told its folder; add --root DIR"):
+        load_data_config(rootless)
+
+
+def test_defaults(houses):
+    config = load_data_config(write_yaml(houses, palette=None, name=None, val=None))
+    assert config.name == "houses" and set(config.splits) == {"train"}
+    assert len(set(config.palette)) == 3
+    with pytest.raises(ValueError, match=r"split must be one of train for houses, got val"):
+        config.open("val")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": None}, r"classes in .*houses\.yaml must be a list of 2 to 255 names, got None"),
+        ({"classes": "road"}, r"must be a list of 2 to 255 names, got 'road'"),
+        ({"classes": ["thing"]}, r"got \['thing'\]; a single class needs a second one"),
+        (
+            {"classes": [f"c{i}" for i in range(256)]},
+            r"must be a list of 2 to 255 names, got \['c0'.{50,60}\.\.\.;",
+        ),
+        ({"classes": ["ground", True, "door"]}, r"must be names, each there once, got True; quote"),
+        ({"classes": ["ground", "door", "door"]}, r"must be names, each there once, got 'door'"),
+        ({"palette": [[1, 2, 3]] * 2}, r"palette in .* must be 3 lists .*, got 2 entries"),
+        ({"palette": [[1, 2, 3], [1, 2, 3], [1, 2]]}, r"must be 3 lists \[red, green, blue\] of 0\.\.255"),
+        ({"palette": [[1, 2, 3], [1, 2, 3], [1, 2, 256]]}, r"must be 3 lists"),
+        ({"palette": 5}, r"must be 3 lists .*, got 5; leave it out"),
+        ({"short_side": 0}, r"short_side in .* must be at least 1 pixel, got 0"),
+        ({"short_side": True}, r"short_side in .* must be at least 1 pixel, got True"),
+        ({"ignore_index": 300}, r"ignore_index in .* must be 0\.\.255, got 300"),
+        ({"ignore_index": "none"}, r"ignore_index in .* must be 0\.\.255, got 'none'"),
+        ({"image_suffix": 5}, r"image_suffix in .* must be the end of a file name, .*, got 5"),
+        ({"label_suffix": "a/b"}, r"label_suffix in .* must be the end of a file name, .*, got 'a/b'"),
+        ({"label_map": []}, r"label_map in .* must map ids to class ids, such as \{0: ignore, .*, got \[\]"),
+        ({"label_map": {"road": 0}}, r"must map an id 0\.\.255 or a range such as 1-150 .*, got 'road': 0"),
+        ({"label_map": {300: 0}}, r"must map an id 0\.\.255 or a range .*, got 300: 0"),
+        ({"label_map": {"5-2": 0}}, r"must map an id 0\.\.255 or a range .*, got '5-2': 0"),
+        ({"label_map": {1: "road"}}, r"to a class id or to ignore, got 1: 'road'"),
+        ({"label_map": {1: True}}, r"to a class id or to ignore, got 1: True"),
+        ({"label_map": {"1-4": 0}}, r"must map to classes 0\.\.2 or to ignore, got 4: 3; name all classes"),
+        ({"label_map": {1: -1}}, r"must map to classes 0\.\.2 or to ignore, got 1: -1"),
+        ({"label_map": {"0-4": "ignore", 2: 1}}, r"must name each id once, got 2 twice; remove one"),
+        ({"pallete": []}, r"keys in .* must be among name, path, train, .*, got 'pallete'"),
+        ({"train": None, "val": None}, r"must name the folders of train or val or test, got none"),
+        ({"train": "images"}, r"train in .* must be \{images: DIR, labels: DIR\}, got 'images'"),
+        ({"val": {"images": "a"}}, r"val in .* must be \{images: DIR, labels: DIR\}, got \{'images': 'a'\}"),
+        ({"val": {"images": "a", "labels": "b", "lists": "c"}}, r"val in .* must be \{images: DIR, labels"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_mistakes_in_a_yaml(houses, changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_data_config(write_yaml(houses, **changes))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"classes: [a, b", r"broken\.yaml must be YAML; while parsing"),
+        (b"\xff\xfe\x00", r"broken\.yaml must be YAML; "),
+        (b"- a\n- b\n", r"broken\.yaml must be a YAML mapping .*, got \['a', 'b'\]"),
+        (b"", r"broken\.yaml must be a YAML mapping .*, got None"),
+    ],
+)
+def test_files_that_are_no_data_yaml(tmp_path, content, message):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_data_config(path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_name_lists_the_shipped_ones(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a YAML file or one of .*camvid.*, got camvi; no such file"):
+        load_data_config("camvi")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_data_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", list_sets())
+def test_shipped_sets_are_valid(name, tmp_path):
+    config = load_data_config(name, root=tmp_path)
+    assert config.name == name and len(config.palette) == len(config.classes) == len(set(config.palette))
+    assert all(
+        folder.is_relative_to(tmp_path)
+        for split in config.splits.values()
+        for folder in (split.images, split.labels)
+    )
+
+
+def test_a_label_map_in_short_and_in_full(houses):
+    def label_map(**changes: object) -> dict[int, int] | None:
+        return load_data_config(write_yaml(houses, **changes)).label_map
+
+    full = {0: 255, 5: 0, 6: 1, 7: 2, 8: 255, 9: 255}
+    assert label_map() is None
+    assert label_map(label_map=full) == full
+    assert label_map(label_map={0: "ignore", "5-7": 0, "8 - 9": 255}) == full
+    assert label_map(label_map={0: "ignore", "1-2": 0}, ignore_index=0) == {0: 0, 1: 0, 2: 1}

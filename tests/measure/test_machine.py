@@ -1,0 +1,32 @@
+"""Every machine has its facts in words, also one without /proc or a working driver."""
+
+from pathlib import Path
+
+import torch
+
+from segnext.measure import machine
+
+
+def test_every_fact_is_a_line():
+    for facts in (machine.host(), machine.libraries(), machine.gpus()):
+        assert facts and all(name and value and "\n" not in value for name, value in facts)
+    assert {"system", "CPU", "instructions"} <= set(dict(machine.host()))
+    assert torch.__version__ in dict(machine.libraries())["torch"]
+
+
+def test_machines_without_proc(monkeypatch):
+    def missing(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    facts = dict(machine.host())
+    assert facts["instructions"] == "unknown" and "memory" not in facts
+
+
+def test_a_driver_that_does_not_answer(monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("no such device")
+
+    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(machine.subprocess, "run", broken)
+    assert machine.nvidia_driver() == ""
