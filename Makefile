@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constrain
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard csrc/*.* csrc/c*/*.* csrc/ops/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench campaign readme picture clean
+.PHONY: help demo test proof lint bench campaign readme picture clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -15,9 +15,14 @@ help: ## show this list
 demo: .venv/package ## segment a photograph of a street; say where mask and overlay are, and the time it took
 	$(BIN)/segnext predict docs/street.jpg --weights camvid -o out/demo --overwrite
 
-# A process a core, each with one thread; a file's tests stay together, since they share what they build.
-test: .venv/developer ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# One process per core, each with one thread. The tests of a file stay together, since they share what they build.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+test: .venv/developer ## all tests but those of `make proof`
+	$(PYTEST) -m "not proof"
+
+proof: .venv/developer ## the tests that take minutes: emulator, interpreter, sanitizers, machine code, isolated build
+	$(PYTEST) -m proof
 
 lint: .venv/developer ## style and types: ruff, clang-format, mypy
 	$(BIN)/ruff check .

@@ -1,13 +1,12 @@
-"""The one rule by which a kernel's numbers are right or wrong.
+"""One rule decides whether a kernel's numbers are right.
 
-The oracle is the plain PyTorch definition in float64, on inputs rounded to the tested dtype. A result may be
-off by twice what plain ("eager") PyTorch in the tested dtype is off, plus the rounding of the result itself.
-A gradient must also have every channel and no one-sided error: both can hide below a bound on the largest
-error.
+The oracle is the plain PyTorch definition in float64, on inputs rounded to the tested dtype. A result may be off by
+twice as much as plain ("eager") PyTorch in the tested dtype, plus the rounding of the result itself. A gradient must
+also have every channel and no one-sided error, because both faults can hide below a bound on the largest error.
 
-Eager's error is a sample: of a few elements it says little about the size of another order's rounding errors
-(the one number that is the bias gradient of one channel may be exact by luck). Twice becomes 2 (1 + 8 /
-elements).
+Eager's error is a sample. Few elements say little about how large rounding errors are when sums are taken in another
+order: the single number that is the bias gradient of one channel may be exact by luck. Therefore "twice" is
+2 (1 + 8 / elements).
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-# Largest error as a share of the largest value, whatever eager PyTorch does: thousands of roundings in
-# float64 and float32 (PyTorch's own channels_last group_norm needs them where the mean is 30 deviations), a
-# few in the 16-bit formats (sums are kept in float32).
+# The largest error that is allowed at all, as a share of the largest value. It is thousands of roundings in float64 and
+# float32 (PyTorch's own channels_last group_norm needs them where the mean is 30 deviations) and a few in the 16-bit
+# formats, whose sums are kept in float32.
 CAPS = {torch.float64: 1e-12, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 UNIT_FLOAT32 = 2.0**-24
 
@@ -29,15 +28,15 @@ def assert_accurate(
     wide: torch.Tensor | None = None,
     what: str = "result",
 ) -> None:
-    """Largest and RMS error within 2x eager's plus 2 eps max|oracle|, and the cap; NaN and Inf in place.
+    """Assert that largest and RMS error are within 2x eager's plus 2 eps max|oracle| and the cap; NaN and Inf agree.
 
     Args:
         actual: the result under test, in the tested dtype.
         oracle: the definition in float64 on the same (rounded) inputs.
         eager: the definition in the tested dtype.
-        wide: the definition in float32; its error plus one rounding of the result stands in for eager's
-            where eager is not finite and the oracle is; in float64 its error stands in at float64's scale.
-        what: name in the message.
+        wide: the definition in float32. Where eager is not finite and the oracle is, its error plus one rounding of the
+            result stands in for eager's; in float64 its error stands in at float64's scale.
+        what: the name in the message.
     """
     actual_error, eager_error, oracle = _errors(actual, oracle, eager, wide, what)
     if oracle.numel() == 0:
@@ -60,7 +59,7 @@ def assert_gradient_accurate(
     wide: torch.Tensor | None = None,
     what: str = "gradient",
 ) -> None:
-    """`assert_accurate`, and no missing slice along any axis, and no signed bias."""
+    """Assert `assert_accurate`, that no slice along any axis is missing, and that there is no signed bias."""
     assert_accurate(actual, oracle, eager, wide, what)
     actual_error, eager_error, oracle = _errors(actual, oracle, eager, wide, what)
     _assert_no_missing_slice(actual_error, eager_error, oracle, torch.finfo(actual.dtype).eps, what)
@@ -68,10 +67,10 @@ def assert_gradient_accurate(
 
 
 def assert_labels(labels: torch.Tensor, logits: torch.Tensor, size: tuple[int, int]) -> None:
-    """The label of every pixel is the oracle's, or a class that ties with it within float32 rounding.
+    """Assert that the label of every pixel is the oracle's, or a class that ties with it within float32 rounding.
 
-    The oracle is ``F.interpolate(logits.float(), size, mode="bilinear").argmax(1)``. Where it meets a NaN or
-    Inf the labels must be equal.
+    The oracle is ``F.interpolate(logits.float(), size, mode="bilinear").argmax(1)``. Where it meets a NaN or Inf, the
+    labels must be equal.
     """
     logits = logits.float()
     full = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
@@ -96,13 +95,13 @@ def assert_labels(labels: torch.Tensor, logits: torch.Tensor, size: tuple[int, i
 
 
 def tie_width(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(N, H, W): by how much two classes may differ at a pixel and still come out in either order in float32.
+    """Return (N, H, W): how much two classes may differ at a pixel and still come out in either order in float32.
 
-    With u = 2^-24, the source coordinate s = (i + 0.5) * (in / out) - 0.5 takes three roundings, of the
-    ratio, the product and the difference: it is off by at most 3 u (s + 1), and so are the two weights made
-    of it. A weight's error moves the value by itself times the difference of two corners, at most 2 M, with M
-    the largest finite magnitude of the image. Rounding 1 - weight, four products and three sums add at most 8
-    u M. The values of both classes may be off by that much: twice.
+    With u = 2^-24, the source coordinate s = (i + 0.5) * (in / out) - 0.5 is rounded three times: ratio, product and
+    difference. It is off by at most 3 u (s + 1), and so are the two weights that follow from it. A weight's error moves
+    the value by itself times the difference of two corners, which is at most 2 M for the image's largest finite
+    magnitude M. Rounding 1 - weight, four products and three sums adds at most 8 u M. Both classes may be off by that
+    much, hence twice.
     """
     height, width = size
     finite = torch.where(logits.isfinite(), logits, 0).double()
@@ -116,16 +115,16 @@ def tie_width(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def _errors(
     actual: torch.Tensor, oracle: torch.Tensor, eager: torch.Tensor, wide: torch.Tensor | None, what: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Errors of actual and of eager, and the oracle, in float64; zero where the oracle is not finite."""
+    """Return the errors of actual and of eager, and the oracle, in float64; they are zero where it is not finite."""
     assert oracle.dtype == torch.float64, f"{what}: the oracle must be float64, got {oracle.dtype}"
     assert actual.dtype == eager.dtype, f"{what}: dtype must be {eager.dtype}, got {actual.dtype}"
     assert actual.shape == oracle.shape == eager.shape, (
         f"{what}: shape must be {tuple(oracle.shape)}, got {tuple(actual.shape)}"
     )
-    # what overflows the dtype when rounded to it is as infinite as the oracle can be
+    # a value that overflows when it is rounded to the dtype counts as infinite
     rounded = oracle.to(actual.dtype)
     finite = rounded.isfinite()
-    # PyTorch's dtypes and layouts differ among themselves: gelu(inf) is NaN or inf
+    # PyTorch itself differs between dtypes and layouts: gelu(inf) is NaN or inf
     equal = [(actual == by) | (actual.isnan() & by.isnan()) for by in (rounded, eager)]
     same = torch.where(finite, actual.isfinite(), equal[0] | equal[1])
     assert same.all(), (
@@ -135,8 +134,8 @@ def _errors(
     known = torch.where(finite, oracle, 0)
     eager_error = torch.where(finite, eager.double() - oracle, 0)
     if actual.dtype == torch.float64 and wide is not None:
-        # The oracle is eager itself, whose error is then unknown: float32's at float64's scale, and four
-        # times that, as one draw of a rounding error says little about another.
+        # The oracle is eager itself, whose error is then unknown. Float32's error at float64's scale stands in, four
+        # times, since one draw of a rounding error says little about another.
         scale = 4 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
         eager_error = torch.where(finite, (wide.double() - oracle) * scale, 0)
     elif not eager_error.isfinite().all():
@@ -151,9 +150,9 @@ def _errors(
 def _assert_no_missing_slice(
     actual_error: torch.Tensor, eager_error: torch.Tensor, oracle: torch.Tensor, eps: float, what: str
 ) -> None:
-    """Along each axis, no slice (a channel, an image, a row, a tap) lacks half of its value or more.
+    """Assert that along each axis no slice (a channel, an image, a row, a tap) lacks half of its value or more.
 
-    Slices too small to be told from rounding are left out: those below 4x the error that is anyway allowed.
+    Slices below 4x the allowed error are left out: they are too small to be told from rounding.
     """
     if oracle.numel() == 0:
         return
@@ -171,11 +170,11 @@ def _assert_no_missing_slice(
 def _assert_no_bias(
     actual_error: torch.Tensor, eager_error: torch.Tensor, oracle: torch.Tensor, dtype: torch.dtype, what: str
 ) -> None:
-    """The mean error, as it is and along the oracle's sign (all values too small, or too large), is chance.
+    """Assert that the mean error is chance, as it is and along the oracle's sign (all values too small, or too large).
 
-    Allowed: twice eager's, five standard deviations of the mean of independent roundings, and a floor: an
-    eighth of a unit in the 16-bit formats, whose results are rounded once from float32 (cutting the digits
-    off instead of rounding gives a third of a unit), and two units where the arithmetic has no wider format.
+    It may be twice eager's, plus five standard deviations of the mean of independent roundings, plus a floor. The floor
+    is an eighth of a unit in the 16-bit formats, whose results are rounded once from float32 (truncation instead of
+    rounding gives a third of a unit), and two units where the arithmetic has no wider format.
     """
     count = oracle.numel()
     if count == 0:

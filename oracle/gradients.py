@@ -1,6 +1,6 @@
-"""Gradients of an op, by its own backward or by PyTorch's autograd through its definition.
+"""Computes gradients of an op, by its own backward or by PyTorch's autograd through its definition.
 
-The parts are the self-check's, which ships with the package.
+The parts belong to the self-check, which ships with the package.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Recorder", "backward_arguments", "cast", "gradients_of", "random_gra
 def gradients_of(
     function: Callable[..., torch.Tensor], spec: Spec, args: tuple[Any, ...], grad: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Gradients of the op's differentiable tensors through ``function``, for an incoming ``grad``."""
+    """Return the gradients of the op's differentiable tensors through ``function``, for an incoming ``grad``."""
     fresh, leaves = with_gradient(spec, args)
     out = function(*fresh)
     return list(torch.autograd.grad(out, leaves, grad.to(out.dtype)))

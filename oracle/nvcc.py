@@ -1,4 +1,4 @@
-"""NVIDIA's compiler on this machine: where it is, its release, and kernels by readable names."""
+"""Finds NVIDIA's compiler on this machine, and makes the names of kernels readable."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ NVCC = shutil.which("nvcc") or next(iter(map(str, Path("/usr/local").glob("cuda/
 
 
 def release() -> str:
-    """The version of nvcc, such as 13.0."""
+    """Return the version of nvcc, such as 13.0."""
     text = subprocess.run([str(NVCC), "--version"], capture_output=True, text=True).stdout
     match = re.search(r"release ([\d.]+)", text)
     return match[1] if match else "?"
 
 
 def readable(symbols: Sequence[str]) -> list[str]:
-    """``group_norm_act_sums_kernel<float, 1, false>`` from what the linker calls it."""
+    """Turn the linker's symbols into names such as ``group_norm_act_sums_kernel<float, 1, false>``."""
     text = subprocess.run(
         ["c++filt"], input="\n".join(symbols), capture_output=True, text=True, check=True
     ).stdout

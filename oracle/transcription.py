@@ -1,8 +1,8 @@
-"""SegNeXt's official arithmetic in plain PyTorch, straight on a state dict with the official names.
+"""Transcribes SegNeXt's official arithmetic into plain PyTorch, straight on a state dict with the official names.
 
-It is the oracle of the model's tests, and the peer that our models are timed against: functions only, and nothing from
-the package, so that an error in the package's modules, ops or name tables shows as a difference. All features keep the
-memory format of the images.
+This is the oracle of the model's tests and the peer that our models are timed against. It has functions only and uses
+nothing from the package, so that an error in the package's modules, ops or name tables shows as a difference. All
+features keep the memory format of the images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EVAL_STEPS, TRAIN_STEPS = 7, 6
 
 
 def shapes(size: str, num_classes: int, width: int | None = None) -> dict[str, tuple[int, ...]]:
-    """The official checkpoint's names and shapes."""
+    """Return the official checkpoint's names and shapes."""
     channels, depths, default_width, _ = SIZES[size]
     width = width or default_width
     result: dict[str, tuple[int, ...]] = {}
@@ -84,9 +84,9 @@ def shapes(size: str, num_classes: int, width: int | None = None) -> dict[str, t
 
 
 def trained_like(size: str, num_classes: int, seed: int = 0, width: int | None = None) -> StateDict:
-    """A state dict like a trained one: unit-gain weights, then BN statistics measured by forward passes.
+    """Make a state dict like a trained one: weights have unit gain, forward passes measure the BN statistics.
 
-    Blocks multiply features with features: with random statistics scales square in every block and overflow.
+    Blocks multiply features with features, so with random statistics the scales square in every block and overflow.
     """
     generator = torch.Generator().manual_seed(seed)
     sd: StateDict = {}
@@ -108,7 +108,7 @@ def trained_like(size: str, num_classes: int, seed: int = 0, width: int | None =
 
 
 def conv(sd: StateDict, name: str, x: Tensor, stride: int = 1) -> Tensor:
-    """A convolution that keeps the size (with stride 1); depthwise where the weight is."""
+    """Convolve and keep the size (with stride 1); the weight's shape decides whether this is depthwise."""
     weight = sd[f"{name}.weight"]
     padding = (weight.shape[2] // 2, weight.shape[3] // 2)
     groups = x.shape[1] // weight.shape[1]
@@ -116,14 +116,14 @@ def conv(sd: StateDict, name: str, x: Tensor, stride: int = 1) -> Tensor:
 
 
 def batch_norm(sd: StateDict, name: str, x: Tensor, momentum: float | None) -> Tensor:
-    """Evaluation for momentum None; else training mode, which updates the statistics in ``sd``."""
+    """Normalise as in evaluation if momentum is None, else as in training, which updates the statistics in ``sd``."""
     mean, var = sd[f"{name}.running_mean"], sd[f"{name}.running_var"]
     weight, bias = sd[f"{name}.weight"], sd[f"{name}.bias"]
     return F.batch_norm(x, mean, var, weight, bias, momentum is not None, momentum or 0.0, 1e-5)
 
 
 def attention(sd: StateDict, name: str, z: Tensor) -> Tensor:
-    """MSCA with its 1x1 convolutions and its inner shortcut."""
+    """Apply MSCA with its 1x1 convolutions and its inner shortcut."""
     u = F.gelu(conv(sd, f"{name}.proj_1", z))
     unit = f"{name}.spatial_gating_unit"
     a = conv(sd, f"{unit}.conv0", u)
@@ -134,13 +134,13 @@ def attention(sd: StateDict, name: str, z: Tensor) -> Tensor:
 
 
 def ffn(sd: StateDict, name: str, z: Tensor) -> Tensor:
-    """The feed-forward half without dropout."""
+    """Apply the feed-forward half without dropout."""
     hidden = conv(sd, f"{name}.dwconv.dwconv", conv(sd, f"{name}.fc1", z))
     return conv(sd, f"{name}.fc2", F.gelu(hidden))
 
 
 def features(sd: StateDict, images: Tensor, momentum: float | None = None) -> list[Tensor]:
-    """The four stages' outputs in the images' memory format; ``momentum`` for batch norm in training."""
+    """Return the four stages' outputs in the images' memory format; ``momentum`` is for batch norm in training."""
     channels_last = images.is_contiguous(memory_format=torch.channels_last)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     x, outputs = images, []
@@ -165,7 +165,7 @@ def features(sd: StateDict, images: Tensor, momentum: float | None = None) -> li
 
 
 def nmf(x: Tensor, bases: Tensor, steps: int) -> Tensor:
-    """(B, D, N) to (B, D, N): multiplicative updates of coef and bases, then of coef once more."""
+    """Factorise (B, D, N): update coef and bases multiplicatively, then coef once more; return their product."""
     coef = torch.softmax(x.mT @ bases, dim=-1)
     for _ in range(steps):
         coef = coef * (x.mT @ bases) / (coef @ (bases.mT @ bases) + 1e-6)
@@ -175,12 +175,12 @@ def nmf(x: Tensor, bases: Tensor, steps: int) -> Tensor:
 
 
 def group_norm(sd: StateDict, name: str, x: Tensor) -> Tensor:
-    """GroupNorm with 32 groups."""
+    """Apply GroupNorm with 32 groups."""
     return F.group_norm(x, 32, sd[f"{name}.weight"], sd[f"{name}.bias"], 1e-5)
 
 
 def decode(sd: StateDict, levels: list[Tensor], bases: Tensor, steps: int = EVAL_STEPS) -> Tensor:
-    """Logits (N, K, H/8, W/8) of the features of stages 2 to 4, from NMF bases (1 or N, D, R)."""
+    """Decode the features of stages 2 to 4 to logits (N, K, H/8, W/8), from NMF bases (1 or N, D, R)."""
     size = levels[0].shape[2:]
     x = torch.cat([F.interpolate(x, size, mode="bilinear", align_corners=False) for x in levels], dim=1)
     head = "decode_head"
@@ -194,41 +194,41 @@ def decode(sd: StateDict, levels: list[Tensor], bases: Tensor, steps: int = EVAL
 
 
 def logits(sd: StateDict, bases: Tensor, images: Tensor) -> Tensor:
-    """Evaluation: (N, 3, H, W) to logits (N, K, H/8, W/8)."""
+    """Evaluate (N, 3, H, W) to logits (N, K, H/8, W/8)."""
     return decode(sd, features(sd, images)[1:], bases)
 
 
 def resized(low: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Logits at another size."""
+    """Resize logits bilinearly."""
     return F.interpolate(low, size, mode="bilinear", align_corners=False)
 
 
 def resized_argmax(low: Tensor, size: tuple[int, ...], axis: int = 1) -> Tensor:
-    """The label map of low-resolution logits: what ``upsample_argmax`` replaces.
+    """Return the label map of low-resolution logits; ``upsample_argmax`` replaces this.
 
     Args:
-        axis: where the classes are when the largest is looked for, 1 or -1; runtimes differ in which is faster.
+        axis: the axis of the classes when the largest is looked for, 1 or -1; runtimes differ in which is faster.
     """
     full = resized(low, size)
     return full.argmax(1) if axis == 1 else full.permute(0, 2, 3, 1).argmax(-1)
 
 
 def segment(sd: StateDict, bases: Tensor, images: Tensor) -> Tensor:
-    """Evaluation: (N, 3, H, W) to logits (N, K, H, W)."""
+    """Evaluate (N, 3, H, W) to logits (N, K, H, W)."""
     return resized(logits(sd, bases, images), images.shape[2:])
 
 
 def mask(sd: StateDict, bases: Tensor, images: Tensor, axis: int = 1) -> Tensor:
-    """Evaluation: (N, 3, H, W) to labels (N, H, W); see `resized_argmax` for ``axis``."""
+    """Evaluate (N, 3, H, W) to labels (N, H, W); see `resized_argmax` for ``axis``."""
     return resized_argmax(logits(sd, bases, images), images.shape[2:], axis)
 
 
 def loss(sd: StateDict, bases: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Training: cross-entropy at the targets' size. Batch norm uses the batch and updates ``sd``'s statistics."""
+    """Return the cross-entropy at the targets' size; batch norm uses the batch and updates ``sd``'s statistics."""
     low = decode(sd, features(sd, images, BN_MOMENTUM)[1:], bases, TRAIN_STEPS)
     return F.cross_entropy(resized(low, targets.shape[1:]), targets, ignore_index=255)
 
 
 def classify(sd: StateDict, image: Tensor) -> Tensor:
-    """ImageNet logits of MSCAN; ``sd`` has ``backbone.`` names and ``head.{weight,bias}``."""
+    """Return ImageNet logits of MSCAN; ``sd`` has ``backbone.`` names and ``head.{weight,bias}``."""
     return F.linear(features(sd, image)[-1].mean((2, 3)), sd["head.weight"], sd["head.bias"])

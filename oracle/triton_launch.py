@@ -1,6 +1,6 @@
-"""A launch of a Triton kernel as data: compiled for a GPU that is not there, from tensors without data.
+"""Describes a launch of a Triton kernel, and compiles it for a GPU that is not there, from tensors without data.
 
-Import it where Triton is installed, in a process without TRITON_INTERPRET.
+Import this where Triton is installed, in a process without TRITON_INTERPRET.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POINTERS = {
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """One kernel as `segnext_kernels.triton.launch.start` would start it.
+    """Describes one kernel as `segnext_kernels.triton.launch.start` would start it.
 
     Attributes:
         function: Triton's function.
@@ -40,13 +40,13 @@ class Launch:
 
     @property
     def label(self) -> str:
-        """The kernel's name, its constants and its configuration."""
+        """Name the kernel, its constants and its configuration."""
         flags = [f"{key}={value}" for key, value in self.constants.items()]
         sizes = [f"{key}={value}" for key, value in self.config.as_json().items()]
         return " ".join([self.function.fn.__name__.strip("_"), *flags, *sizes])
 
     def source(self) -> ASTSource:
-        """What Triton's own launcher makes of the arguments."""
+        """Specialise the arguments as Triton's own launcher does."""
         names = self.function.arg_names
         signature: dict[str, str] = dict.fromkeys(names, "constexpr")
         constants = {**dict(self.config.sizes), **self.constants}
@@ -60,7 +60,7 @@ class Launch:
         return ASTSource(self.function, signature, constants, attributes)
 
     def compiled(self, sm: int) -> Any:
-        """The kernel compiled for an architecture, such as 90: has ``asm`` and ``metadata``."""
+        """Compile for an architecture, such as 90; the result has ``asm`` and ``metadata``."""
         options = {
             "num_warps": self.config.num_warps,
             "num_stages": self.config.num_stages,
@@ -69,12 +69,12 @@ class Launch:
         return triton.compile(self.source(), target=GPUTarget("cuda", sm, 32), options=options)
 
     def passed(self) -> Iterator[Any]:
-        """The arguments that the machine code takes: those that are no constants."""
+        """Yield the arguments that the machine code takes: those that are no constants."""
         return (value for value in self.args if _type_of(value)[0] != "constexpr")
 
 
 def _type_of(value: Any) -> tuple[str, bool]:
-    """Triton's name of an argument's type, and whether the argument is a multiple of 16."""
+    """Return Triton's name of an argument's type, and whether the argument is a multiple of 16."""
     if isinstance(value, torch.Tensor):
         return f"*{POINTERS[value.dtype]}", True
     if isinstance(value, float):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from segnext_kernels import self_check
-from segnext_kernels.kernel import Kernel
+from segnext_kernels.kernel import KERNELS, Kernel
 
 # Order of preference under "auto". CUDA comes before Triton because its kernels hold rows and state in registers and
 # shared memory that Triton cannot index: one launch for msca_conv instead of three, one for all steps of nmf2d. This is
@@ -20,10 +20,6 @@ BACKENDS = ("cuda", "triton", "cpu", "reference")
 SETTINGS = ("auto", *BACKENDS)
 
 _setting: ContextVar[str | None] = ContextVar("segnext_backend", default=None)
-
-
-# op name -> backend name -> kernel; filled by registration.define_op
-KERNELS: dict[str, dict[str, Kernel]] = {}
 
 
 def _checked(setting: str, source: str) -> str:

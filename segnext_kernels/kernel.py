@@ -71,6 +71,12 @@ class Kernel:
         return None if self.slower is None else self.slower(*args[self.position :])
 
 
+# op name -> backend name -> kernel; registration.define_op fills it
+KERNELS: dict[str, dict[str, Kernel]] = {}
+# op name -> the arguments that autocast converts to the low precision; registration.define_autocast fills it
+AUTOCAST: dict[str, tuple[str, ...]] = {}
+
+
 def dtype_names(dtypes: tuple[torch.dtype, ...]) -> str:
     """In words: "float16, bfloat16 and float32"."""
     *first, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)

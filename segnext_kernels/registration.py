@@ -12,13 +12,10 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from segnext_kernels import backend
-from segnext_kernels.kernel import Kernel
+from segnext_kernels.kernel import AUTOCAST, Kernel
 
 NAMESPACE = "segnext_kernels"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
-AUTOCAST: dict[
-    str, tuple[str, ...]
-] = {}  # op -> names of the arguments that autocast takes to the low precision
 
 
 def define_op(

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from segnext_kernels import ops
-from segnext_kernels.registration import AUTOCAST
+from segnext_kernels.kernel import AUTOCAST
 
 # SegNeXt-T and -B at 512x512: stage -> (channels, side of the feature map, FFN expansion).
 STAGES: dict[str, tuple[int, int, int]] = {

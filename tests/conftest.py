@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,37 @@ from tests import summary
 # The accuracy rule compares with PyTorch's true float32, and reruns must agree to the last bit.
 torch.backends.cudnn.allow_tf32 = False
 torch.backends.cudnn.deterministic = True
+
+
+# Cheap rooms first, so that the first failing test is seen early; what is in no room stands at their begin.
+ROOMS = (
+    *(
+        "docs",
+        "oracle",
+        "models",
+        "weights",
+        "data",
+        "drawing",
+        "measure",
+        "deployment",
+        "predict",
+        "evaluation",
+    ),
+    *("training", "tools", "cli", "contract", "kernels", "bench", "packaging"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is emulated as proof, and bring the rooms into their order."""
+    for item in items:
+        if "emulator" in getattr(item, "fixturenames", ()):
+            item.add_marker("proof")
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    room = item.path.relative_to(Path(__file__).parent).parts[0]
+    return ROOMS.index(room) if room in ROOMS else -1
 
 
 @pytest.fixture(autouse=True)

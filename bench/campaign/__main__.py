@@ -13,6 +13,7 @@ from typing import Any
 from bench import campaign, machine, report, results
 from bench.campaign import jobs, plan, prebuilt
 from bench.campaign.record import Record
+from bench.campaign.worker import FAULTS
 from segnext_kernels import native
 
 FOLDER = "SEGNEXT_RESULTS"
@@ -71,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = options.phases.split(",") if options.phases else known
     if unknown := [name for name in wanted if name not in known]:
         parser().error(f"--phases: {', '.join(unknown)} is none of {', '.join(known)}")
-    if options.plant and not options.dry_run:
-        parser().error("--plant: only in a dry run")
+    planted = _planted(options, phases)
     print(plan.text(phases, seconds), flush=True)
     if options.plan:
         return
@@ -80,15 +80,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _take(options)
     described = _described(options)
     record = Record(_file_of(described, options.results), described)
-    settings = jobs.Settings(
-        options.dry_run, dict(each.rpartition("=")[::2] for each in options.plant), options.again
-    )
+    settings = jobs.Settings(options.dry_run, planted, options.again)
     if not options.dry_run:
         _provide_library(options, record, settings, begin + seconds)
     total, until = sum(phase.seconds for phase in phases), 0.0
     for phase in phases:
         until += phase.seconds * seconds / total
-        if phase.name in wanted:
+        if phase.name in wanted and phase.after and not record.has_run(phase.after):
+            missing = f"{phase.name} takes its jobs from the results of {phase.after}; {record.path} has none"
+            if options.phases:
+                parser().exit(1, f"bench.campaign: {missing}; run {phase.after} first, or both\n")
+            print(f"{phase.name}: nothing to do: {missing}", flush=True)
+        elif phase.name in wanted:
             jobs.run(
                 record,
                 phase.name,
@@ -101,6 +104,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
     print(f"\n{report.render(record.results)}\n")
     print(f"not stored: {record.unsaved}" if record.unsaved else f"stored in {record.path}")
+
+
+def _planted(options: argparse.Namespace, phases: tuple[plan.Phase, ...]) -> dict[str, str]:
+    """Job -> the fault that `--plant` makes of it."""
+    if options.plant and not options.dry_run:
+        parser().error("--plant: only in a dry run")
+    known = [f"{phase.name}: {job}" for phase in phases for job in phase.jobs(None, options.dry_run)]
+    planted = {}
+    for each in options.plant:
+        job, _, fault = each.rpartition("=")
+        if job not in known:
+            parser().error(f"--plant: {job!r} is no job of this run; they are {', '.join(known)}")
+        if fault not in FAULTS:
+            parser().error(f"--plant: {fault!r} is none of {', '.join(FAULTS)}")
+        planted[job] = fault
+    return planted
 
 
 def _take(options: argparse.Namespace) -> None:

@@ -20,63 +20,67 @@ class Phase:
     Attributes:
         name: a key of `worker.functions`.
         seconds: of the whole run; what earlier phases leave over is used too.
-        jobs: names of the jobs, given what is known and whether it is a dry run.
+        jobs: names of the jobs, given what is known and whether it is a dry run; of all possible ones without a record.
         each: seconds that a job may take.
         together: processes at once; those that time have the device for themselves.
         apart: a process for each job.
+        after: the phase whose results decide which jobs there are.
     """
 
     name: str
     seconds: float
-    jobs: Callable[[Record, bool], list[str]]
+    jobs: Callable[[Record | None, bool], list[str]]
     each: float
     together: int = 1
     apart: bool = True
+    after: str = ""
 
 
-def _one(name: str) -> Callable[[Record, bool], list[str]]:
+def _one(name: str) -> Callable[[Record | None, bool], list[str]]:
     return lambda record, dry_run: [name]
 
 
-def _smoke(record: Record, dry_run: bool) -> list[str]:
+def _smoke(record: Record | None, dry_run: bool) -> list[str]:
     return ["self-check", *map(str, cases.kernels(dry_run))]
 
 
-def _times(record: Record, dry_run: bool) -> list[str]:
-    passed = cases.each(dry_run, lambda kernel: record.passed("smoke", str(kernel)))
+def _times(record: Record | None, dry_run: bool) -> list[str]:
+    passed = cases.each(dry_run, lambda kernel: record is None or record.passed("smoke", str(kernel)))
     return [f"{kernel} {shape}" for kernel, shape in passed]
 
 
-def _models(record: Record, dry_run: bool) -> list[str]:
+def _models(record: Record | None, dry_run: bool) -> list[str]:
     return list(models.DRY_MODELS if dry_run else models.MODELS)
 
 
-def _contract(record: Record, dry_run: bool) -> list[str]:
+def _contract(record: Record | None, dry_run: bool) -> list[str]:
     """CUDA's first; never PyTorch's own."""
     pairs = [(kernel.op, kernel.backend) for kernel in cases.kernels(dry_run) if kernel.backend != "auto"]
     return [f"{op} {backend}" for op, backend in dict.fromkeys(pairs)]
 
 
-def _memcheck(record: Record, dry_run: bool) -> list[str]:
+def _memcheck(record: Record | None, dry_run: bool) -> list[str]:
     return [op for op in KERNELS if "cuda" in KERNELS[op] and (not dry_run or op in cases.DRY_OPS)]
 
 
-def _tune(record: Record, dry_run: bool) -> list[str]:
+def _tune(record: Record | None, dry_run: bool) -> list[str]:
     kernels = [kernel for kernel in cases.kernels(dry_run) if kernel.backend == "triton"]
     # matrix products first: of these the tiles decide most
     return [str(kernel) for kernel in sorted(kernels, key=lambda kernel: not kernel.spec.matrix_products)]
 
 
-def _compile(record: Record, dry_run: bool) -> list[str]:
+def _compile(record: Record | None, dry_run: bool) -> list[str]:
     return [_models(record, dry_run)[0]]
 
 
-def _training(record: Record, dry_run: bool) -> list[str]:
+def _training(record: Record | None, dry_run: bool) -> list[str]:
     return list(training.DRY_STEPS if dry_run else training.STEPS)
 
 
-def _profile(record: Record, dry_run: bool) -> list[str]:
+def _profile(record: Record | None, dry_run: bool) -> list[str]:
     """The kernels that are farthest above their floors, as the first run timed them."""
+    if record is None:
+        return _times(None, dry_run)
     ceilings, worst = record.results.ceilings, {}
     for row in record.results.rows:
         op, _, shape = row.name.partition(" ")
@@ -91,7 +95,7 @@ def _profile(record: Record, dry_run: bool) -> list[str]:
 FIRST = (
     Phase("probe", 20, _one("device"), 60),
     Phase("smoke", 75, _smoke, 60, together=8),
-    Phase("times", 130, _times, 25, apart=False),
+    Phase("times", 130, _times, 25, apart=False, after="smoke"),
     Phase("models", 100, _models, 60),
     Phase("contract", 105, _contract, 100, together=8),
     Phase("memcheck", 70, _memcheck, 60, together=6),
@@ -100,7 +104,7 @@ SECOND = (
     Phase("tune", 60, _tune, 60),
     Phase("compile", 110, _compile, 150),
     Phase("training", 70, _training, 60),
-    Phase("profile", 60, _profile, 30),
+    Phase("profile", 60, _profile, 30, after="times"),
 )
 BUILD = Phase("build", 0, _one("library"), 150)  # only where no library was built beforehand
 

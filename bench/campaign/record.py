@@ -41,6 +41,10 @@ class Record:
         found = self.phase(phase)["findings"].get(job)
         return found if isinstance(found, dict) else None
 
+    def has_run(self, phase: str) -> bool:
+        """Whether a job of the phase has a result."""
+        return bool(self.results.stages.get(phase, {}).get("findings"))
+
     def passed(self, phase: str, job: str) -> bool:
         """Whether a job ran and found nothing wrong."""
         return bool((self.finding(phase, job) or {}).get("ok"))

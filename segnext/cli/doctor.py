@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from segnext.data.config import DataConfig
     from segnext.data.inspection import SplitReport
-    from segnext_kernels.self_check.verdicts import Subject, Verdict
+    from segnext_kernels.self_check import Subject, Verdict
 
 SHOWN_PROBLEMS = 20
 

@@ -11,5 +11,6 @@ every kernel unchecked.
 """
 
 from segnext_kernels.self_check.policy import check_device, distrusted, is_wanted, remembered
+from segnext_kernels.self_check.verdicts import Subject, Verdict
 
-__all__ = ["check_device", "distrusted", "is_wanted", "remembered"]
+__all__ = ["Subject", "Verdict", "check_device", "distrusted", "is_wanted", "remembered"]

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from segnext_kernels.kernel import KERNELS
 from segnext_kernels.self_check import process, verdicts
 from segnext_kernels.self_check.verdicts import Subject, Verdict
+from segnext_kernels.spec import all_specs
 
 VARIABLE = "SEGNEXT_SELF_CHECK"
 GPU_BACKENDS = ("cuda", "triton")
@@ -49,9 +51,6 @@ def distrusted(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
 
 def subjects(backends: Iterable[str] = GPU_BACKENDS) -> list[Subject]:
     """Every kernel for a GPU, in each of its dtypes."""
-    from segnext_kernels.backend import KERNELS
-    from segnext_kernels.spec import all_specs
-
     ops = [op for name in all_specs() for op in (name, f"{name}_backward") if op in KERNELS]
     return [
         Subject(op, backend, dtype)

@@ -67,6 +67,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, kept
 
 
+@pytest.mark.proof
 @needs_kernels
 def test_each_fault_costs_only_itself_and_a_kill_costs_nothing(first: tuple[Path, dict[str, Any]]) -> None:
     folder, kept = first
@@ -95,6 +96,7 @@ def test_each_fault_costs_only_itself_and_a_kill_costs_nothing(first: tuple[Path
     assert len(list(folder.glob("*/*"))) == 2  # results and log
 
 
+@pytest.mark.proof
 @needs_kernels
 def test_the_second_run_goes_on_in_the_same_file(first: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = first
@@ -109,6 +111,7 @@ def test_the_second_run_goes_on_in_the_same_file(first: tuple[Path, dict[str, An
     assert len(found.tables()["training step"]) == 1
 
 
+@pytest.mark.proof
 @needs_kernels
 def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
     def no_room() -> None:  # no file may grow beyond this, as on a disk that is full
@@ -119,6 +122,14 @@ def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
     assert "could not be written" in done.stderr and "not stored:" in done.stdout
     assert done.stdout.count("smoke: ") >= 7 and "7 of 7 ok" in done.stdout
     assert not list(tmp_path.glob("*/*.tmp"))
+
+
+@needs_kernels
+def test_a_phase_without_its_jobs_says_what_is_missing(tmp_path: Path) -> None:
+    done = run(tmp_path, "--first", "--phases", "times")
+    assert done.returncode == 1
+    assert "times takes its jobs from the results of smoke; " in done.stderr
+    assert "run smoke first, or both" in done.stderr
 
 
 def a_record(tmp_path: Path) -> Record:
@@ -181,6 +192,14 @@ def test_every_kernel_for_a_gpu_has_a_job() -> None:
     [
         (["--first", "--dry-run", "--phases", "smoke,poetry"], "--phases: poetry is none of probe, smoke"),
         (["--first", "--plant", "x=segv"], "--plant: only in a dry run"),
+        (
+            ["--first", "--dry-run", "--plant", "smoke: poetry=segv"],
+            "'smoke: poetry' is no job of this run; they are",
+        ),
+        (
+            ["--first", "--dry-run", "--plant", "probe: device=fire"],
+            "'fire' is none of segv, hang, triton, capture",
+        ),
         ([], "one of the arguments --first --second is required"),
     ],
 )

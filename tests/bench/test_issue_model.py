@@ -14,7 +14,7 @@ from oracle.nvcc import NVCC
 from tests import summary
 
 pytest.importorskip("triton", reason="the wheel carries nvdisasm")
-pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+pytestmark = [pytest.mark.proof, pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")]
 
 from bench.issue_model import report, table  # noqa: E402
 from bench.issue_model.model import Result  # noqa: E402

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._pytree import tree_leaves
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from oracle.gradients import random_grad, with_gradient
 from oracle.inputs import DTYPES, LAYOUTS
@@ -77,6 +78,16 @@ def tensors(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
+def assert_as_fake(op: Any, args: tuple[Any, ...], real: list[torch.Tensor]) -> None:
+    """Results of an operator have the shapes, dtypes, devices and strides that it gives for fake tensors."""
+    with FakeTensorMode() as mode:
+        fake = tensors(op(*tree_map_only(torch.Tensor, mode.from_tensor, args)))
+    assert len(real) == len(fake)
+    for r, f in zip(real, fake, strict=True):
+        assert (r.shape, r.dtype, r.device) == (f.shape, f.dtype, f.device)
+        assert not r.numel() or strides(r) == strides(f), f"strides {r.stride()}, by the fake {f.stride()}"
+
+
 def require(op: str, name: str, args: tuple[Any, ...]) -> None:
     """Skip with the backend's own words where it does not take these inputs."""
     if name != "auto" and (reason := backend.KERNELS[op][name].reason_against(*args)):
@@ -93,7 +104,7 @@ def _takes(
     )
 
 
-def _has_image(spec: Spec) -> bool:
+def has_image(spec: Spec) -> bool:
     """Whether an argument has a memory format to speak of: nmf2d's matrices have none."""
     return any(t.ndim == 4 for t in tensors(spec.samples[0].make()))
 
@@ -105,7 +116,7 @@ def _cases(
         for sample in spec.samples[:1] if first_only else spec.samples:
             for device in DEVICES:
                 for dtype in dtypes:
-                    for layout in layouts if _has_image(spec) else layouts[:1]:
+                    for layout in layouts if has_image(spec) else layouts[:1]:
                         key = (spec, sample, DTYPES[dtype], LAYOUTS[layout], device)
                         names = _takes(*key)
                         for name in _backward_backends(spec, names) if backward else names:

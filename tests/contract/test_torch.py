@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,6 +18,7 @@ from tests.contract.cases import (
     DIFFERENTIABLE,
     INFERENCE_ONLY,
     Case,
+    assert_as_fake,
     assert_bitwise,
     backward_of,
     over,
@@ -39,13 +39,7 @@ def backward_args(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ..
 
 def assert_fake_is_real(op: Any, args: tuple[Any, ...]) -> None:
     """Shapes, dtypes, devices and strides from fake tensors are the real ones."""
-    real = tensors(op(*args))
-    with FakeTensorMode() as mode:
-        fake = tensors(op(*tree_map_only(torch.Tensor, mode.from_tensor, args)))
-    assert len(real) == len(fake)
-    for r, f in zip(real, fake, strict=True):
-        assert (r.shape, r.dtype, r.device) == (f.shape, f.dtype, f.device)
-        assert not r.numel() or strides(r) == strides(f), f"strides {r.stride()}, by the fake {f.stride()}"
+    assert_as_fake(op, args, tensors(op(*args)))
 
 
 @over()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from oracle.sources import CSRC, bindings
@@ -46,22 +48,35 @@ def library() -> Path:
     return _build(FOLDER, _sources(), [])
 
 
-def broken_library(folder: Path, op: str, file: str, right: str, wrong: str) -> Path:
-    """The library with one text of ``csrc/<file>`` replaced; ``op``'s kernels are compiled again."""
+def broken_library(op: str, file: str, right: str, wrong: str) -> Path:
+    """The library with one text of ``csrc/<file>`` replaced; ``op``'s kernels are compiled again.
+
+    Each break has a folder of its own: tests that want the same one, in this session or a later one, share a build.
+    """
     text = (CSRC / file).read_text()
     assert text.count(right) == 1, f"{file} holds {right!r} {text.count(right)} times"
-    changed = folder / "csrc" / file
-    changed.parent.mkdir(parents=True, exist_ok=True)
-    changed.write_text(text.replace(right, wrong))
-    library()
+    folder = FOLDER / f"broken-{hashlib.blake2b((file + right + wrong).encode(), digest_size=8).hexdigest()}"
     sources = sorted((CSRC / "ops" / op).glob("*.cu"))
     again = {source: folder / "csrc" / source.relative_to(CSRC) for source in sources}
-    for source, copy in again.items():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if copy != changed:
-            shutil.copyfile(source, copy)
+    contents = {copy: source.read_text() for source, copy in again.items()}
+    contents[folder / "csrc" / file] = text.replace(right, wrong)
+    library()
+    with locked(folder):
+        for copy, content in contents.items():
+            if not copy.exists() or copy.read_text() != content:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_text(content)
     kept = [FOLDER / _object(source) for source in _sources() if source not in again]
     return _build(folder, list(again.values()), kept)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time builds in ``folder``, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _sources() -> list[Path]:
@@ -77,7 +92,6 @@ def _build(folder: Path, sources: Sequence[Path], objects: Sequence[Path]) -> Pa
     """Of ``sources``, and of ``objects`` of an earlier build."""
     import pybind11
 
-    folder.mkdir(parents=True, exist_ok=True)
     includes = [f"-I{EMULATOR / 'include'}", f"-I{folder / 'csrc'}", f"-I{CSRC}", f"-I{EMULATOR}"]
     python = [f"-isystem {pybind11.get_include()}", f"-isystem {sysconfig.get_path('include')}"]
     lines = [
@@ -94,8 +108,7 @@ def _build(folder: Path, sources: Sequence[Path], objects: Sequence[Path]) -> Pa
         lines += [f"build {_object(path)}: cxx {path}", f"  flags = {flags}"]
         names.append(_object(path))
     lines.append(f"build {LIBRARY}: link {' '.join(names)}")
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder):
         (folder / "build.ninja").write_text("\n".join(lines) + "\n")
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         done = subprocess.run(

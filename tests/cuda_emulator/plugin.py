@@ -1,8 +1,9 @@
 """Tests that take the fixture `emulator` run in one process of their own, under AddressSanitizer.
 
-The sanitizer must be loaded before Python. So the first of these tests starts a second pytest on all that were
-selected; each then reports what happened to it there. A test that ends that process (the sanitizer does) fails with
-the report, and the others run in a new one.
+The sanitizer must be loaded before Python. So the first of these tests in a file starts a second pytest on all of the
+file that were selected; each then reports what happened to it there. A test that ends that process (the sanitizer does)
+fails with the report, and the others run in a new one. Files are run apart because pytest-xdist gives each worker files
+of its own, while every worker knows of all tests.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if build.preloaded() is None:
         pytest.skip("g++ with AddressSanitizer is not installed")
     if pyfuncitem.nodeid not in _results:
-        items = [item for item in pyfuncitem.session.items if "emulator" in getattr(item, "fixturenames", ())]
-        names = [item.nodeid for item in items]
+        file = pyfuncitem.path
+        items = [item for item in pyfuncitem.session.items if item.path == file]
+        names = [item.nodeid for item in items if "emulator" in getattr(item, "fixturenames", ())]
         try:
             _results.update(run(build.library(), names, pyfuncitem.config))
         except AssertionError as error:  # does not compile: built once, not once a test
@@ -87,7 +89,8 @@ def sanitized_environment(library: Path) -> dict[str, str]:
 
 def run(library: Path, selected: Sequence[str], config: pytest.Config) -> dict[str, dict[str, Any]]:
     """Node id -> outcome and text, of tests run on this emulated library."""
-    folder = Path(config.rootpath) / "build" / "cuda_emulator" / f"run{os.getpid()}"
+    file = Path(selected[0].split("::")[0])
+    folder = build.FOLDER / f"run{os.getpid()}-{file.stem}"
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, Any]] = {}
     for _ in range(MOST_PROCESSES):

@@ -36,6 +36,7 @@ def check(
     )
 
 
+@pytest.mark.proof
 @needs_sanitizer
 def test_right_kernels_agree() -> None:
     dtypes = (torch.float32, torch.bfloat16)
@@ -46,14 +47,15 @@ def test_right_kernels_agree() -> None:
     assert found == dict.fromkeys(subjects, Verdict(True))
 
 
+@pytest.mark.proof
 @needs_sanitizer
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("wrong-halo-mask", "AddressSanitizer: heap-buffer-overflow"), ("unwritten-tail", "is no class of")],
 )
-def test_broken_kernels_do_not_agree(tmp_path: Path, name: str, reason: str) -> None:
+def test_broken_kernels_do_not_agree(name: str, reason: str) -> None:
     subject = Subject("upsample_argmax", "cuda", torch.float32)
-    library = build.broken_library(tmp_path, "upsample_argmax", *BREAKS[name][:3])
+    library = build.broken_library("upsample_argmax", *BREAKS[name][:3])
     found = check([subject], plugin.sanitized_environment(library))[subject]
     print(found)
     assert not found.agrees and reason in found.reason

@@ -114,6 +114,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpacked(folder / "wheel")
 
 
+@pytest.mark.proof
 @compiles
 def test_isolated_build_from_the_sdist_is_complete(site: Path) -> None:
     assert library(site).exists()
@@ -131,6 +132,7 @@ def test_isolated_build_from_the_sdist_is_complete(site: Path) -> None:
     assert top == {"segnext", "segnext_kernels", next(name for name in top if name.endswith(".dist-info"))}
 
 
+@pytest.mark.proof
 @compiles
 def test_auto_leaves_out_cuda_and_records_why(site: Path) -> None:
     record = json.loads((site / RECORD).read_text())
@@ -144,6 +146,7 @@ def test_auto_leaves_out_cuda_and_records_why(site: Path) -> None:
     assert cuda.startswith("built without CUDA (") and "SEGNEXT_BUILD=cuda pip install ." in cuda
 
 
+@pytest.mark.proof
 @compiles
 def test_installed_package_works_from_another_folder(site: Path, tmp_path: Path) -> None:
     code = (
@@ -160,6 +163,7 @@ def test_installed_package_works_from_another_folder(site: Path, tmp_path: Path)
     assert backend == "cpu" and Path(where).is_relative_to(site)
 
 
+@pytest.mark.proof
 @compiles
 def test_library_links_neither_torch_nor_openmp(site: Path) -> None:
     if shutil.which("readelf") is None:
@@ -169,6 +173,7 @@ def test_library_links_neither_torch_nor_openmp(site: Path) -> None:
     assert needed and not [name for name in needed if re.search("torch|c10|cuda|omp", name)]
 
 
+@pytest.mark.proof
 @compiles
 def test_library_shares_the_openmp_runtime_of_torch(site: Path, tmp_path: Path) -> None:
     code = (
@@ -186,6 +191,7 @@ def test_library_shares_the_openmp_runtime_of_torch(site: Path, tmp_path: Path) 
     assert python(code, site, cwd=tmp_path) == "1 True"
 
 
+@pytest.mark.proof
 @compiles
 def test_library_falls_back_on_the_openmp_of_the_system(site: Path, tmp_path: Path) -> None:
     # An empty module stands in for a torch whose OpenMP runtime others cannot see.
@@ -200,6 +206,7 @@ def test_library_falls_back_on_the_openmp_of_the_system(site: Path, tmp_path: Pa
     assert python(code, site, cwd=tmp_path) == "True True None"
 
 
+@pytest.mark.proof
 @compiles
 def test_damaged_library_is_reported_and_the_reference_serves(site: Path, tmp_path: Path) -> None:
     shutil.copytree(

@@ -64,6 +64,21 @@ SPEC = Spec(
         shape.resized(h=384 >> stage, w=768 >> stage)  # T at 768x1536
         for stage, shape in enumerate(MODEL_SHAPES[:4], start=1)
     ),
+    # A tile is 16 rows of 14 columns up to 64 channels, 8 rows from there on; a slice is 32 hidden channels up to 128
+    # channels, 64 from there on: widths with and without padding, slices with and without a tail.
+    cuda_edges=samples(
+        _build,
+        c32_four_tiles=dict(n=2, c=32, e=72, co=32, h=17, w=15),
+        c8_padded=dict(n=1, c=8, e=8, co=16, h=3, w=14),
+        c64=dict(n=1, c=64, e=128, co=64, h=5, w=16),
+        c40_padded=dict(n=1, c=40, e=72, co=56, h=18, w=5),
+        c128=dict(n=1, c=128, e=64, co=128, h=9, w=4),
+        c72_padded=dict(n=1, c=72, e=40, co=80, h=4, w=15),
+        c160=dict(n=1, c=160, e=64, co=160, h=2, w=15),
+        c256=dict(n=1, c=256, e=72, co=256, h=2, w=3),
+        c320=dict(n=1, c=320, e=64, co=320, h=1, w=4),
+        c24_two_panels=dict(n=1, c=24, e=40, co=40, h=2, w=2),
+    ),
     bad_inputs=(
         BadInput(
             "x-axes",

@@ -44,6 +44,16 @@ SPEC = Spec(
     ),
     model_shapes=MODEL_SHAPES,
     modelled_shapes=(MODEL_SHAPES[0].resized(n=32),),
+    # a tile is 128 pixels x 64 channels; a stage holds 32 (16 in float32) terms of a sum
+    cuda_edges=samples(
+        _build,
+        ci64_h8w16_whole_tiles=dict(n=1, ci=64, co=64, h=8, w=16),
+        ci20_h3w5_tails=dict(n=3, ci=20, co=12, h=3, w=5),
+        ci37_h11w13_ragged_tiles=dict(n=2, ci=37, co=70, h=11, w=13),
+        ci104_h5w7_vectors_with_a_tail=dict(n=1, ci=104, co=72, h=5, w=7),
+        ci1_co1_h3w2=dict(n=2, ci=1, co=1, h=3, w=2),
+        ci16_h1w1_three_images=dict(n=3, ci=16, co=24, h=1, w=1),
+    ),
     bad_inputs=(
         BadInput(
             "m-axes", {"m": torch.zeros(8, 9)}, ValueError, r"m must be \(N, Ci, H, W\), got shape \(8, 9\)"

@@ -66,6 +66,19 @@ SPEC = Spec(
     ),
     model_shapes=MODEL_SHAPES,
     modelled_shapes=(MODEL_SHAPES[0].resized(n=32),),
+    cuda_edges=samples(
+        _build,
+        c32_h9w8_vectors=dict(n=2, c=32, groups=8, h=9, w=8, residual=True),
+        c64_h23w24_several_chunks=dict(n=1, c=64, groups=4, h=23, w=24, residual=True),
+        c20_h5w7_odd_channels_and_pixels=dict(n=2, c=20, groups=5, h=5, w=7, residual=True),
+        c6_h3w5_one_group=dict(n=3, c=6, groups=1, h=3, w=5, residual=True),
+        c264_more_vectors_than_threads=dict(n=1, c=264, groups=4, h=3, w=3, residual=True),
+        c265_more_planes_than_threads=dict(n=1, c=265, groups=5, h=2, w=3, residual=True),
+        c16_h6w8_float32_parameters=dict(
+            n=2, c=16, groups=4, h=6, w=8, residual=True, act="none", wide_affine=True
+        ),
+        c32_h23w24_mean100=dict(n=1, c=32, groups=4, h=23, w=24, residual=True, offset=100.0),
+    ),
     tiled={
         torch.channels_last: dict(n=1, c=72, groups=6, h=7, w=9, residual=True),
         torch.contiguous_format: dict(n=1, c=12, groups=6, h=7, w=9, residual=True),

@@ -74,6 +74,20 @@ SPEC = Spec(
     ),
     modelled_shapes=(MODEL_SHAPES[2].resized(n=16),),
     program_per_pixel=True,
+    # stores take 4 or 16 bytes or one, copies one element or 16 bytes; a tile's shared memory holds rows of classes
+    cuda_edges=samples(
+        _build,
+        k19_four_tiles=dict(n=2, k=19, h=9, w=5, size=(35, 40)),
+        k16_copies_by_16_bytes=dict(n=1, k=16, h=6, w=8, size=(48, 64)),
+        k19_stores_by_byte=dict(n=1, k=19, h=5, w=4, size=(23, 21)),
+        k3_cells_wider_than_a_warp=dict(n=1, k=3, h=1, w=2, size=(21, 90)),
+        k300_h2w3_int32=dict(n=1, k=300, h=2, w=3, size=(7, 5)),
+        k5_h8w8_same=dict(n=1, k=5, h=8, w=8, size=(8, 8)),
+        k1_h1w1_up=dict(n=3, k=1, h=1, w=1, size=(4, 3)),
+        k400_tiles_of_few_rows=dict(n=1, k=400, h=9, w=17, size=(9, 18)),
+        k40_direct=dict(n=1, k=40, h=9, w=11, size=(5, 4)),
+        k300_direct_int32=dict(n=1, k=300, h=9, w=3, size=(5, 12)),
+    ),
     tiled=dict.fromkeys(
         (torch.channels_last, torch.contiguous_format), dict(n=1, k=70, h=2, w=3, size=(19, 30))
     ),

@@ -76,6 +76,16 @@ SPEC = Spec(
     modelled_shapes=(MODEL_SHAPES[0].resized(n=16),),
     without_derivative=("k6-all-ignored",),  # the loss is NaN
     program_per_pixel=True,
+    cuda_edges=samples(
+        _build,
+        k19_h16w13_to_h40w33=dict(n=1, k=19, h=16, w=13, size=(40, 33)),
+        k13_h6w9_weighted_smoothed=dict(n=2, k=13, h=6, w=9, size=(17, 21), weighted=True, smoothing=0.1),
+        k2_seam_of_strips=dict(n=1, k=2, h=2, w=18, size=(3, 37)),
+        k35_classes_in_parts=dict(n=1, k=35, h=2, w=2, size=(3, 5), ignored=0),
+        k3_rows_in_parts=dict(n=1, k=3, h=2, w=3, size=(22, 5), smoothing=0.1),
+        k3_cells_wider_than_a_block=dict(n=1, k=3, h=1, w=2, size=(2, 330)),
+        k4_strips_without_pixels=dict(n=1, k=4, h=20, w=37, size=(3, 5)),
+    ),
     tiled=dict.fromkeys(
         (torch.channels_last, torch.contiguous_format),
         dict(n=1, k=70, h=2, w=2, size=(19, 7), weighted=True),

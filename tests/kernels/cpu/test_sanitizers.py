@@ -7,12 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import summary
+from tests.cuda_emulator.build import locked
 
+pytestmark = pytest.mark.proof
 ROOT = Path(__file__).resolve().parents[3]
 FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 # The sanitised library takes the place of the installed one before segnext_kernels looks for it.
@@ -33,13 +36,27 @@ def _runtime(name: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what is built, to be broken; objects of an earlier build are used again."""
-    folder = tmp_path_factory.mktemp("sanitised") / "source"
-    shutil.copytree(ROOT / "csrc", folder / "csrc")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder / name)
-    return folder
+def source() -> Iterator[Path]:
+    """A copy of what is built, to be broken; this session and later ones use the objects of earlier builds again."""
+    folder = ROOT / "build" / "sanitised" / "source"
+    with locked(folder.parent):
+        _synchronise(folder)
+        yield folder
+
+
+def _synchronise(folder: Path) -> None:
+    """Make ``folder`` the checkout's sources, and leave alone what has not changed: its objects stay valid."""
+    names = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
+    files = [path.relative_to(ROOT) for path in (ROOT / "csrc").rglob("*") if path.suffix != ".pyc"]
+    wanted = {*(file for file in files if (ROOT / file).is_file()), *map(Path, names)}
+    for file in wanted:
+        content, copy = (ROOT / file).read_bytes(), folder / file
+        if not copy.exists() or copy.read_bytes() != content:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(content)
+    for copy in (folder / "csrc").rglob("*"):
+        if copy.is_file() and copy.suffix != ".pyc" and copy.relative_to(folder) not in wanted:
+            copy.unlink()
 
 
 def _build(source: Path) -> Path:
@@ -90,7 +107,7 @@ def test_sanitizers_see_a_row_read_past_its_end(source: Path) -> None:
     try:
         library = _build(source)
     finally:
-        header.write_text(text)
+        header.write_text(text)  # is newer than the broken objects: the next build compiles them again
     done = _run(
         library, "tests/kernels/cpu/test_instruction_sets.py", "-k", "generic and fp32 and dwconv_gelu"
     )

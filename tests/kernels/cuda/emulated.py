@@ -1,4 +1,4 @@
-"""One op's CUDA kernels on the emulator, forward and backward, against its definition in float64."""
+"""CUDA kernels on the emulator, forward and backward, against their op's definition in float64."""
 
 from __future__ import annotations
 
@@ -6,40 +6,82 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
-from oracle.accuracy import assert_accurate, assert_gradient_accurate
-from oracle.gradients import cast, random_grad
-from segnext_kernels.memory_format import as_format_of
+from oracle.accuracy import assert_accurate, assert_gradient_accurate, assert_labels
+from oracle.gradients import backward_arguments, cast
+from segnext_kernels import use_backend
+from segnext_kernels.backend import KERNELS
+from segnext_kernels.spec import Spec
+from tests.contract.cases import assert_as_fake, tensors
 from tests.cuda_emulator.emulation import Emulator
 
+Function = Callable[..., Any]
 
-def assert_forward(
-    emulator: Emulator,
-    kernel: Callable[..., torch.Tensor],
-    reference: Callable[..., torch.Tensor],
-    args: tuple[Any, ...],
-) -> torch.Tensor:
-    """The output, the same in every schedule, by the rule of `oracle.accuracy`."""
-    out = emulator.run(kernel, *args)
-    assert_accurate(out, reference(*cast(args, torch.float64)), reference(*args))
+
+def kernel(op: str, backend: str = "cuda") -> Function:
+    """What a backend runs for an op, or for its backward."""
+    return KERNELS[op][backend].run
+
+
+def assert_forward(emulator: Emulator, spec: Spec, args: tuple[Any, ...]) -> torch.Tensor:
+    """The output, the same in every schedule, by the rule of `oracle.accuracy`; strides are those of the fake."""
+    outputs = tensors(emulator.run(kernel(spec.name), *args))
+    assert_as_fake(spec.op, args, outputs)
+    out, *_ = outputs
+    if out.is_floating_point():
+        definition = kernel(spec.name, "reference")
+        oracle, eager = definition(*cast(args, torch.float64)), definition(*args)
+        assert_accurate(out, tensors(oracle)[0], tensors(eager)[0])
+    else:
+        assert_labels(out, *args)
     return out
 
 
 def assert_backward(
-    emulator: Emulator,
-    kernel: Callable[..., list[torch.Tensor]],
-    reference: Callable[..., list[torch.Tensor]],
-    args: tuple[Any, ...],
-    grad: torch.Tensor | None = None,
+    emulator: Emulator, spec: Spec, args: tuple[Any, ...], definition: Function | None = None
 ) -> list[torch.Tensor]:
-    """All gradients for an incoming ``grad``, or a random one."""
-    if grad is None:
-        grad = as_format_of(random_grad(args[0]), args[0])  # as the ops' autograd passes it
-    grads = emulator.run(kernel, grad, *args)
-    oracle = reference(*cast((grad, *args), torch.float64))
-    for index, triple in enumerate(zip(grads, oracle, reference(grad, *args), strict=True)):
+    """All gradients, the same in every schedule, by the rule of `oracle.accuracy`; strides are those of the fake.
+
+    Args:
+        args: of the backward, the incoming gradient first.
+        definition: instead of the backward's own.
+    """
+    op = f"{spec.name}_backward"
+    grads = tensors(emulator.run(kernel(op), *args))
+    assert_as_fake(getattr(torch.ops.segnext_kernels, op).default, args, grads)
+    definition = definition or kernel(op, "reference")
+    oracle, eager = definition(*cast(args, torch.float64)), definition(*args)
+    for index, triple in enumerate(zip(grads, tensors(oracle), tensors(eager), strict=True)):
         assert_gradient_accurate(*triple, what=f"gradient {index}")
     return grads
+
+
+def assert_right(
+    emulator: Emulator, spec: Spec, args: tuple[Any, ...], grad: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`assert_forward`, and `assert_backward` where the op has a CUDA kernel of its own for that.
+
+    Args:
+        grad: the incoming gradient, of any strides; by default a random one as the op's autograd passes it.
+    """
+    out = assert_forward(emulator, spec, args)
+    if spec.differentiable and not spec.backward_of_products:
+        with use_backend("reference"):
+            found, *saved = backward_arguments(spec, args)
+        assert_backward(emulator, spec, (found if grad is None else grad, *saved))
+    return out
+
+
+def in_larger_images(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments, the first one's images and those of its size as `poisoned_view`."""
+    size = args[0].shape[2:]
+    return tuple(
+        tree_map_only(
+            torch.Tensor, lambda t: poisoned_view(t) if t.ndim == 4 and t.shape[2:] == size else t, a
+        )
+        for a in args
+    )
 
 
 def poisoned_view(x: torch.Tensor) -> torch.Tensor:

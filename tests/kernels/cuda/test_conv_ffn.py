@@ -1,4 +1,4 @@
-"""conv_ffn's CUDA kernel on the emulator: every width, both types, split over clusters or not, edges, layouts."""
+"""conv_ffn's CUDA kernel on the emulator: clusters, the residual, NaN and overflow, what it refuses, traffic."""
 
 from __future__ import annotations
 
@@ -13,26 +13,12 @@ from segnext_kernels.ops.conv_ffn import compiled, reference
 from segnext_kernels.ops.conv_ffn.spec import SPEC
 from segnext_kernels.spec import Sample
 from tests.cuda_emulator.emulation import Emulator
-from tests.kernels.cuda.emulated import assert_forward, poisoned_view
+from tests.kernels.cuda.emulated import assert_forward, kernel, poisoned_view
 
 BUILD = SPEC.samples[0].build
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-# A tile is 16 rows of 14 columns up to 64 channels, 8 rows from there on; a slice is 32 hidden channels
-# up to 128 channels, 64 from there on. Widths with and without padding, slices with and without a tail.
-SIZES = {
-    "c32-four-tiles": dict(n=2, c=32, e=72, co=32, h=17, w=15),
-    "c8-padded": dict(n=1, c=8, e=8, co=16, h=3, w=14),
-    "c64": dict(n=1, c=64, e=128, co=64, h=5, w=16),
-    "c40-padded": dict(n=1, c=40, e=72, co=56, h=18, w=5),
-    "c128": dict(n=1, c=128, e=64, co=128, h=9, w=4),
-    "c72-padded": dict(n=1, c=72, e=40, co=80, h=4, w=15),
-    "c160": dict(n=1, c=160, e=64, co=160, h=2, w=15),
-    "c256": dict(n=1, c=256, e=72, co=256, h=2, w=3),
-    "c320": dict(n=1, c=320, e=64, co=320, h=1, w=4),
-    "c24-two-panels": dict(n=1, c=24, e=40, co=40, h=2, w=2),
-}
 
 
 def arguments(
@@ -41,29 +27,23 @@ def arguments(
     return Sample("", BUILD, {"n": 1, **sizes}).make(dtype, layout=layout)
 
 
-@dtypes
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_widths(emulator: Emulator, sizes: dict[str, int], dtype: torch.dtype) -> None:
-    assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.conv_ffn, arguments(dtype, **sizes))
-
-
 @pytest.mark.parametrize("clusters", [0, 2, 8])
 def test_hidden_channels_are_split_over_clusters(emulator: Emulator, clusters: int) -> None:
     """Six slices: to one block each, to two, to four of which two have one."""
     emulator.device(largest_cluster=clusters)
     args = arguments(torch.bfloat16, c=32, e=168, co=32, h=4, w=3, residual=True)
-    assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.conv_ffn, args)
+    assert_forward(emulator, SPEC, args)
 
 
 @layouts
 def test_residual_in_any_layout(emulator: Emulator, layout: torch.memory_format) -> None:
     args = arguments(torch.float16, layout, n=2, c=24, e=32, co=24, h=3, w=5, residual=True)
-    out = assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.conv_ffn, args)
+    out = assert_forward(emulator, SPEC, args)
     x, *weights = args
     viewed = (poisoned_view(x), *weights)
-    assert torch.equal(compiled.FORWARD["cuda"].run(*viewed), out)
+    assert torch.equal(kernel("conv_ffn")(*viewed), out)
     dw_weight = weights[2].movedim(0, -1).contiguous().movedim(-1, 0)  # hidden channels innermost
-    assert torch.equal(compiled.FORWARD["cuda"].run(x, *weights[:2], dw_weight, *weights[3:]), out)
+    assert torch.equal(kernel("conv_ffn")(x, *weights[:2], dw_weight, *weights[3:]), out)
 
 
 @dtypes
@@ -72,7 +52,7 @@ def test_not_a_number_stays_where_it_reaches(emulator: Emulator, dtype: torch.dt
     """As by the definition, though the Toeplitz product's zeros would spread it along the line."""
     args = arguments(dtype, n=2, c=32, e=32, co=32, h=9, w=13)
     args[0][0, 3, 4, 5] = value
-    out = assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.conv_ffn, args)
+    out = assert_forward(emulator, SPEC, args)
     reached = torch.zeros_like(out, dtype=torch.bool)
     reached[0, :, 3:6, 4:7] = True
     assert torch.equal(~out.isfinite(), reached)
@@ -83,7 +63,7 @@ def test_overflow_of_a_hidden_value_stays_where_it_reaches(emulator: Emulator) -
     x, fc1_weight = args[:2]
     x[0, :, 2, 6] = 6e4
     fc1_weight[7] = 10.0
-    found = emulator.run(compiled.FORWARD["cuda"].run, *args).isfinite()
+    found = emulator.run(kernel("conv_ffn"), *args).isfinite()
     assert torch.equal(found, reference.conv_ffn(*args).isfinite())
     assert int((~found).sum()) >= 32
 
@@ -91,7 +71,7 @@ def test_overflow_of_a_hidden_value_stays_where_it_reaches(emulator: Emulator) -
 @pytest.mark.parametrize("sizes", [dict(n=0, h=3, w=2), dict(n=2, h=0, w=3)], ids=str)
 def test_empty(emulator: Emulator, sizes: dict[str, int]) -> None:
     args = arguments(torch.bfloat16, c=8, e=8, co=8, **sizes)
-    assert emulator.run(compiled.FORWARD["cuda"].run, *args).shape == (sizes["n"], 8, sizes["h"], sizes["w"])
+    assert emulator.run(kernel("conv_ffn"), *args).shape == (sizes["n"], 8, sizes["h"], sizes["w"])
 
 
 def _refusal(*args: Any) -> str | None:
@@ -120,7 +100,7 @@ def test_accesses_are_whole(emulator: Emulator) -> None:
     emulator.device(largest_cluster=0)
     args = arguments(torch.bfloat16, c=64, e=64, co=64, h=16, w=14, residual=True)
     with emulator.count() as traffic:
-        compiled.FORWARD["cuda"].run(*args)
+        kernel("conv_ffn")(*args)
     assert traffic["store_global"]["units"] == traffic["store_global"]["fewest"] == 16 * 14 * 64 * 2 // 32
     assert traffic["load_global"]["units"] <= 1.2 * traffic["load_global"]["fewest"], traffic["load_global"]
     for kind in ("load_shared", "store_shared"):

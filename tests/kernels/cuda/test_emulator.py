@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import torch
 from tests.cuda_emulator import build, plugin
 from tests.cuda_emulator.emulation import SCHEDULES, Emulator
 
+pytestmark = pytest.mark.proof
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 needs_sanitizer = pytest.mark.skipif(
     build.preloaded() is None, reason="g++ with AddressSanitizer is not installed"
@@ -222,10 +222,11 @@ BREAKS = {
 
 @needs_sanitizer
 @pytest.mark.parametrize("name", BREAKS)
-def test_broken_kernels_are_reported(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
+def test_broken_kernels_are_reported(request: pytest.FixtureRequest, name: str) -> None:
     file, right, wrong, report = BREAKS[name]
-    library = build.broken_library(tmp_path, "upsample_argmax", file, right, wrong)
-    test = "tests/kernels/cuda/test_upsample_argmax.py::test_labels[four-tiles-nchw-fp32]"
+    library = build.broken_library("upsample_argmax", file, right, wrong)
+    case = "upsample_argmax-k19-four-tiles-fp32-nchw"
+    test = f"tests/kernels/cuda/test_ops.py::test_forward_and_backward[{case}]"
     result = plugin.run(library, [test], request.config)[test]
     assert result["outcome"] == "failed"
     assert report in result["text"], result["text"][-3000:]

@@ -13,6 +13,7 @@ from tests.kernels.cuda import machine_code
 AGAIN = "look why, or write the table again: python -m tests.kernels.cuda.machine_code"
 
 
+@pytest.mark.proof
 @pytest.mark.skipif(nvcc.NVCC is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("stem", machine_code.SOURCES)
 def test_kernels_take_no_more_than_the_table_says(stem: str, tmp_path: Path) -> None:

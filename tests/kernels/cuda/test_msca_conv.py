@@ -1,51 +1,22 @@
-"""msca_conv's CUDA kernels on the emulator: every variant, dtype, layout and edge, in every schedule."""
+"""msca_conv's CUDA kernels on the emulator: their limits, how far NaN reaches, devices of several sizes."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from oracle.gradients import cast
-from oracle.inputs import GPU_DTYPES, LAYOUTS
+from oracle.gradients import cast, random_grad
+from oracle.inputs import GPU_DTYPES
 from segnext_kernels import native
-from segnext_kernels.ops.msca_conv import compiled, reference
+from segnext_kernels.memory_format import as_format_of
+from segnext_kernels.ops.msca_conv import reference
 from segnext_kernels.ops.msca_conv.spec import SPEC
 from segnext_kernels.spec import Sample
 from tests.cuda_emulator.emulation import Emulator
-from tests.kernels.cuda.emulated import assert_backward, assert_forward, poisoned_view
+from tests.kernels.cuda.emulated import assert_backward, assert_forward, kernel
 
 BUILD = SPEC.samples[0].build
-EDGES = (
-    Sample("c24-h18w37-tiles-strips-slices", BUILD, {"n": 1, "c": 24, "h": 18, "w": 37}),
-    Sample("c8-h6w5-five-pairs", BUILD, {"n": 1, "c": 8, "h": 6, "w": 5, "strips": (3, 9, 1, 5, 13)}),
-    Sample("c3-h5w4-root1", BUILD, {"n": 1, "c": 3, "h": 5, "w": 4, "root": 1, "strips": (3, 7)}),
-)
 dtypes = pytest.mark.parametrize("dtype", GPU_DTYPES.values(), ids=GPU_DTYPES)
-layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-samples = pytest.mark.parametrize("sample", (*SPEC.samples, *EDGES), ids=lambda sample: sample.name)
-
-
-@dtypes
-@layouts
-@samples
-def test_forward_and_backward(
-    emulator: Emulator, sample: Sample, layout: torch.memory_format, dtype: torch.dtype
-) -> None:
-    args = sample.make(dtype, layout=layout)
-    assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.msca_conv, args)
-    assert_backward(emulator, compiled.BACKWARD["cuda"].run, reference.msca_conv_backward, args)
-
-
-@dtypes
-@layouts
-def test_views_into_larger_images(
-    emulator: Emulator, layout: torch.memory_format, dtype: torch.dtype
-) -> None:
-    x, *params = Sample("", BUILD, {"n": 2, "c": 16, "h": 6, "w": 5}).make(dtype, layout=layout)
-    args = (poisoned_view(x), *params)
-    assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.msca_conv, args)
-    grad = poisoned_view(torch.randn(x.shape).to(dtype).contiguous(memory_format=layout))
-    assert_backward(emulator, compiled.BACKWARD["cuda"].run, reference.msca_conv_backward, args, grad)
 
 
 @dtypes
@@ -58,10 +29,10 @@ def test_the_most_and_longest_strips_fit_the_shared_memory_of_every_device(
     sizes = {"n": 1, "c": c, "h": 3, "w": 2, "root": limits.MSCA_CONV_MAX_ROOT_CUDA}
     strips = (limits.MSCA_CONV_MAX_TAPS_CUDA,) * pairs
     args = Sample("", BUILD, {**sizes, "strips": strips}).make(dtype, layout=torch.channels_last)
-    assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.msca_conv, args)
+    assert_forward(emulator, SPEC, args)
     strips = (limits.MSCA_CONV_MAX_TAPS_BACKWARD_CUDA,) * pairs
     args = Sample("", BUILD, {**sizes, "strips": strips}).make(dtype, layout=torch.channels_last)
-    assert_backward(emulator, compiled.BACKWARD["cuda"].run, reference.msca_conv_backward, args)
+    assert_backward(emulator, SPEC, (as_format_of(random_grad(args[0]), args[0]), *args))
 
 
 @dtypes
@@ -69,7 +40,7 @@ def test_not_a_number_stays_where_it_reaches(emulator: Emulator, dtype: torch.dt
     sizes = {"n": 1, "c": 8, "h": 13, "w": 12, "strips": (3,)}
     args = Sample("", BUILD, sizes).make(dtype, layout=torch.channels_last)
     args[0][0, 3, 6, 5] = torch.nan
-    out = emulator.run(compiled.FORWARD["cuda"].run, *args)
+    out = emulator.run(kernel("msca_conv"), *args)
     reached = torch.zeros_like(out, dtype=torch.bool)
     reached[0, 3, 3:10, 2:9] = True
     assert torch.equal(out.isnan(), reached)
@@ -80,7 +51,7 @@ def test_not_a_number_on_tensor_cores_stays_close(emulator: Emulator, dtype: tor
     """Zeros beside a Toeplitz matrix's band multiply it too, so it spreads, but not far."""
     args = Sample("", BUILD, {"n": 1, "c": 16, "h": 60, "w": 70}).make(dtype, layout=torch.channels_last)
     args[0][0, 3, 30, 50] = torch.nan
-    found = emulator.run(compiled.FORWARD["cuda"].run, *args).isnan()
+    found = emulator.run(kernel("msca_conv"), *args).isnan()
     expected = reference.msca_conv(*cast(args, torch.float32)).isnan()
     assert not (expected & ~found).any()
     may = torch.zeros_like(found)  # as the head of msca_conv_toeplitz_cuda.cu says
@@ -94,7 +65,7 @@ def test_segnext_sizes_on_devices_of_any_size(emulator: Emulator, resident: int,
     """Blocks that walk down all rows, and many of 8 channels and few rows; rows far from borders, and close."""
     emulator.device(resident_blocks=resident)
     args = Sample("", BUILD, {"n": 1, "c": 24, "h": 61, "w": 43}).make(dtype, layout=torch.channels_last)
-    assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.msca_conv, args)
+    assert_forward(emulator, SPEC, args)
 
 
 @dtypes
@@ -105,6 +76,6 @@ def test_devices_with_little_shared_memory_take_the_ring_kernel(
     launches = []
     for limit in (99 * 1024, 163 * 1024):
         emulator.device(shared_limit=limit)
-        launches.append(assert_forward(emulator, compiled.FORWARD["cuda"].run, reference.msca_conv, args))
+        launches.append(assert_forward(emulator, SPEC, args))
     # the same sums in the same order; but tensor cores round a and the rows' results
     assert torch.equal(*launches) == (dtype == torch.float32)

@@ -33,6 +33,7 @@ def run(options: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*PYTEST, *options], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.proof
 @pytest.mark.skipif(launch.missing() is not None, reason=f"Triton: {launch.missing()}")
 def test_kernels_in_the_interpreter() -> None:
     with ThreadPoolExecutor(len(SESSIONS)) as pool:

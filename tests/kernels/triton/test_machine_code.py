@@ -41,6 +41,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.proof
 def test_every_kernel_fits_the_chips(built: dict[str, Any]) -> None:
     assert built["kernels"]
     for label, needs in built["kernels"].items():
@@ -56,11 +57,13 @@ def test_no_configuration_spills_more_than_a_few_registers() -> None:
     assert not worst, f"take these out of their space: {worst}"
 
 
+@pytest.mark.proof
 def test_products_run_on_tensor_cores(built: dict[str, Any]) -> None:
     missing = [label for label, needs in built["kernels"].items() if needs["tensor_cores"] < 0]
     assert not missing, f"products without mma instructions: {missing}"
 
 
+@pytest.mark.proof
 def test_no_worse_than_recorded(built: dict[str, Any]) -> None:
     from tests.kernels.triton.machine_code import TABLE, read_table  # imports Triton
 
