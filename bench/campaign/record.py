@@ -11,7 +11,7 @@ from bench import results
 from bench.results import Ceilings, Row
 from bench.roofline import UNKNOWN
 
-MOST_LOG = 4000  # characters of one job's output: the end, where errors are
+MOST_LOG = 4000  # characters of one job's output that are kept, from the end, where errors are
 
 
 class Record:
