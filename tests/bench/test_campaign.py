@@ -172,7 +172,7 @@ def test_a_library_built_beforehand_must_fit(tmp_path: Path) -> None:
     for record, reason in (
         ({"cuda": None}, "without CUDA"),
         ({"cuda": {"nvcc": "13.0"}, "sources": "0"}, "other sources"),
-        ({"cuda": {"nvcc": "13.0"}, "sources": prebuilt.sources()}, None),
+        ({"cuda": {"nvcc": "13.0"}, "sources": prebuilt.digest()}, None),
     ):
         (tmp_path / "_build.json").write_text(json.dumps(record))
         found = prebuilt.missing(tmp_path)

@@ -1,4 +1,4 @@
-"""The models' peers: every formulation exported once, the fastest of them timed, each in its precision."""
+"""The models' peers: every formulation exported once, the fastest of them timed, each in its dtype."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         calls.append(function(images))
         return calls[-1]
 
-    def runtime(model: float, images: Tensor, precision: str = "f32") -> Any:
-        def run() -> tuple[float, str]:
+    def runtime(model: float, images: Tensor, dtype: torch.dtype = torch.float32) -> Any:
+        def run() -> tuple[float, torch.dtype]:
             time.sleep(model)
-            return model, precision
+            return model, dtype
 
         return run
 
@@ -49,13 +49,13 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_runtimes_share_graphs_and_get_the_fastest(exported: list[float]) -> None:
     table = peers.float32_peers(formulation(0.001))
     build = formulation(0.03)
-    assert table["ONNX Runtime"](build)() == (0.001, "f32")
-    assert table["OpenVINO"](build)() == (0.001, "f32")
+    assert table["ONNX Runtime"](build)() == (0.001, torch.float32)
+    assert table["OpenVINO"](build)() == (0.001, torch.float32)
     assert exported == [0.03, 0.001]
     assert list(table)[:2] == list(peers.PEERS)
 
 
 def test_bfloat16_is_lowered_from_float32(exported: list[float]) -> None:
     table = peers.bfloat16_peers(formulation(0.002), formulation(0.05))
-    assert table["OpenVINO"](formulation(9.0))() == (0.002, "bf16")
+    assert table["OpenVINO"](formulation(9.0))() == (0.002, torch.bfloat16)
     assert "ONNX Runtime" not in table and "eager" not in table

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -16,6 +17,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from segnext_kernels import native
+from segnext_kernels.native import INSTRUCTION_SETS
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
@@ -224,6 +228,30 @@ def test_damaged_library_is_reported_and_the_reference_serves(site: Path, tmp_pa
     assert (
         third.startswith("the compiled library is missing (") and "_C" in third and "pip install ." in third
     )
+
+
+@pytest.mark.proof
+@compiles
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere there is one instruction set")
+def test_native_builds_the_instruction_set_of_this_machine_alone(source: Path, tmp_path: Path) -> None:
+    best = INSTRUCTION_SETS[native._C.best_instruction_set()] if native._C is not None else "generic"
+    run_build = build_wheel(source, tmp_path / "wheel", "--no-build-isolation", SEGNEXT_BUILD="native")
+    assert run_build.returncode == 0, run_build.stdout[-3000:]
+    site = unpacked(tmp_path / "wheel")
+    record = json.loads((site / RECORD).read_text())
+    assert not record["skipped"].get("cpu"), record["skipped"]
+    assert record["instruction_sets"] == [best]
+    assert record["cuda"] is not None or "sees no GPU" in record["skipped"]["cuda"]
+    code = (
+        "import torch, segnext_kernels as k; x = torch.randn(1, 8, 5, 6)\n"
+        "with k.use_backend('cpu'): print(k.dwconv_gelu(x, torch.randn(8, 1, 3, 3)).shape, k.status().instruction_set)"
+    )
+    assert python(code, site, cwd=tmp_path) == f"torch.Size([1, 8, 5, 6]) {best}"
+    # the record of another machine's native build: the library is not used, and says why
+    other = next(name for name in INSTRUCTION_SETS if name != best)
+    (site / RECORD).write_text(json.dumps({**record, "instruction_sets": [other]}))
+    code = "from segnext_kernels.native import missing; print(missing('cpu'))"
+    assert f"built for {other} alone, which this machine does not have" in python(code, site, cwd=tmp_path)
 
 
 def test_off_builds_pure_python(source: Path, tmp_path: Path) -> None:
