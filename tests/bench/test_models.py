@@ -1,4 +1,4 @@
-"""The networks that the model benchmarks compare: the same weights, steps and margins on both sides."""
+"""Tests the networks that the model benchmarks compare: both sides have the same weights, steps and margins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oracle.inputs import LAYOUTS
 
 
 def test_training_steps_are_the_models() -> None:
-    """Two steps: the loss of the second shows the update of the first."""
+    """There are two steps, since the loss of the second shows the update of the first."""
     model, official = pair("t", drop_path=0.0, decoder_dropout=0.0)
     images, targets = torch.randn(2, 3, 64, 64), torch.randint(CLASSES, (2, 64, 64))
     plain = training.plain_training(official, model, images, targets).step()
@@ -24,7 +24,7 @@ def test_training_steps_are_the_models() -> None:
 
 
 def test_a_fitted_classifier_has_the_margins_of_a_trained_one() -> None:
-    """The check of bfloat16 passes eager PyTorch; with random classes it would ask for what rounding decides."""
+    """Eager PyTorch passes the check of bfloat16; with random classes rounding would decide the result."""
     model, official = pair("t")
     images, labels = scene(128)
     fit_classifier(model, official, images, labels)

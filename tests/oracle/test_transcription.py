@@ -1,4 +1,4 @@
-"""The official arithmetic in one memory format from end to end: the same numbers in each."""
+"""Tests the official arithmetic in one memory format from end to end: each format gives the same numbers."""
 
 from __future__ import annotations
 
