@@ -1,18 +1,20 @@
-"""How long a call takes: by the wall on a CPU, by the device's own events on a GPU."""
+"""Measures how long a call takes: by the wall clock on a CPU, by the device's own events on a GPU."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 
-Run = Callable[[], Any]
+from segnext.measure import timing
+from segnext.measure.timing import Run
+
 MIN_ROUNDS, MAX_ROUNDS = 5, 100
-CAPTURED = 10  # calls in a graph: a launch from Python takes longer than most kernels run
-GPU_CALL = 0.5e-3  # seconds that a timed stretch of a GPU should last: its events resolve half a microsecond
+CAPTURED = 10  # calls per graph, because a launch from Python takes longer than most kernels run
+GPU_CALL = 0.5e-3  # seconds that a timed stretch on a GPU should last; its events resolve half a microsecond
 
 
 class Clock:
@@ -23,7 +25,7 @@ class Clock:
         self.without_graph: dict[str, str] = {}
 
     def seconds(self, run: Run, calls: int = 1) -> float:
-        """Of one call, the mean of ``calls`` in a row; on a GPU from the first one's start to the last one's end."""
+        """Return the mean of ``calls`` calls in a row; on a GPU, from the first one's start to the last one's end."""
         if self.device.type != "cuda":
             start = time.perf_counter()
             for _ in range(calls):
@@ -38,10 +40,10 @@ class Clock:
         return begin.elapsed_time(end) / 1e3 / calls
 
     def in_graphs(self, runs: Mapping[str, Run], seconds: float) -> dict[str, list[float]]:
-        """As `interleaved`, of the device alone: each variant is captured in a CUDA graph of several calls.
+        """Time the device alone, else as `interleaved`: each variant is captured in a CUDA graph of several calls.
 
-        A variant that cannot be captured is called as it is, and named in `without_graph`; Python's time is then in
-        its own where its kernels are short.
+        A variant that cannot be captured is called as it is and named in `without_graph`. If its kernels are short, its
+        time then includes Python's.
         """
         replays, calls = {}, {}
         for name, run in runs.items():
@@ -54,30 +56,31 @@ class Clock:
         return {name: [s / calls[name] for s in values] for name, values in times.items()}
 
     def interleaved(self, runs: Mapping[str, Run], seconds: float) -> dict[str, list[float]]:
-        """Seconds of each variant in each round; every round gives every variant its turn.
+        """Return the seconds of each variant in each round; every variant has one turn per round.
 
-        A turn is a call that warms up and then the timed ones: on a GPU as many as take half a millisecond, back to
-        back, so that what is timed is the device where it is busy and Python where the device waits for it.
+        A turn is a call that warms up, then the timed ones. On a GPU these are as many as take half a millisecond, back
+        to back, so that the device is timed where it is busy, and Python where the device waits for it.
 
         Args:
-            runs: the variants, each called before, so that nothing is compiled any more.
+            runs: the variants; each has run before, so that nothing is left to compile.
             seconds: time for all rounds.
         """
-        first = {name: statistics.median(self.seconds(run) for _ in range(3)) for name, run in runs.items()}
-        is_gpu = self.device.type == "cuda"
-        calls = {name: max(1, round(GPU_CALL / s)) if is_gpu else 1 for name, s in first.items()}
-        one_round = sum(s * (calls[name] + 1) for name, s in first.items())
-        rounds = min(max(int(seconds / max(one_round, 1e-6)), MIN_ROUNDS), MAX_ROUNDS)
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(rounds):
-            for name, run in runs.items():
-                run()
-                times[name].append(self.seconds(run, calls[name]))
-        return times
+        turns = {name: partial(self._turn, run, self._calls(run)) for name, run in runs.items()}
+        return timing.interleaved(turns, seconds, least=MIN_ROUNDS, most=MAX_ROUNDS)
+
+    def _calls(self, run: Run) -> int:
+        """Return how many calls one timed stretch needs to be long enough for this clock."""
+        if self.device.type != "cuda":
+            return 1
+        return max(1, round(GPU_CALL / statistics.median(self.seconds(run) for _ in range(3))))
+
+    def _turn(self, run: Run, calls: int) -> float:
+        run()
+        return self.seconds(run, calls)
 
 
 def captured(run: Run, device: torch.device) -> Run:
-    """Replays a CUDA graph of `CAPTURED` calls; on a CPU it makes these calls."""
+    """Return a function that replays a CUDA graph of `CAPTURED` calls; on a CPU it makes these calls."""
     if device.type != "cuda":
 
         def repeat() -> None:

@@ -1,8 +1,8 @@
-"""Times our code against its peers: the gate first, then all of them in turns, in one process.
+"""Times our code against its peers in one process: first all of them are checked, then they take turns.
 
-In each round every variant has its turn. Short ones run twice and the second call is timed: caches and
-threads are then in the state that the variant itself leaves, whoever ran before it. Ours is timed by
-pytest-benchmark, the others by the same clock in its setup.
+Every variant has one turn per round. Short variants run twice and the second call is timed: caches and threads are then
+in the state that the variant itself leaves, whichever variant ran before it. pytest-benchmark times ours, and the same
+clock times the others in its setup.
 """
 
 from __future__ import annotations
@@ -17,25 +17,27 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.peers import PEERS, Build, Peer, Run
 from bench.results import OURS, Row, Timing
 from segnext.measure.runtimes import Unavailable
+from segnext.measure.timing import turn
 
-# Raises AssertionError where the output of the variant of this name is wrong.
-Gate = Callable[[str, Any], None]
+# It gets a variant's name and output, and raises AssertionError if the output is wrong.
+Check = Callable[[str, Any], None]
 MIN_ROUNDS, MAX_ROUNDS = 7, 200
-# Seconds of a round from which fewer of them have to do.
+# Rounds of this many seconds are so long that few of them must suffice.
 LONG_MINIMUM, MIN_ROUNDS_LONG = 4.0, 3
-# Seconds of a round from which the first call is timed: what the variant before left behind shows less, and it costs.
+# Longer rounds are timed without a warm-up call: the previous variant's cache effects are negligible then, and a second
+# call is expensive.
 LONG_ROUND = 1.5
 
 
 class Comparison:
-    """One test's comparison; made by the ``compare`` fixture.
+    """Compares variants for one test; the ``compare`` fixture makes it.
 
     Args:
         benchmark: pytest-benchmark's fixture.
         seconds: time for the rounds of one comparison.
-        rows: where the result is added.
-        without_number: where it is said which peer has none, and why.
-        left_out: peers that are not wanted, each with the reason.
+        rows: the result is added here.
+        without_number: gets the reason for each peer that has no number.
+        left_out: unwanted peers, each with the reason.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Comparison:
         name: str,
         ours: Run,
         build: Build,
-        gate: Gate,
+        check: Check,
         *,
         peers: Mapping[str, Peer] = PEERS,
         required: Collection[str] = tuple(PEERS),
@@ -65,27 +67,27 @@ class Comparison:
         bytes_moved: int | None = None,
         **notes: Any,
     ) -> Row | None:
-        """Gate and time ``ours`` and every peer's version of ``build``.
+        """Check and time ``ours`` and every peer's version of ``build``.
 
         Args:
             table, name, flops, bytes_moved, notes: see `Row`.
             ours: our variant.
             build: the same workload in plain PyTorch, see `bench.peers`.
-            gate: gets each variant's name and first output.
-            required: peers whose failure means that the workload itself is wrong; another one that fails, or
-                is not there, only gets no number.
-            beside: more to be timed in the same rounds, ungated and no peers.
+            check: gets each variant's name and first output.
+            required: peers whose failure means that the workload itself is wrong. Another peer that fails or is missing
+                just gets no number.
+            beside: runs that are timed in the same rounds but not checked; they are no peers.
             inference: run everything in inference mode.
 
         Returns:
-            The row; None under --benchmark-disable, where only the gate runs.
+            The row; None under --benchmark-disable, when outputs are only checked.
 
         Raises:
-            AssertionError: ours or a required peer failed the gate; nothing was timed.
+            AssertionError: the output of ours or of a required peer is wrong; nothing was timed.
             Unavailable: there is no peer to compare with.
         """
         with torch.inference_mode(inference):
-            gate(OURS, ours())
+            check(OURS, ours())
             others: dict[str, Run] = {}
             for peer, make in peers.items():
                 try:
@@ -93,7 +95,7 @@ class Comparison:
                         raise Unavailable(self.left_out[peer])
                     with torch.inference_mode(False):
                         run = make(build)
-                    gate(peer, run())
+                    check(peer, run())
                 except (Unavailable, AssertionError) as reason:
                     if peer in required:
                         raise
@@ -119,7 +121,7 @@ class Comparison:
         return row
 
     def _interleave(self, ours: Run, others: Mapping[str, Run]) -> dict[str, list[float]]:
-        """Seconds of each variant in each round."""
+        """Return the seconds of each variant in each round."""
         start = time.perf_counter()
         for run in (ours, *others.values()):
             run()
@@ -128,14 +130,11 @@ class Comparison:
         rounds = int(self.seconds / (one_round * (2 if warm_up else 1)))
         least = MIN_ROUNDS if one_round < LONG_MINIMUM else MIN_ROUNDS_LONG
         seconds: dict[str, list[float]] = {variant: [] for variant in others}
+        turns = {variant: turn(run, warm_up=warm_up) for variant, run in others.items()}
 
         def all_but_ours() -> None:
-            for variant, run in others.items():
-                if warm_up:
-                    run()
-                begin = time.perf_counter()
-                run()
-                seconds[variant].append(time.perf_counter() - begin)
+            for variant, take in turns.items():
+                seconds[variant].append(take())
             if warm_up:
                 ours()
 

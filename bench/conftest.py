@@ -1,4 +1,4 @@
-"""The session of `pytest bench/ --benchmark-only`: collects the rows, stores the JSON, prints the tables."""
+"""Collects the rows of a session of `pytest bench/ --benchmark-only`, stores the JSON and prints the tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = []
     config.stash[WITHOUT_NUMBER] = {}
-    config.option.benchmark_quiet = True  # its table knows nothing of peers; ours follows
+    config.option.benchmark_quiet = True  # its table has no peers; ours has
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def _seeded() -> None:
 
 @pytest.fixture
 def compare(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Comparison:
-    """Gates, times and records one workload; see `Comparison.__call__`."""
+    """Check, time and record one workload; see `Comparison.__call__`."""
     config = request.config
     seconds = config.getoption("--bench-seconds")
     left_out = dict.fromkeys(config.getoption("--bench-without"), "left out by --bench-without")
@@ -51,13 +51,13 @@ def compare(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Comp
 
 @pytest.fixture
 def needs_all(request: pytest.FixtureRequest) -> None:
-    """For workloads that only --bench-all measures."""
+    """Skip a workload that only --bench-all measures."""
     if not request.config.getoption("--bench-all"):
         pytest.skip("--bench-all measures it")
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Keep why a workload has no number: a failed gate, an error, a skip."""
+    """Keep why a workload has no number: a wrong output, an error, a skip."""
     if call.excinfo is not None:
         reason = str(call.excinfo.value).partition("\n")[0]
         item.config.stash[WITHOUT_NUMBER][item.name] = f"{call.excinfo.typename}: {reason}"

@@ -1,4 +1,4 @@
-"""What only shows in a process of its own: peak memory, and the first call against later ones."""
+"""Measures what shows only in a process of its own: peak memory, and the first call against later ones."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ import torch
 
 from bench.peers import Run
 
-CALLS = 4  # the first and three warm ones; of training steps the second is the first that finds all state
+CALLS = 4  # the first and three warm ones; the second training step is the first that finds all state
 MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True)
 class FreshRun:
-    """One variant in a process that ran nothing else.
+    """Holds the numbers of one variant in a process that ran nothing else.
 
     Attributes:
-        peak_mib: how far the resident memory rose over what it was before the first call; None where the
-            system does not tell.
-        first_ms: the first call.
-        warm_ms: median of the others.
+        peak_mib: how far the resident memory rose above its value before the first call; None if the system does not
+            tell.
+        first_ms: time of the first call.
+        warm_ms: median time of the others.
     """
 
     peak_mib: float | None
@@ -38,7 +38,7 @@ class FreshRun:
     warm_ms: float
 
     def as_json(self) -> dict[str, Any]:
-        """For a row's notes."""
+        """Return the numbers for a row's notes."""
         return asdict(self)
 
 
@@ -46,8 +46,8 @@ def measure(make: Callable[..., Run], *args: Any, calls: int = CALLS) -> FreshRu
     """Start a process, let it make a variant, and measure ``calls`` calls of it.
 
     Args:
-        make: a function of a module, so that the process finds it; what it allocates does not count.
-        args: of ``make``.
+        make: a function of a module, so that the process finds it; its own allocations do not count.
+        args: the arguments of ``make``.
         calls: at least two.
     """
     # spawn: a fork would share this process's memory, and its OpenMP threads would be missing
@@ -71,10 +71,10 @@ def _measure(threads: int, make: Callable[..., Run], args: tuple[Any, ...], call
 
 
 def _reset_peak() -> int | None:
-    """Let the system forget the peak so far; resident bytes now, None where Linux's /proc is missing."""
+    """Let the system forget the peak so far; return the resident bytes now, None where Linux's /proc is missing."""
     gc.collect()
     try:
-        # what was freed goes back to the system: reused, it would not show as growth
+        # return freed memory to the system: if it were reused, it would not show as growth
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")
@@ -83,7 +83,7 @@ def _reset_peak() -> int | None:
 
 
 def _status(field: str) -> int:
-    """Bytes of a field of /proc/self/status."""
+    """Return the bytes of a field of /proc/self/status."""
     text = Path("/proc/self/status").read_text()
     match = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
     if match is None:

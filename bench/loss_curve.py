@@ -1,9 +1,9 @@
-"""Training with our kernels and in plain PyTorch: do the losses follow each other?
+"""Compares the losses of training with our kernels and in plain PyTorch.
 
-`python -m bench.loss_curve --data camvid/` trains SegNeXt-T from the same weights on the same batches with the
-same random bases, three times: with our kernels, in plain PyTorch, and in plain PyTorch with another number of
-threads. Training amplifies rounding, so that the last two drift apart too: their gap is the noise that ours is
-measured by. Writes a JSON and a PNG under bench/results/<machine>/loss_curve/.
+`python -m bench.loss_curve --data camvid/` trains SegNeXt-T from the same weights on the same batches with the same
+random bases, three times: with our kernels, in plain PyTorch, and in plain PyTorch with another number of threads.
+Training amplifies rounding, so the last two drift apart too: their gap is the noise against which ours is judged. It
+writes a JSON and a PNG under bench/results/<machine>/loss_curve/.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from segnext.data.transforms import Augmentation
 from segnext.models import SegNeXt, dialects
 
 EAGER, NOISE = "eager", "eager, other threads"
-TAIL = 20  # last steps whose mean loss is told
-LEARNING_RATE = 3e-4  # constant, small enough from the first step on
+TAIL = 20  # the mean loss is reported for this many last steps
+LEARNING_RATE = 3e-4  # it is constant, and small enough from the first step on
 
 
 def build(classes: int) -> SegNeXt:
-    """T without dropout and drop path, whose random numbers the two sides would draw differently."""
+    """Build T without dropout and drop path, for which the two sides would draw different random numbers."""
     torch.manual_seed(0)
     overrides = {"num_classes": classes, "drop_path": 0.0, "decoder_dropout": 0.0}
     return cast(SegNeXt, create_model("segnext_t", **overrides))
 
 
 def ours(classes: int) -> tuple[dict[str, Tensor], Loss]:
-    """Parameters and loss of our model."""
+    """Return parameters and loss of our model."""
     return model_loss(build(classes).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
 
 def plain(classes: int) -> tuple[dict[str, Tensor], Loss]:
-    """The same weights in plain PyTorch, channels_last."""
+    """Return the same weights in plain PyTorch, channels_last."""
     model = build(classes)
     return plain_loss(in_layout(dialects.to_official(model.state_dict()), torch.channels_last), model)
 
@@ -57,7 +57,7 @@ def plain(classes: int) -> tuple[dict[str, Tensor], Loss]:
 def losses(
     name: str, made: tuple[dict[str, Tensor], Loss], batches: Iterator[tuple[Tensor, Tensor]], steps: int
 ) -> list[float]:
-    """The loss of each step."""
+    """Return the loss of each step."""
     parameters, loss = made
     training = Training(parameters, lambda: loss(*next(batches)), LEARNING_RATE)
     start = time.perf_counter()
@@ -70,12 +70,12 @@ def losses(
 
 
 def run(batch: Callable[[int], tuple[Tensor, Tensor]], classes: int, steps: int) -> dict[str, list[float]]:
-    """Loss curves of the three runs.
+    """Return the loss curves of the three runs.
 
     Args:
-        batch: images and labels of a step, the same at every call.
-        classes: of the labels.
-        steps: of each run.
+        batch: gives images and labels of a step, the same at every call.
+        classes: number of classes in the labels.
+        steps: number of steps per run.
     """
     threads = torch.get_num_threads()
     curves = {}
@@ -89,12 +89,12 @@ def run(batch: Callable[[int], tuple[Tensor, Tensor]], classes: int, steps: int)
 
 
 def gap(curve: Sequence[float], other: Sequence[float]) -> float:
-    """The largest difference of two curves at the same step."""
+    """Return the largest difference of two curves at the same step."""
     return max(abs(a - b) for a, b in zip(curve, other, strict=True))
 
 
 def summary(curves: dict[str, list[float]]) -> dict[str, Any]:
-    """Gap of ours to eager, the noise, their ratio (None without noise), mean loss of the last steps."""
+    """Return the gap of ours to eager, the noise, their ratio (None without noise), the mean loss of the last steps."""
     ours_gap, noise = gap(curves[OURS], curves[EAGER]), gap(curves[NOISE], curves[EAGER])
     return {
         "largest_gap": ours_gap,
@@ -105,7 +105,7 @@ def summary(curves: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def plot(curves: dict[str, list[float]], path: Path) -> None:
-    """The curves above, their distance to eager below; writes a PNG."""
+    """Draw the curves above and their distance to eager below, into a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

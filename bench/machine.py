@@ -1,4 +1,4 @@
-"""Which machine, which software, which commit: what every result file says of itself."""
+"""Describes machine, software and commit, as every result file records them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = ("torch", "numpy", "segnext", "triton", "onnx", "onnxruntime", "openv
 
 
 def describe() -> dict[str, Any]:
-    """Device, cores, instruction sets, versions, commit, thread count; JSON-able."""
+    """Return device, cores, instruction sets, versions, commit and thread count, in a form that JSON takes."""
     host = dict(machine.host())
     cpu, _, cores = host["CPU"].rpartition(", ")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
@@ -43,7 +43,7 @@ def describe() -> dict[str, Any]:
 
 
 def slug(device: str, instruction_sets: list[str], cores: str) -> str:
-    """A short folder name: "h200"; a CPU with its widest vectors and its cores: "amd-epyc-avx512-2c"."""
+    """Return a short folder name: "h200", or a CPU with its widest vectors and its cores, "amd-epyc-avx512-2c"."""
     words = re.sub(r"\((R|TM|C)\)|\b(CPU|Processor|NVIDIA)\b|@.*", " ", device, flags=re.IGNORECASE)
     name = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") or "unknown"
     if "NVIDIA" in device:
@@ -57,7 +57,7 @@ def slug(device: str, instruction_sets: list[str], cores: str) -> str:
 
 
 def commit() -> str:
-    """Short hash of the checked-out commit, with "+" where files differ from it; "nocommit" outside git."""
+    """Return the short hash of the commit, with "+" if files differ from it; "nocommit" outside git."""
     head = _git("rev-parse", "--short", "HEAD")
     if not head:
         return "nocommit"

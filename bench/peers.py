@@ -1,9 +1,9 @@
-"""What our code is timed against. A new peer is one function here, under its name in PEERS.
+"""Holds the peers that our code is timed against. A new peer is one function here, under its name in PEERS.
 
-A peer gets ``build``, the workload in plain PyTorch: ``build(memory_format)`` returns a function and its
-inputs, all tensors (those in the function too: a model's weights) in that layout. The peer returns what shall
-be timed; conversion, compilation and export happen before, outside the timing. Single ops are compared with
-PEERS, models also with the runtimes of `segnext.measure.runtimes`; one that is not there raises its `Unavailable`.
+A peer gets ``build``, the workload in plain PyTorch: ``build(memory_format)`` returns a function and its inputs, with
+all tensors (a model's weights in the function too) in that layout. The peer returns the function to be timed;
+conversion, compilation and export happen before, outside the timing. Single ops are compared with PEERS, models also
+with the runtimes of `segnext.measure.runtimes`; a runtime that is missing raises its `Unavailable`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Peer = Callable[[Build], Run]
 
 
 def eager(build: Build) -> Run:
-    """PyTorch as it comes: contiguous tensors."""
+    """Run PyTorch as it comes, on contiguous tensors."""
     function, inputs = build(torch.contiguous_format)
     return functools.partial(function, *inputs)
 
 
 def eager_channels_last(build: Build) -> Run:
-    """PyTorch with weights and inputs in channels_last, its faster layout on CPUs."""
+    """Run PyTorch with weights and inputs in channels_last, its faster layout on CPUs."""
     function, inputs = build(torch.channels_last)
     return functools.partial(function, *inputs)
 
@@ -37,17 +37,17 @@ PEERS: Mapping[str, Peer] = {"eager": eager, "eager channels_last": eager_channe
 
 
 def torch_compile(build: Build) -> Run:
-    """torch.compile in channels_last; it makes its own loops, so that it needs no second formulation."""
+    """Run torch.compile in channels_last; it makes its own loops and needs no second formulation."""
     function, inputs = build(torch.channels_last)
     return runtimes.torch_compile(function, *inputs)
 
 
 def float32_peers(*formulations: Build) -> Mapping[str, Peer]:
-    """The peers of a model in float32.
+    """Return the peers of a model in float32.
 
     Args:
-        formulations: other ways to write the workload, beside the one that is compared: runtimes that take a
-            graph as it is written get the one that is fastest there.
+        formulations: other ways to write the workload. Runtimes that take a graph as it is written get the formulation
+            that is fastest there.
     """
     graphs = Graphs(formulations)
     return {
@@ -59,7 +59,7 @@ def float32_peers(*formulations: Build) -> Mapping[str, Peer]:
 
 
 def bfloat16_peers(*formulations: Build) -> Mapping[str, Peer]:
-    """The peers of a model in bfloat16, for a ``build`` in bfloat16.
+    """Return the peers of a model in bfloat16, for a ``build`` in bfloat16.
 
     Args:
         formulations: the workload in float32, at least one: OpenVINO lowers the precision itself.
@@ -75,14 +75,14 @@ def bfloat16_peers(*formulations: Build) -> Mapping[str, Peer]:
 
 
 class Graphs:
-    """ONNX models of one workload's formulations, each exported once for all runtimes."""
+    """Exports each formulation of one workload to ONNX, once for all runtimes."""
 
     def __init__(self, formulations: Sequence[Build]) -> None:
         self.formulations = formulations
         self._exported: dict[Build, tuple[bytes, tuple[Any, ...]]] = {}
 
     def fastest(self, runtime: Callable[..., Run], build: Build) -> Run:
-        """``runtime`` on the formulation that it runs fastest."""
+        """Run ``runtime`` on the formulation that it runs fastest."""
         runs = [runtime(model, *inputs) for model, inputs in map(self._export, (build, *self.formulations))]
         return runtimes.fastest(runs)
 

@@ -1,4 +1,4 @@
-"""One run's numbers as data, and as JSON files under bench/results/<machine>/."""
+"""Holds one run's numbers as data, and as JSON files under bench/results/<machine>/."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OURS = "ours"
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one variant: median and quartiles over the rounds."""
+    """Holds the milliseconds of one variant: median and quartiles over the rounds."""
 
     median: float
     low: float
@@ -30,24 +30,24 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Timing:
-        """From the seconds of each round, at least two."""
+        """Make a timing from the seconds of each round, at least two."""
         low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
         return cls(1e3 * statistics.median(seconds), 1e3 * low, 1e3 * high, len(seconds))
 
 
 @dataclass
 class Row:
-    """One workload: ours and its peers, interleaved in one process, after all passed the correctness gate.
+    """Describes one workload: ours and its peers took turns in one process, after all were found correct.
 
     Attributes:
-        table: which table it belongs to.
+        table: the table that it belongs to.
         name: the workload, readable.
         times: "ours" and each peer.
-        beside: what else was timed in the same rounds and is no peer.
-        flops: of convolutions and matrix products; None where not counted.
-        bytes_moved: modelled, not counted: every input and weight read once, every output written once.
-        notes: anything particular: which backend ran, losses, shares.
-        tensor_cores: whether the FLOPs are products of 16-bit numbers, which a GPU does faster than others.
+        beside: further times from the same rounds; these are no peers.
+        flops: FLOPs of convolutions and matrix products; None if not counted.
+        bytes_moved: a model, not a count: every input and weight is read once, every output written once.
+        notes: anything particular, such as which backend ran, losses, shares.
+        tensor_cores: whether the FLOPs are products of 16-bit numbers, which a GPU computes faster than others.
     """
 
     table: str
@@ -61,27 +61,27 @@ class Row:
 
     @property
     def best_peer(self) -> str:
-        """The fastest of the peers; ours where none passed the gate."""
+        """Name the fastest peer; it is ours if no peer has a number."""
         peers = (name for name in self.times if name != OURS)
         return min(peers, key=lambda name: self.times[name].median, default=OURS)
 
     @property
     def ratio(self) -> float:
-        """Time of the best peer over ours: above 1, ours is faster."""
+        """Return the time of the best peer over ours; above 1, ours is faster."""
         return self.times[self.best_peer].median / self.times[OURS].median
 
     def roofline_share(self, ceilings: Ceilings) -> float | None:
-        """The floor of this machine over our time; None where neither FLOPs nor bytes are known."""
+        """Return this machine's floor over our time; None if neither FLOPs nor bytes are known."""
         floor = ceilings.floor_ms(self.flops, self.bytes_moved, self.tensor_cores)
         return None if floor is None else floor / self.times[OURS].median
 
 
 @dataclass
 class Results:
-    """A run: the machine, its measured ceilings, the rows, and which workloads got no number and why.
+    """Holds a run: the machine, its measured ceilings, the rows, and which workloads got no number and why.
 
     Attributes:
-        stages: of a campaign: each stage's status, seconds and findings.
+        stages: each stage's status, seconds and findings, if the run is a campaign.
     """
 
     machine: dict[str, Any]
@@ -91,7 +91,7 @@ class Results:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def tables(self) -> dict[str, list[Row]]:
-        """Rows by table, in the order in which they were measured."""
+        """Group the rows by table, in the order in which they were measured."""
         by_table: dict[str, list[Row]] = {}
         for row in self.rows:
             by_table.setdefault(row.table, []).append(row)
@@ -99,7 +99,7 @@ class Results:
 
 
 def write(results: Results, folder: Path = FOLDER) -> Path:
-    """Write ``folder/<machine>/<date>-<commit>.json``, or ``-2.json`` where that exists; returns the path."""
+    """Write ``folder/<machine>/<date>-<commit>.json``, or ``-2.json`` if that exists; return the path."""
     first = path = path_of(results.machine, folder)
     number = 1
     while path.exists():
@@ -110,7 +110,7 @@ def write(results: Results, folder: Path = FOLDER) -> Path:
 
 
 def path_of(machine: dict[str, Any], folder: Path = FOLDER) -> Path:
-    """``folder/<machine>/<date>-<commit>.json``."""
+    """Return ``folder/<machine>/<date>-<commit>.json``."""
     commit = machine["commit"].replace("+", "changed")
     stem = f"{machine['date'][:10]}-{re.sub(r'[^0-9A-Za-z]', '', commit)}"
     return folder / machine["slug"] / f"{stem}.json"
@@ -134,7 +134,7 @@ def read(path: Path) -> Results:
     """Read one file.
 
     Raises:
-        ValueError: not a result file of this format.
+        ValueError: this is not a result file of this format.
     """
     data = json.loads(path.read_text())
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -151,7 +151,7 @@ def read(path: Path) -> Results:
 
 
 def newest(folder: Path = FOLDER) -> Path:
-    """The result file with the latest date of all machines.
+    """Return the result file with the latest date of all machines.
 
     Raises:
         FileNotFoundError: there is none.
@@ -163,12 +163,12 @@ def newest(folder: Path = FOLDER) -> Path:
 
 
 def row_of(data: dict[str, Any]) -> Row:
-    """A row from its JSON."""
+    """Make a row from its JSON."""
     times = {kind: {name: Timing(**t) for name, t in data[kind].items()} for kind in ("times", "beside")}
     return Row(**{**data, **times})
 
 
 def ceilings_of(data: dict[str, Any]) -> Ceilings:
-    """The ceilings from their JSON."""
+    """Make ceilings from their JSON."""
     copies = tuple((size, rate) for size, rate in data["copies"])
     return Ceilings(data["fma"], data["gemm"], copies, data.get("half_gemm"))

@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured: multiply-adds, products and copies; a workload's floor."""
+"""Measures what this machine can do at best (multiply-adds, products, copies), and gives a workload's floor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.clock import Clock
 
 SOURCE = Path(__file__).with_name("fma_ceiling.cpp")
-# From what fits a core's L2 to what fits no cache; bytes read + written by one copy.
+# Bytes that one copy reads and writes: the smallest fit a core's L2, the largest fit no cache.
 COPY_SIZES = tuple(mebibytes << 20 for mebibytes in (1, 4, 16, 64, 256))
 GPU_COPY_SIZES = tuple(mebibytes << 20 for mebibytes in (8, 32, 512, 4096))  # from the L2 to far beyond it
 GEMM_SIDE = 1024
@@ -29,11 +29,11 @@ REPEATS = 8
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Measured rates with all threads that torch uses.
+    """Holds rates that were measured with all threads that torch uses.
 
     Attributes:
-        fma: GFLOP/s of fp32 multiply-adds in registers; None where no C++ compiler was found, and on a GPU.
-        gemm: GFLOP/s of PyTorch's fp32 matrix product, of side 1024; on a GPU 8192, without TF32.
+        fma: GFLOP/s of fp32 multiply-adds in registers; None on a GPU, or if no C++ compiler was found.
+        gemm: GFLOP/s of PyTorch's fp32 matrix product of side 1024; on a GPU of side 8192, without TF32.
         copies: (bytes read + written by a copy, GB/s); small copies stay in the caches.
         half_gemm: GFLOP/s of the bf16 product on a GPU's tensor cores; None on a CPU.
     """
@@ -45,11 +45,11 @@ class Ceilings:
 
     @property
     def arithmetic(self) -> float:
-        """GFLOP/s, the higher of the two measured."""
+        """Return the higher of the two measured GFLOP/s."""
         return max(self.fma or 0.0, self.gemm)
 
     def bandwidth(self, size: int) -> float:
-        """GB/s that nothing touching ``size`` bytes exceeds: the best copy of that size or a larger one."""
+        """Return the GB/s that nothing touching ``size`` bytes exceeds: the best copy of that size or a larger one."""
         smaller = [at for at, _ in self.copies if at <= size]
         start = max(smaller, default=min(at for at, _ in self.copies))
         return max(rate for at, rate in self.copies if at >= start)
@@ -57,7 +57,7 @@ class Ceilings:
     def floor_ms(
         self, flops: int | None, bytes_moved: int | None, tensor_cores: bool = False
     ) -> float | None:
-        """Milliseconds below which the workload cannot run; None where nothing is known of it."""
+        """Return the milliseconds below which the workload cannot run; None if nothing is known about it."""
         rate = max(self.arithmetic, self.half_gemm or 0.0) if tensor_cores else self.arithmetic
         floors = [flops / rate / 1e6] if flops and rate else []
         if bytes_moved and self.copies:
@@ -69,12 +69,12 @@ UNKNOWN = Ceilings(None, 0.0, ())
 
 
 def measure() -> Ceilings:
-    """Takes about two seconds."""
+    """Measure this machine's ceilings; this takes about two seconds."""
     return Ceilings(measure_fma(), measure_gemm(), tuple((size, measure_copy(size)) for size in COPY_SIZES))
 
 
 def measure_gpu() -> Ceilings:
-    """The same of the current GPU; takes about two seconds and 8 GiB."""
+    """Measure the current GPU's ceilings; this takes about two seconds and 8 GiB."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -88,7 +88,7 @@ def measure_gpu() -> Ceilings:
 
 
 def measure_fma() -> float | None:
-    """GFLOP/s of a C++ loop of vector FMAs, one copy of it a thread; None without a compiler."""
+    """Return the GFLOP/s of a C++ loop of vector FMAs, one copy per thread; None without a compiler."""
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
     if compiler is None:
         return None
@@ -111,14 +111,14 @@ def measure_fma() -> float | None:
 
 
 def measure_gemm(side: int = GEMM_SIDE, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
-    """GFLOP/s of torch.mm."""
+    """Return the GFLOP/s of torch.mm."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return 2 * side**3 / _best_seconds(lambda: torch.mm(a, b, out=out), device) / 1e9
 
 
 def measure_copy(size: int, device: str = "cpu") -> float:
-    """GB/s, read + written, of a copy that touches ``size`` bytes."""
+    """Return the GB/s, read + written, of a copy that touches ``size`` bytes."""
     source = torch.ones(size // 2, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     # small copies are repeated: a call costs a microsecond, and on a GPU as long as many megabytes take
@@ -132,13 +132,13 @@ def measure_copy(size: int, device: str = "cpu") -> float:
 
 
 def counted_flops(run: Callable[[], Any]) -> int:
-    """FLOPs of convolutions and matrix products in one call, as torch counts them."""
+    """Return the FLOPs of convolutions and matrix products in one call, as torch counts them."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
 
 
 def _best_seconds(run: Callable[[], Any], device: str = "cpu") -> float:
-    """The shortest of several calls, the first of which warms up: a ceiling, not a typical time."""
+    """Return the shortest of several calls, of which the first warms up: this is a ceiling, not a typical time."""
     clock = Clock(torch.device(device))
     return min(clock.seconds(run) for _ in range(REPEATS + 1))

@@ -1,6 +1,6 @@
-"""Every op once on small inputs, forward and backward: what a memory checker watches.
+"""Calls every op once on small inputs, forward and backward, for a memory checker to watch.
 
-`python -m bench.small_calls cuda|triton|cpu [OP ...]`, under compute-sanitizer for instance.
+`python -m bench.small_calls cuda|triton|cpu [OP ...]` runs under compute-sanitizer, for instance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SAMPLES = 3  # the first of each op: an ordinary one, one with odd sizes, one mo
 
 
 def call(spec: Spec, name: str, device: str, dtype: torch.dtype) -> int:
-    """Forward and backward by one backend; how many inputs it took."""
+    """Call forward and backward by one backend; return how many inputs it took."""
     taken = 0
     for sample in spec.samples[:SAMPLES]:
         for layout in (torch.contiguous_format, torch.channels_last):
@@ -36,7 +36,7 @@ def call(spec: Spec, name: str, device: str, dtype: torch.dtype) -> int:
 
 
 def main(name: str, *ops: str) -> None:
-    """Entry point; all ops where none is named."""
+    """Call the named ops, or all if none is named."""
     device = "cpu" if name in ("cpu", "reference") else "cuda"
     for spec in (spec for op, spec in all_specs().items() if not ops or op in ops):
         for dtype in (torch.float32, torch.bfloat16):

@@ -1,4 +1,4 @@
-"""What every test starts from: seeded generators, and torch's thread count put back. What all of them proved."""
+"""Seeds the generators before every test, orders and marks the tests, and prints at the end what they proved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ torch.backends.cudnn.allow_tf32 = False
 torch.backends.cudnn.deterministic = True
 
 
-# Cheap rooms first, so that the first failing test is seen early; what is in no room stands at their begin.
+# Cheap rooms come first, so that the first failing test is seen early; tests in no room come before them.
 ROOMS = (
     *(
         "docs",
@@ -53,14 +53,14 @@ def _seeded() -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """One of several processes: what it proved goes to the one that prints."""
+    """Pass what this process proved to the process that prints, if there are several."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["proven"] = dict(summary.COUNTS)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """By pytest-xdist, when a process has ended."""
+    """Add what a process proved; pytest-xdist calls this when the process has ended."""
     summary.COUNTS.update(getattr(node, "workeroutput", {}).get("proven", {}))
 
 
@@ -76,7 +76,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """For tests that call torch.set_num_threads."""
+    """Restore the number of threads after a test that calls torch.set_num_threads."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""What a run of the tests proved, counted, and printed at its end: a verdict alone does not say over how much."""
+"""Counts what a run of the tests proved, for its end: a verdict alone does not say how much was tested."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ COUNTS: Counter[str] = Counter()
 
 
 def count(what: str, number: int = 1) -> None:
-    """Add to a line of the summary."""
+    """Add a number to a line of the summary."""
     COUNTS[what] += number

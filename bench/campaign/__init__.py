@@ -1,19 +1,20 @@
-"""All measurements of a GPU by one command, for a machine that is lent for minutes: `python -m bench.campaign`.
+"""Takes all measurements of a GPU by one command, on a machine that is lent for minutes: `python -m bench.campaign`.
 
     python -m bench.campaign --first  --seconds 500 --results DIR [--prebuilt DIR]
     python -m bench.campaign --second --seconds 300 --results DIR
 
-The first run asks whether each kernel is right, then how fast it is, then the deployed models, then the whole contract
-and a memory checker. The second one tunes Triton, times torch.compile and a training step, and profiles the slowest
-kernels. What a kernel breaks or hangs costs that kernel alone: it runs in a process of its own (`segnext_kernels.
-isolation`). No number without a passed comparison in the same process. Every result is on disk at once, in one file of
-results and one of logs; the same command again goes on where the last one stopped.
+The first run checks whether each kernel is right, times it, then runs the deployed models, the whole contract and a
+memory checker. The second run tunes Triton, times torch.compile and a training step, and profiles the slowest kernels.
+A kernel that crashes or hangs costs only itself, because it runs in a process of its own (`segnext_kernels.isolation`).
+No number is recorded without a passed comparison in the same process. Every result is on disk at once, in one file of
+results and one of logs; the same command again continues where the last one stopped.
 
-Needs no network and no installation: PyTorch, Triton and numpy as the machine has them, and this checkout; nvcc, ninja
-and pybind11 only where no library was built beforehand. `--dry-run` goes through everything on the CPU.
+The campaign needs no network and no installation: it takes PyTorch, Triton and numpy as the machine has them, and this
+checkout. It needs nvcc, ninja and pybind11 only if no library was built beforehand. `--dry-run` runs everything on the
+CPU.
 
-    plan.py      the phases, their seconds and their jobs
+    plan.py      lists the phases, their seconds and their jobs
     jobs.py      runs a phase's jobs, one after the other or several at a time
-    record.py    the result file and the log
-    worker.py    what a job's own process does: `checks`, `times`, `models`
+    record.py    keeps the result file and the log
+    worker.py    is a job's own process: it calls `checks`, `times`, `models`
 """

@@ -20,7 +20,7 @@ FOLDER = "SEGNEXT_RESULTS"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Describe the options."""
     made = argparse.ArgumentParser(
         prog="python -m bench.campaign",
         description=campaign.__doc__,
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _planted(options: argparse.Namespace, phases: tuple[plan.Phase, ...]) -> dict[str, str]:
-    """Job -> the fault that `--plant` makes of it."""
+    """Map each job that `--plant` names to its fault."""
     if options.plant and not options.dry_run:
         parser().error("--plant: only in a dry run")
     known = [f"{phase.name}: {job}" for phase in phases for job in phase.jobs(None, options.dry_run)]
@@ -123,17 +123,17 @@ def _planted(options: argparse.Namespace, phases: tuple[plan.Phase, ...]) -> dic
 
 
 def _take(options: argparse.Namespace) -> None:
-    """The library that was built beforehand, where it serves here; a real run builds one otherwise."""
+    """Install the library that was built beforehand if it works here; otherwise a real run builds one."""
     reason = prebuilt.missing(options.prebuilt)
     if reason and options.dry_run:
         parser().error(f"--prebuilt: {reason}")
     if reason is None and prebuilt.install(options.prebuilt):
-        # once more: this process has loaded, or missed, what was there before
+        # start again: this process has loaded, or missed, the library that was there before
         os.execv(sys.executable, [sys.executable, "-m", "bench.campaign", *sys.argv[1:]])
 
 
 def _described(options: argparse.Namespace) -> dict[str, Any]:
-    """The machine and the commit; ends here where there is nothing to measure."""
+    """Describe the machine and the commit; exit if there is nothing to measure."""
     import torch
 
     if not options.dry_run and not torch.cuda.is_available():
@@ -150,7 +150,7 @@ def _described(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _file_of(described: dict[str, Any], folder: Path) -> Path:
-    """An earlier sitting's file for this device and commit, or a new one of today."""
+    """Return the file of an earlier run for this device and commit, or a new one of today."""
     path = results.path_of(described, folder)
     _, _, commit = path.stem.rpartition("-")
     return max(path.parent.glob(f"*-{commit}.json"), default=path)
@@ -159,7 +159,7 @@ def _file_of(described: dict[str, Any], folder: Path) -> Path:
 def _provide_library(
     options: argparse.Namespace, record: Record, settings: jobs.Settings, deadline: float
 ) -> None:
-    """The one built beforehand, else the one that is there, else a new one."""
+    """Use the library that was built beforehand, else the one that is there, else build one."""
     reason = prebuilt.missing(options.prebuilt or prebuilt.PACKAGE) or native.missing("cuda")
     if reason is None:
         return

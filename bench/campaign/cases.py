@@ -1,4 +1,4 @@
-"""What is compared and timed: an op's kernel in one direction on one input, named in words that fit a command line."""
+"""Names what is compared and timed: an op's kernel in one direction on one input, in words for a command line."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from segnext_kernels.spec import Sample, Spec, all_specs
 
 GPU_BACKENDS = ("cuda", "triton")
 LARGE_BATCH = 32
-DRY_OPS = ("dwconv_gelu", "upsample_argmax")  # of a dry run: one with a backward, one without
+DRY_OPS = ("dwconv_gelu", "upsample_argmax")  # a dry run takes one op with a backward and one without
 Function = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """An op's forward, or its forward and backward, by one backend."""
+    """Stands for an op's forward, or its forward and backward, by one backend."""
 
     op: str
     direction: str  # "forward" or "backward"
@@ -35,17 +35,17 @@ class Kernel:
 
     @property
     def spec(self) -> Spec:
-        """The op's specification."""
+        """Return the op's specification."""
         return all_specs()[self.op]
 
     @property
     def table(self) -> str:
-        """The table of its times."""
+        """Name the table of its times."""
         return "ops, forward" if self.direction == "forward" else "ops, forward + backward"
 
 
 def kernels(dry_run: bool) -> list[Kernel]:
-    """Every kernel for a GPU: CUDA's before Triton's, and "auto" where an op runs on kernels of both."""
+    """List every kernel for a GPU: CUDA's before Triton's, and "auto" if an op runs on kernels of both."""
     found = []
     for backend in (*GPU_BACKENDS, "auto"):
         for op, spec in all_specs().items():
@@ -60,7 +60,7 @@ def kernels(dry_run: bool) -> list[Kernel]:
 
 
 def shapes(spec: Spec, dry_run: bool) -> list[str]:
-    """Names of the inputs to time, the most telling ones first: T's stages, targets, the first at batch 32, B's."""
+    """Name the inputs to time, the most telling ones first: T's stages, targets, the first at batch 32, B's."""
     if dry_run:
         return [spec.samples[0].name]
     names = [sample.name for sample in spec.model_shapes]
@@ -70,7 +70,7 @@ def shapes(spec: Spec, dry_run: bool) -> list[str]:
 
 
 def sample_of(spec: Spec, name: str) -> tuple[Sample, dict[str, int]]:
-    """A named input, and the sizes that its name changes."""
+    """Return a named input, and the sizes that its name changes."""
     name, _, batch = name.partition("*")
     known = {sample.name: sample for sample in (*spec.samples, *spec.model_shapes, *spec.target_shapes)}
     axis = "b" if "b" in known[name].sizes else "n"
@@ -79,7 +79,7 @@ def sample_of(spec: Spec, name: str) -> tuple[Sample, dict[str, int]]:
 
 @dataclass
 class Case:
-    """A kernel on one input; values are drawn on the device, once."""
+    """Holds a kernel and one input; values are drawn on the device, once."""
 
     kernel: Kernel
     args: tuple[Any, ...]
@@ -87,7 +87,7 @@ class Case:
 
     @classmethod
     def of(cls, kernel: Kernel, shape: str, dtype: torch.dtype, device: torch.device) -> Case:
-        """The named input in channels_last."""
+        """Draw the named input in channels_last."""
         sample, changed = sample_of(kernel.spec, shape)
         if kernel.direction == "backward":
             changed = {**changed, **kernel.spec.saving}
@@ -101,7 +101,7 @@ class Case:
         return cls(kernel, args, in_layout(grad, torch.channels_last))
 
     def results(self, function: Function, args: tuple[Any, ...] | None = None) -> list[Tensor]:
-        """What ``function`` gives: its output, or all gradients."""
+        """Return the output of ``function``, or all its gradients."""
         args = self.args if args is None else args
         if self.grad is None:
             with torch.inference_mode():
@@ -109,17 +109,17 @@ class Case:
         return gradients_of(lambda *fresh: _first(function(*fresh)), self.kernel.spec, args, self.grad)
 
     def ours(self) -> list[Tensor]:
-        """By the kernel; on a CPU, in a dry run, by what runs there."""
+        """Compute by the kernel; on a CPU, in a dry run, by whatever runs there."""
         on_gpu = self.args[0].device.type == "cuda"
         with use_backend(self.kernel.backend if on_gpu else "auto"):
             return self.results(self.kernel.spec.call)
 
     def eager(self) -> list[Tensor]:
-        """By plain PyTorch in the same dtype."""
+        """Compute by plain PyTorch in the same dtype."""
         return self.results(self.kernel.spec.reference)
 
     def oracle(self) -> list[Tensor]:
-        """By plain PyTorch in float64."""
+        """Compute by plain PyTorch in float64."""
         return self.results(self.kernel.spec.reference, cast(self.args, torch.float64))
 
 
@@ -128,9 +128,10 @@ def _first(out: Any) -> Any:
 
 
 def agreement(case: Case) -> tuple[bool, dict[str, str]]:
-    """Whether the kernel is as near to float64 as eager PyTorch, within twice, and gives the same bits twice.
+    """Check that the kernel's error is at most twice eager PyTorch's, and that it gives the same bits twice.
 
-    Of whole tensors: error over the oracle's norm. Says both errors of each output, so that a near miss is seen as one.
+    An error is the norm of a whole tensor's difference to float64, over the oracle's norm. Both errors of each output
+    are returned too, so that a near miss can be recognised.
     """
     outs, again = case.ours(), case.ours()
     if not outs[0].is_floating_point():
@@ -145,7 +146,7 @@ def agreement(case: Case) -> tuple[bool, dict[str, str]]:
         same = torch.equal(out, second)
         if not theirs < 1:  # eager overflows in float16
             theirs = eps
-        is_good = is_good and same and mine <= 2.2 * theirs + 4 * eps  # NaN is not
+        is_good = is_good and same and mine <= 2.2 * theirs + 4 * eps  # NaN is not good
         found[f"output {index}"] = f"{mine:.1e}, eager {theirs:.1e}" + (
             "" if same else ", NOT THE SAME TWICE"
         )
@@ -153,7 +154,7 @@ def agreement(case: Case) -> tuple[bool, dict[str, str]]:
 
 
 def each(dry_run: bool, passed: Callable[[Kernel], bool]) -> Iterator[tuple[Kernel, str]]:
-    """Kernels that passed with the inputs to time, in turns over the kernels: the time may end anywhere."""
+    """Yield the kernels that passed with their inputs, one input of each kernel per turn: time may run out anywhere."""
     chosen = [kernel for kernel in kernels(dry_run) if passed(kernel)]
     named = {kernel: shapes(kernel.spec, dry_run) for kernel in chosen}
     for turn in range(max(map(len, named.values()), default=0)):

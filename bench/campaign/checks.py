@@ -1,4 +1,7 @@
-"""Is it built, what can the device do, is each kernel right? A function a phase; each returns what it found."""
+"""Checks whether the library is built, what the device can do, and whether each kernel is right.
+
+There is one function per phase; each returns what it found.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from bench.campaign.record import as_json
 from segnext_kernels import native, self_check
 
 ROOT = machine.ROOT
-TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")  # of compute-sanitizer
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")  # tools of compute-sanitizer
 FAULTS_SHOWN = 20
 
 
@@ -28,7 +31,7 @@ def build(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     """Compile the kernels for this GPU, in place, with what the machine has."""
     if not dry_run:
         major, minor = torch.cuda.get_device_capability()
-        # as many jobs as cores: a guest's memory may grow only when it is asked for
+        # as many jobs as cores, whatever memory is free: a guest's memory may grow only on demand
         environment = {
             **os.environ,
             "SEGNEXT_BUILD": "cuda",
@@ -43,7 +46,7 @@ def build(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
 
 
 def probe(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """Versions, whether the library fits this device, and the ceilings."""
+    """Find the cores, whether the library fits this device, and the ceilings."""
     found: dict[str, Any] = {
         "cores": os.cpu_count(),
         "library": native.missing("cpu" if dry_run else "cuda") or "loads",
@@ -57,7 +60,7 @@ def probe(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
 
 
 def smoke(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """One kernel at the model's first shape, in bfloat16 and float32, against float64."""
+    """Compare one kernel at the model's first shape, in bfloat16 and float32, with float64."""
     if job == "self-check":
         return _self_check(dry_run)
     device = torch.device("cpu" if dry_run else "cuda")
@@ -71,7 +74,7 @@ def smoke(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
 
 
 def _self_check(dry_run: bool) -> dict[str, Any]:
-    """What a user's first call does: the CUDA kernels, in a process of their own, remembered."""
+    """Do what a user's first call does: check the CUDA kernels in a process of their own, and remember the verdicts."""
     if dry_run:
         return {"ok": True, "says": "no GPU in a dry run"}
     start = time.perf_counter()
@@ -85,7 +88,7 @@ def _self_check(dry_run: bool) -> dict[str, Any]:
 
 
 def contract(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """The contract's values of one op by one backend: edge shapes, strides, NaN."""
+    """Test the contract's values of one op by one backend: edge shapes, strides, NaN."""
     op, backend = job.split()
     where = f"{op}- and fp32-nhwc-cpu and forward_is" if dry_run else f"{op}- and -{backend}-cuda"
     options = ["-q", "--no-header", "-p", "no:cacheprovider", "--tb=line", "--maxfail=20", "-rf", "-k", where]
@@ -103,12 +106,12 @@ def contract(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
 
 
 def memcheck(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """compute-sanitizer's memory checker over one op on small inputs; a refusal by the machine is recorded."""
+    """Run compute-sanitizer's memory checker over one op on small inputs; a refusal by the machine is recorded."""
     return sanitized(job, "memcheck", dry_run, seconds)
 
 
 def sanitized(op: str, tool: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """One tool of compute-sanitizer over one op's CUDA kernels."""
+    """Run one tool of compute-sanitizer over one op's CUDA kernels."""
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     calls = [sys.executable, "-m", "bench.small_calls", "cpu" if dry_run else "cuda", op]
     if dry_run:
@@ -117,7 +120,7 @@ def sanitized(op: str, tool: str, dry_run: bool, seconds: float) -> dict[str, An
         command = [program, "--tool", tool, "--error-exitcode", "9", *calls]
     else:
         return {"ok": False, "says": "compute-sanitizer not found"}
-    # each tensor in memory of its own, or an overrun ends in a neighbour unseen
+    # each tensor gets memory of its own; otherwise an overrun would end unseen in a neighbour
     status, text = run(command, seconds, {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
     summary = re.findall(r"ERROR SUMMARY:.*", text)
     says = summary[-1] if summary else "killed at its limit" if status is None else last_line(text)
@@ -128,7 +131,7 @@ def sanitized(op: str, tool: str, dry_run: bool, seconds: float) -> dict[str, An
 def run(
     command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
 ) -> tuple[int | None, str]:
-    """Exit status and output of a program; None where it was killed at its limit."""
+    """Return exit status and output of a program; the status is None if it was killed at its limit."""
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -142,5 +145,5 @@ def run(
 
 
 def last_line(text: str) -> str:
-    """Of a program's output: in Python it names the error."""
+    """Return the last line of a program's output, which in Python names the error."""
     return (text.strip().splitlines() or ["no output"])[-1][:200]

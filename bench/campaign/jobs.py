@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from bench.campaign.record import Record
 from segnext_kernels import isolation
 
-START_SECONDS = 90.0  # until a process has imported torch and found the device
+START_SECONDS = 90.0  # for a process to import torch and find the device
 TRUST = {"SEGNEXT_SELF_CHECK": "0"}  # the campaign's own comparisons are finer
 
-DRY = {"OMP_NUM_THREADS": "1"}  # shapes are tiny, and threads of several processes only wait for each other
+DRY = {
+    "OMP_NUM_THREADS": "1"
+}  # shapes are tiny, so threads of several processes would only wait for each other
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every job is told."""
+    """Holds what every job is told."""
 
     dry_run: bool = False
     planted: dict[str, str] = field(default_factory=dict)
@@ -39,13 +41,14 @@ def run(
     deadline: float,
     settings: Settings,
 ) -> None:
-    """Run what has no result yet.
+    """Run the jobs that have no result yet.
 
     Args:
-        seconds: that a job may take.
-        together: processes at once.
-        apart: a process for each job; else one for all, and a new one after a job that ends it.
-        deadline: by `time.monotonic`: what has not begun then is left for the next sitting.
+        seconds: time that a job may take.
+        together: number of processes at once.
+        apart: whether each job has a process of its own. Otherwise one process runs all, and a new one starts after a
+            job that ends it.
+        deadline: in the time of `time.monotonic`; jobs that have not begun by then are left for the next run.
     """
     start = time.monotonic()
     left = [job for job in jobs if settings.again or record.finding(phase, job) is None]
@@ -65,14 +68,14 @@ def _run_group(
 ) -> None:
     names = {f"{phase}: {job}": job for job in group}
     options = {"dry_run": settings.dry_run, "seconds": seconds, "planted": settings.planted}
-    # the first call of a user is what the self-check's own job is about
+    # the job "self-check" is about a user's first call, so it must not trust the kernels
     environment = os.environ if group == ["self-check"] else {**os.environ, **TRUST}
     if settings.dry_run:
         environment = {**environment, **DRY}
     found = isolation.outcomes(
         [sys.executable, "-m", "bench.campaign.worker", json.dumps(options)],
         list(names),
-        seconds=seconds + 1,  # what runs programs stops them itself, and keeps what they said
+        seconds=seconds + 1,  # jobs that run programs stop these themselves, and keep their output
         start_seconds=START_SECONDS,
         environment=environment,
         deadline=deadline,

@@ -1,4 +1,4 @@
-"""Deployed models: error, time with and without a graph, launches and the kernels' shares; against eager PyTorch."""
+"""Measures deployed models against eager PyTorch: error, time with and without a graph, launches, kernels' shares."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from bench import roofline
 from bench.campaign.record import as_json
 from bench.clock import Clock, Run
-from bench.models import networks
+from bench.models import checks, networks
 from bench.results import OURS, Row, Timing
-from oracle import predictions, transcription
+from oracle import transcription
 from oracle.inputs import in_layout
 from segnext import deploy
 
 TABLE = "models, image to mask"
 SECONDS = 1.0
 EAGER = "eager channels_last"
-# Size, batch, height, width, classes; what is promised first.
+# Size, batch, height, width, classes; the promised ones come first.
 MODELS = (
     "t 1 768 1536 19",
     "t 1 512 512 150",
@@ -31,12 +31,12 @@ MODELS = (
     "b 1 1024 2048 19",
 )
 DRY_MODELS = ("t 1 64 96 19",)
-PROFILED = 5  # forwards
-MOST_KERNELS = 40  # shown of a profile
+PROFILED = 5  # forward passes per profile
+MOST_KERNELS = 40  # kernels that a profile shows
 
 
 class PlainModule(nn.Module):
-    """The official arithmetic on a state dict, as a module: compilers take its weights for constants."""
+    """Wraps the official arithmetic on a state dict as a module, so that compilers take its weights as constants."""
 
     def __init__(self, function: Callable[..., Tensor], state_dict: dict[str, Tensor], bases: Tensor) -> None:
         super().__init__()
@@ -46,13 +46,13 @@ class PlainModule(nn.Module):
         self.register_buffer("own_bases", bases)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The function's result."""
+        """Return the function's result."""
         weights = {name: getattr(self, attribute) for name, attribute in self.names.items()}
         return self.function(weights, self.own_bases, images)
 
 
 class Setting:
-    """One model with its weights in plain PyTorch and a scene; the classifier is fitted to it."""
+    """Holds one model, its weights in plain PyTorch, and a scene to which the classifier is fitted."""
 
     def __init__(self, job: str, device: torch.device) -> None:
         self.size, *numbers = job.split()
@@ -71,7 +71,7 @@ class Setting:
             self.oracle = transcription.logits(self.state_dict, self.bases, self.images)
 
     def plain(self) -> PlainModule:
-        """The official arithmetic in bfloat16."""
+        """Return the official arithmetic in bfloat16."""
         low = {
             name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in self.state_dict.items()
         }
@@ -79,7 +79,7 @@ class Setting:
 
 
 def models(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """One deployed model; each variant by itself: one that fails does not cost the others."""
+    """Measure one deployed model; a variant that fails does not cost the others."""
     device = torch.device("cpu" if dry_run else "cuda")
     setting = Setting(job, device)
     found: dict[str, Any] = {}
@@ -93,7 +93,7 @@ def models(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
         "ours without a graph": lambda: plain.predict(setting.images),
         EAGER: torch.inference_mode()(lambda: lower(setting.images.to(torch.bfloat16))),
     }
-    passed, refused = gated(runs, setting.oracle)
+    passed, refused = agreeing(runs, setting.oracle)
     measured = Clock(device).interleaved(passed, 0 if dry_run else SECONDS)
     timings = {name: Timing.of(values) for name, values in measured.items()}
     if not dry_run:
@@ -121,12 +121,12 @@ def models(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     return {"ok": True, "says": says, **found, "rows": [as_json(row)]}
 
 
-def gated(runs: Mapping[str, Run], oracle: Tensor) -> tuple[dict[str, Run], dict[str, str]]:
-    """Those whose label maps agree with the oracle's, and why the others are left out."""
+def agreeing(runs: Mapping[str, Run], oracle: Tensor) -> tuple[dict[str, Run], dict[str, str]]:
+    """Return the runs whose label maps agree with the oracle's, and why the others are left out."""
     passed, refused = {}, {}
     for name, run in runs.items():
         try:
-            predictions.assert_labels_agree(run(), oracle, name)
+            checks.assert_labels_agree(run(), oracle, name)
             passed[name] = run
         except Exception as error:
             refused[name] = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
@@ -134,7 +134,7 @@ def gated(runs: Mapping[str, Run], oracle: Tensor) -> tuple[dict[str, Run], dict
 
 
 def profile(run: Run) -> dict[str, Any]:
-    """Launches of one call, and the device's microseconds by kernel, the longest first."""
+    """Return the launches of one call, and the device's microseconds by kernel, the longest first."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         for _ in range(PROFILED):
             run()
@@ -150,7 +150,7 @@ def profile(run: Run) -> dict[str, Any]:
 
 
 def compiled(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """One model by torch.compile max-autotune with CUDA graphs, and ours by it: minutes; beside ours as deployed."""
+    """Time one model under torch.compile max-autotune with CUDA graphs, beside ours; compilation takes minutes."""
     from segnext.measure import runtimes
 
     device = torch.device("cpu" if dry_run else "cuda")
@@ -167,7 +167,7 @@ def compiled(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
                 runs[name] = runtimes.torch_compile(lower, low_images, mode=mode, alone=True)
         except runtimes.Unavailable as reason:
             refused[name] = str(reason)
-    passed, more = gated(runs, setting.oracle)
+    passed, more = agreeing(runs, setting.oracle)
     refused |= more
     measured = Clock(device).interleaved(passed, 0 if dry_run else SECONDS)
     timings = {name: Timing.of(values) for name, values in measured.items()}

@@ -1,4 +1,4 @@
-"""One warm call of a kernel, for a profiler: `python -m bench.campaign.one_call OP DIRECTION BACKEND SHAPE DEVICE`."""
+"""Makes one warm call for a profiler: `python -m bench.campaign.one_call OP DIRECTION BACKEND SHAPE DEVICE`."""
 
 from __future__ import annotations
 

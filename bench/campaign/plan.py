@@ -1,4 +1,4 @@
-"""The phases of the two runs: their seconds, their jobs, and how these are run."""
+"""Plans the phases of the two runs: their seconds, their jobs, and how these are run."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from bench.campaign.record import Record
 from bench.results import OURS
 from segnext_kernels.backend import KERNELS
 
-SLOWEST = 3  # kernels that are profiled
+SLOWEST = 3  # this many kernels are profiled
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a run.
+    """Describes a part of a run.
 
     Attributes:
         name: a key of `worker.functions`.
-        seconds: of the whole run; what earlier phases leave over is used too.
-        jobs: names of the jobs, given what is known and whether it is a dry run; of all possible ones without a record.
+        seconds: its time within the whole run; time that earlier phases leave is used too.
+        jobs: names the jobs, given the record and whether this is a dry run; without a record, all possible jobs.
         each: seconds that a job may take.
-        together: processes at once; those that time have the device for themselves.
-        apart: a process for each job.
+        together: number of processes at once; jobs that time something have the device for themselves.
+        apart: whether each job has a process of its own.
         after: the phase whose results decide which jobs there are.
     """
 
@@ -54,7 +54,7 @@ def _models(record: Record | None, dry_run: bool) -> list[str]:
 
 
 def _contract(record: Record | None, dry_run: bool) -> list[str]:
-    """CUDA's first; never PyTorch's own."""
+    """List CUDA's kernels first; PyTorch's own are never tested."""
     pairs = [(kernel.op, kernel.backend) for kernel in cases.kernels(dry_run) if kernel.backend != "auto"]
     return [f"{op} {backend}" for op, backend in dict.fromkeys(pairs)]
 
@@ -65,7 +65,7 @@ def _memcheck(record: Record | None, dry_run: bool) -> list[str]:
 
 def _tune(record: Record | None, dry_run: bool) -> list[str]:
     kernels = [kernel for kernel in cases.kernels(dry_run) if kernel.backend == "triton"]
-    # matrix products first: of these the tiles decide most
+    # matrix products first: their speed depends most on tiles
     return [str(kernel) for kernel in sorted(kernels, key=lambda kernel: not kernel.spec.matrix_products)]
 
 
@@ -78,17 +78,19 @@ def _training(record: Record | None, dry_run: bool) -> list[str]:
 
 
 def _profile(record: Record | None, dry_run: bool) -> list[str]:
-    """The kernels that are farthest above their floors, as the first run timed them."""
+    """List the kernels that are farthest above their floors, as the first run timed them."""
     if record is None:
         return _times(None, dry_run)
     ceilings, worst = record.results.ceilings, {}
     for row in record.results.rows:
         op, _, shape = row.name.partition(" ")
         if row.table.startswith("ops"):
-            share = row.roofline_share(ceilings) or 0.0  # unknown without ceilings: then the longest ones
+            share = (
+                row.roofline_share(ceilings) or 0.0
+            )  # unknown without ceilings: the longest are then profiled
             direction = "forward" if row.table == "ops, forward" else "backward"
             job = f"{op} {direction} {row.notes['backend']} {shape.partition(' ')[0]}"
-            worst[job] = row.times[OURS].median * (1 - share)  # milliseconds that could be had
+            worst[job] = row.times[OURS].median * (1 - share)  # milliseconds that could be gained
     return sorted(worst, key=lambda job: -worst[job])[:SLOWEST]
 
 
@@ -110,7 +112,7 @@ BUILD = Phase("build", 0, _one("library"), 150)  # only where no library was bui
 
 
 def text(phases: tuple[Phase, ...], seconds: float) -> str:
-    """The plan, a line for each phase: until when it may run."""
+    """Return the plan as text: one line per phase says until when it may run."""
     total = sum(phase.seconds for phase in phases)
     lines, until = [], 0.0
     for phase in phases:

@@ -1,4 +1,4 @@
-"""A library that was built beforehand, on any machine with nvcc and the headers of the device machine's Python."""
+"""Installs a library that was built beforehand, on a machine with nvcc and the headers of the GPU machine's Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 
 def missing(folder: Path) -> str | None:
-    """Why the library in this folder does not serve here; None where it does."""
+    """Say why the library in this folder does not work here; None if it does."""
     library, record = folder / f"_C{SUFFIX}", folder / "_build.json"
     if not library.is_file():
         there = ", ".join(path.name for path in sorted(folder.glob("_C*"))) or "no _C*.so"
@@ -32,7 +32,7 @@ def missing(folder: Path) -> str | None:
 
 
 def install(folder: Path) -> bool:
-    """Put the library and its record where the package looks for them; whether that changed them."""
+    """Put the library and its record where the package looks for them; return whether that changed them."""
     names = (f"_C{SUFFIX}", "_build.json")
     new = [
         name

@@ -1,4 +1,4 @@
-"""The campaign's two files: results, written again after every result, and the output of what went wrong."""
+"""Keeps the campaign's two files: the results, rewritten after every job, and the output of failed jobs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from bench import results
 from bench.results import Ceilings, Row
 from bench.roofline import UNKNOWN
 
-MOST_LOG = 4000  # characters of one job's output: the end, where errors are
+MOST_LOG = 4000  # characters of one job's output that are kept, from the end, where errors are
 
 
 class Record:
-    """What is known so far; may be used from several threads.
+    """Holds what is known so far; several threads may use it.
 
-    A disk that is full or gone costs nothing that is in memory: saving is tried again with each result, and at the end
-    everything is printed.
+    A disk that is full or gone costs nothing that is in memory: saving is tried again with each result, and everything
+    is printed at the end.
 
     Args:
-        path: of the result file; read where it exists.
+        path: the result file; it is read if it exists.
         machine: see `bench.machine.describe`.
     """
 
@@ -33,20 +33,20 @@ class Record:
         self._lock = threading.Lock()
 
     def phase(self, name: str) -> dict[str, Any]:
-        """A phase's part of the file: status, seconds, and a finding for each job."""
+        """Return a phase's part of the file: status, seconds, and a finding for each job."""
         return self.results.stages.setdefault(name, {"status": "not run", "seconds": 0.0, "findings": {}})
 
     def finding(self, phase: str, job: str) -> dict[str, Any] | None:
-        """What a job found; None where it has not run."""
+        """Return what a job found; None if it has not run."""
         found = self.phase(phase)["findings"].get(job)
         return found if isinstance(found, dict) else None
 
     def has_run(self, phase: str) -> bool:
-        """Whether a job of the phase has a result."""
+        """Return whether a job of the phase has a result."""
         return bool(self.results.stages.get(phase, {}).get("findings"))
 
     def passed(self, phase: str, job: str) -> bool:
-        """Whether a job ran and found nothing wrong."""
+        """Return whether a job ran and found nothing wrong."""
         return bool((self.finding(phase, job) or {}).get("ok"))
 
     def keep(self, phase: str, job: str, result: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ class Record:
 
 
 def as_json(row: Row | Ceilings) -> dict[str, Any]:
-    """A row or the ceilings as they travel from a job's process."""
+    """Return a row or the ceilings in the form in which they travel from a job's process."""
     import dataclasses
 
     return dataclasses.asdict(row)

@@ -1,4 +1,4 @@
-"""How fast a kernel is: the gate, then ours and eager PyTorch in turns, by CUDA graphs: the device without Python."""
+"""Times a kernel after a check: ours and eager PyTorch take turns as CUDA graphs, so the device runs without Python."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bench.campaign.record import as_json
 from bench.clock import Clock
 from bench.results import OURS, Row, Timing
 
-SECONDS = 0.3  # of rounds, for each workload
+SECONDS = 0.3  # of rounds, per workload
 EAGER = "eager channels_last"
 
 
 def times(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """One kernel on one input in bfloat16; the job is the kernel and the input's name."""
+    """Time one kernel on one input in bfloat16; the job names the kernel and the input."""
     *words, shape = job.split()
     kernel = Kernel(*words)
     device, dtype = (

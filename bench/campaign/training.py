@@ -1,4 +1,4 @@
-"""A training step under bfloat16 autocast: time, peak memory and losses, ours and eager PyTorch in turns."""
+"""Measures a training step under bfloat16 autocast: time, peak memory and losses; ours and eager take turns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DRY_STEPS = ("t 2 64",)
 
 
 def training(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """Steps of one model from the same weights; the first one's loss and gradients pass the gate before any time."""
+    """Time steps of one model from the same weights, after the first one's loss and gradients were found right."""
     device = torch.device("cpu" if dry_run else "cuda")
     size, *numbers = job.split()
     batch, side = map(int, numbers)
@@ -77,7 +77,7 @@ def training(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
 
 
 def _peak(device: torch.device, reset: bool = False) -> float | None:
-    """MiB that were allocated at most, or are now after a reset; None on a CPU."""
+    """Return the peak MiB allocated since the last reset; None on a CPU."""
     if device.type != "cuda":
         return None
     if reset:

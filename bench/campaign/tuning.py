@@ -1,4 +1,4 @@
-"""Triton's configurations measured on this device, and the slowest kernels under Nsight Compute."""
+"""Measures Triton's configurations on this device, and runs the slowest kernels under Nsight Compute."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from bench.campaign import checks
 from bench.campaign.cases import Case, Kernel, shapes
 
-# What ncu tells of a kernel: enough to say what bounds it.
+# The sections of ncu that are enough to tell what bounds a kernel.
 SECTIONS = (
     "SpeedOfLight",
     "Occupancy",
@@ -27,7 +27,7 @@ SECTIONS = (
 
 
 def tune(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """Every configuration of one op's Triton kernels on the model's shapes; ``tuned`` is what to commit."""
+    """Measure every configuration of one op's Triton kernels on the model's shapes; ``tuned`` is to be committed."""
     kernel = Kernel(*job.split())
     device, dtype = (
         (torch.device("cpu"), torch.float32) if dry_run else (torch.device("cuda"), torch.bfloat16)
@@ -42,7 +42,7 @@ def tune(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
 
 
 def profile(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """One kernel on one input under ncu; a refusal by the machine is recorded."""
+    """Profile one kernel on one input under ncu; a refusal by the machine is recorded."""
     program = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
     *words, shape = job.split()
     calls = [sys.executable, "-m", "bench.campaign.one_call", *words, shape, "cpu" if dry_run else "cuda"]

@@ -1,6 +1,6 @@
-"""A job's own process: `python -m bench.campaign.worker OPTIONS "PHASE: JOB" ...`, started by `jobs`.
+"""Runs jobs in a process of their own: `jobs` starts `python -m bench.campaign.worker OPTIONS "PHASE: JOB" ...`.
 
-An error of Python is the job's result; one that the device does not survive ends the process, and the parent says so.
+A Python error is the job's result. An error that the device does not survive ends the process, and the parent says so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Job = Callable[[str, bool, float], dict[str, Any]]
 
 
 def functions() -> Mapping[str, Job]:
-    """Phase -> what its jobs do."""
+    """Map each phase to the function that runs its jobs."""
     from bench.campaign import checks, models, times, training, tuning
 
     return {
@@ -42,7 +42,7 @@ def functions() -> Mapping[str, Job]:
 
 
 def run(name: str, dry_run: bool, seconds: float, planted: Mapping[str, str]) -> dict[str, Any]:
-    """One job's result."""
+    """Return one job's result."""
     phase, _, job = name.partition(": ")
     start = time.perf_counter()
     fault = FAULTS[planted[name]]() if name in planted else contextlib.nullcontext()
@@ -51,7 +51,7 @@ def run(name: str, dry_run: bool, seconds: float, planted: Mapping[str, str]) ->
             result = functions()[phase](job, dry_run, seconds)
     except Exception as error:
         if not dry_run:
-            torch.cuda.synchronize()  # raises where the device is lost, and so ends this process
+            torch.cuda.synchronize()  # raises if the device is lost, and so ends this process
         result = {
             "ok": False,
             "says": f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0][:300],
@@ -93,7 +93,7 @@ def _no_capture() -> Iterator[None]:
         clock.captured = captured
 
 
-# what `--plant` can make of a job in a dry run
+# the faults that `--plant` can give a job in a dry run
 FAULTS: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "segv": _segv,
     "hang": _hang,
@@ -103,8 +103,8 @@ FAULTS: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
 
 
 def main(options: str, *names: str) -> None:
-    """Entry point; ``options`` are JSON."""
-    # what is float32 shall be float32: of the oracles and of the peers
+    """Run the named jobs; ``options`` are JSON."""
+    # oracles and peers compute float32 as float32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     isolation.report((name, partial(run, name, **json.loads(options))) for name in names)
 

@@ -8,12 +8,13 @@
     python -m bench.issue_model --only msca_conv --check                  against the committed table
     python -m bench.issue_model --only msca_conv --write                  those rows of the table again
 
-How to read a line. "instr/el": warp instructions x 32 / elements (conv_ffn: hidden elements; upsample_argmax: pixels;
-upsample_cross_entropy: classes x pixels). The time is a lower bound without stalls; beside it stands what binds: issue
-(instructions / 4 a cycle and multiprocessor), a pipe (alu, imad, special), "warp" (the longest warp at one instruction
-a cycle), "shared" (passes over shared memory and L1), "tensor", "L2" (what L1 does not hold), and barriers on top. A
-low share of warps or few waves say that latency, which the model has not, will show. "floor" is what no kernel can
-beat. Nothing is measured: every line says "model". The constants are in bench/issue_model/costs.py.
+How to read a line: "instr/el" is warp instructions x 32 / elements (the specification says which elements count: hidden
+ones for conv_ffn, pixels for upsample_argmax, classes x pixels for upsample_cross_entropy). The time is a lower bound
+without stalls. Beside it stands what binds it: issue (4 instructions per cycle and multiprocessor), a pipe (alu, imad,
+special), "warp" (the longest warp at one instruction per cycle), "shared" (passes over shared memory and L1), "tensor",
+"L2" (traffic that L1 does not hold); barriers come on top. A low share of warps or few waves mean that latency, which
+the model does not have, will show. No kernel can beat "floor". Nothing is measured: every line says "model". The
+constants are in bench/issue_model/costs.py.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def _ops(arguments: argparse.Namespace) -> int:
 
 
 def _recorded(arguments: argparse.Namespace, name: str, row: table.Row) -> list[str]:
-    """Compares a row with the table's, or writes it; what grew."""
+    """Compare a row with the table's, or write it; return what grew."""
     rows = table.read()
     if arguments.write:
         table.write({**rows, name: row})

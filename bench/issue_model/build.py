@@ -1,6 +1,6 @@
-"""Builds what records launches: csrc's kernels by nvcc for sm_90, their bindings by g++, and a runtime that only notes.
+"""Builds a library that records launches: csrc's kernels for sm_90, their bindings, and a runtime that only notes.
 
-Objects stay in build/issue_model; ninja compiles again what has changed.
+Objects stay in build/issue_model; ninja compiles only what has changed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NVCC_FLAGS = (
 
 
 def nvcc() -> str:
-    """CUDA's compiler."""
+    """Return CUDA's compiler."""
     found = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     if not Path(found).exists():
         raise FileNotFoundError("issue_model: nvcc was not found; install CUDA 13's compiler")
@@ -36,12 +36,12 @@ def nvcc() -> str:
 
 
 def sources(folders: Sequence[str] | None = None) -> list[Path]:
-    """csrc's .cu files, of all ops or of those whose folder is named."""
+    """List csrc's .cu files, of all ops or of those whose folder is named."""
     return [path for path in sorted(CSRC.rglob("*.cu")) if folders is None or path.parent.name in folders]
 
 
 def build(folders: Sequence[str] | None = None, extra: Sequence[Path] = ()) -> tuple[Path, list[Path]]:
-    """The library with the launchers of these folders (and of ``csrc/cuda``), and the cubins of its kernels.
+    """Build the library with the launchers of these folders (and of ``csrc/cuda``), and the cubins of its kernels.
 
     All ops are bound, but the launchers of other folders stay undefined: to call one is an error of the loader.
     """
@@ -59,7 +59,7 @@ def build(folders: Sequence[str] | None = None, extra: Sequence[Path] = ()) -> t
     cuobjdump = Path(nvdisasm()).with_name("cuobjdump")
     ccache = "ccache " if shutil.which("ccache") else ""
     lines = [
-        "rule host",  # nvcc for the runtime too: it knows where its own headers are
+        "rule host",  # nvcc compiles the runtime too, since it knows where its own headers are
         f"  command = {nvcc()} -std=c++17 -O1 -Xcompiler -fPIC,-fvisibility=hidden {includes} {python} -c $in -o $out",
         "rule cuda",
         f"  command = {ccache}{nvcc()} {NVCC_FLAGS} {includes} -MD -MF $out.d -c $in -o $out",
@@ -105,11 +105,11 @@ def build(folders: Sequence[str] | None = None, extra: Sequence[Path] = ()) -> t
 
 @functools.cache
 def load(path: Path) -> Any:
-    """The library as a Python module; functions that no object defines stay open until they are called."""
+    """Load the library as a Python module; functions that no object defines stay undefined until they are called."""
     before = sys.getdlopenflags()
     sys.setdlopenflags(os.RTLD_LAZY)
     try:
-        # pybind11 keeps modules by their full name: one name for each set of kernels
+        # pybind11 keeps modules by their full name, so each set of kernels needs a name of its own
         spec = importlib.util.spec_from_file_location(f"{path.parent.name}._recording", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -1,7 +1,7 @@
-"""What the chip does in a cycle, and the lower bound of a launch's time that follows from what it issues.
+"""Says what the chip does per cycle, and computes a launch's lower bound of time from what it issues.
 
-Every constant of the model is here, with its reason. The bound has no stalls in it: no latency, no dependence between
-instructions, perfect caches. A kernel can be slower, not faster.
+Every constant of the model is here, with its reason. The bound contains no stalls: no latency, no dependence between
+instructions, perfect caches. A kernel can be slower, but not faster.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _PIPE_OF = {name: pipe for pipe, names in PIPES.items() for name in names.split(
 
 
 def pipe(name: str) -> str:
-    """Which units run an instruction, by its name with modifiers."""
+    """Return which units run an instruction, by its name with modifiers."""
     base = name.partition(".")[0]
     if base in _PIPE_OF:
         return _PIPE_OF[base]
@@ -78,7 +78,7 @@ def pipe(name: str) -> str:
 
 
 def multiply_adds(name: str) -> int:
-    """Of a tensor-core instruction, by one warp."""
+    """Return the multiply-adds of a tensor-core instruction by one warp."""
     parts = name.split(".")
     if parts[0] == "HMMA":
         shapes = {"16816": 16 * 8 * 16, "1688": 16 * 8 * 8, "1684": 16 * 8 * 4}
@@ -89,7 +89,7 @@ def multiply_adds(name: str) -> int:
 
 
 def residency(registers: int, threads: int, shared: int) -> int:
-    """Blocks that a multiprocessor holds at once; 0 where one does not fit."""
+    """Return how many blocks a multiprocessor holds at once; 0 if not even one fits."""
     warps = -(-threads // 32)
     each = -(-registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
     by_registers = REGISTERS // PARTITIONS // each * PARTITIONS // warps if each else MOST_BLOCKS
@@ -99,7 +99,7 @@ def residency(registers: int, threads: int, shared: int) -> int:
 
 @dataclass
 class Work:
-    """What one launch issues, all blocks together."""
+    """Holds what one launch issues, all blocks together."""
 
     blocks: int
     resident: int  # blocks of a multiprocessor at once
@@ -116,29 +116,29 @@ class Work:
 
     @property
     def seconds(self) -> float:
-        """The lower bound."""
+        """Return the lower bound."""
         return (
             max(value for name, value in self.bounds.items() if name != "barriers") + self.bounds["barriers"]
         )
 
     @property
     def binds(self) -> str:
-        """What the bound is made of for the most part."""
+        """Name the largest part of the bound."""
         return max(self.bounds, key=self.bounds.__getitem__)
 
     @property
     def waves(self) -> float:
-        """How often the chip is filled."""
+        """Return how often the chip is filled."""
         return self.blocks / (MULTIPROCESSORS * self.resident)
 
     @property
     def occupancy(self) -> float:
-        """Warps of a full multiprocessor, as a part of 64."""
+        """Return the warps of a full multiprocessor as a share of 64."""
         return self.resident * self.warps / MOST_WARPS
 
 
 def price(work: Work) -> Work:
-    """Fills in the bounds."""
+    """Fill in the bounds."""
     # the multiprocessor that has most blocks to do
     share = math.ceil(work.blocks / MULTIPROCESSORS) / work.blocks
     cycles = {"issue": work.instructions / PARTITIONS * share}
@@ -161,7 +161,7 @@ def price(work: Work) -> Work:
 
 
 def by_pipe(counted: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Instructions by pipe."""
+    """Sum the instructions by pipe."""
     result: dict[str, float] = {}
     for name, count in counted:
         if count:

@@ -1,4 +1,4 @@
-"""Reads what a cubin says of its kernels: code, registers, shared memory, parameters, constant banks."""
+"""Reads what a cubin says about its kernels: code, registers, shared memory, parameters, constant banks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import struct
 from dataclasses import dataclass, field
 
 INSTRUCTION_BYTES = 16
-# attributes of .nv.info: code of a value, with what cuobjdump -elf calls it
+# attributes of .nv.info: the code of each value, under the name that cuobjdump -elf gives it
 PARAM_CBANK, KPARAM_INFO, REGCOUNT = 0x0A, 0x17, 0x2F
 SIZED, NOBITS = 0x04, 8
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """Where a parameter of a kernel lies, from the begin of all parameters."""
+    """Says where a kernel's parameter lies, from the beginning of all parameters."""
 
     offset: int
     size: int
@@ -21,7 +21,7 @@ class Parameter:
 
 @dataclass
 class Kernel:
-    """One entry function of a cubin."""
+    """Describes one entry function of a cubin."""
 
     name: str
     symbol: int  # its index, by which nvdisasm finds it
@@ -33,7 +33,7 @@ class Kernel:
 
 
 def kernels(cubin: bytes) -> dict[str, Kernel]:
-    """Name -> kernel, for every entry function."""
+    """Map the name of every entry function to its kernel."""
     sections = _sections(cubin)
     symbols = _symbols(cubin, sections)
     by_name = {name: content for name, _, content, _ in sections}
@@ -67,7 +67,7 @@ def kernels(cubin: bytes) -> dict[str, Kernel]:
 
 
 def _sections(cubin: bytes) -> list[tuple[str, int, bytes, int]]:
-    """Name, type, content and size of each."""
+    """List name, type, content and size of each section."""
     if cubin[:4] != b"\x7fELF":
         raise ValueError("not a cubin: it does not begin as an ELF file")
     (offset,) = struct.unpack_from("<Q", cubin, 0x28)

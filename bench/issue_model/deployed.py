@@ -1,4 +1,4 @@
-"""The deployed model, from the image to the mask, as the launches of one forward pass at batch 1 in bfloat16."""
+"""Plans the deployed model, from the image to the mask: the launches of a forward pass at batch 1 in bfloat16."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REGIONS = 8  # of the label map along a side: most cells of a real one agree at 
 
 
 def _label_map(args: Any) -> Any:
-    """Logits of regions of one class, where the resizing argmax's control flow is that of a real image."""
+    """Make logits with regions of one class, so that the resizing argmax branches as on a real image."""
     logits, size = args
     noise = torch.randn(1, logits.shape[1], REGIONS, REGIONS, generator=torch.Generator().manual_seed(0))
     smooth = F.interpolate(noise, logits.shape[2:], mode="bilinear").to(logits.dtype)
@@ -26,7 +26,7 @@ def _label_map(args: Any) -> Any:
 
 
 def steps(recorder: Callable[[], Recorder], size: str, height: int, width: int, blocks: int) -> list[Step]:
-    """One forward pass of SegNeXt-``size``, op by op.
+    """Plan one forward pass of SegNeXt-``size``, op by op.
 
     Args:
         size: "t", "s", "b" or "l".

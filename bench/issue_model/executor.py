@@ -30,7 +30,7 @@ MOST_ISSUES = 1 << 28  # of a block: what takes longer is a loop without end
 
 @dataclass(frozen=True)
 class Code:
-    """A kernel, decoded."""
+    """Holds a decoded kernel."""
 
     kernel: Kernel
     lines: list[Line]
@@ -39,7 +39,7 @@ class Code:
 
 @dataclass
 class Counts:
-    """What blocks issued, by instruction: summed over the blocks that ran."""
+    """Counts what blocks issued, by instruction, summed over the blocks that ran."""
 
     issued: np.ndarray
     lanes: np.ndarray
@@ -51,7 +51,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Start:
-    """How a kernel is started."""
+    """Says how a kernel is started."""
 
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
@@ -65,7 +65,7 @@ class Start:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The compiled executor; compiled again where its source has changed."""
+    """Return the compiled executor; it is compiled again if its source has changed."""
     sources = sorted(MACHINE.glob("*.*"))
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     path = CACHE / f"executor-{key}.so"
@@ -99,13 +99,13 @@ def library() -> ctypes.CDLL:
 
 @functools.cache
 def operations() -> dict[str, int]:
-    """The executor's operations by name."""
+    """Map the names of the executor's operations to their numbers."""
     return {name: i for i, name in enumerate(library().issue_model_operations().decode().split())}
 
 
 @functools.lru_cache(maxsize=256)
 def code(cubin: bytes, name: str) -> Code:
-    """One kernel of a cubin, decoded."""
+    """Decode one kernel of a cubin."""
     kernel = kernels(cubin)[name]
     lines = disassemble(cubin, kernel.symbol)
     return Code(kernel, lines, decode.program(lines, operations()))
@@ -115,16 +115,16 @@ _BARRIER = np.zeros(16, np.uint32)  # what the driver gives a cooperative grid t
 
 
 def empty_counts(program: Code) -> Counts:
-    """Counts of nothing."""
+    """Make counts that are all zero."""
     issued, lanes, passes, sectors = (np.zeros(len(program.lines), np.uint64) for _ in range(4))
     return Counts(issued, lanes, passes, sectors)
 
 
 def run_block(program: Code, start: Start, index: tuple[int, int, int], counts: Counts) -> None:
-    """Runs one block to its end and adds what it issued.
+    """Run one block to its end and add what it issued.
 
     Raises:
-        RuntimeError: what cannot be executed, with the instruction.
+        RuntimeError: something cannot be executed; the message has the instruction.
     """
     banks = {**program.kernel.constants, 0: _bank0(program.kernel, start)}
     contents = [np.frombuffer(banks.get(i, b"\0") or b"\0", np.uint8) for i in range(BANKS)]
@@ -164,7 +164,7 @@ def _explained(program: Code, text: str) -> str:
 
 
 def _bank0(kernel: Kernel, start: Start) -> bytes:
-    """The driver's constants and the parameters."""
+    """Lay out the driver's constants and the parameters."""
     bank = bytearray(kernel.parameter_base + len(start.parameters))
     for at, values in ((0x0, start.block), (0xC, start.grid)):
         for i, value in enumerate(values):
@@ -181,7 +181,7 @@ def _bank0(kernel: Kernel, start: Start) -> bytes:
 
 
 def sampled_blocks(grid: tuple[int, int, int], most: int) -> Sequence[tuple[int, int, int]]:
-    """All blocks of a small grid; of a large one the first, the last, and others at even distances between."""
+    """Choose all blocks of a small grid; in a large one the first, the last, and others at even distances between."""
     total = grid[0] * grid[1] * grid[2]
     numbers = (
         sorted({round(i * (total - 1) / max(most - 1, 1)) for i in range(most)})

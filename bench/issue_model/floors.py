@@ -1,4 +1,4 @@
-"""Below what an op cannot run on an H200, whatever its kernel: memory, float32 arithmetic, exponentials, products."""
+"""Gives the time below which no kernel of an op runs on an H200: memory, float32 arithmetic, exponentials, products."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ BACKWARD = {
 
 
 def floor(op: str, direction: str, elements: int, minimum: int) -> float:
-    """Seconds: memory at copy speed, or the arithmetic where it is known to be more."""
+    """Return the seconds of memory at copy speed, or of the arithmetic if that is known to take longer."""
     arithmetic = (FORWARD if direction == "forward" else BACKWARD).get(op, 0.0) * elements
     return max(minimum / costs.MEMORY_BYTES, arithmetic)

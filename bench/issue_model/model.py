@@ -1,4 +1,4 @@
-"""One launch, modelled: runs some of its blocks, and scales what they issue to the whole grid."""
+"""Models one launch: runs some of its blocks, and scales what they issue to the whole grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUDGET = 12_000_000  # warp instructions of a launch, after which no more blocks
 
 @dataclass(frozen=True)
 class Result:
-    """A launch and what it costs."""
+    """Holds a launch and what it costs."""
 
     launch: Launch
     code: Code
@@ -23,18 +23,18 @@ class Result:
 
     @property
     def scale(self) -> float:
-        """All blocks, by those that ran."""
+        """Scale the counts of the blocks that ran to all blocks."""
         return self.work.blocks / len(self.counts.blocks)
 
 
 def modelled(launch: Launch, blocks: int = BLOCKS) -> Result:
-    """Runs blocks of a launch."""
+    """Run blocks of a launch."""
     start = launch.start
     code = executor.code(launch.cubin, launch.kernel)
     counts = executor.empty_counts(code)
     total = start.grid[0] * start.grid[1] * start.grid[2]
     chosen = list(executor.sampled_blocks(start.grid, blocks))
-    # first, last, middle ones: what the budget leaves out is never an edge
+    # first, last, then middle ones, so that the budget never leaves out an edge
     order = [chosen[0], chosen[-1], *chosen[1:-1]] if len(chosen) > 1 else chosen
     for index in order:
         executor.run_block(code, start, index, counts)

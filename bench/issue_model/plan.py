@@ -1,4 +1,4 @@
-"""What a call launches on an H200, kernel by kernel: our ops by their CUDA or Triton kernels, PyTorch's by itself.
+"""Plans what a call launches on an H200, kernel by kernel: our ops by CUDA or Triton kernels, PyTorch's by itself.
 
 Tensors have no data (device "meta"). A CUDA launcher needs addresses, so its op gets CPU tensors of the same sizes.
 """
@@ -34,7 +34,7 @@ DRAWN = 1 << 20  # numbers that are drawn once; larger tensors repeat them
 
 @dataclass(frozen=True)
 class Foreign:
-    """A kernel of PyTorch's or cuDNN's: not modelled, priced by its bytes and its products."""
+    """Stands for a kernel of PyTorch or cuDNN, which is not modelled but priced by its bytes and its products."""
 
     label: str
     launches: int
@@ -43,20 +43,20 @@ class Foreign:
 
     @property
     def seconds(self) -> float:
-        """The lower bound: memory, or tensor cores."""
+        """Return the lower bound: memory or tensor cores."""
         return max(self.bytes_moved / costs.MEMORY_BYTES, self.flops / costs.TENSOR_FLOPS)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One launch, or one function of PyTorch's."""
+    """Holds one launch, or one function of PyTorch."""
 
     op: str
     what: Result | Foreign
 
 
 class Plan(TorchDispatchMode):
-    """Under it every call is planned, and modelled at once.
+    """Plans every call under it, and models each at once.
 
     Attributes:
         steps: in the order of their launches.
@@ -84,12 +84,12 @@ class Plan(TorchDispatchMode):
         self._results: dict[Any, Result] = {}
 
     def run(self, op: str, backend_name: str, args: Sequence[Any]) -> Any:
-        """One op by one backend's kernel; ops that it calls choose as "auto" does."""
+        """Run one op by one backend's kernel; ops that it calls choose as "auto" does."""
         with self._patched(), self:
             return self._run(op, backend_name, args)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """A function of tensors without data."""
+        """Call a function of tensors without data."""
         with self._patched(), self:
             return function(*args)
 
@@ -161,7 +161,7 @@ class Plan(TorchDispatchMode):
 
     @contextlib.contextmanager
     def _patched(self) -> Iterator[None]:
-        """The library as on an H200 with everything built."""
+        """Make the library look as on an H200 with everything built."""
 
         def start(function: Any, grid: Any, *args: Any, config: tuning.Config, **constants: Any) -> None:
             with _no_modes():
@@ -194,7 +194,7 @@ class Plan(TorchDispatchMode):
 
 
 class _Native:
-    """`native._C` with the recorder's launchers; it is built when the first of them is asked for."""
+    """Is `native._C` with the recorder's launchers; it is built when the first of them is asked for."""
 
     def __init__(self, recorder: Callable[[], Recorder], compiled: Any) -> None:
         self._recorder, self._compiled = recorder, compiled
@@ -217,7 +217,7 @@ def _drawn() -> torch.Tensor:
 
 
 def _with_data(tensor: torch.Tensor) -> torch.Tensor:
-    """A CPU tensor of the same sizes and strides: Gaussian numbers that repeat, or zeros of an integer type."""
+    """Make a CPU tensor of the same sizes and strides: Gaussian numbers that repeat, or zeros of an integer type."""
     if tensor.device.type == "cpu":
         return tensor
     result = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
@@ -242,15 +242,15 @@ def _name(func: Any) -> str:
 
 
 def _as_cudnn(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """In the layout that a GPU gives: tensors without data are always given the contiguous one."""
-    # one pixel by one is both; PyTorch takes it for contiguous
+    """Give the result the layout that a GPU gives it: without data it is always contiguous."""
+    # an image of one pixel has both layouts; PyTorch takes it for contiguous
     images = [t for t in (x, weight) if t.shape[1] > 1 and t.shape[2] * t.shape[3] > 1]
     is_nhwc = any(t.is_contiguous(memory_format=torch.channels_last) for t in images)
     return out.contiguous(memory_format=torch.channels_last) if out.device.type == "meta" and is_nhwc else out
 
 
 def _is_free(func: Any, args: Any, outputs: Sequence[torch.Tensor]) -> bool:
-    """Whether a function of PyTorch's starts no kernel."""
+    """Return whether a function of PyTorch starts no kernel."""
     name = _name(func)
     if name in FREE or not any(tensor.numel() for tensor in outputs):
         return True
@@ -272,7 +272,7 @@ def _foreign(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> Foreign:
 
 
 def _key(launch: Launch) -> Any:
-    """What makes two launches issue the same: all but where tensors lie."""
+    """Return a key that is equal for launches that issue the same: all but where tensors lie."""
     start, parameters = launch.start, bytearray(launch.start.parameters)
     for at in range(0, len(parameters) - 7, 8):
         value = int.from_bytes(parameters[at : at + 8], "little")

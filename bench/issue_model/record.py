@@ -1,4 +1,4 @@
-"""What the CUDA launchers would start: they run on CPU tensors, against a CUDA runtime that only notes."""
+"""Records what the CUDA launchers would start: they run on CPU tensors, against a CUDA runtime that only notes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oracle import nvcc
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel and how it is started."""
+    """Holds a kernel and how it is started."""
 
     cubin: bytes
     kernel: str
@@ -27,7 +27,7 @@ class Launch:
 
 
 class Recorder:
-    """The CUDA kernels of some folders of csrc (all by default), compiled and ready to be asked for."""
+    """Records launches of the CUDA kernels of some folders of csrc, by default all of them."""
 
     def __init__(self, folders: Sequence[str] | None = None, extra: Sequence[Path] = ()) -> None:
         library, cubins = build.build(folders, extra)
@@ -59,7 +59,7 @@ class Recorder:
         self.memsets += 1
 
     def taken(self, first: int, tensors: Sequence[torch.Tensor]) -> list[Launch]:
-        """The launches noted from number ``first`` on, which may read the memory of these tensors."""
+        """Take the launches noted from number ``first`` on; they may read the memory of these tensors."""
         ranges = _joined(
             [_range(tensor) for tensor in tensors if tensor.device.type == "cpu" and tensor.numel()]
         )
@@ -74,7 +74,7 @@ def _range(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def _joined(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Without those that lie in another one."""
+    """Join ranges that overlap."""
     result: list[tuple[int, int]] = []
     for begin, end in sorted(ranges):
         if result and begin <= result[-1][1]:
@@ -85,5 +85,5 @@ def _joined(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def readable(name: str) -> str:
-    """nmf2d_cluster_kernel<float, 16> from what the linker calls it."""
+    """Turn the linker's name into one such as nmf2d_cluster_kernel<float, 16>."""
     return nvcc.readable([name])[0]

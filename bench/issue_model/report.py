@@ -1,4 +1,4 @@
-"""The model's results as text; every line says that it is one."""
+"""Writes the model's results as text; every line says that it is a model."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ LINES = 30  # of a profile
 
 
 def seconds(steps: Sequence[Step]) -> float:
-    """The kernels' own bounds, one after another."""
+    """Sum the kernels' own bounds."""
     return sum(s.what.seconds if isinstance(s.what, Foreign) else s.what.work.seconds for s in steps)
 
 
 def launches(steps: Sequence[Step]) -> int:
-    """How many kernels start."""
+    """Count the kernels that start."""
     return sum(s.what.launches if isinstance(s.what, Foreign) else 1 for s in steps)
 
 
 def instructions(steps: Sequence[Step]) -> float:
-    """Warp instructions of our kernels."""
+    """Sum the warp instructions of our kernels."""
     return sum(s.what.work.instructions for s in steps if isinstance(s.what, Result))
 
 
 def text(workload: Workload, steps: Sequence[Step], took: float) -> str:
-    """A head line for the call and a line for each launch."""
+    """Write a head line for the call and a line for each launch."""
     least = floor(workload.op, workload.direction, workload.elements, workload.minimum)
     each = instructions(steps) * 32 / workload.elements
     total = seconds(steps)
@@ -77,7 +77,7 @@ def _line(step: Step, elements: int) -> str:
 
 
 def deployed(name: str, steps: Sequence[Step]) -> str:
-    """The sum of a forward pass, kernel by kernel, the costliest first."""
+    """Write the sum of a forward pass, kernel by kernel, the costliest first."""
     rows: dict[tuple[str, str, bool], list[float]] = defaultdict(lambda: [0, 0.0])
     for step in steps:
         foreign = isinstance(step.what, Foreign)
@@ -104,7 +104,7 @@ def deployed(name: str, steps: Sequence[Step]) -> str:
 
 
 def profile(result: Result, elements: int) -> str:
-    """Where the warp instructions are: by pipe, by name and by source line."""
+    """Write where the warp instructions are: by pipe, by name and by source line."""
     numbers = [array.astype(float) * result.scale for array in (
         result.counts.issued, result.counts.lanes, result.counts.passes, result.counts.sectors)]  # fmt: skip
     total = numbers[0].sum()

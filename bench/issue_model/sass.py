@@ -1,6 +1,6 @@
-"""From nvdisasm's text to the instructions that the executor runs.
+"""Reads nvdisasm's text into the instructions that the executor runs.
 
-An instruction that is not known here is an error that names it: a silent guess would make every count wrong.
+An unknown instruction is an error that names it, because a silent guess would make every count wrong.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ BYTES = 16
 
 
 class UnknownInstruction(ValueError):
-    """The machine code holds what the executor has no meaning for."""
+    """The machine code holds an instruction that the executor does not know."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One instruction as nvdisasm prints it."""
+    """Holds one instruction as nvdisasm prints it."""
 
     address: int  # in instructions
     guard: str
@@ -38,7 +38,7 @@ class Line:
 
 
 def nvdisasm() -> str:
-    """Triton's wheel carries it; so does a full CUDA toolkit."""
+    """Find nvdisasm: Triton's wheel carries it, and so does a full CUDA toolkit."""
     try:
         import triton
 
@@ -54,7 +54,7 @@ def nvdisasm() -> str:
 
 
 def disassemble(cubin: bytes, symbol: int) -> list[Line]:
-    """The instructions of the kernel with this symbol index."""
+    """Return the instructions of the kernel with this symbol index."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -95,7 +95,7 @@ def _parse(text: str) -> Iterator[Line]:
 
 
 def _split(text: str) -> list[str]:
-    """At commas, and before a label or bracket that follows a blank."""
+    """Split operands at commas, and before a label or bracket that follows a blank."""
     text = re.sub(r"(\S) +(?=`\()", r"\1, ", text.strip())
     return [part for part in text.split(",") if part.strip()]
 

@@ -1,4 +1,4 @@
-"""The committed table: what each op's kernels issue, a line for each call, and what has grown since."""
+"""Keeps the committed table of what each op's kernels issue, one line per call, and says what has grown since."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bench.issue_model.plan import Step
 from oracle import nvcc
 
 PATH = Path(__file__).resolve().parents[1] / "issue_model.json"
-TOLERANCE = 0.03  # a kernel may not issue so much more unnoticed
+TOLERANCE = 0.03  # a kernel that issues more than this share in addition is reported
 COMMAND = "python -m bench.issue_model --only {op} --write"
 MODEL_COMMAND = "python -m bench.issue_model --model {size} --write"
 Row = dict[str, Any]
 
 
 def row(steps: Sequence[Step], elements: int) -> Row:
-    """Instructions an element and the bound in microseconds: of the call, and of each kernel by its number."""
+    """Return instructions per element and the bound in microseconds, of the call and of each kernel."""
     kernels: dict[str, list[float]] = {}
     for step in steps:
         if isinstance(step.what, Result):
@@ -38,24 +38,24 @@ def row(steps: Sequence[Step], elements: int) -> Row:
 
 
 def compilers() -> str:
-    """The versions that decide about the machine code."""
+    """Return the versions that decide about the machine code."""
     import triton
 
     return f"nvcc {nvcc.release()}, triton {triton.__version__}"
 
 
 def written_with() -> str:
-    """The compilers whose machine code the table holds."""
+    """Return the compilers whose machine code the table describes."""
     return json.loads(PATH.read_text())["compilers"]
 
 
 def read() -> dict[str, Row]:
-    """Name of a call -> its row."""
+    """Map the name of each call to its row."""
     return json.loads(PATH.read_text())["rows"] if PATH.exists() else {}
 
 
 def write(rows: Mapping[str, Row]) -> None:
-    """A line a call, so that a change shows as one."""
+    """Write one line per call, so that a change shows as one line."""
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(rows[name])}" for name in sorted(rows))
     head = (
         '"model": "modelled, not measured: warp instructions x 32 / elements of the sm_90 code, and the lower bound of '
@@ -67,7 +67,7 @@ def write(rows: Mapping[str, Row]) -> None:
 
 
 def grown(name: str, now: Row, before: Row | None) -> str | None:
-    """What is worse than in the table by more than 3 %, in a line; None where nothing is."""
+    """Say in a line what is worse than in the table by more than 3 %; None if nothing is."""
     op = name.split()[0]
     command = MODEL_COMMAND.format(size=op[-1]) if op.startswith("segnext_") else COMMAND.format(op=op)
     if before is None:

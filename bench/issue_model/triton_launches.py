@@ -1,4 +1,4 @@
-"""A Triton launch on tensors without data, compiled without a GPU."""
+"""Turns a Triton launch on tensors without data into one that the executor can start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ APART = 1 << 40
 def launch_of(
     function: Any, grid: Any, args: tuple[Any, ...], config: tuning.Config, constants: dict[str, Any]
 ) -> Launch:
-    """What `launch.start` with these arguments would start."""
+    """Return what `launch.start` with these arguments would start."""
     noted = triton_launch.Launch(function, args, config, constants)
     tensors: dict[int, int] = {}
 
@@ -35,7 +35,7 @@ def launch_of(
     cubin, name = built.asm["cubin"], built.metadata.name
     kernel = kernels(cubin)[name]
     packed = bytearray(max((p.offset + p.size for p in kernel.parameters), default=0))
-    # behind the function's own parameters Triton has scratch memory, which these kernels do not use
+    # after the function's own parameters Triton passes scratch memory, which these kernels do not use
     for value, parameter in zip(noted.passed(), kernel.parameters, strict=False):
         packed[parameter.offset : parameter.offset + parameter.size] = _bytes(value, parameter.size, address)
     x, y, z = (*(int(size) for size in grid), 1, 1)[:3]

@@ -1,4 +1,4 @@
-"""What is modelled: each op's directions on its model shapes, through its CUDA and its Triton kernels."""
+"""Lists what is modelled: each op's directions on its model shapes, through its CUDA and its Triton kernels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGE = (
 
 @dataclass(frozen=True)
 class Workload:
-    """One call of an op."""
+    """Describes one call of an op."""
 
     op: str
     direction: str  # "forward" or "backward"
@@ -38,12 +38,12 @@ class Workload:
 
     @property
     def name(self) -> str:
-        """Its line in the table."""
+        """Name its line in the table."""
         return " ".join((self.op, self.direction, self.backend, self.dtype, self.layout, self.shape))
 
     @property
     def full_op(self) -> str:
-        """The registered op that runs."""
+        """Name the registered op that runs."""
         return self.op if self.direction == "forward" else f"{self.op}_backward"
 
 
@@ -57,7 +57,7 @@ def workloads(
     changed: dict[str, Any] | None = None,
     targets: bool = False,
 ) -> Iterator[Workload]:
-    """All that matches, op by op; shapes are the specification's, T's and B's at 512x512.
+    """Yield all calls that match, op by op; shapes are the specification's, T's and B's at 512x512.
 
     Args:
         changed: sizes to take instead of the samples' own.
@@ -101,6 +101,6 @@ def _args(
 
 
 def folders(op: str) -> list[str] | None:
-    """csrc's folders with the CUDA kernels of an op and of those that it calls; None, for all, where none is."""
+    """Return csrc's folders with the CUDA kernels of an op and of the ops that it calls; None, for all, if none is."""
     names = (op, *all_specs()[op].calls)
     return [name for name in names if any((build.CSRC / "ops" / name).glob("*.cu"))] or None

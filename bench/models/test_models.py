@@ -1,4 +1,4 @@
-"""Whole models against plain PyTorch and other runtimes: image to mask, image to logits, a training step."""
+"""Times whole models against plain PyTorch and other runtimes: image to mask, image to logits, a training step."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from bench import fresh_process
 from bench.comparison import Comparison
 from bench.models import networks, training
+from bench.models.checks import assert_best_class, assert_close, assert_labels_agree
 from bench.models.networks import CLASSES, fit_classifier, image, pair, plain_build, scene
 from bench.models.training import Training, assert_same_step, model_training, plain_training
 from bench.peers import bfloat16_peers, float32_peers
@@ -18,7 +19,6 @@ from bench.results import OURS, Row
 from bench.roofline import counted_flops
 from oracle import transcription
 from oracle.inputs import in_layout
-from oracle.predictions import assert_best_class, assert_close, assert_labels_agree
 from segnext import deploy
 
 SIDE = 512
@@ -37,7 +37,7 @@ def test_image_to_mask_of_the_other_sizes(size: str, compare: Comparison) -> Non
 
 
 def test_image_to_mask_large(compare: Comparison) -> None:
-    """A frame of a street scene; memory counts here."""
+    """Time one frame of a street scene, where memory counts."""
     row = compare_masks(compare, "t", 19, 1024, 2048)
     if row is not None:
         arguments = ("t", 19, 1024, 2048)
@@ -54,7 +54,8 @@ def compare_masks(compare: Comparison, size: str, classes: int, height: int, wid
         oracle = transcription.logits(state_dict, bases, images)
     peers = dict(float32_peers(plain_build(partial(transcription.mask, axis=-1), state_dict, bases, images)))
     if size == "l":
-        del peers["torch.compile"]  # minutes of compilation, and never the fastest of the smaller models
+        # it compiles for minutes, and was never the fastest with the smaller models
+        del peers["torch.compile"]
     ours = deploy(model, torch.float32)
     return compare(
         "models, fp32",
@@ -107,7 +108,7 @@ def test_image_to_mask_bf16(size: str, compare: Comparison) -> None:
 
 
 def test_training_step(compare: Comparison) -> None:
-    """Forward, backward and AdamW; dropout and drop path are off, so that both sides compute the same."""
+    """Time forward, backward and AdamW. Dropout and drop path are off, so that both sides compute the same."""
     model, state_dict = pair("t", drop_path=0.0, decoder_dropout=0.0)
     images, targets = training.training_batch()
     oracle = plain_training(state_dict, model, images, targets).step()
@@ -117,7 +118,7 @@ def test_training_step(compare: Comparison) -> None:
         training = plain_training(in_layout(state_dict, layout), model, in_layout(images, layout), targets)
         return training.step, ()
 
-    def gate(variant: str, training: Training) -> None:
+    def check(variant: str, training: Training) -> None:
         runs[variant] = training
         assert_same_step(training, oracle, variant)
 
@@ -126,7 +127,7 @@ def test_training_step(compare: Comparison) -> None:
         f"T 4x256x256, {CLASSES} classes, AdamW",
         model_training(model, images, targets).step,
         build,
-        gate,
+        check,
         inference=False,
         flops=3 * counted_flops(lambda: model.forward_logits(images)),
     )

@@ -1,4 +1,4 @@
-"""Training steps: our model, and the same weights in plain PyTorch; whether two of them agree."""
+"""Trains our model, and the same weights in plain PyTorch, and checks that their steps agree."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.models.checks import TOLERANCE
 from bench.models.networks import CLASSES, pair
 from bench.peers import Run
 from oracle import transcription
 from oracle.inputs import in_layout
-from oracle.predictions import TOLERANCE
 from segnext.models import SegNeXt, dialects
 
 LEARNING_RATE = 6e-5
@@ -21,11 +21,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # of images and targets
 
 
 class Training:
-    """Training steps on one batch, seeded by their number: variants see the same random bases, step by step.
+    """Takes training steps on one batch. Each is seeded by its number, so variants see the same random bases.
 
     Args:
-        parameters: by official name, in the order of the model's.
-        loss: the loss of the current parameters.
+        parameters: by official name, in the model's order.
+        loss: returns the loss of the current parameters.
         lr: learning rate of AdamW.
     """
 
@@ -37,7 +37,7 @@ class Training:
         self.losses: list[float] = []
 
     def step(self) -> Training:
-        """Forward, backward, update."""
+        """Run forward, backward and update once."""
         torch.manual_seed(len(self.losses))
         self.optimiser.zero_grad()
         loss = self.loss()
@@ -48,7 +48,7 @@ class Training:
 
 
 def model_training(model: SegNeXt, images: Tensor, targets: Tensor) -> Training:
-    """Our model, put into training mode."""
+    """Train our model; it is put into training mode."""
     parameters, loss = model_loss(model)
     return Training(parameters, partial(loss, images, targets))
 
@@ -56,18 +56,18 @@ def model_training(model: SegNeXt, images: Tensor, targets: Tensor) -> Training:
 def plain_training(
     state_dict: dict[str, Tensor], model: SegNeXt, images: Tensor, targets: Tensor
 ) -> Training:
-    """The official arithmetic on a copy of ``state_dict``; what is a parameter of the model is trained."""
+    """Train the official arithmetic on a copy of ``state_dict``; the model's parameters are trained."""
     parameters, loss = plain_loss(state_dict, model)
     return Training(parameters, partial(loss, images, targets))
 
 
 def model_loss(model: SegNeXt) -> tuple[dict[str, Tensor], Loss]:
-    """Parameters by official name, and the loss; puts the model into training mode."""
+    """Return the parameters by official name, and the loss; put the model into training mode."""
     return dialects.to_official(dict(model.named_parameters())), model.train().loss
 
 
 def plain_loss(state_dict: dict[str, Tensor], model: SegNeXt) -> tuple[dict[str, Tensor], Loss]:
-    """The same in the official arithmetic, on a copy of ``state_dict``."""
+    """Return the same for the official arithmetic, on a copy of ``state_dict``."""
     trained = dialects.to_official(dict(model.named_parameters()))
     own = {name: tensor.clone().requires_grad_(name in trained) for name, tensor in state_dict.items()}
     shape = model.decoder.hamburger.bases.shape[1:]
@@ -82,7 +82,7 @@ def plain_loss(state_dict: dict[str, Tensor], model: SegNeXt) -> tuple[dict[str,
 
 
 def assert_same_step(training: Training, oracle: Training, what: str) -> None:
-    """The first step's loss and gradients are the oracle's, to float32 rounding through the network."""
+    """Assert that the first step's loss and gradients are the oracle's, up to float32 rounding through the network."""
     difference = abs(training.losses[0] - oracle.losses[0])
     assert difference <= TOLERANCE * oracle.losses[0], (
         f"{what}: loss {training.losses[0]}, not {oracle.losses[0]}"
@@ -96,7 +96,7 @@ def assert_same_step(training: Training, oracle: Training, what: str) -> None:
 
 
 def assert_step_no_worse(training: Training, oracle: Training, eager: Training, what: str) -> None:
-    """The first step's loss and gradients are as near to the oracle's as those of eager PyTorch, within twice."""
+    """Assert that the first step's errors of loss and gradients are at most twice those of eager PyTorch."""
 
     def errors(run: Training) -> tuple[float, float]:
         mine, theirs = (
@@ -113,7 +113,7 @@ def assert_step_no_worse(training: Training, oracle: Training, eager: Training, 
 
 
 def training_batch() -> tuple[Tensor, Tensor]:
-    """Images (4, 3, 256, 256) in channels_last and their targets."""
+    """Return images (4, 3, 256, 256) in channels_last and their targets."""
     generator = torch.Generator().manual_seed(2)
     images = in_layout(torch.randn(4, 3, 256, 256, generator=generator), torch.channels_last)
     return images, torch.randint(CLASSES, (4, 256, 256), generator=generator)
@@ -123,13 +123,13 @@ def training_batch() -> tuple[Tensor, Tensor]:
 
 
 def our_training() -> Run:
-    """Training steps of our T."""
+    """Take training steps of our T."""
     model, _ = pair("t", drop_path=0.0, decoder_dropout=0.0)
     return model_training(model, *training_batch()).step
 
 
 def eager_training() -> Run:
-    """The same in plain PyTorch, channels_last."""
+    """Take them in plain PyTorch, channels_last."""
     model, state_dict = pair("t", drop_path=0.0, decoder_dropout=0.0)
     own = in_layout(state_dict, torch.channels_last)
     return plain_training(own, model, *training_batch()).step

@@ -1,4 +1,4 @@
-"""Every op at the shapes of SegNeXt-T and -B (512x512, batch 1): forward, and forward + backward."""
+"""Times every op at the shapes of SegNeXt-T and -B (512x512, batch 1): forward, and forward + backward."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPECS = tuple(all_specs().values())
 
 
 def over(specs: Sequence[Spec]) -> Callable[[Any], Any]:
-    """Parametrise a test's spec and sample: the ops at all of the model's shapes."""
+    """Parametrise a test's spec and sample: each op at all of the model's shapes."""
     pairs = [(spec, sample) for spec in specs for sample in spec.model_shapes]
     return pytest.mark.parametrize(
         ("spec", "sample"), [pytest.param(*pair, id=f"{pair[0].name}-{pair[1].name}") for pair in pairs]
@@ -31,7 +31,7 @@ def over(specs: Sequence[Spec]) -> Callable[[Any], Any]:
 
 
 def peers_for(args: Args) -> Mapping[str, Peer]:
-    """All peers; without the second layout where no argument has one (nmf2d's matrices)."""
+    """Return all peers, or only one layout if no argument has a second one (nmf2d's matrices)."""
     if any(t.ndim == 4 for t in tree_leaves(args) if isinstance(t, torch.Tensor)):
         return PEERS
     return {name: peer for name, peer in PEERS.items() if "channels_last" not in name}
@@ -43,9 +43,9 @@ def test_forward(spec: Spec, sample: Sample, compare: Comparison) -> None:
     with torch.inference_mode():
         oracle, eager = spec.reference(*cast(args, torch.float64)), spec.reference(*args)
 
-    def gate(variant: str, output: torch.Tensor) -> None:
+    def check(variant: str, output: torch.Tensor) -> None:
         if eager.is_floating_point():
-            # a peer is its own measure of rounding: what remains is the absolute cap
+            # a peer is its own measure of rounding, so only the absolute cap remains
             assert_accurate(output, oracle, eager if variant == OURS else output, what=variant)
         else:
             assert_labels(output, args[0], (output.shape[1], output.shape[2]))
@@ -55,7 +55,7 @@ def test_forward(spec: Spec, sample: Sample, compare: Comparison) -> None:
         f"{spec.name} {sample.name}",
         lambda: spec.call(*args),
         lambda layout: (spec.reference, in_layout(args, layout)),
-        gate,
+        check,
         peers=peers_for(args),
         flops=spec.flops(args),
         bytes_moved=spec.bytes_moved(args, eager),
@@ -65,7 +65,7 @@ def test_forward(spec: Spec, sample: Sample, compare: Comparison) -> None:
 
 @over([spec for spec in SPECS if spec.differentiable])
 def test_forward_backward(spec: Spec, sample: Sample, compare: Comparison) -> None:
-    """Both together: an op that saves less in the forward recomputes in the backward."""
+    """Time both together, since an op that saves less in the forward recomputes in the backward."""
     args = in_layout(sample.make(**spec.saving), torch.channels_last)
     out = spec.reference(*args)
     grad = in_layout(random_grad(out), torch.channels_last)
@@ -74,7 +74,7 @@ def test_forward_backward(spec: Spec, sample: Sample, compare: Comparison) -> No
     oracles = gradients_of(spec.reference, spec, cast(args, torch.float64), grad)
     eagers = gradients_of(spec.reference, spec, args, grad)
 
-    def gate(variant: str, output: list[torch.Tensor]) -> None:
+    def check(variant: str, output: list[torch.Tensor]) -> None:
         for index, (actual, oracle, eager) in enumerate(zip(output, oracles, eagers, strict=True)):
             by = eager if variant == OURS else actual
             assert_gradient_accurate(actual, oracle, by, what=f"{variant}, gradient {index}")
@@ -84,10 +84,10 @@ def test_forward_backward(spec: Spec, sample: Sample, compare: Comparison) -> No
         f"{spec.name} {sample.name}",
         lambda: gradients_of(spec.call, spec, args, grad),
         lambda layout: (gradients_of, (spec.reference, spec, *in_layout((args, grad), layout))),
-        gate,
+        check,
         peers=peers_for(args),
         inference=False,
-        # two products in the backward for each of the forward; recomputed ones are not counted, as is usual
+        # the backward has two products for each one of the forward; as usual, recomputed ones are not counted
         flops=3 * spec.flops(args),
         bytes_moved=spec.bytes_moved(args, out) + spec.bytes_moved((args, grad), eagers),
         backend=" + ".join(dict.fromkeys([choose(spec.name, *args), choose(*backward)])),

@@ -1,4 +1,4 @@
-"""The tail of image to mask, T at 512x512: which share of the whole resizing and argmax take."""
+"""Times the tail of image to mask, T at 512x512: the share of the whole that resizing and argmax take."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LARGEST_SHARE = 0.05
 
 
 def test_tail_on_noise(compare: Comparison) -> None:
-    """150 classes, logits interpolated from a 16x16 grid of noise: more boundaries than in a photograph."""
+    """Logits of 150 classes come from a 16x16 grid of noise, which has more boundaries than a photograph."""
     model, state_dict = pair("t")
     noise = torch.randn(1, CLASSES, 16, 16, generator=torch.Generator().manual_seed(3))
     low = F.interpolate(noise, (SIDE // 8, SIDE // 8), mode="bilinear", align_corners=False)
@@ -39,7 +39,7 @@ def test_tail_on_noise(compare: Comparison) -> None:
 
 
 def test_tail_on_a_photograph(compare: Comparison) -> None:
-    """The shipped weights on a photograph of a street, resized to 512x512."""
+    """The shipped weights see a photograph of a street, resized to 512x512."""
     if "camvid" not in shipped():
         pytest.skip("the package ships no weights named camvid")
     photograph = normalise(read_image(PHOTOGRAPH))
@@ -55,7 +55,7 @@ def test_tail_on_a_photograph(compare: Comparison) -> None:
 def compare_tails(
     compare: Comparison, name: str, model: SegNeXt, state_dict: dict[str, Tensor], images: Tensor, low: Tensor
 ) -> None:
-    """Times all up to the logits and, in the same rounds, the tail on ``low``; ours must be under 5 %."""
+    """Time everything up to the logits and, in the same rounds, the tail on ``low``; ours must take under 5 %."""
     size, bases = (SIDE, SIDE), model.decoder.hamburger.bases
     low = in_layout(low, torch.channels_last)
 

@@ -1,4 +1,4 @@
-"""The campaign without a GPU: both runs from end to end, with every kind of fault planted, killed and started again."""
+"""Runs the campaign without a GPU: both runs from end to end, with every kind of fault, killed and started again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def the_file(folder: Path) -> results.Results:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder of a first run with faults, killed twice and brought to its end; and what it held at the kill."""
+    """Run the first run with faults, kill it twice, let it end; return its folder and what that held at the kill."""
     folder = tmp_path_factory.mktemp("campaign")
     options = ["--first", *(word for job, fault in PLANTED.items() for word in ("--plant", f"{job}={fault}"))]
     smoke = [*options, "--phases", "probe,smoke", "--limit", "20"]  # what the hanging job costs

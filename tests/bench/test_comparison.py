@@ -1,4 +1,4 @@
-"""A benchmark session from end to end, on workloads of microseconds: gate, turns, files, tables."""
+"""Runs a benchmark session from end to end, on workloads of microseconds: checks, turns, files, tables."""
 
 from __future__ import annotations
 

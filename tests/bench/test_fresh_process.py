@@ -1,4 +1,4 @@
-"""Peak memory and the first call, on a toy whose memory and time are known."""
+"""Tests peak memory and the first call, on a toy whose memory and time are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The executor of sm_90 machine code: results of small kernels, what it counts, what it refuses."""
+"""Tests the executor of sm_90 machine code: results of small kernels, what it counts, what it refuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Run = Callable[..., executor.Counts]
 
 @pytest.fixture(scope="session")
 def probes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The small kernels' machine code."""
+    """Compile the small kernels to machine code."""
     path = tmp_path_factory.mktemp("probes") / "probes.cubin"
     command = [str(NVCC), "-std=c++17", "-O3", f"-I{CSRC}", "-arch=sm_90", "-lineinfo", "-cubin", str(PROBES)]
     subprocess.run([*command, "-o", str(path)], check=True)
@@ -41,7 +41,7 @@ def launch(
     shared: int = 1024,
     **more: Any,
 ) -> Launch:
-    """A start of a probe; arrays are passed as addresses, and may be read and written."""
+    """Describe a start of a probe; arrays are passed as addresses, and may be read and written."""
     kernel = cubin.kernels(content)[name]
     packed = bytearray(max(p.offset + p.size for p in kernel.parameters))
     for value, p in zip(args, kernel.parameters, strict=True):
@@ -56,7 +56,7 @@ def launch(
 
 @pytest.fixture
 def run(probes: bytes) -> Run:
-    """Runs all blocks of a probe and gives the counts."""
+    """Return a function that runs all blocks of a probe and gives the counts."""
 
     def run(name: str, *args: Any, **how: Any) -> executor.Counts:
         started = launch(probes, name, args, **how)

@@ -1,4 +1,4 @@
-"""The issue model: a cheap part of its table, results of ops by their machine code, and what it plans."""
+"""Tests the issue model: a cheap part of its table, results of ops by their machine code, and what it plans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bench.issue_model.record import Recorder  # noqa: E402
 from bench.issue_model.workloads import workloads  # noqa: E402
 from segnext_kernels.spec import Sample, all_specs  # noqa: E402
 
-# What compiles in half a minute on two cores. `python -m bench.issue_model --check` compares all of it.
+# These compile in half a minute on two cores. `python -m bench.issue_model --check` compares the whole table.
 FOLDERS = ("dwconv_gelu", "msca_conv", "upsample_argmax")
 CHECKED = (
     "dwconv_gelu forward cuda t1",
@@ -42,7 +42,7 @@ ALL_BLOCKS = 1 << 20
 
 @functools.cache
 def recorder() -> Recorder:
-    """Of the kernels that are compiled here."""
+    """Return the recorder of the kernels that are compiled here."""
     return Recorder(FOLDERS)
 
 
@@ -75,7 +75,7 @@ SAMPLES = [
 def test_machine_code_gives_what_the_definition_says(
     op: str, sample: Sample, dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
-    """What nvcc made of the kernels, not only their source, on the CPU."""
+    """The machine code that nvcc made runs on the CPU, so not only the source is tested."""
     spec, args = all_specs()[op], sample.make(dtype, layout=layout)
     out = Plan(recorder, ALL_BLOCKS).run(op, "cuda", args)
     if out.is_floating_point():

@@ -1,4 +1,4 @@
-"""The loss curves: same start, same batches, gaps measured by the noise."""
+"""Tests the loss curves: same start, same batches, gaps judged against the noise."""
 
 from __future__ import annotations
 

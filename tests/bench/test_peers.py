@@ -1,4 +1,4 @@
-"""The models' peers: every formulation exported once, the fastest of them timed, each in its dtype."""
+"""Tests the models' peers: each formulation is exported once, the fastest is timed, each in its dtype."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def formulation(seconds: float) -> Build:
 
 @pytest.fixture
 def exported(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What was exported; stands in for the runtimes, which sleep as long as the formulation says."""
+    """Note what was exported; stand in for the runtimes, which sleep as long as the formulation says."""
     calls: list[float] = []
 
     def export(function: Any, images: Tensor) -> float:

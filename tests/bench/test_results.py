@@ -1,4 +1,4 @@
-"""What is computed from a run's numbers, and the files they are kept in."""
+"""Tests what is computed from a run's numbers, and the files that keep them."""
 
 from __future__ import annotations
 

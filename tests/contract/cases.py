@@ -1,4 +1,4 @@
-"""What the contract suite runs over: ops x samples x dtypes x layouts x devices x backends that take them."""
+"""Lists the cases of the contract suite: ops x samples x dtypes x layouts x devices x backends that take them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INFERENCE_ONLY = tuple(spec for spec in SPECS if not spec.differentiable)
 
 @dataclass(frozen=True)
 class Case:
-    """One op on one input, run by one backend."""
+    """Holds one op, one input and the backend that runs it."""
 
     spec: Spec
     sample: Sample
@@ -39,27 +39,27 @@ class Case:
         return self.sample.make(self.dtype, self.device, self.layout, **changed)
 
     def run(self, *args: Any) -> torch.Tensor:
-        """The public function on this case's backend, or a skip where it does not take these inputs."""
+        """Call the public function on this case's backend; skip if the backend does not take these inputs."""
         require(self.spec.name, self.backend, args)
         with backend.use_backend(self.backend):
             return self.spec.call(*args)
 
     def backward(self, args: tuple[Any, ...], grad: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """Gradients of the differentiable tensors of ``args`` on this backend, for an incoming ``grad``.
+        """Return gradients of the differentiable tensors of ``args`` on this backend, for an incoming ``grad``.
 
-        Without ``grad`` the same random one at each call.
+        Without ``grad``, every call takes the same random one.
         """
         args, leaves = self.with_gradient(args)
         out = self.run(*args)
         return backward_of(out, leaves, random_grad(out) if grad is None else grad)
 
     def with_gradient(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
-        """Detached arguments of which the differentiable ones require a gradient, and a list of these."""
+        """Return detached arguments, of which the differentiable ones require a gradient, and a list of these."""
         return with_gradient(self.spec, args)
 
 
 def backward_of(out: torch.Tensor, leaves: list[torch.Tensor], grad: torch.Tensor) -> list[torch.Tensor]:
-    """Gradients of ``leaves``; a backward that a named backend lacks is a skip."""
+    """Return the gradients of ``leaves``; skip if a named backend lacks the backward."""
     try:
         return list(torch.autograd.grad(out, leaves, grad))
     except NotImplementedError as error:
@@ -69,17 +69,17 @@ def backward_of(out: torch.Tensor, leaves: list[torch.Tensor], grad: torch.Tenso
 
 
 def strides(t: torch.Tensor) -> list[int]:
-    """The strides that say where elements are: that of an axis of one is free."""
+    """Return the strides that say where elements are; the stride of an axis of size 1 is arbitrary."""
     return [stride for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1]
 
 
 def tensors(value: Any) -> list[torch.Tensor]:
-    """All tensors of nested arguments or results."""
+    """List all tensors of nested arguments or results."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 def assert_as_fake(op: Any, args: tuple[Any, ...], real: list[torch.Tensor]) -> None:
-    """Results of an operator have the shapes, dtypes, devices and strides that it gives for fake tensors."""
+    """Assert that an operator's results have the shapes, dtypes, devices and strides that it gives for fake tensors."""
     with FakeTensorMode() as mode:
         fake = tensors(op(*tree_map_only(torch.Tensor, mode.from_tensor, args)))
     assert len(real) == len(fake)
@@ -89,7 +89,7 @@ def assert_as_fake(op: Any, args: tuple[Any, ...], real: list[torch.Tensor]) -> 
 
 
 def require(op: str, name: str, args: tuple[Any, ...]) -> None:
-    """Skip with the backend's own words where it does not take these inputs."""
+    """Skip with the backend's own words if it does not take these inputs."""
     if name != "auto" and (reason := backend.KERNELS[op][name].reason_against(*args)):
         pytest.skip(f"{op}: {name} {reason}")
 
@@ -105,7 +105,7 @@ def _takes(
 
 
 def has_image(spec: Spec) -> bool:
-    """Whether an argument has a memory format to speak of: nmf2d's matrices have none."""
+    """Return whether an argument has a memory format; nmf2d's matrices have none."""
     return any(t.ndim == 4 for t in tensors(spec.samples[0].make()))
 
 
@@ -125,7 +125,7 @@ def _cases(
 
 
 def _backward_backends(spec: Spec, forward: tuple[str, ...]) -> tuple[str, ...]:
-    """Those with a backward too; and "auto" where forward and backward may run on different ones."""
+    """Return the backends that have a backward too, and "auto" if forward and backward may run on different ones."""
     known = backend.KERNELS[f"{spec.name}_backward"]
     both = tuple(name for name in forward if name in known)
     return both if known.keys() == backend.KERNELS[spec.name].keys() else (*both, "auto")
@@ -142,9 +142,9 @@ def over(
     """Parametrise a test's ``case``.
 
     Args:
-        first_only: each op's first sample only.
-        backward: backends that run the backward.
-        where: keeps the cases for which it is true.
+        first_only: take only each op's first sample.
+        backward: take only backends that run the backward.
+        where: keep only the cases for which it is true.
     """
     cases = [case for case in _cases(specs, dtypes, layouts, first_only, backward) if where(case)]
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
@@ -156,7 +156,7 @@ def over_specs(specs: Iterable[Spec] = SPECS) -> Callable[[Any], Any]:
 
 
 def assert_bitwise(actual: Any, expected: Any, what: str = "result") -> None:
-    """Equal to the last bit, NaN included."""
+    """Assert that tensors are equal to the last bit, NaN included."""
     pairs = list(zip(tensors(actual), tensors(expected), strict=True))
     for index, (a, e) in enumerate(pairs):
         assert a.shape == e.shape and a.dtype == e.dtype, (

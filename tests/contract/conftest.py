@@ -1,7 +1,7 @@
-"""One thread for the contract suite: on inputs this small threads only wait for each other.
+"""Gives the contract suite one thread: on inputs this small, threads only wait for each other.
 
-Gradcheck alone took 7 seconds with one thread and 311 with two, on a two-core machine. The tests about threads
-set their own count. In a session of Triton's interpreter (TRITON_INTERPRET=1) the suite is what it can afford.
+Gradcheck alone took 7 seconds with one thread and 311 with two, on a two-core machine. The tests about threads set
+their own number. In a session of Triton's interpreter (TRITON_INTERPRET=1), only the cases that it can afford are run.
 """
 
 from __future__ import annotations

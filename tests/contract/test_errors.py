@@ -29,13 +29,13 @@ def test_bad_input(spec: Spec, bad: BadInput) -> None:
 
 @over_specs()
 def test_bad_inputs_are_of_both_kinds(spec: Spec) -> None:
-    """Shapes or choices, and types or dtypes."""
+    """There are bad shapes or choices, and bad types or dtypes."""
     assert {bad.error for bad in spec.bad_inputs} >= {ValueError, TypeError}
 
 
 @over_specs()
 def test_named_backend_that_cannot_run_says_why_for_all(spec: Spec) -> None:
-    """Every backend with its reason, in place of a silent fallback."""
+    """Every backend is listed with its reason; there is no silent fallback."""
     args = spec.samples[0].make()
     refusing = [name for name in backend.BACKENDS if name not in backend.KERNELS[spec.name]]
     refusing += [name for name, kernel in backend.KERNELS[spec.name].items() if kernel.reason_against(*args)]

@@ -29,16 +29,16 @@ from tests.contract.cases import (
 from tests.contract.test_values import VIEWS
 
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-FEW_ELEMENTS = 400  # of all differentiable inputs together: gradcheck evaluates the op twice for each
+FEW_ELEMENTS = 400  # in all differentiable inputs together: gradcheck evaluates the op twice per element
 
 
 def backward_args(spec: Spec, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """The backward operator, and the arguments that autograd calls it with."""
+    """Return the backward operator, and the arguments that autograd calls it with."""
     return getattr(torch.ops.segnext_kernels, f"{spec.name}_backward").default, backward_arguments(spec, args)
 
 
 def assert_fake_is_real(op: Any, args: tuple[Any, ...]) -> None:
-    """Shapes, dtypes, devices and strides from fake tensors are the real ones."""
+    """Assert that shapes, dtypes, devices and strides from fake tensors are the real ones."""
     assert_as_fake(op, args, tensors(op(*args)))
 
 
@@ -111,7 +111,7 @@ def test_gradcheck(case: Case) -> None:
         replaced = tree_map_only(torch.Tensor, lambda t: next(fresh) if t.requires_grad else t, args)
         return case.run(*replaced)
 
-    # the defaults let a gradient pass that is a thousandth too small
+    # with the default tolerances, a gradient that is a thousandth too small would pass
     assert torch.autograd.gradcheck(function, leaves, atol=1e-7, rtol=1e-6)
 
 
@@ -130,7 +130,7 @@ def test_gradient_only_where_asked(spec: Spec) -> None:
 
 
 def lowered(spec: Spec, args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
-    """What autocast hands to the kernel."""
+    """Return the arguments that autocast passes to the kernel."""
     return tuple(
         tree_map_only(torch.Tensor, lambda t: t.to(dtype), a) if name in spec.low_precision else a
         for name, a in zip(spec.argument_names, args, strict=True)
@@ -140,7 +140,7 @@ def lowered(spec: Spec, args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any,
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @over_specs()
 def test_autocast_casts_what_it_says(spec: Spec, dtype: torch.dtype) -> None:
-    """To the last bit: one statistic or state cast too many would show."""
+    """Results agree to the last bit, so a statistic or state that is cast by mistake would show."""
     args = spec.samples[0].make()
     low = lowered(spec, args, dtype)
     with torch.autocast("cpu", dtype):
@@ -180,7 +180,7 @@ def _forward_and_gradients(function: Any, spec: Spec, args: tuple[Any, ...]) -> 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @over_specs()
 def test_compile_in_one_graph(spec: Spec, layout: torch.memory_format) -> None:
-    """Equal to eager, forward and backward, for a first H and W and for others without retracing."""
+    """Forward and backward equal eager's, for a first H and W, and for others without retracing."""
     torch._dynamo.reset()
     compiled = torch.compile(spec.call, fullgraph=True, dynamic=True, backend="aot_eager")
     for changed in ({}, spec.resized):
@@ -194,7 +194,7 @@ def test_compile_in_one_graph(spec: Spec, layout: torch.memory_format) -> None:
 
 @over_specs()
 def test_export(spec: Spec) -> None:
-    """torch.export with every tensor size dynamic; the program runs at another H and W."""
+    """torch.export takes every tensor size as dynamic; the program runs at another H and W."""
     args, other = spec.samples[0].make(), spec.samples[0].make(**spec.resized)
     module = _Module(spec)
     auto = tree_map_only(
@@ -220,7 +220,7 @@ class _Module(torch.nn.Module):
 @pytest.mark.parametrize("batched", ["first", "all"])
 @over_specs()
 def test_vmap_is_a_loop(spec: Spec, batched: str) -> None:
-    """Over the first argument alone, and over all tensors at once."""
+    """vmap runs over the first argument alone, and over all tensors at once."""
     versions = [spec.samples[0].make(generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
     places = spec.argument_names[:1] if batched == "first" else spec.argument_names
     args: list[Any] = list(versions[0])
@@ -272,7 +272,7 @@ def test_inference_mode(spec: Spec) -> None:
 
 @over_specs()
 def test_flops_are_those_of_the_definition(spec: Spec) -> None:
-    """As torch.utils.flop_counter counts the plain PyTorch of the definition."""
+    """torch.utils.flop_counter counts the same for the plain PyTorch of the definition."""
     args = spec.samples[0].make()
     counts = []
     for function in (spec.call, spec.reference):
@@ -284,7 +284,7 @@ def test_flops_are_those_of_the_definition(spec: Spec) -> None:
 
 @over_specs(DIFFERENTIABLE)
 def test_flops_of_the_backward_are_twice_the_forwards(spec: Spec) -> None:
-    """What it computes again is left out. (PyTorch counts a depthwise weight's gradient as a dense one's.)"""
+    """Recomputation is not counted. (PyTorch counts a depthwise weight's gradient as a dense one's.)"""
     args, leaves = with_gradient(spec, spec.samples[0].make())
     out = spec.call(*args)
     with FlopCounterMode(display=False) as counter:

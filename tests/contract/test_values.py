@@ -16,7 +16,7 @@ ALL_DTYPES = ("fp64", "fp32", "fp16", "bf16")
 
 
 def assert_right(case: Case, out: torch.Tensor, args: tuple[Any, ...]) -> None:
-    """``out`` is the op's result on ``args`` by the accuracy rule."""
+    """Assert by the accuracy rule that ``out`` is the op's result on ``args``."""
     if not out.is_floating_point():
         assert_labels(out, *args)
         return
@@ -27,14 +27,14 @@ def assert_right(case: Case, out: torch.Tensor, args: tuple[Any, ...]) -> None:
 
 
 def reference_gradients(case: Case, args: tuple[Any, ...], grad: torch.Tensor) -> list[torch.Tensor]:
-    """Gradients by PyTorch's own autograd through the definition."""
+    """Return the gradients by PyTorch's own autograd through the definition."""
     return gradients_of(case.spec.reference, case.spec, args, grad)
 
 
 def assert_right_gradients(
     case: Case, grads: list[torch.Tensor], args: tuple[Any, ...], grad: torch.Tensor
 ) -> None:
-    """``grads`` are the gradients for an incoming ``grad`` by the accuracy rule."""
+    """Assert by the accuracy rule that ``grads`` are the gradients for an incoming ``grad``."""
     versions = (cast(args, torch.float64), args, cast(args, torch.float32))
     expected = [reference_gradients(case, version, grad) for version in versions]
     for index, (actual, *others) in enumerate(zip(grads, *expected, strict=True)):
@@ -61,7 +61,7 @@ def test_backward_is_the_definitions_gradient(case: Case) -> None:
 
 
 def _poisoned(t: torch.Tensor) -> torch.Tensor:
-    """A larger tensor's inside with the same values and axis order; all around it is NaN (0 for integers)."""
+    """Return the same values in the same axis order inside a larger tensor of NaN (0 for integers)."""
     order = sorted(range(t.ndim), key=lambda axis: -t.stride(axis))
     larger = t.new_full([t.shape[axis] + 3 for axis in order], torch.nan if t.is_floating_point() else 0)
     inside = larger[tuple(slice(1, 1 + t.shape[axis]) for axis in order)]
@@ -69,18 +69,18 @@ def _poisoned(t: torch.Tensor) -> torch.Tensor:
 
 
 def _every_second(t: torch.Tensor) -> torch.Tensor:
-    """Every second element along the last axis of a larger tensor, NaN between them."""
+    """Return the values as every second element along the last axis of a larger tensor, with NaN between them."""
     larger = t.new_full((*t.shape[:-1], 2 * t.shape[-1]), torch.nan if t.is_floating_point() else 0)
     return larger[..., ::2].copy_(t)
 
 
 def _transposed(t: torch.Tensor) -> torch.Tensor:
-    """The last two axes stored in the other order."""
+    """Store the last two axes in the other order."""
     return t.mT.contiguous().mT if t.ndim > 1 else t.clone()
 
 
 def _expanded(t: torch.Tensor) -> torch.Tensor:
-    """The first row for all, stored once."""
+    """Repeat the first row for all rows; it is stored once."""
     return t[:1].expand_as(t) if t.shape[0] else t
 
 
@@ -93,7 +93,7 @@ def test_strided_views(case: Case, view: Any) -> None:
     args = tree_map_only(torch.Tensor, view, case.args())
     out = case.run(*args)
     assert_right(case, out, args)
-    inner_rows = out.ndim == 3 and out.mT.is_contiguous()  # matrices' counterpart of channels_last
+    inner_rows = out.ndim == 3 and out.mT.is_contiguous()  # this is what channels_last is for matrices
     assert out.is_contiguous() or out.is_contiguous(memory_format=torch.channels_last) or inner_rows
 
 

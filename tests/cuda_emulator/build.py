@@ -1,4 +1,4 @@
-"""Builds `_emulated`: all CUDA kernels by g++, for the CPU, under AddressSanitizer and UBSan."""
+"""Builds `_emulated`: g++ compiles all CUDA kernels for the CPU, under AddressSanitizer and UBSan."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from oracle.sources import CSRC, bindings
 
 ROOT = Path(__file__).resolve().parents[2]
 EMULATOR = Path(__file__).resolve().parent
-FOLDER = ROOT / "build" / "cuda_emulator"  # objects are used again by the next session
+FOLDER = ROOT / "build" / "cuda_emulator"  # the next session uses the objects again
 LIBRARY = f"_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
 BASE = (
     "-std=c++17 -fPIC -fvisibility=hidden -g1 -fno-omit-frame-pointer -Wall -Wextra -Wno-unknown-pragmas"
     " -DSEGNEXT_WITH_CUDA"  # and without SEGNEXT_WITH_CPU: the CPU kernels are not linked
 )
-# -O1 compiles in a third of -O2's time. Small functions inlined: a place in the source is a place in the code.
+# -O1 compiles in a third of -O2's time. Only small functions are inlined, so that reports name the place in the source.
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 KERNELS = f"-O1 -finline-small-functions -fno-strict-aliasing {SANITIZERS}"
 SCHEDULER = "-O2"
 
 
 def preloaded() -> str | None:
-    """What must be loaded before all others: AddressSanitizer, and the C++ library whose exceptions it watches.
+    """Return what must be loaded first: AddressSanitizer, and the C++ library whose exceptions it watches.
 
-    None where g++ has no AddressSanitizer.
+    It is None if g++ has no AddressSanitizer.
     """
     if shutil.which("g++") is None:
         return None
@@ -44,12 +44,12 @@ def preloaded() -> str | None:
 
 
 def library() -> Path:
-    """The library of the checkout's kernels."""
+    """Build the library of the checkout's kernels."""
     return _build(FOLDER, _sources(), [])
 
 
 def broken_library(op: str, file: str, right: str, wrong: str) -> Path:
-    """The library with one text of ``csrc/<file>`` replaced; ``op``'s kernels are compiled again.
+    """Build the library with one text of ``csrc/<file>`` replaced; ``op``'s kernels are compiled again.
 
     Each break has a folder of its own: tests that want the same one, in this session or a later one, share a build.
     """
@@ -72,7 +72,7 @@ def broken_library(op: str, file: str, right: str, wrong: str) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time builds in ``folder``, which is made."""
+    """Let one process at a time build in ``folder``, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -89,7 +89,7 @@ def _object(source: Path) -> str:
 
 
 def _build(folder: Path, sources: Sequence[Path], objects: Sequence[Path]) -> Path:
-    """Of ``sources``, and of ``objects`` of an earlier build."""
+    """Build from ``sources``, and from ``objects`` of an earlier build."""
     import pybind11
 
     includes = [f"-I{EMULATOR / 'include'}", f"-I{folder / 'csrc'}", f"-I{CSRC}", f"-I{EMULATOR}"]

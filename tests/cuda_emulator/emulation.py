@@ -1,4 +1,4 @@
-"""What a test does with the emulator: schedules, the device's limits, counts of memory traffic."""
+"""Lets a test use the emulator: schedules, the device's limits, counts of memory traffic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEDULES = ("forward", "reverse", "random")
 
 @functools.cache
 def load_module(path: str) -> Any:
-    """The library as a Python module."""
+    """Load the library as a Python module."""
     spec = importlib.util.spec_from_file_location("_emulated", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -22,7 +22,7 @@ def load_module(path: str) -> Any:
 
 
 class Emulator:
-    """Of one test; begins with the forward schedule and a device that has everything."""
+    """Is the emulator of one test; it begins with the forward schedule and a device that has everything."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -30,17 +30,20 @@ class Emulator:
         self.device()
 
     def schedule(self, name: str, seed: int = 0) -> None:
-        """In which order threads, warps and blocks run: "forward", "reverse" or "random"."""
+        """Set the order in which threads, warps and blocks run: "forward", "reverse" or "random"."""
         self.module.schedule(SCHEDULES.index(name), seed)
 
     def device(
         self, resident_blocks: int = 8, largest_cluster: int = 16, shared_limit: int = 227 * 1024
     ) -> None:
-        """Blocks at once (cooperative grids), blocks of a cluster (0: none, before sm_90), bytes of a block."""
+        """Set the device's limits: blocks at once in cooperative grids, blocks per cluster, shared bytes per block.
+
+        A device before sm_90 has no clusters: 0 blocks.
+        """
         self.module.device(resident_blocks, largest_cluster, shared_limit)
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """``function(*args)`` in every schedule; the results must agree to the last bit."""
+        """Run ``function(*args)`` in every schedule; the results must agree to the last bit."""
         from tests.contract.cases import assert_bitwise
 
         results = []
@@ -53,11 +56,11 @@ class Emulator:
 
     @contextlib.contextmanager
     def count(self) -> Iterator[dict[str, dict[str, int]]]:
-        """Fills a dictionary at the end of the block: traffic of load_global, store_global, load_shared, store_shared.
+        """Fill a dictionary at the end of the block: traffic of load_global, store_global, load_shared, store_shared.
 
-        Each has ``requests`` of warps; ``units``, the sectors of 32 bytes (global) or passes over the banks (shared)
-        that they take; ``fewest``, the units of the same bytes in the best places; ``bytes`` asked for; ``touched``,
-        the distinct sectors (global).
+        Each kind has ``requests``, those of warps; ``units``, the sectors of 32 bytes (global) or passes over the banks
+        (shared) that they take; ``fewest``, the units that the same bytes would take in the best places; ``bytes`` that
+        were asked for; and ``touched``, the distinct sectors (global).
         """
         result: dict[str, dict[str, int]] = {}
         self.module.start_counting()
@@ -67,7 +70,7 @@ class Emulator:
             result.update(self.module.stop_counting())
 
     def library(self, compiled: Any) -> Any:
-        """``native._C`` with this module's functions in place of the CUDA ones."""
+        """Return ``native._C`` with this module's functions in place of the CUDA ones."""
         return _Library(self.module, compiled)
 
 

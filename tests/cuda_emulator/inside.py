@@ -1,4 +1,4 @@
-"""The plugin of the process that `plugin` starts: runs the selected tests and writes what becomes of each."""
+"""Runs the selected tests in the process that `plugin` starts, and writes what becomes of each."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def _write(name: str, outcome: str, text: str = "") -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In the order of the process that selected them."""
+    """Keep the order of the process that selected them."""
     by_name = {item.nodeid: item for item in items}
     items[:] = [by_name[name] for name in Path(os.environ[SELECTED]).read_text().splitlines()]
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    """A name that stays at "started" ended the process."""
+    """Note that a test started; a name that stays at "started" ended the process."""
     _write(nodeid, "started")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """The call, or whatever went wrong before and after it."""
+    """Report the call, or whatever went wrong before and after it."""
     if report.when == "call" or not report.passed:
         text = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
         _write(report.nodeid, report.outcome, text.removeprefix("Skipped: "))

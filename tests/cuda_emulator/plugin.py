@@ -1,4 +1,4 @@
-"""Tests that take the fixture `emulator` run in one process of their own, under AddressSanitizer.
+"""Runs the tests that take the fixture `emulator` in processes of their own, under AddressSanitizer.
 
 The sanitizer must be loaded before Python. So the first of these tests in a file starts a second pytest on all of the
 file that were selected; each then reports what happened to it there. A test that ends that process (the sanitizer does)
@@ -28,10 +28,10 @@ SELECTED = "SEGNEXT_EMULATED_TESTS"
 RESULTS = "SEGNEXT_EMULATED_RESULTS"
 MOST_PROCESSES = 6
 OPTIONS = {
-    "detect_leaks": 0,  # what torch and Python allocate for good is theirs
-    "detect_stack_use_after_return": 0,  # its fake stacks would be switched with the fibres
-    "redzone": 2048,  # the largest: a step past the end meets it, not a neighbour, alive or freed
-    "max_malloc_fill_size": 1 << 30,  # torch.empty gives NaN: what is left unwritten is seen
+    "detect_leaks": 0,  # torch and Python never free some of their memory
+    "detect_stack_use_after_return": 0,  # the sanitizer's fake stacks would be switched with the fibres
+    "redzone": 2048,  # the largest one, so that a step past the end meets it and no neighbour, alive or freed
+    "max_malloc_fill_size": 1 << 30,  # torch.empty gives NaN, so that unwritten elements are seen
     "malloc_fill_byte": 255,
 }
 PROVEN = f"emulated cases of CUDA kernels, in {len(SCHEDULES)} schedules under AddressSanitizer and UBSan"
@@ -40,7 +40,7 @@ _results: dict[str, dict[str, Any]] = {}
 
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator | None]:
-    """CUDA launchers run on the CPU: `native._C` is the emulated module."""
+    """Let CUDA launchers run on the CPU: `native._C` is the emulated module."""
     if INSIDE not in os.environ:
         yield None  # the test's body runs in the other process
         return
@@ -53,7 +53,7 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator | None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Outside: what became of the test in the other process."""
+    """Report, outside of the other process, what became of the test there."""
     if "emulator" not in pyfuncitem.fixturenames or INSIDE in os.environ:
         return None
     if build.preloaded() is None:
@@ -64,7 +64,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         names = [item.nodeid for item in items if "emulator" in getattr(item, "fixturenames", ())]
         try:
             _results.update(run(build.library(), names, pyfuncitem.config))
-        except AssertionError as error:  # does not compile: built once, not once a test
+        except AssertionError as error:  # it does not compile, which is not tried again for every test
             _results.update({name: {"outcome": "failed", "text": str(error)} for name in names})
     result = _results[pyfuncitem.nodeid]
     if result["outcome"] == "skipped":
@@ -76,7 +76,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 def sanitized_environment(library: Path) -> dict[str, str]:
-    """For a process in which the emulated library can be loaded."""
+    """Return the environment of a process in which the emulated library can be loaded."""
     return {
         **os.environ,
         "LD_PRELOAD": str(build.preloaded()),
@@ -88,7 +88,7 @@ def sanitized_environment(library: Path) -> dict[str, str]:
 
 
 def run(library: Path, selected: Sequence[str], config: pytest.Config) -> dict[str, dict[str, Any]]:
-    """Node id -> outcome and text, of tests run on this emulated library."""
+    """Run tests on this emulated library; map each node id to outcome and text."""
     file = Path(selected[0].split("::")[0])
     folder = build.FOLDER / f"run{os.getpid()}-{file.stem}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def run(library: Path, selected: Sequence[str], config: pytest.Config) -> dict[s
         if not started and not any(name in results for name in left):
             results.update({name: {"outcome": "failed", "text": text} for name in left})
     if all(result["outcome"] != "failed" for result in results.values()):
-        shutil.rmtree(folder)  # the outputs of failures stay
+        shutil.rmtree(folder)  # only the outputs of failures stay
     never = {"outcome": "failed", "text": f"not run: {MOST_PROCESSES} processes were ended by earlier tests"}
     return {name: results.get(name, never) for name in selected}
 
@@ -136,7 +136,7 @@ def _run_process(folder: Path, library: Path, selected: Sequence[str], results: 
     for line in (folder / "results").read_text().splitlines():
         result = json.loads(line)
         results[result.pop("name")] = result
-    # the sanitizer's report begins with what happened and where
+    # the sanitizer's report begins by saying what happened and where
     text = (folder / "output").read_text(errors="replace")
     begin = max(text.find("==ERROR"), text.find("runtime error:"), 0)
     return f"the process ended with {done.returncode}\n" + text[max(begin - 200, 0) :][:6000]

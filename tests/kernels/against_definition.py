@@ -1,4 +1,4 @@
-"""One op's kernels of a backend, forward and backward, against its definition in float64."""
+"""Compares a backend's kernels of one op, forward and backward, with the definition in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(
     grad: torch.Tensor | None = None,
     backend: str = "cpu",
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Output, and gradients for an incoming ``grad`` or a random one; of the op itself, or of ``function``."""
+    """Return output and gradients of the op or of ``function``, for an incoming ``grad`` or a random one."""
     with use_backend(backend):
         fresh, leaves = with_gradient(spec, args)
         out = (function or spec.call)(*fresh)
@@ -30,7 +30,7 @@ def run(
 
 
 def assert_right(spec: Spec, args: tuple[Any, ...], backend: str = "cpu") -> None:
-    """Output and gradients by the rule of `oracle.accuracy`."""
+    """Assert output and gradients by the rule of `oracle.accuracy`."""
     out, grads = run(spec, args, backend=backend)
     grad = random_grad(out)
     oracle, oracle_grads = run(spec, cast(args, torch.float64), spec.reference, grad)

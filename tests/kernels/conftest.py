@@ -1,4 +1,4 @@
-"""What tests of kernels share: the instruction sets of this machine, and the emulator of CUDA."""
+"""Offers tests of kernels the instruction sets of this machine, and the emulator of CUDA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["emulator", "instruction_set", "pytest_pyfunc_call"]
 
 @pytest.fixture(params=native.INSTRUCTION_SETS)
 def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each instruction set that this machine has."""
+    """Use each instruction set that this machine has."""
     index = native.INSTRUCTION_SETS.index(request.param)
     if native._C is None or index > native._C.best_instruction_set():
         pytest.skip(f"this machine has no {request.param}")

@@ -1,7 +1,8 @@
-"""The child of a self-check without a GPU: CUDA kernels on the emulator, or Triton's in its interpreter.
+"""Is the child of a self-check without a GPU: CUDA kernels run on the emulator, or Triton's in its interpreter.
 
-Run as `segnext_kernels.self_check` is, with variables: SEGNEXT_EMULATED_LIBRARY names the emulated library, BREAK what
-happens to the kernel of group_norm_act, BREAK_TRITON a break of `tests.kernels.triton.interpreted.test_dropped_mask`.
+It is run as `segnext_kernels.self_check` is. The variable SEGNEXT_EMULATED_LIBRARY names the emulated library, BREAK
+what happens to the kernel of group_norm_act, BREAK_TRITON a break of
+`tests.kernels.triton.interpreted.test_dropped_mask`.
 """
 
 from __future__ import annotations

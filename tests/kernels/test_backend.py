@@ -1,4 +1,4 @@
-"""The setting, the choice and its explanation, on a toy operator with kernels that can be told apart."""
+"""Tests the setting, the choice and its explanation, on a toy operator with kernels that can be told apart."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _gradient(setting: str) -> float:
 
 
 def test_backward_keeps_the_forwards_setting() -> None:
-    """Also when the `with` block has ended, and inside another one."""
+    """This holds also after the `with` block has ended, and inside another one."""
     assert [_gradient(name) for name in ("auto", "cpu", "reference")] == [2.0, 2.0, 3.0]
     with use_backend("cpu"):
         assert _gradient("reference") == FACTORS["reference"]
@@ -170,7 +170,7 @@ def _in_thread(function: Callable[[], Any]) -> Any:
 
 
 def test_backward_in_another_thread_keeps_the_forwards_setting() -> None:
-    """As autograd does for GPUs: the thread that runs the backward has no setting of its own."""
+    """The thread that runs the backward has no setting of its own, as with autograd on GPUs."""
     x = torch.ones(1, requires_grad=True)
     with use_backend("reference"):
         out = toy(x)

@@ -1,4 +1,4 @@
-"""Items in a process of their own: what ends it costs one item, and a parent that is killed leaves no child."""
+"""Tests items in a process of their own: one that ends it costs only itself, and a killed parent leaves no child."""
 
 from __future__ import annotations
 
@@ -74,5 +74,5 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # a child that ended and that nobody has waited for yet is still listed
+    # a child that has ended is listed until somebody waits for it
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]

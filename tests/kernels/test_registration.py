@@ -1,4 +1,4 @@
-"""What `define_op` and its companions make of a toy operator with a list, an option and two results."""
+"""Tests what `define_op` and its companions make of a toy operator with a list, an option and two results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ARGUMENTS = "Tensor x, Tensor[] weights, Tensor? shift, float scale"
 def _forward(
     x: torch.Tensor, weights: list[torch.Tensor], shift: torch.Tensor | None, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(scale * sum(weights) * x + shift, x squared)."""
+    """Return (scale * sum(weights) * x + shift, x squared)."""
     out = x * sum(weights, torch.zeros_like(x)) * scale
     return out if shift is None else out + shift, x.square()
 

@@ -1,4 +1,4 @@
-"""The self-check: kernels that are right agree, broken ones are left out with the reason, and `auto` hears of it."""
+"""Tests the self-check: right kernels agree, broken ones are left out with the reason, and `auto` is told."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_nothing_is_said_of_kernels_where_the_check_does_not_run() -> None:
 
 
 class Machine:
-    """A GPU of our own making: `found` is what its kernels' checks will say, `runs` what was checked."""
+    """Stands in for a GPU: `found` is what its kernels' checks will say, `runs` what was checked."""
 
     def __init__(self) -> None:
         self.found: dict[Subject, Verdict] = {}

@@ -1,4 +1,4 @@
-"""Tests of the accuracy rule itself: what it must let pass, and what it must catch."""
+"""Tests the accuracy rule itself: what it must let pass, and what it must catch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DTYPES = pytest.mark.parametrize("dtype", CAPS, ids=lambda dtype: str(dtype).rem
 
 
 def product(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A matrix product as (float64 oracle, result in dtype, float32 result): real rounding errors."""
+    """Return a matrix product as (float64 oracle, result in dtype, float32 result), with real rounding errors."""
     a, b = (
         torch.randn(4, 24, 40, dtype=torch.float64).to(dtype),
         torch.randn(4, 40, 30, dtype=torch.float64).to(dtype),
@@ -107,7 +107,7 @@ def test_non_finite_values_may_be_eagers() -> None:
 
 
 def test_float32_stands_in_where_eager_overflows() -> None:
-    """As in the NMF: 65504 is passed on the way to a small result."""
+    """Intermediate values exceed 65504 on the way to a small result, as in the NMF."""
     x = torch.rand(8, 4096, dtype=torch.float64).half() * 30
     exact, eager = (x.to(t).square().sum(1) / x.shape[1] for t in (torch.float64, torch.float16))
     wide = x.float().square().sum(1) / x.shape[1]
@@ -158,7 +158,7 @@ def test_cutting_digits_off_instead_of_rounding_fails(dtype: torch.dtype) -> Non
 
 @DTYPES
 def test_one_sided_error_fails(dtype: torch.dtype) -> None:
-    """All values a little too high: within the bound on the largest error, but nothing averages out."""
+    """All values are a little too high: within the bound on the largest error, but nothing averages out."""
     oracle, eager, wide = product(dtype)
     eager = oracle.to(dtype)
     wide = oracle.float()

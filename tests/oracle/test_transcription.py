@@ -1,4 +1,4 @@
-"""The official arithmetic in one memory format from end to end: the same numbers in each."""
+"""Tests the official arithmetic in one memory format from end to end: each format gives the same numbers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bench.models.checks import assert_best_class
 from oracle import transcription
 from oracle.inputs import LAYOUTS, in_layout
-from oracle.predictions import assert_best_class
 
 BASES = F.normalize(torch.rand(1, 256, 16, generator=torch.Generator().manual_seed(0)), dim=1)
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)

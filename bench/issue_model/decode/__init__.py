@@ -1,4 +1,4 @@
-"""From the text of instructions to the rows of numbers that the executor runs."""
+"""Decodes the text of instructions into the rows of numbers that the executor runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DECODERS = {**integers.DECODERS, **floats.DECODERS, **memory.DECODERS, **control
 
 
 def program(lines: Sequence[Line], operations: dict[str, int]) -> np.ndarray:
-    """A row an instruction."""
+    """Return one row per instruction."""
     rows = np.zeros((len(lines), WIDTH), np.int64)
     for line in lines:
         rows[line.address] = _decoded(line, operations)

@@ -1,4 +1,4 @@
-"""Branches, barriers, and what lanes of a warp do together."""
+"""Decodes branches, barriers, and what the lanes of a warp do together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Floating-point arithmetic, conversions, and products on tensor cores."""
+"""Decodes floating-point arithmetic, conversions, and products on tensor cores."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _hsetp2(row: Row, mods: list[str], ops: list[str]) -> None:
 
 
 def low_kind(mods: list[str]) -> int:
-    """1 for float16, 2 for bfloat16."""
+    """Return 1 for float16, 2 for bfloat16."""
     return 2 if any(m.startswith("BF16") for m in mods) else 1
 
 
@@ -155,7 +155,7 @@ def _fchk(row: Row, mods: list[str], ops: list[str]) -> None:
 
 
 def _pair(name: str) -> Decoder:
-    """Arithmetic on pairs of halves; two immediates are one pair, the upper half first."""
+    """Decode arithmetic on pairs of halves; two immediates are one pair, the upper half first."""
 
     def decode(row: Row, mods: list[str], ops: list[str]) -> None:
         if name == "HADD2" and "F32" in mods:
@@ -218,7 +218,7 @@ def _hmma(row: Row, mods: list[str], ops: list[str]) -> None:
 
 
 def _hgmma(row: Row, mods: list[str], ops: list[str]) -> None:
-    """wgmma: the sums are not computed. 64 x N: N / 2 floats a thread of a warp group."""
+    """Decode wgmma, whose sums are not computed. It is 64 x N: N / 2 floats per thread of a warp group."""
     shape = re.search(r"64x(\d+)x(\d+)", row.line.name)
     if shape is None:
         raise row.unknown()

@@ -1,4 +1,4 @@
-"""Integer arithmetic, logic, comparisons, selections and moves."""
+"""Decodes integer arithmetic, logic, comparisons, selections and moves."""
 
 from __future__ import annotations
 

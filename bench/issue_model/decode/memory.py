@@ -1,4 +1,4 @@
-"""Loads, stores, asynchronous copies, matrices of a warp, atomic operations."""
+"""Decodes loads, stores, asynchronous copies, matrices of a warp, and atomic operations."""
 
 from __future__ import annotations
 

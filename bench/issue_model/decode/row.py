@@ -1,4 +1,7 @@
-"""One instruction as a row of numbers: operation, predicates, destinations, sources, address. See machine/state.h."""
+"""Describes an instruction as a row of numbers: operation, predicates, destinations, sources, address.
+
+See machine/state.h.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
 
 
 class Row:
-    """One instruction's numbers."""
+    """Holds one instruction's numbers."""
 
     def __init__(self, operations: dict[str, int], line: Line) -> None:
         self.line = line
@@ -143,7 +146,7 @@ class Row:
         return struct.unpack("<I", struct.pack("<f", value))[0]
 
     def address(self, text: str) -> None:
-        """[R2.64+UR4+0x10], desc[UR4][R2.64], [R2.X16+UR4]."""
+        """Read an address such as [R2.64+UR4+0x10], desc[UR4][R2.64] or [R2.X16+UR4]."""
         match = re.fullmatch(r"(?:desc\[(\w+)\])?\[(.*?)\]", text)
         if match is None:
             raise self.unknown(f"address {text}")
@@ -174,7 +177,7 @@ class Row:
 
 
 def predicate(text: str) -> tuple[int, bool]:
-    """Number, P0 to P6 and PT, then UP0 to UP6 and UPT, and whether it is negated."""
+    """Return a predicate's number (P0 to P6 and PT, then UP0 to UP6 and UPT) and whether it is negated."""
     negated = text.startswith("!")
     name = text.lstrip("!")
     base = UNIFORM_PREDICATES if name.startswith("U") else 0
@@ -187,7 +190,7 @@ def is_predicate(text: str) -> bool:
 
 
 def width(mods: list[str]) -> int:
-    """Bytes of an access, by its modifiers."""
+    """Return the bytes of an access, by its modifiers."""
     return next((WIDTHS[m] for m in mods if m in WIDTHS), 4)
 
 

@@ -1,4 +1,4 @@
-"""conv_ffn's `recompute` flag, which is no argument of the operator."""
+"""Tests conv_ffn's `recompute` flag, which is no argument of the operator."""
 
 from __future__ import annotations
 

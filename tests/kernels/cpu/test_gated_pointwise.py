@@ -1,4 +1,4 @@
-"""gated_pointwise on the CPU beyond the contract: several tiles, chunks and panels, mixed layouts, wide sums."""
+"""Tests gated_pointwise on the CPU beyond the contract: several tiles, chunks and panels, mixed layouts, wide sums."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_layouts_may_differ_between_arguments(dtype: torch.dtype) -> None:
 
 @over_layouts
 def test_nan_stays_in_its_pixel(layout: torch.memory_format) -> None:
-    """Rows and columns of padding must not spread it: zero times NaN is NaN."""
+    """Rows and columns of padding must not spread NaN: zero times NaN is NaN."""
     for dtype in (torch.float32, torch.bfloat16):
         args = arguments((2, 33, 47, 11, 13), layout, dtype)
         args[0][1, 32, 10, 12] = torch.nan

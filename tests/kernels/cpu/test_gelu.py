@@ -1,4 +1,4 @@
-"""GELU of the CPU kernels over all of its range, by every instruction set: what random samples see little of."""
+"""Tests the CPU kernels' GELU over its whole range, by every instruction set: random samples see little of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH = 64
 
 
 def gelu(values: torch.Tensor) -> torch.Tensor:
-    """Through dwconv_gelu, whose kernel passes each value on as it is."""
+    """Compute through dwconv_gelu, whose convolution here passes each value on as it is."""
     x = values.reshape(1, 16, -1, WIDTH).contiguous(memory_format=torch.channels_last)
     weight = torch.zeros(16, 1, 3, 3)
     weight[:, :, 1, 1] = 1
@@ -25,7 +25,7 @@ def gelu(values: torch.Tensor) -> torch.Tensor:
 
 
 def test_accurate_everywhere() -> None:
-    # the borders of the intervals that have polynomials of their own, and their neighbours
+    # the borders of the polynomials' intervals, and their neighbours
     borders = (torch.arange(-40, 41) * 3 / 16).float()
     near = [torch.nextafter(borders, torch.full_like(borders, to)) for to in (-torch.inf, torch.inf)]
     dense = torch.linspace(-12, 12, 1 << 20)

@@ -1,4 +1,4 @@
-"""group_norm_act on the CPU beyond the contract: offsets, several chunks and steps, parameters of their own dtype."""
+"""Tests group_norm_act on the CPU beyond the contract: offsets, chunks and steps, parameters of their own dtype."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_number_of_threads_changes_no_bit(
 @over_layouts
 @pytest.mark.parametrize("offset", [30.0, -1000.0])
 def test_an_offset_costs_no_digits(offset: float, layout: torch.memory_format) -> None:
-    """Beside the rounding of x itself; the sums of squares would lose all of them at 1000 deviations."""
+    """Only the rounding of x itself costs digits; sums of squares would lose all digits at 1000 deviations."""
     args = arguments(SIZES["several-chunks"], layout, offset)
     assert_right(SPEC, args)
     oracle = F.group_norm(args[0].double(), args[1], args[2].double(), args[3].double(), args[4])

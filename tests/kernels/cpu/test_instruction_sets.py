@@ -1,6 +1,6 @@
-"""The CPU kernels: every instruction set of this machine, on one thread and on several, to the last bit alike.
+"""Tests the CPU kernels by every instruction set of this machine; one and several threads give the same bits.
 
-The build for float64 is of no instruction set, and is run once.
+The build for float64 belongs to no instruction set, and is run once.
 """
 
 from __future__ import annotations

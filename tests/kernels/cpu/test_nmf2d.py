@@ -1,4 +1,4 @@
-"""nmf2d beyond the contract: tiles, chunks and groups of pixels, ranks of any width, layouts, what is not finite."""
+"""Tests nmf2d beyond the contract: tiles, chunks and groups of pixels, ranks of any width, layouts, NaN and Inf."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def arguments(
 
 
 def run(args: tuple[Any, ...], threads: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Result and gradient of x by the CPU kernels, for the same random gradient at each call."""
+    """Return result and gradient of x by the CPU kernels, for the same random gradient at each call."""
     if threads is not None:
         torch.set_num_threads(threads)
     args, leaves = with_gradient(SPEC, args)
@@ -60,7 +60,7 @@ def assert_right(args: tuple[Any, ...]) -> None:
 @over_orders
 @pytest.mark.parametrize("rank", [1, 5, 16, 33, 64, 100])
 def test_ranks(rank: int, channels_inner: bool) -> None:
-    """Several tiles and (up to rank 64) chunks, the last ones short; channels no multiple of any vector."""
+    """There are several tiles and (up to rank 64) chunks, the last ones short; channels are no multiple of a vector."""
     assert_right(arguments(2, 37, 1000, rank, channels_inner=channels_inner))
 
 
@@ -82,7 +82,7 @@ def test_the_same_for_any_number_of_threads(
         assert_bitwise(run(args, count), first, f"with {count} threads")
 
 
-def test_images_of_a_batch_that_is_taken_in_groups_are_as_they_are_alone() -> None:
+def test_grouping_images_changes_nothing() -> None:
     b, d, n, r = 3, 300, 10001, 3
     assert 2 * d * n * 4 > 16 << 20 > d * n * 4, "no longer more than one group; see kGroupBytes"
     args = arguments(b, d, n, r, steps=1)
@@ -107,7 +107,7 @@ def test_saved_states_are_the_definitions(grad: str) -> None:
 
 
 class _Calls(TorchDispatchMode):
-    """Names of all operators that run."""
+    """Collects the names of all operators that run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ def test_not_finite_pixels(pixel: int, value: float, channels_inner: bool) -> No
 
 @pytest.mark.usefixtures("instruction_set")
 def test_large_values_whose_softmax_is_one_hot() -> None:
-    """Logits thousands apart: all but one coef of a pixel are zero, and stay zero. (Its gradient is rounding alone.)"""
+    """With logits thousands apart, all coefs of a pixel but one are and stay zero; the gradient is only rounding."""
     x, *others = arguments(1, 40, 500, 16)
     out, _ = run((x * 1000, *others))
     assert_accurate(
@@ -187,7 +187,7 @@ def test_empty(sizes: tuple[int, int, int, int]) -> None:
 
 
 def test_saved_states_of_any_strides() -> None:
-    """A compiler may hand them back in another order than they were made."""
+    """A compiler may return them in another order than they were made."""
     x, *others = arguments(2, 20, 150, 5)
     _, saved_bases, saved_coef = _saved((x, *others))
     grad = torch.rand_like(x)

@@ -1,4 +1,4 @@
-"""The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, on the contract's inputs."""
+"""Runs the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, on the contract's inputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _runtime(name: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def source() -> Iterator[Path]:
-    """A copy of what is built, to be broken; this session and later ones use the objects of earlier builds again."""
+    """Copy what is built, so that it can be broken; later sessions use the objects of earlier builds again."""
     folder = ROOT / "build" / "sanitised" / "source"
     with locked(folder.parent):
         _synchronise(folder)
@@ -73,11 +73,11 @@ def _run(library: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "LD_PRELOAD": str(_runtime("libasan.so")),
-        # what torch and Python allocate for good is theirs; the kernels free what they take before they return
+        # torch and Python never free some of their memory; the kernels free theirs before they return
         "ASAN_OPTIONS": "detect_leaks=0",
         "OMP_NUM_THREADS": "2",
     }
-    # -s: a sanitizer aborts the process, and with it what pytest would have captured of its report
+    # -s: a sanitizer aborts the process, and a captured report would be lost with it
     command = [sys.executable, "-c", RUN, str(library), "-q", "-x", "-s", "-p", "no:cacheprovider", *tests]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
@@ -98,7 +98,7 @@ def test_contract_inputs_under_sanitizers(source: Path) -> None:
 
 @pytest.mark.skipif(_runtime("libasan.so") is None, reason="g++ with AddressSanitizer is not installed")
 def test_sanitizers_see_a_row_read_past_its_end(source: Path) -> None:
-    """The machinery itself: planes without their border, which every convolution reads, must be reported."""
+    """The machinery itself works: planes without their border, which every convolution reads, are reported."""
     header = source / "csrc" / "cpu" / "depthwise.h"
     right = "const int64_t reals = (height + 2 * halo_y) * plane.row_stride();"
     text = header.read_text()

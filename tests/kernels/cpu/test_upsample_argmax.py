@@ -1,4 +1,4 @@
-"""upsample_argmax beyond the contract: what pruning by convexity could get wrong."""
+"""Tests upsample_argmax beyond the contract: what pruning by convexity could get wrong."""
 
 from __future__ import annotations
 

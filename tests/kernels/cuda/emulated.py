@@ -1,4 +1,4 @@
-"""CUDA kernels on the emulator, forward and backward, against their op's definition in float64."""
+"""Compares CUDA kernels on the emulator, forward and backward, with their op's definition in float64."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Function = Callable[..., Any]
 
 
 def kernel(op: str, backend: str = "cuda") -> Function:
-    """What a backend runs for an op, or for its backward."""
+    """Return what a backend runs for an op, or for its backward."""
     return KERNELS[op][backend].run
 
 
 def assert_forward(emulator: Emulator, spec: Spec, args: tuple[Any, ...]) -> torch.Tensor:
-    """The output, the same in every schedule, by the rule of `oracle.accuracy`; strides are those of the fake."""
+    """Assert the output by the rule of `oracle.accuracy`; all schedules give the same bits and the fake's strides."""
     outputs = tensors(emulator.run(kernel(spec.name), *args))
     assert_as_fake(spec.op, args, outputs)
     out, *_ = outputs
@@ -41,11 +41,11 @@ def assert_forward(emulator: Emulator, spec: Spec, args: tuple[Any, ...]) -> tor
 def assert_backward(
     emulator: Emulator, spec: Spec, args: tuple[Any, ...], definition: Function | None = None
 ) -> list[torch.Tensor]:
-    """All gradients, the same in every schedule, by the rule of `oracle.accuracy`; strides are those of the fake.
+    """Assert all gradients by the rule of `oracle.accuracy`; all schedules give the same bits and the fake's strides.
 
     Args:
-        args: of the backward, the incoming gradient first.
-        definition: instead of the backward's own.
+        args: the backward's arguments, the incoming gradient first.
+        definition: replaces the backward's own definition.
     """
     op = f"{spec.name}_backward"
     grads = tensors(emulator.run(kernel(op), *args))
@@ -60,7 +60,7 @@ def assert_backward(
 def assert_right(
     emulator: Emulator, spec: Spec, args: tuple[Any, ...], grad: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`assert_forward`, and `assert_backward` where the op has a CUDA kernel of its own for that.
+    """Do `assert_forward`, and `assert_backward` if the op has a CUDA kernel of its own for that.
 
     Args:
         grad: the incoming gradient, of any strides; by default a random one as the op's autograd passes it.
@@ -74,7 +74,7 @@ def assert_right(
 
 
 def in_larger_images(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments, the first one's images and those of its size as `poisoned_view`."""
+    """Turn the first argument's images, and all images of that size, into `poisoned_view`s."""
     size = args[0].shape[2:]
     return tuple(
         tree_map_only(
@@ -85,7 +85,7 @@ def in_larger_images(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def poisoned_view(x: torch.Tensor) -> torch.Tensor:
-    """The values of ``x`` inside a larger image of NaN: what lies outside must not be read."""
+    """Copy ``x`` into the middle of a larger image of NaN, which must not be read."""
     n, c, h, w = x.shape
     memory_format = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
     around = torch.full((n, c + 16, h + 2, w + 3), torch.nan, dtype=x.dtype)

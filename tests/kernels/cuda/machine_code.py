@@ -32,7 +32,7 @@ _KERNEL = re.compile(
 
 @dataclass(frozen=True)
 class Kernel:
-    """What one kernel takes on one architecture, dynamic shared memory apart."""
+    """Holds what one kernel takes on one architecture, without dynamic shared memory."""
 
     registers: int
     shared: int  # bytes of static shared memory
@@ -40,7 +40,10 @@ class Kernel:
 
 
 def compile_alone(source: Path, folder: Path) -> dict[str, dict[str, Kernel]]:
-    """Kernel -> "sm_80" -> what it takes; machine code, and PTX where this nvcc knows the architecture."""
+    """Compile a file; map kernel, then architecture such as "sm_80", to what it takes.
+
+    PTX for newer devices is compiled too, if this nvcc knows their architecture.
+    """
     known = subprocess.run([str(NVCC), "--list-gpu-arch"], capture_output=True, text=True).stdout
     command = [str(NVCC), "-std=c++17", "-O3", f"-I{CSRC}", "-Xptxas=-v", "-c", str(source)]
     command += [
@@ -63,7 +66,7 @@ def compile_alone(source: Path, folder: Path) -> dict[str, dict[str, Kernel]]:
 
 
 def read_table() -> tuple[str, dict[str, dict[str, dict[str, Kernel]]]]:
-    """nvcc's release, and file -> kernel -> architecture -> numbers."""
+    """Return nvcc's release, and a map from file, kernel and architecture to numbers."""
     table = json.loads(TABLE.read_text())
     files = {
         stem: {
@@ -76,7 +79,7 @@ def read_table() -> tuple[str, dict[str, dict[str, dict[str, Kernel]]]]:
 
 
 def write_table(files: Mapping[str, Mapping[str, Mapping[str, Kernel]]]) -> None:
-    """A line a kernel, so that a change shows as one."""
+    """Write one line per kernel, so that a change shows as one line."""
     lines = [f'{{"nvcc": {json.dumps(release())}, "registers, static shared memory": {{']
     blocks = []
     for stem, kernels in sorted(files.items()):

@@ -1,4 +1,4 @@
-"""conv_ffn's CUDA kernel on the emulator: clusters, the residual, NaN and overflow, what it refuses, traffic."""
+"""Tests conv_ffn's CUDA kernel on the emulator: clusters, residual, NaN and overflow, refusals, traffic."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def arguments(
 
 @pytest.mark.parametrize("clusters", [0, 2, 8])
 def test_hidden_channels_are_split_over_clusters(emulator: Emulator, clusters: int) -> None:
-    """Six slices: to one block each, to two, to four of which two have one."""
+    """Six slices go to one block, to two blocks, or to four blocks of which two have one slice."""
     emulator.device(largest_cluster=clusters)
     args = arguments(torch.bfloat16, c=32, e=168, co=32, h=4, w=3, residual=True)
     assert_forward(emulator, SPEC, args)
@@ -49,7 +49,7 @@ def test_residual_in_any_layout(emulator: Emulator, layout: torch.memory_format)
 @dtypes
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_not_a_number_stays_where_it_reaches(emulator: Emulator, dtype: torch.dtype, value: float) -> None:
-    """As by the definition, though the Toeplitz product's zeros would spread it along the line."""
+    """It reaches as far as by the definition, though the Toeplitz product's zeros would spread it along the line."""
     args = arguments(dtype, n=2, c=32, e=32, co=32, h=9, w=13)
     args[0][0, 3, 4, 5] = value
     out = assert_forward(emulator, SPEC, args)
@@ -75,7 +75,7 @@ def test_empty(emulator: Emulator, sizes: dict[str, int]) -> None:
 
 
 def _refusal(*args: Any) -> str | None:
-    """What the kernel says beside devices and dtypes, which the emulator does not have."""
+    """Return the kernel's refusal, apart from devices and dtypes, which the emulator does not have."""
     kernel = compiled.FORWARD["cuda"]
     return dataclasses.replace(kernel, machine=None).reason_against(*args)
 
@@ -96,7 +96,7 @@ def test_what_is_refused(emulator: Emulator) -> None:
 
 
 def test_accesses_are_whole(emulator: Emulator) -> None:
-    """channels_last: every sector asked for is used, shared memory is read without conflicts worth naming."""
+    """In channels_last every requested sector is used, and shared memory is read almost without conflicts."""
     emulator.device(largest_cluster=0)
     args = arguments(torch.bfloat16, c=64, e=64, co=64, h=16, w=14, residual=True)
     with emulator.count() as traffic:

@@ -1,4 +1,4 @@
-"""dwconv_gelu's CUDA kernels on the emulator: how far NaN reaches, and how accurate their GELU is."""
+"""Tests dwconv_gelu's CUDA kernels on the emulator: how far NaN reaches, and how accurate their GELU is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_not_a_number_stays_where_it_reaches(emulator: Emulator, dtype: torch.dt
     assert torch.equal(out.isnan(), reached)
 
 
-# of gelu / max(1, |x|), and of its derivative: csrc/cuda/gelu.cuh's table; a 16-bit result is rounded once more
+# Errors of gelu / max(1, |x|) and of the derivative, from csrc/cuda/gelu.cuh; a 16-bit result is rounded once more.
 GELU_ERRORS = {
     torch.float32: (1.0e-7, 1.4e-7),
     torch.float16: (5.0e-5, 7.0e-5),
@@ -34,7 +34,7 @@ SIDE = 24
 
 
 def gelu_and_derivative(emulator: Emulator, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Through the op, whose centre tap of 1 passes each of SIDE x SIDE x 8 values on as it is."""
+    """Compute through the op, whose centre tap of 1 passes each of SIDE x SIDE x 8 values on as it is."""
     x = values.reshape(1, 8, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     weight = torch.zeros(8, 1, 3, 3, dtype=x.dtype)
     weight[:, :, 1, 1] = 1
@@ -64,7 +64,7 @@ def test_gelu_is_accurate_everywhere(emulator: Emulator, dtype: torch.dtype) -> 
 def test_gelu_of_what_is_not_finite_is_pytorchs(emulator: Emulator) -> None:
     special = torch.tensor([torch.inf, -torch.inf, torch.nan, 3e38, -3e38, 1e-40, -1e-40, -0.0, 0.0])
     values = torch.zeros(8, SIDE, SIDE)
-    # apart: the other taps multiply by zero, which makes NaN of Inf
+    # far apart, since the other taps multiply by zero, which turns Inf into NaN
     places = (slice(None), slice(1, None, 8), slice(1, None, 8))
     values[places] = special.repeat(8).reshape(8, 3, 3)
     exact = values.double().requires_grad_()

@@ -1,4 +1,4 @@
-"""The emulator of CUDA: what it computes, and that it sees kernels that are broken."""
+"""Tests the emulator of CUDA: what it computes, and that it sees broken kernels."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_sums_of_blocks_and_atomics(emulator: Emulator) -> None:
 
 
 def _rounded(exact: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """float64 to 16 bits, rounded once."""
+    """Round float64 to 16 bits, once."""
     if dtype == torch.float16:
         with np.errstate(over="ignore"):
             return torch.from_numpy(exact.astype(np.float16))
@@ -197,7 +197,7 @@ def test_traffic(emulator: Emulator) -> None:
 
 
 KERNEL, TILING = "ops/upsample_argmax/upsample_argmax_cuda.cu", "ops/upsample_argmax/tiling.cuh"
-# what is broken: the file, its text and what replaces it, and what is seen of it
+# name -> the file to be broken, its text, the text that replaces it, and what the report must say
 BREAKS = {
     "missing-barrier": (
         KERNEL,

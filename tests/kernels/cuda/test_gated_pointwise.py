@@ -1,4 +1,4 @@
-"""gated_pointwise's CUDA kernels on the emulator: mixed layouts, views, splits of the pixels, NaN and traffic."""
+"""Tests gated_pointwise's CUDA kernels on the emulator: mixed layouts, views, splits of the pixels, NaN, traffic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def arguments(
     dtype: torch.dtype = torch.float32,
     layout: torch.memory_format = torch.channels_last,
 ) -> tuple[Any, ...]:
-    """For images, Ci, Co, height and width."""
+    """Make arguments for sizes in the order images, Ci, Co, height, width."""
     return SPEC.samples[0].make(
         dtype, layout=layout, **dict(zip(("n", "ci", "co", "h", "w"), sizes, strict=True))
     )
@@ -52,7 +52,7 @@ def test_layouts_may_differ_between_arguments(emulator: Emulator, dtype: torch.d
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
 def test_views(emulator: Emulator, dtype: torch.dtype) -> None:
-    """Channels cut from wider tensors (aligned or not), rows and columns left out, gradients of stride zero."""
+    """Channels come from wider tensors (aligned or not), rows and columns are left out, gradients have stride zero."""
     m, u, weight, bias = arguments((2, 48, 40, 6, 10), dtype)
     for cut in (slice(8, 28), slice(3, 24)):
         co = u[:, cut].shape[1]
@@ -64,7 +64,7 @@ def test_views(emulator: Emulator, dtype: torch.dtype) -> None:
 
 
 def test_many_runs_along_the_pixels(emulator: Emulator) -> None:
-    """The weights' gradient is a sum over several runs, the last one short, that images do not divide."""
+    """The weights' gradient is a sum over several runs of pixels; images do not divide them and the last is short."""
     emulator.schedule("random", 3)
     args = arguments((3, 8, 8, 21, 23), torch.bfloat16)
     grad = torch.randn_like(args[1])
@@ -89,7 +89,7 @@ def test_nan_stays_in_its_pixel(emulator: Emulator, layout: torch.memory_format,
 
 
 def test_accesses_are_whole(emulator: Emulator) -> None:
-    """channels_last: every sector asked for is used, and shared memory is read without conflicts worth naming."""
+    """In channels_last every requested sector is used, and shared memory is read almost without conflicts."""
     args = arguments((1, 64, 64, 16, 16), torch.bfloat16)
     with emulator.count() as traffic:
         kernel("gated_pointwise")(*args)

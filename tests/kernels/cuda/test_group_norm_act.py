@@ -1,4 +1,4 @@
-"""group_norm_act's CUDA kernels on the emulator: several passes, mixed layouts, views, NaN and traffic."""
+"""Tests group_norm_act's CUDA kernels on the emulator: several passes, mixed layouts, views, NaN and traffic."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def arguments(
     residual: bool = True,
     **others: Any,
 ) -> tuple[Any, ...]:
-    """For images, channels, groups, height and width."""
+    """Make arguments for sizes in the order images, channels, groups, height, width."""
     named = dict(zip(("n", "c", "groups", "h", "w"), sizes, strict=True))
     return SPEC.samples[0].make(dtype, layout=layout, residual=residual, **named, **others)
 
 
 def test_several_passes_of_a_block(emulator: Emulator) -> None:
-    """What a thread has is merged with what it takes next; rows drift, so that both differ."""
+    """A thread merges its moments with those of its next elements; rows drift, so that the two differ."""
     x, *rest = arguments((1, 512, 8, 23, 24), residual=False)
     assert_right(emulator, SPEC, (x + torch.arange(23.0).view(-1, 1), *rest))
     x, *rest = arguments((1, 513, 3, 33, 33), layout=torch.contiguous_format, residual=False)

@@ -1,4 +1,4 @@
-"""Every .cu file compiles alone for sm_80 and sm_90 (and compute_120), without spills, and grows no registers."""
+"""Tests that every .cu file compiles alone for sm_80, sm_90 and compute_120, without spills or more registers."""
 
 from __future__ import annotations
 

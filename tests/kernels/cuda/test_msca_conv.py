@@ -1,4 +1,4 @@
-"""msca_conv's CUDA kernels on the emulator: their limits, how far NaN reaches, devices of several sizes."""
+"""Tests msca_conv's CUDA kernels on the emulator: their limits, how far NaN reaches, devices of several sizes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ dtypes = pytest.mark.parametrize("dtype", GPU_DTYPES.values(), ids=GPU_DTYPES)
 
 @dtypes
 @pytest.mark.parametrize("c", [1, 8])
-def test_the_most_and_longest_strips_fit_the_shared_memory_of_every_device(
-    emulator: Emulator, c: int, dtype: torch.dtype
-) -> None:
+def test_the_longest_strips_fit_every_device(emulator: Emulator, c: int, dtype: torch.dtype) -> None:
     emulator.device(shared_limit=99 * 1024)  # sm_86, sm_89 and sm_120
     limits, pairs = native._C, native._C.MSCA_CONV_MAX_STRIPS
     sizes = {"n": 1, "c": c, "h": 3, "w": 2, "root": limits.MSCA_CONV_MAX_ROOT_CUDA}
@@ -48,7 +46,7 @@ def test_not_a_number_stays_where_it_reaches(emulator: Emulator, dtype: torch.dt
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
 def test_not_a_number_on_tensor_cores_stays_close(emulator: Emulator, dtype: torch.dtype) -> None:
-    """Zeros beside a Toeplitz matrix's band multiply it too, so it spreads, but not far."""
+    """Zeros beside a Toeplitz matrix's band multiply NaN too, so it spreads, but not far."""
     args = Sample("", BUILD, {"n": 1, "c": 16, "h": 60, "w": 70}).make(dtype, layout=torch.channels_last)
     args[0][0, 3, 30, 50] = torch.nan
     found = emulator.run(kernel("msca_conv"), *args).isnan()
@@ -62,7 +60,7 @@ def test_not_a_number_on_tensor_cores_stays_close(emulator: Emulator, dtype: tor
 @dtypes
 @pytest.mark.parametrize("resident", [1, 7, 64])
 def test_segnext_sizes_on_devices_of_any_size(emulator: Emulator, resident: int, dtype: torch.dtype) -> None:
-    """Blocks that walk down all rows, and many of 8 channels and few rows; rows far from borders, and close."""
+    """Few blocks take all rows each, or many take 8 channels and few rows; rows lie far from borders and close."""
     emulator.device(resident_blocks=resident)
     args = Sample("", BUILD, {"n": 1, "c": 24, "h": 61, "w": 43}).make(dtype, layout=torch.channels_last)
     assert_forward(emulator, SPEC, args)
@@ -77,5 +75,5 @@ def test_devices_with_little_shared_memory_take_the_ring_kernel(
     for limit in (99 * 1024, 163 * 1024):
         emulator.device(shared_limit=limit)
         launches.append(assert_forward(emulator, SPEC, args))
-    # the same sums in the same order; but tensor cores round a and the rows' results
+    # both sum in the same order, but tensor cores round a and the rows' results
     assert torch.equal(*launches) == (dtype == torch.float32)

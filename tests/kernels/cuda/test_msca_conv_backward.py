@@ -1,4 +1,4 @@
-"""msca_conv's backward on tensor cores, on the emulator: its tiles, edges, masks and rings, in every schedule."""
+"""Tests msca_conv's backward on tensor cores, on the emulator: tiles, edges, masks and rings, in every schedule."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def arguments(dtype: torch.dtype, n: int, c: int, h: int, w: int, **more: bool) 
 
 
 def definition(grad: torch.Tensor, x: torch.Tensor, *params: Any) -> list[torch.Tensor]:
-    """The definition in float32 at least, rounded: a stricter bound than PyTorch's 16-bit types set.
+    """Compute the definition at least in float32, then round: a stricter bound than PyTorch's 16-bit types set.
 
-    Its bf16 depthwise convolution hangs under the sanitizers where oneDNN takes it.
+    PyTorch's bf16 depthwise convolution hangs under the sanitizers when oneDNN runs it.
     """
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     grads = reference.msca_conv_backward(*cast((grad.contiguous(), x.contiguous(), *params), wide))
@@ -36,7 +36,7 @@ def definition(grad: torch.Tensor, x: torch.Tensor, *params: Any) -> list[torch.
 def assert_right(
     emulator: Emulator, args: tuple[Any, ...], grad: torch.Tensor | None = None
 ) -> list[torch.Tensor]:
-    """All gradients for an incoming ``grad``, or a random one as the op's autograd passes it."""
+    """Assert all gradients for an incoming ``grad``, or for a random one as the op's autograd passes it."""
     grad = as_format_of(random_grad(args[0]), args[0]) if grad is None else grad
     return assert_backward(emulator, SPEC, (grad, *args), definition)
 
@@ -60,7 +60,7 @@ def test_without_biases(emulator: Emulator, absent: str) -> None:
 
 
 def test_a_block_of_many_steps(emulator: Emulator) -> None:
-    """The rings come round: x's and ga's after two steps, g's after three."""
+    """The rings wrap around: x's and ga's after two steps, g's after three."""
     emulator.device(resident_blocks=1)
     args = arguments(torch.bfloat16, 1, 8, 75, 9)
     assert_right(emulator, args)
@@ -74,7 +74,7 @@ def test_views_into_larger_images(emulator: Emulator) -> None:
 
 @dtypes
 def test_not_a_number_stays_near_and_in_its_channel(emulator: Emulator, dtype: torch.dtype) -> None:
-    """Zeros beside a Toeplitz matrix's band multiply it too: grad_x has it up to 35 rows and 37 columns away."""
+    """Zeros beside a Toeplitz matrix's band multiply NaN too: it gets up to 35 rows and 37 columns away in grad_x."""
     x, *params = arguments(dtype, 1, 8, 80, 100)
     grad = torch.randn(x.shape).to(dtype).contiguous(memory_format=torch.channels_last)
     grad[0, 3, 40, 50] = torch.nan

@@ -1,4 +1,4 @@
-"""nmf2d's CUDA kernels on the emulator: the variants of the forward, the backward, ranks, tails and layouts."""
+"""Tests nmf2d's CUDA kernels on the emulator: the forward's variants, the backward, ranks, tails and layouts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def forward_in(variant: int, args: tuple[Any, ...]) -> Any:
 
 
 def assert_forward_right(args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...]) -> None:
-    """The result, and the saved states as what the result is made of: by eager's error at x's precision."""
+    """Assert the result and the saved states, from which it is made, by eager's error at x's precision."""
     oracle, eager = reference.nmf2d(*cast(args, torch.float64)), reference.nmf2d(*args)
     assert strides(outputs[0]) == strides(eager[0])
     assert_accurate(outputs[0], oracle[0], eager[0])
@@ -75,7 +75,7 @@ def test_variants(emulator: Emulator, dtype: torch.dtype, variant: int, inner_ro
 def test_sizes(
     emulator: Emulator, sizes: tuple[int, int, int, int], variant: int, dtype: torch.dtype
 ) -> None:
-    """Slabs of one and several tiles, the last ones short or empty; ranks and channels no multiple of anything."""
+    """Slabs have one or several tiles, the last ones short or empty; ranks and channels are no round numbers."""
     emulator.device(resident_blocks=48)
     emulator.schedule("random", 5)
     args = arguments(*sizes, dtype=dtype, shared=sizes[0] != 3)
@@ -87,7 +87,7 @@ def test_sizes(
 def test_pixels_beside_the_image_stay_out_of_the_sums(
     emulator: Emulator, variant: int, dtype: torch.dtype
 ) -> None:
-    """Without eps a pixel of zeros has a coef of 0 / 0."""
+    """Without eps, the coef of a pixel of zeros is 0 / 0."""
     emulator.device(resident_blocks=32)
     x, bases, steps, grad, _, save = arguments(2, 20, 75, 5, dtype=dtype, positive=True)
     args = (x, bases, steps, grad, 0.0, save)
@@ -96,7 +96,7 @@ def test_pixels_beside_the_image_stay_out_of_the_sums(
 
 @over_variants
 def test_several_tiles_of_a_slab(emulator: Emulator, variant: int) -> None:
-    """A large batch leaves few slabs to an image."""
+    """A large batch leaves few slabs per image."""
     emulator.device(resident_blocks=640)
     emulator.schedule("reverse")
     args = arguments(40, 8, 600, 4, 1, torch.bfloat16, inner_rows=True)
@@ -136,7 +136,7 @@ def test_backward_of_a_rank_above_a_tile(emulator: Emulator) -> None:
 
 @over_dtypes
 def test_views(emulator: Emulator, dtype: torch.dtype) -> None:
-    """Channels and pixels cut from larger tensors, bases in x's dtype, turned bases and states, a gradient of zeros."""
+    """Channels and pixels come from larger tensors; bases have x's dtype; bases and states are transposed."""
     args = arguments(2, 40, 90, 4, 2, dtype, inner_rows=True, wide_bases=False, positive=True)
     x, bases, *others = args
     for cut in (slice(8, 28), slice(3, 24)):
@@ -187,7 +187,7 @@ def test_not_finite_pixels(emulator: Emulator, value: float, dtype: torch.dtype)
 
 
 def test_large_values(emulator: Emulator) -> None:
-    """float16: coefᵀ coef passes 65504; the state is float32 all the same. (Softmax of logits in the hundreds.)"""
+    """In float16 coefᵀ coef exceeds 65504, but the state is float32. (The softmax has logits in the hundreds.)"""
     args = arguments(1, 24, 130, 5, 3, torch.float16, scale=300.0)
     out, *states = compiled.FORWARD["cuda"].run(*args)
     assert all(state.isfinite().all() for state in states) and states[1].max() > 256
@@ -195,7 +195,7 @@ def test_large_values(emulator: Emulator) -> None:
 
 
 def test_choice_of_variant(emulator: Emulator) -> None:
-    """The grid for few images of many pixels, a cluster where an image fits one, else grid and streaming."""
+    """Few images of many pixels take the grid, an image that fits a cluster takes one; else it is grid or streaming."""
 
     def chosen(b: int, d: int, n: int, r: int) -> int:
         x, bases = torch.empty(b, d, n, dtype=torch.bfloat16), torch.empty(1, d, r)
@@ -243,7 +243,7 @@ def assert_projected_right(args: tuple[Any, ...], out: torch.Tensor) -> None:
 @over_variants
 @pytest.mark.parametrize("sizes", [(2, 20, 75, 5, 7, 2), (1, 8, 40, 20, 70, 1), (1, 3, 5, 1, 40, 0)], ids=str)
 def test_projection(emulator: Emulator, sizes: tuple[int, ...], variant: int, dtype: torch.dtype) -> None:
-    """Fewer rows than channels and more, a rank of each kind of kernel, no step at all; either order of axes."""
+    """There are fewer rows than channels and more, a rank for each kind of kernel, no step, either order of axes."""
     emulator.device(resident_blocks=48)
     args = projected_arguments(sizes, dtype, inner_rows=sizes[0] == 2, wide=sizes[0] == 2)
     assert_projected_right(args, emulator.run(projected.KERNELS["cuda"].run, *args, variant))

@@ -1,6 +1,6 @@
-"""Every op's CUDA kernels on the emulator: samples, edges, dtypes and layouts, both directions, all schedules.
+"""Tests every op's CUDA kernels on the emulator: samples, edges, dtypes, layouts, both directions, all schedules.
 
-What is particular to an op's kernels has a file of its own.
+A file per op tests what is particular to its kernels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def over(**options: bool) -> Any:
 
 
 def arguments(spec: Spec, sample: Sample, dtype: torch.dtype, layout: torch.memory_format) -> tuple[Any, ...]:
-    """The sample's, or a skip where the kernel is not made for such sizes."""
+    """Make the sample's arguments; skip if the kernel is not made for such sizes."""
     args = sample.make(dtype, layout=layout)
     # the emulator takes CPU tensors
     kernel = dataclasses.replace(KERNELS[spec.name]["cuda"], machine=None)

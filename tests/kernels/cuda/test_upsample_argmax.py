@@ -1,4 +1,4 @@
-"""upsample_argmax's CUDA kernels on the emulator: extreme logits, candidates of cells, many classes."""
+"""Tests upsample_argmax's CUDA kernels on the emulator: extreme logits, candidates of cells, many classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""upsample_cross_entropy's CUDA kernels on the emulator: labels out of range, extreme logits, traffic."""
+"""Tests upsample_cross_entropy's CUDA kernels on the emulator: labels out of range, extreme logits, traffic."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_non_finite_logits(emulator: Emulator, value: float) -> None:
 
 
 def test_corners_that_disagree_by_far(emulator: Emulator) -> None:
-    """No class is near the largest of all corners inside a cell: pixels go by themselves, some of a column."""
+    """Inside a cell no class is near the largest of all corners, so pixels are computed one by one."""
     logits, *rest = SPEC.samples[0].make(torch.float32, n=1, k=2, h=2, w=3, size=(9, 9), smoothing=0.1)
     logits[0, :, 0, 0], logits[0, :, 0, 1] = torch.tensor([300.0, 0.0]), torch.tensor([0.0, 300.0])
     assert_right(emulator, SPEC, (logits, *rest))

@@ -1,4 +1,4 @@
-"""Triton's interpreter as tests use it: mended where it differs from the hardware, on the cases it can afford."""
+"""Prepares Triton's interpreter for tests: mends what differs from the hardware, chooses the cases it can afford."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from segnext_kernels.triton import launch
 from tests.contract.cases import Case, tensors
 
 ON = launch.interpreted() and launch.missing() is None
-# The interpreter takes some 20 microseconds an operation of a program, so a call takes 0.1 to 1 second on inputs of
-# this cost, and no branch needs larger ones: elements, an eighth of the FLOPs, and 120 a pixel of the ops that start
-# a program for each.
+# The interpreter takes some 20 microseconds per operation of a program, so a call on inputs of this cost takes 0.1 to 1
+# second. No branch needs larger ones. The cost is elements, plus an eighth of the FLOPs, plus 120 per pixel for the ops
+# that start a program per pixel.
 MOST_COST = 10_600
-# All samples here, the first one in the rest of the contract that a kernel can break: a rerun in the interpreter
-# gives the same bits by itself.
+# These tests run on all samples; other tests that a kernel can break run only on the first. Tests of reruns are left
+# out, since the interpreter always gives the same bits.
 OVER_ALL_SAMPLES = ("test_forward_is_the_definition", "test_backward_is_the_definitions_gradient")
 ON_THE_FIRST = (
     "test_strided_views",
@@ -29,13 +29,13 @@ ON_THE_FIRST = (
     "test_gradients_own_their_memory",
 )
 VIEWS = ("_poisoned", "_expanded")
-# float32 shows wrong indices, and of the 16-bit types a forward shows what is rounded where; the first sample runs in
-# all of them
+# float32 shows wrong indices, and a forward in a 16-bit type shows where values are rounded; the first sample runs in
+# all dtypes
 DTYPES = {OVER_ALL_SAMPLES[0]: (torch.float32, torch.bfloat16), OVER_ALL_SAMPLES[1]: (torch.float32,)}
 
 
 def affords(item: pytest.Item) -> bool:
-    """Whether a contract test is run in the interpreter."""
+    """Return whether a contract test is run in the interpreter."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     case, name = parameters.get("case"), item.originalname  # type: ignore[attr-defined]
     if not isinstance(case, Case) or case.backend != "triton":
@@ -70,8 +70,11 @@ def prepare() -> None:
 
 
 def _patch_once_a_launch(interpreter: Any) -> None:
-    """At each call of a function by a kernel the interpreter wraps the language's functions again, wrapper around
-    wrapper: the time goes with the square of the calls. Once for each module and launch is enough."""
+    """Wrap the language's functions once per module and launch.
+
+    The interpreter wraps them again at each call of a function by a kernel, wrapper around wrapper, so that time grows
+    with the square of the calls.
+    """
     patch, language = interpreter._patch_lang, interpreter.tl
     scopes: list[Any] = []
     patched: set[str] = set()
@@ -94,7 +97,7 @@ def _patch_once_a_launch(interpreter: Any) -> None:
 
 
 def _round_as_the_hardware(interpreter: Any) -> None:
-    """It cuts float32's digits off, where the hardware's `cvt.rn` rounds to the nearest bfloat16."""
+    """Round to the nearest bfloat16 as the hardware's `cvt.rn` does; the interpreter truncates float32."""
     convert = interpreter._convert_float
     bfloat16, float32 = interpreter.tl.bfloat16, interpreter.tl.float32
 
@@ -112,7 +115,7 @@ def _round_as_the_hardware(interpreter: Any) -> None:
 
 
 def _multiply_bfloat16(interpreter: Any) -> None:
-    """Make products of bfloat16 products of their values in float32; the interpreter multiplies their bits."""
+    """Multiply bfloat16 by value, in float32; the interpreter multiplies the bits."""
     multiply, bfloat16, float32 = (
         interpreter.InterpreterBuilder.create_dot,
         interpreter.tl.bfloat16,

@@ -2,15 +2,15 @@
 
     python -m tests.kernels.triton.machine_code [--full] [--write]
 
-What is compiled is what would be launched: each op's launchers run on tensors without data (device "meta") while
-`launch.start` only notes the kernel, its arguments and configuration, and `tuning.tuned` goes through the whole
-space. So a kernel, a configuration or a dtype cannot be forgotten, and the arguments are specialised (a stride of
-1, a multiple of 16) as Triton would for the model's own shapes.
+It compiles exactly what would be launched: each op's launchers run on tensors without data (device "meta") while
+`launch.start` only notes the kernel, its arguments and configuration, and `tuning.tuned` goes through the whole space.
+So no kernel, configuration or dtype can be forgotten, and arguments are specialised (a stride of 1, a multiple of 16)
+as Triton would do for the model's own shapes.
 
-In a process of its own, without TRITON_INTERPRET. A compilation takes about half a second; by default each kernel
-is compiled in its first configuration, in bfloat16 and channels_last for both architectures and in float32 and
-contiguous for sm_90; --full takes all configurations, dtypes and layouts, for both architectures. --write records
-the result in machine_code.json, of which the default is a part.
+It needs a process of its own, without TRITON_INTERPRET. A compilation takes about half a second. By default each kernel
+is compiled in its first configuration: in bfloat16 and channels_last for both architectures, and in float32 and
+contiguous for sm_90. --full takes all configurations, dtypes and layouts, for both architectures. --write records the
+result in machine_code.json, of which the default is a part.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 def launches(name: str, run: Callable[[], Any], every_config: bool) -> list[Launch]:
-    """The launches of one call, in the first configuration of each space or in all."""
+    """Return the launches of one call, in the first configuration of each space or in all."""
     noted: dict[str, Launch] = {}
 
     def note(function: Any, grid: Any, *args: Any, config: tuning.Config, **constants: Any) -> None:
@@ -68,10 +68,10 @@ def launches(name: str, run: Callable[[], Any], every_config: bool) -> list[Laun
 def calls(
     spec: Spec, dtype: torch.dtype, memory_format: torch.memory_format, ones: bool = False
 ) -> Iterator[Callable[[], Any]]:
-    """Calls of the op's Triton functions on the model's shapes, without data.
+    """Yield calls of the op's Triton functions on the model's shapes, without data.
 
     Args:
-        ones: on samples of a single pixel instead: Triton makes constants of sizes of 1, which are no tensors.
+        ones: take samples of a single pixel instead, since Triton turns sizes of 1 into constants.
     """
     kernels = {op: backend.KERNELS.get(op, {}).get("triton") for op in (spec.name, f"{spec.name}_backward")}
     forward, backward = kernels.values()
@@ -89,7 +89,7 @@ def calls(
 
 
 def variants(full: bool, only: str = "") -> Iterator[tuple[Launch, str, int]]:
-    """What to compile: launch, its name with dtype and layout, architecture; what two calls share comes once."""
+    """Yield what to compile: a launch, its name with dtype and layout, and an architecture; each comes once."""
     seen: set[str] = set()
     for spec in (spec for name, spec in all_specs().items() if only in name):
         for dtype_name, dtype in GPU_DTYPES.items():
@@ -114,7 +114,7 @@ def variants(full: bool, only: str = "") -> Iterator[tuple[Launch, str, int]]:
 
 
 def compiled(launch: Launch, sm: int) -> dict[str, int]:
-    """What one kernel's machine code takes; 1 for tensor_cores where a product runs on them, -1 where it should."""
+    """Return what a kernel's machine code takes; tensor_cores is 1 if a product runs on them, -1 if it only should."""
     built = launch.compiled(sm)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(built.asm["cubin"])
@@ -123,7 +123,7 @@ def compiled(launch: Launch, sm: int) -> dict[str, int]:
             [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
         )
     numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", usage.stdout)}
-    # plain float32 products are none of theirs
+    # tensor cores do not compute plain float32 products
     wants_tensor_cores = re.search(r"tt\.dot .*(xf16>|xbf16>|tf32x3)", built.asm["ttir"]) is not None
     has_tensor_cores = "mma.sync" in built.asm["ptx"] or "wgmma.mma_async" in built.asm["ptx"]
     return {
@@ -135,7 +135,7 @@ def compiled(launch: Launch, sm: int) -> dict[str, int]:
 
 
 def read_table() -> tuple[str, dict[str, dict[str, int]]]:
-    """Triton's version, and what each kernel's machine code took by its label."""
+    """Return Triton's version, and a map from each kernel's label to what its machine code took."""
     content = json.loads(TABLE.read_text())
     found = {}
     for label, codes in content["kernels"].items():
@@ -144,7 +144,7 @@ def read_table() -> tuple[str, dict[str, dict[str, int]]]:
 
 
 def write_table(version: str, kernels: dict[str, dict[str, int]]) -> None:
-    """Labels are told once: a launch, and under it the numbers of `NEEDS` by dtype, layout and architecture."""
+    """Write each launch once, and under it the numbers of `NEEDS` by dtype, layout and architecture."""
     launches: dict[str, dict[str, list[int]]] = {}
     for label, needs in sorted(kernels.items()):
         launch, *code = label.rsplit(" ", 3)

@@ -1,8 +1,8 @@
-"""Every Triton kernel against its definition, in a session of Triton's interpreter: CPU tensors, no GPU.
+"""Compares every Triton kernel with its definition in Triton's interpreter, on CPU tensors without a GPU.
 
-In sessions of their own, since TRITON_INTERPRET decides at a kernel's import what it is: two at a time, as none has
-more than one thread to use. They run the contract suite as far as `tests.kernels.triton.interpreter` can afford it, and
-`tests/kernels/triton/interpreted`: what is particular to a kernel.
+This needs sessions of their own, since TRITON_INTERPRET decides at a kernel's import what it is. Two run at a time, as
+each uses only one thread. They run the contract suite as far as `tests.kernels.triton.interpreter` can afford it, and
+`tests/kernels/triton/interpreted`, which tests what is particular to a kernel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The backend "triton": what it refuses, in words that help, and that nothing is imported before it is asked for."""
+"""Tests the backend "triton": what it refuses, in helpful words, and that nothing is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from segnext_kernels.triton import launch
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What is found out once a process is found out anew, before and after the test."""
+    """Forget what is found out once per process, before and after the test."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     cached = (launch.missing, launch.interpreted, launch._capability_gap)
     for function in cached:
@@ -132,7 +132,7 @@ def test_a_row_and_a_column_of_unequal_length(fresh: None, monkeypatch: pytest.M
 
 
 def test_importing_the_library_imports_no_triton() -> None:
-    """None beside what PyTorch's FLOP counter brings itself."""
+    """Only PyTorch's FLOP counter imports parts of Triton by itself."""
     code = (
         "import sys, torch.utils.flop_counter; before = set(sys.modules); import segnext_kernels;"
         " new = sorted(m for m in set(sys.modules) - before if m.split('.')[0] == 'triton'); assert not new, new;"

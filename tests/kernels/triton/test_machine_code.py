@@ -1,7 +1,7 @@
-"""The Triton kernels compile for sm_80 and sm_90 without a GPU, and their machine code is no worse than recorded.
+"""Tests that Triton kernels compile for sm_80 and sm_90 without a GPU, to machine code no worse than recorded.
 
 The record, machine_code.json, holds every kernel x configuration x dtype x layout; this test compiles the part that is
-compiled by default. After an intended change: `python -m tests.kernels.triton.machine_code --full --write`.
+compiled by default. `python -m tests.kernels.triton.machine_code --full --write` writes it after an intended change.
 """
 
 from __future__ import annotations

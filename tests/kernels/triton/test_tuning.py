@@ -1,4 +1,4 @@
-"""Launch configurations: which one is chosen, what is measured, and the file that remembers it."""
+"""Tests launch configurations: which one is chosen, what is measured, and the file that remembers it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEY = "float32-nchw-2x4"
 
 @pytest.fixture
 def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A tensor on a GPU of our own making, where LARGE is the fastest."""
+    """Make a tensor on a pretended GPU, where LARGE is the fastest."""
     monkeypatch.setattr(tuning, "_measured", {})
     monkeypatch.setattr(tuning, "TABLES", tmp_path / "tables")
     monkeypatch.setattr(tuning, "architecture", lambda device: "sm_90")
@@ -44,7 +44,7 @@ def chosen(x: Any, key: str = KEY) -> Config:
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a new process does."""
+    """Forget measurements, as a new process does."""
     monkeypatch.setattr(tuning, "_measured", {})
 
 

@@ -1,6 +1,6 @@
-"""Tests of what is particular to a Triton kernel; run by tests/kernels/triton/test_interpreter.py.
+"""Collects tests of what is particular to a Triton kernel, in a session of tests/kernels/triton/test_interpreter.py.
 
-Elsewhere there is nothing to collect: the kernels are interpreted or they are not, for a whole session.
+Other sessions collect nothing here: kernels are interpreted for a whole session, or not at all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kernels around products broken on purpose: a dropped mask, a missing halo row and a forgotten split are seen."""
+"""Breaks kernels around products on purpose: a dropped mask, a missing halo row and a forgotten split are seen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DRAW = Draw(torch.float32, torch.device("cpu"), torch.channels_last, torch.Gener
 
 
 def inside(n: int, c: int, h: int, w: int) -> torch.Tensor:
-    """An image in a larger one that is NaN all around it."""
+    """Make an image inside a larger one of NaN."""
     larger = torch.full((n + 2, h + 2, w + 2, c + 9), torch.nan)
     return larger[1:-1, 1:-1, 1:-1, 4 : c + 4].normal_().permute(0, 3, 1, 2)
 
@@ -74,7 +74,7 @@ def nmf2d(module: ModuleType) -> None:
                     nmf2d_reference.nmf2d(*args)[0])  # fmt: skip
 
 
-# module, what is run, and what is broken: text of the kernel, and what replaces it
+# name -> module, what is run, the kernel's text to be broken, and the text that replaces it
 BREAKS: dict[str, tuple[ModuleType, Callable[[ModuleType], None], str, str]] = {
     "mask-of-the-input-channels": (
         products, pointwise, "x_mask = in_image[:, None] & (i < in_channels)[None, :]",

@@ -1,4 +1,4 @@
-"""Every launch configuration of every Triton kernel, and more channels than a program takes, give the definition."""
+"""Tests every launch configuration of the Triton kernels, with more channels than a program takes."""
 
 from __future__ import annotations
 

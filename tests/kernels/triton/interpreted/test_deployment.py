@@ -1,4 +1,4 @@
-"""A deployed SegNeXt on the Triton kernels, as on a GPU: the same labels as the model, in few launches."""
+"""Tests a deployed SegNeXt on the Triton kernels, as on a GPU: it gives the model's labels in few launches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NARROW = SegNeXtConfig(
     decoder_channels=32,
     rank=4,
 )
-# what costs no kernel: views, and memory that is not written
+# operators that start no kernel: views, and memory that is not written
 FREE = (
     "empty",
     "new_empty",
@@ -75,7 +75,7 @@ def test_the_model_comes_out(model: SegNeXt, dtype: torch.dtype, monkeypatch: py
 
 
 class Kernels(TorchDispatchMode):
-    """Names of all kernels that would be launched: Triton's, and PyTorch's own operators that compute."""
+    """Collects the names of all kernels that would be launched: Triton's, and PyTorch's operators that compute."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Kernels broken on purpose: what the tests of this folder look at does show a dropped mask or a missing halo."""
+"""Breaks kernels on purpose: the tests of this folder do see a dropped mask or a missing halo."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def module_of(text: str, folder: Path) -> ModuleType:
 
 
 def assert_right(module: ModuleType) -> None:
-    """The forward pass on the inside of a larger tensor, NaN all around it."""
+    """Run the forward on the inside of a larger tensor of NaN."""
     larger = torch.full((3, 9, 12, 24), torch.nan)
     x = larger[1:2, 1:8, 2:11, 3:22].permute(0, 3, 1, 2).normal_()
     weight, bias = torch.randn(19, 1, 3, 3), torch.randn(19)

@@ -1,4 +1,4 @@
-"""The kernels around a deployed model's blocks, broken on purpose: NaN around their inputs shows a dropped mask."""
+"""Breaks the kernels around a deployed model's blocks on purpose: NaN around their inputs shows a dropped mask."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BREAKS: dict[str, tuple[str, str, str]] = {
 
 
 def poisoned(*shape: int) -> torch.Tensor:
-    """Gaussian, channels innermost where there are four axes, inside of NaN."""
+    """Make Gaussian numbers inside NaN; with four axes the channels are innermost."""
     order = (0, 2, 3, 1) if len(shape) == 4 else tuple(range(len(shape)))
     larger = torch.full([shape[axis] + 6 for axis in order], torch.nan)
     inside = larger[tuple(slice(3, 3 + shape[axis]) for axis in order)].normal_()
@@ -45,7 +45,7 @@ def poisoned(*shape: int) -> torch.Tensor:
 
 
 def arguments(op: str) -> list[tuple[Any, ...]]:
-    """Of `conv2d_act` a call for either of its ways."""
+    """Return calls that reach all kernels of the op: `conv2d_act` has two."""
     if op == "channel_norm":
         return [(poisoned(2, 20, 3, 5), poisoned(20), poisoned(20), 1e-5)]
     if op == "resize_sum":

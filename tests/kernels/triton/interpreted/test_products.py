@@ -1,4 +1,4 @@
-"""The Triton kernels around products beyond the contract: several tiles, steps, panels, splits, bands and chunks."""
+"""Tests Triton kernels around products beyond the contract: several tiles, steps, panels, splits, bands and chunks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_gated_pointwise_of_mixed_layouts() -> None:
 
 
 def test_nan_stays_in_its_pixel() -> None:
-    """Padding of a tile must not spread it: zero times NaN is NaN."""
+    """A tile's padding must not spread NaN: zero times NaN is NaN."""
     args = GATED_POINTWISE.samples[0].make(ci=7, co=9)
     args[0][1, 6, 8, 6] = torch.nan
     out, (grad_m, grad_u, grad_weight, grad_bias) = run(GATED_POINTWISE, args, backend="triton")
@@ -72,14 +72,14 @@ def test_conv_ffn_in_panels(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch)
 
 @over_dtypes
 def test_conv_ffn_apart(dtype: torch.dtype) -> None:
-    """Beyond 64 channels in 16 bits three kernels."""
+    """Three kernels run beyond 64 channels in 16 bits."""
     args = CONV_FFN.samples[0].make(dtype, layout=LAST, n=1, c=72, e=24, co=72, h=5, w=3, residual=True)
     assert_right(CONV_FFN, args, "triton")
 
 
 @over_dtypes
 def test_msca_block_apart(dtype: torch.dtype) -> None:
-    """Many channels on few pixels in 16 bits: its last step is two products."""
+    """With many channels on few pixels in 16 bits, the last step is two products."""
     assert_right(MSCA_BLOCK, MSCA_BLOCK.samples[0].make(dtype, layout=LAST, n=2, c=200, h=4, w=3), "triton")
 
 

@@ -1,4 +1,4 @@
-"""upsample_cross_entropy in Triton: a label that is no class makes the loss and its gradient NaN, not an error."""
+"""Tests upsample_cross_entropy in Triton: a label that is no class gives NaN in loss and gradient, and no error."""
 
 from __future__ import annotations
 
