@@ -19,7 +19,7 @@ RECORD = Path(__file__).with_name("_build.json")
 CPU_DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # of the ops with a float64 build, for gradcheck
 INFERENCE_DTYPES = (torch.float32, torch.bfloat16)  # of the ops without
 CUDA_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # csrc/cpu/convert.h
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # csrc/common/dtype.h
 INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16")  # csrc/common/isa.h
 
 
