@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import statistics
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.roofline import Ceilings
+from segnext.atomic import replace_file
 
 FOLDER = Path(__file__).with_name("results")
 FORMAT = 1
@@ -118,16 +118,8 @@ def path_of(machine: dict[str, Any], folder: Path = FOLDER) -> Path:
 
 def save(results: Results, path: Path) -> None:
     """Write or replace ``path``; whoever reads it meanwhile never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(json.dumps({"format": FORMAT, **dataclasses.asdict(results)}, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # a machine that is taken away keeps what was told to be stored
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = json.dumps({"format": FORMAT, **dataclasses.asdict(results)}, indent=1) + "\n"
+    replace_file(path, lambda temporary: temporary.write_text(text))
 
 
 def read(path: Path) -> Results:

@@ -18,6 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
+from segnext_kernels.ops.upsample_argmax.reference import empty_labels
 from segnext_kernels.triton import launch, tuning
 from segnext_kernels.triton.bilinear import outputs_of, source_of
 from segnext_kernels.triton.tuning import Space, config, size_class
@@ -145,7 +146,7 @@ def forward(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
     """See `ops.upsample_argmax.op`."""
     n, k, h, w = logits.shape
     out_h, out_w = size
-    labels = logits.new_empty((n, out_h, out_w), dtype=torch.uint8 if k <= 256 else torch.int32)
+    labels = empty_labels(logits, size)
     if n == 0:
         return labels
 
