@@ -57,7 +57,10 @@ def select(op: str, args: tuple[Any, ...]) -> Kernel:
     kernels = KERNELS[op]
     setting = current_backend()
     if setting == "auto":
+        on_cpu = args[0].is_cpu
         for name, kernel in kernels.items():
+            if on_cpu and kernel.device == "cuda":
+                continue  # a refusal without its words, which cost microseconds
             if kernel.reason_against(*args) is None and _left_out(op, name, kernel, args) is None:
                 return kernel
     elif setting in kernels and kernels[setting].reason_against(*args) is None:

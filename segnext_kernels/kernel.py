@@ -39,6 +39,7 @@ class Kernel:
     Attributes:
         run: takes the op's arguments in schema order.
         dtypes: of the deciding tensor; None for all.
+        device: the only type of device that it runs on; None for all.
         position: of the tensor whose device and dtype decide; 1 in a backward, behind the incoming gradient.
         machine: ``machine(tensor, dtypes)`` says why this machine does not run the kernel on the deciding tensor.
         limits: the largest sizes.
@@ -51,6 +52,7 @@ class Kernel:
     run: Callable[..., Any]
     dtypes: tuple[torch.dtype, ...] | None = None
     position: int = 0
+    device: str | None = None
     machine: Callable[[torch.Tensor, tuple[torch.dtype, ...]], str | None] | None = None
     limits: tuple[Limit, ...] = ()
     refuses: Reason | None = None

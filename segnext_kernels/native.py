@@ -20,6 +20,7 @@ CPU_DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # of the ops with a
 INFERENCE_DTYPES = (torch.float32, torch.bfloat16)  # of the ops without
 CUDA_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # csrc/common/dtype.h
+AS_IT_IS = frozenset({int, float, bool, type(None), tuple, torch.Size})  # to the library
 INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16")  # csrc/common/isa.h
 
 
@@ -119,12 +120,16 @@ def reason_against(x: torch.Tensor, device: str, dtypes: tuple[torch.dtype, ...]
 
 def cpu(run: Callable[..., Any], dtypes: tuple[torch.dtype, ...] = CPU_DTYPES, **rest: Any) -> Kernel:
     """The backend "cpu" of an op; ``rest`` as in `Kernel`."""
-    return Kernel(run, dtypes, machine=lambda x, dtypes: reason_against(x, "cpu", dtypes), **rest)
+    return Kernel(
+        run, dtypes, device="cpu", machine=lambda x, dtypes: reason_against(x, "cpu", dtypes), **rest
+    )
 
 
 def cuda(run: Callable[..., Any], dtypes: tuple[torch.dtype, ...] = CUDA_DTYPES, **rest: Any) -> Kernel:
     """The backend "cuda" of an op; ``rest`` as in `Kernel`."""
-    return Kernel(run, dtypes, machine=lambda x, dtypes: reason_against(x, "cuda", dtypes), **rest)
+    return Kernel(
+        run, dtypes, device="cuda", machine=lambda x, dtypes: reason_against(x, "cuda", dtypes), **rest
+    )
 
 
 def both(
@@ -193,9 +198,11 @@ def call_cuda(
 
 def plain(value: Any) -> Any:
     """As the library takes it: a tensor is its address, sizes and strides in elements; a dtype its code."""
+    if type(value) in AS_IT_IS:
+        return value
     if isinstance(value, torch.Tensor):
         return value.data_ptr(), value.shape, value.stride()
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return [plain(item) for item in value]
     return DTYPES[value] if isinstance(value, torch.dtype) else value
 

@@ -74,7 +74,13 @@ def _slower(*args: Any) -> str | None:
 def kernel(run: Callable[..., Any], position: int = 0, **rest: Any) -> Kernel:
     """The backend "triton" of an op; ``rest`` as in `Kernel`."""
     return Kernel(
-        run, DTYPES, position, machine=lambda x, dtypes: reason_against(x, dtypes), slower=_slower, **rest
+        run,
+        DTYPES,
+        position,
+        "cpu" if interpreted() else "cuda",
+        machine=lambda x, dtypes: reason_against(x, dtypes),
+        slower=_slower,
+        **rest,
     )
 
 

@@ -14,7 +14,9 @@ from segnext_kernels.ops.msca_conv.compiled import CPU_LIMITS
 
 def pack(weights: Sequence[Any]) -> torch.Tensor:
     """The CPU kernel's form of the op's arguments after x, in schema order."""
-    return native.pack("msca_block", weights[0].dtype, list(weights))
+    return native.pack(
+        "msca_block", weights[0].dtype, [list(w) if isinstance(w, tuple) else w for w in weights]
+    )
 
 
 def workspace_elements(x: torch.Size) -> int:

@@ -12,10 +12,9 @@ from segnext_kernels.ops.upsample_argmax.reference import empty_labels
 
 def _forward(call: Any, logits: torch.Tensor, size: list[int]) -> torch.Tensor:
     labels = empty_labels(logits, size)
-    strides = list(logits.stride())
     call(
-        "upsample_argmax", logits, logits.data_ptr(), logits.dtype, list(logits.shape), strides,
-        labels.data_ptr(), size,
+        "upsample_argmax", logits, logits.data_ptr(), logits.dtype, logits.shape, logits.stride(),
+        labels.data_ptr(), tuple(size),
     )  # fmt: skip
     return labels
 
