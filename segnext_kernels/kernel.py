@@ -39,7 +39,7 @@ class Kernel:
     Attributes:
         run: takes the op's arguments in schema order.
         dtypes: of the deciding tensor; None for all.
-        device: the only type of device that it runs on; None for all.
+        device: the type of device that "auto" takes it on; None for all.
         position: of the tensor whose device and dtype decide; 1 in a backward, behind the incoming gradient.
         machine: ``machine(tensor, dtypes)`` says why this machine does not run the kernel on the deciding tensor.
         limits: the largest sizes.

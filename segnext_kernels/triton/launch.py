@@ -77,7 +77,7 @@ def kernel(run: Callable[..., Any], position: int = 0, **rest: Any) -> Kernel:
         run,
         DTYPES,
         position,
-        "cpu" if interpreted() else "cuda",
+        "cuda",
         machine=lambda x, dtypes: reason_against(x, dtypes),
         slower=_slower,
         **rest,
