@@ -227,13 +227,14 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     if set(isas) != {"generic"}:
         left_out = [name for name in INSTRUCTION_SETS if name not in ("generic", *isas)]
         shared += ["-DSEGNEXT_X86", *(f"-DSEGNEXT_WITHOUT_{name.upper()}" for name in left_out)]
+    sources = sorted(CSRC.glob("ops/*/*_cpu.cpp"))
     for name, flags in isas.items():
-        for source in sorted(CSRC.glob("ops/*/*_cpu.cpp")):
+        for source in sources:
             ninja.compile(
                 "cxx", source, f".{name}", [includes[0], "-fopenmp", *shared, *flags, f"-DSEGNEXT_ISA={name}"]
             )
     float64_flags = ["-DSEGNEXT_FLOAT64", "-DSEGNEXT_ISA=float64"]
-    for source in sorted(CSRC.glob("ops/*/*_cpu.cpp")):
+    for source in sources:
         if any(FLOAT64 in header.read_text() for header in source.parent.glob("*.h")):
             ninja.compile("cxx", source, ".float64", [includes[0], "-fopenmp", *shared, *float64_flags])
     for source in sorted(CSRC.glob("common/*.cpp")):

@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-CSRC = Path(__file__).resolve().parents[1] / "csrc"
 NVCC = shutil.which("nvcc") or next(iter(map(str, Path("/usr/local").glob("cuda/bin/nvcc"))), None)
 
 

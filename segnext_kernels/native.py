@@ -7,7 +7,7 @@ import functools
 import importlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,13 @@ def build_record() -> dict[str, Any]:
     return json.loads(RECORD.read_text())
 
 
+def _built_sets() -> Sequence[str]:
+    return build_record().get("instruction_sets", INSTRUCTION_SETS)
+
+
 def _unfit(library: Any) -> str:
     """Why a library that loads serves another machine: built by SEGNEXT_BUILD=native for one instruction set."""
-    built = build_record().get("instruction_sets", INSTRUCTION_SETS)
+    built = _built_sets()
     if INSTRUCTION_SETS[int(library.best_instruction_set())] in built:
         return ""
     return f"built for {' and '.join(built)} alone, which this machine does not have"
@@ -84,7 +88,7 @@ def instruction_set() -> int:
     if wanted not in INSTRUCTION_SETS:
         raise ValueError(f"SEGNEXT_CPU_ISA must be one of {', '.join(INSTRUCTION_SETS)}, got {wanted!r}")
     index = INSTRUCTION_SETS.index(wanted)
-    if index > best or wanted not in build_record().get("instruction_sets", INSTRUCTION_SETS):
+    if index > best or wanted not in _built_sets():
         raise ValueError(
             f"SEGNEXT_CPU_ISA: {wanted} is not built here or not on this machine; best: {INSTRUCTION_SETS[best]}"
         )

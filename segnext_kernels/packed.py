@@ -99,7 +99,7 @@ def resize_sum(base: Tensor, others: Sequence[Tensor], out: Tensor) -> Tensor:
 def nmf2d(x: Tensor, bases: Tensor, steps: int, projection: Tensor, out: Tensor) -> Tensor:
     """The 1x1 convolution ``projection`` of `segnext_kernels.nmf2d` over the pixels of x (N, D, H, W).
 
-    Its result is bases coefᵀ, of rank R: the projection is taken of the bases, D P R multiply-adds for D P H W.
+    The result has rank R, so it is enough to project the bases: D P R multiply-adds instead of D P H W.
 
     Args:
         bases: (1, D, R), float32.

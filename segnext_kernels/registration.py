@@ -106,10 +106,12 @@ def define_autocast(name: str, *low: str) -> None:
 
     Args:
         name: the op.
-        low: names of the arguments, tensors or lists of them; float64 stays as it is.
+        low: names of the arguments, tensors or lists of them; without names all of them. float64 stays as it is.
     """
     op = getattr(getattr(torch.ops, NAMESPACE), name).default
-    names = [argument.name for argument in op._schema.arguments]
+    arguments = op._schema.arguments
+    names = [argument.name for argument in arguments]
+    low = low or tuple(argument.name for argument in arguments if "Tensor" in str(argument.type))
     positions = {names.index(argument) for argument in low}
     AUTOCAST[name] = low
     for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):

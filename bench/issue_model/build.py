@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.issue_model.executor import CACHE, FOLDER
+from oracle.nvcc import NVCC
 from oracle.sources import CSRC, bindings
 
 LIBRARY = f"_recording{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -28,11 +29,10 @@ NVCC_FLAGS = (
 
 
 def nvcc() -> str:
-    """Return CUDA's compiler."""
-    found = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    if not Path(found).exists():
+    """Return the path of CUDA's compiler."""
+    if NVCC is None:
         raise FileNotFoundError("issue_model: nvcc was not found; install CUDA 13's compiler")
-    return found
+    return NVCC
 
 
 def sources(folders: Sequence[str] | None = None) -> list[Path]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oracle.nvcc import CSRC, NVCC
+from oracle.nvcc import NVCC
+from oracle.sources import CSRC
 
 pytest.importorskip("triton", reason="the wheel carries nvdisasm")
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")

@@ -53,13 +53,9 @@ def _packs_at_each_call(*_: Any) -> str:
     return "it packs the weights at each call; segnext_kernels.packed.PackedConv2d packs them once"
 
 
-CPU = native.cpu(
-    _forward,
-    native.INFERENCE_DTYPES,
-    refuses=lambda x, weight, *_: _no_weight(weight),
-    slower=_packs_at_each_call,
-)
-
-
-def _no_weight(weight: torch.Tensor) -> str | None:
+def _takes_no_such_weight(x: torch.Tensor, weight: torch.Tensor, *_: Any) -> str | None:
+    # x alone does not decide: an image may be float32 for weights of any dtype
     return native.reason_against(weight, "cpu", native.INFERENCE_DTYPES)
+
+
+CPU = native.cpu(_forward, native.INFERENCE_DTYPES, refuses=_takes_no_such_weight, slower=_packs_at_each_call)

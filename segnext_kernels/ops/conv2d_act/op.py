@@ -89,5 +89,5 @@ _op = define_op(
     flops=_flops,
 )
 forbid_gradient(NAME, "train with torch.nn.functional.conv2d")
-define_autocast(NAME, "x", "weight", "bias")
+define_autocast(NAME)
 define_vmap(NAME)

@@ -116,5 +116,5 @@ def _backward(saved: tuple[Any, ...], residual: bool, grad: torch.Tensor) -> tup
 
 define_autograd(NAME, save=lambda inputs, output: (inputs[:7], inputs[7]), backward=_backward)
 forbid_double_backward(NAME)
-define_autocast(NAME, "x", *PARAMETERS)
+define_autocast(NAME)
 define_vmap(NAME)

@@ -84,5 +84,5 @@ def _backward(saved: tuple[Any, ...], _: Any, grad: torch.Tensor) -> tuple[Any, 
 
 define_autograd(NAME, save=lambda inputs, output: (inputs, None), backward=_backward)
 forbid_double_backward(NAME)
-define_autocast(NAME, "m", "u", "weight", "bias")
+define_autocast(NAME)
 define_vmap(NAME)

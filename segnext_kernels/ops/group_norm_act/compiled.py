@@ -20,27 +20,15 @@ def run(
     eps: float,
     residual: torch.Tensor | None,
     act: str,
-    out: torch.Tensor,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Into ``out``, which may be x or the residual."""
+    """Into ``out``, which may be x or the residual; into memory of its own without one."""
+    out = memory_format.empty_like(x) if out is None else out
     call(
         "group_norm_act", x, x.dtype, weight.dtype, x, groups, weight, bias, eps, residual, act == "relu", out,
         workspace=True,
     )  # fmt: skip
     return out
-
-
-def _forward(
-    call: Any,
-    x: torch.Tensor,
-    groups: int,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    eps: float,
-    residual: torch.Tensor | None,
-    act: str,
-) -> torch.Tensor:
-    return run(call, x, groups, weight, bias, eps, residual, act, memory_format.empty_like(x))
 
 
 def _backward(
@@ -77,5 +65,5 @@ def _kernels(function: Any, position: int) -> dict[str, Any]:
     )
 
 
-FORWARD = _kernels(_forward, 0)
+FORWARD = _kernels(run, 0)
 BACKWARD = _kernels(_backward, 1)

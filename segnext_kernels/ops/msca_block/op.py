@@ -116,9 +116,5 @@ _op = define_op(
     flops=_flops,
 )
 forbid_gradient(NAME, "build the block from msca_conv and gated_pointwise for training")
-define_autocast(
-    NAME, "x", "proj_in_weight", "proj_in_bias", "root_weight", "root_bias",
-    "row_weights", "column_weights", "row_biases", "column_biases",
-    "mix_weight", "mix_bias", "proj_out_weight", "proj_out_bias", "skip_scale", "skip_shift",
-)  # fmt: skip
+define_autocast(NAME)
 define_vmap(NAME)

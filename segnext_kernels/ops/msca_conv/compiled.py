@@ -9,6 +9,7 @@ import torch
 from segnext_kernels import memory_format, native
 from segnext_kernels.kernel import Limit
 from segnext_kernels.ops.msca_conv.reference import empty_gradients
+from segnext_kernels.ops.msca_conv.strips import most_strips
 
 
 def _forward(call: Any, x: torch.Tensor, *params: Any) -> torch.Tensor:
@@ -30,11 +31,7 @@ def _longest(weights: list[torch.Tensor]) -> int:
 def limits(root: str, taps: str) -> tuple[Limit, ...]:
     """The library's, by the names of its constants for the root's side and the longest strip."""
     return (
-        Limit(
-            lambda x, root_weight, root_bias, row_weights, *_: len(row_weights),
-            native.constant("MSCA_CONV_MAX_STRIPS"),
-            "takes up to {most} strips, not {size}",
-        ),
+        most_strips(native.constant("MSCA_CONV_MAX_STRIPS")),
         Limit(
             lambda x, root_weight, *_: root_weight.shape[2],
             native.constant(root),

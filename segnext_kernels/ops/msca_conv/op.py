@@ -121,5 +121,5 @@ def _lists(tensors: Iterable[torch.Tensor], lengths: list[int]) -> list[list[tor
 
 define_autograd(NAME, save=_save, backward=_backward)
 forbid_double_backward(NAME)
-define_autocast(NAME, *PARAMETERS)
+define_autocast(NAME)
 define_vmap(NAME)

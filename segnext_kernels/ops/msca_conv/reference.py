@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
+from typing import Any
 
 import torch
 
@@ -55,19 +57,15 @@ def msca_conv_backward(
     return [as_format_of(grad_x, x), *grad_root_params, *grad_weights, *grad_biases]
 
 
-def empty_gradients(
-    grad: torch.Tensor,
-    x: torch.Tensor,
-    root_weight: torch.Tensor,
-    root_bias: torch.Tensor | None,
-    row_weights: list[torch.Tensor],
-    column_weights: list[torch.Tensor],
-    row_biases: list[torch.Tensor],
-    column_biases: list[torch.Tensor],
+def empty_gradients(grad: torch.Tensor, x: torch.Tensor, *params: Any) -> list[torch.Tensor]:
+    return [empty_like(x), *(p.new_empty(p.shape) for p in in_a_row(*params))]
+
+
+def in_a_row(
+    root_weight: torch.Tensor, root_bias: torch.Tensor | None, *strips: list[torch.Tensor]
 ) -> list[torch.Tensor]:
-    biases = [] if root_bias is None else [root_bias]
-    params = [root_weight, *biases, *row_weights, *column_weights, *row_biases, *column_biases]
-    return [empty_like(x), *(p.new_empty(p.shape) for p in params)]
+    """The parameters in the order of their gradients; an absent root_bias is left out."""
+    return [root_weight, *([] if root_bias is None else [root_bias]), *chain(*strips)]
 
 
 def _strips(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,18 @@ import torch
 from segnext_kernels import checks
 from segnext_kernels.kernel import Limit
 
+
+def most_strips(most: int | Callable[[], int]) -> Limit:
+    """A kernel's limit of strips."""
+    return Limit(
+        lambda x, root_weight, root_bias, row_weights, *_: len(row_weights),
+        most,
+        "takes up to {most} strips, not {size}",
+    )
+
+
 MOST_TRITON_STRIPS = 3  # as SegNeXt has: the Triton kernels name a sum for each
-TRITON_STRIPS = Limit(
-    lambda x, root_weight, root_bias, row_weights, *_: len(row_weights),
-    MOST_TRITON_STRIPS,
-    "takes up to {most} strips, not {size}",
-)
+TRITON_STRIPS = most_strips(MOST_TRITON_STRIPS)
 
 
 def unequal_strips(

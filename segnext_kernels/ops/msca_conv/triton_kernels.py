@@ -27,6 +27,7 @@ import triton
 import triton.language as tl
 
 from segnext_kernels import memory_format
+from segnext_kernels.ops.msca_conv.reference import in_a_row
 from segnext_kernels.ops.msca_conv.strips import MOST_TRITON_STRIPS
 from segnext_kernels.triton import launch, tuning
 from segnext_kernels.triton.tuning import Config, Space, config, size_class
@@ -399,8 +400,7 @@ def backward(
     column_biases: list[torch.Tensor],
 ) -> list[torch.Tensor]:
     """See `ops.msca_conv.op`."""
-    biases = [] if root_bias is None else [root_bias]
-    params = [root_weight, *biases, *row_weights, *column_weights, *row_biases, *column_biases]
+    params = in_a_row(root_weight, root_bias, row_weights, column_weights, row_biases, column_biases)
     if x.numel() == 0:
         return [
             memory_format.empty_like(x),

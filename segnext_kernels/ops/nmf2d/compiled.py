@@ -10,12 +10,7 @@ from segnext_kernels import native
 from segnext_kernels.memory_format import empty_matrices_like
 from segnext_kernels.ops.nmf2d.reference import empty_out
 
-STREAMING, GRID, CLUSTER, SUITABLE = (
-    0,
-    1,
-    2,
-    -1,
-)  # variants of the CUDA kernel; the last is the one for the sizes
+SUITABLE = -1  # the variant of the CUDA kernel that suits the sizes; 0 is streaming, 1 grid, 2 cluster
 
 
 def run(

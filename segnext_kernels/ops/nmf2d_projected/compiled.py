@@ -34,9 +34,8 @@ def _cuda(
 def _unfit(
     x: torch.Tensor, bases: torch.Tensor, steps: int, projection: torch.Tensor, eps: float
 ) -> str | None:
-    return nmf.too_large(
-        x, max(x.shape[1], projection.shape[0]), bases.shape[2]
-    )  # a tile's rows become the result's
+    rows = max(x.shape[1], projection.shape[0])  # a tile's rows become the result's
+    return nmf.too_large(x, rows, bases.shape[2])
 
 
 KERNELS = {"cuda": native.cuda(_cuda, refuses=_unfit), "cpu": native.cpu(_cpu)}

@@ -56,5 +56,5 @@ _op = define_op(
     flops=lambda *args, **_: 0,  # resizing and adding: not counted by convention
 )
 forbid_gradient(NAME, "train with torch.nn.functional.interpolate")
-define_autocast(NAME, "base", "others")
+define_autocast(NAME)
 define_vmap(NAME)

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from oracle.nvcc import CSRC, NVCC, readable, release
+from oracle.nvcc import NVCC, readable, release
+from oracle.sources import CSRC
 
 TABLE = Path(__file__).with_suffix(".json")
 SOURCES = {path.stem: path for path in sorted(CSRC.rglob("*.cu"))}
