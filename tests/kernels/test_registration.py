@@ -20,6 +20,7 @@ from segnext_kernels.registration import (
     forbid_double_backward,
     forbid_gradient,
 )
+from segnext_kernels.spec import all_specs
 
 NAME = "toy_weighted"
 ARGUMENTS = "Tensor x, Tensor[] weights, Tensor? shift, float scale"
@@ -173,3 +174,24 @@ def test_forbid_gradient_gives_the_remedy() -> None:
     out = op(torch.ones(2, requires_grad=True))
     with pytest.raises(NotImplementedError, match=r"^toy_final: no gradient is offered; use another$"):
         out.sum().backward()
+
+
+def test_what_autocast_leaves_in_full_precision() -> None:
+    """Statistics, affine parameters and NMF state; the contract's autocast cases read the rule itself."""
+    kept = {
+        name: names
+        for name, spec in all_specs().items()
+        if (names := [n for n in _tensor_arguments(spec.op) if n not in spec.low_precision])
+    }
+    assert kept == {
+        "channel_norm": ["weight", "bias"],
+        "group_norm_act": ["weight", "bias"],
+        "nmf2d": ["bases"],
+        "nmf2d_projected": ["bases", "projection"],
+        "upsample_argmax": ["logits"],
+        "upsample_cross_entropy": ["logits", "target", "class_weight"],
+    }
+
+
+def _tensor_arguments(op: Any) -> list[str]:
+    return [argument.name for argument in op._schema.arguments if "Tensor" in str(argument.type)]
