@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from segnext_kernels import self_check
-from segnext_kernels.kernel import KERNELS, Kernel
+from segnext_kernels.kernel import KERNELS, Kernel, dtype_name
 
 # Order of preference under "auto". CUDA comes before Triton because its kernels hold rows and state in registers and
 # shared memory that Triton cannot index: one launch for msca_conv instead of three, one for all steps of nmf2d. This is
@@ -115,7 +115,7 @@ def explain(op: str, *args: Any) -> str:
 
 def describe(tensor: torch.Tensor) -> str:
     """Shape, dtype, device and layout in words, for messages."""
-    words = [str(tuple(tensor.shape)), str(tensor.dtype).removeprefix("torch."), tensor.device.type]
+    words = [str(tuple(tensor.shape)), dtype_name(tensor.dtype), tensor.device.type]
     if tensor.ndim == 4 and not tensor.is_contiguous():
         is_nhwc = tensor.is_contiguous(memory_format=torch.channels_last)
         words.append("channels_last" if is_nhwc else f"strides {tensor.stride()}")

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from segnext_kernels.kernel import dtype_name
+from segnext_kernels.memory_format import accumulator_dtype
+
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -25,7 +28,7 @@ def expect_floating(op: str, name: str, tensor: object, ndim: int, axes: str) ->
         raise ValueError(f"{op}: {name} must be {axes}, got shape {tuple(tensor.shape)}")
     if tensor.dtype not in FLOATING:
         raise TypeError(
-            f"{op}: {name} must be float16, bfloat16, float32 or float64, got {_name(tensor.dtype)}"
+            f"{op}: {name} must be float16, bfloat16, float32 or float64, got {dtype_name(tensor.dtype)}"
         )
     if any(size == 0 for size in tensor.shape[1:]):
         raise ValueError(
@@ -61,7 +64,7 @@ def expect_like(op: str, name: str, tensor: torch.Tensor | None, like_name: str,
     expect_device(op, name, tensor, like_name, like)
     if tensor.dtype != like.dtype and not _autocasting(like):
         raise TypeError(
-            f"{op}: {name} must be {_name(like.dtype)} as {like_name}, got {_name(tensor.dtype)};"
+            f"{op}: {name} must be {dtype_name(like.dtype)} as {like_name}, got {dtype_name(tensor.dtype)};"
             f" convert it with .to({like_name}.dtype), or run under torch.autocast"
         )
 
@@ -73,6 +76,28 @@ def expect_device(
     if tensor is not None and tensor.device != like.device:
         raise ValueError(
             f"{op}: {name} must be on {like.device} as {like_name}, got {tensor.device}; move it with .to()"
+        )
+
+
+def expect_precise(op: str, name: str, tensor: torch.Tensor, like_name: str, like: torch.Tensor) -> None:
+    """Same device as ``like``, and its dtype or that of its accumulators."""
+    expect_device(op, name, tensor, like_name, like)
+    if tensor.dtype not in _precise(like):
+        raise TypeError(
+            f"{op}: {name} must be {_names(like, ' or ')} as {like_name}, got {dtype_name(tensor.dtype)};"
+            " convert it with .to()"
+        )
+
+
+def expect_affine(op: str, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> None:
+    """A normalisation's (C,) weight and bias: both in x's dtype, or both in that of its accumulators."""
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        expect_shape(op, name, tensor, (x.shape[1],), f"x is {tuple(x.shape)}")
+        expect_device(op, name, tensor, "x", x)
+    if weight.dtype not in _precise(x) or bias.dtype != weight.dtype:
+        raise TypeError(
+            f"{op}: weight and bias must both be {_names(x, ' or both ')} as x,"
+            f" got {dtype_name(weight.dtype)} and {dtype_name(bias.dtype)}; convert them with .to()"
         )
 
 
@@ -94,10 +119,14 @@ def expect_size(op: str, size: object, name: str = "size") -> tuple[int, int]:
     return height, width
 
 
+def _precise(x: torch.Tensor) -> tuple[torch.dtype, ...]:
+    return tuple(dict.fromkeys((accumulator_dtype(x.dtype), x.dtype)))
+
+
+def _names(x: torch.Tensor, between: str) -> str:
+    return between.join(map(dtype_name, _precise(x)))
+
+
 def _autocasting(tensor: torch.Tensor) -> bool:
     # Under autocast mixed dtypes are the rule; the op's autocast rule unifies them.
     return torch.is_autocast_enabled(tensor.device.type)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-# From an op's arguments: why not, in a few words; None where nothing speaks against them.
+# Gets an op's arguments and says in a few words why the kernel does not take them; None where it takes them.
 Reason = Callable[..., "str | None"]
 
 
@@ -17,7 +17,7 @@ class Limit:
     """The largest size that a kernel has room for.
 
     Attributes:
-        size: of the kernel's arguments, the one at its ``position`` first.
+        size: gets the kernel's arguments from its ``position`` on.
         most: the limit, or a function that asks the compiled library for it.
         text: the refusal, with both numbers: "takes up to {most} channels, not {size}".
     """
@@ -79,7 +79,12 @@ KERNELS: dict[str, dict[str, Kernel]] = {}
 AUTOCAST: dict[str, tuple[str, ...]] = {}
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """In words: "float16"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def dtype_names(dtypes: tuple[torch.dtype, ...]) -> str:
     """In words: "float16, bfloat16 and float32"."""
-    *first, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+    *first, last = map(dtype_name, dtypes)
     return f"{', '.join(first)} and {last}" if first else last

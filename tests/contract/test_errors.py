@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ def test_bad_input(spec: Spec, bad: BadInput) -> None:
     assert caught.type is bad.error
     assert "\n" not in message
     assert " must " in message and ", got " in message
+    assert re.search(r"torch\.(b?float|u?int)", message) is None, "dtypes are named without torch's name"
 
 
 @over_specs()

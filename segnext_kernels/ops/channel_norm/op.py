@@ -6,7 +6,7 @@ import torch
 
 from segnext_kernels import checks
 from segnext_kernels.kernel import Limit
-from segnext_kernels.memory_format import accumulator_dtype, empty_like
+from segnext_kernels.memory_format import empty_like
 from segnext_kernels.ops.channel_norm import compiled, reference
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
 from segnext_kernels.triton.launch import kernel_of
@@ -37,14 +37,7 @@ def channel_norm(
     Source: Layer Normalization (arXiv 1607.06450); SegNeXt (arXiv 2209.08575) has one behind each stage.
     """
     checks.expect_floating(NAME, "x", x, 4, "(N, C, H, W)")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        checks.expect_shape(NAME, name, tensor, (x.shape[1],), f"x is {tuple(x.shape)}")
-        checks.expect_device(NAME, name, tensor, "x", x)
-    if weight.dtype not in (x.dtype, accumulator_dtype(x.dtype)) or bias.dtype != weight.dtype:
-        raise TypeError(
-            f"{NAME}: weight and bias must both be float32 or both {x.dtype} as x,"
-            f" got {weight.dtype} and {bias.dtype}; convert them with .to()"
-        )
+    checks.expect_affine(NAME, weight, bias, x)
     return _op(x, weight, bias, eps)
 
 

@@ -57,7 +57,7 @@ SPEC = Spec(
             "weight-dtype",
             {"weight": torch.zeros(20).half()},
             TypeError,
-            r"weight and bias must both be float32 .*, got .*float16",
+            r"weight and bias must both be float32 as x, got float16 and float32",
         ),
         BadInput(
             "bias-device",

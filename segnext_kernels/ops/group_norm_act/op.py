@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from segnext_kernels import checks
-from segnext_kernels.memory_format import accumulator_dtype, as_format_of, empty_like
+from segnext_kernels.memory_format import as_format_of, empty_like
 from segnext_kernels.ops.group_norm_act import compiled, reference
 from segnext_kernels.registration import (
     define_autocast,
@@ -56,18 +56,10 @@ def group_norm_act(
     c = x.shape[1]
     if groups < 1 or c % groups:
         raise ValueError(f"{NAME}: groups must be a divisor of the {c} channels of x, got {groups}")
-    checks.expect_shape(NAME, "weight", weight, (c,))
-    checks.expect_shape(NAME, "bias", bias, (c,))
+    checks.expect_affine(NAME, weight, bias, x)
     checks.expect_shape(NAME, "residual", residual, x.shape, "a residual has x's shape", optional=True)
     checks.expect_choice(NAME, "act", act, ACTS)
-    for name, tensor in (("weight", weight), ("bias", bias), ("residual", residual)):
-        checks.expect_device(NAME, name, tensor, "x", x)
     checks.expect_like(NAME, "residual", residual, "x", x)
-    if weight.dtype not in (x.dtype, accumulator_dtype(x.dtype)) or bias.dtype != weight.dtype:
-        raise TypeError(
-            f"{NAME}: weight and bias must both be float32 or both {x.dtype} as x,"
-            f" got {weight.dtype} and {bias.dtype}; convert them with .to()"
-        )
     return _op(x, groups, weight, bias, eps, residual, act)
 
 

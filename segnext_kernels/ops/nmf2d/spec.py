@@ -116,7 +116,7 @@ SPEC = Spec(
             "bases-dtype",
             {"bases": torch.zeros(1, 8, 4).half()},
             TypeError,
-            r"bases must be float32 .*, got .*float16",
+            r"bases must be float32 as x, got float16",
         ),
         BadInput(
             "bases-device",

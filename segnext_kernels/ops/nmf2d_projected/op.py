@@ -20,8 +20,8 @@ def nmf2d_projected(
 ) -> torch.Tensor:
     """`nmf2d` and a 1x1 convolution of its result, which is never made.
 
-    Same as ``projection @ nmf2d(x, bases, steps, eps=eps)``; as that result has rank R, the projection is taken of
-    the bases: D P R multiply-adds instead of D P N.
+    Same as ``projection @ nmf2d(x, bases, steps, eps=eps)``. That result has rank R, so it is enough to project the
+    bases: D P R multiply-adds instead of D P N.
 
     Args:
         x: (B, D, N), not negative; float16, bfloat16, float32, float64.
@@ -42,8 +42,7 @@ def nmf2d_projected(
     nmf.check(NAME, x, bases, steps)
     checks.expect_floating(NAME, "projection", projection, 2, "(P, D)")
     checks.expect_shape(NAME, "projection", projection, ("P", x.shape[1]), f"x is {tuple(x.shape)}")
-    checks.expect_device(NAME, "projection", projection, "x", x)
-    nmf.check_dtype(NAME, "projection", projection, x)
+    checks.expect_precise(NAME, "projection", projection, "x", x)
     return _op(x, bases, steps, projection, eps)
 
 

@@ -60,7 +60,7 @@ SPEC = Spec(
             "bases-dtype",
             {"bases": torch.zeros(1, 8, 4).half()},
             TypeError,
-            r"bases must be float32 .*, got .*float16",
+            r"bases must be float32 as x, got float16",
         ),
         BadInput("steps", {"steps": -1}, ValueError, r"steps must be at least 0, got -1"),
         BadInput(
@@ -85,7 +85,7 @@ SPEC = Spec(
             "projection-dtype",
             {"projection": torch.zeros(6, 8).half()},
             TypeError,
-            r"projection must be float32 .*, got .*float16",
+            r"projection must be float32 as x, got float16",
         ),
         BadInput(
             "projection-device",

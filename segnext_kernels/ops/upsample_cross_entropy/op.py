@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from segnext_kernels import checks
+from segnext_kernels.kernel import dtype_name
 from segnext_kernels.memory_format import accumulator_dtype, empty_like
 from segnext_kernels.ops.upsample_cross_entropy import compiled, reference
 from segnext_kernels.registration import define_autograd, define_op, define_vmap, forbid_double_backward
@@ -49,7 +50,9 @@ def upsample_cross_entropy(
     n, k = logits.shape[:2]
     checks.expect_shape(NAME, "target", target, (n, "H", "W"), f"logits are {tuple(logits.shape)}")
     if target.dtype not in (torch.int64, torch.uint8):
-        raise TypeError(f"{NAME}: target must be int64 or uint8, got {target.dtype}; convert it with .long()")
+        raise TypeError(
+            f"{NAME}: target must be int64 or uint8, got {dtype_name(target.dtype)}; convert it with .long()"
+        )
     checks.expect_size(NAME, target.shape[1:], "(H, W) of target")
     checks.expect_shape(NAME, "class_weight", class_weight, (k,), f"logits have {k} classes", optional=True)
     checks.expect_device(NAME, "target", target, "logits", logits)
