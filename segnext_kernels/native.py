@@ -14,13 +14,16 @@ from typing import Any
 import torch  # before _C: loads the OpenMP runtime that _C shares: one thread pool
 
 from segnext_kernels.kernel import Kernel, dtype_names
+from segnext_kernels.memory_format import has_inner_channels
 
 RECORD = Path(__file__).with_name("_build.json")
 CPU_DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # of the ops with a float64 build, for gradcheck
 INFERENCE_DTYPES = (torch.float32, torch.bfloat16)  # of the ops without
 CUDA_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # csrc/common/dtype.h
-AS_IT_IS = frozenset({int, float, bool, type(None), tuple, torch.Size})  # to the library
+AS_THEY_ARE = frozenset(
+    {int, float, bool, type(None), tuple, torch.Size}
+)  # are passed to the library unchanged
 INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16")  # csrc/common/isa.h
 
 
@@ -54,7 +57,7 @@ def _built_sets() -> Sequence[str]:
 
 
 def _unfit(library: Any) -> str:
-    """Why a library that loads serves another machine: built by SEGNEXT_BUILD=native for one instruction set."""
+    """Why a library that loads does not run here: SEGNEXT_BUILD=native built it for another instruction set."""
     built = _built_sets()
     if INSTRUCTION_SETS[int(library.best_instruction_set())] in built:
         return ""
@@ -155,6 +158,13 @@ def both(
     }
 
 
+def not_channels_last(*tensors: torch.Tensor) -> str | None:
+    """Why a CPU kernel that walks over rows of channels does not take these."""
+    if all(map(has_inner_channels, tensors)):
+        return None
+    return "takes channels_last tensors; use reference, or .contiguous(memory_format=torch.channels_last)"
+
+
 def constant(name: str) -> Callable[[], int]:
     """A constant of the library, which is there when a kernel's limits are asked for."""
     return lambda: int(getattr(_C, name))
@@ -179,7 +189,7 @@ def call_cpu(function: str, like: torch.Tensor, *args: Any, workspace: bool = Fa
 
     Args:
         function: the op, or its backward.
-        like: a tensor on the device.
+        like: a tensor on the device that the function runs on.
         args: tensors, None, dtypes, numbers, and lists of them, in the function's order.
         workspace: whether the function on a GPU takes a `Workspace`.
     """
@@ -201,8 +211,8 @@ def call_cuda(
 
 
 def plain(value: Any) -> Any:
-    """As the library takes it: a tensor is its address, sizes and strides in elements; a dtype its code."""
-    if type(value) in AS_IT_IS:
+    """Convert to what the library takes: a tensor to its address, sizes and strides in elements, a dtype to a code."""
+    if type(value) in AS_THEY_ARE:
         return value
     if isinstance(value, torch.Tensor):
         return value.data_ptr(), value.shape, value.stride()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segnext.models.config import GROUPS
 from segnext_kernels import group_norm_act
+from segnext_kernels.ops.convolutions import pointwise
 
 
 class Pointwise(nn.Conv2d):
@@ -22,7 +22,7 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H, W), channels_last."""
-        return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+        return pointwise(x, self.weight, self.bias)
 
 
 def depthwise(channels: int, height: int, width: int) -> nn.Conv2d:

@@ -1,4 +1,4 @@
-"""Plain convolutions at stride 1, forward and backward: what the references are made of."""
+"""Plain convolutions at stride 1, forward and backward: the references consist of them, and models use `pointwise`."""
 
 from __future__ import annotations
 

@@ -33,8 +33,14 @@ TOP = "cli"  # it imports them all
 # folder of csrc -> the folders whose headers it may include, beside its own
 HEADERS = {"common": (), "cpu": ("common",), "cuda": ("common",), "ops": ("common", "cpu", "cuda")}
 
-# what segnext may use of segnext_kernels beside its functions: the layers of deployed models, and the self-check
-PUBLIC = ("segnext_kernels", "segnext_kernels.packed", "segnext_kernels.self_check")
+# what segnext may use of segnext_kernels beside its functions: the layers of deployed models, the self-check, and
+# plain convolutions
+PUBLIC = (
+    "segnext_kernels",
+    "segnext_kernels.packed",
+    "segnext_kernels.self_check",
+    "segnext_kernels.ops.convolutions",
+)
 
 
 def modules(package: str) -> dict[str, Path]:
