@@ -103,6 +103,31 @@ def pointwise_kernel(
 
 
 @triton.jit
+def store_with_skip(
+    acc, o, in_image, skip_rows, out_rows, bias_ptr, scale_ptr, shift_ptr, channels,
+    stride_sc, stride_oc, stride_b, stride_scale, stride_shift, SKIP: tl.constexpr,
+):  # fmt: skip
+    """Write the channels o of a tile, with the bias and, where there is one, the skip added.
+
+    SKIP: "none", "skip", or "affine": skip * scale + shift.
+    """
+    known = o < channels
+    mask = in_image[:, None] & known[None, :]
+    bias = tl.load(bias_ptr + o * stride_b, mask=known, other=0.0).to(tl.float32)
+    if SKIP == "affine":
+        bias += tl.load(shift_ptr + o * stride_shift, mask=known, other=0.0).to(tl.float32)
+    acc += bias[None, :]
+    if SKIP != "none":
+        skip = tl.load(skip_rows[:, None] + (o * stride_sc)[None, :], mask=mask, other=0.0).to(tl.float32)
+        if SKIP == "affine":
+            scale = tl.load(scale_ptr + o * stride_scale, mask=known, other=0.0).to(tl.float32)
+            skip *= scale[None, :]
+        acc += skip
+    out = out_rows[:, None] + (o * stride_oc)[None, :]
+    tl.store(out, acc.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def weight_gradient_kernel(
     grad_ptr, multiplier_ptr, x_ptr, partial_ptr,
     images, pixels, width, in_channels, out_channels, tiles_per_split,

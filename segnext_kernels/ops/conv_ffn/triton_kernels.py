@@ -27,7 +27,7 @@ import triton.language as tl
 from segnext_kernels import memory_format
 from segnext_kernels.triton import launch, tuning
 from segnext_kernels.triton.gelu import gelu
-from segnext_kernels.triton.pointwise import MULTIPROCESSORS, halves, pointwise
+from segnext_kernels.triton.pointwise import MULTIPROCESSORS, halves, pointwise, store_with_skip
 from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 
@@ -86,28 +86,15 @@ def depthwise_product_kernel(
             acc_rest = tl.dot(y, rest, acc_rest, input_precision="ieee")
     skip_rows = skip_ptr + h * stride_sh + w * stride_sw
     out_rows = out_ptr + h * stride_oh + w * stride_ow
-    _store(
-        acc, o, in_image, bias_ptr, skip_rows, out_rows, out_channels, stride_b, stride_sc, stride_oc, SKIP
-    )
+    store_with_skip(
+        acc, o, in_image, skip_rows, out_rows, bias_ptr, bias_ptr, bias_ptr, out_channels,
+        stride_sc, stride_oc, stride_b, 0, 0, SKIP,
+    )  # fmt: skip
     if REST > 0:
-        _store(
-            acc_rest, o_rest, in_image, bias_ptr, skip_rows, out_rows, out_channels,
-            stride_b, stride_sc, stride_oc, SKIP,
+        store_with_skip(
+            acc_rest, o_rest, in_image, skip_rows, out_rows, bias_ptr, bias_ptr, bias_ptr, out_channels,
+            stride_sc, stride_oc, stride_b, 0, 0, SKIP,
         )  # fmt: skip
-
-
-@triton.jit
-def _store(
-    acc, o, in_image, bias_ptr, skip_rows, out_rows, out_channels, stride_b, stride_sc, stride_oc, SKIP: tl.constexpr
-):  # fmt: skip
-    """Add the bias, and the residual where there is one, and write."""
-    acc += tl.load(bias_ptr + o * stride_b, mask=o < out_channels, other=0.0).to(tl.float32)[None, :]
-    mask = in_image[:, None] & (o < out_channels)[None, :]
-    if SKIP:
-        skip = tl.load(skip_rows[:, None] + (o * stride_sc)[None, :], mask=mask, other=0.0)
-        acc += skip.to(tl.float32)
-    out = out_rows[:, None] + (o * stride_oc)[None, :]
-    tl.store(out, acc.to(out.dtype.element_ty), mask=mask)
 
 
 def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
@@ -184,7 +171,7 @@ def forward(
             hidden, dw_weight, dw_bias, fc2_weight, fc2_bias, x if residual else out, out, h, w, e, co,
             dw_weight.stride(0), *dw_weight.stride()[2:], dw_bias.stride(0), *fc2_weight.stride()[:2],
             fc2_bias.stride(0), *(x if residual else out).stride(), *out.stride(),
-            config=c, SKIP=residual, FIRST=first, REST=rest,
+            config=c, SKIP="skip" if residual else "none", FIRST=first, REST=rest,
         )  # fmt: skip
         return out
 

@@ -29,6 +29,7 @@ from segnext_kernels.triton.pointwise import (
     halves,
     pixel_offsets,
     pointwise,
+    store_with_skip,
 )
 from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
@@ -90,32 +91,15 @@ def gated_projection_kernel(
             mask = in_block[:, None] & (o_rest < channels)[None, :]
             proj_rest = tl.load(columns + (o_rest * stride_po)[None, :], mask=mask, other=0.0)
             acc_rest = tl.dot(product, proj_rest, acc_rest, input_precision="ieee")
-    _store(
+    store_with_skip(
         acc, o, in_image, x_rows, out_rows, proj_bias_ptr, scale_ptr, shift_ptr, channels,
-        stride_xc, stride_oc, stride_pb, stride_scale, stride_shift,
+        stride_xc, stride_oc, stride_pb, stride_scale, stride_shift, "affine",
     )  # fmt: skip
     if REST > 0:
-        _store(
+        store_with_skip(
             acc_rest, o_rest, in_image, x_rows, out_rows, proj_bias_ptr, scale_ptr, shift_ptr, channels,
-            stride_xc, stride_oc, stride_pb, stride_scale, stride_shift,
+            stride_xc, stride_oc, stride_pb, stride_scale, stride_shift, "affine",
         )  # fmt: skip
-
-
-@triton.jit
-def _store(
-    acc, o, in_image, x_rows, out_rows, bias_ptr, scale_ptr, shift_ptr, channels,
-    stride_xc, stride_oc, stride_b, stride_scale, stride_shift,
-):  # fmt: skip
-    """Add the bias and the skip x s + t, and store."""
-    known = o < channels
-    mask = in_image[:, None] & known[None, :]
-    bias = tl.load(bias_ptr + o * stride_b, mask=known, other=0.0).to(tl.float32)
-    shift = tl.load(shift_ptr + o * stride_shift, mask=known, other=0.0).to(tl.float32)
-    scale = tl.load(scale_ptr + o * stride_scale, mask=known, other=0.0).to(tl.float32)
-    x = tl.load(x_rows[:, None] + (o * stride_xc)[None, :], mask=mask, other=0.0).to(tl.float32)
-    acc += x * scale[None, :] + (bias + shift)[None, :]
-    out = out_rows[:, None] + (o * stride_oc)[None, :]
-    tl.store(out, acc.to(out.dtype.element_ty), mask=mask)
 
 
 def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
