@@ -113,7 +113,7 @@ def memcheck(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
 def sanitized(op: str, tool: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     """Run one tool of compute-sanitizer over one op's CUDA kernels."""
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    calls = [sys.executable, "-m", "bench.small_calls", "cpu" if dry_run else "cuda", op]
+    calls = [sys.executable, "-m", "bench.campaign.checked_calls", "cpu" if dry_run else "cuda", op]
     if dry_run:
         command = calls
     elif Path(program).exists():
