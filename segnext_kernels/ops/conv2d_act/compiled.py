@@ -26,7 +26,7 @@ def run(
     act: str,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    """Into ``out``, in float32 or bfloat16; x has the dtype that the weights were packed for."""
+    """Write into ``out``, in float32 or bfloat16; x has the dtype that the weights were packed for."""
     native.call_cpu(
         "conv2d_act", x, x.dtype, out.dtype, x, kernel, stride, padding, packed.data_ptr(), ACTS[act], out
     )

@@ -35,7 +35,7 @@ def conv2d_act(
         bias: (Co,) in weight's dtype, or None.
         stride, padding: of both axes; zeros are padded.
         act: "none", "relu" or "gelu".
-        float32_out: round the float32 sums to nothing narrower (float64 for float64).
+        float32_out: return the float32 sums as they are (float64 for float64).
         channels_last: the result's memory format, whatever x's is.
 
     Returns:

@@ -22,7 +22,7 @@ def pack(weights: Sequence[torch.Tensor]) -> torch.Tensor:
 def run(
     x: torch.Tensor, packed: torch.Tensor, hidden: int, residual: bool, out: torch.Tensor
 ) -> torch.Tensor:
-    """The CPU kernel into ``out``, (N, Co, H, W) in x's dtype, which must not overlap x."""
+    """Run the CPU kernel and write into ``out``, (N, Co, H, W) in x's dtype, which must not overlap x."""
     native.call_cpu("conv_ffn", x, x.dtype, x, packed.data_ptr(), hidden, residual, out)
     return out
 

@@ -38,8 +38,8 @@ def conv_ffn(
 ) -> torch.Tensor:
     """Convolutional feed-forward network: 1x1, depthwise 3x3, exact GELU, 1x1.
 
-    Same as ``conv1x1(gelu(dw3x3(conv1x1(x))))``, plus x if ``residual``. On a GPU 16-bit inputs of up to 320 channels,
-    all widths multiples of 8, take one CUDA kernel, in which the hidden tensor is never in memory; others Triton's.
+    Same as ``conv1x1(gelu(dw3x3(conv1x1(x))))``, plus x if ``residual``. On a GPU one CUDA kernel takes 16-bit inputs
+    of up to 320 channels whose widths are multiples of 8; the hidden tensor is never in memory. Triton takes others.
 
     Args:
         x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32, float64.

@@ -22,7 +22,7 @@ def run(
     act: str,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Into ``out``, which may be x or the residual; into memory of its own without one."""
+    """Write into ``out``, which may be x or the residual; without it, into new memory."""
     out = memory_format.empty_like(x) if out is None else out
     call(
         "group_norm_act", x, x.dtype, weight.dtype, x, groups, weight, bias, eps, residual, act == "relu", out,

@@ -25,7 +25,7 @@ def workspace_elements(x: torch.Size) -> int:
 
 
 def run(x: torch.Tensor, packed: torch.Tensor, workspace: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """Into ``out``, which has x's shape and dtype and must not overlap x."""
+    """Write into ``out``, which has x's shape and dtype and must not overlap x."""
     native.call_cpu("msca_block", x, x.dtype, x, packed.data_ptr(), workspace.data_ptr(), out)
     return out
 

@@ -42,8 +42,6 @@ def msca_conv(
     """Multi-scale strip convolution of SegNeXt: a depthwise root, then the sum of its strip branches.
 
     Same as ``a = dw(x, root); a + sum(dw(dw(a, row), column))``; every convolution zero-pads its own input.
-    On a GPU, with SegNeXt's sizes in 16-bit types, tensor cores multiply zeros beside the taps too: a NaN or Inf
-    in x spreads up to 22 rows and 34 columns away in its channel, instead of 12.
 
     Args:
         x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32, float64.
@@ -55,8 +53,8 @@ def msca_conv(
 
     Returns:
         (N, C, H, W) in x's dtype and memory format; accumulated in float32 (float64 for float64).
-        On tensor cores (16-bit types, SegNeXt's sizes) a NaN or Inf spreads further than the taps reach, within
-        its channel; in the gradient of x up to 35 rows and 37 columns.
+        Tensor cores (16-bit types, SegNeXt's sizes) multiply zeros beside the taps too: there a NaN or Inf spreads
+        up to 22 rows and 34 columns within its channel, instead of 12; in the gradient of x, 35 rows and 37 columns.
 
     Raises:
         ValueError: shapes disagree. TypeError: dtypes disagree. NotImplementedError: no backend takes these

@@ -23,10 +23,10 @@ def run(
     saved_coef: torch.Tensor | None = None,
     projection: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The CPU kernel into ``out`` (B, D, N), any strides; the states before each update where they are wanted.
+    """Run the CPU kernel and write into ``out`` (B, D, N), any strides; also the states before each update, if given.
 
-    With a ``projection`` (P, D), float32, ``out`` is projection · bases coefᵀ (B, P, N): a matrix product over the
-    pixels for the price of one over the rank.
+    With a ``projection`` (P, D), float32, ``out`` is projection · bases coefᵀ (B, P, N). The kernel projects the bases,
+    which costs a matrix product over the rank instead of one over the pixels.
     """
     native.call_cpu(
         "nmf2d", x, x.dtype, bases.dtype, x, bases, projection, out, saved_bases, saved_coef, steps, eps
@@ -44,7 +44,7 @@ def run_cuda(
     eps: float,
     variant: int = SUITABLE,
 ) -> None:
-    """The CUDA kernel into ``outputs``: the result and the states. See `run`; here a projection may be x's dtype."""
+    """Run the CUDA kernel; write result and states into ``outputs``. See `run`; here a projection may be x's dtype."""
     native.call_cuda(
         "nmf2d", x, *((x if t is None else t).dtype for t in (x, bases, projection)), x, bases, projection,
         *outputs, steps, eps, variant, workspace=True, op=op,

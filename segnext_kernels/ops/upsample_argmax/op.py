@@ -27,7 +27,8 @@ def upsample_argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
         (N, H, W), uint8 for up to 256 classes, else int32. NaN counts as the largest, as in PyTorch. No gradient.
 
     Raises:
-        ValueError, TypeError: as the message says. NotImplementedError: no backend takes these inputs.
+        ValueError: logits or size has a wrong shape. TypeError: a dtype is wrong. NotImplementedError: no backend takes
+            these inputs.
     """
     checks.expect_floating(NAME, "logits", logits, 4, "(N, K, h, w)")
     return _op(logits, checks.expect_size(NAME, size))
