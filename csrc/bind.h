@@ -16,8 +16,9 @@
 #include "common/launch.h"
 #include "common/tensor.h"
 
-// SEGNEXT_BIND(op, m) { m.def(...); } in <op>_bind.cpp: bind_ops() calls it. The CPU's functions stand inside
-// #if defined(SEGNEXT_WITH_CPU), CUDA's inside #if defined(SEGNEXT_WITH_CUDA): a library may hold either or both.
+// SEGNEXT_BIND(op, m) { m.def(...); } in <op>_bind.cpp registers a function that bind_ops() calls. The CPU's
+// definitions are inside #if defined(SEGNEXT_WITH_CPU), CUDA's inside #if defined(SEGNEXT_WITH_CUDA): a library may
+// hold either or both.
 #define SEGNEXT_BIND(op, m)                                                                           \
   static void bind_##op([[maybe_unused]] ::pybind11::module_& m);                                     \
   [[maybe_unused]] static const bool bound_##op = (::segnext::binders().push_back(&bind_##op), true); \
@@ -57,7 +58,7 @@ void copy_tensors(const std::vector<Tensor4>& tensors, Tensor4 (&result)[kSize])
   std::copy(tensors.begin(), tensors.end(), result);
 }
 
-// For a kernel that returns false when scratch memory is exhausted.
+// Throws if a kernel reports, by returning false, that scratch memory is exhausted.
 inline void throw_unless(bool enough_memory) {
   if (!enough_memory) throw std::bad_alloc();
 }
@@ -71,7 +72,7 @@ inline void* allocated(const py::object& workspace, int64_t bytes) {
 
 namespace pybind11::detail {
 
-// None, or (address, sizes, strides) of a tensor of up to four axes.
+// Converts None, or (address, sizes, strides) of a tensor of up to four axes.
 template <>
 struct type_caster<segnext::Tensor4> {
   PYBIND11_TYPE_CASTER(segnext::Tensor4, const_name("tuple | None"));

@@ -1,4 +1,4 @@
-"""What a library is built from: a digest that says whether it belongs to these sources, and all bindings in a file."""
+"""The sources of a library: a digest that identifies them, and one file that includes all bindings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def digest() -> str:
-    """Of the names and contents of all C++ and CUDA sources here."""
+    """Hash the names and contents of all C++ and CUDA sources in this folder."""
     total = hashlib.blake2b(digest_size=8)
     for path in sorted(FOLDER.rglob("*")):
         if path.suffix in (".h", ".cpp", ".cu", ".cuh"):
@@ -19,16 +19,17 @@ def digest() -> str:
 
 
 def bindings(folder: Path, *more: Path) -> Path:
-    """A file in ``folder`` that includes every op's binding, and ``more``.
+    """Write a file in ``folder`` that includes ``more`` and every op's binding.
 
-    The headers of pybind11 take seven seconds to compile, a binding one: together they take 16 instead of 98.
+    The headers of pybind11 take seven seconds to compile and a binding takes one. In one file all bindings take 16
+    seconds instead of 98.
     """
     files = [*more, *sorted(FOLDER.glob("ops/*/*_bind.cpp"))]
     text = "".join(f'#include "{file}"\n' for file in files)
     path = folder / "bindings.cpp"
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:
-        temporary = folder / f"bindings.{os.getpid()}"  # another process may be compiling what is there
+        temporary = folder / f"bindings.{os.getpid()}"  # another process may be compiling the old file
         temporary.write_text(text)
         temporary.replace(path)
     return path

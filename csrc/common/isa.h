@@ -11,8 +11,9 @@ Isa best_isa();
 
 }  // namespace segnext
 
-// What is in brackets exists where that instruction set was built: setup.py names those that it leaves out, and the one
-// that serves in place of generic C++ where that is among them.
+// SEGNEXT_AVX2(...) and its like keep their argument only if that instruction set is built. setup.py defines
+// SEGNEXT_WITHOUT_<set> for each one that it leaves out. If it leaves out generic C++, SEGNEXT_FALLBACK names the set
+// that replaces it.
 #if defined(SEGNEXT_FALLBACK)
 #define SEGNEXT_GENERIC(...)
 #else
@@ -50,10 +51,10 @@ Isa best_isa();
   SEGNEXT_AVX512BF16(namespace avx512bf16 { declaration })
 // clang-format on
 
-// The same for an op with a build for float64 (cpu/vector.h), which serves that dtype whatever the Isa. That build is
-// for torch.autograd.gradcheck, for which float32 is too coarse: every op with a gradient has it, except conv_ffn,
-// whose backward consists of PyTorch's matrix products around dwconv_gelu's. setup.py finds these ops by the name of
-// the second macro.
+// The same for an op with a build for float64 (cpu/vector.h), which is called for that dtype whatever the Isa. That
+// build is for torch.autograd.gradcheck, for which float32 is too coarse. Every op with a gradient has it, except
+// conv_ffn, whose backward consists of PyTorch's matrix products around the backward of dwconv_gelu. setup.py finds
+// these ops by the name of the second macro.
 #define SEGNEXT_DISPATCH_DTYPE(dtype, isa, function, ...)                            \
   ((dtype) == ::segnext::DType::kFloat64 ? ::segnext::float64::function(__VA_ARGS__) \
                                          : SEGNEXT_DISPATCH(isa, function, __VA_ARGS__))

@@ -11,12 +11,12 @@ std::string cuda_error_text(int status);
 // Makes `device` current. Returns the device that was current before, or -1 - error.
 int exchange_device(int device);
 
-// Runs launch() with `device` current, then makes the device current that was before.
+// Runs launch() with `device` current, then restores the previous device.
 template <typename Launch>
 int on_device(int device, Launch launch) {
   const int previous = exchange_device(device);
   if (previous < 0) return -1 - previous;
-  struct Restore {  // also when launch() throws because there is no memory for a workspace
+  struct Restore {  // restores also if launch() throws because there is no memory for a workspace
     int device, previous;
     ~Restore() {
       if (previous != device) exchange_device(previous);

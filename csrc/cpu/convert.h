@@ -1,4 +1,4 @@
-// Conversion of elements, one or a vector, to and from Real.
+// Conversion of single elements and of vectors to and from Real.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 #include "common/dtype.h"
 #include "cpu/vector.h"
 
-// Calls function<T>(...) for the element type of a dtype, one of those that this build's kernels take.
+// Calls function<T>(...), where T is the element type of a dtype that this build's kernels take.
 #if defined(SEGNEXT_FLOAT64)
 #define SEGNEXT_WITH_ELEMENT(dtype, function, ...) ((void)(dtype), function<double>(__VA_ARGS__))
 #else
@@ -93,9 +93,9 @@ static inline void store_vector(BFloat16* p, Vec v) {
 }
 #endif
 
-// Loads the first `count` lanes and zeros behind them; a count of zero or less gives zeros alone. Callers pass a count
+// Loads the first `count` lanes; the other lanes are zero, all of them if count is zero or less. Callers pass a count
 // of zero instead of choosing between this vector and zeros: GCC 12 miscompiles such a choice in an unrolled loop,
-// where it vectorises the bools and keeps the first lane alone.
+// where it vectorises the bools and keeps only the first lane.
 template <typename T>
 static inline Vec load_first(const T* p, int64_t count) {
   if (count >= kLanes) return load_vector(p);

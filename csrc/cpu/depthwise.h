@@ -1,7 +1,7 @@
-// Depthwise convolutions on planes: one image, kLanes channels side by side, of Real, with a halo of zeros.
+// Depthwise convolutions on planes. A plane is kLanes channels of one image as Reals, with a halo of zeros.
 //
 // A depthwise network treats every channel alone, so a unit of work is (image, kLanes channels). The unit's input is
-// read once into a plane, everything between is in planes that fit the second-level cache (56 x 56 pixels x 16
+// read once into a plane, intermediate results are in planes that fit the second-level cache (56 x 56 pixels x 16
 // channels: 200 KiB), and the result is written once. A tap costs one vector load and one FMA. Strides and element
 // types matter only when planes are read and written.
 #pragma once
@@ -14,11 +14,12 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-// Output pixels that are computed together: their accumulators share each weight and hide the latency of the FMAs.
+// Output pixels that are computed together: they use each loaded weight, and their accumulators hide the latency of
+// FMAs.
 constexpr int64_t kPixels = 8;
 
-// (height, width, kLanes) inside a border of zeros as wide as the convolutions that read it reach. Rows end with
-// kPixels more, so that a group of pixels may run past the right border.
+// (height, width, kLanes) inside a border of zeros, which is as wide as the reach of the convolutions that read the
+// plane. Each row ends with kPixels spare pixels, so that a group of pixels may run past the right border.
 struct Plane {
   Real* data;
   int64_t height, width, halo_y, halo_x;
@@ -211,8 +212,8 @@ static inline void reduce_parameter(const Real* partial, int64_t images, int64_t
   }
 }
 
-// Runs work(image, channel, scratch) for every unit; each thread takes a contiguous share. Returns false when memory is
-// exhausted.
+// Runs work(image, channel, scratch) for every unit; each thread takes a contiguous range of units. Returns false when
+// memory is exhausted.
 template <typename Scratch, typename Shape, typename Work>
 static inline bool for_each_unit(int64_t images, int64_t channels, const Shape& shape, int threads, Work work) {
   const TeamMemory memory(0, bytes_of<Scratch>(shape), threads);
@@ -222,7 +223,7 @@ static inline bool for_each_unit(int64_t images, int64_t channels, const Shape& 
   {
     const Member me = this_member();
     const int64_t first = me.begin(units), last = me.end(units);
-    if (first < last) {  // planes are cleared when they are laid out
+    if (first < last) {  // a thread without units skips the layout, which clears planes
       const Scratch scratch = memory.own<Scratch>(me, shape);
       for (int64_t unit = first; unit < last; ++unit) work(unit / blocks, unit % blocks * kLanes, scratch);
     }

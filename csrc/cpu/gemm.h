@@ -2,7 +2,7 @@
 //
 //   sum[m][n] = sum over k of a[m][k] w[k][n],   epilogue(m, n, sum[m][n .. n + kLanes))
 //
-// a is read where it lies: rows of K elements (channels_last pixels) a fixed distance apart, or `segments` such pieces
+// a is read in place: rows of K elements (channels_last pixels) a fixed distance apart, or `segments` such pieces
 // (the three rows of a 3x3 convolution). Weights are packed once into panels of up to kPanel vectors of columns, K rows
 // each. A tile of kAccumulators vectors, 6 x 64 with AVX-512, stays in registers: a step of k costs 4 loads of weights
 // and 6 broadcasts for 24 FMAs. Panels are the outer loop. One panel (K x 64) stays in the caches for all rows of a
@@ -27,7 +27,7 @@ constexpr int kAccumulators = 24, kPanel = 4;
 constexpr int kAccumulators = 12, kPanel = 2;
 #endif
 constexpr int64_t kChain = 128;
-constexpr int kMaxTileRows = 12;  // three rows share an address register, so four registers serve
+constexpr int kMaxTileRows = 12;  // three rows share an address register, so four registers are enough
 
 constexpr int tile_rows(int vectors) { return static_cast<int>(smaller(kAccumulators / vectors, kMaxTileRows)); }
 
@@ -73,7 +73,7 @@ struct PackedWeights {
   const Element* data;
   int64_t n, segment_k, segments;
 
-  int64_t elements() const { return segments * padded_k<Element>(segment_k); }  // of a column
+  int64_t elements() const { return segments * padded_k<Element>(segment_k); }  // per column
 };
 
 // Adds one segment to the tile's sums.

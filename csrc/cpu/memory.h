@@ -55,7 +55,7 @@ struct Array {
   Array(Arena& arena, int64_t count) : data(arena.take<T>(count)) {}
 };
 
-// A thread's place in the team that runs a parallel region, and its contiguous share [begin, end) of `total` units.
+// A thread's place in the team that runs a parallel region, and its contiguous range [begin, end) of `total` units.
 struct Member {
   int64_t index, team;
 
@@ -102,7 +102,7 @@ class TeamMemory {
   char* aligned_;
 };
 
-// Packed weights: memory that the caller owns, aligned to a cache line, laid out as when they were packed.
+// Lays out packed weights, as when they were packed, in memory that the caller owns, aligned to a cache line.
 template <typename Layout, typename... Args>
 static inline Layout laid_out(const void* memory, const Args&... args) {
   Arena arena{static_cast<char*>(const_cast<void*>(memory))};

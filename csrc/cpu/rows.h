@@ -1,4 +1,4 @@
-// Pixels of a tensor as rows of channels: where they lie if channels are innermost, else copied to scratch and back.
+// Pixels of a tensor as rows of channels: used in place if channels are innermost, else copied to scratch and back.
 //
 // Kernels take a pixel's channels as a vector or as a row of a matrix: Rows (cpu/gemm.h). A row in scratch is padded to
 // whole vectors with zeros. Rows are used in place only where they need no padding. Contiguous (N, C, H, W) tensors
@@ -22,7 +22,8 @@ struct Pixels {
   int64_t image, first, count;
 };
 
-// Runs work(pixels) on tiles of up to `tile` pixels: [begin, end) of all images' pixels, `in_image` in each.
+// Runs work(pixels) on tiles of up to `tile` pixels, none across two images. [begin, end) counts the pixels of all
+// images, `in_image` per image.
 template <typename Work>
 static inline void for_each_tile(int64_t in_image, int64_t begin, int64_t end, int64_t tile, const Work& work) {
   while (begin < end) {
@@ -53,8 +54,8 @@ static inline T* pixel_at(const Tensor4& x, int64_t image, int64_t pixel) {
   return static_cast<T*>(x.data) + image * x.stride[0] + offset_in_image(x, pixel);
 }
 
-// visit(first, start, count) for the longest runs of evenly spaced pixels: `count` pixels from `first` of the image on,
-// which are those from `start` on among `pixels`.
+// Calls visit(first, start, count) for the longest runs of evenly spaced pixels. A run has `count` pixels; it begins at
+// pixel `first` of the image, which is number `start` of `pixels`.
 template <typename Visit>
 static inline void for_each_run(const Tensor4& x, const Pixels& pixels, const Visit& visit) {
   const int64_t width = evenly_spaced(x) ? x.size[2] * x.size[3] : x.size[3];
@@ -161,14 +162,13 @@ static inline void store_pixels(const T* rows, const Tensor4& out, const Pixels&
   });
 }
 
-// Whether a pixel's channels, where they lie, are a row of E for code that takes `granule` channels at a time.
+// Whether code that takes `granule` channels at a time can use a pixel's channels in place as a row of E.
 template <typename E, typename T>
 static inline bool pixels_are_rows(const Tensor4& x, int64_t granule) {
   return std::is_same_v<E, T> && channels_innermost(x) && x.size[1] % granule == 0;
 }
 
-// Rows of E, read where they lie or from `scratch` (count, whole vectors) by code that takes `granule` channels at a
-// time.
+// Rows of E for code that takes `granule` channels at a time: in place, or copied to `scratch` (count, whole vectors).
 template <typename E, typename T>
 static inline Rows<const E> read_rows(const Tensor4& x, const Pixels& pixels, int64_t granule, E* scratch) {
   if constexpr (std::is_same_v<E, T>) {

@@ -1,4 +1,4 @@
-// Small matrix products of matrices that lie in memory in any order:
+// Products of small matrices in any memory order:
 //
 //   out[m][n] (+)= sum over k of a(m, k) w[k][n]
 //
@@ -55,7 +55,7 @@ struct Block {
 template <int kRows, int kVectors>
 static __attribute__((noinline)) void multiply_tile(const Factor& a, int64_t k, const Block& w, const Block& out,
                                                     bool accumulate) {
-  constexpr int kPointers = (kRows + 2) / 3;  // three rows share one: at its address, one stride and two strides on
+  constexpr int kPointers = (kRows + 2) / 3;  // three rows share one, at 0, 1 and 2 strides from it
   Vec sum[kRows][kVectors] = {};
   const int64_t row_stride = a.row_stride, k_stride = a.k_stride, w_stride = w.stride;
   const Real* base[kPointers];

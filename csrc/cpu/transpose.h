@@ -1,4 +1,4 @@
-// Transposes a square of kLanes x kLanes in registers by log2(kLanes) rounds of two-source shuffles.
+// Transposes a square of kLanes x kLanes in registers, in log2(kLanes) rounds of two-source shuffles.
 #pragma once
 
 #include "cpu/vector.h"
@@ -6,7 +6,7 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-#if defined(__clang__)  // it has no shuffle by a mask of vector type; its optimiser sees through this loop
+#if defined(__clang__)  // clang has no shuffle by a mask of vector type; its optimiser recognises this loop
 
 SEGNEXT_INLINE void transpose(Vec (&v)[kLanes]) {
   Real square[kLanes][kLanes];

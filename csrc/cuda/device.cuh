@@ -15,8 +15,7 @@ namespace segnext {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kWarp = 32;
-// The multiprocessors of an H100 or H200. Where the split of work must not depend on the device, it is made for this
-// many.
+// The multiprocessors of an H100 or H200. A split of work that must not depend on the device is made for this many.
 constexpr int kMultiprocessors = 132;
 
 __device__ inline float to_float(float x) { return x; }

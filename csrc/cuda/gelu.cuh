@@ -14,8 +14,8 @@
 // The hardware's exp2 has a relative error of at most 2^-22, its reciprocal of at most 2^-23. The first moves gelu by
 // 2^-22 a Phi(-a) < 4.1e-8 and gelu' by 2^-22 |k| < 1.2e-7. The second moves a t R(t), which is below 1/2, by a
 // relative 1.7 x 2^-23 at most, so it moves gelu by a exp(-a^2 / 2) 1e-7 < 6.2e-8 and gelu' by 1e-7. Together they add
-// about what is in the table. Inf and NaN are those of PyTorch's float64: gelu(inf) = inf, gelu(-inf) = NaN (-inf times
-// 0), gelu'(+-inf) = NaN.
+// about as much as the errors in the table. Inf and NaN are those of PyTorch's float64: gelu(inf) = inf, gelu(-inf) =
+// NaN (-inf times 0), gelu'(+-inf) = NaN.
 #pragma once
 
 #include "cuda/ptx.cuh"

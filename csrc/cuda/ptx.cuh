@@ -168,7 +168,7 @@ __device__ inline void cluster_sync() {
 #endif
 }
 
-// The address at which block `rank` of the cluster has what this block has at `shared`.
+// Maps an address in this block's shared memory to the same place in the shared memory of block `rank` of the cluster.
 template <typename T>
 __device__ inline T* cluster_map(T* shared, int rank) {
 #if __CUDA_ARCH__ >= 900

@@ -21,7 +21,7 @@ __device__ inline Sample sample_axis(int out, float scale, int in) {
   return {source, source + reach(source, scale, in), 1.0f - w1, w1};
 }
 
-// First output index whose source is at least `cell`: an estimate, then exact steps.
+// First output index whose source is at least `cell`, found by exact steps from an estimate.
 __device__ inline int first_output(int cell, float scale, int in, int out) {
   if (cell <= 0) return 0;
   if (cell >= in) return out;

@@ -1,5 +1,5 @@
-// How rows of an image are staged in shared memory. A block works on a tile: some columns by a slice of channels. It
-// walks down a strip of rows. In shared memory channels are innermost: (row, column, channel). For contiguous images a
+// How rows of an image are staged in shared memory. A block works on a tile, some columns by a slice of channels, and
+// moves down a strip of rows. In shared memory channels are innermost: (row, column, channel). For contiguous images a
 // slice is one channel, so neighbouring threads have neighbouring columns there too.
 #pragma once
 
@@ -74,11 +74,11 @@ inline void set_rows(RowTiling& t, int rows) {
 
 // Chooses the number of rows per block so that the device finishes soonest. steps_of(rows) is the number of steps of a
 // block with that many rows, warm-up included. `resident` blocks run at once, see resident_blocks(). Minimises waves x
-// steps, trying from `most` rows down by `unit`; among equals the taller wins, because its blocks do less work twice.
+// steps, trying from `most` rows down by `unit`; among equals the taller wins, because taller blocks repeat less work.
 template <typename StepsOf>
 void fill_device(RowTiling& t, const Tensor4& image, int most, int unit, int64_t resident, StepsOf steps_of) {
   set_image(t, image);
-  if (resident < 1) resident = 1;  // a kernel that does not fit: its launch says why
+  if (resident < 1) resident = 1;  // the kernel does not fit: its launch reports why
   int best = most;
   int64_t least = INT64_MAX;
   for (int rows = most; rows >= unit; rows -= unit) {
@@ -97,7 +97,7 @@ template <typename T>
 struct ImageSlice {
   T* data;
   int64_t stride_c, stride_h, stride_w, height, width;
-  int channels;  // channels that exist: fewer than the slice's at the end
+  int channels;  // channels that exist: the last slice may have fewer than the others
 
   __device__ ImageSlice(const Tensor4& t, const TilePlace& at, int slice)
       : data(static_cast<T*>(t.data) + at.image * t.stride[0] + at.channel * t.stride[1]),
@@ -113,9 +113,8 @@ struct ImageSlice {
   }
 };
 
-// Brings columns [left, left + columns) of a row into shared memory, with zeros outside the image and past its
-// channels. The whole block takes part. With vectors the copies are asynchronous: the caller commits, waits and
-// synchronises.
+// Loads columns [left, left + columns) of a row into shared memory, with zeros outside the image and past its channels.
+// The whole block takes part. With vectors the copies are asynchronous: the caller commits, waits and synchronises.
 template <typename T>
 __device__ inline void load_row(T* shared, const ImageSlice<T>& image, int64_t row, int64_t left, int columns,
                                 const RowTiling& t) {
