@@ -1,7 +1,7 @@
 // conv2d_act on the CPU: a product of the pixels under the kernel and packed weights.
 //
 // The rows of the product come in one of three ways, all with the same packed weights:
-//   1x1 kernels   pixels are read where they lie.
+//   1x1 kernels   With stride 1 and no padding, pixels are read in place.
 //   wide outputs  The image's rows under the kernel are copied with their border of zeros. A window is Kh segments of
 //                 Kw C neighbours there. This copies Kh / stride of the input.
 //   others        Windows are gathered in tiles. This copies Kh Kw C elements per output pixel, 1 / Co of the product's
@@ -19,7 +19,7 @@ namespace SEGNEXT_ISA {
 namespace {
 
 constexpr int64_t kTile = 96;     // pixels of a product
-constexpr int64_t kWideRow = 48;  // a row of so many output pixels is a product of its own
+constexpr int64_t kWideRow = 48;  // a row of at least so many output pixels is a product of its own
 
 template <typename Element>
 struct PackedConvolution {

@@ -8,7 +8,7 @@
 
 namespace segnext {
 
-// Whether a thread may read kVec channels at once in all of these images, at 32-bit offsets of a few columns.
+// Whether a thread may read kVec channels at once in all of these images and reach a few columns by 32-bit offsets.
 template <typename T, int kVec, typename... Tensors>
 inline bool has_channel_vectors(const Tensors&... images) {
   return ((images.stride[1] == 1 && images.size[1] % kVec == 0 && images.stride[0] % kVec == 0 &&

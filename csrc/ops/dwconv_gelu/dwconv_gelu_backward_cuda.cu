@@ -2,12 +2,12 @@
 //   grad_x = dw3x3 of g with the weights rotated by 180 degrees,
 //   grad_weight[i, j] = sum over pixels p of g[p] x[p + (i - 1, j - 1)], grad_bias = sum of g.
 //
-// Tiling: a thread has two channels of four columns (of two in float and float16) and walks down a strip of rows.
+// Tiling: a thread has two channels of four columns (of two in float and float16) and moves down a strip of rows.
 // Registers hold three rows of x and the three rows of grad_x that a row of g contributes to. Rows of x and grad come
 // straight from global memory, one step ahead; a step is 500 instructions. Neighbouring threads exchange their outer
-// columns of g through shared memory, with one barrier per step. If a block has others beside it, one more warp makes g
-// of the two columns outside. The sums of grad_weight stay in registers down the strip; then columns are added in
-// order.
+// columns of g through shared memory, with one barrier per step. If a block has others beside it, one more warp
+// computes g of the two columns outside the block. The sums of grad_weight stay in registers down the strip; then
+// columns are added in order.
 // Bytes: x, grad and grad_x once, plus two to four rows per strip that L2 serves: 6 per element in 16-bit formats.
 // Partial sums: 40 bytes per channel and block.
 // Instructions per element (sm_90 machine code, bf16): 60, of which 27 are FMA of the three convolutions, 13 gelu', 3
@@ -27,7 +27,7 @@ namespace segnext {
 namespace {
 
 constexpr int kThreads = 128;     // threads that have columns of their own
-constexpr int kHaloThreads = 32;  // if the block has others beside it: one warp makes g of the columns on both sides
+constexpr int kHaloThreads = 32;  // if the block has others beside it: one warp computes g of the columns on both sides
 constexpr int kBlocks = 2;        // blocks per multiprocessor; three if they have no halo threads
 constexpr int kMostPacks = 8;     // if the block has others beside it: 32 bytes or more per pixel
 constexpr int kSums = 10;         // sums per channel: nine of the weight and one of the bias
@@ -80,7 +80,8 @@ struct ThreadPlace {
   bool active;  // whether its columns and channels are in the image
 };
 
-// Walks a thread down the strip: makes g of its columns row by row and, unless kIsHalo, grad_x and sums from it.
+// Moves a thread down the strip. It computes g of its columns row by row and, unless kIsHalo, adds g to grad_x and
+// sums.
 template <typename T, int kVec, int kColumns, bool kIsHalo>
 __device__ inline void walk(const DwconvGeluParams& p, const Tensor4& grad_tensor, const Tensor4& grad_x_tensor,
                             const StripPlace& at, const ThreadPlace& own, Edges<kVec> edges,
@@ -142,7 +143,7 @@ __device__ inline void walk(const DwconvGeluParams& p, const Tensor4& grad_tenso
         }
       }
     }
-    // Adds to column j the three taps of one row that meet column j + 1 - i of g; `from` is that column's g.
+    // Adds column j + 1 - i of g, which is `from`, times column i of the taps to column j of three rows of grad_x.
     const auto add = [&](int j, int i, const float (&from)[kVec]) {
 #pragma unroll
       for (int v = 0; v < kVec; ++v) {
@@ -257,7 +258,7 @@ template <int kVec, int kColumns>
 RowTiling tiling_of(const Tensor4& x) {
   const int all_groups = power_of_two_from((x.size[3] + kColumns - 1) / kColumns, kThreads);
   int packs = kVec > 1 || has_inner_channels(x) ? power_of_two_from((x.size[1] + kVec - 1) / kVec, kThreads) : 1;
-  // the whole width if that leaves 8 packs, and more packs if an image is narrow
+  // takes the whole width if that leaves 8 packs, and more packs if an image is narrow
   while (packs > kMostPacks && packs * all_groups > kThreads) packs /= 2;
   RowTiling t{};
   t.vectors = kVec > 1;

@@ -15,7 +15,7 @@ namespace SEGNEXT_ISA {
 namespace {
 
 constexpr int64_t kTaps = 9;
-constexpr int64_t kRows = kTaps + 1;  // of a unit's partial gradients: those of the weights, then that of the bias
+constexpr int64_t kRows = kTaps + 1;  // rows of a unit's partial gradients: the weights', then the bias's
 
 struct DwconvScratch {
   Plane x, y;

@@ -1,13 +1,13 @@
 // dwconv_gelu on a GPU: y = dw3x3(x) + b, out = y / 2 (1 + erf(y / sqrt 2)).
 //
-// Tiling: a thread has 8 bytes of channels (4, or 2 in float) of two columns and walks down a strip of rows. It loads
+// Tiling: a thread has 8 bytes of channels (4, or 2 in float) of two columns and moves down a strip of rows. It loads
 // four columns of each row of x from global memory, three rows ahead of the arithmetic, and adds their products to the
-// sums of the three rows of out that they contribute to. Columns that neighbours also need come from L1. Threads share
-// nothing, so there is no barrier. The number of rows per strip is chosen so that the device finishes soonest.
+// sums of the three rows of out that they contribute to. Columns that neighbours also need come from L1. Threads
+// exchange nothing, so there is no barrier. The number of rows per strip is chosen so that the device finishes soonest.
 // Bytes: x once, plus two rows per strip that L2 serves, plus out once: 4 per element in 16-bit formats.
 // Instructions per element (sm_90 machine code, bf16): 30 in the loop, of which 9 are FMA, 13 GELU, 2 conversions and
-// half a packing. Each thread runs 250 more before the loop, and one row above and one below its strip at a third of
-// the products.
+// half a packing. Each thread runs 250 more before the loop. Of the rows + 2 rows that it reads for a strip, the first
+// costs one third of the products and the second two thirds.
 // Model for an H200 (528 warp instructions per cycle at 1.7 GHz, 4.3 TB/s): SegNeXt-T's 256 x 128 x 128 takes 5.5 us in
 // strips of 8 rows, 32 images of it 150 us in strips of 32; memory's floors are 3.9 and 125 us. In float, memory is the
 // bound: 7.8 and 250 us.
@@ -94,7 +94,7 @@ int launch_forward(const DwconvGeluParams& p, void* stream) {
   t.slice = power_of_two_from(p.x.size[1], kVec > 1 ? 16 * kVec : has_inner_channels(p.x) ? kWarp : 1);
   t.columns = kThreads / (t.slice / kVec) * kColumns;
   const auto kernel = dwconv_gelu_forward_kernel<T, kVec, kColumns>;
-  // steps: one row above the strip and one below cost a third of the products each
+  // of the rows + 2 rows that a block reads, the first costs one third of the products and the second two thirds
   fill_device(t, p.x, kMostRows, 1, resident_blocks(kernel, kThreads, 0), [](int rows) { return rows + 1; });
   if (t.blocks() == 0) return 0;
   if (t.blocks() > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);

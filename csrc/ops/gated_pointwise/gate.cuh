@@ -150,7 +150,7 @@ struct PlainShare {
 
   __device__ bool has(int i) const { return has_channels && row + i * kStep < rows; }
 
-  // The address of its first vector in an image.
+  // The address of this thread's first vector in an image.
   template <typename T>
   __device__ T* start(const MatrixView<T>& image, int64_t pixel0, int64_t channel0) const {
     return image.data + (pixel0 + row) * image.outer.stride + channel0 + column;

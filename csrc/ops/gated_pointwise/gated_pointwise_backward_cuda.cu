@@ -23,7 +23,7 @@ namespace {
 constexpr int64_t kBlocks = 2 * kMultiprocessors;
 constexpr int64_t kMinRun = 128;           // pixels: with fewer, writing a run's sums costs more than making them
 constexpr int64_t kMaxRun = 1024;          // pixels: longer float sums would lose digits
-constexpr int64_t kMaxPartial = 64 << 20;  // bytes of all runs' sums, as long as runs stay within kMaxRun
+constexpr int64_t kMaxPartial = 64 << 20;  // bytes of all runs' sums; runs exceed kMaxRun if they must to keep this
 
 int64_t blocks_of(int64_t size, int64_t block) { return (size + block - 1) / block; }
 

@@ -2,8 +2,8 @@
 //
 // Pixels are rows of channels (cpu/rows.h); the product of rows and packed weights is that of cpu/gemm.h, in BFloat16
 // if the instruction set multiplies it. In one parallel region the threads first pack W, each some panels of 64
-// columns, then take equal shares of all images' pixels in tiles. The backward keeps t = g * u of a tile twice, as rows
-// and transposed:
+// columns, then divide all images' pixels equally and process them in tiles. The backward keeps t = g * u of a tile
+// twice, as rows and transposed:
 //
 // clang-format off
 //   grad_u       = g * (W m + b)   recomputed: pixels x Co, sums over Ci, packed W
@@ -18,8 +18,8 @@
 // FLOPs per pixel: 2 Ci Co forward, 6 Ci Co backward. Bytes: m, u and out once; m, u, g, grad_m and grad_u once. At 220
 // GFLOP/s, 64 channels at 128x128 take 0.61 ms forward; the caches deliver their 12 MiB in 0.2 ms. Arithmetic is the
 // limit there and for all wider shapes. Predicted: 90 % of the peak. Measured, in percent of a core's 110 GFLOP/s for
-// 32 to 512 channels: 83 to 96 forward; 61 (32 channels, limited by memory) to 93 backward. Eager PyTorch keeps W m + b
-// from its forward and computes three products; recomputing it makes four, the price of not keeping it.
+// 32 to 512 channels: 83 to 96 forward; 61 (32 channels, limited by memory) to 93 backward. Over forward and backward,
+// eager PyTorch computes three products, because it keeps W m + b; recomputing W m + b makes four.
 
 #include "cpu/convert.h"
 #include "cpu/gemm.h"
@@ -36,7 +36,7 @@ namespace {
 // of a second-level cache of 1 MiB to the weights.
 constexpr int64_t kTile = 128;
 constexpr int64_t kMaxChunks = 32;
-constexpr int64_t kMaxPartial = int64_t{1} << 22;  // Reals of all chunks' weight gradients, if two chunks fit
+constexpr int64_t kMaxPartial = int64_t{1} << 22;  // Reals of all chunks' weight gradients, unless two exceed it
 
 struct GateSizes {
   int64_t pixels, total, ci, co, ci_padded, co_padded;

@@ -6,7 +6,7 @@ namespace segnext {
 namespace group_norm {
 namespace {
 
-// The part of the gradient that ReLU passes on, as in threshold_backward; a NaN of out passes too.
+// The gradient where ReLU passes it on, else zero, as in threshold_backward; it also passes where out is NaN.
 template <typename Item>
 __device__ inline Item passed_gradient(const NormTask& t, const Tensor4& grad, const Tensor4& out, const NormPart& part,
                                        int item) {
@@ -147,7 +147,7 @@ __device__ inline void set_parameter(const NormTask& t, const Tensor4& tensor, i
   }
 }
 
-// One block per 32 channels; its warps share the images and chunks.
+// One block per 32 channels; its warps divide the images and chunks among them.
 __global__ void __launch_bounds__(kNormThreads)
     group_norm_act_parameters_kernel(NormTask t, const float2* of_channels, Tensor4 grad_weight, Tensor4 grad_bias) {
   float2* warps = reinterpret_cast<float2*>(shared_memory());

@@ -65,8 +65,8 @@ struct TwoSums {
   }
 };
 
-// Runs both passes of Pass over the units of each step; each thread takes a contiguous share. Steps alternate between
-// two sets of sums, because some threads begin the next step while others still read this step's sums.
+// Runs both passes of Pass over the units of each step; each thread takes a contiguous range of units. Steps alternate
+// between two sets of sums, because some threads begin the next step while others still read this step's sums.
 template <typename Pass, typename Params>
 bool run_steps(const Params& params, const GroupNormActParams& p, const Steps& steps, int arrays, int threads) {
   if (steps.count == 0) return true;
@@ -167,7 +167,7 @@ struct ForwardPass {
         for (int64_t i = first; i < first + decltype(together)::value; ++i) {
           Vec y = (load_vector(rows.data + i * rows.stride + c) - mean) * scale + shift;
           if (kResidual) y += load_vector(added.data + i * added.stride + c);
-          store_vector(result.data + i * result.stride + c, max(lowest, y));  // no number is above NaN, so NaN stays
+          store_vector(result.data + i * result.stride + c, max(lowest, y));  // lowest > NaN is false: NaN stays
         }
       }
     });

@@ -1,4 +1,4 @@
-// group_norm_act's sums over the pixels: those of a chunk, around the chunk's mean, and those of an image, merged.
+// Sums over pixels for group_norm_act: per chunk, around the chunk's mean, and per image, merged from its chunks.
 #pragma once
 
 #include "cpu/memory.h"
@@ -40,7 +40,7 @@ static inline ChunkSums chunk_sums(Real* all, const StepSizes& s, int arrays, in
   return {own, own + s.row, own + 2 * s.row, own + 3 * s.row, own + 4 * s.row};
 }
 
-// Calls visit(Together, pixel) for `count` pixels. The Together says how many pixels, from this one on, a call takes.
+// Calls visit(Together, pixel) for `count` pixels. Together::value is the number of pixels, from `pixel` on, of a call.
 template <int64_t kCount>
 struct Together {
   static constexpr int64_t value = kCount;

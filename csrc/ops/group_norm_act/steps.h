@@ -7,7 +7,7 @@
 namespace segnext {
 namespace SEGNEXT_ISA {
 
-// The elements of a step, and the channels below which the pieces of a pixel's row are too short for the prefetcher.
+// The elements of a step, and its fewest channels: shorter pieces of a pixel's row are too short for the prefetcher.
 constexpr int64_t kStepElements = 1048576, kStepChannels = 64;
 
 // The channels of a step: all, or an equal part of them that is whole groups and whole vectors.

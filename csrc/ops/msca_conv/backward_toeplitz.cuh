@@ -16,8 +16,8 @@ constexpr int kColumns = 32, kRows = 16;
 constexpr int kHalf = kRoot / 2;
 constexpr int kBefore = 11;  // lines of a strip's window before its first output
 
-// Layout of a channel's planes in shared memory, in elements. ...Left is the column of a plane's first column, counted
-// from the block's.
+// Layout of a channel's planes in shared memory, in elements. k...Left is the column of a plane's first column, counted
+// from the block's first column.
 constexpr int kStagedColumns = 64;
 constexpr int kGRows = 48, kGPitch = 72, kGLeft = -16;
 constexpr int kXRows = 32, kXPitch = 72, kXLeft = -13;

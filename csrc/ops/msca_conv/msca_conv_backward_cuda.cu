@@ -5,9 +5,9 @@
 //   ga = g + sum of row^T(gh) grad of the row's taps [d]    = sum over p of gh[p] a[p + d], of its bias = sum of gh
 //   grad_x = root^T(ga)       grad of the root's taps [i,j] = sum over p of ga[p] x[p + (i,j)], of its bias = sum of ga
 // clang-format on
-// ^T reverses the taps, and zeros stand outside the image at every stage.
+// ^T reverses the taps, and values outside the image are zero at every stage.
 //
-// Tiling: a block walks down a strip of rows of a tile by quads (four rows), with everything in shared memory:
+// Tiling: a block moves down a strip of rows of a tile by quads (four rows), with everything in shared memory:
 //   x, g  rings in T of the rows that root and column strips reach, and of the next quad's rows, which arrive by
 //         cp.async;
 //   a, h, gh  one quad each, h and gh for one pair after the other;
@@ -19,8 +19,8 @@
 // Bytes: x, g and grad_x once, plus the tiles' halo, which L2 serves, plus a block's partial sums: for SegNeXt 440
 // bytes per channel for 64 x 32 pixels, 4 % in 16-bit types.
 // Operations: an element needs 103 FMA each for the recomputation, its gradient and the weights' gradients; with a
-// tile's halo 340 at 32 columns. It needs half as many reads of shared memory, which are the bound: 170 x 4 bytes of
-// the 128 that a multiprocessor reads per cycle.
+// tile's halo 340 at 32 columns. It needs half as many reads of shared memory, 170 of 4 bytes, which are the bound: a
+// multiprocessor reads 128 bytes per cycle.
 // Model for an H200 (bench/issue_model), float32: T's first stage at 512x512 takes 58 us, and 810 us at batch 16.
 
 #include "cuda/partials.cuh"
@@ -159,7 +159,7 @@ __device__ inline void correlate_column_strip(const BackwardRings<T>& m, const B
   constexpr int kRows = kQuad + kTaps - 1;
   const StripSizes& s = p.sizes;
   const int taps = s.column[pair], first = item / kParts * kTaps, part = item % kParts;
-  const int top = quad * kQuad + taps / 2 - first - (kTaps - 1);  // of g: meets h's first row at the last tap
+  const int top = quad * kQuad + taps / 2 - first - (kTaps - 1);  // row of g that meets h's first row at the last tap
   const int begin = first + kTaps - taps;                         // rows before it belong to no tap
   const int slot = m.g.slot(top);
   float sums[kTaps] = {};
@@ -404,7 +404,7 @@ RowTiling tiling_of(const MscaConvBackwardParams& p, const StripSizes& s) {
   RowTiling t = strip_tiling<T>(p.forward.x, has_vectors<T>(p.forward.x, p.grad), 16, 32,
                                 [&](const RowTiling& cut) { return backward_bytes<T>(backward_plan(s, cut), cut); });
   const int warm_up = 2 * backward_plan(s, t).delay;
-  // blocks on the same multiprocessor issue in turns
+  // blocks on the same multiprocessor take turns in issuing, so more of them finish no sooner
   fill_device(t, p.forward.x, 128, 2 * kQuad, kMultiprocessors, [&](int rows) { return rows / kQuad + warm_up; });
   return t;
 }

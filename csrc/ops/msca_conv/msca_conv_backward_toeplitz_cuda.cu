@@ -24,7 +24,7 @@
 // contain it: up to 37 columns and 35 rows away, within its own channel. Weight gradients have no such zeros, because
 // everything beside D's diagonals is dropped; they see the wider NaN of a, h, gh and ga.
 //
-// Tiling: a block has 32 columns by 8 channels and walks down by 16 rows, with two warps per channel, each of which has
+// Tiling: a block has 32 columns by 8 channels and moves down by 16 rows, with two warps per channel, each of which has
 // half of the tiles. Rows arrive by cp.async as (row, column, channel), and ldmatrix transposes them into planes of one
 // channel:
 //   g (48 rows, 64 columns) and x (32 rows, 64 columns), both rings; a (16, 56), from which grad_x leaves too;

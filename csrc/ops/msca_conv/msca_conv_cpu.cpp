@@ -1,7 +1,7 @@
 // msca_conv on the CPU: a = root(x); out = a + sum_k column_k(row_k(a)), all depthwise.
 //
 // The forward is in strips.h. The backward uses the units and planes of cpu/depthwise.h. Every convolution reads a
-// plane with a border of zeros, the zero padding of its *own* input, whatever a bias added to the pixels inside.
+// plane with a border of zeros, the zero padding of its *own* input, even if a bias was added to the pixels inside.
 // Bytes: the forward moves x and out once, the backward x, grad and grad_x once.
 // FMAs per element with SegNeXt's kernels: 25 + 2 (7 + 11 + 21) = 103 forward; backward 25 + 39 recomputed, 103 for
 // the gradients of the inputs and 103 for those of the weights.

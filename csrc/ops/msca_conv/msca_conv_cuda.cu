@@ -1,18 +1,18 @@
 // msca_conv on a GPU: a = root(x); out = a + sum over pairs of column(row(a)). All convolutions are depthwise, and each
 // zero-pads its own input: a and the rows' results are zero, not the bias, outside the image.
 //
-// The ring kernel takes any sizes. A block walks down a strip of rows by quads (four rows) and keeps in rings what
-// later rows need:
+// The ring kernel takes any sizes. A block moves down a strip of rows by quads (four rows) and keeps in rings the rows
+// that later rows need:
 //   x      the rows that the root reaches, in T, and the next quad's, which arrive by cp.async;
 //   a      with as many columns left and right as the row strips reach, and as many quads as the longest column strip
 //          reaches down;
-//   rows   for each pair, the rows' results from as far up as its column strip reaches down to the newest quad of a.
+//   rows   for each pair, the rows' results from as far up as its column strip reaches, down to the newest quad of a.
 // In each step all threads make a quad of a, then a quad of each pair's rows, then four output rows. SegNeXt's sizes
 // get tiles of 16 columns by 8 channels: 79 KB in 16-bit types, 87 KB in float32, so two blocks fit an H200's
 // multiprocessor.
 // Bytes: x once, plus halo columns and rows that L2 serves, plus out once: 4 per element in 16-bit types, 8 in float32.
-// Operations per element for SegNeXt: 103 FMA; with the tile's halo 150, and with 24 rows of 128 made twice 170. The
-// sizes are known only at run time, so the loops need about three instructions per FMA.
+// Operations per element for SegNeXt: 103 FMA; 150 with the tile's halo, and 170 if 24 of 128 rows are computed twice.
+// The sizes are known only at run time, so the loops need about three instructions per FMA.
 // Model for an H200 (132 x 1.7 GHz), from the machine code: about 24 ps per element. Therefore SegNeXt's sizes have
 // kernels of their own if channels are innermost: msca_conv_toeplitz_cuda.cu for 16-bit types,
 // msca_conv_float32_cuda.cu.

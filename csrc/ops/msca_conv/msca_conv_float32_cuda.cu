@@ -1,7 +1,7 @@
 // msca_conv's forward in float32, for SegNeXt's sizes (a 5x5 root; strips of 7, 11 and 21) with channels innermost: the
 // ring kernel of msca_conv_cuda.cu with all sizes known to the compiler, and with larger register tiles.
 //
-// A block has 16 columns by 8 channels. It walks down by eight rows in three phases, with everything in shared memory:
+// A block has 16 columns by 8 channels. It moves down by eight rows in three phases, with everything in shared memory:
 //   a     eight rows by 36 columns: a thread makes eight rows by three columns, with the root's taps in registers: 109
 //         loads for 600 FMA;
 //   h     for each pair, eight rows by 16 columns: a thread makes one row by eight columns; their 28 columns of a serve
@@ -36,8 +36,8 @@ constexpr int kRing = 32;
 constexpr int kXQuads = (kRows + kRoot - 1 + kRows) / kQuad;
 constexpr int kXPitch = kXColumns * kSlice, kAPitch = kAColumns * kSlice + 8, kPitch = kColumns * kSlice + 8;
 constexpr int kRingFloats = kRing * kPitch;
-// A step makes rows of a and h that begin `kReach` below its first output row. The first step's outputs reach as far
-// above.
+// A step makes rows of a and h that begin `kReach` below its first output row. The first outputs need rows from
+// `kReach` above them on.
 constexpr int kWarmUp = (2 * kReach + kRows - 1) / kRows;
 static_assert(kAColumns % kRootColumns == 0 && kRing >= 2 * kReach + kRows, "tiles are whole, rings hold what is read");
 

@@ -20,7 +20,7 @@
 // NaN and Inf: the zeros beside a band are multiplied too. A NaN that the definition spreads over 12 rows and columns
 // to each side spreads up to 22 rows up, 20 down, 34 columns to the left and 28 to the right, within its channel.
 //
-// Tiling: a warp has one channel. A block has 16 channels (8 if the image is small) by 32 columns and walks down by 16
+// Tiling: a warp has one channel. A block has 16 channels (8 if the image is small) by 32 columns and moves down by 16
 // rows. In shared memory:
 //   stage   the next 16 rows of x, (row, column, channel), which arrive by cp.async: from 13 columns before the block's
 //           to 19 after;
@@ -275,7 +275,7 @@ __device__ inline void close_rows(OpenSums& sums, uint32_t* out) {
   }
 }
 
-// Number of steps of a block that walks down `rows` rows.
+// Number of steps of a block that moves down `rows` rows.
 __host__ __device__ constexpr int steps_of(int rows) { return (rows + kHalf - 1) / kHalf / 2 + 2; }
 
 template <typename T, int kSlice>
@@ -344,7 +344,7 @@ __global__ void __launch_bounds__(BlockLayout<kSlice>::kThreads, 16 / kSlice)
   target.store(steps * kRows - kDelay);
 }
 
-// Time of a grid whose blocks walk down `rows` rows, in sixteenths of a step of 16 channels. Blocks of eight channels
+// Time of a grid whose blocks move down `rows` rows, in sixteenths of a step of 16 channels. Blocks of eight channels
 // cost half as much, and a little more for the half sectors that they move. Loading the taps counts as a step.
 int64_t cost_of(const RowTiling& t, int64_t resident) {
   const int64_t waves = (t.blocks() + resident - 1) / resident;
@@ -363,7 +363,7 @@ int launch_typed(const MscaConvParams& p, void* stream) {
   if constexpr (sizeof(T) != 2) {
     return static_cast<int>(cudaErrorInvalidValue);
   } else {
-    // one block of 16 channels fills a multiprocessor's registers; blocks of eight have one each while there are few
+    // one block of 16 channels fills a multiprocessor's registers; blocks of eight get one each while they are few
     const int resident =
         resident_blocks(msca_conv_toeplitz_kernel<T, 16>, BlockLayout<16>::kThreads, BlockLayout<16>::kBytes);
     const auto tiling = [&](int slice) {

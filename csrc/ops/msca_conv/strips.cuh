@@ -165,7 +165,7 @@ bool takes_toeplitz(const MscaConvParams& params);
 int launch_msca_conv_toeplitz(const MscaConvParams& params, void* stream);
 bool takes_float32(const MscaConvParams& params);
 int launch_msca_conv_float32(const MscaConvParams& params, void* stream);
-// It uses the workspace of launch_msca_conv_backward().
+// The backward kernel takes a workspace of msca_conv_backward_toeplitz_workspace() bytes.
 bool takes_toeplitz_backward(const MscaConvBackwardParams& params);
 int64_t msca_conv_backward_toeplitz_workspace(const MscaConvBackwardParams& params);
 int launch_msca_conv_backward_toeplitz(const MscaConvBackwardParams& params, void* workspace, void* stream);

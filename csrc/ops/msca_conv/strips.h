@@ -25,7 +25,7 @@ constexpr int64_t kColumns = 4, kRun = 12;  // pixels of a register tile: for co
 #else
 constexpr int64_t kColumns = 2, kRun = 8;
 #endif
-constexpr int64_t kRingBytes = 800 * 1024;  // of a second-level cache of 1 MiB
+constexpr int64_t kRingBytes = 800 * 1024;  // for the rings, in a second-level cache of 1 MiB
 
 // The sizes of the kernels. Their packed weights are, for each block of kLanes channels, the root's bias and taps
 // (column by column), then for each pair the row's bias and taps and the column's bias and taps.
@@ -149,8 +149,8 @@ static inline __attribute__((always_inline)) void column_strip(Vec (&sum)[kQuad]
                                                                int64_t offset, const Real* w, int64_t taps) {
   const auto at = [&](int64_t i) { return rows[i] + offset; };
   const Real* last = w + (taps - 1) * kLanes;
-  // Stands before the branch: the compiler hoists a product that two branches share and adds it without an FMA. The
-  // row would then be rounded differently from the same row at another place in its quad.
+  // This call precedes the branch: the compiler hoists a product that two branches share and adds it without an FMA.
+  // The row would then be rounded differently from the same row at another place in its quad.
   column_step<0, 0>(sum, at(0), w);
   if (taps == 1) {
     column_step<1, 1>(sum, at(1), w + kLanes);
@@ -211,7 +211,7 @@ struct StripUnit {
     return s.strip[pair] + slot(row, 2 * k.ahead(pair) + 1) * tiling.strip_row * kLanes;
   }
 
-  // Image row first + row into the ring of x.
+  // Loads image row first + row into the ring of x.
   void load_x(int64_t row) const {
     Real* target = x_at(row);
     const int64_t origin = left - k.side() - k.root / 2;  // the image column of the ring's first pixel
@@ -237,7 +237,7 @@ struct StripUnit {
     }
   }
 
-  // The root's output for a quad, zero outside the image's columns. Its rows outside the image are never read.
+  // Computes the root's output for a quad, zero outside the image's columns. Its rows outside the image are never read.
   void produce_a(int64_t quad) const {
     const int64_t row = quad * kQuad, origin = left - k.side();
     const int64_t begin = larger(origin, 0) - origin, end = smaller(right + k.side(), width()) - origin;
@@ -282,7 +282,7 @@ struct StripUnit {
     }
   }
 
-  // The output rows of a quad: the root's output plus every column strip's.
+  // Computes the output rows of a quad: the root's output plus every column strip's.
   void finish(int64_t quad) const {
     const int64_t row = quad * kQuad;
     const Real* a[kQuad];
@@ -340,7 +340,7 @@ struct StripUnit {
   }
 };
 
-// One thread's share of all units: contiguous rows. A unit is divided where two shares meet.
+// Runs one thread's contiguous range of the rows of all units. A unit is divided where two threads' ranges meet.
 template <typename T>
 static inline void run_strips(const Tensor4& x, const Tensor4& out, const StripKernels& k, const StripTiles& tiling,
                               const Real* packed, const StripScratch& scratch, const Member& me) {

@@ -58,7 +58,7 @@ constexpr int kTableWords = band_at(kCopyBand) + 1 + kGap;
 // Layout of a channel's floats: its biases (the columns' bias is the sum of all three, the rows' biases are three),
 // what they add to an output whose rows are all inside the image, and running sums of the column strips' taps:
 // cumulative_at(pair) + n is the sum of the first n.
-constexpr int kRootBias = 0, kColumnBias = 4, kInnerBias = 5, kRowBias = 6;  // four of the root: an operand C
+constexpr int kRootBias = 0, kColumnBias = 4, kInnerBias = 5, kRowBias = 6;  // root: four copies, an operand C
 __host__ __device__ constexpr int cumulative_at(int pair) { return kRowBias + kPairCount + taps_before(pair) + pair; }
 constexpr int kTableFloats = (cumulative_at(kPairCount) + 3) / 4 * 4;
 static_assert(band_at(kCopyBand) == band_at(column_band(2)) + taps_of(2) + kGap, "bands follow each other");

@@ -13,7 +13,7 @@ constexpr int kColumns = 32, kTile = 16, kTiles = kColumns / kTile;  // columns 
 constexpr int kRows = 16, kHalf = 8;                                 // rows per step; rows per operand
 constexpr int kLead = 11;  // rows and columns of a before the outputs: 7, 11 and 21 taps then touch 3, 4 and 5 blocks
 constexpr int kXLead = kLead + kRoot / 2;
-constexpr int kChunks = 2 * kTiles + 3;  // of eight columns of a; a tile's strips touch five, from its first two on
+constexpr int kChunks = 2 * kTiles + 3;  // of eight columns of a; tile t's strips touch five, from chunk 2 t on
 constexpr int kXColumns = 8 * (kChunks + 1), kXRows = kRows + kRoot - 1;
 constexpr int kRing = 24;               // rows of x's planes: at least kXRows, and a multiple of 8 for the banks
 constexpr int kXPitch = kXColumns + 8;  // the eight rows of a matrix lie in different banks

@@ -11,11 +11,11 @@ namespace segnext {
 namespace {
 
 constexpr int64_t kEnoughBlocks = 2 * kMultiprocessors;
-constexpr int64_t kMostClasses = 65536;  // that the tiled kernel takes
+constexpr int64_t kMostClasses = 65536;  // the most that the tiled kernel takes
 constexpr int kRows = 8;                 // output rows of a column that a thread holds in registers
 
 // A tile is a rectangle of output pixels whose width is a multiple of 16, so rows of labels are written 16 bytes at a
-// time whatever the scale. Both neighbours work on the cells that a tile's border divides.
+// time for any scale. If a border between two tiles divides a cell, both tiles work on it.
 struct Tiling {
   int width, height;     // output pixels; width is a power of two
   int cells_x, cells_y;  // the most source cells that a tile touches
@@ -93,8 +93,8 @@ void fill_tiling(Tiling& t, const UpsampleArgmaxParams& p) {
   t.counters = take(3, sizeof(int));
 }
 
-// The widest comes first. A tile of 128 x 64 shares the logits' halo well, and four fit a multiprocessor. Small maps
-// take smaller tiles to have enough blocks, and so do many classes to fit shared memory.
+// The largest comes first. A tile of 128 x 64 has little halo of logits for its size, and four fit a multiprocessor.
+// Tiles are smaller if maps are small, to have enough blocks, or if classes are many, to fit shared memory.
 constexpr int kTiles[][2] = {{128, 128}, {128, 64}, {64, 64}, {64, 32}, {32, 32}, {32, 16},
                              {16, 16},   {16, 8},   {16, 4},  {16, 2},  {16, 1}};
 constexpr size_t kEasyBytes = 48 * 1024;  // of shared memory: four blocks fit a multiprocessor

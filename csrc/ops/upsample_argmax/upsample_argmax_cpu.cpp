@@ -8,7 +8,7 @@
 // In a cell with a non-finite corner every class is interpolated with PyTorch's arithmetic (0 * inf is NaN, NaN wins).
 //
 // Each source row is converted once into a float row of (width, classes), channels innermost and padded to whole
-// vectors. A thread proceeds down its rows and keeps two. Bytes: the logits once, the labels once. bench/ measures this
+// vectors. A thread moves down its rows and keeps two. Bytes: the logits once, the labels once. bench/ measures this
 // against a plain resize and argmax: on real maps the conversion of the rows takes most of the time, not the
 // interpolation.
 
@@ -30,7 +30,7 @@ constexpr float kInfinity = __builtin_inff();
 struct LabelledRow {
   float* values;    // (width, padded classes)
   int32_t* labels;  // (width) the largest class, or kNotFinite
-  int64_t index;    // of the (image, source row) that it holds
+  int64_t index;    // number of the (image, source row) that it holds
 };
 
 // The index of the largest of the lanes' winners, the first one if several are equal.

@@ -22,10 +22,10 @@
 // Model for an H200 (sm_90 machine code counted by hand), 16 x 19 x 128 x 256 bf16 channels_last to 1024 x 2048: warp
 // instructions of a tile of 16,384 pixels whose corners disagree in 72 of 289 cells (in a photograph with the shipped
 // weights 17 to 30 % disagree, with 2.6 candidates each):
-//   a) 2,500   axes 900   b) 3,200   c) 2,250   d) 4,200   e) 700   total 13,700: 0.84 per pixel, 27 thread
-//              instructions,
-// or 31 us by issue; copying the bytes takes 12.4 us. If all cells agree: 9,000, 18 per pixel, 20 us. For noise, with
-// 17 candidates per cell: about 150 per pixel.
+//   a) 2,500   axes 900   b) 3,200   c) 2,250   d) 4,200   e) 700
+// The total is 13,700. That is 0.84 per pixel, or 27 thread instructions, and takes 31 us by issue; copying the bytes
+// takes 12.4 us. If all cells agree, it is 9,000: 18 thread instructions per pixel and 20 us. For noise, with 17
+// candidates per cell, it is about 150 thread instructions per pixel.
 // Versions:
 //   direct  one warp per output pixel computes every class. It serves downscaling, where cells hold less than a pixel
 //           and pruning cannot pay off, and more classes than fit shared memory (direct.cuh).
@@ -39,10 +39,10 @@
 namespace segnext {
 namespace {
 
-constexpr int32_t kNotFinite = -1;          // stands for a corner's label
-constexpr float kOverflowing = 64.0f;       // logits beyond 2^128 / 64 = 5e36 count as not finite: differences may
+constexpr int32_t kNotFinite = -1;          // in place of a corner's label
+constexpr float kOverflowing = 64.0f;       // logits beyond 2^128 / 64 = 5e36 count as not finite: they may overflow
 constexpr unsigned kTwo = 1u << 31;         // in an entry of `order`: the cell has two candidates
-constexpr unsigned kEveryClass = 1u << 30;  // and: a corner is not finite, so no candidates are listed
+constexpr unsigned kEveryClass = 1u << 30;  // likewise: a corner is not finite, so every class is compared
 
 // Shared by the phases of the tiled kernel. Addresses are computed where they are used, because registers are scarce.
 template <typename T, typename Label, bool kClassesInner>
@@ -99,7 +99,7 @@ struct StagedCorners {
 __device__ inline float smallest(float4 v) { return fminf(fminf(v.x, v.y), fminf(v.z, v.w)); }
 __device__ inline float largest(float4 v) { return fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)); }
 
-// Labels all corners, with `split` lanes per corner, each of which has a run of the classes.
+// Labels all corners, with `split` lanes per corner; each lane has a run of the classes.
 template <typename ArgmaxTile>
 __device__ inline void label_corners(const ArgmaxTile& tile, int split) {
   const int corners = tile.at.corners_y * tile.at.corners_x;
@@ -110,7 +110,7 @@ __device__ inline void label_corners(const ArgmaxTile& tile, int split) {
     const int y = clamped / tile.at.corners_x, x = clamped - y * tile.at.corners_x;
     const int begin = first * per_lane, end = min(begin + per_lane, tile.classes);
     const auto* logit = tile.logits.corner(y, x) + begin * tile.logits.plane();
-    float best = -INFINITY, sum = 0.0f;  // the sum overflows, or is NaN, if a logit does or is
+    float best = -INFINITY, sum = 0.0f;  // the sum is not finite if a logit is not or is too large
     int label = INT32_MAX;
 #pragma unroll 4
     for (int k = begin; k < end; ++k, logit += tile.logits.plane()) {
@@ -182,7 +182,7 @@ __device__ inline void list_candidates(const ArgmaxTile<T, Label, kClassesInner>
                             load_shared(bottom + tile.next_x(cx))};
     const StagedCorners<T, kClassesInner> corners(tile, cy, cx);
     const bool finite = (winners[0] | winners[1] | winners[2] | winners[3]) >= 0;
-    float threshold = -INFINITY;  // the best smallest corner of the classes that win one
+    float threshold = -INFINITY;  // the best smallest corner of the classes that win a corner
 #pragma unroll
     for (int winner : winners) threshold = fmaxf(threshold, smallest(corners.of(max(winner, 0))));
     int count = 0;
@@ -249,7 +249,7 @@ __device__ inline void label_column(const StagedCorners& corners, const unsigned
   }
 }
 
-// The same beside NaN or Inf: compares every class, in PyTorch's own arithmetic.
+// The label of one pixel in a cell beside NaN or Inf: compares every class, in PyTorch's own arithmetic.
 template <typename StagedCorners>
 __device__ inline int label_pixel(const StagedCorners& corners, int classes, float x, float y) {
   float best = -INFINITY;
