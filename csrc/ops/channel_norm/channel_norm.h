@@ -1,4 +1,4 @@
-// channel_norm: LayerNorm over the channels of each pixel; inference.
+// channel_norm: LayerNorm over the channels of each pixel; for inference.
 #pragma once
 
 #include "common/dtype.h"

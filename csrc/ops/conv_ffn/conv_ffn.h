@@ -1,4 +1,4 @@
-// conv_ffn: fc1 (1x1), depthwise 3x3, exact GELU, fc2 (1x1), optionally plus the input. The forward only.
+// conv_ffn: fc1 (1x1), depthwise 3x3, exact GELU, fc2 (1x1), optionally plus the input. There is only a forward.
 #pragma once
 
 #include "common/dtype.h"

@@ -1,13 +1,13 @@
 // conv_ffn on the CPU: out = fc2 gelu(dw(fc1 x)) (+ x). The hidden tensor is never in main memory.
 //
-// A thread proceeds down its rows of the image. A ring keeps the hidden rows that the 3x3 convolution still needs. Each
+// A thread moves down its rows of the image. A ring keeps the hidden rows that the 3x3 convolution still needs. Each
 // step computes `group` new hidden rows (a product), from these and their neighbours `group` rows of gelu(dw(.)), and
 // from those the output rows (a second product). Hidden tensors are in panels of 64 channels (pixel, channel): the
 // first product writes a panel, the convolution reads it along the row, and the second product takes it as a segment of
 // its k.
 //   group  enough rows for 48 pixels per product, so that each panel of weights that is loaded is used often
 //   tile   so few columns that ring and gelu rows stay in the second-level cache; only wide images are divided. Two
-//          columns per tile are then computed twice, and so are the two rows at the border of two threads' shares.
+//          columns per tile are then computed twice, and so are two rows where the rows of two threads meet.
 // FLOPs per pixel: 2 C E + 18 E + 2 E Co, and about 20 E operations of GELU.
 // Bytes: x and out once, the weights once per thread from the caches.
 
@@ -176,7 +176,8 @@ struct FfnUnit {
     }
   }
 
-  // gelu(dw(.)) for rows [first, last) of a panel: along each row a window of nine vectors moves over the ring.
+  // Computes gelu(dw(.)) for rows [first, last) of a panel: along each row a window of nine vectors moves over the
+  // ring.
   void convolve_and_activate(int64_t first, int64_t last, int64_t panel) const {
     const int64_t vectors = smaller(vectors_of(p.hidden - panel * kWidth), kPanel);
     for (int64_t row = first; row < last; ++row) {
@@ -221,7 +222,7 @@ struct FfnUnit {
     }
   }
 
-  // Output rows [first, last).
+  // Computes output rows [first, last).
   void reduce(int64_t first, int64_t last) const {
     const int64_t out_channels = p.out.size[1];
     for (int64_t row = first; row < last; ++row) {

@@ -116,8 +116,8 @@ struct Mix {
     }
   }
 
-  // The same by the definition, for slices with an infinity: multiplied by the zeros beside the taps it would become
-  // NaN.
+  // The same by the definition, for slices with NaN or infinity: multiplied by the zeros beside the taps, these would
+  // make other outputs NaN.
   __device__ static void run_plainly(const T* hidden, const Words* taps, const float* biases, T* mixed) {
 #pragma unroll 1
     for (unsigned i = threadIdx.x; i < S::kSlice * S::kOutputs; i += S::kThreads) {

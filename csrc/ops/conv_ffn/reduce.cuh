@@ -24,7 +24,7 @@ __device__ inline Words load_weights(const Tensor4& weight, int row, int k) {
 template <typename T, typename S>
 struct Reduce {
   static constexpr int kSteps = S::kSlice / 32;
-  static constexpr bool kEven = S::kSumTiles * S::kWarpsP == S::kSets * kTileColumns / 2;  // a warp's are one set's
+  static constexpr bool kEven = S::kSumTiles * S::kWarpsP == S::kSets * kTileColumns / 2;  // a warp's are in one set
 
   unsigned first, tile;  // the warp's first output channel of the panel, and its first tile of pixels
   Words by[kSteps][S::kOutTiles];
@@ -64,7 +64,7 @@ struct Reduce {
 #pragma unroll
     for (int i = 0; i < S::kSumTiles; ++i) {
       if (!kEven && tile + i >= S::kSets * kTileColumns / 2) break;
-      // vectors of a channel; 14 of 16 are output; four swizzled places serve a set
+      // vectors of a channel, of which 14 of 16 are output; if kEven, four swizzled places serve a whole set
       const unsigned vector =
           kEven ? tile / S::kSumTiles * 16 + 2 * i / 8 * 8 + ((2 * i % 8) ^ swizzle) : (2 * (tile + i)) ^ swizzle;
       const T* columns = rows + vector * 8;

@@ -20,8 +20,8 @@
 // times, grad and out twice, grad_x once. FLOPs: 7 per element forward, 16 backward: memory is the bound.
 // Model for an H200: (32, 256, 64, 64) bf16 without residual is 64 MiB: 3 x 64 MiB / 4.3 TB/s = 47 us forward, 8 x 64
 // MiB = 125 us backward. (1, 256, 64, 64) is 2 MiB: launches dominate, 2 x 3 us.
-// Registers and static shared memory: tests/kernels/cuda/nvcc_gate.json. The statistics kernel uses at most 16 KiB of
-// shared memory per block.
+// Registers and static shared memory: tests/kernels/cuda/machine_code.json. The statistics kernel uses at most 16 KiB
+// of shared memory per block.
 
 #include "ops/group_norm_act/variants.cuh"
 

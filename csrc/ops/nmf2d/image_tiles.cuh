@@ -9,7 +9,7 @@
 
 namespace segnext {
 
-// Whether X is multiplied on tensor cores: if it has 16 bits.
+// Whether X is multiplied on tensor cores, as it is if its elements have 16 bits.
 template <typename T>
 constexpr bool kOnTensorCores = sizeof(T) == 2;
 
@@ -36,9 +36,9 @@ Images<T> images_of(const Tensor4& t) {
           inside,      inside && is_aligned16<T>(static_cast<const void*>(data), t.stride[0], t.stride[2])};
 }
 
-// Streaming: slabs of whole tiles, which depend on the shape alone. With kStreamingShared bytes of shared memory, two
-// blocks fit Hopper and one the smallest sm_8x. There are two slabs per multiprocessor, but at most 64 per image, so
-// that their sums stay in L2.
+// In the streaming variant slabs consist of whole tiles and depend on the shape alone. With kStreamingShared bytes of
+// shared memory, two blocks fit a multiprocessor of Hopper, and one fits that of the smallest sm_8x. There are two
+// slabs per multiprocessor, but at most 64 per image, so that their sums stay in L2.
 constexpr int64_t kStreamingTile = 64;  // pixels
 constexpr int64_t kStreamingShared = 96 << 10;
 constexpr int64_t kStreamingBlocks = 2 * kMultiprocessors, kMaxSlabs = 64;
@@ -139,7 +139,7 @@ __device__ inline void store_tile(const Images<T>& images, int64_t image, int64_
   });
 }
 
-// Turns (1 or B, rows, columns) into (1, B, rows, columns).
+// Views (1 or B, rows, columns) as (1, B, rows, columns).
 inline Tensor4 over_images(const Tensor4& t, int64_t images) {
   return {t.data, {1, images, t.size[1], t.size[2]}, {0, t.size[0] == 1 ? 0 : t.stride[0], t.stride[1], t.stride[2]}};
 }

@@ -95,7 +95,8 @@ struct NmfBackwardScratch {
         weights{arena.take<Real>(kTilePixels * s.terms), s.terms} {}
 };
 
-// The gradient of factor * num / (den + eps), a row of R. On return `grad` is the factor's direct part of it.
+// The gradient of factor * num / (den + eps), a row of R. On return `grad` is the part that goes directly to the
+// factor.
 void ratio_backward(int64_t count, const Real* factor, const Real* num, const Real* den, Real eps, Real* grad,
                     Real* grad_num, Real* grad_den) {
   for (int64_t i = 0; i < count; i += kLanes) {
@@ -169,7 +170,7 @@ class NmfBackward {
     std::memset(grad.data, 0, count * grad.stride * sizeof(Real));
   }
 
-  // BᵀB of this level, and K' + K'ᵀ of the update that made the next level's bases.
+  // Computes BᵀB of this level, and K' + K'ᵀ of the update that made the next level's bases.
   void small_products(int64_t level, int64_t image, int64_t first, int64_t count) const {
     const NmfBackwardState state = state_of(image);
     gram_rows(state.bases_grad_num, sizes_.channels, sizes_.rank, first, count, state.gram);
@@ -241,7 +242,8 @@ class NmfBackward {
     }
   }
 
-  // The tile's grad_x from all terms: the bottom level's g(num) is in the scratch, those of other levels were kept.
+  // Writes the tile's grad_x from all terms: the bottom level's g(num) is in the scratch, those of other levels were
+  // kept.
   void write_grad_x(int64_t image, const NmfBackwardState& state, const NmfBackwardScratch& s, int64_t first,
                     int64_t count) const {
     const int64_t rank = sizes_.rank;
@@ -267,7 +269,7 @@ class NmfBackward {
     }
   }
 
-  // Rows [first, first + count) of D: the gradient of this level's bases from that of the next one's.
+  // Computes rows [first, first + count) of the gradient of this level's bases from that of the next level's.
   void undo_bases_update(int64_t level, int64_t image, const NmfBackwardScratch& s, int64_t first,
                          int64_t count) const {
     const NmfBackwardState state = state_of(image);

@@ -18,7 +18,7 @@
 // Registers: at most 128, by the launch bounds, 2 blocks per multiprocessor. Shared memory: a tile of as many pixels as
 // fit 96 KiB (64 for D 256, R 16 in 16 bits; 32 for D 512, R 64); grad_x 36,864 bytes.
 // Model for an H200, if mma.sync reaches 60 % of the tensor cores' peak (290 T multiply-adds/s), 6 steps, bf16: D 256,
-// N 4096, R 16: 28 launches, 56 us at 2 us each; they include the arithmetic, 1.6 G multiply-adds after splitting, 6
+// N 4096, R 16: 28 launches of 2 us each, 56 us, which include the arithmetic: 1.6 G multiply-adds after splitting, 6
 // us. D 512, R 64: 13 G, 45 us, and 0.5 G in floats of N R R, at most 20 us.
 
 #include <type_traits>

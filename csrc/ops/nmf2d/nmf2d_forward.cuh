@@ -3,7 +3,7 @@
 // clang-format off
 //   pass     numerator = tile · bases, denominator = coef · Gram, new coef; the slab's share of X coef and coefᵀ coef
 //   reduce   the slabs' shares are added
-//   update   bases *= X coef / (bases coefᵀ coef + eps), into the other of two buffers: rows are read as others change
+//   update   bases *= X coef / (bases coefᵀ coef + eps), into the other of two buffers: rows are still being read
 //   gram     Gram = basesᵀ bases; after the last update also projection · bases, if the output needs it
 // clang-format on
 #pragma once
@@ -261,7 +261,7 @@ __device__ inline void split_coef(const ForwardProblem<T>& p, const ForwardTile<
   }
 }
 
-// coef * numerator / (denominator + eps). Elements outside must not reach the sums, whatever eps is.
+// coef * numerator / (denominator + eps). Elements outside the matrix must not reach the sums, for any eps.
 template <typename T>
 __device__ inline float updated(const ForwardProblem<T>& p, bool exists, float factor, float numerator, float below) {
   return exists ? factor * numerator / (below + p.eps) : 0.0f;

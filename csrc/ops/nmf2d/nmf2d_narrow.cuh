@@ -7,8 +7,9 @@
 //   update   every block updates all bases and their Gram matrix, 2 D R R multiply-adds, in its own shared memory
 // clang-format on
 // No third barrier is needed. The next pass overwrites a share after the second barrier, before which all blocks have
-// read it. The sums are overwritten after the next first barrier, before which all blocks have used them for their
-// update. No barrier is needed at the end either: no block reads another's shared memory after the last second barrier.
+// read it. The sums are overwritten after the next step's first barrier, before which all blocks have used them for
+// their update. No barrier is needed at the end either: no block reads another's shared memory after the last step's
+// second barrier.
 // All products run on tensor cores for 16-bit X, with each state matrix in two bfloat16 (block_products.cuh), else as
 // float FMAs.
 #pragma once
@@ -18,8 +19,8 @@
 namespace segnext {
 
 constexpr int kNarrow = 16;           // rank, padded
-constexpr int kNarrowParts = 16 + 8;  // row of a matrix in two parts: ldmatrix has no bank conflicts
-constexpr int kNarrowUnit = 32;       // pixels, or channels, of a warp: two fragments share the state's
+constexpr int kNarrowParts = 16 + 8;  // row of a matrix in two parts, so that ldmatrix has no bank conflicts
+constexpr int kNarrowUnit = 32;       // pixels or channels per warp: two fragments use each one of the state
 constexpr int kNarrowSums = kNarrow * kNarrow;
 static_assert(kNarrowSums == kNmfThreads, "a thread an element of a Gram matrix");
 

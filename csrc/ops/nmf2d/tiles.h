@@ -1,4 +1,4 @@
-// What the forward and the backward of nmf2d have in common: chunks and tiles of an image's pixels, and tiles of Real.
+// Shared by the forward and the backward of nmf2d: chunks and tiles of an image's pixels, and tiles of Real.
 #pragma once
 
 #include "common/tensor.h"
@@ -79,7 +79,7 @@ static inline void narrow(const Real* from, int64_t count, T* to, int64_t stride
   }
 }
 
-// A tile (pixel, channel). Pixels of Real with their channels side by side are read where they lie. All others go
+// Reads a tile (pixel, channel). Pixels of Real with their channels side by side are used in place. All others go
 // through `scratch` in the image's own order, so that nothing is ever transposed.
 template <typename T>
 static inline Factor read_tile(const Image<const T>& image, int64_t first, int64_t count, Real* scratch) {
@@ -100,7 +100,7 @@ static inline Factor read_tile(const Image<const T>& image, int64_t first, int64
   return {scratch, 1, kTilePixels};
 }
 
-// A product into a matrix of T: element (m, n) at out + m * row_stride + n * column_stride.
+// Writes a product to a matrix of T: element (m, n) at out + m * row_stride + n * column_stride.
 template <typename T>
 static inline void product_to(const Factor& a, int64_t m, int64_t k, const Block& w, int64_t n, T* out,
                               int64_t row_stride, int64_t column_stride, const Block& scratch) {
@@ -168,13 +168,13 @@ static inline void sum_chunks(const Block& partial, int64_t rows, int64_t chunks
   }
 }
 
-// (1 or B, rows, columns) as (1, B, rows, columns), B being `images`.
+// Views (1 or B, rows, columns) as (1, B, rows, columns), where B is `images`.
 static inline Tensor4 over_images(const Tensor4& tensor, int64_t images) {
   const int64_t stride = tensor.size[0] == 1 ? 0 : tensor.stride[0];
   return {tensor.data, {1, images, tensor.size[1], tensor.size[2]}, {0, stride, tensor.stride[1], tensor.stride[2]}};
 }
 
-// Rows [first, first + count) of the Gram matrix of a (rows, columns) matrix.
+// Computes rows [first, first + count) of the Gram matrix of a (rows, columns) matrix.
 static inline void gram_rows(const Block& matrix, int64_t rows, int64_t columns, int64_t first, int64_t count,
                              const Block& out) {
   product(matrix.transposed().from_row(first), count, rows, matrix, columns, out.from_row(first));

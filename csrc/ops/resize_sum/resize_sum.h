@@ -1,4 +1,4 @@
-// resize_sum: adds bilinearly resized tensors to one of the output's size; inference.
+// resize_sum: adds bilinearly resized tensors to a tensor of the output's size; for inference.
 #pragma once
 
 #include "common/dtype.h"

@@ -273,7 +273,7 @@ __device__ inline void sum_classes(const Task& t, const Strip& strip, const Peak
   __syncthreads();
 }
 
-// Whether a thread has 8 rows of a column instead of 4: if cells have that many.
+// Whether a thread has 8 rows of a column instead of 4. It has if cells have more than 5 rows.
 inline bool tall(const Task& t) { return t.out_height > 5 * static_cast<int64_t>(t.height); }
 
 constexpr int kSumThreads = 256;
@@ -304,7 +304,7 @@ __global__ void __launch_bounds__(kSumThreads)
   store_global(result, static_cast<float>(numerator / (mean_all ? pixels : own.y)));
 }
 
-// *result = *grad, or the sum of the losses, divided by what the reduction divides by.
+// *result = *grad, or the sum of the losses if grad is null, over the divisor of the kernel above.
 int launch_sum(const Task& t, const float2* parts, int64_t count, bool mean_all, const float* grad, float* result,
                void* stream) {
   const double pixels = mean_all ? static_cast<double>(t.batch) * t.out_height * t.out_width : 0.0;

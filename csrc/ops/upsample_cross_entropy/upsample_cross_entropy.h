@@ -20,7 +20,7 @@ struct UpsampleCrossEntropyParams {
 
 enum class CrossEntropyStatus : int { kOk = 0, kNoMemory = 1, kClassOutOfRange = 2 };
 
-// The forward writes the loss to *loss, the backward grad * d loss / d logits to grad_logits, of any strides.
+// The forward writes the loss to *loss, the backward grad * d loss / d logits to grad_logits, which has any strides.
 SEGNEXT_FOR_EACH_ISA_AND_FLOAT64(
     CrossEntropyStatus upsample_cross_entropy_forward_cpu(const UpsampleCrossEntropyParams& params, double* loss,
                                                           int threads);

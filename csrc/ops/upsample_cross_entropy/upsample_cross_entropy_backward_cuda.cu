@@ -4,9 +4,9 @@
 //   d loss / d z = (sum_k q_k) softmax(z) - q,  q_k = ((1 - s) [k = t] + s / K) w_k
 // clang-format on
 // Strips, peaks and sums are those of the forward (strips.cuh), recomputed. Then, 32 classes at a time:
-//   columns  a thread adds softmax 2^.. and softmax y 2^.. of its 8 pixels. These are the gradients of the upper and
-//            lower corners before they are divided between left and right. The parts of labels and smoothing are
-//            subtracted afterwards;
+//   columns  per class, a thread sums softmax 2^.. and softmax y 2^.. over its 8 pixels. These are the gradients of the
+//            upper and lower corners before they are divided between left and right. The parts of labels and smoothing
+//            are subtracted afterwards;
 //   corners  a thread per corner and class adds the columns of the cells on both sides, from left to right, and writes
 //            two numbers to the workspace: for the corners above the strip's cells and for those below.
 // A last kernel adds the two strips above and below a source pixel (four at a seam of strips). There are no atomics;
@@ -226,7 +226,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   }
 }
 
-// The gradient of a source pixel and class: from the strips of the row of cells below it and of the row above.
+// Adds the gradient of a source pixel and class from the strips of the row of cells below it and of the row above.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     upsample_cross_entropy_gather_kernel(Task t, int strips, GradientParts parts, Tensor4 grad_logits) {
@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The divisor: the sum of the weights. One block per row of the target.
+// Sums the weights of the labels, the divisor of the mean, with one block per row of the target.
 __global__ void __launch_bounds__(kWeightThreads) upsample_cross_entropy_weights_kernel(Task t, float2* parts) {
   const int n = static_cast<int>(blockIdx.x) / t.out_height, y = static_cast<int>(blockIdx.x) % t.out_height;
   float sum = 0.0f;

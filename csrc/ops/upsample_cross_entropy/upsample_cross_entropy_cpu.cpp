@@ -74,7 +74,7 @@ void fill_shared(LossShared& shared, const Params& p, const LossSizes& s) {
 
 struct LogitRow {
   Real* values;   // (width, padded classes)
-  int64_t index;  // of the (image, source row) that it holds; -1: none
+  int64_t index;  // number of the (image, source row) that it holds; -1: none
 };
 
 template <typename T>
@@ -244,7 +244,7 @@ void store_row(const Real* values, const LossSizes& s, const Tensor4& out, int64
   }
 }
 
-// The gradient of source rows [first, last) of image n.
+// Computes the gradient of source rows [first, last) of image n.
 template <typename T>
 void backward_band(const Params& p, const LossSizes& s, const LossShared& shared, int64_t n, int64_t first,
                    int64_t last, Real scale, Real weight_sum, const Tensor4& grad_logits, LossBackwardScratch& t) {
@@ -281,7 +281,7 @@ template <typename T>
 CrossEntropyStatus backward(const Params& p, double grad, const Tensor4& grad_logits, int threads) {
   const LossSizes s(p);
   if (s.batch == 0) return CrossEntropyStatus::kOk;
-  // Whole images if there are enough for all threads, else bands of source rows.
+  // A unit is a whole image if there are enough for all threads, else a band of source rows.
   const int64_t bands = blocks_of(threads, s.batch), band_rows = blocks_of(s.height, bands);
   const TeamMemory memory(bytes_of<LossShared>(s), bytes_of<LossBackwardScratch>(s, band_rows), threads);
   if (memory.is_exhausted()) return CrossEntropyStatus::kNoMemory;

@@ -11,7 +11,7 @@
 // An out-of-range label gives NaN in the loss and in the gradient. This error needs neither host synchronisation nor a
 // trap, and a training loop sees it when it next reads the loss. The CPU raises IndexError.
 //
-// Bytes: each row of logits twice, once of them from L2, and the target once: 54 MB at the shape below, 0.01 ms.
+// Bytes: each row of logits twice, the second time from L2, and the target once: 54 MB at the shape below, 0.01 ms.
 // Model for an H200 (sm_90 machine code counted by hand), (16, 150, 64, 64) bf16 to 512 x 512, instructions per class
 // and pixel: sums 3.75, strips to shared memory 1.0, peaks 0.8, losses and the rest 1.4: 7.0, or 0.15 ms by issue. The
 // 6.3e8 exponentials, 16 per clock and multiprocessor, take 0.18 ms and are the bound.
