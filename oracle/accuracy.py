@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-# The largest error that is allowed at all, as a share of the largest value. It is thousands of roundings in float64 and
+# The largest error that is allowed at all, relative to the largest value. It is thousands of roundings in float64 and
 # float32 (PyTorch's own channels_last group_norm needs them where the mean is 30 deviations) and a few in the 16-bit
 # formats, whose sums are kept in float32.
 CAPS = {torch.float64: 1e-12, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -34,8 +34,8 @@ def assert_accurate(
         actual: the result under test, in the tested dtype.
         oracle: the definition in float64 on the same (rounded) inputs.
         eager: the definition in the tested dtype.
-        wide: the definition in float32. Where eager is not finite and the oracle is, its error plus one rounding of the
-            result stands in for eager's; in float64 its error stands in at float64's scale.
+        wide: the definition in float32. Its error plus one rounding of the result stands in for eager's error if eager
+            is not finite somewhere that the oracle is. For float64, its error at float64's scale stands in.
         what: the name in the message.
     """
     actual_error, eager_error, oracle = _errors(actual, oracle, eager, wide, what)
@@ -134,8 +134,8 @@ def _errors(
     known = torch.where(finite, oracle, 0)
     eager_error = torch.where(finite, eager.double() - oracle, 0)
     if actual.dtype == torch.float64 and wide is not None:
-        # The oracle is eager itself, whose error is then unknown. Float32's error at float64's scale stands in, four
-        # times, since one draw of a rounding error says little about another.
+        # The oracle is eager itself, so eager's error is unknown. Four times float32's error at float64's scale stands
+        # in, because one sample of a rounding error says little about another.
         scale = 4 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
         eager_error = torch.where(finite, (wide.double() - oracle) * scale, 0)
     elif not eager_error.isfinite().all():
@@ -170,7 +170,7 @@ def _assert_no_missing_slice(
 def _assert_no_bias(
     actual_error: torch.Tensor, eager_error: torch.Tensor, oracle: torch.Tensor, dtype: torch.dtype, what: str
 ) -> None:
-    """Assert that the mean error is chance, as it is and along the oracle's sign (all values too small, or too large).
+    """Assert that the mean error is chance, both signed and along the oracle's sign (all values too small or large).
 
     It may be twice eager's, plus five standard deviations of the mean of independent roundings, plus a floor. The floor
     is an eighth of a unit in the 16-bit formats, whose results are rounded once from float32 (truncation instead of

@@ -1,6 +1,6 @@
 """Computes gradients of an op, by its own backward or by PyTorch's autograd through its definition.
 
-The parts belong to the self-check, which ships with the package.
+The other functions in `__all__` belong to the self-check, which ships with the package.
 """
 
 from __future__ import annotations

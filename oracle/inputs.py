@@ -1,4 +1,4 @@
-"""Names the dtypes and memory formats that tests and benchmarks go through, as their ids show them."""
+"""Names the dtypes and memory formats that tests and benchmarks use, as their ids show them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
 
 def in_layout(tensors: Any, layout: torch.memory_format) -> Any:
-    """Put those of nested tensors that have four axes into the memory format."""
+    """Put the tensors with four axes of a nested structure into the memory format."""
     return tree_map_only(
         torch.Tensor, lambda t: t.contiguous(memory_format=layout) if t.ndim == 4 else t, tensors
     )

@@ -1,4 +1,4 @@
-"""csrc: where it lies, and `csrc/sources.py`, which no package holds."""
+"""Finds the folder csrc, and loads `csrc/sources.py`, which belongs to no package."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def resized_argmax(low: Tensor, size: tuple[int, ...], axis: int = 1) -> Tensor:
     """Return the label map of low-resolution logits; ``upsample_argmax`` replaces this.
 
     Args:
-        axis: the axis of the classes when the largest is looked for, 1 or -1; runtimes differ in which is faster.
+        axis: where the class axis is for the argmax, 1 or -1; runtimes differ in which is faster.
     """
     full = resized(low, size)
     return full.argmax(1) if axis == 1 else full.permute(0, 2, 3, 1).argmax(-1)
