@@ -22,7 +22,7 @@ from oracle.nvcc import NVCC
 from oracle.sources import CSRC, bindings
 
 LIBRARY = f"_recording{sysconfig.get_config_var('EXT_SUFFIX')}"
-# As setup.py compiles them; -lineinfo adds the source lines and changes no instruction.
+# The flags of setup.py; -lineinfo adds the source lines and changes no instruction.
 NVCC_FLAGS = (
     "-std=c++17 -O3 -lineinfo -gencode=arch=compute_90,code=sm_90 -Xcompiler -fPIC,-fvisibility=hidden"
 )

@@ -12,25 +12,25 @@ from dataclasses import dataclass, field
 
 MULTIPROCESSORS = 132  # H100 SXM and H200
 CLOCK = 1.7e9  # Hz under load; the boost clock is 1.98
-PARTITIONS = 4  # of a multiprocessor, each issues one warp instruction a cycle
+PARTITIONS = 4  # per multiprocessor; each issues one warp instruction per cycle
 REGISTERS = 65536
-REGISTER_UNIT = 256  # a warp's registers are given out in such units
+REGISTER_UNIT = 256  # a warp's registers are allocated in such units
 MOST_WARPS, MOST_BLOCKS, MOST_THREADS = 64, 32, 1024
-SHARED_BYTES = 228 * 1024  # of a multiprocessor; a block takes one kilobyte more than it asks for
+SHARED_BYTES = 228 * 1024  # per multiprocessor; a block takes one kilobyte more than it asks for
 SHARED_RESERVED, SHARED_UNIT = 1024, 128
-MEMORY_BYTES = 4.3e12  # a second, read and written: an H200's device-to-device copy
-TENSOR_FLOPS = 790e12  # a second, dense 16-bit products of a library
+MEMORY_BYTES = 4.3e12  # per second, read and written: an H200's device-to-device copy
+TENSOR_FLOPS = 790e12  # per second: dense 16-bit products of a library
 L2_BYTES = (
-    5.5e12  # a second, from the L2 to all multiprocessors: 32 bytes a cycle and multiprocessor at 1.3 GHz
+    5.5e12  # per second, from the L2 to all multiprocessors: 32 bytes per cycle and multiprocessor at 1.3 GHz
 )
 LAUNCH = 1.2e-6  # s between two dependent nodes of a graph
 CLUSTER_BARRIER = 0.8e-6  # s: every thread's MEMBAR.ALL.GPU, arrival, wait, CCTL.IVALL
 GRID_BARRIER = 1.7e-6  # s: an atomic to the L2, polling, MEMBAR.SC.GPU
 SECTOR = 32
-TENSOR_SYNC = 1024  # dense multiply-adds a cycle and multiprocessor by mma.sync in 16 bits
-TENSOR_GROUP = 2048  # by wgmma
+TENSOR_SYNC = 1024  # dense multiply-adds per cycle and multiprocessor by mma.sync in 16 bits
+TENSOR_GROUP = 2048  # the same by wgmma
 
-# Warp instructions a cycle and multiprocessor (CUDA C++ Programming Guide, arithmetic throughput at 9.0, / 32 lanes).
+# Warp instructions per cycle and multiprocessor (CUDA C++ Programming Guide, arithmetic throughput at 9.0, / 32 lanes).
 RATES = {
     "fma": 4.0,  # float32 add, multiply, multiply-add
     "imad": 2.0,  # integer multiply-add, also as a move: half of the float32 units do it
@@ -38,7 +38,7 @@ RATES = {
     "half": 4.0,  # pairs of 16-bit floats
     "double": 2.0,
     "special": 0.5,  # exponential, reciprocal, root; conversions between integers, floats and doubles
-    "uniform": 4.0,  # one scalar unit a partition
+    "uniform": 4.0,  # one scalar unit per partition
     "shuffle": 1.0,  # through the shared-memory crossbar, with "memory"
     "control": 4.0,
     "tensor": math.inf,  # priced by its multiply-adds
@@ -85,7 +85,7 @@ def multiply_adds(name: str) -> int:
         work = shapes[parts[1]]
         return work * (2 if "TF32" in parts else 1)
     m, n, k = (int(part) for part in parts[1].split("x"))
-    return m * n * k // 4 * (2 if "TF32" in parts else 1)  # a warp group's, by four warps
+    return m * n * k // 4 * (2 if "TF32" in parts else 1)  # a warp group's, shared by its four warps
 
 
 def residency(registers: int, threads: int, shared: int) -> int:
@@ -102,8 +102,8 @@ class Work:
     """Holds what one launch issues, all blocks together."""
 
     blocks: int
-    resident: int  # blocks of a multiprocessor at once
-    warps: int  # of a block
+    resident: int  # blocks per multiprocessor at once
+    warps: int  # per block
     instructions: float
     longest_warp: float  # of the slowest block
     by_pipe: dict[str, float]
@@ -128,12 +128,12 @@ class Work:
 
     @property
     def waves(self) -> float:
-        """Return how often the chip is filled."""
+        """Return how many times the blocks fill the chip."""
         return self.blocks / (MULTIPROCESSORS * self.resident)
 
     @property
     def occupancy(self) -> float:
-        """Return the warps of a full multiprocessor as a share of 64."""
+        """Return the warps of a full multiprocessor as a fraction of 64."""
         return self.resident * self.warps / MOST_WARPS
 
 
@@ -151,7 +151,7 @@ def price(work: Work) -> Work:
     cycles["tensor"] = (
         work.tensor.get("HMMA", 0) / TENSOR_SYNC + work.tensor.get("HGMMA", 0) / TENSOR_GROUP
     ) * share
-    # one warp issues one instruction a cycle at most; its blocks follow one another
+    # a warp issues at most one instruction per cycle; blocks that do not fit at once follow in rounds
     rounds = math.ceil(math.ceil(work.blocks / MULTIPROCESSORS) / max(work.resident, 1))
     cycles["warp"] = work.longest_warp * rounds
     work.bounds = {name: count / CLOCK for name, count in cycles.items() if count}

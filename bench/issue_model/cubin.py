@@ -13,7 +13,7 @@ SIZED, NOBITS = 0x04, 8
 
 @dataclass(frozen=True)
 class Parameter:
-    """Says where a kernel's parameter lies, from the beginning of all parameters."""
+    """Says where a kernel's parameter lies, counted from the first parameter."""
 
     offset: int
     size: int

@@ -13,7 +13,7 @@ from bench.issue_model.record import Recorder
 
 SIZES = ((512, 512), (768, 1536), (1024, 2048))
 CLASSES = 19
-REGIONS = 8  # of the label map along a side: most cells of a real one agree at their corners
+REGIONS = 8  # per side of the label map; in a real one too, most cells have one class at all corners
 
 
 def _label_map(args: Any) -> Any:

@@ -21,11 +21,11 @@ FOLDER = Path(__file__).resolve().parent
 MACHINE = FOLDER / "machine"
 CACHE = FOLDER.parents[1] / "build" / "issue_model"
 BANKS = 8
-RESERVED_SHARED = 1024  # of each block on sm_90: the first kilobyte of its window
+RESERVED_SHARED = 1024  # bytes of each block on sm_90: the first kilobyte of its window
 STACK, LOCAL_BYTES = 0x28, 16384  # in constant bank 0: where the stack begins; machine/state.h's kLocalBytes
 GRID_WORKSPACE = 0x48, 0x44  # in constant bank 0: the address of a cooperative grid's barrier, low and high
 IN_CLUSTER = 0x140  # in constant bank 0: whether the kernel was started with clusters
-MOST_ISSUES = 1 << 28  # of a block: what takes longer is a loop without end
+MOST_ISSUES = 1 << 28  # warp instructions per block; more mean an endless loop
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Start:
     cluster: int = 1
     cooperative: bool = False
     ranges: tuple[tuple[int, int], ...] = ()  # begin and end of memory that may be read
-    fake_memory: bool = False  # tensors are not there: loads give made-up numbers
+    fake_memory: bool = False  # tensors do not exist: loads give made-up numbers
 
 
 @functools.cache
@@ -111,7 +111,7 @@ def code(cubin: bytes, name: str) -> Code:
     return Code(kernel, lines, decode.program(lines, operations()))
 
 
-_BARRIER = np.zeros(16, np.uint32)  # what the driver gives a cooperative grid to count arrivals in
+_BARRIER = np.zeros(16, np.uint32)  # the driver gives it to a cooperative grid to count arrivals in
 
 
 def empty_counts(program: Code) -> Counts:
@@ -170,7 +170,7 @@ def _bank0(kernel: Kernel, start: Start) -> bytes:
         for i, value in enumerate(values):
             bank[at + 4 * i : at + 4 * i + 4] = int(value).to_bytes(4, "little")
     bank[STACK : STACK + 4] = LOCAL_BYTES.to_bytes(4, "little")
-    if start.cluster > 1:  # which barrier "barrier.cluster" is: the cluster's or, without one, the block's
+    if start.cluster > 1:  # decides whether "barrier.cluster" is the cluster's barrier or the block's
         bank[IN_CLUSTER : IN_CLUSTER + 4] = (1).to_bytes(4, "little")
     if start.cooperative:
         low, high = GRID_WORKSPACE
@@ -181,7 +181,7 @@ def _bank0(kernel: Kernel, start: Start) -> bytes:
 
 
 def sampled_blocks(grid: tuple[int, int, int], most: int) -> Sequence[tuple[int, int, int]]:
-    """Choose all blocks of a small grid; in a large one the first, the last, and others at even distances between."""
+    """Choose all blocks of a small grid; of a large one the first, the last, and others evenly spaced between them."""
     total = grid[0] * grid[1] * grid[2]
     numbers = (
         sorted({round(i * (total - 1) / max(most - 1, 1)) for i in range(most)})

@@ -1,10 +1,10 @@
-"""Gives the time below which no kernel of an op runs on an H200: memory, float32 arithmetic, exponentials, products."""
+"""Gives the time below which no kernel of an op runs on an H200, by memory, float32 arithmetic or exponentials."""
 
 from __future__ import annotations
 
 from bench.issue_model import costs
 
-# Warp instructions a second of all multiprocessors: what one instruction an element costs is 32 lanes' share of one.
+# Warp instructions per second of all multiprocessors. One instruction per element is 1/32 of a warp instruction.
 ISSUE = costs.PARTITIONS * costs.MULTIPROCESSORS * costs.CLOCK
 SPECIAL = costs.RATES["special"] * costs.MULTIPROCESSORS * costs.CLOCK
 
@@ -12,7 +12,7 @@ SPECIAL = costs.RATES["special"] * costs.MULTIPROCESSORS * costs.CLOCK
 FORWARD = {
     "msca_conv": 3.07e-12,  # 206 FLOP at 67 TFLOP/s
     "dwconv_gelu": 23 / 32 / ISSUE,  # 9 multiply-adds and a GELU of 14 instructions
-    "conv_ffn": 23 / 32 / ISSUE,  # of each hidden element
+    "conv_ffn": 23 / 32 / ISSUE,  # per hidden element
     "upsample_cross_entropy": 1 / 32 / SPECIAL,  # an exponential for each class and pixel
 }
 BACKWARD = {

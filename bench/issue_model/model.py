@@ -8,8 +8,8 @@ from bench.issue_model import costs, executor
 from bench.issue_model.executor import Code, Counts
 from bench.issue_model.record import Launch
 
-BLOCKS = 12  # of a grid that run: first, last and between
-BUDGET = 12_000_000  # warp instructions of a launch, after which no more blocks run: some seconds
+BLOCKS = 12  # blocks of a grid that run: the first, the last and some between
+BUDGET = 12_000_000  # warp instructions per launch after which no more blocks run; that takes some seconds
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Result:
 
     @property
     def scale(self) -> float:
-        """Scale the counts of the blocks that ran to all blocks."""
+        """Return the factor from the counts of the blocks that ran to those of all blocks."""
         return self.work.blocks / len(self.counts.blocks)
 
 
 def modelled(launch: Launch, blocks: int = BLOCKS) -> Result:
-    """Run blocks of a launch."""
+    """Run some blocks of a launch and estimate the whole."""
     start = launch.start
     code = executor.code(launch.cubin, launch.kernel)
     counts = executor.empty_counts(code)

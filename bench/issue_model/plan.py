@@ -25,7 +25,7 @@ from segnext_kernels import backend, native
 from segnext_kernels.triton import launch, tuning
 
 NAMESPACE = "segnext_kernels"
-# PyTorch's functions that give memory which nobody has written
+# PyTorch's functions that return unwritten memory
 UNFILLED = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"}
 FREE = UNFILLED | {"detach", "alias", "_unsafe_view"}  # those that start nothing on a device
 CONVOLUTIONS = ("conv2d", "convolution")
@@ -69,9 +69,10 @@ class Plan(TorchDispatchMode):
         every_config: bool = False,
         data: dict[str, Callable[[Any], Any]] | None = None,
     ) -> None:
-        """
+        """Make an empty plan.
+
         Args:
-            data: op -> its arguments without data -> with the numbers that decide about its control flow.
+            data: maps an op to a function that gives its arguments the numbers on which its control flow depends.
         """
         super().__init__()
         self.steps: list[Step] = []
@@ -104,7 +105,7 @@ class Plan(TorchDispatchMode):
         with_data = [leaf for leaf in leaves if leaf.device.type == "cpu"]
         self._kept += with_data
         if _name(func) in UNFILLED:
-            # what a block reads of the blocks that are not run: the same numbers every time
+            # a block may read what blocks that do not run would write: let it be the same numbers every time
             for tensor in with_data:
                 tensor.zero_()
         if not _is_free(func, args, leaves):
@@ -194,7 +195,7 @@ class Plan(TorchDispatchMode):
 
 
 class _Native:
-    """Is `native._C` with the recorder's launchers; it is built when the first of them is asked for."""
+    """Stands for `native._C` with the recorder's launchers; they are built when the first one is asked for."""
 
     def __init__(self, recorder: Callable[[], Recorder], compiled: Any) -> None:
         self._recorder, self._compiled = recorder, compiled
@@ -272,7 +273,7 @@ def _foreign(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> Foreign:
 
 
 def _key(launch: Launch) -> Any:
-    """Return a key that is equal for launches that issue the same: all but where tensors lie."""
+    """Return a key that is equal for launches that issue the same: it leaves out where tensors lie."""
     start, parameters = launch.start, bytearray(launch.start.parameters)
     for at in range(0, len(parameters) - 7, 8):
         value = int.from_bytes(parameters[at : at + 8], "little")

@@ -59,7 +59,7 @@ class Recorder:
         self.memsets += 1
 
     def taken(self, first: int, tensors: Sequence[torch.Tensor]) -> list[Launch]:
-        """Take the launches noted from number ``first`` on; they may read the memory of these tensors."""
+        """Remove and return the launches from number ``first`` on; they may read the memory of these tensors."""
         ranges = _joined(
             [_range(tensor) for tensor in tensors if tensor.device.type == "cpu" and tensor.numel()]
         )
@@ -74,7 +74,7 @@ def _range(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def _joined(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Join ranges that overlap."""
+    """Join ranges that overlap or touch."""
     result: list[tuple[int, int]] = []
     for begin, end in sorted(ranges):
         if result and begin <= result[-1][1]:

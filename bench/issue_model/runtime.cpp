@@ -1,5 +1,5 @@
 // A CUDA runtime that starts nothing: it answers as an H200 would and tells Python of every launch. The kernels' own
-// launchers, compiled by nvcc, run against it. Beside it the Python module `_recording` with csrc's bindings.
+// launchers, compiled by nvcc, run against it. This file also has the Python module `_recording` with csrc's bindings.
 
 #include <cuda_runtime_api.h>
 
@@ -19,7 +19,7 @@ std::map<const void*, std::string>& names() {
   return all;
 }
 py::object* on_launch = nullptr;  // (name, grid, block, shared, cluster, cooperative, address of the arguments)
-py::object* occupancy = nullptr;  // (name, threads, shared) -> blocks of a multiprocessor
+py::object* occupancy = nullptr;  // (name, threads, shared) -> blocks per multiprocessor
 py::object* on_memset = nullptr;
 
 constexpr int kMultiprocessors = 132;

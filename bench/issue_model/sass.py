@@ -95,7 +95,7 @@ def _parse(text: str) -> Iterator[Line]:
 
 
 def _split(text: str) -> list[str]:
-    """Split operands at commas, and before a label or bracket that follows a blank."""
+    """Split operands at commas, and before a label that follows a blank."""
     text = re.sub(r"(\S) +(?=`\()", r"\1, ", text.strip())
     return [part for part in text.split(",") if part.strip()]
 

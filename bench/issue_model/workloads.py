@@ -19,7 +19,7 @@ from segnext_kernels.spec import Sample, Spec, all_specs
 
 LARGE = (
     1 << 25
-)  # elements of a call's arguments; beyond them numbers repeat instead of being drawn one by one
+)  # elements of a call's arguments; in larger ones numbers repeat instead of being drawn one by one
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Workload:
 
     @property
     def name(self) -> str:
-        """Name its line in the table."""
+        """Name the workload's line in the table."""
         return " ".join((self.op, self.direction, self.backend, self.dtype, self.layout, self.shape))
 
     @property
@@ -61,7 +61,7 @@ def workloads(
 
     Args:
         changed: sizes to take instead of the samples' own.
-        targets: the larger shapes too, for which the specification wants the instructions.
+        targets: yield the larger shapes too that the specification names for the model.
     """
     for spec in all_specs().values():
         if only not in spec.name:
@@ -101,6 +101,6 @@ def _args(
 
 
 def folders(op: str) -> list[str] | None:
-    """Return csrc's folders with the CUDA kernels of an op and of the ops that it calls; None, for all, if none is."""
+    """Return csrc's folders with the CUDA kernels of an op and of the ops that it calls; without any, None for all."""
     names = (op, *all_specs()[op].calls)
     return [name for name in names if any((build.CSRC / "ops" / name).glob("*.cu"))] or None

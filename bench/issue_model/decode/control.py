@@ -6,7 +6,7 @@ import re
 
 from bench.issue_model.decode.row import Decoder, Row, is_predicate
 
-# They wait, order or hint, and change nothing that is computed here.
+# These wait, order or hint, and change nothing that is computed here.
 NOTHING = """
     NOP YIELD NANOSLEEP ERRBAR CGAERRBAR CCTL CCTLL MEMBAR FENCE DEPBAR LDGDEPBAR WARPGROUP WARPGROUPSET UCGABAR_ARV
     UCGABAR_WAIT ENDCOLLECTIVE PREEXIT ACQBULK LEPC UGETNEXTWORKID

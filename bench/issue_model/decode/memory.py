@@ -14,7 +14,7 @@ def _load(name: str) -> Decoder:
         row.dest(ops[0])
         row.address(ops[1])
         row["width"] = width(mods)
-        # .STRONG is how a spinning barrier reads; "ld.acquire"
+        # .STRONG (ld.acquire) is how a spinning barrier reads
         row.op(name, int("S8" in mods or "S16" in mods), int("STRONG" in mods and name == "LDG"))
 
     return decode

@@ -29,7 +29,7 @@ uint64_t Machine::longest() const {
 
 void Machine::start(Warp& w, int index) {
   std::memset(w.r, 0, sizeof w.r);
-  // ptxas reads registers that nothing has written where half of them matters not: they are zero here, and known
+  // ptxas reads registers that nothing has written if their value does not matter: here they are zero, and known
   std::fill(w.unknown, w.unknown + kRegisters, 0u);
   std::fill(w.u, w.u + kUniform, 0u);
   std::fill(w.u_unknown, w.u_unknown + kUniform, false);
@@ -189,7 +189,7 @@ void Machine::go(Warp& w, Group& g, uint32_t taken, int64_t target) {
   }
 }
 
-// Releases barriers of the warp that hold no lane that has not come.
+// Releases the warp's barriers at which all lanes have arrived.
 void Machine::settle(Warp& w) {
   for (int b = 0; b < 16; ++b) {
     if (w.waiting[b] != 0 && (w.barrier[b] & ~w.waiting[b]) == 0) {
@@ -236,7 +236,7 @@ bool Machine::release_blocks() {
       }
     }
     if (arrived == 0) continue;
-    // with a count: other warps have arrived without waiting, or no one can go on but these
+    // with a count: other warps have arrived without waiting, or only these can go on
     if (count == 0 && !all_there) continue;
     uint32_t votes = 0;
     for (Warp& w : warps_) {

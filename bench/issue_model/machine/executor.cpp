@@ -21,7 +21,7 @@ const char* const kNames[] = {
 
 extern "C" {
 
-// The names of the operations by number, one a line.
+// The names of the operations by number, one per line.
 const char* issue_model_operations() {
   static const std::string names = [] {
     std::string all;
@@ -33,7 +33,8 @@ const char* issue_model_operations() {
 
 int64_t issue_model_fields() { return sizeof(issue_model::Instruction) / 8; }
 
-// Runs one block; returns the warp instructions issued, or -1 with a text. `longest` gets the most of one warp.
+// Runs one block. Returns the warp instructions issued, or -1 and the text in `error`; `longest` gets the most that one
+// warp issued.
 int64_t issue_model_run(const int64_t* program, int64_t length, const uint8_t* const* banks, const int64_t* bank_bytes,
                         const uint32_t* grid, const uint32_t* block, const uint32_t* index, uint32_t cluster,
                         int64_t shared_bytes, const uint64_t* ranges, int64_t range_count, int fake_memory,

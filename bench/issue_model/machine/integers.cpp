@@ -112,7 +112,7 @@ void Machine::integers(Warp& w, uint32_t mask) {
         out[lane] = r;
         if (r != 0) carry0 |= 1u << lane;
       }
-      // x & 0 and x | ~0 are known whatever x is: what sets registers to zero looks like that
+      // x & 0 and x | ~0 are known whatever x is: code that zeroes registers looks like that
       if ((table == 0x0 || table == 0xff)) unknown = 0;
       write_predicate(w, i.pred0, carry0 | in0, mask, unknown);
       break;

@@ -1,4 +1,4 @@
-// What is not arithmetic of one lane: shuffles, votes, moves between register files.
+// Operations between lanes and register files: shuffles, votes, moves.
 
 #include <cstring>
 

@@ -1,5 +1,5 @@
-// One thread block on the CPU. Its members are defined by what they do: operands.cpp, memory.cpp, control.cpp,
-// lanes.cpp (operations between lanes), integers.cpp, floats.cpp, matrices.cpp.
+// One thread block on the CPU. Its members are defined in operands.cpp, memory.cpp, control.cpp, lanes.cpp (operations
+// between lanes), integers.cpp, floats.cpp and matrices.cpp.
 #pragma once
 
 #include <algorithm>
@@ -52,10 +52,10 @@ class Machine {
 
   // ---- operands
 
-  // The value of a source for every lane, with its sign as integers have it or as floats do.
+  // The value of a source for every lane; its sign is applied as to integers or as to floats.
   enum class As { kInteger, kFloat };
   const uint32_t* read(Warp& w, const Operand& s, uint32_t (&buffer)[kLanes], uint32_t& unknown, As as);
-  // Without the sign: carries need it apart.
+  // Without the sign: carries need the sign separately.
   const uint32_t* read_plain(Warp& w, const Operand& s, uint32_t (&buffer)[kLanes], uint32_t& unknown);
   uint64_t constant(Warp& w, const Operand& s, int lane, int bytes, uint32_t& unknown) const;
   uint64_t constant_at(int64_t bank, int64_t offset, int bytes) const;
@@ -89,13 +89,13 @@ class Machine {
     for (uint64_t word = address / 4; word <= (address + bytes - 1) / 4; ++word) shared_unknown_[word] = is;
   }
 
-  // Passes over the banks: of 32 words of 4 bytes; wide accesses go in halves or quarters of a warp.
+  // Passes over the 32 banks of 4 bytes; wide accesses go in halves or quarters of a warp.
   uint64_t bank_passes(const uint64_t* addresses, uint32_t mask, int64_t bytes) const;
-  // Sectors of 32 bytes that a warp asks for. Counted for the L2: those that this block has not loaded before, as if L1
-  // forgot nothing; all of a store, an atomic operation or a copy past L1.
+  // Counts the sectors of 32 bytes that a warp asks of the L2: those of a load that this block has not loaded before,
+  // as if L1 forgot nothing, and all of a store, an atomic operation or a copy past L1.
   void count_sectors(const uint64_t* addresses, uint32_t mask, int64_t bytes, bool through_l1);
 
-  // What memory that is not there holds: of every 16 bits a bfloat16 of about unit variance, so that float32 is too.
+  // The made-up content of memory that does not exist: bfloat16 of about unit variance, so that float32 has it too.
   static uint32_t invented(uint64_t address, int64_t bytes);
 
   void load_words(uint64_t address, int64_t bytes, uint32_t (&words)[4], bool& unknown);
@@ -123,7 +123,7 @@ class Machine {
 
   void go(Warp& w, Group& g, uint32_t taken, int64_t target);
 
-  // Releases barriers of the warp that hold no lane that has not come.
+  // Releases the warp's barriers at which all lanes have arrived.
   void settle(Warp& w);
   void merge(Warp& w, std::vector<Group>& groups);
 

@@ -6,7 +6,7 @@
 
 namespace issue_model {
 
-// LDSM: 8x8 matrices of 16-bit elements; STSM the other way round.
+// LDSM loads 8x8 matrices of 16-bit elements; STSM stores them.
 void Machine::matrices(Warp& w, uint32_t mask) {
   const Instruction& i = *i_;
   const int count = static_cast<int>(i.mods[0]);
@@ -56,7 +56,7 @@ void Machine::matrices(Warp& w, uint32_t mask) {
   }
 }
 
-// mma.m16n8k16 of 16-bit elements with float sums: layouts as csrc/cuda/ptx.cuh tells.
+// mma.m16n8k8 and k16 of 16-bit elements with float sums; csrc/cuda/ptx.cuh describes the layouts.
 void Machine::multiply(Warp& w, uint32_t mask) {
   const Instruction& i = *i_;
   const bool bfloat = i.mods[0] != 0;

@@ -64,7 +64,7 @@ bool Machine::shared_unknown(uint64_t address, uint64_t bytes) const {
   return false;
 }
 
-// Passes over the banks: of 32 words of 4 bytes; wide accesses go in halves or quarters of a warp.
+// Passes over the 32 banks of 4 bytes; wide accesses go in halves or quarters of a warp.
 uint64_t Machine::bank_passes(const uint64_t* addresses, uint32_t mask, int64_t bytes) const {
   const int at_once = bytes <= 4 ? 32 : bytes == 8 ? 16 : 8;
   uint64_t passes = 0;
@@ -89,8 +89,8 @@ uint64_t Machine::bank_passes(const uint64_t* addresses, uint32_t mask, int64_t 
   return passes;
 }
 
-// Sectors of 32 bytes that a warp asks for. Counted for the L2: those that this block has not loaded before, as if L1
-// forgot nothing; all of a store, an atomic operation or a copy past L1.
+// Counts the sectors of 32 bytes that a warp asks of the L2: those of a load that this block has not loaded before, as
+// if L1 forgot nothing, and all of a store, an atomic operation or a copy past L1.
 void Machine::count_sectors(const uint64_t* addresses, uint32_t mask, int64_t bytes, bool through_l1) {
   uint64_t seen[2 * kLanes];
   int n = 0;
@@ -102,7 +102,7 @@ void Machine::count_sectors(const uint64_t* addresses, uint32_t mask, int64_t by
   std::sort(seen, seen + n);
   const auto* end = std::unique(seen, seen + n);
   const auto count = static_cast<uint64_t>(end - seen);
-  c_.passes[pc_] += (count + 3) / 4;  // L1 and shared memory are one: 128 bytes a cycle
+  c_.passes[pc_] += (count + 3) / 4;  // L1 and shared memory are one: 128 bytes per cycle
   if (!through_l1) {
     c_.sectors[pc_] += count;
     return;
@@ -110,7 +110,7 @@ void Machine::count_sectors(const uint64_t* addresses, uint32_t mask, int64_t by
   for (const uint64_t* s = seen; s != end; ++s) c_.sectors[pc_] += in_l1_.insert(*s).second;
 }
 
-// What memory that is not there holds: of every 16 bits a bfloat16 of about unit variance, so that float32 is too.
+// The made-up content of memory that does not exist: bfloat16 of about unit variance, so that float32 has it too.
 uint32_t Machine::invented(uint64_t address, int64_t bytes) {
   static const std::vector<uint16_t> normal = [] {
     std::vector<uint16_t> values(1024);
@@ -196,7 +196,7 @@ void Machine::memory(Warp& w, uint32_t mask) {
       if (is_shared) {
         std::memcpy(words, shared_at(addresses[lane], static_cast<uint64_t>(bytes)), static_cast<size_t>(bytes));
         is_unknown = shared_unknown(addresses[lane], static_cast<uint64_t>(bytes));
-      } else if (i.mods[1]) {  // read with .STRONG, by who waits for another block: at most twice, for either sign
+      } else if (i.mods[1]) {  // a .STRONG read polls for another block: both signs come within two reads
         words[0] = strong_reads_++ % 2 == 0 ? 0xffffffff : 0x7fffffff;
       } else {
         load_words(addresses[lane], bytes, words, is_unknown);
@@ -255,7 +255,7 @@ void Machine::memory(Warp& w, uint32_t mask) {
     c_.passes[pc_] += bank_passes(places, mask, bytes);
     return;
   }
-  // atomic operations: add, and, or, min, max, exchange, compare and swap
+  // atomic operations
   uint32_t old_values[kLanes] = {};
   uint32_t buffer[kLanes], second[kLanes];
   const uint32_t* operand = read(w, i.sources[0], buffer, unknown, As::kInteger);
@@ -323,7 +323,7 @@ void Machine::memory(Warp& w, uint32_t mask) {
   write(w, i.dest_kind, i.dest, old_values, mask, result_unknown);
 }
 
-// Spills: a word of each lane lies beside those of the others, so a warp takes 4 sectors a word, mostly from L1.
+// Spills: the lanes' words lie side by side, so a warp takes 4 sectors per word, mostly from L1.
 void Machine::local(Warp& w, uint32_t mask) {
   const Instruction& i = *i_;
   if (w.local.empty()) w.local.assign(kLocalBytes / 4 * kLanes, 0);

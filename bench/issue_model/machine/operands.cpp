@@ -55,7 +55,7 @@ const uint32_t* Machine::read(Warp& w, const Operand& s, uint32_t (&buffer)[kLan
   return buffer;
 }
 
-// Without the sign: carries need it apart.
+// Without the sign: carries need the sign separately.
 const uint32_t* Machine::read_plain(Warp& w, const Operand& s, uint32_t (&buffer)[kLanes], uint32_t& unknown) {
   Operand plain = s;
   plain.flags = 0;

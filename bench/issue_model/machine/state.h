@@ -78,7 +78,7 @@ struct Launch {
   int64_t bank_bytes[8];
   uint32_t grid[3], block[3];
   uint32_t cluster;
-  int64_t shared_bytes;  // from the window's begin, with the reserved kilobyte
+  int64_t shared_bytes;  // from the window's beginning, with the reserved kilobyte
   std::vector<Range> ranges;
   bool fake_memory;  // loads outside of `ranges` give numbers made up from the address; else they are an error
   uint64_t most_issues;
@@ -94,7 +94,7 @@ struct Warp {
   uint32_t unknown[kRegisters];  // lanes whose value is not known
   uint32_t u[kUniform];
   bool u_unknown[kUniform];
-  uint32_t p[kPredicates], p_unknown[kPredicates];  // a lane's bit; uniform ones have all bits alike
+  uint32_t p[kPredicates], p_unknown[kPredicates];  // one bit per lane; in uniform ones all bits are equal
   uint32_t barrier[16], waiting[16];
   int64_t barrier_resume[16];
   std::vector<Group> ready;
@@ -106,7 +106,7 @@ struct Warp {
   uint64_t issued;
   int index;
   uint32_t voted, votes;
-  std::vector<uint32_t> local;  // (word, lane): what does not fit the registers
+  std::vector<uint32_t> local;  // (word, lane): what does not fit in the registers
 };
 
 }  // namespace issue_model
