@@ -40,7 +40,7 @@ class Clock:
         return begin.elapsed_time(end) / 1e3 / calls
 
     def in_graphs(self, runs: Mapping[str, Run], seconds: float) -> dict[str, list[float]]:
-        """Time the device alone, else as `interleaved`: each variant is captured in a CUDA graph of several calls.
+        """Time as `interleaved` does, but the device alone: each variant is captured in a CUDA graph of several calls.
 
         A variant that cannot be captured is called as it is and named in `without_graph`. If its kernels are short, its
         time then includes Python's.
@@ -58,8 +58,8 @@ class Clock:
     def interleaved(self, runs: Mapping[str, Run], seconds: float) -> dict[str, list[float]]:
         """Return the seconds of each variant in each round; every variant has one turn per round.
 
-        A turn is a call that warms up, then the timed ones. On a GPU these are as many as take half a millisecond, back
-        to back, so that the device is timed where it is busy, and Python where the device waits for it.
+        A turn is one warm-up call, then the timed calls. On a GPU, as many calls as take half a millisecond are timed
+        back to back: this times the device if it is busy throughout, and Python if the device waits for Python.
 
         Args:
             runs: the variants; each has run before, so that nothing is left to compile.
@@ -91,7 +91,7 @@ def captured(run: Run, device: torch.device) -> Run:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):  # compiles, chooses, learns the sizes
+        for _ in range(3):  # compile, choose kernels, learn the sizes
             run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

@@ -22,7 +22,7 @@ from segnext.measure.timing import turn
 # It gets a variant's name and output, and raises AssertionError if the output is wrong.
 Check = Callable[[str, Any], None]
 MIN_ROUNDS, MAX_ROUNDS = 7, 200
-# Rounds of this many seconds are so long that few of them must suffice.
+# If a round takes this many seconds or more, fewer rounds must suffice.
 LONG_MINIMUM, MIN_ROUNDS_LONG = 4.0, 3
 # Longer rounds are timed without a warm-up call: the previous variant's cache effects are negligible then, and a second
 # call is expensive.

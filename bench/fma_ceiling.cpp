@@ -1,4 +1,4 @@
-// The multiply-add ceiling of one core: independent FMAs in registers, no memory touched.
+// Measures the multiply-add ceiling of one core: independent FMAs in registers that touch no memory.
 // Built by roofline.py with -O3 -march=native, so that the vectors are the machine's widest.
 
 #if defined(__AVX512F__)
@@ -12,8 +12,8 @@ constexpr int kLanes = kBytes / 4;
 
 typedef float Vector __attribute__((vector_size(kBytes)));
 
-// Twelve chains: more than latency (4 cycles) x throughput (2 a cycle), and with both operands within 16 registers.
-// Single variables: compilers keep an array of them in memory.
+// Twelve chains: more than latency (4 cycles) x throughput (2 per cycle), and few enough for 16 registers together with
+// both operands. They are single variables because compilers keep an array of them in memory.
 #define FOR_EACH_CHAIN(use) use(a) use(b) use(c) use(d) use(e) use(f) use(g) use(h) use(i) use(j) use(k) use(l)
 constexpr int kChains = 12;
 

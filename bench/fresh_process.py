@@ -18,7 +18,7 @@ import torch
 
 from bench.peers import Run
 
-CALLS = 4  # the first and three warm ones; the second training step is the first that finds all state
+CALLS = 4  # the first and three warm ones; the second training step is the first with all state in place
 MEBIBYTE = 1 << 20
 
 

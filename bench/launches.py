@@ -1,10 +1,10 @@
-"""What a GPU would launch, found without one: kernels in order, by their arguments' shapes.
+"""Lists what a GPU would launch, without a GPU: the kernels in order, found from their arguments' shapes.
 
     python -m bench.launches [--size t] [--height 768] [--width 1536] [--dtype bf16]
 
 Functions run on tensors without data (device "meta"). Each op of the library runs the backend that "auto" would take on
-a GPU with both Triton and the CUDA library; Triton's launches and the calls of the CUDA library are noted instead of
-made, and PyTorch's own operators count as one launch each, views and empty tensors as none.
+a GPU with both Triton and the CUDA library. Triton's launches and the calls of the CUDA library are noted instead of
+made. PyTorch's own operators count as one launch each, but views and empty tensors as none.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from segnext.models import SegNeXt
 from segnext_kernels import backend, native
 from segnext_kernels.triton import launch
 
-KERNELS_OF = {"group_norm_act_cuda": 2}  # launches of a call of the CUDA library; 1 by default
+KERNELS_OF = {"group_norm_act_cuda": 2}  # launches per call of the CUDA library; 1 by default
 EMPTY = ("empty", "new_empty", "detach")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel.
+    """Describes one launch.
 
     Attributes:
         name: the Triton kernel's, the library function's, or the PyTorch operator's.
         backend: "triton", "cuda" or "torch".
         op: the op of the library that started it, or the operator itself.
-        grid: of a Triton kernel.
-        args: as passed: tensors without data, numbers, and for "cuda" views (address, sizes, strides).
-        config: of a Triton kernel, with its other constants.
+        grid: the grid of a Triton kernel.
+        args: as they are passed: tensors without data, numbers, and for "cuda" views (address, sizes, strides).
+        config: the configuration of a Triton kernel, and its other constants.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Launch:
 
 
 class Recorder(TorchDispatchMode):
-    """Notes launches inside a ``with`` block of tensors on device "meta"."""
+    """Notes the launches on tensors of device "meta" inside a ``with`` block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Recorder(TorchDispatchMode):
             self._ops.pop()
 
     def note_cuda(self, name: str, args: tuple[Any, ...]) -> int:
-        """Note a call of the CUDA library; its status."""
+        """Note a call of the CUDA library; return its status."""
         launch = Launch(name, "cuda", self._ops[-1], args=args)
         self.launches += [launch] * KERNELS_OF.get(name, 1)
         return 0
@@ -107,7 +107,7 @@ class Recorder(TorchDispatchMode):
 
 
 class _Library:
-    """The compiled library, whose CUDA functions only say that they were called."""
+    """Stands for the compiled library; its CUDA functions only report that they were called."""
 
     HAS_CUDA = True
 
@@ -119,7 +119,7 @@ class _Library:
             return lambda *args: self._recorder.note_cuda(name, args)
         if name.endswith("_cuda_fits"):
             return lambda *args: True
-        if name.endswith("_CUDA"):  # a limit, which a library built without CUDA does not tell
+        if name.endswith("_CUDA"):  # a limit, which a library built without CUDA lacks
             return getattr(self._real, name, sys.maxsize)
         return getattr(self._real, name)
 
@@ -138,21 +138,21 @@ def _is_view(func: Any) -> bool:
 
 
 def launches(function: Callable[[], Any]) -> list[Launch]:
-    """The launches of one call on tensors without data."""
+    """Return the launches of one call on tensors without data."""
     with Recorder() as recorder:
         function()
     return recorder.launches
 
 
 def on_meta(model: SegNeXt, dtype: torch.dtype = torch.bfloat16) -> DeployedSegNeXt:
-    """The deployed model as it runs on a GPU, without data."""
+    """Return the deployed model as it runs on a GPU, without data."""
     fast = DeployedSegNeXt(model.config, fold(model), dtype, device="meta")
     assert isinstance(fast._network, FoldedNetwork)
     return fast
 
 
 def deployed_launches(fast: DeployedSegNeXt, images: torch.Tensor) -> list[Launch]:
-    """From the caller's images to its label map: a replay of `deployment.graphs` is a copy, these, a clone."""
+    """Return the launches of `predict`, between a copy and a clone as in a replay of `deployment.graphs`."""
 
     def call() -> torch.Tensor:
         own = torch.empty_like(images)
@@ -163,7 +163,7 @@ def deployed_launches(fast: DeployedSegNeXt, images: torch.Tensor) -> list[Launc
 
 
 def table(found: list[Launch]) -> Iterator[str]:
-    """Lines of a table: launches by op, backend and kernel, in the order of their first."""
+    """Yield the lines of a table: launches by op, backend and kernel, in the order of the first of each."""
     counts = Counter((launch.op, launch.backend, launch.name) for launch in found)
     yield f"{len(found)} launches"
     for (op, name, kernel), count in counts.items():

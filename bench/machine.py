@@ -74,7 +74,7 @@ def _git(*arguments: str) -> str:
 
 
 def _cuda() -> dict[str, str]:
-    """CUDA's version as torch was built for it, and the driver's; empty without a GPU."""
+    """Return the versions of the CUDA that torch was built for and of the driver; nothing without a GPU."""
     if not torch.cuda.is_available():
         return {}
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -37,7 +37,7 @@ PEERS: Mapping[str, Peer] = {"eager": eager, "eager channels_last": eager_channe
 
 
 def torch_compile(build: Build) -> Run:
-    """Run torch.compile in channels_last; it makes its own loops and needs no second formulation."""
+    """Run torch.compile in channels_last; it generates its own loops and needs no second formulation."""
     function, inputs = build(torch.channels_last)
     return runtimes.torch_compile(function, *inputs)
 

@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/: `python -m bench.readme` writes them again, `--check` only compares.
+"""Writes the tables of README.md and docs/: `python -m bench.readme` renews them, `--check` only compares.
 
 They come from the code, the shipped weights and the files under bench/results. Nothing is measured here, so
 every machine writes the same.
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def models() -> str:
-    """Parameters and multiply-adds of every SegNeXt, and the encoder that each is built on."""
+    """Return parameters and multiply-adds of every SegNeXt, and the encoder that each is built on."""
     header = [
         "model",
         "parameters",
@@ -57,7 +57,7 @@ def models() -> str:
 
 
 def operators() -> str:
-    """Every op, and its equivalent in PyTorch as its docstring tells it."""
+    """Return every op with its equivalent in PyTorch, taken from its docstring."""
     lines = [["op", "the same in PyTorch", "gradient"]]
     for spec in all_specs().values():
         lines.append([f"`{spec.name}`", equivalent(spec.public), "yes" if spec.differentiable else "no"])
@@ -65,14 +65,14 @@ def operators() -> str:
 
 
 def equivalent(function: Callable[..., Any]) -> str:
-    """What follows "Same as" in a docstring; without it, the paragraph below the summary."""
+    """Return what follows "Same as" in a docstring; without it, the paragraph below the summary."""
     paragraph = " ".join((inspect.getdoc(function) or "").split("\n\n")[1].split())
     same = re.search(r"Same as (``.+?``)", paragraph)
     return (same[1] if same else paragraph).replace("``", "`")
 
 
 def support() -> str:
-    """Op x direction x backend: the dtypes that have a kernel, whether or not this machine can run it."""
+    """Return the dtypes of each op, direction and backend that have a kernel, even if this machine cannot run it."""
     lines = [["op", "direction", *backend.BACKENDS]]
     for name, spec in all_specs().items():
         lines.append([f"`{name}`", "forward", *_dtypes(name)])
@@ -82,7 +82,7 @@ def support() -> str:
 
 
 def _dtypes(op: str) -> list[str]:
-    """For each backend the dtypes of its kernel; "-" without one."""
+    """Return the dtypes of each backend's kernel; "-" if it has none."""
     kernels = backend.KERNELS[op]
     taken = {name: kernel.dtypes or tuple(DTYPES.values()) for name, kernel in kernels.items()}
     return [
@@ -92,7 +92,7 @@ def _dtypes(op: str) -> list[str]:
 
 
 def weights() -> str:
-    """Accuracy of the shipped weights, as their metadata tells it."""
+    """Return the accuracy of the shipped weights, from their metadata."""
     lines = []
     for name in shipped():
         config = read_checkpoint(name).config
@@ -107,7 +107,7 @@ def weights() -> str:
 
 
 def _newest_runs() -> list[tuple[Path, results.Results]]:
-    """The newest result file of each machine."""
+    """Return the newest result file of each machine."""
     folders = sorted({path.parent for path in results.FOLDER.glob("*/*.json")})
     newest = [max(folder.glob("*.json"), key=_date) for folder in folders]
     return [(path, results.read(path)) for path in newest]
@@ -122,7 +122,7 @@ def _measured_on(run: results.Results) -> str:
 
 
 def headline() -> str:
-    """One number: a photograph's mask beside the fastest other runtime."""
+    """Return one sentence: our time from an image to its mask, beside the fastest other runtime."""
     for _, run in _newest_runs():
         for row in run.rows:
             if row.table == "models, fp32" and row.name.startswith("T 512x512") and _is_shown(row):
@@ -136,12 +136,12 @@ def headline() -> str:
 
 
 def _is_shown(row: results.Row) -> bool:
-    """Whole jobs: image to mask, a training step."""
+    """Return whether a row is a whole job: image to mask, or a training step."""
     return row.name.endswith("to the mask") or row.table.startswith("training")
 
 
 def speed() -> str:
-    """The newest run of each machine in a few rows."""
+    """Return the newest run of each machine in a few rows."""
     parts = []
     for _, run in _newest_runs():
         lines = [["workload", "ours", "best other", "ratio"]]
@@ -154,7 +154,7 @@ def speed() -> str:
 
 
 def benchmarks() -> str:
-    """The newest run of each machine, all tables; for docs/benchmarks.md."""
+    """Return all tables of the newest run of each machine, for docs/benchmarks.md."""
     parts = []
     on_gpu = False
     for path, run in _newest_runs():
@@ -183,7 +183,7 @@ def benchmarks() -> str:
 
 
 def _from_docs(path: Path) -> str:
-    """A link in docs/."""
+    """Return a link from a document in docs/."""
     return f"../{path.relative_to(ROOT).as_posix()}"
 
 
@@ -192,7 +192,7 @@ def _date(path: Path) -> str:
 
 
 def training_curves(folder: Path) -> list[str]:
-    """What bench.loss_curve found last on the machine of this folder; nothing where it never ran."""
+    """Return what bench.loss_curve found last on the machine of this folder; nothing if it never ran."""
     path = max(folder.glob("loss_curve/*.json"), default=None, key=_date)
     if path is None:
         return []
@@ -222,10 +222,10 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def updated(document: str, text: str) -> str:
-    """A document's text with every part written anew between its two markers.
+    """Return a document's text with every part between its two markers written anew.
 
     Raises:
-        ValueError: a part has no place.
+        ValueError: the document lacks the markers of a part.
     """
     for name, make in DOCUMENTS[document].items():
         start, end = f"<!-- {name}, by `make readme` -->\n", f"<!-- end of {name} -->"

@@ -1,6 +1,6 @@
-"""Tables and plots of a result file: `python -m bench.report [FILE]` shows the newest, or the one named.
+"""Shows the tables and plots of a result file: `python -m bench.report [FILE]` takes the newest, or the one named.
 
-The tables are Markdown; the plots are PNG files beside the result file, one a table.
+The tables are Markdown; the plots are PNG files beside the result file, one per table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bench.results import OURS, Results, Row, newest, read
 from bench.roofline import Ceilings
 
 OURS_COLOUR, OTHER_COLOUR = "#0072b2", "#999999"
-# One colour a peer in every plot, distinct for the colour-blind too.
+# Each peer has the same colour in every plot; the colours are distinct for the colour-blind too.
 PEER_COLOURS = {
     "eager": "#e69f00",
     "eager channels_last": "#009e73",
@@ -29,7 +29,7 @@ FRESH_TITLE = "peak memory and first call, in a process of their own"
 
 
 def render(results: Results) -> str:
-    """All of a run as text: the machine, a table for each group of workloads, losses, what has no number."""
+    """Return a whole run as text: the machine, a table per group of workloads, losses, workloads without a number."""
     parts = [_heading(results)]
     for title, rows in results.tables().items():
         parts.append(f"## {title}\n\n" + table(rows, results.ceilings))
@@ -45,7 +45,7 @@ def render(results: Results) -> str:
 
 
 def table(rows: Sequence[Row], ceilings: Ceilings) -> str:
-    """A Markdown table: ours and each peer in milliseconds, ratio to the best peer, share of the roofline."""
+    """Return a Markdown table: ours and each peer in milliseconds, ratio to the best peer, fraction of the roofline."""
     variants = list(dict.fromkeys(name for row in rows for name in row.times))
     noted = dict.fromkeys(key for row in rows for key in row.notes)
     header = ["workload", *(f"{v} ms" for v in variants), "ratio to best peer", "of roofline", "spread"]
@@ -67,7 +67,7 @@ def table(rows: Sequence[Row], ceilings: Ceilings) -> str:
 
 
 def fresh_table(rows: Sequence[Row]) -> str:
-    """A Markdown table of what was measured in processes of their own; empty where nothing was."""
+    """Return a Markdown table of what was measured in processes of their own; empty if nothing was."""
     rows = [row for row in rows if "fresh" in row.notes]
     if not rows:
         return ""
@@ -93,7 +93,7 @@ def fresh_table(rows: Sequence[Row]) -> str:
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as a Markdown table, header first, padded so that it reads well as plain text too."""
+    """Return rows of cells as a Markdown table, header first, padded so that it reads well as plain text too."""
     first, *others = ([line[column] for line in lines] for column in range(len(lines[0])))
     widths = [max(map(len, column)) for column in (first, *others)]
     columns = [[cell.ljust(widths[0]) for cell in first]]
@@ -106,7 +106,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def plot(title: str, rows: Sequence[Row], path: Path) -> None:
-    """Bars of how many times faster ours is than each peer, a group for each workload; writes a PNG."""
+    """Draw bars of how many times faster ours is than each peer, one group per workload, into a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -152,14 +152,14 @@ def plot(title: str, rows: Sequence[Row], path: Path) -> None:
 
 
 def plot_path(result_file: Path, title: str) -> Path:
-    """The PNG of a table, beside its result file."""
+    """Return the path of a table's PNG, beside its result file."""
     return result_file.with_name(
         f"{result_file.stem}-{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}.png"
     )
 
 
 def measured_ceilings(ceilings: Ceilings) -> str:
-    """The machine's rates in words."""
+    """Return the machine's rates in words."""
     copies = ", ".join(f"{rate:.0f} GB/s at {size >> 20} MiB" for size, rate in ceilings.copies)
     fma = "FMA not measured" if ceilings.fma is None else f"FMA {ceilings.fma:.0f} GFLOP/s"
     half = "" if ceilings.half_gemm is None else f", {ceilings.half_gemm:.0f} GFLOP/s bf16"
@@ -184,7 +184,7 @@ def _heading(results: Results) -> str:
 
 
 def _stages(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A line per stage, and below it each job that found nothing wrong and has something to say."""
+    """Return a line per stage, and below it each job that found nothing wrong and has something to say."""
     lines = []
     for name, record in stages.items():
         lines.append(f"- {name}: {record['status']}, {record['seconds']:.0f} s")
@@ -203,7 +203,7 @@ def _losses(row: Row) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, no exponent."""
+    """Return a number without exponent: about three significant digits, at most three decimals."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
     return f"{value:.{digits}f}"
 

@@ -49,7 +49,7 @@ class Ceilings:
         return max(self.fma or 0.0, self.gemm)
 
     def bandwidth(self, size: int) -> float:
-        """Return the GB/s that nothing touching ``size`` bytes exceeds: the best copy of that size or a larger one."""
+        """Return the GB/s that no workload of ``size`` bytes exceeds: the best copy from the next smaller size on."""
         smaller = [at for at, _ in self.copies if at <= size]
         start = max(smaller, default=min(at for at, _ in self.copies))
         return max(rate for at, rate in self.copies if at >= start)
@@ -100,7 +100,7 @@ def measure_fma() -> float | None:
         fma_flops = ctypes.CDLL(str(library)).fma_flops  # ctypes releases the GIL during the call
     fma_flops.restype, fma_flops.argtypes = ctypes.c_double, [ctypes.c_long, ctypes.POINTER(ctypes.c_float)]
     threads = torch.get_num_threads()
-    rounds = 2_000_000  # some 10 ms a thread
+    rounds = 2_000_000  # some 10 ms per thread
 
     def one(_: int) -> float:
         return float(fma_flops(rounds, ctypes.byref(ctypes.c_float(0.0))))
@@ -121,7 +121,7 @@ def measure_copy(size: int, device: str = "cpu") -> float:
     """Return the GB/s, read + written, of a copy that touches ``size`` bytes."""
     source = torch.ones(size // 2, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
-    # small copies are repeated: a call costs a microsecond, and on a GPU as long as many megabytes take
+    # small copies are repeated: a call costs a microsecond, in which a GPU could copy many megabytes
     calls = max(1, ((16 << 20) if device == "cpu" else (4 << 30)) // size)
 
     def copy() -> None:

@@ -27,10 +27,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     runs = made.add_mutually_exclusive_group(required=True)
-    runs.add_argument("--first", action="store_true", help="right, fast, whole: nine minutes at most")
+    runs.add_argument("--first", action="store_true", help="checks, times, models: nine minutes at most")
     runs.add_argument("--second", action="store_true", help="tuning, torch.compile, training, profiles")
     made.add_argument(
-        "--seconds", type=float, help="of the whole run; default: 500 for --first, 300 for --second"
+        "--seconds", type=float, help="time of the whole run; default: 500 for --first, 300 for --second"
     )
     made.add_argument(
         "--results",
@@ -44,10 +44,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a library for this machine's Python and device, with its _build.json; default: build where none is there",
     )
-    made.add_argument("--phases", help="some of them, by commas")
+    made.add_argument("--phases", help="run only these, separated by commas")
     made.add_argument("--limit", type=float, help="seconds that a job may take, instead of its phase's")
-    made.add_argument("--again", action="store_true", help="run again what has a result")
-    made.add_argument("--commit", help="what is measured, where the checkout came without its .git")
+    made.add_argument("--again", action="store_true", help="run jobs again that have a result")
+    made.add_argument("--commit", help="the commit that is measured, if the checkout has no .git")
     made.add_argument("--plan", action="store_true", help="print the phases and their seconds, and stop")
     made.add_argument(
         "--dry-run", action="store_true", help="on the CPU with tiny shapes; proves the campaign"

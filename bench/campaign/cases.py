@@ -60,7 +60,7 @@ def kernels(dry_run: bool) -> list[Kernel]:
 
 
 def shapes(spec: Spec, dry_run: bool) -> list[str]:
-    """Name the inputs to time, the most telling ones first: T's stages, targets, the first at batch 32, B's."""
+    """Name the inputs to time, the most telling ones first: the first one, targets, it at batch 32, then the others."""
     if dry_run:
         return [spec.samples[0].name]
     names = [sample.name for sample in spec.model_shapes]
@@ -128,7 +128,7 @@ def _first(out: Any) -> Any:
 
 
 def agreement(case: Case) -> tuple[bool, dict[str, str]]:
-    """Check that the kernel's error is at most twice eager PyTorch's, and that it gives the same bits twice.
+    """Check that the kernel's error is at most 2.2 times eager PyTorch's plus 4 eps, and that it repeats to the bit.
 
     An error is the norm of a whole tensor's difference to float64, over the oracle's norm. Both errors of each output
     are returned too, so that a near miss can be recognised.
@@ -154,7 +154,7 @@ def agreement(case: Case) -> tuple[bool, dict[str, str]]:
 
 
 def each(dry_run: bool, passed: Callable[[Kernel], bool]) -> Iterator[tuple[Kernel, str]]:
-    """Yield the kernels that passed with their inputs, one input of each kernel per turn: time may run out anywhere."""
+    """Yield the kernels that passed with their inputs, one input of each per round: time may run out anywhere."""
     chosen = [kernel for kernel in kernels(dry_run) if passed(kernel)]
     named = {kernel: shapes(kernel.spec, dry_run) for kernel in chosen}
     for turn in range(max(map(len, named.values()), default=0)):

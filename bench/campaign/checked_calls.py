@@ -14,11 +14,11 @@ from oracle.inputs import in_layout
 from segnext_kernels import backend, use_backend
 from segnext_kernels.spec import Spec, all_specs
 
-SAMPLES = 3  # the first of each op: an ordinary one, one with odd sizes, one more
+SAMPLES = 3  # the first samples of each op: an ordinary one, one with odd sizes, one more
 
 
 def call(spec: Spec, name: str, device: str, dtype: torch.dtype) -> int:
-    """Call forward and backward by one backend; return how many inputs it took."""
+    """Call forward and backward by one backend; return the number of inputs that the backend takes."""
     taken = 0
     for sample in spec.samples[:SAMPLES]:
         for layout in (torch.contiguous_format, torch.channels_last):

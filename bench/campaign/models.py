@@ -79,7 +79,7 @@ class Setting:
 
 
 def models(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """Measure one deployed model; a variant that fails does not cost the others."""
+    """Measure one deployed model; a variant that fails does not stop the others."""
     device = torch.device("cpu" if dry_run else "cuda")
     setting = Setting(job, device)
     found: dict[str, Any] = {}

@@ -54,7 +54,7 @@ def _models(record: Record | None, dry_run: bool) -> list[str]:
 
 
 def _contract(record: Record | None, dry_run: bool) -> list[str]:
-    """List CUDA's kernels first; PyTorch's own are never tested."""
+    """List one job per op and backend, CUDA's first; "auto" has no kernels of its own."""
     pairs = [(kernel.op, kernel.backend) for kernel in cases.kernels(dry_run) if kernel.backend != "auto"]
     return [f"{op} {backend}" for op, backend in dict.fromkeys(pairs)]
 

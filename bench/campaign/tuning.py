@@ -49,7 +49,7 @@ def profile(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     if not dry_run and not Path(program).exists():
         return {"ok": False, "says": "ncu not found"}
     options = [option for section in SECTIONS for option in ("--section", section)]
-    # the last launches are those of a warm call
+    # `one_call` starts the profiler for its second, warm call only
     command = [program, "--clock-control", "none", "--profile-from-start", "off", *options]
     status, text = checks.run([*([] if dry_run else command), *calls], seconds)
     refused = re.search(r"ERR_NVGPUCTRPERM.*|==ERROR==.*", text)

@@ -46,11 +46,11 @@ def scene(height: int, width: int | None = None, classes: int = CLASSES) -> tupl
 
 
 def fit_classifier(model: SegNeXt, state_dict: dict[str, Tensor], images: Tensor, labels: Tensor) -> None:
-    """Give both a classifier that is fitted to the labels, by ridge regression on its input features.
+    """Give model and state dict a classifier fitted to the labels, by ridge regression on its input features.
 
-    Margins between classes are then those of a network that has learnt something. With 150 random classes many tie:
-    eager PyTorch in bfloat16 agrees with float32 on 98.7 % of the pixels. Here it agrees on 99.5 % (T) and 99.7 % (B),
-    and with the shipped weights on a photograph on 99.8 %.
+    Margins between classes are then those of a network that has learnt something. With 150 random classes many pixels
+    tie: eager PyTorch in bfloat16 agrees with float32 on 98.7 % of them. Here it agrees on 99.5 % (T) and 99.7 % (B);
+    with the shipped weights on a photograph, on 99.8 %.
     """
     seen: list[Tensor] = []
     hook = model.decoder.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -74,7 +74,7 @@ def plain_build(
     images: Tensor,
     dtype: torch.dtype = torch.float32,
 ) -> Build:
-    """Offer the peers a function of `oracle.transcription` that takes (state dict, bases, images), float32 images."""
+    """Offer the peers a function of `oracle.transcription` of (state dict, bases, images); images are float32."""
 
     def build(layout: torch.memory_format) -> tuple[Callable[..., Tensor], tuple[Tensor]]:
         own, own_bases = in_layout((state_dict, bases), layout)

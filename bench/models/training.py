@@ -56,7 +56,7 @@ def model_training(model: SegNeXt, images: Tensor, targets: Tensor) -> Training:
 def plain_training(
     state_dict: dict[str, Tensor], model: SegNeXt, images: Tensor, targets: Tensor
 ) -> Training:
-    """Train the official arithmetic on a copy of ``state_dict``; the model's parameters are trained."""
+    """Train the official arithmetic on a copy of ``state_dict``: those tensors that are parameters of the model."""
     parameters, loss = plain_loss(state_dict, model)
     return Training(parameters, partial(loss, images, targets))
 
@@ -67,7 +67,7 @@ def model_loss(model: SegNeXt) -> tuple[dict[str, Tensor], Loss]:
 
 
 def plain_loss(state_dict: dict[str, Tensor], model: SegNeXt) -> tuple[dict[str, Tensor], Loss]:
-    """Return the same for the official arithmetic, on a copy of ``state_dict``."""
+    """Return parameters and loss of the official arithmetic, on a copy of ``state_dict``."""
     trained = dialects.to_official(dict(model.named_parameters()))
     own = {name: tensor.clone().requires_grad_(name in trained) for name, tensor in state_dict.items()}
     shape = model.decoder.hamburger.bases.shape[1:]
@@ -96,7 +96,7 @@ def assert_same_step(training: Training, oracle: Training, what: str) -> None:
 
 
 def assert_step_no_worse(training: Training, oracle: Training, eager: Training, what: str) -> None:
-    """Assert that the first step's errors of loss and gradients are at most twice those of eager PyTorch."""
+    """Assert that the first step's errors of loss and gradients are at most twice eager PyTorch's, plus 1e-3."""
 
     def errors(run: Training) -> tuple[float, float]:
         mine, theirs = (
@@ -129,7 +129,7 @@ def our_training() -> Run:
 
 
 def eager_training() -> Run:
-    """Take them in plain PyTorch, channels_last."""
+    """Take training steps of the same T in plain PyTorch, channels_last."""
     model, state_dict = pair("t", drop_path=0.0, decoder_dropout=0.0)
     own = in_layout(state_dict, torch.channels_last)
     return plain_training(own, model, *training_batch()).step

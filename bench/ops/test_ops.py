@@ -31,7 +31,7 @@ def over(specs: Sequence[Spec]) -> Callable[[Any], Any]:
 
 
 def peers_for(args: Args) -> Mapping[str, Peer]:
-    """Return all peers, or only one layout if no argument has a second one (nmf2d's matrices)."""
+    """Return all peers, or only those of one layout if no argument has four axes (nmf2d's matrices)."""
     if any(t.ndim == 4 for t in tree_leaves(args) if isinstance(t, torch.Tensor)):
         return PEERS
     return {name: peer for name, peer in PEERS.items() if "channels_last" not in name}
