@@ -22,7 +22,7 @@ def load_module(path: str) -> Any:
 
 
 class Emulator:
-    """Is the emulator of one test; it begins with the forward schedule and a device that has everything."""
+    """Stands for the emulator in one test; it begins with the forward schedule and a device that has everything."""
 
     def __init__(self, module: Any) -> None:
         self.module = module

@@ -4,7 +4,7 @@
 // cooperative grid all blocks. A thread runs until it must wait; then the first ready lane of its warp continues, else
 // the first ready warp. So a warp runs as far ahead of the others as barriers allow, and what a missing barrier would
 // have ordered happens in the wrong order. In the three schedules, "first" means the lowest, the highest, or a random
-// one.
+// one; the random schedule also leaves a warp early, one time in eight.
 
 #include <algorithm>
 #include <cstdarg>
@@ -186,7 +186,7 @@ void thread_entry() {
   __builtin_unreachable();
 }
 
-// Provides shared memory whose every byte is poison, between zones that may not be touched.
+// Provides shared memory between zones that may not be touched; it is all poison, or kNumber in the random schedule.
 void place_shared(Block& block, size_t bytes) {
   const size_t wanted = bytes + 2 * kRedZone;
   if (block.arena_bytes < wanted) {

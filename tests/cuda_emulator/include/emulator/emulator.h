@@ -13,7 +13,7 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-// The running thread's; they change at every switch.
+// Those of the running thread; they change at every switch.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 
