@@ -16,7 +16,7 @@ torch.backends.cudnn.allow_tf32 = False
 torch.backends.cudnn.deterministic = True
 
 
-# Cheap rooms come first, so that the first failing test is seen early; tests in no room come before them.
+# Folders of cheap tests come first, so that a failing test is seen early; tests in no folder come before them.
 ROOMS = (
     *(
         "docs",
@@ -35,7 +35,7 @@ ROOMS = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is emulated as proof, and bring the rooms into their order."""
+    """Mark emulated tests as proof, and sort the tests by folder in the order of `ROOMS`."""
     for item in items:
         if "emulator" in getattr(item, "fixturenames", ()):
             item.add_marker("proof")
@@ -60,7 +60,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Add what a process proved; pytest-xdist calls this when the process has ended."""
+    """Add what a worker process proved; pytest-xdist calls this when the process has ended."""
     summary.COUNTS.update(getattr(node, "workeroutput", {}).get("proven", {}))
 
 

@@ -1,4 +1,4 @@
-"""Counts what a run of the tests proved, for its end: a verdict alone does not say how much was tested."""
+"""Counts what a run of the tests proved, to be printed at its end: a verdict alone does not say how much was tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models from checkpoints alone, and what create_model refuses."""
+"""Tests models made from checkpoints alone, and what create_model refuses."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_the_table_of_sizes_needs_no_torch() -> None:
 
 
 def test_the_package_imports_little() -> None:
-    """Only torch, the ops and the models: heavier parts come when they are used."""
+    """It imports only torch, the ops and the models; heavier parts are imported when they are used."""
     code = (
         "import sys, segnext; "
         "heavy = {'PIL', 'yaml', 'typer', 'rich', 'tensorboard', 'safetensors'} & set(sys.modules); "

@@ -1,4 +1,4 @@
-"""`choose_device`: names of devices, and those that are not here."""
+"""Tests `choose_device`: names of devices, and devices that this machine lacks."""
 
 import pytest
 import torch

@@ -44,7 +44,7 @@ __global__ void bits_kernel(const unsigned* in, unsigned* out, int shift) {
   o[15] = a * 3 + b;
 }
 
-// Each lane goes round its own number of times.
+// Each lane runs the loop its own number of times.
 __global__ void collatz_kernel(const int* in, int* out) {
   int n = in[threadIdx.x], steps = 0;
   while (n != 1) {
@@ -136,7 +136,7 @@ __global__ void product_kernel(const __nv_bfloat16* a, const __nv_bfloat16* b, f
   for (int i = 0; i < 4; ++i) out[(row + 8 * (i / 2)) * 8 + column + i % 2] = d[i];
 }
 
-// Counts known beforehand: a store of one word a lane with a stride over the banks, and one sector in `spread`.
+// Its counts are known: a store of one word per lane with a stride over the banks, and one sector in `spread`.
 __global__ void traffic_kernel(const float* in, float* out, int stride, int spread) {
   float* shared = reinterpret_cast<float*>(shared_memory());
   shared[threadIdx.x * stride] = in[threadIdx.x * spread];

@@ -114,7 +114,7 @@ def test_the_second_run_goes_on_in_the_same_file(first: tuple[Path, dict[str, An
 @pytest.mark.proof
 @needs_kernels
 def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
-    def no_room() -> None:  # no file may grow beyond this, as on a disk that is full
+    def no_room() -> None:  # no file may grow beyond this, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
 
     done = run(tmp_path, "--first", "--phases", "smoke", preexec_fn=no_room)

@@ -212,7 +212,7 @@ def test_bank_conflicts_and_sectors(
     run: Run, probes: bytes, stride: int, spread: int, passes: int, sectors: int
 ) -> None:
     values = np.zeros(32 * spread + 8, np.float32)
-    values = values[(-values.ctypes.data // 4) % 8 :]  # from a sector's begin
+    values = values[(-values.ctypes.data // 4) % 8 :]  # from a sector's beginning
     out = np.zeros(32, np.float32)
     counts = run("traffic_kernel", values, out, stride, spread, shared=33 * 32 * 4)
     by_name = {line.name: i for i, line in enumerate(executor.code(probes, "traffic_kernel").lines)}

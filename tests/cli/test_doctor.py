@@ -31,7 +31,7 @@ def run(capsys, monkeypatch):
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A healthy data set of two classes: four pairs to train, two to validate; class 1 never occurs in val."""
+    """Make a healthy data set of two classes: four pairs to train, two to validate; class 1 never occurs in val."""
     for split, count in (("train", 4), ("val", 2)):
         for index in range(count):
             for kind in ("images", "labels"):

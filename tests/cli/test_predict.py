@@ -35,7 +35,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(weights, tmp_path, capsys):
-    """Runs `segnext predict` with the test's weights into tmp_path/out; gives status, output and errors."""
+    """Return a function that runs `segnext predict` into tmp_path/out and gives status, output and errors."""
 
     def call(*words: object) -> tuple[int, str, str]:
         arguments = ["predict", *map(str, words), "-w", str(weights), "-o", str(tmp_path / "out")]

@@ -26,7 +26,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory) -> tuple[Path, Path]:
-    """The folder of a two-step run of T, and its weights."""
+    """Return the folder of a two-step run of T, and its weights."""
     folder = tmp_path_factory.mktemp("runs") / "first"
     with pytest.raises(SystemExit) as exit_:
         main(["train", str(data), "-o", str(folder), *SHORT])
@@ -36,7 +36,7 @@ def trained(data, tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def segnext(capsys):
-    """Run a command line; return exit status, standard output and standard error."""
+    """Return a function that runs a command line and gives exit status, standard output and standard error."""
 
     def run(*words: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as exit_:

@@ -1,4 +1,4 @@
-"""Contract of every op: at home in PyTorch (fake tensors, autograd, autocast, compile, export, vmap)."""
+"""Contract of every op: it works with PyTorch's fake tensors, autograd, autocast, compile, export and vmap."""
 
 from __future__ import annotations
 

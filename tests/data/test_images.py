@@ -21,7 +21,7 @@ def photo(height: int = 20, width: int = 30) -> np.ndarray:
 
 
 def png(path: Path, width: int, height: int, depth: int, colour: int, rows: bytes) -> Path:
-    """Write a PNG by hand: of kinds that Pillow does not write, or with a header that promises too much."""
+    """Write a PNG by hand: a kind that Pillow does not write, or one whose header promises too much."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -1,4 +1,4 @@
-"""Another decoder is its own class, its own fold and one line in the table; all the rest of `deployment` serves it."""
+"""Another decoder is its own class, its own fold and one line in the table; the rest of `deployment` works with it."""
 
 from __future__ import annotations
 

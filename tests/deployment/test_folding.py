@@ -1,4 +1,4 @@
-"""Folded weights: each fold against the modules it stands for, and the names that files have."""
+"""Tests folded weights: each fold against the modules that it replaces, and the names in files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def model() -> SegNeXt:
-    """Normalisations and layer scales of a network that has seen data."""
+    """Make a model with normalisations and layer scales as of a network that has seen data."""
     torch.manual_seed(0)
     model = create_model("segnext_t", num_classes=3)
     assert isinstance(model, SegNeXt)
@@ -85,7 +85,7 @@ def test_convolutions_before_a_norm(model: SegNeXt) -> None:
 
 
 def test_bilinear_and_1x1_commute() -> None:
-    """The fold of `squeeze`: the product of resized features is the resized product."""
+    """The fold of `squeeze` needs this: the product of resized features is the resized product."""
     f, w = noise(1, 6, 5, 4), noise(8, 6, 1, 1, seed=2)
     after = F.conv2d(F.interpolate(f, (9, 7), mode="bilinear", align_corners=False), w)
     before = F.interpolate(F.conv2d(f, w), (9, 7), mode="bilinear", align_corners=False)

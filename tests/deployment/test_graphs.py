@@ -1,4 +1,4 @@
-"""CUDA graphs of a deployed model: the cache keeps the right ones; on a GPU their results are the model's."""
+"""Tests CUDA graphs of a deployed model: the cache keeps the right ones; on a GPU their results are the model's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The deployed model as a GPU would run it, without one: number of launches, and memory format between them."""
+"""Tests the deployed model as a GPU would run it, without a GPU: its launches, and memory format between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents: every link between files leads somewhere, and every section that the code cites exists."""
+"""Tests the documents: every link between files leads somewhere, and every section that the code cites exists."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ CITATION = re.compile(r"docs/(\w+)\.md(?:,?\s+section (\d+(?:\.\d+)?))?")
 
 
 def headings(text: str) -> list[str]:
-    """The titles of a Markdown text, outside of its code."""
+    """Return the titles of a Markdown text, outside of its code."""
     return re.findall(
         r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE
     )
 
 
 def anchors(path: Path) -> list[str]:
-    """The fragments that GitHub gives to the headings of a document."""
+    """Return the fragments that GitHub gives to the headings of a document."""
     titles = headings(path.read_text(encoding="utf-8"))
     return [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
 def broken(document: Path, text: str) -> Iterator[str]:
-    """The links of a document that lead nowhere."""
+    """Yield the links of a document that lead nowhere."""
     for link in LINK.findall(text):
         target, _, fragment = link.partition("#")
         if "://" in target:
@@ -54,7 +54,7 @@ def test_a_broken_link_is_seen() -> None:
 
 
 def uncited(text: str) -> Iterator[str]:
-    """The citations of documents or of their sections that do not exist."""
+    """Yield the citations of documents or of their sections that do not exist."""
     for name, section in CITATION.findall(text):
         path = ROOT / "docs" / f"{name}.md"
         titles = headings(path.read_text(encoding="utf-8")) if path.exists() else []

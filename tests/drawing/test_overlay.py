@@ -1,4 +1,4 @@
-"""Overlay and legend, pixel by pixel where they are defined."""
+"""Tests overlay and legend, pixel by pixel where they are defined."""
 
 import numpy as np
 import pytest

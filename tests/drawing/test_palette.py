@@ -1,4 +1,4 @@
-"""Generated colours: distinct, stable, visible."""
+"""Generated colours are distinct, stable and visible."""
 
 import numpy as np
 import pytest

@@ -21,7 +21,7 @@ from tests.training.runs import narrow
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> DataConfig:
-    """A data set whose val split has two scenes of 40x48 and one of 51x37."""
+    """Make a data set whose val split has two scenes of 40x48 and one of 51x37."""
     folder = tmp_path_factory.mktemp("houses")
     yaml = write_data_set(folder)
     write_pair(folder, "val", "portrait", *scene(2000, 51, 37))
@@ -30,7 +30,7 @@ def data(tmp_path_factory) -> DataConfig:
 
 @pytest.fixture(scope="module")
 def model(data) -> SegNeXt:
-    """Random weights with the data's statistics, so that every class is predicted somewhere."""
+    """Make a model of random weights with the data's statistics, so that every class is predicted somewhere."""
     network = narrow()
     with torch.no_grad():
         images = torch.stack([torch.from_numpy(data.open("train")[index][0]) for index in range(5)])

@@ -1,7 +1,7 @@
 """Is the child of a self-check without a GPU: CUDA kernels run on the emulator, or Triton's in its interpreter.
 
 It is run as `segnext_kernels.self_check` is. The variable SEGNEXT_EMULATED_LIBRARY names the emulated library, BREAK
-what happens to the kernel of group_norm_act, BREAK_TRITON a break of
+the function here that replaces the kernel of group_norm_act, and BREAK_TRITON a break of
 `tests.kernels.triton.interpreted.test_dropped_mask`.
 """
 

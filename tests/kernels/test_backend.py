@@ -155,7 +155,7 @@ def _gradient(setting: str) -> float:
 
 
 def test_backward_keeps_the_forwards_setting() -> None:
-    """This holds also after the `with` block has ended, and inside another one."""
+    """This also holds after the `with` block has ended, and inside another one."""
     assert [_gradient(name) for name in ("auto", "cpu", "reference")] == [2.0, 2.0, 3.0]
     with use_backend("cpu"):
         assert _gradient("reference") == FACTORS["reference"]

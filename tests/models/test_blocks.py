@@ -1,4 +1,4 @@
-"""The parts: initialisation, stochastic depth, FFN dropout, block arithmetic, Hamburger bases."""
+"""Tests the parts of the models: initialisation, stochastic depth, FFN dropout, block arithmetic, Hamburger bases."""
 
 import pytest
 import torch
@@ -176,7 +176,7 @@ def test_training_draws_bases_for_each_image_and_takes_six_steps():
 
 
 def decompose(x, bases, steps):
-    """The Hamburger's matrix factorisation, transcribed from docs/model.md, section 2.3."""
+    """Factorise as the Hamburger does; transcribed from docs/model.md, section 2.3."""
     x, bases = x.double(), bases.double()
     coef = torch.softmax(x.mT @ bases, dim=-1)
     for _ in range(steps):

@@ -16,7 +16,7 @@ from tests.weights import foreign
 
 
 def official(size: str = "t") -> dict[str, Tensor]:
-    """An official checkpoint in which each tensor is filled with a number of its own."""
+    """Make an official checkpoint in which each tensor is filled with a number of its own."""
     shapes = transcription.shapes(size, num_classes=3)
     return {name: torch.full(shape, float(index)) for index, (name, shape) in enumerate(shapes.items())}
 

@@ -1,4 +1,4 @@
-"""load_state_dict: which names may be missing, and which differences raise."""
+"""Tests load_state_dict: which names may be missing, and which differences raise."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""MSCAN as classifier and as feature pyramid."""
+"""Tests MSCAN as classifier and as feature pyramid."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The models against a transcription of the official arithmetic, on checkpoints in foreign dialects."""
+"""Compares the models with a transcription of the official arithmetic, on checkpoints in foreign dialects."""
 
 from __future__ import annotations
 

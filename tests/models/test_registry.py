@@ -22,7 +22,7 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 
 def multiply_adds(size: str, num_classes: int, height: int, width: int) -> float:
-    """Multiply-adds from image to logits at H/8, as counted on shapes alone."""
+    """Count the multiply-adds from image to logits at H/8, on shapes alone."""
     with torch.device("meta"):
         model = build(f"segnext_{size}", num_classes=num_classes).eval()
         image = torch.empty(1, 3, height, width)

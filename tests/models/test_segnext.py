@@ -1,4 +1,4 @@
-"""SegNeXt's public methods: shapes, determinism, losses, masks, gradients, refusals."""
+"""Tests SegNeXt's public methods: shapes, determinism, losses, masks, gradients, refusals."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Who imports whom: arrows run one way, between packages, between rooms and between headers, and never in a circle."""
+"""Tests who imports whom: imports between packages, folders and headers go one way, and never in a circle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = {
     "tools": ("segnext_kernels", "segnext"),
     "tests": ("segnext_kernels", "segnext", "oracle", "bench", "tools"),
 }
-# rooms of segnext from the ground up: each imports only those of earlier lines
+# parts of segnext, the lowest first: each imports only those of earlier lines
 FLOORS = (
     ("atomic", "device"),
     ("models", "drawing"),
@@ -44,7 +44,7 @@ PUBLIC = (
 
 
 def modules(package: str) -> dict[str, Path]:
-    """Name -> file of each module of a package."""
+    """Map the name of each module of a package to its file."""
     found = {}
     for path in sorted((ROOT / package).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -56,7 +56,7 @@ MODULES = {name: path for package in PACKAGES for name, path in modules(package)
 
 
 def imports(path: Path) -> Iterator[tuple[str, str]]:
-    """Module and name of each import, inside functions too; the name is empty where a module is imported."""
+    """Yield module and name of each import, inside functions too; the name is empty if a module is imported."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)

@@ -1,4 +1,4 @@
-"""Building and installing: what each SEGNEXT_BUILD makes, what it says when it cannot, what runs afterwards.
+"""Tests building and installing: what each SEGNEXT_BUILD makes, what it says when it cannot, what runs afterwards.
 
 One isolated build with a compiler serves most tests; the others build without one, in seconds.
 """
@@ -35,7 +35,7 @@ compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
 def run(*command: str | Path, cwd: Path, **changed: str) -> subprocess.CompletedProcess[str]:
-    """Runs without this process's PYTHONPATH, so that nothing comes from the checkout by accident."""
+    """Run a command without this process's PYTHONPATH, so that nothing comes from the checkout by accident."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SEGNEXT_BACKEND", "CXX")}
     return subprocess.run(
         [str(word) for word in command],
@@ -49,7 +49,7 @@ def run(*command: str | Path, cwd: Path, **changed: str) -> subprocess.Completed
 
 
 def python(code: str, *paths: Path, cwd: Path, **changed: str) -> str:
-    """What a program prints that sees the packages in `paths` and no editable install of this checkout."""
+    """Return what a program prints that sees the packages in `paths` and no editable install of this checkout."""
     where = os.pathsep.join(map(str, (*paths, *INSTALLED)))
     done = run(sys.executable, "-S", "-c", code, cwd=cwd, PYTHONPATH=where, **changed)  # -S: no .pth files
     assert done.returncode == 0, done.stdout
@@ -64,7 +64,7 @@ def build_wheel(
 
 
 def unpacked(folder: Path) -> Path:
-    """The one wheel of a folder, unpacked: as good as installed, for imports."""
+    """Unpack the one wheel of a folder and return where; for imports this is as good as installed."""
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
@@ -81,7 +81,7 @@ def library(site: Path) -> Path:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A copy of what a clean checkout builds from."""
+    """Return a copy of what a clean checkout builds from."""
     target = tmp_path / "source"
     target.mkdir()
     for name in SOURCES:
@@ -94,14 +94,14 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_compiler(tmp_path: Path) -> dict[str, str]:
-    """Environment in which nothing compiles."""
+    """Return variables of an environment in which nothing compiles."""
     (tmp_path / "empty").mkdir()
     return {"PATH": str(tmp_path / "empty"), "CUDA_HOME": str(tmp_path / "empty")}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as pip makes it from the sdist: isolated, without torch, CUDA asked for in vain."""
+    """Return the project as pip builds it from the sdist: isolated, without torch, CUDA wanted in vain."""
     folder = tmp_path_factory.mktemp("isolated")
     source = folder / "source"
     shutil.copytree(
@@ -337,7 +337,7 @@ def test_editable_install_uses_the_sources_in_place(
 ) -> None:
     (source / "segnext_kernels" / EXTENSION).write_text("of an earlier build")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps")
-    # Else pip removes the segnext of the environment that the tests run in.
+    # Otherwise pip would remove the segnext of the environment that the tests run in.
     options = ("--no-build-isolation", "--ignore-installed", "--prefix", str(tmp_path / "prefix"))
     done = run(*pip, *options, "-e", str(source), cwd=tmp_path, SEGNEXT_BUILD="auto", **no_compiler)
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,4 @@
-"""Whole, sliding, multi-scale and mirrored inference against plain transcriptions of the protocols."""
+"""Compares whole, sliding, multi-scale and mirrored inference with plain transcriptions of the protocols."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def images(height: int, width: int, count: int = 1) -> torch.Tensor:
 
 @torch.no_grad()
 def sliding_by_definition(model, x, crop, stride):
-    """mmsegmentation's slide_inference: full-size sums and a count, window by window."""
+    """Infer as mmsegmentation's slide_inference: full-size sums and a count, window by window."""
     n, _, height, width = x.shape
     sums, counts = torch.zeros(n, CLASSES, height, width), torch.zeros(height, width)
     for row in range(max(height - crop + stride - 1, 0) // stride + 1):

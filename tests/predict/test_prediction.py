@@ -1,4 +1,4 @@
-"""`Prediction`: statistics, the mask's file, the overlay."""
+"""Tests `Prediction`: statistics, the mask's file, the overlay."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def prediction_of(mask: np.ndarray, classes: tuple[str, ...] = CLASSES) -> Predi
 
 @pytest.fixture
 def prediction() -> Prediction:
-    """Classes 0, 1 and 3 in blocks of 10x10 pixels."""
+    """Make a prediction of classes 0, 1 and 3 in blocks of 10x10 pixels."""
     coarse = np.random.default_rng(4).choice(np.array([0, 1, 3], np.uint8), (7, 9))
     return prediction_of(coarse.repeat(10, 0).repeat(10, 1))
 

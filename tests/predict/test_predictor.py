@@ -1,4 +1,4 @@
-"""`Predictor`: from a file, an array or a Pillow image to a prediction."""
+"""Tests `Predictor`: from a file, an array or a Pillow image to a prediction."""
 
 import copy
 import os

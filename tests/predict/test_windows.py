@@ -1,4 +1,4 @@
-"""Sliding windows: where they begin, and the bands of averaged logits that they give."""
+"""Tests sliding windows: where they begin, and the bands of averaged logits that they give."""
 
 import pytest
 import torch

@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {"steps": 6, "batch_size": 2, "crop": 32, "warmup": 2
 
 
 class Trigger(io.StringIO):
-    """A console's file that calls `action` when a line holds `text`: at this moment a run can be interrupted.
+    """Stands for a console's file and calls `action` when a line holds `text`, so that a run can be interrupted then.
 
     It passes every line on to `copy`.
     """

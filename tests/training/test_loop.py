@@ -28,7 +28,7 @@ def data(tmp_path_factory) -> DataConfig:
 
 @pytest.fixture(scope="module")
 def learned(data, tmp_path_factory):
-    """A run of 60 steps, as its folder and evaluation."""
+    """Return folder and evaluation of a run of 60 steps."""
     folder = tmp_path_factory.mktemp("learned")
     reporting = Reporting(eval_every=30, checkpoint_every=0, log_every=6, workers=0)
     settings = {"steps": 60, "batch_size": 2, "warmup": 5, "lr": 1e-2, "ema": 0.9, "label_smoothing": 0.05}
@@ -155,7 +155,7 @@ def test_settings_matter(data, tmp_path, settings):
 
 
 def test_gradients_are_clipped(data, tmp_path):
-    """Adam's first step hardly depends on the gradient's size, its second moment does."""
+    """Adam's first step hardly depends on the gradient's size, but its first moment does."""
     run(data, tmp_path / "free", steps=1, warmup=0, clip=0)
     run(data, tmp_path / "clipped", steps=1, warmup=0, clip=0.01)
     free, clipped = (

@@ -31,7 +31,7 @@ def data(tmp_path_factory) -> DataConfig:
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory) -> Path:
-    """The folder of a run of six steps without a stop."""
+    """Return the folder of a run of six steps without a stop."""
     folder = tmp_path_factory.mktemp("whole")
     run(data, folder)
     return folder
@@ -49,7 +49,7 @@ def test_the_comparison_sees_another_seed(data, whole, tmp_path):
 
 
 def _command(data: DataConfig, folder: Path, arguments: str) -> dict[str, Any]:
-    """Describe a process that calls `run(data, folder, {arguments})`: its signals do not reach the other tests."""
+    """Describe a process that calls `run(data, folder, {arguments})`; its signals do not reach the other tests."""
     root = Path(__file__).parents[2]
     yaml = next(data.splits["train"].images.parents[1].glob("*.yaml"))
     script = (
@@ -205,7 +205,7 @@ def test_another_preprocessing_is_refused(data, whole):
 
 
 def test_a_checkpoint_of_earlier_names_goes_on(data, whole, tmp_path):
-    """Settings once said "precision" for dtype, and nothing of preprocessing."""
+    """Settings once said "precision" instead of "dtype", and had no preprocessing."""
     shutil.copytree(whole, tmp_path / "old")
     path = tmp_path / "old" / CHECKPOINT
     with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""Checkpoints for tests: every tensor of a real one, random values, three classes."""
+"""Makes checkpoints for tests: every tensor of a real one, with random values, for three classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Official checkpoints as other code bases save them, rewritten without the package's tables."""
+"""Rewrites official checkpoints as other code bases save them, without the package's tables."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from torch import Tensor
 
 
 def as_mmsegmentation(official: dict[str, Tensor]) -> dict[str, Tensor]:
-    """mmsegmentation 0.31 and 1.x: one ``dwconv`` less."""
+    """Rewrite for mmsegmentation 0.31 and 1.x: one ``dwconv`` less."""
     return {key.replace("mlp.dwconv.dwconv", "mlp.dwconv"): value for key, value in official.items()}
 
 
 def as_geti(official: dict[str, Tensor], bases: Tensor) -> dict[str, Tensor]:
-    """OpenVINO Training Extensions: mmsegmentation's names, wrapped, with the NMF bases."""
+    """Rewrite for OpenVINO Training Extensions: mmsegmentation's names, wrapped, with the NMF bases."""
     result = {f"model.model.{key}": value for key, value in as_mmsegmentation(official).items()}
     return result | {"model.model.decode_head.hamburger.ham.bases": bases}
 
 
 def as_jseg(official: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Jittor: numpy arrays, and its BatchNorm counts no batches."""
+    """Rewrite for Jittor: numpy arrays, and its BatchNorm counts no batches."""
     return {key: value.numpy() for key, value in official.items() if "num_batches_tracked" not in key}
 
 
 def as_paddleseg(official: dict[str, Tensor], branches: int = 3) -> dict[str, np.ndarray]:
-    """PaddleSeg: its own names for strips, statistics and the ConvGNAct layers, layer scales (C, 1, 1)."""
+    """Rewrite for PaddleSeg: its own names for strips, statistics and ConvGNAct layers; layer scales are (C, 1, 1)."""
     result = {}
     for key, value in as_jseg(as_mmsegmentation(official)).items():
         if "layer_scale" in key:

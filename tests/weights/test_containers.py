@@ -1,4 +1,4 @@
-"""Files of every kind, whole, damaged and hostile."""
+"""Tests files of every kind, whole, damaged and hostile."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_paddle(path: Path) -> None:
 
 
 def write_paddle_nested(path: Path) -> None:
-    """The form in which paddle.save writes tensors that are not at the top: (name, array)."""
+    """Write tensors that are not at the top as paddle.save does: (name, array)."""
     path.write_bytes(pickle.dumps({"model": {key: (key, value) for key, value in ARRAYS.items()}}, 4))
 
 
@@ -102,7 +102,7 @@ def test_arrays_of_every_pickle_protocol_and_order(protocol: int, tmp_path: Path
 
 @pytest.fixture
 def foreign_meta(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Objects of a framework that is not installed when the file is read."""
+    """Return objects of a framework that is not installed when the file is read."""
 
     class HistoryBuffer:
         def __init__(self) -> None:
@@ -148,7 +148,7 @@ def test_foreign_objects_are_left_out(
 
 
 class Call:
-    """An object that becomes a call when it is unpickled."""
+    """Becomes a call when it is unpickled."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = (function, arguments)

@@ -1,4 +1,4 @@
-"""`segnext convert`."""
+"""Tests `segnext convert`."""
 
 from __future__ import annotations
 

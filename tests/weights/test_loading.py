@@ -1,4 +1,4 @@
-"""Loading into models with a report, and saving."""
+"""Tests loading into models with a report, and saving."""
 
 from __future__ import annotations
 

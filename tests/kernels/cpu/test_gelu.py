@@ -42,7 +42,7 @@ def test_far_below_zero_it_is_zero() -> None:
 
 
 def test_what_is_not_finite_stays_so() -> None:
-    special = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0])  # of -inf: -inf times a probability of 0
+    special = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0])  # -inf times a probability of 0 is NaN
     expected = torch.tensor([torch.inf, torch.nan, torch.nan, 0.0])
     values = torch.zeros(16, WIDTH, WIDTH)
     # far apart: the other taps multiply them by zero, which is NaN

@@ -37,7 +37,7 @@ def _runtime(name: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def source() -> Iterator[Path]:
-    """Copy what is built, so that it can be broken; later sessions use the objects of earlier builds again."""
+    """Copy what is built, so that it can be broken; later sessions reuse the objects of earlier builds."""
     folder = ROOT / "build" / "sanitised" / "source"
     with locked(folder.parent):
         _synchronise(folder)

@@ -65,7 +65,7 @@ def test_copies_arrive_when_they_are_waited_for(emulator: Emulator) -> None:
 def test_clusters(emulator: Emulator) -> None:
     assert (in_every_schedule(emulator, "cluster", torch.empty(1), torch.empty(8 * 64)) == 10).all()
     values = []
-    for schedule in SCHEDULES:  # without the first barrier
+    for schedule in SCHEDULES:  # the probe leaves out its first barrier
         emulator.schedule(schedule)
         values.append(probe(emulator, "cluster", torch.empty(1), torch.empty(8 * 64), 1))
     assert torch.stack(values).isnan().any()
@@ -153,7 +153,7 @@ def test_reports(emulator: Emulator, schedule: str, fault: int, message: str) ->
     emulator.schedule(schedule)
     with pytest.raises(RuntimeError, match=message):
         probe(emulator, "faulty", torch.empty(1), torch.zeros(64), fault)
-    # and goes on as if nothing had happened
+    # the next launch works as if nothing had happened
     values = torch.randn(96)
     assert torch.equal(probe(emulator, "neighbours", values, torch.empty(96), 1), values.roll(-1))
 

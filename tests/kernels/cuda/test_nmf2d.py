@@ -195,7 +195,7 @@ def test_large_values(emulator: Emulator) -> None:
 
 
 def test_choice_of_variant(emulator: Emulator) -> None:
-    """Few images of many pixels take the grid, an image that fits a cluster takes one; else it is grid or streaming."""
+    """Few images of many pixels take the grid, images that fit take a cluster; others take the grid or streaming."""
 
     def chosen(b: int, d: int, n: int, r: int) -> int:
         x, bases = torch.empty(b, d, n, dtype=torch.bfloat16), torch.empty(1, d, r)
@@ -243,7 +243,7 @@ def assert_projected_right(args: tuple[Any, ...], out: torch.Tensor) -> None:
 @over_variants
 @pytest.mark.parametrize("sizes", [(2, 20, 75, 5, 7, 2), (1, 8, 40, 20, 70, 1), (1, 3, 5, 1, 40, 0)], ids=str)
 def test_projection(emulator: Emulator, sizes: tuple[int, ...], variant: int, dtype: torch.dtype) -> None:
-    """There are fewer rows than channels and more, a rank for each kind of kernel, no step, either order of axes."""
+    """There are fewer and more rows than channels, a rank per kind of kernel, zero steps, and both orders of axes."""
     emulator.device(resident_blocks=48)
     args = projected_arguments(sizes, dtype, inner_rows=sizes[0] == 2, wide=sizes[0] == 2)
     assert_projected_right(args, emulator.run(projected.KERNELS["cuda"].run, *args, variant))

@@ -60,7 +60,7 @@ def affords(item: pytest.Item) -> bool:
 
 @functools.cache  # two folders of tests ask for it
 def prepare() -> None:
-    """Mend three things of the interpreter: bfloat16's rounding and products, and the time of device functions."""
+    """Mend three things in the interpreter: bfloat16's rounding, its products, and the time of device functions."""
     from triton.runtime import interpreter
 
     _round_as_the_hardware(interpreter)

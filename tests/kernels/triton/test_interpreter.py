@@ -1,8 +1,9 @@
 """Compares every Triton kernel with its definition in Triton's interpreter, on CPU tensors without a GPU.
 
-This needs sessions of their own, since TRITON_INTERPRET decides at a kernel's import what it is. Two run at a time, as
-each uses only one thread. They run the contract suite as far as `tests.kernels.triton.interpreter` can afford it, and
-`tests/kernels/triton/interpreted`, which tests what is particular to a kernel.
+This needs sessions of their own, since TRITON_INTERPRET decides when a kernel is imported whether it is interpreted.
+Two run at a time, as each uses only one thread. They run the contract suite as far as
+`tests.kernels.triton.interpreter` can afford it, and `tests/kernels/triton/interpreted`, which tests what is particular
+to a kernel.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ import pytest
 from tests import summary
 
 ROOT = Path(__file__).resolve().parents[3]
-# dynamic shared memory that a block may ask for (CUDA C++ Programming Guide, compute capabilities 8.0 and 9.0)
 MOST_STACK = (
-    64  # bytes a thread: what ptxas puts aside for a few values; a tile that does not fit takes kilobytes
+    64  # bytes per thread: what ptxas puts aside for a few values; a tile that does not fit takes kilobytes
 )
+# dynamic shared memory that a block may ask for (CUDA C++ Programming Guide, compute capabilities 8.0 and 9.0)
 SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024}
 
 if importlib.util.find_spec("triton") is None:

@@ -25,7 +25,7 @@ KEY = "float32-nchw-2x4"
 
 @pytest.fixture
 def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Make a tensor on a pretended GPU, where LARGE is the fastest."""
+    """Make a tensor on a pretended GPU on which LARGE is the fastest."""
     monkeypatch.setattr(tuning, "_measured", {})
     monkeypatch.setattr(tuning, "TABLES", tmp_path / "tables")
     monkeypatch.setattr(tuning, "architecture", lambda device: "sm_90")
