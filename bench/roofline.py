@@ -121,7 +121,7 @@ def measure_copy(size: int, device: str = "cpu") -> float:
     """Return the GB/s, read + written, of a copy that touches ``size`` bytes."""
     source = torch.ones(size // 2, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
-    # small copies are repeated: a call costs a microsecond, in which a GPU could copy many megabytes
+    # small copies are repeated: a call costs a microsecond, on a GPU as much time as copying many megabytes
     calls = max(1, ((16 << 20) if device == "cpu" else (4 << 30)) // size)
 
     def copy() -> None:

@@ -60,7 +60,7 @@ def kernels(dry_run: bool) -> list[Kernel]:
 
 
 def shapes(spec: Spec, dry_run: bool) -> list[str]:
-    """Name the inputs to time, the most telling ones first: the first one, targets, it at batch 32, then the others."""
+    """Name the inputs to time, in order: the first, targets, the first at batch 32, then the rest without b2 to b4."""
     if dry_run:
         return [spec.samples[0].name]
     names = [sample.name for sample in spec.model_shapes]

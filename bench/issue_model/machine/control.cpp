@@ -159,7 +159,7 @@ void Machine::run(Warp& w, Group g) {
         return;
       }
       case BAR: {
-        if (i.mods[0] == 1) break;  // arrives and goes on: counted as there when others wait
+        if (i.mods[0] == 1) break;  // arrives and goes on: a barrier with a count does not wait for it
         uint32_t buffer[kLanes];
         w.block_barrier = static_cast<int>(read(w, i.sources[0], buffer, unknown, As::kInteger)[__builtin_ctz(g.mask)]);
         w.block_count = i.sources[1].kind == kNone

@@ -2,7 +2,7 @@
 // calls.
 //
 // Integers, predicates, addresses, control flow, memory, float32 arithmetic and mma are exact, so loops run as often as
-// on the chip. What is not computed (wgmma) leaves unknown values; a branch on one is an error.
+// on the chip. What is not computed (wgmma, mma of TF32) leaves unknown values; a branch on one is an error.
 
 #include <algorithm>
 #include <cstring>

@@ -112,7 +112,7 @@ void Machine::floats(Warp& w, uint32_t mask) {
       }
       break;
     }
-    case I2F: {  // mods: bytes, signed, to double, rounding
+    case I2F: {  // mods: bytes, signed, to double, rounding, byte of the source, 16-bit kind
       EACH {
         if (!(mask >> lane & 1)) continue;
         uint64_t v;
@@ -143,7 +143,7 @@ void Machine::floats(Warp& w, uint32_t mask) {
       if (i.mods[2]) write(w, i.dest_kind, i.dest + 1, high, mask, unknown);
       break;
     }
-    case F2I: {  // mods: bytes, signed, from double, rounding (0 nearest, 1 floor, 2 ceil, 3 trunc)
+    case F2I: {  // mods: bytes, signed, from double, rounding (0 nearest, 1 floor, 2 ceil, 3 trunc), 16-bit kind
       EACH {
         if (!(mask >> lane & 1)) continue;
         double d = i.mods[2] ? wide_double(w, s[0], lane, unknown) : static_cast<double>(float_of(value(0, b0)[lane]));
@@ -173,7 +173,7 @@ void Machine::floats(Warp& w, uint32_t mask) {
       if (i.mods[0] == 8) write(w, i.dest_kind, i.dest + 1, high, mask, unknown);
       break;
     }
-    case F2F: {  // mods: from, to (0 float, 1 half, 2 bfloat, 3 double), rounding to integers
+    case F2F: {  // mods: from, to (0 float, 1 half, 2 bfloat, 3 double)
       EACH {
         if (!(mask >> lane & 1)) continue;
         double d;

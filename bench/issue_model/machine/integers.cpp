@@ -195,7 +195,7 @@ void Machine::integers(Warp& w, uint32_t mask) {
       EACH out[lane] = static_cast<int32_t>(a[lane]) < 0 ? 0u - a[lane] : a[lane];
       break;
     }
-    case VIMNMX:  // mods: signed
+    case VIMNMX:  // mods: signed, relu
     case VIADDMNMX: {
       const uint32_t *a = value(0, b0), *b = value(1, b1);
       const uint32_t* c = i.op == VIADDMNMX ? value(2, b2) : b;
@@ -203,7 +203,7 @@ void Machine::integers(Warp& w, uint32_t mask) {
         const uint32_t first = i.op == VIADDMNMX ? a[lane] + b[lane] : a[lane];
         const bool less = i.mods[0] ? static_cast<int32_t>(first) < static_cast<int32_t>(c[lane]) : first < c[lane];
         uint32_t r = less == ((in0 >> lane & 1) != 0) ? first : c[lane];
-        if (i.mods[1] && static_cast<int32_t>(r) < 0) r = 0;  // RELU
+        if (i.mods[1] && static_cast<int32_t>(r) < 0) r = 0;
         out[lane] = r;
       }
       break;

@@ -92,7 +92,7 @@ class Machine {
   // Passes over the 32 banks of 4 bytes; wide accesses go in halves or quarters of a warp.
   uint64_t bank_passes(const uint64_t* addresses, uint32_t mask, int64_t bytes) const;
   // Counts the sectors of 32 bytes that a warp asks of the L2: those of a load that this block has not loaded before,
-  // as if L1 forgot nothing, and all of a store, an atomic operation or a copy past L1.
+  // as if L1 forgot nothing, and all of a strong load, a store, an atomic operation or an asynchronous copy.
   void count_sectors(const uint64_t* addresses, uint32_t mask, int64_t bytes, bool through_l1);
 
   // The made-up content of memory that does not exist: bfloat16 of about unit variance, so that float32 has it too.

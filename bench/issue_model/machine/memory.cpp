@@ -90,7 +90,7 @@ uint64_t Machine::bank_passes(const uint64_t* addresses, uint32_t mask, int64_t 
 }
 
 // Counts the sectors of 32 bytes that a warp asks of the L2: those of a load that this block has not loaded before, as
-// if L1 forgot nothing, and all of a store, an atomic operation or a copy past L1.
+// if L1 forgot nothing, and all of a strong load, a store, an atomic operation or an asynchronous copy.
 void Machine::count_sectors(const uint64_t* addresses, uint32_t mask, int64_t bytes, bool through_l1) {
   uint64_t seen[2 * kLanes];
   int n = 0;
