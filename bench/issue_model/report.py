@@ -12,7 +12,7 @@ from bench.issue_model.model import Result
 from bench.issue_model.plan import Foreign, Step
 from bench.issue_model.workloads import Workload
 
-LINES = 30  # of a profile
+LINES = 30  # source lines that a profile shows
 
 
 def seconds(steps: Sequence[Step]) -> float:

@@ -74,7 +74,7 @@ def plain_build(
     images: Tensor,
     dtype: torch.dtype = torch.float32,
 ) -> Build:
-    """Offer the peers a function of `oracle.transcription` of (state dict, bases, images); images are float32."""
+    """Offer the peers a function of `oracle.transcription`, called with state dict, bases and float32 images."""
 
     def build(layout: torch.memory_format) -> tuple[Callable[..., Tensor], tuple[Tensor]]:
         own, own_bases = in_layout((state_dict, bases), layout)

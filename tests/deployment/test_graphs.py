@@ -53,7 +53,7 @@ def test_one_capture_for_each_shape_and_kind(cache: GraphCache) -> None:
 
 def test_a_memory_format_has_a_capture_of_its_own(cache: GraphCache) -> None:
     images = torch.rand(2, 3, 4, 5)
-    inside = torch.rand(2, 3, 9, 9)[:, :, :4, :5]  # in the graph's own memory it is as dense as the first
+    inside = torch.rand(2, 3, 9, 9)[:, :, :4, :5]  # the graph's own copy of it is as dense as the first
     for view in (images, images.contiguous(memory_format=torch.channels_last), inside, images):
         assert torch.equal(cache("double", lambda t: 2 * t, view), 2 * view)
     assert len(Capture.made) == 2

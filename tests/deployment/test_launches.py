@@ -18,8 +18,8 @@ from segnext_kernels.triton import launch
 from tests import summary
 
 MOST = 80
-BLOCKS = 13  # of SegNeXt-T
-TRITON_FFN = 2 * (3 + 3) + 3 * (5 + 2)  # launches of conv_ffn in them: 2 up to 64 channels, 3 beyond
+BLOCKS = 13  # blocks of SegNeXt-T
+TRITON_FFN = 2 * (3 + 3) + 3 * (5 + 2)  # launches of conv_ffn in these blocks: 2 up to 64 channels, 3 beyond
 needs_all = pytest.mark.skipif(
     native._C is None or launch.missing() is not None, reason="needs the compiled library and Triton"
 )

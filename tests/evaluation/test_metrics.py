@@ -44,7 +44,7 @@ def test_measures_follow_their_definitions(dtype):
     np.testing.assert_allclose(confusion.accuracy.numpy(), accuracy, rtol=1e-12)
     assert confusion.miou == pytest.approx(np.nanmean(iou))
     assert confusion.pixel_accuracy == pytest.approx(pixel_accuracy)
-    assert np.isnan(accuracy[3]) and iou[3] == 0  # it is predicted and never there
+    assert np.isnan(accuracy[3]) and iou[3] == 0  # class 3 is predicted but never occurs
 
 
 def test_rows_are_true_classes():
