@@ -15,7 +15,7 @@ from pathlib import Path
 
 _LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;")
 _LABEL = re.compile(r"^(\S+):$")
-_SOURCE = re.compile(r'//## File "([^"]+)", line (\d+)(.*)')
+_SOURCE = re.compile(r'//## File "([^"]+)", line (\d+)')
 _GUARD = re.compile(r"^@(!?)(U?P(?:\d|T))\s+")
 BYTES = 16
 
@@ -78,8 +78,7 @@ def _parse(text: str) -> Iterator[Line]:
             pending = []
             raw.append((address, match[2], source))
         elif match := _SOURCE.search(line):
-            if "inlined at" not in match[3] or True:
-                source = (match[1], int(match[2]))
+            source = (match[1], int(match[2]))
         elif match := _LABEL.match(line.strip()):
             pending.append(match[1])
     labels.update(dict.fromkeys(pending, len(raw)))

@@ -12,7 +12,7 @@ void block_barrier(const char* file, int line) {
   if (block.at_barrier == 0) {
     block.file = file;
     block.line = line;
-  } else if (block.line != line) {
+  } else if (block.line != line || std::strcmp(block.file, file) != 0) {
     fail("block %s: thread %s is at the barrier %s while others wait at %s", place(block.index).c_str(),
          place(self->index).c_str(), place(file, line).c_str(), place(block.file, block.line).c_str());
   }

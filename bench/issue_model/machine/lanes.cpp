@@ -44,7 +44,7 @@ void Machine::execute(Warp& w, uint32_t mask) {
       write(w, i.dest_kind, i.dest, out, mask, 0);
       return;
     case S2R_CLOCK:
-      EACH out[lane] = static_cast<uint32_t>(issued_);
+      EACH out[lane] = static_cast<uint32_t>(issued_), b0[lane] = 0;
       write(w, i.dest_kind, i.dest, out, mask, 0);
       if (i.mods[0]) write(w, i.dest_kind, i.dest + 1, b0, mask, 0);
       return;
