@@ -28,8 +28,8 @@ def source_of(out, scale, size, reach):
 def outputs_of(first, last, inverse, size, out_size):
     """Begin and end of a range that holds all outputs whose source is in [first, last], and few others.
 
-    ``inverse`` is output size / input size. A margin of a twentieth of a pixel covers the rounding of both; the caller
-    compares the sources to exclude the others.
+    ``inverse`` is output size / input size. A margin of a twentieth of a pixel covers the rounding of both ends. The
+    caller compares each output's source with the range to exclude the others.
     """
     low = (first.to(tl.float32) + 0.5) * inverse - 0.5
     high = (last.to(tl.float32) + 1.5) * inverse - 0.5

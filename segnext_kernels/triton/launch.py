@@ -18,14 +18,14 @@ import torch
 from segnext_kernels.kernel import Kernel, dtype_names
 from segnext_kernels.triton.tuning import Config
 
-OLDEST = (3, 6)  # the oldest version that compiled the kernels
+OLDEST = (3, 6)  # the oldest version that was seen to compile the kernels
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 OLDEST_CAPABILITY = (8, 0)  # for bfloat16 arithmetic and asynchronous copies
 
 
 @functools.cache
 def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, on CPU tensors; fixed when the first kernel is imported."""
+    """Whether kernels run in Triton's interpreter, on CPU tensors; the first call decides for the process."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -106,7 +106,7 @@ def kernel_of(package: str | None, function: str, position: int = 0, **rest: Any
 def start(function: Any, grid: tuple[int, ...], *args: Any, config: Config, **constants: Any) -> None:
     """Start a kernel on the current stream. Every kernel is started here and nowhere else.
 
-    Multiply-adds may be fused, whatever this version of Triton does by default (3.10 no longer fuses them).
+    Multiply-adds may always be fused; the default depends on Triton's version (3.10 no longer fuses them).
 
     Args:
         args: tensors and numbers, in the kernel's order.

@@ -29,7 +29,7 @@ from segnext_kernels.triton import launch, tuning
 from segnext_kernels.triton.gelu import gelu
 from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
-MULTIPROCESSORS = 132  # of an H200: work that is split has as many parts
+MULTIPROCESSORS = 132  # of an H200; they decide into how many parts work is split
 PROGRAMS = 2 * MULTIPROCESSORS
 
 
@@ -208,10 +208,10 @@ class Pixels:
     """How a kernel addresses the pixels of tensors with equal (N, ., H, W).
 
     Attributes:
-        images, pixels: the loop; images merge into one if all strides allow it.
+        images, pixels: images, and pixels per image; all images merge into one if all strides allow it.
         width: W.
-        flat: whether one stride leads through the pixels of an image, in each tensor.
-        strides: of each tensor, (N, C, H, W); if flat, the last one is that of the pixels.
+        flat: whether, in each tensor, the pixels of an image are one axis with one stride.
+        strides: of each tensor, (N, C, H, W); if flat, the last one is the stride of that axis.
     """
 
     images: int
@@ -314,7 +314,7 @@ def pointwise(
     Args:
         x, multiplier: (N, Ci, H, W).
         weight: (Co, Ci); bias: (Co,).
-        out, gate, skip: (N, Co, H, W); at most one of gate and skip. out must overlap no other tensor.
+        out, gate, skip: (N, Co, H, W); not both gate and skip. out must overlap no other tensor.
         act: "none", "relu" or "gelu".
         affine: (scale, shift) of (Co,): ``skip * scale + shift`` replaces skip.
     """

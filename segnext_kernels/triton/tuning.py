@@ -1,10 +1,9 @@
 """Chooses the launch configuration of a Triton kernel: from a table per architecture, or by a measurement.
 
 A kernel's `Space` lists a few configurations. The first one is the default; the reasons stand beside it. Two sources
-come before it. The first are the measurements of SEGNEXT_AUTOTUNE=1 on this machine, which the user's cache directory
-keeps. The second is `tuned/<architecture>.json`, measurements that were committed. Both have the same format, so
-copying a cache file makes a table. Without SEGNEXT_AUTOTUNE nothing is ever measured: a user's first call does not wait
-for it.
+take precedence over it: first the measurements of SEGNEXT_AUTOTUNE=1 on this machine, which are kept in the user's
+cache directory, then the committed measurements in `tuned/<architecture>.json`. Both have the same format, so a copied
+cache file is a table. Without SEGNEXT_AUTOTUNE nothing is ever measured, so that a user's first call does not wait.
 
 `triton.autotune` is not used, because it requires a GPU even under the interpreter.
 """
@@ -60,7 +59,7 @@ class Space:
     Attributes:
         name: ``<op>.<kernel>``.
         configs: the first is the default.
-        live: 32-bit values that a program of a configuration holds at once; they decide about registers.
+        live: 32-bit values that a program holds at once, from the configuration; an estimate of its registers.
         shared: bytes of shared memory, from the configuration and the size of an element.
     """
 
@@ -91,8 +90,8 @@ def tuned(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], Resul
     """Call ``run(config)`` with the configuration for these inputs.
 
     Args:
-        key: `size_class` of the properties that decide about speed.
-        x: a tensor on the device, in the element type.
+        key: `size_class` of the properties that determine the speed.
+        x: any input; its device and element type count.
         run: launches the kernel and returns the result; it may be called many times.
     """
     if not x.is_cuda:
@@ -173,7 +172,7 @@ def _measure(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], An
 
     times: dict[Config, float] = {}
     for config in space.fitting(x.element_size(), shared_limit(x.device)):
-        # the estimate was too low: another configuration will do
+        # if `fitting` let in a configuration that does not fit, the others are measured
         with contextlib.suppress(OutOfResources):
             times[config] = time_of(functools.partial(run, config))
     best = min(times, key=times.__getitem__, default=space.configs[0])
