@@ -1,7 +1,7 @@
 """Compares a kernel with its op's definition in float64 on the op's own samples.
 
 The bound is coarser than that of the tests: four times the error of PyTorch in the same dtype. Rounding never reaches
-it; a wrong index, mask or barrier exceeds it by far. Results must also have the same bits twice.
+it; a wrong index, mask or barrier exceeds it by far. Two runs must also give the same bits.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def verdict_on(subject: Subject, device: torch.device) -> Verdict:
 def _inputs(subject: Subject, device: torch.device) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Named arguments, in schema order of the op or of its backward.
 
-    Triton compiles for each kind of input, so for Triton one ordinary sample and one of the model's shapes represent
-    all.
+    Triton compiles for each kind of input, which takes time: its kernels get one ordinary sample and one of the model's
+    shapes.
     """
     spec = all_specs()[subject.op.removesuffix("_backward")]
     is_triton = subject.backend == "triton"
@@ -60,7 +60,7 @@ def _inputs(subject: Subject, device: torch.device) -> Iterator[tuple[str, tuple
             if any(t.numel() == 0 or t.numel() > LARGEST_SAMPLE for t in tensors):
                 continue
             if subject.op != spec.name:
-                with use_backend("reference"):  # from the definition, whatever kernels there are
+                with use_backend("reference"):  # saved tensors come from the definition, not from a kernel
                     args = backward_arguments(spec, args)
             yield f"{sample.name} {'nhwc' if layout is torch.channels_last else 'nchw'}", args
 
@@ -93,7 +93,7 @@ def _disagreement(kernel: Kernel, definition: Callable[..., Any], args: tuple[An
 def _label_disagreement(
     labels: torch.Tensor, again: torch.Tensor, logits: torch.Tensor, size: tuple[int, int]
 ) -> str | None:
-    """Labels agree if their class is the largest, up to rounding: for equal classes, either label may come out."""
+    """Labels agree if their class is the largest up to rounding: of two equal classes, either is right."""
     if not torch.equal(labels, again):
         return "labels are not the same twice"
     full = F.interpolate(logits.double(), size=tuple(size), mode="bilinear", align_corners=False)

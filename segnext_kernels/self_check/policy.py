@@ -1,4 +1,4 @@
-"""Decides which kernels are checked and when, and what the choice of a kernel is told."""
+"""Decides which kernels are checked and when, and which of them `auto` may use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VARIABLE = "SEGNEXT_SELF_CHECK"
 GPU_BACKENDS = ("cuda", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-# (device's index, op, backend, dtype) -> why the kernel is not used, or None if it agreed; in this process
+# (device's index, op, backend, dtype) -> why this process does not use the kernel, or None if it may
 _known: dict[tuple[int, str, str, torch.dtype], str | None] = {}
 _warned: set[int] = set()
 
@@ -50,7 +50,7 @@ def distrusted(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
 
 
 def subjects(backends: Iterable[str] = GPU_BACKENDS) -> list[Subject]:
-    """Every kernel for a GPU, in each of its dtypes."""
+    """Every kernel for a GPU, in each of `DTYPES`."""
     ops = [op for name in all_specs() for op in (name, f"{name}_backward") if op in KERNELS]
     return [
         Subject(op, backend, dtype)
@@ -71,10 +71,10 @@ def check_device(
     again: bool = False,
     advance: Callable[[int, Subject, Verdict], None] = lambda total, subject, verdict: None,
 ) -> dict[Subject, Verdict]:
-    """Check every kernel on one device, also those with a verdict if ``again``; return all verdicts.
+    """Check the kernels without a verdict on one device, or all if ``again``; return all verdicts.
 
     Args:
-        advance: called after each kernel with the number of all kernels, its name and its verdict.
+        advance: called after each kernel with the number of kernels to check, this kernel and its verdict.
 
     Raises:
         process.NotChecked: no process could be started, or it cannot use the device.

@@ -1,4 +1,4 @@
-"""Checks kernels in a separate process: a kernel that ends the process gets a verdict for it."""
+"""Checks kernels in a separate process: a kernel that ends the process fails the check."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def _driver() -> str:
 
 @functools.cache
 def _build() -> str:
-    """A digest of everything that determines the kernels: the library, Triton's sources, torch and Triton."""
+    """A digest of all that determines the kernels: library, sources of this package, versions of torch and Triton."""
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(path.read_bytes())
