@@ -4,7 +4,7 @@ Tiling: a program holds BLOCK_P pixels by all channels in registers. It computes
 it, so an offset of the whole input costs no digits. Consecutive lanes have consecutive channels (channels_last).
 
 Bytes: x once, out once. Model for an H200: about 12 instructions per element of two bytes, so memory is the bound if
-the map fills the chip, and the launch at T's 768x1536 (4.7 MB in stage 1: 2 us).
+the map fills the chip. At T's 768x1536 (4.7 MB in stage 1: 2 us) the launch is the bound.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def channel_norm_kernel(
     inside = (p < pixels)[:, None] & is_channel[None, :]
     rows = x_ptr + image * stride_xn + pixel_offsets(p, width, stride_xh, stride_xw, FLAT)
     x = tl.load(rows[:, None] + (c * stride_xc)[None, :], mask=inside, other=0.0).to(tl.float32)
-    count = tl.full((1, 1), channels, tl.float32)  # channels may be a constant: 1
+    count = tl.full((1, 1), channels, tl.float32)  # Triton makes an argument of 1 a constant
     mean = tl.sum(x, 1)[:, None] / count
     deviation = tl.where(inside, x - mean, 0.0)
     rstd = 1.0 / tl.sqrt_rn(tl.sum(deviation * deviation, 1)[:, None] / count + eps)
@@ -48,7 +48,7 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
     return Space(f"channel_norm.{name}", configs, lambda c: 2 * c["BLOCK_P"] * channels)
 
 
-# 16 and 32 values per thread: two to four vectors of 16 bytes.
+# 16 and 32 values per thread are two and four 16-byte vectors of a 16-bit type.
 NARROW = _space("narrow", (config(4, BLOCK_P=32), config(4, BLOCK_P=16), config(4, BLOCK_P=64)), 64)
 WIDE = _space("wide", (config(4, BLOCK_P=8), config(4, BLOCK_P=4), config(8, BLOCK_P=8)), 512)
 

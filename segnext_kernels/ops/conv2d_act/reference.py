@@ -1,4 +1,4 @@
-"""conv2d_act in plain PyTorch: the definition, and its results uninitialised."""
+"""conv2d_act in plain PyTorch: the definition, and functions that allocate its results."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ There are three ways:
                   of a pixel is recomputed for each step; taps outside the image give zeros;
   few channels    (an image's three) all taps and channels are one step of up to 64, and each element is gathered
                   separately.
-x is rounded to W's dtype as it is read: a float32 image of any memory format needs no pass before.
+x is rounded to W's dtype as it is read, so a float32 image of any memory format needs no conversion before.
 
 Tiling: a program makes BLOCK_P pixels by BLOCK_N output channels in float32. Programs of the same pixel tile are
 neighbours, so all but the first read x from L2.
@@ -115,8 +115,8 @@ def _space(name: str, *configs: Config) -> Space:
     return Space(f"conv2d_act.{name}", configs, _live, _shared)
 
 
-# For an image's 3 channels to 16 or 32; for up to 64 channels; and for more, whose maps are small: 64 x 64 would be 72
-# programs of 160 -> 256 at 24 x 48.
+# GATHER is for an image's 3 channels to 16 or 32, NARROW for up to 64 output channels, WIDE for more. Maps with more
+# are small: tiles of 64 x 64 would make only 72 programs of 160 -> 256 at 24 x 48.
 GATHER = _space(
     "gather",
     config(4, 1, BLOCK_P=64, BLOCK_N=16),

@@ -1,4 +1,4 @@
-"""conv_ffn in plain PyTorch: the definition, and its results uninitialised."""
+"""conv_ffn in plain PyTorch: the definition, and functions that allocate its results."""
 
 from __future__ import annotations
 

@@ -7,15 +7,14 @@ Tiling of the second: a program makes TILE_H x TILE_W pixels by all output chann
 if the map has too few pixels for the chip). It loops over the hidden channels in steps of BLOCK_E. In each step the
 nine shifted tiles are loaded (the first from L2, the rest from L1), summed and put through GELU in float32, rounded to
 the dtype and multiplied. In 16 bits, more than 64 output channels leave no registers for the taps, and computing GELU
-once per 64 of them costs more than writing it to memory. Then dwconv_gelu's own kernel runs (by this call's backend),
-followed by another product: by the model 5 us instead of 19 for 160 channels at 32x32. float32 is multiplied as
-float32.
+once per 64 of them costs more than writing it to memory. There dwconv_gelu runs (by the backend of this call) and then
+a second product: by the model 5 us instead of 19 for 160 channels at 32x32. float32 is multiplied as float32.
 
 The backward is PyTorch's products around the kernels of dwconv_gelu: see `ops.conv_ffn.op`.
 
 Model for an H200, P pixels, C in and out, E hidden, e bytes: 4 P C E + (18 + ~25) P E FLOP; e (P C + P E) bytes for the
-first, e ((1 + halo) P E + 2 P C) for the second, halo = (TILE_H + 2) (TILE_W + 2) / (TILE_H TILE_W) - 1: 0.56 for 8 x
-8, served by L2. Unfused: 4 e P E bytes more.
+first, e ((1 + halo) P E + 2 P C) for the second, halo = (TILE_H + 2) (TILE_W + 2) / (TILE_H TILE_W) - 1 (0.56 for
+8 x 8), which L2 serves. Unfused: 4 e P E bytes more.
 """
 
 from __future__ import annotations
@@ -107,8 +106,8 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
     return Space(f"conv_ffn.{name}", configs, live, shared)
 
 
-# Output channels per program: 64 beside 64 pixels' taps (128 spill on sm_80); calls with more do not use this kernel.
-# In float32 320 in two accumulators beside 16 pixels' taps; with more channels GELU is computed once per panel.
+# Output channels per program. In 16 bits: 64 beside 64 pixels' taps (128 spill on sm_80); calls with more do not use
+# this kernel. In float32: 320 in two accumulators beside 16 pixels' taps; with more, GELU is computed once per panel.
 WIDEST, WIDEST_FLOAT, PANEL_FLOAT = 64, 320, 256
 
 # For 16-bit types, for float32 up to 128 channels, and for float32 beyond, whose operands take twice the registers and
@@ -180,7 +179,7 @@ def forward(
 
 
 def _panel(channels: int, tiles: int, is_float: bool) -> tuple[int, int]:
-    """Output channels of a program: all if they fit, else as many, at least 64, as let the programs fill the chip."""
+    """Output channels of a program, as `halves`: as many as fit; fewer, but 64 or more, if programs are too few."""
     if not is_float:
         return max(16, triton.next_power_of_2(channels)), 0
     first, rest = halves(channels)

@@ -1,4 +1,4 @@
-"""dwconv_gelu in plain PyTorch: the definition, and its results uninitialised."""
+"""dwconv_gelu in plain PyTorch: the definition, and functions that allocate its results."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """dwconv_gelu in Triton: GELU(dw3x3(x) + b) and its gradients.
 
-Tiling: a program has BLOCK_W pixels x BLOCK_C channels and walks down ROWS rows. Each input row is loaded at three
-shifts and added to the three output rows that it contributes to, which are held in registers: 3 loads per element
-instead of 9, of which the cache serves all but the first.
+Tiling: a program has BLOCK_W pixels x BLOCK_C channels and loops over ROWS rows from the top. Each input row is loaded
+at three shifts and added to the three output rows that it contributes to, which are held in registers: 3 loads per
+element instead of 9, of which the cache serves all but the first.
 
 The backward has two kernels. The first computes the convolution again (only x was saved) and y's gradient g = grad
 GELU'(y), written in x's dtype as eager PyTorch would. It also computes the tile's nine sums of g x and the sum of g,
@@ -68,7 +68,7 @@ def _convolution_kernel(
     inside_left = (w >= 1) & (w < width + 1) & (c < channels)
     inside_right = (w < width - 1) & (c < channels)
 
-    above, here = begin, begin  # output rows that earlier input rows have begun
+    above, here = begin, begin  # partial sums of the output rows h - 1 and h
     for h in range(first - 1, tl.minimum(first + ROWS, height) + 1):
         row = tl.full((1, 1), h, tl.int64)
         row_inside = (row >= 0) & (row < height)

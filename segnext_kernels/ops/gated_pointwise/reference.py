@@ -1,4 +1,4 @@
-"""gated_pointwise in plain PyTorch: the definition, and its results uninitialised."""
+"""gated_pointwise in plain PyTorch: the definition, and functions that allocate its results."""
 
 from __future__ import annotations
 

@@ -4,13 +4,13 @@ The forward is one kernel: the gate is the product's epilogue. The backward is f
 
     grad_u = (W m + b) * g      the forward kernel with g for u: the gate W m + b is recomputed, not saved
     grad_m = Wᵀ (g * u)         the product; g * u is computed as its operand is loaded
-    grad_W = (g * u)ᵀ m, grad_b sums over pixels, split over programs; then the splits' sums in a fixed order
+    grad_W = (g * u)ᵀ m, grad_b: sums over pixels, split over programs; a last kernel adds them in a fixed order
 
 g * u is rounded to m's dtype for the tensor cores, as eager PyTorch rounds it to store it.
 
 Model for an H200, P pixels, C = Ci = Co, e bytes per element: forward 2 P C C FLOP and e (3 P C + C C) bytes; backward
 6 P C C FLOP and e (9 P C + 3 C C) bytes (m twice, u twice, g three times, two gradients written). Saving g * u would
-read 2 e P C less and write e P C more.
+read e P C less and write e P C more.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""group_norm_act in plain PyTorch: the definition, and its results uninitialised."""
+"""group_norm_act in plain PyTorch: the definition, and functions that allocate its results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def group_norm_act_backward(
     grad_x = (rstd * (centred - normalised * projected)).reshape(x.shape)
     grad_weight = (grad * normalised.reshape(x.shape)).sum((0, 2, 3)).to(weight.dtype)
     grads = [as_format_of(grad_x.to(x.dtype), x), grad_weight, grad.sum((0, 2, 3)).to(weight.dtype)]
-    # copied where nothing was computed: an op's output must not alias its input
+    # a copy, even if grad is unchanged: an op's output must not alias its input
     return [*grads, as_format_of(grad.to(x.dtype, copy=True), x)] if residual else grads
 
 

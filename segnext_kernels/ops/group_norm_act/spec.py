@@ -36,7 +36,7 @@ def _build(
 
 
 def _decoder(c: int) -> tuple[Sample, ...]:
-    """The three norms of a LightHam decoder of width c at 512x512: squeeze and align, hamburger."""
+    """Norms of a LightHam decoder of width c at 512x512: squeeze and align (relu), hamburger (residual)."""
     sizes = dict(n=1, c=c, groups=32, h=64, w=64)
     return (
         Sample(f"c{c}-h64w64-relu", _build, sizes),

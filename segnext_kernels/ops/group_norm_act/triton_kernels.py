@@ -5,9 +5,9 @@ passes on, A_c = sum d and B_c = sum d xhat over the pixels, and means over a gr
     grad_x = rstd (d weight - mean(weight_c A_c) - xhat mean(weight_c B_c)),
     grad_weight = sum_n B, grad_bias = sum_n A.
 
-Tiling: tiles of BLOCK_P pixels x BLOCK_C channels, independent of the groups. A tile's mean and squared deviations from
-it are per channel, two passes over registers, so an offset of the whole input costs no digits. A small kernel joins the
-tiles and channels of a group in two passes over its few numbers, in a fixed order. Then a pass normalises.
+Tiling: tiles of BLOCK_P pixels x BLOCK_C channels, independent of the groups. A tile's means and squared deviations are
+computed per channel, in two passes over registers, so an offset of the whole input costs no digits. A small kernel
+joins the tiles and channels of a group in two passes over these few numbers, in a fixed order. Then a pass normalises.
 
 Bytes, for E elements of s bytes: forward 3 s E (x twice, the second time from L2 if it fits; out), s E more with a
 residual, 8 / BLOCK_P bytes per element for the tiles' statistics; backward 8 s E (x three times, grad and out twice,
@@ -69,7 +69,7 @@ def _statistics_kernel(
         count = tl.minimum(pixels - t * tile_pixels, tile_pixels).to(tl.float32)
         mean = tl.load(moments + t.to(tl.int64) * 2 * channels, mask=inside, other=0.0)
         total += mean * count
-    values = size * tl.full((), pixels, tl.float32)  # pixels may be a constant: 1
+    values = size * tl.full((), pixels, tl.float32)  # Triton makes an argument of 1 a constant
     group_mean = tl.sum(tl.sum(total, 1), 0) / values
     squares = tl.zeros((BLOCK_T, BLOCK_G), tl.float32)
     for first in range(0, tiles, BLOCK_T):
@@ -111,7 +111,7 @@ def _apply_kernel(
         at = residual_ptr + n * stride_rn + _offsets(p, c, width, stride_rc, stride_rh, stride_rw)
         y += tl.load(at, mask=inside, other=0.0).to(tl.float32)
     if RELU:
-        y = tl.where(y < 0, 0.0, y)  # NaN is kept
+        y = tl.where(y < 0, 0.0, y)  # keeps NaN, as PyTorch does
     at = out_ptr + n * stride_on + _offsets(p, c, width, stride_oc, stride_oh, stride_ow)
     tl.store(at, y.to(out_ptr.dtype.element_ty), mask=inside)
 
@@ -177,7 +177,7 @@ def _join_kernel(
     tl.store(joined, grad, mask=j < size)
     tl.store(joined + channels, product, mask=j < size)
     weight = tl.load(weight_ptr + (g * size + j) * stride_w, mask=j < size, other=0.0).to(tl.float32)
-    values = size * tl.full((), pixels, tl.float32)  # pixels may be a constant: 1
+    values = size * tl.full((), pixels, tl.float32)  # Triton makes an argument of 1 a constant
     means = means_ptr + (n * groups + g) * 2
     tl.store(means, tl.sum(weight * grad, 0) / values)
     tl.store(means + 1, tl.sum(weight * product, 0) / values)
@@ -220,7 +220,7 @@ def _spaces(name: str, values: int) -> dict[bool, Space]:
     """Spaces for channels_last (True) and contiguous; ``values`` are held per place of a tile.
 
     64 channels or more along the innermost axis make whole 128-byte lines. 16 to 32 places per thread keep several
-    16-byte loads in flight, which a pass over memory depends on.
+    16-byte loads in flight, which a kernel bound by memory needs.
     """
 
     def live(config: Config) -> int:
@@ -245,7 +245,7 @@ MOMENTS = _spaces("group_norm_act.moments", values=2)
 APPLY = _spaces("group_norm_act.apply", values=3)
 SUMS = _spaces("group_norm_act.sums", values=4)
 GRADIENT = _spaces("group_norm_act.gradient", values=4)
-JOINED_VALUES = 2048  # of a group's tiles and channels at once: 16 per thread
+JOINED_VALUES = 2048  # of a group's tiles and channels, loaded at once: 16 per thread
 
 
 def _grid(x: torch.Tensor, config: Config) -> tuple[int, int]:

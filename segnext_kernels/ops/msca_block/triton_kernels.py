@@ -9,9 +9,9 @@ time it computes (W_mix m + b_mix) * u in a loop over the channels of m in steps
 eager PyTorch would to store it, and multiplies it into the result at once: the gated tensor is never in memory. Two
 accumulators hold all of SegNeXt's widths without padding (320 = 256 + 64). float32 is multiplied as float32.
 
-Model for an H200, P pixels, e bytes per element: proj_in 2 P C C FLOP and 2 e P C bytes; the last 4 P C C FLOP and 4 e
-P C bytes (m, u, x, out), m again C / BLOCK_J - 1 times from L1 or L2, both matrices (2 e C C) once per program from L2.
-Unfused: 5 e P C bytes more.
+Model for an H200, P pixels, e bytes per element: proj_in 2 P C C FLOP and 2 e P C bytes; the last step 4 P C C FLOP and
+4 e P C bytes (m, u, x, out). It reads m C / BLOCK_J - 1 times more from L1 or L2, and both matrices (2 e C C) once per
+program from L2. Unfused: 5 e P C bytes more.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ def _space(name: str, configs: tuple[Config, ...], channels: int) -> Space:
 
 # Warp instructions per element of the result, counted in sm_90's machine code, and the microseconds that all of them
 # take on 132 multiprocessors at SegNeXt-T's 768x1536 (B's 1024x2048 from 320 channels on), a lower bound. 64 pixels use
-# wgmma. A warp of a smaller tile repeats operands that others have, which only pays off if the programs are so few that
-# each has a multiprocessor of its own. Two accumulators of 64 pixels by more than 320 channels spill.
+# wgmma. Warps of a smaller tile load the same operands again, which only pays off if the programs are so few that each
+# has a multiprocessor of its own. Two accumulators of 64 pixels by more than 320 channels spill.
 SLIM = _space(
     "slim",  # up to 32 channels: 29 (2.8 us); 64 pixels 41 (3.5)
     (
@@ -178,11 +178,11 @@ WIDE_FLOAT = _space(
 
 
 def is_apart(channels: int, pixels: int, dtype: torch.dtype) -> bool:
-    """Whether the last step is two products.
+    """Whether the last step is two products; in float32 it never is.
 
     It is if two accumulators cannot hold the channels beside 64 pixels, or if the channels are many and the pixels few,
-    so that its programs would not fill the chip. At 320 channels the issue model says 14 us for the block at 32x32 and
-    7 apart, but 21 and 24 at 48x96.
+    so that its programs would not fill the chip. At 320 channels the issue model says: 14 us as one kernel and 7 us as
+    two products at 32x32, but 21 and 24 us at 48x96.
     """
     return dtype != torch.float32 and (channels > 320 or (channels > 192 and pixels <= FEW_PIXELS))
 

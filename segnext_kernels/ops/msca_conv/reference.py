@@ -1,4 +1,4 @@
-"""msca_conv in plain PyTorch: the definition, and its results uninitialised."""
+"""msca_conv in plain PyTorch: the definition, and functions that allocate its results."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def msca_conv_backward(
     row_biases: list[torch.Tensor],
     column_biases: list[torch.Tensor],
 ) -> list[torch.Tensor]:
-    """Gradients of all but ``grad``, in this order, without those of absent biases; recomputes from x."""
+    """Gradients of all arguments but ``grad``, in their order, without absent biases; ``a`` and rows are recomputed."""
     a = depthwise(x, root_weight, root_bias)
     grad_a = grad
-    grad_rows: list[list[torch.Tensor]] = []  # of each weight, and its bias
+    grad_rows: list[list[torch.Tensor]] = []  # per strip: of the weight and, if there is one, of the bias
     grad_columns: list[list[torch.Tensor]] = []
     for row, row_bias, column, column_bias in _strips(row_weights, column_weights, row_biases, column_biases):
         grad_row, grad_column_params = depthwise_backward(

@@ -1,4 +1,4 @@
-"""The depthwise parameters of msca_conv, which msca_block has too: what is checked, and what Triton takes."""
+"""The depthwise parameters of msca_conv, which msca_block has too: their checks, and the limits of kernels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segnext_kernels.kernel import Limit
 
 
 def most_strips(most: int | Callable[[], int]) -> Limit:
-    """A kernel's limit of strips."""
+    """The limit on a kernel's number of strips."""
     return Limit(
         lambda x, root_weight, root_bias, row_weights, *_: len(row_weights),
         most,
@@ -20,7 +20,7 @@ def most_strips(most: int | Callable[[], int]) -> Limit:
     )
 
 
-MOST_TRITON_STRIPS = 3  # as SegNeXt has: the Triton kernels name a sum for each
+MOST_TRITON_STRIPS = 3  # SegNeXt's number; the Triton kernels have one named variable per strip
 TRITON_STRIPS = most_strips(MOST_TRITON_STRIPS)
 
 
@@ -49,7 +49,7 @@ def expect_strips(
     row_biases: Sequence[torch.Tensor],
     column_biases: Sequence[torch.Tensor],
 ) -> None:
-    """The depthwise parameters of the op, for x of (N, C, H, W)."""
+    """Check the op's depthwise parameters against x (N, C, H, W)."""
     c, strips = x.shape[1], len(row_weights)
     if len(column_weights) != strips:
         raise ValueError(

@@ -1,14 +1,14 @@
 """msca_conv in Triton: a = dwKxK(x); a + sum over strips of dwKx1(dw1xK(a)), and its gradients.
 
-Three kernels do it all, each over tiles of BLOCK_W pixels x BLOCK_C channels of one row:
+Three kernels make all images, each over tiles of BLOCK_W pixels x BLOCK_C channels of one row:
   root      makes a or, with the taps reversed, the gradient of x;
   fan out   makes one image per strip from one image, along the rows or the columns: the row convolutions of a or, with
             reversed taps, what the gradient sends back through the columns;
   fan in    makes one image from an image and one image per strip: the column convolutions and their sum with a or, with
             reversed taps, the gradient of a.
 In fan out, a load of the widest strip's window serves the narrower strips. Forward: root, fan out, fan in. Backward:
-root and fan out again (only x was saved), fan out and fan in reversed, root reversed; then one program per tile and tap
-sums the products that are the weights' gradients, and `torch.sum` adds the tiles.
+root and fan out again (only x was saved), fan out and fan in reversed, root reversed; then a fourth kernel, with one
+program per tile and tap, sums the products for the weights' gradients, and `torch.sum` adds the tiles.
 
 One `torch.cat` packs all taps and biases into one (taps, C) tensor, whose rows are read whole.
 
@@ -16,8 +16,8 @@ Bytes, for E elements of s bytes with S strips: forward 2 s E (root), (1 + S) s 
 of which all but 2 s E stay in L2 if the map fits. A single kernel for rows and columns would need a ring of as many
 rows as the longest strip, in registers that Triton cannot index; the CUDA kernel has it. FLOPs: 206 E forward, 618 E
 backward and 128 E for what is recomputed.
-Model for an H200: loads from L1 are the bound: 25 + 21 + 39 of x and a tile's share of 103 of weights per element,
-about 2.5 times the arithmetic.
+Model for an H200: loads from L1 are the bound, about 2.5 times the arithmetic. Per element they are 25 + 21 + 39 of
+images; the 103 of weights are spread over a thread's pixels.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _convolved(
     K: tl.constexpr, FIRST: tl.constexpr, DOWN: tl.constexpr, TURNED: tl.constexpr,
 ):  # fmt: skip
     """``total`` plus one strip's convolution of the image at ``at``."""
-    # a loop at run time: if it were unrolled, the compiler would start so many loads at once that registers spill
+    # not unrolled: the compiler would start so many loads at once that registers spill
     for j in range(K):
         if DOWN:
             x = _shifted(at, h, w, c < channels, height, width, stride_h, stride_w, j - K // 2, 0)

@@ -2,10 +2,10 @@
 
 Tiling: a program has a band of ROWS whole rows x BLOCK_C channels of one image. It makes a for its band and for as many
 rows above and below as the longest strip reaches, then the row convolutions of these, then the columns and the sum of
-its own rows. a and the rows are in scratch memory of the program's own, which L2 holds, with a barrier of the program
-between the three phases. Rows outside the image are not made: the columns' masks make them zero, as each convolution
-pads its own input. The op `msca_conv` uses three launches and recomputes nothing. A deployed block has a budget of five
-launches, so here the halo is recomputed to save two.
+its own rows. Each program keeps a and the row convolutions in its own scratch memory, which L2 holds; a barrier within
+the program separates the three phases. Rows outside the image are not made: the columns' masks give zeros there,
+because each convolution pads its own input. The op `msca_conv` uses three launches and recomputes nothing. A deployed
+block has a budget of five launches, so here the halo is recomputed to save two.
 
 ROWS: the tallest band that still gives each multiprocessor a program, at least 8.
 
@@ -104,7 +104,7 @@ def strips_kernel(
             total += value * _vector(at_tap, c, channels, stride_root_c)
         at = a_ptr + p[:, None] * BLOCK_C + lane[None, :]
         tl.store(at, total.to(a_ptr.dtype.element_ty), mask=known)
-    tl.debug_barrier()  # other threads of this program wrote a above; it is read below
+    tl.debug_barrier()  # other threads of this program wrote a; it is read below
     if K0 > 0:
         for start in range(0, (high - low) * width, BLOCK_P):
             p = (start + tl.arange(0, BLOCK_P)).to(tl.int64)
@@ -129,7 +129,7 @@ def strips_kernel(
                     stride_row2_c, stride_row2_k, stride_row2_b, K2, ROW_BIAS, BLOCK_C,
                 )  # fmt: skip
                 tl.store(at + 3 * one, total.to(a_ptr.dtype.element_ty), mask=known)
-        tl.debug_barrier()  # and the rows too
+        tl.debug_barrier()  # the same for the row convolutions
     for start in range((first - low) * width, (last - low) * width, BLOCK_P):
         p = (start + tl.arange(0, BLOCK_P)).to(tl.int64)
         row, w = low + p // width, p % width
@@ -191,7 +191,7 @@ def forward(
     longest = max(sizes, default=1)
 
     def filled(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """With any tensor for those that are absent, which the kernel does not read."""
+        """Pad the list with a tensor that the kernel does not read."""
         return tensors + [root_weight] * (MOST_TRITON_STRIPS - len(tensors))
 
     rows_and_columns = filled(row_weights), filled(column_weights)

@@ -1,4 +1,4 @@
-"""nmf2d in plain PyTorch: the definition, and its results uninitialised."""
+"""nmf2d in plain PyTorch: the definition, and functions that allocate its results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _bases_terms(
 def nmf2d(
     x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(bases coefᵀ in x's order, bases and coef before each update); the state is fp32 for every dtype of x."""
+    """(bases coefᵀ in x's order, bases and coef before each update); the state is float32, for float64 x float64."""
     given, x = x, x.to(accumulator_dtype(x.dtype))
     bases = bases.to(x.dtype).expand(x.shape[0], -1, -1)
     coef = torch.softmax(x.mT @ bases, dim=-1)
@@ -52,7 +52,7 @@ def nmf2d_backward(
 ) -> torch.Tensor:
     """Gradient of x: through the saved updates and the softmax, or (one_step) through the last update alone."""
     given = x
-    # a fixed order, so that equal values give equal results for all strides
+    # one fixed order, so that equal values give the same bits for all strides
     grad_out = as_order_of(grad_out, x).to(saved_bases.dtype)
     x = x.to(saved_bases.dtype)
     bases, coef = saved_bases[-1], saved_coef[-1]

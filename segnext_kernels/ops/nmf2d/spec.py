@@ -30,7 +30,7 @@ def _build(
     if wide_bases:
         bases = bases.to(accumulator_dtype(draw.dtype))
     bases = bases / bases.norm(dim=1, keepdim=True)
-    # features as after a ReLU: a third of them are zero, or none
+    # features as after a ReLU, of which a third are zero; if positive, none are
     x = draw.uniform(b, d, n) + 0.1 if positive else torch.relu(draw.uniform(b, d, n) * 1.5 - 0.5)
     x = x * scale
     if inner_rows:  # like the pixels of a channels_last image
@@ -41,7 +41,7 @@ def _build(
 def _definition(
     x: torch.Tensor, bases: torch.Tensor, steps: int, grad: str, eps: float, save: bool
 ) -> torch.Tensor:
-    """The reference, for autograd. In one_step, everything before the last update is a constant."""
+    """The reference in a form for autograd: in one_step, everything before the last update is a constant."""
     if grad == "unrolled":
         return reference.nmf2d(x, bases, steps, grad, eps, save)[0]
     with torch.no_grad():

@@ -3,14 +3,15 @@
     coef' = coef * Xᵀ B / (coef BᵀB + eps)        one program per chunk of pixels (`coef_kernel`), which then adds
                                                   up its own X coef' and coef'ᵀ coef'
     B'    = B * X coef' / (B coef'ᵀcoef' + eps)   one program per tile of channels (`bases_kernel`): the chunks' sums
-                                                  in a fixed order, and the tile's share of B'ᵀB'
+                                                  in a fixed order, and the tile's part of B'ᵀB'
 
 The first coef is the softmax of the same product Xᵀ B that its update needs, so it is made there. The last update
 writes bases coefᵀ instead of sums. 2 s + 2 launches for s steps, and one to copy the bases in.
 
-A program goes over its chunk's pixels twice: once along the channels for Xᵀ B, keeping coef' in memory (its own rows,
-followed by a barrier of the program), once along the pixels for X coef'. So both sums stay in registers, and a chunk
-may have any length: its partial sums, D R floats, are written once. X comes from L2 the second time.
+A program goes over its chunk's pixels twice: first along the channels for Xᵀ B, then along the pixels for X coef'. In
+between, its own rows of coef' are in memory, and a barrier within the program separates the two passes. So both sums
+stay in registers, and a chunk may have any length: its partial sums, D R floats, are written once. X comes from L2 the
+second time.
 
 Model for an H200, per image of D channels, N pixels, rank R, e bytes per element, c chunks: a step is 4 D N R + 4 N R R
 FLOP (twice the first part for bfloat16: two products, see `triton_products`); 2 e D N bytes of X, the second half from
@@ -191,8 +192,8 @@ def _forward(
     b, d, n = x.shape
     r = bases.shape[2]
     cut = Cut.of(x, r, chosen)
-    # States: all of them if they are saved, else two alternate. No update may be in place, because the threads that
-    # load a tile need not be those that store it.
+    # All states exist if they are saved, else two alternate. No update may be in place, because the threads that load a
+    # tile need not be those that store it.
     every = save and grad == "unrolled"
     states = steps + 1 if every else min(steps, 1) + 1
     bases_states = x.new_empty((states, b, d, r), dtype=torch.float32)

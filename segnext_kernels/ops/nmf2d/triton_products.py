@@ -2,9 +2,9 @@
 
 The state (bases, coef, their Gram matrices and gradients) is float32 throughout. bfloat16 data meets it on the tensor
 cores in two products, of the state's leading eight bits and of the next eight. float16 has too small a range for
-gradients of the state, so float16 data uses three TF32 products that together keep float32's digits ("tf32x3"); so does
-state times state where it is large and fits the registers. The rest are plain float32 products ("ieee"). None has
-TF32's error.
+gradients of the state, so float16 data uses three TF32 products that together keep float32's digits ("tf32x3"); so do
+the large products of state with state, if the registers allow it. The rest are plain float32 products ("ieee"). None
+has TF32's error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import triton.language as tl
 from segnext_kernels.triton.pointwise import MULTIPROCESSORS
 from segnext_kernels.triton.tuning import Config, Space, config
 
-PART_VALUES = 4096  # elements of a sum's parts that are loaded at once: 32 per thread of 128
+PART_VALUES = 4096  # elements of a sum's parts that are loaded at once: 32 per thread of 128 threads
 
 
 @triton.jit
@@ -98,8 +98,8 @@ class Cut:
         precision: of float32 products.
         pixels: the configuration of kernels over pixels.
         channels: the configuration of kernels over channels.
-        chunks: programs over the pixels of an image, each with ``tiles_per_chunk`` tiles; one per multiprocessor,
-            because each writes sums as large as the bases.
+        chunks: programs over the pixels of an image, each with ``tiles_per_chunk`` tiles. At most one per
+            multiprocessor for all images together, because each writes sums as large as the bases.
         channel_tiles: programs over the channels of an image.
     """
 

@@ -1,4 +1,4 @@
-"""nmf2d_projected in plain PyTorch: the definition, and its results uninitialised."""
+"""nmf2d_projected in plain PyTorch: the definition, and functions that allocate its results."""
 
 from __future__ import annotations
 

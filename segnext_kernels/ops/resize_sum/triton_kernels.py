@@ -26,7 +26,7 @@ from segnext_kernels.triton.tuning import Config, Space, config, size_class
 def _resized(
     ptr, image, y, x, c, mask, height, width, scale_h, scale_w, reach_h, reach_w, stride_n, stride_c, stride_h, stride_w
 ):  # fmt: skip
-    """The bilinear blend at output pixels (y, x), by channels c."""
+    """The bilinear blend at output pixels (y, x) and channels c: (pixels, channels)."""
     top, below, wy = source_of(y, scale_h, height, reach_h)
     left, right, wx = source_of(x, scale_w, width, reach_w)
     start = ptr + image * stride_n + (c * stride_c)[None, :]
@@ -82,7 +82,7 @@ def resize_sum_kernel(
     tl.store(out_rows[:, None] + (c * stride_oc)[None, :], total.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-# 16 elements per thread: two vectors of each corner, whose 16 float32 values are live together with the sum's.
+# 16 elements per thread: two 16-byte vectors per corner. Their 16 float32 values are in registers beside the sum's.
 SPACE = Space(
     "resize_sum.forward",
     (

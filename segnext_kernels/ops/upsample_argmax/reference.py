@@ -1,4 +1,4 @@
-"""upsample_argmax in plain PyTorch: the definition, and its results uninitialised."""
+"""upsample_argmax in plain PyTorch: the definition, and functions that allocate its results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def upsample_argmax(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
 
 
 def label_dtype(classes: int) -> torch.dtype:
-    """The narrowest that holds every class id."""
+    """One byte per label if that holds every class id."""
     return torch.uint8 if classes <= 256 else torch.int32
 
 

@@ -74,7 +74,7 @@ SPEC = Spec(
     ),
     modelled_shapes=(MODEL_SHAPES[2].resized(n=16),),
     program_per_pixel=True,
-    # stores take 4 or 16 bytes or one, copies one element or 16 bytes; a tile's shared memory holds rows of classes
+    # stores are of 1, 4 or 16 bytes, copies of one element or 16 bytes; a tile's shared memory holds rows of classes
     cuda_edges=samples(
         _build,
         k19_four_tiles=dict(n=2, k=19, h=9, w=5, size=(35, 40)),

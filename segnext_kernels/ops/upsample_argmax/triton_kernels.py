@@ -5,8 +5,8 @@ Maths: an output pixel is a convex combination of its cell's four corners, so
   2. elsewhere a class can win only if its largest corner reaches the smallest corner of every class.
 
 Tiling: one program per cell. It reads the corners in blocks of classes and, if 1 holds, fills the cell's pixels. Else
-it interpolates, for BLOCK_Y x BLOCK_X pixels at once, the blocks that hold a class of 2, or all blocks if a corner is
-not finite (0 * inf is NaN, and NaN is the largest, as in PyTorch).
+it interpolates, for BLOCK_Y x BLOCK_X pixels at once, the blocks with a class that can win by 2, or all blocks if a
+corner is not finite (0 * inf is NaN, and NaN is the largest, as in PyTorch).
 
 Bytes: the labels once; the logits once from memory and four times from the caches, because neighbours share corners.
 FLOPs: 4 K comparisons per corner; 7 K per pixel of the cells that disagree.
@@ -23,7 +23,7 @@ from segnext_kernels.triton import launch, tuning
 from segnext_kernels.triton.bilinear import outputs_of, source_of
 from segnext_kernels.triton.tuning import Space, config, size_class
 
-NONE = tl.constexpr(2**31 - 1)  # after every class
+NONE = tl.constexpr(2**31 - 1)  # larger than every class id
 
 
 @triton.jit
@@ -138,7 +138,7 @@ SPACE = Space(
 
 
 def cell_side(in_size: int, out_size: int) -> int:
-    """Output pixels of a cell along an axis, as a power of two; 8 at most: border cells have half a cell more."""
+    """Pixels of a tile along an axis, a power of two up to 8. Border cells are larger: they take several tiles."""
     return min(triton.next_power_of_2(triton.cdiv(out_size, in_size)), 8)
 
 

@@ -1,20 +1,23 @@
 """upsample_cross_entropy in Triton: the loss of bilinearly resized logits, and its gradient at their own size.
 
 Maths: with v_k the interpolated logits of a pixel, lse = log sum_k exp(v_k), t its label, w the class weights and s the
-smoothing, loss = (1 - s) w_t (lse - v_t) + s / K sum_k w_k (lse - v_k). d/dv_k = (sum q) exp(v_k - lse) - q_k, q_k = (1
-- s) w_t [k = t] + s w_k / K; a logit's gradient is the sum of this over the pixels that it is blended into.
+smoothing:
+    loss = (1 - s) w_t (lse - v_t) + s / K sum_k w_k (lse - v_k),
+    d loss / dv_k = (sum q) exp(v_k - lse) - q_k with q_k = (1 - s) w_t [k = t] + s w_k / K.
+A logit's gradient is the sum of this over the pixels that it is blended into.
 
 Tiling of the forward: one program per cell of four corners processes BLOCK_Y x BLOCK_X pixels at once against blocks of
 classes. It reads each corner's block once for all pixels and updates the sum of exponentials online. The backward does
 the same and writes lse. Then one program per logit position and block of classes loops over the rows of pixels that its
 logit is blended into; it blends three columns of logits vertically once per row. So no pixel's probabilities are ever
-in memory. Each is computed once per corner, four times in all, instead of being added atomically.
+in memory. Each is computed four times, once per corner, so that no gradient is added atomically.
 
 Bytes, n the bytes of the logits, P pixels: forward n (4 n from caches) + 8 P of int64 labels; backward 2 n read, n
-written, 4 P of lse written, (8 + 4) P read forward and, mostly from L2, four times that backward. FLOPs: about 12 K P
-and K P exponentials forward, 40 K P and 4 K P backward.
+written, 8 P of labels read and 4 P of lse written, then both read four times, mostly from L2. FLOPs: about 12 K P and
+K P exponentials forward, 40 K P and 4 K P backward.
 
-A label out of range reads nothing wrong and makes loss and gradient NaN: an error would have to wait for the GPU.
+A label out of range causes no read out of bounds. It makes loss and gradient NaN: to raise an error, the CPU would have
+to wait for the GPU.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 @triton.jit
 def _label_of(target_ptr, mask, ignore_index, classes):
-    """Label in range, 1 if the pixel counts, and NaN if its label is no class (else 0)."""
+    """The label, put in range; whether the pixel counts; NaN if it counts and its label is no class, else 0."""
     label = tl.load(target_ptr, mask=mask, other=0).to(tl.int64)
     counted = mask & (label != ignore_index)
     is_class = (label >= 0) & (label < classes)
@@ -198,8 +201,8 @@ def _gradient_kernel(
     tl.store(grad_logits_ptr + at, gradient.to(grad_logits_ptr.dtype.element_ty), mask=inside)
 
 
-# A cell of 8 x 8 pixels and 32 classes are 2048 values, which are held three times: 24 per thread of eight warps. With
-# four warps the compiler spilled a few bytes for sm_80.
+# A cell of 8 x 8 pixels and 32 classes has 2048 values, and three such tensors are in registers: 24 values per thread
+# of eight warps. With four warps the compiler spilled a few bytes for sm_80.
 FORWARD = Space(
     "upsample_cross_entropy.forward",
     (
