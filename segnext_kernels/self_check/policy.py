@@ -50,14 +50,15 @@ def distrusted(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
 
 
 def subjects(backends: Iterable[str] = GPU_BACKENDS) -> list[Subject]:
-    """Every kernel for a GPU, in each of `DTYPES`."""
+    """Every kernel for a GPU, in each of `DTYPES` that it takes."""
     ops = [op for name in all_specs() for op in (name, f"{name}_backward") if op in KERNELS]
     return [
         Subject(op, backend, dtype)
         for backend in backends
         for op in ops
         if backend in KERNELS[op]
-        for dtype in DTYPES
+        for dtype in KERNELS[op][backend].dtypes or DTYPES
+        if dtype in DTYPES
     ]
 
 
