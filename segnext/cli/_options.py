@@ -34,7 +34,7 @@ Batch = Annotated[int, typer.Option(min=1, help="Images at once.")]
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How an image goes through the network, as it is typed; a field's text is its help."""
+    """How an image goes through the network, as command-line options; a field's text is its option's help."""
 
     mode: Annotated[
         Literal["whole", "slide"],

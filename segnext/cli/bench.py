@@ -32,17 +32,17 @@ def bench(
     ] = "t",
     size: Size = "512",
     dtype: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of ours and of all others.")
+        Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of all runtimes.")
     ] = "float32",
     batch: Batch = 1,
     logits: Annotated[
         bool,
-        typer.Option("--logits", help="Stop at the logits at an eighth of the size: no resize, no mask."),
+        typer.Option("--logits", help="Stop at the logits, at an eighth of the size: no resize, no mask."),
     ] = False,
     compile: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Include torch.compile: minutes of compilation.")
     ] = False,
-    seconds: Annotated[float, typer.Option(min=0, help="About how long the rounds take together.")] = 10,
+    seconds: Annotated[float, typer.Option(min=0, help="Approximate time of all rounds together.")] = 10,
     threads: Threads = None,
 ) -> None:
     """Time SegNeXt from image to mask on this machine's CPU, against the other runtimes that are installed.
@@ -191,7 +191,7 @@ def _makers(
     graphs: list[bytes] = []
 
     def on_graphs(runtime: Callable[..., Run]) -> Run:
-        """Run the faster of the formulations, since runtimes differ in which one that is."""
+        """Return the faster of the formulations; runtimes differ in which one that is."""
         if not graphs:
             graphs.extend(
                 runtimes.export_onnx(to_end(plain, axis), images) for axis in ((1,) if logits else (1, -1))

@@ -25,13 +25,13 @@ def doctor(
     root: Annotated[Path | None, typer.Option(help="Folder of the data set, if not the YAML's own.")] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Read this many pairs of each split, evenly spread; default: all."),
+        typer.Option(min=1, help="Read at most this many pairs of each split, evenly spread; default: all."),
     ] = None,
     self_check: Annotated[
         bool,
         typer.Option(
             "--self-check",
-            help="Compare every GPU kernel with its definition on each GPU of this machine, again.",
+            help="Compare every GPU kernel with its definition again, on each GPU of this machine.",
         ),
     ] = False,
 ) -> None:
@@ -159,7 +159,7 @@ def _check_kernels(console: Console) -> bool:
 
 
 def _with_progress(index: int) -> dict[Subject, Verdict]:
-    """Show the kernel that was done last, because this takes minutes if Triton has compiled nothing yet."""
+    """Check one GPU's kernels and show the last one done: this takes minutes if Triton has compiled nothing yet."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -42,7 +42,7 @@ def segnext(
     ] = False,
     traceback: Annotated[
         bool,
-        typer.Option("--traceback", help="Show where an error came from; it may stand anywhere on the line."),
+        typer.Option("--traceback", help="Show where an error came from; allowed anywhere on the line."),
     ] = False,
 ) -> None:
     """Semantic segmentation with SegNeXt: predict, train, evaluate, convert, inspect.

@@ -128,8 +128,8 @@ def _set_pixel_limit(max_pixels: int | None) -> None:
 
     from PIL import Image
 
-    # Pillow refuses images above twice its limit, and each of these becomes one line; its warnings, about images
-    # above the limit and about damaged metadata, would only repeat it.
+    # Pillow refuses images above twice its limit, and each of these becomes one line. Its warnings, about images
+    # above the limit and about damaged metadata, are not shown.
     warnings.filterwarnings("ignore", module="PIL")
     if max_pixels is not None:
         Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
