@@ -8,10 +8,10 @@
     # optional:
     palette: [[128, 64, 128], [64, 0, 128]]
     ignore_index: 255             # label id that counts nowhere
-    short_side: 360               # image size that the network is trained, evaluated and used at
+    short_side: 360               # pixels of the short side of the images that the network gets
     image_suffix: _leftImg8bit    # ends of the file names, if an image and its label have different ones
     label_suffix: _gtFine_labelIds
-    label_map: {0: ignore, 1-150: 0}   # ids in the files to class ids; a range counts up from its first
+    label_map: {0: ignore, 1-150: 0}   # ids in the files to class ids; a range maps to consecutive ones
 
 A split may also name a text file with one file name per line, relative to `path`; only those are taken:
 
@@ -66,7 +66,7 @@ class DataConfig:
         palette: one (red, green, blue) per class.
         ignore_index: label id that is not counted, 0..255.
         splits: splits by name ("train", "val", ...).
-        short_side: pixels of the short side at which the network sees the images; None: any.
+        short_side: pixels of the short side at which the network sees the images; None: native size.
         image_suffix: end of the images' names that their labels' names lack.
         label_suffix: end of the labels' names that their images' names lack.
         label_map: ids in the files to class ids or `ignore_index`; None: they are class ids already.

@@ -29,9 +29,9 @@ class SegmentationFolder:
         num_classes: ids 0..num_classes-1 are valid.
         ignore_index: the one other id that may occur.
         label_map: ids in the files to class ids or `ignore_index`; None: they are class ids already.
-        image_suffix: end of the images' names, with or without the extension; other files are passed over.
+        image_suffix: end of the images' names, with or without the extension; other files are ignored.
         label_suffix: the same for the label maps' names.
-        names: text file with one name per line; other files are passed over. None: all files count.
+        names: text file with one name per line; other files are ignored. None: all files are used.
         cache_bytes: decoded images are kept in memory until they take this much.
 
     Attributes:

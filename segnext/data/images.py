@@ -1,4 +1,4 @@
-"""Reads photographs and label maps: whatever a file holds, it becomes one array or one clear line.
+"""Reads photographs and label maps: every file becomes one array or an error of one line.
 
 A photograph may be 8-bit, 16-bit, palette, gray, CMYK, with alpha, rotated by EXIF or animated; it always
 comes out as (H, W, 3) uint8 RGB. Anything that cannot be read raises `ImageError`, whose message is one line

@@ -11,7 +11,7 @@ import numpy as np
 from segnext.data.config import IGNORE, DataConfig
 from segnext.data.images import ImageError, read_image, read_label
 
-# It maps the 34 label ids of Cityscapes to the 19 evaluated classes (labels.py of cityscapesScripts).
+# This maps the 34 label ids of Cityscapes to the 19 evaluated classes (labels.py of cityscapesScripts).
 CITYSCAPES_CLASSES, CITYSCAPES_LAST_ID = 19, 33
 CITYSCAPES_MAP = (
     "{0-6: ignore, 7-8: 0, 9-10: ignore, 11-13: 2, 14-16: ignore, 17: 5, 18: ignore, 19-28: 6, 29-30: ignore, "
@@ -82,7 +82,7 @@ def inspect_split(
     Args:
         config: the data set.
         split: one of `config.splits`.
-        limit: read this many pairs, spread evenly over the split; None: all.
+        limit: read at most this many pairs, spread evenly over the split; None: all.
         after_pair: called after each pair with the number of pairs to be read.
 
     Raises:

@@ -49,7 +49,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> Preprocessing:
-        """Read it from a model's metadata; the defaults are ImageNet's numbers and images of any size.
+        """Read the preprocessing from a model's metadata; the defaults are ImageNet's numbers and images of any size.
 
         Raises:
             ValueError: the metadata holds something other than numbers that are in range.

@@ -31,8 +31,8 @@ class Augmentation:
         scale: range of the resize ratio, drawn uniformly; relative to the size that `preprocessing` gives the
             image, which is its own unless a short side is named.
         max_class_share: crops in which one class takes at least this share are drawn again.
-        flip: mirror every other sample.
-        distort: change brightness, contrast, saturation and hue, each in every other sample.
+        flip: mirror with probability 1/2.
+        distort: change brightness, contrast, saturation and hue, each with probability 1/2.
         ignore_index: label of padding.
         preprocessing: the input that the trained network expects.
     """
@@ -104,7 +104,7 @@ class Augmentation:
 
     def _pad(self, view: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = ids.shape
-        # it is within 0.5 / 57 of zero once normalised
+        # Once normalised, this colour is within 0.5 / 57 of zero.
         colour = np.clip(np.round(self.preprocessing.mean), 0, 255).astype(np.uint8)
         image = np.empty((self.crop, self.crop, 3), np.uint8)
         image[rows:], image[:rows, columns:] = colour, colour
