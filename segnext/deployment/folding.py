@@ -1,9 +1,9 @@
 """A SegNeXt's weights folded for inference: normalisation and layer scales disappear into the convolutions.
 
-Exact up to rounding (docs/model.md, section 6). Every fold goes into a 1x1 convolution, or onto the output of a dense
-one, so zero padding is unaffected.
+The result is exact up to rounding (docs/model.md, section 6). Every fold goes into a 1x1 convolution, or onto the
+output of a dense one, so zero padding is unaffected.
 
-* BatchNorm behind a convolution (stem, downsampling) scales its weights.
+* BatchNorm behind a convolution (stem, downsampling) goes into its weights and bias.
 * ``norm1`` and ``norm2`` of a block, s z + t, go into ``proj_in`` and ``fc1``. The attention's inner shortcut is
   norm1(z), so the block's skip becomes z (1 + l s) + l t with the layer scale l, which goes into ``proj_out``.
 * The second layer scale goes into ``fc2``.
@@ -39,19 +39,19 @@ from segnext.models.light_ham import LightHam
 from segnext.models.msca import Block
 
 Op = TypeVar("Op", FoldedAttention, FoldedFeedForward)
-# An attention's sequences, in a file: the name, and the number of the first. Rows and columns take turns there.
+# Each sequence of an attention: its name in a file and its first number there. Rows have the even numbers.
 STRIPS = {
     "row_weights": ("strip_weights", 0),
     "column_weights": ("strip_weights", 1),
     "row_biases": ("strip_biases", 0),
     "column_biases": ("strip_biases", 1),
 }
-# Another decoder adds a line.
+# Each further decoder needs a line here.
 DECODERS: dict[type[Decoder], type[FoldedDecoder]] = {LightHam: FoldedLightHam}
 
 
 def fold(model: SegNeXt) -> FoldedWeights:
-    """All weights that inference needs, in float32 on the CPU and in memory of their own.
+    """Return all weights that inference needs, in float32 on the CPU and in memory of their own.
 
     They are folded in float64, so that only the results are rounded.
     """
@@ -82,13 +82,13 @@ def fold(model: SegNeXt) -> FoldedWeights:
 
 
 def by_name(config: SegNeXtConfig, weights: FoldedWeights) -> dict[str, Tensor]:
-    """The weights as a file holds them."""
+    """Return the weights by their names in a file."""
     names = _named(config, type(weights.decoder), str)
     return dict(zip(leaves(names), leaves(weights), strict=True))
 
 
 def from_names(config: SegNeXtConfig, tensors: Mapping[str, Tensor]) -> FoldedWeights:
-    """The weights that a file holds; the inverse of `by_name`.
+    """Return the weights that a file holds; the inverse of `by_name`.
 
     Raises:
         KeyError: a tensor is missing.
@@ -97,7 +97,7 @@ def from_names(config: SegNeXtConfig, tensors: Mapping[str, Tensor]) -> FoldedWe
 
 
 def _named(config: SegNeXtConfig, decoder: type[FoldedDecoder], leaf: Callable[[str], Any]) -> FoldedWeights:
-    """Folded weights with ``leaf(name)`` for each tensor, by its name in a file."""
+    """Return folded weights in which each tensor is ``leaf(name)``, with its name in a file."""
 
     def conv(name: str) -> FoldedConv:
         return FoldedConv(leaf(f"{name}.weight"), leaf(f"{name}.bias"))
@@ -133,32 +133,32 @@ def _named(config: SegNeXtConfig, decoder: type[FoldedDecoder], leaf: Callable[[
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """s and t of norm(z) = s z + t, in float64."""
+    """Return s and t of norm(z) = s z + t, in float64."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
     return scale, norm.bias.double() - norm.running_mean.double() * scale
 
 
 def _wide(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias in float64."""
+    """Return weight and bias in float64."""
     bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
     return conv.weight.double(), bias.double()
 
 
 def _behind(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> FoldedConv:
-    """norm(conv(x)) as one convolution."""
+    """Return norm(conv(x)) as one convolution."""
     (weight, bias), (scale, shift) = _wide(conv), _scale_and_shift(norm)
     return FoldedConv(weight * scale.view(-1, 1, 1, 1), bias * scale + shift)
 
 
 def _before(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """conv(norm(x)) as one 1x1 convolution."""
+    """Return conv(norm(x)) as one 1x1 convolution."""
     (weight, bias), (scale, shift) = _wide(conv), _scale_and_shift(norm)
     return weight * scale.view(1, -1, 1, 1), bias + weight.flatten(1) @ shift
 
 
 def _scaled(conv: nn.Conv2d, layer_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """layer_scale * conv(x) as one convolution."""
+    """Return layer_scale * conv(x) as one convolution."""
     weight, bias = _wide(conv)
     return weight * layer_scale.double().view(-1, 1, 1, 1), bias * layer_scale.double()
 

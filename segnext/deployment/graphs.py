@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-GRAPHS = 4  # kept; each holds the memory of a forward pass
+GRAPHS = 4  # so many are kept; each holds the memory of a forward pass
 WARM_UPS = (
     2  # calls before a capture, in which Triton compiles, cuDNN chooses and the allocator learns the sizes
 )
@@ -59,7 +59,7 @@ class CapturedCall:
             self._done.record()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The result for these images, in memory of its own."""
+        """Return the result for these images, in memory of its own."""
         with self._lock, torch.cuda.device(self.device):
             stream = torch.cuda.current_stream()
             stream.wait_event(self._done)  # another stream's call may still be reading or writing
@@ -79,8 +79,8 @@ class CapturedCall:
 class GraphCache:
     """Runs functions of images through graphs and keeps `GRAPHS` of them.
 
-    When the cache is full, a new shape runs without a graph. Only if it comes twice in a row does it get one, in place
-    of the least recently used. Otherwise images that all differ in size, or the scales of one image in turn, would
+    When the cache is full, a new shape runs without a graph. If it comes twice in a row, it gets one, in place of the
+    least recently used. Otherwise images that all differ in size, or the scales of one image in turn, would
     cost a capture per call.
 
     Args:
@@ -95,13 +95,13 @@ class GraphCache:
         self._lock = threading.Lock()
 
     def __call__(self, kind: Hashable, function: Function, images: Tensor) -> Tensor:
-        """``function(images)``; calls with the same ``kind``, shape and memory format must have the same function.
+        """Return ``function(images)``; calls with equal ``kind``, shape and memory format must have the same function.
 
         While the caller captures a graph, the function runs directly and becomes part of that graph.
         """
         if images.numel() == 0 or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
             return function(images)
-        dense = torch.empty_like(images, device="meta").stride()  # as the graph's own input will have
+        dense = torch.empty_like(images, device="meta").stride()  # the strides of the graph's own input
         key = (kind, images.shape, dense, images.dtype)
         with self._lock:
             call = self._calls.get(key) or self._made(key, function, images)
@@ -111,7 +111,7 @@ class GraphCache:
         return function(images) if call is None else call(images)
 
     def _made(self, key: Hashable, function: Function, images: Tensor) -> CapturedCall | None:
-        """A new graph, or None if the call is to run without one."""
+        """Return a new graph, or None if the call is to run without one."""
         if key in self._uncaptured or (len(self._calls) >= GRAPHS and key != self._last):
             return None
         while len(self._calls) >= GRAPHS:
@@ -122,7 +122,7 @@ class GraphCache:
             except torch.OutOfMemoryError:
                 if not self._calls:
                     raise
-                while self._calls:  # frees the memory of all other graphs
+                while self._calls:  # free the memory of all other graphs
                     self._forget_one()
                 call = self._capture(function, images)
         except CaptureError as error:

@@ -1,6 +1,6 @@
 """LightHam deployed: `segnext.models.light_ham` on folded weights.
 
-* `squeeze` of the concatenated, resized features is the sum of each level's own product, resized.
+* `squeeze` is applied to each level at its own size; the products are resized and summed. Nothing is concatenated.
 * The Hamburger's `proj_out` is applied to the factorisation's bases instead of to every pixel. This happens at run
   time, because each image has its own bases.
 """
@@ -90,13 +90,13 @@ class FoldedLightHam(FoldedDecoder):
         return LightHamMemory(tuple(levels), *(view(region, first) for region in regions))
 
     def _level(self, feature: Sequence[int]) -> tuple[int, ...]:
-        """Shape of a feature's own product."""
+        """Return the shape of a feature's own product."""
         return (feature[0], len(self.align.weight), *feature[2:])
 
 
 @dataclass(frozen=True)
 class LightHamMemory:
-    """Where the decoder's layers write; the first level and `a` are the same memory."""
+    """The tensors that the decoder's layers write to; the first level and `a` are the same memory."""
 
     levels: tuple[Tensor | None, ...]
     a: Tensor | None = None
@@ -105,7 +105,7 @@ class LightHamMemory:
 
 
 class LightHamLayers:
-    """From features to logits at the size of the first one."""
+    """The layers from the features to logits at the size of the first feature."""
 
     def __init__(self, weights: FoldedLightHam, layers: Layers) -> None:
         self.squeeze = [layers.pointwise(conv) for conv in weights.squeeze]

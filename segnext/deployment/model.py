@@ -32,7 +32,7 @@ FORMAT = "segnext-deployed-1"
 
 
 def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32, cuda_graph: bool = True) -> DeployedSegNeXt:
-    """An inference model with the weights of ``model``, which is left as it is.
+    """Return an inference model with the weights of ``model``, which is not changed.
 
     Args:
         model: a SegNeXt; the result runs on its device.
@@ -58,7 +58,7 @@ def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32, cuda_graph: bool 
 
 
 def reason_against(model: SegNeXt) -> str | None:
-    """Why `deploy` refuses a model; None if it takes it."""
+    """Return why `deploy` refuses a model; None if it takes the model."""
     if model.config.random_eval_bases:
         return "model must have random_eval_bases=False, got True; its output changes at every call"
     if type(model.decoder) not in DECODERS:
@@ -70,9 +70,9 @@ def reason_against(model: SegNeXt) -> str | None:
 class DeployedSegNeXt:
     """A folded SegNeXt for inference; made by `deploy` or `DeployedSegNeXt.load`.
 
-    ``fast(x)`` gives logits at the input's size, ``fast.forward_logits(x)`` at H/8, ``fast.predict(x)`` labels, all
-    of normalised float32 images (N, C, H, W) of any size. Several threads may call it at once; results never share
-    memory with the model.
+    With ``fast = deploy(model)`` and normalised float32 images x (N, C, H, W) of any size, ``fast(x)`` gives logits at
+    the input's size, ``fast.forward_logits(x)`` logits at H/8, and ``fast.predict(x)`` labels. Several threads may call
+    it at once; results never share memory with the model.
     """
 
     training = False  # as a module in evaluation mode
@@ -103,12 +103,12 @@ class DeployedSegNeXt:
         self._graphs = GraphCache() if cuda_graph and self.device.type == "cuda" else None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits (N, num_classes, H, W) in float32."""
+        """Return logits (N, num_classes, H, W) in float32."""
         logits, size = self.forward_logits(images), images.shape[2:]
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
     def forward_logits(self, images: Tensor) -> Tensor:
-        """Logits (N, num_classes, ceil(H/8), ceil(W/8)) in float32, before resizing to the image."""
+        """Return logits (N, num_classes, ceil(H/8), ceil(W/8)) in float32, before resizing to the image."""
         self._check(images)
         if self._graphs is not None:
             return self._through_graph("logits", self._network.logits, images)
@@ -117,7 +117,7 @@ class DeployedSegNeXt:
         return logits.clone() if logits.is_inference() and not torch.is_inference_mode_enabled() else logits
 
     def predict(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """The most likely class of each pixel: (N, height, width), uint8 up to 256 classes, else int32.
+        """Return the most likely class of each pixel: (N, height, width), uint8 up to 256 classes, else int32.
 
         Args:
             images: (N, C, H, W) normalised images, float32.
@@ -135,13 +135,13 @@ class DeployedSegNeXt:
             return upsample_argmax(logits, size)
 
     def _through_graph(self, kind: Hashable, function: Function, images: Tensor) -> Tensor:
-        """Captured and replayed outside inference mode and autocast, so that one graph serves callers in any mode."""
+        """Capture and replay outside inference mode and autocast, so that one graph serves callers in any mode."""
         assert self._graphs is not None
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return self._graphs((kind, current_backend()), function, images)
 
     def _check(self, images: Tensor) -> None:
-        """Raise one clear line where images do not fit."""
+        """Raise a one-line error if the images do not fit."""
         check_images(f"deployed {self.config.architecture}", images, self._stem_weight)
 
     def save(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""The folded network on the public ops: any device, any backend."""
+"""Runs the folded network on the public ops, on any device and with any backend."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from segnext_kernels import (
 
 
 class FoldedNetwork(Network):
-    """Runs on images as they come; each layer makes its result itself."""
+    """Runs without a memory plan: each layer allocates its own result."""
 
     def __init__(self, weights: FoldedWeights, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(weights, OpLayers(dtype, device))
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (N, K, ceil(H/8), ceil(W/8)) in float32."""
+        """Return logits (N, K, ceil(H/8), ceil(W/8)) in float32."""
         return self.run(images, Plan())
 
 
@@ -103,7 +103,7 @@ class OpLayers:
         return lambda x: conv2d_act(x, w.weight, w.bias, float32_out=True)
 
     def _placed(self, part: Part, dtype: torch.dtype | None = None) -> Part:
-        """On the device; dense weights with their input channels innermost, as pixels have them."""
+        """Move a part to the device; convolution weights get their input channels innermost, as pixels have them."""
 
         def place(tensor: Tensor) -> Tensor:
             tensor = tensor.to(self.device, dtype or self.dtype)

@@ -1,4 +1,4 @@
-"""The forward pass of a folded network, once for all kinds of layers."""
+"""Defines the forward pass of a folded network, once for all kinds of layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segnext.deployment.plan import Plan
 
 @dataclass(frozen=True)
 class Stage:
-    """The layers of an encoder's stage; a block is its attention and its feed-forward network."""
+    """The layers of an encoder's stage; a block is a pair of attention and feed-forward network."""
 
     entry: Layer
     blocks: list[tuple[Layer, Layer]]
@@ -20,7 +20,7 @@ class Stage:
 
 
 class Network:
-    """A folded network's layers, and the walk from the image to the logits."""
+    """A folded network's layers, and the forward pass from the image to the logits."""
 
     def __init__(self, weights: FoldedWeights, layers: Layers) -> None:
         self.stem = layers.stem(weights.stem)
@@ -35,7 +35,7 @@ class Network:
         self.read, self.decode = weights.decoder.stages, weights.decoder.layers(layers)
 
     def run(self, images: Tensor, plan: Plan) -> Tensor:
-        """Logits (N, K, h, w) in float32 at the decoder's size, in memory of their own."""
+        """Return logits (N, K, h, w) in float32 at the decoder's size, in memory of their own."""
         x = self.stem(images, plan.stem)
         features = []
         for stage, memory in zip(self.stages, plan.stages, strict=True):

@@ -1,4 +1,4 @@
-"""The folded network on packed weights, in planned memory: on a CPU with the compiled library."""
+"""Runs the folded network on packed weights in planned memory, on a CPU with the compiled library."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PackedNetwork(Network):
         self._lock = threading.Lock()
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (N, K, ceil(H/8), ceil(W/8)) in float32."""
+        """Return logits (N, K, ceil(H/8), ceil(W/8)) in float32."""
         key = (images.shape[0], *images.shape[2:])
         plan = self._take(key)
         out = self.run(images, plan)
@@ -67,7 +67,7 @@ class PackedLayers:
         self.dtype = dtype
 
     def stem(self, weights: FoldedConv) -> Layer:
-        # The image's few channels are read in float32, whatever follows.
+        # The image's few channels are read in float32, also in a bfloat16 network.
         return packed.PackedConv2d(weights.weight, weights.bias, torch.float32, 2, 1, activation="gelu")
 
     def halving(self, weights: FoldedConv) -> Layer:

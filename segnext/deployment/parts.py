@@ -1,6 +1,6 @@
 """The parts of a folded network: typed weights, and the interfaces of layers and decoders.
 
-`segnext.deployment.network` walks over them; `segnext.deployment.modules` (public ops) and
+`segnext.deployment.network` runs them; `segnext.deployment.modules` (public ops) and
 `segnext.deployment.packed` (packed weights, planned memory) make the layers.
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from segnext.models import SegNeXtConfig
 from segnext.models.decoder import Decoder
 
-NORM_EPS = 1e-5  # of LayerNorm and GroupNorm alike
+NORM_EPS = 1e-5  # for LayerNorm and GroupNorm
 Part = TypeVar("Part")
-# layer(x, out) gives its result; `out` is the memory to write it to, or None: the layer makes its own.
+# layer(x, out) returns its result, which it writes to the memory `out`; if `out` is None, it allocates its own.
 Layer = Callable[..., Tensor]
 
 
@@ -99,20 +99,20 @@ class FoldedDecoder(ABC):
     @classmethod
     @abstractmethod
     def fold(cls, decoder: Decoder, config: SegNeXtConfig) -> FoldedDecoder:
-        """The weights of a decoder's module."""
+        """Return the folded weights of a decoder module."""
 
     @classmethod
     @abstractmethod
     def named(cls, leaf: Callable[[str], Any]) -> FoldedDecoder:
-        """The same structure with ``leaf(name)`` for each tensor, by its name in a file."""
+        """Return the same structure in which each tensor is ``leaf(name)``, with its name in a file."""
 
     @abstractmethod
     def layers(self, layers: Layers) -> Callable[[Sequence[Tensor], Any], Tensor]:
-        """The forward pass: from the features of `stages`, and the result of `memory` or None, to logits."""
+        """Return the forward pass: from the features of `stages`, and the result of `memory` or None, to logits."""
 
     @abstractmethod
     def elements(self, shapes: Sequence[Sequence[int]]) -> int:
-        """How many elements `memory` needs in each of the three regions.
+        """Return how many elements `memory` needs in each of the three regions.
 
         Args:
             shapes: (N, C, H, W) of the features of `stages`.
@@ -120,7 +120,7 @@ class FoldedDecoder(ABC):
 
     @abstractmethod
     def memory(self, shapes: Sequence[Sequence[int]], regions: tuple[Tensor, Tensor, Tensor]) -> Any:
-        """Where the layers write: into three flat regions that the encoder no longer needs, or into new memory."""
+        """Return what the layers write to: parts of three flat regions, free after the encoder, or new memory."""
 
 
 @dataclass(frozen=True)
@@ -167,12 +167,12 @@ class Layers(Protocol):
 
 
 def arguments(part: FoldedAttention | FoldedFeedForward) -> list[Any]:
-    """The arguments of the part's op after x."""
+    """Return the arguments of the part's op after x."""
     return [getattr(part, field.name) for field in fields(part)]
 
 
 def mapped(part: Part, change: Callable[[Tensor], Tensor]) -> Part:
-    """The same part with every tensor changed."""
+    """Return the part with `change` applied to every tensor."""
     result: Any = part
     if isinstance(part, Tensor):
         result = change(part)
@@ -184,7 +184,7 @@ def mapped(part: Part, change: Callable[[Tensor], Tensor]) -> Part:
 
 
 def leaves(part: Any) -> Iterator[Any]:
-    """A part's tensors (or names in their places) in the order of its fields; an absent bias is left out."""
+    """Yield a part's tensors (or names in their places) in the order of its fields; an absent bias is left out."""
     if isinstance(part, tuple):
         for item in part:
             yield from leaves(item)

@@ -1,4 +1,4 @@
-"""Where the tensors of one forward pass lie."""
+"""Plans the memory of one forward pass's tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StageMemory:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where each layer writes; nowhere by default: each makes its result itself."""
+    """The memory that each layer writes to; a layer whose entry is None allocates its own result."""
 
     stem: Tensor | None = None
     stages: tuple[StageMemory, ...] = (StageMemory(),) * STAGES
@@ -34,10 +34,10 @@ class Plan:
 
 
 def plan_memory(weights: FoldedWeights, dtype: torch.dtype, batch: int, height: int, width: int) -> Plan:
-    """A plan for images (batch, C, height, width): three regions that all layers share in turn, and the features.
+    """Return a plan for images (batch, C, height, width): three regions that the layers reuse, and the features.
 
-    The first region holds a block's input; the second what attention gives to the feed-forward network; the third
-    the attention's workspace. The decoder uses them after the encoder.
+    The first region holds a block's input; the second the stem's result, then what attention gives to the feed-forward
+    network; the third the attention's workspace. The decoder uses them after the encoder.
     """
     sizes = [(-(-height // s), -(-width // s)) for s in (2, *STRIDES)]
     stem = (batch, len(weights.stem.weight), *sizes[0])
@@ -61,11 +61,11 @@ def plan_memory(weights: FoldedWeights, dtype: torch.dtype, batch: int, height: 
 
 
 def count(shape: Sequence[int]) -> int:
-    """Elements of a tensor."""
+    """Return the number of elements of a tensor."""
     return torch.Size(shape).numel()
 
 
 def view(memory: Tensor, shape: Sequence[int]) -> Tensor:
-    """The beginning of a flat tensor as (N, C, H, W) in channels_last."""
+    """Return the beginning of a flat tensor as (N, C, H, W) in channels_last."""
     n, c, h, w = shape
     return memory[: count(shape)].view(n, h, w, c).permute(0, 3, 1, 2)
