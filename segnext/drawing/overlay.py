@@ -13,7 +13,7 @@ FAINT = (110, 114, 120)
 
 
 def draw_overlay(image: np.ndarray, mask: np.ndarray, palette: np.ndarray, alpha: float = 0.5) -> Image.Image:
-    """The photograph tinted with class colours; borders between classes are drawn light.
+    """Return the photograph tinted with class colours; borders between classes are drawn light.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -32,7 +32,7 @@ def draw_overlay(image: np.ndarray, mask: np.ndarray, palette: np.ndarray, alpha
 
 
 def class_borders(mask: np.ndarray) -> np.ndarray:
-    """(H, W) bool: pixels whose right or lower neighbour is of another class."""
+    """Return (H, W) bool: True where the right or lower neighbour has another class."""
     border = np.zeros(mask.shape, dtype=bool)
     border[:, :-1] |= mask[:, :-1] != mask[:, 1:]
     border[:-1] |= mask[:-1] != mask[1:]
@@ -42,7 +42,7 @@ def class_borders(mask: np.ndarray) -> np.ndarray:
 def add_legend(
     picture: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int], float]]
 ) -> Image.Image:
-    """Puts a panel under the picture that names colours and shares, in columns.
+    """Add a panel below the picture that lists colours, names and shares in columns.
 
     Args:
         picture: RGB.

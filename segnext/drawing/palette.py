@@ -11,7 +11,7 @@ _STEPS = 17  # levels per channel; 17**3 candidates are enough for hundreds of c
 
 @functools.cache
 def distinct_palette(count: int) -> np.ndarray:
-    """Colours that a viewer tells apart: each next one is the farthest from all before it.
+    """Return colours that a viewer can tell apart: each next one is the farthest from all before it.
 
     Distances are Euclidean in CIELAB. Near-black and near-white are left out, since they vanish in a
     photograph and in a legend. The first colours are the same for every `count`.
@@ -38,7 +38,7 @@ def distinct_palette(count: int) -> np.ndarray:
 
 
 def _lab(rgb: np.ndarray) -> np.ndarray:
-    """CIELAB (D65) of (N, 3) sRGB colours on the 0..255 scale."""
+    """Return CIELAB (D65) of (N, 3) sRGB colours on the 0..255 scale."""
     linear = rgb / 255
     linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array(
