@@ -15,12 +15,12 @@ def logits_error(logits: Tensor, oracle: Tensor) -> float:
 
 
 def worse_pixels(labels: Tensor, oracle: Tensor, tolerance: float) -> int:
-    """Count the pixels whose class is not the oracle's best, nor as good within the tolerance of two logits.
+    """Count the pixels whose class is worse than the oracle's best by more than the tolerance of two logits.
 
     Args:
         labels: (N, H, W) class ids.
         oracle: (N, K, h, w) logits, which are resized to (H, W).
-        tolerance: error of one logit that is allowed, relative to the largest logit.
+        tolerance: allowed error of one logit, relative to the largest logit.
     """
     full = F.interpolate(oracle, labels.shape[1:], mode="bilinear", align_corners=False)
     gap = full.amax(1) - full.gather(1, labels.long()[:, None]).squeeze(1)

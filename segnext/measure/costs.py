@@ -98,7 +98,7 @@ def count_costs(model: SegNeXt | MSCAN, height: int, width: int, batch: int = 1)
         run(torch.empty(shape, device="meta"))
     multiply_adds = {
         name: flops // 2 for name, flops in watch.flops.items()
-    }  # training has one NMF step less
+    }  # those of evaluation: training has one NMF step less
     model.train()
     for module in model.modules():  # a training BatchNorm refuses one pixel, the last stage of a 32x32 image
         if isinstance(module, nn.BatchNorm2d):

@@ -1,7 +1,7 @@
 """Runs the same network in other runtimes, for comparison: torch.compile, ONNX Runtime, OpenVINO.
 
-Each function gets plain PyTorch and one batch, prepares everything, runs once, and returns the call that is to be
-timed. A runtime that is not installed or does not take the network raises `Unavailable` with the reason in a line.
+Each function gets plain PyTorch and one batch, prepares everything, runs once, and returns the call to time.
+A runtime that is not installed or does not take the network raises `Unavailable` with the reason in one line.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ class AsModule(nn.Module):
 def torch_compile(
     function: Callable[..., Any], *inputs: Tensor, mode: str | None = None, alone: bool = True
 ) -> Run:
-    """Compile a function by Inductor for these shapes alone.
+    """Compile a function with Inductor for exactly these shapes.
 
     Args:
-        function: what to compile; weights of a module become constants, tensors inside anything else inputs.
+        function: it is compiled; weights of a module become constants, tensors inside anything else become inputs.
         mode: Inductor's mode, such as "max-autotune"; None: its default.
         alone: forget earlier compilations, whose shapes would count as seen.
 
@@ -93,7 +93,7 @@ def export_onnx(function: Callable[..., Tensor], *inputs: Tensor) -> bytes:
     """
     log = logging.getLogger("torch.onnx")
     level = log.level
-    log.setLevel(logging.ERROR)  # it would name operators of packages that are not needed
+    log.setLevel(logging.ERROR)  # else it names operators of packages that are not needed
     try:
         with _explained("export to ONNX"), torch.no_grad(), warnings.catch_warnings():
             import onnx  # noqa: F401 (so that it is named first if both are missing)
@@ -168,7 +168,7 @@ def openvino(model: bytes, *inputs: Tensor, dtype: torch.dtype = torch.float32) 
 
 
 def fastest(runs: Sequence[Run]) -> Run:
-    """Return the fastest of several formulations of the same; they take turns."""
+    """Return the fastest of several calls that compute the same; they take turns while they are timed."""
     if len(runs) == 1:
         return runs[0]
     turns = {str(index): timing.turn(run, warm_up=False) for index, run in enumerate(runs)}
