@@ -18,7 +18,7 @@ class Decoder(nn.Module, ABC):
         stages: the stages (0-3) whose features it reads, in rising order; the first one sets the logits' size.
         official_names: pairs of a tensor's name in the official code, without ``decode_head.``, and in this
             class; ``{rest}`` stands for any ending.
-        sizes: fields of the configuration that a checkpoint's shapes show: field to (tensor, axis).
+        sizes: the tensor and axis of a checkpoint that show a field of the configuration, by field.
     """
 
     stages: ClassVar[tuple[int, ...]]
@@ -28,7 +28,7 @@ class Decoder(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_config(cls, config: SegNeXtConfig) -> Decoder:
-        """The decoder of a SegNeXt with this configuration."""
+        """Make the decoder of a SegNeXt with this configuration."""
 
     @abstractmethod
     def forward(self, features: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ DECODERS: dict[str, type[Decoder]] = {"light_ham": LightHam}
 
 
 def decoder_of(config: SegNeXtConfig) -> type[Decoder]:
-    """The class of a configuration's decoder.
+    """Return the class of a configuration's decoder.
 
     Raises:
         ValueError: no decoder has this name.

@@ -26,8 +26,8 @@ CLASSIFIERS = ("decoder.classifier.", "head.")
 BASES = "hamburger.bases"
 OPTIONAL = (BASES, "num_batches_tracked")
 
-# Official names and ours, translated both ways. Braces stand for a number, {rest} for anything. Official stages
-# count from 1 and ours from 0; the three patch embeddings after the stem are our downsamples 0-2.
+# Official names and ours, which are translated both ways. Braces stand for a number, {rest} for anything. Official
+# stages count from 1 and ours from 0; the three patch embeddings after the stem are our downsamples 0-2.
 _ENCODER_NAMES = (
     ("patch_embed1.proj.0.{rest}", "stem.conv1.{rest}"),
     ("patch_embed1.proj.1.{rest}", "stem.norm1.{rest}"),
@@ -69,7 +69,7 @@ _DECODER_NAMES = tuple(
 )
 _OFFICIAL_MINUS_NATIVE = {"stage": 1, "down": 2, "block": 0, "branch": 0}
 
-# How other code bases changed the official names: rules that lead back to them, applied in this order.
+# Other code bases changed the official names; these rules, applied in this order, lead back to them.
 _MMSEGMENTATION_RULES = ((r"\.mlp\.dwconv\.(weight|bias)$", r".mlp.dwconv.dwconv.\1"),)
 _PADDLE_RULES = (
     (r"\.spatial_gating_unit\.dwconvs\.(\d+)\.conv\d+_([12])\.", r".spatial_gating_unit.conv\1_\2."),
@@ -144,7 +144,7 @@ def translate(state_dict: Mapping[str, Any], native_keys: Iterable[str] | None =
     Args:
         state_dict: names to tensors or numpy arrays, in any of ``DIALECTS``.
         native_keys: the names of the model that will load it; they decide whether encoder names begin with
-            ``backbone.`` (SegNeXt) or not (MSCAN). By default encoder names keep what they have.
+            ``backbone.`` (SegNeXt) or not (MSCAN). By default encoder names stay as they are.
 
     Raises:
         ValueError: an unknown dialect, or two names that mean the same tensor.
@@ -163,7 +163,7 @@ def translate(state_dict: Mapping[str, Any], native_keys: Iterable[str] | None =
 
 
 def to_native(state_dict: Mapping[str, Any], native_keys: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of :func:`translate`; an empty state dict stays empty."""
+    """Return the tensors of :func:`translate`; an empty state dict stays empty."""
     return translate(state_dict, native_keys).tensors if state_dict else {}
 
 
@@ -238,7 +238,7 @@ def _native_shape(name: str, tensor: Tensor, dialect: str) -> Tensor:
     if name.endswith((".layer_scale1", ".layer_scale2")) and tensor.ndim > 1:
         return tensor.reshape(-1)  # (C, 1, 1) in PaddleSeg, (C,) elsewhere
     if dialect == "paddleseg" and name == "head.weight":
-        return tensor.mT.contiguous()  # Paddle's Linear keeps (in, out)
+        return tensor.mT.contiguous()  # Paddle's Linear stores (in, out)
     return tensor
 
 

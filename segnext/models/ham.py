@@ -22,7 +22,7 @@ BASES_SEED = 0  # makes evaluation equal in every process, also before weights a
 def random_bases(
     shape: tuple[int, int, int], generator: torch.Generator | None = None, **factory: object
 ) -> Tensor:
-    """Uniform random bases of ``shape`` (B, D, R), each column of unit length."""
+    """Draw uniform random bases of ``shape`` (B, D, R), each column of unit length."""
     return F.normalize(torch.rand(shape, generator=generator, **factory), dim=1)  # type: ignore[call-overload]
 
 

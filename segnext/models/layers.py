@@ -70,7 +70,7 @@ def check_images(model: str, images: Tensor, weight: Tensor) -> None:
 
     Raises:
         TypeError: not a tensor, or not of the weights' floating dtype (any under autocast).
-        ValueError: not (N, C, H, W) with the right C and a pixel at least, or on another device.
+        ValueError: not (N, C, H, W) with the right C and at least one pixel, or on another device.
     """
     if not isinstance(images, Tensor):
         raise TypeError(

@@ -63,7 +63,7 @@ class LightHam(Decoder):
 
     @classmethod
     def from_config(cls, config: SegNeXtConfig) -> LightHam:
-        """The decoder of a SegNeXt with this configuration."""
+        """Make the decoder of a SegNeXt with this configuration."""
         return cls(
             [config.channels[stage] for stage in cls.stages],
             config.decoder_channels,

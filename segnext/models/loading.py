@@ -21,10 +21,10 @@ class AnyDialectModule(nn.Module):
         *,
         native: bool = False,
     ) -> Any:
-        """As in ``torch.nn.Module``, for every dialect that ``segnext.models.dialects`` knows.
+        """Load as ``torch.nn.Module`` does, from every dialect that ``segnext.models.dialects`` knows.
 
-        Foreign checkpoints lack the NMF bases, some lack ``num_batches_tracked``: the model then keeps its
-        own, and their names are in the returned ``missing_keys`` without being an error.
+        Foreign checkpoints may lack the NMF bases and ``num_batches_tracked``. The model then keeps its own; their
+        names are in the returned ``missing_keys``, which is no error.
 
         Args:
             state_dict: names to tensors.

@@ -97,7 +97,7 @@ class FFN(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and FFN, each normalised before, scaled per channel after, and added to its input.
+    """Attention, then FFN: the input of each is normalised, its result scaled per channel and added to the input.
 
     Args:
         channels: C of input and output.
@@ -132,7 +132,7 @@ class Block(nn.Module):
         return self._add(x, self.ffn(self.norm2(x)), self.layer_scale2)
 
     def _add(self, x: Tensor, branch: Tensor, layer_scale: Tensor) -> Tensor:
-        """``x + drop_path(layer_scale * branch)`` in one pass, since both factors are at most (N, C, 1, 1)."""
+        """Return ``x + drop_path(layer_scale * branch)``, in one pass, since both factors are at most (N, C, 1, 1)."""
         scale = layer_scale.view(1, -1, 1, 1)
         if self.training and self.drop_path > 0:
             keep = 1.0 - self.drop_path

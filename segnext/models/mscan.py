@@ -108,7 +108,7 @@ class MSCAN(AnyDialectModule):
 
 
 def _stages(config: MSCANConfig) -> Iterator[nn.Sequential]:
-    """The blocks of each stage."""
+    """Yield the blocks of each stage."""
     total = sum(config.depths)
     # The rates rise linearly over all blocks, from 0 for the first to the full rate for the last.
     rates = iter(config.drop_path * index / max(total - 1, 1) for index in range(total))

@@ -70,12 +70,12 @@ CONFIGS: dict[str, ModelConfig] = {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the architectures that match a shell pattern, for example ``"segnext_*"``."""
+    """Return the names of the architectures that match a shell pattern, for example ``"segnext_*"``."""
     return fnmatch.filter(CONFIGS, pattern)
 
 
 def find_architecture(name: str) -> str | None:
-    """The architecture that a name means, or None: ``"t"`` and ``"segnext_t"`` both mean ``"segnext_t"``."""
+    """Return the architecture that a name means, or None: ``"t"`` and ``"segnext_t"`` both mean ``"segnext_t"``."""
     full = f"segnext_{name}" if name in SIZES else name
     return full if full in CONFIGS else None
 

@@ -84,7 +84,7 @@ class SegNeXt(AnyDialectModule):
         )
 
     def predict(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """The most likely class of each pixel.
+        """Return the most likely class of each pixel.
 
         Args:
             images: (N, C, H, W) normalised images.
