@@ -1,4 +1,4 @@
-"""From a normalised image to scores and label maps: whole, in sliding windows, at several scales, mirrored.
+"""Turns normalised images into scores and label maps: whole, in sliding windows, at several scales, mirrored.
 
 The protocols are those of the published results (docs/model.md, section 5.3). This module takes and gives tensors;
 `segnext.predict.predictor` adds files, `segnext.predict.prediction` colours and drawing.
@@ -21,7 +21,7 @@ from segnext.predict.windows import sliding_logits
 
 
 class Network(Protocol):
-    """What segments: a `segnext.models.SegNeXt` in evaluation mode, or a `segnext.deployment.model.DeployedSegNeXt`."""
+    """A `segnext.models.SegNeXt` in evaluation mode, or a `segnext.deployment.model.DeployedSegNeXt`."""
 
     training: bool
 
@@ -38,13 +38,13 @@ class Inference:
 
     Attributes:
         mode: ``"whole"``, or ``"slide"``: overlapping windows whose logits are averaged.
-        crop: side of a window in pixels; an image that is smaller in one direction is not cut in it.
+        crop: side of a window in pixels; a side of the image that is shorter is not split.
         stride: step between windows, at most `crop`; None: three quarters of it (Cityscapes: 1024 and 768).
         scales: the image is also seen at these multiples of its size; softmax probabilities are averaged.
         flip: each scale is also seen mirrored.
         short_side: images are first resized so that their short side has this many pixels, and the long side
             at most four times as many (ADE20K: 512); 0: native size; None: as the weights say (`for_weights`),
-            and native size where nobody asks them. Results keep the native size.
+            and native size without `for_weights`. Results keep the native size.
         size_divisor: sides are then rounded up to a multiple of it by resizing (published numbers: 32).
         batch: windows that run through the network together.
     """
@@ -83,7 +83,7 @@ class Inference:
             raise ValueError(f"inference: {name} must be {expected}, got {getattr(self, name)!r}")
 
     def for_weights(self, short_side: int | None) -> Inference:
-        """This protocol at the short side that the weights were trained for, unless it names one itself."""
+        """Return this protocol with the short side that the weights were trained for, unless it has one already."""
         return self if self.short_side is not None else replace(self, short_side=short_side)
 
     @property
@@ -92,7 +92,7 @@ class Inference:
         return len(self.scales) * (2 if self.flip else 1)
 
     def view_size(self, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
-        """Height and width at which the network sees an image of height x width at `scale`."""
+        """Return height and width at which the network sees an image of height x width at `scale`."""
         if self.short_side:
             scale *= short_side_scale(height, width, self.short_side)
         divisor = self.size_divisor or 1
@@ -104,9 +104,9 @@ class Inference:
 def predict_logits(
     model: Network, images: Tensor, size: tuple[int, int] | None = None, inference: Inference | None = None
 ) -> Tensor:
-    """Scores of every class at every pixel; their argmax is the label map.
+    """Return the scores of every class at every pixel; their argmax is the label map.
 
-    Logits for one view; averaged softmax probabilities for several (scales, flip).
+    They are logits for one view, and averaged softmax probabilities for several (scales, flip).
 
     Args:
         model: in evaluation mode.
@@ -144,10 +144,10 @@ def predict_logits(
 def predict_mask(
     model: Network, images: Tensor, size: tuple[int, int] | None = None, inference: Inference | None = None
 ) -> Tensor:
-    """The most likely class of every pixel: the argmax of `predict_logits`, in less memory.
+    """Return the most likely class of every pixel: the argmax of `predict_logits`, in less memory.
 
-    The whole image seen once never has full-size logits (fused resize and argmax); sliding windows hold those
-    of one row of windows. Several scales, or a mirrored view, hold them all.
+    If the whole image is seen once, no full-size logits exist (fused resize and argmax). Sliding windows at the
+    result's size hold those of one row of windows. Other sizes, several scales and mirrored views hold them all.
 
     Args:
         model: in evaluation mode.
@@ -186,7 +186,7 @@ def _logits(model: Network, images: Tensor) -> Tensor:
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    # Without antialiasing, as the images of the published protocols are resized.
+    # There is no antialiasing, because the published protocols resize images without it.
     if tuple(images.shape[2:]) == tuple(size):
         return images
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)

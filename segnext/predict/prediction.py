@@ -30,14 +30,14 @@ class Prediction:
     seconds: float
 
     def statistics(self) -> dict[str, float]:
-        """Share of the pixels (0..1) of every class, absent ones included, in the order of the ids."""
+        """Return the share of the pixels (0..1) of every class, also of absent ones, in the order of the ids."""
         shares: dict[str, float] = {}
         for name, count in zip(self.classes, self._counts().tolist(), strict=True):
             shares[name] = shares.get(name, 0.0) + count / self.mask.size  # some data sets repeat a name
         return shares
 
     def save_mask(self, path: str | os.PathLike[str]) -> None:
-        """Writes the class ids as a PNG: 8-bit with the class colours as palette, 16-bit above 256 classes.
+        """Write the class ids as a PNG: 8-bit with the class colours as palette, 16-bit above 256 classes.
 
         The pixels *are* the ids: ``np.array(Image.open(path))`` gives the mask back.
         """
@@ -49,7 +49,7 @@ class Prediction:
         picture.save(path, format="PNG")
 
     def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
-        """The photograph tinted with the class colours.
+        """Return the photograph tinted with the class colours.
 
         Args:
             alpha: 0 shows the photograph, 1 the colours.
@@ -78,5 +78,5 @@ class Prediction:
         )
 
     def _counts(self) -> np.ndarray:
-        """Pixels of each class."""
+        """Return the number of pixels of each class."""
         return np.bincount(self.mask.ravel(), minlength=len(self.classes))

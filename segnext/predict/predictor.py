@@ -1,4 +1,4 @@
-"""From photographs to predictions: `Predictor`.
+"""Turns photographs into predictions.
 
 from segnext import Predictor
 prediction = Predictor("camvid")("street.jpg")
@@ -49,8 +49,8 @@ class Predictor:
         inference: the protocol, see `Inference`.
 
     Raises:
-        ValueError: an option is out of range, the model does not segment RGB images, or the device is not
-            there. FileNotFoundError: no such weights.
+        ValueError: an option is out of range, the model does not segment RGB images, or there is no
+            such device. FileNotFoundError: no such weights.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Predictor:
         self.palette = _palette(model.metadata.get("palette"), count)
 
     def __call__(self, image: str | os.PathLike[str] | np.ndarray | Image.Image) -> Prediction:
-        """Segments one photograph.
+        """Segment one photograph.
 
         Args:
             image: a file, a (H, W, 3) uint8 RGB array, or a Pillow image of any mode.
@@ -123,7 +123,7 @@ class Predictor:
 
 
 def runs_deployed(device: torch.device, dtype: torch.dtype, model: SegNeXt) -> bool:
-    """Whether a `Predictor` runs the deployed model; if not, the model itself runs, under autocast."""
+    """Return whether a `Predictor` runs the deployed model; if not, it runs the model, under autocast below float32."""
     is_taken = device.type in ("cpu", "cuda") and dtype in (torch.float32, torch.bfloat16)
     return is_taken and reason_against(model) is None
 

@@ -1,4 +1,4 @@
-"""Sliding windows: the averaged logits of overlapping crops, in the memory of one row of windows."""
+"""Averages the logits of overlapping windows, in the memory of one row of windows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def window_starts(length: int, crop: int, stride: int) -> list[int]:
-    """Where the windows of one direction begin: every `stride`; the last one is moved back to end at the edge."""
+    """Return where the windows of one direction begin: every `stride`; the last is moved back to end at the edge."""
     count = max(length - crop + stride - 1, 0) // stride + 1
     return [max(min(index * stride, length - crop), 0) for index in range(count)]
 
@@ -18,14 +18,14 @@ def window_starts(length: int, crop: int, stride: int) -> list[int]:
 def sliding_logits(
     network: Callable[[Tensor], Tensor], images: Tensor, crop: int, stride: int, batch: int
 ) -> Iterator[Tensor]:
-    """Logits averaged over all windows that see a pixel, as bands of rows from top to bottom.
+    """Yield the logits, averaged over all windows that see a pixel, as bands of rows from top to bottom.
 
     Only the rows that later windows still reach are kept: crop * W * K numbers instead of H * W * K.
 
     Args:
         network: (N, C, h, w) to float32 logits (N, K, any size), which are resized to the window.
         images: (N, C, H, W).
-        crop: side of a window in pixels; a shorter side of the image is not cut.
+        crop: side of a window in pixels; a shorter side of the image is not split.
         stride: step between windows, at most `crop`.
         batch: windows that run through the network together.
 
@@ -56,7 +56,7 @@ def sliding_logits(
 
 
 def _coverage(length: int, starts: list[int], extent: int, device: torch.device) -> Tensor:
-    """How many windows cover each position."""
+    """Return how many windows cover each position."""
     count = torch.zeros(length, device=device)
     for start in starts:
         count[start : start + extent] += 1
