@@ -102,7 +102,7 @@ class TrainingState:
         self.losses[:] = json.loads(header["losses"])
 
     def _in_todays_names(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """Return a checkpoint's settings in today's names; older ones say "precision", and nothing of preprocessing."""
+        """Return a checkpoint's settings in today's names; older ones call dtype "precision" and lack preprocessing."""
         renamed = {{"precision": "dtype"}.get(key, key): value for key, value in stored.items()}
         return {"preprocessing": self.settings.get("preprocessing")} | renamed
 

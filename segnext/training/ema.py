@@ -15,7 +15,7 @@ class AveragedModel(Generic[Model]):
     """A copy of `model` whose parameters and floating-point buffers follow it as a moving average.
 
     Buffers are averaged too, so that batch-norm statistics belong to the averaged weights. The decay
-    rises as (1 + step) / (10 + step) up to `decay`: early averages forget the initial weights.
+    rises as (1 + step) / (10 + step) up to `decay`, so that early averages forget the initial weights.
 
     Args:
         model: the trained model.

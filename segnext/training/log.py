@@ -23,9 +23,9 @@ class RunLog:
     Args:
         folder: the run's folder.
         steps: length of the run.
-        first_step: steps that are done; later rows, of a session that was cut off, are dropped.
+        first_step: steps that are done; rows of later steps, from an interrupted session, are dropped.
         every: steps whose loss is averaged into one row.
-        losses: those since the last row; kept up to date, so that a checkpoint can hold them.
+        losses: those since the last row; changed in place, so that a checkpoint can hold them.
         console: where to print.
     """
 
@@ -97,7 +97,7 @@ class RunLog:
             f"step {step}/{self.steps}  val mIoU {miou:.4f}  pixel accuracy {pixel_accuracy:.4f}  "
             f"({seconds:.0f} s)"
         )
-        if step < self.steps:  # the last one is plotted on leaving
+        if step < self.steps:  # `__exit__` plots the last one
             self._plot()
 
     def _append(self, *values: object) -> None:

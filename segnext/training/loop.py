@@ -240,7 +240,7 @@ class _Run:
         model.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.settings.clip or math.inf)
-        # Both at once: this is the only place that waits for the device.
+        # Both are read at once, since this is the only place that waits for the device.
         loss_value, norm_value = torch.stack((loss.detach().float(), norm.float())).tolist()
         return loss_value, norm_value
 

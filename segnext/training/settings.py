@@ -28,13 +28,13 @@ class TrainSettings:
     batch_size: Annotated[int, "Images per step."] = 8
     crop: Annotated[int, "Side of the square training crops, in pixels."] = 224
     scale: Annotated[tuple[float, float], "Range of the random resize, relative to each image."] = (0.5, 1.5)
-    flip: Annotated[bool, "Mirror every other crop."] = True
+    flip: Annotated[bool, "Mirror each crop with probability 1/2."] = True
     distort: Annotated[bool, "Vary brightness, contrast, saturation and hue."] = True
     lr: Annotated[float, "Peak learning rate of AdamW (official, pretrained: 6e-5)."] = 1e-3
     head_lr_multiplier: Annotated[
-        float, "Learning rate of the decoder over the backbone's (official, pretrained: 10)."
+        float, "Learning rate of the decoder, as a multiple of the backbone's (official, pretrained: 10)."
     ] = 1.0
-    weight_decay: Annotated[float, "On all parameters but those whose official name holds 'norm'."] = 0.01
+    weight_decay: Annotated[float, "For all parameters but those whose official name has 'norm'."] = 0.01
     warmup: Annotated[int, "Steps of linear warm-up (official: 1500)."] = 100
     schedule: Annotated[
         Schedule, "How the learning rate falls to 0 (official 'poly' with power 1: linear)."
@@ -47,7 +47,7 @@ class TrainSettings:
     ] = 0.0
     label_smoothing: Annotated[float, "Label smoothing of the cross-entropy, 0..1."] = 0.0
     reduction: Annotated[
-        Reduction, "Loss over labelled pixels, or (official) over all with ignored ones as 0."
+        Reduction, "mean: loss over labelled pixels; mean_all (official): over all, ignored ones as 0."
     ] = "mean"
     dtype: Annotated[DType, "bfloat16: autocast; weights stay float32."] = "float32"
     seed: Annotated[int, "Seed of initial weights, order, augmentation and dropout."] = 0
