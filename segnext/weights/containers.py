@@ -1,4 +1,4 @@
-"""Reading the state dict in a file of any kind; it keeps the names that it was saved with."""
+"""Reads the state dict in a file of any kind, under the names that it was saved with."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Contents:
     Attributes:
         state_dict: names as saved, to tensors or numpy arrays.
         kind: container in words.
-        config: our config where the file is ours, else {}.
+        config: our config if the file is ours, else {}.
         meta: facts beside the tensors (mmsegmentation's ``meta``), else {}.
         foreign: names of classes that were not loaded.
     """
@@ -124,7 +124,7 @@ def _read_pickle(path: Path) -> Contents:
     if not data.startswith(restricted.TORCH_LEGACY_START):
         return _from_object(path, "pickle", *restricted.load_pickle(data))
     try:
-        # It reads from memory, since for a file torch.load first tries the tar format of 2016 and unpacks to disk.
+        # The source is memory: given a file, torch.load first tries the tar format of 2016 and unpacks to disk.
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         return _from_object(path, "legacy torch", *restricted.load_torch_legacy(data))

@@ -1,4 +1,4 @@
-"""Finding the model that a state dict belongs to, from its shapes and its origin."""
+"""Finds the model that a state dict belongs to, from its shapes and its origin."""
 
 from __future__ import annotations
 

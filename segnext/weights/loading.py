@@ -1,4 +1,4 @@
-"""Reading checkpoints, and loading them into a model with a report."""
+"""Reads checkpoints, and loads them into a model with a report."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Checkpoint:
         config: architecture and model overrides; where known, classes, palette, preprocessing, recipe and
             metrics.
         origin: file, container and dialect in words.
-        rank_from: where the NMF rank in ``config`` comes from; "" where there is none.
+        rank_from: where the NMF rank in ``config`` comes from; "" if there is none.
         reshaped: names whose shape differed in the file.
     """
 
@@ -49,7 +49,7 @@ class LoadReport:
         unexpected: names in the file that the model lacks; these were allowed, others raise.
         reshaped: loaded names whose shape differed in the file: layer scales, adapted input channels.
         reinitialised: names that ``head="reinit"`` left as the model was initialised.
-        rank: the NMF rank used and where it comes from; "" where none was loaded.
+        rank: the NMF rank used and where it comes from; "" if none was loaded.
         notes: other facts.
     """
 
@@ -126,7 +126,7 @@ def load_weights(
         rank: the NMF rank that the checkpoint was trained with, if it is not the one that its origin uses.
 
     Raises:
-        ValueError: a mismatch that was not allowed, an unknown option, a damaged file; the model is kept.
+        ValueError: a mismatch that was not allowed, an unknown option, a damaged file; the model is not changed.
         FileNotFoundError: no such file or shipped name.
     """
     _expect_option("head", head, ("strict", "reinit"))
@@ -221,7 +221,7 @@ def _raise_unless_allowed(what: str, missing: list[str], unexpected: list[str], 
 
 
 def _adapt_channels(weight: Tensor, channels: int) -> Tensor:
-    """(C, C_file, 3, 3) to (C, channels, 3, 3), as timm does it."""
+    """Turn (C, C_file, 3, 3) into (C, channels, 3, 3), as timm does."""
     if channels == 1:
         return weight.sum(1, keepdim=True)
     given = weight.shape[1]

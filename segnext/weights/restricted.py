@@ -1,4 +1,4 @@
-"""Reading pickles without executing them.
+"""Reads pickles without executing them.
 
 Pickles name functions and call them. This unpickler knows the handful that rebuild tensors, arrays and
 containers; everything else becomes an inert :class:`Foreign` object. So a checkpoint whose ``meta`` holds
@@ -25,7 +25,7 @@ TORCH_LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
 class Foreign:
-    """Stands for an object of an unknown class: it accepts any call here and does nothing."""
+    """Stands for an object of an unknown class: it accepts the calls of an unpickler and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Foreign:
         return super().__new__(cls)
@@ -178,7 +178,7 @@ def load_torch_zip(path: Path) -> tuple[Any, set[str]]:
 def load_torch_legacy(data: bytes) -> tuple[Any, set[str]]:
     """Read the object of a file that ``torch.save`` wrote before PyTorch 1.6, and the foreign names in it.
 
-    The file holds four pickles (magic number, protocol, system, the object), one with the storages' keys, then
+    The file holds four pickles (magic number, protocol, system, the object), then one with the storages' keys, then
     per storage its length as int64 and its elements.
     """
     file = io.BytesIO(data)

@@ -1,4 +1,4 @@
-"""Saving a model's weights."""
+"""Saves a model's weights."""
 
 from __future__ import annotations
 
