@@ -1,8 +1,8 @@
-# From a fresh machine: needs make, Python >= 3.10 and a C++ compiler. `make PYTHON=python3.12 ...` picks an interpreter.
+# From a fresh machine: needs make, Python >= 3.10 and a C++ compiler. `make PYTHON=python3.12` picks the interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
-# The constraint holds in every install, so that torch is the version, and where one is offered the CPU build, that it names.
+# Every install obeys constraints.txt: torch has the version named there, and is a CPU build where one is offered.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard csrc/*.* csrc/c*/*.* csrc/ops/*/*)
 
@@ -51,8 +51,8 @@ clean: ## remove .venv and everything that was built
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python >= 3.10 is needed, got " + sys.version.split()[0] + "; name one with make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 
-# Editable, so that an edit of Python counts at once; an edit of csrc/ builds again.
-# Python first, the kernels after it in the open, so that both show how far they are.
+# The install is editable: an edit of Python takes effect at once, an edit of csrc/ builds the kernels again.
+# Python packages first, then the kernels by a command of their own, so that both show their progress.
 .venv/package: $(BUILD_INPUTS) | .venv/bin/python
 	@echo "1. torch and the other packages that segnext needs, in .venv: about a minute"
 	SEGNEXT_BUILD=off $(INSTALL) setuptools pybind11 ninja -e .

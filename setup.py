@@ -1,8 +1,8 @@
 """Builds segnext_kernels._C: C++ once per instruction set, CUDA where nvcc is found; neither needs torch.
 
-SEGNEXT_BUILD=auto (default)  what this machine can build; what is left out is recorded, with the reason
+SEGNEXT_BUILD=auto (default)  all that this machine can build; each part left out is recorded with the reason
               native          only what this machine can run: its own instruction set, CUDA where a GPU is visible
-              cpu | cuda      exactly this; an error where it cannot be built
+              cpu | cuda      exactly this; an error if it cannot be built
               off             pure Python
 TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, CXXFLAGS and MAX_JOBS are read as PyTorch's extensions read them.
 The record of the build lies beside the library and is shown by `segnext doctor`.
@@ -48,7 +48,7 @@ INSTRUCTION_SETS = {
 }
 # The header of an op whose CPU kernels have a build for float64 declares them with this macro of csrc/common/isa.h.
 FLOAT64 = "SEGNEXT_FOR_EACH_ISA_AND_FLOAT64"
-# What a compiler defines for a machine that has the instruction set.
+# A compiler defines these macros for a machine that has the instruction set.
 MACROS = {"avx2": "__AVX2__", "avx512": "__AVX512DQ__", "avx512bf16": "__AVX512BF16__"}
 DEFAULT_ARCHITECTURES = ["8.0", "9.0+PTX"]
 
@@ -83,7 +83,7 @@ def find_nvcc() -> str:
 
 
 def cuda_home(nvcc: str) -> Path:
-    """The toolkit an nvcc belongs to, as nvcc itself says: on the PATH it may be a wrapper."""
+    """Return the toolkit of an nvcc, as nvcc itself reports it: the one on the PATH may be a wrapper."""
     dry_run = subprocess.run(
         [nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True
     ).stderr
@@ -92,7 +92,7 @@ def cuda_home(nvcc: str) -> Path:
 
 
 def visible_gpus() -> list[str]:
-    """The compute capability of each GPU that the driver shows, as "9.0"."""
+    """Return the compute capability of each GPU that the driver shows, as "9.0"."""
     try:
         return output_of("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").split()
     except BuildError:
@@ -100,7 +100,7 @@ def visible_gpus() -> list[str]:
 
 
 def architectures(nvcc: str) -> list[str]:
-    """Compute capabilities to build for, as "8.0" or "9.0+PTX"."""
+    """Return the compute capabilities to build for, as "8.0" or "9.0+PTX"."""
     known = {
         f"{m[1]}.{m[2]}" for m in re.finditer(r"compute_(\d+)(\d)\b", output_of(nvcc, "--list-gpu-arch"))
     }
@@ -129,7 +129,7 @@ def architecture_flags(names: list[str]) -> list[str]:
 
 
 def jobs() -> int:
-    """From cores and free memory: a heavy translation unit takes up to 2 GiB."""
+    """Return how many jobs cores and free memory allow: a heavy translation unit takes up to 2 GiB."""
     if os.environ.get("MAX_JOBS"):
         return max(1, int(os.environ["MAX_JOBS"]))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -141,7 +141,7 @@ def jobs() -> int:
 
 
 def instruction_sets(compiler: str) -> dict[str, list[str]]:
-    """Name -> flags of what is built; in the order of csrc/common/isa.h."""
+    """Return the instruction sets to build, name to compiler flags, in the order of csrc/common/isa.h."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return {"generic": []}
     if MODE != "native":
@@ -242,7 +242,7 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     parts = ["-DSEGNEXT_WITH_CPU", *(["-DSEGNEXT_WITH_CUDA"] if with_cuda else [])]
     source = bindings(folder, CSRC / "module.cpp")
     ninja.compile("cxx", source, "", [*includes, *shared, *parts])
-    # No OpenMP library is linked: the one that `import torch` has loaded serves, so there is one thread pool.
+    # No OpenMP library is linked: the one that `import torch` has loaded is used, so there is one thread pool.
     libraries = ""
     built: dict[str, object] = {
         "compiler": output_of(*compiler.split(), "--version").splitlines()[0],
@@ -257,7 +257,7 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
         ninja.rule("nvcc", f"{nvcc} -MMD -MF $out.d {' '.join(flags)} $flags -c $in -o $out")
         for source in sorted(CSRC.rglob("*.cu")):
             ninja.compile("nvcc", source, ".cuda", [f"-I{CSRC}"])
-        # The static runtime: the library loads on machines without a GPU or a driver.
+        # With the static runtime, the library loads on machines without a GPU or a driver.
         libraries = f"-L{home}/lib64 -L{home}/lib -lcudart_static -ldl -lrt -lpthread"
         version = re.search(r"release ([\d.]+)", output_of(nvcc, "--version"))
         built["cuda"] = {
@@ -277,10 +277,10 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        # setuptools builds an editable install in a temporary folder; kept, its objects serve the next build.
+        # setuptools builds an editable install in a temporary folder. This one stays: its objects serve the next build.
         kept = ROOT / "build" / f"editable-{sysconfig.get_platform()}"
         folder = (kept if self.editable_mode else Path(self.build_temp).resolve()) / "csrc"
-        target.unlink(missing_ok=True)  # of an earlier build: must not be shipped where this one fails
+        target.unlink(missing_ok=True)  # a library of an earlier build must not be shipped if this one fails
         skipped: dict[str, str] = {}
         built: dict[str, object] = {}
         if MODE == "cuda":
@@ -305,7 +305,7 @@ class BuildKernels(build_ext):
         record_path.write_text(json.dumps(record, indent=2) + "\n")
 
     def copy_extensions_to_source(self) -> None:
-        """For `pip install -e .`: the library, where one was built, and its record."""
+        """Copy the library, if one was built, and its record, for `pip install -e .`."""
         package = ROOT / "segnext_kernels"
         for ext in self.extensions:
             target = Path(self.get_ext_fullpath(ext.name)).resolve()

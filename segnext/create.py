@@ -1,4 +1,4 @@
-"""Models by name, with or without weights."""
+"""Makes models by name, with or without weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def create_model(
         weights: a shipped name, a checkpoint of any known dialect, or None for random weights. The model
             takes class count, input channels, strips, decoder width, NMF rank and ``metadata`` from them.
         num_classes: by default that of the weights, else 150 (segmentation) or 1000 (MSCAN).
-        head: ``"reinit"`` leaves the classifier at random, for another ``num_classes`` than that of the weights.
+        head: ``"reinit"`` initialises the classifier at random, for another ``num_classes`` than that of the weights.
         part: ``"backbone"`` loads only the encoder, for example from ImageNet weights into a SegNeXt.
         **overrides: other fields of the configuration. If ``in_channels`` differs from that of the weights, their
             first convolution is adapted. A foreign checkpoint is assumed to be trained with ``rank``.
