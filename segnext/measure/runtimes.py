@@ -70,7 +70,7 @@ def torch_compile(
     """Compile a function with Inductor for exactly these shapes.
 
     Args:
-        function: it is compiled; weights of a module become constants, tensors inside anything else become inputs.
+        function: the function or module to compile.
         mode: Inductor's mode, such as "max-autotune"; None: its default.
         alone: forget earlier compilations, whose shapes would count as seen.
 
