@@ -30,7 +30,7 @@ def expect_floating(op: str, name: str, tensor: object, ndim: int, axes: str) ->
         raise TypeError(
             f"{op}: {name} must be float16, bfloat16, float32 or float64, got {dtype_name(tensor.dtype)}"
         )
-    if any(size == 0 for size in tensor.shape[1:]):
+    if 0 in tensor.shape[1:]:
         raise ValueError(
             f"{op}: {name} must have no empty axis but the batch, got shape {tuple(tensor.shape)}"
         )
@@ -45,15 +45,18 @@ def expect_shape(
     optional: bool = False,
 ) -> None:
     """A tensor of exact sizes; a string in ``shape`` names an axis of any size. None passes if optional."""
-    if tensor is None and optional:
+    if isinstance(tensor, torch.Tensor):
+        if tensor.shape == shape:  # a fast way for the many tensors of a block
+            return
+    elif tensor is None and optional:
         return
-    if not isinstance(tensor, torch.Tensor):
+    else:
         got = "None" if tensor is None else type(tensor).__name__
         raise TypeError(f"{op}: {name} must be a tensor of shape {_axes(shape)}, got {got}{_with(remedy)}")
-    matches = tensor.ndim == len(shape) and all(
+    is_like = tensor.ndim == len(shape) and all(
         isinstance(want, str) or have == want for have, want in zip(tensor.shape, shape, strict=True)
     )
-    if not matches:
+    if not is_like:
         raise ValueError(f"{op}: {name} must be {_axes(shape)}, got {tuple(tensor.shape)}{_with(remedy)}")
 
 

@@ -71,12 +71,11 @@ if _C is not None and (_load_error := _unfit(_C)):
 
 def missing(part: str) -> str | None:
     """Why "cpu" or "cuda" kernels are absent, with the remedy; None where they are built."""
-    skipped = build_record()["skipped"]
     if _C is None:
-        reason = _load_error or skipped.get("cpu", "not built")
+        reason = _load_error or build_record()["skipped"].get("cpu", "not built")
         return f"the compiled library is missing ({reason}); install a C++ compiler and run `pip install .` again"
     if part == "cuda" and not _C.HAS_CUDA:
-        reason = skipped.get("cuda", "not built")
+        reason = build_record()["skipped"].get("cuda", "not built")
         return f"built without CUDA ({reason}); install nvcc and run `SEGNEXT_BUILD=cuda pip install .`"
     return None
 
@@ -118,7 +117,7 @@ def architecture_gap(device: torch.device) -> str | None:
 
 def reason_against(x: torch.Tensor, device: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
     """Why the compiled kernels for "cpu" or "cuda", in these dtypes, do not take ``x`` on this machine."""
-    if x.device.type != device:
+    if not (x.is_cpu if device == "cpu" else x.is_cuda):
         return f"takes {device.upper()} tensors, not {x.device.type}"
     if x.dtype not in dtypes:
         return f"takes {dtype_names(dtypes)}, not {dtype_names((x.dtype,))}"
@@ -212,10 +211,10 @@ def call_cuda(
 
 def plain(value: Any) -> Any:
     """Convert to what the library takes: a tensor to its address, sizes and strides in elements, a dtype to a code."""
-    if type(value) in AS_THEY_ARE:
-        return value
     if isinstance(value, torch.Tensor):
         return value.data_ptr(), value.shape, value.stride()
+    if type(value) in AS_THEY_ARE:
+        return value
     if isinstance(value, list):
         return [plain(item) for item in value]
     return DTYPES[value] if isinstance(value, torch.dtype) else value
