@@ -3,8 +3,8 @@
 Tiling: a program holds BLOCK_P pixels by all channels in registers. It computes the mean, then squared deviations from
 it, so an offset of the whole input costs no digits. Consecutive lanes have consecutive channels (channels_last).
 
-Bytes: x once, out once. Model for an H200: about 12 instructions per element of two bytes, so memory is the bound if
-the map fills the chip. At T's 768x1536 (4.7 MB in stage 1: 2 us) the launch is the bound.
+Bytes: x once, out once. Model for an H200 (bench/issue_model.json): 20 to 36 instructions per element of two bytes. In
+stage 1 of T at 768x1536 (x has 4.7 MB) both bounds are 2 us, about as long as a launch.
 """
 
 from __future__ import annotations

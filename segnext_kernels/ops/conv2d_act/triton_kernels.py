@@ -13,10 +13,10 @@ x is rounded to W's dtype as it is read, so a float32 image of any memory format
 Tiling: a program makes BLOCK_P pixels by BLOCK_N output channels in float32. Programs of the same pixel tile are
 neighbours, so all but the first read x from L2.
 
-Model for an H200, P output pixels, T taps: 2 T P Ci Co FLOP; x once (from L1 and L2 T / stride^2 times), out once. For
-SegNeXt-T at 768x1536, the stem's first convolution is bound by issue: 295 k pixels of 32 gathered elements with about
-10 instructions each, and 16 GELUs: 9 us. Its second one and the downsampling convolutions are 0.7, 0.7, 0.8 and 0.8
-GFLOP: 1 to 3 us each.
+P output pixels, T taps: 2 T P Ci Co FLOP; x once (from L1 and L2 T / stride^2 times), out once. Model for an H200
+(bench/issue_model.json): SegNeXt-T's at 768x1536 are bound by instructions. The stem's first convolution (295 k pixels
+of 32 gathered elements and 16 GELUs) takes 24 us, its second one 10, the downsampling convolutions 6, 9 and 11 us, at
+0.7 to 0.8 GFLOP each.
 """
 
 from __future__ import annotations
