@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from bench import report, results
+from bench import small_calls as bench_small_calls
 from oracle.inputs import DTYPES
 from segnext.measure.costs import count_costs
 from segnext.models import build, list_models
@@ -109,7 +110,7 @@ def weights() -> str:
 def _newest_runs() -> list[tuple[Path, results.Results]]:
     """Return the newest result file of each machine."""
     folders = sorted({path.parent for path in results.FOLDER.glob("*/*.json")})
-    newest = [max(folder.glob("*.json"), key=_date) for folder in folders]
+    newest = [path for folder in folders if (path := _newest(folder))]
     return [(path, results.read(path)) for path in newest]
 
 
@@ -141,16 +142,20 @@ def _is_shown(row: results.Row) -> bool:
 
 
 def speed() -> str:
-    """Return the newest run of each machine in a few rows."""
-    parts = []
-    for _, run in _newest_runs():
-        lines = [["workload", "ours", "best other", "ratio"]]
+    """Return the newest run of each machine in a few rows: our time, and the fastest peer's over it."""
+    runs = [run for _, run in _newest_runs()]
+    if not runs:
+        return "Not yet measured."
+    by_workload: dict[str, list[str]] = {}
+    for column, run in enumerate(runs):
         for row in filter(_is_shown, run.rows):
-            best = f"{report.number(row.times[row.best_peer].median)} {row.best_peer}"
             name = f"{row.name}, {row.table.rpartition(', ')[2]}"
-            lines.append([name, report.number(row.times[results.OURS].median), best, f"{row.ratio:.2f}x"])
-        parts.append(f"{report.aligned(lines)}\n\n{_measured_on(run)}.")
-    return "\n\n".join(parts) or "Not yet measured."
+            ours = report.number(row.times[results.OURS].median)
+            cells = by_workload.setdefault(name, ["-"] * len(runs))
+            cells[column] = f"{ours}, {row.ratio:.2f}x {row.best_peer}"
+    header = ["workload", *(run.machine["device"] for run in runs)]
+    table = report.aligned([header, *([name, *cells] for name, cells in by_workload.items())])
+    return "\n\n".join([table, *(f"{_measured_on(run)}." for run in runs)])
 
 
 def benchmarks() -> str:
@@ -171,7 +176,7 @@ def benchmarks() -> str:
             parts.append(f"### {title}\n\n{report.table(rows, run.ceilings)}{drawn}")
         if fresh := report.fresh_table(run.rows):
             parts.append(f"### {report.FRESH_TITLE}\n\n{fresh}")
-        parts += training_curves(path.parent)
+        parts += training_curves(path.parent) + small_calls(path.parent)
     if not parts:
         parts.append("No machine was measured yet.")
     if not on_gpu:
@@ -187,13 +192,18 @@ def _from_docs(path: Path) -> str:
     return f"../{path.relative_to(ROOT).as_posix()}"
 
 
+def _newest(folder: Path) -> Path | None:
+    """Return the newest result file of a folder; None if there is none."""
+    return max(folder.glob("*.json"), default=None, key=_date)
+
+
 def _date(path: Path) -> str:
     return str(json.loads(path.read_text())["machine"]["date"])
 
 
 def training_curves(folder: Path) -> list[str]:
     """Return what bench.loss_curve found last on the machine of this folder; nothing if it never ran."""
-    path = max(folder.glob("loss_curve/*.json"), default=None, key=_date)
+    path = _newest(folder / "loss_curve")
     if path is None:
         return []
     found = json.loads(path.read_text())
@@ -205,6 +215,20 @@ def training_curves(folder: Path) -> list[str]:
         f"{found['largest_gap']:.1e} of eager PyTorch's. Eager's own losses move by {found['largest_noise']:.1e} "
         f"when only its number of threads changes ([numbers]({_from_docs(path)})).\n\n"
         f"![losses of training steps]({_from_docs(path.with_suffix('.png'))})"
+    ]
+
+
+def small_calls(folder: Path) -> list[str]:
+    """Return what bench.small_calls measured last on the machine of this folder; nothing if it never ran."""
+    path = _newest(folder / "small_calls")
+    if path is None:
+        return []
+    machine = json.loads(path.read_text())["machine"]
+    return [
+        "### one call of each op on a small input\n\n"
+        "Microseconds on one thread, without a gradient: the whole call of the op's first sample, its parts, and the "
+        f"definition in eager PyTorch. Commit {machine['commit']} ([numbers]({_from_docs(path)})).\n\n"
+        f"{bench_small_calls.table(bench_small_calls.read(path))}"
     ]
 
 
