@@ -115,14 +115,15 @@ def store_with_skip(
     mask = in_image[:, None] & known[None, :]
     bias = tl.load(bias_ptr + o * stride_b, mask=known, other=0.0).to(tl.float32)
     if SKIP == "affine":
-        bias += tl.load(shift_ptr + o * stride_shift, mask=known, other=0.0).to(tl.float32)
-    acc += bias[None, :]
-    if SKIP != "none":
-        skip = tl.load(skip_rows[:, None] + (o * stride_sc)[None, :], mask=mask, other=0.0).to(tl.float32)
-        if SKIP == "affine":
-            scale = tl.load(scale_ptr + o * stride_scale, mask=known, other=0.0).to(tl.float32)
-            skip *= scale[None, :]
-        acc += skip
+        shift = tl.load(shift_ptr + o * stride_shift, mask=known, other=0.0).to(tl.float32)
+        scale = tl.load(scale_ptr + o * stride_scale, mask=known, other=0.0).to(tl.float32)
+        skip = tl.load(skip_rows[:, None] + (o * stride_sc)[None, :], mask=mask, other=0.0)
+        acc += skip.to(tl.float32) * scale[None, :] + (bias + shift)[None, :]
+    else:
+        acc += bias[None, :]
+        if SKIP == "skip":
+            skip = tl.load(skip_rows[:, None] + (o * stride_sc)[None, :], mask=mask, other=0.0)
+            acc += skip.to(tl.float32)
     out = out_rows[:, None] + (o * stride_oc)[None, :]
     tl.store(out, acc.to(out.dtype.element_ty), mask=mask)
 
