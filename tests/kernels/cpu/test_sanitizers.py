@@ -85,14 +85,17 @@ def _run(library: Path, *tests: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(_runtime("libasan.so") is None, reason="g++ with AddressSanitizer is not installed")
 def test_contract_inputs_under_sanitizers(source: Path) -> None:
     library = _build(source)
-    for tests in (
-        ("tests/kernels/cpu/test_instruction_sets.py", "-k", "(avx512bf16 or generic) and fp32 or fp64"),
-        ("tests/deployment/test_model.py", "-k", "test_every_instruction_set"),
+    for least, tests in (
+        (
+            1000,
+            ("tests/kernels/cpu/test_instruction_sets.py", "-k", "(avx512bf16 or generic) and fp32 or fp64"),
+        ),
+        (2, ("tests/deployment/test_model.py", "-k", "test_every_instruction_set")),
     ):
         done = _run(library, *tests)
         assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
         passed = re.search(r"(\d+) passed", done.stdout)
-        assert passed, done.stdout[-3000:]
+        assert passed and int(passed[1]) >= least, done.stdout[-3000:]
         summary.count("cases of CPU kernels under AddressSanitizer and UBSan", int(passed[1]))
 
 
