@@ -154,7 +154,7 @@ def speed() -> str:
             cells = by_workload.setdefault(name, ["-"] * len(runs))
             cells[column] = f"{ours}, {row.ratio:.2f}x {row.best_peer}"
     header = ["workload", *(run.machine["device"] for run in runs)]
-    table = report.aligned([header, *([name, *cells] for name, cells in by_workload.items())])
+    table = _left_aligned([header, *([name, *cells] for name, cells in by_workload.items())])
     return "\n\n".join([table, *(f"{_measured_on(run)}." for run in runs)])
 
 
