@@ -87,7 +87,7 @@ def test_contract_inputs_under_sanitizers(source: Path) -> None:
     library = _build(source)
     for least, tests in (
         (
-            1000,
+            500,
             ("tests/kernels/cpu/test_instruction_sets.py", "-k", "(avx512bf16 or generic) and fp32 or fp64"),
         ),
         (2, ("tests/deployment/test_model.py", "-k", "test_every_instruction_set")),
