@@ -16,6 +16,9 @@ torch.backends.cudnn.allow_tf32 = False
 torch.backends.cudnn.deterministic = True
 
 
+# Each takes minutes in one process: begun last, one would run alone while the other cores wait. `make test` has little
+# of them.
+LONG = ("test_interpreter.py", "test_machine_code.py")
 # Folders of cheap tests come first, so that a failing test is seen early; tests in no folder come before them.
 ROOMS = (
     *(
@@ -35,7 +38,7 @@ ROOMS = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark emulated tests as proof, and sort the tests by folder in the order of `ROOMS`."""
+    """Mark emulated tests as proof, and sort the tests: the long files, then by folder in the order of `ROOMS`."""
     for item in items:
         if "emulator" in getattr(item, "fixturenames", ()):
             item.add_marker("proof")
@@ -43,6 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _place(item: pytest.Item) -> int:
+    if item.path.name in LONG:
+        return -2
     room = item.path.relative_to(Path(__file__).parent).parts[0]
     return ROOMS.index(room) if room in ROOMS else -1
 
