@@ -25,31 +25,52 @@ struct SumAxes {
   }
 };
 
+// A pixel's four sources in one of the resized tensors, and their weights.
+template <typename T>
+struct Corners {
+  const T *top_left, *top_right, *bottom_left, *bottom_right;
+  float top, bottom, left, right;
+};
+
 template <typename T>
 void add_row(const ResizeSumParams& p, const SumAxes& s, int64_t image, int64_t y) {
-  const T* corner[kMaxResized][2];
+  const T* source_rows[kMaxResized][2];
   for (int i = 0; i < p.count; ++i) {
     const Tensor4& t = p.other[i];
     const int64_t source = s.rows[i].source[y];
-    corner[i][0] = static_cast<const T*>(t.data) + image * t.stride[0] + source * t.stride[2];
-    corner[i][1] = corner[i][0] + s.rows[i].reach(source) * t.stride[2];
+    source_rows[i][0] = static_cast<const T*>(t.data) + image * t.stride[0] + source * t.stride[2];
+    source_rows[i][1] = source_rows[i][0] + s.rows[i].reach(source) * t.stride[2];
   }
   const T* base = static_cast<const T*>(p.base.data) + image * p.base.stride[0] + y * p.base.stride[2];
   T* out = static_cast<T*>(p.out.data) + image * p.out.stride[0] + y * p.out.stride[2];
-  for (int64_t x = 0; x < p.out.size[3]; ++x) {
-    for (int64_t c = 0; c < p.out.size[1]; c += kLanes) {
-      const int64_t lanes = p.out.size[1] - c;
-      Vec sum = load_first(base + x * p.base.stride[3] + c, lanes);
-      for (int i = 0; i < p.count; ++i) {
-        const Axis& columns = s.columns[i];
-        const int64_t left = columns.source[x] * p.other[i].stride[3] + c;
-        const int64_t right = left + columns.reach(columns.source[x]) * p.other[i].stride[3];
-        const auto blend = [&](const T* row) {
-          return columns.w0[x] * load_first(row + left, lanes) + columns.w1[x] * load_first(row + right, lanes);
+  const int64_t channels = p.out.size[1];
+  const int count = p.count;
+  for (int64_t x = 0; x < p.out.size[3]; ++x, base += p.base.stride[3], out += p.out.stride[3]) {
+    Corners<T> corners[kMaxResized];
+    for (int i = 0; i < count; ++i) {
+      const Axis& columns = s.columns[i];
+      const int64_t left = columns.source[x] * p.other[i].stride[3];
+      const int64_t right = left + columns.reach(columns.source[x]) * p.other[i].stride[3];
+      corners[i] = {source_rows[i][0] + left,
+                    source_rows[i][0] + right,
+                    source_rows[i][1] + left,
+                    source_rows[i][1] + right,
+                    s.rows[i].w0[y],
+                    s.rows[i].w1[y],
+                    columns.w0[x],
+                    columns.w1[x]};
+    }
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      const int64_t lanes = channels - c;
+      Vec sum = load_first(base + c, lanes);
+      for (int i = 0; i < count; ++i) {
+        const Corners<T>& k = corners[i];
+        const auto blend = [&](const T* left, const T* right) {
+          return k.left * load_first(left + c, lanes) + k.right * load_first(right + c, lanes);
         };
-        sum += s.rows[i].w0[y] * blend(corner[i][0]) + s.rows[i].w1[y] * blend(corner[i][1]);
+        sum += k.top * blend(k.top_left, k.top_right) + k.bottom * blend(k.bottom_left, k.bottom_right);
       }
-      store_first(out + x * p.out.stride[3] + c, sum, lanes);
+      store_first(out + c, sum, lanes);
     }
   }
 }
