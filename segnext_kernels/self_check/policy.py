@@ -13,7 +13,6 @@ import torch
 from segnext_kernels.kernel import KERNELS
 from segnext_kernels.self_check import process, verdicts
 from segnext_kernels.self_check.verdicts import Subject, Verdict
-from segnext_kernels.spec import all_specs
 
 VARIABLE = "SEGNEXT_SELF_CHECK"
 GPU_BACKENDS = ("cuda", "triton")
@@ -51,6 +50,8 @@ def distrusted(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
 
 def subjects(backends: Iterable[str] = GPU_BACKENDS) -> list[Subject]:
     """Every kernel for a GPU, in each of `DTYPES` that it takes."""
+    from segnext_kernels.spec import all_specs  # importing it takes 5 ms, and few processes need it
+
     ops = [op for name in all_specs() for op in (name, f"{name}_backward") if op in KERNELS]
     return [
         Subject(op, backend, dtype)
