@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from bench import report, results
-from bench import small_calls as bench_small_calls
+from bench import report, results, small_calls
 from oracle.inputs import DTYPES
 from segnext.measure.costs import count_costs
 from segnext.models import build, list_models
@@ -176,7 +175,7 @@ def benchmarks() -> str:
             parts.append(f"### {title}\n\n{report.table(rows, run.ceilings)}{drawn}")
         if fresh := report.fresh_table(run.rows):
             parts.append(f"### {report.FRESH_TITLE}\n\n{fresh}")
-        parts += training_curves(path.parent) + small_calls(path.parent)
+        parts += training_curves(path.parent) + costs_of_calls(path.parent)
     if not parts:
         parts.append("No machine was measured yet.")
     if not on_gpu:
@@ -218,7 +217,7 @@ def training_curves(folder: Path) -> list[str]:
     ]
 
 
-def small_calls(folder: Path) -> list[str]:
+def costs_of_calls(folder: Path) -> list[str]:
     """Return what bench.small_calls measured last on the machine of this folder; nothing if it never ran."""
     path = _newest(folder / "small_calls")
     if path is None:
@@ -228,7 +227,7 @@ def small_calls(folder: Path) -> list[str]:
         "### one call of each op on a small input\n\n"
         "Microseconds on one thread, without a gradient: the whole call of the op's first sample, its parts, and the "
         f"definition in eager PyTorch. Commit {machine['commit']} ([numbers]({_from_docs(path)})).\n\n"
-        f"{bench_small_calls.table(bench_small_calls.read(path))}"
+        f"{small_calls.table(small_calls.read(path))}"
     ]
 
 

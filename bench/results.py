@@ -109,11 +109,11 @@ def write(results: Results, folder: Path = FOLDER) -> Path:
     return path
 
 
-def path_of(machine: dict[str, Any], folder: Path = FOLDER) -> Path:
-    """Return ``folder/<machine>/<date>-<commit>.json``."""
+def path_of(machine: dict[str, Any], folder: Path = FOLDER, part: str = "") -> Path:
+    """Return ``folder/<machine>/<part>/<date>-<commit>.json``; a "changed" follows the commit of a changed tree."""
     commit = machine["commit"].replace("+", "changed")
     stem = f"{machine['date'][:10]}-{re.sub(r'[^0-9A-Za-z]', '', commit)}"
-    return folder / machine["slug"] / f"{stem}.json"
+    return folder / machine["slug"] / part / f"{stem}.json"
 
 
 def save(results: Results, path: Path) -> None:

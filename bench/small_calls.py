@@ -20,9 +20,8 @@ from typing import Any
 import torch
 
 from bench import machine, report
-from bench.results import FOLDER
-from oracle.accuracy import assert_accurate, assert_labels
-from oracle.gradients import cast
+from bench.results import FOLDER, path_of
+from oracle.accuracy import assert_output
 from oracle.inputs import in_layout
 from segnext.measure.timing import interleaved
 from segnext_kernels import backend
@@ -57,7 +56,7 @@ class Cost:
 def measure(spec: Spec, rounds: int = ROUNDS) -> Cost:
     """Return what a call of one op costs, after its result was compared with the definition's."""
     args = in_layout(spec.samples[0].make(), torch.channels_last)
-    check(spec, args)
+    assert_output(spec, spec.call(*args), args)
     kernel = backend.select(spec.name, args)
     parts: dict[str, Callable[[], Any]] = {
         "whole": partial(spec.call, *args),
@@ -68,15 +67,6 @@ def measure(spec: Spec, rounds: int = ROUNDS) -> Cost:
     turns = {name: partial(_seconds_per_call, part) for name, part in parts.items()}
     times = interleaved(turns, float("inf"), least=rounds, most=rounds)
     return Cost(**{name: 1e6 * min(seconds) for name, seconds in times.items()})
-
-
-def check(spec: Spec, args: tuple[Any, ...]) -> None:
-    """Raise AssertionError if a call's result is not as exact as it must be."""
-    output, eager = spec.call(*args), spec.reference(*args)
-    if eager.is_floating_point():
-        assert_accurate(output, spec.reference(*cast(args, torch.float64)), eager, what=spec.name)
-    else:
-        assert_labels(output, args[0], (output.shape[1], output.shape[2]))
 
 
 def _seconds_per_call(part: Callable[[], Any]) -> float:
@@ -124,12 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(costs, read(options.before) if options.before else None))
     if not options.ops:
         host = machine.describe()
-        path = (
-            options.results
-            / host["slug"]
-            / "small_calls"
-            / f"{host['date'][:10]}-{host['commit'].rstrip('+')}.json"
-        )
+        path = path_of(host, options.results, "small_calls")
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"machine": host, "costs": {name: asdict(cost) for name, cost in costs.items()}}
         path.write_text(json.dumps(content, indent=1) + "\n")

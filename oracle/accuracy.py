@@ -11,14 +11,31 @@ order: the single number that is the bias gradient of one channel may be exact b
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+
+from segnext_kernels.self_check.gradients import cast
+from segnext_kernels.spec import Spec
 
 # The largest error that is allowed at all, relative to the largest value. It is thousands of roundings in float64 and
 # float32 (PyTorch's own channels_last group_norm needs them where the mean is 30 deviations) and a few in the 16-bit
 # formats, whose sums are kept in float32.
 CAPS = {torch.float64: 1e-12, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 UNIT_FLOAT32 = 2.0**-24
+
+
+def assert_output(spec: Spec, output: torch.Tensor, args: tuple[Any, ...]) -> None:
+    """Assert that ``output`` is an op's result on ``args``, or its labels if it gives labels."""
+    if output.is_floating_point():
+        oracle, eager, wide = (
+            spec.reference(*version)
+            for version in (cast(args, torch.float64), args, cast(args, torch.float32))
+        )
+        assert_accurate(output, oracle, eager, wide, what=spec.name)
+    else:
+        assert_labels(output, *args)
 
 
 def assert_accurate(

@@ -58,8 +58,8 @@ def subjects(backends: Iterable[str] = GPU_BACKENDS) -> list[Subject]:
         for backend in backends
         for op in ops
         if backend in KERNELS[op]
-        for dtype in KERNELS[op][backend].dtypes or DTYPES
-        if dtype in DTYPES
+        for dtype in DTYPES
+        if dtype in (KERNELS[op][backend].dtypes or DTYPES)
     ]
 
 

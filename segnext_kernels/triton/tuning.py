@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import torch
 
 from segnext_kernels import user_cache
+from segnext_kernels.kernel import dtype_name
 
 TABLES = Path(__file__).with_name("tuned")
 REGISTERS_PER_THREAD = 255
@@ -80,10 +81,9 @@ class Space:
 
 def size_class(x: torch.Tensor, *more: str) -> str:
     """The key of a configuration for tensors like ``x``: dtype, innermost axis, sizes rounded up to powers of 2."""
-    dtype = str(x.dtype).removeprefix("torch.")
     inner = "nhwc" if x.ndim == 4 and x.stride(1) == 1 and x.shape[1] > 1 else "nchw"
     sizes = "x".join(str(1 << (size - 1).bit_length()) for size in x.shape)
-    return "-".join([dtype, inner, sizes, *more])
+    return "-".join([dtype_name(x.dtype), inner, sizes, *more])
 
 
 def tuned(space: Space, key: str, x: torch.Tensor, run: Callable[[Config], Result]) -> Result:
