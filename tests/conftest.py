@@ -33,8 +33,19 @@ ROOMS = (
         "predict",
         "evaluation",
     ),
-    *("training", "tools", "cli", "contract", "kernels", "bench", "packaging"),
+    *("training", "tools", "cli", "fuzz", "contract", "kernels", "bench", "packaging"),
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fuzz", "random inputs, tests/fuzz")
+    group.addoption("--fuzz-seed", type=int, default=0, help="seed of the random inputs")
+    group.addoption(
+        "--fuzz-share",
+        type=float,
+        default=0.02,
+        help="share of each fuzzer's full number of inputs; `make fuzz` tries all of them (1)",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
