@@ -152,12 +152,13 @@ def on_meta(model: SegNeXt, dtype: torch.dtype = torch.bfloat16) -> DeployedSegN
 
 
 def deployed_launches(fast: DeployedSegNeXt, images: torch.Tensor) -> list[Launch]:
-    """Return the launches of `predict`, between a copy and a clone as in a replay of `deployment.graphs`."""
+    """Return the launches of `predict`, between a copy and clones as in a replay of `deployment.graphs`."""
 
-    def call() -> torch.Tensor:
+    def call() -> None:
         own = torch.empty_like(images)
         own.copy_(images)
-        return fast.predict(own).clone()
+        for result in fast.labels_and_sum(own, (images.shape[2], images.shape[3])):
+            result.clone()
 
     return launches(call)
 

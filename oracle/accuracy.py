@@ -83,14 +83,16 @@ def assert_gradient_accurate(
     _assert_no_bias(actual_error, eager_error, oracle, actual.dtype, what)
 
 
-def assert_labels(labels: torch.Tensor, logits: torch.Tensor, size: tuple[int, int]) -> None:
+def assert_labels(
+    labels: torch.Tensor, logits: torch.Tensor, size: tuple[int, int], align_corners: bool = False
+) -> None:
     """Assert that the label of every pixel is the oracle's, or a class that ties with it within float32 rounding.
 
-    The oracle is ``F.interpolate(logits.float(), size, mode="bilinear").argmax(1)``. Where it meets a NaN or Inf, the
-    labels must be equal.
+    The oracle is ``F.interpolate(logits.float(), size, mode="bilinear", ...).argmax(1)``. Where it meets a NaN or Inf,
+    the labels must be equal.
     """
     logits = logits.float()
-    full = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    full = F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
     oracle, labels = full.argmax(1), labels.long()
     assert labels.shape == oracle.shape, (
         f"labels: shape must be {tuple(oracle.shape)}, got {tuple(labels.shape)}"
@@ -102,7 +104,7 @@ def assert_labels(labels: torch.Tensor, logits: torch.Tensor, size: tuple[int, i
     finite = full.isfinite().all(1)
     wrong = (labels != oracle) & ~finite
     assert not wrong.any(), f"labels: {int(wrong.sum())} pixels beside NaN or Inf differ from PyTorch's"
-    exact = F.interpolate(logits.double(), size=size, mode="bilinear", align_corners=False)
+    exact = F.interpolate(logits.double(), size=size, mode="bilinear", align_corners=align_corners)
     gap = (exact.gather(1, oracle.unsqueeze(1)) - exact.gather(1, labels.unsqueeze(1))).squeeze(1)
     excess = torch.where(finite, gap - tie_width(logits, size), -1.0)
     assert (excess <= 0).all(), (
@@ -118,7 +120,7 @@ def tie_width(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     difference. It is off by at most 3 u (s + 1), and so are the two weights that follow from it. A weight's error moves
     the value by itself times the difference of two corners, which is at most 2 M for the image's largest finite
     magnitude M. Rounding 1 - weight, four products and three sums adds at most 8 u M. Both classes may be off by that
-    much, hence twice.
+    much, hence twice. The coordinates of aligned corners have one rounding less, and the same bound.
     """
     height, width = size
     finite = torch.where(logits.isfinite(), logits, 0).double()

@@ -73,6 +73,9 @@ class Kernel:
         return None if self.slower is None else self.slower(*args[self.position :])
 
 
+# Why the fused kernels, whose tiles follow from pixel centres, leave ``align_corners=True`` to the definition.
+WITHOUT_ALIGNED_CORNERS = "takes align_corners=False"
+
 # op name -> backend name -> kernel; registration.define_op fills it
 KERNELS: dict[str, dict[str, Kernel]] = {}
 # op name -> the arguments that autocast converts to the low precision; registration.define_autocast fills it

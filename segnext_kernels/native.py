@@ -244,6 +244,6 @@ class Workspace:
 
 def packed_memory(size: int) -> torch.Tensor:
     """Uninitialised bytes at a multiple of 64, where packed weights begin."""
-    memory = torch.empty(size + 64, dtype=torch.uint8)
+    memory = torch.empty(size + 64, dtype=torch.uint8, device="cpu")  # whatever the default device
     start = -memory.data_ptr() % 64
     return memory[start : start + size]

@@ -18,11 +18,11 @@ REGIONS = 8  # per side of the label map; in a real one too, most cells have one
 
 def _label_map(args: Any) -> Any:
     """Make logits with regions of one class, so that the resizing argmax branches as on a real image."""
-    logits, size = args
+    logits, size, *rest = args
     noise = torch.randn(1, logits.shape[1], REGIONS, REGIONS, generator=torch.Generator().manual_seed(0))
     smooth = F.interpolate(noise, logits.shape[2:], mode="bilinear").to(logits.dtype)
     result = torch.empty_strided(logits.shape, logits.stride(), dtype=logits.dtype)
-    return result.copy_(smooth.expand_as(result)), size
+    return result.copy_(smooth.expand_as(result)), size, *rest
 
 
 def steps(recorder: Callable[[], Recorder], size: str, height: int, width: int, blocks: int) -> list[Step]:

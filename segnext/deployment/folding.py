@@ -55,6 +55,14 @@ def fold(model: SegNeXt) -> FoldedWeights:
 
     They are folded in float64, so that only the results are rounded.
     """
+    return mapped(
+        fold_anywhere(model),
+        lambda tensor: tensor.detach().to("cpu", torch.float32, copy=True).contiguous(),
+    )
+
+
+def fold_anywhere(model: SegNeXt) -> FoldedWeights:
+    """Return the folded weights on the model's device, which may be meta; some are the model's own tensors."""
     stem, decoder = model.backbone.stem, model.decoder
     downsamples = [
         _behind(*cast("tuple[nn.Conv2d, nn.BatchNorm2d]", (layer.conv, layer.norm)))
@@ -66,7 +74,7 @@ def fold(model: SegNeXt) -> FoldedWeights:
         cast("list[nn.LayerNorm]", model.backbone.norms),
         strict=True,
     )
-    folded = FoldedWeights(
+    return FoldedWeights(
         _behind(stem.conv1, stem.norm1),
         tuple(
             FoldedStage(
@@ -78,7 +86,6 @@ def fold(model: SegNeXt) -> FoldedWeights:
         ),
         DECODERS[type(decoder)].fold(decoder, model.config),
     )
-    return mapped(folded, lambda tensor: tensor.detach().to("cpu", torch.float32, copy=True).contiguous())
 
 
 def by_name(config: SegNeXtConfig, weights: FoldedWeights) -> dict[str, Tensor]:
@@ -141,7 +148,7 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def _wide(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Return weight and bias in float64."""
-    bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
+    bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
     return conv.weight.double(), bias.double()
 
 

@@ -20,7 +20,7 @@ WARM_UPS = (
     2  # calls before a capture, in which Triton compiles, cuDNN chooses and the allocator learns the sizes
 )
 
-Function = Callable[[Tensor], Tensor]
+Function = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class CaptureError(Exception):
@@ -50,7 +50,7 @@ class CapturedCall:
             try:
                 # thread_local: other threads may use the device during the capture
                 with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-                    self._result = function(self._images)
+                    self._results = function(self._images)
             except Exception as error:
                 torch.cuda.set_stream(caller)  # a capture that fails may leave its own stream set
                 raise CaptureError(f"{type(error).__name__}: {error}") from error
@@ -58,8 +58,8 @@ class CapturedCall:
                 caller.wait_stream(stream)
             self._done.record()
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return the result for these images, in memory of its own."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the results for these images, in memory of their own."""
         with self._lock, torch.cuda.device(self.device):
             stream = torch.cuda.current_stream()
             stream.wait_event(self._done)  # another stream's call may still be reading or writing
@@ -67,9 +67,9 @@ class CapturedCall:
             self._graph.replay()
             # keeps the allocator from reusing this memory while the replay runs, should this object be freed
             self._images.record_stream(stream)
-            result = self._result.clone()
+            results = tuple(result.clone() for result in self._results)
             self._done.record(stream)
-        return result
+        return results
 
     def finish(self) -> None:
         """Wait until the device no longer uses the graph's memory."""
@@ -94,7 +94,7 @@ class GraphCache:
         self._last: Hashable = None
         self._lock = threading.Lock()
 
-    def __call__(self, kind: Hashable, function: Function, images: Tensor) -> Tensor:
+    def __call__(self, kind: Hashable, function: Function, images: Tensor) -> tuple[Tensor, ...]:
         """Return ``function(images)``; calls with equal ``kind``, shape and memory format must have the same function.
 
         While the caller captures a graph, the function runs directly and becomes part of that graph.

@@ -18,7 +18,6 @@ from segnext.deployment.plan import count, view
 from segnext.models import SegNeXtConfig
 from segnext.models.config import GROUPS
 from segnext.models.decoder import Decoder
-from segnext.models.ham import EVAL_STEPS
 from segnext.models.light_ham import LightHam
 
 
@@ -72,8 +71,8 @@ class FoldedLightHam(FoldedDecoder):
             classifier=FoldedConv(*both("classifier")),
         )
 
-    def layers(self, layers: Layers) -> LightHamLayers:
-        return LightHamLayers(self, layers)
+    def layers(self, layers: Layers, config: SegNeXtConfig) -> LightHamLayers:
+        return LightHamLayers(self, layers, config)
 
     def elements(self, shapes: Sequence[Sequence[int]]) -> int:
         return count(self._level(shapes[0]))
@@ -107,12 +106,12 @@ class LightHamMemory:
 class LightHamLayers:
     """The layers from the features to logits at the size of the first feature."""
 
-    def __init__(self, weights: FoldedLightHam, layers: Layers) -> None:
+    def __init__(self, weights: FoldedLightHam, layers: Layers, config: SegNeXtConfig) -> None:
         self.squeeze = [layers.pointwise(conv) for conv in weights.squeeze]
-        self.resize_sum = layers.resize_sum()
+        self.resize_sum = layers.resize_sum(config.decoder_align_corners)
         self.squeeze_norm = layers.group_norm(weights.squeeze_norm, GROUPS)
         self.proj_in = layers.pointwise(weights.proj_in, "relu")
-        self.nmf = layers.nmf(weights.bases, weights.proj_out, EVAL_STEPS)
+        self.nmf = layers.nmf(weights.bases, weights.proj_out, config.eval_steps)
         self.ham_norm = layers.group_norm(weights.ham_norm, GROUPS)
         self.align = layers.pointwise(weights.align)
         self.align_norm = layers.group_norm(weights.align_norm, GROUPS)

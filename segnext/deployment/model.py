@@ -3,15 +3,15 @@
 The weights are folded once (`segnext.deployment.folding`). On a CPU with the compiled library they are packed for
 its instruction set, and every tensor of a forward pass lies in a plan that is made once per input shape
 (`segnext.deployment.packed`). Elsewhere the same folded network runs on the public ops
-(`segnext.deployment.modules`), in channels_last from the image to the label map: on a GPU SegNeXt-T takes at most 80
+(`segnext.deployment.modules`), in channels_last from the image to the label map: on a GPU SegNeXt-T takes at most 82
 launches, captured in a CUDA graph per input shape (`segnext.deployment.graphs`).
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Hashable
-from dataclasses import asdict
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segnext.deployment.folding import DECODERS, by_name, fold, from_names
+from segnext.deployment import files
+from segnext.deployment.folding import DECODERS, by_name, fold
 from segnext.deployment.graphs import Function, GraphCache
 from segnext.deployment.modules import FoldedNetwork
 from segnext.deployment.packed import PackedNetwork
 from segnext.deployment.parts import FoldedWeights
 from segnext.models import SegNeXt, SegNeXtConfig
+from segnext.models.finite import expect_finite
+from segnext.models.labels import two_logits
 from segnext.models.layers import check_images
 from segnext_kernels import current_backend, packed, upsample_argmax
-
-FORMAT = "segnext-deployed-1"
 
 
 def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32, cuda_graph: bool = True) -> DeployedSegNeXt:
@@ -89,7 +90,7 @@ class DeployedSegNeXt:
         if dtype not in packed.DTYPES:
             raise ValueError(f"deploy: dtype must be torch.float32 or torch.bfloat16, got {dtype}")
         self.config, self.weights, self.dtype = config, weights, dtype
-        self.metadata = metadata or {}
+        self.metadata = deepcopy(metadata or {})
         self.device = torch.device(device)
         is_packed = (
             self.device.type == "cpu"
@@ -97,21 +98,23 @@ class DeployedSegNeXt:
             and current_backend() in ("auto", "cpu")
         )
         self._network: PackedNetwork | FoldedNetwork = (
-            PackedNetwork(weights, dtype) if is_packed else FoldedNetwork(weights, dtype, self.device)
+            PackedNetwork(weights, config, dtype)
+            if is_packed
+            else FoldedNetwork(weights, config, dtype, self.device)
         )
         self._stem_weight = weights.stem.weight.to(self.device)
         self._graphs = GraphCache() if cuda_graph and self.device.type == "cuda" else None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return logits (N, num_classes, H, W) in float32."""
+        """Return logits (N, K, H, W) in float32; K as in `segnext.models.SegNeXt`."""
         logits, size = self.forward_logits(images), images.shape[2:]
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=self.config.align_corners)
 
     def forward_logits(self, images: Tensor) -> Tensor:
-        """Return logits (N, num_classes, ceil(H/8), ceil(W/8)) in float32, before resizing to the image."""
+        """Return logits (N, K, ceil(H/8), ceil(W/8)) in float32, before resizing to the image."""
         self._check(images)
         if self._graphs is not None:
-            return self._through_graph("logits", self._network.logits, images)
+            return self._through_graph("logits", lambda pixels: (self._network.logits(pixels),), images)[0]
         with torch.inference_mode():
             logits = self._network.logits(images)
         return logits.clone() if logits.is_inference() and not torch.is_inference_mode_enabled() else logits
@@ -122,19 +125,44 @@ class DeployedSegNeXt:
         Args:
             images: (N, C, H, W) normalised images, float32.
             size: height and width of the result; the images' by default.
+
+        Raises:
+            NonFiniteError: there are NaN or Inf among the logits; on a GPU their sum is waited for.
         """
         self._check(images)
         size = size or (images.shape[2], images.shape[3])
         if self._graphs is not None:
-            return self._through_graph(
-                tuple(size), lambda pixels: upsample_argmax(self._network.logits(pixels), size), images
+            labels, total = self._through_graph(
+                tuple(size), lambda pixels: self.labels_and_sum(pixels, size), images
             )
+            if not (torch.cuda.is_current_stream_capturing() or math.isfinite(total.item())):
+                self.expect_finite(self.forward_logits(images))
+            return labels
         with torch.inference_mode():
             logits = self._network.logits(images)
+            self.expect_finite(logits)
         with torch.no_grad():  # outside inference mode, so that the caller may change the result in place
-            return upsample_argmax(logits, size)
+            return self._labels(logits, size)
 
-    def _through_graph(self, kind: Hashable, function: Function, images: Tensor) -> Tensor:
+    def labels_and_sum(self, images: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the labels and the sum of the logits, which is finite if all of them are: one launch more."""
+        logits = self._network.logits(images)
+        return self._labels(logits, size), logits.sum(dtype=torch.float32)
+
+    def _labels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        return upsample_argmax(two_logits(logits, self.config.threshold), size, self.config.align_corners)
+
+    def expect_finite(self, logits: Tensor) -> None:
+        """Raise a `segnext.models.finite.NonFiniteError`, which names a tensor, unless all logits are finite."""
+        name = f"deployed {self.config.architecture}"
+        expect_finite(logits, name, lambda: by_name(self.config, self.weights))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the unpacked weights; each machine and process packs them anew."""
+        cuda_graph = self._graphs is not None
+        return type(self), (self.config, self.weights, self.dtype, self.metadata, self.device, cuda_graph)
+
+    def _through_graph(self, kind: Hashable, function: Function, images: Tensor) -> tuple[Tensor, ...]:
         """Capture and replay outside inference mode and autocast, so that one graph serves callers in any mode."""
         assert self._graphs is not None
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -149,18 +177,7 @@ class DeployedSegNeXt:
 
         The file is written under a temporary name and renamed, so that it is never half written.
         """
-        from safetensors.torch import save_file
-
-        from segnext.atomic import replace_file
-
-        header = {
-            "format": FORMAT,
-            "config": json.dumps(asdict(self.config)),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "metadata": json.dumps(self.metadata),
-        }
-        tensors = by_name(self.config, self.weights)
-        replace_file(path, lambda temporary: save_file(tensors, temporary, header))
+        files.write(path, files.Contents(self.config, self.weights, self.dtype, self.metadata))
 
     @classmethod
     def load(
@@ -179,31 +196,7 @@ class DeployedSegNeXt:
             cuda_graph: see `deploy`.
 
         Raises:
-            FileNotFoundError: no such file. ValueError: not a deployed SegNeXt.
+            FileNotFoundError: no such file. ValueError: not a deployed SegNeXt, or its tensors do not fit.
         """
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"deploy: {path} does not exist")
-        try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                names = file.keys()
-                tensors = {name: file.get_tensor(name) for name in names}
-        except SafetensorError as error:
-            raise ValueError(f"deploy: {path} is not a safetensors file ({error})") from error
-        if header.get("format") != FORMAT:
-            raise ValueError(
-                f"deploy: {path} must be a file of DeployedSegNeXt.save, got other weights; "
-                "create_model(weights=...) reads checkpoints, deploy(model) folds them"
-            )
-        saved = getattr(torch, header["dtype"])
-        config = SegNeXtConfig(**json.loads(header["config"]))
-        try:
-            weights = from_names(config, tensors)
-        except KeyError as error:
-            raise ValueError(
-                f"deploy: {path} must have every tensor of a deployed {config.architecture}, lacks {error.args[0]}"
-            ) from None
-        return cls(config, weights, dtype or saved, json.loads(header["metadata"]), device, cuda_graph)
+        found = files.read(path)
+        return cls(found.config, found.weights, dtype or found.dtype, found.metadata, device, cuda_graph)

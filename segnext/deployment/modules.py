@@ -21,6 +21,7 @@ from segnext.deployment.parts import (
     mapped,
 )
 from segnext.deployment.plan import Plan
+from segnext.models import SegNeXtConfig
 from segnext_kernels import (
     channel_norm,
     conv2d_act,
@@ -35,8 +36,10 @@ from segnext_kernels import (
 class FoldedNetwork(Network):
     """Runs without a memory plan: each layer allocates its own result."""
 
-    def __init__(self, weights: FoldedWeights, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__(weights, OpLayers(dtype, device))
+    def __init__(
+        self, weights: FoldedWeights, config: SegNeXtConfig, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__(weights, config, OpLayers(dtype, device))
 
     def logits(self, images: Tensor) -> Tensor:
         """Return logits (N, K, ceil(H/8), ceil(W/8)) in float32."""
@@ -84,9 +87,9 @@ class OpLayers:
 
         return layer
 
-    def resize_sum(self) -> Layer:
+    def resize_sum(self, align_corners: bool = False) -> Layer:
         def layer(levels: Sequence[Tensor], out: None) -> Tensor:
-            return resize_sum(levels[0], levels[1:])
+            return resize_sum(levels[0], levels[1:], align_corners)
 
         return layer
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from segnext.deployment.parts import FoldedWeights, Layer, Layers
 from segnext.deployment.plan import Plan
+from segnext.models import SegNeXtConfig
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Stage:
 class Network:
     """A folded network's layers, and the forward pass from the image to the logits."""
 
-    def __init__(self, weights: FoldedWeights, layers: Layers) -> None:
+    def __init__(self, weights: FoldedWeights, config: SegNeXtConfig, layers: Layers) -> None:
         self.stem = layers.stem(weights.stem)
         self.stages = [
             Stage(
@@ -32,7 +33,7 @@ class Network:
             )
             for stage in weights.stages
         ]
-        self.read, self.decode = weights.decoder.stages, weights.decoder.layers(layers)
+        self.read, self.decode = weights.decoder.stages, weights.decoder.layers(layers, config)
 
     def run(self, images: Tensor, plan: Plan) -> Tensor:
         """Return logits (N, K, h, w) in float32 at the decoder's size, in memory of their own."""

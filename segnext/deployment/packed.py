@@ -23,7 +23,8 @@ from segnext.deployment.parts import (
     mapped,
 )
 from segnext.deployment.plan import Plan, plan_memory
-from segnext_kernels import packed
+from segnext.models import SegNeXtConfig
+from segnext_kernels import packed, resize_sum
 
 PLANS = 2  # input shapes whose memory is kept
 
@@ -31,8 +32,8 @@ PLANS = 2  # input shapes whose memory is kept
 class PackedNetwork(Network):
     """Each call takes a plan of its own, so that several threads may run at once."""
 
-    def __init__(self, weights: FoldedWeights, dtype: torch.dtype) -> None:
-        super().__init__(weights, PackedLayers(dtype))
+    def __init__(self, weights: FoldedWeights, config: SegNeXtConfig, dtype: torch.dtype) -> None:
+        super().__init__(weights, config, PackedLayers(dtype))
         self.weights, self.dtype = weights, dtype
         self._plans: OrderedDict[tuple[int, ...], list[Plan]] = OrderedDict()
         self._lock = threading.Lock()
@@ -94,8 +95,10 @@ class PackedLayers:
 
         return layer
 
-    def resize_sum(self) -> Layer:
+    def resize_sum(self, align_corners: bool = False) -> Layer:
         def layer(levels: Sequence[Tensor], out: Tensor) -> Tensor:
+            if align_corners:  # no packed kernel does this
+                return out.copy_(resize_sum(levels[0], levels[1:], align_corners))
             return packed.resize_sum(levels[0], levels[1:], out)
 
         return layer
@@ -109,7 +112,8 @@ class PackedLayers:
 
         def layer(x: Tensor) -> Tensor:
             shape = (x.shape[0], classes, *x.shape[2:])
-            return conv(x, torch.empty(shape, dtype=torch.float32, memory_format=torch.channels_last))
+            out = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
+            return conv(x, out)
 
         return layer
 

@@ -107,7 +107,7 @@ class FoldedDecoder(ABC):
         """Return the same structure in which each tensor is ``leaf(name)``, with its name in a file."""
 
     @abstractmethod
-    def layers(self, layers: Layers) -> Callable[[Sequence[Tensor], Any], Tensor]:
+    def layers(self, layers: Layers, config: SegNeXtConfig) -> Callable[[Sequence[Tensor], Any], Tensor]:
         """Return the forward pass: from the features of `stages`, and the result of `memory` or None, to logits."""
 
     @abstractmethod
@@ -156,7 +156,7 @@ class Layers(Protocol):
     def group_norm(self, weights: FoldedNorm, groups: int) -> Layer:
         """`segnext_kernels.group_norm_act` with ReLU, called with (x, out) or (x, out, residual)."""
 
-    def resize_sum(self) -> Layer:
+    def resize_sum(self, align_corners: bool = False) -> Layer:
         """`segnext_kernels.resize_sum` of a sequence, whose first tensor gives the size."""
 
     def nmf(self, bases: Tensor, projection: Tensor, steps: int) -> Layer:

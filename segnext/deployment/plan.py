@@ -49,13 +49,14 @@ def plan_memory(weights: FoldedWeights, dtype: torch.dtype, batch: int, height: 
     most = max(decoder, *map(count, shapes))
     work = max(packed.workspace_elements(torch.Size(shape)) for shape in shapes)
     x, y, z = (
-        torch.empty(elements, dtype=dtype) for elements in (most, max(most, count(stem)), max(work, decoder))
+        torch.empty(elements, dtype=dtype, device="cpu")
+        for elements in (most, max(most, count(stem)), max(work, decoder))
     )
     stages = []
     for stage, shape in enumerate(shapes):
         # A feature that only feeds the next stage stays in the second region.
         own = stage in weights.decoder.stages
-        feature = torch.empty(count(shape), dtype=dtype) if own else y
+        feature = torch.empty(count(shape), dtype=dtype, device="cpu") if own else y
         stages.append(StageMemory(view(x, shape), view(y, shape), view(feature, shape)))
     return Plan(view(y, stem), tuple(stages), z, weights.decoder.memory(read, (x, y, z)))
 

@@ -10,6 +10,10 @@ STRIDES = (4, 8, 16, 32)
 STAGES = len(STRIDES)
 STRIPS = (7, 11, 21)
 ROOT = 5
+EVAL_STEPS = 7  # of the NMF, as the official code
+ONE_CLASS = (
+    "at least 2 (one class cannot be learnt: use two, or num_classes=2 with threshold=0.5 for one logit)"
+)
 GROUPS = 32  # of every GroupNorm: decoder widths are multiples of it
 
 
@@ -102,26 +106,48 @@ class SegNeXtConfig(EncoderConfig):
     """The fields that define a SegNeXt; ``dataclasses.asdict`` of it fits into JSON and rebuilds it.
 
     Attributes:
-        num_classes: classes of the segmentation.
+        num_classes: classes of the segmentation, at least 2.
+        threshold: makes a model of two classes with one logit: class 1 where its sigmoid is above this number.
+            None: one logit per class, and the largest wins.
+        align_corners: resize logits to the image with the corner pixels' centres aligned, as OpenVINO Training
+            Extensions do.
+        decoder_align_corners: resize features inside the decoder so; mmsegmentation's ``align_corners`` sets both.
         decoder: name of the decoder, a key of ``segnext.models.decoders.DECODERS``.
         decoder_channels: decoder width, a multiple of 32.
         rank: NMF rank R; it is in no tensor of foreign checkpoints.
+        eval_steps: steps of the NMF in evaluation.
         nmf_grad: ``"unrolled"`` or ``"one_step"``, see :class:`segnext.models.ham.Hamburger`.
         random_eval_bases: draw random NMF bases in evaluation too, as the official code does.
         decoder_dropout: rate of the channel dropout before the classifier.
     """
 
     num_classes: int = 150
+    threshold: float | None = None
+    align_corners: bool = False
+    decoder_align_corners: bool = False
     decoder: str = "light_ham"
     decoder_channels: int = 256
     rank: int = 16
+    eval_steps: int = EVAL_STEPS
     nmf_grad: str = "unrolled"
     random_eval_bases: bool = False
     decoder_dropout: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect(self, "num_classes", self.num_classes >= 1, "at least 1")
+        if self.threshold is None:
+            expect(self, "num_classes", self.num_classes >= 2, ONE_CLASS)
+        else:
+            is_number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
+            expect(
+                self, "threshold", is_number and 0 < self.threshold < 1, "a number between 0 and 1, or None"
+            )
+            expect(
+                self,
+                "num_classes",
+                self.num_classes == 2,
+                "2 with a threshold: the background and the object",
+            )
         width = self.decoder_channels
         expect(
             self,
@@ -130,8 +156,14 @@ class SegNeXtConfig(EncoderConfig):
             f"a positive multiple of {GROUPS}",
         )
         expect(self, "rank", self.rank >= 1, "at least 1")
+        expect(self, "eval_steps", self.eval_steps >= 1, "at least 1")
         expect(self, "nmf_grad", self.nmf_grad in ("unrolled", "one_step"), "'unrolled' or 'one_step'")
         expect(self, "decoder_dropout", 0 <= self.decoder_dropout < 1, "in [0, 1)")
+
+    @property
+    def logits(self) -> int:
+        """Channels of the logits: one per class, or one for both classes of a model with a threshold."""
+        return self.num_classes if self.threshold is None else 1
 
 
 def expect(config: EncoderConfig, name: str, valid: bool, expected: str) -> None:

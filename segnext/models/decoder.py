@@ -32,4 +32,4 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Features of ``stages`` [(N, C_i, H_i, W_i), ...] to logits (N, num_classes, H_0, W_0)."""
+        """Features of ``stages`` [(N, C_i, H_i, W_i), ...] to logits (N, K, H_0, W_0)."""

@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segnext.models.config import GROUPS
+from segnext.models.config import EVAL_STEPS, GROUPS
 from segnext.models.layers import Pointwise
 from segnext_kernels import group_norm_act, nmf2d
 
 TRAIN_STEPS = 6
-EVAL_STEPS = 7
 BASES_SEED = 0  # makes evaluation equal in every process, also before weights are loaded
 
 
@@ -38,12 +37,18 @@ class Hamburger(nn.Module):
         grad: ``"unrolled"`` differentiates all NMF steps (official), ``"one_step"`` only the last one (less
             memory).
         random_eval_bases: draw new bases in evaluation too, as the official code does.
+        eval_steps: NMF steps in evaluation.
     """
 
     bases: Tensor
 
     def __init__(
-        self, channels: int, rank: int, grad: str = "unrolled", random_eval_bases: bool = False
+        self,
+        channels: int,
+        rank: int,
+        grad: str = "unrolled",
+        random_eval_bases: bool = False,
+        eval_steps: int = EVAL_STEPS,
     ) -> None:
         super().__init__()
         self.proj_in = Pointwise(channels, channels)
@@ -54,10 +59,11 @@ class Hamburger(nn.Module):
         self.register_buffer("bases", bases.to(self.norm.weight.device))
         self.grad = grad
         self.random_eval_bases = random_eval_bases
+        self.eval_steps = eval_steps
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D, H, W) to (N, D, H, W)."""
-        bases, steps = self.bases, TRAIN_STEPS if self.training else EVAL_STEPS
+        bases, steps = self.bases, TRAIN_STEPS if self.training else self.eval_steps
         if self.training or self.random_eval_bases:
             bases = random_bases((x.shape[0], *bases.shape[1:]), device=bases.device, dtype=bases.dtype)
         z = nmf2d(F.relu(self.proj_in(x)).flatten(2), bases, steps, self.grad)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segnext.models.config import SegNeXtConfig
+from segnext.models.config import EVAL_STEPS, SegNeXtConfig
 from segnext.models.decoder import Decoder
 from segnext.models.ham import Hamburger
 from segnext.models.layers import ConvNormAct, Pointwise, initialise_convolutions
@@ -23,9 +23,10 @@ class LightHam(Decoder):
     Args:
         in_channels: channels of the features.
         channels: decoder width, a multiple of 32.
-        num_classes: classes of the logits.
-        rank, grad, random_eval_bases: see :class:`segnext.models.ham.Hamburger`.
+        logits: channels of the logits.
+        rank, grad, random_eval_bases, eval_steps: see :class:`segnext.models.ham.Hamburger`.
         dropout: rate of the channel dropout before the classifier.
+        align_corners: how features are resized.
     """
 
     stages = (1, 2, 3)
@@ -46,18 +47,21 @@ class LightHam(Decoder):
         self,
         in_channels: Sequence[int],
         channels: int,
-        num_classes: int,
+        logits: int,
         rank: int,
         grad: str = "unrolled",
         random_eval_bases: bool = False,
         dropout: float = 0.1,
+        eval_steps: int = EVAL_STEPS,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
         self.squeeze = ConvNormAct(sum(in_channels), channels)
-        self.hamburger = Hamburger(channels, rank, grad, random_eval_bases)
+        self.hamburger = Hamburger(channels, rank, grad, random_eval_bases, eval_steps)
         self.align = ConvNormAct(channels, channels)
+        self.align_corners = align_corners
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = Pointwise(channels, num_classes)
+        self.classifier = Pointwise(channels, logits)
         initialise_convolutions(self)
         nn.init.normal_(self.classifier.weight, 0.0, 0.01)
 
@@ -67,18 +71,20 @@ class LightHam(Decoder):
         return cls(
             [config.channels[stage] for stage in cls.stages],
             config.decoder_channels,
-            config.num_classes,
+            config.logits,
             config.rank,
             config.nmf_grad,
             config.random_eval_bases,
             config.decoder_dropout,
+            config.eval_steps,
+            config.decoder_align_corners,
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Features [(N, C_i, H_i, W_i), ...] to logits (N, num_classes, H_0, W_0)."""
+        """Features [(N, C_i, H_i, W_i), ...] to logits (N, K, H_0, W_0)."""
         size = features[0].shape[2:]
         same_size = [features[0]] + [
-            F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
+            F.interpolate(feature, size=size, mode="bilinear", align_corners=self.align_corners)
             for feature in features[1:]
         ]
         x = self.align(self.hamburger(self.squeeze(torch.cat(same_size, 1))))

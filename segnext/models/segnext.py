@@ -14,6 +14,8 @@ from torch import Tensor
 
 from segnext.models.config import EncoderConfig, MSCANConfig, SegNeXtConfig
 from segnext.models.decoders import decoder_of
+from segnext.models.finite import expect_finite
+from segnext.models.labels import class_logits, two_logits
 from segnext.models.loading import AnyDialectModule
 from segnext.models.mscan import MSCAN
 from segnext_kernels import upsample_argmax, upsample_cross_entropy
@@ -22,8 +24,9 @@ from segnext_kernels import upsample_argmax, upsample_cross_entropy
 class SegNeXt(AnyDialectModule):
     """Semantic segmentation network; takes normalised images (N, C, H, W) of any size.
 
-    ``model(x)`` gives logits (N, num_classes, H, W). For training use :meth:`loss`, for label maps
-    :meth:`predict`: neither makes the full-size logits. In evaluation equal images give equal outputs.
+    ``model(x)`` gives logits (N, K, H, W): one per class, or one in all if the configuration has a ``threshold``. For
+    training use :meth:`loss`, for label maps :meth:`predict`: neither makes the full-size logits. In evaluation equal
+    images give equal outputs.
     ``load_state_dict`` takes every known checkpoint dialect.
 
     Attributes:
@@ -44,14 +47,17 @@ class SegNeXt(AnyDialectModule):
         return self.backbone.forward_features(images)
 
     def forward_logits(self, images: Tensor) -> Tensor:
-        """Logits (N, num_classes, ceil(H/8), ceil(W/8)), before resizing to the image."""
+        """Logits (N, K, ceil(H/8), ceil(W/8)), before resizing to the image."""
         features = self.forward_features(images)
         return self.decoder([features[stage] for stage in self.decoder.stages])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, num_classes, H, W) of normalised images (N, C, H, W)."""
+        """Logits (N, K, H, W) of normalised images (N, C, H, W)."""
         return F.interpolate(
-            self.forward_logits(images), size=images.shape[2:], mode="bilinear", align_corners=False
+            self.forward_logits(images),
+            size=images.shape[2:],
+            mode="bilinear",
+            align_corners=self.config.align_corners,
         )
 
     def loss(
@@ -75,12 +81,13 @@ class SegNeXt(AnyDialectModule):
                 official code).
         """
         return upsample_cross_entropy(
-            self.forward_logits(images),
+            class_logits(self.forward_logits(images), self.config.threshold),
             targets,
             ignore_index=ignore_index,
             class_weight=class_weight,
             label_smoothing=label_smoothing,
             reduction=reduction,
+            align_corners=self.config.align_corners,
         )
 
     def predict(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -95,6 +102,7 @@ class SegNeXt(AnyDialectModule):
 
         Raises:
             RuntimeError: the model is in training mode.
+            NonFiniteError: there are NaN or Inf among the logits (a ValueError, ``segnext.models.finite``).
         """
         if self.training:
             raise RuntimeError(
@@ -102,6 +110,13 @@ class SegNeXt(AnyDialectModule):
                 "call model.eval() first"
             )
         with torch.inference_mode():
-            logits = self.forward_logits(images)
+            logits = two_logits(self.forward_logits(images), self.config.threshold)
+            self.expect_finite(logits)
         with torch.no_grad():  # outside inference mode, so that the caller may change the result in place
-            return upsample_argmax(logits, size or (images.shape[2], images.shape[3]))
+            return upsample_argmax(
+                logits, size or (images.shape[2], images.shape[3]), self.config.align_corners
+            )
+
+    def expect_finite(self, logits: Tensor) -> None:
+        """Raise a ``segnext.models.finite.NonFiniteError``, which names a tensor, unless all logits are finite."""
+        expect_finite(logits, self.config.architecture, self.state_dict)

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segnext.data.preprocessing import short_side_scale
+from segnext.models.config import SegNeXtConfig
+from segnext.models.labels import class_logits, two_logits
 from segnext.predict.windows import sliding_logits
 
 
@@ -24,12 +26,16 @@ class Network(Protocol):
     """A `segnext.models.SegNeXt` in evaluation mode, or a `segnext.deployment.model.DeployedSegNeXt`."""
 
     training: bool
+    config: SegNeXtConfig
 
     def forward_logits(self, images: Tensor, /) -> Tensor:
-        """Logits (N, K, ceil(H/8), ceil(W/8))."""
+        """Logits (N, ``config.logits``, ceil(H/8), ceil(W/8))."""
 
     def predict(self, images: Tensor, size: tuple[int, int] | None = None, /) -> Tensor:
         """Class ids (N, height, width)."""
+
+    def expect_finite(self, logits: Tensor, /) -> None:
+        """Raise a `segnext.models.finite.NonFiniteError` unless all logits are finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +112,8 @@ def predict_logits(
 ) -> Tensor:
     """Return the scores of every class at every pixel; their argmax is the label map.
 
-    They are logits for one view, and averaged softmax probabilities for several (scales, flip).
+    They are logits for one view, and averaged softmax probabilities for several (scales, flip). A model with a
+    threshold has scores of both its classes; of its probabilities, class 1 wins above the threshold instead.
 
     Args:
         model: in evaluation mode.
@@ -118,7 +125,7 @@ def predict_logits(
         (N, K, height, width) float32.
 
     Raises:
-        RuntimeError: the model is in training mode.
+        RuntimeError: the model is in training mode. NonFiniteError: there are NaN or Inf among the logits.
     """
     inference = inference or Inference()
     _check_evaluation(model)
@@ -133,8 +140,9 @@ def predict_logits(
                 logits = torch.cat(list(_sliding_logits(model, view, inference)), dim=2)
             else:
                 logits = _logits(model, view)
-            logits = _resize(logits.flip(3) if mirrored else logits, size)
-            scores = logits.softmax(1) if inference.views > 1 else logits
+            logits = _resize(logits.flip(3) if mirrored else logits, size, model.config.align_corners)
+            several, threshold = inference.views > 1, model.config.threshold
+            scores = class_logits(logits, threshold).softmax(1) if several else two_logits(logits, threshold)
             total = scores if total is None else total.add_(scores)
     assert total is not None  # there is at least one scale
     return total.div_(inference.views) if inference.views > 1 else total
@@ -159,7 +167,7 @@ def predict_mask(
         (N, height, width) class ids, uint8 up to 256 classes, else int32.
 
     Raises:
-        RuntimeError: the model is in training mode.
+        RuntimeError: the model is in training mode. NonFiniteError: there are NaN or Inf among the logits.
     """
     inference = inference or Inference()
     _check_evaluation(model)
@@ -170,26 +178,31 @@ def predict_mask(
         return model.predict(_resize(images, seen), size)
     if inference.views == 1 and seen == tuple(size):
         bands = _sliding_logits(model, _resize(images, seen), inference)
-        return torch.cat([_ids(rows) for rows in bands], dim=1)
-    return _ids(predict_logits(model, images, size, inference))
+        return torch.cat([_ids(two_logits(rows, model.config.threshold)) for rows in bands], dim=1)
+    scores = predict_logits(model, images, size, inference)
+    if inference.views > 1 and model.config.threshold is not None:
+        return (scores[:, 1] > model.config.threshold).to(torch.uint8)
+    return _ids(scores)
 
 
 def _sliding_logits(model: Network, images: Tensor, inference: Inference) -> Iterator[Tensor]:
     assert inference.stride is not None  # set when `inference` was made
-    return sliding_logits(partial(_logits, model), images, inference.crop, inference.stride, inference.batch)
+    network, align_corners = partial(_logits, model), model.config.align_corners
+    return sliding_logits(network, images, inference.crop, inference.stride, inference.batch, align_corners)
 
 
 def _logits(model: Network, images: Tensor) -> Tensor:
     with torch.inference_mode():
         logits = model.forward_logits(images)
+        model.expect_finite(logits)
     return logits.float()
 
 
-def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(images: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     # There is no antialiasing, because the published protocols resize images without it.
     if tuple(images.shape[2:]) == tuple(size):
         return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def _ids(scores: Tensor) -> Tensor:

@@ -16,7 +16,12 @@ def window_starts(length: int, crop: int, stride: int) -> list[int]:
 
 
 def sliding_logits(
-    network: Callable[[Tensor], Tensor], images: Tensor, crop: int, stride: int, batch: int
+    network: Callable[[Tensor], Tensor],
+    images: Tensor,
+    crop: int,
+    stride: int,
+    batch: int,
+    align_corners: bool = False,
 ) -> Iterator[Tensor]:
     """Yield the logits, averaged over all windows that see a pixel, as bands of rows from top to bottom.
 
@@ -28,6 +33,7 @@ def sliding_logits(
         crop: side of a window in pixels; a shorter side of the image is not split.
         stride: step between windows, at most `crop`.
         batch: windows that run through the network together.
+        align_corners: how logits are resized to the window.
 
     Returns:
         Bands (N, K, rows, W); their concatenation over rows is (N, K, H, W).
@@ -46,7 +52,9 @@ def sliding_logits(
             if sums is None:
                 sums = all_logits.new_zeros(count, all_logits.shape[1], rows, width)
             for left, logits in zip(chunk, all_logits.split(count), strict=True):
-                resized = F.interpolate(logits, size=(rows, columns), mode="bilinear", align_corners=False)
+                resized = F.interpolate(
+                    logits, size=(rows, columns), mode="bilinear", align_corners=align_corners
+                )
                 sums[:, :, :, left : left + columns] += resized
         assert sums is not None  # there is at least one window in a row
         finished = bottom - top

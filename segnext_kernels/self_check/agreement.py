@@ -91,12 +91,16 @@ def _disagreement(kernel: Kernel, definition: Callable[..., Any], args: tuple[An
 
 
 def _label_disagreement(
-    labels: torch.Tensor, again: torch.Tensor, logits: torch.Tensor, size: tuple[int, int]
+    labels: torch.Tensor,
+    again: torch.Tensor,
+    logits: torch.Tensor,
+    size: tuple[int, int],
+    align_corners: bool = False,
 ) -> str | None:
     """Labels agree if their class is the largest up to rounding: of two equal classes, either is right."""
     if not torch.equal(labels, again):
         return "labels are not the same twice"
-    full = F.interpolate(logits.double(), size=tuple(size), mode="bilinear", align_corners=False)
+    full = F.interpolate(logits.double(), size=tuple(size), mode="bilinear", align_corners=align_corners)
     chosen = labels.long().unsqueeze(1)
     if (chosen >= full.shape[1]).any():
         return f"label {int(labels.max())} is no class of {full.shape[1]}"

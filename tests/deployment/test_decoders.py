@@ -62,7 +62,7 @@ class FoldedHead(FoldedDecoder):
         names = ("head.fine", "head.coarse", "head.classifier")
         return cls(*(FoldedConv(leaf(f"{name}.weight"), leaf(f"{name}.bias")) for name in names))
 
-    def layers(self, layers: Layers) -> Callable[[Sequence[Tensor], Any], Tensor]:
+    def layers(self, layers: Layers, config: SegNeXtConfig) -> Callable[[Sequence[Tensor], Any], Tensor]:
         convolutions = [layers.pointwise(self.fine), layers.pointwise(self.coarse)]
         resize_sum, classifier = layers.resize_sum(), layers.logits(self.classifier)
 

@@ -138,7 +138,7 @@ def test_decoder_width_and_rank_are_free():
         ("resnet50", {}, ValueError, r"known are segnext_t, .*mscan_l"),
         ("segnext_t", {"classes": 3}, TypeError, r"got 'classes'; did you mean num_classes"),
         ("segnext_t", {"features_only": True}, TypeError, r"overrides of segnext_t .* got 'features_only'"),
-        ("segnext_t", {"num_classes": 0}, ValueError, r"segnext_t: num_classes must be at least 1, got 0"),
+        ("segnext_t", {"num_classes": 0}, ValueError, r"segnext_t: num_classes must be at least 2 .*, got 0"),
         ("segnext_t", {"num_classes": "11"}, TypeError, r"segnext_t: num_classes must be int, got '11'"),
         ("segnext_t", {"in_channels": 0}, ValueError, r"in_channels must be at least 1, got 0"),
         ("segnext_t", {"decoder_channels": 100}, ValueError, r"multiple of 32, got 100"),

@@ -15,7 +15,9 @@ from segnext_kernels.triton.launch import kernel_of
 NAME = "resize_sum"
 
 
-def resize_sum(base: torch.Tensor, others: Sequence[torch.Tensor]) -> torch.Tensor:
+def resize_sum(
+    base: torch.Tensor, others: Sequence[torch.Tensor], align_corners: bool = False
+) -> torch.Tensor:
     """The sum of ``base`` and of all others, resized bilinearly to its size, for inference.
 
     Same as ``base + sum(F.interpolate(t, base.shape[2:], mode="bilinear") for t in others)``, rounded once.
@@ -23,6 +25,7 @@ def resize_sum(base: torch.Tensor, others: Sequence[torch.Tensor]) -> torch.Tens
     Args:
         base: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32, float64.
         others: (N, C, h, w) each, of any h and w, in base's dtype.
+        align_corners: as in ``F.interpolate``; True runs the definition, for which no kernel is fused.
 
     Returns:
         (N, C, H, W) in base's dtype and memory format; summed in float32 (float64 for float64), in the order given.
@@ -41,17 +44,19 @@ def resize_sum(base: torch.Tensor, others: Sequence[torch.Tensor]) -> torch.Tens
         checks.expect_floating(NAME, name, other, 4, "(N, C, h, w)")
         checks.expect_shape(NAME, name, other, (n, c, "h", "w"), f"base is {tuple(base.shape)}")
         checks.expect_like(NAME, name, other, "base", base)
-    return _op(base, list(others))
+    return _op(base, list(others), bool(align_corners))
 
 
 _op = define_op(
     NAME,
-    "(Tensor base, Tensor[] others) -> Tensor",
+    "(Tensor base, Tensor[] others, bool align_corners=False) -> Tensor",
     reference=reference.resize_sum,
-    fake=lambda base, others: empty_like(base),
+    fake=lambda base, *_: empty_like(base),
     kernels={
         "cpu": compiled.CPU,
-        "triton": kernel_of(__package__, "forward", limits=(compiled.most_others(3),)),
+        "triton": kernel_of(
+            __package__, "forward", limits=(compiled.most_others(3),), refuses=compiled.aligned
+        ),
     },
     flops=lambda *args, **_: 0,  # resizing and adding: not counted by convention
 )

@@ -11,9 +11,15 @@ from segnext_kernels.spec import BadInput, Draw, Sample, Spec, samples
 
 
 def _build(
-    draw: Draw, n: int, c: int, h: int, w: int, others: tuple[tuple[int, int], ...]
+    draw: Draw,
+    n: int,
+    c: int,
+    h: int,
+    w: int,
+    others: tuple[tuple[int, int], ...],
+    align_corners: bool = False,
 ) -> tuple[Any, ...]:
-    return draw.image(n, c, h, w), [draw.image(n, c, *size) for size in others]
+    return draw.image(n, c, h, w), [draw.image(n, c, *size) for size in others], align_corners
 
 
 def _decoder(name: str, c: int) -> Sample:
@@ -38,6 +44,7 @@ SPEC = Spec(
         c6_h3w5_alone=dict(n=1, c=6, h=3, w=5, others=()),
         c6_h3w5_four=dict(n=1, c=6, h=3, w=5, others=((2, 2), (2, 3), (1, 2), (2, 1))),
         n0_c8_h6w5=dict(n=0, c=8, h=6, w=5, others=((3, 3),)),
+        c20_h9w7_aligned=dict(n=2, c=20, h=9, w=7, others=((5, 4), (1, 1)), align_corners=True),
     ),
     model_shapes=(_decoder("t", 256), _decoder("b", 512)),
     bad_inputs=(

@@ -94,7 +94,7 @@ SPACE = Space(
 )
 
 
-def forward(base: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
+def forward(base: torch.Tensor, others: list[torch.Tensor], align_corners: bool = False) -> torch.Tensor:
     """See `ops.resize_sum.op`."""
     out = memory_format.empty_like(base)
     if base.numel() == 0:

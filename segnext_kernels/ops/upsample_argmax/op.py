@@ -12,7 +12,7 @@ from segnext_kernels.triton.launch import kernel_of
 NAME = "upsample_argmax"
 
 
-def upsample_argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def upsample_argmax(logits: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> torch.Tensor:
     """Label map of bilinearly resized logits.
 
     Same as ``F.interpolate(logits.float(), size, mode="bilinear").argmax(1)``, in a few hundredths of its time:
@@ -22,6 +22,7 @@ def upsample_argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
     Args:
         logits: (N, K, h, w), any strides; float16, bfloat16, float32, float64 (compared in float32).
         size: (H, W), larger or smaller than (h, w).
+        align_corners: as in ``F.interpolate``; True runs the definition, for which no kernel is fused.
 
     Returns:
         (N, H, W), uint8 for up to 256 classes, else int32. NaN counts as the largest, as in PyTorch. No gradient.
@@ -31,15 +32,15 @@ def upsample_argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
             these inputs.
     """
     checks.expect_floating(NAME, "logits", logits, 4, "(N, K, h, w)")
-    return _op(logits, checks.expect_size(NAME, size))
+    return _op(logits, checks.expect_size(NAME, size), bool(align_corners))
 
 
 _op = define_op(
     NAME,
-    "(Tensor logits, SymInt[2] size) -> Tensor",
+    "(Tensor logits, SymInt[2] size, bool align_corners=False) -> Tensor",
     reference=reference.upsample_argmax,
     fake=reference.empty_labels,
-    kernels={**compiled.KERNELS, "triton": kernel_of(__package__, "forward")},
+    kernels={**compiled.KERNELS, "triton": kernel_of(__package__, "forward", refuses=compiled.aligned)},
     flops=lambda *args, **_: 0,  # resizing and comparing: not counted by convention
 )
 forbid_gradient(NAME, "labels are not differentiable; train with upsample_cross_entropy")

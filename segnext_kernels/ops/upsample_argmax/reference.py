@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 
-def upsample_argmax(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
-    full = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+def upsample_argmax(logits: torch.Tensor, size: list[int], align_corners: bool = False) -> torch.Tensor:
+    full = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=align_corners)
     return full.argmax(1).to(label_dtype(logits.shape[1]))
 
 
@@ -16,6 +16,6 @@ def label_dtype(classes: int) -> torch.dtype:
     return torch.uint8 if classes <= 256 else torch.int32
 
 
-def empty_labels(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
+def empty_labels(logits: torch.Tensor, size: list[int], align_corners: bool = False) -> torch.Tensor:
     n, k = logits.shape[:2]
     return logits.new_empty((n, *size), dtype=label_dtype(k))

@@ -21,16 +21,17 @@ def _build(
     size: tuple[int, int],
     smooth: bool = False,
     scale: float = 1.0,
+    align_corners: bool = False,
 ) -> tuple[Any, ...]:
     """Noise, for which every cell must be interpolated, or smooth fields, in which most cells have one winner."""
     if not smooth:
-        return draw.image(n, k, h, w) * scale, list(size)
+        return draw.image(n, k, h, w) * scale, list(size), align_corners
     coarse = torch.randn(n, k, 3, 3, generator=draw.generator, dtype=torch.float64) * scale
     logits = F.interpolate(coarse, size=(h, w), mode="bicubic")
-    return logits.to(draw.device, draw.dtype).contiguous(memory_format=draw.layout), list(size)
+    return logits.to(draw.device, draw.dtype).contiguous(memory_format=draw.layout), list(size), align_corners
 
 
-def _pixels(logits: torch.Tensor, size: Sequence[int]) -> int:
+def _pixels(logits: torch.Tensor, size: Sequence[int], *_: Any) -> int:
     return logits.shape[0] * size[0] * size[1]
 
 
@@ -67,6 +68,8 @@ SPEC = Spec(
         k4_h7w5_to_1x1=dict(n=2, k=4, h=7, w=5, size=(1, 1)),
         k6_h5w4_ties=dict(n=1, k=6, h=5, w=4, size=(17, 13), scale=0.0),
         n0_k6_h4w5=dict(n=0, k=6, h=4, w=5, size=(9, 8)),
+        k6_h9w7_aligned=dict(n=2, k=6, h=9, w=7, size=(23, 20), align_corners=True),
+        k5_h4w7_to_1x1_aligned=dict(n=1, k=5, h=4, w=7, size=(1, 1), align_corners=True),
     ),
     model_shapes=MODEL_SHAPES,
     target_shapes=samples(

@@ -142,7 +142,7 @@ def cell_side(in_size: int, out_size: int) -> int:
     return min(triton.next_power_of_2(triton.cdiv(out_size, in_size)), 8)
 
 
-def forward(logits: torch.Tensor, size: list[int]) -> torch.Tensor:
+def forward(logits: torch.Tensor, size: list[int], align_corners: bool = False) -> torch.Tensor:
     """See `ops.upsample_argmax.op`."""
     n, k, h, w = logits.shape
     out_h, out_w = size

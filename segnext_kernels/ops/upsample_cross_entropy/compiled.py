@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from segnext_kernels import memory_format, native
+from segnext_kernels.kernel import WITHOUT_ALIGNED_CORNERS
 
 
 def _arguments(
@@ -16,6 +17,7 @@ def _arguments(
     class_weight: torch.Tensor | None,
     label_smoothing: float,
     reduction: str,
+    align_corners: bool = False,
 ) -> tuple[list[Any], tuple[torch.Tensor, torch.Tensor | None]]:
     """What the library takes, and the tensors that must live as long as the call."""
     target = target.contiguous()
@@ -56,5 +58,13 @@ def _backward(call: Any, grad: float, logits: torch.Tensor, *args: Any) -> torch
     return grad_logits
 
 
-FORWARD = {"cuda": native.cuda(_cuda), "cpu": native.cpu(_cpu)}
-BACKWARD = {"cuda": native.cuda(_cuda_backward, position=1), "cpu": native.cpu(_cpu_backward, position=1)}
+def aligned(logits: torch.Tensor, target: torch.Tensor, *rest: Any) -> str | None:
+    """Why no fused kernel takes these arguments; the dispatcher leaves out a last argument that has its default."""
+    return WITHOUT_ALIGNED_CORNERS if rest[4:] == (True,) else None
+
+
+FORWARD = {"cuda": native.cuda(_cuda, refuses=aligned), "cpu": native.cpu(_cpu, refuses=aligned)}
+BACKWARD = {
+    "cuda": native.cuda(_cuda_backward, position=1, refuses=aligned),
+    "cpu": native.cpu(_cpu_backward, position=1, refuses=aligned),
+}

@@ -15,7 +15,10 @@ from segnext_kernels.triton.launch import kernel_of
 
 NAME = "upsample_cross_entropy"
 REDUCTIONS = ("mean", "mean_all")
-ARGUMENTS = "Tensor logits, Tensor target, int ignore_index, Tensor? class_weight, float label_smoothing, str reduction"
+ARGUMENTS = (
+    "Tensor logits, Tensor target, int ignore_index, Tensor? class_weight, float label_smoothing, str reduction, "
+    "bool align_corners=False"
+)
 
 
 def upsample_cross_entropy(
@@ -25,6 +28,7 @@ def upsample_cross_entropy(
     class_weight: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    align_corners: bool = False,
 ) -> torch.Tensor:
     """Cross-entropy of bilinearly resized logits.
 
@@ -38,6 +42,7 @@ def upsample_cross_entropy(
         label_smoothing: in [0, 1].
         reduction: "mean" over the counted pixels, weighted, as PyTorch (NaN where none counts);
             "mean_all" over all pixels, ignored ones counting as zero, as the official SegNeXt code.
+        align_corners: as in ``F.interpolate``; True runs the definition, for which no kernel is fused.
 
     Returns:
         A scalar, float32 (float64 for float64).
@@ -61,7 +66,7 @@ def upsample_cross_entropy(
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"{NAME}: label_smoothing must be in [0, 1], got {label_smoothing}")
     weight = None if class_weight is None else class_weight.detach()
-    return _op(logits, target, ignore_index, weight, label_smoothing, reduction)
+    return _op(logits, target, ignore_index, weight, label_smoothing, reduction, bool(align_corners))
 
 
 _op = define_op(
@@ -69,7 +74,7 @@ _op = define_op(
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.upsample_cross_entropy,
     fake=lambda logits, *_: logits.new_empty((), dtype=accumulator_dtype(logits.dtype)),
-    kernels={**compiled.FORWARD, "triton": kernel_of(__package__, "forward")},
+    kernels={**compiled.FORWARD, "triton": kernel_of(__package__, "forward", refuses=compiled.aligned)},
     flops=lambda *args, **_: 0,  # resizing and softmax: not counted by convention
 )
 _backward_op = define_op(
@@ -77,21 +82,24 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor",
     reference=reference.upsample_cross_entropy_backward,
     fake=lambda grad, logits, *_: empty_like(logits),
-    kernels={**compiled.BACKWARD, "triton": kernel_of(__package__, "backward", position=1)},
+    kernels={
+        **compiled.BACKWARD,
+        "triton": kernel_of(__package__, "backward", position=1, refuses=compiled.aligned),
+    },
     flops=lambda *args, **_: 0,
 )
 
 
 def _save(inputs: tuple[Any, ...], output: Any) -> tuple[tuple[Any, ...], Any]:
-    logits, target, ignore_index, class_weight, label_smoothing, reduction = inputs
-    return (logits, target, class_weight), (ignore_index, label_smoothing, reduction)
+    logits, target, ignore_index, class_weight, *rest = inputs
+    return (logits, target, class_weight), (ignore_index, tuple(rest))
 
 
 def _backward(saved: tuple[Any, ...], other: tuple[Any, ...], grad: torch.Tensor) -> tuple[Any, ...]:
     logits, target, class_weight = saved
-    ignore_index, label_smoothing, reduction = other
-    grad_logits = _backward_op(grad, logits, target, ignore_index, class_weight, label_smoothing, reduction)
-    return grad_logits, None, None, None, None, None
+    ignore_index, rest = other
+    grad_logits = _backward_op(grad, logits, target, ignore_index, class_weight, *rest)
+    return grad_logits, *(None,) * (3 + len(rest))
 
 
 # No autocast rule: logits are taken in whatever dtype they come, the loss is float32.

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from segnext_kernels.memory_format import accumulator_dtype, as_format_of
 
 
-def _upsample(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def _upsample(logits: torch.Tensor, target: torch.Tensor, align_corners: bool) -> torch.Tensor:
     wide = logits.to(accumulator_dtype(logits.dtype))
-    return F.interpolate(wide, size=target.shape[1:], mode="bilinear", align_corners=False)
+    return F.interpolate(wide, size=target.shape[1:], mode="bilinear", align_corners=align_corners)
 
 
 def upsample_cross_entropy(
@@ -20,8 +20,9 @@ def upsample_cross_entropy(
     class_weight: torch.Tensor | None,
     label_smoothing: float,
     reduction: str,
+    align_corners: bool = False,
 ) -> torch.Tensor:
-    full = _upsample(logits, target)
+    full = _upsample(logits, target, align_corners)
     weight = None if class_weight is None else class_weight.to(full.dtype)
     torch_reduction = "mean" if reduction == "mean" else "sum"
     loss = F.cross_entropy(full, target.long(), weight, ignore_index=ignore_index, reduction=torch_reduction,
@@ -37,9 +38,10 @@ def upsample_cross_entropy_backward(
     class_weight: torch.Tensor | None,
     label_smoothing: float,
     reduction: str,
+    align_corners: bool = False,
 ) -> torch.Tensor:
     """Gradient of the logits, at their own resolution."""
-    full = _upsample(logits, target)
+    full = _upsample(logits, target, align_corners)
     classes = full.shape[1]
     weight = full.new_ones(classes) if class_weight is None else class_weight.to(full.dtype)
     labels = target.long()  # before comparing: a negative ignore_index would wrap in uint8
@@ -52,6 +54,6 @@ def upsample_cross_entropy_backward(
     total = (weight[labels] * counted).sum() if reduction == "mean" else target.numel()
     grad_full = torch.where(counted.unsqueeze(1), grad_full * (grad.to(full.dtype) / total), 0)
     grad_logits = torch.ops.aten.upsample_bilinear2d_backward(
-        grad_full, list(target.shape[1:]), list(logits.shape), False
+        grad_full, list(target.shape[1:]), list(logits.shape), align_corners
     )
     return as_format_of(grad_logits.to(logits.dtype), logits)

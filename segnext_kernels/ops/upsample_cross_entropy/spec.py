@@ -23,6 +23,7 @@ def _build(
     weighted: bool = False,
     smoothing: float = 0.0,
     reduction: str = "mean",
+    align_corners: bool = False,
 ) -> tuple[Any, ...]:
     logits = draw.image(n, k, h, w) * 3
     target = draw.integers(k, n, *size)
@@ -30,7 +31,7 @@ def _build(
         share = torch.rand(target.shape, generator=draw.generator).to(draw.device)
         target = torch.where(share < ignored, ignore_index, target)
     class_weight = draw.uniform(k) + 0.5 if weighted else None
-    return logits, target.to(target_dtype), ignore_index, class_weight, smoothing, reduction
+    return logits, target.to(target_dtype), ignore_index, class_weight, smoothing, reduction, align_corners
 
 
 def _classes_of_pixels(logits: torch.Tensor, target: torch.Tensor, *_: Any) -> int:
@@ -71,6 +72,8 @@ SPEC = Spec(
         k4_h1w1_up=dict(n=2, k=4, h=1, w=1, size=(5, 3)),
         k4_h7w5_to_1x1=dict(n=2, k=4, h=7, w=5, size=(1, 1)),
         n0_k6_h4w5=dict(n=0, k=6, h=4, w=5, size=(9, 8)),
+        k6_aligned=dict(**_PLAIN, align_corners=True),
+        k6_weighted_smoothed_aligned=dict(**_PLAIN, weighted=True, smoothing=0.1, align_corners=True),
     ),
     model_shapes=MODEL_SHAPES,
     modelled_shapes=(MODEL_SHAPES[0].resized(n=16),),

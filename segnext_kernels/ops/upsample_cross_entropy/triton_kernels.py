@@ -241,6 +241,7 @@ class _Arguments:
         class_weight: torch.Tensor | None,
         label_smoothing: float,
         reduction: str,
+        align_corners: bool = False,
     ) -> None:
         _, k, h, w = logits.shape
         out_h, out_w = target.shape[1:]

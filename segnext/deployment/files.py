@@ -1,0 +1,109 @@
+"""The file of a deployed model: folded, unpacked weights as safetensors, with the configuration in the header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from segnext.atomic import replace_file
+from segnext.deployment.folding import by_name, fold_anywhere, from_names
+from segnext.deployment.parts import FoldedWeights
+from segnext.models import SegNeXt, SegNeXtConfig
+from segnext.models.finite import first_non_finite
+from segnext_kernels import packed
+
+FORMAT = "segnext-deployed-1"
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in packed.DTYPES}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds; its tensors have the shapes that its configuration asks for, and are finite."""
+
+    config: SegNeXtConfig
+    weights: FoldedWeights
+    dtype: torch.dtype
+    metadata: dict[str, Any]
+
+
+def write(path: str | Path, contents: Contents) -> None:
+    """Write a file; an existing one is replaced atomically."""
+    header = {
+        "format": FORMAT,
+        "config": json.dumps(asdict(contents.config)),
+        "dtype": str(contents.dtype).removeprefix("torch."),
+        "metadata": json.dumps(contents.metadata),
+    }
+    tensors = by_name(contents.config, contents.weights)
+    replace_file(path, lambda temporary: save_file(tensors, temporary, header))
+
+
+def read(path: str | Path) -> Contents:
+    """Read what `write` wrote.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: not such a file, or one whose tensors do not fit its configuration.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"deploy: {path} does not exist")
+    try:
+        with safe_open(path, "pt") as file:
+            header, names = file.metadata() or {}, file.keys()
+            if header.get("format") != FORMAT:
+                raise ValueError(
+                    f"deploy: {path} must be a file of DeployedSegNeXt.save, got other weights; "
+                    "create_model(weights=...) reads checkpoints, deploy(model) folds them"
+                )
+            tensors = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"deploy: {path} is not a safetensors file ({error})") from error
+    config, dtype, metadata = _header(path, header)
+    _check(path, config, tensors)
+    return Contents(config, from_names(config, tensors), dtype, metadata)
+
+
+def expected_shapes(config: SegNeXtConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a file, by name."""
+    with torch.device("meta"):
+        weights = fold_anywhere(SegNeXt(config))
+    return {name: tuple(tensor.shape) for name, tensor in by_name(config, weights).items()}
+
+
+def _header(path: Path, header: Mapping[str, str]) -> tuple[SegNeXtConfig, torch.dtype, dict[str, Any]]:
+    try:
+        config, metadata = json.loads(header["config"]), json.loads(header["metadata"])
+        if not isinstance(config, dict) or not isinstance(metadata, dict):
+            raise TypeError("config and metadata must be JSON objects")
+        return SegNeXtConfig(**config), DTYPES[header["dtype"]], metadata
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"deploy: {path} must have a readable header of DeployedSegNeXt.save, got {type(error).__name__}: {error}"
+        ) from None
+
+
+def _check(path: Path, config: SegNeXtConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Raise unless there is every tensor, in float32 and in the shape of this configuration, and all are finite."""
+    shapes, what = expected_shapes(config), f"deploy: {path} must have"
+    lacking, more = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
+    if lacking:
+        raise ValueError(f"{what} every tensor of a deployed {config.architecture}, lacks {lacking[0]}")
+    if more:
+        raise ValueError(f"{what} the tensors of a deployed {config.architecture} alone, got {more[0]!r:.80}")
+    for name, shape in shapes.items():
+        found = tensors[name]
+        if tuple(found.shape) != shape or found.dtype != torch.float32:
+            raise ValueError(
+                f"{what} {name} as {shape} float32 for its configuration, got {tuple(found.shape)} "
+                f"{str(found.dtype).removeprefix('torch.')}"
+            )
+    if (bad := first_non_finite(tensors)) is not None:
+        raise ValueError(f"{what} finite weights, got NaN or Inf in {bad}")
