@@ -10,11 +10,10 @@ def format_of(x: torch.Tensor) -> torch.memory_format:
 
     Strided views count by their innermost axis; where both hold (one channel, one pixel) contiguous wins.
     """
-    if x.is_contiguous():
+    # channels_last with several channels implies the stride; a tensor inside torch.func.vmap tells only that
+    if x.is_contiguous() or x.stride(1) != 1 or x.shape[1] == 1:
         return torch.contiguous_format
-    if x.is_contiguous(memory_format=torch.channels_last) or (x.stride(1) == 1 and x.shape[1] > 1):
-        return torch.channels_last
-    return torch.contiguous_format
+    return torch.channels_last
 
 
 def is_channels_last(x: torch.Tensor) -> bool:
@@ -29,7 +28,14 @@ def has_inner_channels(x: torch.Tensor) -> bool:
 
 def as_format_of(tensor: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """``tensor`` in the output format of ``x``, copied only where it differs."""
-    return tensor.contiguous(memory_format=format_of(x))
+    return as_channels_last(tensor) if is_channels_last(x) else tensor.contiguous()
+
+
+def as_channels_last(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in channels_last, copied only if it is not; also inside torch.func.vmap, where PyTorch refuses to."""
+    if torch._C._are_functorch_transforms_active():
+        return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def empty_like(x: torch.Tensor, channels: int | None = None) -> torch.Tensor:

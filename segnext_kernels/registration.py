@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from segnext_kernels import backend
+from segnext_kernels import autograd, backend
 from segnext_kernels.kernel import AUTOCAST, Kernel
 
 NAMESPACE = "segnext_kernels"
@@ -67,7 +67,7 @@ def define_autograd(
         backward: ``backward(tensors, other, *grads) -> one gradient per input`` (a list for a list).
     """
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         tensors, ctx.other = save(inputs, output)
         ctx.save_for_backward(*tensors)
         # The engine may run the backward in another thread, where use_backend's setting is unknown.
@@ -77,7 +77,7 @@ def define_autograd(
         with backend.use_backend(ctx.setting):
             return backward(ctx.saved_tensors, ctx.other, *grads)
 
-    torch.library.register_autograd(f"{NAMESPACE}::{name}", run, setup_context=setup_context, lib=LIBRARY)
+    autograd.register(LIBRARY, getattr(getattr(torch.ops, NAMESPACE), name).default, setup, run)
 
 
 def forbid_gradient(name: str, remedy: str) -> None:
@@ -86,9 +86,8 @@ def forbid_gradient(name: str, remedy: str) -> None:
     def refuse(ctx: Any, *grads: Any) -> Any:
         raise NotImplementedError(f"{name}: no gradient is offered; {remedy}")
 
-    torch.library.register_autograd(
-        f"{NAMESPACE}::{name}", refuse, setup_context=lambda ctx, inputs, output: None, lib=LIBRARY
-    )
+    op = getattr(getattr(torch.ops, NAMESPACE), name).default
+    autograd.register(LIBRARY, op, lambda ctx, inputs, output: None, refuse)
 
 
 def forbid_double_backward(name: str) -> None:
@@ -135,23 +134,27 @@ def _to(dtype: torch.dtype, value: Any) -> Any:
 
 
 def define_vmap(name: str) -> None:
-    """Let ``torch.func.vmap`` run the op slice by slice: correct for any batched argument, fused for none."""
-    op = getattr(getattr(torch.ops, NAMESPACE), name).default
+    """Let ``torch.func.vmap`` run the op and its backward slice by slice: correct for any argument, fused for none."""
+    for known in (name, f"{name}_backward"):
+        if known in backend.KERNELS:
+            op = getattr(getattr(torch.ops, NAMESPACE), known).default
+            torch.library.register_vmap(f"{NAMESPACE}::{known}", _slice_by_slice(op), lib=LIBRARY)
 
-    def rule(info: Any, in_dims: Any, *args: Any) -> Any:
-        def slice_of(value: Any, dim: Any, index: int) -> Any:
-            if isinstance(value, (list, tuple)):
-                dims = dim if isinstance(dim, (list, tuple)) else [dim] * len(value)
-                return [slice_of(v, d, index) for v, d in zip(value, dims, strict=True)]
-            return value if dim is None else value.select(dim, index)
 
+def _slice_by_slice(op: Any) -> Callable[..., tuple[Any, int]]:
+    def slice_of(value: Any, dim: Any, index: int) -> Any:
+        if isinstance(value, (list, tuple)):
+            dims = dim if isinstance(dim, (list, tuple)) else [dim] * len(value)
+            return [slice_of(v, d, index) for v, d in zip(value, dims, strict=True)]
+        return value if dim is None else value.select(dim, index)
+
+    def rule(info: Any, in_dims: Any, *args: Any) -> tuple[Any, int]:
         results = [
             op(*(slice_of(a, d, index) for a, d in zip(args, in_dims, strict=True)))
             for index in range(info.batch_size)
         ]
         if isinstance(results[0], torch.Tensor):
             return torch.stack(results), 0
-        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
-        return stacked, (0,) * len(stacked)
+        return type(results[0])(torch.stack(parts) for parts in zip(*results, strict=True)), 0
 
-    torch.library.register_vmap(f"{NAMESPACE}::{name}", rule, lib=LIBRARY)
+    return rule

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from segnext.models.config import STAGES, STRIDES, MSCANConfig
 from segnext.models.layers import ChannelNorm, check_images, initialise_convolutions
 from segnext.models.loading import AnyDialectModule
 from segnext.models.msca import Block
+from segnext_kernels.memory_format import as_channels_last
 
 
 class Stem(nn.Module):
@@ -30,9 +30,9 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, C, ceil(H/4), ceil(W/4))."""
-        x = self.conv1(x.contiguous(memory_format=torch.channels_last))
+        x = self.conv1(as_channels_last(x))
         # The strides of a one-channel image fit both memory formats; the convolution then returns NCHW.
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = as_channels_last(x)
         return self.norm2(self.conv2(F.gelu(self.norm1(x))))
 
 

@@ -50,7 +50,9 @@ def nmf2d(
     """
     check(NAME, x, bases, steps)
     checks.expect_choice(NAME, "grad", grad, GRADS)
-    save = torch.is_grad_enabled() and x.requires_grad
+    # a tensor inside torch.func.vmap does not tell whether the transforms around it take a gradient
+    wanted = x.requires_grad or torch._C._are_functorch_transforms_active()
+    save = torch.is_grad_enabled() and wanted
     return forward_op(x, bases.detach(), steps, grad, eps, save)[0]
 
 
