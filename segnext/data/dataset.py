@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from segnext.data.images import IMAGE_SUFFIXES, read_image, read_label
+from segnext.data.images import IMAGE_SUFFIXES, read_image
+from segnext.data.labels import LABEL_SUFFIXES, Colour, LabelReader
 
-LABEL_SUFFIXES = frozenset({".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"})  # the lossless formats
 # Decoded images are kept up to this size: CamVid's training split takes 0.25 GB, and decoding
 # it again would cost more than all augmentation.
 CACHE_BYTES = 1 << 30
@@ -29,6 +29,8 @@ class SegmentationFolder:
         num_classes: ids 0..num_classes-1 are valid.
         ignore_index: the one other id that may occur.
         label_map: ids in the files to class ids or `ignore_index`; None: they are class ids already.
+        colours: colours in the label files to class ids or `ignore_index`; None: they hold ids.
+        upright: turn each image and each label by its own EXIF orientation; False: pixels as they are stored.
         image_suffix: end of the images' names, with or without the extension; other files are ignored.
         label_suffix: the same for the label maps' names.
         names: text file with one name per line; other files are ignored. None: all files are used.
@@ -36,7 +38,7 @@ class SegmentationFolder:
 
     Attributes:
         pairs: image and label file of each item.
-        table: (256,) int16, the class id of each id in the files; -1 if it has none.
+        labels: reads the label files.
 
     Raises:
         FileNotFoundError: a folder is missing or empty, or the list is missing.
@@ -51,20 +53,17 @@ class SegmentationFolder:
         *,
         ignore_index: int = 255,
         label_map: Mapping[int, int] | None = None,
+        colours: Mapping[Colour, int] | None = None,
+        upright: bool = True,
         image_suffix: str = "",
         label_suffix: str = "",
         names: str | Path | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.pairs = _pairs(Path(images), Path(labels), image_suffix, label_suffix, names)
-        self.table = np.full(256, -1, np.int16)
-        if label_map is None:
-            self.table[:num_classes] = np.arange(num_classes)
-        else:
-            self.table[list(label_map)] = list(label_map.values())
-        if self.table[ignore_index] < 0:
-            self.table[ignore_index] = ignore_index
-        self._is_mapped = label_map is not None
+        self.labels = LabelReader(
+            num_classes, ignore_index, label_map=label_map, colours=colours, upright=upright
+        )
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self._cache_left = cache_bytes
@@ -95,28 +94,14 @@ class SegmentationFolder:
         return torch.from_numpy(weights).float()
 
     def _read(self, image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarray]:
-        image, label = read_image(image_file), read_label(label_file)
-        if image.shape[:2] != label.shape:
+        image = read_image(image_file, upright=self.labels.upright)
+        values = self.labels.read(label_file)
+        if image.shape[:2] != values.shape:
             raise ValueError(
                 f"data: {label_file} must be as large as its image, {image.shape[1]}x{image.shape[0]}, "
-                f"got {label.shape[1]}x{label.shape[0]}; labels are never resized silently"
+                f"got {values.shape[1]}x{values.shape[0]}; labels are never resized silently"
             )
-        mapped = self.table[label]
-        wrong = mapped < 0
-        if wrong.any():
-            ids = ", ".join(map(str, np.unique(label[wrong])[:8]))
-            found = f"got {ids} in {100 * wrong.mean():.2g} % of its pixels"
-            if self._is_mapped:
-                raise ValueError(
-                    f"data: ids in {label_file} must be in the data YAML's label_map, {found}; map them to a "
-                    "class or to ignore; segnext doctor shows what the labels hold"
-                )
-            raise ValueError(
-                f"data: ids in {label_file} must be 0..{self.num_classes - 1}, or {self.ignore_index} to be "
-                f"ignored, {found}; name all classes in the data YAML or map the ids with its label_map; "
-                "segnext doctor shows what the labels hold"
-            )
-        return image, mapped.astype(np.uint8) if self._is_mapped else label
+        return image, self.labels.classes(values, label_file)
 
 
 def _pairs(

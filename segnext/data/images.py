@@ -1,4 +1,4 @@
-"""Reads photographs and label maps: every file becomes one array or an error of one line.
+"""Reads photographs: every file becomes one array or an error of one line.
 
 A photograph may be 8-bit, 16-bit, palette, gray, CMYK, with alpha, rotated by EXIF or animated; it always
 comes out as (H, W, 3) uint8 RGB. Anything that cannot be read raises `ImageError`, whose message is one line
@@ -28,7 +28,7 @@ class ImageError(ValueError):
     """An image file that cannot be used; the message is one line that names the file."""
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndarray:
     """Read a photograph as RGB, upright.
 
     Alpha is composited on white, as a viewer shows it; 16-bit gray is scaled from the full range 0..65535; only
@@ -36,6 +36,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
     Args:
         path: a file in any format that Pillow reads.
+        upright: False: the EXIF orientation is ignored.
 
     Returns:
         (H, W, 3) uint8, RGB, contiguous and writable.
@@ -44,44 +45,16 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         ImageError: the file is missing, empty, truncated, no image, over Pillow's pixel limit, or of a kind
             without a defined brightness (floating point, 32 bits).
     """
-    with _opened(path) as image:
-        return rgb_array(image)
+    with opened(path) as image:
+        return rgb_array(image, upright=upright)
 
 
-def read_label(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a label map, which holds one class id per pixel; colours of a palette are ignored.
-
-    Args:
-        path: a lossless single-channel image (gray, palette, bilevel, or 16-bit with values below 256).
-
-    Returns:
-        (H, W) uint8, contiguous and writable.
-
-    Raises:
-        ImageError: as `read_image`; also for JPEG (its losses change ids), for colour images, ids above 255.
-    """
-    with _opened(path) as image:
-        if image.format == "JPEG":
-            raise ImageError("a label map must be lossless, got JPEG, which changes ids; store it as PNG")
-        if image.mode not in {"1", "L", "P"} | _SIXTEEN_BIT:
-            raise ImageError(
-                f"a label map must have one channel of class ids, got mode {image.mode}; map colours to ids"
-            )
-        ids = np.array(image)
-        if ids.dtype == np.bool_ or ids.dtype == np.uint8:
-            return ids.astype(np.uint8, copy=False)
-        if ids.size and (ids.min() < 0 or ids.max() > 255):
-            raise ImageError(
-                f"class ids must be within 0..255, got {ids.min()}..{ids.max()}; is it an instance map?"
-            )
-        return ids.astype(np.uint8)
-
-
-def rgb_array(image: Image.Image) -> np.ndarray:
-    """Turn a Pillow image of any mode into upright 8-bit RGB, by the rules of `read_image`.
+def rgb_array(image: Image.Image, *, upright: bool = True) -> np.ndarray:
+    """Turn a Pillow image of any mode into 8-bit RGB, by the rules of `read_image`.
 
     Args:
         image: an opened image; its current frame is used.
+        upright: False: the EXIF orientation is ignored.
 
     Returns:
         (H, W, 3) uint8, RGB, contiguous and writable.
@@ -89,7 +62,7 @@ def rgb_array(image: Image.Image) -> np.ndarray:
     Raises:
         ImageError: the mode has no defined brightness (floating point, 32 bits).
     """
-    image = _upright(image)
+    image = turned_upright(image) if upright else image
     if image.mode in _SIXTEEN_BIT:
         values = np.array(image)
         if image.mode == "I" and values.size and (values.min() < 0 or values.max() > 65535):
@@ -108,7 +81,8 @@ def rgb_array(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def turned_upright(image: Image.Image) -> Image.Image:
+    """Return the image turned by its EXIF orientation; the image itself if it has none."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a damaged EXIF block can raise any error, while the pixels are decoded and good
@@ -116,7 +90,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Open and decode the first frame; a failure in the block becomes an `ImageError` that names the file."""
     file = Path(path)
     try:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from segnext.data.config import IGNORE, DataConfig
-from segnext.data.images import ImageError, read_image, read_label
+from segnext.data.images import ImageError, read_image
+from segnext.data.labels import read_label
 
 # This maps the 34 label ids of Cityscapes to the 19 evaluated classes (labels.py of cityscapesScripts).
 CITYSCAPES_CLASSES, CITYSCAPES_LAST_ID = 19, 33
@@ -108,7 +109,7 @@ def inspect_split(
                     f"{label.shape[1]}x{label.shape[0]}"
                 )
             counts = np.bincount(label.ravel(), minlength=256)
-            report.count(counts, dataset.table)
+            report.count(counts, dataset.labels.table[:256])
             for found in np.flatnonzero(counts).tolist():
                 first_with.setdefault(found, str(label_file))
         report.inspected += 1

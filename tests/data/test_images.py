@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segnext.data.images import ImageError, read_image, read_label, rgb_array
+from segnext.data.images import ImageError, read_image, rgb_array
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -202,37 +202,3 @@ class TestFailures:
     def test_a_pipe_does_not_block(self, tmp_path):
         os.mkfifo(tmp_path / "a.png")
         assert "not a regular file" in self.fails(tmp_path / "a.png")
-
-
-class TestLabels:
-    def test_gray_palette_and_16_bit_give_the_same_ids(self, tmp_path):
-        ids = np.array([[0, 1, 10], [255, 7, 3]], np.uint8)
-        Image.fromarray(ids).save(tmp_path / "gray.png")
-        coloured = Image.fromarray(ids)
-        coloured.putpalette(list(range(255, -1, -1)) * 3)
-        coloured.save(tmp_path / "palette.png")
-        Image.fromarray(ids.astype(np.uint16)).save(tmp_path / "deep.png")
-        for name in ("gray", "palette", "deep"):
-            label = read_label(tmp_path / f"{name}.png")
-            np.testing.assert_array_equal(label, ids)
-            assert label.dtype == np.uint8 and label.flags.writeable
-
-    def test_bilevel(self, tmp_path):
-        Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
-        assert read_label(tmp_path / "a.png").tolist() == [[1, 0]]
-
-    @pytest.mark.parametrize(
-        ("pixels", "suffix", "reason"),
-        [
-            (np.zeros((8, 8), np.uint8), "jpg", "lossless"),
-            (np.zeros((8, 8, 3), np.uint8), "png", "one channel"),
-            (np.full((8, 8), 256, np.uint16), "png", "256..256"),
-        ],
-        ids=["jpeg", "colour", "instances"],
-    )
-    def test_refused(self, tmp_path, pixels, suffix, reason):
-        path = tmp_path / f"a.{suffix}"
-        Image.fromarray(pixels).save(path)
-        with pytest.raises(ImageError) as caught:
-            read_label(path)
-        assert reason in check_one_line(caught.value, path)

@@ -1,0 +1,198 @@
+"""Reads label maps: which value each pixel of a file holds, and which class that value is.
+
+A value is an id, or a colour as the number 0xRRGGBB. Everything that a reader could guess wrongly is refused in one
+line that names the file: losses, transparency, colours where ids are expected, fractions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from segnext.data.images import ImageError, opened, turned_upright
+
+LABEL_SUFFIXES = frozenset({".bmp", ".gif", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff"})
+"""These count as label maps when a folder is searched: the lossless formats."""
+
+IDS = 1 << 16
+"""A label map may hold ids 0..65535, which a 16-bit file has room for."""
+
+COLOURS = 1 << 24
+
+_LOSSLESS = frozenset({"BMP", "GIF", "PNG", "PPM", "TIFF"})  # as Pillow calls the formats
+_LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
+_ID_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
+_COLOUR_MODES = frozenset({"1", "L", "P", "RGB"})
+_WITHOUT_ALPHA = {"LA": "L", "RGBA": "RGB"}
+
+Colour = tuple[int, int, int]
+
+
+def read_label(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndarray:
+    """Read a label map of ids; colours of a palette are ignored.
+
+    Args:
+        path: a lossless image of one channel (gray, palette, bilevel, 16-bit) or of three equal ones; alpha must be
+            opaque. A bilevel file holds the ids 0 and 1.
+        upright: turn it by its EXIF orientation, as `read_image` does; False: pixels as they are stored.
+
+    Returns:
+        (H, W) uint8, or uint16 if an id is above 255; contiguous and writable.
+
+    Raises:
+        ImageError: as `read_image`; also for lossy formats (losses change ids), for colours and for ids above 65535.
+    """
+    with opened(path) as image:
+        image = _pixels(image, upright)
+        if image.mode == "RGB":
+            return _equal_channels(image)
+        if image.mode not in _ID_MODES:
+            raise ImageError(
+                f"a label map must have one channel of class ids, got mode {image.mode}; save it as 8-bit gray PNG"
+            )
+        ids = np.array(image)
+        if ids.size and (ids.min() < 0 or ids.max() >= IDS):
+            raise ImageError(f"ids of a label map must be within 0..{IDS - 1}, got {ids.min()}..{ids.max()}")
+        return ids.astype(np.uint8 if not ids.size or ids.max() < 256 else np.uint16, copy=False)
+
+
+def read_colours(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndarray:
+    """Read a label map of colours, as RGB, palette or gray; alpha must be opaque.
+
+    Args:
+        path: a lossless image.
+        upright: as in `read_label`.
+
+    Returns:
+        (H, W) int32, the number 0xRRGGBB of each pixel; contiguous and writable.
+
+    Raises:
+        ImageError: as `read_image`; also for lossy formats and for more than 8 bits per channel.
+    """
+    with opened(path) as image:
+        image = _pixels(image, upright)
+        if image.mode not in _COLOUR_MODES:
+            raise ImageError(
+                f"a label map of colours must be 8-bit RGB or have a palette, got mode {image.mode}; if it holds "
+                "ids, leave color_labels out of the data YAML"
+            )
+        red, green, blue = np.array(image.convert("RGB")).astype(np.int32).transpose(2, 0, 1)
+        return (red << 16) | (green << 8) | blue
+
+
+class LabelReader:
+    """Reads the label maps of one data set.
+
+    Args:
+        num_classes: ids 0..num_classes-1 are classes.
+        ignore_index: the one other id that `classes` may give.
+        label_map: ids in the files to class ids or `ignore_index`; None: they are class ids already.
+        colours: colours in the files to class ids or `ignore_index`, instead of ids; None: the files hold ids.
+        upright: turn each file by its EXIF orientation.
+
+    Attributes:
+        table: (65536,) int16, or (2^24,) for colours: the class id of each value; -1 if it has none.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        *,
+        label_map: Mapping[int, int] | None = None,
+        colours: Mapping[Colour, int] | None = None,
+        upright: bool = True,
+    ) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.is_mapped = label_map is not None
+        self.has_colours = colours is not None
+        self.upright = upright
+        self.table = np.full(IDS if colours is None else COLOURS, -1, np.int16)
+        if colours is not None:
+            for (red, green, blue), target in colours.items():
+                self.table[red << 16 | green << 8 | blue] = target
+            return
+        if label_map is None:
+            self.table[:num_classes] = np.arange(num_classes)
+        else:
+            self.table[list(label_map)] = list(label_map.values())
+        if self.table[ignore_index] < 0:
+            self.table[ignore_index] = ignore_index
+
+    def read(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """Return a file's values as `read_label` or `read_colours` gives them; raises `ImageError`."""
+        return (read_colours if self.has_colours else read_label)(path, upright=self.upright)
+
+    def classes(self, values: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
+        """Return the class id of each value, (H, W) uint8; `path` is the file that an error names.
+
+        Raises:
+            ValueError: a value has no class; the message says which.
+        """
+        mapped = self.table[values]
+        wrong = mapped < 0
+        if wrong.any():
+            found = ", ".join(map(self.shown, np.unique(values[wrong])[:8].tolist()))
+            raise ValueError(
+                f"data: {self.kind} in {path} must {self.expected}, got {found} in {100 * wrong.mean():.2g} % of "
+                f"its pixels; {self._remedy}; segnext doctor shows what the labels hold"
+            )
+        return mapped.astype(np.uint8)
+
+    @property
+    def kind(self) -> str:
+        """What the values are: "ids" or "colours"."""
+        return "colours" if self.has_colours else "ids"
+
+    @property
+    def expected(self) -> str:
+        """What each value must be, to follow "must"."""
+        if self.has_colours:
+            return "be in the data YAML's palette or ignore_colors"
+        if self.is_mapped:
+            return "be in the data YAML's label_map"
+        return f"be 0..{self.num_classes - 1}, or {self.ignore_index} to be ignored"
+
+    @property
+    def _remedy(self) -> str:
+        if self.has_colours:
+            return "add them to one of these"
+        if self.is_mapped:
+            return "map them to a class or to ignore"
+        return "name all classes in the data YAML or map the ids with its label_map"
+
+    def shown(self, value: int) -> str:
+        """Return a value in the form in which the data YAML has it: an id, or ``[red, green, blue]``."""
+        return str([value >> 16, value >> 8 & 255, value & 255]) if self.has_colours else str(value)
+
+
+def _pixels(image: Image.Image, upright: bool) -> Image.Image:
+    """Return a label's image without its opaque alpha, upright if wanted; refuse what loses or hides ids."""
+    if image.format not in _LOSSLESS or image.info.get("compression") in _LOSSY_TIFF:
+        raise ImageError(
+            f"a label map must be lossless, got {image.format}, which may change ids; store it as PNG"
+        )
+    image = turned_upright(image) if upright else image
+    if image.mode in _WITHOUT_ALPHA:
+        if image.getchannel("A").getextrema() != (255, 255):
+            raise ImageError(
+                f"a label map must be opaque, got transparent pixels (mode {image.mode}); which class they are "
+                "is not said: give them an id and save without alpha"
+            )
+        image = image.convert(_WITHOUT_ALPHA[image.mode])
+    return image
+
+
+def _equal_channels(image: Image.Image) -> np.ndarray:
+    channels = np.array(image)
+    ids = channels[:, :, 0]
+    if (channels != ids[:, :, None]).any():
+        raise ImageError(
+            "a label map must have one channel of class ids, got colours; if they are the palette's, say "
+            "color_labels: true in the data YAML, with the palette"
+        )
+    return np.ascontiguousarray(ids)

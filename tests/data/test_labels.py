@@ -1,0 +1,144 @@
+"""Every kind of label file gives its ids or its colours, or one line that says why it does not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segnext.data.images import ImageError
+from segnext.data.labels import LabelReader, read_colours, read_label
+
+IDS = np.array([[0, 1, 10], [255, 7, 3]], np.uint8)
+BLACK_RED_WHITE = np.array([[[0, 0, 0], [255, 0, 0]], [[255, 255, 255], [255, 0, 0]]], np.uint8)
+
+
+def saved(path: Path, pixels: np.ndarray, mode: str | None = None, **options: object) -> Path:
+    image = Image.fromarray(pixels)
+    (image if mode is None else image.convert(mode)).save(path, **options)
+    return path
+
+
+def orientation(number: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return exif
+
+
+class TestIds:
+    @pytest.mark.parametrize(
+        "kind", ["gray.png", "16-bit.png", "rgb.png", "rgba.png", "la.png", "a.PGM", "a.tif"]
+    )
+    def test_every_kind_of_file_gives_the_same_ids(self, tmp_path, kind):
+        pixels = IDS.astype(np.uint16) if kind.startswith("16") else IDS
+        mode = kind.partition(".")[0].upper()
+        path = saved(tmp_path / kind, pixels, mode if mode in ("RGB", "RGBA", "LA") else None)
+        label = read_label(path)
+        np.testing.assert_array_equal(label, IDS)
+        assert label.dtype == np.uint8 and label.flags.writeable and label.flags.c_contiguous
+
+    def test_colours_of_a_palette_are_ignored(self, tmp_path):
+        image = Image.fromarray(IDS)
+        image.putpalette(list(range(255, -1, -1)) * 3)
+        image.save(tmp_path / "a.png", transparency=0)
+        np.testing.assert_array_equal(read_label(tmp_path / "a.png"), IDS)
+
+    def test_bilevel(self, tmp_path):
+        path = saved(tmp_path / "a.png", np.array([[True, False]]))
+        assert read_label(path).tolist() == [[1, 0]] and read_label(path).dtype == np.uint8
+
+    def test_ids_of_16_bits(self, tmp_path):
+        ids = np.array([[0, 256, 65535]], np.uint16)
+        for suffix in ("png", "tif"):
+            label = read_label(saved(tmp_path / f"a.{suffix}", ids))
+            assert label.dtype == np.uint16
+            np.testing.assert_array_equal(label, ids)
+
+    def test_a_turn_by_exif_is_taken_or_left(self, tmp_path):
+        path = saved(tmp_path / "a.png", IDS, exif=orientation(6))
+        np.testing.assert_array_equal(read_label(path), np.rot90(IDS, -1))
+        np.testing.assert_array_equal(read_label(path, upright=False), IDS)
+        path = saved(tmp_path / "rgba.png", IDS, "RGBA", exif=orientation(3))
+        np.testing.assert_array_equal(read_label(path), IDS[::-1, ::-1])
+
+
+def transparent() -> np.ndarray:
+    pixels = np.full((4, 4, 4), 255, np.uint8)
+    pixels[0, 0, 3] = 0
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("pixels", "name", "options", "reason"),
+    [
+        (np.zeros((8, 8), np.uint8), "a.jpg", {}, "must be lossless, got JPEG"),
+        (np.zeros((8, 8), np.uint8), "a.png", {"format": "JPEG"}, "must be lossless, got JPEG"),
+        (np.zeros((8, 8), np.uint8), "a.tif", {"compression": "jpeg"}, "must be lossless, got TIFF"),
+        (np.zeros((8, 8, 3), np.uint8), "a.webp", {}, "must be lossless, got WEBP"),
+        (transparent(), "a.png", {}, "must be opaque, got transparent pixels (mode RGBA)"),
+        (np.full((8, 8), 70000, np.int32), "a.tif", {}, "must be within 0..65535, got 70000..70000"),
+        (np.full((8, 8), -1, np.int32), "a.tif", {}, "must be within 0..65535, got -1..-1"),
+        (np.full((8, 8), 0.5, np.float32), "a.tif", {}, "must have one channel of class ids, got mode F"),
+        (BLACK_RED_WHITE, "a.png", {}, "got colours; if they are the palette's, say color_labels: true"),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)
+def test_what_is_no_label_map_of_ids(tmp_path, pixels, name, options, reason):
+    path = saved(tmp_path / name, pixels, **options)
+    with pytest.raises(ImageError) as caught:
+        read_label(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and reason in message and "\n" not in message
+
+
+class TestColours:
+    def test_rgb_palette_and_gray(self, tmp_path):
+        expected = [[0, 0xFF0000], [0xFFFFFF, 0xFF0000]]
+        for mode in ("RGB", "RGBA"):
+            path = saved(tmp_path / f"{mode}.png", BLACK_RED_WHITE, mode)
+            assert read_colours(path).tolist() == expected
+        Image.fromarray(BLACK_RED_WHITE).quantize(3).save(tmp_path / "p.png")
+        assert read_colours(tmp_path / "p.png").tolist() == expected
+        path = saved(tmp_path / "gray.png", np.array([[0, 16]], np.uint8))
+        assert read_colours(path).tolist() == [[0, 0x101010]]
+        path = saved(tmp_path / "turned.png", BLACK_RED_WHITE, exif=orientation(3))
+        assert read_colours(path).tolist() == [[0xFF0000, 0xFFFFFF], [0xFF0000, 0]]
+
+    def test_refused(self, tmp_path):
+        with pytest.raises(ImageError, match=r"must be 8-bit RGB or have a palette, got mode I;16"):
+            read_colours(saved(tmp_path / "a.png", IDS.astype(np.uint16)))
+        with pytest.raises(ImageError, match="must be lossless, got JPEG"):
+            read_colours(saved(tmp_path / "a.jpg", BLACK_RED_WHITE))
+        with pytest.raises(ImageError, match="must be opaque"):
+            read_colours(saved(tmp_path / "b.png", transparent()))
+
+
+class TestReader:
+    def test_a_map_of_16_bit_ids(self, tmp_path):
+        path = saved(tmp_path / "a.png", np.array([[0, 1000, 40000]], np.uint16))
+        reader = LabelReader(2, label_map={0: 255, 1000: 0, 40000: 1})
+        assert reader.classes(reader.read(path), path).tolist() == [[255, 0, 1]]
+        with pytest.raises(
+            ValueError, match=r"ids in .*a\.png must be 0\.\.1, or 255 .*, got 1000, 40000 in 67 %"
+        ):
+            LabelReader(2).classes(reader.read(path), path)
+
+    def test_binary_masks_in_every_file_format(self, tmp_path):
+        """A map of 255 to a class holds although 255 stands for ignored pixels in what the reader gives."""
+        reader = LabelReader(2, label_map={0: 0, 255: 1})
+        path = saved(tmp_path / "a.png", np.array([[0, 255]], np.uint8))
+        assert reader.classes(reader.read(path), path).tolist() == [[0, 1]]
+
+    def test_colours(self, tmp_path):
+        colours = {(0, 0, 0): 255, (255, 0, 0): 0, (255, 255, 255): 1}
+        reader = LabelReader(2, colours=colours)
+        path = saved(tmp_path / "a.png", BLACK_RED_WHITE)
+        classes = reader.classes(reader.read(path), path)
+        assert classes.dtype == np.uint8 and classes.tolist() == [[255, 0], [1, 0]]
+        del colours[0, 0, 0]
+        reader = LabelReader(2, colours=colours)
+        with pytest.raises(
+            ValueError,
+            match=r"colours in .*a\.png must be in the data YAML's palette or ignore_colors, got \[0, 0, 0\] in 25 %",
+        ):
+            reader.classes(reader.read(path), path)
