@@ -83,12 +83,16 @@ class SegmentationFolder:
         return item
 
     def class_weights(self, exponent: float) -> torch.Tensor:
-        """Return (num_classes,) float32 (median frequency / frequency)^exponent; classes that never occur get 1."""
+        """Return (num_classes,) float32 (median frequency / frequency)^exponent.
+
+        Classes that never occur, and an ignored one, get 1.
+        """
         counts = np.zeros(256, np.int64)
         for index in range(len(self)):
             counts += np.bincount(self[index][1].reshape(-1), minlength=256)
         frequency = counts[: self.num_classes].astype(np.float64)
         occurs = frequency > 0
+        occurs[self.ignore_index : self.ignore_index + 1] = False  # it may be the id of a class
         weights = np.ones_like(frequency)
         weights[occurs] = (np.median(frequency[occurs]) / frequency[occurs]) ** exponent
         return torch.from_numpy(weights).float()

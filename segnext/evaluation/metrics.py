@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,20 +12,21 @@ class ConfusionMatrix:
     """Counts pairs of true and predicted class over all labelled pixels of a set.
 
     Measures that are 0 / 0, such as the IoU of a class that neither occurs nor is predicted, are NaN and are
-    left out of means.
+    left out of means. So are those of a class whose id is ignored.
 
     Args:
         num_classes: number of classes K.
-        ignore_index: label that is not counted.
+        ignore_index: label that is not counted; it may be the id of a class.
 
     Attributes:
-        counts: (K, K) int64; rows are true classes.
+        counts: (K, K) int64, on the CPU; rows are true classes.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        # The counts are small and live on the CPU, whatever the default device is.
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device="cpu")
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count an image or a batch.
@@ -59,7 +62,12 @@ class ConfusionMatrix:
     def iou(self) -> Tensor:
         """(K,) float64: the intersection over union of each class."""
         hits, true, predicted = self._sums()
-        return hits / (true + predicted - hits)
+        iou = hits / (true + predicted - hits)
+        if 0 <= self.ignore_index < self.num_classes:
+            iou[self.ignore_index] = (
+                math.nan
+            )  # its pixels count nowhere, so a prediction of it is no false positive
+        return iou
 
     @property
     def accuracy(self) -> Tensor:
@@ -69,7 +77,7 @@ class ConfusionMatrix:
 
     @property
     def miou(self) -> float:
-        """The mean IoU of the classes that occur or are predicted."""
+        """The mean IoU of the classes that occur or are predicted; NaN if there are none."""
         return float(self.iou.nanmean())
 
     @property

@@ -148,3 +148,9 @@ def test_class_weights_balance_by_median_frequency(tmp_path):
     expected = torch.tensor([4 / 16, 4 / 4, 4 / 1, 1])  # the median of 16, 4, 1; class 3 never occurs
     torch.testing.assert_close(split.class_weights(1.0), expected)
     torch.testing.assert_close(split.class_weights(0.5), expected.sqrt())
+    all_named = {0: 0, 1: 1, 2: 2, 255: 3}
+    split = SegmentationFolder(
+        *(tmp_path / kind / "train" for kind in ("images", "labels")), 4, ignore_index=0, label_map=all_named
+    )
+    expected = torch.tensor([1, 4 / 4, 4 / 1, 4 / 11])  # the median of 4, 1, 11: class 0 is ignored
+    torch.testing.assert_close(split.class_weights(1.0), expected)

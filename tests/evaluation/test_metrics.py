@@ -84,6 +84,22 @@ def test_a_batch_counts_as_its_images():
     assert torch.equal(together.counts, apart.counts) and together.counts.sum() > 0
 
 
+def test_an_ignored_class_is_left_out_of_the_mean():
+    """A labelled pixel that is predicted as the ignored class is an error of its own class, and of no other."""
+    confusion = ConfusionMatrix(3, ignore_index=0)
+    confusion.update(torch.tensor([[0, 1, 2, 2]]), torch.tensor([[1, 1, 2, 0]]))
+    assert math.isnan(confusion.iou[0]) and confusion.iou[1:].tolist() == [0.5, 1.0]
+    assert confusion.miou == 0.75 and confusion.accuracy.nanmean() == 0.75
+    assert confusion.pixel_accuracy == pytest.approx(2 / 3)
+
+
+def test_counts_are_on_the_cpu_whatever_the_default_device_is():
+    with torch.device("meta"):
+        confusion = ConfusionMatrix(3)
+        confusion.update(torch.zeros(1, 2, dtype=torch.uint8, device="cpu"), torch.zeros(1, 2, device="cpu"))
+    assert confusion.counts.device.type == "cpu" and confusion.miou == 1.0
+
+
 @pytest.mark.parametrize(
     ("prediction", "label", "message"),
     [
