@@ -1,16 +1,16 @@
-"""Pairs images with label maps on disk and reads them as arrays; `segnext.data.config` says where they are."""
+"""Reads pairs of images and label maps as arrays; `segnext.data.config` says where they are."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from segnext.data.images import IMAGE_SUFFIXES, read_image
-from segnext.data.labels import LABEL_SUFFIXES, Colour, LabelReader
+from segnext.data.images import read_image
+from segnext.data.labels import Colour, LabelReader
+from segnext.data.pairing import find_pairs
 
 # Decoded images are kept up to this size: CamVid's training split takes 0.25 GB, and decoding
 # it again would cost more than all augmentation.
@@ -60,7 +60,7 @@ class SegmentationFolder:
         names: str | Path | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        self.pairs = _pairs(Path(images), Path(labels), image_suffix, label_suffix, names)
+        self.pairs = find_pairs(Path(images), Path(labels), image_suffix, label_suffix, names)
         self.labels = LabelReader(
             num_classes, ignore_index, label_map=label_map, colours=colours, upright=upright
         )
@@ -106,95 +106,3 @@ class SegmentationFolder:
                 f"got {values.shape[1]}x{values.shape[0]}; labels are never resized silently"
             )
         return image, self.labels.classes(values, label_file)
-
-
-def _pairs(
-    images: Path, labels: Path, image_suffix: str, label_suffix: str, names: str | Path | None
-) -> list[tuple[Path, Path]]:
-    """Return image and label files in the order of their common names."""
-    image_files = _files_by_name(images, IMAGE_SUFFIXES, image_suffix, "images")
-    label_files = _files_by_name(labels, LABEL_SUFFIXES, label_suffix, "labels")
-    if names is not None:
-        common = _listed(Path(names), image_suffix)
-        for files, what, folder in ((image_files, "image", images), (label_files, "label", labels)):
-            missing = sorted(set(common) - files.keys())
-            if missing:
-                raise ValueError(
-                    f"data: every name in {names} must have its {what} in {folder}, got {len(missing)} of "
-                    f"{len(common)} without ({_some(missing)}); a name is the file's path in that folder without "
-                    "extension and suffix"
-                )
-        return [(image_files[name], label_files[name]) for name in common]
-    for have, lack, what, folder in (
-        (image_files, label_files, "image", labels),
-        (label_files, image_files, "label", images),
-    ):
-        unpaired = sorted(have.keys() - lack.keys())
-        if unpaired:
-            raise ValueError(
-                f"data: every {what} must have its partner in {folder}, "
-                f"got {len(unpaired)} of {len(have)} without ({_some([have[name].name for name in unpaired])}); "
-                "an image and its label have the same name up to the suffix; if more differs, say it with "
-                "image_suffix and label_suffix in the data YAML, and name the files of a split with list"
-            )
-    return [(image_files[name], label_files[name]) for name in sorted(image_files)]
-
-
-def _listed(file: Path, image_suffix: str) -> list[str]:
-    """Return the names in a text file, sorted."""
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"data: list must be a text file with one name per line, got {file}, which does not exist; correct "
-            "the data YAML, or give the data set's folder with --root"
-        )
-    lines = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
-    # Some lists name the image file itself, with extension and suffix.
-    names = [
-        _common_name(PurePosixPath(line), IMAGE_SUFFIXES, image_suffix) or line for line in lines if line
-    ]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if not names or twice:
-        found = f"{twice[0]} twice" if twice else "none"
-        raise ValueError(f"data: {file} must name each file of the split once, one per line, got {found}")
-    return sorted(names)
-
-
-def _files_by_name(folder: Path, extensions: frozenset[str], suffix: str, what: str) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"data: {what} must be a folder, got {folder}, which does not exist; correct the data YAML, or "
-            "give the data set's folder with --root"
-        )
-    files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in extensions or path.name.startswith("."):
-            continue
-        name = _common_name(PurePosixPath(path.relative_to(folder).as_posix()), extensions, suffix)
-        if name is None:
-            continue
-        if name in files:
-            raise ValueError(
-                f"data: names in {folder} must differ in more than the suffix, got {files[name].name} and "
-                f"{path.name}; remove one of them"
-            )
-        files[name] = path
-    if not files:
-        ending = f" whose names end with {suffix}" if suffix else ""
-        raise FileNotFoundError(
-            f"data: {folder} must hold {what}{ending} ({' '.join(sorted(extensions))}), got none"
-        )
-    return files
-
-
-def _common_name(path: PurePosixPath, extensions: frozenset[str], suffix: str) -> str | None:
-    """Return the path that an image shares with its label, without extension and suffix; None without that suffix."""
-    extension = path.suffix if path.suffix.lower() in extensions else ""
-    for name in (path.name.removesuffix(extension), path.name):
-        common = name.removesuffix(suffix)
-        if name.endswith(suffix) and common:
-            return (path.parent / common).as_posix()
-    return None
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
