@@ -12,12 +12,15 @@
     image_suffix: _leftImg8bit    # ends of the file names, if an image and its label have different ones
     label_suffix: _gtFine_labelIds
     label_map: {0: ignore, 1-150: 0}   # ids in the files to class ids; a range maps to consecutive ones
+    color_labels: true            # labels are images of the palette's colours, not of ids
+    ignore_colors: [[0, 0, 0]]    # with color_labels: colours that count nowhere
+    exif: apply                   # turn each file by its EXIF orientation; ignore: leave its pixels as stored
 
 A split may also name a text file with one file name per line, relative to `path`; only those are taken:
 
     train: {images: JPEGImages, labels: SegmentationClass, list: ImageSets/Segmentation/train.txt}
 
-Labels are single-channel images of class ids.
+Labels are single-channel images of class ids, unless `color_labels` says otherwise.
 """
 
 from __future__ import annotations
@@ -30,13 +33,14 @@ from typing import Any
 import yaml
 
 from segnext.data.dataset import SegmentationFolder
+from segnext.data.labels import IDS, Colour
 from segnext.drawing.palette import distinct_palette
 
 SETS = Path(__file__).parent / "sets"
 SPLITS = ("train", "val", "test")
 KEYS = (
     *("name", "path", *SPLITS, "classes", "palette", "ignore_index", "short_side"),
-    *("image_suffix", "label_suffix", "label_map"),
+    *("image_suffix", "label_suffix", "label_map", "color_labels", "ignore_colors", "exif"),
 )
 IGNORE = "ignore"  # stands for the ignored id in a label map, whatever its number
 
@@ -70,17 +74,24 @@ class DataConfig:
         image_suffix: end of the images' names that their labels' names lack.
         label_suffix: end of the labels' names that their images' names lack.
         label_map: ids in the files to class ids or `ignore_index`; None: they are class ids already.
+        color_labels: the labels hold the palette's colours instead of ids.
+        ignore_colors: colours in the labels that are not counted.
+        exif: "apply": each image and each label is turned by its own EXIF orientation; "ignore": none is; None: the
+            YAML does not say, which is "apply".
     """
 
     name: str
     classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
+    palette: tuple[Colour, ...]
     ignore_index: int
     splits: dict[str, Split]
     short_side: int | None = None
     image_suffix: str = ""
     label_suffix: str = ""
     label_map: dict[int, int] | None = field(default=None, hash=False)
+    color_labels: bool = False
+    ignore_colors: tuple[Colour, ...] = ()
+    exif: str | None = None
 
     def open(self, split: str) -> SegmentationFolder:
         """Open one split.
@@ -101,10 +112,17 @@ class DataConfig:
             len(self.classes),
             ignore_index=self.ignore_index,
             label_map=self.label_map,
+            colours=self._colours() if self.color_labels else None,
+            upright=self.exif != "ignore",
             image_suffix=self.image_suffix,
             label_suffix=self.label_suffix,
             names=files.list,
         )
+
+    def _colours(self) -> dict[Colour, int]:
+        return {colour: self.ignore_index for colour in self.ignore_colors} | {
+            colour: index for index, colour in enumerate(self.palette)
+        }
 
 
 def list_sets() -> list[str]:
@@ -149,6 +167,9 @@ def load_data_config(name_or_path: str | Path, root: str | Path | None = None) -
         image_suffix=_suffix(content, path, "image_suffix"),
         label_suffix=_suffix(content, path, "label_suffix"),
         label_map=_label_map(content, path, len(classes), ignore_index),
+        color_labels=_color_labels(content, path),
+        ignore_colors=_ignore_colors(content, path),
+        exif=_exif(content, path),
     )
 
 
@@ -185,7 +206,7 @@ def _classes(content: dict[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _palette(content: dict[str, Any], path: Path, num_classes: int) -> tuple[tuple[int, int, int], ...]:
+def _palette(content: dict[str, Any], path: Path, num_classes: int) -> tuple[Colour, ...]:
     palette = content.get("palette", distinct_palette(num_classes).tolist())
     if not isinstance(palette, list) or len(palette) != num_classes or not all(map(_is_colour, palette)):
         count = f"{len(palette)} entries, " if isinstance(palette, list) else ""
@@ -236,16 +257,21 @@ def _label_map(
         ids, target = _id_range(key), ignore_index if value == IGNORE else value
         if ids is None or type(target) is not int:
             raise ValueError(
-                f"data: label_map in {path} must map an id 0..255 or a range such as 1-150 to a class id or to "
-                f"ignore, got {_shown(key)}: {_shown(value)}"
+                f"data: label_map in {path} must map an id 0..{IDS - 1} or a range such as 1-150 to a class id or "
+                f"to ignore, got {_shown(key)}: {_shown(value)}"
             )
-        counts_up = value != IGNORE and (target != ignore_index or ignore_index < num_classes)
+        counts_up = value != IGNORE and target != ignore_index
         for step, label in enumerate(ids):
             mapped = target + step if counts_up else target
             if mapped != ignore_index and not 0 <= mapped < num_classes:
                 raise ValueError(
                     f"data: label_map in {path} must map to classes 0..{num_classes - 1} or to ignore, got "
                     f"{label}: {mapped}; name all classes, or correct it"
+                )
+            if value != IGNORE and mapped == ignore_index < num_classes:
+                raise ValueError(
+                    f"data: label_map in {path} must not map to a class that is ignored, got {label}: {mapped} and "
+                    f"ignore_index {ignore_index}; write ignore, or choose an ignore_index that is no class"
                 )
             if label in pairs:
                 raise ValueError(
@@ -255,11 +281,64 @@ def _label_map(
     return pairs
 
 
+def _color_labels(content: dict[str, Any], path: Path) -> bool:
+    given = content.get("color_labels", False)
+    if not isinstance(given, bool):
+        raise ValueError(f"data: color_labels in {path} must be true or false, got {_shown(given)}")
+    if given and content.get("label_map") is not None:
+        raise ValueError(
+            f"data: {path} must say label_map or color_labels, got both; the palette says what each colour is"
+        )
+    if not given:
+        return False
+    palette = content.get("palette")
+    if palette is None:
+        raise ValueError(
+            f"data: palette in {path} must say the colour of each class in the labels, got none; color_labels needs it"
+        )
+    twice = [colour for colour in palette if palette.count(colour) > 1]
+    if twice:
+        raise ValueError(
+            f"data: colours of the palette in {path} must differ, got {twice[0]} twice; color_labels tells the classes "
+            "apart by them"
+        )
+    return True
+
+
+def _ignore_colors(content: dict[str, Any], path: Path) -> tuple[Colour, ...]:
+    given = content.get("ignore_colors", [])
+    if not isinstance(given, list) or not all(map(_is_colour, given)):
+        raise ValueError(
+            f"data: ignore_colors in {path} must be lists [red, green, blue] of 0..255, got {_shown(given)}"
+        )
+    if given and not content.get("color_labels"):
+        raise ValueError(
+            f"data: ignore_colors in {path} must stand beside color_labels: true, got {_shown(given)} alone; ids are "
+            "ignored by ignore_index or label_map"
+        )
+    classes = [colour for colour in given if colour in content.get("palette", [])]
+    if classes:
+        raise ValueError(
+            f"data: ignore_colors in {path} must be no class's colour, got {classes[0]}, which is in the palette"
+        )
+    return tuple((red, green, blue) for red, green, blue in given)
+
+
+def _exif(content: dict[str, Any], path: Path) -> str | None:
+    exif = content.get("exif")
+    if exif not in (None, "apply", "ignore"):
+        raise ValueError(
+            f"data: exif in {path} must be apply (turn images and labels by their EXIF orientation) or ignore, "
+            f"got {_shown(exif)}"
+        )
+    return exif
+
+
 def _id_range(key: object) -> range | None:
     """Return the ids of 7 or of "1-150"; None for anything else."""
     ends = re.fullmatch(r"(\d+)\s*-\s*(\d+)", key) if isinstance(key, str) else None
     first, last = (int(ends[1]), int(ends[2])) if ends else (key, key)
-    if type(first) is not int or type(last) is not int or not 0 <= first <= last <= 255:
+    if type(first) is not int or type(last) is not int or not 0 <= first <= last < IDS:
         return None
     return range(first, last + 1)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segnext.data.config import list_sets, load_data_config
 from tests.data.synthetic import CLASSES, COLOURS, scene, write_data_set, write_yaml
@@ -72,14 +73,36 @@ def test_defaults(houses):
         ({"image_suffix": 5}, r"image_suffix in .* must be the end of a file name, .*, got 5"),
         ({"label_suffix": "a/b"}, r"label_suffix in .* must be the end of a file name, .*, got 'a/b'"),
         ({"label_map": []}, r"label_map in .* must map ids to class ids, such as \{0: ignore, .*, got \[\]"),
-        ({"label_map": {"road": 0}}, r"must map an id 0\.\.255 or a range such as 1-150 .*, got 'road': 0"),
-        ({"label_map": {300: 0}}, r"must map an id 0\.\.255 or a range .*, got 300: 0"),
-        ({"label_map": {"5-2": 0}}, r"must map an id 0\.\.255 or a range .*, got '5-2': 0"),
+        ({"label_map": {"road": 0}}, r"must map an id 0\.\.65535 or a range such as 1-150 .*, got 'road': 0"),
+        ({"label_map": {70000: 0}}, r"must map an id 0\.\.65535 or a range .*, got 70000: 0"),
+        ({"label_map": {"5-2": 0}}, r"must map an id 0\.\.65535 or a range .*, got '5-2': 0"),
         ({"label_map": {1: "road"}}, r"to a class id or to ignore, got 1: 'road'"),
         ({"label_map": {1: True}}, r"to a class id or to ignore, got 1: True"),
         ({"label_map": {"1-4": 0}}, r"must map to classes 0\.\.2 or to ignore, got 4: 3; name all classes"),
         ({"label_map": {1: -1}}, r"must map to classes 0\.\.2 or to ignore, got 1: -1"),
         ({"label_map": {"0-4": "ignore", 2: 1}}, r"must name each id once, got 2 twice; remove one"),
+        (
+            {"label_map": {"1-2": 0}, "ignore_index": 0},
+            r"must not map to a class that is ignored, got 1: 0 and ignore_index 0; write ignore",
+        ),
+        ({"color_labels": "yes"}, r"color_labels in .* must be true or false, got 'yes'"),
+        ({"color_labels": True, "label_map": {0: 0}}, r"must say label_map or color_labels, got both"),
+        (
+            {"color_labels": True, "palette": None},
+            r"palette in .* must say the colour of each class .*, got none",
+        ),
+        (
+            {"color_labels": True, "palette": [[0, 0, 0], [1, 1, 1], [0, 0, 0]]},
+            r"colours of the palette in .* must differ, got \[0, 0, 0\] twice",
+        ),
+        ({"ignore_colors": [[0, 0, 0]]}, r"must stand beside color_labels: true, got \[\[0, 0, 0\]\] alone"),
+        ({"color_labels": True, "ignore_colors": [0]}, r"ignore_colors in .* must be lists .*, got \[0\]"),
+        (
+            {"color_labels": True, "ignore_colors": [COLOURS.tolist()[1]]},
+            r"must be no class's colour, got \[200, 60, 40\]",
+        ),
+        ({"exif": "turn"}, r"exif in .* must be apply .* or ignore, got 'turn'"),
+        ({"exif": []}, r"exif in .* must be apply .* or ignore, got \[\]"),
         ({"pallete": []}, r"keys in .* must be among name, path, train, .*, got 'pallete'"),
         ({"train": None, "val": None}, r"must name the folders of train or val or test, got none"),
         ({"train": "images"}, r"train in .* must be \{images: DIR, labels: DIR\}, got 'images'"),
@@ -137,4 +160,44 @@ def test_a_label_map_in_short_and_in_full(houses):
     assert label_map() is None
     assert label_map(label_map=full) == full
     assert label_map(label_map={0: "ignore", "5-7": 0, "8 - 9": 255}) == full
-    assert label_map(label_map={0: "ignore", "1-2": 0}, ignore_index=0) == {0: 0, 1: 0, 2: 1}
+    assert label_map(label_map={0: "ignore", "1-2": 1}, ignore_index=0) == {0: 0, 1: 1, 2: 2}
+    assert label_map(label_map={0: 0, 255: 1, 40000: 2}) == {0: 0, 255: 1, 40000: 2}
+
+
+def test_labels_of_colours(houses):
+    """The palette's colours are the classes, whatever the file format; one colour is ignored."""
+    for split in ("train", "val"):
+        for path in (houses.parent / "labels" / split).iterdir():
+            ids = np.array(Image.open(path))
+            colours = np.concatenate([COLOURS, np.zeros((253, 3), np.uint8)])
+            Image.fromarray(colours[ids]).save(path)
+    config = load_data_config(write_yaml(houses, color_labels=True, ignore_colors=[[0, 0, 0]]))
+    np.testing.assert_array_equal(config.open("train")[3][1], scene(3)[1])
+    with pytest.raises(
+        ValueError, match=r"must be in the data YAML's palette or ignore_colors, got \[0, 0, 0\]"
+    ):
+        load_data_config(write_yaml(houses, color_labels=True)).open("train")[3]
+    with pytest.raises(ValueError, match="got colours; if they are the palette's, say color_labels: true"):
+        load_data_config(write_yaml(houses)).open("train")[3]
+
+
+@pytest.mark.parametrize("exif", [None, "apply", "ignore"])
+def test_exif_turns_images_and_labels_alike(houses, exif):
+    """Each file is turned by its own orientation, or none is; a label without one stays as it is."""
+    image, label = scene(0)
+    turn = Image.Exif()
+    turn[0x0112] = 6  # shown turned by 90 degrees to the right
+    Image.fromarray(np.rot90(image)).save(houses.parent / "images" / "train" / "scene00.png", exif=turn)
+    config = load_data_config(write_yaml(houses, exif=exif))
+    assert config.exif == exif
+    if exif == "ignore":
+        with pytest.raises(ValueError, match="must be as large as its image, 40x48, got 48x40"):
+            config.open("train")[0]
+        expected_image, expected_label = np.rot90(image), np.rot90(label)
+    else:
+        np.testing.assert_array_equal(config.open("train")[0][0], image)
+        expected_image, expected_label = image, label
+    Image.fromarray(np.rot90(label)).save(houses.parent / "labels" / "train" / "scene00.png", exif=turn)
+    found_image, found_label = config.open("train")[0]
+    np.testing.assert_array_equal(found_image, expected_image)
+    np.testing.assert_array_equal(found_label, expected_label)
