@@ -97,8 +97,12 @@ class SegmentationFolder:
         weights[occurs] = (np.median(frequency[occurs]) / frequency[occurs]) ** exponent
         return torch.from_numpy(weights).float()
 
+    def read_image(self, file: Path) -> np.ndarray:
+        """Return an image as the data set gives it, (H, W, 3) uint8 RGB; raises `ImageError`."""
+        return read_image(file, upright=self.labels.upright)
+
     def _read(self, image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarray]:
-        image = read_image(image_file, upright=self.labels.upright)
+        image = self.read_image(image_file)
         values = self.labels.read(label_file)
         if image.shape[:2] != values.shape:
             raise ValueError(

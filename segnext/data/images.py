@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm")
@@ -79,6 +79,15 @@ def rgb_array(image: Image.Image, *, upright: bool = True) -> np.ndarray:
         paper = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(paper, image)
     return np.array(image.convert("RGB"))
+
+
+def orientation(image: Image.Image) -> int:
+    """Return an image's EXIF orientation, 1 (upright) to 8; 5 and above swap height and width."""
+    try:
+        number = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as in `turned_upright`
+        return 1
+    return number if number in range(1, 9) else 1
 
 
 def turned_upright(image: Image.Image) -> Image.Image:

@@ -46,17 +46,7 @@ def read_label(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndar
         ImageError: as `read_image`; also for lossy formats (losses change ids), for colours and for ids above 65535.
     """
     with opened(path) as image:
-        image = _pixels(image, upright)
-        if image.mode == "RGB":
-            return _equal_channels(image)
-        if image.mode not in _ID_MODES:
-            raise ImageError(
-                f"a label map must have one channel of class ids, got mode {image.mode}; save it as 8-bit gray PNG"
-            )
-        ids = np.array(image)
-        if ids.size and (ids.min() < 0 or ids.max() >= IDS):
-            raise ImageError(f"ids of a label map must be within 0..{IDS - 1}, got {ids.min()}..{ids.max()}")
-        return ids.astype(np.uint8 if not ids.size or ids.max() < 256 else np.uint16, copy=False)
+        return _ids(_pixels(image, upright))
 
 
 def read_colours(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndarray:
@@ -73,14 +63,7 @@ def read_colours(path: str | os.PathLike[str], *, upright: bool = True) -> np.nd
         ImageError: as `read_image`; also for lossy formats and for more than 8 bits per channel.
     """
     with opened(path) as image:
-        image = _pixels(image, upright)
-        if image.mode not in _COLOUR_MODES:
-            raise ImageError(
-                f"a label map of colours must be 8-bit RGB or have a palette, got mode {image.mode}; if it holds "
-                "ids, leave color_labels out of the data YAML"
-            )
-        red, green, blue = np.array(image.convert("RGB")).astype(np.int32).transpose(2, 0, 1)
-        return (red << 16) | (green << 8) | blue
+        return _colours(_pixels(image, upright))
 
 
 class LabelReader:
@@ -125,7 +108,12 @@ class LabelReader:
 
     def read(self, path: str | os.PathLike[str]) -> np.ndarray:
         """Return a file's values as `read_label` or `read_colours` gives them; raises `ImageError`."""
-        return (read_colours if self.has_colours else read_label)(path, upright=self.upright)
+        with opened(path) as image:
+            return self.values(image)
+
+    def values(self, image: Image.Image) -> np.ndarray:
+        """Return the values of an opened image, see `read`; an error does not name the file."""
+        return (_colours if self.has_colours else _ids)(_pixels(image, self.upright))
 
     def classes(self, values: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
         """Return the class id of each value, (H, W) uint8; `path` is the file that an error names.
@@ -187,6 +175,19 @@ def _pixels(image: Image.Image, upright: bool) -> Image.Image:
     return image
 
 
+def _ids(image: Image.Image) -> np.ndarray:
+    if image.mode == "RGB":
+        return _equal_channels(image)
+    if image.mode not in _ID_MODES:
+        raise ImageError(
+            f"a label map must have one channel of class ids, got mode {image.mode}; save it as 8-bit gray PNG"
+        )
+    ids = np.array(image)
+    if ids.size and (ids.min() < 0 or ids.max() >= IDS):
+        raise ImageError(f"ids of a label map must be within 0..{IDS - 1}, got {ids.min()}..{ids.max()}")
+    return ids.astype(np.uint8 if not ids.size or ids.max() < 256 else np.uint16, copy=False)
+
+
 def _equal_channels(image: Image.Image) -> np.ndarray:
     channels = np.array(image)
     ids = channels[:, :, 0]
@@ -196,3 +197,13 @@ def _equal_channels(image: Image.Image) -> np.ndarray:
             "color_labels: true in the data YAML, with the palette"
         )
     return np.ascontiguousarray(ids)
+
+
+def _colours(image: Image.Image) -> np.ndarray:
+    if image.mode not in _COLOUR_MODES:
+        raise ImageError(
+            f"a label map of colours must be 8-bit RGB or have a palette, got mode {image.mode}; if it holds ids, "
+            "leave color_labels out of the data YAML"
+        )
+    red, green, blue = np.array(image.convert("RGB")).astype(np.int32).transpose(2, 0, 1)
+    return (red << 16) | (green << 8) | blue

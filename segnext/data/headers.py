@@ -1,0 +1,104 @@
+"""Looks at an image file without decoding it: its size and turn, and whether the file is whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from segnext.data.images import opened, orientation, read_image
+
+# These are read without a condition, in every colour; what else there is gets decoded, which says whether it can be.
+_PLAIN_MODES = frozenset({"1", "L", "P", "RGB"})
+_JPEG_TAIL = 4096
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXTS = frozenset({b"iTXt", b"tEXt", b"zTXt"})
+# A text begins with its key: "Raw profile type exif" or "XML:com.adobe.xmp".
+_TURN_KEYS = re.compile(rb"exif|xmp", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about its image.
+
+    Attributes:
+        height: rows of pixels as stored.
+        width: columns of pixels as stored.
+        orientation: of EXIF, 1 to 8.
+    """
+
+    height: int
+    width: int
+    orientation: int
+
+    def size(self, upright: bool) -> tuple[int, int]:
+        """Return (height, width), after the turn by EXIF if `upright`."""
+        swapped = upright and self.orientation >= 5
+        return (self.width, self.height) if swapped else (self.height, self.width)
+
+
+def read_header(path: str | os.PathLike[str], read: Callable[[Path], np.ndarray] = read_image) -> Header:
+    """Return the header of a file that is whole; this costs a small part of decoding it.
+
+    A JPEG is whole if it ends with its end marker, a PNG if the checksums of all its parts are right. Any other
+    file, and any of a rare kind, is decoded.
+
+    Args:
+        path: the file.
+        read: decodes a file where only that can tell.
+
+    Raises:
+        ImageError: the file is missing, damaged or truncated, or no image that `read` takes.
+    """
+    file = Path(path)
+    header = _undecoded(file)
+    if header is not None:
+        return header
+    read(file)
+    with opened(file) as image:
+        return Header(image.height, image.width, orientation(image))
+
+
+def _undecoded(file: Path) -> Header | None:
+    """Return the header of a whole file; None if only decoding it can tell."""
+    try:
+        with file.open("rb") as content, Image.open(content) as image:
+            if image.mode not in _PLAIN_MODES or "transparency" in image.info:
+                return None
+            if image.format == "JPEG" and _ends_jpeg(content):
+                return Header(image.height, image.width, orientation(image))
+            if image.format == "PNG" and _is_whole_and_upright_png(content):
+                return Header(image.height, image.width, 1)
+    except Exception:  # decoding gives the error that a user is to read
+        return None
+    return None
+
+
+def _ends_jpeg(content: BinaryIO) -> bool:
+    """Return whether a file ends with JPEG's end marker; zeros may follow."""
+    size = content.seek(0, os.SEEK_END)
+    content.seek(-min(size, _JPEG_TAIL), os.SEEK_END)
+    return content.read().rstrip(b"\0").endswith(b"\xff\xd9")
+
+
+def _is_whole_and_upright_png(content: BinaryIO) -> bool:
+    """Return whether all checksums are right up to the end, and no part can hold an orientation."""
+    content.seek(len(_PNG_SIGNATURE))
+    name = b""
+    while name != b"IEND":
+        length, name = struct.unpack(">I4s", content.read(8))
+        body, checksum = content.read(length), content.read(4)
+        if zlib.crc32(name + body) != int.from_bytes(checksum, "big"):
+            return False
+        if name == b"eXIf" or (name in _PNG_TEXTS and _TURN_KEYS.search(body.partition(b"\0")[0])):
+            return False
+    return True

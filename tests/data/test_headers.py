@@ -1,0 +1,97 @@
+"""A header says what decoding would say, and a file that is not whole is refused as decoding would refuse it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from segnext.data import headers
+from segnext.data.headers import Header, read_header
+from segnext.data.images import ImageError, read_image
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+
+
+def saved(path: Path, mode: str = "RGB", **options: object) -> Path:
+    Image.fromarray(PIXELS).convert(mode).save(path, **options)
+    return path
+
+
+def turned(number: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return exif
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    def refuse(_: Path) -> None:
+        raise AssertionError("the file was decoded")
+
+    monkeypatch.setattr(headers, "opened", refuse)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("a.jpg", "RGB"), ("a.jpg", "L"), ("a.png", "RGB"), ("a.png", "P")]
+)
+def test_common_files_are_not_decoded(tmp_path, no_decoding, name, mode):
+    assert read_header(saved(tmp_path / name, mode)) == Header(20, 30, 1)
+
+
+def test_comments_and_padding_cost_nothing(tmp_path, no_decoding):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Software", "a camera with exif")
+    assert read_header(saved(tmp_path / "a.png", pnginfo=text)) == Header(20, 30, 1)
+    padded = saved(tmp_path / "a.jpg")
+    padded.write_bytes(padded.read_bytes() + bytes(1000))
+    assert read_header(padded) == Header(20, 30, 1)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+@pytest.mark.parametrize("number", [3, 6])
+def test_turns(tmp_path, name, number):
+    header = read_header(saved(tmp_path / name, exif=turned(number)))
+    assert header == Header(20, 30, number)
+    assert header.size(upright=True) == read_image(tmp_path / name).shape[:2]
+    assert header.size(upright=False) == (20, 30)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "CMYK", "1"])
+def test_rare_modes(tmp_path, mode):
+    assert read_header(saved(tmp_path / "a.tif", mode)) == Header(20, 30, 1)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.bmp", "a.tif", "a.webp"])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9])
+def test_truncated_files_are_refused(tmp_path, name, share):
+    path = saved(tmp_path / name)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ImageError, match=name):
+        read_image(path)
+    with pytest.raises(ImageError, match=name):
+        read_header(path)
+
+
+def test_a_flipped_bit_in_a_png(tmp_path):
+    path = saved(tmp_path / "a.png")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.png"):
+        read_header(path)
+
+
+def test_no_image(tmp_path):
+    (tmp_path / "a.png").write_text("not an image")
+    with pytest.raises(ImageError, match=r"a\.png: not an image"):
+        read_header(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="no such file"):
+        read_header(tmp_path / "b.png")
+
+
+def test_a_kind_that_the_reader_refuses(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match="floating-point"):
+        read_header(tmp_path / "a.tif")
