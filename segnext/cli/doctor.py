@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from segnext.data.config import DataConfig
+    from segnext.data.findings import Finding
     from segnext.data.inspection import SplitReport
     from segnext_kernels.self_check import Subject, Verdict
 
-SHOWN_PROBLEMS = 20
+SHOWN = 20  # files of a finding, and unknown ids
 
 
 def doctor(
@@ -47,9 +48,10 @@ def doctor(
 
       segnext doctor camvid --root data/camvid --limit 100
 
-    With a data set, the doctor checks that images and labels pair up, that every file can be read and that sizes
-    agree; it counts how often each id occurs, names ids that are no class, and says what to put into the YAML.
-    The exit status is 1 if something is wrong.
+    With a data set, the doctor checks that images and labels pair up, that every file is whole and that sizes and
+    turns by EXIF agree; it counts how often each id occurs, finds ids that are no class, masks of 0 and 255, classes
+    that never occur and labels without a class, and says what to put into the YAML. `segnext train` checks the same
+    before its first step. The exit status is 1 if something is wrong.
 
     With --self-check, each CUDA and Triton kernel runs on small inputs in a process of its own. The default
     backend, "auto", uses those that agree; it checks them by itself when a tensor on a GPU first needs them.
@@ -203,20 +205,27 @@ def _plain(value: Any) -> str:
 def _examine(console: Console, data: str, root: Path | None, limit: int | None) -> bool:
     """Print a report on each split; return whether nothing is wrong."""
     from segnext.data.config import load_data_config
+    from segnext.data.findings import judge
 
     config = load_data_config(data, root)
-    healthy = True
+    reports: dict[str, SplitReport] = {}
+    faults: dict[str, str] = {}
+    for split in config.splits:
+        try:
+            reports[split] = _inspect(config, split, limit)
+        except (ValueError, FileNotFoundError) as error:
+            faults[split] = str(error)
+    healthy = not faults
     for split, files in config.splits.items():
         listed = f", listed in {files.list}" if files.list else ""
-        console.print(f"[bold]{config.name} {split}[/bold]: {files.images}, {files.labels}{listed}")
-        try:
-            report = _inspect(config, split, limit)
-        except (ValueError, FileNotFoundError) as error:
-            console.print(f"  {error}", markup=False)
-            healthy = False
+        console.print(f"{config.name} {split}", style="bold", markup=False, end="")
+        console.print(f": {files.images}, {files.labels}{listed}", markup=False)
+        if split in faults:
+            console.print(f"  {faults[split]}", markup=False)
             continue
-        _print_split(console, report, config.classes)
-        healthy &= not report.problems
+        _print_split(console, reports[split])
+        others = [reports[other] for other in reports if other != split]
+        healthy &= _print_findings(console, judge(reports[split], others))
     return healthy
 
 
@@ -236,36 +245,53 @@ def _inspect(config: DataConfig, split: str, limit: int | None) -> SplitReport:
         return inspect_split(config, split, limit, advance)
 
 
-def _print_split(console: Console, report: SplitReport, classes: tuple[str, ...]) -> None:
+def _print_split(console: Console, report: SplitReport) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    from segnext.data.inspection import advice
-
-    read = "" if report.inspected == report.pairs else f", {report.inspected} of them read"
+    read = "" if report.is_complete else f", {report.inspected} of them read"
     common = [f"{width}x{height} ({count})" for (height, width), count in report.sizes.most_common(3)]
     more = f" and {len(report.sizes) - 3} other sizes" if len(report.sizes) > 3 else ""
-    console.print(f"  pairs: {report.pairs}{read}; width x height: {', '.join(common) or 'none'}{more}")
-    total = max(int(report.pixels.sum() + report.unknown_pixels.sum()), 1)
+    console.print(f"  pairs: {report.total}{read}; width x height: {', '.join(common) or 'none'}{more}")
+    total, config = max(sum(report.values.values()), 1), report.config
     table = Table("id", "class")
     table.add_column("pixels", justify="right")
     table.add_column("images", justify="right")
-    for label, name in (*enumerate(classes), (report.ignore_index, "(ignored)")):
+    rows = list(enumerate(config.classes))
+    if config.ignore_index >= len(rows):
+        rows.append((config.ignore_index, "(ignored)"))
+    for label, name in rows:
         share = 100 * report.pixels[label] / total
         style = "yellow" if not share and name != "(ignored)" else None
-        table.add_row(str(label), name, f"{share:.2f} %", str(report.images[label]), style=style)
-    for label in report.unknown_ids:
-        share = 100 * report.unknown_pixels[label] / total
-        row = (str(label), "(unknown)", f"{share:.2f} %", str(report.unknown_images[label]))
-        table.add_row(*row, style="red")
+        shown = f"{name} (ignored)" if label == config.ignore_index < len(config.classes) else name
+        table.add_row(str(label), escape(shown), f"{share:.2f} %", str(report.images[label]), style=style)
+    unknown = sorted(report.unknown)
+    for value in unknown[:SHOWN]:
+        share, shown = 100 * report.values[value] / total, escape(report.reader.shown(value))
+        table.add_row(shown, "(unknown)", f"{share:.2f} %", str(report.unknown[value]), style="red")
     console.print(table)
-    ids = report.ids
-    console.print(f"  ids: {ids[0]}..{ids[-1]}, {len(ids)} different" if ids else "  ids: none")
-    for problem in report.problems[:SHOWN_PROBLEMS]:
-        console.print(f"  {problem}", markup=False)
-    if len(report.problems) > SHOWN_PROBLEMS:
-        console.print(f"  ... and {len(report.problems) - SHOWN_PROBLEMS} more")
-    hint = advice(report)
-    if hint:
-        console.print(f"  {hint}", markup=False)
-    if not report.problems:
+    if len(unknown) > SHOWN:
+        console.print(f"  and {len(unknown) - SHOWN} more unknown {report.reader.kind}")
+    values = sorted(report.values)
+    if values and report.reader.has_colours:
+        console.print(f"  colours: {len(values)} different")
+    else:
+        found = f"{values[0]}..{values[-1]}, {len(values)} different" if values else "none"
+        console.print(f"  ids in the files: {found}")
+
+
+def _print_findings(console: Console, findings: list[Finding]) -> bool:
+    """Print each finding and the files that it is about; return whether nothing is wrong."""
+    styles = {"error": "red", "warning": "yellow", "note": "dim"}
+    for finding in findings:
+        console.print(f"  {finding.level}: ", style=styles[finding.level], end="")
+        console.print(finding.text, markup=False)
+        others = finding.files[1:SHOWN]
+        if others:
+            more = len(finding.files) - 1 - len(others)
+            names = [file.name for file in others] + ([f"... and {more} more"] if more else [])
+            console.print(f"    also {', '.join(names)}", markup=False)
+    healthy = all(finding.level == "note" for finding in findings)
+    if healthy:
         console.print("  nothing wrong")
+    return healthy

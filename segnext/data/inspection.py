@@ -1,27 +1,95 @@
-"""Examines a data set before training: what the labels hold, what is wrong with the files, what would cure it."""
+"""Looks at every pair of a split: what the labels hold, and whether images and labels are whole and fit together.
+
+`segnext.data.findings` judges what is found here.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import torch
 
-from segnext.data.config import IGNORE, DataConfig
-from segnext.data.images import ImageError, read_image
-from segnext.data.labels import read_label
+from segnext.data.config import DataConfig
+from segnext.data.dataset import SegmentationFolder
+from segnext.data.headers import Header, read_header
+from segnext.data.images import ImageError, opened, orientation
+from segnext.data.labels import LabelReader
 
-# This maps the 34 label ids of Cityscapes to the 19 evaluated classes (labels.py of cityscapesScripts).
-CITYSCAPES_CLASSES, CITYSCAPES_LAST_ID = 19, 33
-CITYSCAPES_MAP = (
-    "{0-6: ignore, 7-8: 0, 9-10: ignore, 11-13: 2, 14-16: ignore, 17: 5, 18: ignore, 19-28: 6, 29-30: ignore, "
-    "31-33: 16}"
-)
+MOST_THREADS = 8  # decoding runs in parallel; more threads would wait for the disk
 
 
-def _counts() -> np.ndarray:
-    return np.zeros(256, np.int64)
+@dataclass(frozen=True)
+class Label:
+    """What one label file holds.
+
+    Attributes:
+        header: its size and turn.
+        channels: 1; 3 for ids in three equal channels, or colours.
+        counts: pixels of each value.
+    """
+
+    header: Header
+    channels: int
+    counts: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image and its label.
+
+    Attributes:
+        image_file: the image.
+        label_file: the label.
+        image: the image's header; None if it cannot be read.
+        label: what the label holds; None if it cannot be read.
+        errors: each file that cannot be read, and why in one line.
+    """
+
+    image_file: Path
+    label_file: Path
+    image: Header | None
+    label: Label | None
+    errors: tuple[tuple[Path, str], ...]
+
+    def misfit(self, upright: bool) -> Misfit | None:
+        """Return how image and label differ if EXIF turns both (`upright`) or neither; None if they do not."""
+        if self.image is None or self.label is None:
+            return None
+        size, label_size = self.image.size(upright), self.label.header.size(upright)
+        turn, label_turn = self.image.orientation, self.label.header.orientation
+        if size == label_size and turn == label_turn:
+            return None
+        fits_otherwise = self.image.size(not upright) == self.label.header.size(not upright)
+        return Misfit(self.image_file, self.label_file, size, label_size, turn, label_turn, fits_otherwise)
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A pair whose image and label have different sizes, or different turns by EXIF.
+
+    Attributes:
+        image_file: the image.
+        label_file: the label.
+        size: (height, width) of the image, as the data set gives it.
+        label_size: (height, width) of the label, likewise.
+        turn: EXIF orientation of the image.
+        label_turn: EXIF orientation of the label.
+        fits_otherwise: whether the sizes are equal if EXIF is treated in the other way.
+    """
+
+    image_file: Path
+    label_file: Path
+    size: tuple[int, int]
+    label_size: tuple[int, int]
+    turn: int
+    label_turn: int
+    fits_otherwise: bool
 
 
 @dataclass
@@ -29,47 +97,91 @@ class SplitReport:
     """The content of one split.
 
     Attributes:
-        num_classes: ids 0..num_classes-1 are classes.
-        ignore_index: the one other id of a label map.
-        is_mapped: whether the data YAML has a label map.
-        pairs: image and label pairs of the split.
-        inspected: number of pairs that were read.
-        sizes: (height, width) of an image to the number of images that have it.
+        config: the data set.
+        split: which of its splits.
+        reader: how its labels are read.
+        total: image and label pairs of the split.
+        inspected: number of pairs that were looked at.
+        sizes: (height, width) of an image, as the data set gives it, to the number of images that have it.
         pixels: (256,) pixels of each class and of the ignored id.
         images: (256,) labels in which each of these occurs.
-        unknown_pixels: (256,) pixels of each id in the files that is none of these.
-        unknown_images: (256,) labels in which each of these ids occurs.
-        ids: the ids in the files, in order.
-        problems: one line for each broken file, wrong size or unknown id.
+        values: pixels of each value in the files, ids or colours.
+        unknown: the values that are neither a class nor ignored, with the number of labels that hold them.
+        unknown_in: labels that hold such a value.
+        first_with: the first label that holds a value.
+        unlabelled: labels all of whose pixels are ignored.
+        unreadable: images and labels that cannot be read: the file, and why in one line.
+        misfits: pairs whose sizes or turns differ.
+        in_three_channels: labels whose ids are stored three times.
     """
 
-    num_classes: int
-    ignore_index: int
-    is_mapped: bool
-    pairs: int
+    config: DataConfig
+    split: str
+    reader: LabelReader
+    total: int
     inspected: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    pixels: np.ndarray = field(default_factory=_counts)
-    images: np.ndarray = field(default_factory=_counts)
-    unknown_pixels: np.ndarray = field(default_factory=_counts)
-    unknown_images: np.ndarray = field(default_factory=_counts)
-    ids: list[int] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    images: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    values: Counter[int] = field(default_factory=Counter)
+    unknown: Counter[int] = field(default_factory=Counter)
+    unknown_in: list[Path] = field(default_factory=list)
+    first_with: dict[int, Path] = field(default_factory=dict)
+    unlabelled: list[Path] = field(default_factory=list)
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    misfits: list[Misfit] = field(default_factory=list)
+    in_three_channels: list[Path] = field(default_factory=list)
 
     @property
-    def unknown_ids(self) -> list[int]:
-        """The ids in the files that are neither a class nor ignored, in order."""
-        return np.flatnonzero(self.unknown_pixels).tolist()
+    def is_complete(self) -> bool:
+        """Whether every pair was looked at."""
+        return self.inspected == self.total
 
-    def count(self, pixels: np.ndarray, table: np.ndarray) -> None:
-        """Add one label: `pixels` is (256,) pixels of each id in the file, `table` as in `SegmentationFolder`."""
-        known = table >= 0
-        mapped = np.bincount(table[known], pixels[known], minlength=256).astype(np.int64)
+    @property
+    def class_pixels(self) -> np.ndarray:
+        """(K,) labelled pixels of each class; 0 for one that is ignored."""
+        pixels = self.pixels[: len(self.config.classes)].copy()
+        pixels[self.config.ignore_index : self.config.ignore_index + 1] = 0
+        return pixels
+
+    def class_weights(self, exponent: float) -> torch.Tensor:
+        """Return (K,) float32 (median frequency / frequency)^exponent; classes without labelled pixels get 1."""
+        frequency = self.class_pixels.astype(np.float64)
+        occurs = frequency > 0
+        weights = np.ones_like(frequency)
+        weights[occurs] = (np.median(frequency[occurs]) / frequency[occurs]) ** exponent
+        return torch.from_numpy(weights).float()
+
+    def add(self, pair: Pair) -> None:
+        """Count one pair."""
+        self.inspected += 1
+        self.unreadable += [(file, error) for file, error in pair.errors]
+        if pair.image is not None:
+            self.sizes[pair.image.size(self.reader.upright)] += 1
+        if pair.label is not None:
+            self._count(pair.label_file, pair.label)
+        misfit = pair.misfit(self.reader.upright)
+        if misfit is not None:
+            self.misfits.append(misfit)
+
+    def _count(self, file: Path, label: Label) -> None:
+        values = np.fromiter(label.counts, np.int64, len(label.counts))
+        counts = np.fromiter(label.counts.values(), np.int64, len(values))
+        classes = self.reader.table[values]
+        known = classes >= 0
+        mapped = np.bincount(classes[known], counts[known], minlength=256).astype(np.int64)
         self.pixels += mapped
         self.images += mapped > 0
-        self.unknown_pixels += np.where(known, 0, pixels)
-        self.unknown_images += ~known & (pixels > 0)
-        self.ids = sorted({*self.ids, *np.flatnonzero(pixels).tolist()})
+        self.values.update(label.counts)
+        if not known.all():
+            self.unknown.update(values[~known].tolist())
+            self.unknown_in.append(file)
+        for value in label.counts:
+            self.first_with.setdefault(value, file)
+        if (classes == self.config.ignore_index).all():
+            self.unlabelled.append(file)
+        if label.channels == 3 and not self.reader.has_colours:
+            self.in_three_channels.append(file)
 
 
 def inspect_split(
@@ -78,75 +190,53 @@ def inspect_split(
     limit: int | None = None,
     after_pair: Callable[[int], None] = lambda total: None,
 ) -> SplitReport:
-    """Read images and labels of a split and count.
+    """Read the labels of a split and the headers of its images, several at once, and count.
 
     Args:
         config: the data set.
         split: one of `config.splits`.
-        limit: read at most this many pairs, spread evenly over the split; None: all.
-        after_pair: called after each pair with the number of pairs to be read.
+        limit: look at at most this many pairs, spread evenly over the split; None: all.
+        after_pair: called after each pair with the number of pairs to be looked at.
 
     Raises:
         ValueError, FileNotFoundError: the folders are missing or their files do not pair up.
     """
     dataset = config.open(split)
-    pairs = dataset.pairs
-    report = SplitReport(dataset.num_classes, dataset.ignore_index, config.label_map is not None, len(pairs))
-    step = 1 if limit is None else max(1, -(-len(pairs) // limit))
-    chosen = pairs[::step]
-    first_with: dict[int, str] = {}
-    for image_file, label_file in chosen:
-        try:
-            height, width = read_image(image_file).shape[:2]
-            label = read_label(label_file)
-        except ImageError as error:
-            report.problems.append(str(error))
-        else:
-            report.sizes[height, width] += 1
-            if label.shape != (height, width):
-                report.problems.append(
-                    f"{label_file}: the label must be {width}x{height} as its image, got "
-                    f"{label.shape[1]}x{label.shape[0]}"
-                )
-            counts = np.bincount(label.ravel(), minlength=256)
-            report.count(counts, dataset.labels.table[:256])
-            for found in np.flatnonzero(counts).tolist():
-                first_with.setdefault(found, str(label_file))
-        report.inspected += 1
-        after_pair(len(chosen))
-    total = report.pixels.sum() + report.unknown_pixels.sum()
-    expected = (
-        "be in the label_map of the data YAML"
-        if report.is_mapped
-        else f"be a class, 0..{report.num_classes - 1}, or {report.ignore_index} to be ignored"
-    )
-    for unknown in report.unknown_ids:
-        share = report.unknown_pixels[unknown] / total
-        report.problems.append(
-            f"{first_with[unknown]}: id {unknown} ({100 * share:.2g} % of the pixels) must {expected}"
-        )
+    report = SplitReport(config, split, dataset.labels, len(dataset))
+    step = 1 if limit is None else max(1, -(-len(dataset) // limit))
+    chosen = dataset.pairs[::step]
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "segnext-inspect") as pool:
+        for pair in pool.map(lambda files: look(dataset, *files), chosen):
+            report.add(pair)
+            after_pair(len(chosen))
     return report
 
 
-def advice(report: SplitReport) -> str | None:
-    """Say what unknown ids usually mean and which line of the data YAML cures it; None without unknown ids."""
-    unknown, classes = report.unknown_ids, report.num_classes
-    if not unknown:
-        return None
-    if report.is_mapped:
-        return f"add to label_map in the data YAML: {', '.join(f'{label}: {IGNORE}' for label in unknown)}"
-    if classes == CITYSCAPES_CLASSES and max(unknown) <= CITYSCAPES_LAST_ID:
-        return (
-            f"these look like Cityscapes label ids; add to the data YAML: label_map: {CITYSCAPES_MAP}; "
-            "or take the files of train ids, if you have made them: label_suffix: _gtFine_labelTrainIds"
-        )
-    if unknown == [classes]:
-        return (
-            f"ids seem to start at 1; add to the data YAML: label_map: {{0: {IGNORE}, 1-{classes}: 0}}, which "
-            "ignores 0 and subtracts 1 from all others"
-        )
-    ignored = ", ".join(f"{label}: {IGNORE}" for label in unknown)
-    return (
-        "map the ids by label_map in the data YAML, in the order of `classes`; if the unknown ones are to be "
-        f"ignored: label_map: {{0-{classes - 1}: 0, {ignored}}}"
-    )
+def look(dataset: SegmentationFolder, image_file: Path, label_file: Path) -> Pair:
+    """Read one label and the header of its image; a file that cannot be read is no error here."""
+    image: Header | None = None
+    label: Label | None = None
+    errors = []
+    try:
+        image = read_header(image_file, dataset.read_image)
+    except ImageError as error:
+        errors.append((image_file, str(error)))
+    try:
+        label = _label(dataset.labels, label_file)
+    except ImageError as error:
+        errors.append((label_file, str(error)))
+    return Pair(image_file, label_file, image, label, tuple(errors))
+
+
+def _label(reader: LabelReader, file: Path) -> Label:
+    with opened(file) as image:
+        header = Header(image.height, image.width, orientation(image))
+        channels = 3 if image.mode.startswith("RGB") else 1
+        values = reader.values(image)
+    if values.dtype == np.uint8:
+        counts = np.bincount(values.ravel(), minlength=256)
+        found = np.flatnonzero(counts)
+        counts = counts[found]
+    else:
+        found, counts = np.unique(values, return_counts=True)
+    return Label(header, channels, dict(zip(found.tolist(), counts.tolist(), strict=True)))

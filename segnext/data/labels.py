@@ -126,7 +126,7 @@ class LabelReader:
         if wrong.any():
             found = ", ".join(map(self.shown, np.unique(values[wrong])[:8].tolist()))
             raise ValueError(
-                f"data: {self.kind} in {path} must {self.expected}, got {found} in {100 * wrong.mean():.2g} % of "
+                f"data: {self.kind} in {path} must {self.expected}, got {found} in {percent(wrong.mean())} of "
                 f"its pixels; {self._remedy}; segnext doctor shows what the labels hold"
             )
         return mapped.astype(np.uint8)
@@ -156,6 +156,11 @@ class LabelReader:
     def shown(self, value: int) -> str:
         """Return a value in the form in which the data YAML has it: an id, or ``[red, green, blue]``."""
         return str([value >> 16, value >> 8 & 255, value & 255]) if self.has_colours else str(value)
+
+
+def percent(share: float) -> str:
+    """Return a share of pixels as text: two digits, "0.012 %" or "100 %"."""
+    return f"{100 * share:.2g} %" if share < 0.995 else "100 %"
 
 
 def _pixels(image: Image.Image, upright: bool) -> Image.Image:

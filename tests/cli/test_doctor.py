@@ -113,14 +113,14 @@ class TestData:
         assert "1.png: the label must be 16x12 as its image, got 5x5" in text
 
     @pytest.mark.parametrize(
-        ("ids", "classes", "hint"),
+        ("ids", "classes", "got", "hint"),
         [
-            ([0, 2], 2, "start at 1"),
-            ([7, 33], 19, "labelTrainIds"),
-            ([40, 90], 2, "map the ids"),
+            ([0, 2], 2, "2 in 12 %", "start at 1"),
+            ([7, 33], 19, "33 in 12 %", "labelTrainIds"),
+            ([40, 90], 2, "40, 90 in 25 %", "map the ids"),
         ],
     )
-    def test_unknown_ids(self, run, data, ids, classes, hint):
+    def test_unknown_ids(self, run, data, ids, classes, got, hint):
         names = ", ".join(f"c{index}" for index in range(classes))
         text = (data / "data.yaml").read_text().replace("road, sky", names)
         (data / "data.yaml").write_text(text)
@@ -128,7 +128,7 @@ class TestData:
         Image.fromarray(label).save(data / "labels" / "train" / "3.png")
         status, text, _ = run(data / "data.yaml")
         assert status == 1 and hint in text and "(unknown)" in text
-        assert f"3.png: id {ids[-1]} (12 % of the pixels) must be a class, 0..{classes - 1}, or 255" in text
+        assert f"3.png: ids must be 0..{classes - 1}, or 255 to be ignored, got {got} of all" in text
 
     def test_many_problems_are_cut(self, run, data):
         for index in range(30):
