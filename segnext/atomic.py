@@ -1,38 +1,143 @@
-"""Replaces files whole or not at all, even if the process or the machine stops in between."""
+"""Replaces files whole or not at all, even if the process or the machine stops in between.
+
+Every file that the library writes goes through here, so that four things hold everywhere: a reader sees the old file
+or the new one; a link at the target is replaced and never followed; permissions are those of any new file; an error
+of the system (a full disk) names the file.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# A folder's name may have 255 bytes; the file's own name takes at most this much of its temporary folder's.
+_NAME_BYTES = 200
 
 
 def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name in the same folder, bring it to the disk, then rename it to `path`.
+    """Write a file in a temporary folder beside `path`, bring it to the disk, then rename it to `path`.
 
-    Whoever reads `path` sees the old file or the new one, never half of it. Missing folders are made.
+    Whoever reads `path` sees the old file or the new one, never half of it. Missing folders are made. A symbolic link
+    at `path` is replaced; the file that it points to stays as it is. The folder is temporary, and not only the file,
+    because some writers (safetensors) put temporary files of their own beside theirs.
 
     Args:
         path: the file.
-        write: gets the temporary path and writes the content there. If it raises, `path` stays as it was.
+        write: gets the temporary path, which has the name of `path`, and writes the content there. If it raises,
+            `path` stays as it was.
+
+    Raises:
+        OSError: the system refuses to write; `filename` is `path`, whatever `write` raised.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # without it, a power cut after the rename could leave an empty file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _naming(path):
+        if path.exists() and not path.is_file():
+            raise OSError(
+                f"save: {path} must be a regular file, got a folder, a pipe or a device; name another"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(".tmp", f"{_prefix(path.name)}.", path.parent))
+        try:
+            temporary = folder / path.name
+            # The system applies the umask and the folder's rules here; some writers (safetensors) apply their own.
+            temporary.touch(0o666)
+            mode = stat.S_IMODE(temporary.stat().st_mode)
+            write(temporary)
+            temporary.chmod(mode)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())  # without it, a power cut after the rename could leave an empty file
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        sync_folder(path.parent)
+
+
+def replace_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
+    """Replace a file by bytes in memory; see `replace_file`.
+
+    Encoders that hide a full disk are used this way: Pillow leaves half a JPEG without an error, and torch.save says
+    nothing but "unexpected pos".
+    """
+    replace_file(path, lambda temporary: temporary.write_bytes(content))
+
+
+def replace_text(path: str | os.PathLike[str], text: str) -> None:
+    """Replace a text file, in UTF-8; see `replace_file`."""
+    replace_bytes(path, text.encode("utf-8"))
+
+
+def append_text(path: str | os.PathLike[str], text: str) -> None:
+    """Append to a file of records and bring it to the disk.
+
+    A process that dies meanwhile, or a full disk, can leave a part of `text`: readers take only lines with an end
+    (`whole_lines`).
+
+    Args:
+        path: the file; a symbolic link is not followed.
+        text: whole lines.
+
+    Raises:
+        OSError: the system refuses to write; `filename` is `path`.
+    """
+    path = Path(path)
+    with _naming(path):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        with open(os.open(path, flags, 0o666), "ab") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def whole_lines(path: str | os.PathLike[str]) -> list[str]:
+    """Return the lines of a file of records without their ends; a last line that was not written whole is left out."""
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    return lines[:-1]
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove the temporary files beside `path` that killed processes left there."""
+    """Remove what processes that were killed in `replace_file` left beside `path`."""
     path = Path(path)
-    name = re.compile(rf"\.{re.escape(path.name)}\.\d+\.tmp")
-    for temporary in path.parent.iterdir():
-        if name.fullmatch(temporary.name):
-            temporary.unlink(missing_ok=True)
+    name = re.compile(rf"{re.escape(_prefix(path.name))}\.\w+\.tmp")
+    for leftover in path.parent.iterdir():
+        if name.fullmatch(leftover.name):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring renamed and removed names to the disk, where the system can do this for a folder."""
+    with suppress(OSError):  # some network file systems cannot; the files themselves are in place
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _prefix(name: str) -> str:
+    return "." + os.fsencode(name)[:_NAME_BYTES].decode("utf-8", "ignore")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an error of the system name `path` instead of a temporary file, or no file at all."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # one of ours, in words
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+    except Exception as error:
+        # safetensors hides the system's error in one of its own, which is not an OSError.
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error

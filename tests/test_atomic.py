@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from segnext.atomic import remove_leftovers, replace_file
+from segnext.atomic import append_text, remove_leftovers, replace_file, whole_lines
+from segnext.cli.main import one_line
+from tests.full_disk import MESSAGE, full_disk
 
 
 def names(folder: Path) -> list[str]:
@@ -28,7 +32,7 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
 
     def write(temporary: Path) -> None:
         temporary.write_text("new")
-        assert target.read_text() == "old" and temporary.parent == tmp_path
+        assert target.read_text() == "old" and temporary.parent.parent == tmp_path
 
     replace_file(str(target), write)
     assert target.read_text() == "new" and names(tmp_path) == ["a.txt"]
@@ -46,20 +50,88 @@ def test_a_writer_that_fails_changes_nothing(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "old" and names(tmp_path) == ["a.txt"]
 
 
-def test_the_content_is_on_the_disk_before_the_rename(tmp_path, monkeypatch):
+def test_content_and_name_are_on_the_disk(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: done.append(os.fstat(descriptor).st_ino))
     rename = os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: (done.append(os.stat(a).st_ino), rename(a, b)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("rename"), rename(a, b)))
     replace_file(tmp_path / "a.txt", lambda path: path.write_text("new"))
-    assert done == [(tmp_path / "a.txt").stat().st_ino] * 2
+    assert done == [(tmp_path / "a.txt").stat().st_ino, "rename", tmp_path.stat().st_ino]
 
 
-def test_the_permissions_are_those_of_any_new_file(tmp_path):
-    (tmp_path / "plain").write_text("")
-    replace_file(tmp_path / "a.txt", lambda path: path.write_text("new"))
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "a.txt")]
-    assert modes[0] == modes[1]
+def _safetensors(path: Path) -> None:
+    save_file({"x": torch.zeros(10_000)}, path)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002], ids=oct)
+@pytest.mark.parametrize(
+    "write", [lambda path: path.write_text("new"), _safetensors], ids=["text", "tensors"]
+)
+def test_the_permissions_are_those_of_any_new_file(tmp_path, write, mask):
+    before = os.umask(mask)
+    try:
+        replace_file(tmp_path / "a", write)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
+
+
+class TestLinks:
+    @pytest.mark.parametrize("exists", [True, False], ids=["to-a-file", "dangling"])
+    def test_a_link_is_replaced_and_not_followed(self, tmp_path, exists):
+        outside, link = tmp_path / "outside.txt", tmp_path / "out" / "a.txt"
+        link.parent.mkdir()
+        link.symlink_to(outside)
+        if exists:
+            outside.write_text("mine")
+        replace_file(link, lambda path: path.write_text("new"))
+        assert not link.is_symlink() and link.read_text() == "new" and names(link.parent) == ["a.txt"]
+        assert outside.read_text() == "mine" if exists else not outside.exists()
+
+    def test_records_are_not_appended_through_a_link(self, tmp_path):
+        (tmp_path / "link").symlink_to(tmp_path / "outside")
+        with pytest.raises(OSError):
+            append_text(tmp_path / "link", "1\n")
+        assert names(tmp_path) == ["link"]
+
+    @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+    def test_what_is_no_regular_file_is_refused(self, tmp_path, make):
+        make(tmp_path / "a")  # a device such as /dev/null is refused like a pipe, but no test may risk it
+        with pytest.raises(OSError, match="must be a regular file"):
+            replace_file(tmp_path / "a", lambda path: path.write_text("new"))
+        assert names(tmp_path) == ["a"] and not (tmp_path / "a").is_file()
+
+
+def test_names_of_any_length_that_a_folder_takes(tmp_path):
+    name = "\u00e4" * 127 + "a"  # 255 bytes
+    replace_file(tmp_path / name, lambda path: path.write_text("new"))
+    assert names(tmp_path) == [name]
+    with pytest.raises(OSError, match="name too long") as error:
+        replace_file(tmp_path / f"{name}b", lambda path: path.write_text("new"))
+    assert error.value.filename == str(tmp_path / f"{name}b")
+
+
+class TestFullDisk:
+    @pytest.mark.parametrize(
+        "write",
+        [lambda path: path.write_bytes(bytes(10_000)), _safetensors],
+        ids=["bytes", "tensors"],
+    )
+    def test_it_names_the_file_and_keeps_the_old_one(self, tmp_path, write):
+        target = tmp_path / "a.bin"
+        target.write_text("old")
+        with full_disk(4096), pytest.raises(OSError) as error:
+            replace_file(target, write)
+        assert one_line(error.value) == f"{target}: {MESSAGE}"
+        assert target.read_text() == "old" and names(tmp_path) == ["a.bin"]
+
+    def test_records_that_are_half_written_are_left_out(self, tmp_path):
+        target = tmp_path / "records"
+        append_text(target, "first\n")
+        with full_disk(10), pytest.raises(OSError) as error:
+            append_text(target, "second\n")
+        assert one_line(error.value) == f"{target}: {MESSAGE}"
+        assert target.read_text() == "first\nseco" and whole_lines(target) == ["first"]
 
 
 def test_what_a_killed_process_leaves_can_be_removed(tmp_path):
@@ -74,6 +146,7 @@ def test_what_a_killed_process_leaves_can_be_removed(tmp_path):
         [sys.executable, "-c", program, str(tmp_path / "a.txt")], env={**os.environ, "PYTHONPATH": root}
     )
     assert done.returncode == -signal.SIGKILL and len(names(tmp_path)) == 2
+    (tmp_path / ".a.txt.7.tmp").write_text("half, by an earlier version")
     (tmp_path / ".a.txt.gz.7.tmp").write_text("another file's")
     remove_leftovers(tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_text() == "old"

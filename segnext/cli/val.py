@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -64,7 +65,7 @@ def val(
     from segnext.device import choose_device
     from segnext.evaluation.evaluate import evaluate
 
-    if output is not None and output.exists() and not overwrite:
+    if output is not None and os.path.lexists(output) and not overwrite:
         raise FileExistsError(f"val: output must not exist, got {output}; replace it with --overwrite")
     inference = options.inference()
     if threads is not None:
@@ -117,8 +118,8 @@ def _note_other_names(console: Console, classes: tuple[str, ...], model: SegNeXt
 def _save(output: Path, said: dict[str, Any], evaluation: Evaluation, classes: tuple[str, ...]) -> None:
     import json
 
-    from segnext.atomic import replace_file
+    from segnext.atomic import replace_text
 
     counts = evaluation.confusion.counts.tolist()
     text = json.dumps({**said, **evaluation.summary(classes), "confusion": counts}, indent=2) + "\n"
-    replace_file(output, lambda file: file.write_text(text, encoding="utf-8"))
+    replace_text(output, text)

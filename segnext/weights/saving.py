@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from segnext.atomic import replace_file
+from segnext.atomic import replace_bytes, replace_file
 from segnext.models import MSCAN, SegNeXt, dialects
 from segnext.weights.containers import CONFIG_KEY, FORMAT
 from segnext.weights.identify import overrides_of
@@ -64,7 +65,9 @@ def save_official(model: SegNeXt | MSCAN, path: str | os.PathLike[str]) -> None:
         replace_file(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
     else:
         meta = {key.upper(): model.metadata[key] for key in ("classes", "palette") if key in model.metadata}
-        replace_file(path, lambda temporary: torch.save({"meta": meta, "state_dict": tensors}, temporary))
+        content = io.BytesIO()
+        torch.save({"meta": meta, "state_dict": tensors}, content)
+        replace_bytes(path, content.getbuffer())
 
 
 def _on_cpu(model: SegNeXt | MSCAN) -> dict[str, Tensor]:

@@ -239,6 +239,15 @@ def test_val_overwrites_only_when_asked(segnext, data, trained, tmp_path):
     assert json.loads(output.read_text())["images"] == 2
 
 
+def test_val_does_not_write_through_a_link(segnext, data, trained, tmp_path):
+    (tmp_path / "val.json").symlink_to(tmp_path / "nowhere")
+    command = ("val", data, "-w", trained[1], "-o", tmp_path / "val.json")
+    assert "output must not exist" in failure(segnext(*command))
+    assert segnext(*command, "--overwrite")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["val.json"]
+    assert json.loads((tmp_path / "val.json").read_text())["images"] == 2
+
+
 def test_val_tells_of_other_class_names(segnext, data, trained):
     renamed = write_yaml(data.with_name("renamed.yaml"), classes=["ground", "door", "roof"])
     assert "note: 2 classes have another name in the weights (door / roof, roof / door)" in val(
