@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import pickle
+import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from segnext.one_line import one_line
 from segnext.weights import restricted
+from segnext.weights.pickles import Foreign
 
 # Code bases keep the state dict in a checkpoint under these keys. They are tried in this order, also nested.
 STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "params")
@@ -26,6 +27,16 @@ CONFIG_KEY = "segnext"
 FORMAT = 1
 # Jittor writes this after a pickle and its SHA-1 (20 bytes).
 JITTOR_END = b"HCAJSLHD"
+# A training checkpoint of SegNeXt-L with its averages has 0.8 GB and 5,000 tensors.
+LARGEST_FILE = 4 * 2**30
+MOST_TENSORS = 20_000
+LONGEST_NAME = 300
+DEEPEST = 8
+"""Most dictionaries around a state dict."""
+
+
+class Refused(ValueError):
+    """The file is no checkpoint that we can use; the message is for the user."""
 
 
 @dataclass(frozen=True)
@@ -50,110 +61,172 @@ class Contents:
 def read_contents(path: Path) -> Contents:
     """Read a safetensors file, a torch checkpoint (new or old) or a plain pickle (Jittor, Paddle).
 
-    The content decides the kind, not the file's name. Nothing in the file is executed.
+    The content decides the kind, not the file's name. Nothing in the file is executed, and the memory that it takes is
+    bounded by its size.
 
     Raises:
-        ValueError: damaged, truncated, empty, not a checkpoint, or without a state dict.
+        ValueError: damaged, truncated, empty, not a checkpoint, without a state dict, or larger than a checkpoint is.
+        OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        raise ValueError(f"{path}: file must be a checkpoint, got 0 bytes; fetch it again")
+    file = expect_file(path)
+    with path.open("rb") as opened:
+        head = opened.read(64)
     try:
         if head[8:9] == b"{":
-            return _read_safetensors(path)
+            return _expect_names(_read_safetensors(path), path)
         if head.startswith(b"PK\x03\x04"):
-            return _read_torch(path)
+            return _expect_names(_read_torch(path), path)
         if head.startswith(b"\x80"):
-            return _read_pickle(path)
-    except (_WholeButUnusable, OSError):
+            return _expect_names(_read_pickle(path), path)
+    except (Refused, OSError):
         raise
     except Exception as error:  # damaged bytes can make a parser raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise ValueError(
-            f"{path}: file must be a whole checkpoint, got a damaged or cut one; fetch it again ({reason})"
-        ) from error
+        raise _damaged(file, error) from error
     raise ValueError(
-        f"{path}: file must be a safetensors, torch, Jittor or Paddle checkpoint, got one that begins with "
+        f"{file}: file must be a safetensors, torch, Jittor or Paddle checkpoint, got one that begins with "
         f"{head[:8]!r}; is it a web page or a Git LFS pointer?"
     )
 
 
-class _WholeButUnusable(ValueError):
-    """The file can be read but holds no usable weights; the message is for the user."""
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors and the metadata of a safetensors file.
+
+    Raises:
+        ValueError: not a file, empty, damaged, or its names are not those of tensors.
+        OSError: it cannot be read.
+    """
+    file = expect_file(path)
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata, names = opened.metadata() or {}, list(opened.keys())
+            _expect_tensor_names(names, file)
+            return {name: opened.get_tensor(name) for name in names}, metadata
+    except SafetensorError as error:
+        raise _damaged(file, error) from None
 
 
-def _not_a_state_dict(path: Path, what: str) -> _WholeButUnusable:
-    return _WholeButUnusable(f"{path}: file must hold a state dict, got {what}; save model.state_dict()")
+def expect_file(path: Path) -> str:
+    """Return how messages name the file.
+
+    Raises:
+        ValueError: it is a pipe or a device, empty, or too large for a checkpoint.
+        OSError: it does not exist.
+    """
+    name, status = one_line(path, 240), path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(
+            f"{name}: file must be a regular one, got a folder, pipe or device; copy it to a file"
+        )
+    if not status.st_size:
+        raise ValueError(f"{name}: file must be a checkpoint, got 0 bytes; fetch it again")
+    if status.st_size > LARGEST_FILE:
+        raise ValueError(
+            f"{name}: file must have at most {LARGEST_FILE:,} bytes, got {status.st_size:,}; "
+            "no checkpoint of SegNeXt is as large"
+        )
+    return name
+
+
+def _expect_names(contents: Contents, path: Path) -> Contents:
+    _expect_tensor_names(contents.state_dict, one_line(path, 240))
+    return contents
+
+
+def _expect_tensor_names(names: Collection[str], file: str) -> None:
+    """Raise unless the names fit into messages, and are few enough to be translated."""
+    if len(names) > MOST_TENSORS:
+        raise Refused(
+            f"{file}: file must hold at most {MOST_TENSORS:,} tensors, got {len(names):,}; is it a SegNeXt's?"
+        )
+    for name in names:
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            raise Refused(
+                f"{file}: names of tensors must be one line of at most {LONGEST_NAME} letters, got {one_line(name)} "
+                f"of {len(name):,}; is it a SegNeXt's checkpoint?"
+            )
+
+
+def _damaged(file: str, error: Exception) -> Refused:
+    reason = one_line(str(error).strip() or type(error).__name__)
+    return Refused(
+        f"{file}: file must be a whole checkpoint, got a damaged or cut one; fetch it again ({reason})"
+    )
+
+
+def _not_a_state_dict(path: Path, what: str) -> Refused:
+    return Refused(
+        f"{one_line(path, 240)}: file must hold a state dict, got {one_line(what)}; save model.state_dict()"
+    )
 
 
 def _read_safetensors(path: Path) -> Contents:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    state_dict, metadata = read_safetensors(path)
     if not state_dict:
         raise _not_a_state_dict(path, "no tensors")
     if CONFIG_KEY not in metadata:
-        return Contents(state_dict, "safetensors")
+        return Contents(dict(state_dict), "safetensors")
     config = json.loads(metadata[CONFIG_KEY])
     described = (
         isinstance(config, dict) and isinstance(config.get("model"), dict) and "architecture" in config
     )
     if not described or config.get("format") != FORMAT:
-        raise _WholeButUnusable(
-            f"{path}: config in its header must have format {FORMAT}, architecture and model, "
-            f"got {metadata[CONFIG_KEY][:60]}; update segnext if a newer one wrote it"
+        raise Refused(
+            f"{one_line(path, 240)}: config in its header must have format {FORMAT}, architecture and model, "
+            f"got {one_line(metadata[CONFIG_KEY], 60)}; update segnext if a newer one wrote it"
         )
-    return Contents(state_dict, "safetensors", config)
+    return Contents(dict(state_dict), "safetensors", config)
 
 
 def _read_torch(path: Path) -> Contents:
     with zipfile.ZipFile(path) as archive:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise _not_a_state_dict(path, "a TorchScript program")
-    try:
-        return _from_object(path, "torch", torch.load(path, map_location="cpu", weights_only=True), set())
-    except pickle.UnpicklingError:  # it holds objects of another framework
-        return _from_object(path, "torch", *restricted.load_torch_zip(path))
+    return _from_object(path, "torch", *restricted.load_torch_zip(path))
 
 
 def _read_pickle(path: Path) -> Contents:
     data = path.read_bytes()
     if data.endswith(JITTOR_END) and hashlib.sha1(data[:-28]).digest() != data[-28:-8]:
         raise pickle.UnpicklingError("its SHA-1 is another one")
-    if not data.startswith(restricted.TORCH_LEGACY_START):
-        return _from_object(path, "pickle", *restricted.load_pickle(data))
-    try:
-        # The source is memory: given a file, torch.load first tries the tar format of 2016 and unpacks to disk.
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    if data.startswith(restricted.TORCH_LEGACY_START):
         return _from_object(path, "legacy torch", *restricted.load_torch_legacy(data))
-    return _from_object(path, "legacy torch", loaded, set())
+    return _from_object(path, "pickle", *restricted.load_pickle(data))
 
 
 def _from_object(path: Path, kind: str, loaded: Any, foreign: set[str]) -> Contents:
     if not isinstance(loaded, Mapping):
-        raise _not_a_state_dict(path, f"a {type(loaded).__name__}")
-    tensors = _find_tensors(loaded)
+        what = loaded.name.rpartition(".")[2] if isinstance(loaded, Foreign) else type(loaded).__name__
+        raise _not_a_state_dict(path, f"a {what}")
+    tensors: dict[str, Tensor | np.ndarray] = {}
+    for key, value in _state_dict(loaded).items():
+        tensor = _tensor_or_array(value)
+        if isinstance(tensor, restricted.Unusable):
+            raise Refused(
+                f"{one_line(path, 240)}: file must hold dense tensors of numbers, got {tensor.kind} as "
+                f"{one_line(key)}; convert it before saving"
+            )
+        if tensor is not None:
+            tensors[str(key)] = tensor
     if not tensors:
         raise _not_a_state_dict(
-            path, ", ".join(str(key) for key in list(loaded)[:5]) or "an empty dictionary"
+            path, ", ".join(one_line(key, 40) for key in list(loaded)[:5]) or "an empty dictionary"
         )
     meta = loaded.get("meta")
     return Contents(tensors, kind, meta=dict(meta) if isinstance(meta, Mapping) else {}, foreign=foreign)
 
 
-def _find_tensors(loaded: Mapping[Any, Any]) -> dict[str, Tensor | np.ndarray]:
-    for key in STATE_DICT_KEYS:
-        if isinstance(loaded.get(key), Mapping):
-            return _find_tensors(loaded[key])
-    found = {str(key): _tensor_or_array(value) for key, value in loaded.items()}
-    return {key: value for key, value in found.items() if value is not None}
+def _state_dict(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    for _ in range(DEEPEST):  # a dictionary can hold itself
+        nested = next((loaded[key] for key in STATE_DICT_KEYS if isinstance(loaded.get(key), Mapping)), None)
+        if nested is None:
+            break
+        loaded = nested
+    return loaded
 
 
-def _tensor_or_array(value: Any) -> Tensor | np.ndarray | None:
+def _tensor_or_array(value: Any) -> Tensor | np.ndarray | restricted.Unusable | None:
     if isinstance(value, tuple) and len(value) == 2:  # Paddle's (parameter name, array)
         value = value[1]
     if isinstance(value, restricted.Array):
         return value.value
-    return value.detach() if isinstance(value, Tensor) else None
+    return value if isinstance(value, Tensor | restricted.Unusable) else None

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import types
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,81 @@ def test_arrays_of_every_pickle_protocol_and_order(protocol: int, tmp_path: Path
         tensor = torch.from_numpy(value)
         assert tensor.shape == arrays[key].shape
         assert np.array_equal(tensor.numpy(), arrays[key]), key
+
+
+def views() -> dict[str, torch.Tensor]:
+    """Return tensors of every dtype, and views that share memory."""
+    base = torch.arange(24.0).reshape(4, 6)
+    dtypes = (
+        torch.uint16,
+        torch.uint64,
+        torch.int8,
+        torch.bool,
+        torch.complex64,
+        torch.bfloat16,
+        torch.float8_e4m3fn,
+    )
+    return {
+        **{str(dtype): torch.tensor([0, 1, 3]).to(dtype) for dtype in dtypes},
+        "row": base[2],
+        "columns": base.t()[1:3],
+        "expanded": base[:1].expand(3, 6),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "empty": torch.zeros(0, 3),
+        "number": torch.tensor(2.5),
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_reads_the_tensors_that_torch_reads(zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    tensors = views()
+    if not zipped:  # PyTorch itself cannot read these back from an old file
+        tensors = {
+            key: value for key, value in tensors.items() if not key.startswith(("torch.uint", "torch.float8"))
+        }
+    torch.save(tensors, path, _use_new_zipfile_serialization=zipped)
+    expected = torch.load(path, weights_only=True)
+    actual = read_contents(path).state_dict
+    assert list(actual) == list(expected)
+    for key, tensor in expected.items():
+        given = actual[key]
+        assert (
+            isinstance(given, torch.Tensor)
+            and given.dtype == tensor.dtype
+            and given.stride() == tensor.stride()
+        )
+        assert given.shape == tensor.shape and given.tolist() == tensor.tolist(), key
+
+
+def test_a_compressed_torch_file_loads(tmp_path: Path) -> None:
+    stored, packed = tmp_path / "stored", tmp_path / "packed"
+    write_torch(stored)
+    with zipfile.ZipFile(stored) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert_holds_tensors(read_contents(packed))
+
+
+UNUSABLE = {
+    "sparse": (lambda: torch.eye(3).to_sparse(), "a sparse tensor"),
+    "meta": (lambda: torch.empty(3, device="meta"), "a tensor on the meta device"),
+    "conjugated": (lambda: torch.ones(3, dtype=torch.complex64).conj(), "a conjugated or negated view"),
+    "negated": (lambda: torch.ones(3, dtype=torch.complex64).conj().imag, "a conjugated or negated view"),
+    "quantised": (
+        lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        "a quantised tensor",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_tensors_that_are_no_weights_are_named(kind: str, tmp_path: Path) -> None:
+    make, message = UNUSABLE[kind]
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"backbone.norm1.weight": make()}, path)
+    expect_one_line(path, rf"dense tensors of numbers, got {message}.* as backbone\.norm1\.weight; convert")
 
 
 @pytest.fixture

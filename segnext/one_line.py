@@ -1,0 +1,30 @@
+"""Shows text from outside in messages, which have one line."""
+
+from __future__ import annotations
+
+LIMIT = 120
+"""Characters of a text that a message shows by default."""
+
+
+def one_line(value: object, limit: int = LIMIT) -> str:
+    r"""Return a text on one line: what cannot be printed becomes \n, \x00 and the like; the middle of a long one goes.
+
+    Args:
+        value: a name, a path, a message; anything but a string is converted with `str`.
+        limit: most characters of the result, at least 20.
+    """
+    text = str(value)
+    if len(text) > 2 * limit:  # escape the ends only: a name may have millions of characters
+        text = f"{text[:limit]}{text[-limit:]}"
+        shortened = True
+    else:
+        shortened = False
+    escaped = "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
+    if not shortened and len(escaped) <= limit:
+        return escaped
+    head = (limit - 3) * 2 // 3
+    return f"{escaped[:head]}...{escaped[head + 3 - limit :]}"
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
