@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from segnext.models.decoders import DECODERS
+from segnext.one_line import one_line
 
 DIALECTS = ("native", "official", "official_imagenet", "mmsegmentation", "geti", "jseg", "paddleseg")
 
@@ -118,7 +119,7 @@ def detect(state_dict: Mapping[str, Any]) -> str:
         return "native"
     ours = [key for key in keys if _OFFICIAL.match(key)]
     if not ours:
-        some = ", ".join(list(state_dict)[:3]) or "no keys at all"
+        some = ", ".join(one_line(key, 60) for key in list(state_dict)[:3]) or "no keys at all"
         raise ValueError(
             f"state dict: names must be those of SegNeXt or MSCAN ({', '.join(DIALECTS)}), got {some}; "
             "is it another network's checkpoint?"
@@ -155,11 +156,25 @@ def translate(state_dict: Mapping[str, Any], native_keys: Iterable[str] | None =
     reshaped: list[str] = []
     for key, value in state_dict.items():
         name = _prefixed(_native_name(_WRAPPERS.sub("", key), dialect), wants_prefix)
-        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        tensor = _as_tensor(key, value, dialect)
         _add(tensors, name, _native_shape(name, tensor, dialect), key)
         if tensors[name].shape != tensor.shape:
             reshaped.append(name)
     return Translation(dialect, tensors, reshaped)
+
+
+def _as_tensor(key: str, value: Any, dialect: str) -> Tensor:
+    if isinstance(value, np.ndarray) and value.dtype == np.uint16 and dialect in ("paddleseg", "jseg"):
+        # numpy has no bfloat16, and no framework trains in uint16: these are the bits of bfloat16, as Paddle saves them
+        return torch.from_numpy(value.view(np.int16)).view(torch.bfloat16)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return torch.from_numpy(value)
+    if isinstance(value, Tensor):
+        return value
+    kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    raise ValueError(
+        f"state dict: values must be tensors or arrays of numbers, got {kind} as {one_line(key)}"
+    )
 
 
 def to_native(state_dict: Mapping[str, Any], native_keys: Iterable[str] | None = None) -> dict[str, Tensor]:

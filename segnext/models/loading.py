@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from segnext.models import dialects
+from segnext.models.values import expect_weights
 
 
 class AnyDialectModule(nn.Module):
@@ -33,16 +34,19 @@ class AnyDialectModule(nn.Module):
             native: the names are this model's already and are not translated.
 
         Raises:
-            ValueError: the checkpoint's NMF bases have another rank.
+            ValueError: the checkpoint's NMF bases have another rank, or a tensor holds something other than finite
+                floating numbers.
             RuntimeError: strict, and keys or shapes differ.
         """
         own = self.state_dict(keep_vars=True)
         given = dict(state_dict) if native else dialects.to_native(state_dict, own.keys())
+        expect_weights("load_state_dict", given, own)
         for key in own.keys() & given.keys():
-            if key.endswith(dialects.BASES) and given[key].shape[-1] != own[key].shape[-1]:
+            if key.endswith(dialects.BASES) and given[key].shape[-1:] != own[key].shape[-1:]:
+                given_rank = given[key].shape[-1] if given[key].ndim else "no axis"
                 raise ValueError(
                     f"load_state_dict: rank of {key} must be {own[key].shape[-1]} as in this model, "
-                    f"got {given[key].shape[-1]}; create it with create_model(rank={given[key].shape[-1]})"
+                    f"got {given_rank}; create it with create_model(rank={given_rank})"
                 )
         optional = [key for key in own.keys() - given.keys() if key.endswith(dialects.OPTIONAL)]
         result = super().load_state_dict(given | {key: own[key] for key in optional}, strict, assign)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from segnext.models import MSCAN, SegNeXt, dialects
+from segnext.models.values import expect_weights
 from segnext.weights.catalogue import locate
 from segnext.weights.containers import read_contents
 from segnext.weights.identify import describe, foreign_metadata
@@ -147,6 +148,7 @@ def load_weights(
         unexpected=[key for key in unexpected if not key.startswith(tuple(allow_unexpected))],
         shapes=_other_shapes(found, own),
     )
+    expect_weights(f"load_weights: {checkpoint.origin}", found, own)
     matched = [key for key in own if key in found]
     model.load_state_dict({key: found[key] for key in matched}, strict=False, native=True)
     return LoadReport(

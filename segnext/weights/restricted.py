@@ -59,6 +59,8 @@ class _DType:
         if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[biufc]\d{1,2}", code):
             raise pickle.UnpicklingError(f"array of dtype {code}")  # objects' bytes would be pointers
         self.value = np.dtype(code)
+        if self.value.itemsize > (16 if self.value.kind == "c" else 8):  # PyTorch has no numbers as long
+            raise pickle.UnpicklingError(f"array of dtype {code}")
 
     def build(self, state: Any) -> None:
         self.value = self.value.newbyteorder(state[1])
