@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,10 +25,13 @@ from segnext_kernels import upsample_argmax, upsample_cross_entropy
 class SegNeXt(AnyDialectModule):
     """Semantic segmentation network; takes normalised images (N, C, H, W) of any size.
 
-    ``model(x)`` gives logits (N, K, H, W): one per class, or one in all if the configuration has a ``threshold``. For
-    training use :meth:`loss`, for label maps :meth:`predict`: neither makes the full-size logits. In evaluation equal
-    images give equal outputs.
-    ``load_state_dict`` takes every known checkpoint dialect.
+    ``model(x)`` gives logits (N, K, H, W): one per class, or one in all if the configuration has a ``threshold``.
+    ``model(x, targets)`` gives the loss. :meth:`loss` and :meth:`predict` (label maps) go through ``forward`` and
+    never make the full-size logits. In evaluation equal images give equal outputs. ``load_state_dict`` takes every
+    known checkpoint dialect.
+
+    Wrappers see ``forward`` alone: train with ``ddp(images, targets)`` and ``compiled(images, targets)``;
+    ``model.compile()`` compiles the model in place, and :meth:`loss` and :meth:`predict` with it.
 
     Attributes:
         config: the configuration it was built from.
@@ -51,13 +55,36 @@ class SegNeXt(AnyDialectModule):
         features = self.forward_features(images)
         return self.decoder([features[stage] for stage in self.decoder.stages])
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, K, H, W) of normalised images (N, C, H, W)."""
-        return F.interpolate(
+    def forward(
+        self,
+        images: Tensor,
+        targets: Tensor | None = None,
+        *,
+        ignore_index: int = 255,
+        class_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+        resize: bool = True,
+    ) -> Tensor:
+        """Logits of normalised images; with ``targets`` the loss.
+
+        Args:
+            images: (N, C, H, W) normalised images.
+            targets: (N, height, width) class ids: the result is :meth:`loss`, which has the arguments up to
+                ``reduction``. Wrappers that see ``forward`` alone (DDP, FSDP, torch.compile) are trained so.
+            resize: without targets, whether the logits get the images' size.
+
+        Returns:
+            Logits (N, K, H, W), or (N, K, ceil(H/8), ceil(W/8)) without ``resize``; the loss, a scalar, with
+            ``targets``.
+        """
+        return _result(
             self.forward_logits(images),
-            size=images.shape[2:],
-            mode="bilinear",
-            align_corners=self.config.align_corners,
+            images,
+            targets,
+            (ignore_index, class_weight, label_smoothing, reduction, self.config.align_corners),
+            self.config.threshold,
+            resize,
         )
 
     def loss(
@@ -71,6 +98,8 @@ class SegNeXt(AnyDialectModule):
     ) -> Tensor:
         """Compute the cross-entropy, a scalar, between the logits at the targets' size and the targets.
 
+        The same as ``model(images, targets, ...)``: hooks of the model and ``model.compile()`` have their effect.
+
         Args:
             images: (N, C, H, W) normalised images.
             targets: (N, H, W) class ids, int64 or uint8.
@@ -79,16 +108,24 @@ class SegNeXt(AnyDialectModule):
             label_smoothing: in [0, 1].
             reduction: ``"mean"`` over the pixels that count (as PyTorch), or ``"mean_all"`` over all (as the
                 official code).
+
+        Raises:
+            TypeError: the targets are no tensor, or of another dtype. ValueError: of another shape.
         """
-        return upsample_cross_entropy(
-            class_logits(self.forward_logits(images), self.config.threshold),
+        if targets is None:
+            raise TypeError(
+                f"{self.config.architecture}: targets must be a tensor of class ids, got None; "
+                "model(images) gives logits without them"
+            )
+        loss: Tensor = self(
+            images,
             targets,
             ignore_index=ignore_index,
             class_weight=class_weight,
             label_smoothing=label_smoothing,
             reduction=reduction,
-            align_corners=self.config.align_corners,
         )
+        return loss
 
     def predict(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return the most likely class of each pixel.
@@ -110,7 +147,7 @@ class SegNeXt(AnyDialectModule):
                 "call model.eval() first"
             )
         with torch.inference_mode():
-            logits = two_logits(self.forward_logits(images), self.config.threshold)
+            logits = two_logits(self(images, resize=False), self.config.threshold)
             self.expect_finite(logits)
         with torch.no_grad():  # outside inference mode, so that the caller may change the result in place
             return upsample_argmax(
@@ -120,3 +157,21 @@ class SegNeXt(AnyDialectModule):
     def expect_finite(self, logits: Tensor) -> None:
         """Raise a ``segnext.models.finite.NonFiniteError``, which names a tensor, unless all logits are finite."""
         expect_finite(logits, self.config.architecture, self.state_dict)
+
+
+@torch.fx.wrap  # for a symbolic trace this is one call, since it cannot know which arguments will be given
+def _result(
+    logits: Tensor,
+    images: Tensor,
+    targets: Tensor | None,
+    options: tuple[int, Tensor | None, float, str, bool],
+    threshold: float | None,
+    resize: bool,
+) -> Tensor:
+    """Make of small logits what ``forward`` returns; the options are those of the loss, in the op's order."""
+    align_corners = options[-1]
+    if targets is not None:
+        return upsample_cross_entropy(class_logits(logits, threshold), targets, *options)
+    if not resize:
+        return logits
+    return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=align_corners)

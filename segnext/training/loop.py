@@ -229,7 +229,7 @@ class _Run:
         """Leave a batch's clipped gradients in the model; return its loss and the gradient's norm before clipping."""
         model, device, dtype = self.state.model, self.device, getattr(torch, self.settings.dtype)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss = model.loss(
+            loss = model(  # not model.loss: wrappers see forward alone
                 self.preprocessing(batch.images, device=device),
                 batch.labels.to(device),
                 ignore_index=self.data.ignore_index,

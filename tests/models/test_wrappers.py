@@ -1,0 +1,95 @@
+"""Tests that what wraps a model (DDP, FSDP, torch.compile, hooks) sees its loss and its predictions through forward."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from segnext.models import build
+
+TINY = {"channels": (16, 32, 32, 32), "depths": (1, 1, 1, 1), "decoder_channels": 32, "rank": 4}
+OPTIONS = {"ignore_index": 1, "label_smoothing": 0.1, "reduction": "mean_all"}
+
+
+def tiny():
+    torch.manual_seed(0)
+    return build("segnext_t", num_classes=3, **TINY).eval()
+
+
+def batch(size=4):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(size, 3, 32, 40, generator=generator), torch.randint(
+        3, (size, 32, 40), generator=generator
+    )
+
+
+def gradients(model):
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_forward_with_targets_is_the_loss():
+    model, (x, targets) = tiny(), batch()
+    options = OPTIONS | {"class_weight": torch.tensor([1.0, 2.0, 0.5])}
+    assert torch.equal(model(x, targets, **options), model.loss(x, targets, **options))
+    assert model(x, targets, **options) != model(x, targets)
+    assert torch.equal(model(x, resize=False), model.forward_logits(x))
+
+
+def test_loss_without_targets_is_refused():
+    model, (x, _) = tiny(), batch()
+    with pytest.raises(
+        TypeError, match=r"segnext_t: targets must be a tensor of class ids, got None; model\(images\)"
+    ):
+        model.loss(x, None)
+
+
+def test_hooks_of_the_model_see_loss_and_predictions():
+    model, (x, targets) = tiny(), batch()
+    seen = []
+    model.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    model.loss(x, targets)
+    model.predict(x)
+    assert seen == [(), (4, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["in-place", "wrapped"])
+def test_compiled_loss_and_predictions_are_the_same(in_place):
+    model, (x, targets) = tiny(), batch()
+    expected = model(x, targets), model.predict(x)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    if in_place:
+        model.compile(backend=backend, fullgraph=True)
+        results = model.loss(x, targets), model.predict(x)
+    else:
+        compiled = torch.compile(model, backend=backend, fullgraph=True)
+        results = compiled(x, targets), compiled.predict(x)
+    torch.testing.assert_close(results, expected)
+    # compiled.predict is the model's own, which knows nothing of the wrapper.
+    assert len(graphs) == (2 if in_place else 1)
+
+
+def test_ddp_exchanges_the_gradients_of_the_loss(tmp_path):
+    torch.multiprocessing.spawn(_step, args=(tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    model = tiny()
+    model(*batch()).backward()
+    assert all(torch.equal(second[name], gradient) for name, gradient in first.items())
+    torch.testing.assert_close(first, gradients(model), rtol=1e-3, atol=1e-6)
+
+
+def _step(rank: int, folder: Path) -> None:
+    """Leave in the folder the gradients of one of two processes, which has half of the batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    ddp = nn.parallel.DistributedDataParallel(tiny())
+    x, targets = batch()
+    ddp(x[2 * rank :][:2], targets[2 * rank :][:2]).backward()
+    torch.save(gradients(ddp.module), folder / f"{rank}.pt")
+    dist.destroy_process_group()
