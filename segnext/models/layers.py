@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnext.models.changed import is_observed
 from segnext.models.config import GROUPS
 from segnext_kernels import group_norm_act
 from segnext_kernels.ops.convolutions import pointwise
@@ -22,13 +24,40 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H, W), channels_last."""
-        return pointwise(x, self.weight, self.bias)
+        if (
+            self.stride == (1, 1)
+            and self.padding == (0, 0)
+            and self.kernel_size == (1, 1)
+            and self.groups == 1
+        ):
+            return pointwise(x, self.weight, self.bias)
+        return super().forward(x)  # the geometry was changed after the layer was made
 
 
 def depthwise(channels: int, height: int, width: int) -> nn.Conv2d:
     """Make a depthwise convolution with bias that keeps the size; its kernel is ``height`` x ``width``, both odd."""
     padding = (height // 2, width // 2)
     return nn.Conv2d(channels, channels, (height, width), padding=padding, groups=channels)
+
+
+def is_plain(conv: nn.Module, kernel_size: tuple[int, int], groups: int) -> bool:
+    """Whether a fused op may take the parameters of ``conv`` instead of calling it.
+
+    True for a convolution with bias at stride 1 that keeps the size, has zeros as padding, and is not observed; see
+    :mod:`segnext.models.changed`. Takes about a microsecond.
+    """
+    return (
+        isinstance(conv, nn.Conv2d)
+        and type(conv) in (nn.Conv2d, Pointwise)
+        and conv.kernel_size == kernel_size
+        and conv.stride == (1, 1)
+        and conv.padding == (kernel_size[0] // 2, kernel_size[1] // 2)
+        and conv.dilation == (1, 1)
+        and conv.groups == groups
+        and conv.padding_mode == "zeros"
+        and conv._parameters.get("bias") is not None
+        and not is_observed(conv)
+    )
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -49,7 +78,15 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C, H, W)."""
-        return group_norm_act(self.conv(x), GROUPS, self.norm.weight, self.norm.bias, self.norm.eps)
+        return norm_act(self.norm, self.conv(x))
+
+
+def norm_act(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """``relu(norm(x) + residual)`` of (N, C, H, W): in one op if ``norm`` is a plain GroupNorm."""
+    if type(norm) is nn.GroupNorm and norm.affine and not is_observed(norm):
+        return group_norm_act(x, norm.num_groups, norm.weight, norm.bias, norm.eps, residual=residual)
+    y: Tensor = norm(x)
+    return F.relu(y if residual is None else y + residual)
 
 
 def initialise_convolutions(module: nn.Module) -> None:

@@ -1,7 +1,8 @@
 """The SegNeXt block: multi-scale convolutional attention (MSCA) and a convolutional feed-forward network.
 
 Paper: SegNeXt (arXiv 2209.08575), section 3.1. Where paper and official code disagree, this file follows the code.
-The modules hold parameters; the ops of ``segnext_kernels`` compute.
+The modules hold parameters; the ops of ``segnext_kernels`` compute. An op takes the parameters of several layers; where
+one of these is not plain (hooks, an adapter in its place), the layers are called one after the other instead.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segnext.models.config import ROOT, STRIPS
-from segnext.models.layers import Pointwise, depthwise
+from segnext.models.layers import Pointwise, depthwise, is_plain
 from segnext_kernels import conv_ffn, dwconv_gelu, gated_pointwise, msca_conv
 
 LAYER_SCALE_INIT = 1e-2
@@ -31,6 +32,8 @@ class StripConv(nn.Module):
 
     def __init__(self, channels: int, kernels: Sequence[int] = STRIPS, root: int = ROOT) -> None:
         super().__init__()
+        self.channels = channels
+        self.kernel_sizes = [(root, root), *((1, k) for k in kernels), *((k, 1) for k in kernels)]
         self.root = depthwise(channels, root, root)
         self.rows = nn.ModuleList(depthwise(channels, 1, kernel) for kernel in kernels)
         self.columns = nn.ModuleList(depthwise(channels, kernel, 1) for kernel in kernels)
@@ -38,11 +41,25 @@ class StripConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         rows, columns = cast("list[nn.Conv2d]", list(self.rows)), cast("list[nn.Conv2d]", list(self.columns))
+        if not self._is_plain([self.root, *rows, *columns]):
+            m = a = self.root(x)
+            for row, column in zip(rows, columns, strict=True):
+                m = m + column(row(a))
+            return m
         return msca_conv(
             x, self.root.weight, self.root.bias,
             [conv.weight for conv in rows], [conv.weight for conv in columns],
             [cast(Tensor, conv.bias) for conv in rows], [cast(Tensor, conv.bias) for conv in columns],
         )  # fmt: skip
+
+    def _is_plain(self, convs: list[nn.Conv2d]) -> bool:
+        sizes = self.kernel_sizes
+        if len(convs) != len(sizes):
+            return False
+        for conv, size in zip(convs, sizes, strict=True):  # noqa: SIM110 (all() takes twice as long)
+            if not is_plain(conv, size, self.channels):
+                return False
+        return True
 
 
 class Attention(nn.Module):
@@ -63,7 +80,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W), the inner shortcut included."""
         u = F.gelu(self.proj_in(x))
-        return self.proj_out(gated_pointwise(self.strips(u), u, self.mix.weight, self.mix.bias)) + x
+        m = self.strips(u)
+        if is_plain(self.mix, (1, 1), 1):
+            product = gated_pointwise(m, u, self.mix.weight, self.mix.bias)
+        else:
+            product = self.mix(m) * u
+        return self.proj_out(product) + x
 
 
 class FFN(nn.Module):
@@ -81,19 +103,26 @@ class FFN(nn.Module):
         self.fc1 = Pointwise(channels, hidden)
         self.dwconv = depthwise(hidden, 3, 3)
         self.fc2 = Pointwise(hidden, channels)
+        self.hidden = hidden
         self.dropout = dropout
         self.recompute = recompute
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         fc1, dwconv, fc2 = self.fc1, self.dwconv, self.fc2
-        if self.training and self.dropout > 0:  # the fused op cannot drop values in its middle
-            hidden = F.dropout(dwconv_gelu(fc1(x), dwconv.weight, dwconv.bias), self.dropout)
-            return F.dropout(fc2(hidden), self.dropout)
-        bias1, dw_bias, bias2 = (cast(Tensor, conv.bias) for conv in (fc1, dwconv, fc2))
-        return conv_ffn(
-            x, fc1.weight, bias1, dwconv.weight, dw_bias, fc2.weight, bias2, recompute=self.recompute
+        drops = self.training and self.dropout > 0
+        dwconv_is_plain = is_plain(dwconv, (3, 3), self.hidden)
+        if not drops and dwconv_is_plain and is_plain(fc1, (1, 1), 1) and is_plain(fc2, (1, 1), 1):
+            bias1, dw_bias, bias2 = (cast(Tensor, conv.bias) for conv in (fc1, dwconv, fc2))
+            return conv_ffn(
+                x, fc1.weight, bias1, dwconv.weight, dw_bias, fc2.weight, bias2, recompute=self.recompute
+            )
+        # The fused op can neither call its layers nor drop values between them.
+        hidden = fc1(x)
+        hidden = (
+            dwconv_gelu(hidden, dwconv.weight, dwconv.bias) if dwconv_is_plain else F.gelu(dwconv(hidden))
         )
+        return F.dropout(fc2(F.dropout(hidden, self.dropout, drops)), self.dropout, drops)
 
 
 class Block(nn.Module):

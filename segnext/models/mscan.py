@@ -11,6 +11,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnext.models.changed import layers
 from segnext.models.config import STAGES, STRIDES, MSCANConfig
 from segnext.models.layers import ChannelNorm, check_images, initialise_convolutions
 from segnext.models.loading import AnyDialectModule
@@ -77,6 +78,7 @@ class MSCAN(AnyDialectModule):
             self.head = nn.Linear(channels[-1], config.num_classes)
             nn.init.trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
+        self.layers_built = layers(self)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """Compute the stages' normalised features, channels_last.

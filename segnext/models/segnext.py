@@ -13,6 +13,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
+from segnext.models.changed import layers
 from segnext.models.config import EncoderConfig, MSCANConfig, SegNeXtConfig
 from segnext.models.decoders import decoder_of
 from segnext.models.finite import expect_finite
@@ -36,6 +37,7 @@ class SegNeXt(AnyDialectModule):
     Attributes:
         config: the configuration it was built from.
         metadata: facts that came with its weights: classes, palette, preprocessing, recipe, metrics.
+        layers_built: its layers as they were built, for :func:`segnext.models.changed.first_changed_child`.
     """
 
     def __init__(self, config: SegNeXtConfig) -> None:
@@ -45,6 +47,7 @@ class SegNeXt(AnyDialectModule):
         encoder = {field.name: getattr(config, field.name) for field in fields(EncoderConfig)}
         self.backbone = MSCAN(MSCANConfig(**encoder, features_only=True))
         self.decoder = decoder_of(config).from_config(config)
+        self.layers_built = layers(self)
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """The four stages' features (N, C_i, ceil(H/s), ceil(W/s)), s = 4, 8, 16, 32."""
