@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from segnext.one_line import one_line
+
 STRIDES = (4, 8, 16, 32)
 STAGES = len(STRIDES)
 STRIPS = (7, 11, 21)
@@ -14,6 +16,11 @@ EVAL_STEPS = 7  # of the NMF, as the official code
 ONE_CLASS = (
     "at least 2 (one class cannot be learnt: use two, or num_classes=2 with threshold=0.5 for one logit)"
 )
+# More channels, classes or a longer kernel are a mistake, or a file that wants our memory.
+LARGEST = 65_536
+LARGEST_KERNEL = 1023
+MOST_STRIPS = 16
+DEEPEST = 256
 GROUPS = 32  # of every GroupNorm: decoder widths are multiples of it
 
 
@@ -50,7 +57,9 @@ class EncoderConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if str(field.type) in kinds and not isinstance(value, kinds[str(field.type)]):  # type: ignore[arg-type]
-                raise TypeError(f"{self.architecture}: {field.name} must be {field.type}, got {value!r}")
+                raise TypeError(
+                    f"{self.architecture}: {field.name} must be {field.type}, got {one_line(repr(value))}"
+                )
         for name in ("channels", "depths", "expansions"):
             sizes = self._integers(name, "four positive integers")
             expect(self, name, len(sizes) == STAGES and min(sizes) >= 1, "four positive integers")
@@ -63,9 +72,20 @@ class EncoderConfig:
         strips = self._integers("strips", "odd positive integers")
         expect(self, "strips", all(_is_odd(length) for length in strips), "odd positive integers")
         expect(self, "root", _is_odd(self.root), "odd and positive")
+        self._expect_bounds()
         expect(self, "drop_path", 0 <= self.drop_path < 1, "in [0, 1)")
         expect(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
         expect(self, "in_channels", self.in_channels >= 1, "at least 1")
+
+    def _expect_bounds(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            largest = {"strips": LARGEST_KERNEL, "root": LARGEST_KERNEL, "depths": DEEPEST}.get(
+                field.name, LARGEST
+            )
+            sizes = value if isinstance(value, tuple) else (value,) if type(value) is int else ()
+            expect(self, field.name, all(size <= largest for size in sizes), f"at most {largest:,}")
+        expect(self, "strips", len(self.strips) <= MOST_STRIPS, f"at most {MOST_STRIPS} lengths")
 
     def _integers(self, name: str, expected: str) -> tuple[int, ...]:
         """Make a tuple of the field ``name``, which JSON gives as a list."""
@@ -169,7 +189,8 @@ class SegNeXtConfig(EncoderConfig):
 def expect(config: EncoderConfig, name: str, valid: bool, expected: str) -> None:
     """Raise a ValueError in one line unless the field ``name`` of ``config`` is ``valid``."""
     if not valid:
-        raise ValueError(f"{config.architecture}: {name} must be {expected}, got {getattr(config, name)}")
+        given = one_line(getattr(config, name))
+        raise ValueError(f"{config.architecture}: {name} must be {expected}, got {given}")
 
 
 def _is_odd(length: int) -> bool:

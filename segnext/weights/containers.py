@@ -167,7 +167,9 @@ def _read_safetensors(path: Path) -> Contents:
         return Contents(dict(state_dict), "safetensors")
     config = json.loads(metadata[CONFIG_KEY])
     described = (
-        isinstance(config, dict) and isinstance(config.get("model"), dict) and "architecture" in config
+        isinstance(config, dict)
+        and isinstance(config.get("model"), dict)
+        and isinstance(config.get("architecture"), str)
     )
     if not described or config.get("format") != FORMAT:
         raise Refused(

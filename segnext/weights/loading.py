@@ -12,7 +12,9 @@ from torch import Tensor
 
 from segnext.models import MSCAN, SegNeXt, dialects
 from segnext.models.values import expect_weights
+from segnext.one_line import one_line
 from segnext.weights.catalogue import locate
+from segnext.weights.configuration import expect_config, name_without_axes
 from segnext.weights.containers import read_contents
 from segnext.weights.identify import describe, foreign_metadata
 
@@ -86,19 +88,29 @@ def read_checkpoint(source: str | os.PathLike[str], rank: int | None = None) -> 
         ValueError: damaged, or not a checkpoint of SegNeXt or MSCAN.
     """
     path = locate(source)
+    shown = one_line(path, 240)
     contents = read_contents(path)
     try:
         translation = dialects.translate(contents.state_dict)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{shown}: {error}") from error
     if contents.config:
         config, rank_from = contents.config, "from the file's config"
     else:
-        config, rank_from = describe(translation.tensors, translation.dialect, rank)
+        try:
+            config, rank_from = describe(translation.tensors, translation.dialect, rank)
+        except IndexError:
+            short = name_without_axes(translation.tensors)
+            raise ValueError(
+                f"{shown}: tensors must have a SegNeXt's axes, got {short}; fetch it again"
+            ) from None
         config |= foreign_metadata(contents.meta)
-    origin = f"{path} ({contents.kind}, {translation.dialect} layout)"
+    expect_config(config, translation.tensors, shown)
+    origin = f"{shown} ({contents.kind}, {translation.dialect} layout)"
     if contents.foreign:
-        origin += f", without its objects of {_some(sorted(contents.foreign))}"
+        origin += (
+            f", without its objects of {_some([one_line(name, 60) for name in sorted(contents.foreign)])}"
+        )
     return Checkpoint(translation.tensors, config, origin, rank_from, translation.reshaped)
 
 

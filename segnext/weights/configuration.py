@@ -1,0 +1,164 @@
+"""Checks the configuration and the metadata that a file holds beside its tensors, before a model is built from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from segnext.models.config import SegNeXtConfig
+from segnext.models.decoders import DECODERS
+from segnext.models.registry import CONFIGS, ModelConfig, find_architecture
+from segnext.one_line import one_line
+
+# A file may hold a part of a model; the rest is initialised. Beyond these, its config is not that of its tensors.
+LARGEST_RATIO = 4
+FREE_WEIGHTS, FREE_TENSORS = 2**24, 2000
+LONGEST_CLASS_NAME = 200
+
+
+def expect_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: str) -> None:
+    """Raise unless a model can be built from a configuration, and is about as large as the tensors.
+
+    Args:
+        config: ``architecture``, if it is known; ``model``, the fields that differ from it; metadata.
+        tensors: what the file holds.
+        file: begins the message.
+
+    Raises:
+        ValueError: an unknown architecture, a field that is unknown or out of range, a model much larger than the
+            file, or metadata of another form.
+    """
+    name = config.get("architecture")
+    if name is None:  # a foreign file with channels and depths of no known architecture: the user says them
+        return
+    if find_architecture(name) is None:
+        raise ValueError(
+            f"{file}: architecture in its config must be one of {', '.join(CONFIGS)}, got {one_line(name)}; "
+            "update segnext if a newer one wrote it"
+        )
+    fields = config["model"]
+    base = CONFIGS[name]
+    known = {field.name for field in dataclasses.fields(base)} - {"architecture"}
+    unknown = [key for key in fields if key not in known]
+    if unknown:
+        raise ValueError(
+            f"{file}: model in its config must have fields of {name}, got {one_line(unknown[0])}; "
+            "update segnext if a newer one wrote it"
+        )
+    try:
+        built = dataclasses.replace(base, **fields)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{file}: its tensors or its config are those of no model: {one_line(error, 240)}"
+        ) from None
+    if isinstance(built, SegNeXtConfig) and built.decoder not in DECODERS:
+        raise ValueError(
+            f"{file}: decoder in its config must be one of {', '.join(DECODERS)}, got {one_line(built.decoder)}"
+        )
+    _expect_size(built, tensors, file)
+    expect_metadata(config, built.num_classes, file)
+
+
+def expect_metadata(metadata: Mapping[str, Any], num_classes: int, file: str) -> None:
+    """Raise unless class names, colours, mean and std have the form that all who read them expect.
+
+    Args:
+        metadata: ``classes``, ``palette``, ``preprocessing``, ``recipe``, ``metrics``; each may be missing.
+        num_classes: the model's.
+        file: begins the message.
+
+    Raises:
+        ValueError: one of them is of another form.
+    """
+    classes, palette = metadata.get("classes"), metadata.get("palette")
+    if classes is not None and not (
+        isinstance(classes, list) and len(classes) == num_classes and all(map(_is_class_name, classes))
+    ):
+        raise ValueError(f"{file}: classes must be {num_classes} names of one line, got {_shown(classes)}")
+    if palette is not None and not (
+        isinstance(palette, list) and len(palette) == num_classes and all(map(_is_colour, palette))
+    ):
+        raise ValueError(
+            f"{file}: palette must be {num_classes} colours [red, green, blue] of 0..255, got {_shown(palette)}"
+        )
+    preprocessing = metadata.get("preprocessing")
+    if preprocessing is not None and not (
+        isinstance(preprocessing, dict)
+        and all(_are_numbers(preprocessing.get(key, [])) for key in ("mean", "std"))
+    ):
+        raise ValueError(
+            f"{file}: preprocessing must hold mean and std as lists of numbers, got {_shown(preprocessing)}"
+        )
+    for key in ("recipe", "metrics"):
+        if not isinstance(metadata.get(key, {}), dict):
+            raise ValueError(f"{file}: {key} must be a dictionary, got {_shown(metadata[key])}")
+
+
+def name_without_axes(tensors: Mapping[str, Tensor]) -> str:
+    """Name the first tensor, with its shape, that has fewer axes than its name promises."""
+    for name, tensor in tensors.items():
+        is_matrix = name.endswith(".weight") and not re.search(
+            r"\.(norm\d?|gn)\.weight$|^norms\.|\.norms\.", name
+        )
+        if tensor.ndim < (2 if is_matrix else 1) and not name.endswith("num_batches_tracked"):
+            return f"{one_line(name)} {tuple(tensor.shape)}"
+    return "others"
+
+
+def _expect_size(config: ModelConfig, tensors: Mapping[str, Tensor], file: str) -> None:
+    weights, blocks = _weights(config), sum(config.depths)
+    held = sum(tensor.numel() for tensor in tensors.values())
+    if (
+        weights > LARGEST_RATIO * held + FREE_WEIGHTS
+        or 20 * blocks > LARGEST_RATIO * len(tensors) + FREE_TENSORS
+    ):
+        raise ValueError(
+            f"{file}: its config must be that of its tensors, got a model of {blocks:,} blocks and more than "
+            f"{weights:,} weights for {len(tensors):,} tensors of {held:,} values; fetch the file again"
+        )
+
+
+def _weights(config: ModelConfig) -> int:
+    """Count the weights of the matrices in a model, which are most of them."""
+    first = config.channels[0]
+    count = 9 * (config.in_channels + first) * first // 2
+    count += sum(
+        9 * before * after for before, after in zip(config.channels, config.channels[1:], strict=False)
+    )
+    strips = config.root**2 + 2 * sum(config.strips)
+    for width, depth, expansion in zip(config.channels, config.depths, config.expansions, strict=True):
+        count += depth * width * (3 * width + 2 * expansion * width + strips)
+    if isinstance(config, SegNeXtConfig):
+        decoder = config.decoder_channels
+        return count + decoder * (sum(config.channels[1:]) + 3 * decoder + config.num_classes + config.rank)
+    return count + config.channels[-1] * config.num_classes
+
+
+def _is_class_name(name: object) -> bool:
+    return isinstance(name, str) and len(name) <= LONGEST_CLASS_NAME and name.isprintable()
+
+
+def _is_colour(colour: object) -> bool:
+    return (
+        isinstance(colour, list)
+        and len(colour) == 3
+        and all(type(v) is int and 0 <= v <= 255 for v in colour)
+    )
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list | tuple) and all(
+        isinstance(value, int | float) and abs(value) < 1e30 and math.isfinite(value) for value in values
+    )
+
+
+def _shown(value: object) -> str:
+    """Show a value that may be deep, long, or hold itself many times over."""
+    if isinstance(value, list | tuple | dict | set):
+        return f"{len(value):,} entries in a {type(value).__name__}"
+    return one_line(value, 60) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
