@@ -9,11 +9,16 @@ from typing import Annotated
 
 import typer
 
+from segnext.one_line import one_line
+
 # This is the order of the help. `segnext/cli/<name>.py` defines the function `<name>` and imports torch inside it.
 COMMANDS = ("predict", "train", "val", "convert", "info", "bench", "doctor")
 
 # Users can cause or mend these. Any other error is a defect of ours, and its traceback is shown.
 EXPECTED = (ValueError, TypeError, OSError, NotImplementedError, RuntimeError, MemoryError, ImportError)
+
+# Characters of a message; those of other libraries can have thousands.
+LONGEST = 2000
 
 app = typer.Typer(
     name="segnext",
@@ -67,12 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except EXPECTED as error:
         if "--traceback" in words:
             raise
-        print(f"segnext: {one_line(error)}", file=sys.stderr)
+        print(f"segnext: {message_of(error)}", file=sys.stderr)
         sys.exit(1)
 
 
-def one_line(error: BaseException) -> str:
-    """Return the message of an error; one from the operating system gets the file in front."""
+def message_of(error: BaseException) -> str:
+    """Return the message of an error on one line; one from the operating system gets the file in front."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error).strip() or type(error).__name__
+        return f"{one_line(error.filename, LONGEST)}: {error.strerror}"
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, NotImplementedError):  # ours list one reason per line
+        return text
+    return one_line(" ".join(line.strip() for line in text.splitlines()), LONGEST)

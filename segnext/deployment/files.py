@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,6 +17,10 @@ from segnext.deployment.folding import by_name, fold_anywhere, from_names
 from segnext.deployment.parts import FoldedWeights
 from segnext.models import SegNeXt, SegNeXtConfig
 from segnext.models.finite import first_non_finite
+from segnext.one_line import one_line
+from segnext.weights.catalogue import find_file
+from segnext.weights.configuration import expect_metadata, expect_size
+from segnext.weights.containers import read_safetensors
 from segnext_kernels import packed
 
 FORMAT = "segnext-deployed-1"
@@ -52,22 +55,19 @@ def read(path: str | Path) -> Contents:
     Raises:
         FileNotFoundError: no such file. ValueError: not such a file, or one whose tensors do not fit its configuration.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"deploy: {path} does not exist")
-    try:
-        with safe_open(path, "pt") as file:
-            header, names = file.metadata() or {}, file.keys()
-            if header.get("format") != FORMAT:
-                raise ValueError(
-                    f"deploy: {path} must be a file of DeployedSegNeXt.save, got other weights; "
-                    "create_model(weights=...) reads checkpoints, deploy(model) folds them"
-                )
-            tensors = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise ValueError(f"deploy: {path} is not a safetensors file ({error})") from error
-    config, dtype, metadata = _header(path, header)
-    _check(path, config, tensors)
+    expected = "must be a file of DeployedSegNeXt.save"
+    path = find_file(path, f"deploy: path {expected}", "deploy(model).save(path) writes one")
+    tensors, header = read_safetensors(path)
+    shown = one_line(path, 240)
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"deploy: {shown} {expected}, got other weights; "
+            "create_model(weights=...) reads checkpoints, deploy(model) folds them"
+        )
+    config, dtype, metadata = _header(shown, header)
+    expect_size(config, tensors, f"deploy: {shown}")
+    expect_metadata(metadata, config.num_classes, f"deploy: {shown}")
+    _check(shown, config, tensors)
     return Contents(config, from_names(config, tensors), dtype, metadata)
 
 
@@ -78,7 +78,7 @@ def expected_shapes(config: SegNeXtConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in by_name(config, weights).items()}
 
 
-def _header(path: Path, header: Mapping[str, str]) -> tuple[SegNeXtConfig, torch.dtype, dict[str, Any]]:
+def _header(path: str, header: Mapping[str, str]) -> tuple[SegNeXtConfig, torch.dtype, dict[str, Any]]:
     try:
         config, metadata = json.loads(header["config"]), json.loads(header["metadata"])
         if not isinstance(config, dict) or not isinstance(metadata, dict):
@@ -86,11 +86,12 @@ def _header(path: Path, header: Mapping[str, str]) -> tuple[SegNeXtConfig, torch
         return SegNeXtConfig(**config), DTYPES[header["dtype"]], metadata
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"deploy: {path} must have a readable header of DeployedSegNeXt.save, got {type(error).__name__}: {error}"
+            f"deploy: {path} must have a readable header of DeployedSegNeXt.save, got "
+            f"{one_line(f'{type(error).__name__}: {error}', 240)}"
         ) from None
 
 
-def _check(path: Path, config: SegNeXtConfig, tensors: Mapping[str, Tensor]) -> None:
+def _check(path: str, config: SegNeXtConfig, tensors: Mapping[str, Tensor]) -> None:
     """Raise unless there is every tensor, in float32 and in the shape of this configuration, and all are finite."""
     shapes, what = expected_shapes(config), f"deploy: {path} must have"
     lacking, more = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())

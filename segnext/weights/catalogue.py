@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+
+from segnext.one_line import one_line
 
 FOLDER = Path(__file__).parent
 
@@ -28,18 +31,38 @@ def locate(source: str | os.PathLike[str]) -> Path:
     """Find the file of a path or of a shipped name; ``./name`` is always a path.
 
     Raises:
-        FileNotFoundError: it is neither.
+        FileNotFoundError: it is neither, or no path at all.
         IsADirectoryError: it is a folder.
+        ValueError: it is a pipe or a device.
+        OSError: it cannot be looked at.
     """
     if str(source) in shipped():
         return FOLDER / f"{source}.safetensors"
-    path = Path(source).expanduser()
-    if path.is_dir():
-        raise IsADirectoryError(f"weights: source must be a file or a shipped name, got the folder {path}")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"weights: source must be a file or a shipped name, got {str(source)!r}; shipped are {_names()}"
-        )
+    return find_file(source, "weights: source must be a file or a shipped name", f"shipped are {_names()}")
+
+
+def find_file(source: str | os.PathLike[str], expected: str, remedy: str) -> Path:
+    """Return the path of a file; errors are those of :func:`locate`.
+
+    Args:
+        source: a path; ``~`` is the user's home.
+        expected: begins the message, for example ``"weights: source must be a file"``.
+        remedy: ends it.
+    """
+    shown = one_line(repr(os.fspath(source)))
+    try:
+        path = Path(source).expanduser()
+        mode = path.stat().st_mode
+    except PermissionError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # no such file; NUL or too long; no such user
+        known = isinstance(error, FileNotFoundError | NotADirectoryError)
+        reason = "" if known else f" ({getattr(error, 'strerror', None) or one_line(error)})"
+        raise FileNotFoundError(f"{expected}, got {shown}{reason}; {remedy}") from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{expected}, got the folder {shown}; {remedy}")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{expected}, got {shown}, a pipe or a device; copy it to a file")
     return path
 
 

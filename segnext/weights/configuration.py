@@ -60,7 +60,7 @@ def expect_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], file
         raise ValueError(
             f"{file}: decoder in its config must be one of {', '.join(DECODERS)}, got {one_line(built.decoder)}"
         )
-    _expect_size(built, tensors, file)
+    expect_size(built, tensors, file)
     expect_metadata(config, built.num_classes, file)
 
 
@@ -99,18 +99,8 @@ def expect_metadata(metadata: Mapping[str, Any], num_classes: int, file: str) ->
             raise ValueError(f"{file}: {key} must be a dictionary, got {_shown(metadata[key])}")
 
 
-def name_without_axes(tensors: Mapping[str, Tensor]) -> str:
-    """Name the first tensor, with its shape, that has fewer axes than its name promises."""
-    for name, tensor in tensors.items():
-        is_matrix = name.endswith(".weight") and not re.search(
-            r"\.(norm\d?|gn)\.weight$|^norms\.|\.norms\.", name
-        )
-        if tensor.ndim < (2 if is_matrix else 1) and not name.endswith("num_batches_tracked"):
-            return f"{one_line(name)} {tuple(tensor.shape)}"
-    return "others"
-
-
-def _expect_size(config: ModelConfig, tensors: Mapping[str, Tensor], file: str) -> None:
+def expect_size(config: ModelConfig, tensors: Mapping[str, Tensor], file: str) -> None:
+    """Raise a ValueError if a model of this configuration is much larger than the tensors of its file."""
     weights, blocks = _weights(config), sum(config.depths)
     held = sum(tensor.numel() for tensor in tensors.values())
     if (
@@ -121,6 +111,17 @@ def _expect_size(config: ModelConfig, tensors: Mapping[str, Tensor], file: str) 
             f"{file}: its config must be that of its tensors, got a model of {blocks:,} blocks and more than "
             f"{weights:,} weights for {len(tensors):,} tensors of {held:,} values; fetch the file again"
         )
+
+
+def name_without_axes(tensors: Mapping[str, Tensor]) -> str:
+    """Name the first tensor, with its shape, that has fewer axes than its name promises."""
+    for name, tensor in tensors.items():
+        is_matrix = name.endswith(".weight") and not re.search(
+            r"\.(norm\d?|gn)\.weight$|^norms\.|\.norms\.", name
+        )
+        if tensor.ndim < (2 if is_matrix else 1) and not name.endswith("num_batches_tracked"):
+            return f"{one_line(name)} {tuple(tensor.shape)}"
+    return "others"
 
 
 def _weights(config: ModelConfig) -> int:

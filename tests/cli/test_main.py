@@ -51,10 +51,17 @@ def test_traceback_on_request(tmp_path):
         (FileNotFoundError(2, "No such file or directory", "a.jpg"), "a.jpg: No such file or directory"),
         (FileNotFoundError("data: no such file"), "data: no such file"),
         (MemoryError(), "MemoryError"),
+        (RuntimeError("CUDA error\n  at a.cpp\n\n  at b.cpp"), "CUDA error at a.cpp  at b.cpp"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a\nb.jpg"),
+            r"a\nb.jpg: No such file or directory",
+        ),
+        (ValueError("sky\x1b[2J\0"), r"sky\x1b[2J\x00"),
+        (NotImplementedError("no backend:\n  cpu: not built"), "no backend:\n  cpu: not built"),
     ],
 )
 def test_one_line(error, line):
-    assert cli.one_line(error) == line
+    assert cli.message_of(error) == line
 
 
 def test_defects_are_not_hidden(monkeypatch):

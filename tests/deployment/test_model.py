@@ -258,10 +258,10 @@ class TestRefused:
 
         from segnext.weights.saving import save
 
-        with pytest.raises(FileNotFoundError, match="does not exist"):
+        with pytest.raises(FileNotFoundError, match=r"must be a file of DeployedSegNeXt\.save, got"):
             DeployedSegNeXt.load(tmp_path / "no.safetensors")
         (tmp_path / "text.safetensors").write_text("no weights")
-        with pytest.raises(ValueError, match="is not a safetensors file"):
+        with pytest.raises(ValueError, match="file must be a whole checkpoint, got a damaged"):
             DeployedSegNeXt.load(tmp_path / "text.safetensors")
         config = {"architecture": "segnext_x", "channels": [8] * 4, "depths": [1] * 4}
         header = {
