@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 LIMIT = 120
 """Characters of a text that a message shows by default."""
+JOINERS = "\u200c\u200d"
+"""Controls that belong to letters of some languages, and to pictures."""
 
 
 def one_line(value: object, limit: int = LIMIT) -> str:
@@ -19,11 +23,19 @@ def one_line(value: object, limit: int = LIMIT) -> str:
         shortened = True
     else:
         shortened = False
-    escaped = "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
+    escaped = "".join(letter if is_one_line(letter) else _escape(letter) for letter in text)
     if not shortened and len(escaped) <= limit:
         return escaped
     head = (limit - 3) * 2 // 3
     return f"{escaped[:head]}...{escaped[head + 3 - limit :]}"
+
+
+def is_one_line(text: str) -> bool:
+    """Say whether a text has neither line breaks nor other controls; letters and spaces of all languages are fine."""
+    return text.isprintable() or not any(
+        unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in JOINERS
+        for letter in text
+    )
 
 
 def _escape(letter: str) -> str:

@@ -30,11 +30,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from segnext.data.dataset import SegmentationFolder
 from segnext.data.labels import IDS, Colour
 from segnext.drawing.palette import distinct_palette
+from segnext.safe_yaml import read_yaml
 
 SETS = Path(__file__).parent / "sets"
 SPLITS = ("train", "val", "test")
@@ -175,9 +174,9 @@ def load_data_config(name_or_path: str | Path, root: str | Path | None = None) -
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"data: {path} must be YAML; {' '.join(str(error).split())}") from None
+        content = read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"data: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(
             f"data: {path} must be a YAML mapping with 'train' and 'classes', got {_shown(content)}"

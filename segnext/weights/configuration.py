@@ -13,7 +13,7 @@ from torch import Tensor
 from segnext.models.config import SegNeXtConfig
 from segnext.models.decoders import DECODERS
 from segnext.models.registry import CONFIGS, ModelConfig, find_architecture
-from segnext.one_line import one_line
+from segnext.one_line import is_one_line, one_line
 
 # A file may hold a part of a model; the rest is initialised. Beyond these, its config is not that of its tensors.
 LARGEST_RATIO = 4
@@ -141,7 +141,7 @@ def _weights(config: ModelConfig) -> int:
 
 
 def _is_class_name(name: object) -> bool:
-    return isinstance(name, str) and len(name) <= LONGEST_CLASS_NAME and name.isprintable()
+    return isinstance(name, str) and len(name) <= LONGEST_CLASS_NAME and is_one_line(name)
 
 
 def _is_colour(colour: object) -> bool:

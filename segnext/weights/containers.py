@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from segnext.one_line import one_line
+from segnext.one_line import is_one_line, one_line
 from segnext.weights import restricted
 from segnext.weights.pickles import Foreign
 
@@ -139,7 +139,7 @@ def _expect_tensor_names(names: Collection[str], file: str) -> None:
             f"{file}: file must hold at most {MOST_TENSORS:,} tensors, got {len(names):,}; is it a SegNeXt's?"
         )
     for name in names:
-        if len(name) > LONGEST_NAME or not name.isprintable():
+        if len(name) > LONGEST_NAME or not is_one_line(name):
             raise Refused(
                 f"{file}: names of tensors must be one line of at most {LONGEST_NAME} letters, got {one_line(name)} "
                 f"of {len(name):,}; is it a SegNeXt's checkpoint?"
