@@ -11,7 +11,6 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from segnext.data.config import DataConfig
     from segnext.data.findings import Finding
     from segnext.data.inspection import SplitReport
     from segnext_kernels.self_check import Subject, Verdict
@@ -204,6 +203,9 @@ def _plain(value: Any) -> str:
 
 def _examine(console: Console, data: str, root: Path | None, limit: int | None) -> bool:
     """Print a report on each split; return whether nothing is wrong."""
+    from rich.console import Console
+
+    from segnext.data.check import inspect_shown
     from segnext.data.config import load_data_config
     from segnext.data.findings import judge
 
@@ -212,7 +214,7 @@ def _examine(console: Console, data: str, root: Path | None, limit: int | None) 
     faults: dict[str, str] = {}
     for split in config.splits:
         try:
-            reports[split] = _inspect(config, split, limit)
+            reports[split] = inspect_shown(config, split, Console(stderr=True), limit)
         except (ValueError, FileNotFoundError) as error:
             faults[split] = str(error)
     healthy = not faults
@@ -227,22 +229,6 @@ def _examine(console: Console, data: str, root: Path | None, limit: int | None) 
         others = [reports[other] for other in reports if other != split]
         healthy &= _print_findings(console, judge(reports[split], others))
     return healthy
-
-
-def _inspect(config: DataConfig, split: str, limit: int | None) -> SplitReport:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from segnext.data.inspection import inspect_split
-
-    errors = Console(stderr=True)
-    with Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress:
-        task = progress.add_task(split, total=None)
-
-        def advance(total: int) -> None:
-            progress.update(task, total=total, advance=1)
-
-        return inspect_split(config, split, limit, advance)
 
 
 def _print_split(console: Console, report: SplitReport) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from segnext.data.images import read_image
 from segnext.data.labels import Colour, LabelReader
@@ -81,21 +80,6 @@ class SegmentationFolder:
             self._cache_left -= size
             self._cache[index] = item
         return item
-
-    def class_weights(self, exponent: float) -> torch.Tensor:
-        """Return (num_classes,) float32 (median frequency / frequency)^exponent.
-
-        Classes that never occur, and an ignored one, get 1.
-        """
-        counts = np.zeros(256, np.int64)
-        for index in range(len(self)):
-            counts += np.bincount(self[index][1].reshape(-1), minlength=256)
-        frequency = counts[: self.num_classes].astype(np.float64)
-        occurs = frequency > 0
-        occurs[self.ignore_index : self.ignore_index + 1] = False  # it may be the id of a class
-        weights = np.ones_like(frequency)
-        weights[occurs] = (np.median(frequency[occurs]) / frequency[occurs]) ** exponent
-        return torch.from_numpy(weights).float()
 
     def read_image(self, file: Path) -> np.ndarray:
         """Return an image as the data set gives it, (H, W, 3) uint8 RGB; raises `ImageError`."""

@@ -142,8 +142,9 @@ def _binary(report: SplitReport, others: Sequence[SplitReport]) -> Iterator[Find
         return
     file, classes = report.first_with[ignored], report.config.classes
     name = "" if len(classes) == 2 else "name two classes and "
+    knows_train = any(seen.split == "train" for seen in (report, *others))
     yield Finding(
-        "error",
+        "error" if knows_train or "train" not in report.config.splits else "warning",
         f"{file}: ids {{0, {ignored}}} look binary, but {ignored} is ignored, so that {classes[1]} never occurs; "
         f"{report.images[ignored]} of {report.inspected} labels hold {ignored}; {name}add to the data YAML: "
         f"label_map: {{0: 0, {ignored}: 1}}",

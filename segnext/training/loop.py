@@ -20,6 +20,7 @@ from rich.console import Console
 
 from segnext.atomic import remove_leftovers
 from segnext.data.batches import Batch, TrainingBatches
+from segnext.data.check import require_sound
 from segnext.data.config import DataConfig
 from segnext.data.dataset import SegmentationFolder
 from segnext.data.preprocessing import Preprocessing
@@ -75,7 +76,8 @@ def train(
     Raises:
         Diverged: the loss is not finite or is 0; the last checkpoint is good.
         FileExistsError: the folder holds a run, and neither resume nor overwrite is set.
-        ValueError: data, settings and model do not fit together; the checkpoint is of another run.
+        ValueError: data, settings and model do not fit together; an image or a label is damaged or wrong, see
+            `segnext.data.check`; the checkpoint is of another run.
     """
     console = console or Console()
     if resume and overwrite:
@@ -86,6 +88,9 @@ def train(
             f"got {model.config.num_classes}"
         )
     run = _Run.prepare(model, data, settings, torch.device(device))
+    reports = require_sound(data, [split for split in ("train", "val") if split in data.splits], console)
+    if settings.balance:
+        run.class_weight = reports["train"].class_weights(settings.balance).to(device)
     folder = _claim(Path(output), resume, overwrite)
     if resume:
         if (folder / CHECKPOINT).exists():
@@ -106,8 +111,8 @@ class _Run:
         state: model, optimiser and progress.
         batches: batches of the training split.
         validation_set: the `val` split; None without one.
-        class_weight: (K,) weights of the cross-entropy; None if all classes count alike.
         recipe: the metadata of the final weights will say this about the run.
+        class_weight: (K,) weights of the cross-entropy; None if all classes count alike.
     """
 
     data: DataConfig
@@ -116,8 +121,8 @@ class _Run:
     state: TrainingState
     batches: TrainingBatches
     validation_set: SegmentationFolder | None
-    class_weight: torch.Tensor | None
     recipe: dict[str, Any]
+    class_weight: torch.Tensor | None = None
 
     @classmethod
     def prepare(cls, model: SegNeXt, data: DataConfig, settings: TrainSettings, device: torch.device) -> _Run:
@@ -142,11 +147,10 @@ class _Run:
             "images": len(training_set),
             "architecture": model.config.architecture,
         }
-        weight = training_set.class_weights(settings.balance).to(device) if settings.balance else None
         determining = recipe | {"preprocessing": preprocessing.as_json()}
         state = TrainingState(model, AveragedModel(model, settings.ema), optimiser, determining)
         batches = TrainingBatches(training_set, augmentation, settings.batch_size, settings.seed)
-        return cls(data, settings, preprocessing, state, batches, validation_set, weight, recipe)
+        return cls(data, settings, preprocessing, state, batches, validation_set, recipe)
 
     @property
     def device(self) -> torch.device:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from segnext.data.config import load_data_config
@@ -139,18 +138,3 @@ def test_camvid():
     # A car's camera sees road at the bottom, and sky is brighter than everything else.
     assert config.classes[np.bincount(label[-40:].ravel()).argmax()] == "road"
     assert image[label == config.classes.index("sky")].mean() > image[label != 0].mean()
-
-
-def test_class_weights_balance_by_median_frequency(tmp_path):
-    ids = np.array([[0] * 16, [1] * 4 + [2] * 1 + [255] * 11], np.uint8)
-    write_pair(tmp_path, "train", "a", np.zeros((2, 16, 3), np.uint8), ids)
-    split = SegmentationFolder(tmp_path / "images" / "train", tmp_path / "labels" / "train", 4)
-    expected = torch.tensor([4 / 16, 4 / 4, 4 / 1, 1])  # the median of 16, 4, 1; class 3 never occurs
-    torch.testing.assert_close(split.class_weights(1.0), expected)
-    torch.testing.assert_close(split.class_weights(0.5), expected.sqrt())
-    all_named = {0: 0, 1: 1, 2: 2, 255: 3}
-    split = SegmentationFolder(
-        *(tmp_path / kind / "train" for kind in ("images", "labels")), 4, ignore_index=0, label_map=all_named
-    )
-    expected = torch.tensor([1, 4 / 4, 4 / 1, 4 / 11])  # the median of 4, 1, 11: class 0 is ignored
-    torch.testing.assert_close(split.class_weights(1.0), expected)

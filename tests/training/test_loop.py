@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import os
 import re
 from pathlib import Path
@@ -169,16 +170,47 @@ def test_gradients_are_clipped(data, tmp_path):
 
 
 def test_batches_without_labels_teach_nothing_and_harm_nothing(tmp_path):
-    for split in ("train", "val"):
+    yaml = write_data_set(tmp_path, train=1, val=1)
+    for index in range(2):
         image, label = scene(0)
-        write_pair(tmp_path, split, "unlabelled", image, np.full_like(label, 255))
-    yaml = write_data_set(tmp_path, train=0, val=0)
+        write_pair(tmp_path, "train", f"unlabelled{index}", image, np.full_like(label, 255))
     model = narrow()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    evaluation = run(load_data_config(yaml), tmp_path / "run", model=model, steps=2, warmup=0)
+    # The seed draws an image without labels first.
+    run(load_data_config(yaml), tmp_path / "run", model=model, steps=1, warmup=0, batch_size=1, seed=3)
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
-    assert [row[1] for row in rows(tmp_path / "run")] == ["nan", "nan", ""]
-    assert evaluation.summary(tuple(CLASSES))["miou"] is None
+    assert [row[1] for row in rows(tmp_path / "run")] == ["nan", ""]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_damaged_data_set_is_found_before_the_first_step(tmp_path, split):
+    config = load_data_config(write_data_set(tmp_path))
+    image = tmp_path / "images" / split / "scene01.png"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:200])
+    with pytest.raises(ValueError, match=rf"{image}: cannot be decoded, it is damaged or truncated .*; mend"):
+        run(config, tmp_path / "run")
+    label = tmp_path / "labels" / split / "scene00.png"
+    write_pair(tmp_path, split, "scene00", scene(0)[0], np.full((40, 48), 9, np.uint8))
+    with pytest.raises(ValueError, match=r"scene01\.png: .*; 1 more errors are shown by segnext doctor"):
+        run(config, tmp_path / "run")
+    image.write_bytes(whole)
+    with pytest.raises(ValueError, match=rf"{label}: ids must be 0\.\.2, or 255 to be ignored, got 9 in"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_warnings_about_labels_are_printed_and_do_not_stop_a_run(tmp_path):
+    yaml = write_data_set(tmp_path)
+    for label in (tmp_path / "labels" / "train").iterdir():
+        ids = scene(0)[1]
+        write_pair(tmp_path, "train", label.stem, scene(0)[0], np.where(ids == 2, 0, ids).astype(np.uint8))
+    printed = io.StringIO()
+    run(load_data_config(yaml), tmp_path / "run", steps=1, warmup=0, file=printed)
+    assert (
+        "warning: train: class door never occurs, so that the network cannot learn it" in printed.getvalue()
+    )
+    assert "val" not in printed.getvalue().partition("warning: ")[2].partition("\n")[0]
 
 
 def diverging(data, folder, model=None, **settings) -> str:

@@ -1,0 +1,47 @@
+"""Checks a data set before anything is learned from it or measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.progress import Progress
+
+from segnext.data.config import DataConfig
+from segnext.data.findings import judge
+from segnext.data.inspection import SplitReport, inspect_split
+
+
+def inspect_shown(config: DataConfig, split: str, console: Console, limit: int | None = None) -> SplitReport:
+    """Inspect a split, see `inspect_split`, with a progress bar if the console is a terminal."""
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(f"checking {split}", total=None)
+
+        def advance(total: int) -> None:
+            progress.update(task, total=total, advance=1)
+
+        return inspect_split(config, split, limit, advance)
+
+
+def require_sound(config: DataConfig, splits: Iterable[str], console: Console) -> dict[str, SplitReport]:
+    """Inspect all pairs of some splits and print what is wrong but no error.
+
+    Returns:
+        The report of each split.
+
+    Raises:
+        ValueError: there are errors; the message is the first one, with the setting that cures it, and their number.
+        FileNotFoundError: a folder is missing.
+    """
+    reports = {split: inspect_shown(config, split, console) for split in splits}
+    errors = []
+    for split, report in reports.items():
+        findings = judge(report, [reports[other] for other in reports if other != split])
+        errors += [finding.text for finding in findings if finding.level == "error"]
+        for finding in findings:
+            if finding.level == "warning":
+                console.print(f"warning: {finding.text}", markup=False, highlight=False, soft_wrap=True)
+    if errors:
+        more = f"; {len(errors) - 1} more errors are shown by segnext doctor" if len(errors) > 1 else ""
+        raise ValueError(f"{errors[0]}{more}")
+    return reports
