@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -67,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: what follows `segnext` on the line; `sys.argv` by default.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a class name that the terminal lacks must not end a command
     try:
         app([word for word in words if word != "--traceback"], prog_name="segnext")
     except EXPECTED as error:

@@ -42,6 +42,6 @@ def require_sound(config: DataConfig, splits: Iterable[str], console: Console) -
             if finding.level == "warning":
                 console.print(f"warning: {finding.text}", markup=False, highlight=False, soft_wrap=True)
     if errors:
-        more = f"; {len(errors) - 1} more errors are shown by segnext doctor" if len(errors) > 1 else ""
+        more = f"; segnext doctor shows all {len(errors)} errors" if len(errors) > 1 else ""
         raise ValueError(f"{errors[0]}{more}")
     return reports

@@ -1,6 +1,9 @@
 """`segnext doctor` shows what is here, and names each defect of a data set."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +139,18 @@ class TestData:
             (data / "labels" / "val" / f"x{index}.png").touch()
         status, text, _ = run(data / "data.yaml")
         assert status == 1 and "... and 10 more" in text
+
+    def test_names_that_the_terminal_lacks(self, data):
+        text = (data / "data.yaml").read_text().replace("road, sky", "Straße, 路")
+        (data / "data.yaml").write_text(text, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-c", "from segnext.cli.main import main; main()", "doctor", data / "data.yaml"],
+            env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "Stra?e" in done.stdout and done.stdout.count("nothing wrong") == 2
 
     def test_missing_folder(self, run, data):
         status, text, _ = run(data / "data.yaml", "--root", data / "elsewhere")

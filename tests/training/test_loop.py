@@ -192,7 +192,7 @@ def test_a_damaged_data_set_is_found_before_the_first_step(tmp_path, split):
         run(config, tmp_path / "run")
     label = tmp_path / "labels" / split / "scene00.png"
     write_pair(tmp_path, split, "scene00", scene(0)[0], np.full((40, 48), 9, np.uint8))
-    with pytest.raises(ValueError, match=r"scene01\.png: .*; 1 more errors are shown by segnext doctor"):
+    with pytest.raises(ValueError, match=r"scene01\.png: .*; segnext doctor shows all 2 errors"):
         run(config, tmp_path / "run")
     image.write_bytes(whole)
     with pytest.raises(ValueError, match=rf"{label}: ids must be 0\.\.2, or 255 to be ignored, got 9 in"):
