@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.utils import parametrizations, prune
 
 from segnext import Predictor, deploy
 from segnext.deployment.files import expected_shapes
 from segnext.deployment.folding import by_name
-from segnext.deployment.model import DeployedSegNeXt
+from segnext.deployment.model import DeployedSegNeXt, reason_against
 from segnext.models import SegNeXt, build
 
 Tensors = dict[str, torch.Tensor]
@@ -145,3 +146,48 @@ def test_damaged_headers(change: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="net.safetensors must have a readable header") as error:
         DeployedSegNeXt.load(path)
     assert "\n" not in str(error.value)
+
+
+def _hook(model: SegNeXt) -> None:
+    model.backbone.stages[1][0].norm2.register_forward_hook(lambda *_: None)
+
+
+def _prune(model: SegNeXt) -> None:
+    prune.l1_unstructured(model.backbone.stages[0][0].ffn.fc1, "weight", 0.5)
+
+
+def _parametrise(model: SegNeXt) -> None:
+    parametrizations.weight_norm(model.decoder.align.conv)
+
+
+def _head(model: SegNeXt) -> None:
+    model.decoder.classifier = torch.nn.Conv2d(32, 2, 1)
+
+
+def _stride(model: SegNeXt) -> None:
+    model.backbone.stem.conv2.stride = (1, 1)
+
+
+def _eps(model: SegNeXt) -> None:
+    model.backbone.norms[2].eps = 1e-2
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (_hook, r"backbone.stages.1.0.norm2 \(has forward hooks\)"),
+        (_prune, r"backbone.stages.0.0.ffn.fc1 \(has forward hooks\)"),
+        (_parametrise, r"decoder.align.conv \(.* instead of Pointwise\)"),
+        (_head, r"decoder.classifier \(Conv2d instead of Pointwise\)"),
+        (_stride, r"backbone.stem.conv2 \(stride is \(1, 1\) instead of \(2, 2\)\)"),
+        (_eps, r"backbone.norms.2 \(eps is 0.01 instead of 1e-05\)"),
+    ],
+)
+def test_changed_layers_are_not_folded_away(change: Callable[[SegNeXt], None], what: str) -> None:
+    model = narrow()
+    change(model)
+    with pytest.raises(
+        ValueError, match=f"deploy: model must have the layers that it was built with, got {what}; "
+    ):
+        deploy(model)
+    assert reason_against(model) is not None  # a Predictor runs the model itself
