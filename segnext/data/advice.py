@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from segnext.data.config import IGNORE
 from segnext.data.inspection import SplitReport
 
@@ -40,6 +42,13 @@ def values_advice(report: SplitReport) -> str:
     in_order = map_in_order(report)
     if in_order:
         return f"there are as many ids as classes; if they stand for these in order, {ADD}{in_order}"
+    factor = math.gcd(*(label for label in report.values if label != ignored))
+    last = max(label for label in report.values if label != ignored) // max(factor, 1)
+    if factor > 1 and last < classes <= ignored:
+        pairs = ", ".join(f"{label * factor}: {label}" for label in range(last + 1))
+        return (
+            f"all ids are multiples of {factor}; if that is how they were stored, {ADD}label_map: {{{pairs}}}"
+        )
     known = f"0-{classes - 1}: 0" if ignored >= classes else _around(ignored, classes, ignored + 1)
     return (
         "map the ids by label_map in the data YAML, in the order of `classes`; if the unknown ones are to be "

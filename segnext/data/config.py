@@ -73,7 +73,7 @@ class DataConfig:
         image_suffix: end of the images' names that their labels' names lack.
         label_suffix: end of the labels' names that their images' names lack.
         label_map: ids in the files to class ids or `ignore_index`; None: they are class ids already.
-        color_labels: the labels hold the palette's colours instead of ids.
+        color_labels: the labels hold the palette's colours instead of ids; None: the YAML does not say, they hold ids.
         ignore_colors: colours in the labels that are not counted.
         exif: "apply": each image and each label is turned by its own EXIF orientation; "ignore": none is; None: the
             YAML does not say, which is "apply".
@@ -88,7 +88,7 @@ class DataConfig:
     image_suffix: str = ""
     label_suffix: str = ""
     label_map: dict[int, int] | None = field(default=None, hash=False)
-    color_labels: bool = False
+    color_labels: bool | None = None
     ignore_colors: tuple[Colour, ...] = ()
     exif: str | None = None
 
@@ -280,16 +280,16 @@ def _label_map(
     return pairs
 
 
-def _color_labels(content: dict[str, Any], path: Path) -> bool:
-    given = content.get("color_labels", False)
-    if not isinstance(given, bool):
+def _color_labels(content: dict[str, Any], path: Path) -> bool | None:
+    given = content.get("color_labels")
+    if not isinstance(given, bool | None):
         raise ValueError(f"data: color_labels in {path} must be true or false, got {_shown(given)}")
     if given and content.get("label_map") is not None:
         raise ValueError(
             f"data: {path} must say label_map or color_labels, got both; the palette says what each colour is"
         )
     if not given:
-        return False
+        return given
     palette = content.get("palette")
     if palette is None:
         raise ValueError(

@@ -46,6 +46,7 @@ def judge(report: SplitReport, others: Sequence[SplitReport] = ()) -> list[Findi
         *_absent_classes(report, others),
         *_unlabelled(report),
         *_three_channels(report),
+        *_repainted(report),
     ]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
@@ -237,6 +238,21 @@ def _three_channels(report: SplitReport) -> Iterator[Finding]:
             "note",
             f"{files[0]}: the label has three equal channels, which are read as ids; "
             f"{_of(files, report, 'labels')} like this",
+            tuple(files),
+        )
+
+
+def _repainted(report: SplitReport) -> Iterator[Finding]:
+    """Find indexed images whose editor numbered the colours of each file anew."""
+    files = [file for file, _ in report.repainted]
+    if files:
+        label = report.repainted[0][1]
+        first = report.palette[label]
+        yield Finding(
+            "warning" if report.config.color_labels is None else "note",
+            f"{files[0]}: id {label} has another colour in the palette than in other labels, where it is "
+            f"{[first >> 16, first >> 8 & 255, first & 255]}; {_of(files, report, 'labels')} like this; say in the "
+            "data YAML whether colours are the classes: color_labels: true, with the palette, or: color_labels: false",
             tuple(files),
         )
 

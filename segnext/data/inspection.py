@@ -32,11 +32,13 @@ class Label:
         header: its size and turn.
         channels: 1; 3 for ids in three equal channels, or colours.
         counts: pixels of each value.
+        palette: the colour, 0xRRGGBB, of each value; empty for a file without a palette.
     """
 
     header: Header
     channels: int
     counts: dict[int, int]
+    palette: dict[int, int]
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class SplitReport:
         unreadable: images and labels that cannot be read: the file, and why in one line.
         misfits: pairs whose sizes or turns differ.
         in_three_channels: labels whose ids are stored three times.
+        palette: the colour of each id, in the first label whose palette has one.
+        repainted: labels in which an id has another colour than in `palette`; with that id.
     """
 
     config: DataConfig
@@ -131,6 +135,8 @@ class SplitReport:
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
     misfits: list[Misfit] = field(default_factory=list)
     in_three_channels: list[Path] = field(default_factory=list)
+    palette: dict[int, int] = field(default_factory=dict)
+    repainted: list[tuple[Path, int]] = field(default_factory=list)
 
     @property
     def is_complete(self) -> bool:
@@ -180,8 +186,15 @@ class SplitReport:
             self.first_with.setdefault(value, file)
         if (classes == self.config.ignore_index).all():
             self.unlabelled.append(file)
-        if label.channels == 3 and not self.reader.has_colours:
+        if self.reader.has_colours:
+            return
+        if label.channels == 3:
             self.in_three_channels.append(file)
+        other = [
+            id_ for id_, colour in label.palette.items() if self.palette.setdefault(id_, colour) != colour
+        ]
+        if other:
+            self.repainted.append((file, other[0]))
 
 
 def inspect_split(
@@ -232,6 +245,7 @@ def _label(reader: LabelReader, file: Path) -> Label:
     with opened(file) as image:
         header = Header(image.height, image.width, orientation(image))
         channels = 3 if image.mode.startswith("RGB") else 1
+        palette = np.array(image.getpalette("RGB") or (), np.int64).reshape(-1, 3) @ (1 << 16, 1 << 8, 1)
         values = reader.values(image)
     if values.dtype == np.uint8:
         counts = np.bincount(values.ravel(), minlength=256)
@@ -239,4 +253,5 @@ def _label(reader: LabelReader, file: Path) -> Label:
         counts = counts[found]
     else:
         found, counts = np.unique(values, return_counts=True)
-    return Label(header, channels, dict(zip(found.tolist(), counts.tolist(), strict=True)))
+    colours = {value: int(palette[value]) for value in found.tolist() if value < len(palette)}
+    return Label(header, channels, dict(zip(found.tolist(), counts.tolist(), strict=True)), colours)

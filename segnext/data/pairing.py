@@ -39,6 +39,12 @@ def find_pairs(
     """
     image_files = _files_by_name(images, IMAGE_SUFFIXES, image_suffix, "images")
     label_files = _files_by_name(labels, LABEL_SUFFIXES, label_suffix, "labels")
+    itself = next((file for name, file in image_files.items() if label_files.get(name) == file), None)
+    if itself is not None:
+        raise ValueError(
+            f"data: an image and its label must be two files, got {itself} for both; tell them apart by image_suffix "
+            "and label_suffix in the data YAML, or by folders"
+        )
     if names is not None:
         common = _listed(Path(names), image_suffix)
         for files, what, folder in ((image_files, "image", images), (label_files, "label", labels)):

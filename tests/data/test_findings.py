@@ -159,6 +159,38 @@ def test_as_many_ids_as_classes(data, ids, keys):
     assert data.findings(**keys, **cure(text, "add to the data YAML: ")) == []
 
 
+@pytest.mark.parametrize("ids", [[0, 85, 170, 255], [0, 17, 51], [256, 768, 0]], ids=str)
+def test_ids_that_were_scaled(data, ids):
+    """Gray of two or four bits, and 16 bits in the wrong order of bytes."""
+    names = [f"c{index}" for index in range(5)]
+    data.labels(np.resize(np.array(ids, np.uint16 if max(ids) > 255 else np.uint8), (2, 3)))
+    text = next(finding.text for finding in data.findings(classes=names) if finding.level == "error")
+    factor = ids[0] or ids[1]
+    assert f"all ids are multiples of {factor}; if that is how they were stored" in text
+    given = cure(text, "add to the data YAML: ")
+    assert all(given["label_map"][label] == label // factor for label in ids if label != 255)
+    assert all(finding.level == "warning" for finding in data.findings(classes=names, **given))
+
+
+def test_indexed_images_with_a_palette_of_their_own(data):
+    """An editor that numbers the colours of each file anew makes ids that mean nothing."""
+    for index, order in ((0, [0, 1]), (1, [0, 1]), (2, [1, 0])):
+        image = Image.fromarray(GROUND_ROOF & 1)
+        image.putpalette(COLOURS[order].tobytes())
+        image.save(data.path("labels", index=index))
+    text = data.only("warning")
+    assert text.startswith(
+        f"{data.path('labels', index=2)}: id 0 has another colour in the palette than in other"
+    )
+    assert "where it is [10, 20, 30]; 1 of 4 labels is like this" in text
+    assert "id 0 has another colour" in data.only("note", color_labels=False)
+    rest = Image.fromarray(COLOURS[GROUND_ROOF & 1])
+    for split, indices in (("train", [3]), ("val", range(4))):
+        for index in indices:
+            rest.save(data.path("labels", split, index))
+    assert data.findings(color_labels=True, palette=COLOURS.tolist()) == []
+
+
 def test_an_ignored_id_that_may_be_the_missing_class(data):
     text = data.only("warning", classes=["ground", "roof", "door"])
     assert text.startswith(

@@ -104,3 +104,8 @@ def test_labels_of_a_lossy_format_are_named(places, tmp_path):
 def test_a_list_with_a_byte_order_mark(places, tmp_path):
     (tmp_path / "list.txt").write_text("a\r\nb\r\n", encoding="utf-8-sig")
     assert len(find_pairs(*places, names=tmp_path / "list.txt")) == 2
+
+
+def test_an_image_is_not_its_own_label(places):
+    with pytest.raises(ValueError, match=r"must be two files, got .*images/b\.png for both; tell them apart"):
+        find_pairs(places[0], places[0])
