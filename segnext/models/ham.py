@@ -6,6 +6,8 @@ section 3.2.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,11 +20,15 @@ TRAIN_STEPS = 6
 BASES_SEED = 0  # makes evaluation equal in every process, also before weights are loaded
 
 
-def random_bases(
-    shape: tuple[int, int, int], generator: torch.Generator | None = None, **factory: object
-) -> Tensor:
+def random_bases(shape: tuple[int, int, int], **factory: Any) -> Tensor:
     """Draw uniform random bases of ``shape`` (B, D, R), each column of unit length."""
-    return F.normalize(torch.rand(shape, generator=generator, **factory), dim=1)  # type: ignore[call-overload]
+    return F.normalize(torch.rand(shape, **factory), dim=1)
+
+
+def seeded_bases(shape: tuple[int, int, int]) -> Tensor:
+    """Return the bases (1, D, R) that every model begins with, float32 on the CPU; no global generator moves."""
+    generator = torch.Generator("cpu").manual_seed(BASES_SEED)
+    return random_bases(shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
 class Hamburger(nn.Module):
@@ -54,12 +60,16 @@ class Hamburger(nn.Module):
         self.proj_in = Pointwise(channels, channels)
         self.proj_out = Pointwise(channels, channels, bias=False)
         self.norm = nn.GroupNorm(GROUPS, channels)
-        generator = torch.Generator("cpu").manual_seed(BASES_SEED)
-        bases = random_bases((1, channels, rank), generator, device="cpu")
-        self.register_buffer("bases", bases.to(self.norm.weight.device))
+        self.register_buffer("bases", torch.empty(1, channels, rank))
         self.grad = grad
         self.random_eval_bases = random_eval_bases
         self.eval_steps = eval_steps
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fill the bases from their seed again, for example after ``to_empty``."""
+        one, channels, rank = self.bases.shape
+        self.bases.copy_(seeded_bases((one, channels, rank)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D, H, W) to (N, D, H, W)."""

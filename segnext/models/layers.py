@@ -1,4 +1,4 @@
-"""The layers that several parts of the network share, their initialisation, and the check of input images."""
+"""The layers that several parts of the network share, how they are drawn, and the check of input images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,22 @@ from segnext_kernels import group_norm_act
 from segnext_kernels.ops.convolutions import pointwise
 
 
-class Pointwise(nn.Conv2d):
-    """A 1x1 `nn.Conv2d` (same parameters, same result), computed as `F.linear` over the innermost channels.
+class Convolution(nn.Conv2d):
+    """An `nn.Conv2d` that is drawn as in the official code: weight normal(0, sqrt(2 / fan_out)), bias 0.
+
+    ``fan_out`` is kernel height x kernel width x output channels / groups.
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw new parameters; called by the constructor, and by what makes a model on the meta device real."""
+        fan_out = self.kernel_size[0] * self.kernel_size[1] * self.out_channels // self.groups
+        nn.init.normal_(self.weight, 0.0, (2.0 / fan_out) ** 0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class Pointwise(Convolution):
+    """A 1x1 convolution, computed as `F.linear` over the innermost channels; parameters and result of `nn.Conv2d`.
 
     On channels_last tensors this is one matrix product without a copy. PyTorch's own 1x1 convolution copies to
     contiguous and back on a single CPU thread.
@@ -34,10 +48,19 @@ class Pointwise(nn.Conv2d):
         return super().forward(x)  # the geometry was changed after the layer was made
 
 
-def depthwise(channels: int, height: int, width: int) -> nn.Conv2d:
+class Classifier(Pointwise):
+    """The last layer of a segmentation: a 1x1 convolution whose weight is drawn from normal(0, 0.01)."""
+
+    def reset_parameters(self) -> None:
+        """Draw new parameters, see :class:`Convolution`."""
+        super().reset_parameters()
+        nn.init.normal_(self.weight, 0.0, 0.01)
+
+
+def depthwise(channels: int, height: int, width: int) -> Convolution:
     """Make a depthwise convolution with bias that keeps the size; its kernel is ``height`` x ``width``, both odd."""
     padding = (height // 2, width // 2)
-    return nn.Conv2d(channels, channels, (height, width), padding=padding, groups=channels)
+    return Convolution(channels, channels, (height, width), padding=padding, groups=channels)
 
 
 def is_plain(conv: nn.Module, kernel_size: tuple[int, int], groups: int) -> bool:
@@ -48,7 +71,7 @@ def is_plain(conv: nn.Module, kernel_size: tuple[int, int], groups: int) -> bool
     """
     return (
         isinstance(conv, nn.Conv2d)
-        and type(conv) in (nn.Conv2d, Pointwise)
+        and type(conv) in (nn.Conv2d, Convolution, Pointwise)
         and conv.kernel_size == kernel_size
         and conv.stride == (1, 1)
         and conv.padding == (kernel_size[0] // 2, kernel_size[1] // 2)
@@ -87,19 +110,6 @@ def norm_act(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tens
         return group_norm_act(x, norm.num_groups, norm.weight, norm.bias, norm.eps, residual=residual)
     y: Tensor = norm(x)
     return F.relu(y if residual is None else y + residual)
-
-
-def initialise_convolutions(module: nn.Module) -> None:
-    """Draw all convolution weights below ``module`` from normal(0, sqrt(2 / fan_out)); set biases to 0.
-
-    ``fan_out`` is kernel height x kernel width x output channels / groups, as in the official code.
-    """
-    for child in module.modules():
-        if isinstance(child, nn.Conv2d):
-            fan_out = child.kernel_size[0] * child.kernel_size[1] * child.out_channels // child.groups
-            nn.init.normal_(child.weight, 0.0, (2.0 / fan_out) ** 0.5)
-            if child.bias is not None:
-                nn.init.zeros_(child.bias)
 
 
 def check_images(model: str, images: Tensor, weight: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segnext.models.config import EVAL_STEPS, SegNeXtConfig
 from segnext.models.decoder import Decoder
 from segnext.models.ham import Hamburger
-from segnext.models.layers import ConvNormAct, Pointwise, initialise_convolutions
+from segnext.models.layers import Classifier, ConvNormAct
 
 
 class LightHam(Decoder):
@@ -61,9 +61,7 @@ class LightHam(Decoder):
         self.align = ConvNormAct(channels, channels)
         self.align_corners = align_corners
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = Pointwise(channels, logits)
-        initialise_convolutions(self)
-        nn.init.normal_(self.classifier.weight, 0.0, 0.01)
+        self.classifier = Classifier(channels, logits)
 
     @classmethod
     def from_config(cls, config: SegNeXtConfig) -> LightHam:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from segnext.models import dialects
+from segnext.models.ham import seeded_bases
 from segnext.models.values import expect_weights
 
 
@@ -24,8 +26,9 @@ class AnyDialectModule(nn.Module):
     ) -> Any:
         """Load as ``torch.nn.Module`` does, from every dialect that ``segnext.models.dialects`` knows.
 
-        Foreign checkpoints may lack the NMF bases and ``num_batches_tracked``. The model then keeps its own; their
-        names are in the returned ``missing_keys``, which is no error.
+        Foreign checkpoints may lack the NMF bases and ``num_batches_tracked``, which is no error. Where the rest of
+        their layer is there, they are filled as in a new model: the bases from their seed, the counts with 0. Their
+        names are in the returned ``missing_keys``.
 
         Args:
             state_dict: names to tensors.
@@ -49,6 +52,26 @@ class AnyDialectModule(nn.Module):
                     f"got {given_rank}; create it with create_model(rank={given_rank})"
                 )
         optional = [key for key in own.keys() - given.keys() if key.endswith(dialects.OPTIONAL)]
-        result = super().load_state_dict(given | {key: own[key] for key in optional}, strict, assign)
-        result.missing_keys.extend(sorted(optional))
+        result = super().load_state_dict(given | _filled(optional, own, given), strict, assign)
+        result.missing_keys.extend(key for key in sorted(optional) if key not in result.missing_keys)
         return result
+
+
+def _filled(keys: list[str], own: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return new tensors for those of ``keys`` whose layer is given but for them.
+
+    The model's own may hold anything: nothing after ``to_empty``, and no values on the meta device.
+    """
+    filled = {}
+    for key in keys:
+        layer = key.rpartition(".")[0] + "."
+        like = next((tensor for name, tensor in given.items() if name.startswith(layer)), None)
+        if like is None:
+            continue
+        # With assign=True they become the model's own, with its other tensors' device and dtype.
+        if key.endswith(dialects.BASES):
+            one, channels, rank = own[key].shape
+            filled[key] = seeded_bases((one, channels, rank)).to(like)
+        else:
+            filled[key] = torch.zeros((), dtype=torch.int64, device=like.device)
+    return filled

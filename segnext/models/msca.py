@@ -149,11 +149,17 @@ class Block(nn.Module):
         super().__init__()
         self.norm1 = nn.BatchNorm2d(channels)
         self.attention = Attention(channels, strips, root)
-        self.layer_scale1 = nn.Parameter(torch.full((channels,), LAYER_SCALE_INIT))
+        self.layer_scale1 = nn.Parameter(torch.empty(channels))
         self.norm2 = nn.BatchNorm2d(channels)
         self.ffn = FFN(channels, channels * expansion, dropout, recompute)
-        self.layer_scale2 = nn.Parameter(torch.full((channels,), LAYER_SCALE_INIT))
+        self.layer_scale2 = nn.Parameter(torch.empty(channels))
         self.drop_path = drop_path
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fill the layer scales with their first value; the parts of the block have their own."""
+        nn.init.constant_(self.layer_scale1, LAYER_SCALE_INIT)
+        nn.init.constant_(self.layer_scale2, LAYER_SCALE_INIT)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""

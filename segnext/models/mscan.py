@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segnext.models.changed import layers
 from segnext.models.config import STAGES, STRIDES, MSCANConfig
-from segnext.models.layers import ChannelNorm, check_images, initialise_convolutions
+from segnext.models.layers import ChannelNorm, Convolution, check_images
 from segnext.models.loading import AnyDialectModule
 from segnext.models.msca import Block
 from segnext_kernels.memory_format import as_channels_last
@@ -24,9 +24,9 @@ class Stem(nn.Module):
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1)
+        self.conv1 = Convolution(in_channels, channels // 2, 3, stride=2, padding=1)
         self.norm1 = nn.BatchNorm2d(channels // 2)
-        self.conv2 = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
+        self.conv2 = Convolution(channels // 2, channels, 3, stride=2, padding=1)
         self.norm2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,12 +42,21 @@ class Downsample(nn.Module):
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
+        self.conv = Convolution(in_channels, channels, 3, stride=2, padding=1)
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C, ceil(H/2), ceil(W/2))."""
         return self.norm(self.conv(x))
+
+
+class Head(nn.Linear):
+    """The linear layer of an image classifier, drawn as in the official code."""
+
+    def reset_parameters(self) -> None:
+        """Draw new parameters: weight from a normal distribution of width 0.02, cut at -2 and 2; bias 0."""
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
 
 
 class MSCAN(AnyDialectModule):
@@ -72,12 +81,9 @@ class MSCAN(AnyDialectModule):
             {"num_chs": channels[i], "reduction": STRIDES[i], "module": f"norms.{i}"}
             for i in config.out_indices
         ]
-        initialise_convolutions(self)
         self.head: nn.Linear | None = None
         if config.num_classes and not config.features_only:
-            self.head = nn.Linear(channels[-1], config.num_classes)
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
+            self.head = Head(channels[-1], config.num_classes)
         self.layers_built = layers(self)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:

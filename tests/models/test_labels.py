@@ -95,7 +95,8 @@ def test_aligned_corners(outside: bool, inside: bool) -> None:
     assert torch.equal(model.predict(images), expected.argmax(1).to(torch.uint8))
     assert torch.equal(predict_logits(model, images), expected)
     fast = deploy(model)
-    torch.testing.assert_close(fast(images), expected, rtol=1e-4, atol=1e-4)
+    # The classifier's large weights make logits of about 100.
+    torch.testing.assert_close(fast(images), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
     assert (fast.predict(images) != expected.argmax(1)).float().mean() < 1e-3
 
 

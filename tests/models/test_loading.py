@@ -35,14 +35,16 @@ def test_native_names_are_taken_as_they_are(monkeypatch):
         target.load_state_dict(foreign, native=True)
 
 
-def test_missing_bases_and_batch_counts_are_kept_and_reported():
+def test_missing_bases_and_batch_counts_are_those_of_a_new_model_and_reported():
     source, target = tiny(), tiny()
-    target.decoder.hamburger.bases.mul_(0.5)
     bases = target.decoder.hamburger.bases.clone()
+    target.decoder.hamburger.bases.fill_(7)
+    target.backbone.stem.norm1.num_batches_tracked.fill_(7)
     state = {key: value for key, value in source.state_dict().items() if not key.endswith(OPTIONAL)}
     result = target.load_state_dict(state)
     assert sorted(result.missing_keys) == sorted(key for key in source.state_dict() if key.endswith(OPTIONAL))
     assert torch.equal(target.decoder.hamburger.bases, bases)
+    assert target.backbone.stem.norm1.num_batches_tracked == 0
     assert torch.equal(target.decoder.classifier.weight, source.decoder.classifier.weight)
 
 
@@ -71,6 +73,14 @@ def test_bases_of_another_rank_name_the_cure():
     message = r"hamburger.bases must be 4 .*, got 8; create it with create_model\(rank=8\)"
     with pytest.raises(ValueError, match=message):
         tiny().load_state_dict(tiny(rank=8).state_dict())
+
+
+def test_bases_stay_where_only_the_encoder_is_loaded():
+    target = tiny()
+    target.decoder.hamburger.bases.fill_(7)
+    encoder = {key: value for key, value in tiny().state_dict().items() if key.startswith("backbone.")}
+    target.load_state_dict(encoder, strict=False)
+    assert (target.decoder.hamburger.bases == 7).all()
 
 
 def test_the_callers_state_dict_is_left_alone():
