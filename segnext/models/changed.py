@@ -15,12 +15,14 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.utils.module_tracker import ModuleTracker
 
+from segnext.models.batch_norm import BatchNorm
+
 # Attributes that decide a module's result in evaluation. Dropout and momentum do not; folding reads a BatchNorm's eps.
 DECIDING = (
     *("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
     *("num_groups", "normalized_shape", "random_eval_bases", "eval_steps", "align_corners"),
 )
-BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # equal in evaluation
+BATCH_NORMS = (BatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # equal in evaluation
 
 
 def is_observed(module: nn.Module) -> bool:
@@ -74,12 +76,12 @@ class Layer:
     @classmethod
     def of(cls, module: nn.Module) -> Layer:
         """Describe a module; a SyncBatchNorm as the BatchNorm that it is in evaluation."""
-        is_batch_norm = isinstance(module, BATCH_NORMS)
+        is_batch_norm = type(module) in BATCH_NORMS
         names = DECIDING if is_batch_norm else (*DECIDING, "eps")
         attributes = {name: getattr(module, name) for name in names if name in module.__dict__}
         tensors: dict[str, torch.Tensor | None] = {**module._parameters, **module._buffers}
         shapes = {name: None if tensor is None else tuple(tensor.shape) for name, tensor in tensors.items()}
-        return cls(nn.BatchNorm2d if is_batch_norm else type(module), attributes, shapes)
+        return cls(BatchNorm if is_batch_norm else type(module), attributes, shapes)
 
     def difference(self, built: Layer) -> str | None:
         """Say in a few words how this differs from what was built."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnext.models.batch_norm import BatchNorm
 from segnext.models.config import ROOT, STRIPS
 from segnext.models.layers import Pointwise, depthwise, is_plain
 from segnext_kernels import conv_ffn, dwconv_gelu, gated_pointwise, msca_conv
@@ -147,10 +148,10 @@ class Block(nn.Module):
         root: int = ROOT,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(channels)
+        self.norm1 = BatchNorm(channels)
         self.attention = Attention(channels, strips, root)
         self.layer_scale1 = nn.Parameter(torch.empty(channels))
-        self.norm2 = nn.BatchNorm2d(channels)
+        self.norm2 = BatchNorm(channels)
         self.ffn = FFN(channels, channels * expansion, dropout, recompute)
         self.layer_scale2 = nn.Parameter(torch.empty(channels))
         self.drop_path = drop_path

@@ -11,6 +11,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnext.models.batch_norm import BatchNorm
 from segnext.models.changed import layers
 from segnext.models.config import STAGES, STRIDES, MSCANConfig
 from segnext.models.layers import ChannelNorm, Convolution, check_images
@@ -25,9 +26,9 @@ class Stem(nn.Module):
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.conv1 = Convolution(in_channels, channels // 2, 3, stride=2, padding=1)
-        self.norm1 = nn.BatchNorm2d(channels // 2)
+        self.norm1 = BatchNorm(channels // 2)
         self.conv2 = Convolution(channels // 2, channels, 3, stride=2, padding=1)
-        self.norm2 = nn.BatchNorm2d(channels)
+        self.norm2 = BatchNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, C, ceil(H/4), ceil(W/4))."""
@@ -43,7 +44,7 @@ class Downsample(nn.Module):
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.conv = Convolution(in_channels, channels, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = BatchNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C, ceil(H/2), ceil(W/2))."""

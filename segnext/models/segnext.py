@@ -34,6 +34,9 @@ class SegNeXt(AnyDialectModule):
     Wrappers see ``forward`` alone: train with ``ddp(images, targets)`` and ``compiled(images, targets)``;
     ``model.compile()`` compiles the model in place, and :meth:`loss` and :meth:`predict` with it.
 
+    Frozen parts stay as they are: ``model.backbone.requires_grad_(False)`` also keeps the statistics of the encoder's
+    BatchNorms, in training mode too (:class:`segnext.models.batch_norm.BatchNorm`).
+
     Attributes:
         config: the configuration it was built from.
         metadata: facts that came with its weights: classes, palette, preprocessing, recipe, metrics.
