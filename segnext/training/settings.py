@@ -53,6 +53,10 @@ class TrainSettings:
     seed: Annotated[int, "Seed of initial weights, order, augmentation and dropout."] = 0
 
     def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "crop", "warmup", "seed"):
+            value = getattr(self, name)
+            if type(value) is not int:
+                raise ValueError(f"train: {name} must be a whole number, got {value!r}")
         for name, valid, expected in (
             ("steps", self.steps >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
@@ -66,7 +70,7 @@ class TrainSettings:
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in 0..1 (1 excluded)"),
             ("reduction", self.reduction in get_args(Reduction), " or ".join(get_args(Reduction))),
             ("dtype", self.dtype in get_args(DType), " or ".join(get_args(DType))),
-            ("seed", self.seed >= 0, "0 or more"),
+            ("seed", 0 <= self.seed < 1 << 64, "0 or more and less than 2^64"),
         ):
             if not valid:
                 raise ValueError(f"train: {name} must be {expected}, got {getattr(self, name)}")

@@ -298,6 +298,9 @@ def test_the_model_must_have_the_data_s_classes(data, tmp_path):
     ("settings", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 100.5}, r"steps must be a whole number, got 100\.5"),
+        ({"crop": "224"}, "crop must be a whole number, got '224'"),
+        ({"seed": 1 << 64}, r"seed must be 0 or more and less than 2\^64, got 18446744073709551616"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"lr": 0.0}, "lr must be above 0, got 0.0"),
         ({"lr": float("nan")}, "lr must be above 0, got nan"),
@@ -310,7 +313,7 @@ def test_the_model_must_have_the_data_s_classes(data, tmp_path):
         ({"label_smoothing": 1}, r"label_smoothing must be in 0\.\.1 \(1 excluded\), got 1"),
         ({"reduction": "sum"}, "reduction must be mean or mean_all, got sum"),
         ({"dtype": "float16"}, "dtype must be float32 or bfloat16, got float16"),
-        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"seed": -1}, r"seed must be 0 or more and less than 2\^64, got -1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
