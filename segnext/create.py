@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from segnext.models import MSCAN, SegNeXt, build
@@ -34,6 +35,10 @@ def create_model(
     num_classes: int | None = None,
     head: str = "strict",
     part: str = "all",
+    *,
+    average: bool | None = None,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
     **overrides: Any,
 ) -> SegNeXt | MSCAN:
     """Build a model. Like every new ``nn.Module`` it is in training mode; call ``.eval()`` before predicting.
@@ -42,10 +47,15 @@ def create_model(
         name: one of ``list_models()``, or a size such as ``"t"`` for ``"segnext_t"``; by default the architecture
             that the weights belong to.
         weights: a shipped name, a checkpoint of any known dialect, or None for random weights. The model
-            takes class count, input channels, strips, decoder width, NMF rank and ``metadata`` from them.
+            takes class count, input channels, strips, decoder width, NMF rank, steps, ``align_corners``, threshold
+            and ``metadata`` from them.
         num_classes: by default that of the weights, else 150 (segmentation) or 1000 (MSCAN).
         head: ``"reinit"`` initialises the classifier at random, for another ``num_classes`` than that of the weights.
         part: ``"backbone"`` loads only the encoder, for example from ImageNet weights into a SegNeXt.
+        average: for weights with averaged ones (EMA, SWA): True takes the averaged ones, False the others, None
+            those that the inference of the code that wrote the file takes.
+        allow_missing: beginnings of names that the weights may lack; the model then keeps its random values.
+        allow_unexpected: beginnings of names that the weights may have beyond the model's.
         **overrides: other fields of the configuration. If ``in_channels`` differs from that of the weights, their
             first convolution is adapted. A foreign checkpoint is assumed to be trained with ``rank``.
 
@@ -60,14 +70,31 @@ def create_model(
     if num_classes is not None:
         overrides["num_classes"] = num_classes
     if weights is not None:
-        return build_from_weights(weights, name, head, part, **overrides)[0]
+        return build_from_weights(
+            weights,
+            name,
+            head,
+            part,
+            average=average,
+            allow_missing=allow_missing,
+            allow_unexpected=allow_unexpected,
+            **overrides,
+        )[0]
     if name is None:
         raise TypeError("create_model: name or weights must be given, got neither; see segnext.list_models()")
     return build(name, **overrides)
 
 
 def build_from_weights(
-    weights: Source, name: str | None = None, head: str = "strict", part: str = "all", **overrides: Any
+    weights: Source,
+    name: str | None = None,
+    head: str = "strict",
+    part: str = "all",
+    *,
+    average: bool | None = None,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+    **overrides: Any,
 ) -> tuple[SegNeXt | MSCAN, LoadReport]:
     """Build the model as :func:`create_model` does from weights, and return it with the report on loading them."""
     from segnext.weights.loading import load_weights, read_checkpoint
@@ -75,12 +102,23 @@ def build_from_weights(
 
     if name is not None:
         name = find_architecture(name) or name
-    checkpoint = read_checkpoint(weights, overrides.get("rank"))
+    checkpoint = read_checkpoint(weights, overrides.get("rank"), average)
     _check_request(checkpoint, name, head, part, overrides)
     known = checkpoint.config["model"]
     fields = known if part == "all" else {key: known[key] for key in ENCODER_FIELDS if key in known}
+    if head == "reinit":  # a threshold belongs to the classifier that is not loaded
+        fields = {key: value for key, value in fields.items() if key != "threshold"}
     model = build(name or checkpoint.config["architecture"], **{**fields, **overrides})
-    report = load_weights(model, checkpoint, head=head, part=part, adapt_input="in_channels" in overrides)
+    report = load_weights(
+        model,
+        checkpoint,
+        head=head,
+        part=part,
+        allow_missing=allow_missing,
+        allow_unexpected=allow_unexpected,
+        adapt_input="in_channels" in overrides,
+        given=list(overrides) if head == "strict" else [*overrides, "threshold"],
+    )
     # Warn if anything was adapted or reinitialised; otherwise log at INFO.
     changed = report.reinitialised or report.notes
     logger.log(logging.WARNING if changed else logging.INFO, "%s", report)

@@ -23,6 +23,7 @@ DIALECTS = ("native", "official", "official_imagenet", "mmsegmentation", "geti",
 # Beginnings of the encoder's and the classifiers' names; a SegNeXt's encoder has ``backbone.`` before them.
 ENCODER = ("stem.", "downsamples.", "stages.", "norms.")
 CLASSIFIERS = ("decoder.classifier.", "head.")
+BACKBONE_PREFIX = "backbone."
 # Endings of names that foreign checkpoints may lack; the model then keeps its own tensors.
 BASES = "hamburger.bases"
 OPTIONAL = (BASES, "num_batches_tracked")
@@ -82,11 +83,26 @@ _PADDLE_RULES = (
     (r"\.hamburger\.ham_in\.(weight|bias)$", r".hamburger.ham_in.conv.\1"),
     *_MMSEGMENTATION_RULES,
 )
+_TO_PADDLE = (
+    (r"\.spatial_gating_unit\.conv3\.", ".spatial_gating_unit.conv_out."),
+    (r"\.running_mean$", "._mean"),
+    (r"\.running_var$", "._variance"),
+    (r"\.(squeeze|align|ham_out)\.conv\.", r".\1._conv."),
+    (r"\.(squeeze|align|ham_out)\.gn\.", r".\1._group_norm."),
+    (r"\.ham_in\.conv\.", ".ham_in."),
+)
 _RULES: dict[str, tuple[tuple[str, str], ...]] = {
     "mmsegmentation": _MMSEGMENTATION_RULES,
     "geti": _MMSEGMENTATION_RULES,
     "paddleseg": _PADDLE_RULES,
 }
+
+# Parts that stand beside a SegNeXt and that its inference does not use: heads and losses of training, counters of
+# averages, normalisation as a layer, and GeoCalib's own decoders.
+BESIDE = re.compile(
+    r"^(?:auxiliary_heads?|aux_heads?|aux_decoder|criterion|loss|loss_\w+|decode_head\.loss_decode|"
+    r"data_preprocessor|ll_enc|perspective_decoder)\.|^(?:n_averaged|steps|num_updates|updates|decay|initted)$"
+)
 
 # DDP, torch.compile, Lightning and Geti put these before every name.
 _WRAPPERS = re.compile(r"^(?:(?:module|model|_orig_mod)\.)+")
@@ -108,13 +124,18 @@ class Translation:
     reshaped: list[str] = field(default_factory=list)
 
 
+def bare_name(key: str) -> str:
+    """Return a name without what DDP, torch.compile, Lightning and Geti put before it."""
+    return _WRAPPERS.sub("", key)
+
+
 def detect(state_dict: Mapping[str, Any]) -> str:
     """Find the one of ``DIALECTS`` that a state dict is in, with or without ``backbone.`` and wrapper prefixes.
 
     Raises:
         ValueError: it is in none of them.
     """
-    keys = [_WRAPPERS.sub("", key) for key in state_dict]
+    keys = [bare_name(key) for key in state_dict]
     if any(key.removeprefix("backbone.").startswith(ENCODER) or key.startswith("decoder.") for key in keys):
         return "native"
     ours = [key for key in keys if _OFFICIAL.match(key)]
@@ -155,7 +176,7 @@ def translate(state_dict: Mapping[str, Any], native_keys: Iterable[str] | None =
     tensors: dict[str, Tensor] = {}
     reshaped: list[str] = []
     for key, value in state_dict.items():
-        name = _prefixed(_native_name(_WRAPPERS.sub("", key), dialect), wants_prefix)
+        name = _prefixed(_native_name(bare_name(key), dialect), wants_prefix)
         tensor = _as_tensor(key, value, dialect)
         _add(tensors, name, _native_shape(name, tensor, dialect), key)
         if tensors[name].shape != tensor.shape:
@@ -208,6 +229,32 @@ def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not key.endswith(BASES):
             official[_official_name(key)] = tensor
     return official
+
+
+def to_mmsegmentation(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a state dict of ours to the names of mmsegmentation 0.31 and 1.x, see :func:`to_official`."""
+    return {
+        key.replace(".mlp.dwconv.dwconv.", ".mlp.dwconv."): tensor
+        for key, tensor in to_official(state_dict).items()
+    }
+
+
+def to_paddleseg(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename, and where needed reshape, a state dict of ours for PaddleSeg, see :func:`to_official`.
+
+    Paddle's normalisation counts no batches, and its Linear stores (in, out).
+    """
+    paddle = {}
+    for key, tensor in to_mmsegmentation(state_dict).items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        for pattern, replacement in _TO_PADDLE:
+            key = re.sub(pattern, replacement, key)
+        key = re.sub(r"\.conv(\d+)_([12])\.", lambda m: f".dwconvs.{m[1]}.conv{int(m[1]) + 1}_{m[2]}.", key)
+        if ".layer_scale_" in key:
+            tensor = tensor.reshape(-1, 1, 1)
+        paddle[key] = tensor.mT.contiguous() if key == "head.weight" else tensor
+    return paddle
 
 
 def _add(tensors: dict[str, Tensor], name: str, tensor: Tensor, key: str) -> None:

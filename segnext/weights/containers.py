@@ -18,13 +18,16 @@ from torch import Tensor
 
 from segnext.one_line import is_one_line, one_line
 from segnext.weights import restricted
+from segnext.weights.averages import AVERAGED_KEYS, RAW_KEYS
 from segnext.weights.pickles import Foreign
 
 # Code bases keep the state dict in a checkpoint under these keys. They are tried in this order, also nested.
-STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "params")
+STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "params", "module")
 # The metadata of a safetensors header holds our config under this key, as JSON.
 CONFIG_KEY = "segnext"
 FORMAT = 1
+# Under this one, a file with foreign names holds what torch checkpoints have in ``meta``, as JSON.
+META_KEY = "meta"
 # Jittor writes this after a pickle and its SHA-1 (20 bytes).
 JITTOR_END = b"HCAJSLHD"
 # A training checkpoint of SegNeXt-L with its averages has 0.8 GB and 5,000 tensors.
@@ -47,15 +50,23 @@ class Contents:
         state_dict: names as saved, to tensors or numpy arrays.
         kind: container in words.
         config: our config if the file is ours, else {}.
-        meta: facts beside the tensors (mmsegmentation's ``meta``), else {}.
+        beside: the other entries of the checkpoint: ``meta``, Geti's ``hyper_parameters``.
+        second: a second state dict, averaged or not averaged, and its key.
         foreign: names of classes that were not loaded.
     """
 
     state_dict: dict[str, Tensor | np.ndarray]
     kind: str
     config: dict[str, Any] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Any] = field(default_factory=dict)
+    second: tuple[str, dict[str, Tensor | np.ndarray]] | None = None
     foreign: set[str] = field(default_factory=set)
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """Facts beside the tensors, where mmcv and mmengine keep them; {} if there are none."""
+        meta = self.beside.get("meta")
+        return meta if isinstance(meta, Mapping) else {}
 
 
 def read_contents(path: Path) -> Contents:
@@ -164,7 +175,8 @@ def _read_safetensors(path: Path) -> Contents:
     if not state_dict:
         raise _not_a_state_dict(path, "no tensors")
     if CONFIG_KEY not in metadata:
-        return Contents(dict(state_dict), "safetensors")
+        meta = json.loads(metadata.get(META_KEY, "{}"))
+        return Contents(dict(state_dict), "safetensors", beside={"meta": meta})
     config = json.loads(metadata[CONFIG_KEY])
     described = (
         isinstance(config, dict)
@@ -199,6 +211,37 @@ def _from_object(path: Path, kind: str, loaded: Any, foreign: set[str]) -> Conte
     if not isinstance(loaded, Mapping):
         what = loaded.name.rpartition(".")[2] if isinstance(loaded, Foreign) else type(loaded).__name__
         raise _not_a_state_dict(path, f"a {what}")
+    tensors, second = _find_tensors(path, loaded), None
+    for key in (*AVERAGED_KEYS, *RAW_KEYS):
+        if isinstance(loaded.get(key), Mapping) and (others := _find_tensors(path, loaded[key])):
+            second = (key, others)
+            break
+    if not tensors and second is not None:
+        tensors, second = {f"ema.{name}": tensor for name, tensor in second[1].items()}, None
+    if not tensors:
+        raise _not_a_state_dict(path, _in_words(loaded))
+    beside = {str(key): value for key, value in loaded.items() if key not in STATE_DICT_KEYS}
+    return Contents(tensors, kind, beside=beside, second=second, foreign=foreign)
+
+
+def _in_words(loaded: Mapping[Any, Any]) -> str:
+    """Describe a checkpoint without tensors: by the class that stands in their place, or by its keys."""
+    names = sorted({value.name for value in _state_dict(loaded).values() if isinstance(value, Foreign)})
+    if names:
+        return f"objects of {', '.join(one_line(name, 60) for name in names[:3])}, which are no tensors or arrays"
+    return ", ".join(one_line(key, 40) for key in list(loaded)[:5]) or "an empty dictionary"
+
+
+def _state_dict(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    for _ in range(DEEPEST):  # a dictionary can hold itself
+        nested = next((loaded[key] for key in STATE_DICT_KEYS if isinstance(loaded.get(key), Mapping)), None)
+        if nested is None:
+            break
+        loaded = nested
+    return loaded
+
+
+def _find_tensors(path: Path, loaded: Mapping[Any, Any]) -> dict[str, Tensor | np.ndarray]:
     tensors: dict[str, Tensor | np.ndarray] = {}
     for key, value in _state_dict(loaded).items():
         tensor = _tensor_or_array(value)
@@ -209,21 +252,7 @@ def _from_object(path: Path, kind: str, loaded: Any, foreign: set[str]) -> Conte
             )
         if tensor is not None:
             tensors[str(key)] = tensor
-    if not tensors:
-        raise _not_a_state_dict(
-            path, ", ".join(one_line(key, 40) for key in list(loaded)[:5]) or "an empty dictionary"
-        )
-    meta = loaded.get("meta")
-    return Contents(tensors, kind, meta=dict(meta) if isinstance(meta, Mapping) else {}, foreign=foreign)
-
-
-def _state_dict(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    for _ in range(DEEPEST):  # a dictionary can hold itself
-        nested = next((loaded[key] for key in STATE_DICT_KEYS if isinstance(loaded.get(key), Mapping)), None)
-        if nested is None:
-            break
-        loaded = nested
-    return loaded
+    return tensors
 
 
 def _tensor_or_array(value: Any) -> Tensor | np.ndarray | restricted.Unusable | None:

@@ -13,25 +13,34 @@ from segnext.models.config import ROOT, STRIPS, SegNeXtConfig
 from segnext.models.decoder import Decoder
 from segnext.models.decoders import DECODERS
 from segnext.models.registry import CONFIGS, ModelConfig
+from segnext.weights import restricted
+from segnext.weights.config_text import DEFAULT_THRESHOLD, Settings
 
 # No tensor of a foreign checkpoint shows the rank. The official code and JSeg set it per size, as our table does;
 # the others train every size with the same rank.
 FOREIGN_RANKS = {"mmsegmentation": 16, "geti": 16, "paddleseg": 16}
+# The threshold of a head with one logit, where the file does not say.
+FOREIGN_THRESHOLDS = {"mmsegmentation": DEFAULT_THRESHOLD}
+HALF = 0.5
+# Fields beside the rank that no tensor shows.
+UNSEEN = ("align_corners", "decoder_align_corners", "eval_steps", "threshold")
 
 
 def describe(
-    tensors: Mapping[str, Tensor], dialect: str, rank: int | None = None
-) -> tuple[dict[str, Any], str]:
+    tensors: Mapping[str, Tensor], dialect: str, settings: Settings, rank: int | None = None
+) -> tuple[dict[str, Any], str, list[str]]:
     """Describe the model that the tensors come from.
 
     Args:
         tensors: a state dict in our names.
         dialect: the one of ``dialects.DIALECTS`` that the file is in.
+        settings: what the file's configuration says.
         rank: the NMF rank, if the user gives it.
 
     Returns:
         ``{"architecture": ..., "model": {overrides}}``, without ``architecture`` if no architecture has these
-        channels and depths; and in words, where the rank comes from ("" without a Hamburger).
+        channels and depths; in words, where the rank comes from ("" without a Hamburger); and the other fields that
+        no tensor shows, each with where it comes from.
     """
     segments = any(key.startswith("decoder.") for key in tensors)
     prefix = "backbone." if any(key.startswith("backbone.") for key in tensors) else ""
@@ -46,20 +55,22 @@ def describe(
         overrides |= {} if name == SegNeXtConfig.decoder else {"decoder": name}
         sizes |= {field: (f"decoder.{key}", axis) for field, (key, axis) in decoder.sizes.items()}
     overrides |= {name: tensors[key].shape[axis] for name, (key, axis) in sizes.items() if key in tensors}
-    rank_from = ""
+    rank_from, said = "", list[str]()
     if any(key.startswith("decoder.hamburger.") for key in tensors):
-        found, rank_from = _rank(tensors, dialect, rank, base)
+        found, rank_from = _rank(tensors, dialect, settings, rank, base)
         overrides |= {"rank": found} if found is not None else {}
+        unseen, said = _unseen(overrides.get("num_classes"), dialect, settings)
+        overrides |= unseen
     if not segments and "num_classes" not in overrides:
         overrides["num_classes"] = 0
     known = {"architecture": base.architecture} if base is not None else {}
-    return {**known, "model": overrides}, rank_from
+    return {**known, "model": overrides}, rank_from, said
 
 
 def overrides_of(config: ModelConfig) -> dict[str, Any]:
     """List the fields to pass to ``build`` beside the architecture: those that depend on data, and changed ones."""
     base = CONFIGS[config.architecture]
-    always = {"num_classes", "in_channels", "decoder_channels", "rank"}
+    always = {"num_classes", "in_channels", "decoder_channels", "rank"} | set(UNSEEN) - {"threshold"}
     return {
         name: value
         for name, value in dataclasses.asdict(config).items()
@@ -67,17 +78,63 @@ def overrides_of(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def foreign_metadata(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Read class names and palette where mmsegmentation keeps them: CLASSES in 0.x, dataset_meta.classes in 1.x."""
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in the fields that no tensor shows where a file of ours, written before they existed, lacks them."""
+    base = CONFIGS.get(config["architecture"]) if isinstance(config["architecture"], str) else None
+    if not isinstance(base, SegNeXtConfig):
+        return dict(config)
+    return {**config, "model": {**{name: getattr(base, name) for name in UNSEEN}, **config["model"]}}
+
+
+def foreign_metadata(meta: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Read class names and palette where mmsegmentation keeps them: CLASSES in 0.x, dataset_meta.classes in 1.x.
+
+    Returns:
+        The metadata, and one note for each entry that is there and cannot be read.
+    """
     nested = meta.get("dataset_meta")
     merged = {**meta, **nested} if isinstance(nested, Mapping) else meta
-    known = {str(key).lower(): value for key, value in merged.items()}
+    known = {str(key).lower(): _plain(value) for key, value in merged.items()}
     result: dict[str, Any] = {}
-    if isinstance(known.get("classes"), list | tuple):
-        result["classes"] = [str(name) for name in known["classes"]]
-    if isinstance(known.get("palette"), list | tuple):
-        result["palette"] = [[int(value) for value in colour] for colour in known["palette"]]
-    return result
+    notes = []
+    classes, palette = known.get("classes"), known.get("palette")
+    if isinstance(classes, list | tuple):
+        result["classes"] = [str(name) for name in classes]
+    elif classes is not None:
+        notes.append(f"the class names in the file are left out: they are a {type(classes).__name__}")
+    own = meta.get("segnext")
+    if isinstance(own, Mapping):  # what we kept there for the way back
+        result |= {key: own[key] for key in ("preprocessing", "recipe", "metrics") if key in own}
+    if palette is not None:
+        try:
+            result["palette"] = [[int(value) for value in colour] for colour in palette]
+        except (TypeError, ValueError):
+            notes.append("the palette in the file is left out: it is not a list of colours")
+    return result, notes
+
+
+def _plain(value: Any) -> Any:
+    return value.value.tolist() if isinstance(value, restricted.Array) else value
+
+
+def _unseen(logits: int | None, dialect: str, settings: Settings) -> tuple[dict[str, Any], list[str]]:
+    """Find the fields beside the rank that no tensor shows."""
+    fields = {name: settings.model[name] for name in UNSEEN[:-1] if name in settings.model}
+    said = [f"{name} {value}, from {settings.source}" for name, value in fields.items()]
+    if dialect == "geti":
+        fields["align_corners"] = True
+        said = ["align_corners True, as Geti resizes logits"]
+    if logits == 1:
+        threshold = settings.model.get("threshold")
+        origin = f"from {settings.source}"
+        if threshold is None:
+            threshold, origin = (
+                FOREIGN_THRESHOLDS.get(dialect, HALF),
+                "for the one logit; the file does not say",
+            )
+        fields |= {"num_classes": 2, "threshold": threshold}
+        said.append(f"threshold {threshold}, {origin}")
+    return fields, said
 
 
 def _kernels(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
@@ -104,12 +161,20 @@ def _decoder(tensors: Mapping[str, Tensor]) -> tuple[str, type[Decoder]]:
 
 
 def _rank(
-    tensors: Mapping[str, Tensor], dialect: str, rank: int | None, base: ModelConfig | None
+    tensors: Mapping[str, Tensor],
+    dialect: str,
+    settings: Settings,
+    rank: int | None,
+    base: ModelConfig | None,
 ) -> tuple[int | None, str]:
+    written = settings.model.get("rank")
     if rank is not None:
-        return rank, "given by the user"
+        contradicted = written is not None and written != rank
+        return rank, "given by the user" + (f"; {settings.source} says {written}" if contradicted else "")
     if "decoder.hamburger.bases" in tensors:
         return tensors["decoder.hamburger.bases"].shape[-1], "from the bases in the file"
+    if written is not None:
+        return written, f"from {settings.source}"
     if dialect in FOREIGN_RANKS:
         return FOREIGN_RANKS[dialect], f"as {dialect} trains all sizes; the file does not say"
     if isinstance(base, SegNeXtConfig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,12 @@ from torch import Tensor
 from segnext.models import MSCAN, SegNeXt, dialects
 from segnext.models.values import expect_weights
 from segnext.one_line import one_line
+from segnext.weights import averages
 from segnext.weights.catalogue import locate
+from segnext.weights.config_text import Settings, read_settings
 from segnext.weights.configuration import expect_config, name_without_axes
-from segnext.weights.containers import read_contents
-from segnext.weights.identify import describe, foreign_metadata
+from segnext.weights.containers import Contents, read_contents
+from segnext.weights.identify import UNSEEN, complete, describe, foreign_metadata
 
 FIRST_CONVOLUTION = "stem.conv1.weight"
 
@@ -32,6 +35,11 @@ class Checkpoint:
         origin: file, container and dialect in words.
         rank_from: where the NMF rank in ``config`` comes from; "" if there is none.
         reshaped: names whose shape differed in the file.
+        taken: which weights were taken, if the file holds averaged ones too; else "".
+        settings: the other facts that no tensor shows, each with where it comes from.
+        left_out: names of tensors that belong to parts beside the model, such as auxiliary heads.
+        refusals: settings of the file that segnext cannot compute; those of the encoder begin with ``backbone``.
+        notes: facts to warn of.
     """
 
     tensors: dict[str, Tensor]
@@ -39,6 +47,11 @@ class Checkpoint:
     origin: str
     rank_from: str = ""
     reshaped: list[str] = field(default_factory=list)
+    taken: str = ""
+    settings: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,10 @@ class LoadReport:
         reshaped: loaded names whose shape differed in the file: layer scales, adapted input channels.
         reinitialised: names that ``head="reinit"`` left as the model was initialised.
         rank: the NMF rank used and where it comes from; "" if none was loaded.
-        notes: other facts.
+        notes: facts to warn of.
+        taken: which weights were taken, if the file holds averaged ones too; else "".
+        settings: the other facts that no tensor shows, each with where it comes from.
+        left_out: names in the file of parts beside the model, such as auxiliary heads.
     """
 
     origin: str
@@ -64,6 +80,9 @@ class LoadReport:
     reinitialised: list[str]
     rank: str
     notes: list[str]
+    taken: str = ""
+    settings: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lists = ("matched", "missing", "unexpected", "reshaped")
@@ -71,47 +90,118 @@ class LoadReport:
         for name in (*lists[1:], "reinitialised"):
             if keys := getattr(self, name):
                 lines.append(f"  {name}: {_some(keys)}")
+        if self.left_out:
+            parts = Counter(key.split(".")[0] for key in self.left_out)
+            lines.append("  left out: " + ", ".join(f"{n} of {part}" for part, n in parts.items()))
+        if self.taken:
+            lines.append(f"  weights: {self.taken}")
         if self.rank:
             lines.append(f"  NMF rank: {self.rank}")
+        if self.settings:
+            lines.append(f"  settings: {'; '.join(self.settings)}")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
-def read_checkpoint(source: str | os.PathLike[str], rank: int | None = None) -> Checkpoint:
+def read_checkpoint(
+    source: str | os.PathLike[str], rank: int | None = None, average: bool | None = None
+) -> Checkpoint:
     """Read a checkpoint of any container and dialect; nothing in the file is executed.
 
     Args:
         source: a file or a shipped name.
         rank: NMF rank of a foreign checkpoint, if it is not the one that its origin uses.
+        average: for a file with averaged weights (EMA, SWA): True takes them, False the others, None those that
+            the inference of the code that wrote the file takes.
 
     Raises:
         FileNotFoundError: neither a file nor a shipped name.
-        ValueError: damaged, or not a checkpoint of SegNeXt or MSCAN.
+        ValueError: damaged, not a checkpoint of SegNeXt or MSCAN, or ``average`` asks for weights that are not there.
     """
     path = locate(source)
     shown = one_line(path, 240)
     contents = read_contents(path)
     try:
-        translation = dialects.translate(contents.state_dict)
+        state_dict, taken = averages.choose(contents.state_dict, contents.second, contents.beside, average)
+        translation = dialects.translate(state_dict)
     except ValueError as error:
         raise ValueError(f"{shown}: {error}") from error
-    if contents.config:
-        config, rank_from = contents.config, "from the file's config"
-    else:
-        try:
-            config, rank_from = describe(translation.tensors, translation.dialect, rank)
-        except IndexError:
-            short = name_without_axes(translation.tensors)
-            raise ValueError(
-                f"{shown}: tensors must have a SegNeXt's axes, got {short}; fetch it again"
-            ) from None
-        config |= foreign_metadata(contents.meta)
-    expect_config(config, translation.tensors, shown)
     origin = f"{shown} ({contents.kind}, {translation.dialect} layout)"
     if contents.foreign:
         origin += (
             f", without its objects of {_some([one_line(name, 60) for name in sorted(contents.foreign)])}"
         )
-    return Checkpoint(translation.tensors, config, origin, rank_from, translation.reshaped)
+    tensors = {key: value for key, value in translation.tensors.items() if not dialects.BESIDE.match(key)}
+    left_out = [key for key in translation.tensors if key not in tensors]
+    if contents.config:
+        expect_config(contents.config, tensors, shown)
+        return Checkpoint(
+            tensors, complete(contents.config), origin, "from the file's config", translation.reshaped, taken
+        )
+    return _foreign_checkpoint(contents, translation, tensors, shown, origin, taken, left_out, rank)
+
+
+def _foreign_checkpoint(
+    contents: Contents,
+    translation: dialects.Translation,
+    tensors: dict[str, Tensor],
+    shown: str,
+    origin: str,
+    taken: str,
+    left_out: list[str],
+    rank: int | None,
+) -> Checkpoint:
+    """Describe a checkpoint without our config, by its tensors and by the configuration that it carries."""
+    found = read_settings(contents.beside)
+    try:
+        config, rank_from, settings = describe(tensors, translation.dialect, found, rank)
+    except IndexError:
+        short = name_without_axes(tensors)
+        raise ValueError(
+            f"{shown}: tensors must have a SegNeXt's axes, got {short}; fetch it again"
+        ) from None
+    metadata, notes = foreign_metadata(contents.meta)
+    if found.classes:
+        metadata.setdefault("classes", found.classes)
+    tensors, preprocessing, more = _in_rgb(tensors, found)
+    if preprocessing:
+        metadata.setdefault("preprocessing", preprocessing)
+    for key in ("classes", "palette"):
+        count, given = config["model"].get("num_classes"), len(metadata.get(key, ()))
+        if given and count not in (None, given):
+            del metadata[key]
+            notes.append(f"{key} in the file left out: {given} for {count} classes")
+    expect_config({**config, **metadata}, tensors, shown)
+    return Checkpoint(
+        tensors,
+        {**config, **metadata},
+        origin,
+        rank_from,
+        translation.reshaped,
+        taken,
+        settings + more,
+        left_out,
+        found.refusals,
+        found.notes + notes,
+    )
+
+
+def _in_rgb(
+    tensors: dict[str, Tensor], found: Settings
+) -> tuple[dict[str, Tensor], dict[str, list[float]], list[str]]:
+    """Return the tensors and the preprocessing for RGB images, and what was done in words."""
+    first = next((key for key in tensors if _bare(key) == FIRST_CONVOLUTION), None)
+    preprocessing = dict(found.preprocessing)
+    if first is None or not preprocessing:
+        return tensors, {}, []
+    given = len(preprocessing["mean"])
+    if given != tensors[first].shape[1]:
+        return tensors, {}, [f"mean and std in {found.source} are left out: they are of {given} channels"]
+    said = [f"mean and std from {found.source}"]
+    if found.bgr:
+        tensors = {**tensors, first: tensors[first].flip(1)}
+        preprocessing = {name: values[::-1] for name, values in preprocessing.items()}
+        said.append("the run fed images as BGR: first convolution, mean and std are turned to RGB")
+    return tensors, preprocessing, said
 
 
 def load_weights(
@@ -124,6 +214,8 @@ def load_weights(
     allow_unexpected: Sequence[str] = (),
     adapt_input: bool = False,
     rank: int | None = None,
+    average: bool | None = None,
+    given: Sequence[str] = (),
 ) -> LoadReport:
     """Load a checkpoint of any dialect; tensors that do not fit raise, unless they are allowed by name.
 
@@ -137,6 +229,8 @@ def load_weights(
         adapt_input: fit the first convolution to the model's number of input channels. For 1, its weights are
             summed over the file's channels; else they are repeated, and scaled so that activations keep their size.
         rank: the NMF rank that the checkpoint was trained with, if it is not the one that its origin uses.
+        average: which weights of a file with averaged ones, see :func:`read_checkpoint`.
+        given: fields such as ``"align_corners"`` that the model may have otherwise than the file says.
 
     Raises:
         ValueError: a mismatch that was not allowed, an unknown option, a damaged file; the model is not changed.
@@ -144,7 +238,8 @@ def load_weights(
     """
     _expect_option("head", head, ("strict", "reinit"))
     _expect_option("part", part, ("all", "backbone"))
-    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, rank)
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, rank, average)
+    _expect_computable(checkpoint, part)
     own = model.state_dict()
     found, reinitialised = _selected(dialects.fit_prefix(checkpoint.tensors, own), own, head, part)
     changed = {_bare(key) for key in checkpoint.reshaped}
@@ -153,18 +248,31 @@ def load_weights(
     missing = [key for key in own if key not in found and key not in reinitialised]
     unexpected = [key for key in found if key not in own]
     rank_text = _check_rank(model, own, checkpoint) if part == "all" else ""
+    settings, contradictions = _check_settings(model, checkpoint, given) if part == "all" else ([], [])
     may_lack = (*allow_missing, *(("decoder.", "head.") if part == "backbone" else ()))
     _raise_unless_allowed(
         f"{checkpoint.origin} must match {model.config.architecture}",
         missing=[k for k in missing if not k.startswith(may_lack) and not k.endswith(dialects.OPTIONAL)],
         unexpected=[key for key in unexpected if not key.startswith(tuple(allow_unexpected))],
         shapes=_other_shapes(found, own),
+        found=found,
+        own=own,
     )
     expect_weights(f"load_weights: {checkpoint.origin}", found, own)
     matched = [key for key in own if key in found]
     model.load_state_dict({key: found[key] for key in matched}, strict=False, native=True)
     return LoadReport(
-        checkpoint.origin, matched, missing, unexpected, reshaped, reinitialised, rank_text, notes
+        checkpoint.origin,
+        matched,
+        missing,
+        unexpected,
+        reshaped,
+        reinitialised,
+        rank_text,
+        [*checkpoint.notes, *contradictions, *notes],
+        checkpoint.taken,
+        settings,
+        checkpoint.left_out,
     )
 
 
@@ -205,6 +313,40 @@ def _expect_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"load_weights: {name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
 
 
+def _expect_computable(checkpoint: Checkpoint, part: str) -> None:
+    refusals = [
+        text for text in checkpoint.refusals if part == "all" or text.startswith(dialects.BACKBONE_PREFIX)
+    ]
+    if refusals:
+        remedy = "run it with the code that wrote it"
+        if any(not text.startswith(dialects.BACKBONE_PREFIX) for text in refusals):
+            remedy += ", or load the encoder with part='backbone'"
+        raise ValueError(
+            f"load_weights: the configuration in {checkpoint.origin}: {'; '.join(refusals)}; {remedy}"
+        )
+
+
+def _check_settings(
+    model: SegNeXt | MSCAN, checkpoint: Checkpoint, given: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Compare the model's fields that no tensor shows with the file's; return what it says, and contradictions."""
+    if isinstance(model, MSCAN):
+        return [text for text in checkpoint.settings if text.split()[0] not in UNSEEN], []
+    settings, contradictions = list(checkpoint.settings), []
+    for name in UNSEEN:
+        expected, used = checkpoint.config["model"].get(name), getattr(model.config, name)
+        if expected is None or expected == used:
+            continue
+        if name not in given:
+            raise ValueError(
+                f"load_weights: {name} of the model must be {expected} as in {checkpoint.origin}, got {used}; "
+                f"create it with {name}={expected}, or pass given=[{name!r}] to load_weights"
+            )
+        settings = [text for text in settings if text.split()[0] != name]
+        contradictions.append(f"{name} {used}, given by the user; the file says {expected}")
+    return settings, contradictions
+
+
 def _check_rank(model: SegNeXt | MSCAN, own: Mapping[str, Tensor], checkpoint: Checkpoint) -> str:
     if isinstance(model, MSCAN) or not any(key.endswith(dialects.BASES) for key in own):
         return ""
@@ -219,19 +361,35 @@ def _check_rank(model: SegNeXt | MSCAN, own: Mapping[str, Tensor], checkpoint: C
     return f"{rank}, {checkpoint.rank_from}"
 
 
-def _raise_unless_allowed(what: str, missing: list[str], unexpected: list[str], shapes: list[str]) -> None:
+def _raise_unless_allowed(
+    what: str,
+    missing: list[str],
+    unexpected: list[str],
+    shapes: list[str],
+    found: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+) -> None:
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    found = "; ".join(f"{len(keys)} {title}: {_some(keys)}" for title, keys in problems.items() if keys)
+    listed = "; ".join(f"{len(keys)} {title}: {_some(keys)}" for title, keys in problems.items() if keys)
+    if not listed:
+        return
     remedies = []
     if missing or unexpected:
-        remedies.append("name what may differ in allow_missing or allow_unexpected, or load part='backbone'")
-    if any(key.startswith(dialects.CLASSIFIERS) for key in shapes):
+        remedies.append(
+            "name what may differ in allow_missing or allow_unexpected (segnext convert: --allow-unexpected), "
+            "or load part='backbone'"
+        )
+    if any(
+        key.startswith(dialects.CLASSIFIERS) and found[key].shape[1:] == own[key].shape[1:]
+        for key in own
+        if key in found and found[key].shape != own[key].shape
+    ):
         remedies.append("head='reinit' for another class count")
     if any(_bare(key).startswith(FIRST_CONVOLUTION) for key in shapes):
         remedies.append("adapt_input=True for other input channels")
-    if found:
-        remedy = ", ".join(remedies) or "create_model(weights=...) builds the model that fits"
-        raise ValueError(f"load_weights: {what}, got {found}; {remedy}")
+    if not remedies:
+        remedies.append("create_model(weights=...) builds the model that fits, if segnext has one")
+    raise ValueError(f"load_weights: {what}, got {listed}; {', '.join(remedies)}")
 
 
 def _adapt_channels(weight: Tensor, channels: int) -> Tensor:

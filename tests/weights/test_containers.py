@@ -223,6 +223,43 @@ def test_foreign_objects_are_left_out(
     assert expected <= contents.foreign
 
 
+def test_jittors_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jittor pickles a tensor as a call of its class with the array."""
+
+    class Var:
+        def __init__(self, array: np.ndarray) -> None:
+            self.array = array
+
+        def __reduce__(self) -> Any:
+            return Var, (self.array,)
+
+    Var.__module__, Var.__qualname__ = "jittor", "jittor_core.Var"
+    package, core = types.ModuleType("jittor"), types.ModuleType("jittor_core")
+    package.jittor_core, core.Var = core, Var  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "jittor", package)
+    data = pickle.dumps({"meta": {}, "model": {key: Var(value) for key, value in ARRAYS.items()}}, 4)
+    path = tmp_path / "checkpoint.pkl"
+    path.write_bytes(data + hashlib.sha1(data).digest() + b"HCAJSLHD")
+    contents = read_contents(path)
+    assert_holds_tensors(contents)
+    assert not contents.foreign
+
+
+def test_a_file_of_unknown_tensors_names_their_class(
+    foreign_meta: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pkl"
+    history = foreign_meta["history"]
+    path.write_bytes(
+        pickle.dumps({"meta": {"seed": foreign_meta["path"]}, "model": {"a": history, "b": history}})
+    )
+    monkeypatch.delitem(sys.modules, "absent_framework")
+    with pytest.raises(
+        ValueError, match=r"got objects of absent_framework\.HistoryBuffer, which are no tensors"
+    ):
+        read_contents(path)
+
+
 class Call:
     """Becomes a call when it is unpickled."""
 

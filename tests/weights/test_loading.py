@@ -50,6 +50,7 @@ def test_saved_model_comes_back_identical_with_its_config(tmp_path: Path) -> Non
     assert config["format"] == 1 and config["architecture"] == "segnext_t"
     assert config["model"] == {
         "in_channels": 4, "drop_path": 0.2, "num_classes": 3, "decoder_channels": 256, "rank": 8,
+        "align_corners": False, "decoder_align_corners": False, "eval_steps": 7,
     }  # fmt: skip
 
 
@@ -128,7 +129,7 @@ def test_report_counts(layout: str, matched: int, missing: int, reshaped: int, t
         path.write_bytes(pickle.dumps(state_dict))
     else:
         torch.save({"model": {"state_dict": state_dict}} if layout == "geti" else state_dict, path)
-    report = load_weights(tiny(), path)
+    report = load_weights(tiny(align_corners=layout == "geti"), path)
     counts = [len(names) for names in (report.matched, report.missing, report.unexpected, report.reshaped)]
     assert counts == [matched, missing, 0, reshaped]
     text = str(report)
@@ -174,8 +175,8 @@ MISMATCHES = {
         r"got 2 missing: decoder\.classifier\.weight, decoder\.classifier\.bias; name what may differ in",
     ),
     "unexpected": (
-        lambda sd: sd | {"auxiliary_head.conv_seg.bias": torch.zeros(2)},
-        r"got 1 unexpected: auxiliary_head\.conv_seg\.bias; name what may differ",
+        lambda sd: sd | {"edge_head.conv_seg.bias": torch.zeros(2)},
+        r"got 1 unexpected: edge_head\.conv_seg\.bias; name what may differ",
     ),
     "classes": (
         lambda sd: sd | {"decode_head.conv_seg.weight": torch.zeros(19, 256, 1, 1)},
@@ -215,17 +216,15 @@ def test_other_architecture_raises(tmp_path: Path) -> None:
 
 
 def test_allowed_by_name(tmp_path: Path) -> None:
-    state_dict = dict(official()) | {"auxiliary_head.conv_seg.bias": torch.zeros(2)}
+    state_dict = dict(official()) | {"edge_head.conv_seg.bias": torch.zeros(2)}
     del state_dict["decode_head.align.conv.weight"]
     path = saved(state_dict, tmp_path / "checkpoint.pth")
     with pytest.raises(ValueError, match="1 missing: decoder.align.conv.weight; name"):
-        load_weights(tiny(), path, allow_missing=("decoder.squeeze.",), allow_unexpected=("auxiliary_head.",))
-    report = load_weights(
-        tiny(), path, allow_missing=("decoder.align.",), allow_unexpected=("auxiliary_head.",)
-    )
+        load_weights(tiny(), path, allow_missing=("decoder.squeeze.",), allow_unexpected=("edge_head.",))
+    report = load_weights(tiny(), path, allow_missing=("decoder.align.",), allow_unexpected=("edge_head.",))
     assert report.missing == ["decoder.hamburger.bases", "decoder.align.conv.weight"]
-    assert report.unexpected == ["auxiliary_head.conv_seg.bias"]
-    assert "unexpected: auxiliary_head.conv_seg.bias" in str(report)
+    assert report.unexpected == ["edge_head.conv_seg.bias"]
+    assert "unexpected: edge_head.conv_seg.bias" in str(report)
 
 
 def test_reinitialised_head(tmp_path: Path) -> None:

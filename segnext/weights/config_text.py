@@ -1,0 +1,287 @@
+"""Reads and writes the configuration that checkpoints carry beside their tensors: what no tensor shows.
+
+mmengine keeps it as Python text in ``meta["cfg"]``, mmcv in ``meta["config"]``, JSeg as a dictionary there, and Geti
+as ``hyper_parameters``. The text is parsed, never executed: a value that is not a plain literal counts as unknown.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+from segnext.models.config import GROUPS
+
+# The peers' code takes these values where a configuration is silent.
+DEFAULT_RANK = 64
+DEFAULT_STEPS = 7
+DEFAULT_THRESHOLD = 0.3
+# Real configurations have about 10,000 letters. The parser's memory grows with the text.
+LONGEST_TEXT = 1_000_000
+TRAINED_STEPS = 6
+
+
+class _Unknown:
+    """Stands for a value that only running the text would tell."""
+
+    def __repr__(self) -> str:
+        return "an expression"
+
+
+UNKNOWN = _Unknown()
+
+
+@dataclass
+class Settings:
+    """What a file's configuration says about its network and its input.
+
+    Attributes:
+        source: where the file keeps it, for example ``meta.cfg``; "" if the file has none.
+        model: fields of a ``SegNeXtConfig``.
+        preprocessing: ``mean`` and ``std`` in the order of the first convolution's channels, 0..255 scale.
+        bgr: the run fed its images with blue first.
+        classes: names of the classes.
+        refusals: one text for each setting that segnext cannot compute; those of the encoder begin with ``backbone``.
+        notes: what could not be read.
+    """
+
+    source: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
+    preprocessing: dict[str, list[float]] = field(default_factory=dict)
+    bgr: bool = False
+    classes: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def refuse_unless(self, valid: bool, name: str, expected: str, value: Any) -> None:
+        """Add a refusal unless the value is one that segnext computes."""
+        if not valid and value is not UNKNOWN:
+            self.refusals.append(f"{name} must be {expected}, got {str(value)[:60]}")
+
+
+def read_settings(checkpoint: Mapping[str, Any]) -> Settings:
+    """Read the settings from the object of a checkpoint file, which holds ``meta`` or ``hyper_parameters``."""
+    meta = checkpoint.get("meta")
+    places = {
+        f"{prefix}{key}": holder[key]
+        for prefix, holder in (("meta.", meta if isinstance(meta, Mapping) else {}), ("", checkpoint))
+        for key in ("cfg", "config")
+        if key in holder
+    }
+    settings = Settings()
+    for source, value in places.items():
+        config, problem = _configuration(value)
+        if problem:
+            settings.notes.append(f"{source} cannot be read: {problem}")
+        elif isinstance(config.get("model"), Mapping):
+            settings.source = source
+            _read_model(config["model"], settings)
+            _read_input(config, settings)
+            break
+    _read_geti(checkpoint.get("hyper_parameters"), settings)
+    return settings
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Read the assignments at the top level of Python text; nothing is executed.
+
+    Raises:
+        ValueError: too long, or not Python.
+    """
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"its {len(text):,} letters are more than {LONGEST_TEXT:,}")
+    values: dict[str, Any] = {}
+    try:
+        for statement in ast.parse(text).body:
+            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+                values[statement.targets[0].id] = _literal(statement.value, values)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = str(getattr(error, "msg", error)).splitlines() or [type(error).__name__]
+        raise ValueError(f"it is not Python text ({reason[0][:80]})") from None
+    return values
+
+
+def _literal(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """Return the value of a literal, of ``dict(...)`` with names, or of a name that was assigned before."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_literal(item, names) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        keys = [UNKNOWN if key is None else _literal(key, names) for key in node.keys]
+        values = [_literal(value, names) for value in node.values]
+        return {key: value for key, value in zip(keys, values, strict=True) if isinstance(key, str)}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return {word.arg: _literal(word.value, names) for word in node.keywords if word.arg}
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _literal(node.operand, names)
+        return -value if _is_number(value) else UNKNOWN
+    return names.get(node.id, UNKNOWN) if isinstance(node, ast.Name) else UNKNOWN
+
+
+def _configuration(value: Any) -> tuple[Mapping[str, Any], str]:
+    if isinstance(value, Mapping):
+        return value, ""
+    if not isinstance(value, str):
+        return {}, f"it is a {type(value).__name__}"
+    try:
+        return parse(value), ""
+    except ValueError as error:
+        return {}, str(error)
+
+
+def _read_model(model: Mapping[str, Any], settings: Settings) -> None:
+    backbone, head = model.get("backbone"), model.get("decode_head")
+    if isinstance(backbone, Mapping):
+        _read_normalisation(backbone, "backbone", settings)
+        activation = _kind(backbone, "act_cfg", "GELU")
+        settings.refuse_unless(activation == "GELU", "backbone.act_cfg.type", "GELU", activation)
+    if not isinstance(head, Mapping):
+        return
+    _read_normalisation(head, "decode_head", settings)
+    activation = _kind(head, "act_cfg", "ReLU")
+    settings.refuse_unless(activation == "ReLU", "decode_head.act_cfg.type", "ReLU", activation)
+    indices = head.get("in_index", [1, 2, 3])
+    settings.refuse_unless(
+        list(indices) == [1, 2, 3] if isinstance(indices, Sequence) else False,
+        "decode_head.in_index",
+        "[1, 2, 3]",
+        indices,
+    )
+    inner, outer = head.get("ham_channels"), head.get("channels")
+    if _is_number(inner) and _is_number(outer):
+        settings.refuse_unless(
+            inner == outer, "decode_head.ham_channels", f"{outer} as decode_head.channels", inner
+        )
+    _read_hamburger(head.get("ham_kwargs"), settings)
+    corners = head.get("align_corners", False)
+    if isinstance(corners, bool):  # one flag for features and logits
+        settings.model |= {"align_corners": corners, "decoder_align_corners": corners}
+    _read_classes(head, settings)
+
+
+def _read_normalisation(part: Mapping[str, Any], name: str, settings: Settings) -> None:
+    given = part.get("norm_cfg")
+    norm = given if isinstance(given, Mapping) else {}
+    eps, groups = norm.get("eps", 1e-5), norm.get("num_groups", GROUPS)
+    settings.refuse_unless(eps == 1e-5, f"{name}.norm_cfg.eps", "1e-5", eps)
+    settings.refuse_unless(groups == GROUPS, f"{name}.norm_cfg.num_groups", str(GROUPS), groups)
+
+
+def _read_hamburger(given: Any, settings: Settings) -> None:
+    """Read the factorisation's settings; the official code writes them in capitals, mmsegmentation does not."""
+    ham = {str(key).lower(): value for key, value in given.items()} if isinstance(given, Mapping) else {}
+    for name, computed in (("md_s", 1), ("spatial", True)):
+        value = ham.get(name, computed)
+        settings.refuse_unless(value == computed, f"decode_head.ham_kwargs.{name}", str(computed), value)
+    kind = ham.get("ham_type", ham.get("type", "NMF"))
+    settings.refuse_unless(
+        str(kind).upper().startswith("NMF"), "decode_head.ham_kwargs.ham_type", "NMF", kind
+    )
+    for name, target, default in (
+        ("md_r", "rank", DEFAULT_RANK),
+        ("eval_steps", "eval_steps", DEFAULT_STEPS),
+    ):
+        value = ham.get(name, default)
+        if isinstance(value, int) and not isinstance(value, bool):
+            settings.model[target] = value
+        else:
+            settings.notes.append(f"{name} in {settings.source} is {str(value)[:60]}, not a number")
+    steps = ham.get("train_steps", TRAINED_STEPS)
+    if steps != TRAINED_STEPS:
+        settings.notes.append(f"it was trained with {steps} NMF steps; segnext trains with {TRAINED_STEPS}")
+
+
+def _read_classes(head: Mapping[str, Any], settings: Settings) -> None:
+    """Read the number of classes, and the threshold of a head with one logit."""
+    classes, logits = head.get("num_classes"), head.get("out_channels")
+    if _is_number(classes):
+        settings.model["num_classes"] = classes
+    if logits == 1 or (logits is None and classes == 1):
+        threshold = head.get("threshold")
+        settings.model["num_classes"] = 2
+        settings.model["threshold"] = float(threshold) if _is_number(threshold) else DEFAULT_THRESHOLD
+
+
+def _read_input(config: Mapping[str, Any], settings: Settings) -> None:
+    """Read mean, std and the order of colours from mmengine's data preprocessor, or from mmcv's Normalize.
+
+    Both load images with blue first. mmengine keeps that order unless it is told to turn it, mmcv turns it.
+    """
+    processor = config["model"].get("data_preprocessor", config.get("data_preprocessor"))
+    if isinstance(processor, Mapping):
+        turns = processor.get("bgr_to_rgb", False) or processor.get("rgb_to_bgr", False)
+        _set_input(processor, turns is True, settings)
+        return
+    tested = [config.get("data"), config.get("test_pipeline"), config.get("dataset")]
+    dataset = tested[0].get("test") if isinstance(tested[0], Mapping) else None
+    for place in (dataset, *tested[1:], config.get("train_pipeline"), tested[0]):
+        for step in _dictionaries(place):
+            if step.get("type") == "Normalize" and "mean" in step:
+                _set_input(step, step.get("to_rgb", True) is True, settings)
+                return
+    normalisation = config.get("img_norm_cfg")
+    if isinstance(normalisation, Mapping):
+        _set_input(normalisation, normalisation.get("to_rgb", True) is True, settings)
+
+
+def _set_input(given: Mapping[str, Any], rgb: bool, settings: Settings) -> None:
+    mean, std = given.get("mean"), given.get("std")
+    if mean is None and std is None:  # mmengine then takes the pixels as they are
+        mean, std = [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
+    if _are_numbers(mean) and _are_numbers(std) and len(mean) == len(std):
+        settings.preprocessing = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
+        settings.bgr = not rgb and len(mean) == 3
+    else:
+        settings.notes.append(f"mean and std in {settings.source} are not lists of numbers")
+
+
+def _read_geti(parameters: Any, settings: Settings) -> None:
+    """Read Geti's class names, mean and std. Its newer versions write dictionaries, older ones objects."""
+    if not isinstance(parameters, Mapping):
+        return
+    labels = _mapping(parameters.get("label_info"))
+    names = labels.get("label_names")
+    if isinstance(names, list | tuple):
+        settings.classes = [str(name) for name in names]
+    data = _mapping(parameters.get("data_input_params"))
+    mean, std = data.get("mean"), data.get("std")
+    if _are_numbers(mean) and _are_numbers(std) and len(mean) == len(std):
+        scale = 255.0 if max(std) <= 1 else 1.0  # some of its recipes scale pixels to 0..1 first
+        settings.preprocessing = {"mean": [v * scale for v in mean], "std": [v * scale for v in std]}
+        settings.source = settings.source or "hyper_parameters"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    value = getattr(value, "state", value)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _dictionaries(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every dictionary in a nested structure once, also where names refer to one structure many times."""
+    seen: set[int] = set()
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if id(item) in seen or not isinstance(item, Mapping | list | tuple):
+            continue
+        seen.add(id(item))
+        if isinstance(item, Mapping):
+            yield item
+        todo.extend(reversed(list(item.values() if isinstance(item, Mapping) else item)))
+
+
+def _kind(part: Mapping[str, Any], key: str, default: str) -> Any:
+    """Return the type in ``part[key]``, which may be a path such as ``torch.nn.GELU``."""
+    given = part.get(key, {})
+    kind = given.get("type", default) if isinstance(given, Mapping) else given
+    return kind.rsplit(".", 1)[-1] if isinstance(kind, str) else kind
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_numbers(value: Any) -> TypeGuard[Sequence[float]]:
+    return isinstance(value, list | tuple) and bool(value) and all(_is_number(item) for item in value)
