@@ -1,4 +1,4 @@
-"""`segnext convert`: turns any checkpoint of SegNeXt into ours, or into one with the official names."""
+"""`segnext convert`: turns any checkpoint of SegNeXt into ours, or into one of another code base."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import typer
 
 
 class Naming(str, Enum):
-    """Says whose tensor names the result has."""
+    """Says whose the result is."""
 
     native = "native"
     official = "official"
+    mmsegmentation = "mmsegmentation"
+    paddleseg = "paddleseg"
 
 
 def convert(
@@ -28,7 +30,10 @@ def convert(
     ] = None,
     to: Annotated[
         Naming,
-        typer.Option(help="native: with its config, for weights=; official: the official code's names."),
+        typer.Option(
+            help="native: with its config, for weights=; else as the official code, mmsegmentation 1.x or "
+            "PaddleSeg (*.pdparams) keep it."
+        ),
     ] = Naming.native,
     rank: Annotated[
         int | None, typer.Option(help="NMF rank it was trained with, if not the one its origin uses.")
@@ -39,13 +44,26 @@ def convert(
             help="Class names: a data YAML, a shipped one's name, or the names with commas between them."
         ),
     ] = None,
+    average: Annotated[
+        bool | None,
+        typer.Option(
+            "--average/--no-average",
+            help="For files with averaged weights (EMA, SWA): take these or the others; default: as the code that "
+            "wrote the file.",
+        ),
+    ] = None,
+    allow_unexpected: Annotated[
+        list[str] | None,
+        typer.Option(help="Beginning of tensor names to leave out; may be given several times."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output file if it is there.")
     ] = False,
 ) -> None:
     """Convert a checkpoint of the official code, mmsegmentation, Geti, JSeg or PaddleSeg, and report on it.
 
-    The result also holds what no tensor says: NMF rank, class names, colours. Nothing in the source is executed.
+    The result also holds what no tensor says: NMF rank, steps, align_corners, mean and std, class names, colours.
+    They are read from the configuration in the source. Nothing in the source is executed.
 
     Examples:
 
@@ -53,28 +71,41 @@ def convert(
 
         segnext convert mine.pdparams -o mine.safetensors --classes data.yaml
 
-        segnext convert mine.safetensors --to official -o official.pth
+        segnext convert mine.safetensors --to mmsegmentation -o mine.pth
     """
     from segnext.create import build_from_weights
-    from segnext.weights.saving import save, save_official
+    from segnext.data.preprocessing import Preprocessing
+    from segnext.weights.peers import save_for
+    from segnext.weights.saving import save
 
     target = output or Path(f"{Path(source).stem}.safetensors")
     _check_target(target, to, overwrite)
     overrides: dict[str, Any] = {} if rank is None else {"rank": rank}
-    model, report = build_from_weights(source, **overrides)
+    model, report = build_from_weights(
+        source, average=average, allow_unexpected=allow_unexpected or (), **overrides
+    )
     if classes is not None:
         model.metadata |= _class_metadata(classes, model.config.num_classes)
-    (save if to is Naming.native else save_official)(model, target)
+    left: list[str] = []
+    if to is Naming.native:
+        save(model, target)
+    else:
+        model.metadata["preprocessing"] = Preprocessing.of(model.metadata).as_json()
+        left = save_for(model, target, to.value)
     typer.echo(str(report))
     named = len(model.metadata.get("classes", ()))
     typer.echo(
         f"{target}: {model.config.architecture}, {model.config.num_classes} classes "
         f"({'named' if named else 'without names'}), {to.value} names"
     )
+    for sentence in left:
+        typer.echo(f"  note: {sentence}")
 
 
 def _check_target(target: Path, to: Naming, overwrite: bool) -> None:
-    suffixes = (".safetensors",) if to is Naming.native else (".safetensors", ".pth")
+    from segnext.weights.peers import PEERS
+
+    suffixes = (".safetensors",) if to is Naming.native else PEERS[to.value].suffixes
     if target.suffix not in suffixes:
         expected = " or ".join(f"*{suffix}" for suffix in suffixes)
         raise ValueError(f"convert: output must be named {expected}, got {target}; rename it with -o")

@@ -58,6 +58,37 @@ def test_there_and_back_is_identical() -> None:
     assert all(torch.equal(back[key], start[key].to(back[key].dtype)) for key in start)
 
 
+@pytest.mark.parametrize(
+    ("peer", "suffix", "matched"), [("mmsegmentation", "pth", 550), ("paddleseg", "pdparams", 519)]
+)
+def test_to_other_code_bases_and_back(peer: str, suffix: str, matched: int) -> None:
+    saved(official(), Path("start.pth"))
+    result = run("start.pth", "--to", peer, "-o", f"there.{suffix}", "--rank", "8")
+    assert result.exit_code == 0 and f"{peer} names" in result.output
+    assert "note: " in result.output and ("'MD_R': 8" in result.output) == (peer == "paddleseg")
+    back = run(f"there.{suffix}", "-o", "back.safetensors")
+    assert back.exit_code == 0 and f"{matched} matched" in back.output
+    own, model = official(), create_model(weights="back.safetensors")
+    assert torch.equal(model.state_dict()["decoder.classifier.weight"], own["decode_head.conv_seg.weight"])
+    assert model.config.rank == (8 if peer == "mmsegmentation" else 16)
+    assert ("preprocessing" in model.metadata) == (peer == "mmsegmentation")
+
+
+def test_averages_and_unknown_parts_are_chosen_on_the_command_line() -> None:
+    average = {f"module.{key}": value + 1 for key, value in official().items()}
+    torch.save(
+        {"state_dict": {**official(), "edge.x": torch.rand(2)}, "state_dict_ema": average}, "start.pth"
+    )
+    own = official()["decode_head.conv_seg.weight"]
+    for options, expected in (((), own + 1), (("--average",), own + 1), (("--no-average",), own)):
+        arguments = ("start.pth", "--overwrite", "--allow-unexpected", "edge.", *options)
+        result = run(*arguments)
+        assert result.exit_code == 0 and "weights: " in result.output, result.exception
+        model = create_model(weights="start.safetensors")
+        assert torch.equal(model.state_dict()["decoder.classifier.weight"], expected)
+    expect_error(ValueError, "segnext convert: --allow-unexpected", "start.pth", "--overwrite")
+
+
 def test_paddle_with_classes_from_a_yaml() -> None:
     Path("mine.pdparams").write_bytes(pickle.dumps(foreign.as_paddleseg(official()), 2))
     Path("data.yaml").write_text(
@@ -110,4 +141,5 @@ def test_errors_leave_no_file() -> None:
         "must be named *.safetensors or *.pth, got x.bin",
         *("start.pth", "--to", "official", "-o", "x.bin"),
     )
+    expect_error(ValueError, "must be named *.pdparams", *("start.pth", "--to", "paddleseg", "-o", "x.pth"))
     assert sorted(path.name for path in Path().iterdir()) == ["broken.pth", "start.pth"]
