@@ -182,6 +182,8 @@ class _Table:
             "torch._utils._rebuild_parameter": lambda data, *_: data,
             "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
             "torch._tensor._rebuild_from_type_v2": self._tensor_of_type,
+            # Jittor pickles its tensors as Var(array); the module is written in either way.
+            **dict.fromkeys(("jittor.jittor_core.Var", "jittor_core.Var"), lambda data, *_: data),
             **{
                 f"torch._utils.{name}": lambda *_, kind=kind: Unusable(kind)
                 for name, kind in _UNUSABLE.items()
