@@ -203,7 +203,7 @@ def inspect_split(
     limit: int | None = None,
     after_pair: Callable[[int], None] = lambda total: None,
 ) -> SplitReport:
-    """Read the labels of a split and the headers of its images, several at once, and count.
+    """Read the labels of a split, check that its images are whole, several at once, and count.
 
     Args:
         config: the data set.
@@ -226,7 +226,7 @@ def inspect_split(
 
 
 def look(dataset: SegmentationFolder, image_file: Path, label_file: Path) -> Pair:
-    """Read one label and the header of its image; a file that cannot be read is no error here."""
+    """Read one label and check its image; a file that cannot be read is no error here."""
     image: Header | None = None
     label: Label | None = None
     errors = []

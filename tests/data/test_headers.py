@@ -74,6 +74,29 @@ def test_truncated_files_are_refused(tmp_path, name, share):
         read_header(path)
 
 
+def test_damaged_bytes_in_a_jpeg(tmp_path):
+    """Whatever decoding refuses is refused, although some damage only changes colours."""
+    path = saved(tmp_path / "a.jpg", quality=95)
+    content = path.read_bytes()
+    refused = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(content)
+        for place in rng.integers(2, len(content), 8):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            expected = read_image(path).shape[:2]
+        except ImageError:
+            refused += 1
+            with pytest.raises(ImageError):
+                read_header(path)
+        else:
+            header = read_header(path)
+            assert header.size(upright=True) == expected
+    assert 5 < refused < 55
+
+
 def test_a_flipped_bit_in_a_png(tmp_path):
     path = saved(tmp_path / "a.png")
     content = bytearray(path.read_bytes())
