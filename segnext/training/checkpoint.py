@@ -6,6 +6,7 @@ A run that is killed at any moment resumes bit-identically from its last checkpo
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from segnext.models import SegNeXt
 from segnext.training.ema import AveragedModel
 
 FORMAT = "segnext-training-1"
+
+# What AdamW keeps per parameter.
+_MOMENTS = frozenset(("step", "exp_avg", "exp_avg_sq"))
+# Settings that may differ: a run goes on after images were repaired, added or removed, and says so.
+_MAY_CHANGE = frozenset(("images",))
+
+
+class NotFinite(ValueError):
+    """Weights, their average or the optimiser hold NaN or infinity; the message names the tensors."""
 
 
 @dataclass
@@ -48,6 +58,10 @@ class TrainingState:
         """Write the state and torch's random number generators to `path`.
 
         An older file stays until the new one is complete.
+
+        Raises:
+            NotFinite: nothing is written.
+            OSError: the system refuses to write.
         """
         tensors: dict[str, Tensor] = {}
         for part, module in (("model", self.model), ("average", self.average.model)):
@@ -62,60 +76,74 @@ class TrainingState:
             "step": str(self.step),
             "seconds": str(self.seconds),
             "losses": json.dumps(self.losses),
+            "tensors": str(len(tensors)),
         }
+        wrong = _not_finite(tensors)
+        if wrong:
+            raise NotFinite(f"{len(wrong)} of {len(tensors)} tensors that are not ({', '.join(wrong[:3])})")
         tensors = {key: value.contiguous() for key, value in tensors.items()}
         replace_file(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path) -> list[str]:
         """Read the state from `path` into the model, its average, the optimiser and torch's generators.
+
+        Returns:
+            A line for each setting that differs and may do so.
 
         Raises:
             ValueError: the file is no checkpoint, is damaged, or belongs to another run's settings or model.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise ValueError(
-                f"resume: {path} must be a training checkpoint, got a damaged file ({error}); "
-                "start anew with --overwrite"
-            ) from None
-        if header.get("format") != FORMAT:
-            raise ValueError(
-                f"resume: {path} must be a training checkpoint of format {FORMAT}, "
-                f"got {header.get('format')}; use --weights to start from a model's weights"
-            )
-        self._check_settings(self._in_todays_names(json.loads(header["settings"])), path)
+        header, tensors = _read(path)
+        notes = self._check_settings(self._in_todays_names(header.settings), path)
+        steps = self.settings.get("steps", math.inf)
+        if not 0 <= header.step <= steps:
+            raise _damaged(path, f"step {header.step} of {steps}")
         parts = _by_part(tensors)
         for part, module in (("model", self.model), ("average", self.average.model)):
-            _copy_into(module, parts[part], path)
-        parameters = dict(self.model.named_parameters())
-        for name, value in parts.get("optimiser", {}).items():
-            owner, _, key = name.rpartition(".")
-            self.optimiser.state[parameters[owner]][key] = _like(parameters[owner], value)
-        torch.set_rng_state(parts["random"]["cpu"])
-        if "cuda" in parts["random"] and self._device().type == "cuda":
-            torch.cuda.set_rng_state(parts["random"]["cuda"], self._device())
-        self.step = int(header["step"])
-        self.seconds = float(header["seconds"])
-        self.losses[:] = json.loads(header["losses"])
+            _check_tensors(module, parts.get(part, {}), path)
+        moments = _moments(dict(self.model.named_parameters()), parts.get("optimiser", {}), path)
+        if header.step and not header.tensors and not moments:  # older checkpoints do not count their tensors
+            raise _damaged(path, "no optimiser")
+        if header.tensors not in (None, len(tensors)):
+            raise _damaged(path, f"{len(tensors)} of {header.tensors} tensors")
+        wrong = _not_finite(tensors)
+        if wrong:
+            raise _damaged(path, f"values that are not finite in {', '.join(wrong[:3])}")
+        self._set_random_states(parts.get("random", {}), path)
+        # From here on nothing is refused, so that a damaged file leaves the model as it was.
+        with torch.no_grad():
+            for part, module in (("model", self.model), ("average", self.average.model)):
+                for name, tensor in module.state_dict().items():
+                    tensor.copy_(parts[part][name])  # in place, so that it keeps its memory format and device
+        for parameter, values in moments.items():
+            self.optimiser.state[parameter] = {key: _like(parameter, value) for key, value in values.items()}
+        self.step = header.step
+        self.seconds = header.seconds
+        self.losses[:] = header.losses
+        return notes
 
     def _in_todays_names(self, stored: dict[str, Any]) -> dict[str, Any]:
         """Return a checkpoint's settings in today's names; older ones call dtype "precision" and lack preprocessing."""
         renamed = {{"precision": "dtype"}.get(key, key): value for key, value in stored.items()}
         return {"preprocessing": self.settings.get("preprocessing")} | renamed
 
-    def _check_settings(self, stored: dict[str, Any], path: Path) -> None:
+    def _check_settings(self, stored: dict[str, Any], path: Path) -> list[str]:
         differing = sorted(
             key for key in stored.keys() | self.settings.keys() if stored.get(key) != self.settings.get(key)
         )
-        if differing:
-            changes = ", ".join(f"{key} {stored.get(key)} -> {self.settings.get(key)}" for key in differing)
+        changes = [
+            f"{key} {_short(stored.get(key))} -> {_short(self.settings.get(key))}" for key in differing
+        ]
+        if not _MAY_CHANGE.issuperset(differing):
             raise ValueError(
-                f"resume: settings must be those that {path} was trained with, got {changes}; "
+                f"resume: settings must be those that {path} was trained with, got {', '.join(changes[:8])}"
+                f"{', ...' if len(changes) > 8 else ''}; "
                 "repeat the original options, or start anew in another --output"
             )
+        return [
+            f"note: {change} since the checkpoint; the result is not that of an undisturbed run"
+            for change in changes
+        ]
 
     def _random_states(self) -> dict[str, Tensor]:
         states = {"cpu": torch.get_rng_state()}
@@ -123,8 +151,82 @@ class TrainingState:
             states["cuda"] = torch.cuda.get_rng_state(self._device())
         return states
 
+    def _set_random_states(self, states: dict[str, Tensor], path: Path) -> None:
+        try:
+            torch.set_rng_state(states["cpu"])
+            if "cuda" in states and self._device().type == "cuda":
+                torch.cuda.set_rng_state(states["cuda"], self._device())
+        except (KeyError, RuntimeError, TypeError):
+            raise _damaged(path, "no state of the random numbers") from None
+
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A checkpoint's numbers beside its tensors; `tensors` counts them and is None in older files."""
+
+    settings: dict[str, Any]
+    step: int
+    seconds: float
+    losses: list[float]
+    tensors: int | None
+
+
+def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
+    """Return header and tensors of a checkpoint.
+
+    Raises:
+        ValueError: one line for whatever is wrong with the file.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"resume: {path} must be a training checkpoint, got a folder or a link to nothing; remove it"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise _damaged(path, f"a damaged file ({' '.join(str(error).split())[:200]})") from None
+    if text.get("format") != FORMAT:
+        raise ValueError(
+            f"resume: {path} must be a training checkpoint of format {FORMAT}, "
+            f"got {str(text.get('format'))[:80]}; use --weights to start from a model's weights"
+        )
+    try:
+        settings, losses = json.loads(text["settings"]), json.loads(text["losses"])
+        header = _Header(
+            {str(key): value for key, value in settings.items()},
+            int(text["step"]),
+            float(text["seconds"]),
+            [float(loss) for loss in losses],
+            int(text["tensors"]) if "tensors" in text else None,
+        )
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        what = f"no {error.args[0]}" if isinstance(error, KeyError) else "a damaged header"
+        raise _damaged(path, what) from None
+    return header, tensors
+
+
+def _short(value: object) -> str:
+    """Return a setting as one line; a damaged file may hold anything."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 120 else f"{text[:120]}..."
+
+
+def _damaged(path: Path, found: str) -> ValueError:
+    return ValueError(
+        f"resume: {path} must be a training checkpoint, got {found}; start anew with --overwrite"
+    )
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> list[str]:
+    """Return the names of floating-point tensors that hold NaN or infinity."""
+    return [
+        name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
 
 
 def _by_part(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -140,17 +242,36 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(value) if value.ndim else value.to(parameter.device)
 
 
-def _copy_into(module: nn.Module, source: dict[str, Tensor], path: Path) -> None:
-    """Copy in place, so that each tensor keeps its memory format and device."""
+def _check_tensors(module: nn.Module, source: dict[str, Tensor], path: Path) -> None:
     target = module.state_dict()
     mismatched = sorted(target.keys() ^ source.keys()) or sorted(
-        name for name in target if target[name].shape != source[name].shape
+        name
+        for name in target
+        if target[name].shape != source[name].shape or target[name].dtype != source[name].dtype
     )
     if mismatched:
         raise ValueError(
             f"resume: the model must be the one in {path}, got {len(mismatched)} tensors that differ "
             f"({', '.join(mismatched[:3])}); repeat the original options"
         )
-    with torch.no_grad():
-        for name, tensor in target.items():
-            tensor.copy_(source[name])
+
+
+def _moments(
+    parameters: dict[str, nn.Parameter], stored: dict[str, Tensor], path: Path
+) -> dict[nn.Parameter, dict[str, Tensor]]:
+    """Return what AdamW kept per parameter."""
+    moments: dict[nn.Parameter, dict[str, Tensor]] = {}
+    for name, value in stored.items():
+        owner, _, key = name.rpartition(".")
+        shape = parameters[owner].shape if owner in parameters and key != "step" else torch.Size([])
+        if (
+            owner not in parameters
+            or key not in _MOMENTS
+            or value.shape != shape
+            or value.dtype != torch.float32
+        ):
+            raise _damaged(path, f"an optimiser of other parameters ({name[:80]})")
+        moments.setdefault(parameters[owner], {})[key] = value
+    if any(values.keys() != _MOMENTS for values in moments.values()):
+        raise _damaged(path, "half an optimiser")
+    return moments

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from segnext.atomic import append_text, replace_bytes, replace_text, whole_lines
 
 RESULTS, CURVES = "results.csv", "curves.png"
 COLUMNS = ("step", "loss", "learning_rate", "images_per_second", "val_miou", "val_pixel_accuracy")
@@ -27,10 +30,19 @@ class RunLog:
         every: steps whose loss is averaged into one row.
         losses: those since the last row; changed in place, so that a checkpoint can hold them.
         console: where to print.
+        hold: keep the rows in memory and an earlier run's files as they are, until `begin` is called.
     """
 
     def __init__(
-        self, folder: Path, steps: int, first_step: int, every: int, losses: list[float], console: Console
+        self,
+        folder: Path,
+        steps: int,
+        first_step: int,
+        every: int,
+        losses: list[float],
+        console: Console,
+        *,
+        hold: bool = False,
     ) -> None:
         self.path = folder / RESULTS
         self.steps = steps
@@ -39,11 +51,12 @@ class RunLog:
         self.console = console
         self._images = 0
         self._seconds = 0.0
-        rows = [row for row in _read_rows(self.path) if int(row["step"]) <= first_step]
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
+        rows = [] if hold else [row for row in _read_rows(self.path) if int(row["step"]) <= first_step]
+        self._evaluated = {int(row["step"]) for row in rows if row.get("val_miou")}
+        self._held: list[str] | None = [_line(COLUMNS)]
+        self._held += [_line([row.get(name) or "" for name in COLUMNS]) for row in rows]
+        if not hold:
+            self.begin()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -65,6 +78,16 @@ class RunLog:
         if kind is None:
             self._plot()
 
+    def begin(self) -> None:
+        """Write the rows that were held back, in place of an earlier run's."""
+        assert self._held is not None
+        replace_text(self.path, "".join(self._held))
+        self._held = None
+
+    def evaluated(self, step: int) -> bool:
+        """Return whether there is a row of an evaluation at `step`."""
+        return step in self._evaluated
+
     def note(self, text: str) -> None:
         """Print one line above the progress."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -82,17 +105,19 @@ class RunLog:
         ]  # a batch without labels has the loss NaN
         mean = sum(counted) / len(counted) if counted else math.nan
         speed = self._images / self._seconds
+        # Cleared first: whatever fails below, a checkpoint that is written then must not count them twice.
+        self.losses.clear()
+        self._images, self._seconds = 0, 0.0
         self._append(step, f"{mean:.5f}", f"{learning_rate:.4g}", f"{speed:.2f}", "", "")
         text = f"loss {mean:.4f}  lr {learning_rate:.2e}  {speed:.1f} images/s"
         self._progress.update(self._task, description=text)
         if not self.console.is_terminal:
             self.note(f"step {step}/{self.steps}  {text}")
-        self.losses.clear()
-        self._images, self._seconds = 0, 0.0
 
     def evaluation(self, step: int, miou: float, pixel_accuracy: float, seconds: float) -> None:
         """Record an evaluation on the validation split."""
         self._append(step, "", "", "", f"{miou:.5f}", f"{pixel_accuracy:.5f}")
+        self._evaluated.add(step)
         self.note(
             f"step {step}/{self.steps}  val mIoU {miou:.4f}  pixel accuracy {pixel_accuracy:.4f}  "
             f"({seconds:.0f} s)"
@@ -101,10 +126,21 @@ class RunLog:
             self._plot()
 
     def _append(self, *values: object) -> None:
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(values)
+        if self._held is not None:
+            self._held.append(_line(values))
+        else:
+            append_text(self.path, _line(values))
 
     def _plot(self) -> None:
+        """Draw the curves; a picture that cannot be drawn must not end a run."""
+        if self._held is not None:
+            return
+        try:
+            self._draw()
+        except Exception as error:
+            self.note(f"{CURVES} was not drawn: {' '.join(str(error).split()) or type(error).__name__}")
+
+    def _draw(self) -> None:
         try:
             from matplotlib.figure import Figure
         except ImportError:
@@ -123,14 +159,23 @@ class RunLog:
             right.plot(steps, values, color="tab:orange", marker="o", clip_on=False)
             right.set_ylim(0, 1)
             right.set_ylabel(f"val mIoU, now {values[-1]:.3f}", color="tab:orange")
-        figure.savefig(self.path.with_name(CURVES), dpi=120)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=120, format="png")
+        replace_bytes(self.path.with_name(CURVES), picture.getbuffer())
+
+
+def _line(values: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue()
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows that were written whole; a power cut or a full disk can leave a part of one."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if (row.get("step") or "").isdecimal()]
+    lines = [line for line in whole_lines(path) if "\0" not in line]
+    return [row for row in csv.DictReader(lines) if (row.get("step") or "").isdecimal()]
 
 
 def _column(rows: Sequence[dict[str, str]], name: str) -> tuple[list[int], list[float]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
-import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from segnext.atomic import remove_leftovers
 from segnext.data.batches import Batch, TrainingBatches
 from segnext.data.check import require_sound
 from segnext.data.config import DataConfig
@@ -27,18 +25,24 @@ from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation
 from segnext.evaluation.evaluate import Evaluation, evaluate
 from segnext.models import SegNeXt
-from segnext.training.checkpoint import TrainingState
+from segnext.signals import StoppedAtOnce, stop_signals
+from segnext.training.checkpoint import NotFinite, TrainingState
 from segnext.training.ema import AveragedModel
-from segnext.training.log import CURVES, RESULTS, RunLog
+from segnext.training.folder import CHECKPOINT as CHECKPOINT
+from segnext.training.folder import FINAL as FINAL
+from segnext.training.folder import NotSaved, RunFolder, run_folder
+from segnext.training.log import RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
 from segnext.training.settings import Reporting, TrainSettings
 from segnext.weights.saving import save
 
-CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
+STOPPING = "stopping after this step, with a checkpoint; once more stops at once, without it"
+
+REMEDY = "try a lower --lr, a longer --warmup or --dtype float32"
 
 
 class Diverged(RuntimeError):
-    """The loss or its gradient is not finite, or the loss is zero."""
+    """The loss, its gradient or the weights are not finite, or the loss is zero."""
 
 
 def train(
@@ -56,7 +60,8 @@ def train(
     """Train `model` on the `train` split and write the averaged weights to `output`/final.safetensors.
 
     The folder also gets checkpoint.safetensors (the whole training state), results.csv and curves.png (if
-    matplotlib is installed). On SIGINT and SIGTERM a checkpoint is written before `KeyboardInterrupt`.
+    matplotlib is installed). On SIGINT, SIGTERM and SIGHUP a checkpoint is written before `KeyboardInterrupt`, and
+    so it is before an error that is not about a step itself: an image that cannot be read, a closed terminal.
 
     Args:
         model: a model with fresh or pretrained weights and `len(data.classes)` classes.
@@ -67,17 +72,20 @@ def train(
         device: the device to train on.
         resume: go on from the folder's checkpoint (from the start if it has none yet). The result is bit-identical
             to a run that was never interrupted, on the same machine and number of threads.
-        overwrite: replace a run that lies in the folder.
+        overwrite: replace a run that lies in the folder; it stays until the new one has its first checkpoint.
         console: prints the progress; by default on the terminal.
 
     Returns:
         The final evaluation; None without a `val` split.
 
     Raises:
-        Diverged: the loss is not finite or is 0; the last checkpoint is good.
-        FileExistsError: the folder holds a run, and neither resume nor overwrite is set.
+        Diverged: the loss is not finite or is 0, or the weights are not finite; the message says whether the last
+            checkpoint is good.
+        FileExistsError: another run is at work in the folder, or it holds one, and neither resume nor overwrite is
+            set.
+        OSError: a file cannot be written; the checkpoint is the last that could.
         ValueError: data, settings and model do not fit together; an image or a label is damaged or wrong, see
-            `segnext.data.check`; the checkpoint is of another run.
+            `segnext.data.check`; the checkpoint is damaged or of another run.
     """
     console = console or Console()
     if resume and overwrite:
@@ -91,13 +99,13 @@ def train(
     reports = require_sound(data, [split for split in ("train", "val") if split in data.splits], console)
     if settings.balance:
         run.class_weight = reports["train"].class_weights(settings.balance).to(device)
-    folder = _claim(Path(output), resume, overwrite)
-    if resume:
-        if (folder / CHECKPOINT).exists():
-            run.state.restore(folder / CHECKPOINT)
-        console.print(f"resuming at step {run.state.step} of {settings.steps}", highlight=False)
-    evaluation = run.steps(folder, reporting, console)
-    return run.finish(folder, evaluation)
+    with run_folder(Path(output), resume, overwrite) as folder:
+        if resume:
+            for note in folder.restore(run.state):
+                console.print(note, markup=False, highlight=False, soft_wrap=True)
+            console.print(f"resuming at step {run.state.step} of {settings.steps}", highlight=False)
+        evaluation = run.steps(folder, reporting, console)
+        return run.finish(folder, evaluation)
 
 
 @dataclass
@@ -113,6 +121,8 @@ class _Run:
         validation_set: the `val` split; None without one.
         recipe: the metadata of the final weights will say this about the run.
         class_weight: (K,) weights of the cross-entropy; None if all classes count alike.
+        in_step: whether a step is under way, so that model and random numbers are between two states.
+        updated_by: files of the batch that changed the weights last.
     """
 
     data: DataConfig
@@ -123,6 +133,8 @@ class _Run:
     validation_set: SegmentationFolder | None
     recipe: dict[str, Any]
     class_weight: torch.Tensor | None = None
+    in_step: bool = False
+    updated_by: tuple[Path, ...] = ()
 
     @classmethod
     def prepare(cls, model: SegNeXt, data: DataConfig, settings: TrainSettings, device: torch.device) -> _Run:
@@ -157,45 +169,58 @@ class _Run:
         """The device on which the model is."""
         return next(self.state.model.parameters()).device
 
-    def steps(self, folder: Path, reporting: Reporting, console: Console) -> Evaluation | None:
+    def steps(self, folder: RunFolder, reporting: Reporting, console: Console) -> Evaluation | None:
         """Take all steps that are left; return the last evaluation, None if no step is left or without a `val` split.
+
+        What is done is saved before what may fail: a step's checkpoint comes before its evaluation, and so do the
+        weights of the last step.
 
         Raises:
             KeyboardInterrupt: after a signal, once a checkpoint is written.
         """
         state, settings = self.state, self.settings
-        evaluation: Evaluation | None = None
+        losses, every = state.losses, reporting.log_every
         with (
-            RunLog(folder, settings.steps, state.step, reporting.log_every, state.losses, console) as log,
-            _stop_signals() as stop,
+            RunLog(
+                folder.path, settings.steps, state.step, every, losses, console, hold=folder.replaces
+            ) as log,
+            stop_signals(STOPPING) as stop,
+            self._saved_at_the_end(folder, log),
         ):
+            evaluation: Evaluation | None = None
+            # The session before may have ended between this step's checkpoint and what follows it.
+            if state.step == settings.steps and not folder.final.exists():
+                self.save_weights(folder, None)
+            if self._is_evaluated(state.step, reporting) and not log.evaluated(state.step):
+                evaluation = self._evaluate(log, stop)
             clock = time.perf_counter()
             for batch in self.batches.iterate(state.step, settings.steps, reporting.workers):
                 factor = learning_rate_factor(state.step, settings.steps, settings.warmup, settings.schedule)
                 set_learning_rate(state.optimiser.param_groups, factor)
-                loss = self._step(batch, folder / CHECKPOINT)
+                loss = self._step(batch, folder)
                 seconds = time.perf_counter() - clock
                 state.seconds += seconds
                 log.training(state.step, loss, settings.lr * factor, settings.batch_size, seconds)
                 last = state.step == settings.steps
-                if last or _due(state.step, reporting.eval_every):
-                    evaluation = self._validate()
-                    if evaluation is not None:
-                        confusion = evaluation.confusion
-                        log.evaluation(
-                            state.step, confusion.miou, confusion.pixel_accuracy, evaluation.seconds
-                        )
-                if last or stop.is_set() or _due(state.step, reporting.checkpoint_every):
-                    state.save(folder / CHECKPOINT)
+                if last or _due(state.step, reporting.checkpoint_every):
+                    self._save(folder, log)
+                if last:
+                    self.save_weights(folder, None)
+                if self._is_evaluated(state.step, reporting):
+                    evaluation = self._evaluate(log, stop)
                 if stop.is_set() and not last:
-                    log.note(f"stopped at step {state.step}; go on with --resume")
                     raise KeyboardInterrupt
                 clock = time.perf_counter()
         return evaluation
 
-    def finish(self, folder: Path, evaluation: Evaluation | None) -> Evaluation | None:
-        """Write the averaged weights with their metadata; return the evaluation of the last step."""
+    def finish(self, folder: RunFolder, evaluation: Evaluation | None) -> Evaluation | None:
+        """Write the averaged weights with the measures of the last step's evaluation, and return it."""
         evaluation = evaluation or self._validate()  # None if the run was resumed after its last step
+        self.save_weights(folder, evaluation)
+        return evaluation
+
+    def save_weights(self, folder: RunFolder, evaluation: Evaluation | None) -> None:
+        """Write the averaged weights with their metadata."""
         metadata = {
             "classes": list(self.data.classes),
             "palette": [list(colour) for colour in self.data.palette],
@@ -204,10 +229,59 @@ class _Run:
             | {"seconds": round(self.state.seconds), "finished": _today(), **_versions(self.device)},
             "metrics": evaluation.summary(self.data.classes) if evaluation else {},
         }
-        save(self.state.average.model, folder / FINAL, metadata)
+        save(self.state.average.model, folder.final, metadata)
+
+    @contextmanager
+    def _saved_at_the_end(self, folder: RunFolder, log: RunLog) -> Iterator[None]:
+        """Write a checkpoint before an error or a signal ends the session, and say where to go on.
+
+        Not after a second signal, and not in the middle of a step, which cannot be taken up there.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, Diverged | NotSaved | StoppedAtOnce) or self.in_step:
+                raise
+            try:
+                if self.state.step > (folder.saved or 0):
+                    self._save(folder, log)
+            except (NotSaved, Diverged) as second:
+                print(second, file=sys.stderr)
+                raise error from None
+            if self.state.step:
+                said = f"stopped at step {self.state.step}; go on with --resume"
+                with suppress(BaseException):  # the terminal, or what stands behind a pipe, may be gone
+                    log.note(said) if isinstance(error, KeyboardInterrupt) else print(said, file=sys.stderr)
+            raise
+
+    def _save(self, folder: RunFolder, log: RunLog) -> None:
+        try:
+            folder.save(self.state, log.begin)
+        except NotFinite as error:
+            raise Diverged(
+                f"train: the weights must be finite, got {error} after step {self.state.step - 1} with "
+                f"{_names(self.updated_by)}; {self._checkpoint(folder)}; {REMEDY}"
+            ) from None
+
+    def _is_evaluated(self, step: int, reporting: Reporting) -> bool:
+        return self.validation_set is not None and (
+            step == self.settings.steps or (step > 0 and _due(step, reporting.eval_every))
+        )
+
+    def _evaluate(self, log: RunLog, stop: threading.Event) -> Evaluation | None:
+        """Evaluate and record it; a signal ends the evaluation early, since a resumed run makes it again."""
+
+        def after_image() -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+
+        evaluation = self._validate(after_image)
+        if evaluation is not None:
+            confusion = evaluation.confusion
+            log.evaluation(self.state.step, confusion.miou, confusion.pixel_accuracy, evaluation.seconds)
         return evaluation
 
-    def _validate(self) -> Evaluation | None:
+    def _validate(self, after_image: Callable[[], None] = lambda: None) -> Evaluation | None:
         if self.validation_set is None:
             return None
         return evaluate(
@@ -216,18 +290,42 @@ class _Run:
             device=self.device,
             dtype=getattr(torch, self.settings.dtype),
             preprocessing=self.preprocessing,
+            after_image=after_image,
         )
 
-    def _step(self, batch: Batch, checkpoint: Path) -> float:
+    def _step(self, batch: Batch, folder: RunFolder) -> float:
         """Take one optimiser step; return its loss, or NaN for a batch in which, by chance, every pixel is ignored."""
         loss = math.nan
+        self.in_step = True
         if bool((batch.labels != self.data.ignore_index).any()):
             loss, norm = self._gradients(batch)
-            _watch(loss, norm, self.state.step, batch, checkpoint)
+            self._watch(loss, norm, batch, folder)
             self.state.optimiser.step()
             self.state.average.update(self.state.model, self.state.step)
+            self.updated_by = batch.files
         self.state.step += 1
+        self.in_step = False
         return loss
+
+    def _watch(self, loss: float, norm: float, batch: Batch, folder: RunFolder) -> None:
+        """Raise `Diverged` unless the loss and its gradient can be used."""
+        if math.isfinite(loss) and math.isfinite(norm) and loss != 0:
+            return
+        cause = ""
+        if not all(parameter.isfinite().all() for parameter in self.state.model.parameters()):
+            cause = f"; the weights are not finite since the step before, with {_names(self.updated_by)}"
+        raise Diverged(
+            f"train: the loss must be finite and not 0, got {loss} (gradient norm {norm}) at step "
+            f"{self.state.step} with {_names(batch.files)}{cause}; {self._checkpoint(folder)}; {REMEDY}"
+        )
+
+    def _checkpoint(self, folder: RunFolder) -> str:
+        """Say in words what the last checkpoint is worth after a bad step."""
+        if folder.saved is None:
+            return "there is no checkpoint yet"
+        if folder.saved == self.state.step:
+            return f"{folder.checkpoint} holds the weights that gave it"
+        return f"the last good checkpoint is {folder.checkpoint}, of step {folder.saved}"
 
     def _gradients(self, batch: Batch) -> tuple[float, float]:
         """Leave a batch's clipped gradients in the model; return its loss and the gradient's norm before clipping."""
@@ -249,66 +347,8 @@ class _Run:
         return loss_value, norm_value
 
 
-def _watch(loss: float, norm: float, step: int, batch: Batch, checkpoint: Path) -> None:
-    if math.isfinite(loss) and math.isfinite(norm) and loss != 0:
-        return
-    files = ", ".join(map(str, batch.files))
-    good = (
-        f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
-    )
-    raise Diverged(
-        f"train: the loss must be finite and not 0, got {loss} (gradient norm {norm}) at step {step} with "
-        f"{files}; {good}; try a lower --lr, a longer --warmup or --dtype float32"
-    )
-
-
-def _claim(folder: Path, resume: bool, overwrite: bool) -> Path:
-    """Make the run's folder; keep (`resume`), remove (`overwrite`) or refuse an earlier run in it."""
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(
-            f"train: output must be a folder, got the file {folder}; choose another --output"
-        )
-    existing = [folder / name for name in (CHECKPOINT, FINAL, RESULTS, CURVES) if (folder / name).exists()]
-    if overwrite:
-        for path in existing:
-            path.unlink()
-    elif existing and not resume:
-        raise FileExistsError(
-            f"train: output must not hold a run, got {folder} with "
-            f"{', '.join(path.name for path in existing)}; "
-            "go on with --resume, replace it with --overwrite, or choose another --output"
-        )
-    elif (folder / FINAL).exists() and not (folder / CHECKPOINT).exists():
-        raise FileExistsError(
-            f"train: output to resume must hold {CHECKPOINT}, got {folder} with only {FINAL}; "
-            "start from its weights with --weights, in another --output"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder / CHECKPOINT)
-    return folder
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that SIGINT and SIGTERM set; a second signal interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield stop
-        return
-
-    def request(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        # Unlike print, os.write may be called while the interrupted code is itself printing.
-        os.write(2, b"stopping after this step, with a checkpoint; once more stops at once, without it\n")
-
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _names(files: tuple[Path, ...]) -> str:
+    return ", ".join(map(str, files)) or "the files of an earlier session"
 
 
 def _due(step: int, every: int) -> bool:

@@ -17,7 +17,7 @@ from segnext.evaluation.evaluate import evaluate
 from segnext.training.loop import CHECKPOINT, Diverged
 from segnext.training.settings import Reporting, TrainSettings
 from tests.data.synthetic import CLASSES, COLOURS, scene, write_data_set, write_pair
-from tests.training.runs import narrow, rows, run, tensors
+from tests.training.runs import Trigger, narrow, rows, run, tensors
 
 CAMVID = Path(os.environ.get("SEGNEXT_CAMVID", Path(__file__).parents[3] / "shared" / "camvid"))
 
@@ -218,7 +218,7 @@ def diverging(data, folder, model=None, **settings) -> str:
         run(data, folder, model=model, **settings)
     message = str(error.value)
     assert "\n" not in message and message.startswith("train: the loss must be finite and not 0, got ")
-    assert len(re.findall(r"/scene\d\d\.png", message)) == 2  # the batch's files
+    assert len(re.findall(r"/scene\d\d\.png", message)) in (2, 4)  # the batch's files, and the one's before
     return message
 
 
@@ -232,10 +232,39 @@ def test_nan_before_any_checkpoint(data, tmp_path):
     assert not (tmp_path / "final.safetensors").exists()
 
 
-def test_nan_after_a_checkpoint(data, tmp_path):
-    message = diverging(data, tmp_path, lr=1e30, warmup=0, reporting=Reporting(checkpoint_every=1, workers=0))
-    assert " at step 1 with " in message and f"the last good checkpoint is {tmp_path / CHECKPOINT}" in message
-    assert "try a lower --lr" in message
+EVERY_STEP = Reporting(checkpoint_every=1, log_every=1, workers=0)
+
+
+def test_a_bad_loss_right_after_a_checkpoint(data, tmp_path):
+    """The checkpoint of finite weights that give NaN is not called good."""
+    message = diverging(data, tmp_path, lr=1e30, warmup=0, reporting=EVERY_STEP)
+    assert f" at step 1 with {data.splits['train'].images}" in message
+    assert f"; {tmp_path / CHECKPOINT} holds the weights that gave it; try a lower --lr" in message
+    assert not (tmp_path / "final.safetensors").exists()
+
+
+def test_a_bad_loss_after_a_good_one(data, tmp_path):
+    reporting = Reporting(checkpoint_every=2, log_every=1, workers=0)
+    model = narrow()
+
+    def spoil() -> None:
+        with torch.no_grad():
+            model.decoder.classifier.bias[0] = float("nan")
+
+    message = diverging(data, tmp_path, model, reporting=reporting, file=Trigger("step 3/6", spoil))
+    assert " at step 3 with " in message and "not finite since the step before, with " in message
+    assert f"the last good checkpoint is {tmp_path / CHECKPOINT}, of step 2;" in message
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_weights_that_are_not_finite_are_never_saved(data, tmp_path, steps):
+    with pytest.raises(
+        Diverged, match=r"the weights must be finite, got \d+ of \d+ tensors .*step 0"
+    ) as error:
+        run(data, tmp_path, lr=1e38, warmup=0, steps=steps, reporting=EVERY_STEP)
+    message = str(error.value)
+    assert len(re.findall(r"/scene\d\d\.png", message)) == 2 and "there is no checkpoint yet" in message
+    assert not {CHECKPOINT, "final.safetensors"} & {path.name for path in tmp_path.iterdir()}
 
 
 def test_a_gradient_that_is_not_finite(data, tmp_path):

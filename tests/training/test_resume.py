@@ -4,11 +4,13 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from segnext.data.config import DataConfig, load_data_config
+from segnext.models import SegNeXt
+from segnext.signals import StoppedAtOnce
 from segnext.training.loop import CHECKPOINT
 from segnext.training.settings import Reporting
 from tests.data.synthetic import write_data_set
@@ -66,9 +70,9 @@ def _command(data: DataConfig, folder: Path, arguments: str) -> dict[str, Any]:
 
 
 def _stopped(data: DataConfig, folder: Path, arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the process until it ends by KeyboardInterrupt."""
+    """Run the process until it ends by KeyboardInterrupt or StoppedAtOnce."""
     done = subprocess.run(**_command(data, folder, arguments), capture_output=True)
-    assert done.stderr.rstrip().splitlines()[-1].startswith("KeyboardInterrupt"), done.stderr
+    assert done.stderr.rstrip().endswith(("KeyboardInterrupt", "StoppedAtOnce")), done.stderr
     return done
 
 
@@ -103,20 +107,19 @@ def test_the_handlers_of_the_caller_are_back(data, tmp_path):
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+def _stop_at_once() -> None:
+    raise StoppedAtOnce
+
+
 def test_killed_between_two_checkpoints(data, whole, tmp_path):
-    class Killed(BaseException):
-        pass
-
-    def kill() -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        run(data, tmp_path, file=Trigger("step 5/6", kill))
+    with pytest.raises(StoppedAtOnce):
+        run(data, tmp_path, file=Trigger("step 5/6", _stop_at_once))
     assert header(tmp_path / CHECKPOINT)["step"] == "3" and len(rows(tmp_path)) == 5
-    half = tmp_path / f".{CHECKPOINT}.7.tmp"
+    half = tmp_path / f".{CHECKPOINT}.a7b.tmp" / CHECKPOINT
+    half.parent.mkdir()
     half.write_bytes(b"half a checkpoint")
     run(data, tmp_path, resume=True)
-    assert not half.exists()
+    assert not half.parent.exists()
     assert_equal_runs(whole, tmp_path)
 
 
@@ -219,10 +222,23 @@ def test_a_checkpoint_of_earlier_names_goes_on(data, whole, tmp_path):
         run(data, tmp_path / "old", resume=True, dtype="bfloat16")
 
 
-def test_another_data_set_is_refused(whole, tmp_path):
-    larger = load_data_config(write_data_set(tmp_path, train=6))
-    with pytest.raises(ValueError, match="got images 5 -> 6"):
-        run(larger, whole, resume=True)
+def test_another_data_set_is_refused(data, whole):
+    with pytest.raises(ValueError, match="got data houses -> streets; repeat"):
+        run(dataclasses.replace(data, name="streets"), whole, resume=True)
+
+
+def test_it_goes_on_after_an_image_was_removed_and_says_so(tmp_path):
+    data = load_data_config(write_data_set(tmp_path))
+    with pytest.raises(StoppedAtOnce):
+        run(data, tmp_path / "run", file=Trigger("step 5/6", _stop_at_once))
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "train" / "scene03.png").unlink()
+    report = io.StringIO()
+    run(data, tmp_path / "run", resume=True, file=report)
+    assert report.getvalue().splitlines()[0] == (
+        "note: images 5 -> 4 since the checkpoint; the result is not that of an undisturbed run"
+    )
+    assert [row[0] for row in rows(tmp_path / "run")] == ["1", "2", "3", "4", "5", "6", "6"]
 
 
 def test_another_model_is_refused(data, whole):
@@ -234,16 +250,83 @@ def test_another_model_is_refused(data, whole):
         run(data, whole, model=narrow(depths=(2, 1, 1, 2)), resume=True)
 
 
-def test_damaged_and_foreign_checkpoints_are_refused(data, whole, tmp_path):
-    content = (whole / CHECKPOINT).read_bytes()
+def _refusal(data: DataConfig, folder: Path, model: SegNeXt | None = None) -> str:
+    with pytest.raises(ValueError, match=r"^resume: .*checkpoint\.safetensors") as error:
+        run(data, folder, model=model, resume=True)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+    return str(error.value)
+
+
+def test_files_that_are_no_checkpoint_are_refused(data, whole, tmp_path):
+    path, content = tmp_path / CHECKPOINT, (whole / CHECKPOINT).read_bytes()
     for damaged in (content[:-5], content[:100], b""):
-        (tmp_path / CHECKPOINT).write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"must be a training checkpoint, got a damaged file") as error:
-            run(data, tmp_path, resume=True)
-        assert "\n" not in str(error.value)
-    (tmp_path / CHECKPOINT).write_bytes((whole / "final.safetensors").read_bytes())
-    with pytest.raises(ValueError, match=r"of format segnext-training-1, got pt; use --weights"):
-        run(data, tmp_path, resume=True)
-    save_file({"x": torch.zeros(1)}, tmp_path / CHECKPOINT)
-    with pytest.raises(ValueError, match=r"of format segnext-training-1, got None"):
-        run(data, tmp_path, resume=True)
+        path.write_bytes(damaged)
+        assert "got a damaged file" in _refusal(data, tmp_path)
+    path.write_bytes((whole / "final.safetensors").read_bytes())
+    assert "of format segnext-training-1, got pt; use --weights" in _refusal(data, tmp_path)
+    save_file({"x": torch.zeros(1)}, path)
+    assert "of format segnext-training-1, got None" in _refusal(data, tmp_path)
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    assert "a link to nothing" in _refusal(data, tmp_path)
+
+
+MOMENT = "optimiser.decoder.classifier.bias.exp_avg"
+
+
+def _without(prefix: str) -> Callable[[dict[str, Any], dict[str, str]], None]:
+    def damage(content: dict[str, Any], metadata: dict[str, str]) -> None:
+        for key in [key for key in content if key.startswith(prefix)]:
+            del content[key]
+
+    return damage
+
+
+def _uncounted(content: dict[str, Any], metadata: dict[str, str]) -> None:
+    _without("optimiser.")(content, metadata)
+    del metadata["tensors"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda content, metadata: metadata.pop("settings"), "got no settings"),
+        (lambda content, metadata: metadata.pop("step"), "got no step"),
+        (lambda content, metadata: metadata.update(step="x"), "got a damaged header"),
+        (lambda content, metadata: metadata.update(step="7"), "got step 7 of 6"),
+        (lambda content, metadata: metadata.update(settings="[1]"), "got a damaged header"),
+        (lambda content, metadata: metadata.update(settings="[" * 100_000), "got a damaged header"),
+        (lambda content, metadata: metadata.update(settings="{}"), "got architecture None -> segnext_t, "),
+        (_without("random."), "got .* tensors|got no state of the random numbers"),
+        (_without("average."), "got .* tensors that differ"),
+        (_without("optimiser."), r"got \d+ of \d+ tensors"),
+        (_uncounted, "got no optimiser"),
+        (_without(MOMENT), "got half an optimiser"),
+        (
+            lambda content, metadata: content.update({"optimiser.x.step": torch.zeros([])}),
+            "of other parameters",
+        ),
+        (lambda content, metadata: content.update({MOMENT: torch.zeros(2)}), "of other parameters"),
+        (lambda content, metadata: content[MOMENT].fill_(float("inf")), "not finite in optimiser"),
+        (
+            lambda content, metadata: content.update({"random.cpu": torch.zeros(9, dtype=torch.uint8)}),
+            "got no state of the random numbers",
+        ),
+        (
+            lambda content, metadata: content.update(
+                {"model.decoder.classifier.bias": torch.zeros(3, dtype=torch.int32)}
+            ),
+            "got 1 tensors that differ",
+        ),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_and_changes_nothing(data, whole, tmp_path, damage, found):
+    with safe_open(whole / CHECKPOINT, framework="pt") as file:
+        metadata = file.metadata()
+    content = tensors(whole / CHECKPOINT)
+    damage(content, metadata)
+    save_file(content, tmp_path / CHECKPOINT, metadata)
+    model = narrow()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert re.search(found, _refusal(data, tmp_path, model))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

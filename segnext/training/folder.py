@@ -1,0 +1,117 @@
+"""The folder of a run: which files it has, who may write into it, and when an earlier run gives way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from segnext.atomic import remove_leftovers, sync_folder
+from segnext.locks import sole_use
+from segnext.training.checkpoint import TrainingState
+from segnext.training.log import CURVES, RESULTS
+
+CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
+_FIRST = ".first-" + CHECKPOINT  # the first checkpoint of a run, until the run that it replaces is removed
+
+
+class NotSaved(OSError):
+    """The checkpoint cannot be written; the message is one line."""
+
+
+class RunFolder:
+    """The files of one run.
+
+    Attributes:
+        path: the folder.
+        replaces: whether an earlier run lies here, which stays whole until this one has its first checkpoint.
+        saved: the step of this run's checkpoint; None without one.
+    """
+
+    def __init__(self, path: Path, replaces: bool) -> None:
+        self.path = path
+        self.replaces = replaces
+        self.saved: int | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / CHECKPOINT
+
+    @property
+    def final(self) -> Path:
+        return self.path / FINAL
+
+    def restore(self, state: TrainingState) -> list[str]:
+        """Read the checkpoint, if there is one, into `state`; return a line for each setting that differs."""
+        if not os.path.lexists(self.checkpoint):
+            return []
+        notes = state.restore(self.checkpoint)
+        self.saved = state.step
+        return notes
+
+    def save(self, state: TrainingState, begin: Callable[[], None]) -> None:
+        """Write the checkpoint; with the first one, an earlier run is removed and `begin` is called.
+
+        Raises:
+            NotSaved: the system refuses; the last checkpoint stays.
+            NotFinite: the state holds numbers that are not finite; the last checkpoint stays.
+        """
+        try:
+            if self.replaces:
+                state.save(self.path / _FIRST)
+                for name in (FINAL, CURVES, RESULTS):
+                    (self.path / name).unlink(missing_ok=True)
+                os.replace(self.path / _FIRST, self.checkpoint)
+                sync_folder(self.path)
+                self.replaces = False
+                begin()
+            else:
+                state.save(self.checkpoint)
+        except OSError as error:
+            kept = f"that of step {self.saved} is unharmed" if self.saved is not None else "there is none yet"
+            raise NotSaved(
+                f"train: {self.checkpoint} must be written at step {state.step}, got {error.strerror or error}; "
+                f"{kept}; make room and go on with --resume"
+            ) from error
+        self.saved = state.step
+
+
+@contextmanager
+def run_folder(path: Path, resume: bool, overwrite: bool) -> Iterator[RunFolder]:
+    """Make the folder and keep other processes out of it until the run ends.
+
+    Args:
+        path: the folder.
+        resume: keep an earlier run in it.
+        overwrite: replace an earlier run, once there is a new checkpoint.
+
+    Raises:
+        FileExistsError: the folder is in use, or holds a run, and neither resume nor overwrite is set.
+    """
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"train: output must be a folder, got the file {path}; choose another --output")
+    _expect_free(path, resume, overwrite)
+    path.mkdir(parents=True, exist_ok=True)
+    with sole_use("train", path):
+        existing = _expect_free(path, resume, overwrite)  # now nobody can change it any more
+        for name in (CHECKPOINT, FINAL, _FIRST, RESULTS, CURVES):
+            remove_leftovers(path / name)
+        (path / _FIRST).unlink(missing_ok=True)
+        yield RunFolder(path, replaces=bool(existing) and overwrite)
+
+
+def _expect_free(path: Path, resume: bool, overwrite: bool) -> list[str]:
+    """Return the names of an earlier run's files, or refuse them."""
+    existing = [name for name in (CHECKPOINT, FINAL, RESULTS, CURVES) if os.path.lexists(path / name)]
+    if existing and not resume and not overwrite:
+        raise FileExistsError(
+            f"train: output must not hold a run, got {path} with {', '.join(existing)}; "
+            "go on with --resume, replace it with --overwrite, or choose another --output"
+        )
+    if resume and FINAL in existing and CHECKPOINT not in existing:
+        raise FileExistsError(
+            f"train: output to resume must hold {CHECKPOINT}, got {path} with only {FINAL}; "
+            "start from its weights with --weights, in another --output"
+        )
+    return existing
