@@ -25,6 +25,7 @@ from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation
 from segnext.evaluation.evaluate import Evaluation, evaluate
 from segnext.models import SegNeXt
+from segnext.models.finite import NonFiniteError
 from segnext.signals import StoppedAtOnce, stop_signals
 from segnext.training.checkpoint import NotFinite, TrainingState
 from segnext.training.ema import AveragedModel
@@ -192,7 +193,7 @@ class _Run:
             if state.step == settings.steps and not folder.final.exists():
                 self.save_weights(folder, None)
             if self._is_evaluated(state.step, reporting) and not log.evaluated(state.step):
-                evaluation = self._evaluate(log, stop)
+                evaluation = self._evaluate(folder, log, stop)
             clock = time.perf_counter()
             for batch in self.batches.iterate(state.step, settings.steps, reporting.workers):
                 factor = learning_rate_factor(state.step, settings.steps, settings.warmup, settings.schedule)
@@ -207,7 +208,7 @@ class _Run:
                 if last:
                     self.save_weights(folder, None)
                 if self._is_evaluated(state.step, reporting):
-                    evaluation = self._evaluate(log, stop)
+                    evaluation = self._evaluate(folder, log, stop)
                 if stop.is_set() and not last:
                     raise KeyboardInterrupt
                 clock = time.perf_counter()
@@ -215,7 +216,7 @@ class _Run:
 
     def finish(self, folder: RunFolder, evaluation: Evaluation | None) -> Evaluation | None:
         """Write the averaged weights with the measures of the last step's evaluation, and return it."""
-        evaluation = evaluation or self._validate()  # None if the run was resumed after its last step
+        evaluation = evaluation or self._validate(folder)  # None if the run was resumed after its last step
         self.save_weights(folder, evaluation)
         return evaluation
 
@@ -268,30 +269,41 @@ class _Run:
             step == self.settings.steps or (step > 0 and _due(step, reporting.eval_every))
         )
 
-    def _evaluate(self, log: RunLog, stop: threading.Event) -> Evaluation | None:
+    def _evaluate(self, folder: RunFolder, log: RunLog, stop: threading.Event) -> Evaluation | None:
         """Evaluate and record it; a signal ends the evaluation early, since a resumed run makes it again."""
 
         def after_image() -> None:
             if stop.is_set():
                 raise KeyboardInterrupt
 
-        evaluation = self._validate(after_image)
+        evaluation = self._validate(folder, after_image)
         if evaluation is not None:
             confusion = evaluation.confusion
             log.evaluation(self.state.step, confusion.miou, confusion.pixel_accuracy, evaluation.seconds)
         return evaluation
 
-    def _validate(self, after_image: Callable[[], None] = lambda: None) -> Evaluation | None:
+    def _validate(
+        self, folder: RunFolder, after_image: Callable[[], None] = lambda: None
+    ) -> Evaluation | None:
         if self.validation_set is None:
             return None
-        return evaluate(
-            self.state.average.model,
-            self.validation_set,
-            device=self.device,
-            dtype=getattr(torch, self.settings.dtype),
-            preprocessing=self.preprocessing,
-            after_image=after_image,
-        )
+        try:
+            return evaluate(
+                self.state.average.model,
+                self.validation_set,
+                device=self.device,
+                dtype=getattr(torch, self.settings.dtype),
+                preprocessing=self.preprocessing,
+                after_image=after_image,
+            )
+        except NonFiniteError as error:
+            if self.state.step == self.settings.steps:
+                folder.final.unlink(missing_ok=True)  # finite weights, but of no use
+            raise Diverged(
+                f"train: the averaged weights must give finite logits, got others on the val split after step "
+                f"{self.state.step - 1} with {_names(self.updated_by)} ({error}); {self._checkpoint(folder)}; "
+                f"{REMEDY}"
+            ) from None
 
     def _step(self, batch: Batch, folder: RunFolder) -> float:
         """Take one optimiser step; return its loss, or NaN for a batch in which, by chance, every pixel is ignored."""

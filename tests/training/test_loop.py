@@ -267,6 +267,15 @@ def test_weights_that_are_not_finite_are_never_saved(data, tmp_path, steps):
     assert not {CHECKPOINT, "final.safetensors"} & {path.name for path in tmp_path.iterdir()}
 
 
+def test_finite_weights_whose_logits_are_not_are_not_left_as_final(data, tmp_path):
+    with pytest.raises(
+        Diverged, match=r"must give finite logits, got others on the val split after step 0"
+    ) as error:
+        run(data, tmp_path, lr=1e30, warmup=0, steps=1)
+    assert f"{tmp_path / CHECKPOINT} holds the weights that gave it" in str(error.value)
+    assert not (tmp_path / "final.safetensors").exists()
+
+
 def test_a_gradient_that_is_not_finite(data, tmp_path):
     model = narrow()
     model.decoder.classifier.bias.register_hook(lambda gradient: gradient * float("inf"))
