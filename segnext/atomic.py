@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -73,10 +73,9 @@ def replace_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def append_text(path: str | os.PathLike[str], text: str) -> None:
-    """Append to a file of records and bring it to the disk.
+    """Append to a file of records and bring it to the disk; if this fails, the file is as long as before.
 
-    A process that dies meanwhile, or a full disk, can leave a part of `text`: readers take only lines with an end
-    (`whole_lines`).
+    A power cut can still leave a part of `text`: readers take only lines with an end (`whole_lines`).
 
     Args:
         path: the file; a symbolic link is not followed.
@@ -88,10 +87,18 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
     path = Path(path)
     with _naming(path):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-        with open(os.open(path, flags, 0o666), "ab") as file:
-            file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
+        # Without a buffer, which would try to write the rest again on closing.
+        with open(os.open(path, flags, 0o666), "ab", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = memoryview(text.encode("utf-8"))
+            try:
+                while content:
+                    content = content[file.write(content) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(size)
+                raise
 
 
 def whole_lines(path: str | os.PathLike[str]) -> list[str]:
@@ -100,16 +107,17 @@ def whole_lines(path: str | os.PathLike[str]) -> list[str]:
     return lines[:-1]
 
 
-def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove what processes that were killed in `replace_file` left beside `path`."""
-    path = Path(path)
-    name = re.compile(rf"{re.escape(_prefix(path.name))}\.\w+\.tmp")
-    for leftover in path.parent.iterdir():
-        if name.fullmatch(leftover.name):
-            if leftover.is_dir() and not leftover.is_symlink():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove what processes that were killed in `replace_file` left in `folder` beside files of these names."""
+    prefixes = {_prefix(name) for name in names}
+    for leftover in folder.iterdir():
+        found = re.fullmatch(r"(.*)\.\w+\.tmp", leftover.name, re.DOTALL)
+        if found is None or found[1] not in prefixes:
+            continue
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

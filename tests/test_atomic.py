@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from segnext.atomic import append_text, remove_leftovers, replace_file, whole_lines
-from segnext.cli.main import one_line
 from tests.full_disk import MESSAGE, full_disk
 
 
@@ -122,16 +121,22 @@ class TestFullDisk:
         target.write_text("old")
         with full_disk(4096), pytest.raises(OSError) as error:
             replace_file(target, write)
-        assert one_line(error.value) == f"{target}: {MESSAGE}"
+        assert (error.value.filename, error.value.strerror) == (str(target), MESSAGE)
         assert target.read_text() == "old" and names(tmp_path) == ["a.bin"]
 
-    def test_records_that_are_half_written_are_left_out(self, tmp_path):
+    def test_a_record_that_does_not_fit_leaves_no_part(self, tmp_path):
         target = tmp_path / "records"
         append_text(target, "first\n")
         with full_disk(10), pytest.raises(OSError) as error:
             append_text(target, "second\n")
-        assert one_line(error.value) == f"{target}: {MESSAGE}"
-        assert target.read_text() == "first\nseco" and whole_lines(target) == ["first"]
+        assert (error.value.filename, error.value.strerror) == (str(target), MESSAGE)
+        append_text(target, "third\n")
+        assert target.read_text() == "first\nthird\n"
+
+
+def test_a_record_that_a_power_cut_halved_is_left_out(tmp_path):
+    (tmp_path / "records").write_text("first\nsec")
+    assert whole_lines(tmp_path / "records") == ["first"]
 
 
 def test_what_a_killed_process_leaves_can_be_removed(tmp_path):
@@ -148,6 +153,6 @@ def test_what_a_killed_process_leaves_can_be_removed(tmp_path):
     assert done.returncode == -signal.SIGKILL and len(names(tmp_path)) == 2
     (tmp_path / ".a.txt.7.tmp").write_text("half, by an earlier version")
     (tmp_path / ".a.txt.gz.7.tmp").write_text("another file's")
-    remove_leftovers(tmp_path / "a.txt")
+    remove_leftovers(tmp_path, ["a.txt", "b.txt"])
     assert (tmp_path / "a.txt").read_text() == "old"
     assert names(tmp_path) == [".a.txt.gz.7.tmp", "a.txt"]

@@ -3,47 +3,123 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from segnext.data.images import IMAGE_SUFFIXES
 
+RESULT_ENDINGS = ("_mask.png", "_overlay.jpg", "_overlay.png")
+# A file's name may have 255 bytes, and a result's name ends with the longest of these.
+_LONGEST = 255 - max(map(len, RESULT_ENDINGS))
 
-def find_images(names: Sequence[str]) -> tuple[list[Path], list[str]]:
+
+def find_images(names: Sequence[str], results: Path | None = None) -> tuple[list[Path], list[str]]:
     """Expand files, folders and glob patterns into image files.
 
-    A folder means the images directly in it; `"photos/**"` means those below it too. A file that is named
-    itself is always listed, whatever its suffix; if it is missing, reading it says so. Each file is listed once.
+    A folder means the images directly in it; `"photos/**"` means those below it too. Links to folders are followed,
+    but no folder is searched twice. A file that is named itself is always listed, whatever its suffix; if it is
+    missing, reading it says so. Each file is listed once.
 
     Args:
         names: as typed; a pattern that the shell left alone (quoted) is expanded here.
+        results: a folder whose masks and overlays are left out of folders and patterns: they are results, not
+            photographs.
 
     Returns:
         The files in the order given (those of a folder or pattern sorted), and one line for each folder or
-        pattern without any image.
+        pattern without any image or that cannot be read.
     """
-    files: dict[Path, Path] = {}
-    problems = []
+    files: dict[str, Path] = {}
+    problems: list[str] = []
     for name in names:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            found = _images(path.iterdir())
-            problem = f"{name}: the folder holds no image; use '{name.rstrip('/')}/**' to look below it"
-        elif glob.has_magic(name) and not path.exists():
-            found = _images(Path(match) for match in glob.glob(str(path), recursive=True))
-            problem = f"{name}: no image matches the pattern"
-        else:
-            found, problem = [path], ""
+        path = os.path.expanduser(name)
+        problem = ""
+        try:
+            if os.path.isdir(path):
+                problem = f"{name}: the folder holds no image; use '{name.rstrip('/')}/**' to look below it"
+                found = _images(os.path.join(path, entry) for entry in os.listdir(path))
+            elif glob.has_magic(name) and not os.path.lexists(path):
+                problem = f"{name}: no image matches the pattern"
+                found = _images(_expand(path, problems))
+            else:
+                found = [Path(path)]
+        except OSError as error:
+            found, problem = [], _unreadable(name, error)
         if not found:
             problems.append(problem)
+        ours = problem and results is not None
         for file in found:
-            files.setdefault(file.resolve(), file)
+            if not (ours and _is_result(file, results)):
+                files.setdefault(_identity(file), file)
     return list(files.values()), problems
 
 
-def _images(paths: object) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())  # type: ignore[attr-defined]
+def _images(paths: Iterable[str]) -> list[Path]:
+    return sorted(
+        Path(path)
+        for path in set(paths)
+        if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES and os.path.isfile(path)
+    )
+
+
+def _expand(pattern: str, problems: list[str]) -> Iterator[str]:
+    """Yield what matches a pattern; `glob` itself would follow links in a circle for ever at `**`."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    place = parts.index("**")
+    above, below = os.sep.join(parts[:place]), os.sep.join(parts[place + 1 :]) or "*"
+    starts = glob.glob(above or os.sep) if place else [os.curdir]
+    for folder in _folders(starts, problems):
+        yield from _expand(os.path.join(glob.escape(folder), below), problems)
+
+
+def _folders(starts: Sequence[str], problems: list[str]) -> Iterator[str]:
+    """Yield folders and those below them, links followed, hidden ones left out, each once."""
+
+    def name_it(error: OSError) -> None:
+        problems.append(_unreadable(error.filename, error))
+
+    seen: set[str] = set()
+    for start in starts:
+        for folder, below, _ in os.walk(start, onerror=name_it, followlinks=True):
+            if os.path.realpath(folder) in seen:
+                below.clear()
+                continue
+            seen.add(os.path.realpath(folder))
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            yield folder
+
+
+def _unreadable(folder: str, error: OSError) -> str:
+    return f"{folder}: the folder cannot be read ({error.strerror})"
+
+
+def _is_result(file: Path, results: Path | None) -> bool:
+    return (
+        results is not None
+        and file.name.endswith(RESULT_ENDINGS)
+        and os.path.realpath(file.parent) == os.path.realpath(results)
+    )
+
+
+def _identity(file: Path) -> str:
+    """Return a file's real path, whatever its name is; links in a circle stay as they are."""
+    try:
+        return os.path.realpath(file)
+    except (OSError, ValueError):  # a name with a null character
+        return str(file)
+
+
+def printable(text: str) -> str:
+    """Return a text that fits on one line: line breaks, control characters and broken letters are escaped."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
 
 
 def result_names(files: Sequence[Path]) -> list[str]:
@@ -59,7 +135,7 @@ def result_names(files: Sequence[Path]) -> list[str]:
     Returns:
         One name per file, without suffix.
     """
-    resolved = [file.resolve() for file in files]
+    resolved = [Path(_identity(file)) for file in files]
     same_place = Counter(str(file.with_suffix("")).lower() for file in resolved)
     parts = []
     for file in resolved:
@@ -83,4 +159,13 @@ def result_names(files: Sequence[Path]) -> list[str]:
         seen[name.lower()] += 1
         if uses[name.lower()] > 1:
             names[index] = f"{name}_{seen[name.lower()]}"
-    return names
+    return [_fitting(name) for name in names]
+
+
+def _fitting(name: str) -> str:
+    """Cut a name so that a folder takes its results; a digest of the whole name keeps them apart."""
+    content = os.fsencode(name)
+    if len(content) <= _LONGEST:
+        return name
+    digest = hashlib.blake2b(content, digest_size=4).hexdigest()
+    return f"{content[: _LONGEST - 9].decode('utf-8', 'ignore')}_{digest}"

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from segnext.atomic import replace_file
+from segnext.cli._journal import JOURNAL, SUMMARY, Journal
 from segnext.cli._options import Device, InferenceOptions, Threads, Weights, expanded
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from segnext.predict.prediction import Prediction
     from segnext.predict.predictor import Predictor
 
-SUMMARY = "predictions.json"
+STOPPING = "stopping after this image; once more stops at once"
 
 
 @expanded
@@ -34,6 +33,9 @@ def predict(
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Strength of the overlay's colours.")] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help=f"Print {SUMMARY} to the standard output.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an earlier call stopped; images that are done stay.")
+    ] = False,
     device: Device = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"],
@@ -57,38 +59,49 @@ def predict(
 
     For street.jpg the folder gets street_mask.png (pixels are class ids, the palette is the classes' colours)
     and street_overlay.jpg; predictions.json holds the share of every class, and times. Nothing is replaced
-    without --overwrite. Images that cannot be read are listed at the end (exit status 1); the rest is done.
+    without --overwrite. Images that cannot be read are listed at the end (exit status 1); the rest is done. A call
+    that was stopped or killed goes on with --resume: until the end, predictions.jsonl has a line per finished image.
     """
     from rich.console import Console
 
-    from segnext.cli._inputs import find_images, result_names
+    from segnext.cli._batch import segment
+    from segnext.cli._inputs import find_images, printable, result_names
+    from segnext.locks import sole_use
+    from segnext.signals import stop_signals
 
-    files, failures = find_images(inputs)
+    if resume and overwrite:
+        raise ValueError("predict: --resume and --overwrite must not both be given, got both; choose one")
+    files, failures = find_images(inputs, output)
     results = {
         file: _result_files(output, name, overlay)
         for file, name in zip(files, result_names(files), strict=True)
     }
-    if not overwrite:
-        _refuse_existing(output, results)
+    unknown = len(failures)
+    _expect_free(output, results, resume, overwrite)
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     records: list[dict[str, Any]] = []
+    stopped = False
     if files:
         predictor = _predictor(weights, device, dtype, options, threads)
         _set_pixel_limit(max_pixels)
         output.mkdir(parents=True, exist_ok=True)
-        records, unreadable = _segment(predictor, results, alpha, notes)
-        failures += unreadable
-        summary = _summary(predictor, weights, records, failures)
-        replace_file(output / SUMMARY, lambda file: file.write_text(summary, encoding="utf-8"))
-        if as_json:
+        with sole_use("predict", output), stop_signals(STOPPING) as stop:
+            journal = Journal(output, _run(predictor, weights, alpha if overlay else None), resume=resume)
+            failures += segment(predictor, results, alpha, journal, stop, notes)
+            records = [journal.records[str(file)] for file in results if str(file) in journal.records]
+            stopped = stop.is_set() and len(records) < len(results)
+            if not stopped:
+                summary = journal.finish(failures)
+        if as_json and not stopped:
             print(summary)
-        else:
+        elif not stopped:
             _report(Console(highlight=False, soft_wrap=True), output, records)
     for failure in failures:
-        notes.print(f"segnext: {failure}", markup=False)
-    if failures:
-        notes.print(f"segnext: {len(records)} of {len(records) + len(failures)} done, {len(failures)} failed")
-        raise typer.Exit(1)
+        notes.print(f"segnext: {printable(failure)}", markup=False)
+    if failures or stopped:
+        done = f"{len(records)} of {len(results) + unknown} done, {len(failures)} failed"
+        notes.print(f"segnext: {done}{'; stopped, go on with --resume' * stopped}")
+        raise typer.Exit(130 if stopped else 1)
 
 
 def _predictor(
@@ -110,16 +123,24 @@ def _result_files(output: Path, name: str, overlay: bool) -> dict[str, Path]:
     return files
 
 
-def _refuse_existing(output: Path, results: dict[Path, dict[str, Path]]) -> None:
+def _expect_free(output: Path, results: dict[Path, dict[str, Path]], resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds results already, unless they are to be taken over or replaced."""
+    import os
+
     if output.exists() and not output.is_dir():
         raise ValueError(f"predict: --output must be a folder, got the file {output}; name another with -o")
-    planned = [path for files in results.values() for path in files.values()] + [output / SUMMARY]
-    existing = [path.name for path in planned if path.exists()]
+    has_records = any(os.path.lexists(output / name) for name in (SUMMARY, JOURNAL))
+    if overwrite or (resume and has_records):
+        return
+    planned = [path for files in results.values() for path in files.values()]
+    # An overlay that is too large for a JPEG becomes a PNG.
+    planned += [files["overlay"].with_suffix(".png") for files in results.values() if "overlay" in files]
+    existing = [path.name for path in (*planned, output / SUMMARY, output / JOURNAL) if os.path.lexists(path)]
     if existing:
         names = ", ".join(existing[:3]) + (", ..." if len(existing) > 3 else "")
         raise ValueError(
             f"predict: {len(existing)} results must not exist yet in {output}, got {names}; "
-            "use --overwrite to replace them, or another folder with -o"
+            "use --overwrite to replace them, --resume to go on, or another folder with -o"
         )
 
 
@@ -135,73 +156,27 @@ def _set_pixel_limit(max_pixels: int | None) -> None:
         Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
 
 
-def _segment(
-    predictor: Predictor, results: dict[Path, dict[str, Path]], alpha: float, console: Console
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Segment and save one image after the other; return the records, and a line for each failure."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from segnext.data.images import ImageError
-
-    records, failures = [], []
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("", total=len(results))
-        for file, paths in results.items():
-            progress.update(task, description=file.name)
-            try:
-                prediction = predictor(file)
-            except ImageError as error:
-                failures.append(str(error))
-            except MemoryError as error:
-                failures.append(f"{file}: {error}")
-            else:
-                prediction.save_mask(paths["mask"])
-                if "overlay" in paths:
-                    prediction.overlay(alpha).save(paths["overlay"], quality=92, subsampling=0)
-                records.append(_record(file, paths, prediction))
-            progress.advance(task)
-    return records, failures
-
-
-def _record(file: Path, paths: dict[str, Path], prediction: Prediction) -> dict[str, Any]:
-    height, width = prediction.mask.shape
-    return {
-        "image": str(file),
-        **{kind: path.name for kind, path in paths.items()},
-        "width": width,
-        "height": height,
-        "seconds": round(prediction.seconds, 4),
-        "statistics": {name: round(share, 6) for name, share in prediction.statistics().items()},
-    }
-
-
-def _summary(predictor: Predictor, weights: str, records: list[dict[str, Any]], failures: list[str]) -> str:
+def _run(predictor: Predictor, weights: str, overlay: float | None) -> dict[str, Any]:
+    """Return what the summary says about all images; JSON has no tuples, so that it is compared as it is stored."""
     import dataclasses
     import json
 
     import segnext
+    from segnext.weights.digest import digest
 
-    return json.dumps(
-        {
-            "segnext": segnext.__version__,
-            "architecture": predictor.model.config.architecture,
-            "weights": weights,
-            "device": str(predictor.device),
-            "dtype": str(predictor.dtype).removeprefix("torch."),
-            "inference": dataclasses.asdict(predictor.inference),
-            "classes": predictor.classes,
-            "palette": predictor.palette.tolist(),
-            "images": records,
-            "failures": failures,
-        },
-        indent=1,
-    )
+    run = {
+        "segnext": segnext.__version__,
+        "architecture": predictor.model.config.architecture,
+        "weights": weights,
+        "weights_digest": digest(predictor.model),
+        "device": str(predictor.device),
+        "dtype": str(predictor.dtype).removeprefix("torch."),
+        "inference": dataclasses.asdict(predictor.inference),
+        "overlay": overlay,
+        "classes": predictor.classes,
+        "palette": predictor.palette.tolist(),
+    }
+    return dict(json.loads(json.dumps(run)))
 
 
 def _report(console: Console, output: Path, records: list[dict[str, Any]]) -> None:

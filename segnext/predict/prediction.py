@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from segnext.atomic import replace_bytes
 from segnext.drawing.overlay import add_legend, draw_overlay
+
+LARGEST_JPEG = 65_500  # pixels of a side that libjpeg takes
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,40 @@ class Prediction:
     def save_mask(self, path: str | os.PathLike[str]) -> None:
         """Write the class ids as a PNG: 8-bit with the class colours as palette, 16-bit above 256 classes.
 
-        The pixels *are* the ids: ``np.array(Image.open(path))`` gives the mask back.
+        The pixels *are* the ids: ``np.array(Image.open(path))`` gives the mask back. The file is replaced whole or
+        not at all; a link is replaced and not followed.
+
+        Raises:
+            OSError: it cannot be written; `filename` is `path`.
         """
         if self.mask.dtype == np.uint8:
             picture = Image.fromarray(self.mask)
             picture.putpalette(self.palette.tobytes())
         else:
             picture = Image.fromarray(self.mask.astype(np.uint16))
-        picture.save(path, format="PNG")
+        replace_bytes(path, _encoded(picture, format="PNG"))
+
+    def save_overlay(self, path: str | os.PathLike[str], alpha: float = 0.5) -> Path:
+        """Write `overlay(alpha)` as a JPEG, or as a PNG beside it if a side is longer than a JPEG's can be.
+
+        Args:
+            path: ``*.jpg``; it is replaced whole or not at all.
+            alpha: see `overlay`.
+
+        Returns:
+            The file that was written.
+
+        Raises:
+            OSError: it cannot be written; `filename` is the file.
+        """
+        picture, file = self.overlay(alpha), Path(path)
+        if max(picture.size) > LARGEST_JPEG:
+            file = file.with_suffix(".png")
+            content = _encoded(picture, format="PNG")
+        else:
+            content = _encoded(picture, format="JPEG", quality=92, subsampling=0)
+        replace_bytes(file, content)
+        return file
 
     def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
         """Return the photograph tinted with the class colours.
@@ -80,3 +112,9 @@ class Prediction:
     def _counts(self) -> np.ndarray:
         """Return the number of pixels of each class."""
         return np.bincount(self.mask.ravel(), minlength=len(self.classes))
+
+
+def _encoded(picture: Image.Image, **options: Any) -> memoryview:
+    content = io.BytesIO()
+    picture.save(content, **options)
+    return content.getbuffer()

@@ -95,8 +95,7 @@ def run_folder(path: Path, resume: bool, overwrite: bool) -> Iterator[RunFolder]
     path.mkdir(parents=True, exist_ok=True)
     with sole_use("train", path):
         existing = _expect_free(path, resume, overwrite)  # now nobody can change it any more
-        for name in (CHECKPOINT, FINAL, _FIRST, RESULTS, CURVES):
-            remove_leftovers(path / name)
+        remove_leftovers(path, (CHECKPOINT, FINAL, _FIRST, RESULTS, CURVES))
         (path / _FIRST).unlink(missing_ok=True)
         yield RunFolder(path, replaces=bool(existing) and overwrite)
 

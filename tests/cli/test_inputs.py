@@ -1,10 +1,13 @@
 """A command line names images, and their results get names of their own."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from segnext.cli._inputs import find_images, result_names
+from segnext.cli._inputs import RESULT_ENDINGS, find_images, printable, result_names
 
 
 @pytest.fixture
@@ -66,6 +69,71 @@ def test_nothing_found_is_said_for_each(tree):
     assert files == [tree / "b.jpg"]
     assert len(problems) == 2 and all("\n" not in problem for problem in problems)
     assert "holds no image" in problems[0] and "no image matches" in problems[1]
+
+
+def test_links_in_a_circle_end(tree):
+    """`glob` would search 2 ** 40 folders here."""
+    for link, target in (
+        ("sub/up", ".."),
+        ("sub/again", "."),
+        ("self.jpg", "self.jpg"),
+        ("elsewhere", "sub/deep"),
+    ):
+        (tree / link).symlink_to(target)
+    assert names(tree, "**") == ["a.PNG", "b.jpg", "elsewhere/d.webp", "odd[1].jpg", "sub/c.tif"]
+    assert names(tree, "**/*.tif") == ["sub/c.tif"]
+    assert names(tree, "self.jpg") == ["self.jpg"]  # reading it says what is wrong
+
+
+@pytest.mark.parametrize(
+    "name", ["~nobody-has-this-name/a.jpg", "x" * 300, "a\0b.jpg", "\udcff.jpg", "a\nb.jpg"]
+)
+def test_names_of_any_kind_are_left_to_the_reader(name):
+    assert find_images([name]) == ([Path(name)], [])
+
+
+def test_folders_without_permission_are_named(tree):
+    os.chmod(tree / "sub" / "deep", 0)
+    program = (
+        "import os, sys; from segnext.cli._inputs import find_images\n"
+        "os.getuid() or os.setuid(65534)  # root may read everything\n"
+        "files, problems = find_images(sys.argv[1:]); print(*files, *problems, sep='\\n')"
+    )
+    for folder in (tree, *tree.parents[:2]):
+        os.chmod(folder, 0o755)
+    arguments = [str(tree / "sub" / "deep"), str(tree / "**")]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    os.chmod(tree / "sub" / "deep", 0o755)
+    if "Permission denied" in done.stderr:
+        pytest.skip("the user nobody may not read this checkout")
+    assert done.stdout.splitlines() == [
+        *(str(tree / name) for name in ("a.PNG", "b.jpg", "odd[1].jpg", "sub/c.tif")),
+        *[f"{tree / 'sub' / 'deep'}: the folder cannot be read (Permission denied)"] * 2,
+    ]
+
+
+def test_results_are_no_photographs(tree):
+    for name in ("a_mask.png", "a_overlay.jpg", "sub/c_mask.png"):
+        (tree / name).touch()
+    files, _ = find_images([str(tree / "**")], results=tree)
+    assert [file.name for file in files] == ["a.PNG", "b.jpg", "odd[1].jpg", "c.tif", "c_mask.png", "d.webp"]
+    assert find_images([str(tree / "a_mask.png")], results=tree)[0] == [tree / "a_mask.png"]
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".jpg", "\u00e4" * 125 + ".jpg", "x" * 246 + "\u00e4.jpg"])
+def test_results_of_long_names_fit_into_a_folder(tmp_path, name):
+    (tmp_path / name).touch()
+    first, second = result_names([tmp_path / name, tmp_path / f"{name[:-5]}y.jpg"])
+    assert first != second
+    for ending in RESULT_ENDINGS:
+        (tmp_path / f"{first}{ending}").touch()
+
+
+def test_a_line_stays_a_line():
+    assert (
+        printable("M\u00fcnchen \u6771\u4eac\n\x1b[31m\udcff")
+        == "M\u00fcnchen \u6771\u4eac\\n\\x1b[31m\\udcff"
+    )
 
 
 @pytest.mark.parametrize(

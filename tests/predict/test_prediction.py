@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from segnext.predict.prediction import Prediction
+from tests.full_disk import MESSAGE, full_disk
 
 CLASSES = ("road", "sky", "tree", "car")
 COLOURS = np.array([[128, 64, 128], [128, 128, 128], [128, 128, 0], [64, 0, 128]], np.uint8)
@@ -63,3 +64,21 @@ def test_the_legend_lists_only_what_is_there():
 def test_bad_alpha(prediction, alpha):
     with pytest.raises(ValueError, match="alpha must be within 0..1"):
         prediction.overlay(alpha)
+
+
+@pytest.mark.parametrize(("width", "ending"), [(65_000, ".jpg"), (65_501, ".png"), (66_000, ".png")])
+def test_an_overlay_is_a_jpeg_while_it_can_be(tmp_path, width, ending):
+    mask, image = np.zeros((2, width), np.uint8), np.zeros((2, width, 3), np.uint8)
+    file = Prediction(mask, image, CLASSES, COLOURS, 0.1).save_overlay(tmp_path / "overlay.jpg")
+    assert file == tmp_path / f"overlay{ending}"
+    with Image.open(file) as picture:
+        assert picture.width == width and picture.format == {".jpg": "JPEG", ".png": "PNG"}[ending]
+
+
+def test_a_full_disk_leaves_no_half_picture(prediction, tmp_path):
+    """Pillow itself leaves half a JPEG here and says nothing."""
+    for write in (prediction.save_mask, prediction.save_overlay):
+        with full_disk(64), pytest.raises(OSError) as error:
+            write(tmp_path / "picture.jpg")
+        assert (error.value.filename, error.value.strerror) == (str(tmp_path / "picture.jpg"), MESSAGE)
+        assert not list(tmp_path.iterdir())

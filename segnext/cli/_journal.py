@@ -1,0 +1,110 @@
+"""The record of a `segnext predict`: one line per image as it goes, one JSON file at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segnext.atomic import append_text, replace_text, whole_lines
+
+SUMMARY, JOURNAL = "predictions.json", "predictions.jsonl"
+
+# Results of other settings than these would be other results.
+_DETERMINING = ("weights_digest", "dtype", "inference", "preprocessing", "overlay")
+
+
+class Journal:
+    """Keeps the records of finished images in `output`/predictions.jsonl, whose first line says how they were made.
+
+    A line is on the disk before the next image begins, so that a process that is killed loses no record. `finish`
+    writes predictions.json and removes the journal.
+
+    Args:
+        output: the folder of the results; it exists.
+        run: what the summary says about the run, in the form in which JSON gives it back.
+        resume: take over the records of an earlier run whose files are there; else they are not counted.
+
+    Attributes:
+        records: one per finished image, by the image's name.
+
+    Raises:
+        ValueError: the records to resume from are damaged, or of other settings.
+    """
+
+    def __init__(self, output: Path, run: Mapping[str, Any], *, resume: bool) -> None:
+        self.output = output
+        self.run = run
+        self.records: dict[str, dict[str, Any]] = {}
+        if resume:
+            self.records = {
+                record["image"]: record for record in _earlier(output, run) if _is_complete(output, record)
+            }
+        lines = [json.dumps(line) for line in (run, *self.records.values())]
+        replace_text(output / JOURNAL, "".join(f"{line}\n" for line in lines))
+
+    def is_done(self, image: Path, results: Mapping[str, Path]) -> bool:
+        """Return whether there is a record of an image with results of these names."""
+        record = self.records.get(str(image), {})
+        return all(
+            Path(record.get(kind, "")).stem == path.stem for kind, path in results.items()
+        )  # an overlay may have become a PNG
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Write the record of an image whose results are written.
+
+        Raises:
+            OSError: the disk is full; the record does not count.
+        """
+        append_text(self.output / JOURNAL, json.dumps(record) + "\n")
+        self.records[record["image"]] = record
+
+    def finish(self, failures: list[str]) -> str:
+        """Write the summary, remove the journal, and return the summary's text."""
+        content = {**self.run, "images": list(self.records.values()), "failures": failures}
+        text = json.dumps(content, indent=1)
+        replace_text(self.output / SUMMARY, text)
+        (self.output / JOURNAL).unlink(missing_ok=True)
+        return text
+
+
+def _is_complete(output: Path, record: Mapping[str, Any]) -> bool:
+    return all(os.path.isfile(output / record[kind]) for kind in ("mask", "overlay") if kind in record)
+
+
+def _earlier(output: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the records of the run that lies in the folder: a journal's, since it is newer, or a summary's."""
+    file = output / JOURNAL
+    try:
+        if os.path.lexists(file):
+            lines = whole_lines(file)
+            found, records = json.loads(lines[0]), [json.loads(line) for line in lines[1:]]
+        elif os.path.lexists(file := output / SUMMARY):
+            found = json.loads(file.read_text(encoding="utf-8"))
+            records = found["images"]
+        else:
+            return []
+        differing = [key for key in _DETERMINING if found.get(key) != run.get(key)]
+        complete = all(
+            isinstance(record["image"], str) and isinstance(record["mask"], str) for record in records
+        )
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        complete, differing = False, []
+    if not complete:
+        raise ValueError(
+            f"predict: {file} must hold the records of a run, got a damaged file; begin anew with --overwrite"
+        )
+    if differing:
+        changes = ", ".join(f"{key} {_short(found.get(key))} -> {_short(run.get(key))}" for key in differing)
+        raise ValueError(
+            f"predict: settings to resume with must be those of the results in {output}, got {changes}; repeat the "
+            "original options, or choose another folder with -o"
+        )
+    return records
+
+
+def _short(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 120 else f"{text[:120]}..."
