@@ -91,17 +91,19 @@ def run_folder(path: Path, resume: bool, overwrite: bool) -> Iterator[RunFolder]
     """
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"train: output must be a folder, got the file {path}; choose another --output")
-    _expect_free(path, resume, overwrite)
+    expect_free(path, resume, overwrite)
     path.mkdir(parents=True, exist_ok=True)
     with sole_use("train", path):
-        existing = _expect_free(path, resume, overwrite)  # now nobody can change it any more
+        existing = expect_free(path, resume, overwrite)  # now nobody can change it any more
         remove_leftovers(path, (CHECKPOINT, FINAL, _FIRST, RESULTS, CURVES))
         (path / _FIRST).unlink(missing_ok=True)
         yield RunFolder(path, replaces=bool(existing) and overwrite)
 
 
-def _expect_free(path: Path, resume: bool, overwrite: bool) -> list[str]:
+def expect_free(path: Path, resume: bool, overwrite: bool) -> list[str]:
     """Return the names of an earlier run's files, or refuse them."""
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"train: output must be a folder, got the file {path}; choose another --output")
     existing = [name for name in (CHECKPOINT, FINAL, RESULTS, CURVES) if os.path.lexists(path / name)]
     if existing and not resume and not overwrite:
         raise FileExistsError(

@@ -31,7 +31,7 @@ from segnext.training.checkpoint import NotFinite, TrainingState
 from segnext.training.ema import AveragedModel
 from segnext.training.folder import CHECKPOINT as CHECKPOINT
 from segnext.training.folder import FINAL as FINAL
-from segnext.training.folder import NotSaved, RunFolder, run_folder
+from segnext.training.folder import NotSaved, RunFolder, expect_free, run_folder
 from segnext.training.log import RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
 from segnext.training.settings import Reporting, TrainSettings
@@ -96,6 +96,7 @@ def train(
             f"train: num_classes of the model must be {len(data.classes)} for {data.name}, "
             f"got {model.config.num_classes}"
         )
+    expect_free(Path(output), resume, overwrite)  # before the data are read, which can take long
     run = _Run.prepare(model, data, settings, torch.device(device))
     reports = require_sound(data, [split for split in ("train", "val") if split in data.splits], console)
     if settings.balance:

@@ -58,10 +58,10 @@ class TestSavedFirst:
         """The weights of the last step are there, and so is the checkpoint; the evaluation is made up for."""
         label = data.splits["val"].labels / "scene01.png"
         good = label.read_bytes()
-        label.write_bytes(b"no image")
         often = Reporting(eval_every=4, checkpoint_every=100, log_every=1, workers=0)
+        damage = Trigger("step 1/", lambda: label.write_bytes(b"no image"))
         with pytest.raises(ValueError, match=r"scene01\.png"):
-            run(data, tmp_path / "run", reporting=often, steps=steps)
+            run(data, tmp_path / "run", reporting=often, steps=steps, file=damage)
         assert header(tmp_path / "run" / CHECKPOINT)["step"] == "4"
         if steps == 4:
             assert create_model(weights=tmp_path / "run" / FINAL).metadata["metrics"] == {}
