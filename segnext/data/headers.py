@@ -70,7 +70,7 @@ def read_header(path: str | os.PathLike[str], read: Callable[[Path], np.ndarray]
 def _undecoded(file: Path) -> Header | None:
     """Return the header of a whole file; None if only decoding it can tell."""
     try:
-        with file.open("rb") as content, Image.open(content) as image:
+        with file.open("rb") as content, Image.open(content, formats=("JPEG", "PNG")) as image:
             if image.mode not in _PLAIN_MODES or "transparency" in image.info:
                 return None
             if image.format == "JPEG":

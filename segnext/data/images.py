@@ -2,17 +2,33 @@
 
 A photograph may be 8-bit, 16-bit, palette, gray, CMYK, with alpha, rotated by EXIF or animated; it always
 comes out as (H, W, 3) uint8 RGB. Anything that cannot be read raises `ImageError`, whose message is one line
-that starts with the file's name, so that a batch job can print it and go on.
+that starts with the file's name, so that a batch job can print it and go on. Nothing is guessed in silence: a meaning
+that a file does not declare is declared by the caller, warned of, or refused.
 """
+
+from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+
+from segnext.data.depth import (
+    INTEGERS,
+    ImageWarning,
+    ValueRange,
+    check_range,
+    deep_colour,
+    is_deep_colour,
+    set_raw_modes,
+    to_bytes,
+    undeclared_range,
+)
 
 IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm")
@@ -20,7 +36,21 @@ IMAGE_SUFFIXES = frozenset(
 )
 """These count as images when a folder is searched; a file that is named itself may have any suffix."""
 
-_SIXTEEN_BIT = frozenset(("I;16", "I;16B", "I;16L", "I;16N", "I"))
+# The formats of photographs. No other is opened, whatever a file's name is: for some of them Pillow starts another
+# program (EPS: Ghostscript), and most are decoded by code that few people test.
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+# A Targa file has no mark of its own, so that many damaged files look like one: only its name tells.
+_BY_SUFFIX = {".tga": "TGA"}
+_OTHER_FORMATS = {
+    b"%!PS": "PostScript",
+    b"\xc5\xd0\xd3\xc6": "PostScript",
+    b"%PDF": "PDF",
+    b"8BPS": "Photoshop",
+    b"\xd7\xcd\xc6\x9a": "WMF",
+    b"\x89HDF": "HDF5",
+    b"<svg": "SVG",
+    b"<?xml": "XML",
+}
 _WITH_ALPHA = frozenset(("RGBA", "RGBa", "LA", "La", "PA"))
 
 
@@ -28,14 +58,23 @@ class ImageError(ValueError):
     """An image file that cannot be used; the message is one line that names the file."""
 
 
-def read_image(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str], value_range: ValueRange | None = None, *, upright: bool = True
+) -> np.ndarray:
     """Read a photograph as RGB, upright.
 
-    Alpha is composited on white, as a viewer shows it; 16-bit gray is scaled from the full range 0..65535; only
-    the first of several frames is read; the EXIF orientation is applied.
+    - Alpha is composited on white, as a viewer shows it. In a TIFF it is left out with a warning, because the fourth
+      band of many of them is near infrared, whatever it is called there.
+    - More than 8 bits per channel are scaled from `value_range`. Without one, it is 0 to the largest number of the
+      bits that the file declares. A PNG or TIFF file of 16 bits does not declare them: those that the image uses are
+      taken, 8, 10, 12, 14 or 16, with a warning below 16.
+    - Of several frames the first is read; the EXIF orientation is applied.
 
     Args:
-        path: a file in any format that Pillow reads.
+        path: an AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PNM, QOI, TGA, TIFF or WebP file; the content tells which,
+            not the name.
+        value_range: the values that become 0 and 255, for files of more than 8 bits per channel; 8 bits stay as
+            they are. Floating-point pixels need it.
         upright: False: the EXIF orientation is ignored.
 
     Returns:
@@ -43,37 +82,40 @@ def read_image(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndar
 
     Raises:
         ImageError: the file is missing, empty, truncated, no image, over Pillow's pixel limit, or of a kind
-            without a defined brightness (floating point, 32 bits).
+            without a defined brightness (floating point or more than 16 bits without a range, Lab).
     """
-    with opened(path) as image:
-        return rgb_array(image, upright=upright)
+    check_range("read_image", value_range)
+    with opened(path, decode=False) as image:
+        _check_planes(image)
+        if is_deep_colour(image):
+            return _deep_rgb(Path(path), image, value_range, upright)
+        return rgb_array(image, value_range, upright=upright)
 
 
-def rgb_array(image: Image.Image, *, upright: bool = True) -> np.ndarray:
+def rgb_array(
+    image: Image.Image, value_range: ValueRange | None = None, *, upright: bool = True
+) -> np.ndarray:
     """Turn a Pillow image of any mode into 8-bit RGB, by the rules of `read_image`.
 
     Args:
         image: an opened image; its current frame is used.
+        value_range: as in `read_image`.
         upright: False: the EXIF orientation is ignored.
 
     Returns:
         (H, W, 3) uint8, RGB, contiguous and writable.
 
     Raises:
-        ImageError: the mode has no defined brightness (floating point, 32 bits).
+        ImageError: the mode has no defined brightness (floating point or more than 16 bits without a range, Lab).
     """
-    image = turned_upright(image) if upright else image
-    if image.mode in _SIXTEEN_BIT:
-        values = np.array(image)
-        if image.mode == "I" and values.size and (values.min() < 0 or values.max() > 65535):
-            raise ImageError(
-                f"32-bit pixels must be within 0..65535, got {values.min()}..{values.max()}; save as 16-bit"
-            )
-        # 65535 / 257 = 255; adding half of 257 makes it round to the nearest.
-        gray = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return np.repeat(gray[:, :, None], 3, axis=2)
-    if image.mode == "F":
-        raise ImageError("floating-point pixels have no defined brightness; convert it to 8 or 16 bits")
+    if image.mode == "LAB":
+        raise ImageError("Lab colours are not read; save it as RGB")
+    image = _decoded(image, upright)
+    if image.mode in INTEGERS or image.mode == "F":
+        return np.repeat(_deep_gray(image, value_range)[:, :, None], 3, axis=2)
+    if image.mode in _WITH_ALPHA and image.format == "TIFF":
+        _warn_of_band(image)
+        return _colour_bands(image)
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, "white")
@@ -81,25 +123,110 @@ def rgb_array(image: Image.Image, *, upright: bool = True) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def _deep_gray(image: Image.Image, value_range: ValueRange | None) -> np.ndarray:
+    values = np.array(image)
+    if image.mode == "F":
+        if not np.isfinite(values).all():
+            raise ImageError("pixels must be finite numbers, got NaN or infinity; replace them")
+        if value_range is None:
+            raise ImageError(
+                "floating-point pixels have no defined brightness; declare their value_range, or convert it to 8 "
+                "or 16 bits"
+            )
+    elif value_range is None:
+        if values.size and (values.min() < 0 or values.max() > 65535):
+            raise ImageError(
+                f"32-bit pixels must be within 0..65535, got {values.min()}..{values.max()}; declare their "
+                "value_range, or save as 16-bit"
+            )
+        value_range = undeclared_range(image, values)
+    gray = to_bytes(values, value_range)
+    if "transparency" in image.info:
+        gray[values == image.info["transparency"]] = 255
+    return gray
+
+
+def _deep_rgb(path: Path, image: Image.Image, value_range: ValueRange | None, upright: bool) -> np.ndarray:
+    """Read 16-bit colour, or 16-bit gray with alpha, from a file that is opened as `image`."""
+
+    def decode(change: Callable[[str], str]) -> np.ndarray:
+        with _open(path) as again:
+            set_raw_modes(again, change)
+            return np.array(_decoded(again, upright))
+
+    values, alpha = deep_colour(image, decode)
+    rgb = to_bytes(values, value_range or undeclared_range(image, values))
+    if alpha is None:
+        if "transparency" in image.info:
+            rgb[(values == np.array(image.info["transparency"])).all(2)] = 255
+        return rgb
+    if image.format == "TIFF":
+        _warn_of_band(image)
+        return rgb
+    return rgb_array(Image.fromarray(np.dstack([rgb, alpha])))
+
+
+def _check_planes(image: Image.Image) -> None:
+    """Refuse a TIFF whose bands of more than 8 bits lie one after the other: Pillow takes their bytes for pixels."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+        if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and len(bits) > 1 and max(bits) > 8:
+            raise ImageError("16-bit colour in separate planes is not read; save it with interleaved bands")
+
+
+def _warn_of_band(image: Image.Image) -> None:
+    warnings.warn(
+        f"the last band of {image.format} files is left out: they call it alpha, but it may be near infrared; for "
+        "transparency use PNG",
+        ImageWarning,
+        stacklevel=2,
+    )
+
+
+def _colour_bands(image: Image.Image) -> np.ndarray:
+    """Return RGB without alpha, as stored."""
+    if image.mode == "PA":
+        return np.array(image.convert("RGB"))
+    bands = np.array(image)[..., :-1]
+    return np.ascontiguousarray(bands) if bands.shape[2] == 3 else np.repeat(bands, 3, axis=2)
+
+
+def _decoded(image: Image.Image, upright: bool) -> Image.Image:
+    """Return the image with its pixels in memory."""
+    if image.format == "TIFF" and image.mode == "RGBA":
+        # Pillow would divide the colours by a premultiplied alpha, of which nobody knows whether it is one.
+        set_raw_modes(image, lambda raw: raw.replace("RGBa", "RGBA"))
+    image.load()
+    return turned_upright(image) if upright else image
+
+
 def orientation(image: Image.Image) -> int:
     """Return an image's EXIF orientation, 1 (upright) to 8; 5 and above swap height and width."""
     try:
         number = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as in `turned_upright`
+    except Exception:  # a damaged EXIF block can raise any error, while the pixels are decoded and good
         return 1
     return number if number in range(1, 9) else 1
 
 
 def turned_upright(image: Image.Image) -> Image.Image:
     """Return the image turned by its EXIF orientation; the image itself if it has none."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block can raise any error, while the pixels are decoded and good
+    if orientation(image) == 1:
         return image
+    upright = ImageOps.exif_transpose(image)
+    upright.format = image.format
+    return upright
+
+
+def _open(file: Path) -> Image.Image:
+    Image.init()  # registers all formats
+    formats = [*_FORMATS, *([_BY_SUFFIX[file.suffix.lower()]] if file.suffix.lower() in _BY_SUFFIX else [])]
+    return Image.open(file, formats=[name for name in formats if name in Image.OPEN])
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def opened(path: str | os.PathLike[str], *, decode: bool = True) -> Iterator[Image.Image]:
     """Open and decode the first frame; a failure in the block becomes an `ImageError` that names the file."""
     file = Path(path)
     try:
@@ -111,24 +238,57 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             raise ImageError("is not a regular file")  # a pipe would block for ever
         if file.stat().st_size == 0:
             raise ImageError("the file is empty (0 bytes)")
-        with Image.open(file) as image:
-            image.load()  # decoding here makes sure that a later failure is not about the pixels
+        with _open(file) as image:
             if 0 in image.size:
                 raise ImageError(f"the image has no pixels, its size is {image.width}x{image.height}")
+            if decode:
+                image.load()  # decoding here makes sure that a later failure is not about the pixels
             yield image
     except ImageError as error:
         raise ImageError(f"{file}: {error}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{file}: not an image in a format that Pillow {Image.__version__} reads") from None
+        raise ImageError(f"{file}: {_unidentified(file)}") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{file}: {_too_large(error)}") from None
     except MemoryError:
         raise ImageError(f"{file}: not enough memory to decode it; cut it into tiles") from None
     except PermissionError:
         raise ImageError(f"{file}: cannot be read, permission denied") from None
+    except ImageWarning:  # only where warnings are errors
+        raise
     except Exception as error:  # a parser can raise any error on damaged data: struct.error, KeyError ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{file}: cannot be decoded, it is damaged or truncated ({reason})") from None
+
+
+def _unidentified(file: Path) -> str:
+    """Say why a file is not read, as well as its first bytes tell."""
+    with file.open("rb") as stream:
+        start = stream.read(64)
+    other = next((name for mark, name in _OTHER_FORMATS.items() if start.lstrip().startswith(mark)), None)
+    if other is None and start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        other = "HEIF"
+    if other is not None:
+        return f"is a {other} file, which is not opened; convert it to PNG or JPEG"
+    if start[:4] in TiffImagePlugin.PREFIXES:
+        return _unread_tiff(file)
+    return f"not an image in a format that is read ({', '.join(_FORMATS)})"
+
+
+def _unread_tiff(file: Path) -> str:
+    """Say which bands a TIFF holds that Pillow does not know."""
+    try:
+        with file.open("rb") as stream:
+            directory = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
+            stream.seek(directory.next)
+            directory.load(stream)
+            bands, bits = directory[TiffImagePlugin.SAMPLESPERPIXEL], directory[TiffImagePlugin.BITSPERSAMPLE]
+    except Exception:  # a parser can raise any error on damaged data
+        return "not an image, its TIFF header is damaged"
+    return (
+        f"a TIFF of {bands} bands of {bits[0]} bits, in an order that does not tell which are red, green and blue; "
+        "write these three alone (gdal_translate -b 3 -b 2 -b 1 -co PHOTOMETRIC=RGB)"
+    )
 
 
 def _too_large(error: Exception) -> str:

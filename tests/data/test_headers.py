@@ -57,6 +57,7 @@ def test_turns(tmp_path, name, number):
     assert header.size(upright=False) == (20, 30)
 
 
+@pytest.mark.filterwarnings("ignore::segnext.data.depth.ImageWarning")  # of a TIFF with alpha
 @pytest.mark.parametrize("mode", ["RGBA", "CMYK", "1"])
 def test_rare_modes(tmp_path, mode):
     assert read_header(saved(tmp_path / "a.tif", mode)) == Header(20, 30, 1)

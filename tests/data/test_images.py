@@ -20,7 +20,9 @@ def photo(height: int = 20, width: int = 30) -> np.ndarray:
     return np.stack([8 * x, 12 * y, 255 - 8 * x], axis=-1).clip(0, 255).astype(np.uint8)
 
 
-def png(path: Path, width: int, height: int, depth: int, colour: int, rows: bytes) -> Path:
+def png(
+    path: Path, width: int, height: int, depth: int, colour: int, rows: bytes, transparent: bytes = b""
+) -> Path:
     """Write a PNG by hand: a kind that Pillow does not write, or one whose header promises too much."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -30,6 +32,7 @@ def png(path: Path, width: int, height: int, depth: int, colour: int, rows: byte
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
+        + (chunk(b"tRNS", transparent) if transparent else b"")
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )

@@ -1,0 +1,240 @@
+"""More than 8 bits per channel and more than three bands: scaled by declaration, or with a warning, or refused."""
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segnext.data.depth import ImageWarning
+from segnext.data.images import ImageError, read_image, rgb_array
+from tests.data.test_images import png
+
+RNG = np.random.default_rng(0)
+TWELVE = RNG.integers(0, 4096, (5, 7, 3)).astype(np.uint16)
+TWELVE[0, 0] = 4095
+FULL = RNG.integers(0, 65536, (5, 7, 3)).astype(np.uint16)
+FULL[0, 0] = 65535
+
+
+def scaled(values: np.ndarray, high: float, low: float = 0) -> np.ndarray:
+    return (
+        np.floor((values.astype(np.float64) - low) * 255 / (high - low) + 0.5).clip(0, 255).astype(np.uint8)
+    )
+
+
+def deep_png(path: Path, values: np.ndarray, transparent: bytes = b"") -> Path:
+    """Write (H, W, C) values of 16 bits; C = 1 gray, 2 with alpha, 3 RGB, 4 with alpha."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    return png(path, width, height, depth=16, colour=colour, rows=rows, transparent=transparent)
+
+
+def tiff(
+    path: Path,
+    values: np.ndarray,
+    order: str = "<",
+    *,
+    extra: int | None = None,
+    photometric: int = 2,
+    planes: int = 1,
+    compress: bool = False,
+) -> Path:
+    """Write a TIFF by hand, also of kinds that Pillow does not write."""
+    height, width, bands = values.shape
+    bits = 8 * values.dtype.itemsize
+    pixels = np.moveaxis(values, 2, 0) if planes == 2 else values
+    body = pixels.astype(values.dtype.newbyteorder(order)).tobytes()
+    body = zlib.compress(body) if compress else body
+    after = 8 + len(body)
+    plane = len(body) // bands
+    counts = [plane] * bands if planes == 2 else [len(body)]
+    offsets = [8 + plane * index for index in range(len(counts))]
+    tags = [
+        (256, [width], "I"),
+        (257, [height], "I"),
+        (258, [bits] * bands, "H"),
+        (259, [8 if compress else 1], "H"),
+    ]
+    tags += [(262, [photometric], "H"), (273, offsets, "I"), (277, [bands], "H"), (278, [height], "I")]
+    tags += [(279, counts, "I"), (284, [planes], "H")]
+    if extra is not None:
+        tags.append((338, [extra] + [0] * (bands - 4), "H"))
+    entries, values_after = b"", b""
+    start = after + 2 + 12 * len(tags) + 4
+    for tag, numbers, kind in tags:
+        packed = struct.pack(f"{order}{len(numbers)}{kind}", *numbers)
+        field = packed.ljust(4, b"\0")
+        if len(packed) > 4:
+            field = struct.pack(f"{order}I", start + len(values_after))
+            values_after += packed
+        entries += struct.pack(f"{order}HHI", tag, {"H": 3, "I": 4}[kind], len(numbers)) + field
+    mark = b"II" if order == "<" else b"MM"
+    head = mark + struct.pack(f"{order}HI", 42, after)
+    directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + values_after
+    path.write_bytes(head + body + directory)
+    return path
+
+
+class TestRange:
+    def test_colour_is_read_to_the_last_bit(self, tmp_path):
+        for path in (
+            deep_png(tmp_path / "a.png", FULL),
+            tiff(tmp_path / "a.tif", FULL),
+            tiff(tmp_path / "b.tif", FULL, ">"),
+            tiff(tmp_path / "c.tif", FULL, compress=True),
+            tiff(tmp_path / "d.tif", FULL, ">", compress=True),
+        ):
+            np.testing.assert_array_equal(read_image(path), scaled(FULL, 65535))
+
+    def test_a_declared_range_scales_and_clips_colour_and_gray(self, tmp_path):
+        gray = TWELVE[..., :1]
+        for values in (TWELVE, gray):
+            for path in (deep_png(tmp_path / "a.png", values), self.gray_or_colour(tmp_path, values)):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    image = read_image(path, (100, 3000))
+                np.testing.assert_array_equal(image, np.broadcast_to(scaled(values, 3000, 100), (5, 7, 3)))
+
+    @staticmethod
+    def gray_or_colour(folder: Path, values: np.ndarray) -> Path:
+        return tiff(folder / "a.tif", values, photometric=2 if values.shape[2] == 3 else 1)
+
+    @pytest.mark.parametrize(
+        ("largest", "bits"),
+        [(255, 8), (256, 10), (1023, 10), (1024, 12), (4095, 12), (4096, 14), (16383, 14)],
+    )
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_an_undeclared_range_is_measured_and_said(self, tmp_path, largest, bits, channels):
+        values = np.full((2, 2, channels), largest // 2, np.uint16)
+        values[0, 0] = largest
+        with pytest.warns(
+            ImageWarning, match=rf"use {bits} bits are scaled from 0\.\.{2**bits - 1};.*value_range"
+        ):
+            image = read_image(deep_png(tmp_path / "a.png", values))
+        np.testing.assert_array_equal(image, np.broadcast_to(scaled(values, 2**bits - 1), (2, 2, 3)))
+
+    def test_a_file_that_names_its_largest_value_is_not_measured(self, tmp_path):
+        (tmp_path / "a.pgm").write_bytes(b"P5 2 1 4095\n" + np.array([1000, 30], ">u2").tobytes())
+        assert read_image(tmp_path / "a.pgm")[0, :, 0].tolist() == [62, 2]
+
+    def test_8_bits_stay_as_they_are(self, tmp_path):
+        Image.fromarray(np.array([[[1, 2, 3]]], np.uint8)).save(tmp_path / "a.png")
+        assert read_image(tmp_path / "a.png", (0, 4095)).tolist() == [[[1, 2, 3]]]
+
+    def test_floating_point_and_32_bits_by_declaration(self, tmp_path):
+        Image.fromarray(np.array([[-1, 0.5, 1]], np.float32)).save(tmp_path / "a.tif")
+        assert read_image(tmp_path / "a.tif", (0, 1))[0, :, 0].tolist() == [0, 128, 255]
+        Image.fromarray(np.array([[-5, 0, 100_000]], np.int32)).save(tmp_path / "b.tif")
+        assert read_image(tmp_path / "b.tif", (-5, 100_000))[0, :, 0].tolist() == [0, 0, 255]
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_non_finite_pixels_are_refused(self, tmp_path, bad):
+        Image.fromarray(np.array([[0, bad]], np.float32)).save(tmp_path / "a.tif")
+        with pytest.raises(ImageError, match="finite numbers, got NaN or infinity"):
+            read_image(tmp_path / "a.tif", (0, 1))
+
+    @pytest.mark.parametrize("bad", [(1, 1), (2, 1), (0, float("inf")), (float("nan"), 1), (1,)])
+    def test_what_is_no_range(self, bad):
+        with pytest.raises(ValueError, match="^read_image: value_range must be two finite numbers"):
+            read_image("none.png", bad)
+
+
+class TestBands:
+    def test_alpha_with_16_bits_is_composited_on_white(self, tmp_path):
+        for colour in ([65535, 0, 32896], [32896]):
+            values = np.array([[[*colour, 65535], [*colour, 0]]], np.uint16)
+            opaque = [255, 0, 128] if len(colour) == 3 else [128] * 3
+            assert read_image(deep_png(tmp_path / "a.png", values)).tolist() == [[opaque, [255] * 3]]
+
+    def test_a_transparent_value_with_16_bits_is_white(self, tmp_path):
+        values = np.array([[[65535, 0, 300], [65535, 0, 301]]], np.uint16)
+        path = deep_png(tmp_path / "a.png", values, struct.pack(">3H", 65535, 0, 300))
+        assert read_image(path).tolist() == [[[255] * 3, [255, 0, 1]]]
+        path = deep_png(tmp_path / "b.png", np.array([[[65535], [300]]], np.uint16), struct.pack(">H", 300))
+        assert read_image(path).tolist() == [[[255] * 3, [255] * 3]]
+
+    @pytest.mark.parametrize("extra", [None, 0, 1, 2])
+    @pytest.mark.parametrize("depth", [8, 16])
+    def test_the_fourth_band_of_a_tiff_is_left_out(self, tmp_path, extra, depth):
+        values = np.full((4, 6, 4), 40, np.uint8)
+        values[..., 3] = 10
+        if depth == 16:
+            values = values.astype(np.uint16) * 257
+            values[0, 0] = 65535
+        path = tiff(tmp_path / "a.tif", values, extra=extra)
+        if extra == 0:  # said to be no alpha
+            image = read_image(path)
+        else:
+            with pytest.warns(ImageWarning, match="last band of TIFF files is left out"):
+                image = read_image(path)
+        assert (image[1:] == 40).all() and image.shape == (4, 6, 3)
+
+    @pytest.mark.parametrize("bands", [5, 6])
+    def test_further_bands_too(self, tmp_path, bands):
+        path = tiff(tmp_path / "a.tif", np.full((4, 6, bands), 40, np.uint8), extra=0)
+        assert (read_image(path) == 40).all()
+
+    def test_gray_with_a_band(self, tmp_path):
+        Image.fromarray(np.array([[[100, 0]]], np.uint8)).save(tmp_path / "a.tif")
+        with pytest.warns(ImageWarning):
+            assert read_image(tmp_path / "a.tif").tolist() == [[[100] * 3]]
+
+    @pytest.mark.parametrize("bands", [4, 7])
+    def test_bands_of_unknown_order_are_refused(self, tmp_path, bands):
+        path = tiff(tmp_path / "a.tif", np.zeros((4, 6, bands), np.uint16), extra=0, photometric=1)
+        with pytest.raises(ImageError, match=rf"a\.tif: a TIFF of {bands} bands of 16 bits.*PHOTOMETRIC=RGB"):
+            read_image(path)
+
+    def test_16_bits_in_separate_planes_are_refused(self, tmp_path):
+        with pytest.raises(ImageError, match="separate planes"):
+            read_image(tiff(tmp_path / "a.tif", FULL, planes=2))
+
+    def test_8_bits_in_separate_planes(self, tmp_path):
+        colours = RNG.integers(0, 256, (5, 7, 3), np.uint8)
+        np.testing.assert_array_equal(read_image(tiff(tmp_path / "a.tif", colours, planes=2)), colours)
+
+    def test_lab_is_refused(self):
+        with pytest.raises(ImageError, match="Lab"):
+            rgb_array(Image.new("LAB", (2, 2)))
+
+
+class TestFormats:
+    @pytest.mark.parametrize("name", ["photo.jpg", "photo.eps", "photo.png", "photo.tga"])
+    @pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0", b"\xc5\xd0\xd3\xc6"])
+    def test_postscript_never_starts_a_program(self, tmp_path, monkeypatch, name, start):
+        called = tmp_path / "called"
+        program = tmp_path / "bin" / "gs"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\ntouch '{called}'\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+        path = tmp_path / name
+        path.write_bytes(start + b"\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+        with pytest.raises(ImageError, match="PostScript file, which is not opened; convert it to PNG"):
+            read_image(path)
+        assert not called.exists()
+
+    @pytest.mark.parametrize("kind", ["ICO", "PCX", "SGI", "XBM", "ICNS", "DDS", "TGA"])
+    def test_other_formats_are_refused_whatever_their_name(self, tmp_path, kind):
+        image = Image.new("1" if kind == "XBM" else "RGB", (64, 64))
+        path = tmp_path / "photo.jpg"
+        image.save(path, format=kind)
+        with pytest.raises(ImageError, match="not an image in a format that is read"):
+            read_image(path)
+
+    def test_targa_by_its_name(self, tmp_path):
+        Image.new("RGB", (4, 4), (1, 2, 3)).save(tmp_path / "a.TGA")
+        assert (read_image(tmp_path / "a.TGA") == (1, 2, 3)).all()
+
+    @pytest.mark.parametrize(
+        "format", ["PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "QOI", "JPEG2000", "PPM"]
+    )
+    def test_a_name_is_not_the_content(self, tmp_path, format):
+        Image.new("RGB", (32, 32), (200, 100, 50)).save(tmp_path / "a.txt", format=format)
+        difference = read_image(tmp_path / "a.txt").astype(int) - (200, 100, 50)
+        assert np.abs(difference).max() <= 3
