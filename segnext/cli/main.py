@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import io
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +21,7 @@ EXPECTED = (ValueError, TypeError, OSError, NotImplementedError, RuntimeError, M
 
 # Characters of a message; those of other libraries can have thousands.
 LONGEST = 2000
+_show_as_python = warnings.showwarning
 
 app = typer.Typer(
     name="segnext",
@@ -73,12 +75,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             errors="replace"
         )  # a class name that the terminal lacks must not end a command
     try:
-        app([word for word in words if word != "--traceback"], prog_name="segnext")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app([word for word in words if word != "--traceback"], prog_name="segnext")
     except EXPECTED as error:
         if "--traceback" in words:
             raise
         print(f"segnext: {message_of(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Show a warning of ours in one line, and any other as Python does."""
+    if category.__module__.startswith("segnext."):
+        print(f"segnext: note: {message}", file=sys.stderr)
+    else:
+        _show_as_python(message, category, *place, **more)
 
 
 def message_of(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from segnext.cli._journal import JOURNAL, SUMMARY, Journal
-from segnext.cli._options import Device, InferenceOptions, Threads, Weights, expanded
+from segnext.cli._options import Device, InferenceOptions, Threads, Weights, expanded, parse_numbers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +42,10 @@ def predict(
         typer.Option(help="Arithmetic of the network."),
     ] = "float32",
     threads: Threads = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(help="Values that become black and white in images of more than 8 bits, e.g. 0,4095."),
+    ] = None,
     max_pixels: Annotated[
         int | None,
         typer.Option(min=1, help="Largest image to read; default: Pillow's safety limit, 179 million."),
@@ -82,7 +86,7 @@ def predict(
     records: list[dict[str, Any]] = []
     stopped = False
     if files:
-        predictor = _predictor(weights, device, dtype, options, threads)
+        predictor = _predictor(weights, device, dtype, options, threads, value_range)
         _set_pixel_limit(max_pixels)
         output.mkdir(parents=True, exist_ok=True)
         with sole_use("predict", output), stop_signals(STOPPING) as stop:
@@ -105,15 +109,26 @@ def predict(
 
 
 def _predictor(
-    weights: str, device: str, dtype: str, options: InferenceOptions, threads: int | None
+    weights: str,
+    device: str,
+    dtype: str,
+    options: InferenceOptions,
+    threads: int | None,
+    value_range: str | None,
 ) -> Predictor:
+    from dataclasses import replace
+
     import torch
 
     from segnext.predict.predictor import Predictor
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return Predictor(weights, device=device, dtype=getattr(torch, dtype), inference=options.inference())
+    predictor = Predictor(weights, device=device, dtype=getattr(torch, dtype), inference=options.inference())
+    if value_range is not None:
+        declared: Any = parse_numbers("--value-range", value_range)
+        predictor.preprocessing = replace(predictor.preprocessing, value_range=declared)
+    return predictor
 
 
 def _result_files(output: Path, name: str, overlay: bool) -> dict[str, Path]:
@@ -172,6 +187,7 @@ def _run(predictor: Predictor, weights: str, overlay: float | None) -> dict[str,
         "device": str(predictor.device),
         "dtype": str(predictor.dtype).removeprefix("torch."),
         "inference": dataclasses.asdict(predictor.inference),
+        "preprocessing": predictor.preprocessing.as_json(),
         "overlay": overlay,
         "classes": predictor.classes,
         "palette": predictor.palette.tolist(),

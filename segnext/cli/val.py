@@ -31,11 +31,15 @@ def val(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     device: Device = "auto",
     dtype: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="bfloat16: autocast; weights stay float32.")
+        Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of the network.")
     ] = "float32",
-    deployed: Annotated[
-        bool, typer.Option("--deploy", help="Evaluate the deployed model, which `segnext predict` runs.")
-    ] = False,
+    deploy: Annotated[
+        bool,
+        typer.Option(
+            "--deploy/--eager",
+            help="Evaluate the deployed model, as `segnext predict` runs it, or the model itself (bfloat16: autocast).",
+        ),
+    ] = True,
     threads: Threads = None,
 ) -> None:
     """Evaluate weights: IoU and accuracy of each class, mIoU, pixel accuracy.
@@ -52,7 +56,7 @@ def val(
     comes from one confusion matrix over the whole set at the labels' size; ignored pixels count nowhere, and
     classes that neither occur nor are predicted are left out of the means.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     import torch
     from rich.console import Console
@@ -61,9 +65,9 @@ def val(
     from segnext.cli._tables import print_evaluation
     from segnext.data.config import load_data_config
     from segnext.data.preprocessing import Preprocessing
-    from segnext.deployment.model import deploy
     from segnext.device import choose_device
     from segnext.evaluation.evaluate import evaluate
+    from segnext.predict.predictor import network_of
 
     if output is not None and os.path.lexists(output) and not overwrite:
         raise FileExistsError(f"val: output must not exist, got {output}; replace it with --overwrite")
@@ -71,16 +75,20 @@ def val(
     if threads is not None:
         torch.set_num_threads(threads)
     config = load_data_config(data, root)
-    dataset = config.open(split)
     model = _load(weights, config)
-    inference = inference.for_weights(Preprocessing.of(model.metadata).short_side)
+    preprocessing = Preprocessing.of(model.metadata)
+    inference = inference.for_weights(preprocessing.short_side)
+    dataset = replace(config, value_range=config.value_range or preprocessing.value_range).open(split)
     chosen, arithmetic = choose_device(device), getattr(torch, dtype)
+    model.to(chosen).eval()
+    network = network_of(model, chosen, arithmetic) if deploy else model
+    deployed = network is not model
     console = Console(highlight=False, soft_wrap=True)
     _note_other_names(console, config.classes, model)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{config.name} {split}", total=len(dataset))
         evaluation = evaluate(
-            deploy(model.to(chosen), arithmetic) if deployed else model.to(chosen).eval(),
+            network,
             dataset,
             device=chosen,
             dtype=torch.float32 if deployed else arithmetic,

@@ -9,6 +9,7 @@
     palette: [[128, 64, 128], [64, 0, 128]]
     ignore_index: 255             # label id that counts nowhere
     short_side: 360               # pixels of the short side of the images that the network gets
+    value_range: [0, 4095]        # the values that become 0 and 255 in images of more than 8 bits per channel
     image_suffix: _leftImg8bit    # ends of the file names, if an image and its label have different ones
     label_suffix: _gtFine_labelIds
     label_map: {0: ignore, 1-150: 0}   # ids in the files to class ids; a range maps to consecutive ones
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from segnext.data.dataset import SegmentationFolder
+from segnext.data.depth import ValueRange, check_range
 from segnext.data.labels import IDS, Colour
 from segnext.drawing.palette import distinct_palette
 from segnext.safe_yaml import read_yaml
@@ -39,7 +41,7 @@ SETS = Path(__file__).parent / "sets"
 SPLITS = ("train", "val", "test")
 KEYS = (
     *("name", "path", *SPLITS, "classes", "palette", "ignore_index", "short_side"),
-    *("image_suffix", "label_suffix", "label_map", "color_labels", "ignore_colors", "exif"),
+    *("value_range", "image_suffix", "label_suffix", "label_map", "color_labels", "ignore_colors", "exif"),
 )
 IGNORE = "ignore"  # stands for the ignored id in a label map, whatever its number
 
@@ -70,6 +72,7 @@ class DataConfig:
         ignore_index: label id that is not counted, 0..255.
         splits: splits by name ("train", "val", ...).
         short_side: pixels of the short side at which the network sees the images; None: native size.
+        value_range: the values that become 0 and 255 in images of more than 8 bits; None: as the files say.
         image_suffix: end of the images' names that their labels' names lack.
         label_suffix: end of the labels' names that their images' names lack.
         label_map: ids in the files to class ids or `ignore_index`; None: they are class ids already.
@@ -85,6 +88,7 @@ class DataConfig:
     ignore_index: int
     splits: dict[str, Split]
     short_side: int | None = None
+    value_range: ValueRange | None = None
     image_suffix: str = ""
     label_suffix: str = ""
     label_map: dict[int, int] | None = field(default=None, hash=False)
@@ -116,6 +120,7 @@ class DataConfig:
             image_suffix=self.image_suffix,
             label_suffix=self.label_suffix,
             names=files.list,
+            value_range=self.value_range,
         )
 
     def _colours(self) -> dict[Colour, int]:
@@ -163,6 +168,7 @@ def load_data_config(name_or_path: str | Path, root: str | Path | None = None) -
         ignore_index=ignore_index,
         splits=_splits(content, path, base),
         short_side=_short_side(content, path),
+        value_range=_value_range(content, path),
         image_suffix=_suffix(content, path, "image_suffix"),
         label_suffix=_suffix(content, path, "label_suffix"),
         label_map=_label_map(content, path, len(classes), ignore_index),
@@ -228,6 +234,18 @@ def _short_side(content: dict[str, Any], path: Path) -> int | None:
     if short_side is not None and (type(short_side) is not int or short_side < 1):
         raise ValueError(f"data: short_side in {path} must be at least 1 pixel, got {short_side!r}")
     return short_side
+
+
+def _value_range(content: dict[str, Any], path: Path) -> ValueRange | None:
+    given = content.get("value_range")
+    if given is None:
+        return None
+    if not isinstance(given, list) or not all(type(value) in (int, float) for value in given):
+        raise ValueError(
+            f"data: value_range in {path} must be two numbers such as [0, 4095], got {_shown(given)}"
+        )
+    check_range(f"data: {path}", tuple(given))
+    return given[0], given[1]
 
 
 def _suffix(content: dict[str, Any], path: Path, key: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segnext.data.depth import ValueRange
 from segnext.data.images import read_image
 from segnext.data.labels import Colour, LabelReader
 from segnext.data.pairing import find_pairs
@@ -33,6 +34,7 @@ class SegmentationFolder:
         image_suffix: end of the images' names, with or without the extension; other files are ignored.
         label_suffix: the same for the label maps' names.
         names: text file with one name per line; other files are ignored. None: all files are used.
+        value_range: the values that become 0 and 255 in images of more than 8 bits, see `read_image`.
         cache_bytes: decoded images are kept in memory until they take this much.
 
     Attributes:
@@ -57,6 +59,7 @@ class SegmentationFolder:
         image_suffix: str = "",
         label_suffix: str = "",
         names: str | Path | None = None,
+        value_range: ValueRange | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.pairs = find_pairs(Path(images), Path(labels), image_suffix, label_suffix, names)
@@ -65,6 +68,7 @@ class SegmentationFolder:
         )
         self.num_classes = num_classes
         self.ignore_index = ignore_index
+        self.value_range = value_range
         self._cache_left = cache_bytes
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -83,7 +87,7 @@ class SegmentationFolder:
 
     def read_image(self, file: Path) -> np.ndarray:
         """Return an image as the data set gives it, (H, W, 3) uint8 RGB; raises `ImageError`."""
-        return read_image(file, upright=self.labels.upright)
+        return read_image(file, self.value_range, upright=self.labels.upright)
 
     def _read(self, image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarray]:
         image = self.read_image(image_file)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
+
+from segnext.data.depth import ValueRange, check_range
 
 MEAN = (123.675, 116.28, 103.53)
 """Per-channel mean of ImageNet, RGB, on the 0..255 scale (docs/model.md, section 5.1)."""
@@ -18,6 +20,8 @@ STD = (58.395, 57.12, 57.375)
 
 # The official code evaluates ADE20K with images that fit into (2048, 512): the long side is at most 4 x 512.
 LONGEST_RATIO = 4
+
+ORDERS = ("rgb", "bgr")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class Preprocessing:
         std: one number per channel, 0..255 scale.
         short_side: pixels to which the short side of an image is resized for the network, the long side to at
             most four times as many; None: images keep their size.
+        order: ``"rgb"``, or ``"bgr"`` for a network that takes blue first; mean and std are in this order.
+        value_range: the values that become 0 and 255 when a file of more than 8 bits per channel is read, see
+            `segnext.data.images.read_image`; None: as the file says.
 
     Raises:
         ValueError: a value is out of range.
@@ -37,6 +44,8 @@ class Preprocessing:
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     short_side: int | None = None
+    order: str = "rgb"
+    value_range: ValueRange | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("mean", -math.inf), ("std", 0)):
@@ -46,6 +55,11 @@ class Preprocessing:
                 raise ValueError(f"preprocessing: {name} must be {expected}, one per channel, got {values}")
         if self.short_side is not None and self.short_side < 1:
             raise ValueError(f"preprocessing: short_side must be at least 1 pixel, got {self.short_side}")
+        if self.order not in ORDERS or (self.order == "bgr" and len(self.mean) != 3):
+            raise ValueError(
+                f"preprocessing: order must be 'rgb', or 'bgr' for 3 channels, got {self.order!r}"
+            )
+        check_range("preprocessing", self.value_range)
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> Preprocessing:
@@ -55,28 +69,50 @@ class Preprocessing:
             ValueError: the metadata holds something other than numbers that are in range.
         """
         stored = metadata.get("preprocessing") or {}
-        try:
-            mean, std = (
-                tuple(float(value) for value in stored.get(key, default))
-                for key, default in (("mean", MEAN), ("std", STD))
-            )
-            short_side = None if stored.get("short_side") is None else int(stored["short_side"])
-        except (TypeError, AttributeError, ValueError):
+        names = [field.name for field in fields(cls)]
+        if not isinstance(stored, Mapping) or stored.keys() - set(names):
             raise ValueError(
-                f"preprocessing: the weights' metadata must hold mean, std and short_side as numbers, got {stored}"
+                f"preprocessing: the weights' metadata must hold {', '.join(names)}, got {stored}"
+            )
+        try:
+            given = {
+                name: value for name, value in stored.items() if value is not None or name in ("mean", "std")
+            }
+            for name in given.keys() & {"mean", "std", "value_range"}:
+                given[name] = tuple(float(value) for value in given[name])
+            if "short_side" in given:
+                given["short_side"] = int(given["short_side"])
+        except (TypeError, ValueError):
+            raise ValueError(
+                "preprocessing: the weights' metadata must hold mean, std, short_side and value_range as numbers, "
+                f"got {stored}"
             ) from None
-        return cls(mean, std, short_side)
+        return cls(**given)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the dictionary that `of` reads back; it has no `short_side` if there is none."""
+        """Return the dictionary that `of` reads back; beside mean and std it holds only what is not the default."""
         plain: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std)}
-        return plain if self.short_side is None else plain | {"short_side": self.short_side}
+        if self.short_side is not None:
+            plain["short_side"] = self.short_side
+        if self.order != "rgb":
+            plain["order"] = self.order
+        if self.value_range is not None:
+            plain["value_range"] = list(self.value_range)
+        return plain
 
     def __call__(
         self, image: np.ndarray | torch.Tensor, *, device: torch.device | str | None = None
     ) -> torch.Tensor:
-        """Normalise an image by `mean` and `std`, see `normalise`; its size stays as it is."""
+        """Bring an RGB image into the network's order, and normalise it, see `normalise`; its size stays as it is."""
+        if self.order == "bgr":
+            image = image.flip(1) if isinstance(image, torch.Tensor) else image[..., ::-1]
         return normalise(image, mean=self.mean, std=self.std, device=device)
+
+    @property
+    def padding(self) -> np.ndarray:
+        """(3,) uint8 RGB, the colour nearest to the mean: once normalised, it is within 0.5 / std of 0."""
+        colour = np.clip(np.round(self.mean), 0, 255).astype(np.uint8)
+        return colour[::-1] if self.order == "bgr" else colour
 
     def scale(self, height: int, width: int) -> float:
         """Return the factor by which an image of this size is resized for the network."""

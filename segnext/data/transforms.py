@@ -104,8 +104,7 @@ class Augmentation:
 
     def _pad(self, view: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = ids.shape
-        # Once normalised, this colour is within 0.5 / 57 of zero.
-        colour = np.clip(np.round(self.preprocessing.mean), 0, 255).astype(np.uint8)
+        colour = self.preprocessing.padding
         image = np.empty((self.crop, self.crop, 3), np.uint8)
         image[rows:], image[:rows, columns:] = colour, colour
         image[:rows, :columns] = view

@@ -38,7 +38,8 @@ class Predictor:
         device: ``"auto"`` (a GPU if there is one), or a torch device.
         dtype: ``torch.float32``, ``torch.bfloat16``, or ``torch.float16`` for autocast.
         inference: how an image goes through the network; the whole image once by default. Where it has no
-            `short_side`, the weights' preprocessing gives one. Masks always have the photograph's size.
+            `short_side`, the preprocessing gives one. Masks always have the photograph's size.
+        preprocessing: how a photograph becomes the network's input; by default as the weights say.
 
     Attributes:
         model: the model, in evaluation mode, on `device`. On a CPU or a CUDA GPU a deployed copy of it runs
@@ -47,6 +48,7 @@ class Predictor:
         classes: name of each class: the weights', else "class 0", "class 1", ...
         palette: (K, 3) uint8 RGB: the weights', else distinguishable colours.
         inference: the protocol, see `Inference`.
+        preprocessing: see above.
 
     Raises:
         ValueError: an option is out of range, the model does not segment RGB images, or there is no
@@ -60,6 +62,7 @@ class Predictor:
         device: torch.device | str = "auto",
         dtype: torch.dtype = torch.float32,
         inference: Inference | None = None,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         if dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(f"Predictor: dtype must be float32, bfloat16 or float16, got {dtype}")
@@ -83,10 +86,8 @@ class Predictor:
                 "normalise your images yourself and call model.predict"
             )
         self.model = model.to(self.device).eval()
-        self._network: Network = self.model
-        if runs_deployed(self.device, dtype, model):
-            self._network = deploy(self.model, dtype)
-        self.preprocessing = Preprocessing.of(model.metadata)
+        self._network = network_of(self.model, self.device, dtype)
+        self.preprocessing = preprocessing or Preprocessing.of(model.metadata)
         self.inference = (inference or Inference()).for_weights(self.preprocessing.short_side)
         count = model.config.num_classes
         self.classes = _class_names(model.metadata.get("classes"), count)
@@ -103,7 +104,7 @@ class Predictor:
             ValueError, TypeError: an array of another shape or dtype.
             MemoryError: the image is too large to be segmented in this way.
         """
-        pixels = _pixels(image)
+        pixels = _pixels(image, self.preprocessing)
         start = time.perf_counter()
         try:
             tensor = self.preprocessing(pixels, device=self.device)
@@ -122,17 +123,24 @@ class Predictor:
         return Prediction(mask, pixels, self.classes, self.palette, time.perf_counter() - start)
 
 
+def network_of(model: SegNeXt, device: torch.device, dtype: torch.dtype) -> Network:
+    """Return what predicts and is evaluated: the deployed model, or the model itself where it does not run."""
+    return deploy(model, dtype) if runs_deployed(device, dtype, model) else model
+
+
 def runs_deployed(device: torch.device, dtype: torch.dtype, model: SegNeXt) -> bool:
     """Return whether a `Predictor` runs the deployed model; if not, it runs the model, under autocast below float32."""
     is_taken = device.type in ("cpu", "cuda") and dtype in (torch.float32, torch.bfloat16)
     return is_taken and reason_against(model) is None
 
 
-def _pixels(image: str | os.PathLike[str] | np.ndarray | Image.Image) -> np.ndarray:
+def _pixels(
+    image: str | os.PathLike[str] | np.ndarray | Image.Image, preprocessing: Preprocessing
+) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
-        return read_image(image)
+        return read_image(image, preprocessing.value_range)
     if isinstance(image, Image.Image):
-        return rgb_array(image)
+        return rgb_array(image, preprocessing.value_range)
     if isinstance(image, Tensor) or not isinstance(image, np.ndarray):
         raise TypeError(
             f"Predictor: image must be a path, a numpy array or a Pillow image, got {type(image).__name__}; "

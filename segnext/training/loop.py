@@ -117,7 +117,8 @@ class _Run:
     Attributes:
         data: the data set.
         settings: they determine the result.
-        preprocessing: mean and std of the weights that the run starts from, image size of the data set.
+        preprocessing: mean, std and order of the weights that the run starts from, image size of the data set; the
+            range of values is the data set's, else the weights'.
         state: model, optimiser and progress.
         batches: batches of the training split.
         validation_set: the `val` split; None without one.
@@ -141,9 +142,11 @@ class _Run:
     @classmethod
     def prepare(cls, model: SegNeXt, data: DataConfig, settings: TrainSettings, device: torch.device) -> _Run:
         """Prepare everything up to the first step; nothing is written yet."""
+        of_weights = Preprocessing.of(model.metadata)
+        data = replace(data, value_range=data.value_range or of_weights.value_range)
+        preprocessing = replace(of_weights, short_side=data.short_side, value_range=data.value_range)
         training_set = data.open("train")
         validation_set = data.open("val") if "val" in data.splits else None
-        preprocessing = replace(Preprocessing.of(model.metadata), short_side=data.short_side)
         augmentation = Augmentation(
             settings.crop,
             settings.scale,

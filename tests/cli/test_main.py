@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 import typer
 
 from segnext import __version__
 from segnext.cli import main as cli
+from segnext.data.depth import ImageWarning
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -62,6 +64,15 @@ def test_traceback_on_request(tmp_path):
 )
 def test_one_line(error, line):
     assert cli.message_of(error) == line
+
+
+def test_a_warning_of_ours_is_one_line(capsys, monkeypatch):
+    def warn(*_: object, **__: object) -> None:
+        warnings.warn("all is well", ImageWarning, stacklevel=1)
+
+    monkeypatch.setattr(cli, "app", warn)
+    cli.main([])
+    assert capsys.readouterr().err == "segnext: note: all is well\n"
 
 
 def test_defects_are_not_hidden(monkeypatch):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from segnext.data.config import list_sets, load_data_config
 from tests.data.synthetic import CLASSES, COLOURS, scene, write_data_set, write_yaml
+from tests.data.test_depth import deep_png
 
 
 @pytest.fixture
@@ -29,6 +30,12 @@ def test_a_yaml_gives_classes_colours_and_folders(houses):
     expected_image, expected_label = scene(3)
     np.testing.assert_array_equal(image, expected_image)
     np.testing.assert_array_equal(label, expected_label)
+
+
+def test_a_range_of_values_reaches_the_pixels(houses):
+    deep_png(houses.parent / "images" / "val" / "scene00.png", np.full((40, 48, 3), 1023, np.uint16))
+    image, _ = load_data_config(write_yaml(houses, value_range=[0, 2046])).open("val")[0]
+    assert (image == 128).all()
 
 
 def test_folders_are_relative_to_the_yaml_or_to_root(houses, tmp_path, monkeypatch):
@@ -68,6 +75,12 @@ def test_defaults(houses):
         ({"palette": 5}, r"must be 3 lists .*, got 5; leave it out"),
         ({"short_side": 0}, r"short_side in .* must be at least 1 pixel, got 0"),
         ({"short_side": True}, r"short_side in .* must be at least 1 pixel, got True"),
+        ({"value_range": 4095}, r"value_range in .* must be two numbers such as \[0, 4095\], got 4095"),
+        (
+            {"value_range": [0, True]},
+            r"value_range in .* must be two numbers such as \[0, 4095\], got \[0, True",
+        ),
+        ({"value_range": [5, 5]}, r"houses\.yaml: value_range must be two finite numbers, .*, got \(5, 5\)"),
         ({"ignore_index": 300}, r"ignore_index in .* must be 0\.\.255, got 300"),
         ({"ignore_index": "none"}, r"ignore_index in .* must be 0\.\.255, got 'none'"),
         ({"image_suffix": 5}, r"image_suffix in .* must be the end of a file name, .*, got 5"),
