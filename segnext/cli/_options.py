@@ -48,9 +48,10 @@ class InferenceOptions:
         int | None,
         "Resize images to this for the network (ADE20K: 512); 0: never. Default: as the weights say.",
     ] = None
-    size_divisor: Annotated[
-        int | None, "Round the network's input up to a multiple; 32 matches published numbers."
-    ] = None
+    protocol: Annotated[
+        Literal["native", "official", "mmseg1"],
+        "How sizes are made: official (resized again to multiples of 32), mmseg1 (padded to them), native (neither).",
+    ] = "native"
 
     def inference(self) -> Inference:
         """Return the protocol that these options describe.

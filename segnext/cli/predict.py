@@ -99,7 +99,7 @@ def predict(
         if as_json and not stopped:
             print(summary)
         elif not stopped:
-            _report(Console(highlight=False, soft_wrap=True), output, records)
+            _report(Console(highlight=False, soft_wrap=True), output, records, str(predictor.inference))
     for failure in failures:
         notes.print(f"segnext: {printable(failure)}", markup=False)
     if failures or stopped:
@@ -195,11 +195,12 @@ def _run(predictor: Predictor, weights: str, overlay: float | None) -> dict[str,
     return dict(json.loads(json.dumps(run)))
 
 
-def _report(console: Console, output: Path, records: list[dict[str, Any]]) -> None:
+def _report(console: Console, output: Path, records: list[dict[str, Any]], protocol: str) -> None:
     import statistics
 
     if not records:
         return
+    console.print(protocol)
     if len(records) > 1:
         typical = statistics.median(record["seconds"] for record in records)
         console.print(

@@ -85,6 +85,7 @@ def val(
     deployed = network is not model
     console = Console(highlight=False, soft_wrap=True)
     _note_other_names(console, config.classes, model)
+    console.print(str(inference), markup=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{config.name} {split}", total=len(dataset))
         evaluation = evaluate(

@@ -125,6 +125,13 @@ def short_side_scale(height: int, width: int, short_side: int) -> float:
     return min(short_side / short, LONGEST_RATIO * short_side / long)
 
 
+def as_batch(image: np.ndarray) -> torch.Tensor:
+    """Return an (H, W, C) array as a tensor (1, C, H, W), channels_last, without a copy where torch can share it."""
+    # torch warns of arrays that nobody may write to, such as np.asarray(pillow_image), and refuses negative strides.
+    shared = image if image.flags.writeable and image.flags.c_contiguous else image.copy()
+    return torch.from_numpy(shared).permute(2, 0, 1)[None]
+
+
 def normalise(
     image: np.ndarray | torch.Tensor,
     *,
@@ -154,7 +161,7 @@ def normalise(
             )
         if image.ndim != 3 or image.shape[2] != channels:
             raise ValueError(f"normalise: image must be (H, W, {channels}), got {tuple(image.shape)}")
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        pixels = as_batch(image)
     elif isinstance(image, torch.Tensor):
         if image.ndim != 4 or image.shape[1] != channels:
             raise ValueError(f"normalise: a batch must be (N, {channels}, H, W), got {tuple(image.shape)}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from segnext.data.dataset import SegmentationFolder
-from segnext.data.preprocessing import Preprocessing
+from segnext.data.preprocessing import Preprocessing, as_batch
 from segnext.evaluation.metrics import ConfusionMatrix
 from segnext.predict.inference import Inference, Network, predict_mask
 
@@ -75,9 +75,9 @@ def evaluate(
     start = time.perf_counter()
     for index in range(len(dataset)):
         image, label = dataset[index]
-        pixels = preprocessing(image, device=device)
+        images = as_batch(image).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            ids = predict_mask(model, pixels, (label.shape[0], label.shape[1]), inference)
+            ids = predict_mask(model, images, preprocessing, inference)
         confusion.update(ids[0].cpu(), torch.from_numpy(label))
         after_image()
     return Evaluation(confusion, len(dataset), time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""Turns normalised images into scores and label maps: whole, in sliding windows, at several scales, mirrored.
+"""Turns photographs into scores and label maps: whole, in sliding windows, at several scales, mirrored.
 
 The protocols are those of the published results (docs/model.md, section 5.3). This module takes and gives tensors;
 `segnext.predict.predictor` adds files, `segnext.predict.prediction` colours and drawing.
@@ -10,16 +10,22 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segnext.data.preprocessing import short_side_scale
+from segnext.data.preprocessing import LONGEST_RATIO, Preprocessing, short_side_scale
+from segnext.data.resizing import resize
 from segnext.models.config import SegNeXtConfig
 from segnext.models.labels import class_logits, two_logits
-from segnext.predict.windows import sliding_logits
+from segnext.predict.windows import View, sliding_logits
+
+DIVISOR = 32
+"""The published protocols give the network sides that are multiples of this, the stride of its last stage."""
+
+ProtocolName = Literal["native", "official", "mmseg1"]
 
 
 class Network(Protocol):
@@ -43,6 +49,10 @@ class Inference:
     """How an image goes through the network.
 
     Attributes:
+        protocol: how sizes are made. ``"native"``: one resize, if `short_side` or `scales` ask for any.
+            ``"official"``: as the official code, a second resize rounds each side up to a multiple of 32, and
+            logits are resized twice too. ``"mmseg1"``: as mmsegmentation 1.x, the normalised image is padded
+            with 0 to a multiple of 32, and the logits are cut.
         mode: ``"whole"``, or ``"slide"``: overlapping windows whose logits are averaged.
         crop: side of a window in pixels; a side of the image that is shorter is not split.
         stride: step between windows, at most `crop`; None: three quarters of it (Cityscapes: 1024 and 768).
@@ -51,17 +61,16 @@ class Inference:
         short_side: images are first resized so that their short side has this many pixels, and the long side
             at most four times as many (ADE20K: 512); 0: native size; None: as the weights say (`for_weights`),
             and native size without `for_weights`. Results keep the native size.
-        size_divisor: sides are then rounded up to a multiple of it by resizing (published numbers: 32).
         batch: windows that run through the network together.
     """
 
+    protocol: ProtocolName = "native"
     mode: str = "whole"
     crop: int = 1024
     stride: int | None = None
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     short_side: int | None = None
-    size_divisor: int | None = None
     batch: int = 1
 
     def __post_init__(self) -> None:
@@ -69,6 +78,8 @@ class Inference:
         if self.stride is None:
             object.__setattr__(self, "stride", max(1, 3 * self.crop // 4))
         assert self.stride is not None
+        names = get_args(ProtocolName)
+        self._expect("protocol", self.protocol in names, f"one of {', '.join(names)}")
         self._expect("mode", self.mode in ("whole", "slide"), "'whole' or 'slide'")
         self._expect("crop", self.crop >= 1, "at least 1 pixel")
         self._expect("stride", 1 <= self.stride <= self.crop, f"from 1 to the crop, {self.crop}")
@@ -78,9 +89,6 @@ class Inference:
             "short_side",
             self.short_side is None or self.short_side >= 0,
             "at least 1 pixel, 0 for native size, or None",
-        )
-        self._expect(
-            "size_divisor", self.size_divisor is None or self.size_divisor >= 1, "at least 1, or None"
         )
         self._expect("batch", self.batch >= 1, "at least 1")
 
@@ -92,23 +100,49 @@ class Inference:
         """Return this protocol with the short side that the weights were trained for, unless it has one already."""
         return self if self.short_side is not None else replace(self, short_side=short_side)
 
+    def __str__(self) -> str:
+        """Return the protocol in a few words, for the output of commands."""
+        words = [f"protocol {self.protocol}", f"short side {self.short_side or 'native'}"]
+        if self.mode == "slide":
+            words.append(f"windows of {self.crop} every {self.stride}")
+        if self.views > 1:
+            words.append("scales " + " ".join(f"{scale:g}" for scale in self.scales))
+        return ", ".join(words + ["mirrored too"] * self.flip)
+
     @property
     def views(self) -> int:
         """How many times the network sees each image."""
         return len(self.scales) * (2 if self.flip else 1)
 
-    def view_size(self, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
-        """Return height and width at which the network sees an image of height x width at `scale`."""
+    def resized(self, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
+        """Return height and width of an image of height x width after the first resize at `scale`."""
+        if self.protocol == "native":
+            if self.short_side:
+                scale *= short_side_scale(height, width, self.short_side)
+            return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        # Both fit the image into a box, as mmcv's imrescale does, whose sides the official code truncates.
         if self.short_side:
-            scale *= short_side_scale(height, width, self.short_side)
-        divisor = self.size_divisor or 1
-        rows, columns = (max(1, int(side * scale + 0.5)) for side in (height, width))
-        return -(-rows // divisor) * divisor, -(-columns // divisor) * divisor
+            box = [int(LONGEST_RATIO * self.short_side * scale), int(self.short_side * scale)]
+        else:
+            half = 0 if self.protocol == "official" else 0.5
+            box = [int(side * scale + half) for side in (height, width)]
+        ratio = min(max(box) / max(height, width), min(box) / min(height, width))
+        return max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5))
+
+    def seen(self, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
+        """Return height and width at which the network sees an image of height x width at `scale`."""
+        rows, columns = self.resized(height, width, scale)
+        if self.protocol == "native":
+            return rows, columns
+        return -(-rows // DIVISOR) * DIVISOR, -(-columns // DIVISOR) * DIVISOR
 
 
 @torch.no_grad()
 def predict_logits(
-    model: Network, images: Tensor, size: tuple[int, int] | None = None, inference: Inference | None = None
+    model: Network,
+    images: Tensor,
+    preprocessing: Preprocessing | None = None,
+    inference: Inference | None = None,
 ) -> Tensor:
     """Return the scores of every class at every pixel; their argmax is the label map.
 
@@ -117,31 +151,35 @@ def predict_logits(
 
     Args:
         model: in evaluation mode.
-        images: (N, C, H, W) normalised images on the model's device.
-        size: height and width of the result; the images' by default.
+        images: (N, 3, H, W) uint8 RGB on the model's device.
+        preprocessing: makes the network's input; ImageNet's numbers by default. Its `short_side` is not used.
         inference: the protocol; the whole image once by default.
 
     Returns:
-        (N, K, height, width) float32.
+        (N, K, H, W) float32.
 
     Raises:
-        RuntimeError: the model is in training mode. NonFiniteError: there are NaN or Inf among the logits.
+        RuntimeError: the model is in training mode. TypeError: images of another dtype. NonFiniteError: there are
+            NaN or Inf among the logits.
     """
     inference = inference or Inference()
-    _check_evaluation(model)
-    height, width = images.shape[2:]
-    size = size or (height, width)
+    _check(model, images)
+    size = (images.shape[2], images.shape[3])
     total: Tensor | None = None
+    corners, threshold = model.config.align_corners, model.config.threshold
     for scale in inference.scales:
-        seen = _resize(images, inference.view_size(height, width, scale))
         for mirrored in (False, True) if inference.flip else (False,):
-            view = seen.flip(3) if mirrored else seen
+            view = _view(images, preprocessing or Preprocessing(), inference, scale, mirrored)
             if inference.mode == "slide":
-                logits = torch.cat(list(_sliding_logits(model, view, inference)), dim=2)
+                logits = torch.cat([band.clone() for band in _sliding_logits(model, view, inference)], dim=2)
             else:
-                logits = _logits(model, view)
-            logits = _resize(logits.flip(3) if mirrored else logits, size, model.config.align_corners)
-            several, threshold = inference.views > 1, model.config.threshold
+                logits = _logits(model, view.window(0, 0, *view.size))
+                if inference.protocol != "native":
+                    logits = _resize_logits(logits, view.size, corners)
+            if inference.protocol == "mmseg1" and view.size != view.pixels.shape[2:]:
+                logits = logits[:, :, : view.pixels.shape[2], : view.pixels.shape[3]]
+            logits = _resize_logits(logits.flip(3) if mirrored else logits, size, corners)
+            several = inference.views > 1
             scores = class_logits(logits, threshold).softmax(1) if several else two_logits(logits, threshold)
             total = scores if total is None else total.add_(scores)
     assert total is not None  # there is at least one scale
@@ -150,45 +188,71 @@ def predict_logits(
 
 @torch.no_grad()
 def predict_mask(
-    model: Network, images: Tensor, size: tuple[int, int] | None = None, inference: Inference | None = None
+    model: Network,
+    images: Tensor,
+    preprocessing: Preprocessing | None = None,
+    inference: Inference | None = None,
 ) -> Tensor:
     """Return the most likely class of every pixel: the argmax of `predict_logits`, in less memory.
 
-    If the whole image is seen once, no full-size logits exist (fused resize and argmax). Sliding windows at the
-    result's size hold those of one row of windows. Other sizes, several scales and mirrored views hold them all.
+    If the whole image is seen once, no full-size logits exist (fused resize and argmax), unless the protocol resizes
+    logits twice. Sliding windows at the result's size hold those of one row of windows, and normalise one window at
+    a time. Other sizes, several scales and mirrored views hold them all.
 
     Args:
         model: in evaluation mode.
-        images: (N, C, H, W) normalised images on the model's device.
-        size: height and width of the result; the images' by default.
+        images: (N, 3, H, W) uint8 RGB on the model's device.
+        preprocessing: makes the network's input; ImageNet's numbers by default. Its `short_side` is not used.
         inference: the protocol; the whole image once by default.
 
     Returns:
-        (N, height, width) class ids, uint8 up to 256 classes, else int32.
+        (N, H, W) class ids, uint8 up to 256 classes, else int32.
 
     Raises:
-        RuntimeError: the model is in training mode. NonFiniteError: there are NaN or Inf among the logits.
+        RuntimeError: the model is in training mode. TypeError: images of another dtype. NonFiniteError: there are
+            NaN or Inf among the logits.
     """
     inference = inference or Inference()
-    _check_evaluation(model)
+    _check(model, images)
+    size = (images.shape[2], images.shape[3])
+    one_resize = inference.protocol == "native" or inference.seen(*size, inference.scales[0]) == size
+    threshold = model.config.threshold
+    if inference.views > 1 and threshold is not None:
+        scores = predict_logits(model, images, preprocessing, inference)
+        return (scores[:, 1] > threshold).to(torch.uint8)
+    if inference.views > 1 or not one_resize:
+        return _ids(predict_logits(model, images, preprocessing, inference))
+    view = _view(images, preprocessing or Preprocessing(), inference, inference.scales[0], False)
+    if inference.mode == "whole":
+        return model.predict(view.window(0, 0, *view.size), size)
+    if view.size != size:
+        return _ids(predict_logits(model, images, preprocessing, inference))
+    mask, top = None, 0
+    for band in _sliding_logits(model, view, inference):
+        ids = _ids(two_logits(band, threshold))
+        if mask is None:
+            mask = ids.new_empty((len(images), *size))
+        mask[:, top : top + ids.shape[1]] = ids
+        top += ids.shape[1]
+    assert mask is not None  # there is at least one band
+    return mask
+
+
+def _view(
+    images: Tensor, preprocessing: Preprocessing, inference: Inference, scale: float, mirrored: bool
+) -> View:
     height, width = images.shape[2:]
-    size = size or (height, width)
-    seen = inference.view_size(height, width, inference.scales[0])
-    if inference.views == 1 and inference.mode == "whole":
-        return model.predict(_resize(images, seen), size)
-    if inference.views == 1 and seen == tuple(size):
-        bands = _sliding_logits(model, _resize(images, seen), inference)
-        return torch.cat([_ids(two_logits(rows, model.config.threshold)) for rows in bands], dim=1)
-    scores = predict_logits(model, images, size, inference)
-    if inference.views > 1 and model.config.threshold is not None:
-        return (scores[:, 1] > model.config.threshold).to(torch.uint8)
-    return _ids(scores)
+    size = inference.seen(height, width, scale)
+    images = resize(images, inference.resized(height, width, scale))
+    if inference.protocol == "official":
+        images = resize(images, size)
+    return View(images.flip(3) if mirrored else images, size, preprocessing)
 
 
-def _sliding_logits(model: Network, images: Tensor, inference: Inference) -> Iterator[Tensor]:
+def _sliding_logits(model: Network, view: View, inference: Inference) -> Iterator[Tensor]:
     assert inference.stride is not None  # set when `inference` was made
     network, align_corners = partial(_logits, model), model.config.align_corners
-    return sliding_logits(network, images, inference.crop, inference.stride, inference.batch, align_corners)
+    return sliding_logits(network, view, inference.crop, inference.stride, inference.batch, align_corners)
 
 
 def _logits(model: Network, images: Tensor) -> Tensor:
@@ -198,19 +262,23 @@ def _logits(model: Network, images: Tensor) -> Tensor:
     return logits.float()
 
 
-def _resize(images: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-    # There is no antialiasing, because the published protocols resize images without it.
-    if tuple(images.shape[2:]) == tuple(size):
-        return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=align_corners)
+def _resize_logits(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    if tuple(logits.shape[2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def _ids(scores: Tensor) -> Tensor:
     return scores.argmax(1).to(torch.uint8 if scores.shape[1] <= 256 else torch.int32)
 
 
-def _check_evaluation(model: Network) -> None:
+def _check(model: Network, images: Tensor) -> None:
     if model.training:
         raise RuntimeError(
             "inference: the model must be in evaluation mode, got training mode; call model.eval() first"
+        )
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise TypeError(
+            f"inference: images must be (N, 3, H, W) uint8, got {tuple(images.shape)} {images.dtype}; normalised "
+            "tensors go to model.predict"
         )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from segnext.create import create_model
 from segnext.data.images import read_image, rgb_array
-from segnext.data.preprocessing import Preprocessing
+from segnext.data.preprocessing import Preprocessing, as_batch
 from segnext.deployment.model import deploy, reason_against
 from segnext.device import choose_device
 from segnext.drawing.palette import distinct_palette
@@ -107,10 +107,11 @@ class Predictor:
         pixels = _pixels(image, self.preprocessing)
         start = time.perf_counter()
         try:
-            tensor = self.preprocessing(pixels, device=self.device)
+            images = as_batch(pixels).to(self.device)
             autocast = self.dtype != torch.float32 and self._network is self.model
             with torch.autocast(self.device.type, self.dtype, enabled=autocast):
-                mask = predict_mask(self._network, tensor, inference=self.inference)[0].cpu().numpy()
+                ids = predict_mask(self._network, images, self.preprocessing, self.inference)
+            mask = ids[0].cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise

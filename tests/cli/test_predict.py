@@ -20,6 +20,7 @@ def test_one_photo(run, photos, tmp_path):
     status, output, errors = run(photos / "0.png")
     assert (status, errors) == (0, "")
     assert files(tmp_path / "out") == ["0_mask.png", "0_overlay.jpg", "predictions.json"]
+    assert output.startswith("protocol native, short side native\n")
     assert "60x40" in output and str(tmp_path / "out" / "0_mask.png") in output and "%" in output
     with Image.open(tmp_path / "out" / "0_mask.png") as mask:
         assert mask.mode == "P" and mask.size == (60, 40) and np.array(mask).max() < 3
@@ -110,11 +111,13 @@ class TestOptions:
         assert json.loads(output) == json.loads((tmp_path / "out" / "predictions.json").read_text())
 
     def test_inference_options_arrive(self, run, photos, tmp_path):
-        options = "--mode slide --crop 32 --stride 20 --scales 0.5,1 --flip --short-side 48 --size-divisor 16"
+        options = (
+            "--mode slide --crop 32 --stride 20 --scales 0.5,1 --flip --short-side 48 --protocol official"
+        )
         assert run(photos / "0.png", *options.split(), "--dtype", "bfloat16", "--threads", 1)[0] == 0
         summary = json.loads((tmp_path / "out" / "predictions.json").read_text())
         expected = {"mode": "slide", "crop": 32, "stride": 20, "scales": [0.5, 1.0], "flip": True}
-        assert summary["inference"] == expected | {"short_side": 48, "size_divisor": 16, "batch": 1}
+        assert summary["inference"] == expected | {"short_side": 48, "protocol": "official", "batch": 1}
         assert summary["dtype"] == "bfloat16"
 
     def test_max_pixels(self, run, photos, monkeypatch):

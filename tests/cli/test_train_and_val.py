@@ -207,7 +207,8 @@ def test_val_prints_what_training_measured(segnext, data, trained):
     [
         "--mode slide --crop 32 --stride 16",
         "--scales 0.5,1,1.5 --flip",
-        "--size-divisor 32",
+        "--protocol official",
+        "--protocol mmseg1 --short-side 48",
         "--short-side 64 --split train",
         "--dtype bfloat16 --threads 1",
     ],
@@ -226,7 +227,8 @@ def test_val_protocols_and_json(segnext, data, trained, tmp_path, words, threads
     assert list(result["class_iou"]) == CLASSES and result["data"] == "houses"
     assert result["inference"]["flip"] == ("--flip" in words)
     assert result["inference"]["scales"] == ([0.5, 1.0, 1.5] if "--scales" in words else [1.0])
-    assert result["inference"]["size_divisor"] == (32 if "--size-divisor" in words else None)
+    protocol = words.split()[1] if "--protocol" in words else "native"
+    assert result["inference"]["protocol"] == protocol and f"protocol {protocol}" in printed
 
 
 def test_val_overwrites_only_when_asked(segnext, data, trained, tmp_path):
@@ -262,7 +264,7 @@ def test_val_tells_of_other_class_names(segnext, data, trained):
         (["--scales", "1,big"], "--scales must be numbers separated by commas"),
         (["--scales", "0"], "scales must be positive numbers"),
         (["--mode", "slide", "--stride", "2000"], "stride must be from 1 to the crop, 1024, got 2000"),
-        (["--size-divisor", "0"], "size_divisor must be at least 1"),
+        (["--short-side", "-1"], "short_side must be at least 1 pixel"),
         (["--split", "test"], "split must be one of train, val for houses, got test"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -1,12 +1,13 @@
 """Images are normalised by the numbers of docs/model.md, section 5.1, or by the weights' own."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from segnext.data.preprocessing import MEAN, STD, Preprocessing, normalise
+from segnext.data.preprocessing import MEAN, STD, Preprocessing, as_batch, normalise
 
 
 @pytest.fixture
@@ -43,6 +44,13 @@ def test_batch_equals_array_and_is_left_alone(image, dtype, layout):
 def test_other_statistics(image):
     tensor = normalise(image, mean=(0, 0, 0), std=(255, 255, 255))
     np.testing.assert_allclose(tensor[0, 0].numpy(), image[..., 0] / 255, atol=1e-6)
+
+
+def test_read_only_arrays_do_not_warn(image):
+    image.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        as_batch(image)
 
 
 def test_negative_strides(image):

@@ -87,10 +87,11 @@ def test_weights_are_evaluated_as_they_are_predicted(model, data, monkeypatch, c
         Inference(mode="slide", crop=24, stride=16),
         Inference(scales=(0.75, 1.25)),
         Inference(flip=True),
-        Inference(size_divisor=32),
+        Inference(protocol="official"),
+        Inference(protocol="mmseg1"),
         Inference(short_side=64),
     ],
-    ids=["slide", "scales", "flip", "size-divisor", "short-side"],
+    ids=["slide", "scales", "flip", "official", "mmseg1", "short-side"],
 )
 def test_every_protocol_counts_every_pixel_its_own_way(model, data, inference):
     plain, other = evaluate(model, data.open("val")), evaluate(model, data.open("val"), inference=inference)
@@ -102,7 +103,7 @@ def test_one_window_over_everything_is_the_whole_image(model, data):
     whole = evaluate(model, data.open("val")).confusion
     slide = evaluate(model, data.open("val"), inference=Inference(mode="slide", crop=64)).confusion
     assert (whole.counts - slide.counts).abs().sum() <= 4
-    native = evaluate(model, data.open("val"), inference=Inference(size_divisor=1)).confusion
+    native = evaluate(model, data.open("val"), inference=Inference(short_side=0)).confusion
     assert torch.equal(whole.counts, native.counts)
 
 

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from segnext import deploy
+from segnext.data.preprocessing import normalise
+from segnext.data.resizing import resize
 from segnext.models import SegNeXt, build
 from segnext.models.labels import class_logits, two_logits
 from segnext.predict.inference import Inference, predict_logits, predict_mask
@@ -21,27 +23,29 @@ def narrow(**options: object) -> SegNeXt:
     return model
 
 
+def noise() -> torch.Tensor:
+    return torch.randint(256, (2, 3, 45, 70), dtype=torch.uint8)
+
+
 @pytest.mark.parametrize("threshold", [0.3, 0.45, 0.5])
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0)])
 def test_one_logit_is_compared_with_the_threshold(threshold: float, scales: tuple[float, ...]) -> None:
-    model, images = narrow(num_classes=2, threshold=threshold), torch.randn(2, 3, 45, 70)
+    model, pixels = narrow(num_classes=2, threshold=threshold), noise()
+    images = normalise(pixels)
     with torch.no_grad():
-        views = [
-            F.interpolate(images, size=(int(45 * s + 0.5), int(70 * s + 0.5)), mode="bilinear")
-            for s in scales
-        ]
+        views = [normalise(resize(pixels, (int(45 * s + 0.5), int(70 * s + 0.5)))) for s in scales]
         logits = [F.interpolate(model.forward_logits(view), size=(45, 70), mode="bilinear") for view in views]
     probability = torch.stack([each.sigmoid() for each in logits]).mean(0)[:, 0]
     expected = (probability > threshold).to(torch.uint8)
     assert len(expected.unique()) == 2
-    mask = predict_mask(model, images, inference=Inference(scales=scales))
+    mask = predict_mask(model, pixels, inference=Inference(scales=scales))
     assert (mask != expected).float().mean() < 1e-3
     if len(scales) == 1:
         assert torch.equal(mask, model.predict(images))
-        sliding = predict_mask(model, images, inference=Inference(mode="slide", crop=70))
+        sliding = predict_mask(model, pixels, inference=Inference(mode="slide", crop=70))
         assert torch.equal(sliding, mask)
         assert torch.equal(deploy(model).predict(images), mask)
-        assert torch.equal(predict_logits(model, images).argmax(1), mask)
+        assert torch.equal(predict_logits(model, pixels).argmax(1), mask)
 
 
 def test_loss_of_one_logit_is_binary_cross_entropy() -> None:
@@ -85,7 +89,8 @@ def test_aligned_corners(outside: bool, inside: bool) -> None:
     """The features inside the decoder and the logits are each resized as the configuration says, everywhere alike."""
     plain = narrow(num_classes=5)
     model = narrow(num_classes=5, align_corners=outside, decoder_align_corners=inside)
-    images, targets = torch.randn(2, 3, 45, 70), torch.randint(0, 5, (2, 45, 70))
+    pixels, targets = noise(), torch.randint(0, 5, (2, 45, 70))
+    images = normalise(pixels)
     with torch.no_grad():
         low = model.forward_logits(images)
         assert torch.equal(low, plain.forward_logits(images)) == (not inside)
@@ -93,7 +98,7 @@ def test_aligned_corners(outside: bool, inside: bool) -> None:
         torch.testing.assert_close(model(images), expected)
         torch.testing.assert_close(model.loss(images, targets), F.cross_entropy(expected, targets))
     assert torch.equal(model.predict(images), expected.argmax(1).to(torch.uint8))
-    assert torch.equal(predict_logits(model, images), expected)
+    assert torch.equal(predict_logits(model, pixels), expected)
     fast = deploy(model)
     # The classifier's large weights make logits of about 100.
     torch.testing.assert_close(fast(images), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))

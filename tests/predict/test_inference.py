@@ -7,6 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from segnext import segnext_t
+from segnext.data.preprocessing import Preprocessing, normalise
+from segnext.data.resizing import resize
 from segnext.predict.inference import Inference, predict_logits, predict_mask
 
 CLASSES = 5
@@ -25,9 +27,15 @@ def model():
 
 def images(height: int, width: int, count: int = 1) -> torch.Tensor:
     coarse = torch.randn(count, 3, 7, 9, generator=torch.Generator().manual_seed(1))
-    return F.interpolate(coarse, (height, width), mode="bicubic").contiguous(
-        memory_format=torch.channels_last
-    )
+    smooth = F.interpolate(coarse, (height, width), mode="bicubic")
+    return (64 * smooth + 128).clip(0, 255).to(torch.uint8)
+
+
+def seen(pixels: torch.Tensor, *sizes: tuple[int, int]) -> torch.Tensor:
+    """Return the network's input after some resizes."""
+    for size in sizes:
+        pixels = resize(pixels, size)
+    return normalise(pixels)
 
 
 @torch.no_grad()
@@ -49,30 +57,25 @@ class TestWhole:
     def test_logits_are_the_model_s(self, model):
         x = images(45, 61)
         with torch.no_grad():
-            torch.testing.assert_close(predict_logits(model, x), model(x))
+            torch.testing.assert_close(predict_logits(model, x), model(normalise(x)))
 
     def test_mask_is_the_fused_argmax(self, model):
         x = images(45, 61, count=2)
         mask = predict_mask(model, x)
         assert mask.dtype == torch.uint8 and mask.shape == (2, 45, 61)
         assert len(mask.unique()) > 1
-        assert torch.equal(mask, model.predict(x))
+        assert torch.equal(mask, model.predict(normalise(x)))
 
-    def test_another_output_size(self, model):
-        x = images(45, 61)
-        with torch.no_grad():
-            expected = F.interpolate(model.forward_logits(x), (90, 31), mode="bilinear")
-        torch.testing.assert_close(predict_logits(model, x, (90, 31)), expected)
-        assert (predict_mask(model, x, (90, 31)) == expected.argmax(1)).float().mean() > 0.999
+    def test_a_preprocessing_of_its_own(self, model):
+        x, own = images(45, 61), Preprocessing((10.0, 20.0, 30.0), (90.0, 80.0, 70.0), order="bgr")
+        assert torch.equal(predict_mask(model, x, own), model.predict(own(x)))
 
-    def test_size_divisor_resizes_and_gives_the_native_size(self, model):
-        x = images(45, 61)
-        inference = Inference(size_divisor=32)
-        with torch.no_grad():
-            seen = F.interpolate(x, (64, 64), mode="bilinear")
-            expected = F.interpolate(model.forward_logits(seen), (45, 61), mode="bilinear")
-        torch.testing.assert_close(predict_logits(model, x, inference=inference), expected)
-        assert (predict_mask(model, x, inference=inference) == expected.argmax(1)).float().mean() > 0.999
+    @pytest.mark.parametrize("function", [predict_logits, predict_mask])
+    def test_normalised_images_are_refused(self, model, function):
+        with pytest.raises(
+            TypeError, match="uint8, got .* torch.float32; normalised tensors go to model.predict"
+        ):
+            function(model, normalise(images(45, 61)))
 
     def test_results_can_be_changed_in_place(self, model):
         predict_mask(model, images(45, 61)).add_(1)
@@ -95,7 +98,7 @@ class TestSliding:
     def test_equals_the_definition(self, model, height, width, crop, stride, batch):
         x = images(height, width, count=2)
         inference = Inference(mode="slide", crop=crop, stride=stride, batch=batch)
-        expected = sliding_by_definition(model, x, crop, stride)
+        expected = sliding_by_definition(model, normalise(x), crop, stride)
         torch.testing.assert_close(
             predict_logits(model, x, inference=inference), expected, rtol=1e-4, atol=1e-4
         )
@@ -122,8 +125,8 @@ class TestSliding:
     def test_resized_first(self, model):
         x = images(60, 80)
         inference = Inference(mode="slide", crop=64, stride=32, short_side=90)
-        seen = F.interpolate(x, (90, 120), mode="bilinear")
-        expected = F.interpolate(sliding_by_definition(model, seen, 64, 32), (60, 80), mode="bilinear")
+        expected = sliding_by_definition(model, seen(x, (90, 120)), 64, 32)
+        expected = F.interpolate(expected, (60, 80), mode="bilinear")
         torch.testing.assert_close(
             predict_logits(model, x, inference=inference), expected, rtol=1e-4, atol=1e-4
         )
@@ -137,15 +140,15 @@ class TestSeveralViews:
         total = 0
         for scale in self.SCALES:
             size = [int(side * scale + 0.5) for side in x.shape[2:]]
-            seen = F.interpolate(x, size, mode="bilinear")
-            for view in (seen, seen.flip(3)):
+            straight = seen(x, size)
+            for view in (straight, straight.flip(3)):
                 with torch.no_grad():
-                    # Whole: resized once, from H/8 to the result, instead of twice as mmsegmentation does.
+                    # Whole: resized once, from H/8 to the result.
                     slide = mode == "slide"
                     logits = (
                         sliding_by_definition(model, view, 48, 36) if slide else model.forward_logits(view)
                     )
-                logits = logits.flip(3) if view is not seen else logits
+                logits = logits.flip(3) if view is not straight else logits
                 total = total + F.interpolate(logits, x.shape[2:], mode="bilinear").softmax(1)
         return total / 6
 
@@ -170,26 +173,113 @@ class TestSeveralViews:
         assert not torch.allclose(straight, predict_logits(model, x).softmax(1), atol=1e-3)
 
 
-class TestOptions:
+class TestProtocols:
+    """The published pipelines step by step, as INTEROP's software takes them."""
+
+    @torch.no_grad()
+    def official(self, model, x, first, second, size, mirrored=False):
+        view = seen(x, first, second)
+        view = view.flip(3) if mirrored else view
+        logits = F.interpolate(model.forward_logits(view), second, mode="bilinear")
+        return F.interpolate(logits.flip(3) if mirrored else logits, size, mode="bilinear")
+
+    @torch.no_grad()
+    def mmseg1(self, model, x, first, padded, size, mirrored=False):
+        view = seen(x, first)
+        view = view.flip(3) if mirrored else view
+        view = F.pad(view, (0, padded[1] - first[1], 0, padded[0] - first[0]))
+        logits = F.interpolate(model.forward_logits(view), padded, mode="bilinear")[
+            ..., : first[0], : first[1]
+        ]
+        return F.interpolate(logits.flip(3) if mirrored else logits, size, mode="bilinear")
+
+    @pytest.mark.parametrize("protocol", ["official", "mmseg1"])
     @pytest.mark.parametrize(
-        ("options", "size", "seen"),
+        ("size", "short_side", "first", "second"),
         [
-            ({}, (361, 481), (361, 481)),
-            ({"size_divisor": 32}, (512, 683), (512, 704)),
-            ({"short_side": 512, "size_divisor": 32}, (600, 1000), (512, 864)),
-            ({"short_side": 512, "size_divisor": 32}, (200, 4000), (128, 2048)),  # ADE20K: fits (2048, 512)
-            ({"short_side": 512}, (4000, 200), (2048, 102)),
-            ({"short_side": 360}, (720, 960), (360, 480)),
-            ({"short_side": 4}, (1, 1), (4, 4)),
-            ({"short_side": 0, "size_divisor": 32}, (361, 481), (384, 512)),
+            ((45, 61), None, (45, 61), (64, 64)),
+            ((50, 66), 70, (70, 92), (96, 96)),
+            ((64, 96), 0, (64, 96), (64, 96)),
         ],
     )
-    def test_view_size(self, options, size, seen):
-        assert Inference(**options).view_size(*size) == seen
+    def test_one_view(self, model, protocol, size, short_side, first, second):
+        x = images(*size, count=2)
+        inference = Inference(protocol=protocol, short_side=short_side)
+        expected = getattr(self, protocol)(model, x, first, second, size)
+        torch.testing.assert_close(
+            predict_logits(model, x, inference=inference), expected, rtol=1e-4, atol=1e-4
+        )
+        mask = predict_mask(model, x, inference=inference)
+        assert (mask == expected.argmax(1)).float().mean() > 0.999
 
-    def test_scale_and_smallest_size(self):
-        assert Inference().view_size(101, 3, 0.5) == (51, 2)
-        assert Inference().view_size(1, 1, 0.01) == (1, 1)
+    @pytest.mark.parametrize(("protocol", "first"), [("official", (22, 30)), ("mmseg1", (23, 31))])
+    def test_several_views_whose_sides_are_truncated_or_rounded(self, model, protocol, first):
+        x = images(45, 61)
+        views = [((45, 61), (64, 64)), (first, (32, 32))]
+        run = getattr(self, protocol)
+        expected = sum(
+            run(model, x, *sizes, (45, 61), mirrored).softmax(1)
+            for sizes in views
+            for mirrored in (False, True)
+        )
+        scores = predict_logits(model, x, inference=Inference(protocol=protocol, scales=(1, 0.5), flip=True))
+        torch.testing.assert_close(scores, expected / 4, rtol=0, atol=1e-4)
+
+    def test_windows_of_a_padded_image(self, model):
+        x = images(45, 61)
+        padded = F.pad(normalise(x), (0, 3, 0, 19))
+        expected = sliding_by_definition(model, padded, 48, 36)[..., :45, :61]
+        inference = Inference(protocol="mmseg1", mode="slide", crop=48)
+        torch.testing.assert_close(
+            predict_logits(model, x, inference=inference), expected, rtol=1e-4, atol=1e-4
+        )
+        assert (predict_mask(model, x, inference=inference) == expected.argmax(1)).float().mean() > 0.999
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("options", "size", "resized", "seen"),
+        [
+            ({}, (361, 481), (361, 481), (361, 481)),
+            ({"short_side": 512}, (4000, 200), (2048, 102), (2048, 102)),
+            ({"short_side": 360}, (720, 960), (360, 480), (360, 480)),
+            ({"short_side": 4}, (1, 1), (4, 4), (4, 4)),
+            ({"protocol": "official"}, (512, 683), (512, 683), (512, 704)),
+            ({"protocol": "official", "short_side": 512}, (600, 1000), (512, 853), (512, 864)),
+            ({"protocol": "official", "short_side": 512}, (200, 4000), (102, 2048), (128, 2048)),
+            ({"protocol": "official", "short_side": 0}, (361, 481), (361, 481), (384, 512)),
+            ({"protocol": "mmseg1", "short_side": 512}, (360, 480), (512, 683), (512, 704)),
+        ],
+    )
+    def test_sizes(self, options, size, resized, seen):
+        assert Inference(**options).resized(*size) == resized
+        assert Inference(**options).seen(*size) == seen
+
+    @pytest.mark.parametrize(
+        ("protocol", "scale", "resized"),
+        [
+            ("native", 0.5, (166, 231)),
+            ("native", 0.75, (248, 346)),
+            ("official", 0.5, (165, 230)),  # what mmsegmentation 0.24.1 gives
+            ("official", 0.75, (248, 345)),
+            ("mmseg1", 0.5, (166, 231)),
+        ],
+    )
+    def test_scaled_sides(self, protocol, scale, resized):
+        assert Inference(protocol=protocol).resized(331, 461, scale) == resized
+
+    @pytest.mark.parametrize("protocol", ["native", "official", "mmseg1"])
+    def test_smallest_size(self, protocol):
+        assert Inference(protocol=protocol).resized(1, 1, 0.01) == (1, 1)
+        assert Inference(protocol=protocol, short_side=1).resized(1, 900, 0.1) == (1, 1)
+
+    def test_in_words(self):
+        assert str(Inference()) == "protocol native, short side native"
+        inference = Inference(
+            protocol="mmseg1", mode="slide", crop=64, scales=(0.5, 1), flip=True, short_side=48
+        )
+        words = "protocol mmseg1, short side 48, windows of 64 every 48, scales 0.5 1, mirrored too"
+        assert str(inference) == words
 
     def test_stride_defaults_to_cityscapes_proportion(self):
         assert Inference(crop=1024).stride == 768
@@ -204,7 +294,7 @@ class TestOptions:
             ({"scales": ()}, "scales"),
             ({"scales": (1, 0)}, "scales"),
             ({"scales": (float("inf"),)}, "scales"),
-            ({"size_divisor": 0}, "size_divisor"),
+            ({"protocol": "mmseg"}, "protocol must be one of native, official, mmseg1, got 'mmseg'"),
             ({"short_side": -1}, "short_side must be at least 1 pixel, 0 for native size, or None, got -1"),
             ({"batch": 0}, "batch"),
         ],
