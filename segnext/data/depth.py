@@ -84,10 +84,15 @@ def undeclared_range(image: Image.Image, values: np.ndarray) -> ValueRange:
 def to_bytes(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     """Scale values from their range to 0..255, rounded; values outside are clipped."""
     low, high = value_range
-    scaled = values.astype(np.float32)
-    scaled -= low
-    scaled *= 255 / (high - low)
-    return np.clip(scaled, 0, 255, out=scaled).round().astype(np.uint8)
+    result = np.empty(values.shape, np.uint8)
+    for row, target in zip(
+        values, result, strict=True
+    ):  # row by row, since float32 takes four times the memory
+        scaled = row.astype(np.float32)
+        scaled -= low
+        scaled *= 255 / (high - low)
+        target[:] = np.clip(scaled, 0, 255, out=scaled).round()
+    return result
 
 
 def check_range(what: str, value_range: ValueRange | None) -> None:

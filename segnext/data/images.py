@@ -51,6 +51,7 @@ _OTHER_FORMATS = {
     b"<svg": "SVG",
     b"<?xml": "XML",
 }
+_STRIP = 1 << 20  # pixels that are converted at once: an image is in memory twice, in Pillow and as an array
 _WITH_ALPHA = frozenset(("RGBA", "RGBa", "LA", "La", "PA"))
 
 
@@ -116,11 +117,15 @@ def rgb_array(
     if image.mode in _WITH_ALPHA and image.format == "TIFF":
         _warn_of_band(image)
         return _colour_bands(image)
-    if image.mode in _WITH_ALPHA or "transparency" in image.info:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image)
-    return np.array(image.convert("RGB"))
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    on_white = image.mode in _WITH_ALPHA or "transparency" in image.info
+    step = max(1, _STRIP // image.width)
+    for top in range(0, image.height, step):
+        strip = image.crop((0, top, image.width, min(top + step, image.height)))
+        if on_white:
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip.convert("RGBA"))
+        pixels[top : top + strip.height] = np.asarray(strip.convert("RGB"))
+    return pixels
 
 
 def _deep_gray(image: Image.Image, value_range: ValueRange | None) -> np.ndarray:
