@@ -55,7 +55,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         kinds = {"int": int, "float": (int, float), "bool": bool, "str": str}
         for field in fields(self):
-            value = getattr(self, field.name)
+            value = _plain(getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
             if str(field.type) in kinds and not isinstance(value, kinds[str(field.type)]):  # type: ignore[arg-type]
                 raise TypeError(
                     f"{self.architecture}: {field.name} must be {field.type}, got {one_line(repr(value))}"
@@ -91,7 +92,7 @@ class EncoderConfig:
         """Make a tuple of the field ``name``, which JSON gives as a list."""
         value: Any = getattr(self, name)
         if isinstance(value, Iterable):
-            value = tuple(value)
+            value = tuple(map(_plain, value))
             object.__setattr__(self, name, value)
         expect(self, name, isinstance(value, tuple) and all(isinstance(v, int) for v in value), expected)
         return value
@@ -191,6 +192,11 @@ def expect(config: EncoderConfig, name: str, valid: bool, expected: str) -> None
     if not valid:
         given = one_line(getattr(config, name))
         raise ValueError(f"{config.architecture}: {name} must be {expected}, got {given}")
+
+
+def _plain(value: Any) -> Any:
+    """Make a Python number of one of NumPy or PyTorch, so that the configuration fits into JSON."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
 def _is_odd(length: int) -> bool:

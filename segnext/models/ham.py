@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,6 +30,16 @@ def seeded_bases(shape: tuple[int, int, int]) -> Tensor:
     """Return the bases (1, D, R) that every model begins with, float32 on the CPU; no global generator moves."""
     generator = torch.Generator("cpu").manual_seed(BASES_SEED)
     return random_bases(shape, generator=generator, device="cpu", dtype=torch.float32)
+
+
+@torch.fx.wrap
+def _redrawn(bases: Tensor, images: Tensor) -> Tensor:
+    """Draw new bases (N, D, R) for N images, like ``bases`` (1, D, R)."""
+    n, (_, channels, rank) = images.shape[0], bases.shape
+    return random_bases((n, channels, rank), device=bases.device, dtype=bases.dtype)
+
+
+torch.fx.wrap("nmf2d")
 
 
 class Hamburger(nn.Module):
@@ -75,7 +86,7 @@ class Hamburger(nn.Module):
         """(N, D, H, W) to (N, D, H, W)."""
         bases, steps = self.bases, TRAIN_STEPS if self.training else self.eval_steps
         if self.training or self.random_eval_bases:
-            bases = random_bases((x.shape[0], *bases.shape[1:]), device=bases.device, dtype=bases.dtype)
+            bases = _redrawn(bases, x)
         z = nmf2d(F.relu(self.proj_in(x)).flatten(2), bases, steps, self.grad)
         # flatten and unflatten are views, because the factorisation keeps channels innermost.
         y = self.proj_out(z.unflatten(2, x.shape[2:]))

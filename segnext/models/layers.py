@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,6 +11,8 @@ from segnext.models.changed import is_observed
 from segnext.models.config import GROUPS
 from segnext_kernels import group_norm_act
 from segnext_kernels.ops.convolutions import pointwise
+
+torch.fx.wrap("group_norm_act")
 
 
 class Convolution(nn.Conv2d):
@@ -112,6 +115,7 @@ def norm_act(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tens
     return F.relu(y if residual is None else y + residual)
 
 
+@torch.fx.wrap
 def check_images(model: str, images: Tensor, weight: Tensor) -> None:
     """Raise a one-line error unless ``images`` fit a network whose first convolution has ``weight``.
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ from segnext.models.layers import Pointwise, depthwise, is_plain
 from segnext_kernels import conv_ffn, dwconv_gelu, gated_pointwise, msca_conv
 
 LAYER_SCALE_INIT = 1e-2
+for _op in ("conv_ffn", "dwconv_gelu", "gated_pointwise", "msca_conv"):
+    torch.fx.wrap(_op)
 
 
 class StripConv(nn.Module):
@@ -96,7 +99,7 @@ class FFN(nn.Module):
         channels: C of input and output.
         hidden: channels between the two 1x1 convolutions.
         dropout: rate after GELU and after ``fc2``; 0 in all published configurations.
-        recompute: save only the input for backward and compute the hidden tensor again.
+        recompute: save only the input for backward and compute the hidden tensor again; always so in evaluation.
     """
 
     def __init__(self, channels: int, hidden: int, dropout: float = 0.0, recompute: bool = False) -> None:
@@ -115,8 +118,10 @@ class FFN(nn.Module):
         dwconv_is_plain = is_plain(dwconv, (3, 3), self.hidden)
         if not drops and dwconv_is_plain and is_plain(fc1, (1, 1), 1) and is_plain(fc2, (1, 1), 1):
             bias1, dw_bias, bias2 = (cast(Tensor, conv.bias) for conv in (fc1, dwconv, fc2))
+            # In evaluation the fused op also serves calls with a gradient, so that both have the same bits.
+            recompute = self.recompute or not self.training
             return conv_ffn(
-                x, fc1.weight, bias1, dwconv.weight, dw_bias, fc2.weight, bias2, recompute=self.recompute
+                x, fc1.weight, bias1, dwconv.weight, dw_bias, fc2.weight, bias2, recompute=recompute
             )
         # The fused op can neither call its layers nor drop values between them.
         hidden = fc1(x)

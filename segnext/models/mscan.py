@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ from segnext.models.layers import ChannelNorm, Convolution, check_images
 from segnext.models.loading import AnyDialectModule
 from segnext.models.msca import Block
 from segnext_kernels.memory_format import as_channels_last
+
+torch.fx.wrap("check_images")
 
 
 class Stem(nn.Module):

@@ -5,6 +5,8 @@ Paper: SegNeXt (arXiv 2209.08575); official code: Visual-Attention-Network/SegNe
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -21,6 +23,7 @@ from segnext.models.labels import class_logits, two_logits
 from segnext.models.loading import AnyDialectModule
 from segnext.models.mscan import MSCAN
 from segnext_kernels import upsample_argmax, upsample_cross_entropy
+from segnext_kernels.ops.upsample_argmax import reference
 
 
 class SegNeXt(AnyDialectModule):
@@ -138,7 +141,7 @@ class SegNeXt(AnyDialectModule):
 
         Args:
             images: (N, C, H, W) normalised images.
-            size: height and width of the result; by default those of the images.
+            size: height and width of the result, integers of any kind; by default those of the images.
 
         Returns:
             (N, height, width) class ids, uint8 up to 256 classes, else int32.
@@ -156,13 +159,28 @@ class SegNeXt(AnyDialectModule):
             logits = two_logits(self(images, resize=False), self.config.threshold)
             self.expect_finite(logits)
         with torch.no_grad():  # outside inference mode, so that the caller may change the result in place
-            return upsample_argmax(
-                logits, size or (images.shape[2], images.shape[3]), self.config.align_corners
-            )
+            sides: Any = tuple(images.shape[2:]) if size is None else _sides(size)
+            # A trace would record the sizes of an op as constants; the definition gives label maps of any size.
+            argmax = reference.upsample_argmax if torch.jit.is_tracing() else upsample_argmax
+            return argmax(logits, sides, self.config.align_corners)
 
     def expect_finite(self, logits: Tensor) -> None:
         """Raise a ``segnext.models.finite.NonFiniteError``, which names a tensor, unless all logits are finite."""
         expect_finite(logits, self.config.architecture, self.state_dict)
+
+
+def _sides(size: Any) -> Any:
+    """Make Python integers of those of NumPy and of tensors; anything else is left for the op to refuse."""
+    if not isinstance(size, Iterable):
+        return size
+    return tuple(side if isinstance(side, int | torch.SymInt) else _integer(side) for side in size)
+
+
+def _integer(side: Any) -> Any:
+    try:
+        return operator.index(side)
+    except TypeError:
+        return side
 
 
 @torch.fx.wrap  # for a symbolic trace this is one call, since it cannot know which arguments will be given

@@ -52,7 +52,8 @@ def nmf2d(
     checks.expect_choice(NAME, "grad", grad, GRADS)
     # a tensor inside torch.func.vmap does not tell whether the transforms around it take a gradient
     wanted = x.requires_grad or torch._C._are_functorch_transforms_active()
-    save = torch.is_grad_enabled() and wanted
+    # a trace serves calls with and without a gradient
+    save = torch.jit.is_tracing() or (torch.is_grad_enabled() and wanted)
     return forward_op(x, bases.detach(), steps, grad, eps, save)[0]
 
 
