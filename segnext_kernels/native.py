@@ -177,6 +177,7 @@ def pack(function: str, dtype: torch.dtype, weights: Any, *others: Any) -> torch
         weights: a tensor or a list, from which the size follows.
         others: the rest of what is packed.
     """
+    expect_device(function, torch.device("cpu"), (weights, others))
     isa, code, described = instruction_set(), DTYPES[dtype], plain(weights)
     packed = packed_memory(getattr(_C, f"{function}_packed_bytes")(code, described, isa))
     getattr(_C, f"{function}_pack_cpu")(code, described, *map(plain, others), packed.data_ptr(), isa)
@@ -192,6 +193,7 @@ def call_cpu(function: str, like: torch.Tensor, *args: Any, workspace: bool = Fa
         args: tensors, None, dtypes, numbers, and lists of them, in the function's order.
         workspace: whether the function on a GPU takes a `Workspace`.
     """
+    expect_device(function, torch.device("cpu"), args)
     return getattr(_C, f"{function}_cpu")(*map(plain, args), instruction_set(), torch.get_num_threads())
 
 
@@ -203,10 +205,34 @@ def call_cuda(
     Raises:
         RuntimeError: the launch failed, in the name of ``op``.
     """
+    expect_device(function, like.device, args)
     memory = (Workspace(like),) if workspace else ()
     status = getattr(_C, f"{function}_cuda")(*map(plain, args), *stream(like), *memory)
     if status:
         raise RuntimeError(f"{op or function}: CUDA launch failed: {_C.cuda_error(status)}")
+
+
+def expect_device(function: str, device: torch.device, values: Sequence[Any]) -> None:
+    """Refuse a tensor elsewhere: a meta tensor's address is 0, a GPU's means nothing to the CPU.
+
+    Raises:
+        ValueError: one of the tensors, also inside a list or tuple, is not on ``device``.
+    """
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if value.device != device:
+                raise ValueError(
+                    f"{function}: all tensors must be on {device}, got one of shape {tuple(value.shape)} on"
+                    f" {value.device}; move it with .to()"
+                )
+        elif isinstance(value, (list, tuple)) and type(value) is not torch.Size:
+            expect_device(function, device, value)
+
+
+def address(packed: torch.Tensor) -> int:
+    """Where packed weights or a workspace begin, for the CPU kernels."""
+    expect_device("packed weights", torch.device("cpu"), (packed,))
+    return packed.data_ptr()
 
 
 def plain(value: Any) -> Any:

@@ -144,8 +144,7 @@ class Spec:
         calls: ops that its Triton code calls; these may run CUDA kernels of their own.
         saving: the sizes with which the forward saves what its backward needs.
         without_derivative: samples whose gradient is by design not the derivative of the output.
-        backward_of_products: whether the backward is PyTorch's matrix products around other ops, which have no float64
-            kernel of ours and whose sums may depend on the number of threads.
+        backward_of_products: whether the backward on a GPU is PyTorch's matrix products around another op.
         matrix_products: whether it is mostly matrix products: in 16 bits a GPU's tensor cores are then its floor.
         program_per_pixel: whether its Triton kernels start a program for each pixel.
         tiles_by_programs: whether the tiles of its Triton kernels depend on how many programs there are.

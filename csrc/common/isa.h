@@ -53,7 +53,7 @@ Isa best_isa();
 
 // The same for an op with a build for float64 (cpu/vector.h), which is called for that dtype whatever the Isa. That
 // build is for torch.autograd.gradcheck, for which float32 is too coarse. Every op with a gradient has it, except
-// conv_ffn, whose backward consists of PyTorch's matrix products around the backward of dwconv_gelu. setup.py finds
+// conv_ffn, which in float64 and in its backward calls the kernels of gated_pointwise and dwconv_gelu. setup.py finds
 // these ops by the name of the second macro.
 #define SEGNEXT_DISPATCH_DTYPE(dtype, isa, function, ...)                            \
   ((dtype) == ::segnext::DType::kFloat64 ? ::segnext::float64::function(__VA_ARGS__) \

@@ -98,7 +98,7 @@ def test_an_input_is_small_enough_for_gradcheck(spec: Spec) -> None:
     cases = over([spec], dtypes=("fp64",), backward=True, where=_suits_gradcheck).args[1]
     backends = {case.backend for case in cases}
     assert "reference" in backends
-    if native._C is not None and not spec.backward_of_products:
+    if native._C is not None:
         assert "cpu" in backends, "our own kernels are not checked"
 
 

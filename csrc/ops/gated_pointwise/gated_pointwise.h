@@ -1,4 +1,5 @@
-// gated_pointwise: (W m + b) * u, a 1x1 convolution and a multiplication by the gate.
+// gated_pointwise: (W m + b) * u, a 1x1 convolution and a multiplication by the gate. On the CPU u may be absent: then
+// it is the convolution alone.
 #pragma once
 
 #include "common/dtype.h"
@@ -10,7 +11,7 @@ namespace segnext {
 struct GatedPointwiseParams {
   DType dtype;
   Tensor4 m;       // (N, Ci, H, W)
-  Tensor4 u;       // (N, Co, H, W)
+  Tensor4 u;       // (N, Co, H, W); on the CPU it may be absent
   Tensor4 weight;  // (Co, Ci, 1, 1)
   Tensor4 bias;    // (Co), or absent
   Tensor4 out;     // (N, Co, H, W)
@@ -20,7 +21,7 @@ struct GatedPointwiseBackwardParams {
   GatedPointwiseParams forward;  // out is not set
   Tensor4 grad;                  // (N, Co, H, W)
   Tensor4 grad_m;                // (N, Ci, H, W)
-  Tensor4 grad_u;                // (N, Co, H, W)
+  Tensor4 grad_u;                // (N, Co, H, W), absent where u is
   Tensor4 grad_weight;           // (Co, Ci, 1, 1), contiguous
   Tensor4 grad_bias;             // (Co), contiguous, or absent
 };

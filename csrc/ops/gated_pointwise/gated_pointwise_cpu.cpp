@@ -15,6 +15,9 @@
 // Sums over pixels are kept per chunk of one or more tiles. Chunks depend on the shape alone and are added in order, so
 // results do not depend on the number of threads.
 //
+// Without u it is a plain 1x1 convolution: the products of conv_ffn's backward are these, since a library's products
+// add in an order that depends on the number of threads. Then t is grad itself, and grad_u is not computed.
+//
 // FLOPs per pixel: 2 Ci Co forward, 6 Ci Co backward. Bytes: m, u and out once; m, u, g, grad_m and grad_u once. At 220
 // GFLOP/s, 64 channels at 128x128 take 0.61 ms forward; the caches deliver their 12 MiB in 0.2 ms. Arithmetic is the
 // limit there and for all wider shapes. Predicted: 90 % of the peak. Measured, in percent of a core's 110 GFLOP/s for
@@ -46,7 +49,7 @@ struct GateSizes {
       : pixels(p.m.size[2] * p.m.size[3]),
         total(p.m.size[0] * pixels),
         ci(p.m.size[1]),
-        co(p.u.size[1]),
+        co(p.weight.size[0]),
         ci_padded(padded(ci)),
         co_padded(padded(co)) {
     const int64_t fitting = kMaxPartial / (co * ci_padded + 1);
@@ -111,12 +114,19 @@ bool forward(const GatedPointwiseParams& p, int threads) {
 #pragma omp barrier
     for_each_tile(s.pixels, me.begin(s.total), me.end(s.total), kTile, [&](const Pixels& t) {
       const Rows<const E> m = product_rows<T>(p.m, t, own.m);
-      const Rows<const T> u = read_rows<T, T>(p.u, t, kLanes, own.u);
       const Rows<T> out = rows_to_write(p.out, t, own.out);
-      gemm(m, t.count, PackedWeights<E>{shared.weights, s.co, s.ci, 1}, [&](int64_t row, int64_t column, Vec sum) {
-        const Vec gate = sum + load(shared.bias + column);
-        store_vector(out.data + row * out.stride + column, gate * load_vector(u.data + row * u.stride + column));
-      });
+      const PackedWeights<E> weights{shared.weights, s.co, s.ci, 1};
+      if (p.u.data == nullptr) {
+        gemm(m, t.count, weights, [&](int64_t row, int64_t column, Vec sum) {
+          store_vector(out.data + row * out.stride + column, sum + load(shared.bias + column));
+        });
+      } else {
+        const Rows<const T> u = read_rows<T, T>(p.u, t, kLanes, own.u);
+        gemm(m, t.count, weights, [&](int64_t row, int64_t column, Vec sum) {
+          const Vec gate = sum + load(shared.bias + column);
+          store_vector(out.data + row * out.stride + column, gate * load_vector(u.data + row * u.stride + column));
+        });
+      }
       finish_rows(out, p.out, t, own.out);
     });
   }
@@ -156,8 +166,8 @@ struct GateBackwardOwn {
         grad_u(arena.take<T>(kTile * s.co_padded)) {}
 };
 
-// Computes t = grad * u of a tile, as rows and transposed (zeros behind the last pixel), and adds it up over the
-// pixels.
+// Computes t = grad * u of a tile, or t = grad without u, as rows and transposed (zeros behind the last pixel), and
+// adds it up over the pixels.
 template <typename T, typename E>
 void gate_gradient(const GateSizes& s, const Rows<const T>& grad, const Rows<const T>& u, int64_t count,
                    const GateBackwardOwn<T, E>& own, Real* sum) {
@@ -168,8 +178,8 @@ void gate_gradient(const GateSizes& s, const Rows<const T>& grad, const Rows<con
       for (int lane = 0; lane < kLanes; ++lane) {
         const bool inside = i + lane < count;
         const int64_t pixel = inside ? i + lane : i;
-        const Vec product =
-            load_vector(grad.data + pixel * grad.stride + c) * load_vector(u.data + pixel * u.stride + c);
+        Vec product = load_vector(grad.data + pixel * grad.stride + c);
+        if (u.data != nullptr) product *= load_vector(u.data + pixel * u.stride + c);
         // a mask, because of the GCC error that load_first describes
         square[lane] = (Vec)((IntV)product & broadcast(Int{inside ? -1 : 0}));
         store_vector(own.t + (i + lane) * s.co_padded + c, square[lane]);
@@ -189,17 +199,21 @@ void backward_tile(const GatedPointwiseBackwardParams& p, const GateSizes& s, co
                    Real* bias_sum) {
   const GatedPointwiseParams& f = p.forward;
   const Rows<const E> m = product_rows<T>(f.m, t, own.m);
-  const Rows<const T> u = read_rows<T, T>(f.u, t, kLanes, own.u);
+  const bool gated = f.u.data != nullptr;
+  const Rows<const T> u = gated ? read_rows<T, T>(f.u, t, kLanes, own.u) : Rows<const T>{nullptr, 0};
   const Rows<const T> grad = read_rows<T, T>(p.grad, t, kLanes, own.grad);
   gate_gradient(s, grad, u, t.count, own, bias_sum);
 
-  const Rows<T> grad_u = rows_to_write(p.grad_u, t, own.grad_u);
-  gemm(m, t.count, PackedWeights<E>{shared.forward_weights, s.co, s.ci, 1}, [&](int64_t row, int64_t column, Vec sum) {
-    const Vec gate = sum + load(shared.bias + column);
-    store_vector(grad_u.data + row * grad_u.stride + column,
-                 gate * load_vector(grad.data + row * grad.stride + column));
-  });
-  finish_rows(grad_u, p.grad_u, t, own.grad_u);
+  if (gated) {
+    const PackedWeights<E> weights{shared.forward_weights, s.co, s.ci, 1};
+    const Rows<T> grad_u = rows_to_write(p.grad_u, t, own.grad_u);
+    gemm(m, t.count, weights, [&](int64_t row, int64_t column, Vec sum) {
+      const Vec gate = sum + load(shared.bias + column);
+      store_vector(grad_u.data + row * grad_u.stride + column,
+                   gate * load_vector(grad.data + row * grad.stride + column));
+    });
+    finish_rows(grad_u, p.grad_u, t, own.grad_u);
+  }
 
   const Rows<T> grad_m = rows_to_write(p.grad_m, t, own.grad_m);
   gemm(Rows<const E>{own.t, s.co_padded}, t.count, PackedWeights<E>{shared.backward_weights, s.ci, s.co, 1},
@@ -246,7 +260,7 @@ bool backward(const GatedPointwiseBackwardParams& p, int threads) {
   {
     const Member me = this_member();
     const auto own = memory.own<GateBackwardOwn<T, E>>(me, s);
-    pack_panels(pointwise<T>(f.weight), shared.forward_weights, me);
+    if (f.u.data != nullptr) pack_panels(pointwise<T>(f.weight), shared.forward_weights, me);
     pack_panels(backward_weights<T>(f.weight), shared.backward_weights, me);
 #pragma omp barrier
     for (int64_t i = me.begin(s.chunks); i < me.end(s.chunks); ++i) {

@@ -28,7 +28,17 @@ def run(
 ) -> torch.Tensor:
     """Write into ``out``, in float32 or bfloat16; x has the dtype that the weights were packed for."""
     native.call_cpu(
-        "conv2d_act", x, x.dtype, out.dtype, x, kernel, stride, padding, packed.data_ptr(), ACTS[act], out
+        "conv2d_act",
+        x,
+        x.dtype,
+        out.dtype,
+        x,
+        kernel,
+        stride,
+        padding,
+        native.address(packed),
+        ACTS[act],
+        out,
     )
     return out
 

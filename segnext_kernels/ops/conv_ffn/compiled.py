@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from segnext_kernels import memory_format, native
 from segnext_kernels.kernel import Limit
+from segnext_kernels.ops import convolutions
 from segnext_kernels.ops.conv_ffn.reference import empty_out
-from segnext_kernels.ops.convolutions import pointwise, pointwise_backward
+from segnext_kernels.ops.gated_pointwise.compiled import pointwise, pointwise_backward
 
 
 def pack(weights: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -23,13 +25,31 @@ def run(
     x: torch.Tensor, packed: torch.Tensor, hidden: int, residual: bool, out: torch.Tensor
 ) -> torch.Tensor:
     """Run the CPU kernel and write into ``out``, (N, Co, H, W) in x's dtype, which must not overlap x."""
-    native.call_cpu("conv_ffn", x, x.dtype, x, packed.data_ptr(), hidden, residual, out)
+    native.call_cpu("conv_ffn", x, x.dtype, x, native.address(packed), hidden, residual, out)
     return out
 
 
 def _cpu(x: torch.Tensor, *args: Any) -> torch.Tensor:
     *weights, residual = args
+    if x.dtype == torch.float64:
+        return _in_steps(x, *args)
     return run(x, pack(weights), weights[0].shape[0], residual, empty_out(x, *args))
+
+
+def _in_steps(
+    x: torch.Tensor,
+    fc1_weight: torch.Tensor,
+    fc1_bias: torch.Tensor,
+    dw_weight: torch.Tensor,
+    dw_bias: torch.Tensor,
+    fc2_weight: torch.Tensor,
+    fc2_bias: torch.Tensor,
+    residual: bool,
+) -> torch.Tensor:
+    """By the kernels of the parts, which have float64; the fused one does not."""
+    hidden = torch.ops.segnext_kernels.dwconv_gelu(pointwise(x, fc1_weight, fc1_bias), dw_weight, dw_bias)
+    out = pointwise(hidden, fc2_weight, fc2_bias)
+    return memory_format.as_format_of(out.add_(x) if residual else out, x)
 
 
 def _cuda(x: torch.Tensor, *args: Any) -> torch.Tensor:
@@ -39,7 +59,9 @@ def _cuda(x: torch.Tensor, *args: Any) -> torch.Tensor:
     return out
 
 
-def products_backward(
+def _backward(
+    forward_of: Callable[..., torch.Tensor],
+    backward_of: Callable[..., tuple[torch.Tensor, list[torch.Tensor]]],
     grad: torch.Tensor,
     x: torch.Tensor,
     fc1_weight: torch.Tensor,
@@ -50,16 +72,21 @@ def products_backward(
     fc2_bias: torch.Tensor,
     residual: bool,
 ) -> list[torch.Tensor]:
-    """PyTorch's matrix products around the kernel of dwconv_gelu; the hidden tensors are recomputed from x."""
-    wide = pointwise(x, fc1_weight, fc1_bias)
+    """Products, by two functions as in `convolutions`, around the kernel of dwconv_gelu; recomputes hidden tensors."""
+    wide = forward_of(x, fc1_weight, fc1_bias)
     hidden = torch.ops.segnext_kernels.dwconv_gelu(wide, dw_weight, dw_bias)
-    grad_hidden, fc2_grads = pointwise_backward(grad, hidden, fc2_weight, fc2_bias)
+    grad_hidden, fc2_grads = backward_of(grad, hidden, fc2_weight, fc2_bias)
     grad_wide, *dw_grads = torch.ops.segnext_kernels.dwconv_gelu_backward(
         grad_hidden, wide, dw_weight, dw_bias
     )
-    grad_x, fc1_grads = pointwise_backward(grad_wide, x, fc1_weight, fc1_bias)
+    grad_x, fc1_grads = backward_of(grad_wide, x, fc1_weight, fc1_bias)
     grad_x = memory_format.as_format_of(grad_x + grad if residual else grad_x, x)
     return [grad_x, *fc1_grads, *dw_grads, *fc2_grads]
+
+
+# On a GPU the products are PyTorch's. On the CPU the order in which PyTorch adds depends on the number of threads.
+backward_by_pytorch = functools.partial(_backward, convolutions.pointwise, convolutions.pointwise_backward)
+backward_on_cpu = functools.partial(_backward, pointwise, pointwise_backward)
 
 
 def _unfit(x: torch.Tensor, *args: Any) -> str | None:
@@ -85,9 +112,9 @@ CHANNELS = Limit(
 )
 FORWARD = {
     "cuda": native.cuda(_cuda, (torch.float16, torch.bfloat16), limits=(CHANNELS,), refuses=_unfit),
-    "cpu": native.cpu(_cpu, native.INFERENCE_DTYPES),
+    "cpu": native.cpu(_cpu),
 }
 BACKWARD = {
-    "cuda": native.cuda(products_backward, position=1),
-    "cpu": native.cpu(products_backward, native.INFERENCE_DTYPES, position=1),
+    "cuda": native.cuda(backward_by_pytorch, position=1),
+    "cpu": native.cpu(backward_on_cpu, position=1),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,13 +59,25 @@ def conv_ffn(
 
     Source: SegNeXt (arXiv 2209.08575), section 3.1 (the feed-forward network of VAN, arXiv 2202.09741).
     """
-    checks.expect_floating(NAME, "x", x, 4, "(N, C, H, W)")
+    params = (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
+    check(NAME, x, params, residual)
+    if not recompute and torch.is_grad_enabled():
+        hidden = dwconv_gelu(pointwise(x, fc1_weight, fc1_bias), dw_weight, dw_bias)
+        out = pointwise(hidden, fc2_weight, fc2_bias)
+        return as_format_of(out + x.to(out.dtype) if residual else out, x)
+    return _op(x, *params, residual)
+
+
+def check(op: str, x: torch.Tensor, params: Sequence[torch.Tensor], residual: bool) -> None:
+    """Refuse, in the name of ``op``, parameters that do not fit x or each other."""
+    fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias = params
+    checks.expect_floating(op, "x", x, 4, "(N, C, H, W)")
     c = x.shape[1]
-    checks.expect_shape(NAME, "fc1_weight", fc1_weight, ("E", c, 1, 1), f"x is {tuple(x.shape)}")
+    checks.expect_shape(op, "fc1_weight", fc1_weight, ("E", c, 1, 1), f"x is {tuple(x.shape)}")
     e, co = fc1_weight.shape[0], c if residual else "Co"
-    checks.expect_shape(NAME, "dw_weight", dw_weight, (e, 1, 3, 3), f"fc1_weight gives {e} channels")
+    checks.expect_shape(op, "dw_weight", dw_weight, (e, 1, 3, 3), f"fc1_weight gives {e} channels")
     checks.expect_shape(
-        NAME,
+        op,
         "fc2_weight",
         fc2_weight,
         (co, e, 1, 1),
@@ -75,15 +88,9 @@ def conv_ffn(
         ("dw_bias", dw_bias, dw_weight),
         ("fc2_bias", fc2_bias, fc2_weight),
     ):
-        checks.expect_shape(NAME, name, bias, weight.shape[:1], "pass zeros for none" if bias is None else "")
-    params = (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
+        checks.expect_shape(op, name, bias, weight.shape[:1], "pass zeros for none" if bias is None else "")
     for name, tensor in zip(PARAMETERS, params, strict=True):
-        checks.expect_like(NAME, name, tensor, "x", x)
-    if not recompute and torch.is_grad_enabled():
-        hidden = dwconv_gelu(pointwise(x, fc1_weight, fc1_bias), dw_weight, dw_bias)
-        out = pointwise(hidden, fc2_weight, fc2_bias)
-        return as_format_of(out + x.to(out.dtype) if residual else out, x)
-    return _op(x, *params, residual)
+        checks.expect_like(op, name, tensor, "x", x)
 
 
 def _flops(
@@ -105,7 +112,7 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.conv_ffn_backward,
     fake=reference.empty_gradients,
-    kernels={**compiled.BACKWARD, "triton": kernel(compiled.products_backward, position=1)},
+    kernels={**compiled.BACKWARD, "triton": kernel(compiled.backward_by_pytorch, position=1)},
     flops=lambda grad, x, *args, **_: 2 * _flops(x, *args),
 )
 

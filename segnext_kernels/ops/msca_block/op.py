@@ -63,10 +63,20 @@ def msca_block(
 
     Source: SegNeXt (arXiv 2209.08575), section 3.1.
     """
-    checks.expect_floating(NAME, "x", x, 4, "(N, C, H, W)")
-    c = x.shape[1]
     lists = [list(tensors) for tensors in (row_weights, column_weights, row_biases, column_biases)]
-    expect_strips(NAME, x, root_weight, root_bias, *lists)
+    weights = (proj_in_weight, proj_in_bias, root_weight, root_bias, *lists,
+               mix_weight, mix_bias, proj_out_weight, proj_out_bias, skip_scale, skip_shift)  # fmt: skip
+    check(NAME, x, weights)
+    return _op(x, *weights)
+
+
+def check(op: str, x: torch.Tensor, weights: Sequence[Any]) -> None:
+    """Refuse, in the name of ``op``, weights in schema order that do not fit x or each other."""
+    checks.expect_floating(op, "x", x, 4, "(N, C, H, W)")
+    c = x.shape[1]
+    proj_in_weight, proj_in_bias, *strips = weights[:8]
+    mix_weight, mix_bias, proj_out_weight, proj_out_bias, skip_scale, skip_shift = weights[8:]
+    expect_strips(op, x, *strips)
     matrices = {
         "proj_in_weight": proj_in_weight,
         "mix_weight": mix_weight,
@@ -75,12 +85,9 @@ def msca_block(
     vectors = {"proj_in_bias": proj_in_bias, "mix_bias": mix_bias, "proj_out_bias": proj_out_bias}
     vectors |= {"skip_scale": skip_scale, "skip_shift": skip_shift}
     for name, tensor in (matrices | vectors).items():
-        checks.expect_shape(
-            NAME, name, tensor, (c, c, 1, 1) if name in matrices else (c,), f"x is {tuple(x.shape)}"
-        )
-        checks.expect_like(NAME, name, tensor, "x", x)
-    return _op(x, proj_in_weight, proj_in_bias, root_weight, root_bias, *lists,
-               mix_weight, mix_bias, proj_out_weight, proj_out_bias, skip_scale, skip_shift)  # fmt: skip
+        shape = (c, c, 1, 1) if name in matrices else (c,)
+        checks.expect_shape(op, name, tensor, shape, f"x is {tuple(x.shape)}")
+        checks.expect_like(op, name, tensor, "x", x)
 
 
 TRITON_LIMITS = (

@@ -1,4 +1,4 @@
-"""Tests conv_ffn's `recompute` flag, which is no argument of the operator."""
+"""Tests conv_ffn's `recompute` flag, which is no argument of the operator, and the order of its long sums."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import torch
 
 from oracle.gradients import random_grad, with_gradient
 from oracle.inputs import LAYOUTS
+from segnext_kernels import native
 from segnext_kernels.ops.conv_ffn.spec import SPEC
-from segnext_kernels.spec import Sample
-from tests.contract.cases import backward_of, strides
+from segnext_kernels.spec import Sample, all_specs
+from tests.contract.cases import assert_bitwise, backward_of, strides
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
@@ -51,3 +52,24 @@ def test_both_ways_give_autocasts_dtype() -> None:
     args, _ = with_gradient(SPEC, next(s for s in SPEC.samples if s.name.endswith("residual")).make())
     with torch.autocast("cpu", torch.bfloat16):
         assert SPEC.public(*args).dtype == SPEC.public(*args, recompute=False).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(native._C is None, reason="the compiled library is missing")
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16], ids=["fp64", "fp32", "bf16"]
+)
+@pytest.mark.parametrize("op", ["conv_ffn", "msca_block"])
+@pytest.mark.usefixtures("threads")
+def test_long_sums_do_not_depend_on_the_number_of_threads(op: str, dtype: torch.dtype) -> None:
+    """A library of matrix products divides a sum over a thousand pixels or some hundred channels between threads."""
+    spec = all_specs()[op]
+    for sizes in (dict(c=20, e=36, co=20, h=33, w=33), dict(c=263, e=70, co=11, h=3, w=5)):
+        kept = {name: size for name, size in sizes.items() if op == "conv_ffn" or name in ("c", "h", "w")}
+        results = []
+        for count in (1, 2, 3, 4):
+            torch.set_num_threads(count)
+            args, leaves = with_gradient(spec, spec.samples[0].make(dtype, n=2, **kept))
+            out = spec.call(*args)
+            results.append([out, *(backward_of(out, leaves, random_grad(out)) if leaves else [])])
+        for result in results[1:]:
+            assert_bitwise(result, results[0])
