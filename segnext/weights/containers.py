@@ -89,9 +89,11 @@ def read_contents(path: Path) -> Contents:
             return _expect_names(_read_torch(path), path)
         if head.startswith(b"\x80"):
             return _expect_names(_read_pickle(path), path)
-    except (Refused, OSError):
+    except Refused:
         raise
     except Exception as error:  # damaged bytes can make a parser raise anything
+        if isinstance(error, OSError) and error.filename is not None:  # the system's, not a parser's
+            raise
         raise _damaged(file, error) from error
     raise ValueError(
         f"{file}: file must be a safetensors, torch, Jittor or Paddle checkpoint, got one that begins with "

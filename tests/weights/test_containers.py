@@ -342,6 +342,14 @@ def test_changed_bytes_give_tensors_or_one_line(kind: str, tmp_path: Path) -> No
     assert refused > 15
 
 
+def test_a_zip_whose_directory_lies_before_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    write_torch(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:200] + data[600:])  # zipfile seeks to a negative place and raises an OSError
+    expect_one_line(path, "damaged")
+
+
 def test_jittors_checksum_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pkl"
     write_jittor(path)
