@@ -6,6 +6,9 @@ import unicodedata
 
 LIMIT = 120
 """Characters of a text that a message shows by default."""
+SHORT = 8
+"""Most items of a list that are shown."""
+_PLAIN = (str, int, float, type(None))
 JOINERS = "\u200c\u200d"
 """Controls that belong to letters of some languages, and to pictures."""
 
@@ -28,6 +31,18 @@ def one_line(value: object, limit: int = LIMIT) -> str:
         return escaped
     head = (limit - 3) * 2 // 3
     return f"{escaped[:head]}...{escaped[head + 3 - limit :]}"
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """Show a value that may be deep, long, or hold itself many times over: such a container by its size only."""
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        flat = isinstance(value, list | tuple) and all(isinstance(item, _PLAIN) for item in value[:SHORT])
+        return (
+            one_line(value, limit)
+            if flat and len(value) <= SHORT
+            else f"{len(value):,} in a {type(value).__name__}"
+        )
+    return one_line(value, limit) if isinstance(value, _PLAIN) else f"a {type(value).__name__}"
 
 
 def is_one_line(text: str) -> bool:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segnext.atomic import replace_file
 from segnext.models import SegNeXt
 from segnext.training.ema import AveragedModel
+from segnext.weights.containers import read_safetensors
 
 FORMAT = "segnext-training-1"
 
@@ -185,11 +185,9 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
             f"resume: {path} must be a training checkpoint, got a folder or a link to nothing; remove it"
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            text = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
-        raise _damaged(path, f"a damaged file ({' '.join(str(error).split())[:200]})") from None
+        tensors, text = read_safetensors(path)
+    except ValueError as error:
+        raise ValueError(f"resume: {error}; start anew with --overwrite") from None
     if text.get("format") != FORMAT:
         raise ValueError(
             f"resume: {path} must be a training checkpoint of format {FORMAT}, "

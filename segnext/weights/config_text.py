@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from segnext.models.config import GROUPS
+from segnext.one_line import shown
 
 # The peers' code takes these values where a configuration is silent.
 DEFAULT_RANK = 64
@@ -57,7 +58,7 @@ class Settings:
     def refuse_unless(self, valid: bool, name: str, expected: str, value: Any) -> None:
         """Add a refusal unless the value is one that segnext computes."""
         if not valid and value is not UNKNOWN:
-            self.refusals.append(f"{name} must be {expected}, got {str(value)[:60]}")
+            self.refusals.append(f"{name} must be {expected}, got {shown(value)}")
 
 
 def read_settings(checkpoint: Mapping[str, Any]) -> Settings:
@@ -177,7 +178,10 @@ def _read_hamburger(given: Any, settings: Settings) -> None:
         settings.refuse_unless(value == computed, f"decode_head.ham_kwargs.{name}", str(computed), value)
     kind = ham.get("ham_type", ham.get("type", "NMF"))
     settings.refuse_unless(
-        str(kind).upper().startswith("NMF"), "decode_head.ham_kwargs.ham_type", "NMF", kind
+        isinstance(kind, str) and kind.upper().startswith("NMF"),
+        "decode_head.ham_kwargs.ham_type",
+        "NMF",
+        kind,
     )
     for name, target, default in (
         ("md_r", "rank", DEFAULT_RANK),
@@ -187,10 +191,13 @@ def _read_hamburger(given: Any, settings: Settings) -> None:
         if isinstance(value, int) and not isinstance(value, bool):
             settings.model[target] = value
         else:
-            settings.notes.append(f"{name} in {settings.source} is {str(value)[:60]}, not a number")
+            given = "an expression" if value is UNKNOWN else shown(value)
+            settings.notes.append(f"{name} in {settings.source} is {given}, not a number")
     steps = ham.get("train_steps", TRAINED_STEPS)
     if steps != TRAINED_STEPS:
-        settings.notes.append(f"it was trained with {steps} NMF steps; segnext trains with {TRAINED_STEPS}")
+        settings.notes.append(
+            f"it was trained with {shown(steps)} NMF steps; segnext trains with {TRAINED_STEPS}"
+        )
 
 
 def _read_classes(head: Mapping[str, Any], settings: Settings) -> None:
@@ -244,7 +251,7 @@ def _read_geti(parameters: Any, settings: Settings) -> None:
     labels = _mapping(parameters.get("label_info"))
     names = labels.get("label_names")
     if isinstance(names, list | tuple):
-        settings.classes = [str(name) for name in names]
+        settings.classes = list(names)
     data = _mapping(parameters.get("data_input_params"))
     mean, std = data.get("mean"), data.get("std")
     if _are_numbers(mean) and _are_numbers(std) and len(mean) == len(std):

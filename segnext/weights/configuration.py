@@ -13,7 +13,7 @@ from torch import Tensor
 from segnext.models.config import SegNeXtConfig
 from segnext.models.decoders import DECODERS
 from segnext.models.registry import CONFIGS, ModelConfig, find_architecture
-from segnext.one_line import is_one_line, one_line
+from segnext.one_line import is_one_line, one_line, shown
 
 # A file may hold a part of a model; the rest is initialised. Beyond these, its config is not that of its tensors.
 LARGEST_RATIO = 4
@@ -79,12 +79,12 @@ def expect_metadata(metadata: Mapping[str, Any], num_classes: int, file: str) ->
     if classes is not None and not (
         isinstance(classes, list) and len(classes) == num_classes and all(map(_is_class_name, classes))
     ):
-        raise ValueError(f"{file}: classes must be {num_classes} names of one line, got {_shown(classes)}")
+        raise ValueError(f"{file}: classes must be {num_classes} names of one line, got {shown(classes)}")
     if palette is not None and not (
         isinstance(palette, list) and len(palette) == num_classes and all(map(_is_colour, palette))
     ):
         raise ValueError(
-            f"{file}: palette must be {num_classes} colours [red, green, blue] of 0..255, got {_shown(palette)}"
+            f"{file}: palette must be {num_classes} colours [red, green, blue] of 0..255, got {shown(palette)}"
         )
     preprocessing = metadata.get("preprocessing")
     if preprocessing is not None and not (
@@ -92,11 +92,24 @@ def expect_metadata(metadata: Mapping[str, Any], num_classes: int, file: str) ->
         and all(_are_numbers(preprocessing.get(key, [])) for key in ("mean", "std"))
     ):
         raise ValueError(
-            f"{file}: preprocessing must hold mean and std as lists of numbers, got {_shown(preprocessing)}"
+            f"{file}: preprocessing must hold mean and std as lists of numbers, got {shown(preprocessing)}"
         )
     for key in ("recipe", "metrics"):
         if not isinstance(metadata.get(key, {}), dict):
-            raise ValueError(f"{file}: {key} must be a dictionary, got {_shown(metadata[key])}")
+            raise ValueError(f"{file}: {key} must be a dictionary, got {shown(metadata[key])}")
+
+
+def fitting_metadata(metadata: Mapping[str, Any], num_classes: int) -> tuple[dict[str, Any], list[str]]:
+    """Return the entries that `expect_metadata` takes, and one note for each that it refuses."""
+    kept: dict[str, Any] = {}
+    notes = []
+    for key, value in metadata.items():
+        try:
+            expect_metadata({key: value}, num_classes, f"{key} in the file left out")
+            kept[key] = value
+        except ValueError as error:
+            notes.append(str(error))
+    return kept, notes
 
 
 def expect_size(config: ModelConfig, tensors: Mapping[str, Tensor], file: str) -> None:
@@ -156,10 +169,3 @@ def _are_numbers(values: object) -> bool:
     return isinstance(values, list | tuple) and all(
         isinstance(value, int | float) and abs(value) < 1e30 and math.isfinite(value) for value in values
     )
-
-
-def _shown(value: object) -> str:
-    """Show a value that may be deep, long, or hold itself many times over."""
-    if isinstance(value, list | tuple | dict | set):
-        return f"{len(value):,} entries in a {type(value).__name__}"
-    return one_line(value, 60) if isinstance(value, str | int | float) else f"a {type(value).__name__}"

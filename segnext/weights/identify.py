@@ -99,7 +99,7 @@ def foreign_metadata(meta: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
     notes = []
     classes, palette = known.get("classes"), known.get("palette")
     if isinstance(classes, list | tuple):
-        result["classes"] = [str(name) for name in classes]
+        result["classes"] = [str(name) if isinstance(name, int | float) else name for name in classes]
     elif classes is not None:
         notes.append(f"the class names in the file are left out: they are a {type(classes).__name__}")
     own = meta.get("segnext")
@@ -108,7 +108,7 @@ def foreign_metadata(meta: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
     if palette is not None:
         try:
             result["palette"] = [[int(value) for value in colour] for colour in palette]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             notes.append("the palette in the file is left out: it is not a list of colours")
     return result, notes
 

@@ -17,7 +17,7 @@ from segnext.one_line import one_line
 from segnext.weights import averages
 from segnext.weights.catalogue import locate
 from segnext.weights.config_text import Settings, read_settings
-from segnext.weights.configuration import expect_config, name_without_axes
+from segnext.weights.configuration import expect_config, fitting_metadata, name_without_axes
 from segnext.weights.containers import Contents, read_contents
 from segnext.weights.identify import UNSEEN, complete, describe, foreign_metadata
 
@@ -165,11 +165,9 @@ def _foreign_checkpoint(
     tensors, preprocessing, more = _in_rgb(tensors, found)
     if preprocessing:
         metadata.setdefault("preprocessing", preprocessing)
-    for key in ("classes", "palette"):
-        count, given = config["model"].get("num_classes"), len(metadata.get(key, ()))
-        if given and count not in (None, given):
-            del metadata[key]
-            notes.append(f"{key} in the file left out: {given} for {count} classes")
+    if (classes := config["model"].get("num_classes")) is not None:
+        metadata, left = fitting_metadata(metadata, classes)
+        notes += left
     expect_config({**config, **metadata}, tensors, shown)
     return Checkpoint(
         tensors,

@@ -355,5 +355,22 @@ def _change_text(random: Random, config: str) -> tuple[str, str]:
 
 
 def _odd_meta(random: Random) -> tuple[str, Any]:
+    doubled: Any = ["a"]
+    for _ in range(40):
+        doubled = [doubled, doubled]  # 2^40 names, if they are counted
+    odd = [_odd_values(random), doubled, [doubled] * CLASSES, [[float("inf")] * 3] * CLASSES]
     key = str(random.choice(["CLASSES", "PALETTE", "dataset_meta", "config", "cfg", "epoch"]))
-    return f"meta {key}", {key: _odd_values(random), "dataset_meta": {"classes": _odd_values(random)}}
+    value = _odd_text(random) if key in ("config", "cfg") else odd[int(random.integers(len(odd)))]
+    return f"meta {key}", {key: value, "dataset_meta": {"classes": odd[int(random.integers(len(odd)))]}}
+
+
+def _odd_text(random: Random) -> Any:
+    """Return a configuration as mmengine writes it, of which something is odd."""
+    doubled = "a0 = [1]\n" + "".join(f"a{index} = [a{index - 1}, a{index - 1}]\n" for index in range(1, 40))
+    kind = str(random.choice(["(" * 5000, "-" * 200_000 + "1", "1" + "+1" * 200_000, "x", "[" * 100]))
+    model = (
+        "model = dict(decode_head=dict(ham_kwargs=dict(MD_R={}, MD_S=1), align_corners={}), backbone=dict())"
+    )
+    values = ["16", "a39", "'x' * 9", "None", "2**31", "open('x')", "-1", "1e400", "[1, 2]", '"a\\nb"']
+    head = model.format(*(values[int(random.integers(len(values)))] for _ in range(2)))
+    return [kind, doubled + head, head, head + "\0", _odd_values(random)][int(random.integers(5))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import resource
 import sys
 import time
@@ -55,6 +56,7 @@ def _kind(error: Exception) -> str:
 def main() -> None:
     """Answer until the input ends."""
     warnings.simplefilter("error")  # a warning would be a second line
+    logging.getLogger("segnext").setLevel(logging.ERROR)  # reports on loading are wanted
     import segnext.create
     import segnext.weights.loading  # noqa: F401 - the memory is bounded after all imports
 

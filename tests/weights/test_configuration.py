@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from segnext import create_model
+from segnext.create import build_from_weights
 from segnext.models import SegNeXt, build
 from segnext.weights import save
 from segnext.weights.saving import overrides_of
@@ -83,7 +85,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "decoder": (in_model(decoder="mlp"), "decoder in its config must be one of light_ham, got mlp"),
     "classes-too-few": (
         beside(classes=["a"]),
-        "classes must be 3 names of one line, got 1 entries in a list",
+        "classes must be 3 names of one line, got \\['a'\\]",
     ),
     "classes-text": (beside(classes="abc"), "classes must be 3 names of one line, got abc"),
     "classes-numbers": (beside(classes=[1, 2, 3]), "classes must be 3 names of one line"),
@@ -93,13 +95,13 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "palette-flat": (
         beside(palette=[1, 2, 3]),
-        r"palette must be 3 colours \[red, green, blue\] of 0\.\.255, got 3 entries",
+        r"palette must be 3 colours \[red, green, blue\] of 0\.\.255, got \[1, 2, 3\]",
     ),
     "palette-256": (beside(palette=[[0, 0, 256]] * 3), "palette must be 3 colours"),
     "palette-short": (beside(palette=[[0, 0]] * 3), "palette must be 3 colours"),
     "palette-dictionary": (
         beside(palette={"0": [0, 0, 0]}),
-        "palette must be 3 colours .* got 1 entries in a dict",
+        "palette must be 3 colours .* got 1 in a dict",
     ),
     "preprocessing-list": (
         beside(preprocessing=[1]),
@@ -110,7 +112,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         beside(preprocessing={"std": [float("inf")] * 3}),
         "preprocessing must hold mean and",
     ),
-    "recipe-list": (beside(recipe=[1]), "recipe must be a dictionary, got 1 entries in a list"),
+    "recipe-list": (beside(recipe=[1]), r"recipe must be a dictionary, got \[1\]"),
     "metrics-text": (beside(metrics="good"), "metrics must be a dictionary, got good"),
 }
 
@@ -153,3 +155,34 @@ def test_a_number_where_a_matrix_must_be(case: str, tmp_path: Path) -> None:
     ) as error:
         create_model(weights=path)
     assert str(error.value).startswith(f"{path}: ")
+
+
+def doubled(levels: int) -> list[Any]:
+    value: list[Any] = ["a"]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
+    "names-2-36": ({"CLASSES": [doubled(36)] * 3}, "classes in the file left out: classes must be 3 names .* 3 in a list"),
+    "names-of-lines": ({"CLASSES": ["a", "b\nc", "d"]}, r"classes must be 3 names of one line, got \['a', 'b\\nc', 'd'\]"),
+    "palette-infinite": ({"PALETTE": [[float("inf")] * 3] * 3}, "palette in the file is left out"),
+    "palette-of-names": ({"PALETTE": ["red", "blue", "green"]}, "palette in the file is left out"),
+    "config-2-36": (
+        {"cfg": "a0 = [1]\n" + "".join(f"a{i} = [a{i - 1}, a{i - 1}]\n" for i in range(1, 37))
+         + "model = dict(decode_head=dict(ham_kwargs=dict(MD_R=a36)))"},
+        "md_r in meta.cfg is 2 in a list, not a number",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_odd_metadata_of_a_foreign_file_is_left_out_and_said(case: str, tmp_path: Path) -> None:
+    meta, message = LEFT_OUT[case]
+    path, clock = tmp_path / "checkpoint.pth", time.process_time()
+    torch.save({"meta": meta, "state_dict": official()}, path)
+    model, report = build_from_weights(path)
+    assert re.search(message, str(report))
+    assert "classes" not in model.metadata and "palette" not in model.metadata
+    assert time.process_time() - clock < 4
