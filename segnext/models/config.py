@@ -13,6 +13,7 @@ STAGES = len(STRIDES)
 STRIPS = (7, 11, 21)
 ROOT = 5
 EVAL_STEPS = 7  # of the NMF, as the official code
+MOST_STEPS = 1000  # more do not change the result; a file that declares a billion would never end
 ONE_CLASS = (
     "at least 2 (one class cannot be learnt: use two, or num_classes=2 with threshold=0.5 for one logit)"
 )
@@ -177,7 +178,7 @@ class SegNeXtConfig(EncoderConfig):
             f"a positive multiple of {GROUPS}",
         )
         expect(self, "rank", self.rank >= 1, "at least 1")
-        expect(self, "eval_steps", self.eval_steps >= 1, "at least 1")
+        expect(self, "eval_steps", 1 <= self.eval_steps <= MOST_STEPS, f"from 1 to {MOST_STEPS}")
         expect(self, "nmf_grad", self.nmf_grad in ("unrolled", "one_step"), "'unrolled' or 'one_step'")
         expect(self, "decoder_dropout", 0 <= self.decoder_dropout < 1, "in [0, 1)")
 

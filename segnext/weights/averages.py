@@ -46,7 +46,8 @@ def choose(
         key, others = second
         takes_average = average is not False
         what = "the averaged ones" if takes_average else "those before averaging"
-        change = f"average={not takes_average} takes the others"
+        option = "--no-average" if takes_average else "--average"
+        change = f"average={not takes_average} (segnext convert {option}) takes the others"
         if takes_average == (key in AVERAGED_KEYS and not _is_swapped(key, beside)):
             return _replaced(own, _separate(others)[0]), f"{what}, from {key}; {change}"
         return own, f"{what}, without those in {key}; {change}"
@@ -55,7 +56,10 @@ def choose(
             return _replaced(
                 own, copies
             ), f"the {len(copies)} averaged copies in the state dict, and what has none"
-        return own, f"without {len(copies)} averaged copies in the state dict; average=True takes them"
+        return own, (
+            f"without {len(copies)} averaged copies in the state dict; average=True (segnext convert --average) "
+            "takes them"
+        )
     if copies or COUNTER in map(bare_name, own):
         if average is False:
             raise ValueError("average must be True or None for a file with averaged weights only, got False")

@@ -212,25 +212,31 @@ def _read_classes(head: Mapping[str, Any], settings: Settings) -> None:
 
 
 def _read_input(config: Mapping[str, Any], settings: Settings) -> None:
-    """Read mean, std and the order of colours from mmengine's data preprocessor, or from mmcv's Normalize.
+    """Read mean, std and the order of colours from mmengine's data preprocessor, or from a step named Normalize.
 
-    Both load images with blue first. mmengine keeps that order unless it is told to turn it, mmcv turns it.
+    Both load images with blue first. The preprocessor keeps that order unless it is told to turn it, the step turns it.
     """
     processor = config["model"].get("data_preprocessor", config.get("data_preprocessor"))
-    if isinstance(processor, Mapping):
-        turns = processor.get("bgr_to_rgb", False) or processor.get("rgb_to_bgr", False)
-        _set_input(processor, turns is True, settings)
-        return
-    tested = [config.get("data"), config.get("test_pipeline"), config.get("dataset")]
-    dataset = tested[0].get("test") if isinstance(tested[0], Mapping) else None
-    for place in (dataset, *tested[1:], config.get("train_pipeline"), tested[0]):
+    given = processor if isinstance(processor, Mapping) else {}
+    turned = (given.get("bgr_to_rgb", False) or given.get("rgb_to_bgr", False)) is True
+    step = None if given.get("mean") is not None else _normalisation(config)
+    if step is not None:
+        _set_input(step, (step.get("to_rgb", True) is True) != turned, settings)
+    elif given:
+        _set_input(given, turned, settings)
+
+
+def _normalisation(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Find the normalisation of the test, else of the training, else the one at the top of mmcv's configurations."""
+    data = config.get("data")
+    tested = (data.get("test") if isinstance(data, Mapping) else None, config.get("test_dataloader"))
+    trained = (config.get("dataset"), config.get("train_pipeline"), data)
+    for place in (*tested, config.get("test_pipeline"), *trained):
         for step in _dictionaries(place):
             if step.get("type") == "Normalize" and "mean" in step:
-                _set_input(step, step.get("to_rgb", True) is True, settings)
-                return
-    normalisation = config.get("img_norm_cfg")
-    if isinstance(normalisation, Mapping):
-        _set_input(normalisation, normalisation.get("to_rgb", True) is True, settings)
+                return step
+    first = config.get("img_norm_cfg")
+    return first if isinstance(first, Mapping) else None
 
 
 def _set_input(given: Mapping[str, Any], rgb: bool, settings: Settings) -> None:

@@ -121,7 +121,8 @@ def _unseen(logits: int | None, dialect: str, settings: Settings) -> tuple[dict[
     """Find the fields beside the rank that no tensor shows."""
     fields = {name: settings.model[name] for name in UNSEEN[:-1] if name in settings.model}
     said = [f"{name} {value}, from {settings.source}" for name, value in fields.items()]
-    if dialect == "geti":
+    # mmsegmentation's files with fixed bases (rand_init=False) have Geti's names, but they say where they are from.
+    if dialect == "geti" and "align_corners" not in settings.model:
         fields["align_corners"] = True
         said = ["align_corners True, as Geti resizes logits"]
     if logits == 1:

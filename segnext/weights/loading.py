@@ -92,7 +92,9 @@ class LoadReport:
                 lines.append(f"  {name}: {_some(keys)}")
         if self.left_out:
             parts = Counter(key.split(".")[0] for key in self.left_out)
-            lines.append("  left out: " + ", ".join(f"{n} of {part}" for part, n in parts.items()))
+            lines.append(
+                "  left out: " + ", ".join(part if n == 1 else f"{n} of {part}" for part, n in parts.items())
+            )
         if self.taken:
             lines.append(f"  weights: {self.taken}")
         if self.rank:
@@ -162,6 +164,10 @@ def _foreign_checkpoint(
     metadata, notes = foreign_metadata(contents.meta)
     if found.classes:
         metadata.setdefault("classes", found.classes)
+    if "threshold" in config["model"] and len(metadata.get("classes", ())) == 1:
+        metadata["classes"] = ["background", *metadata["classes"]]
+        if "palette" in metadata:
+            metadata["palette"] = [[0, 0, 0], *metadata["palette"]]
     tensors, preprocessing, more = _in_rgb(tensors, found)
     if preprocessing:
         metadata.setdefault("preprocessing", preprocessing)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,19 @@ def test_fields(edits: list[tuple[str, str]], field: str, value: Any) -> None:
 def test_input(edits: list[tuple[str, str]], mean: float, bgr: bool) -> None:
     found = read_settings({"meta": {"cfg": changed(*edits)}})
     assert (found.preprocessing["mean"][0], found.bgr) == (mean, bgr)
+
+
+@pytest.mark.parametrize(
+    ("turned", "to_rgb", "bgr"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_a_step_normalises_where_the_preprocessor_does_not(turned: bool, to_rgb: bool, bgr: bool) -> None:
+    processor = f"data_preprocessor = dict(bgr_to_rgb={turned})\n"
+    text = f"""model = dict(decode_head=dict(num_classes=3))
+test_dataloader = dict(dataset=dict(pipeline=[
+    dict(type='Normalize', mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb={to_rgb})]))
+"""
+    found = read_settings({"meta": {"cfg": processor + text}})
+    assert found.preprocessing["mean"] == [1.0, 2.0, 3.0] and found.bgr == bgr
 
 
 @pytest.mark.parametrize(
@@ -323,6 +338,43 @@ def test_geti_resizes_logits_with_aligned_corners_and_names_its_classes(tmp_path
     assert model.config.align_corners and "align_corners True, as Geti" in str(report)
     assert model.metadata["classes"] == ["road", "car", "sky"]
     assert model.metadata["preprocessing"] == {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
+
+
+def test_mmsegmentations_fixed_bases_are_not_getis(tmp_path: Path) -> None:
+    def with_bases(state_dict: dict[str, Any]) -> dict[str, Any]:
+        return {**as_mmsegmentation(state_dict), "decode_head.hamburger.ham.bases": torch.rand(1, 256, 16)}
+
+    model, report = built(file_with(tmp_path / "a.pth", {"cfg": text_for()}, with_bases))
+    assert not model.config.align_corners and "align_corners False, from meta.cfg" in str(report)
+    assert report.rank == "16, from the bases in the file" and not report.missing
+
+
+def test_older_geti_pickles_its_label_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class SegLabelInfo:
+        def __init__(self) -> None:
+            self.label_names = ["road", "car", "sky"]
+
+    module = types.ModuleType("otx_absent")
+    SegLabelInfo.__module__, SegLabelInfo.__qualname__ = "otx_absent", "SegLabelInfo"
+    module.SegLabelInfo = SegLabelInfo  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "otx_absent", module)
+    state_dict = as_geti(official(), torch.rand(1, 256, 16))
+    path = tmp_path / "geti.ckpt"
+    torch.save({"state_dict": state_dict, "hyper_parameters": {"label_info": SegLabelInfo()}}, path)
+    monkeypatch.delitem(sys.modules, "otx_absent")
+    model, _ = built(path)
+    assert model.metadata["classes"] == ["road", "car", "sky"]
+
+
+def test_the_only_name_of_a_binary_model_is_the_objects(tmp_path: Path) -> None:
+    def one_logit(state_dict: dict[str, Any]) -> dict[str, Any]:
+        return {k: v[:1] if "conv_seg" in k else v for k, v in as_mmsegmentation(state_dict).items()}
+
+    meta = {"cfg": text_for(1), "dataset_meta": {"classes": ("crack",), "palette": [[1, 2, 3]]}}
+    model, _ = built(file_with(tmp_path / "a.pth", meta, one_logit))
+    assert model.config.threshold == 0.3
+    assert model.metadata["classes"] == ["background", "crack"]
+    assert model.metadata["palette"] == [[0, 0, 0], [1, 2, 3]]
 
 
 def test_numpy_palettes_and_names(tmp_path: Path) -> None:
