@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constrain
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard csrc/*.* csrc/c*/*.* csrc/ops/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test proof fuzz lint bench campaign readme picture clean
+.PHONY: help demo test proof fuzz interop lint bench campaign readme picture clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -26,6 +26,10 @@ proof: .venv/developer ## the tests that take minutes: emulator, interpreter, sa
 
 fuzz: .venv/developer ## random images, checkpoints, ops and kills, 50 times as many as in `make test`: an hour
 	$(PYTEST) tests/fuzz --fuzz-share 1
+
+INTEROP ?= $(HOME)/.cache/segnext/interop
+interop: .venv/developer ## exchange weights with the real mmsegmentation, PaddleSeg, Jittor and Geti: 5 GB, half an hour
+	$(BIN)/python -m tests.interop --environments $(INTEROP) --write
 
 lint: .venv/developer ## style and types: ruff, clang-format, mypy
 	$(BIN)/ruff check .

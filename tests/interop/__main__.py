@@ -1,0 +1,81 @@
+"""Exchanges weights with the real packages of every peer: ``python -m tests.interop``, or ``make interop``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from segnext.atomic import replace_file
+from tests.interop.cases import cases
+from tests.interop.compare import Result, run
+from tests.interop.environments import ENVIRONMENTS, ensure
+
+RESULTS = Path(__file__).parents[2] / "bench" / "results" / "interop.json"
+
+
+def row(result: Result) -> dict[str, Any]:
+    """Return a result as JSON holds it."""
+    case = result.case
+    return {
+        "peer": ENVIRONMENTS[case.environment].title,
+        "model": f"{case.size.upper()}, {case.name}",
+        "logits": float(f"{result.logits:.1e}"),
+        "full": float(f"{result.full:.1e}"),
+        "mask": result.mask,
+        "back": None if result.back is None else float(f"{result.back:.1e}"),
+    }
+
+
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put new rows in the place of old ones of the same peer and model; others stay."""
+    rows = {(line["peer"], line["model"]): line for line in [*old, *new]}
+    order = [environment.title for environment in ENVIRONMENTS.values()]
+    known = [line for line in rows.values() if line["peer"] in order]
+    return sorted(known, key=lambda line: order.index(line["peer"]))
+
+
+def main() -> int:
+    """Run the cases; return 1 if anything differs."""
+    parser = argparse.ArgumentParser(prog="python -m tests.interop", description=__doc__)
+    default = Path("~/.cache/segnext/interop").expanduser()
+    parser.add_argument(
+        "--environments", type=Path, default=default, help="folder of the peers' environments"
+    )
+    parser.add_argument("--only", nargs="*", choices=ENVIRONMENTS, default=list(ENVIRONMENTS), help="peers")
+    parser.add_argument(
+        "--sizes", nargs="*", choices=list("tsbl"), default=["t", "s"], help="of published models"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="put the results into bench/results/interop.json"
+    )
+    arguments = parser.parse_args()
+    environments = arguments.environments.expanduser().resolve()
+    rows, faults = [], []
+    for case in cases(arguments.sizes):
+        if case.environment not in arguments.only:
+            continue
+        ensure(ENVIRONMENTS[case.environment], environments)
+        label = f"{case.environment} {case.size} {case.name}"
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                result = run(case, environments, Path(folder) / "case")
+            except (AssertionError, RuntimeError, ValueError) as error:
+                faults.append(f"{label}: {error}")
+                continue
+        rows.append(row(result))
+        faults += [f"{label}: {problem}" for problem in result.problems]
+        print(json.dumps(rows[-1]), flush=True)
+    print(f"{len(rows)} exchanged, {len(faults)} faults", *faults, sep="\n")
+    if arguments.write and not faults:
+        old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []
+        text = json.dumps({"format": 1, "rows": merged(old, rows)}, indent=1) + "\n"
+        replace_file(RESULTS, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
