@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from segnext.data.images import opened, orientation, read_image
+from segnext.data.images import decoded, opened, orientation, read_image
 
 # These are read without a condition, in every colour; what else there is gets decoded, which says whether it can be.
 _PLAIN_MODES = frozenset({"1", "L", "P", "RGB"})
@@ -64,7 +64,9 @@ def read_header(path: str | os.PathLike[str], read: Callable[[Path], np.ndarray]
         return header
     read(file)
     with opened(file) as image:
-        return Header(image.height, image.width, orientation(image))
+        turn = orientation(image)
+        height, width = np.array(decoded(image, upright=False)).shape[:2]
+        return Header(height, width, turn)
 
 
 def _undecoded(file: Path) -> Header | None:
@@ -74,10 +76,9 @@ def _undecoded(file: Path) -> Header | None:
             if image.mode not in _PLAIN_MODES or "transparency" in image.info:
                 return None
             if image.format == "JPEG":
-                header = Header(image.height, image.width, orientation(image))
+                height, width = image.height, image.width
                 image.draft("L", (1, 1))  # an eighth of the size, gray: half the time, and as strict
-                image.load()
-                return header
+                return Header(height, width, orientation(image))
             if image.format == "PNG" and _is_whole_and_upright_png(content):
                 return Header(image.height, image.width, 1)
     except Exception:  # decoding gives the error that a user is to read

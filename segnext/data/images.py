@@ -54,6 +54,17 @@ _OTHER_FORMATS = {
 _STRIP = 1 << 20  # pixels that are converted at once: an image is in memory twice, in Pillow and as an array
 _WITH_ALPHA = frozenset(("RGBA", "RGBa", "LA", "La", "PA"))
 
+# These undo the turn of each EXIF orientation.
+_TURN_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
 
 class ImageError(ValueError):
     """An image file that cannot be used; the message is one line that names the file."""
@@ -86,7 +97,7 @@ def read_image(
             without a defined brightness (floating point or more than 16 bits without a range, Lab).
     """
     check_range("read_image", value_range)
-    with opened(path, decode=False) as image:
+    with opened(path) as image:
         _check_planes(image)
         if is_deep_colour(image):
             return _deep_rgb(Path(path), image, value_range, upright)
@@ -111,7 +122,7 @@ def rgb_array(
     """
     if image.mode == "LAB":
         raise ImageError("Lab colours are not read; save it as RGB")
-    image = _decoded(image, upright)
+    image = decoded(image, upright)
     if image.mode in INTEGERS or image.mode == "F":
         return np.repeat(_deep_gray(image, value_range)[:, :, None], 3, axis=2)
     if image.mode in _WITH_ALPHA and image.format == "TIFF":
@@ -157,7 +168,7 @@ def _deep_rgb(path: Path, image: Image.Image, value_range: ValueRange | None, up
     def decode(change: Callable[[str], str]) -> np.ndarray:
         with _open(path) as again:
             set_raw_modes(again, change)
-            return np.array(_decoded(again, upright))
+            return np.array(decoded(again, upright))
 
     values, alpha = deep_colour(image, decode)
     rgb = to_bytes(values, value_range or undeclared_range(image, values))
@@ -197,17 +208,35 @@ def _colour_bands(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(bands) if bands.shape[2] == 3 else np.repeat(bands, 3, axis=2)
 
 
-def _decoded(image: Image.Image, upright: bool) -> Image.Image:
-    """Return the image with its pixels in memory."""
-    if image.format == "TIFF" and image.mode == "RGBA":
-        # Pillow would divide the colours by a premultiplied alpha, of which nobody knows whether it is one.
-        set_raw_modes(image, lambda raw: raw.replace("RGBa", "RGBA"))
+def decoded(image: Image.Image, upright: bool) -> Image.Image:
+    """Return an opened image with its pixels in memory, turned by EXIF (`upright`) or as they are stored."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return _decoded_tiff(image, upright)
     image.load()
     return turned_upright(image) if upright else image
 
 
+def _decoded_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.Image:
+    turn = orientation(image)  # decoding turns the image, and forgets its orientation
+    if image.mode == "RGBA":
+        # Pillow would divide the colours by a premultiplied alpha, of which nobody knows whether it is one.
+        set_raw_modes(image, lambda raw: raw.replace("RGBa", "RGBA"))
+    # Pillow maps an uncompressed file into memory, and takes height for width if it is turned by 90 degrees. It does
+    # not map a file without a name.
+    name, image.filename = image.filename, ""
+    image.load()
+    image.filename = name
+    return image if upright or turn == 1 else image.transpose(_TURN_BACK[turn])
+
+
 def orientation(image: Image.Image) -> int:
-    """Return an image's EXIF orientation, 1 (upright) to 8; 5 and above swap height and width."""
+    """Return an image's EXIF orientation, 1 (upright) to 8; 5 and above swap height and width.
+
+    The orientation of a TIFF is known until it is decoded. Any other image is decoded for it, which may fail: the
+    orientation of a PNG may lie behind its pixels.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        image.load()
     try:
         number = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a damaged EXIF block can raise any error, while the pixels are decoded and good
@@ -231,8 +260,8 @@ def _open(file: Path) -> Image.Image:
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], *, decode: bool = True) -> Iterator[Image.Image]:
-    """Open and decode the first frame; a failure in the block becomes an `ImageError` that names the file."""
+def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open a file, not yet decoded; a failure in the block becomes an `ImageError` that names the file."""
     file = Path(path)
     try:
         if file.is_dir():
@@ -246,8 +275,6 @@ def opened(path: str | os.PathLike[str], *, decode: bool = True) -> Iterator[Ima
         with _open(file) as image:
             if 0 in image.size:
                 raise ImageError(f"the image has no pixels, its size is {image.width}x{image.height}")
-            if decode:
-                image.load()  # decoding here makes sure that a later failure is not about the pixels
             yield image
     except ImageError as error:
         raise ImageError(f"{file}: {error}") from None

@@ -243,15 +243,17 @@ def look(dataset: SegmentationFolder, image_file: Path, label_file: Path) -> Pai
 
 def _label(reader: LabelReader, file: Path) -> Label:
     with opened(file) as image:
-        header = Header(image.height, image.width, orientation(image))
+        turn = orientation(image)
         channels = 3 if image.mode.startswith("RGB") else 1
-        palette = np.array(image.getpalette("RGB") or (), np.int64).reshape(-1, 3) @ (1 << 16, 1 << 8, 1)
         values = reader.values(image)
+        palette = np.array(image.getpalette("RGB") or (), np.int64).reshape(-1, 3) @ (1 << 16, 1 << 8, 1)
     if values.dtype == np.uint8:
         counts = np.bincount(values.ravel(), minlength=256)
         found = np.flatnonzero(counts)
         counts = counts[found]
     else:
         found, counts = np.unique(values, return_counts=True)
+    height, width = values.shape[::-1] if reader.upright and turn >= 5 else values.shape
     colours = {value: int(palette[value]) for value in found.tolist() if value < len(palette)}
-    return Label(header, channels, dict(zip(found.tolist(), counts.tolist(), strict=True)), colours)
+    pixels = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    return Label(Header(height, width, turn), channels, pixels, colours)

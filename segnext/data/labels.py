@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from segnext.data.images import ImageError, opened, turned_upright
+from segnext.data.images import ImageError, decoded, opened
 
 LABEL_SUFFIXES = frozenset({".bmp", ".gif", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff"})
 """These count as label maps when a folder is searched: the lossless formats."""
@@ -169,7 +169,7 @@ def _pixels(image: Image.Image, upright: bool) -> Image.Image:
         raise ImageError(
             f"a label map must be lossless, got {image.format}, which may change ids; store it as PNG"
         )
-    image = turned_upright(image) if upright else image
+    image = decoded(image, upright)
     if image.mode in _WITHOUT_ALPHA:
         if image.getchannel("A").getextrema() != (255, 255):
             raise ImageError(

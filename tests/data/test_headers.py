@@ -48,16 +48,38 @@ def test_comments_and_padding_cost_nothing(tmp_path, no_decoding):
     assert read_header(padded) == Header(20, 30, 1)
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
-@pytest.mark.parametrize("number", [3, 6])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+@pytest.mark.parametrize("number", range(2, 9))
 def test_turns(tmp_path, name, number):
-    header = read_header(saved(tmp_path / name, exif=turned(number)))
+    path = saved(tmp_path / name, exif=turned(number))
+    header = read_header(path)
     assert header == Header(20, 30, number)
-    assert header.size(upright=True) == read_image(tmp_path / name).shape[:2]
-    assert header.size(upright=False) == (20, 30)
+    assert header.size(upright=True) == read_image(path).shape[:2]
+    stored = read_image(path, upright=False)
+    assert header.size(upright=False) == stored.shape[:2] == (20, 30)
+    if path.suffix in (".png", ".tif"):
+        np.testing.assert_array_equal(stored, PIXELS)
 
 
 @pytest.mark.filterwarnings("ignore::segnext.data.depth.ImageWarning")  # of a TIFF with alpha
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "P"])
+@pytest.mark.parametrize("number", range(2, 9))
+def test_a_turned_tiff_has_its_own_pixels(tmp_path, mode, number, compression):
+    """Pillow 13 mixes up the rows of an uncompressed file that is turned by 90 degrees."""
+    image = Image.fromarray(PIXELS).convert(mode)
+    image.save(tmp_path / "a.tif", exif=turned(number), compression=compression)
+    image.save(tmp_path / "upright.tif")
+    turn = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
+    turn |= {6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
+    image.transpose(Image.Transpose[turn[number]]).save(tmp_path / "expected.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), read_image(tmp_path / "expected.tif"))
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.tif", upright=False), read_image(tmp_path / "upright.tif")
+    )
+
+
+@pytest.mark.filterwarnings("ignore::segnext.data.depth.ImageWarning")
 @pytest.mark.parametrize("mode", ["RGBA", "CMYK", "1"])
 def test_rare_modes(tmp_path, mode):
     assert read_header(saved(tmp_path / "a.tif", mode)) == Header(20, 30, 1)

@@ -55,9 +55,10 @@ class TestIds:
             np.testing.assert_array_equal(label, ids)
 
     def test_a_turn_by_exif_is_taken_or_left(self, tmp_path):
-        path = saved(tmp_path / "a.png", IDS, exif=orientation(6))
-        np.testing.assert_array_equal(read_label(path), np.rot90(IDS, -1))
-        np.testing.assert_array_equal(read_label(path, upright=False), IDS)
+        for name in ("a.png", "a.tif"):
+            path = saved(tmp_path / name, IDS, exif=orientation(6))
+            np.testing.assert_array_equal(read_label(path), np.rot90(IDS, -1))
+            np.testing.assert_array_equal(read_label(path, upright=False), IDS)
         path = saved(tmp_path / "rgba.png", IDS, "RGBA", exif=orientation(3))
         np.testing.assert_array_equal(read_label(path), IDS[::-1, ::-1])
 

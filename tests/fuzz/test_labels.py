@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
@@ -19,6 +20,7 @@ PAIRS = 3
 COLOURS = np.array([[0, 0, 0], [128, 64, 0], [9, 9, 9], [255, 255, 255]], np.uint8)
 
 
+@pytest.mark.filterwarnings("ignore::segnext.data.depth.ImageWarning", "ignore::UserWarning:PIL")
 def test_the_doctor_agrees_with_reading(fuzzer: Fuzzer, tmp_path: Path) -> None:
     for case, rng in fuzzer.cases("data sets", 1000):
         folder = tmp_path / str(case)
