@@ -231,6 +231,24 @@ def costs_of_calls(folder: Path) -> list[str]:
     ]
 
 
+def protocols() -> str:
+    """Return how many pixels of our masks differ from the published pipelines', from bench/results/protocols.json."""
+    found = json.loads((results.FOLDER / "protocols.json").read_text())
+    lines = [["protocol", "photographs of CamVid", "short side", "views", "pixels of another class"]]
+    for row in found["rows"]:
+        scales = ", ".join(f"{scale:g}" for scale in row["scales"])
+        lines.append(
+            [
+                f"`{row['protocol']}`",
+                str(row["photographs"]),
+                str(row["short_side"] or "native"),
+                f"scales {scales}, mirrored too" if row["flip"] else "one",
+                f"{row['differing']} of {row['pixels']:,}",
+            ]
+        )
+    return _left_aligned(lines)
+
+
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "headline": headline,
@@ -239,6 +257,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "operators": operators,
         "speed": speed,
     },
+    "docs/model.md": {"protocols": protocols},
     "docs/kernels.md": {"support": support},
     "docs/benchmarks.md": {"benchmarks": benchmarks},
 }
