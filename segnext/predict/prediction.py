@@ -104,7 +104,12 @@ class Prediction:
         return add_legend(
             picture,
             [
-                (self.classes[i], (colours[i][0], colours[i][1], colours[i][2]), counts[i] / self.mask.size)
+                (
+                    i,
+                    self.classes[i],
+                    (colours[i][0], colours[i][1], colours[i][2]),
+                    counts[i] / self.mask.size,
+                )
                 for i in present
             ],
         )

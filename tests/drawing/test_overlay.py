@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segnext.drawing.fonts import font_for
 from segnext.drawing.overlay import PAPER, add_legend, class_borders, draw_overlay
 
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
@@ -37,7 +38,11 @@ def test_borders_of_a_single_pixel():
     assert class_borders(mask).tolist() == [[False, True, False], [True, True, False], [False] * 3]
 
 
-ENTRIES = [("road", (200, 10, 20), 0.75), ("sky", (10, 200, 20), 0.2496), ("a pole", (10, 20, 200), 0.0004)]
+ENTRIES = [
+    (0, "road", (200, 10, 20), 0.75),
+    (1, "sky", (10, 200, 20), 0.2496),
+    (2, "a pole", (10, 20, 200), 0.0004),
+]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 300), (480, 360), (1500, 40), (1000, 900)])
@@ -49,26 +54,52 @@ def test_legend_keeps_the_picture_and_shows_every_colour(size):
     assert result.width >= width and result.height > height
     np.testing.assert_array_equal(np.array(result)[:height, left : left + width], np.array(original))
     panel = np.array(result)[height:]
-    for _, colour, _ in ENTRIES:
+    for _, _, colour, _ in ENTRIES:
         assert (panel == colour).all(-1).sum() > 50
     assert tuple(panel[0, 0]) == PAPER and tuple(panel[-1, -1]) == PAPER
 
 
 def test_legend_fits_many_classes():
-    entries = [(f"class number {index}", (index, 100, 100), 1 / 150) for index in range(150)]
+    entries = [(index, f"class number {index}", (index, 100, 100), 1 / 150) for index in range(150)]
     result = add_legend(Image.fromarray(picture(300, 800)), entries)
     panel = np.array(result)[300:]
     colours = np.unique(panel.reshape(-1, 3), axis=0).tolist()
-    assert all(list(colour) in colours for _, colour, _ in entries)
+    assert all(list(colour) in colours for _, _, colour, _ in entries)
     ink = (panel != PAPER).any(-1)
     assert not ink[:, 0].any() and not ink[:, -1].any() and not ink[-1].any()  # nothing is cut off
 
 
 def test_shares_change_the_legend():
     base = Image.fromarray(picture(100, 300))
-    one = np.array(add_legend(base, [("road", (9, 9, 9), 0.5)]))
-    other = np.array(add_legend(base, [("road", (9, 9, 9), 0.6)]))
+    one = np.array(add_legend(base, [(0, "road", (9, 9, 9), 0.5)]))
+    other = np.array(add_legend(base, [(0, "road", (9, 9, 9), 0.6)]))
     assert one.shape == other.shape and (one != other).any()
+
+
+def test_a_name_without_letters_to_draw_it_is_its_id():
+    """No font has a letter of Unicode's private use; the legend is the one of the id's own name."""
+    base, colour = Image.fromarray(picture(100, 300)), (9, 9, 9)
+    for name in ("\U000f1234 and \U000f1235", "", "\n\t"):
+        shown = add_legend(base, [(7, name, colour, 0.5)])
+        expected = add_legend(base, [(7, "class 7", colour, 0.5)])
+        np.testing.assert_array_equal(np.array(shown), np.array(expected))
+
+
+def test_accents_are_drawn_where_a_font_has_them():
+    if font_for("Straße", 13) is None:
+        pytest.skip("no font of this machine has the letter")
+    base, colour = Image.fromarray(picture(100, 300)), (9, 9, 9)
+    strasse, street, id_ = (
+        np.array(add_legend(base, [(7, name, colour, 0.5)])) for name in ("Straße", "Strase", "class 7")
+    )
+    assert strasse.shape != id_.shape or (strasse != id_).any()
+    assert strasse.shape != street.shape or (strasse != street).any()
+
+
+@pytest.mark.parametrize("name", ["road\nand\r\nrails", "x" * 100_000, "\0road", "bar\u202eoad"])
+def test_names_that_are_no_line(name):
+    result = add_legend(Image.fromarray(picture(100, 300)), [(0, name, (9, 9, 9), 1.0)])
+    assert result.height < 200 and result.width < 2000
 
 
 def test_empty_legend():
