@@ -28,7 +28,8 @@ class AnyDialectModule(nn.Module):
 
         Foreign checkpoints may lack the NMF bases and ``num_batches_tracked``, which is no error. Where the rest of
         their layer is there, they are filled as in a new model: the bases from their seed, the counts with 0. Their
-        names are in the returned ``missing_keys``.
+        names are in the returned ``missing_keys``. Tensors of stages that an encoder leaves out are not loaded; their
+        names are in ``unexpected_keys``, which is no error either.
 
         Args:
             state_dict: names to tensors.
@@ -51,10 +52,18 @@ class AnyDialectModule(nn.Module):
                     f"load_state_dict: rank of {key} must be {own[key].shape[-1]} as in this model, "
                     f"got {given_rank}; create it with create_model(rank={given_rank})"
                 )
+        left_out = [key for key in given if self.is_left_out(key)]
+        for key in left_out:
+            del given[key]
         optional = [key for key in own.keys() - given.keys() if key.endswith(dialects.OPTIONAL)]
         result = super().load_state_dict(given | _filled(optional, own, given), strict, assign)
         result.missing_keys.extend(key for key in sorted(optional) if key not in result.missing_keys)
+        result.unexpected_keys.extend(left_out)
         return result
+
+    def is_left_out(self, key: str) -> bool:
+        """Whether a tensor's name is of a part that this model was built without."""
+        return False
 
 
 def _filled(keys: list[str], own: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -5,7 +5,9 @@ Paper: SegNeXt (arXiv 2209.08575), table 2; official code: Visual-Attention-Netw
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch.fx
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 
 from segnext.models.batch_norm import BatchNorm
 from segnext.models.changed import layers
-from segnext.models.config import STAGES, STRIDES, MSCANConfig
+from segnext.models.config import STAGES, MSCANConfig
+from segnext.models.feature_info import FeatureInfo
 from segnext.models.layers import ChannelNorm, Convolution, check_images
 from segnext.models.loading import AnyDialectModule
 from segnext.models.msca import Block
@@ -68,8 +71,9 @@ class MSCAN(AnyDialectModule):
 
     ``model(x)`` on normalised images (N, C, H, W) of any size gives class logits (N, num_classes), pooled
     features (N, C4) with ``num_classes=0``, or with ``features_only`` the list of ``forward_features``.
-    ``feature_info`` has ``num_chs``, ``reduction`` and ``module`` of each feature, as timm does.
-    ``load_state_dict`` takes every known checkpoint dialect.
+    ``feature_info`` has ``channels()``, ``reduction()`` and ``module_name()`` of the features, as timm does. Stages
+    after the last of ``out_indices`` are not built. ``load_state_dict`` takes every known checkpoint dialect; of whole
+    encoders it leaves out the stages and the head that are not built.
     """
 
     def __init__(self, config: MSCANConfig) -> None:
@@ -78,13 +82,11 @@ class MSCAN(AnyDialectModule):
         self.metadata: dict[str, Any] = {}
         channels = config.channels
         self.stem = Stem(config.in_channels, channels[0])
-        self.downsamples = nn.ModuleList(Downsample(channels[i], channels[i + 1]) for i in range(STAGES - 1))
-        self.stages = nn.ModuleList(_stages(config))
-        self.norms = nn.ModuleList(ChannelNorm(width) for width in channels)
-        self.feature_info = [
-            {"num_chs": channels[i], "reduction": STRIDES[i], "module": f"norms.{i}"}
-            for i in config.out_indices
-        ]
+        built = config.out_indices[-1] + 1  # later stages would be dead weight
+        self.downsamples = nn.ModuleList(Downsample(channels[i], channels[i + 1]) for i in range(built - 1))
+        self.stages = nn.ModuleList(islice(_stages(config), built))
+        self.norms = nn.ModuleList(ChannelNorm(width) for width in channels[:built])
+        self.feature_info = FeatureInfo(channels, config.out_indices)
         self.head: nn.Linear | None = None
         if config.num_classes and not config.features_only:
             self.head = Head(channels[-1], config.num_classes)
@@ -97,18 +99,27 @@ class MSCAN(AnyDialectModule):
             x: (N, in_channels, H, W) normalised images.
 
         Returns:
-            One (N, C_i, ceil(H/s_i), ceil(W/s_i)) per stage of ``out_indices``, s = 4, 8, 16, 32. Stages after
-            the last of them are not computed.
+            One (N, C_i, ceil(H/s_i), ceil(W/s_i)) per stage of ``out_indices``, s = 4, 8, 16, 32.
         """
         check_images(self.config.architecture, x, self.stem.conv1.weight)
         wanted = self.config.out_indices
         features = []
-        for i in range(wanted[-1] + 1):
+        for i in range(len(self.stages)):
             x = self.stem(x) if i == 0 else self.downsamples[i - 1](x)
             x = self.norms[i](self.stages[i](x))
             if i in wanted:
                 features.append(x)
         return features
+
+    def is_left_out(self, key: str) -> bool:
+        """Whether a tensor's name is of a stage that is not built, or of a head with ``features_only``."""
+        if key.startswith("head."):
+            return self.config.features_only
+        match = re.match(r"(downsamples|stages|norms)\.(\d+)\.", key)
+        if match is None:
+            return False
+        stage = int(match[2]) + (match[1] == "downsamples")  # the first is in front of the second stage
+        return len(self.stages) <= stage < STAGES
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Class logits (N, num_classes), pooled features (N, C4), or a list of features; see the class."""

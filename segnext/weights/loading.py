@@ -62,7 +62,8 @@ class LoadReport:
         origin: file, container and dialect.
         matched: the model's names that were loaded.
         missing: the model's names that the file lacks; these were allowed, others raise.
-        unexpected: names in the file that the model lacks; these were allowed, others raise.
+        unexpected: names in the file that the model lacks: stages that an encoder was built without, and what was
+            allowed; others raise.
         reshaped: loaded names whose shape differed in the file: layer scales, adapted input channels.
         reinitialised: names that ``head="reinit"`` left as the model was initialised.
         rank: the NMF rank used and where it comes from; "" if none was loaded.
@@ -257,7 +258,11 @@ def load_weights(
     _raise_unless_allowed(
         f"{checkpoint.origin} must match {model.config.architecture}",
         missing=[k for k in missing if not k.startswith(may_lack) and not k.endswith(dialects.OPTIONAL)],
-        unexpected=[key for key in unexpected if not key.startswith(tuple(allow_unexpected))],
+        unexpected=[
+            key
+            for key in unexpected
+            if not key.startswith(tuple(allow_unexpected)) and not model.is_left_out(key)
+        ],
         shapes=_other_shapes(found, own),
         found=found,
         own=own,

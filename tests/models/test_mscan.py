@@ -1,9 +1,12 @@
 """Tests MSCAN as classifier and as feature pyramid."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
-from segnext.models import build
+from segnext.models import build, dialects
 
 
 def test_classifier_gives_one_row_of_logits_per_image():
@@ -43,6 +46,51 @@ def test_selected_features_equal_those_of_all_stages():
     with torch.inference_mode():
         first, _, third, _ = full(x)
         assert torch.equal(part(x)[0], first) and torch.equal(part(x)[1], third)
+
+
+@pytest.mark.parametrize("out_indices", [(0, 1), (2,)], ids=str)
+def test_only_stages_that_are_needed_are_built(out_indices):
+    network = build("mscan_t", features_only=True, out_indices=out_indices)
+    sum(feature.mean() for feature in network(torch.randn(2, 3, 64, 64))).backward()
+    dead = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    assert not dead
+    assert len(network.stages) == len(network.norms) == len(network.downsamples) + 1 == out_indices[-1] + 1
+
+
+def test_rates_of_stochastic_depth_do_not_depend_on_the_stages_built():
+    whole = build("mscan_t", features_only=True)
+    part = build("mscan_t", features_only=True, out_indices=(1,))
+    assert [b.drop_path for b in part.stages[1]] == [b.drop_path for b in whole.stages[1]]
+
+
+@pytest.mark.parametrize("dialect", ["native", "official"])
+def test_a_whole_classifier_fills_the_stages_that_are_built(dialect):
+    whole = build("mscan_t", num_classes=7).eval()
+    part = build("mscan_t", features_only=True, out_indices=(0, 1)).eval()
+    state = whole.state_dict()
+    result = part.load_state_dict(state if dialect == "native" else dialects.to_official(state))
+    assert set(result.unexpected_keys) == state.keys() - part.state_dict().keys()
+    assert not result.missing_keys
+    x = torch.randn(1, 3, 40, 40)
+    with torch.inference_mode():
+        assert torch.equal(part(x)[1], features_of(whole, x)[1])
+    with pytest.raises(RuntimeError, match="stages.4.0.norm1.weight"):
+        part.load_state_dict(state | {"stages.4.0.norm1.weight": torch.ones(32)})
+
+
+def features_of(classifier, x):
+    """The first two stages' features, stage by stage."""
+    first = classifier.norms[0](classifier.stages[0](classifier.stem(x)))
+    return first, classifier.norms[1](classifier.stages[1](classifier.downsamples[0](first)))
+
+
+def test_feature_info_is_that_of_timm():
+    info = build("mscan_t", features_only=True, out_indices=(1, 3)).feature_info
+    assert info.channels() == [64, 256] and info.reduction() == [8, 32]
+    assert info.module_name() == ["norms.1", "norms.3"] and info.out_indices == (1, 3)
+    assert [entry["num_chs"] for entry in info] == [64, 256] and info[1]["reduction"] == 32
+    for copied in (copy.deepcopy(info), pickle.loads(pickle.dumps(info))):
+        assert copied == info and copied.channels() == [64, 256]
 
 
 def test_a_stages_normalised_output_is_the_next_stages_input():

@@ -327,3 +327,16 @@ def test_shipped_weights_have_cards_and_load() -> None:
         model = create_model(weights=name)
         assert len(model.metadata["classes"]) == model.config.num_classes
         assert catalogue.locate(name).stat().st_size < 10e6
+
+
+def test_stages_that_an_encoder_leaves_out_are_in_the_report(tmp_path: Path) -> None:
+    whole = create_model("mscan_t", num_classes=CLASSES)
+    save(whole, tmp_path / "whole.safetensors", {})
+    encoder = create_model(weights=tmp_path / "whole.safetensors", features_only=True, out_indices=(0, 1))
+    assert torch.equal(weight_of(encoder, "norms.1.weight"), weight_of(whole, "norms.1.weight"))
+    report = load_weights(encoder, tmp_path / "whole.safetensors")
+    assert set(report.unexpected) == whole.state_dict().keys() - encoder.state_dict().keys()
+    assert "unexpected: downsamples.1.conv.bias" in str(report)
+    save(encoder, tmp_path / "part.safetensors", {})
+    again = create_model(weights=tmp_path / "part.safetensors")
+    assert again.state_dict().keys() == encoder.state_dict().keys()
