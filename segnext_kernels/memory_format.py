@@ -22,8 +22,8 @@ def is_channels_last(x: torch.Tensor) -> bool:
 
 
 def has_inner_channels(x: torch.Tensor) -> bool:
-    """Whether pixels are contiguous rows of channels: in channels_last, with one channel, or without elements."""
-    return x.numel() == 0 or x.shape[1] == 1 or is_channels_last(x)
+    """Whether a pixel's channels lie side by side: in channels_last, with one pixel or channel, or without elements."""
+    return x.numel() == 0 or x.shape[1] == 1 or x.stride(1) == 1
 
 
 def as_format_of(tensor: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from segnext_kernels import backend, explain, use_backend
 from segnext_kernels.spec import BadInput, Spec, all_specs
-from tests.contract.cases import SPECS, over_specs
+from tests.contract.cases import SPECS, over_specs, tensors
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,21 @@ def test_bad_input(spec: Spec, bad: BadInput) -> None:
     assert "\n" not in message
     assert " must " in message and ", got " in message
     assert re.search(r"torch\.(b?float|u?int)", message) is None, "dtypes are named without torch's name"
+
+
+@over_specs()
+def test_each_tensor_elsewhere_is_one_clear_error(spec: Spec) -> None:
+    """Every tensor but the first, in lists too, is refused on another device, in one line that names it."""
+    args = dict(zip(spec.argument_names, spec.samples[0].make(), strict=True))
+    for name, value in list(args.items())[1:]:
+        if not tensors(value):
+            continue
+        elsewhere = (
+            value.to("meta") if isinstance(value, torch.Tensor) else [*value[:-1], value[-1].to("meta")]
+        )
+        with pytest.raises(ValueError, match=rf"^{spec.name}: {name}.* must be on cpu.*, got meta") as caught:
+            spec.call(*(args | {name: elsewhere}).values())
+        assert "\n" not in str(caught.value)
 
 
 @over_specs()
