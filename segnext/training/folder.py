@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from segnext.atomic import remove_leftovers, sync_folder
 from segnext.locks import sole_use
 from segnext.training.checkpoint import TrainingState
-from segnext.training.log import CURVES, RESULTS
+from segnext.training.log import CURVES, RESULTS, RunLog
 
 CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
-_FIRST = ".first-" + CHECKPOINT  # the first checkpoint of a run, until the run that it replaces is removed
+# A run that replaces another has its first files under these names until the earlier run is removed. Once the
+# checkpoint is there, the new run is the one that lies in the folder, whatever happens then.
+_FIRST = {name: f".first-{name}" for name in (RESULTS, CHECKPOINT)}
 
 
 class NotSaved(OSError):
@@ -50,8 +52,8 @@ class RunFolder:
         self.saved = state.step
         return notes
 
-    def save(self, state: TrainingState, begin: Callable[[], None]) -> None:
-        """Write the checkpoint; with the first one, an earlier run is removed and `begin` is called.
+    def save(self, state: TrainingState, log: RunLog) -> None:
+        """Write the checkpoint; the first one removes an earlier run, with the rows that `log` held back.
 
         Raises:
             NotSaved: the system refuses; the last checkpoint stays.
@@ -59,13 +61,10 @@ class RunFolder:
         """
         try:
             if self.replaces:
-                state.save(self.path / _FIRST)
-                for name in (FINAL, CURVES, RESULTS):
-                    (self.path / name).unlink(missing_ok=True)
-                os.replace(self.path / _FIRST, self.checkpoint)
-                sync_folder(self.path)
+                log.begin(self.path / _FIRST[RESULTS])
+                state.save(self.path / _FIRST[CHECKPOINT])
+                _replace_earlier(self.path)
                 self.replaces = False
-                begin()
             else:
                 state.save(self.checkpoint)
         except OSError as error:
@@ -94,9 +93,12 @@ def run_folder(path: Path, resume: bool, overwrite: bool) -> Iterator[RunFolder]
     expect_free(path, resume, overwrite)
     path.mkdir(parents=True, exist_ok=True)
     with sole_use("train", path):
+        if resume and (path / _FIRST[CHECKPOINT]).exists():
+            _replace_earlier(path)  # the process that began it was killed
         existing = expect_free(path, resume, overwrite)  # now nobody can change it any more
-        remove_leftovers(path, (CHECKPOINT, FINAL, _FIRST, RESULTS, CURVES))
-        (path / _FIRST).unlink(missing_ok=True)
+        for name in _FIRST.values():
+            (path / name).unlink(missing_ok=True)
+        remove_leftovers(path, (CHECKPOINT, FINAL, RESULTS, CURVES, *_FIRST.values()))
         yield RunFolder(path, replaces=bool(existing) and overwrite)
 
 
@@ -104,15 +106,26 @@ def expect_free(path: Path, resume: bool, overwrite: bool) -> list[str]:
     """Return the names of an earlier run's files, or refuse them."""
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"train: output must be a folder, got the file {path}; choose another --output")
-    existing = [name for name in (CHECKPOINT, FINAL, RESULTS, CURVES) if os.path.lexists(path / name)]
+    names = (CHECKPOINT, FINAL, RESULTS, CURVES, _FIRST[CHECKPOINT])
+    existing = [name for name in names if os.path.lexists(path / name)]
     if existing and not resume and not overwrite:
         raise FileExistsError(
             f"train: output must not hold a run, got {path} with {', '.join(existing)}; "
             "go on with --resume, replace it with --overwrite, or choose another --output"
         )
-    if resume and FINAL in existing and CHECKPOINT not in existing:
+    if resume and FINAL in existing and not {CHECKPOINT, _FIRST[CHECKPOINT]}.intersection(existing):
         raise FileExistsError(
             f"train: output to resume must hold {CHECKPOINT}, got {path} with only {FINAL}; "
             "start from its weights with --weights, in another --output"
         )
     return existing
+
+
+def _replace_earlier(path: Path) -> None:
+    """Let the first files of a new run take the places of an earlier run's; this can be repeated at any point."""
+    for name in (FINAL, CURVES):
+        (path / name).unlink(missing_ok=True)
+    for name, first in _FIRST.items():  # the checkpoint last: while it has its first name, this is not done
+        if (path / first).exists():
+            os.replace(path / first, path / name)
+    sync_folder(path)

@@ -78,10 +78,14 @@ class RunLog:
         if kind is None:
             self._plot()
 
-    def begin(self) -> None:
-        """Write the rows that were held back, in place of an earlier run's."""
-        assert self._held is not None
-        replace_text(self.path, "".join(self._held))
+    def begin(self, path: Path | None = None) -> None:
+        """Write the rows that were held back, to `path` if results.csv is still an earlier run's.
+
+        From now on rows go to results.csv; whoever gave another path renames it before the next one.
+        """
+        if self._held is None:
+            return
+        replace_text(path or self.path, "".join(self._held))
         self._held = None
 
     def evaluated(self, step: int) -> bool:

@@ -261,7 +261,7 @@ class _Run:
 
     def _save(self, folder: RunFolder, log: RunLog) -> None:
         try:
-            folder.save(self.state, log.begin)
+            folder.save(self.state, log)
         except NotFinite as error:
             raise Diverged(
                 f"train: the weights must be finite, got {error} after step {self.state.step - 1} with "

@@ -145,6 +145,24 @@ class TestOverwrite:
         run(data, tmp_path / "whole")
         assert_equal_runs(tmp_path / "whole", tmp_path / "run")
 
+    @pytest.mark.parametrize("name", ["checkpoint.safetensors", "results.csv"])
+    def test_killed_while_the_old_run_gives_way(self, data, tmp_path, monkeypatch, name):
+        run(data, tmp_path / "run", steps=2, warmup=0)
+        rename = os.replace
+
+        def killed(source: Path, target: Path) -> None:
+            if Path(source) == tmp_path / "run" / f".first-{name}":
+                raise StoppedAtOnce
+            rename(source, target)
+
+        with monkeypatch.context() as patch, pytest.raises(StoppedAtOnce):
+            patch.setattr(os, "replace", killed)
+            run(data, tmp_path / "run", overwrite=True)
+        run(data, tmp_path / "run", resume=True)
+        run(data, tmp_path / "whole")
+        assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+        assert sorted(content(tmp_path / "run")) == sorted(content(tmp_path / "whole"))
+
     def test_links_of_an_old_run_are_replaced_and_not_followed(self, data, tmp_path):
         folder = tmp_path / "run"
         folder.mkdir()
