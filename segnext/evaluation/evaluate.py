@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from segnext.data.dataset import SegmentationFolder
 from segnext.data.preprocessing import Preprocessing, as_batch
 from segnext.evaluation.metrics import ConfusionMatrix
+from segnext.models.finite import NonFiniteError
 from segnext.predict.inference import Inference, Network, predict_mask
 
 
@@ -66,6 +68,7 @@ def evaluate(
 
     Raises:
         ValueError: a label does not fit its image or holds unknown ids (the file is named).
+        NonFiniteError: logits are NaN or Inf; the message names the image, and the weight it came from.
     """
     device = torch.device(device)
     if preprocessing is None:
@@ -77,10 +80,19 @@ def evaluate(
         image, label = dataset[index]
         images = as_batch(image).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            ids = predict_mask(model, images, preprocessing, inference)
+            ids = _predicted(model, images, preprocessing, inference, dataset.pairs[index][0])
         confusion.update(ids[0].cpu(), torch.from_numpy(label))
         after_image()
     return Evaluation(confusion, len(dataset), time.perf_counter() - start)
+
+
+def _predicted(
+    model: Network, images: torch.Tensor, preprocessing: Preprocessing, inference: Inference, file: Path
+) -> torch.Tensor:
+    try:
+        return predict_mask(model, images, preprocessing, inference)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{file}: {error}") from None
 
 
 def _number(value: float) -> float | None:

@@ -14,6 +14,7 @@ from segnext.data.preprocessing import MEAN, STD
 from segnext.evaluation.evaluate import evaluate
 from segnext.evaluation.metrics import ConfusionMatrix
 from segnext.models import SegNeXt
+from segnext.models.finite import NonFiniteError
 from segnext.predict.inference import Inference
 from tests.data.synthetic import CLASSES, scene, write_data_set, write_pair
 from tests.training.runs import narrow
@@ -140,6 +141,16 @@ def test_after_image_is_called_for_each(model, data):
     calls: list[int] = []
     evaluate(model, data.open("val"), after_image=lambda: calls.append(1))
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("inference", [Inference(), Inference(mode="slide", crop=24), Inference(flip=True)])
+@pytest.mark.parametrize("deployed", [False, True])
+def test_logits_that_are_no_numbers_are_no_classes(data, inference, deployed):
+    network = narrow().eval()
+    network.decoder.classifier.weight.data[0, 0] = float("nan")
+    words = r"portrait\.png: .*logits must be finite.* in .*classifier\.weight"
+    with pytest.raises(NonFiniteError, match=words):
+        evaluate(deploy(network) if deployed else network, data.open("val"), inference=inference)
 
 
 def test_a_model_in_training_mode_is_refused(data):
