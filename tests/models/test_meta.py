@@ -101,3 +101,49 @@ def test_building_without_memory_moves_no_generator():
         model = build("segnext_t", **TINY)
     assert torch.equal(torch.rand(3), expected)
     assert all(tensor.is_meta for tensor in model.state_dict().values())
+
+
+@pytest.fixture(params=["device", "dtype"])
+def another_default(request):
+    """Returns a function that sets a default which no calculation of an existing model may take."""
+
+    def change():
+        if request.param == "device":
+            torch.set_default_device("meta")
+        else:
+            torch.set_default_dtype(torch.float64)
+
+    yield change
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+def everything(model, x, targets):
+    """Results of the calculations in evaluation and in training, and the gradients."""
+    torch.manual_seed(3)
+    results = [model.eval()(x), model.predict(x), model.predict(x, (20, 31)), model(x, targets)]
+    model.train()
+    model.zero_grad()
+    results.append(model(x, targets, label_smoothing=0.1))
+    results[-1].backward()
+    return results + [parameter.grad for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_classes": 2, "threshold": 0.5}], ids=["classes", "threshold"])
+def test_results_are_the_same_whatever_the_defaults(another_default, options):
+    torch.manual_seed(0)
+    model = build("segnext_t", **(TINY | {"dropout": 0.1, "drop_path": 0.2} | options))
+    x, targets = torch.randn(2, 3, 48, 64), torch.randint(2, (2, 48, 64))
+    state = {key: tensor.clone() for key, tensor in dialects.to_official(model.state_dict()).items()}
+    expected = everything(model, x, targets)
+    another_default()
+    model.load_state_dict(state)
+    torch.testing.assert_close(everything(model, x, targets), expected, rtol=0, atol=0)
+
+
+def test_a_new_model_has_the_default_device_and_dtype(another_default):
+    another_default()
+    model = build("segnext_t", **TINY)
+    tensors = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    assert {tensor.device.type for tensor in tensors} == {torch.get_default_device().type}
+    assert {tensor.dtype for tensor in tensors} == {torch.get_default_dtype()}
