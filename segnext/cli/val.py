@@ -53,7 +53,8 @@ def val(
       segnext val camvid --root data/camvid -w camvid --scales 0.5,0.75,1,1.25,1.5,1.75 --flip
 
     Images are seen whole and at the size that the weights were trained for, unless asked otherwise. Everything
-    comes from one confusion matrix over the whole set at the labels' size; ignored pixels count nowhere, and
+    comes from one confusion matrix over the whole set at the labels' size. Labels and images are checked first, as
+    `segnext doctor` does: errors stop the command, warnings are printed. Ignored pixels count nowhere, and
     classes that neither occur nor are predicted are left out of the means.
     """
     from dataclasses import asdict, replace
@@ -63,6 +64,7 @@ def val(
     from rich.progress import Progress
 
     from segnext.cli._tables import print_evaluation
+    from segnext.data.check import require_sound
     from segnext.data.config import load_data_config
     from segnext.data.preprocessing import Preprocessing
     from segnext.device import choose_device
@@ -78,12 +80,14 @@ def val(
     model = _load(weights, config)
     preprocessing = Preprocessing.of(model.metadata)
     inference = inference.for_weights(preprocessing.short_side)
-    dataset = replace(config, value_range=config.value_range or preprocessing.value_range).open(split)
+    config = replace(config, value_range=config.value_range or preprocessing.value_range)
+    dataset = config.open(split)
     chosen, arithmetic = choose_device(device), getattr(torch, dtype)
     model.to(chosen).eval()
     network = network_of(model, chosen, arithmetic) if deploy else model
     deployed = network is not model
     console = Console(highlight=False, soft_wrap=True)
+    require_sound(config, [split], console)
     _note_other_names(console, config.classes, model)
     console.print(str(inference), markup=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from segnext.data.advice import map_in_order, map_without, values_advice
 from segnext.data.inspection import Misfit, SplitReport
 from segnext.data.labels import percent
+from segnext.one_line import one_line
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+LONGEST = 4000  # characters of a line, which may hold two paths
 SHOWN = 8  # of ids or classes in one line
 
 
@@ -48,7 +50,9 @@ def judge(report: SplitReport, others: Sequence[SplitReport] = ()) -> list[Findi
         *_three_channels(report),
         *_repainted(report),
     ]
-    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+    # A file's name may hold a line break.
+    lines = [replace(finding, text=one_line(finding.text, LONGEST)) for finding in found]
+    return sorted(lines, key=lambda finding: LEVELS.index(finding.level))
 
 
 def _unreadable(report: SplitReport) -> Iterator[Finding]:
@@ -59,8 +63,8 @@ def _unreadable(report: SplitReport) -> Iterator[Finding]:
         reasons.setdefault(fault, []).append((file, text))
     for faults in reasons.values():
         many = f" ({len(faults)} files are like this)" if len(faults) > 1 else ""
-        text = f"{faults[0][1]}{many}; mend the file, or remove it with its partner"
-        yield Finding("error", text, tuple(file for file, _ in faults))
+        cure = "" if ";" in faults[0][1] else "; mend such a file, or remove it with its partner"
+        yield Finding("error", f"{faults[0][1]}{many}{cure}", tuple(file for file, _ in faults))
 
 
 def _sizes(report: SplitReport) -> Iterator[Finding]:
@@ -177,7 +181,7 @@ def _ignored_class(report: SplitReport) -> Iterator[Finding]:
         return
     share = report.pixels[ignored] / max(sum(report.values.values()), 1)
     cure = "choose an ignore_index that is no class, such as 255"
-    if not report.reader.is_mapped and not report.reader.has_colours:
+    if len(classes) > 2 and not report.reader.is_mapped and not report.reader.has_colours:
         cure = (
             "if it is a class, take ignore_index out of the data YAML; if not, take its name out of classes and say "
             f"{map_without(ignored, len(classes))} instead of ignore_index"

@@ -98,7 +98,7 @@ def train(
         )
     expect_free(Path(output), resume, overwrite)  # before the data are read, which can take long
     run = _Run.prepare(model, data, settings, torch.device(device))
-    reports = require_sound(data, [split for split in ("train", "val") if split in data.splits], console)
+    reports = require_sound(run.data, [split for split in ("train", "val") if split in data.splits], console)
     if settings.balance:
         run.class_weight = reports["train"].class_weights(settings.balance).to(device)
     with run_folder(Path(output), resume, overwrite) as folder:

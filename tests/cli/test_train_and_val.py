@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from segnext import create_model
 from segnext.cli.main import main
-from tests.data.synthetic import CLASSES, write_data_set, write_yaml
+from tests.data.synthetic import CLASSES, scene, write_data_set, write_pair, write_yaml
 from tests.training.runs import header, rows, tensors
 
 SHORT = ["--steps", "2", "--warmup", "0", "--batch-size", "2", "--crop", "32", "--log-every", "1"]
@@ -271,6 +272,23 @@ def test_val_tells_of_other_class_names(segnext, data, trained):
 )
 def test_mistakes_of_val_are_one_line(segnext, data, trained, words, message):
     assert message in failure(segnext("val", data, "-w", trained[1], *words))
+
+
+def test_val_checks_the_labels_first(segnext, trained, tmp_path):
+    yaml = write_data_set(tmp_path)
+    ids = np.zeros((40, 48), np.uint8)
+    for index in range(2):
+        write_pair(tmp_path, "val", f"scene{index:02d}", scene(index)[0], ids)
+    ids[:20] = 255
+    write_pair(tmp_path, "val", "scene01", scene(1)[0], ids)
+    status, printed, _ = segnext("val", yaml, "-w", trained[1], "--device", "cpu")
+    assert (
+        status == 0 and "warning: " in printed and "ids {0, 255} look binary, but 255 is ignored" in printed
+    )
+    ids[:] = 9
+    write_pair(tmp_path, "val", "scene01", scene(1)[0], ids)
+    message = failure(segnext("val", yaml, "-w", trained[1], "--device", "cpu"))
+    assert "scene01.png: ids must be 0..2, or 255 to be ignored, got 9 in 50 % of all pixels" in message
 
 
 def test_val_needs_weights_of_the_data_s_classes(segnext, data, trained, tmp_path):

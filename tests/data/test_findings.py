@@ -211,6 +211,8 @@ def test_instances_and_pictures(data):
 
 
 def test_an_ignored_id_inside_the_classes(data):
+    text = next(finding.text for finding in data.findings(ignore_index=0) if finding.level == "warning")
+    assert text.endswith("choose an ignore_index that is no class, such as 255")  # one class alone is none
     text = data.only("warning", "val", ignore_index=0, label_map={0: "ignore", 1: 1, 255: "ignore"})
     assert "val: class 0 (ground, 67 % of the pixels) is ignore_index too" in text
     assert text.endswith("choose an ignore_index that is no class, such as 255")
@@ -329,10 +331,18 @@ def test_files_that_cannot_be_read(data):
     assert first.text.startswith(
         f"{data.path('images', index=1)}: cannot be decoded, it is damaged or truncated"
     )
-    assert "(2 files are like this); mend the file, or remove it with its partner" in first.text
+    assert "(2 files are like this); mend such a file, or remove it with its partner" in first.text
     assert [file.name for file in first.files] == ["1.png", "2.png"]
     assert "3.png: the file is empty (0 bytes); mend" in second.text
     assert data.report().inspected == 4 and data.report().values == {0: 9, 1: 6, 255: 3}
+
+
+def test_a_line_break_in_a_name_makes_no_second_line(data):
+    for kind in ("images", "labels"):
+        (data.folder / kind / "train" / "a\nb.png").touch()
+    findings = data.findings()
+    assert len(findings) == 1 and "\n" not in findings[0].text
+    assert r"a\nb.png: the file is empty (0 bytes) (2 files are like this); mend" in findings[0].text
 
 
 def test_class_weights_balance_by_median_frequency(data):
