@@ -21,8 +21,6 @@ STD = (58.395, 57.12, 57.375)
 # The official code evaluates ADE20K with images that fit into (2048, 512): the long side is at most 4 x 512.
 LONGEST_RATIO = 4
 
-ORDERS = ("rgb", "bgr")
-
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -33,7 +31,6 @@ class Preprocessing:
         std: one number per channel, 0..255 scale.
         short_side: pixels to which the short side of an image is resized for the network, the long side to at
             most four times as many; None: images keep their size.
-        order: ``"rgb"``, or ``"bgr"`` for a network that takes blue first; mean and std are in this order.
         value_range: the values that become 0 and 255 when a file of more than 8 bits per channel is read, see
             `segnext.data.images.read_image`; None: as the file says.
 
@@ -44,7 +41,6 @@ class Preprocessing:
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     short_side: int | None = None
-    order: str = "rgb"
     value_range: ValueRange | None = None
 
     def __post_init__(self) -> None:
@@ -55,10 +51,6 @@ class Preprocessing:
                 raise ValueError(f"preprocessing: {name} must be {expected}, one per channel, got {values}")
         if self.short_side is not None and self.short_side < 1:
             raise ValueError(f"preprocessing: short_side must be at least 1 pixel, got {self.short_side}")
-        if self.order not in ORDERS or (self.order == "bgr" and len(self.mean) != 3):
-            raise ValueError(
-                f"preprocessing: order must be 'rgb', or 'bgr' for 3 channels, got {self.order!r}"
-            )
         check_range("preprocessing", self.value_range)
 
     @classmethod
@@ -94,8 +86,6 @@ class Preprocessing:
         plain: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std)}
         if self.short_side is not None:
             plain["short_side"] = self.short_side
-        if self.order != "rgb":
-            plain["order"] = self.order
         if self.value_range is not None:
             plain["value_range"] = list(self.value_range)
         return plain
@@ -103,16 +93,13 @@ class Preprocessing:
     def __call__(
         self, image: np.ndarray | torch.Tensor, *, device: torch.device | str | None = None
     ) -> torch.Tensor:
-        """Bring an RGB image into the network's order, and normalise it, see `normalise`; its size stays as it is."""
-        if self.order == "bgr":
-            image = image.flip(1) if isinstance(image, torch.Tensor) else image[..., ::-1]
+        """Normalise an image by `mean` and `std`, see `normalise`; its size stays as it is."""
         return normalise(image, mean=self.mean, std=self.std, device=device)
 
     @property
     def padding(self) -> np.ndarray:
         """(3,) uint8 RGB, the colour nearest to the mean: once normalised, it is within 0.5 / std of 0."""
-        colour = np.clip(np.round(self.mean), 0, 255).astype(np.uint8)
-        return colour[::-1] if self.order == "bgr" else colour
+        return np.clip(np.round(self.mean), 0, 255).astype(np.uint8)
 
     def scale(self, height: int, width: int) -> float:
         """Return the factor by which an image of this size is resized for the network."""

@@ -117,7 +117,7 @@ class _Run:
     Attributes:
         data: the data set.
         settings: they determine the result.
-        preprocessing: mean, std and order of the weights that the run starts from, image size of the data set; the
+        preprocessing: mean and std of the weights that the run starts from, image size of the data set; the
             range of values is the data set's, else the weights'.
         state: model, optimiser and progress.
         batches: batches of the training split.

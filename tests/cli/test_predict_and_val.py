@@ -53,7 +53,7 @@ def command(*words: object) -> None:
     ("preprocessing", "words"),
     [
         ({"mean": [0.0] * 3, "std": [255.0] * 3}, ""),
-        ({"mean": [90.0, 100.0, 130.0], "std": [30.0, 40.0, 90.0], "order": "bgr"}, ""),
+        ({"mean": [90.0, 100.0, 130.0], "std": [30.0, 40.0, 90.0]}, ""),
         ({"short_side": 64}, ""),
         ({"short_side": 64}, "--short-side 0"),
         ({"short_side": 30}, "--mode slide --crop 24 --scales 0.75,1.25 --flip"),

@@ -83,7 +83,7 @@ class TestPreprocessing:
         for one in (
             Preprocessing(),
             Preprocessing((0.0, 1.0, 2.0), (255.0, 1.0, 0.5), 48),
-            Preprocessing(order="bgr", value_range=(0.0, 4095.0)),
+            Preprocessing(value_range=(0.0, 4095.0)),
         ):
             stored = json.loads(json.dumps(one.as_json()))
             assert Preprocessing.of({"preprocessing": stored}) == one and stored == one.as_json()
@@ -92,17 +92,8 @@ class TestPreprocessing:
         own = Preprocessing((0, 0, 0), (255, 255, 255))
         np.testing.assert_allclose(own(image)[0, 0].numpy(), image[..., 0] / 255, atol=1e-6)
 
-    def test_blue_first(self, image):
-        mean, std = (10.0, 20.0, 30.0), (1.0, 2.0, 4.0)
-        bgr = Preprocessing(mean, std, order="bgr")
-        expected = (image[..., ::-1].astype(np.float64) - mean) / std
-        np.testing.assert_allclose(bgr(image)[0].permute(1, 2, 0).numpy(), expected, atol=1e-6)
-        batch = torch.from_numpy(image).permute(2, 0, 1)[None]
-        torch.testing.assert_close(bgr(batch), bgr(image), rtol=0, atol=0)
-
-    @pytest.mark.parametrize("order", ["rgb", "bgr"])
-    def test_padding_is_nearly_0_for_the_network(self, order):
-        preprocessing = Preprocessing((10.4, 100.0, 250.0), (57.0,) * 3, order=order)
+    def test_padding_is_nearly_0_for_the_network(self):
+        preprocessing = Preprocessing((10.4, 100.0, 250.0), (57.0,) * 3)
         assert preprocessing(preprocessing.padding[None, None]).abs().max() <= 0.5 / 57
 
     @pytest.mark.parametrize(
@@ -127,11 +118,10 @@ class TestPreprocessing:
             ),
             ({"mean": None}, "must hold mean, std, short_side and value_range"),
             ({"short_side": "native"}, "must hold mean, std, short_side and value_range"),
-            ({"order": "grb"}, "order must be 'rgb', or 'bgr' for 3 channels, got 'grb'"),
             ({"value_range": [1, 0]}, "value_range must be two finite numbers, the first below the second"),
             ({"value_range": 4095}, "must hold mean, std, short_side and value_range as numbers"),
-            ({"crop": 224}, "must hold mean, std, short_side, order, value_range, got {'crop': 224}"),
-            (["imagenet"], "must hold mean, std, short_side, order, value_range"),
+            ({"crop": 224}, "must hold mean, std, short_side, value_range, got {'crop': 224}"),
+            (["imagenet"], "must hold mean, std, short_side, value_range"),
         ],
         ids=str,
     )

@@ -67,7 +67,7 @@ class TestWhole:
         assert torch.equal(mask, model.predict(normalise(x)))
 
     def test_a_preprocessing_of_its_own(self, model):
-        x, own = images(45, 61), Preprocessing((10.0, 20.0, 30.0), (90.0, 80.0, 70.0), order="bgr")
+        x, own = images(45, 61), Preprocessing((10.0, 20.0, 30.0), (90.0, 80.0, 70.0))
         assert torch.equal(predict_mask(model, x, own), model.predict(own(x)))
 
     @pytest.mark.parametrize("function", [predict_logits, predict_mask])
