@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from segnext.models import build
 
@@ -75,21 +77,35 @@ def test_compiled_loss_and_predictions_are_the_same(in_place):
     assert len(graphs) == (2 if in_place else 1)
 
 
-def test_ddp_exchanges_the_gradients_of_the_loss(tmp_path):
+def test_ddp_and_fsdp_exchange_the_gradients_of_the_loss(tmp_path):
     torch.multiprocessing.spawn(_step, args=(tmp_path,), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     model = tiny()
     model(*batch()).backward()
-    assert all(torch.equal(second[name], gradient) for name, gradient in first.items())
-    torch.testing.assert_close(first, gradients(model), rtol=1e-3, atol=1e-6)
+    for wrapper in ("ddp", "fsdp"):
+        assert all(torch.equal(second[wrapper][name], grad) for name, grad in first[wrapper].items())
+        torch.testing.assert_close(first[wrapper], gradients(model), rtol=1e-3, atol=1e-6)
+    assert torch.equal(first["predicted"], model.predict(batch()[0]))
 
 
 def _step(rank: int, folder: Path) -> None:
     """Leave in the folder the gradients of one of two processes, which has half of the batch."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    ddp = nn.parallel.DistributedDataParallel(tiny())
     x, targets = batch()
-    ddp(x[2 * rank :][:2], targets[2 * rank :][:2]).backward()
-    torch.save(gradients(ddp.module), folder / f"{rank}.pt")
+    half = x[2 * rank :][:2], targets[2 * rank :][:2]
+
+    ddp = nn.parallel.DistributedDataParallel(tiny())
+    ddp(*half).backward()
+
+    sharded = tiny()
+    mesh = init_device_mesh("cpu", (2,))
+    for stage in sharded.backbone.stages:
+        fully_shard(stage[0], mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    sharded.loss(*half).backward()
+    full = {name: gradient.full_tensor() for name, gradient in gradients(sharded).items()}
+    results = {"ddp": gradients(ddp.module), "fsdp": full, "predicted": sharded.predict(x)}
+
+    torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
