@@ -6,14 +6,13 @@ import hashlib
 import json
 import pickle
 import stat
-import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from segnext.one_line import is_one_line, one_line
@@ -114,7 +113,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata, names = opened.metadata() or {}, list(opened.keys())
             _expect_tensor_names(names, file)
             return {name: opened.get_tensor(name) for name in names}, metadata
-    except SafetensorError as error:
+    except (Refused, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # of a header whose numbers or types are unknown to it
         raise _damaged(file, error) from None
 
 
@@ -194,7 +195,7 @@ def _read_safetensors(path: Path) -> Contents:
 
 
 def _read_torch(path: Path) -> Contents:
-    with zipfile.ZipFile(path) as archive:
+    with restricted.open_zip(path) as archive:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise _not_a_state_dict(path, "a TorchScript program")
     return _from_object(path, "torch", *restricted.load_torch_zip(path))

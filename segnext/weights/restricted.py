@@ -21,10 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segnext.one_line import shown
 from segnext.weights.pickles import Budget, Calls, Global, Machine, expect_key
 
 # Files in PyTorch's format before 1.6 begin with this.
 TORCH_LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+# An entry takes about 100 bytes: twice as many as tensors that are read.
+LARGEST_DIRECTORY = 4 * 2**20
+_LONGEST_ZIP_END = 2**16 + 200  # the last record, before a comment of 64 KB
 _BIG_ENDIAN = "its bytes are in the order of a big-endian machine"
 
 
@@ -57,12 +61,14 @@ class _DType:
 
     def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[biufc]\d{1,2}", code):
-            raise pickle.UnpicklingError(f"array of dtype {code}")  # objects' bytes would be pointers
+            raise pickle.UnpicklingError(f"array of dtype {shown(code)}")  # objects' bytes would be pointers
         self.value = np.dtype(code)
         if self.value.itemsize > (16 if self.value.kind == "c" else 8):  # PyTorch has no numbers as long
-            raise pickle.UnpicklingError(f"array of dtype {code}")
+            raise pickle.UnpicklingError(f"array of dtype {shown(code)}")
 
     def build(self, state: Any) -> None:
+        if state[1] not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError(f"the byte order {shown(state[1])}")
         self.value = self.value.newbyteorder(state[1])
 
 
@@ -125,9 +131,9 @@ _UNUSABLE = {
 
 def _text_bytes(text: Any, encoding: str) -> bytes:
     """Decode bytes, which Python 2 and protocol 2 write as latin-1 text."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"text encoding {encoding}")
-    return str(text).encode("latin-1")
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"text encoding {shown(encoding)}")
+    return text.encode("latin-1")
 
 
 def _as_array(budget: Budget, raw: Any, dtype: _DType, shape: Any, order: Any = "C") -> np.ndarray:
@@ -141,7 +147,7 @@ def _as_array(budget: Budget, raw: Any, dtype: _DType, shape: Any, order: Any = 
 
 def _as_size(size: Any) -> tuple[int, ...]:
     if not isinstance(size, tuple | list) or not all(type(axis) is int and axis >= 0 for axis in size):
-        raise pickle.UnpicklingError(f"the shape {str(size)[:60]}")
+        raise pickle.UnpicklingError(f"the shape {shown(size)}")
     return tuple(size)
 
 
@@ -275,16 +281,48 @@ def _storage_type(kind: Any) -> tuple[torch.dtype | None, int]:
     raise pickle.UnpicklingError(f"a storage of type {name}")
 
 
+def _storage_place(pid: Any, parts: int) -> tuple[Any, str, int]:
+    """Return type, key and length of the storage that a reference means; its parts are of any kind."""
+    if not isinstance(pid, tuple) or len(pid) != parts:
+        raise pickle.UnpicklingError("a reference to something that is no storage")
+    kind, key, length = pid[1], pid[2], pid[4]
+    if not isinstance(key, str) or type(length) is not int or length < 0:
+        raise pickle.UnpicklingError("a storage without a key or a length")
+    return kind, key, length
+
+
 def load_pickle(data: bytes) -> tuple[Any, set[str]]:
     """Read the object of a plain pickle, and the foreign names in it."""
     machine = Machine(io.BytesIO(data), _Table(Budget(len(data))).calls())
     return machine.run(), machine.foreign
 
 
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip file whose directory is not too large to be listed."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _LONGEST_ZIP_END))
+        end = file.read()
+    found = end.rfind(b"PK\x05\x06")  # the end of the directory, whose size is 12 bytes behind
+    directory = int.from_bytes(end[found + 12 : found + 16], "little") if found >= 0 else 0
+    if (
+        LARGEST_DIRECTORY < directory < 0xFFFFFFFF
+        or end.rfind(b"PK\x06\x07") >= 0
+        and _zip64_directory(end) > LARGEST_DIRECTORY
+    ):
+        raise pickle.UnpicklingError(f"its directory has more than {LARGEST_DIRECTORY:,} bytes")
+    return zipfile.ZipFile(path)
+
+
+def _zip64_directory(end: bytes) -> int:
+    """Return the size of the directory of a zip file of more than 4 GB or 65,535 entries."""
+    found = end.rfind(b"PK\x06\x06")
+    return int.from_bytes(end[found + 40 : found + 48], "little") if found >= 0 else 0
+
+
 def load_torch_zip(path: Path) -> tuple[Any, set[str]]:
     """Read the object of a file that ``torch.save`` wrote, and the foreign names in it."""
     size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         unpacked, budget = Budget(size), Budget(size)
         for entry in archive.infolist():
             unpacked.take(entry.file_size, f"its entry {entry.filename}")
@@ -297,7 +335,7 @@ def load_torch_zip(path: Path) -> tuple[Any, set[str]]:
         storages: dict[str, _Storage] = {}
 
         def load_storage(pid: Any) -> _Storage:
-            _, kind, key, _, length = pid
+            kind, key, length = _storage_place(pid, 5)
             if key not in storages:
                 dtype, itemsize = _storage_type(kind)
                 raw = bytearray(archive.read(f"{root}data/{key}"))
@@ -321,12 +359,12 @@ def load_torch_legacy(data: bytes) -> tuple[Any, set[str]]:
     storages: dict[str, _Storage] = {}
 
     def load_storage(pid: Any) -> _Storage:
-        _, kind, key, _, length, view = pid
-        if view is not None:
+        kind, key, length = _storage_place(pid, 6)
+        if pid[5] is not None:
             raise pickle.UnpicklingError("a view of a storage, as PyTorch 0.3 wrote")
         dtype, itemsize = _storage_type(kind)
         if key not in storages:
-            if not 0 <= length * itemsize <= len(data):
+            if length * itemsize > len(data):
                 raise pickle.UnpicklingError(f"storage {key} of {length} elements is longer than the file")
             budget.take(length * itemsize, f"storage {key}")
             storages[key] = _Storage(
@@ -340,6 +378,8 @@ def load_torch_legacy(data: bytes) -> tuple[Any, set[str]]:
     if isinstance(system, Mapping) and system.get("little_endian") is False:
         raise pickle.UnpicklingError(_BIG_ENDIAN)
     for key in keys:
+        if not isinstance(key, str):
+            raise pickle.UnpicklingError("a storage without a key")
         storage, length = storages[key], int.from_bytes(file.read(8), "little")
         raw = file.read(storage.data.numel())
         if length != storage.length or len(raw) != storage.data.numel():

@@ -74,18 +74,32 @@ def bomb(entry_name: str) -> Callable[[Path], None]:
     return write
 
 
+def many_entries(path: Path) -> None:
+    """Write a zip file whose directory has a million empty entries: 46 bytes each, and 700 for who lists them."""
+    entry = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    directory = entry * 1_000_000
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 65535, 65535, len(directory), 30, 0)
+    path.write_bytes(b"PK\x03\x04" + bytes(26) + directory + end)
+
+
 def tensor_pickle(
     size: tuple[int, ...],
     elements: int,
     stride: tuple[int, ...] = (1,),
     kind: str = "torch FloatStorage",
     legacy: bool = False,
+    key: bytes = b"X\x01\x00\x00\x000",
+    length: bytes | None = None,
+    shape: bytes | None = None,
 ) -> bytes:
-    """Return the pickle of a dictionary with one tensor, whose size and stride need not fit its storage."""
-    pid = b"(" + text("storage") + call_name(kind) + text("0") + text("cpu") + integer(elements)
+    """Return the pickle of a dictionary with one tensor, whose size and stride need not fit its storage.
+
+    `key`, `length` and `shape` are the instructions that push those of the storage, and the size.
+    """
+    pid = b"(" + text("storage") + call_name(kind) + key + text("cpu") + (length or integer(elements))
     pid += b"NtQ" if legacy else b"tQ"
-    numbers = b"".join(b"(" + b"".join(map(integer, shape)) + b"t" for shape in (size, stride))
-    arguments = b"(" + pid + integer(0) + numbers + b"\x89" + b"}" + b"t"
+    sizes, strides = (b"(" + b"".join(map(integer, numbers)) + b"t" for numbers in (size, stride))
+    arguments = b"(" + pid + integer(0) + (shape or sizes) + strides + b"\x89" + b"}" + b"t"
     return entry(text("backbone.norm1.weight"), call("torch._utils _rebuild_tensor_v2", arguments))
 
 
@@ -206,6 +220,61 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         zipped(tensor_pickle((2,), 2, kind="os system"), {"0": bytes(8)}),
         "a storage of type os.system",
     ),
+    "storage-key-2-36": (
+        zipped(tensor_pickle((2,), 2, key=doubled(36)), {"0": bytes(8)}),
+        "a storage without a key",
+    ),
+    "storage-key-deep": (
+        zipped(tensor_pickle((2,), 2, key=nested(300_000)), {"0": bytes(8)}),
+        "a storage without a key",
+    ),
+    "storage-length-2-36": (
+        zipped(tensor_pickle((2,), 2, length=doubled(36)), {"0": bytes(8)}),
+        "without a key or a length",
+    ),
+    "storage-elsewhere": (
+        zipped(tensor_pickle((2,), 2, key=text("../../0")), {"0": bytes(8)}),
+        "no item named",
+    ),
+    "shape-2-36": (
+        zipped(tensor_pickle((2,), 2, shape=doubled(36)), {"0": bytes(8)}),
+        "the shape 2 in a tuple",
+    ),
+    "legacy-key-2-36": (
+        raw(LEGACY + tensor_pickle((3,), 3, legacy=True, key=doubled(36))),
+        "a storage without a key",
+    ),
+    "legacy-keys-2-36": (
+        raw(LEGACY + START + b"}" + STOP + START + b"(" + doubled(36) + b"l" + STOP),
+        "a storage without a key",
+    ),
+    "text-2-36": (
+        raw(entry(text("a"), call("_codecs encode", doubled(36) + text("latin1") + b"\x86"))),
+        "text encoding",
+    ),
+    "encoding-2-36": (
+        raw(entry(text("a"), call("_codecs encode", text("b") + doubled(36) + b"\x86"))),
+        "text encoding 2 in",
+    ),
+    "dtype-2-36": (
+        raw(entry(text("a"), call("numpy dtype", doubled(36) + b"\x85"))),
+        "array of dtype 2 in a tuple",
+    ),
+    "byte-order-2-36": (
+        raw(
+            entry(text("a"), call("numpy dtype", text("f4") + b"\x85") + integer(3) + doubled(36) + b"\x86b")
+        ),
+        "the byte order 2 in a tuple",
+    ),
+    "deep-foreign": (
+        raw(entry(text("a"), b"N" + (b"\x85q\x000" + call_name("m f") + b"h\x00R") * 100_000)),
+        "objects of m.f",
+    ),
+    "deep-state": (
+        raw(entry(text("a"), b"N" + (b"q\x000" + call("m f", b")") + b"h\x00b") * 100_000)),
+        "objects of m.f",
+    ),
+    "many-entries": (many_entries, "its directory has"),
     "legacy-storage-2-40": (raw(LEGACY + tensor_pickle((3,), 2**40, legacy=True)), "is longer than the file"),
     "legacy-unfilled": (
         raw(LEGACY + tensor_pickle((3,), 3, legacy=True) + pickle.dumps([], 2)),
