@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segnext.cli._options import SIZE_NAMES, Batch, Size, parse_size
+from segnext.one_line import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,9 +133,9 @@ def _print_metadata(console: Console, metadata: dict[str, Any]) -> None:
         entry = metadata.get(key)
         if isinstance(entry, dict):
             plain = ", ".join(f"{k} {v}" for k, v in entry.items() if not isinstance(v, dict))
-            console.print(f"{key}: {plain}", markup=False)
+            console.print(f"{key}: {one_line(plain, 4000)}", markup=False)
         elif entry:
-            console.print(f"{key}: {entry}", markup=False)
+            console.print(f"{key}: {one_line(entry, 4000)}", markup=False)
 
 
 def _giga(count: int) -> str:

@@ -202,6 +202,8 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
             [float(loss) for loss in losses],
             int(text["tensors"]) if "tensors" in text else None,
         )
+        if not 0 <= header.seconds < math.inf:
+            raise ValueError("seconds")
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         what = f"no {error.args[0]}" if isinstance(error, KeyError) else "a damaged header"
         raise _damaged(path, what) from None

@@ -293,6 +293,7 @@ def _uncounted(content: dict[str, Any], metadata: dict[str, str]) -> None:
         (lambda content, metadata: metadata.pop("settings"), "got no settings"),
         (lambda content, metadata: metadata.pop("step"), "got no step"),
         (lambda content, metadata: metadata.update(step="x"), "got a damaged header"),
+        (lambda content, metadata: metadata.update(seconds="inf"), "got a damaged header"),
         (lambda content, metadata: metadata.update(step="7"), "got step 7 of 6"),
         (lambda content, metadata: metadata.update(settings="[1]"), "got a damaged header"),
         (lambda content, metadata: metadata.update(settings="[" * 100_000), "got a damaged header"),
