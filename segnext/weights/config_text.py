@@ -7,6 +7,7 @@ as ``hyper_parameters``. The text is parsed, never executed: a value that is not
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
@@ -94,7 +95,10 @@ def parse(text: str) -> dict[str, Any]:
         raise ValueError(f"its {len(text):,} letters are more than {LONGEST_TEXT:,}")
     values: dict[str, Any] = {}
     try:
-        for statement in ast.parse(text).body:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the parser, about code that nobody runs
+            tree = ast.parse(text)
+        for statement in tree.body:
             if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
                 values[statement.targets[0].id] = _literal(statement.value, values)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

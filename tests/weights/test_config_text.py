@@ -241,6 +241,12 @@ def test_texts_that_cannot_be_read_give_one_note(case: str) -> None:
     assert note.startswith("meta.cfg cannot be read: it") and "\n" not in note and len(note) < 200
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_python_warns_of_is_read_in_silence() -> None:
+    found = read_settings({"meta": {"cfg": MMENGINE + "pattern = '\\w'\n"}})
+    assert found.model["rank"] == 16 and not found.notes
+
+
 def test_names_that_refer_to_one_list_many_times_end() -> None:
     lines = ["a0 = [dict(type='Other')]"] + [f"a{i} = [a{i - 1}, a{i - 1}]" for i in range(1, 60)]
     text = "\n".join([*lines, "model = dict(decode_head=dict(num_classes=3))", "test_pipeline = a59"])
