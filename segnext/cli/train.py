@@ -65,7 +65,8 @@ def train(
 
       val: {images: images/val, labels: labels/val}
 
-    Labels are single-channel images of ids 0, 1, ...; 255 is ignored. `segnext doctor mine.yaml` checks them. The
+    Labels are single-channel images of ids 0, 1, ...; 255 is ignored (masks of 0 and 255 need one more line,
+    label_map: {0: 0, 255: 1}). All are checked before the first step, as `segnext doctor mine.yaml` does. The
     run's folder gets final.safetensors (the averaged weights, for `segnext predict --weights`),
     checkpoint.safetensors (for --resume, which goes on exactly as if the run had never stopped), results.csv and,
     if matplotlib is installed, curves.png. Ctrl-C writes a checkpoint before it stops the run.
