@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segnext.atomic import remove_leftovers
-from segnext.cli._inputs import printable
 from segnext.cli._journal import Journal
 from segnext.data.images import ImageError
+from segnext.one_line import one_line
 from segnext.predict.prediction import Prediction
 from segnext.predict.predictor import Predictor
 
@@ -52,7 +52,7 @@ def segment(
         for file, paths in results.items():
             if stop.is_set():
                 break
-            progress.update(task, description=printable(file.name))
+            progress.update(task, description=one_line(file.name))
             if not journal.is_done(file, paths):
                 try:
                     _segment_one(predictor, file, paths, alpha, journal, failures)

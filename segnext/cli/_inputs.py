@@ -115,13 +115,6 @@ def _identity(file: Path) -> str:
         return str(file)
 
 
-def printable(text: str) -> str:
-    """Return a text that fits on one line: line breaks, control characters and broken letters are escaped."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-    )
-
-
 def result_names(files: Sequence[Path]) -> list[str]:
     """Give the results of each file a name of their own: the file's stem wherever that is enough.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segnext.atomic import append_text, replace_text, whole_lines
+from segnext.one_line import one_line
 
 SUMMARY, JOURNAL = "predictions.json", "predictions.jsonl"
 
@@ -86,18 +87,21 @@ def _earlier(output: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
             records = found["images"]
         else:
             return []
-        differing = [key for key in _DETERMINING if found.get(key) != run.get(key)]
+        then, now = _settings(found), _settings(run)
+        differing = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
         complete = all(
             isinstance(record["image"], str) and isinstance(record["mask"], str) for record in records
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        complete, differing = False, []
+        complete, then, now, differing = False, {}, {}, []
     if not complete:
         raise ValueError(
             f"predict: {file} must hold the records of a run, got a damaged file; begin anew with --overwrite"
         )
     if differing:
-        changes = ", ".join(f"{key} {_short(found.get(key))} -> {_short(run.get(key))}" for key in differing)
+        changes = ", ".join(
+            f"{one_line(key)} {one_line(then.get(key))} -> {one_line(now.get(key))}" for key in differing[:8]
+        )
         raise ValueError(
             f"predict: settings to resume with must be those of the results in {output}, got {changes}; repeat the "
             "original options, or choose another folder with -o"
@@ -105,6 +109,14 @@ def _earlier(output: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
     return records
 
 
-def _short(value: object) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 120 else f"{text[:120]}..."
+def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what determines a run's results, in one level: ``inference.flip``."""
+    settings: dict[str, Any] = {}
+    for key in _DETERMINING:
+        value = run.get(key)
+        settings |= (
+            {f"{key}.{name}": part for name, part in value.items()}
+            if isinstance(value, dict)
+            else {key: value}
+        )
+    return settings

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segnext.predict.predictor import Predictor
 
 STOPPING = "stopping after this image; once more stops at once"
+LONGEST = 2000  # characters of a line about a failure
 
 
 @expanded
@@ -69,8 +70,9 @@ def predict(
     from rich.console import Console
 
     from segnext.cli._batch import segment
-    from segnext.cli._inputs import find_images, printable, result_names
+    from segnext.cli._inputs import find_images, result_names
     from segnext.locks import sole_use
+    from segnext.one_line import one_line
     from segnext.signals import stop_signals
 
     if resume and overwrite:
@@ -84,7 +86,7 @@ def predict(
     _expect_free(output, results, resume, overwrite)
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     records: list[dict[str, Any]] = []
-    stopped = False
+    summary, stopped = "", False
     if files:
         predictor = _predictor(weights, device, dtype, options, threads, value_range)
         _set_pixel_limit(max_pixels)
@@ -94,14 +96,16 @@ def predict(
             failures += segment(predictor, results, alpha, journal, stop, notes)
             records = [journal.records[str(file)] for file in results if str(file) in journal.records]
             stopped = stop.is_set() and len(records) < len(results)
-            if not stopped:
-                summary = journal.finish(failures)
-        if as_json and not stopped:
+            try:
+                summary = "" if stopped else journal.finish(failures)
+            except OSError as error:
+                failures.append(f"{error.filename or output}: {error.strerror or error}; go on with --resume")
+        if summary and as_json:
             print(summary)
-        elif not stopped:
+        elif summary:
             _report(Console(highlight=False, soft_wrap=True), output, records, str(predictor.inference))
     for failure in failures:
-        notes.print(f"segnext: {printable(failure)}", markup=False)
+        notes.print(f"segnext: {one_line(failure, LONGEST)}", markup=False)
     if failures or stopped:
         done = f"{len(records)} of {len(results) + unknown} done, {len(failures)} failed"
         notes.print(f"segnext: {done}{'; stopped, go on with --resume' * stopped}")

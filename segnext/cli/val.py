@@ -100,10 +100,11 @@ def val(
             inference=inference,
             after_image=lambda: progress.advance(task),
         )
-    print_evaluation(console, evaluation, config.classes)
-    if output is not None:
+    if output is not None:  # first, since what stands behind a pipe may be gone
         said = {"data": config.name, "split": split, "weights": weights, "deployed": deployed, "dtype": dtype}
         _save(output, {**said, "inference": asdict(inference)}, evaluation, config.classes)
+    print_evaluation(console, evaluation, config.classes)
+    if output is not None:
         console.print(f"measures: {output}", markup=False)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segnext.atomic import replace_file
 from segnext.models import SegNeXt
+from segnext.one_line import one_line
 from segnext.training.ema import AveragedModel
 from segnext.weights.containers import read_safetensors
 
@@ -132,7 +133,7 @@ class TrainingState:
             key for key in stored.keys() | self.settings.keys() if stored.get(key) != self.settings.get(key)
         )
         changes = [
-            f"{key} {_short(stored.get(key))} -> {_short(self.settings.get(key))}" for key in differing
+            f"{key} {one_line(stored.get(key))} -> {one_line(self.settings.get(key))}" for key in differing
         ]
         if not _MAY_CHANGE.issuperset(differing):
             raise ValueError(
@@ -208,12 +209,6 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
         what = f"no {error.args[0]}" if isinstance(error, KeyError) else "a damaged header"
         raise _damaged(path, what) from None
     return header, tensors
-
-
-def _short(value: object) -> str:
-    """Return a setting as one line; a damaged file may hold anything."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 def _damaged(path: Path, found: str) -> ValueError:

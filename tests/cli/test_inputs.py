@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from segnext.cli._inputs import RESULT_ENDINGS, find_images, printable, result_names
+from segnext.cli._inputs import RESULT_ENDINGS, find_images, result_names
 
 
 @pytest.fixture
@@ -127,13 +127,6 @@ def test_results_of_long_names_fit_into_a_folder(tmp_path, name):
     assert first != second
     for ending in RESULT_ENDINGS:
         (tmp_path / f"{first}{ending}").touch()
-
-
-def test_a_line_stays_a_line():
-    assert (
-        printable("M\u00fcnchen \u6771\u4eac\n\x1b[31m\udcff")
-        == "M\u00fcnchen \u6771\u4eac\\n\\x1b[31m\\udcff"
-    )
 
 
 @pytest.mark.parametrize(

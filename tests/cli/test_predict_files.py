@@ -141,7 +141,10 @@ class TestResume:
         before = (out / "predictions.jsonl").read_bytes()
         status, _, errors = run(photos, "--resume", "--alpha", 0.3, "--flip")
         assert status == 1 and "settings to resume with must be those of the results" in errors
-        assert "'flip': False" in errors and "overlay 0.5 -> 0.3" in errors and errors.count("\n") == 1
+        assert (
+            "got inference.flip False -> True, overlay 0.5 -> 0.3; repeat" in errors
+            and errors.count("\n") == 1
+        )
         assert (out / "predictions.jsonl").read_bytes() == before
 
     def test_other_weights_of_the_same_name_are_refused(self, stopped, run, photos, out):

@@ -1,5 +1,6 @@
 """Ctrl-C and closed pipes end a command without a traceback."""
 
+import json
 import os
 import signal
 import subprocess
@@ -50,3 +51,15 @@ def test_a_pipe_that_is_closed_ends_a_training_with_a_checkpoint(tmp_path):
     assert process.wait() == 1 and "Traceback" not in errors
     assert errors.startswith("stopped at step ") and errors.endswith("; go on with --resume\n")
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_a_pipe_that_is_closed_leaves_the_measures(weights, tmp_path):
+    data = write_data_set(tmp_path)
+    process = start("val", data, "-w", weights, "-o", tmp_path / "val.json", "--device", "cpu")
+    assert process.stdout is not None and process.stderr is not None
+    while not process.stdout.readline().startswith("protocol "):  # the last line before the evaluation
+        assert process.poll() is None
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait() == 1 and "Traceback" not in errors
+    assert json.loads((tmp_path / "val.json").read_text())["images"] == 2

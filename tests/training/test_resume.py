@@ -107,6 +107,15 @@ def test_the_handlers_of_the_caller_are_back(data, tmp_path):
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+def test_nohup_is_obeyed(data, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run(data, tmp_path, file=Trigger("step 2/6", lambda: signal.raise_signal(signal.SIGHUP)))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert header(tmp_path / CHECKPOINT)["step"] == "6"
+
+
 def _stop_at_once() -> None:
     raise StoppedAtOnce
 
