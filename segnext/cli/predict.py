@@ -164,13 +164,15 @@ def _expect_free(output: Path, results: dict[Path, dict[str, Path]], resume: boo
 
 
 def _set_pixel_limit(max_pixels: int | None) -> None:
+    import logging
     import warnings
 
     from PIL import Image
 
     # Pillow refuses images above twice its limit, and each of these becomes one line. Its warnings, about images
-    # above the limit and about damaged metadata, are not shown.
+    # above the limit and about damaged metadata, are not shown, nor what it logs of damaged files.
     warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     if max_pixels is not None:
         Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
 
