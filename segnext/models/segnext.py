@@ -23,7 +23,6 @@ from segnext.models.labels import class_logits, two_logits
 from segnext.models.loading import AnyDialectModule
 from segnext.models.mscan import MSCAN
 from segnext_kernels import upsample_argmax, upsample_cross_entropy
-from segnext_kernels.ops.upsample_argmax import reference
 
 
 class SegNeXt(AnyDialectModule):
@@ -160,9 +159,7 @@ class SegNeXt(AnyDialectModule):
             self.expect_finite(logits)
         with torch.no_grad():  # outside inference mode, so that the caller may change the result in place
             sides: Any = tuple(images.shape[2:]) if size is None else _sides(size)
-            # A trace would record the sizes of an op as constants; the definition gives label maps of any size.
-            argmax = reference.upsample_argmax if torch.jit.is_tracing() else upsample_argmax
-            return argmax(logits, sides, self.config.align_corners)
+            return upsample_argmax(logits, sides, self.config.align_corners)
 
     def expect_finite(self, logits: Tensor) -> None:
         """Raise a ``segnext.models.finite.NonFiniteError``, which names a tensor, unless all logits are finite."""

@@ -21,7 +21,8 @@ PACKAGES = {
 }
 # parts of segnext, the lowest first: each imports only those of earlier lines
 FLOORS = (
-    ("atomic", "device"),
+    ("device", "locks", "one_line", "signals"),
+    ("atomic", "safe_yaml"),
     ("models", "drawing"),
     ("weights", "data"),
     ("create", "deployment", "measure"),
@@ -33,12 +34,13 @@ TOP = "cli"  # it imports them all
 # folder of csrc -> the folders whose headers it may include, beside its own
 HEADERS = {"common": (), "cpu": ("common",), "cuda": ("common",), "ops": ("common", "cpu", "cuda")}
 
-# what segnext may use of segnext_kernels beside its functions: the layers of deployed models, the self-check, and
-# plain convolutions
+# what segnext may use of segnext_kernels beside its functions: the layers of deployed models, the self-check, memory
+# formats, and plain convolutions
 PUBLIC = (
     "segnext_kernels",
     "segnext_kernels.packed",
     "segnext_kernels.self_check",
+    "segnext_kernels.memory_format",
     "segnext_kernels.ops.convolutions",
 )
 
