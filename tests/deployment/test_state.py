@@ -178,7 +178,7 @@ def _eps(model: SegNeXt) -> None:
         (_hook, r"backbone.stages.1.0.norm2 \(has forward hooks\)"),
         (_prune, r"backbone.stages.0.0.ffn.fc1 \(has forward hooks\)"),
         (_parametrise, r"decoder.align.conv \(.* instead of Pointwise\)"),
-        (_head, r"decoder.classifier \(Conv2d instead of Pointwise\)"),
+        (_head, r"decoder.classifier \(Conv2d instead of Classifier\)"),
         (_stride, r"backbone.stem.conv2 \(stride is \(1, 1\) instead of \(2, 2\)\)"),
         (_eps, r"backbone.norms.2 \(eps is 0.01 instead of 1e-05\)"),
     ],
