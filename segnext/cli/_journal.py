@@ -43,8 +43,10 @@ class Journal:
             self.records = {
                 record["image"]: record for record in _earlier(output, run) if _is_complete(output, record)
             }
-        lines = [json.dumps(line) for line in (run, *self.records.values())]
-        replace_text(output / JOURNAL, "".join(f"{line}\n" for line in lines))
+        self._begun = False
+        # Records of a run that is to be replaced stay until there is a new one.
+        if resume or not any(os.path.lexists(output / name) for name in (JOURNAL, SUMMARY)):
+            self._write([])
 
     def is_done(self, image: Path, results: Mapping[str, Path]) -> bool:
         """Return whether there is a record of an image with results of these names."""
@@ -59,8 +61,18 @@ class Journal:
         Raises:
             OSError: the disk is full; the record does not count.
         """
-        append_text(self.output / JOURNAL, json.dumps(record) + "\n")
+        self._write([record])
         self.records[record["image"]] = record
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        """Append records; the first time, replace the file by all that is known."""
+        lines = [*records] if self._begun else [self.run, *self.records.values(), *records]
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        if self._begun:
+            append_text(self.output / JOURNAL, text)
+        else:
+            replace_text(self.output / JOURNAL, text)
+        self._begun = True
 
     def finish(self, failures: list[str]) -> str:
         """Write the summary, remove the journal, and return the summary's text."""

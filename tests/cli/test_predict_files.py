@@ -83,10 +83,15 @@ class TestOneFileEndsNothing:
             f"segnext: {photos / '1.png'}: {out / '1_overlay.jpg'}: {MESSAGE}; its mask is written, its overlay is not",
             "segnext: 3 of 3 done, 1 failed",
         ]
-        with full_disk(100):
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        with full_disk(40):
             status, _, errors = run(photos, "--overwrite")
-        assert status == 1 and errors == f"segnext: {out / 'predictions.jsonl'}: {MESSAGE}\n"
-        assert images(out) == ["0.png", "1.png", "2.png"]
+        assert status == 1 and errors.splitlines() == [
+            *(f"segnext: {photos / f'{n}.png'}: {out / f'{n}_mask.png'}: {MESSAGE}" for n in (0, 1, 2)),
+            f"segnext: {out / 'predictions.json'}: {MESSAGE}; go on with --resume",
+            "segnext: 0 of 3 done, 4 failed",
+        ]
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 class TestLinks:
