@@ -215,22 +215,25 @@ CrossEntropyStatus forward(const Params& p, double* loss, int threads) {
 void backward_row(const Params& p, const LossSizes& s, const LossShared& shared, int64_t row, Real scale,
                   Real weight_sum, LossScratch& t) {
   const Real on = 1.0f - label_smoothing(p), spread = label_smoothing(p) / static_cast<Real>(s.classes);
+  const Real spread_sum = spread * weight_sum;
   for (int64_t x = 0; x < s.out_width; ++x) {
     const int64_t label = label_at(p, row * s.out_width + x);
     if (label == p.ignore_index || label < 0 || label >= s.classes) continue;
     const Softmax softmax = pixel_softmax(s, shared.columns, x, t);
-    const Real q_sum = on * shared.weight[label] + spread * weight_sum;
+    const Real q_sum = spread_sum + on * shared.weight[label];
     const Real over_sum = q_sum / softmax.sum;
     const int64_t left = shared.columns.source[x], right = left + shared.columns.reach(left);
     Real *a = t.grad_row + left * s.padded_classes, *b = t.grad_row + right * s.padded_classes;
     const Real w0 = scale * shared.columns.w0[x], w1 = scale * shared.columns.w1[x];
     for (int64_t k = 0; k < s.padded_classes; k += kLanes) {
-      const Vec g = over_sum * exp_negative(load(t.z + k) - softmax.largest) - spread * load(shared.weight + k);
+      // q first: added to the row one by one, the two terms of a label would leave their rounding, not their
+      // difference's
+      Vec q = spread * load(shared.weight + k);
+      if (k <= label && label < k + kLanes) q[label - k] += on * shared.weight[label];
+      const Vec g = over_sum * exp_negative(load(t.z + k) - softmax.largest) - q;
       store(a + k, load(a + k) + w0 * g);
       store(b + k, load(b + k) + w1 * g);
     }
-    a[label] -= w0 * on * shared.weight[label];
-    b[label] -= w1 * on * shared.weight[label];
   }
 }
 
@@ -270,9 +273,13 @@ void backward_band(const Params& p, const LossSizes& s, const LossShared& shared
 
 double counted_weight(const Params& p, const LossSizes& s, const LossShared& shared) {
   double total = 0.0;
-  for (int64_t i = 0; i < s.batch * s.out_height * s.out_width; ++i) {
-    const int64_t label = label_at(p, i);
-    if (label != p.ignore_index && label >= 0 && label < s.classes) total += shared.weight[label];
+  for (int64_t row = 0; row < s.batch * s.out_height; ++row) {
+    double in_row = 0.0;  // as in the forward: one long chain would show in float64
+    for (int64_t x = 0; x < s.out_width; ++x) {
+      const int64_t label = label_at(p, row * s.out_width + x);
+      if (label != p.ignore_index && label >= 0 && label < s.classes) in_row += shared.weight[label];
+    }
+    total += in_row;
   }
   return total;
 }
