@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -128,6 +129,14 @@ def architecture_flags(names: list[str]) -> list[str]:
     return flags
 
 
+def can_compile(part: str) -> bool:
+    """Return whether there is a compiler for "cpu" or "cuda"."""
+    try:
+        return bool(find_nvcc() if part == "cuda" else find_compiler())
+    except BuildError:
+        return False
+
+
 def jobs() -> int:
     """Return how many jobs cores and free memory allow: a heavy translation unit takes up to 2 GiB."""
     if os.environ.get("MAX_JOBS"):
@@ -168,7 +177,8 @@ class Ninja:
     def compile(self, rule: str, source: Path, suffix: str, flags: list[str]) -> None:
         name = source.relative_to(CSRC) if source.is_relative_to(CSRC) else Path(source.name)
         target = f"{name.with_suffix('')}{suffix}.o".replace(os.sep, "_")
-        self.lines += [f"build {target}: {rule} {escaped(source)}", f"  flags = {' '.join(flags)}"]
+        words = " ".join(map(shlex.quote, flags)).replace("$", "$$")
+        self.lines += [f"build {target}: {rule} {escaped(source)}", f"  flags = {words}"]
         self.objects.append(target)
 
     def link(self, target: Path) -> None:
@@ -194,7 +204,15 @@ class Ninja:
 
 
 def escaped(path: Path) -> str:
+    """Return a path as ninja reads it; ninja itself quotes it for the shell."""
+    if any(letter in str(path) for letter in "\n\r|"):
+        raise BuildError(f"ninja takes no path with a line break or |: {str(path)!r}; move the checkout")
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def quoted(word: str | Path) -> str:
+    """Return a word of a ninja rule's command that the shell takes as one."""
+    return shlex.quote(str(word)).replace("$", "$$")
 
 
 def ninja_program() -> str:
@@ -217,8 +235,8 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     ninja = Ninja(folder)
     includes = [
         f"-I{CSRC}",
-        f"-isystem {pybind11.get_include()}",
-        f"-isystem {sysconfig.get_path('include')}",
+        *("-isystem", pybind11.get_include()),
+        *("-isystem", sysconfig.get_path("include")),
     ]
     extra = os.environ.get("CXXFLAGS", "")
     ninja.rule("cxx", f"{compiler} -MMD -MF $out.d {' '.join(COMPILE_FLAGS)} {extra} $flags -c $in -o $out")
@@ -254,11 +272,11 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
         nvcc = find_nvcc()
         home, names = cuda_home(nvcc), architectures(nvcc)
         flags = [*NVCC_FLAGS, *architecture_flags(names)]
-        ninja.rule("nvcc", f"{nvcc} -MMD -MF $out.d {' '.join(flags)} $flags -c $in -o $out")
+        ninja.rule("nvcc", f"{quoted(nvcc)} -MMD -MF $out.d {' '.join(flags)} $flags -c $in -o $out")
         for source in sorted(CSRC.rglob("*.cu")):
             ninja.compile("nvcc", source, ".cuda", [f"-I{CSRC}"])
         # With the static runtime, the library loads on machines without a GPU or a driver.
-        libraries = f"-L{home}/lib64 -L{home}/lib -lcudart_static -ldl -lrt -lpthread"
+        libraries = f"-L{quoted(home / 'lib64')} -L{quoted(home / 'lib')} -lcudart_static -ldl -lrt -lpthread"
         version = re.search(r"release ([\d.]+)", output_of(nvcc, "--version"))
         built["cuda"] = {
             "nvcc": version[1] if version else "?",
@@ -282,6 +300,7 @@ class BuildKernels(build_ext):
         folder = (kept if self.editable_mode else Path(self.build_temp).resolve()) / "csrc"
         target.unlink(missing_ok=True)  # a library of an earlier build must not be shipped if this one fails
         skipped: dict[str, str] = {}
+        failed: list[str] = []  # left out although there is a compiler: the first use warns of it
         built: dict[str, object] = {}
         if MODE == "cuda":
             built = build_library(target, folder, with_cuda=True)
@@ -298,8 +317,10 @@ class BuildKernels(build_ext):
                     break
                 except BuildError as error:
                     skipped[part] = str(error)
+                    if can_compile(part):
+                        failed.append(part)
                     print(f"segnext: built without {part}: {error}", file=sys.stderr)
-        record = {"mode": MODE, **built, "sources": digest(), "skipped": skipped}
+        record = {"mode": MODE, **built, "sources": digest(), "skipped": skipped, "failed": failed}
         record_path = target.with_name("_build.json")
         record_path.parent.mkdir(parents=True, exist_ok=True)
         record_path.write_text(json.dumps(record, indent=2) + "\n")

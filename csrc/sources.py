@@ -25,7 +25,9 @@ def bindings(folder: Path, *more: Path) -> Path:
     seconds instead of 98.
     """
     files = [*more, *sorted(FOLDER.glob("ops/*/*_bind.cpp"))]
-    text = "".join(f'#include "{file}"\n' for file in files)
+    # relative to this folder, where they lie in it: a folder above may have any name
+    names = [file.relative_to(FOLDER) if file.is_relative_to(FOLDER) else file for file in files]
+    text = "".join(f'#include "{name}"\n' for name in names)
     path = folder / "bindings.cpp"
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:

@@ -7,6 +7,7 @@ import functools
 import importlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,27 @@ def missing(part: str) -> str | None:
     """Why "cpu" or "cuda" kernels are absent, with the remedy; None where they are built."""
     if _C is None:
         reason = _load_error or build_record()["skipped"].get("cpu", "not built")
+        if "cpu" in build_record().get("failed", ()):
+            _warn_of_failed_build(reason)
+            return (
+                f"the compiled library could not be built ({reason}); mend that and run `pip install .` again"
+            )
         return f"the compiled library is missing ({reason}); install a C++ compiler and run `pip install .` again"
     if part == "cuda" and not _C.HAS_CUDA:
         reason = build_record()["skipped"].get("cuda", "not built")
         return f"built without CUDA ({reason}); install nvcc and run `SEGNEXT_BUILD=cuda pip install .`"
     return None
+
+
+@functools.cache
+def _warn_of_failed_build(reason: str) -> None:
+    """Say once that the kernels are missing where a compiler was there: the results are right, but slow."""
+    warnings.warn(
+        f"segnext_kernels: the compiled library could not be built ({reason}); plain PyTorch computes instead,"
+        " which is slower; mend that and run `pip install .` again",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 @functools.cache
