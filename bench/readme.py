@@ -106,6 +106,17 @@ def weights() -> str:
     return "\n\n".join(lines) or "No weights are shipped yet."
 
 
+def exchanged() -> str:
+    """Return what exchanging weights with the real packages of other code bases gave, from `make interop`."""
+    rows = json.loads((results.FOLDER / "interop.json").read_text(encoding="utf-8"))["rows"]
+    lines = [["code base", "model", "logits at 1/8", "at full size", "pixels of another class", "and back"]]
+    for row in rows:
+        back = "-" if row["back"] is None else "equal" if row["back"] == 0 else f"{row['back']:.1e}"
+        numbers = [f"{row['logits']:.1e}", f"{row['full']:.1e}", f"{row['mask']:.2%}", back]
+        lines.append([row["peer"], row["model"], *numbers])
+    return _left_aligned(lines)
+
+
 def _newest_runs() -> list[tuple[Path, results.Results]]:
     """Return the newest result file of each machine."""
     folders = sorted({path.parent for path in results.FOLDER.glob("*/*.json")})
@@ -257,7 +268,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "operators": operators,
         "speed": speed,
     },
-    "docs/model.md": {"protocols": protocols},
+    "docs/model.md": {"protocols": protocols, "interop": exchanged},
     "docs/kernels.md": {"support": support},
     "docs/benchmarks.md": {"benchmarks": benchmarks},
 }
