@@ -116,7 +116,10 @@ class Prediction:
 
     def _counts(self) -> np.ndarray:
         """Return the number of pixels of each class."""
-        return np.bincount(self.mask.ravel(), minlength=len(self.classes))
+        counts = np.zeros(len(self.classes), np.int64)
+        for row in self.mask:  # at once, bincount would make 8 bytes of each id of a large mask
+            counts += np.bincount(row, minlength=len(self.classes))
+        return counts
 
 
 def _encoded(picture: Image.Image, **options: Any) -> memoryview:
