@@ -31,7 +31,8 @@ def register(library: torch.library.Library, op: Any, setup: Setup, backward: Ba
         library: which the kernel is registered in.
         op: an overload without keyword arguments.
         setup: ``setup(ctx, inputs, output)`` saves what the backward needs.
-        backward: ``backward(ctx, *grads)``, a gradient per input: a tensor or None, and a list of them for a list.
+        backward: ``backward(ctx, *grads)``, a tuple of a gradient per input, or that of the only input: a tensor or
+            None, and a list of them for a list.
     """
     name = str(op._schema.name).partition("::")[2]
     lists = [index for index, a in enumerate(op._schema.arguments) if str(a.type) == "List[Tensor]"]
@@ -49,7 +50,8 @@ def register(library: torch.library.Library, op: Any, setup: Setup, backward: Ba
         return tuple(output) if returns_list else output
 
     def differentiate(ctx: Any, *grads: Any) -> Any:
-        return None, None, *_flat(backward(ctx, *grads), lists)
+        gradients = backward(ctx, *grads)
+        return None, None, *_flat(gradients if isinstance(gradients, tuple) else (gradients,), lists)
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(differentiate)}
     recorded = type(name, (_SingleLevelFunction,), methods)
