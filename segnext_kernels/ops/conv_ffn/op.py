@@ -49,7 +49,8 @@ def conv_ffn(
         fc2_weight: (Co, E, 1, 1); fc2_bias: (Co,).
         residual: add x to the result (Co = C): inference, with layer scale folded into fc2.
         recompute: in training save x alone and recompute the hidden tensors in the backward;
-            False keeps them (faster, E / C times the memory).
+            False keeps them (faster, E / C times the memory), with PyTorch's products, whose bits may depend on the
+            number of threads.
 
     Returns:
         (N, Co, H, W) in x's dtype and memory format; accumulated in float32 (float64 for float64).
