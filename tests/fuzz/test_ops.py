@@ -1,4 +1,4 @@
-"""Random problems for every op and packed layer: sizes, dtypes, views, magnitudes, threads, instruction sets.
+"""Random problems for every op: sizes, dtypes, views, magnitudes, threads, instruction sets.
 
 A kernel runs between canaries: whatever it allocates lies in a larger tensor, whose rest must stay as it was, and is
 full of NaN before. Results and gradients follow the accuracy rule, and have the same bits with other threads.
