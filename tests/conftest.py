@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from tests import summary
 torch.backends.cudnn.allow_tf32 = False
 torch.backends.cudnn.deterministic = True
 
+# Tests send these signals to themselves and to their children. Under nohup, or in the background of a shell, they would
+# be ignored.
+for _signal, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_signal) == signal.SIG_IGN:
+        signal.signal(_signal, _handler)
 
 # Each takes minutes in one process: begun last, one would run alone while the other cores wait. `make test` has little
 # of them.

@@ -75,7 +75,7 @@ def test_two_logits() -> None:
         (dict(num_classes=3, threshold=0.5), "num_classes must be 2 with a threshold"),
         (dict(num_classes=2, threshold=1.0), "threshold must be a number between 0 and 1, or None, got 1.0"),
         (dict(num_classes=2, threshold=True), "threshold must be"),
-        (dict(eval_steps=0), "eval_steps must be at least 1"),
+        (dict(eval_steps=0), "eval_steps must be from 1 to 1000, got 0"),
     ],
 )
 def test_what_is_refused(options: dict[str, object], message: str) -> None:
