@@ -24,10 +24,11 @@ static inline Vec exp_negative(Vec x) {
 
 constexpr Real kLeastExponent = -87.0f;  // e^this is about the smallest normal number
 
-// e^x for x <= 0. Below kLeastExponent it is e^kLeastExponent.
+// e^x for x <= 0. Below kLeastExponent it is 0: anything else would show where it is multiplied by 1e38 or infinity.
 static inline Vec exp_negative(Vec x) {
   constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  x = x < kLeastExponent ? broadcast(kLeastExponent) : x;  // in this form NaN stays NaN
+  const IntV below = x < kLeastExponent;
+  x = below ? broadcast(kLeastExponent) : x;  // in this form NaN stays NaN
   // adding a float with no bits left for fractions rounds to nearest
   const Vec shifter = broadcast(12582912.0f);
   const Vec n = (x * kLog2E + shifter) - shifter;
@@ -42,7 +43,7 @@ static inline Vec exp_negative(Vec x) {
   const IntV exponent = (__builtin_convertvector(n, IntV) + 127) << 23;
   Vec scale;
   std::memcpy(&scale, &exponent, sizeof scale);
-  return p * scale;
+  return below ? Vec{} : p * scale;
 }
 
 #endif

@@ -72,8 +72,7 @@ void softmax(const Real* logits, int64_t count, Real* out) {
   for (int64_t i = 0; i < count; ++i) largest = logits[i] > largest ? logits[i] : largest;
   // A NaN anywhere makes the sum NaN, and with it all of the row.
   for (int64_t i = 0; i < padded(count); i += kLanes) {
-    const Vec x = load(logits + i) - largest;
-    store(out + i, x < kLeastExponent ? Vec{} : exp_negative(x));  // e^-inf must be 0: 0 * inf is NaN later on
+    store(out + i, exp_negative(load(logits + i) - largest));
   }
   Real sum = 0.0f;
   for (int64_t i = 0; i < count; ++i) sum += out[i];

@@ -49,3 +49,35 @@ def test_what_is_not_finite_stays_so() -> None:
     values[:, 8::16, 8::16] = special.repeat(4, 1)
     out = gelu(values.reshape(-1)).reshape(values.shape)[:, 8::16, 8::16]
     torch.testing.assert_close(out, expected.expand_as(out), equal_nan=True)
+
+
+def derivative(values: torch.Tensor) -> torch.Tensor:
+    """Compute as the gradient of dwconv_gelu's input, as `gelu` does the value."""
+    x = values.reshape(1, 16, -1, WIDTH).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.zeros(16, 1, 3, 3)
+    weight[:, :, 1, 1] = 1
+    with use_backend("cpu"):
+        out = dwconv_gelu(x, weight)
+        out.backward(torch.ones_like(out))
+    assert x.grad is not None
+    return x.grad.reshape(-1)
+
+
+def test_derivative_is_accurate_everywhere() -> None:
+    dense, far = torch.linspace(-14, 14, 1 << 18), torch.logspace(1, 38, 16 * WIDTH)
+    exact = torch.cat([dense, far, -far]).double().requires_grad_()
+    F.gelu(exact).sum().backward()
+    assert exact.grad is not None
+    found = derivative(exact.detach().float())
+    assert (found - exact.grad).abs().max() < 1e-6
+    assert (found[-len(far) :][far > 14] == 0).all()  # a density of 1e-38 would count where it meets 1e38
+
+
+def test_derivative_of_what_is_not_finite() -> None:
+    """At infinity it is NaN, as PyTorch's: the value times a density of 0."""
+    values = torch.zeros(16, WIDTH, WIDTH)
+    special = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0])
+    values[:, 8::16, 8::16] = special.repeat(4, 1)
+    found = derivative(values.reshape(-1)).reshape(values.shape)[:, 8::16, 8::16]
+    expected = torch.tensor([torch.nan, torch.nan, torch.nan, 0.5])
+    torch.testing.assert_close(found, expected.expand_as(found), equal_nan=True)
