@@ -108,6 +108,7 @@ def strips(rng: np.random.Generator) -> tuple[int, ...]:
     return tuple(odd(rng, 33) for _ in range(int(rng.integers(0, 4))))
 
 
+GELUS = ("conv_ffn", "dwconv_gelu", "msca_block")
 # op -> sizes for the `_build` of its specification
 SIZES: dict[str, Callable[[np.random.Generator], Sizes]] = {
     "channel_norm": lambda rng: dict(**image(rng), c=width(rng), wide_affine=flag(rng)),
@@ -142,13 +143,13 @@ class Problem:
         sample = Sample("random", self.spec.samples[0].build, self.sizes)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         args = sample.make(DTYPES[dtype], layout=LAYOUTS[layout], generator=generator)
-        self.magnitude = _magnitude(rng, DTYPES[dtype])
+        self.magnitude = _magnitude(rng, DTYPES[dtype], self.bends)
         if self.spec.name not in ("nmf2d", "nmf2d_projected"):
             args = (args[0] * self.magnitude, *args[1:])
         self.views = [str(rng.choice([*VIEWS, *["as it is"] * 8])) for _ in tensors(args)]
         views = iter(self.views)
         self.args = tree_map_only(torch.Tensor, lambda t: _viewed(t, next(views)), args)
-        self.grad_magnitude, self.generator = _magnitude(rng, DTYPES[dtype]), generator
+        self.grad_magnitude, self.generator = _magnitude(rng, DTYPES[dtype], False), generator
         names = [
             name
             for name, k in backend.KERNELS[self.spec.name].items()
@@ -163,6 +164,11 @@ class Problem:
         self.text += (
             f" grad x {self.grad_magnitude:.1e} views {self.views} isa {self.isa} threads {self.threads}"
         )
+
+    @property
+    def bends(self) -> bool:
+        """Whether there is a GELU."""
+        return self.spec.name in GELUS or self.sizes.get("act") == "gelu"
 
     def grad_of(self, out: torch.Tensor) -> torch.Tensor:
         values = torch.randn(out.shape, generator=self.generator.clone_state(), dtype=torch.float64)
@@ -196,13 +202,14 @@ class Problem:
         return results[0]
 
 
-def _magnitude(rng: np.random.Generator, dtype: torch.dtype) -> float:
+def _magnitude(rng: np.random.Generator, dtype: torch.dtype, bends: bool) -> float:
     """Mostly 1, else a power of two, which rounds nothing.
 
-    In 16 bits it is small: float16 overflows, and a rounding of large values moves GELU's argument across its bend, so
-    that the error of one computation says nothing about that of another.
+    It is small in 16 bits, because float16 overflows, and where there is a GELU: a rounding of large values moves its
+    argument across the bend, so that the error of one computation says nothing about that of another.
+    `tests/kernels/cpu/test_gelu.py` has GELU and its derivative up to the largest numbers.
     """
-    most = 3 if dtype in (torch.float16, torch.bfloat16) else 17
+    most = 3 if bends or dtype in (torch.float16, torch.bfloat16) else 17
     return float(2.0 ** rng.integers(-most, most + 1)) if rng.random() < 0.2 else 1.0
 
 
