@@ -61,8 +61,7 @@ static inline void convolve(const Plane& in, const Taps& taps, const Plane& out,
   const Vec bias = taps.bias == nullptr ? Vec{} : load(taps.bias);
   for (int64_t y = 0; y < out.height; ++y) {
     for (int64_t x = 0; x < out.width; x += kPixels) {
-      Vec sum[kPixels];
-      for (Vec& s : sum) s = bias;
+      Vec sum[kPixels] = {};
       const Real* source = in.at(y - taps.height / 2, x - taps.width / 2);
       const Real* weight = taps.weight;
       for (int64_t i = 0; i < taps.height; ++i, source += stride) {
@@ -72,6 +71,7 @@ static inline void convolve(const Plane& in, const Taps& taps, const Plane& out,
           for (int p = 0; p < kPixels; ++p) sum[p] += w * load(pixel + p * kLanes);
         }
       }
+      for (Vec& s : sum) s += bias;  // last: a large bias would round every partial sum
       Real* target = out.at(y, x);
       const int64_t pixels = smaller(out.width - x, kPixels);
       if (pixels == kPixels) {

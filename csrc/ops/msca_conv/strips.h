@@ -166,12 +166,11 @@ static inline __attribute__((always_inline)) void column_strip(Vec (&sum)[kQuad]
   column_step<3, 3>(sum, at(taps + 2), last + 3 * kLanes);
 }
 
-// out[x] = bias + sum over taps of w[tap] * in[x + tap].
+// out[x] = sum over taps of w[tap] * in[x + tap], plus bias. The bias comes last: a large one would round every partial
+// sum.
 static inline void row_strip(const Real* in, Real* out, int64_t pixels, Vec bias, const Real* w, int64_t taps) {
   for (int64_t x = 0; x < pixels; x += kRun) {
-    Vec sum[kRun];
-#pragma GCC unroll 12
-    for (int p = 0; p < kRun; ++p) sum[p] = bias;
+    Vec sum[kRun] = {};
     const Real* pixel = in + x * kLanes;
     for (int64_t tap = 0; tap < taps; ++tap, pixel += kLanes) {
       const Vec weight = load(w + tap * kLanes);
@@ -179,7 +178,7 @@ static inline void row_strip(const Real* in, Real* out, int64_t pixels, Vec bias
       for (int p = 0; p < kRun; ++p) sum[p] += weight * load(pixel + p * kLanes);
     }
 #pragma GCC unroll 12
-    for (int p = 0; p < kRun; ++p) store(out + (x + p) * kLanes, sum[p]);
+    for (int p = 0; p < kRun; ++p) store(out + (x + p) * kLanes, sum[p] + bias);
   }
 }
 
@@ -251,12 +250,7 @@ struct StripUnit {
     }
     const Vec bias = load(weights);
     for (int64_t x0 = begin; x0 < end; x0 += kColumns) {
-      Vec sum[kQuad][kColumns];
-#pragma GCC unroll 4
-      for (int r = 0; r < kQuad; ++r) {
-#pragma GCC unroll 4
-        for (int p = 0; p < kColumns; ++p) sum[r][p] = bias;
-      }
+      Vec sum[kQuad][kColumns] = {};
       for (int64_t j = 0; j < k.root; ++j) {
         column_strip(sum, rows, (x0 + j) * kLanes, weights + (1 + j * k.root) * kLanes, k.root);
       }
@@ -264,7 +258,7 @@ struct StripUnit {
       for (int r = 0; r < kQuad; ++r) {
 #pragma GCC unroll 4
         for (int p = 0; p < kColumns; ++p) {
-          if (x0 + p < end) store(target[r] + (x0 + p) * kLanes, sum[r][p]);
+          if (x0 + p < end) store(target[r] + (x0 + p) * kLanes, sum[r][p] + bias);
         }
       }
     }
