@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -39,12 +39,16 @@ def expect_finite(logits: Tensor, what: str, weights: WeightsOf | None = None) -
     )
 
 
-def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first floating tensor that holds NaN or Inf."""
+def non_finite(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield the names of the floating tensors that hold NaN or Inf."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
-            return name
-    return None
+            yield name
+
+
+def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the first name of `non_finite`; None without any."""
+    return next(non_finite(tensors), None)
 
 
 def _in_graph(logits: Tensor) -> bool:

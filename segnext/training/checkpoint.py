@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segnext.atomic import replace_file
 from segnext.models import SegNeXt
+from segnext.models.finite import non_finite
 from segnext.one_line import one_line
 from segnext.training.ema import AveragedModel
 from segnext.weights.containers import read_safetensors
@@ -79,7 +80,7 @@ class TrainingState:
             "losses": json.dumps(self.losses),
             "tensors": str(len(tensors)),
         }
-        wrong = _not_finite(tensors)
+        wrong = list(non_finite(tensors))
         if wrong:
             raise NotFinite(f"{len(wrong)} of {len(tensors)} tensors that are not ({', '.join(wrong[:3])})")
         tensors = {key: value.contiguous() for key, value in tensors.items()}
@@ -107,7 +108,7 @@ class TrainingState:
             raise _damaged(path, "no optimiser")
         if header.tensors not in (None, len(tensors)):
             raise _damaged(path, f"{len(tensors)} of {header.tensors} tensors")
-        wrong = _not_finite(tensors)
+        wrong = list(non_finite(tensors))
         if wrong:
             raise _damaged(path, f"values that are not finite in {', '.join(wrong[:3])}")
         self._set_random_states(parts.get("random", {}), path)
@@ -215,13 +216,6 @@ def _damaged(path: Path, found: str) -> ValueError:
     return ValueError(
         f"resume: {path} must be a training checkpoint, got {found}; start anew with --overwrite"
     )
-
-
-def _not_finite(tensors: dict[str, Tensor]) -> list[str]:
-    """Return the names of floating-point tensors that hold NaN or infinity."""
-    return [
-        name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()
-    ]
 
 
 def _by_part(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -25,7 +25,7 @@ from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation
 from segnext.evaluation.evaluate import Evaluation, evaluate
 from segnext.models import SegNeXt
-from segnext.models.finite import NonFiniteError
+from segnext.models.finite import NonFiniteError, first_non_finite
 from segnext.signals import StoppedAtOnce, stop_signals
 from segnext.training.checkpoint import NotFinite, TrainingState
 from segnext.training.ema import AveragedModel
@@ -328,7 +328,7 @@ class _Run:
         if math.isfinite(loss) and math.isfinite(norm) and loss != 0:
             return
         cause = ""
-        if not all(parameter.isfinite().all() for parameter in self.state.model.parameters()):
+        if first_non_finite(dict(self.state.model.named_parameters())) is not None:
             cause = f"; the weights are not finite since the step before, with {_names(self.updated_by)}"
         raise Diverged(
             f"train: the loss must be finite and not 0, got {loss} (gradient norm {norm}) at step "

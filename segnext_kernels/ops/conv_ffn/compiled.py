@@ -36,17 +36,9 @@ def _cpu(x: torch.Tensor, *args: Any) -> torch.Tensor:
     return run(x, pack(weights), weights[0].shape[0], residual, empty_out(x, *args))
 
 
-def _in_steps(
-    x: torch.Tensor,
-    fc1_weight: torch.Tensor,
-    fc1_bias: torch.Tensor,
-    dw_weight: torch.Tensor,
-    dw_bias: torch.Tensor,
-    fc2_weight: torch.Tensor,
-    fc2_bias: torch.Tensor,
-    residual: bool,
-) -> torch.Tensor:
+def _in_steps(x: torch.Tensor, *args: Any) -> torch.Tensor:
     """By the kernels of the parts, which have float64; the fused one does not."""
+    fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias, residual = args
     hidden = torch.ops.segnext_kernels.dwconv_gelu(pointwise(x, fc1_weight, fc1_bias), dw_weight, dw_bias)
     out = pointwise(hidden, fc2_weight, fc2_bias)
     return memory_format.as_format_of(out.add_(x) if residual else out, x)
