@@ -47,7 +47,7 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="*", choices=ENVIRONMENTS, default=list(ENVIRONMENTS), help="peers")
     parser.add_argument(
-        "--sizes", nargs="*", choices=list("tsbl"), default=["t", "s"], help="of published models"
+        "--sizes", nargs="*", choices=list("tsbl"), default=list("tsbl"), help="of published models"
     )
     parser.add_argument(
         "--write", action="store_true", help="put the results into bench/results/interop.json"
