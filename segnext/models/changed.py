@@ -7,6 +7,7 @@ another geometry, or one that was replaced (adapters, quantisation). Such a laye
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ DECIDING = (
     *("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
     *("num_groups", "normalized_shape", "random_eval_bases", "eval_steps", "align_corners"),
 )
+WAYS_FORWARD = ("forward", "forward_logits", "forward_features")  # of models
 BATCH_NORMS = (BatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # equal in evaluation
 
 
@@ -36,6 +38,7 @@ def is_observed(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in module.__dict__
+        or "_conv_forward" in module.__dict__  # where others change the padding of convolutions
         or has_global_hooks()
     )
 
@@ -95,8 +98,11 @@ class Layer:
 
 
 def layers(model: nn.Module) -> dict[str, Layer]:
-    """Describe all modules below a model, by name; models keep the result when they are built, as ``layers_built``."""
-    return {name: Layer.of(module) for name, module in model.named_modules() if name}
+    """Describe all modules below a model, by name; models keep the result when they are built, as ``layers_built``.
+
+    A module in several places is described in each of them.
+    """
+    return {name: Layer.of(module) for name, module in model.named_modules(remove_duplicate=False) if name}
 
 
 def first_changed_child(module: nn.Module) -> str | None:
@@ -114,12 +120,12 @@ def first_changed_child(module: nn.Module) -> str | None:
     """
     built: dict[str, Layer] = cast(Any, module).layers_built
     given = layers(module)
-    for name, part in module.named_modules():
+    for name, part in module.named_modules(remove_duplicate=False):
         reason = None
         if part._forward_hooks or part._forward_pre_hooks:
             reason = "has forward hooks"
-        elif "forward" in part.__dict__:
-            reason = "its forward was replaced"
+        elif (method := _replaced_method(part)) is not None:
+            reason = f"its {method} was replaced"
         elif not name:
             reason = _other_way_forward(type(part))
         else:
@@ -129,9 +135,27 @@ def first_changed_child(module: nn.Module) -> str | None:
     return next((f"{name} (missing)" for name in built if name not in given), None)
 
 
+def _replaced_method(part: nn.Module) -> str | None:
+    """Name a method of the forward pass that this one module has of its own, instead of its class's.
+
+    Methods that every module has, such as ``train`` and ``state_dict``, are none of it; nor is ``predict`` of a model.
+    """
+    for name in part.__dict__:
+        if name == "forward" or name in WAYS_FORWARD:
+            return name
+        its_class = getattr(type(part), name, None)
+        if (
+            inspect.isfunction(its_class)
+            and not hasattr(nn.Module, name)
+            and not hasattr(part, "layers_built")
+        ):
+            return name
+    return None
+
+
 def _other_way_forward(kind: type[nn.Module]) -> str | None:
     """Say which method of a model's forward pass a subclass overrides."""
-    for name in ("forward", "forward_logits", "forward_features"):
+    for name in WAYS_FORWARD:
         method = getattr(kind, name, None)
         if method is not None and not method.__module__.startswith("segnext.models."):
             return f"its {name} was replaced"

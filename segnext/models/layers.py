@@ -46,9 +46,10 @@ class Pointwise(Convolution):
             and self.padding == (0, 0)
             and self.kernel_size == (1, 1)
             and self.groups == 1
+            and "_conv_forward" not in self.__dict__
         ):
             return pointwise(x, self.weight, self.bias)
-        return super().forward(x)  # the geometry was changed after the layer was made
+        return super().forward(x)  # the layer was changed after it was made
 
 
 class Classifier(Pointwise):
@@ -109,7 +110,12 @@ class ConvNormAct(nn.Module):
 
 def norm_act(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
     """``relu(norm(x) + residual)`` of (N, C, H, W): in one op if ``norm`` is a plain GroupNorm."""
-    if type(norm) is nn.GroupNorm and norm.affine and not is_observed(norm):
+    if (
+        type(norm) is nn.GroupNorm
+        and norm.weight is not None
+        and norm.bias is not None
+        and not is_observed(norm)
+    ):
         return group_norm_act(x, norm.num_groups, norm.weight, norm.bias, norm.eps, residual=residual)
     y: Tensor = norm(x)
     return F.relu(y if residual is None else y + residual)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segnext.models.changed import layers
-from segnext.models.config import EncoderConfig, MSCANConfig, SegNeXtConfig
+from segnext.models.config import STAGES, EncoderConfig, MSCANConfig, SegNeXtConfig
 from segnext.models.decoders import decoder_of
 from segnext.models.finite import expect_finite
 from segnext.models.labels import class_logits, two_logits
@@ -56,12 +56,21 @@ class SegNeXt(AnyDialectModule):
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """The four stages' features (N, C_i, ceil(H/s), ceil(W/s)), s = 4, 8, 16, 32."""
-        return self.backbone.forward_features(images)
+        features = self.backbone(images)  # a call, so that hooks and wrappers have their effect
+        if isinstance(features, Tensor) or (isinstance(features, list | tuple) and len(features) != STAGES):
+            got = "a tensor" if isinstance(features, Tensor) else f"{len(features)} of them"
+            raise ValueError(
+                f"{self.config.architecture}: backbone must return the features of {STAGES} stages, got {got}; "
+                "make an encoder with features_only=True and all out_indices"
+            )
+        return features
 
     def forward_logits(self, images: Tensor) -> Tensor:
         """Logits (N, K, ceil(H/8), ceil(W/8)), before resizing to the image."""
         features = self.forward_features(images)
-        return self.decoder([features[stage] for stage in self.decoder.stages])
+        # What is wrapped around a decoder need not show its attributes.
+        stages = getattr(self.decoder, "stages", decoder_of(self.config).stages)
+        return self.decoder([features[stage] for stage in stages])
 
     def forward(
         self,
