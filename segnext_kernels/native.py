@@ -233,7 +233,8 @@ def expect_device(function: str, device: torch.device, values: Sequence[Any]) ->
     """Refuse a tensor elsewhere: a meta tensor's address is 0, a GPU's means nothing to the CPU.
 
     Raises:
-        ValueError: one of the tensors, also inside a list or tuple, is not on ``device``.
+        ValueError: one of the tensors, also inside a list or tuple, is not on ``device``, or its memory does not hold
+            its values.
     """
     for value in values:
         if isinstance(value, torch.Tensor):
@@ -241,6 +242,11 @@ def expect_device(function: str, device: torch.device, values: Sequence[Any]) ->
                 raise ValueError(
                     f"{function}: all tensors must be on {device}, got one of shape {tuple(value.shape)} on"
                     f" {value.device}; move it with .to()"
+                )
+            if value.is_neg():  # PyTorch's own calls turn the signs; an address does not tell
+                raise ValueError(
+                    f"{function}: all tensors must hold their values, got one of shape {tuple(value.shape)} that"
+                    " waits to be negated; use .resolve_neg()"
                 )
         elif isinstance(value, (list, tuple)) and type(value) is not torch.Size:
             expect_device(function, device, value)
@@ -255,7 +261,13 @@ def address(packed: torch.Tensor) -> int:
 def plain(value: Any) -> Any:
     """Convert to what the library takes: a tensor to its address, sizes and strides in elements, a dtype to a code."""
     if isinstance(value, torch.Tensor):
-        return value.data_ptr(), value.shape, value.stride()
+        pointer = value.data_ptr()
+        if pointer == 0 and value.numel():
+            raise ValueError(
+                f"segnext_kernels: all tensors must have memory, got one of shape {tuple(value.shape)} without; fake"
+                " tensors and freed storages have none"
+            )
+        return pointer, value.shape, value.stride()
     if type(value) in AS_THEY_ARE:
         return value
     if isinstance(value, list):

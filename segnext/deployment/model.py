@@ -24,13 +24,15 @@ from segnext.deployment.folding import DECODERS, by_name, fold
 from segnext.deployment.graphs import Function, GraphCache
 from segnext.deployment.modules import FoldedNetwork
 from segnext.deployment.packed import PackedNetwork
+from segnext.deployment.packed import reason_against as reason_against_packed
 from segnext.deployment.parts import FoldedWeights
 from segnext.models import SegNeXt, SegNeXtConfig
 from segnext.models.changed import first_changed_child
 from segnext.models.finite import expect_finite
 from segnext.models.labels import two_logits
 from segnext.models.layers import check_images
-from segnext_kernels import current_backend, packed, upsample_argmax
+from segnext.models.sizes import plain_size
+from segnext_kernels import checks, current_backend, packed, upsample_argmax
 
 
 def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32, cuda_graph: bool = True) -> DeployedSegNeXt:
@@ -128,16 +130,17 @@ class DeployedSegNeXt:
 
         Args:
             images: (N, C, H, W) normalised images, float32.
-            size: height and width of the result; the images' by default.
+            size: height and width of the result, integers of any kind; the images' by default.
 
         Raises:
             NonFiniteError: there are NaN or Inf among the logits; on a GPU their sum is waited for.
         """
         self._check(images)
-        size = size or (images.shape[2], images.shape[3])
+        size = (images.shape[2], images.shape[3]) if size is None else plain_size(size)
         if self._graphs is not None:
+            size = checks.expect_size("upsample_argmax", size)
             labels, total = self._through_graph(
-                tuple(size), lambda pixels: self.labels_and_sum(pixels, size), images
+                size, lambda pixels: self.labels_and_sum(pixels, size), images
             )
             if not (torch.cuda.is_current_stream_capturing() or math.isfinite(total.item())):
                 self.expect_finite(self.forward_logits(images))
@@ -174,7 +177,13 @@ class DeployedSegNeXt:
 
     def _check(self, images: Tensor) -> None:
         """Raise a one-line error if the images do not fit."""
-        check_images(f"deployed {self.config.architecture}", images, self._stem_weight)
+        name = f"deployed {self.config.architecture}"
+        check_images(name, images, self._stem_weight)
+        reason = reason_against_packed(images) if isinstance(self._network, PackedNetwork) else None
+        if reason is not None:
+            raise TypeError(
+                f"{name}: images must be ordinary tensors, got {reason}; use the model that it was made from"
+            )
 
     def save(self, path: str | Path) -> None:
         """Write folded, unpacked weights and the configuration as safetensors; each machine packs them at loading.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from segnext.deployment.network import Network
 from segnext.deployment.parts import (
@@ -40,6 +41,7 @@ class PackedNetwork(Network):
 
     def logits(self, images: Tensor) -> Tensor:
         """Return logits (N, K, ceil(H/8), ceil(W/8)) in float32."""
+        images = images.resolve_neg()
         key = (images.shape[0], *images.shape[2:])
         plan = self._take(key)
         out = self.run(images, plan)
@@ -59,6 +61,18 @@ class PackedNetwork(Network):
             self._plans.move_to_end(key)
             while len(self._plans) > PLANS:
                 self._plans.popitem(last=False)
+
+
+def reason_against(images: Tensor) -> str | None:
+    """Say why packed layers cannot read a tensor: they take addresses, past what records and transforms operators."""
+    proxies = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY)  # of make_fx and torch.export
+    if torch.jit.is_tracing() or proxies is not None:
+        return "tensors that are traced"
+    if torch._C._functorch.is_functorch_wrapped_tensor(images):
+        return "a tensor inside a transform of torch.func"
+    if isinstance(images, FakeTensor):
+        return "a fake tensor"
+    return None
 
 
 class PackedLayers:

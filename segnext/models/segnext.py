@@ -5,8 +5,6 @@ Paper: SegNeXt (arXiv 2209.08575); official code: Visual-Attention-Network/SegNe
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -22,6 +20,7 @@ from segnext.models.finite import expect_finite
 from segnext.models.labels import class_logits, two_logits
 from segnext.models.loading import AnyDialectModule
 from segnext.models.mscan import MSCAN
+from segnext.models.sizes import plain_size
 from segnext_kernels import upsample_argmax, upsample_cross_entropy
 
 
@@ -167,26 +166,12 @@ class SegNeXt(AnyDialectModule):
             logits = two_logits(self(images, resize=False), self.config.threshold)
             self.expect_finite(logits)
         with torch.no_grad():  # outside inference mode, so that the caller may change the result in place
-            sides: Any = tuple(images.shape[2:]) if size is None else _sides(size)
+            sides: Any = tuple(images.shape[2:]) if size is None else plain_size(size)
             return upsample_argmax(logits, sides, self.config.align_corners)
 
     def expect_finite(self, logits: Tensor) -> None:
         """Raise a ``segnext.models.finite.NonFiniteError``, which names a tensor, unless all logits are finite."""
         expect_finite(logits, self.config.architecture, self.state_dict)
-
-
-def _sides(size: Any) -> Any:
-    """Make Python integers of those of NumPy and of tensors; anything else is left for the op to refuse."""
-    if not isinstance(size, Iterable):
-        return size
-    return tuple(side if isinstance(side, int | torch.SymInt) else _integer(side) for side in size)
-
-
-def _integer(side: Any) -> Any:
-    try:
-        return operator.index(side)
-    except TypeError:
-        return side
 
 
 @torch.fx.wrap  # for a symbolic trace this is one call, since it cannot know which arguments will be given

@@ -111,6 +111,15 @@ def test_inputs_that_do_not_fit_are_refused(make: Callable[[], Any]) -> None:
 
 
 @over_layers
+def test_a_tensor_that_waits_to_be_negated_is_refused(make: Callable[[], Any]) -> None:
+    layer, x, expected = make()
+    with pytest.raises(
+        ValueError, match="must hold their values, got one of shape .* that waits to be negated"
+    ):
+        layer(torch._neg_view(x), like(expected))
+
+
+@over_layers
 def test_places_for_the_result_that_do_not_fit_are_refused(make: Callable[[], Any]) -> None:
     layer, x, expected = make()
     n, c, h, w = expected.shape
