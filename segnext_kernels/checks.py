@@ -30,6 +30,7 @@ def expect_floating(op: str, name: str, tensor: object, ndim: int, axes: str) ->
         raise TypeError(
             f"{op}: {name} must be float16, bfloat16, float32 or float64, got {dtype_name(tensor.dtype)}"
         )
+    _expect_dense(op, name, tensor)
     if 0 in tensor.shape[1:]:
         raise ValueError(
             f"{op}: {name} must have no empty axis but the batch, got shape {tuple(tensor.shape)}"
@@ -47,6 +48,7 @@ def expect_shape(
     """A tensor of exact sizes; a string in ``shape`` names an axis of any size. None passes if optional."""
     if isinstance(tensor, torch.Tensor):
         if tensor.shape == shape or _fits(tensor.shape, shape):
+            _expect_dense(op, name, tensor)
             return
     elif tensor is None and optional:
         return
@@ -54,6 +56,15 @@ def expect_shape(
         got = "None" if tensor is None else type(tensor).__name__
         raise TypeError(f"{op}: {name} must be a tensor of shape {_axes(shape)}, got {got}{_with(remedy)}")
     raise ValueError(f"{op}: {name} must be {_axes(shape)}, got {tuple(tensor.shape)}{_with(remedy)}")
+
+
+def _expect_dense(op: str, name: str, tensor: torch.Tensor) -> None:
+    """Refuse sparse, mkldnn and jagged tensors, which have no strides."""
+    if tensor.layout is not torch.strided:
+        raise TypeError(
+            f"{op}: {name} must be a dense tensor, got layout {str(tensor.layout).removeprefix('torch.')};"
+            " convert it with .to_dense()"
+        )
 
 
 def _fits(shape: torch.Size, wanted: Sequence[int | str]) -> bool:

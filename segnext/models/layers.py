@@ -126,13 +126,18 @@ def check_images(model: str, images: Tensor, weight: Tensor) -> None:
     """Raise a one-line error unless ``images`` fit a network whose first convolution has ``weight``.
 
     Raises:
-        TypeError: not a tensor, or not of the weights' floating dtype (any under autocast).
+        TypeError: not a dense tensor, or not of the weights' floating dtype (any under autocast).
         ValueError: not (N, C, H, W) with the right C and at least one pixel, or on another device.
     """
     if not isinstance(images, Tensor):
         raise TypeError(
             f"{model}: images must be a tensor of normalised pixels, got {type(images).__name__}; "
             "segnext.Predictor takes files and arrays"
+        )
+    if images.layout is not torch.strided:
+        layout = str(images.layout).removeprefix("torch.")
+        raise TypeError(
+            f"{model}: images must be a dense tensor, got layout {layout}; convert it with .to_dense()"
         )
     channels = weight.shape[1]
     if images.ndim != 4 or images.shape[1] != channels or min(images.shape[2:]) < 1:

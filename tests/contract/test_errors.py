@@ -45,6 +45,25 @@ def test_each_tensor_elsewhere_is_one_clear_error(spec: Spec) -> None:
 
 
 @over_specs()
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch._mkldnn], ids=["sparse", "mkldnn"])
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_each_tensor_of_another_layout_is_refused(spec: Spec, layout: torch.layout) -> None:
+    def other(tensor: torch.Tensor) -> torch.Tensor:
+        is_sparse = layout == torch.sparse_coo or not tensor.is_floating_point()  # mkldnn has no integers
+        return tensor.to_sparse() if is_sparse else tensor.to_mkldnn()
+
+    args = dict(zip(spec.argument_names, spec.samples[0].make(), strict=True))
+    for name, value in args.items():
+        if not tensors(value):
+            continue
+        given = other(value) if isinstance(value, torch.Tensor) else [*value[:-1], other(value[-1])]
+        with pytest.raises(
+            TypeError, match=rf"^{spec.name}: {name}.* must be a dense tensor, got layout \S+; "
+        ):
+            spec.call(*(args | {name: given}).values())
+
+
+@over_specs()
 def test_bad_inputs_are_of_both_kinds(spec: Spec) -> None:
     """There are bad shapes or choices, and bad types or dtypes."""
     assert {bad.error for bad in spec.bad_inputs} >= {ValueError, TypeError}

@@ -218,8 +218,13 @@ def test_any_number_of_input_channels(in_channels):
             r"on the model's device cpu, got meta; .*images.to\('cpu'\)",
         ),
         ([[0.0]], TypeError, r"must be a tensor of normalised pixels, got list; segnext.Predictor"),
+        (
+            images(1, 3, 8, 8).to_mkldnn(),
+            TypeError,
+            r"must be a dense tensor, got layout _mkldnn; .*to_dense",
+        ),
     ],
-    ids=["ndim", "channels", "no-pixels", "uint8", "float64", "device", "list"],
+    ids=["ndim", "channels", "no-pixels", "uint8", "float64", "device", "list", "layout"],
 )
 def test_wrong_images_are_refused_in_one_line(model, x, error, message):
     for method in (model, model.forward_features, model.forward_logits, model.predict):
