@@ -144,6 +144,15 @@ def _check_request(
             f"create_model: name must be {known} for {origin}, got {name}; leave it out, or pass "
             "part='backbone' for the encoder alone"
         )
+    rank, wanted = checkpoint.config["model"].get("rank"), overrides.get("rank")
+    if wanted is not None and rank not in (
+        None,
+        wanted,
+    ):  # a foreign checkpoint has the rank that was asked for
+        raise ValueError(
+            f"create_model: rank must be {rank} as in {origin}, got {wanted}; leave it out, or pass "
+            "part='backbone' for the encoder alone"
+        )
     classes, wanted = checkpoint.config["model"].get("num_classes"), overrides.get("num_classes")
     if head == "strict" and wanted is not None and classes not in (None, wanted):
         raise ValueError(

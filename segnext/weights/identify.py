@@ -22,6 +22,7 @@ FOREIGN_RANKS = {"mmsegmentation": 16, "geti": 16, "paddleseg": 16}
 # The threshold of a head with one logit, where the file does not say.
 FOREIGN_THRESHOLDS = {"mmsegmentation": DEFAULT_THRESHOLD}
 HALF = 0.5
+FROM_BASES = "from the bases in the file"
 # Fields beside the rank that no tensor shows.
 UNSEEN = ("align_corners", "decoder_align_corners", "eval_steps", "threshold")
 
@@ -173,7 +174,7 @@ def _rank(
         contradicted = written is not None and written != rank
         return rank, "given by the user" + (f"; {settings.source} says {written}" if contradicted else "")
     if "decoder.hamburger.bases" in tensors:
-        return tensors["decoder.hamburger.bases"].shape[-1], "from the bases in the file"
+        return tensors["decoder.hamburger.bases"].shape[-1], FROM_BASES
     if written is not None:
         return written, f"from {settings.source}"
     if dialect in FOREIGN_RANKS:

@@ -13,15 +13,16 @@ from torch import Tensor
 
 from segnext.models import MSCAN, SegNeXt, dialects
 from segnext.models.values import expect_weights
-from segnext.one_line import one_line
+from segnext.one_line import one_line, shown
 from segnext.weights import averages
 from segnext.weights.catalogue import locate
 from segnext.weights.config_text import Settings, read_settings
 from segnext.weights.configuration import expect_config, fitting_metadata, name_without_axes
 from segnext.weights.containers import Contents, read_contents
-from segnext.weights.identify import UNSEEN, complete, describe, foreign_metadata
+from segnext.weights.identify import FROM_BASES, UNSEEN, complete, describe, foreign_metadata
 
 FIRST_CONVOLUTION = "stem.conv1.weight"
+FROM_CONFIG = "from the file's config"
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,19 @@ def read_checkpoint(
         FileNotFoundError: neither a file nor a shipped name.
         ValueError: damaged, not a checkpoint of SegNeXt or MSCAN, or ``average`` asks for weights that are not there.
     """
+    if average not in (None, True, False):
+        raise ValueError(f"read_checkpoint: average must be True, False or None, got {shown(average)}")
+    if rank is not None and (isinstance(rank, bool) or not hasattr(rank, "__index__") or rank < 1):
+        raise ValueError(f"read_checkpoint: rank must be a positive integer, got {shown(rank)}")
     path = locate(source)
-    shown = one_line(path, 240)
+    file = one_line(path, 240)
     contents = read_contents(path)
     try:
         state_dict, taken = averages.choose(contents.state_dict, contents.second, contents.beside, average)
         translation = dialects.translate(state_dict)
     except ValueError as error:
-        raise ValueError(f"{shown}: {error}") from error
-    origin = f"{shown} ({contents.kind}, {translation.dialect} layout)"
+        raise ValueError(f"{file}: {error}") from error
+    origin = f"{file} ({contents.kind}, {translation.dialect} layout)"
     if contents.foreign:
         origin += (
             f", without its objects of {_some([one_line(name, 60) for name in sorted(contents.foreign)])}"
@@ -136,18 +141,18 @@ def read_checkpoint(
     tensors = {key: value for key, value in translation.tensors.items() if not dialects.BESIDE.match(key)}
     left_out = [key for key in translation.tensors if key not in tensors]
     if contents.config:
-        expect_config(contents.config, tensors, shown)
+        expect_config(contents.config, tensors, file)
         return Checkpoint(
-            tensors, complete(contents.config), origin, "from the file's config", translation.reshaped, taken
+            tensors, complete(contents.config), origin, FROM_CONFIG, translation.reshaped, taken
         )
-    return _foreign_checkpoint(contents, translation, tensors, shown, origin, taken, left_out, rank)
+    return _foreign_checkpoint(contents, translation, tensors, file, origin, taken, left_out, rank)
 
 
 def _foreign_checkpoint(
     contents: Contents,
     translation: dialects.Translation,
     tensors: dict[str, Tensor],
-    shown: str,
+    file: str,
     origin: str,
     taken: str,
     left_out: list[str],
@@ -159,9 +164,7 @@ def _foreign_checkpoint(
         config, rank_from, settings = describe(tensors, translation.dialect, found, rank)
     except IndexError:
         short = name_without_axes(tensors)
-        raise ValueError(
-            f"{shown}: tensors must have a SegNeXt's axes, got {short}; fetch it again"
-        ) from None
+        raise ValueError(f"{file}: tensors must have a SegNeXt's axes, got {short}; fetch it again") from None
     metadata, notes = foreign_metadata(contents.meta)
     if found.classes:
         metadata.setdefault("classes", found.classes)
@@ -175,7 +178,7 @@ def _foreign_checkpoint(
     if (classes := config["model"].get("num_classes")) is not None:
         metadata, left = fitting_metadata(metadata, classes)
         notes += left
-    expect_config({**config, **metadata}, tensors, shown)
+    expect_config({**config, **metadata}, tensors, file)
     return Checkpoint(
         tensors,
         {**config, **metadata},
@@ -233,7 +236,7 @@ def load_weights(
         allow_unexpected: beginnings of names that the file may have beyond the model's.
         adapt_input: fit the first convolution to the model's number of input channels. For 1, its weights are
             summed over the file's channels; else they are repeated, and scaled so that activations keep their size.
-        rank: the NMF rank that the checkpoint was trained with, if it is not the one that its origin uses.
+        rank: the NMF rank that a foreign checkpoint was trained with, if it is not the one that its origin uses.
         average: which weights of a file with averaged ones, see :func:`read_checkpoint`.
         given: fields such as ``"align_corners"`` that the model may have otherwise than the file says.
 
@@ -243,6 +246,14 @@ def load_weights(
     """
     _expect_option("head", head, ("strict", "reinit"))
     _expect_option("part", part, ("all", "backbone"))
+    allow_missing = _beginnings("allow_missing", allow_missing)
+    allow_unexpected = _beginnings("allow_unexpected", allow_unexpected)
+    given = _beginnings("given", given)
+    if isinstance(source, Checkpoint) and (rank, average) != (None, None):
+        raise ValueError(
+            f"load_weights: rank and average must be None for a checkpoint that was read, got {shown(rank)} and "
+            f"{shown(average)}; pass them to read_checkpoint"
+        )
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, rank, average)
     _expect_computable(checkpoint, part)
     own = model.state_dict()
@@ -259,9 +270,7 @@ def load_weights(
         f"{checkpoint.origin} must match {model.config.architecture}",
         missing=[k for k in missing if not k.startswith(may_lack) and not k.endswith(dialects.OPTIONAL)],
         unexpected=[
-            key
-            for key in unexpected
-            if not key.startswith(tuple(allow_unexpected)) and not model.is_left_out(key)
+            key for key in unexpected if not key.startswith(allow_unexpected) and not model.is_left_out(key)
         ],
         shapes=_other_shapes(found, own),
         found=found,
@@ -322,6 +331,16 @@ def _expect_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"load_weights: {name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
 
 
+def _beginnings(name: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """Return a tuple of names; a string alone would count as its letters, and one letter allows nearly everything."""
+    if isinstance(texts, str) or not all(isinstance(text, str) and text for text in texts):
+        raise ValueError(
+            f"load_weights: {name} must be a list of names or their beginnings, got {shown(texts)}; "
+            "write ['decoder.'] for one"
+        )
+    return tuple(texts)
+
+
 def _expect_computable(checkpoint: Checkpoint, part: str) -> None:
     refusals = [
         text for text in checkpoint.refusals if part == "all" or text.startswith(dialects.BACKBONE_PREFIX)
@@ -363,9 +382,11 @@ def _check_rank(model: SegNeXt | MSCAN, own: Mapping[str, Tensor], checkpoint: C
     if rank is None:
         return f"{used}, the model's; the file does not say"
     if rank != used:
+        is_guess = checkpoint.rank_from not in (FROM_CONFIG, FROM_BASES)
+        other = f", or pass rank={used} to load_weights if the checkpoint was trained so" if is_guess else ""
         raise ValueError(
             f"load_weights: rank of the model must be {rank} ({checkpoint.rank_from}), got {used}; "
-            f"create it with rank={rank}, or pass rank={used} to load_weights if the checkpoint was trained so"
+            f"create it with rank={rank}{other}"
         )
     return f"{rank}, {checkpoint.rank_from}"
 

@@ -8,6 +8,7 @@ import pickle
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -220,6 +221,17 @@ def test_allowed_by_name(tmp_path: Path) -> None:
     assert "unexpected: edge_head.conv_seg.bias" in str(report)
 
 
+@pytest.mark.parametrize("names", ["decoder.align.", ["decoder.", ""], [b"decoder."]], ids=repr)
+@pytest.mark.parametrize("option", ["allow_missing", "allow_unexpected", "given"])
+def test_a_string_is_no_list_of_beginnings(option: str, names: Any, tmp_path: Path) -> None:
+    """Its letters allowed an encoder without a stem."""
+    without_stem = {key: value for key, value in official().items() if "patch_embed1" not in key}
+    path = saved(without_stem, tmp_path / "checkpoint.pth")
+    message = f"load_weights: {option} must be a list of names or their beginnings, got .*; write"
+    with pytest.raises(ValueError, match=message):
+        load_weights(tiny(), path, **{"allow_missing": ("backbone.stem.",), option: names})
+
+
 def test_reinitialised_head(tmp_path: Path) -> None:
     path = saved(official(), tmp_path / "checkpoint.pth")
     model = tiny(num_classes=7)
@@ -290,6 +302,29 @@ def test_rank_of_the_origin_is_enforced(tmp_path: Path) -> None:
     assert load_weights(create_model("segnext_b", num_classes=CLASSES, rank=16), path).rank.startswith(
         "16, as"
     )
+
+
+def test_remedies_for_another_rank_work(tmp_path: Path) -> None:
+    save(tiny(rank=4), tmp_path / "ours.safetensors", {})
+    with pytest.raises(ValueError, match="rank of the model must be 4 .*, got 16; create it with rank=4$"):
+        load_weights(tiny(), tmp_path / "ours.safetensors", rank=16)
+    with pytest.raises(ValueError, match=r"rank must be 4 as in .*ours\.safetensors.*, got 5; leave it out"):
+        create_model(weights=tmp_path / "ours.safetensors", rank=5)
+    assert load_weights(tiny(rank=4), tmp_path / "ours.safetensors").rank == "4, from the file's config"
+
+
+def test_what_reading_decides_is_not_asked_for_afterwards(tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(saved(official(), tmp_path / "checkpoint.pth"))
+    for option in ({"rank": 16}, {"average": True}):
+        with pytest.raises(ValueError, match="got .*; pass them to read_checkpoint"):
+            load_weights(tiny(), checkpoint, **option)
+
+
+@pytest.mark.parametrize("option", [{"rank": 0}, {"rank": True}, {"rank": "16"}, {"average": "no"}], ids=str)
+def test_bad_requests_do_not_blame_the_file(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^read_checkpoint: \w+ must be .*, got") as error:
+        read_checkpoint("anything", **option)
+    assert "anything" not in str(error.value)
 
 
 @pytest.mark.parametrize(
