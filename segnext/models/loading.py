@@ -44,7 +44,7 @@ class AnyDialectModule(nn.Module):
         """
         own = self.state_dict(keep_vars=True)
         given = dict(state_dict) if native else dialects.to_native(state_dict, own.keys())
-        expect_weights("load_state_dict", given, own)
+        expect_weights("load_state_dict", given, own, assign)
         for key in own.keys() & given.keys():
             if key.endswith(dialects.BASES) and given[key].shape[-1:] != own[key].shape[-1:]:
                 given_rank = given[key].shape[-1] if given[key].ndim else "no axis"

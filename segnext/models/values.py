@@ -14,19 +14,23 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGER = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def expect_weights(what: str, given: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
-    """Raise unless each given tensor that a model will take is of the kind of the model's own, and finite.
+def expect_weights(
+    what: str, given: Mapping[str, Any], own: Mapping[str, Tensor], assign: bool = False
+) -> None:
+    """Raise unless each given tensor that a model will take is of the kind of the model's own, and finite there.
 
     Weights are floating. A counter (``num_batches_tracked``) may be an integer or floating, since whole checkpoints are
-    converted to half precision.
+    converted to half precision. A variance is not negative.
 
     Args:
         what: begins the message, with the place that the tensors come from.
         given: names to tensors; names that are not in `own` are not looked at.
         own: the model's names to its tensors.
+        assign: the model keeps the given tensors, and converts none to a dtype of its own.
 
     Raises:
-        ValueError: one is no dense tensor, holds integers, bools or complex numbers, or NaN or infinity.
+        ValueError: one is no dense tensor, holds integers, bools or complex numbers, NaN or infinity, negative
+            variances, or numbers that the model's dtype cannot hold.
     """
     non_finite: list[tuple[str, str, int, int]] = []
     for name in (name for name in own if name in given):
@@ -39,7 +43,10 @@ def expect_weights(what: str, given: Mapping[str, Any], own: Mapping[str, Tensor
                 "convert it where it was saved, or save float32"
             )
         # A subclass may be distributed, or have no values at all.
-        if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) or tensor.is_meta or _is_finite(tensor):
+        if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) or tensor.is_meta:
+            continue
+        if _is_finite(tensor):
+            _expect_range(what, name, tensor, own[name].dtype if not assign else tensor.dtype)
             continue
         bad = ~torch.isfinite(tensor)
         first = "NaN" if bool(tensor.isnan().any()) else "infinity"
@@ -50,6 +57,27 @@ def expect_weights(what: str, given: Mapping[str, Any], own: Mapping[str, Tensor
         raise ValueError(
             f"{what}: weights must be finite, got {first} in {one_line(name)} "
             f"({count:,} of its {size:,} values){others}; the training that saved them diverged: take an earlier one"
+        )
+
+
+def _expect_range(what: str, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Raise if a finite tensor holds a negative variance, or numbers that `dtype` makes infinite or wraps around."""
+    if name.endswith("running_var") and bool((tensor < 0).any()):
+        raise ValueError(
+            f"{what}: variances must be 0 or more, got {tensor.min().item():.4g} in {one_line(name)}; "
+            "they are of no BatchNorm: fetch the file again"
+        )
+    if dtype.is_floating_point:
+        largest = torch.finfo(dtype).max
+        narrows = tensor.is_floating_point() and torch.finfo(tensor.dtype).max > largest
+        fits = not narrows or _is_finite(tensor.to(dtype))
+    else:
+        largest = torch.iinfo(dtype).max
+        fits = not tensor.is_floating_point() or bool((tensor.abs() < largest).all())
+    if not fits:
+        raise ValueError(
+            f"{what}: {one_line(name)} must hold numbers of {str(dtype).removeprefix('torch.')} as in this model, at "
+            f"most {largest:.4g}, got {tensor.abs().max().item():.4g}; load it into a model of a wider dtype"
         )
 
 

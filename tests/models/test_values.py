@@ -76,6 +76,35 @@ def test_a_state_in_another_floating_dtype_loads(dtype: torch.dtype) -> None:
     torch.testing.assert_close(target.state_dict()[WEIGHT], source.state_dict()[WEIGHT], rtol=1e-2, atol=1e-3)
 
 
+VARIANCE = "backbone.stem.norm1.running_var"
+WIDE: dict[str, tuple[str, torch.dtype, Tensor]] = {
+    "half": (VARIANCE, torch.float16, torch.full((8,), 1e5)),
+    "half-of-bfloat16": (WEIGHT, torch.float16, torch.full((3, 32, 1, 1), -(2.0**17), dtype=torch.bfloat16)),
+    "float-of-double": (WEIGHT, torch.float32, torch.full((3, 32, 1, 1), 1e300, dtype=torch.float64)),
+    "counter": (COUNTER, torch.float32, torch.tensor(1e30)),
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_numbers_that_the_models_dtype_cannot_hold_are_refused_by_name(kind: str) -> None:
+    """They became infinite, or another number, without a word."""
+    name, dtype, values = WIDE[kind]
+    model = tiny().to(dtype)
+    message = rf"load_state_dict: {name} must hold numbers of \w+ as in this model, at most .*, got 1[.e]"
+    with pytest.raises(ValueError, match=message):
+        model.load_state_dict({**tiny().state_dict(), name: values})
+    if name != COUNTER:
+        model.load_state_dict({**tiny().state_dict(), name: values}, assign=True)  # which converts nothing
+        assert torch.equal(model.state_dict()[name], values)
+    model.load_state_dict({**tiny().state_dict(), name: values.clamp(0, 1e4)})
+
+
+def test_negative_variances_are_refused_by_name() -> None:
+    state = {**tiny().state_dict(), VARIANCE: torch.full((8,), -0.5)}
+    with pytest.raises(ValueError, match=f"variances must be 0 or more, got -0.5 in {VARIANCE}"):
+        tiny().load_state_dict(state)
+
+
 def test_counters_are_integers_or_floating() -> None:
     state = tiny().state_dict()
     for value in (torch.tensor(7), torch.tensor(7, dtype=torch.int32), torch.tensor(7.0)):
