@@ -243,9 +243,12 @@ def look(dataset: SegmentationFolder, image_file: Path, label_file: Path) -> Pai
 
 def _label(reader: LabelReader, file: Path) -> Label:
     with opened(file) as image:
-        turn = orientation(image)
         channels = 3 if image.mode.startswith("RGB") else 1
+        # A TIFF forgets its orientation when it is decoded; any other file must not be decoded before its values are
+        # read, for it forgets how many bits they have.
+        turn = orientation(image) if image.format == "TIFF" else 0
         values = reader.values(image)
+        turn = turn or orientation(image)
         palette = np.array(image.getpalette("RGB") or (), np.int64).reshape(-1, 3) @ (1 << 16, 1 << 8, 1)
     if values.dtype == np.uint8:
         counts = np.bincount(values.ravel(), minlength=256)

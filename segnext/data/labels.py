@@ -10,8 +10,9 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
+from segnext.data.depth import is_deep_colour, raw_mode
 from segnext.data.images import ImageError, decoded, opened
 
 LABEL_SUFFIXES = frozenset({".bmp", ".gif", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff"})
@@ -26,6 +27,7 @@ _LOSSLESS = frozenset({"BMP", "GIF", "PNG", "PPM", "TIFF"})  # as Pillow calls t
 _LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
 _ID_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 _COLOUR_MODES = frozenset({"1", "L", "P", "RGB"})
+_STRETCHED = {"L;2": 85, "L;4": 17}  # gray of 2 and 4 bits: Pillow makes 255 of the largest number
 _WITHOUT_ALPHA = {"LA": "L", "RGBA": "RGB"}
 
 Colour = tuple[int, int, int]
@@ -36,7 +38,8 @@ def read_label(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndar
 
     Args:
         path: a lossless image of one channel (gray, palette, bilevel, 16-bit) or of three equal ones; alpha must be
-            opaque. A bilevel file holds the ids 0 and 1.
+            opaque. Ids are the numbers that the file stores, whatever the largest one that it declares: a bilevel
+            file holds 0 and 1, gray of 2 bits 0 to 3.
         upright: turn it by its EXIF orientation, as `read_image` does; False: pixels as they are stored.
 
     Returns:
@@ -46,7 +49,7 @@ def read_label(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndar
         ImageError: as `read_image`; also for lossy formats (losses change ids), for colours and for ids above 65535.
     """
     with opened(path) as image:
-        return _ids(_pixels(image, upright))
+        return _ids(_pixels(image, upright, as_stored=True))
 
 
 def read_colours(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndarray:
@@ -63,7 +66,7 @@ def read_colours(path: str | os.PathLike[str], *, upright: bool = True) -> np.nd
         ImageError: as `read_image`; also for lossy formats and for more than 8 bits per channel.
     """
     with opened(path) as image:
-        return _colours(_pixels(image, upright))
+        return _colours(_pixels(image, upright, as_stored=False))
 
 
 class LabelReader:
@@ -113,7 +116,8 @@ class LabelReader:
 
     def values(self, image: Image.Image) -> np.ndarray:
         """Return the values of an opened image, see `read`; an error does not name the file."""
-        return (_colours if self.has_colours else _ids)(_pixels(image, self.upright))
+        pixels = _pixels(image, self.upright, as_stored=not self.has_colours)
+        return (_colours if self.has_colours else _ids)(pixels)
 
     def classes(self, values: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
         """Return the class id of each value, (H, W) uint8; `path` is the file that an error names.
@@ -163,13 +167,26 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.995 else "100 %"
 
 
-def _pixels(image: Image.Image, upright: bool) -> Image.Image:
-    """Return a label's image without its opaque alpha, upright if wanted; refuse what loses or hides ids."""
+def _pixels(image: Image.Image, upright: bool, as_stored: bool) -> Image.Image:
+    """Return a label's image without its opaque alpha, upright if wanted; refuse what loses or hides ids.
+
+    Args:
+        image: opened, not yet decoded.
+        upright: turn it by its EXIF orientation.
+        as_stored: give the numbers in the file, which Pillow else stretches to 0..255 (or 65535).
+    """
     if image.format not in _LOSSLESS or image.info.get("compression") in _LOSSY_TIFF:
         raise ImageError(
             f"a label map must be lossless, got {image.format}, which may change ids; store it as PNG"
         )
+    if is_deep_colour(image):
+        raise ImageError(
+            "a label map of several channels must have 8 bits per channel, got 16; save it as gray PNG of 8 or 16 bits"
+        )
+    factor = _factor(image) if as_stored else 1
     image = decoded(image, upright)
+    if factor > 1:
+        image = image.point([value // factor for value in range(256)])
     if image.mode in _WITHOUT_ALPHA:
         if image.getchannel("A").getextrema() != (255, 255):
             raise ImageError(
@@ -178,6 +195,18 @@ def _pixels(image: Image.Image, upright: bool) -> Image.Image:
             )
         image = image.convert(_WITHOUT_ALPHA[image.mode])
     return image
+
+
+def _factor(image: Image.Image) -> int:
+    """Return by what decoding multiplies the numbers of a file; keep it from stretching those of a PNM file."""
+    if image.format == "PPM" and isinstance(image, ImageFile.ImageFile):
+        # The last argument is the largest number that the file declares, which becomes the mode's largest.
+        largest = 65535 if image.mode == "I" else 255
+        image.tile = [
+            tile._replace(args=(tile.args[0], largest)) if isinstance(tile.args, tuple) else tile
+            for tile in image.tile
+        ]
+    return _STRETCHED.get(raw_mode(image)[:3], 1)
 
 
 def _ids(image: Image.Image) -> np.ndarray:

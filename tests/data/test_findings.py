@@ -15,6 +15,7 @@ from PIL import Image
 from segnext.data.config import DataConfig, load_data_config
 from segnext.data.findings import Finding, judge
 from segnext.data.inspection import SplitReport, inspect_split
+from tests.data.test_images import png
 
 GROUND_ROOF = np.array([[0, 0, 0], [1, 1, 255]], np.uint8)
 COLOURS = np.array([[10, 20, 30], [200, 100, 0]], np.uint8)
@@ -271,6 +272,17 @@ def test_colour_masks(data):
     data.image(size=(50, 1))
     data.label(np.arange(150, dtype=np.uint8).reshape(1, 50, 3))
     assert "50 colours look like a picture" in data.only("error", **keys, ignore_colors=[[0, 0, 0]])
+
+
+def test_labels_are_inspected_as_they_are_read(data):
+    """Finding a file's turn decodes it, after which nobody knows how many bits its numbers had."""
+    row = (GROUND_ROOF & 3).astype(np.uint8)  # 0 0 0, 1 1 3
+    rows = b"".join(bytes([0, line[0] << 6 | line[1] << 4 | line[2] << 2]) for line in row)
+    path = png(data.path("labels", "train", 2), 3, 2, depth=2, colour=0, rows=rows)
+    assert data.only("error").startswith(f"{path}: ids must be 0..1, or 255 to be ignored, got 3 in 4.2 %")
+    deep = np.zeros((2, 3, 3), ">u2")
+    png(path, 3, 2, depth=16, colour=2, rows=b"".join(b"\0" + line.tobytes() for line in deep))
+    assert "must have 8 bits per channel, got 16" in data.only("error")
 
 
 def test_three_equal_channels(data):

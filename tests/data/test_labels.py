@@ -8,6 +8,7 @@ from PIL import Image
 
 from segnext.data.images import ImageError
 from segnext.data.labels import LabelReader, read_colours, read_label
+from tests.data.test_images import png
 
 IDS = np.array([[0, 1, 10], [255, 7, 3]], np.uint8)
 BLACK_RED_WHITE = np.array([[[0, 0, 0], [255, 0, 0]], [[255, 255, 255], [255, 0, 0]]], np.uint8)
@@ -53,6 +54,31 @@ class TestIds:
             label = read_label(saved(tmp_path / f"a.{suffix}", ids))
             assert label.dtype == np.uint16
             np.testing.assert_array_equal(label, ids)
+
+    def test_ids_are_the_numbers_in_the_file(self, tmp_path):
+        """Pillow stretches gray of 2 and 4 bits, and a PNM file whose largest number is not 255, as brightness."""
+        small = np.array([[0, 1, 2, 3]], np.uint8)
+        (tmp_path / "a.pgm").write_bytes(b"P5 4 1 3\n" + small.tobytes())
+        (tmp_path / "b.pgm").write_bytes(b"P2 4 1 150\n0 1 2 3\n")
+        (tmp_path / "c.pgm").write_bytes(b"P5 4 1 1000\n" + small.astype(">u2").tobytes())
+        (tmp_path / "d.ppm").write_bytes(b"P6 4 1 3\n" + small.repeat(3).tobytes())
+        png(tmp_path / "e.png", 4, 1, depth=2, colour=0, rows=bytes([0, 0b00011011]))
+        png(tmp_path / "f.png", 4, 1, depth=4, colour=0, rows=bytes([0, 0x01, 0x23]))
+        for path in sorted(tmp_path.iterdir()):
+            np.testing.assert_array_equal(read_label(path), small, path.name)
+        (tmp_path / "g.ppm").write_bytes(b"P6 1 1 3\n" + bytes([3, 0, 1]))  # a colour is not a number
+        assert read_colours(tmp_path / "g.ppm").tolist() == [[0xFF0055]]
+
+    @pytest.mark.parametrize("colour", [2, 4, 6], ids=["rgb", "gray-alpha", "rgba"])
+    def test_several_channels_of_16_bits_are_refused(self, tmp_path, colour):
+        """Pillow keeps the high byte of each, so that all ids below 256 would be 0."""
+        channels = {2: 3, 4: 2, 6: 4}[colour]
+        row = np.full((1, channels), 7, ">u2")
+        row[:, 3 if colour == 6 else 1 :] = 65535 if colour != 2 else 7
+        path = png(tmp_path / "a.png", 1, 1, depth=16, colour=colour, rows=b"\0" + row.tobytes())
+        for read in (read_label, read_colours):
+            with pytest.raises(ImageError, match="must have 8 bits per channel, got 16; save it as gray PNG"):
+                read(path)
 
     def test_a_turn_by_exif_is_taken_or_left(self, tmp_path):
         for name in ("a.png", "a.tif"):
