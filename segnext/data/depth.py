@@ -14,6 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFile
 
+from segnext.one_line import one_line
+
 INTEGERS = frozenset(("I;16", "I;16B", "I;16L", "I;16N", "I"))
 """Pillow's modes of one channel with more than 8 bits."""
 
@@ -22,6 +24,10 @@ INTEGERS = frozenset(("I;16", "I;16B", "I;16L", "I;16N", "I"))
 _UNDECLARED = frozenset(("PNG", "TIFF", None))
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # of sensors and converters; a range is measured up to the next of them
 _BITS_PER_SAMPLE = 258  # TIFF's tag
+_SIZE_MARKER = b"\xff\x4f\xff\x51"  # begins the stream of a JPEG 2000 file
+_DEPTH_BEHIND = (
+    42  # bytes from there to the number of bits of the first channel, less 1; its high bit is the sign
+)
 _NATIVE_ENDIAN = "L" if sys.byteorder == "little" else "B"
 
 ValueRange = tuple[float, float]
@@ -81,27 +87,65 @@ def undeclared_range(image: Image.Image, values: np.ndarray) -> ValueRange:
     return 0, 2**bits - 1
 
 
+def in_decoded_units(image: Image.Image, value_range: ValueRange) -> ValueRange | None:
+    """Return a declared range in the numbers that Pillow gives of an opened, not yet decoded file.
+
+    Files that name their largest number are stretched: it becomes 65535, or a number of 16 bits whose lower ones are 0.
+    None: the file has colours of more than 8 bits, of which Pillow gives 8.
+    """
+    largest = _declared_largest(image)
+    if largest is None or largest <= 255:
+        return value_range
+    if image.mode not in INTEGERS:
+        return None
+    unit = 65535 / largest if image.format == "PPM" else 65536 / (largest + 1)
+    return value_range[0] * unit, value_range[1] * unit
+
+
+def _declared_largest(image: Image.Image) -> int | None:
+    """Return the largest number that a PNM or JPEG 2000 file declares; None of any other."""
+    if not isinstance(image, ImageFile.ImageFile) or image.fp is None or not image.tile:
+        return None
+    if image.format == "PPM" and image.mode in ("L", "I", "RGB"):
+        arguments = image.tile[0].args  # without the largest number if it is the mode's own
+        return int(arguments[-1]) if isinstance(arguments, tuple) else 65535 if image.mode == "I" else 255
+    if image.format == "JPEG2000":
+        place = image.fp.tell()
+        image.fp.seek(0)
+        content = image.fp.read()
+        image.fp.seek(place)
+        start = content.find(_SIZE_MARKER)
+        return int(2 ** ((content[start + _DEPTH_BEHIND] & 127) + 1) - 1) if start >= 0 else None
+    return None
+
+
 def to_bytes(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     """Scale values from their range to 0..255, rounded; values outside are clipped."""
     low, high = value_range
     result = np.empty(values.shape, np.uint8)
-    for row, target in zip(
-        values, result, strict=True
-    ):  # row by row, since float32 takes four times the memory
-        scaled = row.astype(np.float32)
+    # Row by row, since float64 takes eight times the memory; float32 is too coarse for a narrow range of large numbers.
+    for row, target in zip(values, result, strict=True):
+        scaled = row.astype(np.float64)
         scaled -= low
-        scaled *= 255 / (high - low)
+        with np.errstate(over="ignore"):  # what is that far outside is clipped
+            scaled /= high - low
+            scaled *= 255
         target[:] = np.clip(scaled, 0, 255, out=scaled).round()
     return result
 
 
 def check_range(what: str, value_range: ValueRange | None) -> None:
     """Raise a ValueError unless it is None, or two finite numbers of which the first is the smaller one."""
-    if value_range is not None and not (
-        len(value_range) == 2 and -math.inf < value_range[0] < value_range[1] < math.inf
-    ):
+    if value_range is None:
+        return
+    try:
+        low, high = map(float, value_range)
+        is_valid = low < high and math.isfinite(high - low)
+    except (TypeError, ValueError, OverflowError):  # a text, one number, three, an integer of 400 digits
+        is_valid = False
+    if not is_valid:
         raise ValueError(
-            f"{what}: value_range must be two finite numbers, the first below the second, got {value_range}"
+            f"{what}: value_range must be two finite numbers, the first below the second, got {one_line(value_range)}"
         )
 
 

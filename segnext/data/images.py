@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from segnext.data.depth import (
     INTEGERS,
@@ -24,6 +24,7 @@ from segnext.data.depth import (
     ValueRange,
     check_range,
     deep_colour,
+    in_decoded_units,
     is_deep_colour,
     set_raw_modes,
     to_bytes,
@@ -98,9 +99,6 @@ def read_image(
     """
     check_range("read_image", value_range)
     with opened(path) as image:
-        _check_planes(image)
-        if is_deep_colour(image):
-            return _deep_rgb(Path(path), image, value_range, upright)
         return rgb_array(image, value_range, upright=upright)
 
 
@@ -110,7 +108,8 @@ def rgb_array(
     """Turn a Pillow image of any mode into 8-bit RGB, by the rules of `read_image`.
 
     Args:
-        image: an opened image; its current frame is used.
+        image: an opened image; its current frame is used. All bits of 16-bit colour are read if it is not decoded
+            yet; decoding by Pillow keeps 8 of them.
         value_range: as in `read_image`.
         upright: False: the EXIF orientation is ignored.
 
@@ -118,11 +117,24 @@ def rgb_array(
         (H, W, 3) uint8, RGB, contiguous and writable.
 
     Raises:
-        ImageError: the mode has no defined brightness (floating point or more than 16 bits without a range, Lab).
+        ImageError: there are no pixels, or they have no defined brightness (floating point or more than 16 bits
+            without a range, Lab).
     """
+    _expect_readable(image)
     if image.mode == "LAB":
         raise ImageError("Lab colours are not read; save it as RGB")
+    if is_deep_colour(image):
+        return _deep_rgb(image, value_range, upright)
+    if value_range is not None:
+        value_range = in_decoded_units(image, value_range)
+        if value_range is None:
+            raise ImageError(
+                "colours of more than 8 bits with a declared value_range are read from PNG and TIFF alone, got "
+                f"{image.format}; save it as one of these"
+            )
     image = decoded(image, upright)
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow has no way from here to RGBA
     if image.mode in INTEGERS or image.mode == "F":
         return np.repeat(_deep_gray(image, value_range)[:, :, None], 3, axis=2)
     if image.mode in _WITH_ALPHA and image.format == "TIFF":
@@ -152,7 +164,7 @@ def _deep_gray(image: Image.Image, value_range: ValueRange | None) -> np.ndarray
     elif value_range is None:
         if values.size and (values.min() < 0 or values.max() > 65535):
             raise ImageError(
-                f"32-bit pixels must be within 0..65535, got {values.min()}..{values.max()}; declare their "
+                f"integer pixels must be within 0..65535, got {values.min()}..{values.max()}; declare their "
                 "value_range, or save as 16-bit"
             )
         value_range = undeclared_range(image, values)
@@ -162,15 +174,22 @@ def _deep_gray(image: Image.Image, value_range: ValueRange | None) -> np.ndarray
     return gray
 
 
-def _deep_rgb(path: Path, image: Image.Image, value_range: ValueRange | None, upright: bool) -> np.ndarray:
-    """Read 16-bit colour, or 16-bit gray with alpha, from a file that is opened as `image`."""
+def _deep_rgb(image: Image.Image, value_range: ValueRange | None, upright: bool) -> np.ndarray:
+    """Read 16-bit colour, or 16-bit gray with alpha, from the file that is opened as `image`."""
+    assert isinstance(image, ImageFile.ImageFile) and image.fp is not None and image.format is not None
+    file, place, formats = image.fp, image.fp.tell(), [image.format]
 
     def decode(change: Callable[[str], str]) -> np.ndarray:
-        with _open(path) as again:
+        with Image.open(file, formats=formats) as again:
+            if image.tell():
+                again.seek(image.tell())
             set_raw_modes(again, change)
             return np.array(decoded(again, upright))
 
-    values, alpha = deep_colour(image, decode)
+    try:
+        values, alpha = deep_colour(image, decode)
+    finally:
+        file.seek(place)  # a PNG that is not decoded goes on from here
     rgb = to_bytes(values, value_range or undeclared_range(image, values))
     if alpha is None:
         if "transparency" in image.info:
@@ -182,13 +201,23 @@ def _deep_rgb(path: Path, image: Image.Image, value_range: ValueRange | None, up
     return rgb_array(Image.fromarray(np.dstack([rgb, alpha])))
 
 
-def _check_planes(image: Image.Image) -> None:
-    """Refuse a TIFF whose bands of more than 8 bits lie one after the other: Pillow takes their bytes for pixels."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        tags = image.tag_v2
-        bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-        if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and len(bits) > 1 and max(bits) > 8:
-            raise ImageError("16-bit colour in separate planes is not read; save it with interleaved bands")
+def _expect_readable(image: Image.Image) -> None:
+    """Refuse an image without pixels, and what Pillow reads from a TIFF otherwise than it is meant."""
+    if 0 in image.size:
+        raise ImageError(f"the image has no pixels, its size is {image.width}x{image.height}")
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return
+    tags = image.tag_v2
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and len(bits) > 1 and max(bits) > 8:
+        # Pillow takes the bytes of one band for those of a pixel.
+        raise ImageError("16-bit colour in separate planes is not read; save it with interleaved bands")
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 and max(bits) > 8:
+        # Pillow turns gray of 8 bits only into the usual order.
+        raise ImageError("gray of more than 8 bits in which 0 is white is not read; save it with 0 as black")
+    if max(bits) == 8 and 2 in tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)):
+        # Pillow takes -1 for 255.
+        raise ImageError("signed numbers of 8 bits are not read; save them with 16 bits, or as unsigned")
 
 
 def _warn_of_band(image: Image.Image) -> None:
@@ -273,8 +302,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         if file.stat().st_size == 0:
             raise ImageError("the file is empty (0 bytes)")
         with _open(file) as image:
-            if 0 in image.size:
-                raise ImageError(f"the image has no pixels, its size is {image.width}x{image.height}")
+            _expect_readable(image)
             yield image
     except ImageError as error:
         raise ImageError(f"{file}: {error}") from None
@@ -308,17 +336,32 @@ def _unidentified(file: Path) -> str:
 
 
 def _unread_tiff(file: Path) -> str:
-    """Say which bands a TIFF holds that Pillow does not know."""
+    """Say what a TIFF holds that Pillow does not know."""
     try:
         with file.open("rb") as stream:
             directory = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
             stream.seek(directory.next)
             directory.load(stream)
             bands, bits = directory[TiffImagePlugin.SAMPLESPERPIXEL], directory[TiffImagePlugin.BITSPERSAMPLE]
+            colours = directory[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION]
+            kind = directory.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
     except Exception:  # a parser can raise any error on damaged data
         return "not an image, its TIFF header is damaged"
+    what = f"a TIFF of {bands} band{'s' * (bands > 1)} of {bits[0]} bits"
+    if kind != 1 or bits[0] not in (8, 16):
+        numbers = {1: "unsigned integers", 2: "signed integers", 3: "floating-point numbers"}
+        return (
+            f"{what} ({numbers.get(kind, f'sample format {kind}')}), which are not read; scale them to 8 bits "
+            "(gdal_translate -ot Byte -scale LOW HIGH)"
+        )
+    if colours not in (0, 1, 2):
+        return f"{what} in a colour space that is not read (photometric {colours}); save it as RGB"
+    if bands < 3:
+        return (
+            f"{what} in a form that is not read; write one band alone, with 0 as black (gdal_translate -b 1)"
+        )
     return (
-        f"a TIFF of {bands} bands of {bits[0]} bits, in an order that does not tell which are red, green and blue; "
+        f"{what}, in an order that does not tell which are red, green and blue; "
         "write these three alone (gdal_translate -b 3 -b 2 -b 1 -co PHOTOMETRIC=RGB)"
     )
 

@@ -1,5 +1,7 @@
 """More than 8 bits per channel and more than three bands: scaled by declaration, or with a warning, or refused."""
 
+import io
+import re
 import struct
 import warnings
 import zlib
@@ -43,6 +45,7 @@ def tiff(
     photometric: int = 2,
     planes: int = 1,
     compress: bool = False,
+    kind: int = 1,
 ) -> Path:
     """Write a TIFF by hand, also of kinds that Pillow does not write."""
     height, width, bands = values.shape
@@ -64,6 +67,8 @@ def tiff(
     tags += [(279, counts, "I"), (284, [planes], "H")]
     if extra is not None:
         tags.append((338, [extra] + [0] * (bands - 4), "H"))
+    if kind != 1:  # 2 signed, 3 floating point
+        tags.append((339, [kind] * bands, "H"))
     entries, values_after = b"", b""
     start = after + 2 + 12 * len(tags) + 4
     for tag, numbers, kind in tags:
@@ -122,6 +127,29 @@ class TestRange:
         (tmp_path / "a.pgm").write_bytes(b"P5 2 1 4095\n" + np.array([1000, 30], ">u2").tobytes())
         assert read_image(tmp_path / "a.pgm")[0, :, 0].tolist() == [62, 2]
 
+    def test_a_declared_range_is_of_the_numbers_in_the_file(self, tmp_path):
+        """Pillow stretches files that name their largest number: 4095 comes as 65535 or 65520."""
+        values = np.array([[1000, 0, 3000, 4000]], np.uint16)
+        (tmp_path / "a.pgm").write_bytes(b"P5 4 1 4095\n" + values.astype(">u2").tobytes())
+        (tmp_path / "b.pgm").write_bytes(b"P2 4 1 4095\n" + b" ".join(b"%d" % value for value in values[0]))
+        (tmp_path / "c.pgm").write_bytes(b"P5 4 1 65535\n" + values.astype(">u2").tobytes())
+        # Pillow writes JPEG 2000 of 16 bits alone. A stream that says 12 is read with another offset: 2048, not 32768.
+        Image.fromarray(values + 30720).save(tmp_path / "d.jp2", no_jp2=True)
+        content = bytearray((tmp_path / "d.jp2").read_bytes())
+        content[content.index(b"\xff\x4f\xff\x51") + 42] = 12 - 1
+        (tmp_path / "d.jp2").write_bytes(content)
+        np.testing.assert_array_equal(read_image(tmp_path / "d.jp2")[..., 0], scaled(values, 4095))
+        for name in ("a.pgm", "b.pgm", "c.pgm", "d.jp2"):
+            np.testing.assert_array_equal(
+                read_image(tmp_path / name, (0, 3000))[..., 0], scaled(values, 3000)
+            )
+
+    def test_a_range_is_refused_where_only_8_bits_are_read(self, tmp_path):
+        (tmp_path / "a.ppm").write_bytes(b"P6 1 1 4095\n" + bytes(6))
+        assert read_image(tmp_path / "a.ppm").tolist() == [[[0, 0, 0]]]
+        with pytest.raises(ImageError, match=r"a\.ppm: colours of more than 8 bits .*, got PPM; save"):
+            read_image(tmp_path / "a.ppm", (0, 3000))
+
     def test_8_bits_stay_as_they_are(self, tmp_path):
         Image.fromarray(np.array([[[1, 2, 3]]], np.uint8)).save(tmp_path / "a.png")
         assert read_image(tmp_path / "a.png", (0, 4095)).tolist() == [[[1, 2, 3]]]
@@ -132,13 +160,26 @@ class TestRange:
         Image.fromarray(np.array([[-5, 0, 100_000]], np.int32)).save(tmp_path / "b.tif")
         assert read_image(tmp_path / "b.tif", (-5, 100_000))[0, :, 0].tolist() == [0, 0, 255]
 
+    def test_narrow_ranges(self, tmp_path):
+        """float32 would round 1,000,000,100 to the next multiple of 64, and take 0 / 1e-40 for NaN."""
+        values = np.array([[1_000_000_000, 1_000_000_100, 1_000_000_255]], np.int32)
+        Image.fromarray(values).save(tmp_path / "a.tif")
+        assert read_image(tmp_path / "a.tif", (1e9, 1e9 + 255))[0, :, 0].tolist() == [0, 100, 255]
+        path = tiff(tmp_path / "b.tif", np.array([[[0], [1]]], np.float32), kind=3, photometric=1)
+        for high in (1e-40, 5e-324):
+            assert read_image(path, (0, high))[0, :, 0].tolist() == [0, 255]
+
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     def test_non_finite_pixels_are_refused(self, tmp_path, bad):
         Image.fromarray(np.array([[0, bad]], np.float32)).save(tmp_path / "a.tif")
         with pytest.raises(ImageError, match="finite numbers, got NaN or infinity"):
             read_image(tmp_path / "a.tif", (0, 1))
 
-    @pytest.mark.parametrize("bad", [(1, 1), (2, 1), (0, float("inf")), (float("nan"), 1), (1,)])
+    @pytest.mark.parametrize(
+        "bad",
+        [(1, 1), (2, 1), (0, np.inf), (np.nan, 1), (1,), (1, 2, 3), (-1e308, 1e308), (0, 10**400)],
+        ids=["equal", "falling", "inf", "nan", "one", "three", "too-wide", "too-large"],
+    )
     def test_what_is_no_range(self, bad):
         with pytest.raises(ValueError, match="^read_image: value_range must be two finite numbers"):
             read_image("none.png", bad)
@@ -190,6 +231,76 @@ class TestBands:
         with pytest.raises(ImageError, match=rf"a\.tif: a TIFF of {bands} bands of 16 bits.*PHOTOMETRIC=RGB"):
             read_image(path)
 
+    @pytest.mark.parametrize(
+        ("values", "options", "reason"),
+        [
+            (
+                np.zeros((4, 6, 3), np.float32),
+                {"kind": 3},
+                "3 bands of 32 bits (floating-point numbers), which",
+            ),
+            (
+                np.zeros((4, 6, 3), np.uint32),
+                {},
+                "3 bands of 32 bits (unsigned integers), which are not read; scale",
+            ),
+            (
+                np.zeros((4, 6, 1), np.float64),
+                {"kind": 3, "photometric": 1},
+                "1 band of 64 bits (floating-point",
+            ),
+            (
+                np.zeros((4, 6, 3), np.int16),
+                {"kind": 2},
+                "3 bands of 16 bits (signed integers), which are not read",
+            ),
+            (
+                np.zeros((4, 6, 3), np.uint16),
+                {"photometric": 8},
+                "colour space that is not read (photometric 8)",
+            ),
+            (
+                np.zeros((4, 6, 2), np.uint16),
+                {"photometric": 1},
+                "2 bands of 16 bits in a form that is not read",
+            ),
+            (
+                np.zeros((4, 6, 1), np.int8),
+                {"kind": 2, "photometric": 1},
+                "signed numbers of 8 bits are not read",
+            ),
+            (
+                np.zeros((4, 6, 1), np.uint16),
+                {"photometric": 0},
+                "in which 0 is white is not read; save it with 0",
+            ),
+            (
+                np.zeros((4, 6, 1), np.float32),
+                {"kind": 3, "photometric": 0},
+                "in which 0 is white is not read",
+            ),
+        ],
+        ids=[
+            "float",
+            "32-bit",
+            "double",
+            "signed",
+            "lab",
+            "2-bands",
+            "signed-8",
+            "white-is-0",
+            "float-white-is-0",
+        ],
+    )
+    def test_other_numbers_are_refused_by_what_they_are(self, tmp_path, values, options, reason):
+        """Pillow takes signed numbers of 8 bits for others, and black for white in gray of 16 bits whose 0 is white."""
+        with pytest.raises(ImageError, match=re.escape(reason)):
+            read_image(tiff(tmp_path / "a.tif", values, **options), (0, 1))
+
+    def test_gray_of_8_bits_whose_0_is_white(self, tmp_path):
+        path = tiff(tmp_path / "a.tif", np.array([[[0], [200]]], np.uint8), photometric=0)
+        assert read_image(path)[0, :, 0].tolist() == [255, 55]
+
     def test_16_bits_in_separate_planes_are_refused(self, tmp_path):
         with pytest.raises(ImageError, match="separate planes"):
             read_image(tiff(tmp_path / "a.tif", FULL, planes=2))
@@ -197,6 +308,31 @@ class TestBands:
     def test_8_bits_in_separate_planes(self, tmp_path):
         colours = RNG.integers(0, 256, (5, 7, 3), np.uint8)
         np.testing.assert_array_equal(read_image(tiff(tmp_path / "a.tif", colours, planes=2)), colours)
+
+    def test_an_opened_image_is_read_as_its_file_is(self, tmp_path):
+        """Pillow keeps 8 of 16 bits when it decodes an image."""
+        alpha = np.dstack([TWELVE, np.full((5, 7), 65535, np.uint16)])
+        for path in (
+            deep_png(tmp_path / "a.png", TWELVE),
+            deep_png(tmp_path / "b.png", alpha),
+            deep_png(tmp_path / "c.png", alpha[..., 2:]),
+            tiff(tmp_path / "a.tif", TWELVE),
+        ):
+            for declared in (None, (0, 3000)):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    expected = read_image(path, declared)
+                    with Image.open(io.BytesIO(path.read_bytes())) as image:
+                        np.testing.assert_array_equal(rgb_array(image, declared), expected)
+                        image.load()  # it is still good
+
+    @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+    def test_an_image_without_pixels(self, size):
+        with pytest.raises(ImageError, match=rf"no pixels, its size is {size[0]}x{size[1]}"):
+            rgb_array(Image.new("RGB", size))
+
+    def test_premultiplied_gray(self):
+        assert rgb_array(Image.new("La", (1, 1), (100, 255))).tolist() == [[[100] * 3]]
 
     def test_lab_is_refused(self):
         with pytest.raises(ImageError, match="Lab"):
