@@ -19,9 +19,9 @@ _LONGEST = 255 - max(map(len, RESULT_ENDINGS))
 def find_images(names: Sequence[str], results: Path | None = None) -> tuple[list[Path], list[str]]:
     """Expand files, folders and glob patterns into image files.
 
-    A folder means the images directly in it; `"photos/**"` means those below it too. Links to folders are followed,
-    but no folder is searched twice. A file that is named itself is always listed, whatever its suffix; if it is
-    missing, reading it says so. Each file is listed once.
+    A folder means the images directly in it; `"photos/**"` means those below it too. Hidden files and folders are left
+    out, as a shell does. Links to folders are followed, but no folder is searched twice. A file that is named itself is
+    always listed, whatever its suffix; if it is missing, reading it says so. Each file is listed once.
 
     Args:
         names: as typed; a pattern that the shell left alone (quoted) is expanded here.
@@ -40,7 +40,8 @@ def find_images(names: Sequence[str], results: Path | None = None) -> tuple[list
         try:
             if os.path.isdir(path):
                 problem = f"{name}: the folder holds no image; use '{name.rstrip('/')}/**' to look below it"
-                found = _images(os.path.join(path, entry) for entry in os.listdir(path))
+                entries = [entry for entry in os.listdir(path) if not entry.startswith(".")]
+                found = _images(os.path.join(path, entry) for entry in entries)
             elif glob.has_magic(name) and not os.path.lexists(path):
                 problem = f"{name}: no image matches the pattern"
                 found = _images(_expand(path, problems))
@@ -53,7 +54,7 @@ def find_images(names: Sequence[str], results: Path | None = None) -> tuple[list
         ours = problem and results is not None
         for file in found:
             if not (ours and _is_result(file, results)):
-                files.setdefault(_identity(file), file)
+                files.setdefault(real_path(file), file)
     return list(files.values()), problems
 
 
@@ -107,7 +108,7 @@ def _is_result(file: Path, results: Path | None) -> bool:
     )
 
 
-def _identity(file: Path) -> str:
+def real_path(file: Path) -> str:
     """Return a file's real path, whatever its name is; links in a circle stay as they are."""
     try:
         return os.path.realpath(file)
@@ -128,7 +129,7 @@ def result_names(files: Sequence[Path]) -> list[str]:
     Returns:
         One name per file, without suffix.
     """
-    resolved = [Path(_identity(file)) for file in files]
+    resolved = [Path(real_path(file)) for file in files]
     same_place = Counter(str(file.with_suffix("")).lower() for file in resolved)
     parts = []
     for file in resolved:
