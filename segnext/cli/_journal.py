@@ -44,8 +44,8 @@ class Journal:
                 record["image"]: record for record in _earlier(output, run) if _is_complete(output, record)
             }
         self._begun = False
-        # Records of a run that is to be replaced stay until there is a new one.
-        if resume or not any(os.path.lexists(output / name) for name in (JOURNAL, SUMMARY)):
+        # Records of an earlier run stay as they are until there is a new one.
+        if not any(os.path.lexists(output / name) for name in (JOURNAL, SUMMARY)):
             self._write([])
 
     def is_done(self, image: Path, results: Mapping[str, Path]) -> bool:
@@ -54,6 +54,31 @@ class Journal:
         return all(
             Path(record.get(kind, "")).stem == path.stem for kind, path in results.items()
         )  # an overlay may have become a PNG
+
+    def expect_own(self, results: Mapping[Path, Mapping[str, Path]]) -> None:
+        """Refuse results that would replace those of another image: names depend on all images of a call.
+
+        Args:
+            results: for each image the files of its mask and its overlay, if it gets one.
+
+        Raises:
+            ValueError: a record of another image names one of the files.
+        """
+        owners = {
+            Path(record[kind]).stem: image
+            for image, record in self.records.items()
+            for kind in ("mask", "overlay")
+            if kind in record
+        }
+        for image, files in results.items():
+            for path in files.values():
+                owner = owners.get(path.stem, str(image))
+                if owner != str(image):
+                    raise ValueError(
+                        f"predict: results of {one_line(image)} must have names of their own, got {path.name} in "
+                        f"{one_line(self.output)}, which is of {one_line(owner)}; choose another folder with -o, or "
+                        "name the same photographs in the same way as before"
+                    )
 
     def add(self, record: dict[str, Any]) -> None:
         """Write the record of an image whose results are written.

@@ -93,6 +93,7 @@ def predict(
         output.mkdir(parents=True, exist_ok=True)
         with sole_use("predict", output), stop_signals(STOPPING) as stop:
             journal = Journal(output, _run(predictor, weights, alpha if overlay else None), resume=resume)
+            journal.expect_own(results)
             failures += segment(predictor, results, alpha, journal, stop, notes)
             records = [journal.records[str(file)] for file in results if str(file) in journal.records]
             stopped = stop.is_set() and len(records) < len(results)
@@ -146,14 +147,15 @@ def _expect_free(output: Path, results: dict[Path, dict[str, Path]], resume: boo
     """Refuse a folder that holds results already, unless they are to be taken over or replaced."""
     import os
 
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"predict: --output must be a folder, got the file {output}; name another with -o")
+    if os.path.lexists(output) and not output.is_dir():
+        raise ValueError(
+            f"predict: --output must be a folder, got {output}, which is none; name another with -o"
+        )
+    _expect_no_photograph(results)
     has_records = any(os.path.lexists(output / name) for name in (SUMMARY, JOURNAL))
     if overwrite or (resume and has_records):
         return
-    planned = [path for files in results.values() for path in files.values()]
-    # An overlay that is too large for a JPEG becomes a PNG.
-    planned += [files["overlay"].with_suffix(".png") for files in results.values() if "overlay" in files]
+    planned = [path for files in results.values() for path in _planned(files)]
     existing = [path.name for path in (*planned, output / SUMMARY, output / JOURNAL) if os.path.lexists(path)]
     if existing:
         names = ", ".join(existing[:3]) + (", ..." if len(existing) > 3 else "")
@@ -161,6 +163,28 @@ def _expect_free(output: Path, results: dict[Path, dict[str, Path]], resume: boo
             f"predict: {len(existing)} results must not exist yet in {output}, got {names}; "
             "use --overwrite to replace them, --resume to go on, or another folder with -o"
         )
+
+
+def _expect_no_photograph(results: dict[Path, dict[str, Path]]) -> None:
+    """Refuse results that would replace a photograph of the same call, whatever else may be replaced."""
+    from segnext.cli._inputs import real_path
+
+    def place(path: Path) -> str:  # a link at the end is what a result replaces
+        return f"{real_path(path.parent)}/{path.name}"
+
+    photographs = {place(file) for file in results} | {real_path(file) for file in results}
+    for file, paths in results.items():
+        for path in _planned(paths):
+            if place(path) in photographs:
+                raise ValueError(
+                    f"predict: results must not replace photographs, got {path} for {file}; choose another folder "
+                    "with -o"
+                )
+
+
+def _planned(files: dict[str, Path]) -> list[Path]:
+    """Return all files that an image's results may become: an overlay that is too large for a JPEG becomes a PNG."""
+    return [*files.values()] + ([files["overlay"].with_suffix(".png")] if "overlay" in files else [])
 
 
 def _set_pixel_limit(max_pixels: int | None) -> None:

@@ -177,6 +177,21 @@ class TestResume:
             images(out) == ["0.png", "1.png", "2.png"] and (out / "0_mask.png").stat().st_mtime_ns == before
         )
 
+    def test_results_of_another_photograph_are_not_replaced(self, run, photos, out):
+        """One photograph alone is named by its stem, so that its results would be those of another of that name."""
+        (photos / "more").mkdir()
+        (photos / "2.png").rename(photos / "more" / "0.png")
+        assert run(photos / "0.png")[0] == 0
+        before = (out / "0_mask.png").read_bytes(), (out / "predictions.json").read_bytes()
+        status, _, errors = run(photos / "more" / "0.png", "--resume")
+        assert status == 1 and "got 0_mask.png in" in errors and f"which is of {photos / '0.png'};" in errors
+        assert ((out / "0_mask.png").read_bytes(), (out / "predictions.json").read_bytes()) == before
+        assert names(out) == ["0_mask.png", "0_overlay.jpg", "predictions.json"]
+        assert (
+            run(photos / "0.png", photos / "more" / "0.png", "--resume")[0] == 0
+        )  # two names of more letters
+        assert len(images(out)) == 2
+
     def test_without_anything_to_go_on_from_it_begins(self, run, photos, out):
         assert run(photos, "--resume")[0] == 0 and len(images(out)) == 3
         status, _, errors = run(photos, "--resume", "--overwrite")
@@ -193,6 +208,24 @@ def test_results_in_the_folder_of_the_photographs(run, photos, out):
     assert run(out)[0] == 0
     assert run(out, "--overwrite")[0] == 0
     assert images(out) == ["0.png", "1.png", "2.png"]
+
+
+def test_results_never_replace_a_photograph_of_the_call(run, photos, out):
+    (photos / "1.png").rename(photos / "0_mask.png")
+    photos.rename(out)
+    before = (out / "0_mask.png").read_bytes()
+    status, _, errors = run(out / "0.png", out / "0_mask.png", "--overwrite")
+    assert (
+        status == 1
+        and f"must not replace photographs, got {out / '0_mask.png'} for {out / '0.png'}" in errors
+    )
+    assert (out / "0_mask.png").read_bytes() == before and names(out) == ["0.png", "0_mask.png", "2.png"]
+
+
+def test_an_output_that_is_a_link_to_nothing(run, photos, out):
+    out.symlink_to("nowhere")
+    status, _, errors = run(photos)
+    assert status == 1 and f"--output must be a folder, got {out}, which is none" in errors
 
 
 def test_two_calls_in_one_folder(run, photos, out):
