@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -124,6 +127,57 @@ def expect_choice(op: str, name: str, value: object, choices: Sequence[str]) -> 
     """One of a few names."""
     if value not in choices:
         raise ValueError(f"{op}: {name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def expect_integer(
+    op: str, name: str, value: Any, least: int = -(2**63), expected: str = "an integer of 64 bits"
+) -> int:
+    """An integer of any kind, also of NumPy or a tensor, from ``least`` on; ``expected`` says so in words."""
+    if not isinstance(value, int | torch.SymInt):
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{op}: {name} must be {expected}, got {_shown(value)}") from None
+    if not least <= value < 2**63:
+        raise ValueError(f"{op}: {name} must be {expected}, got {value}")
+    return value
+
+
+def expect_number(op: str, name: str, value: Any, most: float = sys.float_info.max) -> float:
+    """A number from 0 to ``most``, of any kind."""
+    expected = "a finite number, at least 0" if most == sys.float_info.max else f"in [0, {most:g}]"
+    if not isinstance(value, float | torch.SymFloat):
+        try:
+            value = value if isinstance(value, str) else float(value)
+            value + 0.0
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise TypeError(f"{op}: {name} must be {expected}, got {_shown(value)}") from None
+    if not 0 <= value <= most:
+        raise ValueError(f"{op}: {name} must be {expected}, got {value}")
+    return value
+
+
+def expect_flag(op: str, name: str, value: Any) -> bool:
+    """True or False, or the same as a number; "False" is neither."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) or not (value == 0 or value == 1):
+        raise TypeError(f"{op}: {name} must be True or False, got {_shown(value)}")
+    return bool(value)
+
+
+def expect_tensors(op: str, name: str, values: Any) -> list[Any]:
+    """A sequence, whose elements are checked one by one."""
+    try:
+        return list(values)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be a list of tensors, got {_shown(values)}") from None
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: as it is if it is short and of one line, else its type."""
+    text = repr(value)
+    return text if len(text) <= 80 and "\n" not in text else type(value).__name__
 
 
 def expect_size(op: str, size: object, name: str = "size") -> tuple[int, int]:

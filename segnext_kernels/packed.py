@@ -65,10 +65,8 @@ class PackedConv2d:
             _expect(self.NAME, "bias", bias, weight.shape[:1], FLOAT32)
         if dtype not in DTYPES:
             raise TypeError(f"{self.NAME}: dtype must be {dtype_names(DTYPES)}, got {dtype_name(dtype)}")
-        if stride < 1 or padding < 0:
-            raise ValueError(
-                f"{self.NAME}: stride must be at least 1 and padding at least 0, got {stride} and {padding}"
-            )
+        stride = checks.expect_integer(self.NAME, "stride", stride, 1, "at least 1")
+        padding = checks.expect_integer(self.NAME, "padding", padding, 0, "at least 0")
         checks.expect_choice(self.NAME, "activation", activation, tuple(conv2d.ACTS))
         self.shape, self.dtype, self.stride, self.padding = weight.shape, dtype, stride, padding
         self.activation, self.packed = activation, conv2d.pack(weight, bias, dtype)
@@ -172,8 +170,7 @@ def nmf2d(x: Tensor, bases: Tensor, steps: int, projection: Tensor, out: Tensor)
     d = x.shape[1]
     _expect(op, "bases", bases, (1, d, "R"), FLOAT32)
     _expect(op, "projection", projection, ("P", d), FLOAT32)
-    if steps < 0:
-        raise ValueError(f"{op}: steps must be at least 0, got {steps}")
+    steps = checks.expect_integer(op, "steps", steps, 0, "at least 0")
     _expect_out(op, out, (x.shape[0], projection.shape[0], *x.shape[2:]), (x.dtype,), x)
     # a view, or the result would be written into a copy
     nmf.run(
@@ -195,7 +192,8 @@ def group_norm_act(
     _expect_rows(op, "x", x)
     for name, tensor in (("weight", weight), ("bias", bias)):
         _expect(op, name, tensor, x.shape[1:2], FLOAT32)
-    if groups < 1 or x.shape[1] % groups:
+    groups = checks.expect_integer(op, "groups", groups, 1, "a divisor of x's channels")
+    if x.shape[1] % groups:
         raise ValueError(f"{op}: groups must divide the {x.shape[1]} channels of x, got {groups}")
     if residual is not None:
         _expect(op, "residual", residual, x.shape, (x.dtype,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -61,6 +62,33 @@ def test_each_tensor_of_another_layout_is_refused(spec: Spec, layout: torch.layo
             TypeError, match=rf"^{spec.name}: {name}.* must be a dense tensor, got layout \S+; "
         ):
             spec.call(*(args | {name: given}).values())
+
+
+NUMBERS_FOR_FLOATS = (2**63, 0.5)
+
+
+@over_specs()
+@pytest.mark.parametrize("given", ["abc", [1], object, math.nan, -1.5, *NUMBERS_FOR_FLOATS], ids=repr)
+def test_each_number_of_another_kind_is_refused_in_one_line(spec: Spec, given: Any) -> None:
+    """Flags and choices too: "False" is no False."""
+    args = dict(zip(spec.argument_names, spec.samples[0].make(), strict=True))
+    for name, value in args.items():
+        if not isinstance(value, int | float | str) or name in spec.internal:
+            continue
+        if type(value) is float and given in NUMBERS_FOR_FLOATS:
+            continue
+        with pytest.raises((TypeError, ValueError), match=rf"^{spec.name}: {name} must be [^\n]*$"):
+            spec.call(*(args | {name: given}).values())
+
+
+@over_specs()
+def test_lists_of_tensors_may_be_of_any_kind_but_none(spec: Spec) -> None:
+    args = dict(zip(spec.argument_names, spec.samples[0].make(), strict=True))
+    for name, value in args.items():
+        if isinstance(value, list) and tensors(value):
+            spec.call(*(args | {name: iter(value)}).values())
+            with pytest.raises(TypeError, match=f"^{spec.name}: {name} must be a list of tensors, got None"):
+                spec.call(*(args | {name: None}).values())
 
 
 @over_specs()

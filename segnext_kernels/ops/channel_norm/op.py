@@ -38,7 +38,7 @@ def channel_norm(
     """
     checks.expect_floating(NAME, "x", x, 4, "(N, C, H, W)")
     checks.expect_affine(NAME, weight, bias, x)
-    return _op(x, weight, bias, eps)
+    return _op(x, weight, bias, checks.expect_number(NAME, "eps", eps))
 
 
 TRITON_CHANNELS = Limit(  # a pixel's channels are held in registers

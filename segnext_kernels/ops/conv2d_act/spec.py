@@ -115,9 +115,7 @@ SPEC = Spec(
         BadInput(
             "bias-shape", {"bias": torch.zeros(3)}, ValueError, r"bias must be \(8,\), got \(3,\); weight is"
         ),
-        BadInput(
-            "stride", {"stride": 0}, ValueError, r"stride must be at least 1 and padding 0, got 0 and 1"
-        ),
+        BadInput("stride", {"stride": 0}, ValueError, r"stride must be at least 1, got 0"),
         BadInput("act", {"act": "silu"}, ValueError, r"act must be 'none' or 'relu' or 'gelu', got 'silu'"),
         BadInput(
             "too-large",

@@ -54,13 +54,15 @@ def group_norm_act(
     """
     checks.expect_floating(NAME, "x", x, 4, "(N, C, H, W)")
     c = x.shape[1]
-    if groups < 1 or c % groups:
-        raise ValueError(f"{NAME}: groups must be a divisor of the {c} channels of x, got {groups}")
+    divisor = f"a divisor of the {c} channels of x"
+    groups = checks.expect_integer(NAME, "groups", groups, 1, divisor)
+    if c % groups:
+        raise ValueError(f"{NAME}: groups must be {divisor}, got {groups}")
     checks.expect_affine(NAME, weight, bias, x)
     checks.expect_shape(NAME, "residual", residual, x.shape, "a residual has x's shape", optional=True)
     checks.expect_choice(NAME, "act", act, ACTS)
     checks.expect_like(NAME, "residual", residual, "x", x)
-    return _op(x, groups, weight, bias, eps, residual, act)
+    return _op(x, groups, weight, bias, checks.expect_number(NAME, "eps", eps), residual, act)
 
 
 _op = define_op(

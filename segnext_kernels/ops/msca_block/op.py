@@ -12,7 +12,7 @@ from segnext_kernels.kernel import Limit
 from segnext_kernels.memory_format import empty_like
 from segnext_kernels.ops.convolutions import convolution_flops
 from segnext_kernels.ops.msca_block import compiled, reference
-from segnext_kernels.ops.msca_conv.strips import TRITON_STRIPS, expect_strips, unequal_strips
+from segnext_kernels.ops.msca_conv.strips import STRIP_LISTS, TRITON_STRIPS, expect_strips, unequal_strips
 from segnext_kernels.registration import define_autocast, define_op, define_vmap, forbid_gradient
 from segnext_kernels.triton.launch import kernel_of
 
@@ -63,7 +63,8 @@ def msca_block(
 
     Source: SegNeXt (arXiv 2209.08575), section 3.1.
     """
-    lists = [list(tensors) for tensors in (row_weights, column_weights, row_biases, column_biases)]
+    given = (row_weights, column_weights, row_biases, column_biases)
+    lists = [checks.expect_tensors(NAME, *named) for named in zip(STRIP_LISTS, given, strict=True)]
     weights = (proj_in_weight, proj_in_bias, root_weight, root_bias, *lists,
                mix_weight, mix_bias, proj_out_weight, proj_out_bias, skip_scale, skip_shift)  # fmt: skip
     check(NAME, x, weights)

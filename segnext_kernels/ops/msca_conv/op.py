@@ -12,7 +12,7 @@ from segnext_kernels import checks
 from segnext_kernels.memory_format import as_format_of, empty_like
 from segnext_kernels.ops.convolutions import convolution_flops
 from segnext_kernels.ops.msca_conv import compiled, reference
-from segnext_kernels.ops.msca_conv.strips import TRITON_STRIPS, expect_strips, unequal_strips
+from segnext_kernels.ops.msca_conv.strips import STRIP_LISTS, TRITON_STRIPS, expect_strips, unequal_strips
 from segnext_kernels.registration import (
     define_autocast,
     define_autograd,
@@ -63,7 +63,8 @@ def msca_conv(
     Source: SegNeXt (arXiv 2209.08575), eq. 1.
     """
     checks.expect_floating(NAME, "x", x, 4, "(N, C, H, W)")
-    lists = [list(tensors) for tensors in (row_weights, column_weights, row_biases, column_biases)]
+    given = (row_weights, column_weights, row_biases, column_biases)
+    lists = [checks.expect_tensors(NAME, *named) for named in zip(STRIP_LISTS, given, strict=True)]
     expect_strips(NAME, x, root_weight, root_bias, *lists)
     return _op(x, root_weight, root_bias, *lists)
 

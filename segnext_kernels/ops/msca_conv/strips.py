@@ -10,6 +10,8 @@ import torch
 from segnext_kernels import checks
 from segnext_kernels.kernel import Limit
 
+STRIP_LISTS = ("row_weights", "column_weights", "row_biases", "column_biases")
+
 
 def most_strips(most: int | Callable[[], int]) -> Limit:
     """The limit on a kernel's number of strips."""

@@ -48,7 +48,7 @@ def nmf2d(
 
     Source: Hamburger (arXiv 2109.04553), as used by SegNeXt (arXiv 2209.08575), section 3.2.
     """
-    check(NAME, x, bases, steps)
+    steps, eps = check(NAME, x, bases, steps, eps)
     checks.expect_choice(NAME, "grad", grad, GRADS)
     # a tensor inside torch.func.vmap does not tell whether the transforms around it take a gradient
     wanted = x.requires_grad or torch._C._are_functorch_transforms_active()
@@ -57,16 +57,16 @@ def nmf2d(
     return forward_op(x, bases.detach(), steps, grad, eps, save)[0]
 
 
-def check(op: str, x: torch.Tensor, bases: torch.Tensor, steps: int) -> None:
-    """Refuse, in the name of ``op``, what the factorisation does not take."""
+def check(op: str, x: torch.Tensor, bases: torch.Tensor, steps: int, eps: float) -> tuple[int, float]:
+    """Refuse, in the name of ``op``, what the factorisation does not take; return steps and eps as plain numbers."""
     checks.expect_floating(op, "x", x, 3, "(B, D, N)")
     checks.expect_floating(op, "bases", bases, 3, "(1 or B, D, R)")
     b, d, _ = x.shape
     batch = 1 if bases.shape[0] == 1 else b
     checks.expect_shape(op, "bases", bases, (batch, d, "R"), f"x is {tuple(x.shape)}")
     checks.expect_precise(op, "bases", bases, "x", x)
-    if steps < 0:
-        raise ValueError(f"{op}: steps must be at least 0, got {steps}")
+    steps = checks.expect_integer(op, "steps", steps, 0, "at least 0")
+    return steps, checks.expect_number(op, "eps", eps)
 
 
 TRITON_RANK = Limit(  # matrices of the rank squared are held in registers; saved bases have the rank last too

@@ -39,7 +39,7 @@ def nmf2d_projected(
 
     Source: Hamburger (arXiv 2109.04553): its matrix decomposition and the lower bread behind it.
     """
-    nmf.check(NAME, x, bases, steps)
+    steps, eps = nmf.check(NAME, x, bases, steps, eps)
     checks.expect_floating(NAME, "projection", projection, 2, "(P, D)")
     checks.expect_shape(NAME, "projection", projection, ("P", x.shape[1]), f"x is {tuple(x.shape)}")
     checks.expect_precise(NAME, "projection", projection, "x", x)

@@ -39,12 +39,13 @@ def resize_sum(
     """
     checks.expect_floating(NAME, "base", base, 4, "(N, C, H, W)")
     n, c = base.shape[:2]
+    others = checks.expect_tensors(NAME, "others", others)
     for index, other in enumerate(others):
         name = f"others[{index}]"
         checks.expect_floating(NAME, name, other, 4, "(N, C, h, w)")
         checks.expect_shape(NAME, name, other, (n, c, "h", "w"), f"base is {tuple(base.shape)}")
         checks.expect_like(NAME, name, other, "base", base)
-    return _op(base, list(others), bool(align_corners))
+    return _op(base, others, checks.expect_flag(NAME, "align_corners", align_corners))
 
 
 _op = define_op(

@@ -32,9 +32,10 @@ def upsample_argmax(logits: torch.Tensor, size: tuple[int, int], align_corners: 
             these inputs.
     """
     checks.expect_floating(NAME, "logits", logits, 4, "(N, K, h, w)")
+    align_corners = checks.expect_flag(NAME, "align_corners", align_corners)
     if torch.jit.is_tracing():  # a trace would record the op's sizes as constants; the definition takes any
         return reference.upsample_argmax(logits, list(size), align_corners)
-    return _op(logits, checks.expect_size(NAME, size), bool(align_corners))
+    return _op(logits, checks.expect_size(NAME, size), align_corners)
 
 
 _op = define_op(

@@ -62,11 +62,16 @@ def upsample_cross_entropy(
     checks.expect_shape(NAME, "class_weight", class_weight, (k,), f"logits have {k} classes", optional=True)
     checks.expect_device(NAME, "target", target, "logits", logits)
     checks.expect_device(NAME, "class_weight", class_weight, "logits", logits)
+    if class_weight is not None and class_weight.dtype not in checks.FLOATING:
+        raise TypeError(
+            f"{NAME}: class_weight must be floating, got {dtype_name(class_weight.dtype)}; convert it with .float()"
+        )
     checks.expect_choice(NAME, "reduction", reduction, REDUCTIONS)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"{NAME}: label_smoothing must be in [0, 1], got {label_smoothing}")
+    ignore_index = checks.expect_integer(NAME, "ignore_index", ignore_index)
+    label_smoothing = checks.expect_number(NAME, "label_smoothing", label_smoothing, most=1)
+    align_corners = checks.expect_flag(NAME, "align_corners", align_corners)
     weight = None if class_weight is None else class_weight.detach()
-    return _op(logits, target, ignore_index, weight, label_smoothing, reduction, bool(align_corners))
+    return _op(logits, target, ignore_index, weight, label_smoothing, reduction, align_corners)
 
 
 _op = define_op(

@@ -139,6 +139,12 @@ SPEC = Spec(
             r"class_weight must be \(6,\), got \(7,\); logits have 6 classes",
         ),
         BadInput(
+            "class-weight-complex",
+            {"class_weight": torch.ones(6, dtype=torch.complex64)},
+            TypeError,
+            r"class_weight must be floating, got complex64; convert it",
+        ),
+        BadInput(
             "smoothing", {"label_smoothing": 1.5}, ValueError, r"label_smoothing must be in \[0, 1\], got 1.5"
         ),
         BadInput(
