@@ -21,6 +21,8 @@ DEFAULT_STEPS = 7
 DEFAULT_THRESHOLD = 0.3
 # Real configurations have about 10,000 letters. The parser's memory grows with the text.
 LONGEST_TEXT = 1_000_000
+# Entries of one dictionary that may be unpacked into another: each such line copies them.
+MOST_UNPACKED = 200
 TRAINED_STEPS = 6
 
 
@@ -32,6 +34,8 @@ class _Unknown:
 
 
 UNKNOWN = _Unknown()
+_UNPACKED = object()
+"""Stands for the key of a dictionary that is unpacked into another."""
 
 
 @dataclass
@@ -41,7 +45,8 @@ class Settings:
     Attributes:
         source: where the file keeps it, for example ``meta.cfg``; "" if the file has none.
         model: fields of a ``SegNeXtConfig``.
-        preprocessing: ``mean`` and ``std`` in the order of the first convolution's channels, 0..255 scale.
+        preprocessing: ``mean`` and ``std`` in the order of the first convolution's channels, 0..255 scale; one
+            number is for all channels.
         bgr: the run fed its images with blue first.
         classes: names of the classes.
         refusals: one text for each setting that segnext cannot compute; those of the encoder begin with ``backbone``.
@@ -57,9 +62,35 @@ class Settings:
     notes: list[str] = field(default_factory=list)
 
     def refuse_unless(self, valid: bool, name: str, expected: str, value: Any) -> None:
-        """Add a refusal unless the value is one that segnext computes."""
-        if not valid and value is not UNKNOWN:
+        """Add a refusal unless the value is one that segnext computes, or a note if nobody knows it."""
+        if value is UNKNOWN:
+            self.note_unknown(name, expected)
+        elif not valid:
             self.refusals.append(f"{name} must be {expected}, got {shown(value)}")
+
+    def note_unknown(self, name: str, taken: Any) -> None:
+        """Say that the text holds an expression, and what is taken in its place."""
+        self.notes.append(
+            f"{name} in {self.source} is an expression, which is not executed; taken as {taken}"
+        )
+
+    def mapping(self, holder: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+        """Return the dictionary that ``holder`` keeps under a name; None, with a note, if something else is there."""
+        value = holder.get(name)
+        if value is not None and not isinstance(value, Mapping):
+            kind = "an expression" if value is UNKNOWN else f"a {type(value).__name__}"
+            self.notes.append(f"{name} in {self.source} is {kind}, so that nothing is read from it")
+        return value if isinstance(value, Mapping) else None
+
+    def switch(self, name: str, value: Any, default: bool) -> bool:
+        """Return what Python takes a value as, where it decides; the default, with a note, for anything else."""
+        if isinstance(value, bool | int | float | type(None)):
+            return bool(value)
+        if value is UNKNOWN:
+            self.note_unknown(name, default)
+        else:
+            self.notes.append(f"{name} in {self.source} is {shown(value)}, neither True nor False")
+        return default
 
 
 def read_settings(checkpoint: Mapping[str, Any]) -> Settings:
@@ -76,17 +107,24 @@ def read_settings(checkpoint: Mapping[str, Any]) -> Settings:
         config, problem = _configuration(value)
         if problem:
             settings.notes.append(f"{source} cannot be read: {problem}")
-        elif isinstance(config.get("model"), Mapping):
-            settings.source = source
-            _read_model(config["model"], settings)
+            continue
+        settings.source = source
+        model = settings.mapping(config, "model")
+        if model is not None:
+            if "_base_" in config:
+                settings.notes.append(f"{source} has _base_: what it takes from other files is not known")
+            _read_model(model, settings)
             _read_input(config, settings)
             break
+        settings.source = ""
     _read_geti(checkpoint.get("hyper_parameters"), settings)
     return settings
 
 
 def parse(text: str) -> dict[str, Any]:
     """Read the assignments at the top level of Python text; nothing is executed.
+
+    Names that other statements set or change are `UNKNOWN`.
 
     Raises:
         ValueError: too long, or not Python.
@@ -99,12 +137,25 @@ def parse(text: str) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of the parser, about code that nobody runs
             tree = ast.parse(text)
         for statement in tree.body:
-            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                values[statement.targets[0].id] = _literal(statement.value, values)
+            if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+                targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+                value = _literal(statement.value, values)
+                values |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+                if all(isinstance(target, ast.Name) for target in targets):
+                    continue
+            values |= dict.fromkeys(_changed_names(statement), UNKNOWN)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = str(getattr(error, "msg", error)).splitlines() or [type(error).__name__]
         raise ValueError(f"it is not Python text ({reason[0][:80]})") from None
     return values
+
+
+def _changed_names(statement: ast.stmt) -> Iterator[str]:
+    """Yield the names that a statement may set or change, as ``model["a"] = 1`` and ``model.update()`` do."""
+    for node in ast.walk(statement):
+        holder = node.value if isinstance(node, ast.Attribute | ast.Subscript) else node
+        if isinstance(holder, ast.Name) and (holder is not node or isinstance(holder.ctx, ast.Store)):
+            yield holder.id
 
 
 def _literal(node: ast.expr, names: Mapping[str, Any]) -> Any:
@@ -114,15 +165,29 @@ def _literal(node: ast.expr, names: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.List | ast.Tuple):
         return [_literal(item, names) for item in node.elts]
     if isinstance(node, ast.Dict):
-        keys = [UNKNOWN if key is None else _literal(key, names) for key in node.keys]
-        values = [_literal(value, names) for value in node.values]
-        return {key: value for key, value in zip(keys, values, strict=True) if isinstance(key, str)}
+        keys = [_UNPACKED if key is None else _literal(key, names) for key in node.keys]
+        return _dictionary(keys, [_literal(value, names) for value in node.values])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
-        return {word.arg: _literal(word.value, names) for word in node.keywords if word.arg}
+        given = [_UNPACKED] * len(node.args) + [word.arg or _UNPACKED for word in node.keywords]
+        items = [*node.args, *(word.value for word in node.keywords)]
+        return _dictionary(given, [_literal(item, names) for item in items])
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = _literal(node.operand, names)
         return -value if _is_number(value) else UNKNOWN
     return names.get(node.id, UNKNOWN) if isinstance(node, ast.Name) else UNKNOWN
+
+
+def _dictionary(keys: list[Any], values: list[Any]) -> Any:
+    """Return a dictionary of text to values; unknown if what is to be unpacked into it is no dictionary."""
+    made: dict[str, Any] = {}
+    for key, value in zip(keys, values, strict=True):
+        if isinstance(key, str):
+            made[key] = value
+        elif key is _UNPACKED:
+            if not isinstance(value, dict) or len(value) > MOST_UNPACKED:
+                return UNKNOWN
+            made |= value
+    return made
 
 
 def _configuration(value: Any) -> tuple[Mapping[str, Any], str]:
@@ -137,12 +202,12 @@ def _configuration(value: Any) -> tuple[Mapping[str, Any], str]:
 
 
 def _read_model(model: Mapping[str, Any], settings: Settings) -> None:
-    backbone, head = model.get("backbone"), model.get("decode_head")
-    if isinstance(backbone, Mapping):
+    backbone, head = settings.mapping(model, "backbone"), settings.mapping(model, "decode_head")
+    if backbone is not None:
         _read_normalisation(backbone, "backbone", settings)
         activation = _kind(backbone, "act_cfg", "GELU")
         settings.refuse_unless(activation == "GELU", "backbone.act_cfg.type", "GELU", activation)
-    if not isinstance(head, Mapping):
+    if head is None:
         return
     _read_normalisation(head, "decode_head", settings)
     activation = _kind(head, "act_cfg", "ReLU")
@@ -159,24 +224,25 @@ def _read_model(model: Mapping[str, Any], settings: Settings) -> None:
         settings.refuse_unless(
             inner == outer, "decode_head.ham_channels", f"{outer} as decode_head.channels", inner
         )
-    _read_hamburger(head.get("ham_kwargs"), settings)
-    corners = head.get("align_corners", False)
-    if isinstance(corners, bool):  # one flag for features and logits
-        settings.model |= {"align_corners": corners, "decoder_align_corners": corners}
+    _read_hamburger(head, settings)
+    corners = settings.switch("align_corners", head.get("align_corners", False), False)
+    settings.model |= {"align_corners": corners, "decoder_align_corners": corners}  # features and logits
     _read_classes(head, settings)
 
 
 def _read_normalisation(part: Mapping[str, Any], name: str, settings: Settings) -> None:
-    given = part.get("norm_cfg")
-    norm = given if isinstance(given, Mapping) else {}
+    norm = settings.mapping(part, "norm_cfg") or {}
     eps, groups = norm.get("eps", 1e-5), norm.get("num_groups", GROUPS)
     settings.refuse_unless(eps == 1e-5, f"{name}.norm_cfg.eps", "1e-5", eps)
     settings.refuse_unless(groups == GROUPS, f"{name}.norm_cfg.num_groups", str(GROUPS), groups)
 
 
-def _read_hamburger(given: Any, settings: Settings) -> None:
+def _read_hamburger(head: Mapping[str, Any], settings: Settings) -> None:
     """Read the factorisation's settings; the official code writes them in capitals, mmsegmentation does not."""
-    ham = {str(key).lower(): value for key, value in given.items()} if isinstance(given, Mapping) else {}
+    given = settings.mapping(head, "ham_kwargs")
+    if given is None and head.get("ham_kwargs") is not None:
+        return
+    ham = {str(key).lower(): value for key, value in (given or {}).items()}
     for name, computed in (("md_s", 1), ("spatial", True)):
         value = ham.get(name, computed)
         settings.refuse_unless(value == computed, f"decode_head.ham_kwargs.{name}", str(computed), value)
@@ -195,8 +261,8 @@ def _read_hamburger(given: Any, settings: Settings) -> None:
         if isinstance(value, int) and not isinstance(value, bool):
             settings.model[target] = value
         else:
-            given = "an expression" if value is UNKNOWN else shown(value)
-            settings.notes.append(f"{name} in {settings.source} is {given}, not a number")
+            what = "an expression" if value is UNKNOWN else shown(value)
+            settings.notes.append(f"{name} in {settings.source} is {what}, not a number")
     steps = ham.get("train_steps", TRAINED_STEPS)
     if steps != TRAINED_STEPS:
         settings.notes.append(
@@ -212,6 +278,8 @@ def _read_classes(head: Mapping[str, Any], settings: Settings) -> None:
     if logits == 1 or (logits is None and classes == 1):
         threshold = head.get("threshold")
         settings.model["num_classes"] = 2
+        if threshold is UNKNOWN:
+            settings.note_unknown("threshold", DEFAULT_THRESHOLD)
         settings.model["threshold"] = float(threshold) if _is_number(threshold) else DEFAULT_THRESHOLD
 
 
@@ -221,11 +289,11 @@ def _read_input(config: Mapping[str, Any], settings: Settings) -> None:
     Both load images with blue first. The preprocessor keeps that order unless it is told to turn it, the step turns it.
     """
     processor = config["model"].get("data_preprocessor", config.get("data_preprocessor"))
-    given = processor if isinstance(processor, Mapping) else {}
-    turned = (given.get("bgr_to_rgb", False) or given.get("rgb_to_bgr", False)) is True
+    given = settings.mapping({"data_preprocessor": processor}, "data_preprocessor") or {}
+    turned = any(settings.switch(name, given.get(name), False) for name in ("bgr_to_rgb", "rgb_to_bgr"))
     step = None if given.get("mean") is not None else _normalisation(config)
     if step is not None:
-        _set_input(step, (step.get("to_rgb", True) is True) != turned, settings)
+        _set_input(step, settings.switch("to_rgb", step.get("to_rgb", True), True) != turned, settings)
     elif given:
         _set_input(given, turned, settings)
 
@@ -245,11 +313,11 @@ def _normalisation(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _set_input(given: Mapping[str, Any], rgb: bool, settings: Settings) -> None:
     mean, std = given.get("mean"), given.get("std")
+    settings.bgr = not rgb
     if mean is None and std is None:  # mmengine then takes the pixels as they are
         mean, std = [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
     if _are_numbers(mean) and _are_numbers(std) and len(mean) == len(std):
         settings.preprocessing = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
-        settings.bgr = not rgb and len(mean) == 3
     else:
         settings.notes.append(f"mean and std in {settings.source} are not lists of numbers")
 

@@ -198,17 +198,20 @@ def _in_rgb(
 ) -> tuple[dict[str, Tensor], dict[str, list[float]], list[str]]:
     """Return the tensors and the preprocessing for RGB images, and what was done in words."""
     first = next((key for key in tensors if _bare(key) == FIRST_CONVOLUTION), None)
-    preprocessing = dict(found.preprocessing)
-    if first is None or not preprocessing:
+    if first is None:
         return tensors, {}, []
-    given = len(preprocessing["mean"])
-    if given != tensors[first].shape[1]:
-        return tensors, {}, [f"mean and std in {found.source} are left out: they are of {given} channels"]
-    said = [f"mean and std from {found.source}"]
-    if found.bgr:
+    channels, said, preprocessing = tensors[first].shape[1], list[str](), dict[str, list[float]]()
+    given = len(found.preprocessing.get("mean", ()))
+    if given in (1, channels):
+        preprocessing = {name: values * (channels // given) for name, values in found.preprocessing.items()}
+        said.append(f"mean and std from {found.source}")
+    elif given:
+        said.append(f"mean and std in {found.source} are left out: they are of {given} channels")
+    if found.bgr and channels == 3:
         tensors = {**tensors, first: tensors[first].flip(1)}
         preprocessing = {name: values[::-1] for name, values in preprocessing.items()}
-        said.append("the run fed images as BGR: first convolution, mean and std are turned to RGB")
+        turned = "first convolution, mean and std are" if preprocessing else "the first convolution is"
+        said.append(f"the run fed images as BGR: {turned} turned to RGB")
     return tensors, preprocessing, said
 
 

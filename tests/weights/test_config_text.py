@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 import types
@@ -219,8 +220,64 @@ def test_nothing_is_executed(tmp_path: Path) -> None:
     values = parse(text)
     assert not marker.exists()
     assert values["a"] is UNKNOWN and values["b"] is UNKNOWN
-    assert values["c"] == {"a": 1} and values["e"] == -3 and values["f"] == {"a": 1}
+    assert values["c"] == {"a": 1, "b": 2} == values["f"] and values["e"] == -3 and values["d"] is UNKNOWN
     assert values["g"] == {"x": [1, "two"]}
+
+
+def test_every_form_of_assignment() -> None:
+    values = parse("""
+a: dict = dict(x=1)
+b = c = {'y': 2, None: 3}
+d = dict(a, **b)
+e = dict(**f)
+(g, h), i = (1, 2), 3
+a['x'] = 5
+b.update(y=3)
+if True:
+    c = 1
+j = dict(c)
+""")
+    assert values["d"] == {"x": 1, "y": 2} and values["j"] is UNKNOWN
+    assert {name for name, value in values.items() if value is UNKNOWN} == set("abceghij")
+
+
+EXPRESSIONS = {
+    "align_corners": (("align_corners=False", "align_corners=CORNERS"), "taken as False"),
+    "align_corners as text": (("align_corners=False", "align_corners='yes'"), "neither True nor False"),
+    "order of colours": (("bgr_to_rgb=True", "bgr_to_rgb=RGB"), "taken as False"),
+    "threshold": (("num_classes=150", "num_classes=1, threshold=limit()"), "taken as 0.3"),
+    "factorisation": (("MD_S=1", "MD_S=S"), "decode_head.ham_kwargs.md_s in meta.cfg .* taken as 1"),
+    "its settings": (
+        ("ham_kwargs=dict(MD_R=16,", "ham_kwargs=dict(**HAM, MD_R=16,"),
+        "ham_kwargs in .* nothing",
+    ),
+    "the decoder": (("decode_head=dict(", "decode_head=dict(**HEAD, "), "decode_head in .* nothing is read"),
+    "the model": (("    type='EncoderDecoder')", ")\nmodel.update(a=1)"), "model in .* nothing is read"),
+    "other files": (("crop_size =", "_base_ = ['a.py']\ncrop_size ="), "from other files is not known"),
+}
+
+
+@pytest.mark.parametrize("case", EXPRESSIONS)
+def test_what_only_running_the_text_would_tell_is_said(case: str) -> None:
+    edit, message = EXPRESSIONS[case]
+    found = read_settings({"meta": {"cfg": changed(edit)}})
+    assert len(found.notes) == 1 and re.search(message, found.notes[0]), found.notes
+
+
+def test_settings_that_cannot_be_read_are_not_those_of_the_file() -> None:
+    found = read_settings({"meta": {"cfg": changed(("ham_kwargs=dict(MD_R=16,", "ham_kwargs=dict(**HAM,"))}})
+    assert not {"rank", "eval_steps"} & found.model.keys()
+    assert not read_settings({"meta": {"cfg": "model = build()"}}).source
+
+
+@pytest.mark.parametrize(("value", "means"), [("1", True), ("0", False), ("None", False)])
+def test_switches_are_what_python_takes_them_as(value: str, means: bool) -> None:
+    corners, turned = (
+        ("align_corners=False", f"align_corners={value}"),
+        ("bgr_to_rgb=True", f"bgr_to_rgb={value}"),
+    )
+    found = read_settings({"meta": {"cfg": changed(corners, turned)}})
+    assert found.model["align_corners"] is means and found.bgr is not means and not found.notes
 
 
 HOSTILE = {
@@ -245,6 +302,11 @@ def test_texts_that_cannot_be_read_give_one_note(case: str) -> None:
 def test_what_python_warns_of_is_read_in_silence() -> None:
     found = read_settings({"meta": {"cfg": MMENGINE + "pattern = '\\w'\n"}})
     assert found.model["rank"] == 16 and not found.notes
+
+
+def test_dictionaries_that_grow_from_line_to_line_end() -> None:
+    """Copying them took time with the square of their number."""
+    assert parse("a = {}\n" + "".join(f"a = dict(a, b{i}=1)\n" for i in range(20_000)))["a"] is UNKNOWN
 
 
 def test_names_that_refer_to_one_list_many_times_end() -> None:
@@ -311,6 +373,20 @@ def test_bgr_becomes_rgb(tmp_path: Path) -> None:
         "std": [57.375, 57.12, 58.395],
     }
     assert "BGR" in str(report)
+
+
+@pytest.mark.parametrize(("mean", "kept"), [("[1.0]", [1.0] * 3), ("[m for m in MEAN]", None)])
+def test_bgr_becomes_rgb_whatever_the_mean_is(mean: str, kept: list[float] | None, tmp_path: Path) -> None:
+    numbers = "mean=[\n            123.675,\n            116.28,\n            103.53,\n        ]"
+    edits = ((numbers, f"mean={mean}"), ("std=[58.395, 57.12, 57.375]", "std=[2.0]"))
+    path = file_with(
+        tmp_path / "a.pth", {"cfg": text_for(3, ("bgr_to_rgb=True", "bgr_to_rgb=False"), *edits)}
+    )
+    model, report = built(path)
+    stem = official()["backbone.patch_embed1.proj.0.weight"]
+    assert torch.equal(model.backbone.stem.conv1.weight, stem[:, [2, 1, 0]])
+    assert model.metadata.get("preprocessing", {}).get("mean") == kept
+    assert "BGR" in str(report) and ("not lists of numbers" in str(report)) == (kept is None)
 
 
 def test_one_logit(tmp_path: Path) -> None:
