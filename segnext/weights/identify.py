@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from segnext.models.config import ROOT, STRIPS, SegNeXtConfig
 from segnext.models.decoder import Decoder
 from segnext.models.decoders import DECODERS
 from segnext.models.registry import CONFIGS, ModelConfig
+from segnext.one_line import shown
 from segnext.weights import restricted
 from segnext.weights.config_text import DEFAULT_THRESHOLD, Settings
 
@@ -102,20 +104,35 @@ def foreign_metadata(meta: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
     if isinstance(classes, list | tuple):
         result["classes"] = [str(name) if isinstance(name, int | float) else name for name in classes]
     elif classes is not None:
-        notes.append(f"the class names in the file are left out: they are a {type(classes).__name__}")
+        kind = classes.kind if isinstance(classes, restricted.Unusable) else f"a {type(classes).__name__}"
+        notes.append(f"the class names in the file are left out: they are {kind}")
     own = meta.get("segnext")
     if isinstance(own, Mapping):  # what we kept there for the way back
         result |= {key: own[key] for key in ("preprocessing", "recipe", "metrics") if key in own}
     if palette is not None:
+        palette = palette.tolist() if isinstance(palette, Tensor) else palette
         try:
-            result["palette"] = [[int(value) for value in colour] for colour in palette]
+            result["palette"] = [[_whole(value) for value in colour] for colour in palette]
         except (TypeError, ValueError, OverflowError):
-            notes.append("the palette in the file is left out: it is not a list of colours")
+            notes.append("the palette in the file is left out: it is not a list of colours of whole numbers")
     return result, notes
 
 
 def _plain(value: Any) -> Any:
-    return value.value.tolist() if isinstance(value, restricted.Array) else value
+    """Make a list of an array."""
+    array = value.value if isinstance(value, restricted.Array) else value
+    return array.tolist() if isinstance(array, np.ndarray) else array
+
+
+def _whole(value: Any) -> int:
+    """Return a number as an integer.
+
+    Raises:
+        ValueError: it is none: colours of 0..1 would all be black.
+    """
+    if not isinstance(value, int | float) or int(value) != value:
+        raise ValueError(f"a colour must have whole numbers, got {shown(value)}")
+    return int(value)
 
 
 def _unseen(logits: int | None, dialect: str, settings: Settings) -> tuple[dict[str, Any], list[str]]:

@@ -44,10 +44,10 @@ class Unusable:
 
 
 class Array:
-    """A numpy array as a pickle rebuilds it; ``value`` is the array."""
+    """A numpy array as a pickle rebuilds it; ``value`` is the array, or says why there is none."""
 
     def __init__(self, budget: Budget) -> None:
-        self.value = np.empty(0, np.float32)
+        self.value: np.ndarray | Unusable = np.empty(0, np.float32)
         self._budget = budget
 
     def build(self, state: Any) -> None:
@@ -57,19 +57,24 @@ class Array:
 
 
 class _DType:
-    """Numpy's dtype as pickles write it: a code such as ``f4``, then a state whose second entry is the byte order."""
+    """Numpy's dtype as pickles write it: a code such as ``f4``, then a state whose second entry is the byte order.
+
+    ``value`` is None for what is neither a number nor text: the bytes of objects would be pointers, dates need their
+    unit, and PyTorch has no number longer than a double. Such arrays lie beside the tensors of real checkpoints.
+    """
 
     def __init__(self, code: Any, *_: Any) -> None:
-        if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[biufc]\d{1,2}", code):
-            raise pickle.UnpicklingError(f"array of dtype {shown(code)}")  # objects' bytes would be pointers
-        self.value = np.dtype(code)
-        if self.value.itemsize > (16 if self.value.kind == "c" else 8):  # PyTorch has no numbers as long
+        if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[a-zA-Z]\d{0,5}", code):
             raise pickle.UnpicklingError(f"array of dtype {shown(code)}")
+        self.code = code
+        is_plain = re.fullmatch(r"[<>=|]?([biuf][1248]|c8|c16|[US][1-9]\d*)", code)
+        self.value = np.dtype(code) if is_plain else None
 
     def build(self, state: Any) -> None:
         if state[1] not in ("<", ">", "=", "|"):
             raise pickle.UnpicklingError(f"the byte order {shown(state[1])}")
-        self.value = self.value.newbyteorder(state[1])
+        if self.value is not None:
+            self.value = self.value.newbyteorder(state[1])
 
 
 @dataclass
@@ -136,8 +141,10 @@ def _text_bytes(text: Any, encoding: str) -> bytes:
     return text.encode("latin-1")
 
 
-def _as_array(budget: Budget, raw: Any, dtype: _DType, shape: Any, order: Any = "C") -> np.ndarray:
+def _as_array(budget: Budget, raw: Any, dtype: _DType, shape: Any, order: Any = "C") -> np.ndarray | Unusable:
     """Copy bytes to an array in native byte order and writable memory, as torch.from_numpy needs it."""
+    if dtype.value is None:
+        return Unusable(f"an array of numpy's dtype {dtype.code}")
     if isinstance(raw, str):
         raw = _text_bytes(raw, "latin1")
     budget.take(len(raw), "an array")
@@ -224,7 +231,8 @@ class _Table:
         return array
 
     def _scalar(self, dtype: _DType, raw: Any) -> Any:
-        return _as_array(self._budget, raw, dtype, (1,))[0].item()
+        array = _as_array(self._budget, raw, dtype, (1,))
+        return array if isinstance(array, Unusable) else array[0].item()
 
     def _tensor(self, storage: _Storage, *place: Any) -> Tensor | Unusable:
         return self._view(storage, storage.dtype, *place)

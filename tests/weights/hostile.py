@@ -315,7 +315,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         sparse(struct.pack("<Q", 2) + b"{}", 10 * 2**40),
         "at most 4,294,967,296 bytes",
     ),
-    "array-objects": (raw(pickle.dumps({"a": np.array([None])})), "array of dtype O8"),
+    "array-objects": (raw(pickle.dumps({"a": np.array([None])})), "an array of numpy's dtype O8"),
     "array-of-arrays": (
         raw(pickle.dumps({"a": ZEROS}).replace(b"\x8c\x02f4", b"\x8c\x0c(9999999,)f4")),
         "damaged",

@@ -467,8 +467,22 @@ def test_numpy_palettes_and_names(tmp_path: Path) -> None:
     scalars = [list(row) for row in palette]
     model, _ = built(file_with(tmp_path / "b.pth", {"CLASSES": ("a", "b", "c"), "PALETTE": scalars}))
     assert model.metadata["palette"] == palette.tolist()
-    model, report = built(file_with(tmp_path / "c.pth", {"CLASSES": 3, "PALETTE": 5}))
+    names = np.array(["a", "b", "c"])
+    for classes in (names, list(names), tuple(names)):
+        meta = {"CLASSES": classes, "PALETTE": torch.from_numpy(palette), "time": np.datetime64("2026-01-01")}
+        model, report = built(file_with(tmp_path / "c.pth", meta))
+        assert (
+            model.metadata == {"classes": ["a", "b", "c"], "palette": palette.tolist()} and not report.notes
+        )
+    model, report = built(file_with(tmp_path / "d.pth", {"CLASSES": 3, "PALETTE": 5}))
     assert not model.metadata and len(report.notes) == 2
+    objects = {"CLASSES": np.array(["a", "b", "c"], object), "PALETTE": palette / 255}
+    model, report = built(file_with(tmp_path / "e.pth", objects))
+    assert not model.metadata, "colours of 0..1 would all be black"
+    assert [note.split(": ")[1] for note in report.notes] == [
+        "they are an array of numpy's dtype O8",
+        "it is not a list of colours of whole numbers",
+    ]
 
 
 def test_the_default_steps_are_the_models() -> None:

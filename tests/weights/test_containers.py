@@ -164,6 +164,9 @@ UNUSABLE = {
         lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
         "a quantised tensor",
     ),
+    "longdouble": (lambda: np.ones(3, np.longdouble), "an array of numpy's dtype f16"),
+    "dates": (lambda: np.zeros(3, "datetime64[s]"), "an array of numpy's dtype M8"),
+    "records": (lambda: np.zeros(3, "f4,f4"), "an array of numpy's dtype V8"),
 }
 
 
@@ -391,7 +394,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "config-newer": (write_config('{"format": 2, "architecture": "x", "model": {}}'), "must have format 1"),
     "object-array": (
         write_bytes(pickle.dumps({"backbone.norm1.weight": np.array([None])})),
-        "damaged or cut one.*array of dtype O",
+        "dense tensors of numbers, got an array of numpy's dtype O8 as",
     ),
 }
 
