@@ -123,6 +123,15 @@ class DataConfig:
             value_range=self.value_range,
         )
 
+    def reading_of_labels(self) -> dict[str, Any]:
+        """Return what decides which class each pixel of a label file is, in the form in which JSON gives it back."""
+        return {
+            "ignore_index": self.ignore_index,
+            "label_map": None if self.label_map is None else sorted(map(list, self.label_map.items())),
+            "colors": sorted([list(c), i] for c, i in self._colours().items()) if self.color_labels else None,
+            "exif": self.exif or "apply",
+        }
+
     def _colours(self) -> dict[Colour, int]:
         return {colour: self.ignore_index for colour in self.ignore_colors} | {
             colour: index for index, colour in enumerate(self.palette)

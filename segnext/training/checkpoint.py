@@ -28,6 +28,8 @@ FORMAT = "segnext-training-1"
 _MOMENTS = frozenset(("step", "exp_avg", "exp_avg_sq"))
 # Settings that may differ: a run goes on after images were repaired, added or removed, and says so.
 _MAY_CHANGE = frozenset(("images",))
+# Checkpoints of earlier versions do not hold these.
+_LATER_SETTINGS = ("preprocessing", "ignore_index", "label_map", "colors", "exif")
 
 
 class NotFinite(ValueError):
@@ -125,9 +127,9 @@ class TrainingState:
         return notes
 
     def _in_todays_names(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """Return a checkpoint's settings in today's names; older ones call dtype "precision" and lack preprocessing."""
+        """Return a checkpoint's settings in today's names; older ones call dtype "precision" and lack some."""
         renamed = {{"precision": "dtype"}.get(key, key): value for key, value in stored.items()}
-        return {"preprocessing": self.settings.get("preprocessing")} | renamed
+        return {key: self.settings[key] for key in _LATER_SETTINGS if key in self.settings} | renamed
 
     def _check_settings(self, stored: dict[str, Any], path: Path) -> list[str]:
         differing = sorted(

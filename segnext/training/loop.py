@@ -164,7 +164,7 @@ class _Run:
             "images": len(training_set),
             "architecture": model.config.architecture,
         }
-        determining = recipe | {"preprocessing": preprocessing.as_json()}
+        determining = recipe | {"preprocessing": preprocessing.as_json()} | data.reading_of_labels()
         state = TrainingState(model, AveragedModel(model, settings.ema), optimiser, determining)
         batches = TrainingBatches(training_set, augmentation, settings.batch_size, settings.seed)
         return cls(data, settings, preprocessing, state, batches, validation_set, recipe)

@@ -216,15 +216,33 @@ def test_another_preprocessing_is_refused(data, whole):
         run(dataclasses.replace(data, short_side=20), whole, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("reading", "changes"),
+    [
+        (
+            {"ignore_index": 9, "label_map": {0: 0, 1: 1, 2: 2, 255: 9}},
+            "ignore_index 255 -> 9, label_map None ->",
+        ),
+        ({"label_map": {0: 1, 1: 0, 2: 2}}, r"label_map None -> \[\[0, 1\], \[1, 0\], \[2, 2\]\]"),
+        ({"exif": "ignore"}, "exif apply -> ignore"),
+    ],
+    ids=["ignored", "map", "exif"],
+)
+def test_labels_that_are_read_otherwise_are_refused(data, whole, reading, changes):
+    with pytest.raises(ValueError, match=rf"settings must be those that .* was trained with, got {changes}"):
+        run(dataclasses.replace(data, **reading), whole, resume=True)
+
+
 def test_a_checkpoint_of_earlier_names_goes_on(data, whole, tmp_path):
-    """Settings once said "precision" instead of "dtype", and had no preprocessing."""
+    """Settings once said "precision" instead of "dtype", and had neither preprocessing nor the reading of labels."""
     shutil.copytree(whole, tmp_path / "old")
     path = tmp_path / "old" / CHECKPOINT
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     settings = json.loads(metadata["settings"])
     settings["precision"] = settings.pop("dtype")
-    del settings["preprocessing"]
+    for key in ("preprocessing", "ignore_index", "label_map", "colors", "exif"):
+        del settings[key]
     save_file(tensors(path), path, metadata | {"settings": json.dumps(settings)})
     run(data, tmp_path / "old", resume=True)
     with pytest.raises(ValueError, match="got dtype float32 -> bfloat16;"):
