@@ -7,6 +7,7 @@ of the system (a full disk) names the file.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -41,7 +42,10 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
             raise OSError(
                 f"save: {path} must be a regular file, got a folder, a pipe or a device; name another"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:  # it is a file, or a link to nothing
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         folder = Path(tempfile.mkdtemp(".tmp", f"{_prefix(path.name)}.", path.parent))
         try:
             temporary = folder / path.name

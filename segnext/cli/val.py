@@ -71,6 +71,8 @@ def val(
     from segnext.evaluation.evaluate import evaluate
     from segnext.predict.predictor import network_of
 
+    if output is not None and output.is_dir():
+        raise ValueError(f"val: output must be a file, got the folder {output}; name a file in it")
     if output is not None and os.path.lexists(output) and not overwrite:
         raise FileExistsError(f"val: output must not exist, got {output}; replace it with --overwrite")
     inference = options.inference()
@@ -100,10 +102,18 @@ def val(
             inference=inference,
             after_image=lambda: progress.advance(task),
         )
-    if output is not None:  # first, since what stands behind a pipe may be gone
-        said = {"data": config.name, "split": split, "weights": weights, "deployed": deployed, "dtype": dtype}
-        _save(output, {**said, "inference": asdict(inference)}, evaluation, config.classes)
-    print_evaluation(console, evaluation, config.classes)
+    try:
+        if output is not None:  # first, since what stands behind a pipe may be gone
+            said = {
+                "data": config.name,
+                "split": split,
+                "weights": weights,
+                "deployed": deployed,
+                "dtype": dtype,
+            }
+            _save(output, {**said, "inference": asdict(inference)}, evaluation, config.classes)
+    finally:  # a file that cannot be written does not cost the measures
+        print_evaluation(console, evaluation, config.classes)
     if output is not None:
         console.print(f"measures: {output}", markup=False)
 

@@ -251,6 +251,16 @@ def test_val_does_not_write_through_a_link(segnext, data, trained, tmp_path):
     assert json.loads((tmp_path / "val.json").read_text())["images"] == 2
 
 
+def test_val_prints_measures_that_it_cannot_write(segnext, data, trained, tmp_path):
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "val.json"
+    status, printed, errors = segnext("val", data, "-w", trained[1], "-o", output)
+    assert status == 1 and "mIoU" in printed
+    assert errors.splitlines() == [f"segnext: {output}: Not a directory"]
+    message = failure(segnext("val", data, "-w", trained[1], "-o", tmp_path, "--overwrite"))
+    assert f"val: output must be a file, got the folder {tmp_path}; name a file in it" in message
+
+
 def test_val_tells_of_other_class_names(segnext, data, trained):
     renamed = write_yaml(data.with_name("renamed.yaml"), classes=["ground", "door", "roof"])
     assert "note: 2 classes have another name in the weights (door / roof, roof / door)" in val(
