@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ DEEPEST = 20
 # Aliases (`*name`) repeat what was written once: nine levels of nine make a billion values of 300 letters.
 MOST_VALUES = 200_000
 
+_INTEGER = "tag:yaml.org,2002:int"
+_EQUAL = (_INTEGER, "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
+
 # libyaml, where PyYAML was built with it, is ten times as fast.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -25,7 +29,8 @@ def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file: dictionaries, lists, text, numbers, dates.
 
     Raises:
-        ValueError: not YAML, or larger, deeper or longer than a description of a data set; a key is there twice.
+        ValueError: not YAML, or larger, deeper or longer than a description of a data set; a key is there twice, or a
+            whole number is not decimal.
         OSError: the file cannot be read.
     """
     shown = one_line(path, 240)
@@ -72,6 +77,7 @@ def _expect_few(root: yaml.Node) -> None:
 
     def size(node: yaml.Node) -> int:
         if id(node) not in sizes:
+            _expect_decimal(node)
             sizes[id(node)] = MOST_VALUES + 1  # stays so for a node that holds itself
             sizes[id(node)] = 1 + sum(map(size, _children(node)))
         return sizes[id(node)]
@@ -80,11 +86,22 @@ def _expect_few(root: yaml.Node) -> None:
         raise ValueError(f"it must have at most {MOST_VALUES:,} values, aliases (*name) counted, got more")
 
 
+def _expect_decimal(node: yaml.Node) -> None:
+    """Raise for a whole number that YAML reads otherwise than most people: 010 is 8, 1:30 is 90."""
+    if node.tag == _INTEGER and re.fullmatch("0|-?[1-9][0-9]*", node.value) is None:
+        cure = "put a space behind the colon of a key" if ":" in node.value else "quote it if it is text"
+        raise ValueError(
+            f"whole numbers must be decimal, without leading zeros, got {one_line(node.value, 60)}; {cure}"
+        )
+
+
 def _children(node: yaml.Node) -> Iterator[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
         keys = set()
         for key, value in node.value:
-            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+            name: object = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+            if key.tag in _EQUAL:  # 1, 1.0 and true are one key of a dictionary
+                name = yaml.constructor.SafeConstructor().construct_object(key)
             if name in keys:
                 raise ValueError(f"each key must be there once, got {one_line(key.value, 60)} twice")
             keys.add(name)

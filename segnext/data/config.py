@@ -43,6 +43,8 @@ KEYS = (
     *("name", "path", *SPLITS, "classes", "palette", "ignore_index", "short_side"),
     *("value_range", "image_suffix", "label_suffix", "label_map", "color_labels", "ignore_colors", "exif"),
 )
+_QUOTE = "quote what YAML reads as something else (yes, no, 1, ~)"
+LONGEST_SIDE = 1 << 16  # of what the network is to see
 IGNORE = "ignore"  # stands for the ignored id in a label map, whatever its number
 
 
@@ -167,11 +169,11 @@ def load_data_config(name_or_path: str | Path, root: str | Path | None = None) -
         raise ValueError(
             f"data: {path.stem} must be told its folder; add --root DIR (the data set lies in DIR)"
         )
-    base = Path(root) if root is not None else path.parent / Path(str(content["path"])).expanduser()
+    base = Path(root) if root is not None else path.parent / _place(content["path"], "path", path)
     classes = _classes(content, path)
     ignore_index = _ignore_index(content, path)
     return DataConfig(
-        name=str(content.get("name", path.stem)),
+        name=_name(content, path),
         classes=classes,
         palette=_palette(content, path, len(classes)),
         ignore_index=ignore_index,
@@ -204,12 +206,33 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _name(content: dict[str, Any], path: Path) -> str:
+    name = content.get("name", path.stem)
+    if type(name) not in (str, int):
+        raise ValueError(f"data: name in {path} must be text, got {_shown(name)}; {_QUOTE}")
+    return str(name)
+
+
+def _place(given: object, what: str, path: Path) -> Path:
+    """Return a file or a folder that a YAML names."""
+    if type(given) not in (str, int):  # a folder's name may be a number
+        raise ValueError(f"data: {what} in {path} must be a path, got {_shown(given)}; {_QUOTE}")
+    try:
+        return Path(str(given)).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"data: {what} in {path} must be a path, got {_shown(given)}, a home that is not known; name the folder"
+        ) from None
+
+
 def _classes(content: dict[str, Any], path: Path) -> tuple[str, ...]:
     classes = content.get("classes")
     if not isinstance(classes, list) or not 2 <= len(classes) <= 255:
+        is_single = isinstance(classes, list) and len(classes) == 1
+        cure = "a single class needs a second one for everything else"
         raise ValueError(
             f"data: classes in {path} must be a list of 2 to 255 names, got {_shown(classes)}; "
-            "a single class needs a second one for everything else"
+            f"{cure if is_single else 'name them in the order of their ids: [road, car]'}"
         )
     for name in classes:
         if not isinstance(name, str) or classes.count(name) > 1:
@@ -233,15 +256,19 @@ def _palette(content: dict[str, Any], path: Path, num_classes: int) -> tuple[Col
 
 def _ignore_index(content: dict[str, Any], path: Path) -> int:
     ignore_index = content.get("ignore_index", 255)
-    if not isinstance(ignore_index, int) or not 0 <= ignore_index <= 255:
-        raise ValueError(f"data: ignore_index in {path} must be 0..255, got {ignore_index!r}")
+    if type(ignore_index) is not int or not 0 <= ignore_index <= 255:
+        raise ValueError(
+            f"data: ignore_index in {path} must be 0..255, got {_shown(ignore_index)}; leave it out for 255"
+        )
     return ignore_index
 
 
 def _short_side(content: dict[str, Any], path: Path) -> int | None:
     short_side = content.get("short_side")
-    if short_side is not None and (type(short_side) is not int or short_side < 1):
-        raise ValueError(f"data: short_side in {path} must be at least 1 pixel, got {short_side!r}")
+    if short_side is not None and (type(short_side) is not int or not 1 <= short_side <= LONGEST_SIDE):
+        raise ValueError(
+            f"data: short_side in {path} must be 1 to {LONGEST_SIDE} pixels, got {_shown(short_side)}"
+        )
     return short_side
 
 
@@ -380,7 +407,9 @@ def _splits(content: dict[str, Any], path: Path, base: Path) -> dict[str, Split]
                 "list: FILE beside them names its files, where the folders hold others too"
             )
     return {
-        split: Split(**{key: base / str(place) for key, place in places.items()})
+        split: Split(
+            **{key: base / _place(place, f"{key} of {split}", path) for key, place in places.items()}
+        )
         for split, places in named.items()
     }
 
@@ -394,5 +423,5 @@ def _is_colour(colour: object) -> bool:
     return (
         isinstance(colour, list)
         and len(colour) == 3
-        and all(isinstance(value, int) and 0 <= value <= 255 for value in colour)
+        and all(type(value) is int and 0 <= value <= 255 for value in colour)
     )

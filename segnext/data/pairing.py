@@ -75,7 +75,7 @@ def _listed(file: Path, image_suffix: str) -> list[str]:
     """Return the names in a text file, sorted."""
     if not file.is_file():
         raise FileNotFoundError(
-            f"data: list must be a text file with one name per line, got {file}, which does not exist; correct "
+            f"data: list must be a text file with one name per line, got {file}, which {_is(file)}; correct "
             "the data YAML, or give the data set's folder with --root"
         )
     lines = [line.strip() for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
@@ -93,7 +93,7 @@ def _listed(file: Path, image_suffix: str) -> list[str]:
 def _files_by_name(folder: Path, extensions: frozenset[str], suffix: str, what: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"data: {what} must be a folder, got {folder}, which does not exist; correct the data YAML, or "
+            f"data: {what} must be a folder, got {folder}, which {_is(folder)}; correct the data YAML, or "
             "give the data set's folder with --root"
         )
     files: dict[str, Path] = {}
@@ -169,6 +169,12 @@ def _common_name(path: PurePosixPath, extensions: frozenset[str], suffix: str) -
         if name.endswith(suffix) and common:
             return (path.parent / common).as_posix()
     return None
+
+
+def _is(path: Path) -> str:
+    """Say what is at a path where something else was expected."""
+    kind = "is a folder" if path.is_dir() else "is a file" if path.exists() else "does not exist"
+    return "is a link to nothing" if path.is_symlink() and not path.exists() else kind
 
 
 def _some(names: list[str]) -> str:

@@ -62,6 +62,30 @@ def test_defaults(houses):
     [
         ({"classes": None}, r"classes in .*houses\.yaml must be a list of 2 to 255 names, got None"),
         ({"classes": "road"}, r"must be a list of 2 to 255 names, got 'road'"),
+        (
+            {"classes": {0: "road", 1: "car"}},
+            r"got \{0: 'road', 1: 'car'\}; name them in the order of their ids",
+        ),
+        ({"path": ["a"]}, r"path in .* must be a path, got \['a'\]; quote"),
+        (
+            {"path": "~nobody-has-this-name/a"},
+            r"path in .* must be a path, got .*, a home that is not known; name the",
+        ),
+        ({"name": True}, r"name in .* must be text, got True; quote"),
+        (
+            {"train": {"images": None, "labels": "b"}},
+            r"images of train in .* must be a path, got None; quote",
+        ),
+        (
+            {"val": {"images": "a", "labels": ["b"]}},
+            r"labels of val in .* must be a path, got \['b'\]; quote",
+        ),
+        (
+            {"val": {"images": "a", "labels": "b", "list": None}},
+            r"list of val in .* must be a path, got None; quote",
+        ),
+        ({"ignore_index": True}, r"ignore_index in .* must be 0\.\.255, got True; leave it out for 255"),
+        ({"palette": [[1, 2, 3], [1, 2, 3], [1, 2, True]]}, r"must be 3 lists"),
         ({"classes": ["thing"]}, r"got \['thing'\]; a single class needs a second one"),
         (
             {"classes": [f"c{i}" for i in range(256)]},
@@ -73,8 +97,9 @@ def test_defaults(houses):
         ({"palette": [[1, 2, 3], [1, 2, 3], [1, 2]]}, r"must be 3 lists \[red, green, blue\] of 0\.\.255"),
         ({"palette": [[1, 2, 3], [1, 2, 3], [1, 2, 256]]}, r"must be 3 lists"),
         ({"palette": 5}, r"must be 3 lists .*, got 5; leave it out"),
-        ({"short_side": 0}, r"short_side in .* must be at least 1 pixel, got 0"),
-        ({"short_side": True}, r"short_side in .* must be at least 1 pixel, got True"),
+        ({"short_side": 0}, r"short_side in .* must be 1 to 65536 pixels, got 0"),
+        ({"short_side": True}, r"short_side in .* must be 1 to 65536 pixels, got True"),
+        ({"short_side": 10**30}, r"short_side in .* must be 1 to 65536 pixels, got 1000"),
         ({"value_range": 4095}, r"value_range in .* must be two numbers such as \[0, 4095\], got 4095"),
         (
             {"value_range": [0, True]},
@@ -136,6 +161,10 @@ def test_mistakes_in_a_yaml(houses, changes, message):
         (b"classes: [a, b", r"broken\.yaml must be YAML; while parsing"),
         (b"\xff\xfe\x00", r"broken\.yaml must be YAML; "),
         (b"- a\n- b\n", r"broken\.yaml must be a YAML mapping .*, got \['a', 'b'\]"),
+        (
+            b"path: ~\nclasses: [a, b]\ntrain: {images: a, labels: b}\n",
+            r"path in .*broken\.yaml must be a path, got None; quote what YAML reads as something else",
+        ),
         (b"", r"broken\.yaml must be a YAML mapping .*, got None"),
     ],
 )
@@ -145,6 +174,33 @@ def test_files_that_are_no_data_yaml(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as error:
         load_data_config(path)
     assert "\n" not in str(error.value)
+
+
+def test_folders_of_the_home_and_of_numbers(houses, monkeypatch):
+    monkeypatch.setenv("HOME", str(houses.parent))
+    (houses.parent / "2007").symlink_to("images/train")
+    train = {"images": 2007, "labels": "~/labels/train"}
+    assert len(load_data_config(write_yaml(houses, train=train)).open("train")) == 5
+
+
+@pytest.mark.parametrize(
+    ("key", "place", "found"),
+    [
+        (
+            "images",
+            "images/train/scene00.png",
+            "images must be a folder, got .*scene00.png, which is a file;",
+        ),
+        ("labels", "nowhere", "labels must be a folder, got .*nowhere, which does not exist;"),
+        ("labels", "link", "labels must be a folder, got .*link, which is a link to nothing;"),
+        ("list", "images", "list must be a text file .*, got .*images, which is a folder;"),
+    ],
+)
+def test_a_place_that_is_something_else(houses, key, place, found):
+    (houses.parent / "link").symlink_to("nowhere")
+    train = {"images": "images/train", "labels": "labels/train", key: place}
+    with pytest.raises(FileNotFoundError, match=found):
+        load_data_config(write_yaml(houses, train=train)).open("train")
 
 
 def test_an_unknown_name_lists_the_shipped_ones(tmp_path):
