@@ -69,9 +69,12 @@ class RunFolder:
                 state.save(self.checkpoint)
         except OSError as error:
             kept = f"that of step {self.saved} is unharmed" if self.saved is not None else "there is none yet"
+            go_on = "go on with --resume"
+            if self.replaces:  # --resume would go on with the earlier run
+                kept, go_on = "the earlier run is unharmed", "repeat --overwrite"
             raise NotSaved(
                 f"train: {self.checkpoint} must be written at step {state.step}, got {error.strerror or error}; "
-                f"{kept}; make room and go on with --resume"
+                f"{kept}; make room and {go_on}"
             ) from error
         self.saved = state.step
 
@@ -88,8 +91,6 @@ def run_folder(path: Path, resume: bool, overwrite: bool) -> Iterator[RunFolder]
     Raises:
         FileExistsError: the folder is in use, or holds a run, and neither resume nor overwrite is set.
     """
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"train: output must be a folder, got the file {path}; choose another --output")
     expect_free(path, resume, overwrite)
     path.mkdir(parents=True, exist_ok=True)
     with sole_use("train", path):
@@ -104,8 +105,10 @@ def run_folder(path: Path, resume: bool, overwrite: bool) -> Iterator[RunFolder]
 
 def expect_free(path: Path, resume: bool, overwrite: bool) -> list[str]:
     """Return the names of an earlier run's files, or refuse them."""
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"train: output must be a folder, got the file {path}; choose another --output")
+    if os.path.lexists(path) and not path.is_dir():
+        raise FileExistsError(
+            f"train: output must be a folder, got {path}, which is none; choose another --output"
+        )
     names = (CHECKPOINT, FINAL, RESULTS, CURVES, _FIRST[CHECKPOINT])
     existing = [name for name in names if os.path.lexists(path / name)]
     if existing and not resume and not overwrite:

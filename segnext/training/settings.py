@@ -21,7 +21,7 @@ class TrainSettings:
     A field's text is also the help of its option in `segnext train`, which is made from this class.
 
     Raises:
-        ValueError: a value is out of range (crop, scale and ema are checked where they are used).
+        ValueError: a value is out of range (scale and ema are checked where they are used).
     """
 
     steps: Annotated[int, "Optimiser steps."] = 4800
@@ -60,6 +60,9 @@ class TrainSettings:
         for name, valid, expected in (
             ("steps", self.steps >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("crop", self.crop >= 1, "at least 1 pixel"),
+            # Batch norm needs two values per channel, and the last stage sees a 32nd of the crop.
+            ("batch_size", self.batch_size > 1 or self.crop > 32, "at least 2 for crops of up to 32 pixels"),
             ("lr", 0 < self.lr < math.inf, "above 0"),
             ("head_lr_multiplier", 0 < self.head_lr_multiplier < math.inf, "above 0"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),

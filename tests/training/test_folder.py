@@ -115,6 +115,15 @@ class TestFullDisk:
             run(data, tmp_path / "run")
         assert sorted(content(tmp_path / "run")) == ["results.csv"]
 
+    def test_at_the_first_checkpoint_of_a_run_that_replaces_another(self, data, tmp_path):
+        run(data, tmp_path / "run", steps=2, warmup=0)
+        with full_disk(20_000), pytest.raises(OSError) as error:
+            run(data, tmp_path / "run", overwrite=True)
+        # --resume would go on with the earlier run
+        assert "the earlier run is unharmed; make room and repeat --overwrite" in str(error.value)
+        run(data, tmp_path / "run", overwrite=True)
+        assert header(tmp_path / "run" / CHECKPOINT)["step"] == "6"
+
     def test_half_a_row_counts_for_nothing(self, data, tmp_path):
         def half() -> None:
             with (tmp_path / "run" / "results.csv").open("a") as file:

@@ -177,7 +177,16 @@ def test_batches_without_labels_teach_nothing_and_harm_nothing(tmp_path):
     model = narrow()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     # The seed draws an image without labels first.
-    run(load_data_config(yaml), tmp_path / "run", model=model, steps=1, warmup=0, batch_size=1, seed=3)
+    run(
+        load_data_config(yaml),
+        tmp_path / "run",
+        model=model,
+        steps=1,
+        warmup=0,
+        batch_size=1,
+        crop=64,
+        seed=3,
+    )
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
     assert [row[1] for row in rows(tmp_path / "run")] == ["nan", ""]
 
@@ -322,7 +331,7 @@ def test_nothing_is_overwritten_unasked(data, tmp_path):
 def test_the_output_must_be_a_folder(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        FileExistsError, match=r"output must be a folder, got the file .*file; choose another"
+        FileExistsError, match=r"output must be a folder, got .*file, which is none; choose another"
     ):
         run(data, tmp_path / "file")
 
@@ -337,6 +346,8 @@ def test_the_model_must_have_the_data_s_classes(data, tmp_path):
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"steps": 100.5}, r"steps must be a whole number, got 100\.5"),
+        ({"crop": 0}, "crop must be at least 1 pixel, got 0"),
+        ({"crop": 32, "batch_size": 1}, "batch_size must be at least 2 for crops of up to 32 pixels, got 1"),
         ({"crop": "224"}, "crop must be a whole number, got '224'"),
         ({"seed": 1 << 64}, r"seed must be 0 or more and less than 2\^64, got 18446744073709551616"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
