@@ -6,8 +6,12 @@ Nothing heavy is imported here: `segnext --help` reads this module.
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from segnext.one_line import shown
 
 Schedule = Literal["linear", "cosine"]
 Reduction = Literal["mean", "mean_all"]
@@ -21,7 +25,7 @@ class TrainSettings:
     A field's text is also the help of its option in `segnext train`, which is made from this class.
 
     Raises:
-        ValueError: a value is out of range (scale and ema are checked where they are used).
+        ValueError: a value is of another type or out of range (scale and ema are checked where they are used).
     """
 
     steps: Annotated[int, "Optimiser steps."] = 4800
@@ -53,10 +57,7 @@ class TrainSettings:
     seed: Annotated[int, "Seed of initial weights, order, augmentation and dropout."] = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "crop", "warmup", "seed"):
-            value = getattr(self, name)
-            if type(value) is not int:
-                raise ValueError(f"train: {name} must be a whole number, got {value!r}")
+        _make_plain(self)
         for name, valid, expected in (
             ("steps", self.steps >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
@@ -90,7 +91,7 @@ class Reporting:
     A field's text is also the help of its option in `segnext train`.
 
     Raises:
-        ValueError: a value is out of range.
+        ValueError: a value is of another type or out of range.
     """
 
     eval_every: Annotated[int, "Steps between evaluations on val; 0: only at the end."] = 0
@@ -99,6 +100,52 @@ class Reporting:
     workers: Annotated[int, "Threads that prepare batches, 0: none; any number gives the same batches."] = 1
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         for name, least in (("eval_every", 0), ("checkpoint_every", 0), ("log_every", 1), ("workers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"train: {name} must be at least {least}, got {getattr(self, name)}")
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool | str):
+        raise TypeError
+    return value if isinstance(value, int) else float(value)
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, str) or value not in (True, False):
+        raise TypeError
+    return bool(value)
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    low, high = value
+    return _number(low), _number(high)
+
+
+_KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
+    int: (_whole, "a whole number"),
+    float: (_number, "a number"),
+    bool: (_flag, "True or False"),
+    tuple[float, float]: (_pair, "two numbers"),
+}
+
+
+def _make_plain(settings: TrainSettings | Reporting) -> None:
+    """Make plain numbers of those of NumPy and PyTorch, which a checkpoint's JSON could not hold, or refuse a value."""
+    for name, hint in get_type_hints(type(settings)).items():
+        if hint not in _KINDS:
+            continue
+        convert, expected = _KINDS[hint]
+        value = getattr(settings, name)
+        try:
+            object.__setattr__(settings, name, convert(value))
+        except (TypeError, ValueError, RuntimeError):  # whatever tensors and arrays raise
+            given = repr(value) if isinstance(value, str) else shown(value)
+            raise ValueError(f"train: {name} must be {expected}, got {given}") from None
