@@ -31,8 +31,10 @@ def row(result: Result) -> dict[str, Any]:
 
 
 def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put new rows in the place of old ones of the same peer and model; others stay."""
-    rows = {(line["peer"], line["model"]): line for line in [*old, *new]}
+    """Return the rows in the order of the peers; new ones come before old ones, and replace those of the same model."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for line in [*new, *old]:
+        rows.setdefault((line["peer"], line["model"]), line)
     order = [environment.title for environment in ENVIRONMENTS.values()]
     known = [line for line in rows.values() if line["peer"] in order]
     return sorted(known, key=lambda line: order.index(line["peer"]))
