@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from segnext.data.depth import ValueRange, check_range
+from segnext.one_line import one_line, shown
 
 MEAN = (123.675, 116.28, 103.53)
 """Per-channel mean of ImageNet, RGB, on the 0..255 scale (docs/model.md, section 5.1)."""
@@ -20,6 +22,8 @@ STD = (58.395, 57.12, 57.375)
 
 # The official code evaluates ADE20K with images that fit into (2048, 512): the long side is at most 4 x 512.
 LONGEST_RATIO = 4
+# The network takes 3 GB for an image of 8192 x 8192; a file that asks for more is damaged, or wants our memory.
+LARGEST_SHORT_SIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,10 @@ class Preprocessing:
             if len(values) != len(self.mean) or not all(least < value < math.inf for value in values):
                 expected = "finite numbers" if name == "mean" else f"{len(self.mean)} numbers above 0"
                 raise ValueError(f"preprocessing: {name} must be {expected}, one per channel, got {values}")
-        if self.short_side is not None and self.short_side < 1:
-            raise ValueError(f"preprocessing: short_side must be at least 1 pixel, got {self.short_side}")
+        if self.short_side is not None and not 1 <= self.short_side <= LARGEST_SHORT_SIDE:
+            raise ValueError(
+                f"preprocessing: short_side must be from 1 to {LARGEST_SHORT_SIDE} pixels, got {self.short_side}"
+            )
         check_range("preprocessing", self.value_range)
 
     @classmethod
@@ -64,22 +70,21 @@ class Preprocessing:
         names = [field.name for field in fields(cls)]
         if not isinstance(stored, Mapping) or stored.keys() - set(names):
             raise ValueError(
-                f"preprocessing: the weights' metadata must hold {', '.join(names)}, got {stored}"
+                f"preprocessing: the weights' metadata must hold {', '.join(names)}, got "
+                + (one_line(", ".join(map(str, stored))) if isinstance(stored, Mapping) else shown(stored))
             )
-        try:
-            given = {
-                name: value for name, value in stored.items() if value is not None or name in ("mean", "std")
-            }
-            for name in given.keys() & {"mean", "std", "value_range"}:
-                given[name] = tuple(float(value) for value in given[name])
-            if "short_side" in given:
-                given["short_side"] = int(given["short_side"])
-        except (TypeError, ValueError):
-            raise ValueError(
-                "preprocessing: the weights' metadata must hold mean, std, short_side and value_range as numbers, "
-                f"got {stored}"
-            ) from None
-        return cls(**given)
+        values: dict[str, Any] = {
+            name: value.tolist() if isinstance(value, np.ndarray | torch.Tensor) else value
+            for name, value in stored.items()
+            if value is not None or name in ("mean", "std")
+        }
+        for name, value in values.items():
+            if not (_is_number(value, int) if name == "short_side" else _are_numbers(value)):
+                expected = "a whole number" if name == "short_side" else "a list of numbers"
+                raise ValueError(f"preprocessing: {name} must be {expected}, got {shown(value)}")
+            if name != "short_side":
+                values[name] = tuple(map(float, value))
+        return cls(**values)
 
     def as_json(self) -> dict[str, Any]:
         """Return the dictionary that `of` reads back; beside mean and std it holds only what is not the default."""
@@ -104,6 +109,18 @@ class Preprocessing:
     def scale(self, height: int, width: int) -> float:
         """Return the factor by which an image of this size is resized for the network."""
         return 1.0 if self.short_side is None else short_side_scale(height, width, self.short_side)
+
+
+def _is_number(value: object, kind: Any = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _are_numbers(value: Any) -> bool:
+    # A float cannot hold every integer.
+    return isinstance(value, list | tuple) and all(
+        isinstance(number, float) or (_is_number(number) and abs(number) <= sys.float_info.max)
+        for number in value
+    )
 
 
 def short_side_scale(height: int, width: int, short_side: int) -> float:

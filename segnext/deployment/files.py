@@ -66,7 +66,7 @@ def read(path: str | Path) -> Contents:
         )
     config, dtype, metadata = _header(shown, header)
     expect_size(config, tensors, f"deploy: {shown}")
-    expect_metadata(metadata, config.num_classes, f"deploy: {shown}")
+    expect_metadata(metadata, config.num_classes, config.in_channels, f"deploy: {shown}")
     _check(shown, config, tensors)
     return Contents(config, from_names(config, tensors), dtype, metadata)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from segnext.data.preprocessing import MEAN, Preprocessing
 from segnext.models.config import SegNeXtConfig
 from segnext.models.decoders import DECODERS
 from segnext.models.registry import CONFIGS, ModelConfig, find_architecture
@@ -61,15 +61,16 @@ def expect_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], file
             f"{file}: decoder in its config must be one of {', '.join(DECODERS)}, got {one_line(built.decoder)}"
         )
     expect_size(built, tensors, file)
-    expect_metadata(config, built.num_classes, file)
+    expect_metadata(config, built.num_classes, built.in_channels, file)
 
 
-def expect_metadata(metadata: Mapping[str, Any], num_classes: int, file: str) -> None:
+def expect_metadata(metadata: Mapping[str, Any], num_classes: int, in_channels: int, file: str) -> None:
     """Raise unless class names, colours, mean and std have the form that all who read them expect.
 
     Args:
         metadata: ``classes``, ``palette``, ``preprocessing``, ``recipe``, ``metrics``; each may be missing.
         num_classes: the model's.
+        in_channels: the model's.
         file: begins the message.
 
     Raises:
@@ -86,26 +87,31 @@ def expect_metadata(metadata: Mapping[str, Any], num_classes: int, file: str) ->
         raise ValueError(
             f"{file}: palette must be {num_classes} colours [red, green, blue] of 0..255, got {shown(palette)}"
         )
-    preprocessing = metadata.get("preprocessing")
-    if preprocessing is not None and not (
-        isinstance(preprocessing, dict)
-        and all(_are_numbers(preprocessing.get(key, [])) for key in ("mean", "std"))
-    ):
+    try:
+        channels = len(Preprocessing.of(metadata).mean)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    if channels not in (
+        in_channels,
+        len(MEAN),
+    ):  # an adapted first convolution keeps the numbers of its weights
         raise ValueError(
-            f"{file}: preprocessing must hold mean and std as lists of numbers, got {shown(preprocessing)}"
+            f"{file}: preprocessing: mean and std must have {in_channels} numbers, got {channels}"
         )
     for key in ("recipe", "metrics"):
         if not isinstance(metadata.get(key, {}), dict):
             raise ValueError(f"{file}: {key} must be a dictionary, got {shown(metadata[key])}")
 
 
-def fitting_metadata(metadata: Mapping[str, Any], num_classes: int) -> tuple[dict[str, Any], list[str]]:
+def fitting_metadata(
+    metadata: Mapping[str, Any], num_classes: int, in_channels: int
+) -> tuple[dict[str, Any], list[str]]:
     """Return the entries that `expect_metadata` takes, and one note for each that it refuses."""
     kept: dict[str, Any] = {}
     notes = []
     for key, value in metadata.items():
         try:
-            expect_metadata({key: value}, num_classes, f"{key} in the file left out")
+            expect_metadata({key: value}, num_classes, in_channels, f"{key} in the file left out")
             kept[key] = value
         except ValueError as error:
             notes.append(str(error))
@@ -162,10 +168,4 @@ def _is_colour(colour: object) -> bool:
         isinstance(colour, list)
         and len(colour) == 3
         and all(type(v) is int and 0 <= v <= 255 for v in colour)
-    )
-
-
-def _are_numbers(values: object) -> bool:
-    return isinstance(values, list | tuple) and all(
-        isinstance(value, int | float) and abs(value) < 1e30 and math.isfinite(value) for value in values
     )

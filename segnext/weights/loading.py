@@ -176,7 +176,7 @@ def _foreign_checkpoint(
     if preprocessing:
         metadata.setdefault("preprocessing", preprocessing)
     if (classes := config["model"].get("num_classes")) is not None:
-        metadata, left = fitting_metadata(metadata, classes)
+        metadata, left = fitting_metadata(metadata, classes, config["model"].get("in_channels", 3))
         notes += left
     expect_config({**config, **metadata}, tensors, file)
     return Checkpoint(

@@ -103,15 +103,27 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         beside(palette={"0": [0, 0, 0]}),
         "palette must be 3 colours .* got 1 in a dict",
     ),
-    "preprocessing-list": (
-        beside(preprocessing=[1]),
-        "preprocessing must hold mean and std as lists of numbers",
-    ),
-    "preprocessing-text": (beside(preprocessing={"mean": "abc"}), "preprocessing must hold mean and std"),
+    "preprocessing-list": (beside(preprocessing=[1]), "must hold mean, std, short_side, value_range, got"),
+    "preprocessing-text": (beside(preprocessing={"mean": "abc"}), "mean must be a list of numbers, got abc"),
     "preprocessing-infinity": (
         beside(preprocessing={"std": [float("inf")] * 3}),
-        "preprocessing must hold mean and",
+        "std must be 3 numbers above 0",
     ),
+    "preprocessing-zero": (
+        beside(preprocessing={"mean": [1] * 3, "std": [1, 0, 1]}),
+        "std must be 3 numbers above 0, one per channel",
+    ),
+    "preprocessing-of-one-channel": (
+        beside(preprocessing={"mean": [1.0], "std": [1.0]}),
+        "mean and std must have 3 numbers, got 1",
+    ),
+    "short-side-text": (beside(preprocessing={"short_side": "512"}), "short_side must be a whole number"),
+    "short-side-of-a-bomb": (
+        beside(preprocessing={"short_side": 10**6}),
+        "short_side must be from 1 to 8192",
+    ),
+    "value-range": (beside(preprocessing={"value_range": [5, 1]}), "value_range must be two finite numbers"),
+    "preprocessing-unknown": (beside(preprocessing={"crop": 3}), "must hold mean, std, .*, got crop"),
     "recipe-list": (beside(recipe=[1]), r"recipe must be a dictionary, got \[1\]"),
     "metrics-text": (beside(metrics="good"), "metrics must be a dictionary, got good"),
 }
@@ -168,6 +180,11 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
     "names-2-36": ({"CLASSES": [doubled(36)] * 3}, "classes .* left out: classes must be 3 names .* 3 in a list"),
     "names-of-lines": ({"CLASSES": ["a", "b\nc", "d"]}, r"classes must be 3 names of one line, got .*b\\nc"),
     "palette-infinite": ({"PALETTE": [[float("inf")] * 3] * 3}, "palette in the file is left out"),
+    "std-negative": (
+        {"cfg": "model = dict(data_preprocessor=dict(mean=[1, 2, 3], std=[1, -2, 3], bgr_to_rgb=True))"},
+        "preprocessing in the file left out: preprocessing: std must be 3 numbers above 0",
+    ),
+    "our-own": ({"segnext": {"preprocessing": {"short_side": -1}}}, "short_side must be from 1 to 8192"),
     "palette-of-names": ({"PALETTE": ["red", "blue", "green"]}, "palette in the file is left out"),
     "config-2-36": (
         {"cfg": "a0 = [1]\n" + "".join(f"a{i} = [a{i - 1}, a{i - 1}]\n" for i in range(1, 37))
