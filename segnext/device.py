@@ -16,6 +16,8 @@ def choose_device(device: torch.device | str) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
+        if chosen.type == "meta":
+            raise RuntimeError("it computes nothing")
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ValueError(
             f"device must be 'auto', 'cpu' or an accelerator that torch {torch.__version__} sees here, got "

@@ -14,7 +14,7 @@ def test_a_name_and_a_device():
     assert choose_device("cpu") == choose_device(torch.device("cpu")) == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "gpu", ""])
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "meta"])
 def test_not_here(name):
     with pytest.raises(
         ValueError, match=f"device must be 'auto', 'cpu' .* got '{name}'; see `segnext doctor`"

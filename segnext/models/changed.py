@@ -135,6 +135,36 @@ def first_changed_child(module: nn.Module) -> str | None:
     return next((f"{name} (missing)" for name in built if name not in given), None)
 
 
+def first_unsaved_change(model: nn.Module, plain: nn.Module) -> str | None:
+    """Name the first layer whose geometry or eps neither its tensors nor the model's configuration show, and how.
+
+    A file of the model's weights would load without an error, and compute something else. Other changes are no matter
+    of files: hooks, replaced methods, layers whose tensors have other names.
+
+    Args:
+        model: a SegNeXt or an MSCAN.
+        plain: a new one of the same configuration; it may be on the meta device.
+    """
+    for name, part in plain.named_modules():
+        given = _submodule(model, name)
+        if given is None or not name:
+            continue
+        layer, built = Layer.of(given), Layer.of(part)
+        if layer.shapes.keys() == built.shapes.keys() and layer.attributes != built.attributes:
+            return f"{name} ({layer.difference(built)})"
+        eps = getattr(given, "eps", None), getattr(part, "eps", None)  # which folding reads, of a BatchNorm
+        if type(given) in BATCH_NORMS and eps[0] != eps[1]:
+            return f"{name} (eps is {eps[0]} instead of {eps[1]})"
+    return None
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
+
+
 def _replaced_method(part: nn.Module) -> str | None:
     """Name a method of the forward pass that this one module has of its own, instead of its class's.
 

@@ -21,6 +21,7 @@ from segnext.models.finite import non_finite
 from segnext.one_line import one_line
 from segnext.training.ema import AveragedModel
 from segnext.weights.containers import read_safetensors
+from segnext.weights.saving import in_own_memory
 
 FORMAT = "segnext-training-1"
 
@@ -85,7 +86,7 @@ class TrainingState:
         wrong = list(non_finite(tensors))
         if wrong:
             raise NotFinite(f"{len(wrong)} of {len(tensors)} tensors that are not ({', '.join(wrong[:3])})")
-        tensors = {key: value.contiguous() for key, value in tensors.items()}
+        tensors = in_own_memory({key: value.contiguous() for key, value in tensors.items()})
         replace_file(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
     def restore(self, path: Path) -> list[str]:

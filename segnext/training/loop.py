@@ -23,6 +23,7 @@ from segnext.data.config import DataConfig
 from segnext.data.dataset import SegmentationFolder
 from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation
+from segnext.device import choose_device
 from segnext.evaluation.evaluate import Evaluation, evaluate
 from segnext.models import SegNeXt
 from segnext.models.finite import NonFiniteError, first_non_finite
@@ -35,6 +36,7 @@ from segnext.training.folder import NotSaved, RunFolder, expect_free, run_folder
 from segnext.training.log import RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
 from segnext.training.settings import Reporting, TrainSettings
+from segnext.training.trainable import expect_trainable
 from segnext.weights.saving import save
 
 STOPPING = "stopping after this step, with a checkpoint; once more stops at once, without it"
@@ -91,13 +93,15 @@ def train(
     console = console or Console()
     if resume and overwrite:
         raise ValueError("train: resume and overwrite must not both be set, got both; choose one")
+    expect_trainable(model)
+    device = choose_device(device)
     if model.config.num_classes != len(data.classes):
         raise ValueError(
             f"train: num_classes of the model must be {len(data.classes)} for {data.name}, "
             f"got {model.config.num_classes}"
         )
     expect_free(Path(output), resume, overwrite)  # before the data are read, which can take long
-    run = _Run.prepare(model, data, settings, torch.device(device))
+    run = _Run.prepare(model, data, settings, device)
     reports = require_sound(run.data, [split for split in ("train", "val") if split in data.splits], console)
     if settings.balance:
         run.class_weight = reports["train"].class_weights(settings.balance).to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from segnext.atomic import replace_file
 from segnext.models import MSCAN, SegNeXt
+from segnext.models.changed import first_unsaved_change
 from segnext.weights.containers import CONFIG_KEY, FORMAT
 from segnext.weights.identify import overrides_of
 
@@ -33,12 +35,10 @@ def save(
         dtype: dtype of the convolution weights in the file; vectors, statistics and bases stay as they are.
 
     Raises:
-        ValueError: unknown metadata.
+        ValueError: unknown metadata, or a layer with another geometry or eps, which no file of weights shows.
     """
     merged = {**model.metadata, **(metadata or {})}
-    for key in merged:
-        if key not in METADATA_KEYS:
-            raise ValueError(f"save: metadata must be among {', '.join(METADATA_KEYS)}, got {key!r}")
+    expect_savable(model, merged)
     model_config = {"architecture": model.config.architecture, "model": overrides_of(model.config)}
     config = {"format": FORMAT, **model_config, **merged}
     tensors = on_cpu(model)
@@ -48,6 +48,34 @@ def save(
     replace_file(path, lambda temporary: save_file(tensors, temporary, header))
 
 
+def expect_savable(model: SegNeXt | MSCAN, metadata: Mapping[str, Any]) -> None:
+    """Raise a ValueError, see :func:`save`, before there is work to lose."""
+    for key in metadata:
+        if key not in METADATA_KEYS:
+            raise ValueError(f"save: metadata must be among {', '.join(METADATA_KEYS)}, got {key!r}")
+    with torch.device("meta"):
+        plain = SegNeXt(model.config) if isinstance(model, SegNeXt) else MSCAN(model.config)
+    change = first_unsaved_change(model, plain)
+    if change is not None:
+        raise ValueError(
+            f"save: model must have the layers of its configuration, got {change}; a file would load as another "
+            "model; torch.save(model.state_dict(), path) keeps the tensors alone"
+        )
+
+
 def on_cpu(model: SegNeXt | MSCAN) -> dict[str, Tensor]:
     """Copy a model's state dict to the CPU."""
-    return {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    return in_own_memory(
+        {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    )
+
+
+def in_own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy the tensors that share memory with an earlier one, as tied weights do: a safetensors file holds each."""
+    seen: set[int] = set()
+    apart = {}
+    for key, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        apart[key] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return apart

@@ -1,0 +1,56 @@
+"""Checks a model before its training starts: whether it can be trained, and saved afterwards."""
+
+from __future__ import annotations
+
+import torch
+
+from segnext.models import SegNeXt
+from segnext.models.dialects import to_official
+from segnext.models.finite import first_non_finite
+from segnext.one_line import one_line
+from segnext.weights.saving import expect_savable
+
+
+def expect_trainable(model: object) -> None:
+    """Raise a one-line error unless a model can be trained.
+
+    Raises:
+        TypeError: not a SegNeXt, or not of float32.
+        ValueError: nothing in it needs a gradient, its weights have no values or are not finite, it has parameters of
+            its own, or it cannot be saved.
+    """
+    if not isinstance(model, SegNeXt):
+        is_module = isinstance(model, torch.nn.Module)
+        remedy = "model.compile() compiles one in place" if is_module else "create_model makes one"
+        raise TypeError(f"train: model must be a SegNeXt, got {type(model).__name__}; {remedy}")
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        _expect_trainable_parameter(name, parameter)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ValueError(
+            "train: a part of the model must need a gradient, got a model that is frozen as a whole"
+        )
+    bad = first_non_finite(model.state_dict())
+    if bad is not None:
+        raise ValueError(f"train: weights to start from must be finite, got NaN or Inf in {bad}; take others")
+    expect_savable(model, model.metadata)
+
+
+def _expect_trainable_parameter(name: str, parameter: torch.Tensor) -> None:
+    if parameter.dtype != torch.float32:
+        given = str(parameter.dtype).removeprefix("torch.")
+        raise TypeError(
+            f"train: weights must be float32, got {given} in {name}; call model.float(), and choose dtype in the "
+            "settings"
+        )
+    if parameter.is_meta:
+        raise ValueError(
+            f"train: weights must have values, got {name} on the meta device; create the model without it"
+        )
+    try:
+        to_official({name: parameter})
+    except ValueError:
+        raise ValueError(
+            f"train: parameters must be those of encoder and decoder, got {one_line(name)}, for whose learning rate "
+            "there is no rule; keep it outside of the model"
+        ) from None
