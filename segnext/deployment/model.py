@@ -28,7 +28,7 @@ from segnext.deployment.packed import reason_against as reason_against_packed
 from segnext.deployment.parts import FoldedWeights
 from segnext.models import SegNeXt, SegNeXtConfig
 from segnext.models.changed import first_changed_child
-from segnext.models.finite import expect_finite
+from segnext.models.finite import expect_finite, first_without_values
 from segnext.models.labels import two_logits
 from segnext.models.layers import check_images
 from segnext.models.sizes import plain_size
@@ -48,7 +48,8 @@ def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32, cuda_graph: bool 
     Raises:
         TypeError: not a SegNeXt.
         ValueError: another dtype; the model draws random bases in evaluation, so that its result is not fixed; its
-            decoder cannot be folded; or a layer has hooks, was replaced or given another geometry.
+            decoder cannot be folded; it is on the meta device; or a layer has hooks, was replaced or given
+            another geometry.
     """
     if not isinstance(model, SegNeXt):
         raise TypeError(
@@ -68,6 +69,9 @@ def reason_against(model: SegNeXt) -> str | None:
     if type(model.decoder) not in DECODERS:
         names = ", ".join(kind.__name__ for kind in DECODERS)
         return f"model must have one of the decoders {names}, got {type(model.decoder).__name__}"
+    empty = first_without_values(model.state_dict())
+    if empty is not None:
+        return f"model must have weights, got {empty} on the meta device; load some first"
     changed = first_changed_child(model)
     if changed is not None:
         return f"model must have the layers that it was built with, got {changed}; use the model as it is"

@@ -1,4 +1,4 @@
-"""Refuses to read classes from logits that are not finite."""
+"""Refuses to read classes from logits that are not finite; finds tensors that are not, or that hold nothing."""
 
 from __future__ import annotations
 
@@ -49,6 +49,11 @@ def non_finite(tensors: Mapping[str, Tensor]) -> Iterator[str]:
 def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """Return the first name of `non_finite`; None without any."""
     return next(non_finite(tensors), None)
+
+
+def first_without_values(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor on the meta device, which holds nothing to read or to write."""
+    return next((name for name, tensor in tensors.items() if tensor.is_meta), None)
 
 
 def _in_graph(logits: Tensor) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from segnext.models import MSCAN, SegNeXt, dialects
+from segnext.models.finite import first_without_values
 from segnext.models.values import expect_weights
 from segnext.one_line import one_line, shown
 from segnext.weights import averages
@@ -244,7 +245,8 @@ def load_weights(
         given: fields such as ``"align_corners"`` that the model may have otherwise than the file says.
 
     Raises:
-        ValueError: a mismatch that was not allowed, an unknown option, a damaged file; the model is not changed.
+        ValueError: a mismatch that was not allowed, an unknown option, a damaged file, a model on the meta device; the
+            model is not changed.
         FileNotFoundError: no such file or shipped name.
     """
     _expect_option("head", head, ("strict", "reinit"))
@@ -260,6 +262,11 @@ def load_weights(
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, rank, average)
     _expect_computable(checkpoint, part)
     own = model.state_dict()
+    if (empty := first_without_values(own)) is not None:
+        raise ValueError(
+            f"load_weights: model must have memory for its weights, got {empty} on the meta device; leave "
+            "torch.device('meta'), or call model.to_empty(device='cpu') first"
+        )
     found, reinitialised = _selected(dialects.fit_prefix(checkpoint.tensors, own), own, head, part)
     changed = {_bare(key) for key in checkpoint.reshaped}
     reshaped = [key for key in found if _bare(key) in changed]

@@ -14,6 +14,7 @@ from torch import Tensor
 from segnext.atomic import replace_file
 from segnext.models import MSCAN, SegNeXt
 from segnext.models.changed import first_unsaved_change
+from segnext.models.finite import first_without_values
 from segnext.weights.containers import CONFIG_KEY, FORMAT
 from segnext.weights.identify import overrides_of
 
@@ -53,6 +54,8 @@ def expect_savable(model: SegNeXt | MSCAN, metadata: Mapping[str, Any]) -> None:
     for key in metadata:
         if key not in METADATA_KEYS:
             raise ValueError(f"save: metadata must be among {', '.join(METADATA_KEYS)}, got {key!r}")
+    if (empty := first_without_values(model.state_dict())) is not None:
+        raise ValueError(f"save: model must have weights, got {empty} on the meta device; load some first")
     with torch.device("meta"):
         plain = SegNeXt(model.config) if isinstance(model, SegNeXt) else MSCAN(model.config)
     change = first_unsaved_change(model, plain)

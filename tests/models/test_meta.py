@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from segnext import create_model, deploy
 from segnext.models import build, dialects
+from segnext.weights.loading import load_weights
+from segnext.weights.saving import save
 
 TINY = {"channels": (16, 32, 32, 32), "depths": (1, 1, 1, 1), "decoder_channels": 32, "num_classes": 3}
 
@@ -45,6 +48,25 @@ def test_a_checkpoint_fills_everything(kind, assign):
         assert torch.equal(model.state_dict()[key], tensor), key
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(model(x), source(x))
+
+
+def test_what_needs_values_refuses_the_meta_device(tmp_path):
+    """PyTorch would warn of each tensor, and leave the model without weights."""
+    save(tiny(), tmp_path / "tiny.safetensors")
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match="^load_weights: model must have memory .*; leave torch"),
+    ):
+        create_model(weights=tmp_path / "tiny.safetensors")
+    for use in (deploy, lambda model: save(model, tmp_path / "empty.safetensors")):
+        with pytest.raises(
+            ValueError, match=r"model must have weights, got backbone\.\S+ on the meta device; load some"
+        ):
+            use(without_memory())
+    assert [file.name for file in tmp_path.iterdir()] == ["tiny.safetensors"]
+    model = without_memory().to_empty(device="cpu")
+    load_weights(model, tmp_path / "tiny.safetensors")
+    assert torch.equal(model.decoder.hamburger.bases, tiny().decoder.hamburger.bases)
 
 
 def test_assigned_tensors_have_the_checkpoints_dtype():

@@ -37,7 +37,11 @@ REFUSED = {
     "encoder": (lambda model: model.backbone, TypeError, "a SegNeXt, got MSCAN;"),
     "name": (lambda model: "segnext_t", TypeError, "a SegNeXt, got str; create_model"),
     "half": (lambda model: model.half(), TypeError, "float32, got float16 in backbone.stem.conv1.weight;"),
-    "meta": (lambda model: model.to("meta"), ValueError, "got backbone.stem.conv1.weight on the meta"),
+    "meta": (
+        lambda model: model.to("meta"),
+        ValueError,
+        "must have weights, got backbone.stem.conv1.weight on the meta",
+    ),
     "frozen": (lambda model: model.requires_grad_(False), ValueError, "must need a gradient"),
     "nan": (_nan, ValueError, "finite, got NaN or Inf in backbone.stages.0.0.ffn.fc1.bias;"),
     "metadata": (_unknown_metadata, ValueError, "metadata must be among .*, got 'author'"),
