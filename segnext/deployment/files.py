@@ -16,6 +16,7 @@ from segnext.atomic import replace_file
 from segnext.deployment.folding import by_name, fold_anywhere, from_names
 from segnext.deployment.parts import FoldedWeights
 from segnext.models import SegNeXt, SegNeXtConfig
+from segnext.models.decoders import decoder_of
 from segnext.models.finite import first_non_finite
 from segnext.one_line import one_line
 from segnext.weights.catalogue import find_file
@@ -83,7 +84,9 @@ def _header(path: str, header: Mapping[str, str]) -> tuple[SegNeXtConfig, torch.
         config, metadata = json.loads(header["config"]), json.loads(header["metadata"])
         if not isinstance(config, dict) or not isinstance(metadata, dict):
             raise TypeError("config and metadata must be JSON objects")
-        return SegNeXtConfig(**config), DTYPES[header["dtype"]], metadata
+        built = SegNeXtConfig(**config)
+        decoder_of(built)
+        return built, DTYPES[header["dtype"]], metadata
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"deploy: {path} must have a readable header of DeployedSegNeXt.save, got "

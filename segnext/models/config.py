@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from segnext.one_line import one_line
+from segnext.one_line import is_one_line, one_line, shown
 
 STRIDES = (4, 8, 16, 32)
 STAGES = len(STRIDES)
@@ -55,10 +55,13 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         kinds = {"int": int, "float": (int, float), "bool": bool, "str": str}
+        if not isinstance(self.architecture, str) or not is_one_line(self.architecture):
+            raise ValueError(f"architecture must be a name of one line, got {shown(self.architecture)}")
         for field in fields(self):
             value = _plain(getattr(self, field.name))
             object.__setattr__(self, field.name, value)
-            if str(field.type) in kinds and not isinstance(value, kinds[str(field.type)]):  # type: ignore[arg-type]
+            kind: Any = kinds.get(str(field.type), object)
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
                 raise TypeError(
                     f"{self.architecture}: {field.name} must be {field.type}, got {one_line(repr(value))}"
                 )
@@ -95,7 +98,10 @@ class EncoderConfig:
         if isinstance(value, Iterable):
             value = tuple(map(_plain, value))
             object.__setattr__(self, name, value)
-        expect(self, name, isinstance(value, tuple) and all(isinstance(v, int) for v in value), expected)
+        is_given = isinstance(value, tuple) and all(
+            isinstance(v, int) and not isinstance(v, bool) for v in value
+        )
+        expect(self, name, is_given, expected)
         return value
 
 

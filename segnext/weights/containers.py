@@ -33,6 +33,12 @@ JITTOR_END = b"HCAJSLHD"
 LARGEST_FILE = 4 * 2**30
 MOST_TENSORS = 20_000
 LONGEST_NAME = 300
+# Files of ours that hold something else name it in their header, under "format", with these beginnings.
+OTHER_FILES = {
+    "segnext-deployed": "a deployed model; DeployedSegNeXt.load reads it, and weights= the file that it was made from",
+    "segnext-training": "the state of a training; the same segnext train line with --resume goes on, and writes "
+    "final.safetensors",
+}
 DEEPEST = 8
 """Most dictionaries around a state dict."""
 
@@ -108,6 +114,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         OSError: it cannot be read.
     """
     file = expect_file(path)
+    with path.open("rb") as begun:
+        head = begun.read(9)
+    if len(head) == 9 and head[8:] != b"{":
+        raise Refused(f"{file}: file must be a safetensors file, got one that begins with {head[:8]!r}")
+    if not _is_utf_8(path):
+        raise Refused(f"{file}: a safetensors file must have a name in UTF-8 to be read; rename it")
     try:
         with safe_open(path, framework="pt") as opened:
             metadata, names = opened.metadata() or {}, list(opened.keys())
@@ -117,6 +129,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise
     except Exception as error:  # of a header whose numbers or types are unknown to it
         raise _damaged(file, error) from None
+
+
+def _is_utf_8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def expect_file(path: Path) -> str:
@@ -177,6 +197,9 @@ def _read_safetensors(path: Path) -> Contents:
     state_dict, metadata = read_safetensors(path)
     if not state_dict:
         raise _not_a_state_dict(path, "no tensors")
+    for beginning, what in OTHER_FILES.items():
+        if metadata.get("format", "").startswith(beginning):
+            raise Refused(f"{one_line(path, 240)}: file must hold the weights of a model, got {what}")
     if CONFIG_KEY not in metadata:
         meta = json.loads(metadata.get(META_KEY, "{}"))
         return Contents(dict(state_dict), "safetensors", beside={"meta": meta})
@@ -198,7 +221,10 @@ def _read_torch(path: Path) -> Contents:
     with restricted.open_zip(path) as archive:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise _not_a_state_dict(path, "a TorchScript program")
-    return _from_object(path, "torch", *restricted.load_torch_zip(path))
+    try:
+        return _from_object(path, "torch", *restricted.load_torch_zip(path))
+    except restricted.NotTorch as error:
+        raise Refused(f"{one_line(path, 240)}: file must be a checkpoint, got {error}") from None
 
 
 def _read_pickle(path: Path) -> Contents:

@@ -32,6 +32,10 @@ _LONGEST_ZIP_END = 2**16 + 200  # the last record, before a comment of 64 KB
 _BIG_ENDIAN = "its bytes are in the order of a big-endian machine"
 
 
+class NotTorch(ValueError):
+    """A whole zip file, but none that ``torch.save`` writes; the message says so."""
+
+
 @dataclass(frozen=True)
 class Unusable:
     """Stands for a tensor that cannot be a weight.
@@ -337,7 +341,7 @@ def load_torch_zip(path: Path) -> tuple[Any, set[str]]:
         names = set(archive.namelist())
         root = next((name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")), None)
         if root is None:
-            raise pickle.UnpicklingError("no data.pkl inside")
+            raise NotTorch("a zip file without data.pkl; if a checkpoint is inside, unpack it")
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") == b"big":
             raise pickle.UnpicklingError(_BIG_ENDIAN)
         storages: dict[str, _Storage] = {}

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,20 @@ def test_files_whose_tensors_do_not_fit(
         DeployedSegNeXt.load(path)
 
 
+@pytest.mark.parametrize("content", ["torch", "prose"])
+def test_a_file_of_another_kind_is_not_called_damaged(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.save({}, path) if content == "torch" else path.write_text("weights are elsewhere")
+    with pytest.raises(ValueError, match="must be a safetensors file, got one that begins with"):
+        DeployedSegNeXt.load(path)
+
+
+def test_each_door_names_the_other(tmp_path: Path) -> None:
+    deploy(narrow()).save(tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=r"got a deployed model; DeployedSegNeXt\.load reads it"):
+        Predictor(tmp_path / "net.safetensors")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -135,6 +150,9 @@ def test_files_whose_tensors_do_not_fit(
         {"config": "[1]"},
         {"config": json.dumps({"architecture": "segnext_t"})},
         {"config": json.dumps({"colour": "red"})},
+        {"config": json.dumps({**asdict(narrow().config), "decoder": "mlp"})},
+        {"config": json.dumps({**asdict(narrow().config), "eval_steps": True})},
+        {"config": json.dumps({**asdict(narrow().config), "architecture": "a\nb"})},
         {"metadata": "null"},
         {"dtype": "load"},
     ],

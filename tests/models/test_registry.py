@@ -140,6 +140,9 @@ def test_decoder_width_and_rank_are_free():
         ("segnext_t", {"features_only": True}, TypeError, r"overrides of segnext_t .* got 'features_only'"),
         ("segnext_t", {"num_classes": 0}, ValueError, r"segnext_t: num_classes must be at least 2 .*, got 0"),
         ("segnext_t", {"num_classes": "11"}, TypeError, r"segnext_t: num_classes must be int, got '11'"),
+        ("segnext_t", {"eval_steps": True}, TypeError, r"eval_steps must be int, got True"),
+        ("segnext_t", {"drop_path": False}, TypeError, r"drop_path must be float, got False"),
+        ("segnext_t", {"depths": (1, 1, True, 1)}, ValueError, r"depths must be four positive integers"),
         ("segnext_t", {"in_channels": 0}, ValueError, r"in_channels must be at least 1, got 0"),
         (
             "segnext_t",

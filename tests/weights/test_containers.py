@@ -379,9 +379,27 @@ def write_script(path: Path) -> None:
     torch.jit.save(torch.jit.trace(torch.nn.Identity(), torch.zeros(1)), path)
 
 
+def write_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.pth", b"anything")
+
+
+def write_npz(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **ARRAYS)
+
+
+def write_header(form: str) -> Callable[[Path], None]:
+    return lambda path: save_file({"a": torch.zeros(1)}, path, {"format": form})
+
+
 BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (write_bytes(b""), "got 0 bytes; fetch it again"),
     "web-page": (write_bytes(b"<!DOCTYPE html><html>"), r"begins with b'<!DOCTYP'; is it a web page"),
+    "zip-of-a-checkpoint": (write_zip, "file must be a checkpoint, got a zip file .*unpack"),
+    "numpy-zip": (write_npz, "file must be a checkpoint, got a zip file without"),
+    "deployed": (write_header("segnext-deployed-1"), "got a deployed model; DeployedSegNeXt.load reads it"),
+    "training": (write_header("segnext-training-1"), "got the state of a training; .* --resume goes on"),
     "no-zip": (write_bytes(b"PK\x03\x04" + bytes(100)), "damaged or cut"),
     "no-pickle": (write_bytes(b"\x80\x04" + bytes(100)), "damaged or cut"),
     "whole-module": (write_object(torch.nn.Linear(2, 2)), r"got a Linear; save model\.state_dict\(\)"),
@@ -397,6 +415,17 @@ BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
         "dense tensors of numbers, got an array of numpy's dtype O8 as",
     ),
 }
+
+
+def test_a_name_that_safetensors_cannot_read(tmp_path: Path) -> None:
+    """It opens no name that is not UTF-8; the file is whole all the same."""
+    write_safetensors(tmp_path / "whole")
+    path = tmp_path / os.fsdecode(b"\xff.safetensors")
+    os.replace(tmp_path / "whole", path)
+    with pytest.raises(
+        ValueError, match=r"udcff\.safetensors: a safetensors file must have a name in UTF-8.*; rename"
+    ):
+        read_contents(path)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
