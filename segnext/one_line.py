@@ -6,6 +6,8 @@ import unicodedata
 
 LIMIT = 120
 """Characters of a text that a message shows by default."""
+LONGEST_NAME = 200
+"""Characters of a class's name."""
 SHORT = 8
 """Most items of a list that are shown."""
 _PLAIN = (str, int, float, type(None))
@@ -51,6 +53,11 @@ def is_one_line(text: str) -> bool:
         unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in JOINERS
         for letter in text
     )
+
+
+def is_class_name(name: object) -> bool:
+    """Say whether weights can keep a name of a class, and a legend can draw it: one line, not too long."""
+    return isinstance(name, str) and len(name) <= LONGEST_NAME and is_one_line(name)
 
 
 def _escape(letter: str) -> str:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from segnext.one_line import one_line
+
 
 class Naming(str, Enum):
     """Says whose the result is."""
@@ -129,6 +131,10 @@ def _class_metadata(classes: str, num_classes: int) -> dict[str, Any]:
         metadata = {"classes": list(data.classes), "palette": [list(colour) for colour in data.palette]}
     else:
         metadata = {"classes": [name.strip() for name in classes.split(",")]}
+    if not all(metadata["classes"]):
+        raise ValueError(
+            f"convert: classes must be names with commas between them, got {one_line(classes)}; name each one"
+        )
     if len(metadata["classes"]) != num_classes:
         raise ValueError(
             f"convert: classes must be {num_classes} names as the checkpoint has classes, got "

@@ -35,6 +35,7 @@ from segnext.data.dataset import SegmentationFolder
 from segnext.data.depth import ValueRange, check_range
 from segnext.data.labels import IDS, Colour
 from segnext.drawing.palette import distinct_palette
+from segnext.one_line import LONGEST_NAME, is_class_name, one_line
 from segnext.safe_yaml import read_yaml
 
 SETS = Path(__file__).parent / "sets"
@@ -235,9 +236,10 @@ def _classes(content: dict[str, Any], path: Path) -> tuple[str, ...]:
             f"{cure if is_single else 'name them in the order of their ids: [road, car]'}"
         )
     for name in classes:
-        if not isinstance(name, str) or classes.count(name) > 1:
+        if not is_class_name(name) or classes.count(name) > 1:
             raise ValueError(
-                f"data: classes in {path} must be names, each there once, got {name!r}; "
+                f"data: classes in {path} must be names of at most {LONGEST_NAME} letters, each there once, got "
+                f"{one_line(repr(name))}; "
                 "quote what YAML reads as something else (yes, no, 1)"
             )
     return tuple(classes)

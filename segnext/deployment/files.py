@@ -20,7 +20,7 @@ from segnext.models.decoders import decoder_of
 from segnext.models.finite import first_non_finite
 from segnext.one_line import one_line
 from segnext.weights.catalogue import find_file
-from segnext.weights.configuration import expect_metadata, expect_size
+from segnext.weights.configuration import as_json, expect_metadata, expect_size
 from segnext.weights.containers import read_safetensors
 from segnext_kernels import packed
 
@@ -39,14 +39,21 @@ class Contents:
 
 
 def write(path: str | Path, contents: Contents) -> None:
-    """Write a file; an existing one is replaced atomically."""
+    """Write a file; an existing one is replaced atomically.
+
+    Raises:
+        ValueError: `read` would refuse the file: its metadata are misshaped, or its weights not finite.
+    """
+    config, tensors = contents.config, by_name(contents.config, contents.weights)
+    metadata = as_json(contents.metadata, config.num_classes, config.in_channels, "deploy")
+    if (bad := first_non_finite(tensors)) is not None:
+        raise ValueError(f"deploy: weights to save must be finite, got NaN or Inf in {bad}")
     header = {
         "format": FORMAT,
         "config": json.dumps(asdict(contents.config)),
         "dtype": str(contents.dtype).removeprefix("torch."),
-        "metadata": json.dumps(contents.metadata),
+        "metadata": json.dumps(metadata),
     }
-    tensors = by_name(contents.config, contents.weights)
     replace_file(path, lambda temporary: save_file(tensors, temporary, header))
 
 

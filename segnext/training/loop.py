@@ -37,7 +37,7 @@ from segnext.training.log import RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
 from segnext.training.settings import Reporting, TrainSettings
 from segnext.training.trainable import expect_trainable
-from segnext.weights.saving import save
+from segnext.weights.saving import expect_savable, save
 
 STOPPING = "stopping after this step, with a checkpoint; once more stops at once, without it"
 
@@ -100,6 +100,7 @@ def train(
             f"train: num_classes of the model must be {len(data.classes)} for {data.name}, "
             f"got {model.config.num_classes}"
         )
+    expect_savable(model, {"classes": data.classes, "palette": data.palette})
     expect_free(Path(output), resume, overwrite)  # before the data are read, which can take long
     run = _Run.prepare(model, data, settings, device)
     reports = require_sound(run.data, [split for split in ("train", "val") if split in data.splits], console)

@@ -35,7 +35,8 @@ def expect_trainable(model: object) -> None:
     bad = first_non_finite(model.state_dict())
     if bad is not None:
         raise ValueError(f"train: weights to start from must be finite, got NaN or Inf in {bad}; take others")
-    expect_savable(model, model.metadata)
+    # The final weights get the data set's names and colours.
+    expect_savable(model, {k: v for k, v in model.metadata.items() if k not in ("classes", "palette")})
 
 
 def _expect_trainable_parameter(name: str, parameter: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +14,11 @@ from segnext.data.preprocessing import MEAN, Preprocessing
 from segnext.models.config import SegNeXtConfig
 from segnext.models.decoders import DECODERS
 from segnext.models.registry import CONFIGS, ModelConfig, find_architecture
-from segnext.one_line import is_one_line, one_line, shown
+from segnext.one_line import is_class_name, one_line, shown
 
 # A file may hold a part of a model; the rest is initialised. Beyond these, its config is not that of its tensors.
 LARGEST_RATIO = 4
 FREE_WEIGHTS, FREE_TENSORS = 2**24, 2000
-LONGEST_CLASS_NAME = 200
 
 
 def expect_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: str) -> None:
@@ -78,7 +78,7 @@ def expect_metadata(metadata: Mapping[str, Any], num_classes: int, in_channels: 
     """
     classes, palette = metadata.get("classes"), metadata.get("palette")
     if classes is not None and not (
-        isinstance(classes, list) and len(classes) == num_classes and all(map(_is_class_name, classes))
+        isinstance(classes, list) and len(classes) == num_classes and all(map(is_class_name, classes))
     ):
         raise ValueError(f"{file}: classes must be {num_classes} names of one line, got {shown(classes)}")
     if palette is not None and not (
@@ -101,6 +101,23 @@ def expect_metadata(metadata: Mapping[str, Any], num_classes: int, in_channels: 
     for key in ("recipe", "metrics"):
         if not isinstance(metadata.get(key, {}), dict):
             raise ValueError(f"{file}: {key} must be a dictionary, got {shown(metadata[key])}")
+
+
+def as_json(metadata: Mapping[str, Any], num_classes: int, in_channels: int, what: str) -> dict[str, Any]:
+    """Return metadata as a file will hold it: lists for tuples, text for keys.
+
+    Raises:
+        ValueError: it does not fit into JSON, or `expect_metadata` would refuse it when the file is read.
+    """
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(metadata)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{what}: metadata must be text, numbers, lists and dictionaries, got something else ({one_line(error)}); "
+            "convert arrays with tolist()"
+        ) from None
+    expect_metadata(plain, num_classes, in_channels, what)
+    return plain
 
 
 def fitting_metadata(
@@ -157,10 +174,6 @@ def _weights(config: ModelConfig) -> int:
         decoder = config.decoder_channels
         return count + decoder * (sum(config.channels[1:]) + 3 * decoder + config.num_classes + config.rank)
     return count + config.channels[-1] * config.num_classes
-
-
-def _is_class_name(name: object) -> bool:
-    return isinstance(name, str) and len(name) <= LONGEST_CLASS_NAME and is_one_line(name)
 
 
 def _is_colour(colour: object) -> bool:

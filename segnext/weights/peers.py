@@ -21,7 +21,7 @@ from segnext.models.config import GROUPS, ROOT, STRIPS, SegNeXtConfig
 from segnext.models.registry import ModelConfig
 from segnext.weights.config_text import TRAINED_STEPS
 from segnext.weights.containers import META_KEY
-from segnext.weights.saving import on_cpu
+from segnext.weights.saving import expect_savable, finite_on_cpu
 
 KEPT = ("preprocessing", "recipe", "metrics")
 
@@ -72,7 +72,8 @@ def save_for(model: SegNeXt | MSCAN, path: str | os.PathLike[str], peer: str) ->
         What the file does not hold, one sentence each.
 
     Raises:
-        ValueError: an unknown peer, another suffix, or a model that the peer's code cannot compute.
+        ValueError: an unknown peer, another suffix, a model that the peer's code cannot compute, or that `save`
+            refuses.
     """
     if peer not in PEERS:
         raise ValueError(f"save_for: peer must be one of {', '.join(PEERS)}, got {peer!r}")
@@ -82,12 +83,13 @@ def save_for(model: SegNeXt | MSCAN, path: str | os.PathLike[str], peer: str) ->
             f"save_for: path must end in {' or '.join(to.suffixes)} for {to.title}, got {path}; rename it"
         )
     _expect_computable(model.config, to)
-    tensors = to.rename(on_cpu(model))
+    metadata = expect_savable(model, model.metadata)
+    tensors = to.rename(finite_on_cpu(model))
     if peer == "paddleseg":
         arrays = {key: tensor.float().numpy() for key, tensor in tensors.items()}
         replace_bytes(path, pickle.dumps(arrays, protocol=2))
-        return _left_to_yaml(model)
-    meta = _meta(model, peer)
+        return _left_to_yaml(model.config, metadata)
+    meta = _meta(model.config, metadata, peer)
     if path.suffix == ".safetensors":
         header = {"format": "pt", META_KEY: json.dumps(meta)}
         replace_file(path, lambda temporary: save_file(tensors, temporary, header))
@@ -121,18 +123,17 @@ def _expect_computable(config: ModelConfig, to: Peer) -> None:
         expect(same, "align_corners", f"{config.decoder_align_corners} as decoder_align_corners")
 
 
-def _meta(model: SegNeXt | MSCAN, peer: str) -> dict[str, Any]:
-    named = {key: model.metadata[key] for key in ("classes", "palette") if key in model.metadata}
-    kept = {key: model.metadata[key] for key in KEPT if key in model.metadata}
-    text = _text(model, peer)
+def _meta(config: ModelConfig, metadata: Mapping[str, Any], peer: str) -> dict[str, Any]:
+    named = {key: metadata[key] for key in ("classes", "palette") if key in metadata}
+    kept = {key: metadata[key] for key in KEPT if key in metadata}
+    text = _text(config, metadata.get("preprocessing") or {}, peer)
     if peer == "mmsegmentation":
         return {"cfg": text, "dataset_meta": named, "segnext": kept}
     return {"config": text, **{key.upper(): value for key, value in named.items()}, "segnext": kept}
 
 
-def _text(model: SegNeXt | MSCAN, peer: str) -> str:
+def _text(config: ModelConfig, preprocessing: Mapping[str, Any], peer: str) -> str:
     """Return the configuration as Python text, from which mmcv's and mmengine's Config build the model."""
-    config, preprocessing = model.config, model.metadata.get("preprocessing") or {}
     normalisation = {key: list(preprocessing[key]) for key in ("mean", "std") if key in preprocessing}
     network: dict[str, Any] = {
         "type": "EncoderDecoder",
@@ -206,9 +207,9 @@ def ham_arguments(config: SegNeXtConfig, capitals: bool) -> dict[str, Any]:
     return {"MD_S": 1, "MD_R": config.rank, **named}
 
 
-def _left_to_yaml(model: SegNeXt | MSCAN) -> list[str]:
+def _left_to_yaml(config: ModelConfig, metadata: Mapping[str, Any]) -> list[str]:
     """Say what PaddleSeg takes from its YAML."""
-    config, left = model.config, []
+    left = []
     if isinstance(config, SegNeXtConfig):
         decoder = {
             "channels": config.decoder_channels,
@@ -217,11 +218,12 @@ def _left_to_yaml(model: SegNeXt | MSCAN) -> list[str]:
             "ham_kwargs": ham_arguments(config, capitals=True),
         }
         left.append(f"PaddleSeg's YAML must say num_classes: {config.num_classes} and decoder_cfg: {decoder}")
-    preprocessing = model.metadata.get("preprocessing") or {}
+    preprocessing = metadata.get("preprocessing") or {}
     if {"mean", "std"} <= preprocessing.keys():
         mean, std = ([round(value / 255, 6) for value in preprocessing[key]] for key in ("mean", "std"))
         left.append(f"PaddleSeg's YAML must say mean: {mean} and std: {std} in Normalize")
-    others = [key for key in ("classes", "palette", "recipe", "metrics") if key in model.metadata]
+    others = [key for key in ("short_side", "value_range") if preprocessing.get(key) is not None]
+    others += [key for key in ("classes", "palette", "recipe", "metrics") if key in metadata]
     if others:
         left.append(f"PaddleSeg's files have no place for {', '.join(others)}")
     return left

@@ -14,7 +14,10 @@ from torch import Tensor
 from segnext.atomic import replace_file
 from segnext.models import MSCAN, SegNeXt
 from segnext.models.changed import first_unsaved_change
-from segnext.models.finite import first_without_values
+from segnext.models.finite import first_non_finite, first_without_values
+from segnext.models.values import FLOATING
+from segnext.one_line import one_line
+from segnext.weights.configuration import as_json
 from segnext.weights.containers import CONFIG_KEY, FORMAT
 from segnext.weights.identify import overrides_of
 
@@ -36,21 +39,25 @@ def save(
         dtype: dtype of the convolution weights in the file; vectors, statistics and bases stay as they are.
 
     Raises:
-        ValueError: unknown metadata, or a layer with another geometry or eps, which no file of weights shows.
+        ValueError: what could not be loaded again: unknown or misshaped metadata, a layer with another geometry or
+            eps, which no file of weights shows, or weights that are not finite in this dtype.
     """
-    merged = {**model.metadata, **(metadata or {})}
-    expect_savable(model, merged)
+    if dtype not in (None, *FLOATING):
+        raise ValueError(f"save: dtype must be one of {', '.join(map(str, FLOATING))}, got {one_line(dtype)}")
+    merged = expect_savable(model, {**model.metadata, **(metadata or {})})
     model_config = {"architecture": model.config.architecture, "model": overrides_of(model.config)}
     config = {"format": FORMAT, **model_config, **merged}
-    tensors = on_cpu(model)
+    tensors = finite_on_cpu(model)
     if dtype is not None:
-        tensors |= {key: tensor.to(dtype) for key, tensor in tensors.items() if tensor.ndim == 4}
+        tensors |= {
+            key: _converted(key, tensor, dtype) for key, tensor in tensors.items() if tensor.ndim == 4
+        }
     header = {CONFIG_KEY: json.dumps(config), "format": "pt"}
     replace_file(path, lambda temporary: save_file(tensors, temporary, header))
 
 
-def expect_savable(model: SegNeXt | MSCAN, metadata: Mapping[str, Any]) -> None:
-    """Raise a ValueError, see :func:`save`, before there is work to lose."""
+def expect_savable(model: SegNeXt | MSCAN, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Raise a ValueError, see :func:`save`, before there is work to lose; return the metadata as in a file."""
     for key in metadata:
         if key not in METADATA_KEYS:
             raise ValueError(f"save: metadata must be among {', '.join(METADATA_KEYS)}, got {key!r}")
@@ -64,13 +71,29 @@ def expect_savable(model: SegNeXt | MSCAN, metadata: Mapping[str, Any]) -> None:
             f"save: model must have the layers of its configuration, got {change}; a file would load as another "
             "model; torch.save(model.state_dict(), path) keeps the tensors alone"
         )
+    return as_json(metadata, model.config.num_classes, model.config.in_channels, "save")
 
 
-def on_cpu(model: SegNeXt | MSCAN) -> dict[str, Tensor]:
-    """Copy a model's state dict to the CPU."""
-    return in_own_memory(
-        {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    )
+def finite_on_cpu(model: SegNeXt | MSCAN) -> dict[str, Tensor]:
+    """Copy a model's state dict to the CPU.
+
+    Raises:
+        ValueError: a tensor holds NaN or infinity, which no reader takes.
+    """
+    state_dict = model.state_dict()
+    if (name := first_non_finite(state_dict)) is not None:
+        raise ValueError(f"save: weights must be finite, got NaN or Inf in {name}; save an earlier state")
+    return in_own_memory({key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()})
+
+
+def _converted(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    converted = tensor.to(dtype)
+    if not bool(converted.isfinite().all()):
+        raise ValueError(
+            f"save: dtype must hold the weights, got {dtype} for {key}, whose largest is "
+            f"{tensor.abs().max().item():.4g}; save torch.bfloat16 or torch.float32"
+        )
+    return converted
 
 
 def in_own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -136,6 +136,23 @@ def test_a_file_of_another_kind_is_not_called_damaged(content: str, tmp_path: Pa
         DeployedSegNeXt.load(path)
 
 
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    for metadata in (
+        {"classes": ["a"]},
+        {"palette": torch.zeros(3, 3)},
+        {"preprocessing": {"std": [0, 1, 1]}},
+    ):
+        model = narrow()
+        model.metadata = metadata
+        with pytest.raises(ValueError, match="^deploy: (classes|metadata|preprocessing)"):
+            deploy(model).save(tmp_path / "net.safetensors")
+    model = narrow()
+    model.decoder.classifier.bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="deploy: weights to save must be finite, got NaN or Inf in"):
+        deploy(model).save(tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_each_door_names_the_other(tmp_path: Path) -> None:
     deploy(narrow()).save(tmp_path / "net.safetensors")
     with pytest.raises(ValueError, match=r"got a deployed model; DeployedSegNeXt\.load reads it"):

@@ -111,6 +111,21 @@ def test_class_names_and_rank_on_the_command_line() -> None:
     assert model.metadata == {"classes": ["road", "car", "sky"]} and model.config.rank == 8
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("a,b\nc,d", "classes must be 3 names of one line"),
+        (f"a,b,{'c' * 201}", "classes must be 3 names of one line"),
+        ("a,,c", "classes must be names with commas between them, got a,,c"),
+        ("", "classes must be names with commas between them, got ; name"),
+    ],
+)
+def test_class_names_that_no_file_may_hold(names: str, message: str) -> None:
+    saved(official(), Path("start.pth"))
+    expect_error(ValueError, message, "start.pth", "--classes", names)
+    assert not Path("start.safetensors").exists()
+
+
 def test_imagenet_backbone() -> None:
     saved(imagenet(), Path("mscan_t.pth"))
     result = run("mscan_t.pth")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
@@ -96,6 +97,43 @@ def test_failed_save_keeps_the_old_file(write: Callable[..., None], suffix: str,
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+UNREADABLE: dict[str, tuple[Any, str]] = {
+    "names": ({"classes": ["a"]}, "save: classes must be 3 names"),
+    "a name of lines": ({"classes": ["a", "b\nc", "d"]}, "save: classes must be 3 names of one line"),
+    "a long name": ({"classes": ["a", "b", "c" * 201]}, "save: classes must be 3 names"),
+    "an array": ({"palette": np.zeros((3, 3), np.uint8)}, r"save: metadata must be text, .* tolist\(\)"),
+    "a set": ({"recipe": {"a": {1}}}, "save: metadata must be text, numbers"),
+    "std": ({"preprocessing": {"std": [1, 0, 1]}}, "save: preprocessing: std must be 3 numbers above 0"),
+    "NaN": (
+        lambda model: model.decoder.classifier.bias.data.fill_(math.nan),
+        "got NaN or Inf in decoder.class",
+    ),
+    "int8": (torch.int8, "dtype must be one of torch.float16, .*, got torch.int8"),
+    "float8": (torch.float8_e4m3fn, "dtype must be one of .*, got torch.float8_e4m3fn"),
+    "text": ("float16", "dtype must be one of .*, got float16"),
+    "overflow": (
+        lambda model: model.decoder.classifier.weight.data.fill_(1e5),
+        "dtype must hold the weights, got torch.float16 for decoder.classifier.weight, whose largest is 1e",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_what_could_not_be_read_again_is_not_written(case: str, tmp_path: Path) -> None:
+    change, message = UNREADABLE[case]
+    path, model = tmp_path / "model.safetensors", tiny()
+    save(model, path, {"classes": ("a", "b", "c")})
+    before = path.read_bytes()
+    options: dict[str, Any] = {"metadata": change} if isinstance(change, dict) else {"dtype": change}
+    if callable(change):
+        change(model)
+        options = {"dtype": torch.float16}
+    with pytest.raises(ValueError, match=message) as error:
+        save(model, path, **options)
+    assert path.read_bytes() == before and "\n" not in str(error.value)
+    assert create_model(weights=path).metadata["classes"] == ["a", "b", "c"]
 
 
 def test_unknown_metadata(tmp_path: Path) -> None:

@@ -96,6 +96,25 @@ def test_the_file_for_paddleseg() -> None:
     assert "num_classes: 3 and decoder_cfg: {'channels': 256" in notes[0] and "'MD_R': 8" in notes[0]
     assert "mean: [0.005882, 0.007843, 0.011765] and std: [0.015686, 0.019608, 0.023529] in Norm" in notes[1]
     assert notes[2] == "PaddleSeg's files have no place for classes, palette, recipe, metrics"
+    model = from_official(rank=8)
+    model.metadata = {"preprocessing": {**METADATA["preprocessing"], "short_side": 48, "value_range": [0, 9]}}
+    assert (
+        save_for(model, path, "paddleseg")[-1]
+        == "PaddleSeg's files have no place for short_side, value_range"
+    )
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_what_could_not_be_read_again_is_not_written(peer: str) -> None:
+    path, model = Path("model" + PEERS[peer].suffixes[-1]), from_official(rank=8)
+    model.metadata = {"classes": ["a"]}
+    with pytest.raises(ValueError, match="classes must be 3 names"):
+        save_for(model, path, peer)
+    model.metadata = {}
+    model.decoder.classifier.bias.data.fill_(float("inf"))
+    with pytest.raises(ValueError, match="weights must be finite, got NaN or Inf in decoder.classifier.bias"):
+        save_for(model, path, peer)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("peer", PEERS)
