@@ -66,7 +66,11 @@ def map_in_order(report: SplitReport) -> str | None:
         found = [label for label in found if label != ignored]
     if len(found) != classes or found == list(range(classes)):
         return None
-    pairs = (f"{label}: {IGNORE if index == ignored else index}" for index, label in enumerate(found))
+    if ignored < classes and ignored not in found:  # all classes are beside it: it takes the place of none
+        targets = {ignored: IGNORE} | {label: str(index) for index, label in enumerate(found)}
+        pairs = [f"{label}: {targets[label]}" for label in sorted(targets)]
+        return f"label_map: {{{', '.join(pairs)}}} instead of ignore_index"
+    pairs = [f"{label}: {IGNORE if index == ignored else index}" for index, label in enumerate(found)]
     return f"label_map: {{{', '.join(pairs)}}}"
 
 

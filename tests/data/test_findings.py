@@ -211,6 +211,19 @@ def test_instances_and_pictures(data):
     assert "... (60 in all)" in text and "60 ids up to 1059 look like instances" in text
 
 
+@pytest.mark.parametrize("ignored", [0, 1])
+def test_an_ignored_id_beside_as_many_others_as_classes(data, ignored):
+    """Two classes and an id that is none: it takes the place of a class only as long as ignore_index says so."""
+    data.labels(np.array([[0, 0, 1], [1, 2, 2]], np.uint8))
+    found = data.findings(ignore_index=ignored)
+    text = next(finding.text for finding in found if finding.level == "error")
+    given = cure(text.replace(" instead of ignore_index", ""), "add to the data YAML: ")
+    assert [f"{label}: {target}" for label, target in given["label_map"].items() if target == "ignore"] == [
+        f"{ignored}: ignore"
+    ]
+    assert data.findings(**given) == []
+
+
 def test_an_ignored_id_inside_the_classes(data):
     text = next(finding.text for finding in data.findings(ignore_index=0) if finding.level == "warning")
     assert text.endswith("choose an ignore_index that is no class, such as 255")  # one class alone is none
