@@ -205,6 +205,7 @@ def _examine(console: Console, data: str, root: Path | None, limit: int | None) 
     """Print a report on each split; return whether nothing is wrong."""
     from rich.console import Console
 
+    from segnext.cli.main import message_of
     from segnext.data.check import inspect_shown
     from segnext.data.config import load_data_config
     from segnext.data.findings import judge
@@ -215,8 +216,8 @@ def _examine(console: Console, data: str, root: Path | None, limit: int | None) 
     for split in config.splits:
         try:
             reports[split] = inspect_shown(config, split, Console(stderr=True), limit)
-        except (ValueError, FileNotFoundError) as error:
-            faults[split] = str(error)
+        except (ValueError, OSError) as error:
+            faults[split] = message_of(error)
     healthy = not faults
     for split, files in config.splits.items():
         listed = f", listed in {files.list}" if files.list else ""

@@ -155,3 +155,10 @@ class TestData:
     def test_missing_folder(self, run, data):
         status, text, _ = run(data / "data.yaml", "--root", data / "elsewhere")
         assert status == 1 and "elsewhere" in text
+
+    def test_a_split_that_the_system_refuses_leaves_the_others(self, run, data):
+        file = data / "data.yaml"
+        file.write_text(file.read_text().replace("images/train", "x" * 300))
+        status, output, errors = run(file)
+        assert status == 1 and not errors and "File name too long" in output
+        assert "pairs: 2; width x height: 16x12 (2)" in output
