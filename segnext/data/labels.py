@@ -7,6 +7,7 @@ line that names the file: losses, transparency, colours where ids are expected, 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -27,7 +28,7 @@ _LOSSLESS = frozenset({"BMP", "GIF", "PNG", "PPM", "TIFF"})  # as Pillow calls t
 _LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
 _ID_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 _COLOUR_MODES = frozenset({"1", "L", "P", "RGB"})
-_STRETCHED = {"L;2": 85, "L;4": 17}  # gray of 2 and 4 bits: Pillow makes 255 of the largest number
+_STRETCHED = {"2": 85, "4": 17}  # gray of 2 and 4 bits: Pillow makes 255 of the largest number
 _WITHOUT_ALPHA = {"LA": "L", "RGBA": "RGB"}
 
 Colour = tuple[int, int, int]
@@ -38,8 +39,8 @@ def read_label(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndar
 
     Args:
         path: a lossless image of one channel (gray, palette, bilevel, 16-bit) or of three equal ones; alpha must be
-            opaque. Ids are the numbers that the file stores, whatever the largest one that it declares: a bilevel
-            file holds 0 and 1, gray of 2 bits 0 to 3.
+            opaque. Ids are the numbers that the file stores, whatever they look like: gray of 2 bits holds 0 to 3, also
+            where 0 is white. Only of a bilevel file black is 0, and white is 1.
         upright: turn it by its EXIF orientation, as `read_image` does; False: pixels as they are stored.
 
     Returns:
@@ -183,10 +184,10 @@ def _pixels(image: Image.Image, upright: bool, as_stored: bool) -> Image.Image:
         raise ImageError(
             "a label map of several channels must have 8 bits per channel, got 16; save it as gray PNG of 8 or 16 bits"
         )
-    factor = _factor(image) if as_stored else 1
+    stored = _stored_numbers(image) if as_stored else None
     image = decoded(image, upright)
-    if factor > 1:
-        image = image.point([value // factor for value in range(256)])
+    if stored is not None:
+        image = image.point(stored)
     if image.mode in _WITHOUT_ALPHA:
         if image.getchannel("A").getextrema() != (255, 255):
             raise ImageError(
@@ -197,8 +198,11 @@ def _pixels(image: Image.Image, upright: bool, as_stored: bool) -> Image.Image:
     return image
 
 
-def _factor(image: Image.Image) -> int:
-    """Return by what decoding multiplies the numbers of a file; keep it from stretching those of a PNM file."""
+def _stored_numbers(image: Image.Image) -> list[int] | None:
+    """Return the number that a file stores for each of the 256 that decoding gives, if they differ.
+
+    A PNM file is kept from being stretched: its numbers do not.
+    """
     if image.format == "PPM" and isinstance(image, ImageFile.ImageFile):
         # The last argument is the largest number that the file declares, which becomes the mode's largest.
         largest = 65535 if image.mode == "I" else 255
@@ -206,7 +210,11 @@ def _factor(image: Image.Image) -> int:
             tile._replace(args=(tile.args[0], largest)) if isinstance(tile.args, tuple) else tile
             for tile in image.tile
         ]
-    return _STRETCHED.get(raw_mode(image)[:3], 1)
+    found = re.fullmatch(r"L(?:;([24]?)(I?)R?)?", raw_mode(image))
+    if found is None or not (found[1] or found[2]):
+        return None
+    factor = _STRETCHED.get(found[1], 1)
+    return [(255 - value if found[2] else value) // factor for value in range(256)]
 
 
 def _ids(image: Image.Image) -> np.ndarray:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from segnext.data.images import ImageError
 from segnext.data.labels import LabelReader, read_colours, read_label
+from tests.data.test_depth import tiff
 from tests.data.test_images import png
 
 IDS = np.array([[0, 1, 10], [255, 7, 3]], np.uint8)
@@ -64,10 +65,11 @@ class TestIds:
         (tmp_path / "d.ppm").write_bytes(b"P6 4 1 3\n" + small.repeat(3).tobytes())
         png(tmp_path / "e.png", 4, 1, depth=2, colour=0, rows=bytes([0, 0b00011011]))
         png(tmp_path / "f.png", 4, 1, depth=4, colour=0, rows=bytes([0, 0x01, 0x23]))
+        tiff(tmp_path / "g.tif", small[..., None], photometric=0)  # 0 is white
         for path in sorted(tmp_path.iterdir()):
             np.testing.assert_array_equal(read_label(path), small, path.name)
-        (tmp_path / "g.ppm").write_bytes(b"P6 1 1 3\n" + bytes([3, 0, 1]))  # a colour is not a number
-        assert read_colours(tmp_path / "g.ppm").tolist() == [[0xFF0055]]
+        (tmp_path / "h.ppm").write_bytes(b"P6 1 1 3\n" + bytes([3, 0, 1]))  # a colour is not a number
+        assert read_colours(tmp_path / "h.ppm").tolist() == [[0xFF0055]]
 
     @pytest.mark.parametrize("colour", [2, 4, 6], ids=["rgb", "gray-alpha", "rgba"])
     def test_several_channels_of_16_bits_are_refused(self, tmp_path, colour):
