@@ -317,6 +317,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     except ImageWarning:  # only where warnings are errors
         raise
     except Exception as error:  # a parser can raise any error on damaged data: struct.error, KeyError ...
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
+            raise ImageError(f"{file}: cannot be read, {os.strerror(error.errno).lower()}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{file}: cannot be decoded, it is damaged or truncated ({reason})") from None
 

@@ -82,6 +82,9 @@ class LabelReader:
 
     Attributes:
         table: (65536,) int16, or (2^24,) for colours: the class id of each value; -1 if it has none.
+
+    Raises:
+        ValueError: class ids, or the ignored one, do not fit into 8 bits.
     """
 
     def __init__(
@@ -93,6 +96,11 @@ class LabelReader:
         colours: Mapping[Colour, int] | None = None,
         upright: bool = True,
     ) -> None:
+        if not (1 <= num_classes <= 256 and 0 <= ignore_index <= 255):
+            raise ValueError(
+                "labels: num_classes must be 1..256 and ignore_index 0..255, for class ids have 8 bits, got "
+                f"{num_classes} and {ignore_index}"
+            )
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.is_mapped = label_map is not None

@@ -36,13 +36,18 @@ class ConfusionMatrix:
             label: same shape, 0..K-1 or `ignore_index`.
 
         Raises:
-            ValueError: the shapes differ or an id is out of range.
+            ValueError: the shapes differ or an id is out of range. TypeError: ids are no integers.
         """
         if prediction.shape != label.shape:
             raise ValueError(
                 f"ConfusionMatrix: prediction must have the label's shape {tuple(label.shape)}, "
                 f"got {tuple(prediction.shape)}"
             )
+        for name, given in (("prediction", prediction), ("label", label)):
+            if given.is_floating_point() or given.is_complex():
+                raise TypeError(
+                    f"ConfusionMatrix: {name} must be class ids of an integer type, got {given.dtype}; take the argmax"
+                )
         counted = label != self.ignore_index
         true = label[counted].to(torch.int64)
         predicted = prediction[counted].to(device=label.device, dtype=torch.int64)

@@ -144,6 +144,9 @@ class TestFailures:
             read_image(path)
         return check_one_line(caught.value, path)
 
+    def test_an_error_of_the_system_is_not_called_damage(self, tmp_path):
+        assert self.fails(tmp_path / f"{'a' * 300}.png").endswith(".png: cannot be read, file name too long")
+
     def test_missing(self, tmp_path):
         assert "no such file" in self.fails(tmp_path / "a.png")
 

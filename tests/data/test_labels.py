@@ -152,6 +152,11 @@ class TestReader:
         ):
             LabelReader(2).classes(reader.read(path), path)
 
+    @pytest.mark.parametrize(("num_classes", "ignored"), [(300, 255), (0, 255), (3, -100), (3, 256)])
+    def test_class_ids_have_8_bits(self, num_classes, ignored):
+        with pytest.raises(ValueError, match=rf"class ids have 8 bits, got {num_classes} and {ignored}"):
+            LabelReader(num_classes, ignored)
+
     def test_binary_masks_in_every_file_format(self, tmp_path):
         """A map of 255 to a class holds although 255 stands for ignored pixels in what the reader gives."""
         reader = LabelReader(2, label_map={0: 0, 255: 1})

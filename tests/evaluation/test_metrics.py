@@ -96,7 +96,8 @@ def test_an_ignored_class_is_left_out_of_the_mean():
 def test_counts_are_on_the_cpu_whatever_the_default_device_is():
     with torch.device("meta"):
         confusion = ConfusionMatrix(3)
-        confusion.update(torch.zeros(1, 2, dtype=torch.uint8, device="cpu"), torch.zeros(1, 2, device="cpu"))
+        ids = torch.zeros(1, 2, dtype=torch.uint8, device="cpu")
+        confusion.update(ids, ids)
     assert confusion.counts.device.type == "cpu" and confusion.miou == 1.0
 
 
@@ -122,3 +123,16 @@ def test_bad_input(prediction, label, message):
     with pytest.raises(ValueError, match=message):
         confusion.update(prediction, label)
     assert not confusion.counts.any()
+
+
+@pytest.mark.parametrize("name", ["prediction", "label"])
+def test_probabilities_are_no_class_ids(name):
+    """0.9 would be counted as class 0."""
+    given = {
+        "prediction": torch.zeros(2, 2, dtype=torch.int64),
+        "label": torch.zeros(2, 2, dtype=torch.int64),
+    }
+    with pytest.raises(
+        TypeError, match=rf"^ConfusionMatrix: {name} must be class ids .*, got torch.float32; take"
+    ):
+        ConfusionMatrix(2).update(**given | {name: torch.full((2, 2), 0.9)})
