@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from segnext.deployment import files
 from segnext.deployment.folding import DECODERS, by_name, fold
@@ -83,7 +84,7 @@ class DeployedSegNeXt:
 
     With ``fast = deploy(model)`` and normalised float32 images x (N, C, H, W) of any size, ``fast(x)`` gives logits at
     the input's size, ``fast.forward_logits(x)`` logits at H/8, and ``fast.predict(x)`` labels. Several threads may call
-    it at once; results never share memory with the model.
+    it at once; results never share memory with the model. Images for whose logits a derivative is asked are refused.
     """
 
     training = False  # as a module in evaluation mode
@@ -123,6 +124,11 @@ class DeployedSegNeXt:
     def forward_logits(self, images: Tensor) -> Tensor:
         """Return logits (N, K, ceil(H/8), ceil(W/8)) in float32, before resizing to the image."""
         self._check(images)
+        if _is_differentiated(images):  # in inference mode, all derivatives would be zero
+            raise TypeError(
+                f"deployed {self.config.architecture}: images must need no derivative, got some that do; use the "
+                "model that it was made from, or images.detach()"
+            )
         if self._graphs is not None:
             return self._through_graph("logits", lambda pixels: (self._network.logits(pixels),), images)[0]
         with torch.inference_mode():
@@ -217,3 +223,14 @@ class DeployedSegNeXt:
         """
         found = files.read(path)
         return cls(found.config, found.weights, dtype or found.dtype, found.metadata, device, cuda_graph)
+
+
+def _is_differentiated(images: Tensor) -> bool:
+    """Whether a gradient or a forward-mode derivative with respect to the images is asked for."""
+    if torch.is_grad_enabled() and images.requires_grad:
+        return True
+    while torch._C._functorch.is_functorch_wrapped_tensor(images):
+        if torch._C._functorch.is_gradtrackingtensor(images):
+            return True
+        images = torch._C._functorch.get_unwrapped(images)
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(images).tangent is not None

@@ -126,7 +126,7 @@ def check_images(model: str, images: Tensor, weight: Tensor) -> None:
     """Raise a one-line error unless ``images`` fit a network whose first convolution has ``weight``.
 
     Raises:
-        TypeError: not a dense tensor, or not of the weights' floating dtype (any under autocast).
+        TypeError: not a dense tensor, or not of the weights' floating dtype (any but float64 under autocast).
         ValueError: not (N, C, H, W) with the right C and at least one pixel, or on another device.
     """
     if not isinstance(images, Tensor):
@@ -157,7 +157,11 @@ def check_images(model: str, images: Tensor, weight: Tensor) -> None:
             f"{model}: images must be normalised floating-point pixels, got {images.dtype}; "
             "see segnext.data.preprocessing.normalise, or use segnext.Predictor"
         )
-    if images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
+    autocast = torch.is_autocast_enabled(images.device.type) and torch.float64 not in (
+        images.dtype,
+        weight.dtype,
+    )
+    if images.dtype != weight.dtype and not autocast:
         raise TypeError(
             f"{model}: images must be {weight.dtype} as the weights, got {images.dtype}; "
             "convert one of them, or run under torch.autocast"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from segnext import deploy
@@ -58,6 +59,39 @@ def test_packed_layers_refuse_what_only_operators_can_read(fast: DeployedSegNeXt
         TypeError, match=f"^deployed segnext_t: images must be ordinary tensors, got {got}.*; use"
     ):
         call(fast)
+
+
+def _dual(fast: DeployedSegNeXt) -> None:
+    with forward_ad.dual_level():
+        fast(forward_ad.make_dual(images(), images()))
+
+
+DERIVATIVES: dict[str, Callable[[DeployedSegNeXt], Any]] = {
+    "backward": lambda fast: fast(images().requires_grad_()),
+    "dual": _dual,
+    "grad": lambda fast: torch.func.grad(lambda x: fast(x).sum())(images()),
+    "jvp": lambda fast: torch.func.jvp(fast, (images(),), (images(),)),
+    "vmap of grad": lambda fast: torch.func.vmap(torch.func.grad(lambda x: fast(x).sum()))(images()[None]),
+    "grad of vmap": lambda fast: torch.func.grad(lambda x: torch.func.vmap(fast)(x).sum())(images()[None]),
+}
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("case", DERIVATIVES)
+def test_a_derivative_is_never_silently_zero(model: SegNeXt, backend: str, case: str) -> None:
+    with use_backend(backend):
+        fast = deploy(model)
+        with pytest.raises(
+            TypeError, match=r"^deployed segnext_t: images must (need no derivative|be ordinary)"
+        ):
+            DERIVATIVES[case](fast)
+
+
+def test_images_that_need_a_gradient_elsewhere(fast: DeployedSegNeXt) -> None:
+    needs = images().requires_grad_()
+    with torch.no_grad():
+        assert torch.equal(fast(needs), fast(images()))
+    assert torch.equal(fast.predict(needs), fast.predict(images()))
 
 
 def test_the_network_of_public_ops_can_be_traced(model: SegNeXt) -> None:

@@ -233,6 +233,14 @@ def test_wrong_images_are_refused_in_one_line(model, x, error, message):
         assert str(raised.value).startswith("segnext_t: images must be") and "\n" not in str(raised.value)
 
 
+def test_autocast_leaves_float64_alone(model):
+    with (
+        torch.autocast("cpu"),
+        pytest.raises(TypeError, match="must be torch.float32 as the weights, got torch.float64"),
+    ):
+        model(images(1, 3, 32, 32).double())
+
+
 def test_targets_of_another_size_are_refused(model):
     with pytest.raises(ValueError):
         model.loss(images(2, 3, 32, 32), torch.zeros(1, 32, 32, dtype=torch.long))
