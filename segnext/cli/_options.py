@@ -27,7 +27,8 @@ Weights = Annotated[
     str, typer.Option("--weights", "-w", help="Shipped name (camvid) or a checkpoint in any known layout.")
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice.")]
+# More threads than any machine has cores are a mistake; starting them ends the process.
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default: PyTorch's choice.")]
 Size = Annotated[str, typer.Option(help="Input size: 512, or HEIGHTxWIDTH such as 1024x2048.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images at once.")]
 

@@ -34,6 +34,7 @@ from typing import Any
 from segnext.data.dataset import SegmentationFolder
 from segnext.data.depth import ValueRange, check_range
 from segnext.data.labels import IDS, Colour
+from segnext.data.preprocessing import LARGEST_SHORT_SIDE
 from segnext.drawing.palette import distinct_palette
 from segnext.one_line import LONGEST_NAME, is_class_name, one_line
 from segnext.safe_yaml import read_yaml
@@ -45,7 +46,6 @@ KEYS = (
     *("value_range", "image_suffix", "label_suffix", "label_map", "color_labels", "ignore_colors", "exif"),
 )
 _QUOTE = "quote what YAML reads as something else (yes, no, 1, ~)"
-LONGEST_SIDE = 1 << 16  # of what the network is to see
 IGNORE = "ignore"  # stands for the ignored id in a label map, whatever its number
 
 
@@ -267,9 +267,9 @@ def _ignore_index(content: dict[str, Any], path: Path) -> int:
 
 def _short_side(content: dict[str, Any], path: Path) -> int | None:
     short_side = content.get("short_side")
-    if short_side is not None and (type(short_side) is not int or not 1 <= short_side <= LONGEST_SIDE):
+    if short_side is not None and (type(short_side) is not int or not 1 <= short_side <= LARGEST_SHORT_SIDE):
         raise ValueError(
-            f"data: short_side in {path} must be 1 to {LONGEST_SIDE} pixels, got {_shown(short_side)}"
+            f"data: short_side in {path} must be 1 to {LARGEST_SHORT_SIDE} pixels, got {_shown(short_side)}"
         )
     return short_side
 

@@ -6,21 +6,23 @@ The protocols are those of the published results (docs/model.md, section 5.3). T
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from typing import Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segnext.data.preprocessing import LONGEST_RATIO, Preprocessing, short_side_scale
+from segnext.data.preprocessing import LARGEST_SHORT_SIDE, LONGEST_RATIO, Preprocessing, short_side_scale
 from segnext.data.resizing import resize
 from segnext.models.config import SegNeXtConfig
 from segnext.models.labels import class_logits, two_logits
 from segnext.predict.windows import View, sliding_logits
+
+LARGEST_SCALE = 100.0  # a larger number is a mistake, and sizes that follow from it overflow
 
 DIVISOR = 32
 """The published protocols give the network sides that are multiples of this, the stride of its last stage."""
@@ -74,7 +76,10 @@ class Inference:
     batch: int = 1
 
     def __post_init__(self) -> None:
+        if isinstance(self.scales, str) or not isinstance(self.scales, Iterable):
+            self._expect("scales", False, "a tuple of numbers")
         object.__setattr__(self, "scales", tuple(self.scales))
+        self._expect("crop", isinstance(self.crop, Integral), "a whole number of pixels")
         if self.stride is None:
             object.__setattr__(self, "stride", max(1, 3 * self.crop // 4))
         assert self.stride is not None
@@ -82,15 +87,18 @@ class Inference:
         self._expect("protocol", self.protocol in names, f"one of {', '.join(names)}")
         self._expect("mode", self.mode in ("whole", "slide"), "'whole' or 'slide'")
         self._expect("crop", self.crop >= 1, "at least 1 pixel")
-        self._expect("stride", 1 <= self.stride <= self.crop, f"from 1 to the crop, {self.crop}")
-        valid = bool(self.scales) and all(scale > 0 and math.isfinite(scale) for scale in self.scales)
-        self._expect("scales", valid, "positive numbers, at least one")
+        whole = isinstance(self.stride, Integral)
+        self._expect("stride", whole and 1 <= self.stride <= self.crop, f"from 1 to the crop, {self.crop}")
+        valid = bool(self.scales) and all(0 < scale <= LARGEST_SCALE for scale in self.scales)
+        self._expect("scales", valid, f"numbers above 0 and up to {LARGEST_SCALE:g}, at least one")
+        self._expect("flip", isinstance(self.flip, bool), "True or False")
+        whole = self.short_side is None or isinstance(self.short_side, Integral)
         self._expect(
             "short_side",
-            self.short_side is None or self.short_side >= 0,
-            "at least 1 pixel, 0 for native size, or None",
+            whole and 0 <= (self.short_side or 0) <= LARGEST_SHORT_SIDE,
+            f"1 to {LARGEST_SHORT_SIDE} pixels, 0 for native size, or None",
         )
-        self._expect("batch", self.batch >= 1, "at least 1")
+        self._expect("batch", isinstance(self.batch, Integral) and self.batch >= 1, "a whole number from 1")
 
     def _expect(self, name: str, valid: bool, expected: str) -> None:
         if not valid:

@@ -115,13 +115,17 @@ class Predictor:
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
-            height, width = pixels.shape[:2]
-            advice = "use mode='slide'" if self.inference.mode == "whole" else "use a smaller crop"
-            raise MemoryError(
-                f"not enough memory for {width}x{height} pixels in mode {self.inference.mode!r}; {advice} "
-                "or a short_side"
-            ) from None
+            raise MemoryError(self._too_large(*pixels.shape[:2])) from None
         return Prediction(mask, pixels, self.classes, self.palette, time.perf_counter() - start)
+
+    def _too_large(self, height: int, width: int) -> str:
+        """Say that an image needs more memory than there is, and what needs less."""
+        inference, start = self.inference, f"not enough memory for {width}x{height} pixels"
+        rows, columns = max(inference.seen(height, width, scale) for scale in inference.scales)
+        if rows * columns > height * width:
+            return f"{start}, which the network sees as {columns}x{rows}; use smaller scales or a smaller short_side"
+        advice = "use mode='slide'" if inference.mode == "whole" else "use a smaller crop"
+        return f"{start} in mode {inference.mode!r}; {advice} or a short_side"
 
 
 def network_of(model: SegNeXt, device: torch.device, dtype: torch.dtype) -> Network:
@@ -177,7 +181,10 @@ def _palette(colours: Sequence[Sequence[int]] | None, count: int) -> np.ndarray:
     return palette.astype(np.uint8)
 
 
+# What torch's CPU allocator says: it raises a plain RuntimeError.
+_OUT_OF_MEMORY = ("can't allocate memory", "Storage size calculation overflowed")
+
+
 def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    # torch's CPU allocator raises a plain RuntimeError.
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or "can't allocate memory" in str(error)
+    return known or any(text in str(error) for text in _OUT_OF_MEMORY)

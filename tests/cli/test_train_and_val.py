@@ -273,9 +273,10 @@ def test_val_tells_of_other_class_names(segnext, data, trained):
     ("words", "message"),
     [
         (["--scales", "1,big"], "--scales must be numbers separated by commas"),
-        (["--scales", "0"], "scales must be positive numbers"),
+        (["--scales", "0"], "scales must be numbers above 0"),
+        (["--scales", "1e308"], "scales must be numbers above 0 and up to 100"),
         (["--mode", "slide", "--stride", "2000"], "stride must be from 1 to the crop, 1024, got 2000"),
-        (["--short-side", "-1"], "short_side must be at least 1 pixel"),
+        (["--short-side", "-1"], "short_side must be 1 to 8192 pixels"),
         (["--split", "test"], "split must be one of train, val for houses, got test"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -101,9 +101,9 @@ def test_defaults(houses):
         ({"palette": [[1, 2, 3], [1, 2, 3], [1, 2]]}, r"must be 3 lists \[red, green, blue\] of 0\.\.255"),
         ({"palette": [[1, 2, 3], [1, 2, 3], [1, 2, 256]]}, r"must be 3 lists"),
         ({"palette": 5}, r"must be 3 lists .*, got 5; leave it out"),
-        ({"short_side": 0}, r"short_side in .* must be 1 to 65536 pixels, got 0"),
-        ({"short_side": True}, r"short_side in .* must be 1 to 65536 pixels, got True"),
-        ({"short_side": 10**30}, r"short_side in .* must be 1 to 65536 pixels, got 1000"),
+        ({"short_side": 0}, r"short_side in .* must be 1 to 8192 pixels, got 0"),
+        ({"short_side": True}, r"short_side in .* must be 1 to 8192 pixels, got True"),
+        ({"short_side": 10**30}, r"short_side in .* must be 1 to 8192 pixels, got 1000"),
         ({"value_range": 4095}, r"value_range in .* must be two numbers such as \[0, 4095\], got 4095"),
         (
             {"value_range": [0, True]},

@@ -213,6 +213,12 @@ class TestRefused:
         monkeypatch.setattr(predictor._network, "predict", oversized)
         with pytest.raises(MemoryError, match="not enough memory for 90x70 pixels .* use mode='slide'"):
             predictor(image)
+        monkeypatch.setattr(predictor, "inference", Inference(scales=(0.5, 2)))
+        monkeypatch.setattr(predictor._network, "forward_logits", oversized)
+        with pytest.raises(
+            MemoryError, match="90x70 pixels, which the network sees as 180x140; use smaller scales"
+        ):
+            predictor(image)
 
 
 @pytest.mark.skipif("camvid" not in shipped(), reason="the camvid weights are not in this checkout")
