@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from segnext.one_line import one_line
+
 # A folder's name may have 255 bytes; the file's own name takes at most this much of its temporary folder's.
 _NAME_BYTES = 200
 
@@ -35,8 +37,9 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
 
     Raises:
         OSError: the system refuses to write; `filename` is `path`, whatever `write` raised.
+        ValueError: no file can have this name, see `at_home`.
     """
-    path = Path(path)
+    path = at_home(path)
     with _naming(path):
         if path.exists() and not path.is_file():
             raise OSError(
@@ -60,6 +63,25 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         sync_folder(path.parent)
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """Return a path to write to, in which ``~`` is the user's home, as in paths to read.
+
+    Shells leave it as it is in ``--output=~/masks``; without this, a folder of that name appears in the working one.
+
+    Raises:
+        ValueError: there is no such user, or the path holds a null character.
+    """
+    shown = one_line(repr(os.fspath(path)), 240)
+    if "\0" in str(path):
+        raise ValueError(f"save: path must have no null character, got {shown}; name another")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"save: path must begin with the home of a user, got {shown}; or write ./~"
+        ) from None
 
 
 def replace_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
@@ -88,7 +110,7 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
     Raises:
         OSError: the system refuses to write; `filename` is `path`.
     """
-    path = Path(path)
+    path = at_home(path)
     with _naming(path):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         # Without a buffer, which would try to write the rest again on closing.

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from segnext.atomic import append_text, remove_leftovers, replace_file, whole_lines
+from segnext.atomic import append_text, remove_leftovers, replace_file, replace_text, whole_lines
 from tests.full_disk import MESSAGE, full_disk
 
 
@@ -99,6 +99,20 @@ class TestLinks:
         with pytest.raises(OSError, match="must be a regular file"):
             replace_file(tmp_path / "a", lambda path: path.write_text("new"))
         assert names(tmp_path) == ["a"] and not (tmp_path / "a").is_file()
+
+
+@pytest.mark.parametrize("write", [replace_text, append_text])
+def test_home_is_where_readers_look_for_it(tmp_path, monkeypatch, write):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write("~/note.txt", "text\n")
+    assert (tmp_path / "home" / "note.txt").read_text() == "text\n"
+    for path, words in (("~no-such-user/note.txt", "home of a user"), ("a\0b", "no null character")):
+        with pytest.raises(ValueError, match=f"save: path must .*{words}.*, got '") as error:
+            write(path, "text\n")
+        assert "\0" not in str(error.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["home"]
 
 
 def test_names_of_any_length_that_a_folder_takes(tmp_path):

@@ -33,6 +33,17 @@ Size = Annotated[str, typer.Option(help="Input size: 512, or HEIGHTxWIDTH such a
 Batch = Annotated[int, typer.Option(min=1, help="Images at once.")]
 
 
+def output_option(text: str) -> Any:
+    """Return the option of the place for the results; ``~`` in it is the user's home, as in ``-o=~/masks`` too."""
+    return typer.Option("--output", "-o", help=text, callback=_at_home)
+
+
+def _at_home(path: Path | None) -> Path | None:
+    from segnext.atomic import at_home
+
+    return None if path is None else at_home(path)
+
+
 @dataclass(frozen=True)
 class InferenceOptions:
     """How an image goes through the network, as command-line options; a field's text is its option's help."""

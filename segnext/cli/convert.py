@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from segnext.cli._options import output_option
 from segnext.one_line import one_line
 
 
@@ -26,9 +28,7 @@ def convert(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="File to write; default: the source's name + .safetensors, here."
-        ),
+        output_option("File to write; default: the source's name + .safetensors, here."),
     ] = None,
     to: Annotated[
         Naming,
@@ -97,7 +97,7 @@ def convert(
     typer.echo(str(report))
     named = len(model.metadata.get("classes", ()))
     typer.echo(
-        f"{target}: {model.config.architecture}, {model.config.num_classes} classes "
+        f"{one_line(target, 240)}: {model.config.architecture}, {model.config.num_classes} classes "
         f"({'named' if named else 'without names'}), {to.value} names"
     )
     for sentence in left:
@@ -111,7 +111,7 @@ def _check_target(target: Path, to: Naming, overwrite: bool) -> None:
     if target.suffix not in suffixes:
         expected = " or ".join(f"*{suffix}" for suffix in suffixes)
         raise ValueError(f"convert: output must be named {expected}, got {target}; rename it with -o")
-    if target.exists() and not overwrite:
+    if os.path.lexists(target) and not overwrite:  # a link to nothing is also something that is there
         raise FileExistsError(
             f"convert: output must be a new file, got {target}; pass --overwrite to replace it"
         )

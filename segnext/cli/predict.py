@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from segnext.cli._journal import JOURNAL, SUMMARY, Journal
-from segnext.cli._options import Device, InferenceOptions, Threads, Weights, expanded, parse_numbers
+from segnext.cli._options import (
+    Device,
+    InferenceOptions,
+    Threads,
+    Weights,
+    expanded,
+    output_option,
+    parse_numbers,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,9 +34,7 @@ def predict(
         typer.Argument(metavar="PHOTO|FOLDER|GLOB", help="Images, folders of images, quoted patterns."),
     ],
     weights: Weights = "camvid",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path(
-        "predictions"
-    ),
+    output: Annotated[Path, output_option("Folder for the results.")] = Path("predictions"),
     options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
     overlay: Annotated[bool, typer.Option(help="Also draw overlays with a legend.")] = True,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Strength of the overlay's colours.")] = 0.5,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from segnext.cli._options import SIZE_NAMES, Data, Device, Root, Threads, expanded
+from segnext.cli._options import SIZE_NAMES, Data, Device, Root, Threads, expanded, output_option
 from segnext.training.settings import Reporting, TrainSettings
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @expanded
 def train(
     data: Data,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run, e.g. runs/first.")],
+    output: Annotated[Path, output_option("Folder of the run, e.g. runs/first.")],
     root: Root = None,
     model: Annotated[str, typer.Option("--model", "-m", help=f"{SIZE_NAMES}, or segnext_t ...")] = "t",
     weights: Annotated[

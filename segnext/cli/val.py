@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from segnext.cli._options import Data, Device, InferenceOptions, Root, Threads, Weights, expanded
+from segnext.cli._options import (
+    Data,
+    Device,
+    InferenceOptions,
+    Root,
+    Threads,
+    Weights,
+    expanded,
+    output_option,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,9 +34,7 @@ def val(
     root: Root = None,
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which images.")] = "val",
     options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write measures and confusion matrix as JSON.")
-    ] = None,
+    output: Annotated[Path | None, output_option("Write measures and confusion matrix as JSON.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     device: Device = "auto",
     dtype: Annotated[

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from segnext.atomic import at_home
 from segnext.data.batches import Batch, TrainingBatches
 from segnext.data.check import require_sound
 from segnext.data.config import DataConfig
@@ -101,12 +102,13 @@ def train(
             f"got {model.config.num_classes}"
         )
     expect_savable(model, {"classes": data.classes, "palette": data.palette})
-    expect_free(Path(output), resume, overwrite)  # before the data are read, which can take long
+    output = at_home(output)
+    expect_free(output, resume, overwrite)  # before the data are read, which can take long
     run = _Run.prepare(model, data, settings, device)
     reports = require_sound(run.data, [split for split in ("train", "val") if split in data.splits], console)
     if settings.balance:
         run.class_weight = reports["train"].class_weights(settings.balance).to(device)
-    with run_folder(Path(output), resume, overwrite) as folder:
+    with run_folder(output, resume, overwrite) as folder:
         if resume:
             for note in folder.restore(run.state):
                 console.print(note, markup=False, highlight=False, soft_wrap=True)

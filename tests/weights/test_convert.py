@@ -142,6 +142,25 @@ def test_never_overwrites_unasked() -> None:
     assert create_model(weights="start.safetensors").config.num_classes == 3
 
 
+def test_a_link_to_nothing_is_there_too() -> None:
+    saved(official(), Path("start.pth"))
+    Path("start.safetensors").symlink_to("nothing")
+    expect_error(FileExistsError, "got start.safetensors; pass --overwrite to replace it", "start.pth")
+    assert Path("start.safetensors").is_symlink()
+
+
+def test_home_in_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves ~ as it is behind an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    saved(official(), Path("start.pth"))
+    result = run("start.pth", "--output=~/weights.safetensors")
+    assert f"{tmp_path}/home/weights.safetensors: segnext_t" in result.output
+    assert create_model(weights="~/weights.safetensors")
+    expect_error(
+        FileExistsError, "home/weights.safetensors; pass", "start.pth", "--output=~/weights.safetensors"
+    )
+
+
 def test_errors_leave_no_file() -> None:
     saved(official(), Path("start.pth"))
     Path("broken.pth").write_bytes(Path("start.pth").read_bytes()[:1000])
