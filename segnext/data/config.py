@@ -26,6 +26,7 @@ Labels are single-channel images of class ids, unless `color_labels` says otherw
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,7 +158,7 @@ def load_data_config(name_or_path: str | Path, root: str | Path | None = None) -
         FileNotFoundError: it is neither a shipped name nor a file.
         ValueError: the YAML lacks something or holds something unexpected.
     """
-    path = Path(name_or_path)
+    path = Path(os.path.expanduser(name_or_path))
     if str(name_or_path) in list_sets():
         path = SETS / f"{name_or_path}.yaml"
     elif not path.is_file():
@@ -170,7 +171,11 @@ def load_data_config(name_or_path: str | Path, root: str | Path | None = None) -
         raise ValueError(
             f"data: {path.stem} must be told its folder; add --root DIR (the data set lies in DIR)"
         )
-    base = Path(root) if root is not None else path.parent / _place(content["path"], "path", path)
+    base = (
+        Path(os.path.expanduser(root))
+        if root is not None
+        else path.parent / _place(content["path"], "path", path)
+    )
     classes = _classes(content, path)
     ignore_index = _ignore_index(content, path)
     return DataConfig(

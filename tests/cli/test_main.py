@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import typer
+from PIL import Image
 
 from segnext import __version__
 from segnext.cli import main as cli
@@ -73,6 +74,28 @@ def test_a_warning_of_ours_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(cli, "app", warn)
     cli.main([])
     assert capsys.readouterr().err == "segnext: note: all is well\n"
+
+
+def test_the_home_is_known_in_every_path(capsys, tmp_path, monkeypatch):
+    """No shell expands the ~ of --output=~/out."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (32, 32)).save("a.png")
+    Image.new("L", (32, 32), 1).save("label.png")
+    text = f"path: .\nclasses: {[f'c{index}' for index in range(11)]}\nval: {{images: i, labels: l}}\n"
+    (tmp_path / "data.yaml").write_text(text)
+    for folder, name in (("i", "a.png"), ("l", "label.png")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / name).rename(tmp_path / folder / "a.png")
+    for line in (
+        "predict ~/i/a.png --output=~/out --short-side=0",
+        "val ~/data.yaml --root=~ --weights=camvid --short-side=0 --output=~/val.json",
+        "convert camvid --output=~/weights.safetensors",
+    ):
+        status, _, errors = run(capsys, *line.split())
+        assert not status, errors
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"data.yaml", "i", "l", "out", "val.json", "weights.safetensors"}
 
 
 def test_defects_are_not_hidden(monkeypatch):
