@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,6 +85,14 @@ class SegmentationFolder:
             self._cache_left -= size
             self._cache[index] = item
         return item
+
+    def with_range(self, value_range: ValueRange | None) -> SegmentationFolder:
+        """Return this data set with images in the range that the weights expect, unless it has one of its own."""
+        if value_range is None or self.value_range is not None:
+            return self
+        other = copy.copy(self)
+        other.value_range, other._cache = value_range, {}
+        return other
 
     def read_image(self, file: Path) -> np.ndarray:
         """Return an image as the data set gives it, (H, W, 3) uint8 RGB; raises `ImageError`."""

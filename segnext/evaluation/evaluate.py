@@ -63,7 +63,8 @@ def evaluate(
         device: where images go.
         dtype: float32, or bfloat16 for autocast (a deployed model has its own).
         inference: how an image goes through the network; by default the whole image once.
-        preprocessing: mean, std and image size; by default those of the model's metadata, as in prediction.
+        preprocessing: mean, std, image size, and the range of images of more than 8 bits if `dataset` has none; by
+            default those of the model's metadata, as in prediction.
         after_image: called after each image, for a progress bar.
 
     Raises:
@@ -73,6 +74,7 @@ def evaluate(
     device = torch.device(device)
     if preprocessing is None:
         preprocessing = Preprocessing.of(getattr(model, "metadata", {}))
+    dataset = dataset.with_range(preprocessing.value_range)
     inference = (inference or Inference()).for_weights(preprocessing.short_side)
     confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
     start = time.perf_counter()

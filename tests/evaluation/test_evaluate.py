@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from segnext import Predictor, deploy
 from segnext.data.config import DataConfig, load_data_config
@@ -16,7 +17,8 @@ from segnext.evaluation.metrics import ConfusionMatrix
 from segnext.models import SegNeXt
 from segnext.models.finite import NonFiniteError
 from segnext.predict.inference import Inference
-from tests.data.synthetic import CLASSES, scene, write_data_set, write_pair
+from tests.data.synthetic import CLASSES, scene, write_data_set, write_pair, write_yaml
+from tests.data.test_depth import deep_png
 from tests.training.runs import narrow
 
 
@@ -80,6 +82,20 @@ def test_weights_are_evaluated_as_they_are_predicted(model, data, monkeypatch, c
     assert torch.equal(evaluated.counts, predicted.counts)
     monkeypatch.setattr(model, "metadata", {})
     assert not torch.equal(evaluate(deploy(model, torch.float32), dataset).confusion.counts, predicted.counts)
+
+
+def test_the_range_of_the_weights_reaches_images_of_more_than_8_bits(model, tmp_path, monkeypatch):
+    write_pair(tmp_path, "val", "a", *scene(5))
+    deep_png(tmp_path / "images" / "val" / "a.png", scene(5)[0].astype(np.uint16) * 16)
+    data = load_data_config(write_yaml(tmp_path / "houses.yaml", train=None))
+    stored = {"mean": list(MEAN), "std": list(STD), "value_range": [0, 9000]}
+    monkeypatch.setattr(model, "metadata", {"preprocessing": stored})
+    mask = Predictor(model)(tmp_path / "images" / "val" / "a.png").mask
+    Image.fromarray(mask).save(tmp_path / "labels" / "val" / "a.png")
+    assert len(np.unique(mask)) > 1
+    assert evaluate(deploy(model, torch.float32), data.open("val")).confusion.pixel_accuracy == 1
+    own = dataclasses.replace(data, value_range=(0, 4095))  # the data set's goes first
+    assert evaluate(deploy(model, torch.float32), own.open("val")).confusion.pixel_accuracy < 1
 
 
 @pytest.mark.parametrize(
