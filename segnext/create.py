@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Source = str | os.PathLike[str]
 Model = TypeVar("Model", covariant=True)
 # Beside the architecture, these fields of the configuration decide the shapes of the encoder's tensors.
-ENCODER_FIELDS = ("in_channels", "strips", "root")
+ENCODER_FIELDS = ("in_channels", "strips", "root", "expansions")
 logger = logging.getLogger("segnext")
 
 
@@ -135,7 +135,7 @@ def _check_request(
     if name is None and known is None:
         raise ValueError(
             f"create_model: name must be given for {origin}, whose channels and depths are of no known "
-            "architecture; pass name, channels and depths"
+            "architecture; create_model(name, weights, channels=..., depths=...) loads it, and save keeps them"
         )
     if part != "all":
         return

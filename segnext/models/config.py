@@ -12,6 +12,7 @@ STRIDES = (4, 8, 16, 32)
 STAGES = len(STRIDES)
 STRIPS = (7, 11, 21)
 ROOT = 5
+EXPANSIONS = (8, 8, 4, 4)
 EVAL_STEPS = 7  # of the NMF, as the official code
 MOST_STEPS = 1000  # more do not change the result; a file that declares a billion would never end
 ONE_CLASS = (
@@ -45,7 +46,7 @@ class EncoderConfig:
     architecture: str
     channels: tuple[int, ...]
     depths: tuple[int, ...]
-    expansions: tuple[int, ...] = (8, 8, 4, 4)
+    expansions: tuple[int, ...] = EXPANSIONS
     strips: tuple[int, ...] = STRIPS
     root: int = ROOT
     drop_path: float = 0.1

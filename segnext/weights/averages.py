@@ -44,12 +44,20 @@ def choose(
     own, copies = _separate(state_dict)
     if second is not None:
         key, others = second
+        lacking, size = _lacking(own, others)
+        if lacking == size and average is None:
+            return own, f"those beside {key}, which holds no tensors of their names"
+        if lacking == size:
+            raise ValueError(
+                f"average must be None for a file whose {key} holds no tensors of the names beside it, got {average}"
+            )
         takes_average = average is not False
         what = "the averaged ones" if takes_average else "those before averaging"
         option = "--no-average" if takes_average else "--average"
         change = f"average={not takes_average} (segnext convert {option}) takes the others"
         if takes_average == (key in AVERAGED_KEYS and not _is_swapped(key, beside)):
-            return _replaced(own, _separate(others)[0]), f"{what}, from {key}; {change}"
+            rest = f" ({lacking} of {size} tensors, which it lacks, are those beside it)" if lacking else ""
+            return _replaced(own, _separate(others)[0]), f"{what}, from {key}{rest}; {change}"
         return own, f"{what}, without those in {key}; {change}"
     if copies and own:
         if average:
@@ -73,6 +81,13 @@ def _is_swapped(key: str, beside: Mapping[str, Any]) -> bool:
     meta = beside.get("meta")
     by_mmengine = "message_hub" in beside or (isinstance(meta, Mapping) and "mmengine_version" in meta)
     return key == "ema_state_dict" and by_mmengine
+
+
+def _lacking(own: Mapping[str, Any], others: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many of the tensors in ``own`` the others lack, and of how many; counters of batches do not count."""
+    given = {bare_name(key) for key in _separate(others)[0]}
+    names = [bare_name(key) for key in own if not key.endswith("num_batches_tracked")]
+    return sum(name not in given for name in names), len(names)
 
 
 def _replaced(own: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from segnext.models.config import ROOT, STRIPS, SegNeXtConfig
+from segnext.models.config import EXPANSIONS, ROOT, STAGES, STRIPS, SegNeXtConfig
 from segnext.models.decoder import Decoder
 from segnext.models.decoders import DECODERS
 from segnext.models.registry import CONFIGS, ModelConfig
@@ -157,7 +157,7 @@ def _unseen(logits: int | None, dialect: str, settings: Settings) -> tuple[dict[
 
 
 def _kernels(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
-    """Read ``strips`` and ``root`` off the first block; those that are as published are left out."""
+    """Read ``strips``, ``root`` and ``expansions`` off first blocks; those that are as published are left out."""
     attention = f"{prefix}stages.0.0.attention.strips."
     lengths: list[int] = []
     while (row := f"{attention}rows.{len(lengths)}.weight") in tensors:
@@ -168,6 +168,12 @@ def _kernels(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
         found["strips"] = tuple(lengths)
     if root in tensors and tensors[root].shape[-1] != ROOT:
         found["root"] = tensors[root].shape[-1]
+    first = [f"{prefix}stages.{stage}.0." for stage in range(STAGES)]
+    if all(f"{block}ffn.fc1.weight" in tensors for block in first):
+        shapes = [tensors[f"{block}ffn.fc1.weight"].shape for block in first]
+        expansions = tuple(shape[0] // max(shape[1], 1) for shape in shapes)
+        if expansions != EXPANSIONS:
+            found["expansions"] = expansions
     return found
 
 

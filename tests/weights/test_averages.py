@@ -91,6 +91,32 @@ def test_the_peers_choice_by_default_and_either_by_option(kind: str, tmp_path: P
     assert bias_of(path, average=False)[0] == "raw"
 
 
+def test_an_average_of_some_tensors_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"state_dict": RAW, "ema": {OFFICIAL_KEY: AVERAGE[OFFICIAL_KEY]}}, path)
+    checkpoint = read_checkpoint(path)
+    assert torch.equal(checkpoint.tensors[KEY], AVERAGE[OFFICIAL_KEY])
+    total = sum("num_batches" not in name for name in RAW)
+    said = (
+        f"the averaged ones, from ema ({total - 1} of {total} tensors, which it lacks, are those beside it)"
+    )
+    assert checkpoint.taken.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "ema", [{"decay": torch.tensor(0.9), "shadow": AVERAGE}, wrapped("teacher.", AVERAGE)]
+)
+def test_an_average_under_other_names_is_not_said_to_be_taken(ema: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"state_dict": RAW, "ema": ema}, path)
+    which, said = bias_of(path)
+    assert (which, said) == ("raw", "those beside ema, which holds no tensors of their names")
+    with pytest.raises(
+        ValueError, match="average must be None for a file whose ema holds no tensors .*, got True"
+    ):
+        read_checkpoint(path, average=True)
+
+
 def test_the_average_alone(tmp_path: Path) -> None:
     model = segnext_t(num_classes=3)
     path, alone = tmp_path / "swa.pth", tmp_path / "ema.pth"

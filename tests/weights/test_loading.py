@@ -180,8 +180,8 @@ def test_names_are_translated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("strips", [(7, 11), (3, 5, 7, 9)], ids=str)
-def test_strips_and_root_are_read_off_the_shapes(strips: tuple[int, ...], tmp_path: Path) -> None:
-    model, path = tiny(strips=strips, root=3), tmp_path / "checkpoint.pth"
+def test_strips_root_and_expansions_are_read_off_the_shapes(strips: tuple[int, ...], tmp_path: Path) -> None:
+    model, path = tiny(strips=strips, root=3, expansions=(2, 3, 4, 4)), tmp_path / "checkpoint.pth"
     saved(dialects.to_official(model.state_dict()), path)
     assert f"block1.0.attn.spatial_gating_unit.conv{len(strips) - 1}_2.bias" in "".join(
         torch.load(path, weights_only=True)["state_dict"]
