@@ -27,6 +27,7 @@ from segnext.deployment.modules import FoldedNetwork
 from segnext.deployment.packed import PackedNetwork
 from segnext.deployment.packed import reason_against as reason_against_packed
 from segnext.deployment.parts import FoldedWeights
+from segnext.device import choose_device
 from segnext.models import SegNeXt, SegNeXtConfig
 from segnext.models.changed import first_changed_child
 from segnext.models.finite import expect_finite, first_without_values
@@ -219,10 +220,11 @@ class DeployedSegNeXt:
             cuda_graph: see `deploy`.
 
         Raises:
-            FileNotFoundError: no such file. ValueError: not a deployed SegNeXt, or its tensors do not fit.
+            FileNotFoundError: no such file. ValueError: not a deployed SegNeXt, its tensors do not fit, or there is
+                no such device.
         """
-        found = files.read(path)
-        return cls(found.config, found.weights, dtype or found.dtype, found.metadata, device, cuda_graph)
+        chosen, found = choose_device(device), files.read(path)
+        return cls(found.config, found.weights, dtype or found.dtype, found.metadata, chosen, cuda_graph)
 
 
 def _is_differentiated(images: Tensor) -> bool:

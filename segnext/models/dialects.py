@@ -141,9 +141,12 @@ def detect(state_dict: Mapping[str, Any]) -> str:
     ours = [key for key in keys if _OFFICIAL.match(key)]
     if not ours:
         some = ", ".join(one_line(key, 60) for key in list(state_dict)[:3]) or "no keys at all"
+        inner = next((key for key, value in state_dict.items() if isinstance(value, Mapping)), None)
+        remedy = (
+            "is it another network's checkpoint?" if inner is None else f"pass what is in {one_line(inner)!r}"
+        )
         raise ValueError(
-            f"state dict: names must be those of SegNeXt or MSCAN ({', '.join(DIALECTS)}), got {some}; "
-            "is it another network's checkpoint?"
+            f"state dict: names must be those of SegNeXt or MSCAN ({', '.join(DIALECTS)}), got {some}; {remedy}"
         )
     if any(re.search(r"\._mean$|\.dwconvs\.\d|\._group_norm\.|\.conv_out\.", key) for key in ours):
         return "paddleseg"

@@ -38,10 +38,16 @@ class AnyDialectModule(nn.Module):
             native: the names are this model's already and are not translated.
 
         Raises:
-            ValueError: the checkpoint's NMF bases have another rank, or a tensor holds something other than finite
-                floating numbers.
+            TypeError: not a dictionary of names. ValueError: the checkpoint's NMF bases have another rank, or a
+                tensor holds something other than finite floating numbers.
             RuntimeError: strict, and keys or shapes differ.
         """
+        if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
+            kind = type(state_dict).__name__ + (" with other keys" if isinstance(state_dict, Mapping) else "")
+            raise TypeError(
+                f"load_state_dict: state_dict must be a dictionary of names to tensors, got a {kind}; "
+                "segnext.load_weights reads files"
+            )
         own = self.state_dict(keep_vars=True)
         given = dict(state_dict) if native else dialects.to_native(state_dict, own.keys())
         expect_weights("load_state_dict", given, own, assign)

@@ -33,10 +33,11 @@ def locate(source: str | os.PathLike[str]) -> Path:
     Raises:
         FileNotFoundError: it is neither, or no path at all.
         IsADirectoryError: it is a folder.
+        TypeError: it is an object of another kind, such as a state dict.
         ValueError: it is a pipe or a device.
         OSError: it cannot be looked at.
     """
-    if str(source) in shipped():
+    if isinstance(source, str) and source in shipped():
         return FOLDER / f"{source}.safetensors"
     return find_file(source, "weights: source must be a file or a shipped name", f"shipped are {_names()}")
 
@@ -49,9 +50,14 @@ def find_file(source: str | os.PathLike[str], expected: str, remedy: str) -> Pat
         expected: begins the message, for example ``"weights: source must be a file"``.
         remedy: ends it.
     """
-    shown = one_line(repr(os.fspath(source)))
     try:
-        path = Path(source).expanduser()
+        given = os.fsdecode(source)
+    except TypeError:
+        kind = type(source).__name__
+        raise TypeError(f"{expected}, got a {kind}; model.load_state_dict takes tensors") from None
+    shown = one_line(repr(given))
+    try:
+        path = Path(given).expanduser()
         mode = path.stat().st_mode
     except PermissionError:
         raise

@@ -15,6 +15,7 @@ from segnext.atomic import replace_file
 from segnext.models import MSCAN, SegNeXt
 from segnext.models.changed import first_unsaved_change
 from segnext.models.finite import first_non_finite, first_without_values
+from segnext.models.registry import CONFIGS
 from segnext.models.values import FLOATING
 from segnext.one_line import one_line
 from segnext.weights.configuration import as_json
@@ -61,6 +62,11 @@ def expect_savable(model: SegNeXt | MSCAN, metadata: Mapping[str, Any]) -> dict[
     for key in metadata:
         if key not in METADATA_KEYS:
             raise ValueError(f"save: metadata must be among {', '.join(METADATA_KEYS)}, got {key!r}")
+    if model.config.architecture not in CONFIGS:
+        raise ValueError(
+            f"save: architecture must be one of {', '.join(CONFIGS)}, got {model.config.architecture}; channels and "
+            "depths of your own go with each of them"
+        )
     if (empty := first_without_values(model.state_dict())) is not None:
         raise ValueError(f"save: model must have weights, got {empty} on the meta device; load some first")
     with torch.device("meta"):

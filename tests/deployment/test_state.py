@@ -153,6 +153,13 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused_in_one_line(device: str, tmp_path: Path) -> None:
+    deploy(narrow()).save(tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=f"device must be 'auto', 'cpu' or .*, got '{device}'"):
+        DeployedSegNeXt.load(tmp_path / "net.safetensors", device=device)
+
+
 def test_each_door_names_the_other(tmp_path: Path) -> None:
     deploy(narrow()).save(tmp_path / "net.safetensors")
     with pytest.raises(ValueError, match=r"got a deployed model; DeployedSegNeXt\.load reads it"):

@@ -96,3 +96,23 @@ def test_mscan_loads_its_own_names():
     x = torch.randn(1, 3, 32, 32)
     with torch.inference_mode():
         assert torch.equal(target(x), source(x))
+
+
+@pytest.mark.parametrize(
+    ("state_dict", "message"),
+    [
+        ("model.pth", "got a str; segnext.load_weights reads files"),
+        (None, "got a NoneType"),
+        ([("a", 1)], "got a list"),
+        ({1: torch.ones(1)}, "got a dict with other keys"),
+        (
+            {"meta": 1, "state_dict": {"a": torch.ones(1)}},
+            "got meta, state_dict; pass what is in 'state_dict'",
+        ),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_other_things_than_a_state_dict_are_named(state_dict, message):
+    with pytest.raises((TypeError, ValueError), match=message) as error:
+        tiny().load_state_dict(state_dict)
+    assert "\n" not in str(error.value)

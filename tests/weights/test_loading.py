@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import pickle
@@ -134,6 +135,14 @@ def test_what_could_not_be_read_again_is_not_written(case: str, tmp_path: Path) 
         save(model, path, **options)
     assert path.read_bytes() == before and "\n" not in str(error.value)
     assert create_model(weights=path).metadata["classes"] == ["a", "b", "c"]
+
+
+def test_an_architecture_that_no_reader_knows_is_not_saved(tmp_path: Path) -> None:
+    model = SegNeXt(dataclasses.replace(tiny().config, architecture="mine"))
+    with pytest.raises(
+        ValueError, match="save: architecture must be one of segnext_t, .*, got mine; channels"
+    ):
+        save(model, tmp_path / "model.safetensors")
 
 
 def test_unknown_metadata(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -58,3 +59,17 @@ def test_a_file_whose_name_has_lines(door: str, content: bytes, tmp_path: Path) 
     path = tmp_path / "my\nfile.pth"
     path.write_bytes(content)
     assert r"my\nfile.pth: file must be" in refusal(door, str(path))
+
+
+@pytest.mark.parametrize("thing", [{"a": 1}, None, 3, io.BytesIO(b"weights")], ids=str)
+def test_other_things_than_paths_are_named(thing: Any) -> None:
+    for read in (lambda: create_model("t", weights=thing or []), lambda: DeployedSegNeXt.load(thing)):
+        with pytest.raises(
+            TypeError, match="must be a file.*, got a .*; model.load_state_dict takes tensors"
+        ):
+            read()
+
+
+def test_paths_of_bytes(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="got '.*nothing.pth'"):
+        create_model(weights=bytes(tmp_path / "nothing.pth"))
