@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -66,6 +66,13 @@ class Predictor:
     ) -> None:
         if dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(f"Predictor: dtype must be float32, bfloat16 or float16, got {dtype}")
+        for name, value, kind in (
+            ("inference", inference, Inference),
+            ("preprocessing", preprocessing, Preprocessing),
+        ):
+            if not isinstance(value, kind | None):
+                expected = f"{kind.__module__}.{kind.__name__}"
+                raise TypeError(f"Predictor: {name} must be a {expected}, got a {type(value).__name__}")
         self.device = choose_device(device)
         self.dtype = dtype
         if isinstance(model, str | os.PathLike):
@@ -162,10 +169,9 @@ def _pixels(
 def _class_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     if names is None:
         return tuple(f"class {index}" for index in range(count))
-    if len(names) != count:
-        raise ValueError(
-            f"Predictor: classes in the weights' metadata must be {count} names, got {len(names)}"
-        )
+    if isinstance(names, str | Mapping) or len(names) != count:
+        given = len(names) if not isinstance(names, str | Mapping) else f"a {type(names).__name__}"
+        raise ValueError(f"Predictor: classes in the weights' metadata must be {count} names, got {given}")
     return tuple(str(name) for name in names)
 
 
@@ -173,10 +179,11 @@ def _palette(colours: Sequence[Sequence[int]] | None, count: int) -> np.ndarray:
     if colours is None:
         return distinct_palette(count)
     palette = np.asarray(colours)
-    if palette.shape != (count, 3) or palette.min() < 0 or palette.max() > 255:
+    is_whole = palette.dtype.kind in "iu"  # colours of 0..1 would all be black
+    if palette.shape != (count, 3) or not is_whole or palette.min() < 0 or palette.max() > 255:
         raise ValueError(
-            f"Predictor: palette in the weights' metadata must be {count} colours [r, g, b] of 0..255, "
-            f"got shape {palette.shape}"
+            f"Predictor: palette in the weights' metadata must be {count} colours [r, g, b] of whole numbers "
+            f"0..255, got {palette.dtype} of shape {palette.shape}"
         )
     return palette.astype(np.uint8)
 

@@ -196,13 +196,18 @@ class TestRefused:
             Predictor(tmp_path / "w.safetensors")
 
     @pytest.mark.parametrize(
-        "metadata", [{"classes": ["a"]}, {"palette": [[0, 0, 0]]}, {"palette": [[0, 0, 300]] * 2}]
+        "metadata", [{"classes": ["a"]}, {"palette": [[0, 0, 0]]}, {"palette": [[0, 0, 300]] * 2}, {"palette": [[0.5] * 3] * 2}, {"classes": "ab"}, {"classes": {0: "a", 1: "b"}}]
     )
     def test_metadata_that_does_not_fit(self, metadata):
         network = segnext_t(num_classes=2)
         network.metadata = metadata
         with pytest.raises(ValueError, match="must be 2"):
             Predictor(network)
+
+    @pytest.mark.parametrize("name", ["inference", "preprocessing"])
+    def test_options_of_another_type(self, model, name):
+        with pytest.raises(TypeError, match=rf"{name} must be a segnext\..*\.{name.capitalize()}, got a dict"):
+            Predictor(model, **{name: {"mode": "slide"}})
 
     def test_too_large_for_the_memory(self, predictor, image, monkeypatch):
         # A real request that no machine can serve gives the message of torch's CPU allocator.
