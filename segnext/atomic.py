@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -157,7 +158,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def _prefix(name: str) -> str:
-    return "." + os.fsencode(name)[:_NAME_BYTES].decode("utf-8", "ignore")
+    # In the system's encoding: where that is ASCII, what it lacks is left out.
+    return "." + os.fsencode(name)[:_NAME_BYTES].decode(sys.getfilesystemencoding(), "ignore")
 
 
 @contextmanager

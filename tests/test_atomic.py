@@ -37,6 +37,20 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
     assert target.read_text() == "new" and names(tmp_path) == ["a.txt"]
 
 
+def test_names_that_the_system_s_encoding_lacks(tmp_path):
+    """Python has no letters for such bytes in ASCII, and keeps them as they are; so must the temporary name."""
+    program = r"import os, segnext.atomic as a; a.replace_text(os.fsdecode(b'\xc3\xb6'), 'new')"
+    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **settings, "PYTHONPATH": path},
+        cwd=tmp_path,
+        check=True,
+    )
+    assert names(tmp_path) == ["ö"] and (tmp_path / "ö").read_text() == "new"
+
+
 def test_a_writer_that_fails_changes_nothing(tmp_path):
     (tmp_path / "a.txt").write_text("old")
 

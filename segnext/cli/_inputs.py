@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -162,4 +163,4 @@ def _fitting(name: str) -> str:
     if len(content) <= _LONGEST:
         return name
     digest = hashlib.blake2b(content, digest_size=4).hexdigest()
-    return f"{content[: _LONGEST - 9].decode('utf-8', 'ignore')}_{digest}"
+    return f"{content[: _LONGEST - 9].decode(sys.getfilesystemencoding(), 'ignore')}_{digest}"
