@@ -108,6 +108,15 @@ class Journal:
         return text
 
 
+def _is_record(record: Mapping[str, Any]) -> bool:
+    """Return whether what the summary shows of an image is there, each of its kind."""
+    texts = [record["image"], record["mask"], record.get("overlay", "")]
+    numbers = [record["width"], record["height"], record["seconds"], *record["statistics"].values()]
+    return all(isinstance(text, str) for text in texts) and all(
+        isinstance(number, int | float) for number in numbers
+    )
+
+
 def _is_complete(output: Path, record: Mapping[str, Any]) -> bool:
     return all(os.path.isfile(output / record[kind]) for kind in ("mask", "overlay") if kind in record)
 
@@ -126,9 +135,7 @@ def _earlier(output: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
             return []
         then, now = _settings(found), _settings(run)
         differing = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
-        complete = all(
-            isinstance(record["image"], str) and isinstance(record["mask"], str) for record in records
-        )
+        complete = isinstance(records, list) and all(map(_is_record, records))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         complete, then, now, differing = False, {}, {}, []
     if not complete:

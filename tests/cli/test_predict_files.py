@@ -169,6 +169,25 @@ class TestResume:
         assert status == 1 and errors.count("\n") == 1
         assert "must hold the records of a run, got a damaged file; begin anew with --overwrite" in errors
 
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("overlay", 5),
+            ("seconds", "soon"),
+            ("width", None),
+            ("statistics", {"a": "much"}),
+            ("statistics", []),
+        ],
+    )
+    def test_a_damaged_record_is_one_line(self, run, photos, out, key, value):
+        assert run(photos / "0.png")[0] == 0
+        content = summary(out)
+        content["images"][0][key] = value
+        (out / "predictions.json").write_text(json.dumps(content))
+        status, _, errors = run(photos / "0.png", "--resume")
+        assert status == 1 and errors.count("\n") == 1
+        assert "must hold the records of a run, got a damaged file; begin anew with --overwrite" in errors
+
     def test_a_finished_run_takes_more_photographs(self, run, photos, out):
         assert run(photos / "0.png")[0] == 0
         before = (out / "0_mask.png").stat().st_mtime_ns
