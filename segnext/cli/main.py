@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -77,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            # What Pillow says of damaged metadata and of images above half its limit; each that it refuses is a line.
+            warnings.filterwarnings("ignore", module="PIL")
+            logging.getLogger("PIL").setLevel(logging.CRITICAL)
             app([word for word in words if word != "--traceback"], prog_name="segnext")
     except EXPECTED as error:
         if "--traceback" in words:

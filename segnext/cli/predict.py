@@ -194,15 +194,9 @@ def _planned(files: dict[str, Path]) -> list[Path]:
 
 
 def _set_pixel_limit(max_pixels: int | None) -> None:
-    import logging
-    import warnings
-
     from PIL import Image
 
-    # Pillow refuses images above twice its limit, and each of these becomes one line. Its warnings, about images
-    # above the limit and about damaged metadata, are not shown, nor what it logs of damaged files.
-    warnings.filterwarnings("ignore", module="PIL")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    # Pillow refuses images above twice its limit, and each of these becomes one line.
     if max_pixels is not None:
         Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
 
