@@ -176,7 +176,8 @@ def _deep_gray(image: Image.Image, value_range: ValueRange | None) -> np.ndarray
 
 def _deep_rgb(image: Image.Image, value_range: ValueRange | None, upright: bool) -> np.ndarray:
     """Read 16-bit colour, or 16-bit gray with alpha, from the file that is opened as `image`."""
-    assert isinstance(image, ImageFile.ImageFile) and image.fp is not None and image.format is not None
+    if not isinstance(image, ImageFile.ImageFile) or image.fp is None or image.format is None:
+        raise ImageError("the image's file was closed before its pixels were read; open it again")
     file, place, formats = image.fp, image.fp.tell(), [image.format]
 
     def decode(change: Callable[[str], str]) -> np.ndarray:

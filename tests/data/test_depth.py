@@ -326,6 +326,12 @@ class TestBands:
                         np.testing.assert_array_equal(rgb_array(image, declared), expected)
                         image.load()  # it is still good
 
+    def test_a_closed_image(self, tmp_path):
+        with Image.open(deep_png(tmp_path / "a.png", FULL)) as image:
+            pass
+        with pytest.raises(ImageError, match="closed before its pixels were read; open it again"):
+            rgb_array(image)
+
     @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
     def test_an_image_without_pixels(self, size):
         with pytest.raises(ImageError, match=rf"no pixels, its size is {size[0]}x{size[1]}"):
