@@ -19,6 +19,7 @@ from segnext.atomic import replace_file
 from segnext.models import SegNeXt
 from segnext.models.finite import non_finite
 from segnext.one_line import one_line
+from segnext.training.determining import PREFIXES
 from segnext.training.ema import AveragedModel
 from segnext.weights.containers import read_safetensors
 from segnext.weights.saving import in_own_memory
@@ -29,8 +30,6 @@ FORMAT = "segnext-training-1"
 _MOMENTS = frozenset(("step", "exp_avg", "exp_avg_sq"))
 # Settings that may differ: a run goes on after images were repaired, added or removed, and says so.
 _MAY_CHANGE = frozenset(("images",))
-# Checkpoints of earlier versions do not hold these.
-_LATER_SETTINGS = ("preprocessing", "ignore_index", "label_map", "colors", "exif")
 
 
 class NotFinite(ValueError):
@@ -130,7 +129,12 @@ class TrainingState:
     def _in_todays_names(self, stored: dict[str, Any]) -> dict[str, Any]:
         """Return a checkpoint's settings in today's names; older ones call dtype "precision" and lack some."""
         renamed = {{"precision": "dtype"}.get(key, key): value for key, value in stored.items()}
-        return {key: self.settings[key] for key in _LATER_SETTINGS if key in self.settings} | renamed
+        lacking = {
+            key: value
+            for key, value in self.settings.items()
+            if key == "preprocessing" or key.startswith(PREFIXES)
+        }
+        return lacking | renamed
 
     def _check_settings(self, stored: dict[str, Any], path: Path) -> list[str]:
         differing = sorted(

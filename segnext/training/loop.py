@@ -30,6 +30,7 @@ from segnext.models import SegNeXt
 from segnext.models.finite import NonFiniteError, first_non_finite
 from segnext.signals import StoppedAtOnce, stop_signals
 from segnext.training.checkpoint import NotFinite, TrainingState
+from segnext.training.determining import determining
 from segnext.training.ema import AveragedModel
 from segnext.training.folder import CHECKPOINT as CHECKPOINT
 from segnext.training.folder import FINAL as FINAL
@@ -171,8 +172,8 @@ class _Run:
             "images": len(training_set),
             "architecture": model.config.architecture,
         }
-        determining = recipe | {"preprocessing": preprocessing.as_json()} | data.reading_of_labels()
-        state = TrainingState(model, AveragedModel(model, settings.ema), optimiser, determining)
+        all_settings = recipe | {"preprocessing": preprocessing.as_json()} | determining(model, data)
+        state = TrainingState(model, AveragedModel(model, settings.ema), optimiser, all_settings)
         batches = TrainingBatches(training_set, augmentation, settings.batch_size, settings.seed)
         return cls(data, settings, preprocessing, state, batches, validation_set, recipe)
 

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from segnext.data.config import DataConfig, load_data_config
 from segnext.models import SegNeXt
 from segnext.signals import StoppedAtOnce
+from segnext.training.determining import PREFIXES
 from segnext.training.loop import CHECKPOINT
 from segnext.training.settings import Reporting
 from tests.data.synthetic import write_data_set
@@ -221,12 +222,13 @@ def test_another_preprocessing_is_refused(data, whole):
     [
         (
             {"ignore_index": 9, "label_map": {0: 0, 1: 1, 2: 2, 255: 9}},
-            "ignore_index 255 -> 9, label_map None ->",
+            r"data\.ignore_index 255 -> 9, data\.label_map None ->",
         ),
-        ({"label_map": {0: 1, 1: 0, 2: 2}}, r"label_map None -> \[\[0, 1\], \[1, 0\], \[2, 2\]\]"),
-        ({"exif": "ignore"}, "exif apply -> ignore"),
+        ({"label_map": {0: 1, 1: 0, 2: 2}}, r"data\.label_map None -> \[\[0, 1\], \[1, 0\], \[2, 2\]\]"),
+        ({"exif": "ignore"}, r"data\.exif apply -> ignore"),
+        ({"classes": ("other", "b", "c")}, r"data\.classes \[.*\] -> \['other', 'b', 'c'\]"),
     ],
-    ids=["ignored", "map", "exif"],
+    ids=["ignored", "map", "exif", "classes"],
 )
 def test_labels_that_are_read_otherwise_are_refused(data, whole, reading, changes):
     with pytest.raises(ValueError, match=rf"settings must be those that .* was trained with, got {changes}"):
@@ -234,14 +236,14 @@ def test_labels_that_are_read_otherwise_are_refused(data, whole, reading, change
 
 
 def test_a_checkpoint_of_earlier_names_goes_on(data, whole, tmp_path):
-    """Settings once said "precision" instead of "dtype", and had neither preprocessing nor the reading of labels."""
+    """Settings once said "precision" instead of "dtype", and had no preprocessing nor the model's configuration."""
     shutil.copytree(whole, tmp_path / "old")
     path = tmp_path / "old" / CHECKPOINT
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     settings = json.loads(metadata["settings"])
     settings["precision"] = settings.pop("dtype")
-    for key in ("preprocessing", "ignore_index", "label_map", "colors", "exif"):
+    for key in [key for key in settings if key == "preprocessing" or key.startswith(PREFIXES)]:
         del settings[key]
     save_file(tensors(path), path, metadata | {"settings": json.dumps(settings)})
     run(data, tmp_path / "old", resume=True)
@@ -269,12 +271,22 @@ def test_it_goes_on_after_an_image_was_removed_and_says_so(tmp_path):
 
 
 def test_another_model_is_refused(data, whole):
-    with pytest.raises(
-        ValueError, match=r"resume: the model must be the one in .*, got \d+ tensors that differ"
-    ):
-        run(data, whole, model=narrow(decoder_channels=64), resume=True)
-    with pytest.raises(ValueError, match=r"got \d+ tensors that differ \(backbone\.stages\.0\.1\."):
-        run(data, whole, model=narrow(depths=(2, 1, 1, 2)), resume=True)
+    for option, change in {
+        "decoder_channels": (32, 64),
+        "depths": ([1, 1, 1, 2], [2, 1, 1, 2]),
+        "align_corners": (False, True),  # in no tensor
+        "drop_path": (0.1, 0.2),
+    }.items():
+        message = (
+            rf"resume: settings must be .* got model\.{option} {re.escape(f'{change[0]} -> {change[1]}')};"
+        )
+        with pytest.raises(ValueError, match=message):
+            run(data, whole, model=narrow(**{option: change[1]}), resume=True)
+    frozen = narrow()
+    frozen.backbone.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"got model\.frozen 0 -> \d+;"):
+        run(data, whole, model=frozen, resume=True)
+    run(data, whole, model=narrow(recompute=True), resume=True)
 
 
 def _refusal(data: DataConfig, folder: Path, model: SegNeXt | None = None) -> str:
