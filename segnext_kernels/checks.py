@@ -202,4 +202,4 @@ def _names(x: torch.Tensor, between: str) -> str:
 
 def _autocasting(tensor: torch.Tensor) -> bool:
     # Under autocast mixed dtypes are the rule; the op's autocast rule unifies them.
-    return torch.is_autocast_enabled(tensor.device.type)
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)  # which meta raises at

@@ -157,9 +157,14 @@ def check_images(model: str, images: Tensor, weight: Tensor) -> None:
             f"{model}: images must be normalised floating-point pixels, got {images.dtype}; "
             "see segnext.data.preprocessing.normalise, or use segnext.Predictor"
         )
-    autocast = torch.is_autocast_enabled(images.device.type) and torch.float64 not in (
-        images.dtype,
-        weight.dtype,
+    # On the meta device there is none, and asking raises.
+    autocast = (
+        images.dtype != weight.dtype
+        and not images.is_meta
+        and (
+            torch.is_autocast_enabled(images.device.type)
+            and torch.float64 not in (images.dtype, weight.dtype)
+        )
     )
     if images.dtype != weight.dtype and not autocast:
         raise TypeError(

@@ -196,7 +196,15 @@ class TestRefused:
             Predictor(tmp_path / "w.safetensors")
 
     @pytest.mark.parametrize(
-        "metadata", [{"classes": ["a"]}, {"palette": [[0, 0, 0]]}, {"palette": [[0, 0, 300]] * 2}, {"palette": [[0.5] * 3] * 2}, {"classes": "ab"}, {"classes": {0: "a", 1: "b"}}]
+        "metadata",
+        [
+            {"classes": ["a"]},
+            {"classes": "ab"},
+            {"classes": {0: "a", 1: "b"}},
+            {"palette": [[0, 0, 0]]},
+            {"palette": [[0, 0, 300]] * 2},
+            {"palette": [[0.5] * 3] * 2},
+        ],
     )
     def test_metadata_that_does_not_fit(self, metadata):
         network = segnext_t(num_classes=2)
@@ -206,7 +214,9 @@ class TestRefused:
 
     @pytest.mark.parametrize("name", ["inference", "preprocessing"])
     def test_options_of_another_type(self, model, name):
-        with pytest.raises(TypeError, match=rf"{name} must be a segnext\..*\.{name.capitalize()}, got a dict"):
+        with pytest.raises(
+            TypeError, match=rf"{name} must be a segnext\..*\.{name.capitalize()}, got a dict"
+        ):
             Predictor(model, **{name: {"mode": "slide"}})
 
     def test_too_large_for_the_memory(self, predictor, image, monkeypatch):
