@@ -28,7 +28,10 @@ def values_advice(report: SplitReport) -> str:
             "id per class; take other files (label_suffix, or the labels folder), or map each id by label_map"
         )
     if report.reader.is_mapped:
-        return f"add to label_map in the data YAML: {', '.join(f'{label}: {IGNORE}' for label in unknown)}"
+        pairs = ", ".join(f"{label}: {IGNORE}" for label in unknown)
+        return (
+            f"add to label_map in the data YAML: {pairs}; where such an id is a class, say its number instead"
+        )
     if classes == CITYSCAPES_CLASSES and unknown[-1] <= CITYSCAPES_LAST_ID:
         return (
             f"these look like Cityscapes label ids; {ADD}label_map: {CITYSCAPES_MAP}; or take the files of train "

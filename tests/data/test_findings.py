@@ -140,7 +140,7 @@ def test_unknown_ids(data):
     assert data.findings(**cure(text, "if the unknown ones are to be ignored: ")) == []
     text = data.only("error", label_map={0: 0, 1: 1, 6: 1})
     assert "ids must be in the data YAML's label_map, got 7, 8 in" in text
-    assert text.endswith("add to label_map in the data YAML: 7: ignore, 8: ignore")
+    assert "add to label_map in the data YAML: 7: ignore, 8: ignore; where such an id is a class" in text
 
 
 @pytest.mark.parametrize(
