@@ -8,7 +8,8 @@ the kernels take sizes on trust.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class PackedConv2d:
         """(N, C, H, W) of the layer's dtype, any strides, into ``out`` (N, Co, Ho, Wo), either dtype."""
         _expect(self.NAME, "x", x, ("N", self.shape[1], "H", "W"), (self.dtype,))
         size = output_size(x.shape, self.shape, self.stride, self.padding)
-        _expect_out(self.NAME, out, (x.shape[0], self.shape[0], *size), DTYPES, x)
+        _expect_out(self.NAME, out, (x.shape[0], self.shape[0], *size), DTYPES, apart_from={"x": x})
         kernel = (self.shape[2], self.shape[3])
         return conv2d.run(x, self.packed, kernel, self.stride, self.padding, self.activation, out)
 
@@ -94,10 +95,11 @@ class PackedMscaBlock:
         self.packed = msca_block.pack(weights)
 
     def __call__(self, x: Tensor, out: Tensor, workspace: Tensor) -> Tensor:
-        """``workspace`` has `workspace_elements(x.shape)` elements of x's dtype; ``out`` must not overlap x."""
+        """``workspace`` has `workspace_elements(x.shape)` elements of x's dtype; none of the three may overlap."""
         _expect(self.NAME, "x", x, ("N", self.channels, "H", "W"), (self.dtype,))
-        _expect_out(self.NAME, out, x.shape, (self.dtype,), x)
         _expect(self.NAME, "workspace", workspace, ("elements",), (self.dtype,))
+        _expect_out(self.NAME, out, x.shape, (self.dtype,), apart_from={"x": x, "workspace": workspace})
+        _expect_apart(self.NAME, "workspace", workspace, "x", x)
         needed = workspace_elements(x.shape)
         if workspace.numel() < needed or not workspace.is_contiguous():
             raise ValueError(
@@ -122,7 +124,7 @@ class PackedConvFfn:
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         """``out`` must not overlap x."""
         _expect(self.NAME, "x", x, ("N", self.channels, "H", "W"), (self.dtype,))
-        _expect_out(self.NAME, out, x.shape, (self.dtype,), x)
+        _expect_out(self.NAME, out, x.shape, (self.dtype,), apart_from={"x": x})
         return conv_ffn.run(x, self.packed, self.hidden, True, out)
 
 
@@ -139,7 +141,7 @@ def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tenso
         _expect(op, name, tensor, x.shape[1:2], FLOAT32)
         if not tensor.is_contiguous():
             raise ValueError(f"{op}: {name} must be contiguous, got strides {tensor.stride()}")
-    _expect_out(op, out, x.shape, (x.dtype,))
+    _expect_out(op, out, x.shape, (x.dtype,), may_be={"x": x})
     return norm.run(x, weight, bias, eps, out)
 
 
@@ -151,7 +153,8 @@ def resize_sum(base: Tensor, others: Sequence[Tensor], out: Tensor) -> Tensor:
         _expect_rows(op, "others", other, (*base.shape[:2], "h", "w"), (base.dtype,))
     if (reason := resize.CPU.reason_against(base, others)) is not None:
         raise ValueError(f"{op}: {reason}")
-    _expect_out(op, out, base.shape, (base.dtype,))
+    resized = {f"others[{i}]": other for i, other in enumerate(others)}
+    _expect_out(op, out, base.shape, (base.dtype,), apart_from=resized, may_be={"base": base})
     return resize.run(base, others, out)
 
 
@@ -171,7 +174,8 @@ def nmf2d(x: Tensor, bases: Tensor, steps: int, projection: Tensor, out: Tensor)
     _expect(op, "bases", bases, (1, d, "R"), FLOAT32)
     _expect(op, "projection", projection, ("P", d), FLOAT32)
     steps = checks.expect_integer(op, "steps", steps, 0, "at least 0")
-    _expect_out(op, out, (x.shape[0], projection.shape[0], *x.shape[2:]), (x.dtype,), x)
+    shape = (x.shape[0], projection.shape[0], *x.shape[2:])
+    _expect_out(op, out, shape, (x.dtype,), apart_from={"x": x})
     # a view, or the result would be written into a copy
     nmf.run(
         x.flatten(2),
@@ -197,7 +201,8 @@ def group_norm_act(
         raise ValueError(f"{op}: groups must divide the {x.shape[1]} channels of x, got {groups}")
     if residual is not None:
         _expect(op, "residual", residual, x.shape, (x.dtype,))
-    _expect_out(op, out, x.shape, (x.dtype,))
+    given = {"x": x} if residual is None else {"x": x, "residual": residual}
+    _expect_out(op, out, x.shape, (x.dtype,), may_be=given)
     return group_norm.run(native.call_cpu, x, groups, weight, bias, eps, residual, "relu", out)
 
 
@@ -236,20 +241,29 @@ def _expect_out(
     out: Tensor,
     shape: Sequence[int],
     dtypes: Sequence[torch.dtype],
-    apart_from: Tensor | None = None,
+    apart_from: Mapping[str, Tensor] = MappingProxyType({}),
+    may_be: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """A result's place: of this shape, in channels_last without gaps, and apart from an input if there is one."""
+    """A result's place: of this shape, in channels_last without gaps, and apart from inputs but those it may be."""
     _expect(op, "out", out, shape, dtypes)
     if not out.is_contiguous(memory_format=torch.channels_last):
         raise ValueError(
             f"{op}: out must be channels_last without gaps, got shape {tuple(out.shape)} with strides"
             f" {out.stride()}"
         )
-    if apart_from is not None and out.numel() and apart_from.numel():
-        (first, end), (x_first, x_end) = _memory(out), _memory(apart_from)
-        if first < x_end and x_first < end:
+    for name, tensor in apart_from.items():
+        _expect_apart(op, "out", out, name, tensor)
+    for name, tensor in may_be.items():
+        if tensor.data_ptr() != out.data_ptr() or tensor.stride() != out.stride():
+            _expect_apart(op, "out", out, name, tensor)
+
+
+def _expect_apart(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    if tensor.numel() and other.numel():
+        (first, end), (other_first, other_end) = _memory(tensor), _memory(other)
+        if first < other_end and other_first < end:
             raise ValueError(
-                f"{op}: out must be apart from x, got tensors that overlap; give it memory of its own"
+                f"{op}: {name} must be apart from {other_name}, got tensors that overlap; give it memory of its own"
             )
 
 

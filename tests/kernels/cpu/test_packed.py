@@ -143,6 +143,39 @@ def test_places_for_the_result_that_do_not_fit_are_refused(make: Callable[[], An
 
 
 @over_layers
+def test_a_result_over_a_part_of_the_input_is_refused(make: Callable[[], Any]) -> None:
+    layer, x, expected = make()
+    n, c, h, w = x.shape
+    memory = torch.zeros(n * c * h * w + expected.numel())
+    view = memory[: x.numel()].view(n, h, w, c).permute(0, 3, 1, 2)
+    n, c, h, w = expected.shape
+    shifted = memory[c:][: expected.numel()].view(n, h, w, c).permute(0, 3, 1, 2)
+    with pytest.raises(
+        ValueError, match=r"^packed \w+: out must be apart from (x|base), got tensors that overlap"
+    ):
+        layer(view, shifted)
+
+
+def test_a_workspace_over_another_tensor_is_refused() -> None:
+    x, *weights = _args("msca_block")
+    layer, needed = packed.PackedMscaBlock(weights), packed.workspace_elements(x.shape)
+    memory = torch.zeros(needed + x.numel())
+    n, c, h, w = x.shape
+    end = memory[needed - 1 : -1].view(n, h, w, c).permute(0, 3, 1, 2)
+    with pytest.raises(ValueError, match="^packed msca_block: workspace must be apart from x"):
+        layer(end, torch.empty_like(x), memory[:needed])
+    with pytest.raises(ValueError, match="^packed msca_block: out must be apart from workspace"):
+        layer(x, end, memory[:needed])
+
+
+def test_an_elementwise_layer_may_write_over_its_inputs() -> None:
+    x, groups, weight, bias, eps, _, _ = _args("group_norm_act")
+    expected = packed.group_norm_act(x, groups, weight, bias, eps, x, torch.empty_like(x))
+    over = x.clone()
+    assert torch.equal(packed.group_norm_act(over, groups, weight, bias, eps, over, over), expected)
+
+
+@over_layers
 def test_layers_are_made_and_run_whatever_the_default_device(make: Callable[[], Any]) -> None:
     layer, x, expected = make()
     out = like(expected)
