@@ -67,8 +67,15 @@ def expect_savable(model: SegNeXt | MSCAN, metadata: Mapping[str, Any]) -> dict[
             f"save: architecture must be one of {', '.join(CONFIGS)}, got {model.config.architecture}; channels and "
             "depths of your own go with each of them"
         )
-    if (empty := first_without_values(model.state_dict())) is not None:
+    tensors = model.state_dict()
+    if (empty := first_without_values(tensors)) is not None:
         raise ValueError(f"save: model must have weights, got {empty} on the meta device; load some first")
+    sharded = [name for name, tensor in tensors.items() if hasattr(tensor, "full_tensor")]
+    if sharded:
+        raise ValueError(
+            f"save: model must be whole in this process, got {sharded[0]} spread over several; "
+            "torch.distributed.checkpoint.state_dict gathers a state dict for a model that is not"
+        )
     with torch.device("meta"):
         plain = SegNeXt(model.config) if isinstance(model, SegNeXt) else MSCAN(model.config)
     change = first_unsaved_change(model, plain)

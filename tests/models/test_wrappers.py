@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from segnext.models import build
+from segnext.weights.saving import save
 
 TINY = {"channels": (16, 32, 32, 32), "depths": (1, 1, 1, 1), "decoder_channels": 32, "rank": 4}
 OPTIONS = {"ignore_index": 1, "label_smoothing": 0.1, "reduction": "mean_all"}
@@ -86,6 +87,9 @@ def test_ddp_and_fsdp_exchange_the_gradients_of_the_loss(tmp_path):
         assert all(torch.equal(second[wrapper][name], grad) for name, grad in first[wrapper].items())
         torch.testing.assert_close(first[wrapper], gradients(model), rtol=1e-3, atol=1e-6)
     assert torch.equal(first["predicted"], model.predict(batch()[0]))
+    assert first["refused"].startswith(
+        "save: model must be whole in this process, got backbone.stem.conv1.weight"
+    )
 
 
 def _step(rank: int, folder: Path) -> None:
@@ -102,10 +106,14 @@ def _step(rank: int, folder: Path) -> None:
     mesh = init_device_mesh("cpu", (2,))
     for stage in sharded.backbone.stages:
         fully_shard(stage[0], mesh=mesh)
+    fully_shard(sharded.backbone, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
     sharded.loss(*half).backward()
     full = {name: gradient.full_tensor() for name, gradient in gradients(sharded).items()}
     results = {"ddp": gradients(ddp.module), "fsdp": full, "predicted": sharded.predict(x)}
+    with pytest.raises(ValueError) as refusal:
+        save(sharded, folder / "sharded.safetensors")
+    results["refused"] = str(refusal.value)
 
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
