@@ -34,6 +34,10 @@ DTYPES = native.INFERENCE_DTYPES
 FLOAT32 = (torch.float32,)
 
 
+class TooLarge(ValueError):
+    """Weights of more or larger strips than the CPU kernels take; the ops of `segnext_kernels` take them."""
+
+
 def unavailable() -> str | None:
     """Why packed inference does not work here; None where it does."""
     return native.missing("cpu")
@@ -91,7 +95,7 @@ class PackedMscaBlock:
         x = torch.empty((1, self.channels, 1, 1), dtype=self.dtype, device="cpu")
         check_block(self.NAME, x, weights)
         if (reason := msca_block.CPU.reason_against(x, *weights)) is not None:
-            raise ValueError(f"{self.NAME}: {reason}")
+            raise TooLarge(f"{self.NAME}: {reason}")
         self.packed = msca_block.pack(weights)
 
     def __call__(self, x: Tensor, out: Tensor, workspace: Tensor) -> Tensor:

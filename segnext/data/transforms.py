@@ -94,7 +94,7 @@ class Augmentation:
             min((left + columns) * step_x, width),
             min((top + rows) * step_y, height),
         )
-        # Pillow resizes the box alone, and smooths what becomes smaller: evaluation does not (docs/model.md, 5.2).
+        # Pillow resizes the crop's box alone, and smooths what becomes smaller; evaluation does not.
         view = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, box=box)
         return np.asarray(view), ids
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -104,16 +105,7 @@ class DeployedSegNeXt:
         self.config, self.weights, self.dtype = config, weights, dtype
         self.metadata = deepcopy(metadata or {})
         self.device = torch.device(device)
-        is_packed = (
-            self.device.type == "cpu"
-            and packed.unavailable() is None
-            and current_backend() in ("auto", "cpu")
-        )
-        self._network: PackedNetwork | FoldedNetwork = (
-            PackedNetwork(weights, config, dtype)
-            if is_packed
-            else FoldedNetwork(weights, config, dtype, self.device)
-        )
+        self._network = _network_of(weights, config, dtype, self.device)
         self._stem_weight = weights.stem.weight.to(self.device)
         self._graphs = GraphCache() if cuda_graph and self.device.type == "cuda" else None
 
@@ -225,6 +217,16 @@ class DeployedSegNeXt:
         """
         chosen, found = choose_device(device), files.read(path)
         return cls(found.config, found.weights, dtype or found.dtype, found.metadata, chosen, cuda_graph)
+
+
+def _network_of(
+    weights: FoldedWeights, config: SegNeXtConfig, dtype: torch.dtype, device: torch.device
+) -> PackedNetwork | FoldedNetwork:
+    can_be_packed = device.type == "cpu" and packed.unavailable() is None
+    if can_be_packed and current_backend() in ("auto", "cpu"):
+        with suppress(packed.TooLarge):
+            return PackedNetwork(weights, config, dtype)
+    return FoldedNetwork(weights, config, dtype, device)
 
 
 def _is_differentiated(images: Tensor) -> bool:

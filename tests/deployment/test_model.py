@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +121,18 @@ def test_more_channels_than_three_and_one() -> None:
         assert isinstance(model, SegNeXt)
         images = noise(1, channels, 40, 50)
         assert_close(deploy(model).forward_logits(images), model, images)
+
+
+SIZES = dict(channels=(8, 16, 24, 32), depths=(1, 1, 1, 1), decoder_channels=32, rank=4)
+
+
+@pytest.mark.parametrize("options", [{"strips": (129,)}, {"strips": (3,) * 9}, {"root": 65}], ids=str)
+def test_strips_beyond_the_packed_kernels(options: dict[str, Any]) -> None:
+    """The public ops take any number of strips, of any length."""
+    model = create_model("segnext_t", num_classes=3, **SIZES, **options).eval()
+    assert isinstance(model, SegNeXt)
+    images = noise(1, 3, 40, 50)
+    assert_close(deploy(model).forward_logits(images), model, images)
 
 
 @pytest.mark.parametrize("strips", [(3, 9), ()], ids=["two", "none"])
