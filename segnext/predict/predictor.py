@@ -25,6 +25,7 @@ from segnext.deployment.model import deploy, reason_against
 from segnext.device import choose_device
 from segnext.drawing.palette import distinct_palette
 from segnext.models import SegNeXt
+from segnext.models.finite import first_without_values
 from segnext.predict.inference import Inference, Network, predict_mask
 from segnext.predict.prediction import Prediction
 
@@ -51,8 +52,8 @@ class Predictor:
         preprocessing: see above.
 
     Raises:
-        ValueError: an option is out of range, the model does not segment RGB images, or there is no
-            such device. FileNotFoundError: no such weights.
+        ValueError: an option is out of range, the model does not segment RGB images or is on the meta device, or there
+            is no such device. FileNotFoundError: no such weights.
     """
 
     def __init__(
@@ -91,6 +92,10 @@ class Predictor:
             raise ValueError(
                 f"Predictor: the model must take RGB images, got in_channels={model.config.in_channels}; "
                 "normalise your images yourself and call model.predict"
+            )
+        if (empty := first_without_values(model.state_dict())) is not None:
+            raise ValueError(
+                f"Predictor: model must have weights, got {empty} on the meta device; load some first"
             )
         self.model = model.to(self.device).eval()
         self._network = network_of(self.model, self.device, dtype)

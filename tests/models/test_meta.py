@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segnext import create_model, deploy
+from segnext import Predictor, create_model, deploy
 from segnext.models import build, dialects
 from segnext.weights.loading import load_weights
 from segnext.weights.saving import save
@@ -58,7 +58,7 @@ def test_what_needs_values_refuses_the_meta_device(tmp_path):
         pytest.raises(ValueError, match="^load_weights: model must have memory .*; leave torch"),
     ):
         create_model(weights=tmp_path / "tiny.safetensors")
-    for use in (deploy, lambda model: save(model, tmp_path / "empty.safetensors")):
+    for use in (deploy, Predictor, lambda model: save(model, tmp_path / "empty.safetensors")):
         with pytest.raises(
             ValueError, match=r"model must have weights, got backbone\.\S+ on the meta device; load some"
         ):
