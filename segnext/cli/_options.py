@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
 import typer
 
 from segnext.models.registry import SIZES
+from segnext.one_line import one_line
 
 if TYPE_CHECKING:
     from segnext.predict.inference import Inference
 
 SIZE_NAMES = ", ".join(SIZES)  # "t, s, b, l"
+LARGEST_SIDE = 100_000  # pixels, and images at once: an activation of more has more values than 64 bits count
 
 Data = Annotated[str, typer.Argument(help="A data YAML, or the name of a shipped one: camvid.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data, if not the YAML's own.")]
@@ -30,7 +32,7 @@ Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cu
 # More threads than any machine has cores are a mistake; starting them ends the process.
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default: PyTorch's choice.")]
 Size = Annotated[str, typer.Option(help="Input size: 512, or HEIGHTxWIDTH such as 1024x2048.")]
-Batch = Annotated[int, typer.Option(min=1, help="Images at once.")]
+Batch = Annotated[int, typer.Option(min=1, max=LARGEST_SIDE, help="Images at once.")]
 
 
 def output_option(text: str) -> Any:
@@ -146,6 +148,6 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
             f"{option} must be a side or HEIGHTxWIDTH in pixels, got {text!r}; for example 512x1024"
         )
     height, width = int(words[0]), int(words[-1])
-    if min(height, width) < 1:
-        raise ValueError(f"{option} must be at least 1 pixel, got {text!r}")
+    if not 1 <= min(height, width) <= max(height, width) <= LARGEST_SIDE:
+        raise ValueError(f"{option} must be from 1 to {LARGEST_SIDE:,} pixels, got {one_line(repr(text))}")
     return height, width

@@ -61,7 +61,8 @@ def test_the_list(run):
     [
         (["xyz"], "'xyz' is no architecture"),
         (["t", "--size", "big"], "--size must be a side or HEIGHTxWIDTH"),
-        (["t", "--size", "0"], "at least 1"),
+        (["t", "--size", "0"], "--size must be from 1 to 100,000 pixels, got '0'"),
+        (["t", "--size", "9" * 20], "--size must be from 1 to 100,000 pixels, got '999"),
         (["t", "--size", "1x2x3"], "1x2x3"),
     ],
 )
