@@ -61,6 +61,9 @@ def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32, cuda_graph: bool 
     reason = reason_against(model)
     if reason is not None:
         raise ValueError(f"deploy: {reason}")
+    empty = first_without_values(model.state_dict())
+    if empty is not None:
+        raise ValueError(f"deploy: model must have weights, got {empty} on the meta device; load some first")
     device = next(model.parameters()).device
     return DeployedSegNeXt(model.config, fold(model), dtype, model.metadata, device, cuda_graph)
 
@@ -72,9 +75,6 @@ def reason_against(model: SegNeXt) -> str | None:
     if type(model.decoder) not in DECODERS:
         names = ", ".join(kind.__name__ for kind in DECODERS)
         return f"model must have one of the decoders {names}, got {type(model.decoder).__name__}"
-    empty = first_without_values(model.state_dict())
-    if empty is not None:
-        return f"model must have weights, got {empty} on the meta device; load some first"
     changed = first_changed_child(model)
     if changed is not None:
         return f"model must have the layers that it was built with, got {changed}; use the model as it is"
