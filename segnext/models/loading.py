@@ -72,6 +72,16 @@ class AnyDialectModule(nn.Module):
         return False
 
 
+def expect_model(what: str, model: object) -> None:
+    """Raise a TypeError unless this is a SegNeXt or an MSCAN; wrappers (DDP, torch.compile) hold one."""
+    if isinstance(model, AnyDialectModule):
+        return
+    inner = ("module", "_orig_mod")
+    held = next((name for name in inner if isinstance(getattr(model, name, None), AnyDialectModule)), None)
+    remedy = f"pass its .{held}" if held else "create_model makes one"
+    raise TypeError(f"{what}: model must be a SegNeXt or an MSCAN, got {type(model).__name__}; {remedy}")
+
+
 def _filled(keys: list[str], own: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return new tensors for those of ``keys`` whose layer is given but for them.
 

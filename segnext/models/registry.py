@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from segnext.models.config import MSCANConfig, SegNeXtConfig
+from segnext.one_line import one_line
 
 if TYPE_CHECKING:
     from segnext.models.mscan import MSCAN
@@ -76,8 +77,8 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def find_architecture(name: str) -> str | None:
     """Return the architecture that a name means, or None: ``"t"`` and ``"segnext_t"`` both mean ``"segnext_t"``."""
-    full = f"segnext_{name}" if name in SIZES else name
-    return full if full in CONFIGS else None
+    full = f"segnext_{name}" if isinstance(name, str) and name in SIZES else name
+    return full if isinstance(full, str) and full in CONFIGS else None
 
 
 def build(name: str, **overrides: Any) -> SegNeXt | MSCAN:
@@ -89,14 +90,17 @@ def build(name: str, **overrides: Any) -> SegNeXt | MSCAN:
 
     Raises:
         ValueError: unknown name, or a value out of range.
-        TypeError: unknown override.
+        TypeError: the name is no text, or an unknown override.
     """
     from segnext.models.mscan import MSCAN
     from segnext.models.segnext import SegNeXt
 
+    if not isinstance(name, str):
+        raise TypeError(f"build: name must be that of an architecture, got {type(name).__name__}")
     architecture = find_architecture(name)
     if architecture is None:
-        raise ValueError(f"build: name must be a known architecture, got {name!r}; {_suggest(name, CONFIGS)}")
+        given = one_line(repr(name))
+        raise ValueError(f"build: name must be a known architecture, got {given}; {_suggest(name, CONFIGS)}")
     base = CONFIGS[architecture]
     fields = [field.name for field in dataclasses.fields(base) if field.name != "architecture"]
     for key in overrides:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segnext.models import MSCAN, SegNeXt, dialects
 from segnext.models.finite import first_without_values
+from segnext.models.loading import expect_model
 from segnext.models.values import expect_weights
 from segnext.one_line import one_line, shown
 from segnext.weights import averages
@@ -249,6 +250,7 @@ def load_weights(
             model is not changed.
         FileNotFoundError: no such file or shipped name.
     """
+    expect_model("load_weights", model)
     _expect_option("head", head, ("strict", "reinit"))
     _expect_option("part", part, ("all", "backbone"))
     allow_missing = _beginnings("allow_missing", allow_missing)
@@ -376,9 +378,11 @@ def _check_settings(
         if expected is None or expected == used:
             continue
         if name not in given:
+            # Without a threshold there is one logit more, which nobody can give.
+            other = f", or pass given=[{name!r}] to load_weights" if used is not None else ""
             raise ValueError(
                 f"load_weights: {name} of the model must be {expected} as in {checkpoint.origin}, got {used}; "
-                f"create it with {name}={expected}, or pass given=[{name!r}] to load_weights"
+                f"create it with {name}={expected}{other}"
             )
         settings = [text for text in settings if text.split()[0] != name]
         contradictions.append(f"{name} {used}, given by the user; the file says {expected}")

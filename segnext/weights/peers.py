@@ -18,6 +18,7 @@ from torch import Tensor
 from segnext.atomic import replace_bytes, replace_file
 from segnext.models import MSCAN, SegNeXt, dialects
 from segnext.models.config import GROUPS, ROOT, STRIPS, SegNeXtConfig
+from segnext.models.loading import expect_model
 from segnext.models.registry import ModelConfig
 from segnext.weights.config_text import TRAINED_STEPS
 from segnext.weights.containers import META_KEY
@@ -72,9 +73,11 @@ def save_for(model: SegNeXt | MSCAN, path: str | os.PathLike[str], peer: str) ->
         What the file does not hold, one sentence each.
 
     Raises:
+        TypeError: not a SegNeXt or an MSCAN.
         ValueError: an unknown peer, another suffix, a model that the peer's code cannot compute, or that `save`
             refuses.
     """
+    expect_model("save_for", model)
     if peer not in PEERS:
         raise ValueError(f"save_for: peer must be one of {', '.join(PEERS)}, got {peer!r}")
     to, path = PEERS[peer], Path(path)

@@ -15,6 +15,7 @@ from segnext.atomic import replace_file
 from segnext.models import MSCAN, SegNeXt
 from segnext.models.changed import first_unsaved_change
 from segnext.models.finite import first_non_finite, first_without_values
+from segnext.models.loading import expect_model
 from segnext.models.registry import CONFIGS
 from segnext.models.values import FLOATING
 from segnext.one_line import one_line
@@ -40,11 +41,13 @@ def save(
         dtype: dtype of the convolution weights in the file; vectors, statistics and bases stay as they are.
 
     Raises:
+        TypeError: not a SegNeXt or an MSCAN.
         ValueError: what could not be loaded again: unknown or misshaped metadata, a layer with another geometry or
             eps, which no file of weights shows, or weights that are not finite in this dtype.
     """
     if dtype not in (None, *FLOATING):
         raise ValueError(f"save: dtype must be one of {', '.join(map(str, FLOATING))}, got {one_line(dtype)}")
+    expect_model("save", model)
     merged = expect_savable(model, {**model.metadata, **(metadata or {})})
     model_config = {"architecture": model.config.architecture, "model": overrides_of(model.config)}
     config = {"format": FORMAT, **model_config, **merged}

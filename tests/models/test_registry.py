@@ -135,6 +135,9 @@ def test_decoder_width_and_rank_are_free():
     ("name", "overrides", "error", "message"),
     [
         ("segnet_b", {}, ValueError, r"got 'segnet_b'; did you mean segnext_b"),
+        (5, {}, TypeError, r"name must be that of an architecture, got int"),
+        (["t"], {}, TypeError, r"got list"),
+        ("a\nb" * 1000, {}, ValueError, r"^[^\n]{1,400}$"),
         ("resnet50", {}, ValueError, r"known are segnext_t, .*mscan_l"),
         ("segnext_t", {"classes": 3}, TypeError, r"got 'classes'; did you mean num_classes"),
         ("segnext_t", {"features_only": True}, TypeError, r"overrides of segnext_t .* got 'features_only'"),

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from segnext import create_model, load_weights
+from segnext import create_model, deploy, load_weights
 from segnext.models import MSCAN, SegNeXt, dialects
 from segnext.weights import catalogue, save
 from segnext.weights.loading import read_checkpoint
@@ -143,6 +143,27 @@ def test_an_architecture_that_no_reader_knows_is_not_saved(tmp_path: Path) -> No
         ValueError, match="save: architecture must be one of segnext_t, .*, got mine; channels"
     ):
         save(model, tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("wrap", "remedy"),
+    [
+        (torch.nn.DataParallel, "got DataParallel; pass its .module"),
+        (torch.compile, "got OptimizedModule; pass its ._orig_mod"),
+        (deploy, "got DeployedSegNeXt; create_model makes one"),
+        (lambda model: torch.nn.Linear(2, 2), "got Linear; create_model makes one"),
+        (lambda model: None, "got NoneType"),
+    ],
+)
+def test_other_models_are_named(wrap: Callable[[SegNeXt], Any], remedy: str, tmp_path: Path) -> None:
+    model, path = wrap(tiny().eval()), tmp_path / "model.pth"
+    message = rf"^\w+: model must be a SegNeXt or an MSCAN, {remedy}"
+    for call in (lambda: save(model, path), lambda: save_for(model, path, "official")):
+        with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(TypeError, match=message):
+        load_weights(model, "camvid")
+    assert not path.exists()
 
 
 def test_unknown_metadata(tmp_path: Path) -> None:
