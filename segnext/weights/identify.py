@@ -44,6 +44,9 @@ def describe(
         ``{"architecture": ..., "model": {overrides}}``, without ``architecture`` if no architecture has these
         channels and depths; in words, where the rank comes from ("" without a Hamburger); and the other fields that
         no tensor shows, each with where it comes from.
+
+    Raises:
+        ValueError: the user gives another rank than the bases have. IndexError: a tensor lacks axes.
     """
     segments = any(key.startswith("decoder.") for key in tensors)
     prefix = "backbone." if any(key.startswith("backbone.") for key in tensors) else ""
@@ -193,11 +196,14 @@ def _rank(
     base: ModelConfig | None,
 ) -> tuple[int | None, str]:
     written = settings.model.get("rank")
+    held = tensors["decoder.hamburger.bases"].shape[-1] if "decoder.hamburger.bases" in tensors else rank
     if rank is not None:
+        if held != rank:
+            raise ValueError(f"rank must be {held} as the bases in the file have, got {rank}; leave it out")
         contradicted = written is not None and written != rank
         return rank, "given by the user" + (f"; {settings.source} says {written}" if contradicted else "")
-    if "decoder.hamburger.bases" in tensors:
-        return tensors["decoder.hamburger.bases"].shape[-1], FROM_BASES
+    if held is not None:
+        return held, FROM_BASES
     if written is not None:
         return written, f"from {settings.source}"
     if dialect in FOREIGN_RANKS:

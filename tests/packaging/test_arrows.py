@@ -35,10 +35,11 @@ TOP = "cli"  # it imports them all
 # folder of csrc -> the folders whose headers it may include, beside its own
 HEADERS = {"common": (), "cpu": ("common",), "cuda": ("common",), "ops": ("common", "cpu", "cuda")}
 
-# what segnext may use of segnext_kernels beside its functions: the layers of deployed models, the self-check, memory
-# formats, and plain convolutions
+# what segnext may use of segnext_kernels beside its functions: checks of arguments, the layers of deployed models, the
+# self-check, memory formats, and plain convolutions
 PUBLIC = (
     "segnext_kernels",
+    "segnext_kernels.checks",
     "segnext_kernels.packed",
     "segnext_kernels.self_check",
     "segnext_kernels.memory_format",

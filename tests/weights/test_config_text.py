@@ -420,6 +420,10 @@ def test_geti_resizes_logits_with_aligned_corners_and_names_its_classes(tmp_path
     assert model.config.align_corners and "align_corners True, as Geti" in str(report)
     assert model.metadata["classes"] == ["road", "car", "sky"]
     assert model.metadata["preprocessing"] == {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
+    with pytest.raises(
+        ValueError, match=r"geti.ckpt: rank must be 16 as the bases in the file have, got 8; leave"
+    ):
+        built(path, rank=8)
 
 
 def test_mmsegmentations_fixed_bases_are_not_getis(tmp_path: Path) -> None:
