@@ -167,6 +167,8 @@ def _foreign_checkpoint(
     except IndexError:
         short = name_without_axes(tensors)
         raise ValueError(f"{file}: tensors must have a SegNeXt's axes, got {short}; fetch it again") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     metadata, notes = foreign_metadata(contents.meta)
     if found.classes:
         metadata.setdefault("classes", found.classes)
