@@ -108,6 +108,8 @@ class TrainingState:
         moments = _moments(dict(self.model.named_parameters()), parts.get("optimiser", {}), path)
         if header.step and not header.tensors and not moments:  # older checkpoints do not count their tensors
             raise _damaged(path, "no optimiser")
+        if any(not _is_possible(values, header.step) for values in moments.values()):
+            raise _damaged(path, "impossible values of the optimiser")
         if header.tensors not in (None, len(tensors)):
             raise _damaged(path, f"{len(tensors)} of {header.tensors} tensors")
         wrong = list(non_finite(tensors))
@@ -141,7 +143,8 @@ class TrainingState:
             key for key in stored.keys() | self.settings.keys() if stored.get(key) != self.settings.get(key)
         )
         changes = [
-            f"{key} {one_line(stored.get(key))} -> {one_line(self.settings.get(key))}" for key in differing
+            f"{one_line(key)} {one_line(stored.get(key))} -> {one_line(self.settings.get(key))}"
+            for key in differing
         ]
         if not _MAY_CHANGE.issuperset(differing):
             raise ValueError(
@@ -231,6 +234,11 @@ def _by_part(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         part, _, name = key.partition(".")
         parts.setdefault(part, {})[name] = tensor
     return parts
+
+
+def _is_possible(values: dict[str, Tensor], step: int) -> bool:
+    """Whether an optimiser can have kept these of a parameter after so many steps; some may have had no labels."""
+    return 0 <= values["step"].item() <= step and not bool((values["exp_avg_sq"] < 0).any())
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:

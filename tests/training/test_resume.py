@@ -336,6 +336,12 @@ def _uncounted(content: dict[str, Any], metadata: dict[str, str]) -> None:
         (lambda content, metadata: metadata.update(step="x"), "got a damaged header"),
         (lambda content, metadata: metadata.update(seconds="inf"), "got a damaged header"),
         (lambda content, metadata: metadata.update(step="7"), "got step 7 of 6"),
+        (lambda content, metadata: metadata.update(step="2"), "got impossible values of the optimiser"),
+        (
+            lambda content, metadata: content[f"{MOMENT}_sq"].fill_(-1.0),
+            "got impossible values of the optimiser",
+        ),
+        (lambda content, metadata: metadata.update(settings='{"a\\nb": 1}'), r"got a\\nb 1 -> None, "),
         (lambda content, metadata: metadata.update(settings="[1]"), "got a damaged header"),
         (lambda content, metadata: metadata.update(settings="[" * 100_000), "got a damaged header"),
         (lambda content, metadata: metadata.update(settings="{}"), "got architecture None -> segnext_t, "),
