@@ -61,7 +61,9 @@ def test_a_file_whose_name_has_lines(door: str, content: bytes, tmp_path: Path) 
     assert r"my\nfile.pth: file must be" in refusal(door, str(path))
 
 
-@pytest.mark.parametrize("thing", [{"a": 1}, None, 3, io.BytesIO(b"weights")], ids=str)
+@pytest.mark.parametrize(
+    "thing", [{"a": 1}, None, 3, io.BytesIO(b"weights")], ids=lambda thing: type(thing).__name__
+)
 def test_other_things_than_paths_are_named(thing: Any) -> None:
     for read in (lambda: create_model("t", weights=thing or []), lambda: DeployedSegNeXt.load(thing)):
         with pytest.raises(
