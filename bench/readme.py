@@ -21,7 +21,7 @@ from oracle.inputs import DTYPES
 from segnext.measure.costs import count_costs
 from segnext.models import build, list_models
 from segnext.weights.catalogue import shipped
-from segnext.weights.loading import read_checkpoint
+from segnext.weights.reading import read_checkpoint
 from segnext_kernels import backend
 from segnext_kernels.spec import all_specs
 

@@ -11,7 +11,8 @@ from segnext.models import MSCAN, SegNeXt, build
 from segnext.models.registry import SIZES, find_architecture
 
 if TYPE_CHECKING:
-    from segnext.weights.loading import Checkpoint, LoadReport
+    from segnext.weights.loading import LoadReport
+    from segnext.weights.reading import Checkpoint
 
 Source = str | os.PathLike[str]
 Model = TypeVar("Model", covariant=True)
@@ -97,7 +98,8 @@ def build_from_weights(
     **overrides: Any,
 ) -> tuple[SegNeXt | MSCAN, LoadReport]:
     """Build the model as :func:`create_model` does from weights, and return it with the report on loading them."""
-    from segnext.weights.loading import load_weights, read_checkpoint
+    from segnext.weights.loading import load_weights
+    from segnext.weights.reading import read_checkpoint
     from segnext.weights.saving import METADATA_KEYS
 
     if name is not None:

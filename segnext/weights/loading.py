@@ -1,4 +1,4 @@
-"""Reads checkpoints, and loads them into a model with a report."""
+"""Loads checkpoints into a model, with a report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -15,46 +14,9 @@ from segnext.models import MSCAN, SegNeXt, dialects
 from segnext.models.finite import first_without_values
 from segnext.models.loading import expect_model
 from segnext.models.values import expect_weights
-from segnext.one_line import one_line, shown
-from segnext.weights import averages
-from segnext.weights.catalogue import locate
-from segnext.weights.config_text import Settings, read_settings
-from segnext.weights.configuration import expect_config, fitting_metadata, name_without_axes
-from segnext.weights.containers import Contents, read_contents
-from segnext.weights.identify import FROM_BASES, UNSEEN, complete, describe, foreign_metadata
-
-FIRST_CONVOLUTION = "stem.conv1.weight"
-FROM_CONFIG = "from the file's config"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint in our names.
-
-    Attributes:
-        tensors: our names to tensors on the CPU.
-        config: architecture and model overrides; where known, classes, palette, preprocessing, recipe and
-            metrics.
-        origin: file, container and dialect in words.
-        rank_from: where the NMF rank in ``config`` comes from; "" if there is none.
-        reshaped: names whose shape differed in the file.
-        taken: which weights were taken, if the file holds averaged ones too; else "".
-        settings: the other facts that no tensor shows, each with where it comes from.
-        left_out: names of tensors that belong to parts beside the model, such as auxiliary heads.
-        refusals: settings of the file that segnext cannot compute; those of the encoder begin with ``backbone``.
-        notes: facts to warn of.
-    """
-
-    tensors: dict[str, Tensor]
-    config: dict[str, Any]
-    origin: str
-    rank_from: str = ""
-    reshaped: list[str] = field(default_factory=list)
-    taken: str = ""
-    settings: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+from segnext.one_line import shown
+from segnext.weights.identify import FROM_BASES, UNSEEN
+from segnext.weights.reading import FIRST_CONVOLUTION, FROM_CONFIG, Checkpoint, bare, read_checkpoint, some
 
 
 @dataclass(frozen=True)
@@ -93,7 +55,7 @@ class LoadReport:
         lines = [f"{self.origin}: " + ", ".join(f"{len(getattr(self, name))} {name}" for name in lists)]
         for name in (*lists[1:], "reinitialised"):
             if keys := getattr(self, name):
-                lines.append(f"  {name}: {_some(keys)}")
+                lines.append(f"  {name}: {some(keys)}")
         if self.left_out:
             parts = Counter(key.split(".")[0] for key in self.left_out)
             lines.append(
@@ -106,117 +68,6 @@ class LoadReport:
         if self.settings:
             lines.append(f"  settings: {'; '.join(self.settings)}")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
-
-
-def read_checkpoint(
-    source: str | os.PathLike[str], rank: int | None = None, average: bool | None = None
-) -> Checkpoint:
-    """Read a checkpoint of any container and dialect; nothing in the file is executed.
-
-    Args:
-        source: a file or a shipped name.
-        rank: NMF rank of a foreign checkpoint, if it is not the one that its origin uses.
-        average: for a file with averaged weights (EMA, SWA): True takes them, False the others, None those that
-            the inference of the code that wrote the file takes.
-
-    Raises:
-        FileNotFoundError: neither a file nor a shipped name.
-        ValueError: damaged, not a checkpoint of SegNeXt or MSCAN, or ``average`` asks for weights that are not there.
-    """
-    if average not in (None, True, False):
-        raise ValueError(f"read_checkpoint: average must be True, False or None, got {shown(average)}")
-    if rank is not None and (isinstance(rank, bool) or not hasattr(rank, "__index__") or rank < 1):
-        raise ValueError(f"read_checkpoint: rank must be a positive integer, got {shown(rank)}")
-    path = locate(source)
-    file = one_line(path, 240)
-    contents = read_contents(path)
-    try:
-        state_dict, taken = averages.choose(contents.state_dict, contents.second, contents.beside, average)
-        translation = dialects.translate(state_dict)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    origin = f"{file} ({contents.kind}, {translation.dialect} layout)"
-    if contents.foreign:
-        origin += (
-            f", without its objects of {_some([one_line(name, 60) for name in sorted(contents.foreign)])}"
-        )
-    tensors = {key: value for key, value in translation.tensors.items() if not dialects.BESIDE.match(key)}
-    left_out = [key for key in translation.tensors if key not in tensors]
-    if contents.config:
-        expect_config(contents.config, tensors, file)
-        return Checkpoint(
-            tensors, complete(contents.config), origin, FROM_CONFIG, translation.reshaped, taken
-        )
-    return _foreign_checkpoint(contents, translation, tensors, file, origin, taken, left_out, rank)
-
-
-def _foreign_checkpoint(
-    contents: Contents,
-    translation: dialects.Translation,
-    tensors: dict[str, Tensor],
-    file: str,
-    origin: str,
-    taken: str,
-    left_out: list[str],
-    rank: int | None,
-) -> Checkpoint:
-    """Describe a checkpoint without our config, by its tensors and by the configuration that it carries."""
-    found = read_settings(contents.beside)
-    try:
-        config, rank_from, settings = describe(tensors, translation.dialect, found, rank)
-    except IndexError:
-        short = name_without_axes(tensors)
-        raise ValueError(f"{file}: tensors must have a SegNeXt's axes, got {short}; fetch it again") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-    metadata, notes = foreign_metadata(contents.meta)
-    if found.classes:
-        metadata.setdefault("classes", found.classes)
-    if "threshold" in config["model"] and len(metadata.get("classes", ())) == 1:
-        metadata["classes"] = ["background", *metadata["classes"]]
-        if "palette" in metadata:
-            metadata["palette"] = [[0, 0, 0], *metadata["palette"]]
-    tensors, preprocessing, more = _in_rgb(tensors, found)
-    if preprocessing:
-        metadata.setdefault("preprocessing", preprocessing)
-    if (classes := config["model"].get("num_classes")) is not None:
-        metadata, left = fitting_metadata(metadata, classes, config["model"].get("in_channels", 3))
-        notes += left
-    expect_config({**config, **metadata}, tensors, file)
-    return Checkpoint(
-        tensors,
-        {**config, **metadata},
-        origin,
-        rank_from,
-        translation.reshaped,
-        taken,
-        settings + more,
-        left_out,
-        found.refusals,
-        found.notes + notes,
-    )
-
-
-def _in_rgb(
-    tensors: dict[str, Tensor], found: Settings
-) -> tuple[dict[str, Tensor], dict[str, list[float]], list[str]]:
-    """Return the tensors and the preprocessing for RGB images, and what was done in words."""
-    first = next((key for key in tensors if _bare(key) == FIRST_CONVOLUTION), None)
-    if first is None:
-        return tensors, {}, []
-    channels, said, preprocessing = tensors[first].shape[1], list[str](), dict[str, list[float]]()
-    given = len(found.preprocessing.get("mean", ()))
-    if given in (1, channels):
-        preprocessing = {name: values * (channels // given) for name, values in found.preprocessing.items()}
-        said.append(f"mean and std from {found.source}")
-    elif given:
-        said.append(f"mean and std in {found.source} are left out: they are of {given} channels")
-    if found.bgr and channels == 3:
-        tensors = {**tensors, first: tensors[first].flip(1)}
-        preprocessing = {name: values[::-1] for name, values in preprocessing.items()}
-        turned = "first convolution, mean and std are" if preprocessing else "the first convolution is"
-        said.append(f"the run fed images as BGR: {turned} turned to RGB")
-    return tensors, preprocessing, said
 
 
 def load_weights(
@@ -272,8 +123,8 @@ def load_weights(
             "torch.device('meta'), or call model.to_empty(device='cpu') first"
         )
     found, reinitialised = _selected(dialects.fit_prefix(checkpoint.tensors, own), own, head, part)
-    changed = {_bare(key) for key in checkpoint.reshaped}
-    reshaped = [key for key in found if _bare(key) in changed]
+    changed = {bare(key) for key in checkpoint.reshaped}
+    reshaped = [key for key in found if bare(key) in changed]
     notes = _adapt_input(found, own, reshaped) if adapt_input else []
     missing = [key for key in own if key not in found and key not in reinitialised]
     unexpected = [key for key in found if key not in own]
@@ -323,7 +174,7 @@ def _selected(
 
 def _adapt_input(found: dict[str, Tensor], own: Mapping[str, Tensor], reshaped: list[str]) -> list[str]:
     """Give the first convolution in ``found`` the model's input channels; return notes for the report."""
-    first = next(key for key in own if _bare(key) == FIRST_CONVOLUTION)
+    first = next(key for key in own if bare(key) == FIRST_CONVOLUTION)
     if first not in found or found[first].shape[1] == own[first].shape[1]:
         return []
     given, wanted = found[first].shape[1], own[first].shape[1]
@@ -416,7 +267,7 @@ def _raise_unless_allowed(
     own: Mapping[str, Tensor],
 ) -> None:
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    listed = "; ".join(f"{len(keys)} {title}: {_some(keys)}" for title, keys in problems.items() if keys)
+    listed = "; ".join(f"{len(keys)} {title}: {some(keys)}" for title, keys in problems.items() if keys)
     if not listed:
         return
     remedies = []
@@ -431,7 +282,7 @@ def _raise_unless_allowed(
         if key in found and found[key].shape != own[key].shape
     ):
         remedies.append("head='reinit' for another class count")
-    if any(_bare(key).startswith(FIRST_CONVOLUTION) for key in shapes):
+    if any(bare(key).startswith(FIRST_CONVOLUTION) for key in shapes):
         remedies.append("adapt_input=True for other input channels")
     if not remedies:
         remedies.append("create_model(weights=...) builds the model that fits, if segnext has one")
@@ -444,11 +295,3 @@ def _adapt_channels(weight: Tensor, channels: int) -> Tensor:
         return weight.sum(1, keepdim=True)
     given = weight.shape[1]
     return weight.repeat(1, math.ceil(channels / given), 1, 1)[:, :channels] * (given / channels)
-
-
-def _bare(key: str) -> str:
-    return key.removeprefix("backbone.")
-
-
-def _some(names: list[str], limit: int = 4) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from segnext import create_model, segnext_t
 from segnext.create import build_from_weights
-from segnext.weights.loading import read_checkpoint
+from segnext.weights.reading import read_checkpoint
 from tests.weights.checkpoints import official
 
 KEY = "decoder.classifier.bias"

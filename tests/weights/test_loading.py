@@ -20,8 +20,8 @@ from torch import Tensor
 from segnext import create_model, deploy, load_weights
 from segnext.models import MSCAN, SegNeXt, dialects
 from segnext.weights import catalogue, save
-from segnext.weights.loading import read_checkpoint
 from segnext.weights.peers import save_for
+from segnext.weights.reading import read_checkpoint
 from tests.weights import foreign
 from tests.weights.checkpoints import CLASSES, METADATA, imagenet, official, saved
 
