@@ -110,7 +110,12 @@ def build_from_weights(
     fields = known if part == "all" else {key: known[key] for key in ENCODER_FIELDS if key in known}
     if head == "reinit":  # a threshold belongs to the classifier that is not loaded
         fields = {key: value for key, value in fields.items() if key != "threshold"}
-    model = build(name or checkpoint.config["architecture"], **{**fields, **overrides})
+    try:
+        model = build(name or checkpoint.config["architecture"], **{**fields, **overrides})
+    except ValueError as error:
+        if "architecture" in checkpoint.config:  # what the file says was checked when it was read
+            raise
+        raise ValueError(f"{checkpoint.origin}: {error}") from None
     report = load_weights(
         model,
         checkpoint,

@@ -114,6 +114,10 @@ def test_unknown_sizes_need_a_name(tmp_path: Path) -> None:
         create_model(weights=path)
     model = create_model("segnext_t", weights=path, depths=(3, 3, 4, 2), rank=16)
     assert model.config.depths == (3, 3, 4, 2) and model.config.num_classes == 3
+    key = "backbone.block2.0.mlp.fc1.weight"
+    path = saved({**state_dict, key: state_dict[key][None]}, tmp_path / "damaged.pth")
+    with pytest.raises(ValueError, match=r"damaged\.pth \(.*: expansions must be .*, got \(8, 0, 4, 4\)"):
+        create_model("segnext_t", weights=path, depths=(3, 3, 4, 2), rank=16)
 
 
 def test_wrong_name(tmp_path: Path) -> None:
