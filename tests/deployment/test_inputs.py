@@ -14,17 +14,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from segnext import deploy
 from segnext.deployment.model import DeployedSegNeXt
-from segnext.models import SegNeXt, build
+from segnext.models import SegNeXt
 from segnext_kernels import dwconv_gelu, native, use_backend
+from tests.models.narrow import narrow
 
 
 @pytest.fixture(scope="module")
 def model() -> SegNeXt:
-    torch.manual_seed(0)
-    sizes = dict(channels=(8, 16, 24, 32), depths=(1, 1, 1, 1), decoder_channels=32, rank=4)
-    model = build("segnext_t", num_classes=3, **sizes).eval()
-    assert isinstance(model, SegNeXt)
-    return model
+    return narrow()
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from segnext.deployment.plan import Plan, plan_memory
 from segnext.models import SegNeXt
 from segnext.models.finite import NonFiniteError
 from segnext_kernels import native, use_backend
+from tests.models.narrow import narrow
 
 STREET = Path(__file__).parents[2] / "docs" / "street.jpg"
 needs_library = pytest.mark.skipif(native._C is None, reason="the compiled library is missing")
@@ -123,14 +124,10 @@ def test_more_channels_than_three_and_one() -> None:
         assert_close(deploy(model).forward_logits(images), model, images)
 
 
-SIZES = dict(channels=(8, 16, 24, 32), depths=(1, 1, 1, 1), decoder_channels=32, rank=4)
-
-
 @pytest.mark.parametrize("options", [{"strips": (129,)}, {"strips": (3,) * 9}, {"root": 65}], ids=str)
 def test_strips_beyond_the_packed_kernels(options: dict[str, Any]) -> None:
     """The public ops take any number of strips, of any length."""
-    model = create_model("segnext_t", num_classes=3, **SIZES, **options).eval()
-    assert isinstance(model, SegNeXt)
+    model = narrow(**options)
     images = noise(1, 3, 40, 50)
     assert_close(deploy(model).forward_logits(images), model, images)
 

@@ -19,17 +19,10 @@ from segnext import Predictor, deploy
 from segnext.deployment.files import expected_shapes
 from segnext.deployment.folding import by_name
 from segnext.deployment.model import DeployedSegNeXt, reason_against
-from segnext.models import SegNeXt, build
+from segnext.models import SegNeXt
+from tests.models.narrow import narrow
 
 Tensors = dict[str, torch.Tensor]
-
-
-def narrow(**options: Any) -> SegNeXt:
-    torch.manual_seed(0)
-    sizes = dict(channels=(8, 16, 24, 32), depths=(1, 1, 1, 1), decoder_channels=32, rank=4)
-    model = build("segnext_t", **{"num_classes": 3, **sizes, **options}).eval()
-    assert isinstance(model, SegNeXt)
-    return model
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])

@@ -7,18 +7,15 @@ import torch
 
 from segnext import deploy
 from segnext.data.preprocessing import normalise
-from segnext.models import SegNeXt, build
+from segnext.models import SegNeXt
 from segnext.models.finite import NonFiniteError, expect_finite, first_non_finite
 from segnext.predict.inference import Inference, predict_logits, predict_mask
+from tests.models.narrow import narrow
 
 
 @pytest.fixture
 def model() -> SegNeXt:
-    torch.manual_seed(0)
-    sizes = dict(channels=(8, 16, 24, 32), depths=(1, 1, 1, 1), decoder_channels=32, rank=4)
-    model = build("segnext_t", num_classes=3, **sizes).eval()
-    assert isinstance(model, SegNeXt)
-    return model
+    return narrow()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -12,14 +12,12 @@ from segnext.data.resizing import resize
 from segnext.models import SegNeXt, build
 from segnext.models.labels import class_logits, two_logits
 from segnext.predict.inference import Inference, predict_logits, predict_mask
+from tests.models.narrow import narrow
 
 
-def narrow(**options: object) -> SegNeXt:
-    torch.manual_seed(0)
-    sizes = dict(channels=(8, 16, 24, 32), depths=(1, 1, 1, 1), decoder_channels=32, rank=4)
-    model = build("segnext_t", **sizes, **options).eval()
-    assert isinstance(model, SegNeXt)
-    torch.nn.init.normal_(model.decoder.classifier.weight, std=8.0)  # both classes occur
+def with_both_classes(**options: object) -> SegNeXt:
+    model = narrow(**options)
+    torch.nn.init.normal_(model.decoder.classifier.weight, std=8.0)
     return model
 
 
@@ -30,7 +28,7 @@ def noise() -> torch.Tensor:
 @pytest.mark.parametrize("threshold", [0.3, 0.45, 0.5])
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0)])
 def test_one_logit_is_compared_with_the_threshold(threshold: float, scales: tuple[float, ...]) -> None:
-    model, pixels = narrow(num_classes=2, threshold=threshold), noise()
+    model, pixels = with_both_classes(num_classes=2, threshold=threshold), noise()
     images = normalise(pixels)
     with torch.no_grad():
         views = [normalise(resize(pixels, (int(45 * s + 0.5), int(70 * s + 0.5)))) for s in scales]
@@ -49,7 +47,7 @@ def test_one_logit_is_compared_with_the_threshold(threshold: float, scales: tupl
 
 
 def test_loss_of_one_logit_is_binary_cross_entropy() -> None:
-    model, images = narrow(num_classes=2, threshold=0.3), torch.randn(2, 3, 40, 48)
+    model, images = with_both_classes(num_classes=2, threshold=0.3), torch.randn(2, 3, 40, 48)
     targets = torch.randint(0, 2, (2, 40, 48))
     targets[0, :9] = 255
     logits, counted = model(images)[:, 0], targets != 255
@@ -87,8 +85,8 @@ def test_what_is_refused(options: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize("inside", [False, True])
 def test_aligned_corners(outside: bool, inside: bool) -> None:
     """The features inside the decoder and the logits are each resized as the configuration says, everywhere alike."""
-    plain = narrow(num_classes=5)
-    model = narrow(num_classes=5, align_corners=outside, decoder_align_corners=inside)
+    plain = with_both_classes(num_classes=5)
+    model = with_both_classes(num_classes=5, align_corners=outside, decoder_align_corners=inside)
     pixels, targets = noise(), torch.randint(0, 5, (2, 45, 70))
     images = normalise(pixels)
     with torch.no_grad():
@@ -108,7 +106,9 @@ def test_aligned_corners(outside: bool, inside: bool) -> None:
 def test_steps_of_the_factorisation_in_evaluation() -> None:
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        seven, three = (narrow(num_classes=3, eval_steps=steps).forward_logits(images) for steps in (7, 3))
+        seven, three = (
+            with_both_classes(num_classes=3, eval_steps=steps).forward_logits(images) for steps in (7, 3)
+        )
         assert not torch.allclose(seven, three)
-        fast = deploy(narrow(num_classes=3, eval_steps=3)).forward_logits(images)
+        fast = deploy(with_both_classes(num_classes=3, eval_steps=3)).forward_logits(images)
         torch.testing.assert_close(fast, three, rtol=1e-4, atol=1e-4)
