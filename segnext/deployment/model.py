@@ -31,7 +31,7 @@ from segnext.deployment.parts import FoldedWeights
 from segnext.device import choose_device
 from segnext.models import SegNeXt, SegNeXtConfig
 from segnext.models.changed import first_changed_child
-from segnext.models.finite import expect_finite, first_without_values
+from segnext.models.finite import expect_finite, expect_values
 from segnext.models.labels import two_logits
 from segnext.models.layers import check_images
 from segnext.models.sizes import plain_size
@@ -61,9 +61,7 @@ def deploy(model: SegNeXt, dtype: torch.dtype = torch.float32, cuda_graph: bool 
     reason = reason_against(model)
     if reason is not None:
         raise ValueError(f"deploy: {reason}")
-    empty = first_without_values(model.state_dict())
-    if empty is not None:
-        raise ValueError(f"deploy: model must have weights, got {empty} on the meta device; load some first")
+    expect_values("deploy", model.state_dict())
     device = next(model.parameters()).device
     return DeployedSegNeXt(model.config, fold(model), dtype, model.metadata, device, cuda_graph)
 

@@ -56,6 +56,12 @@ def first_without_values(tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name, tensor in tensors.items() if tensor.is_meta), None)
 
 
+def expect_values(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError if a model's tensors hold nothing to read or to write."""
+    if (empty := first_without_values(tensors)) is not None:
+        raise ValueError(f"{what}: model must have weights, got {empty} on the meta device; load some first")
+
+
 def _in_graph(logits: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True

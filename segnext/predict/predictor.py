@@ -25,7 +25,7 @@ from segnext.deployment.model import deploy, reason_against
 from segnext.device import choose_device
 from segnext.drawing.palette import distinct_palette
 from segnext.models import SegNeXt
-from segnext.models.finite import first_without_values
+from segnext.models.finite import expect_values
 from segnext.predict.inference import Inference, Network, predict_mask
 from segnext.predict.prediction import Prediction
 
@@ -93,10 +93,7 @@ class Predictor:
                 f"Predictor: the model must take RGB images, got in_channels={model.config.in_channels}; "
                 "normalise your images yourself and call model.predict"
             )
-        if (empty := first_without_values(model.state_dict())) is not None:
-            raise ValueError(
-                f"Predictor: model must have weights, got {empty} on the meta device; load some first"
-            )
+        expect_values("Predictor", model.state_dict())
         self.model = model.to(self.device).eval()
         self._network = network_of(self.model, self.device, dtype)
         self.preprocessing = preprocessing or Preprocessing.of(model.metadata)

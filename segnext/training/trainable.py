@@ -6,7 +6,7 @@ import torch
 
 from segnext.models import SegNeXt
 from segnext.models.dialects import to_official
-from segnext.models.finite import first_non_finite, first_without_values
+from segnext.models.finite import expect_values, first_non_finite
 from segnext.one_line import one_line
 from segnext.weights.saving import expect_savable
 
@@ -26,8 +26,7 @@ def expect_trainable(model: object) -> None:
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         _expect_trainable_parameter(name, parameter)
-    if (empty := first_without_values(parameters)) is not None:
-        raise ValueError(f"train: model must have weights, got {empty} on the meta device; load some first")
+    expect_values("train", parameters)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise ValueError(
             "train: a part of the model must need a gradient, got a model that is frozen as a whole"

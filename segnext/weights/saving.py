@@ -14,7 +14,7 @@ from torch import Tensor
 from segnext.atomic import replace_file
 from segnext.models import MSCAN, SegNeXt
 from segnext.models.changed import first_unsaved_change
-from segnext.models.finite import first_non_finite, first_without_values
+from segnext.models.finite import expect_values, first_non_finite
 from segnext.models.loading import expect_model
 from segnext.models.registry import CONFIGS
 from segnext.models.values import FLOATING
@@ -71,8 +71,7 @@ def expect_savable(model: SegNeXt | MSCAN, metadata: Mapping[str, Any]) -> dict[
             "depths of your own go with each of them"
         )
     tensors = model.state_dict()
-    if (empty := first_without_values(tensors)) is not None:
-        raise ValueError(f"save: model must have weights, got {empty} on the meta device; load some first")
+    expect_values("save", tensors)
     sharded = [name for name, tensor in tensors.items() if hasattr(tensor, "full_tensor")]
     if sharded:
         raise ValueError(
