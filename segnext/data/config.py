@@ -36,7 +36,7 @@ from segnext.data.dataset import SegmentationFolder
 from segnext.data.depth import ValueRange, check_range
 from segnext.data.labels import IDS, Colour
 from segnext.data.preprocessing import LARGEST_SHORT_SIDE
-from segnext.drawing.palette import distinct_palette
+from segnext.drawing.palette import distinct_palette, is_colour
 from segnext.one_line import LONGEST_NAME, is_class_name, one_line
 from segnext.safe_yaml import read_yaml
 
@@ -252,7 +252,7 @@ def _classes(content: dict[str, Any], path: Path) -> tuple[str, ...]:
 
 def _palette(content: dict[str, Any], path: Path, num_classes: int) -> tuple[Colour, ...]:
     palette = content.get("palette", distinct_palette(num_classes).tolist())
-    if not isinstance(palette, list) or len(palette) != num_classes or not all(map(_is_colour, palette)):
+    if not isinstance(palette, list) or len(palette) != num_classes or not all(map(is_colour, palette)):
         count = f"{len(palette)} entries, " if isinstance(palette, list) else ""
         raise ValueError(
             f"data: palette in {path} must be {num_classes} lists [red, green, blue] of 0..255, one per class, "
@@ -367,7 +367,7 @@ def _color_labels(content: dict[str, Any], path: Path) -> bool | None:
 
 def _ignore_colors(content: dict[str, Any], path: Path) -> tuple[Colour, ...]:
     given = content.get("ignore_colors", [])
-    if not isinstance(given, list) or not all(map(_is_colour, given)):
+    if not isinstance(given, list) or not all(map(is_colour, given)):
         raise ValueError(
             f"data: ignore_colors in {path} must be lists [red, green, blue] of 0..255, got {_shown(given)}"
         )
@@ -424,11 +424,3 @@ def _splits(content: dict[str, Any], path: Path, base: Path) -> dict[str, Split]
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _is_colour(colour: object) -> bool:
-    return (
-        isinstance(colour, list)
-        and len(colour) == 3
-        and all(type(value) is int and 0 <= value <= 255 for value in colour)
-    )

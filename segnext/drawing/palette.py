@@ -37,6 +37,15 @@ def distinct_palette(count: int) -> np.ndarray:
     return palette
 
 
+def is_colour(colour: object) -> bool:
+    """Say whether a value of a text file is [red, green, blue], whole numbers of 0..255."""
+    return (
+        isinstance(colour, list)
+        and len(colour) == 3
+        and all(type(value) is int and 0 <= value <= 255 for value in colour)
+    )
+
+
 def _lab(rgb: np.ndarray) -> np.ndarray:
     """Return CIELAB (D65) of (N, 3) sRGB colours on the 0..255 scale."""
     linear = rgb / 255

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from segnext.data.preprocessing import MEAN, Preprocessing
+from segnext.drawing.palette import is_colour
 from segnext.models.config import SegNeXtConfig
 from segnext.models.decoders import DECODERS
 from segnext.models.registry import CONFIGS, ModelConfig, find_architecture
@@ -82,7 +83,7 @@ def expect_metadata(metadata: Mapping[str, Any], num_classes: int, in_channels: 
     ):
         raise ValueError(f"{file}: classes must be {num_classes} names of one line, got {shown(classes)}")
     if palette is not None and not (
-        isinstance(palette, list) and len(palette) == num_classes and all(map(_is_colour, palette))
+        isinstance(palette, list) and len(palette) == num_classes and all(map(is_colour, palette))
     ):
         raise ValueError(
             f"{file}: palette must be {num_classes} colours [red, green, blue] of 0..255, got {shown(palette)}"
@@ -91,10 +92,8 @@ def expect_metadata(metadata: Mapping[str, Any], num_classes: int, in_channels: 
         channels = len(Preprocessing.of(metadata).mean)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    if channels not in (
-        in_channels,
-        len(MEAN),
-    ):  # an adapted first convolution keeps the numbers of its weights
+    # An adapted first convolution keeps the numbers of its weights.
+    if channels not in (in_channels, len(MEAN)):
         raise ValueError(
             f"{file}: preprocessing: mean and std must have {in_channels} numbers, got {channels}"
         )
@@ -174,11 +173,3 @@ def _weights(config: ModelConfig) -> int:
         decoder = config.decoder_channels
         return count + decoder * (sum(config.channels[1:]) + 3 * decoder + config.num_classes + config.rank)
     return count + config.channels[-1] * config.num_classes
-
-
-def _is_colour(colour: object) -> bool:
-    return (
-        isinstance(colour, list)
-        and len(colour) == 3
-        and all(type(v) is int and 0 <= v <= 255 for v in colour)
-    )
