@@ -39,7 +39,8 @@ from segnext.training.log import RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
 from segnext.training.settings import Reporting, TrainSettings
 from segnext.training.trainable import expect_trainable
-from segnext.weights.saving import expect_savable, save
+from segnext.weights.configuration import as_json
+from segnext.weights.saving import save
 
 STOPPING = "stopping after this step, with a checkpoint; once more stops at once, without it"
 
@@ -102,7 +103,8 @@ def train(
             f"train: num_classes of the model must be {len(data.classes)} for {data.name}, "
             f"got {model.config.num_classes}"
         )
-    expect_savable(model, {"classes": data.classes, "palette": data.palette})
+    names = {"classes": data.classes, "palette": data.palette}
+    as_json(names, model.config.num_classes, model.config.in_channels, "save")  # raises what `save` would
     output = at_home(output)
     expect_free(output, resume, overwrite)  # before the data are read, which can take long
     run = _Run.prepare(model, data, settings, device)
