@@ -152,10 +152,8 @@ def _check_request(
             "part='backbone' for the encoder alone"
         )
     rank, wanted = checkpoint.config["model"].get("rank"), overrides.get("rank")
-    if wanted is not None and rank not in (
-        None,
-        wanted,
-    ):  # a foreign checkpoint has the rank that was asked for
+    # A foreign checkpoint has the rank that was asked for.
+    if wanted is not None and rank not in (None, wanted):
         raise ValueError(
             f"create_model: rank must be {rank} as in {origin}, got {wanted}; leave it out, or pass "
             "part='backbone' for the encoder alone"

@@ -84,7 +84,7 @@ def expect_like(op: str, name: str, tensor: torch.Tensor | None, like_name: str,
     if tensor is None:
         return
     expect_device(op, name, tensor, like_name, like)
-    if tensor.dtype != like.dtype and not _autocasting(like):
+    if tensor.dtype != like.dtype and not autocasting(like):
         raise TypeError(
             f"{op}: {name} must be {dtype_name(like.dtype)} as {like_name}, got {dtype_name(tensor.dtype)};"
             f" convert it with .to({like_name}.dtype), or run under torch.autocast"
@@ -200,6 +200,6 @@ def _names(x: torch.Tensor, between: str) -> str:
     return between.join(map(dtype_name, _precise(x)))
 
 
-def _autocasting(tensor: torch.Tensor) -> bool:
-    # Under autocast mixed dtypes are the rule; the op's autocast rule unifies them.
-    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)  # which meta raises at
+def autocasting(tensor: torch.Tensor) -> bool:
+    """Whether mixed dtypes are the rule, which an op's autocast rule unifies; never on meta, where asking raises."""
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)

@@ -25,9 +25,8 @@ _UNDECLARED = frozenset(("PNG", "TIFF", None))
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # of sensors and converters; a range is measured up to the next of them
 _BITS_PER_SAMPLE = 258  # TIFF's tag
 _SIZE_MARKER = b"\xff\x4f\xff\x51"  # begins the stream of a JPEG 2000 file
-_DEPTH_BEHIND = (
-    42  # bytes from there to the number of bits of the first channel, less 1; its high bit is the sign
-)
+# Bytes from there to the number of bits of the first channel, less 1; its high bit is the sign.
+_DEPTH_BEHIND = 42
 _NATIVE_ENDIAN = "L" if sys.byteorder == "little" else "B"
 
 ValueRange = tuple[float, float]

@@ -171,7 +171,7 @@ def _replaced_method(part: nn.Module) -> str | None:
     Methods that every module has, such as ``train`` and ``state_dict``, are none of it; nor is ``predict`` of a model.
     """
     for name in part.__dict__:
-        if name == "forward" or name in WAYS_FORWARD:
+        if name in WAYS_FORWARD:
             return name
         its_class = getattr(type(part), name, None)
         if (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segnext.models.changed import is_observed
 from segnext.models.config import GROUPS
-from segnext_kernels import group_norm_act
+from segnext_kernels import checks, group_norm_act
 from segnext_kernels.ops.convolutions import pointwise
 
 torch.fx.wrap("group_norm_act")
@@ -157,16 +157,8 @@ def check_images(model: str, images: Tensor, weight: Tensor) -> None:
             f"{model}: images must be normalised floating-point pixels, got {images.dtype}; "
             "see segnext.data.preprocessing.normalise, or use segnext.Predictor"
         )
-    # On the meta device there is none, and asking raises.
-    autocast = (
-        images.dtype != weight.dtype
-        and not images.is_meta
-        and (
-            torch.is_autocast_enabled(images.device.type)
-            and torch.float64 not in (images.dtype, weight.dtype)
-        )
-    )
-    if images.dtype != weight.dtype and not autocast:
+    is_wide = torch.float64 in (images.dtype, weight.dtype)
+    if images.dtype != weight.dtype and (is_wide or not checks.autocasting(images)):
         raise TypeError(
             f"{model}: images must be {weight.dtype} as the weights, got {images.dtype}; "
             "convert one of them, or run under torch.autocast"

@@ -59,15 +59,14 @@ def conv2d_act(
     checks.expect_like(NAME, "bias", bias, "weight", weight)
     stride = checks.expect_integer(NAME, "stride", stride, 1, "at least 1")
     padding = checks.expect_integer(NAME, "padding", padding, 0, "at least 0")
-    flags = {"float32_out": float32_out, "channels_last": channels_last}
+    float32_out = checks.expect_flag(NAME, "float32_out", float32_out)
+    channels_last = checks.expect_flag(NAME, "channels_last", channels_last)
     if min(reference.output_size(x.shape, weight.shape, stride, padding)) < 1:
         raise ValueError(
             f"{NAME}: weight must be no larger than the padded x, got {tuple(weight.shape)} for {tuple(x.shape)}"
             f" padded by {padding}"
         )
-    return _op(
-        x, weight, bias, stride, padding, act, *(checks.expect_flag(NAME, *flag) for flag in flags.items())
-    )
+    return _op(x, weight, bias, stride, padding, act, float32_out, channels_last)
 
 
 def _flops(x: Any, weight: Any, _bias: Any, stride: int, padding: int, *_: Any, **__: Any) -> int:

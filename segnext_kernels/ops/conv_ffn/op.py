@@ -61,9 +61,8 @@ def conv_ffn(
     Source: SegNeXt (arXiv 2209.08575), section 3.1 (the feed-forward network of VAN, arXiv 2202.09741).
     """
     params = (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
-    residual, recompute = (
-        checks.expect_flag(NAME, *flag) for flag in (("residual", residual), ("recompute", recompute))
-    )
+    residual = checks.expect_flag(NAME, "residual", residual)
+    recompute = checks.expect_flag(NAME, "recompute", recompute)
     check(NAME, x, params, residual)
     if not recompute and torch.is_grad_enabled():
         hidden = dwconv_gelu(pointwise(x, fc1_weight, fc1_bias), dw_weight, dw_bias)
