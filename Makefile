@@ -15,8 +15,10 @@ help: ## show this list
 demo: .venv/package ## segment a photograph of a street; say where mask and overlay are, and the time it took
 	$(BIN)/segnext predict docs/street.jpg --weights camvid -o out/demo --overwrite
 
-# One process per core, each with one thread. The tests of a file stay together, since they share what they build.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# One process per core, each with one thread. The tests of a file stay together, since they share what they build. A
+# process that dies ends the run and is named: pytest-xdist would replace it, and then wait for it forever.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --max-worker-restart 0 \
+	--dist loadfile --no-loadscope-reorder
 
 test: .venv/developer ## all tests but those of `make proof`
 	$(PYTEST) -m "not proof"
