@@ -41,11 +41,26 @@ def test_four_times_eagers_error_fails(dtype: torch.dtype) -> None:
     oracle, noise = torch.randn(2, 1000, dtype=torch.float64)
     error = 4 * torch.finfo(dtype).eps * noise
     eager, wide = (oracle + error).to(dtype), (oracle + 4 * torch.finfo(torch.float32).eps * noise).float()
-    # in float64 eager's error is a guess, for which four times as much is allowed
-    times = 16 if dtype == torch.float64 else 4
+    # in float64 eager's error is a guess, for which 16 times as much is allowed
+    times = 64 if dtype == torch.float64 else 4
     assert_accurate((oracle + times / 4 * error).to(dtype), oracle, eager, wide)
     with pytest.raises(AssertionError, match="largest error"):
         assert_accurate((oracle + times * error).to(dtype), oracle, eager, wide)
+
+
+def test_a_float64_sum_in_another_order_passes() -> None:
+    """PyTorch's float64 weight gradient is one long chain; a better sum is 16 times float32's error away."""
+    torch.manual_seed(4)
+    x, weight, grad = torch.randn(2, 16, 22, 29), torch.randn(16, 1, 1, 23), torch.randn(2, 16, 22, 29)
+
+    def gradient(dtype: torch.dtype) -> torch.Tensor:
+        inputs = [t.to(dtype, memory_format=torch.channels_last) for t in (x, weight, grad)]
+        inputs[1].requires_grad_()
+        return torch.autograd.grad(F.conv2d(*inputs[:2], padding=(0, 11), groups=16), inputs[1], inputs[2])[0]
+
+    windows = F.unfold(x.double(), (1, 23), padding=(0, 11)).view(2, 16, 23, -1)
+    better = (windows * grad.double().view(2, 16, 1, -1)).sum(-1).sum(0).view(16, 1, 1, 23)
+    assert_gradient_accurate(better, gradient(torch.float64), gradient(torch.float64), gradient(torch.float32))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=["fp32", "fp16", "bf16"])
