@@ -154,6 +154,7 @@ template <typename T, typename E>
 struct GateBackwardOwn {
   E *m, *t, *transposed, *packed;  // t: (kTile, co_padded) and (co_padded, kTile); m as weights: (ci, kTile)
   T *u, *grad, *grad_m, *grad_u;
+  Real* bias_sum;  // (co_padded) the tile's sum of t
 
   GateBackwardOwn(Arena& arena, const GateSizes& s)
       : m(arena.take<E>(kTile * s.ci_padded)),
@@ -163,17 +164,20 @@ struct GateBackwardOwn {
         u(arena.take<T>(kTile * s.co_padded)),
         grad(arena.take<T>(kTile * s.co_padded)),
         grad_m(arena.take<T>(kTile * s.ci_padded)),
-        grad_u(arena.take<T>(kTile * s.co_padded)) {}
+        grad_u(arena.take<T>(kTile * s.co_padded)),
+        bias_sum(arena.take<Real>(s.co_padded)) {}
 };
 
 // Computes t = grad * u of a tile, or t = grad without u, as rows and transposed (zeros behind the last pixel), and
-// adds it up over the pixels.
+// adds its sum over the pixels to `sum`: kLanes pixels at a time, then the tile's, since one long chain of additions
+// has several times their rounding errors.
 template <typename T, typename E>
 void gate_gradient(const GateSizes& s, const Rows<const T>& grad, const Rows<const T>& u, int64_t count,
                    const GateBackwardOwn<T, E>& own, Real* sum) {
+  std::memset(own.bias_sum, 0, s.co_padded * sizeof(Real));
   for (int64_t i = 0; i < count; i += kLanes) {  // kLanes whole rows at a time, for the prefetcher
     for (int64_t c = 0; c < s.co_padded; c += kLanes) {
-      Vec square[kLanes], total = load(sum + c);
+      Vec square[kLanes], total = {};
 #pragma GCC unroll 16
       for (int lane = 0; lane < kLanes; ++lane) {
         const bool inside = i + lane < count;
@@ -185,12 +189,13 @@ void gate_gradient(const GateSizes& s, const Rows<const T>& grad, const Rows<con
         store_vector(own.t + (i + lane) * s.co_padded + c, square[lane]);
         total += square[lane];
       }
-      store(sum + c, total);
+      store(own.bias_sum + c, load(own.bias_sum + c) + total);
       transpose(square);
 #pragma GCC unroll 16
       for (int lane = 0; lane < kLanes; ++lane) store_vector(own.transposed + (c + lane) * kTile + i, square[lane]);
     }
   }
+  for (int64_t c = 0; c < s.co_padded; c += kLanes) store(sum + c, load(sum + c) + load(own.bias_sum + c));
 }
 
 template <typename T, typename E>
@@ -241,9 +246,9 @@ void reduce_chunks(const GatedPointwiseBackwardParams& p, const GateSizes& s, co
       store_first(out + c, sum, s.ci - c);
     }
     if (p.grad_bias.data == nullptr) continue;
-    Real sum = 0.0f;
+    double sum = 0.0;
     for (int64_t i = 0; i < s.chunks; ++i) sum += shared.grad_bias[i * s.co_padded + row];
-    static_cast<T*>(p.grad_bias.data)[row] = from_real<T>(sum);
+    static_cast<T*>(p.grad_bias.data)[row] = from_real<T>(static_cast<Real>(sum));
   }
 }
 

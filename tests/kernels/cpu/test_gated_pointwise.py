@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from oracle.inputs import LAYOUTS
-from segnext_kernels import native
+from segnext_kernels import gated_pointwise, native
 from segnext_kernels.ops.gated_pointwise.spec import SPEC
 from tests.contract.cases import assert_bitwise, strides
 from tests.kernels.against_definition import assert_right, run
@@ -42,6 +42,16 @@ def test_several_tiles_and_panels(
     sizes: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
     assert_right(SPEC, arguments(sizes, layout, dtype))
+
+
+@pytest.mark.parametrize("pixels", [(2, 6, 13), (3, 40, 50)], ids=["tiles", "chunks"])
+def test_a_bias_gradient_is_no_long_chain_of_additions(pixels: tuple[int, int, int]) -> None:
+    n, h, w = pixels
+    m, u, weight, bias = arguments((n, 13, 80, h, w), torch.channels_last)
+    u, grad = u.abs() + 1, torch.rand(n, 80, h, w).add(1).contiguous(memory_format=torch.channels_last)
+    (bias_grad,) = torch.autograd.grad(gated_pointwise(m, u, weight, bias.requires_grad_()), bias, grad)
+    exact = (grad * u).double().sum((0, 2, 3))
+    assert ((bias_grad - exact) / exact).abs().max() < 1.5 * torch.finfo(torch.float32).eps
 
 
 @over_layouts
