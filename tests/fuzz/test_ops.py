@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from oracle.accuracy import assert_gradient_accurate, assert_output
+from oracle.accuracy import assert_accurate, assert_gradient_accurate, assert_output
 from oracle.gradients import backward_arguments, cast, gradients_of
 from oracle.inputs import DTYPES, LAYOUTS
 from segnext_kernels import backend, native
@@ -177,21 +177,20 @@ class Problem:
     def check(self) -> None:
         """Run it twice with different numbers of threads, forward and backward."""
         out, *_ = self.same_for_any_threads(self.spec.name, self.args)
-        is_eager = self.backend == "reference"  # its own error in 16 bits may be above the rule's cap
-        if not is_eager:
-            assert_output(self.spec, out, self.args)
+        assert_output(self.spec, out, self.args)
         if not self.spec.differentiable or f"{self.spec.name}_backward" not in backend.KERNELS:
             return
         with backend.use_backend(self.backend):
             arguments = backward_arguments(self.spec, self.args, self.grad_of)
         grads = self.same_for_any_threads(f"{self.spec.name}_backward", arguments)
-        if is_eager:
+        if self.backend == "reference":  # PyTorch itself, whose error is the measure
             return
         grad = self.grad_of(out)
         versions = (cast(self.args, torch.float64), self.args, cast(self.args, torch.float32))
         expected = [gradients_of(self.spec.reference, self.spec, version, grad) for version in versions]
         for index, (actual, *others) in enumerate(zip(grads, *expected, strict=True)):
-            assert_gradient_accurate(actual, *others, what=f"gradient {index}")
+            if _can_be_judged(*others):
+                assert_gradient_accurate(actual, *others, what=f"gradient {index}")
 
     def same_for_any_threads(self, op: str, args: tuple[Any, ...]) -> list[torch.Tensor]:
         kernel, results = backend.KERNELS[op][self.backend], []
@@ -204,6 +203,15 @@ class Problem:
         if self.backend == "cpu":
             assert_bitwise(results[1], results[0], "with other threads, result")
         return results[0]
+
+
+def _can_be_judged(oracle: torch.Tensor, eager: torch.Tensor, wide: torch.Tensor) -> bool:
+    """Return whether plain PyTorch itself is below the rule's cap: it is not where nearly all of a gradient cancels."""
+    try:
+        assert_accurate(eager, oracle, eager, wide)
+    except AssertionError:
+        return False
+    return True
 
 
 def _magnitude(rng: np.random.Generator, dtype: torch.dtype, bends: bool) -> float:

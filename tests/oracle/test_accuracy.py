@@ -60,7 +60,9 @@ def test_a_float64_sum_in_another_order_passes() -> None:
 
     windows = F.unfold(x.double(), (1, 23), padding=(0, 11)).view(2, 16, 23, -1)
     better = (windows * grad.double().view(2, 16, 1, -1)).sum(-1).sum(0).view(16, 1, 1, 23)
-    assert_gradient_accurate(better, gradient(torch.float64), gradient(torch.float64), gradient(torch.float32))
+    assert_gradient_accurate(
+        better, gradient(torch.float64), gradient(torch.float64), gradient(torch.float32)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=["fp32", "fp16", "bf16"])
