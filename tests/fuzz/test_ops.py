@@ -2,11 +2,15 @@
 
 A kernel runs between canaries: whatever it allocates lies in a larger tensor, whose rest must stay as it was, and is
 full of NaN before. Results and gradients follow the accuracy rule, and have the same bits with other threads.
+
+The rule compares one sample of rounding errors with another, so in some of 10,000 problems chance alone breaks it. A
+kernel that is inaccurate breaks it again with other values of the same problem; once more in three is a fault.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -140,16 +144,12 @@ class Problem:
         self.spec = all_specs()[str(rng.choice(list(SIZES)))]
         self.sizes = SIZES[self.spec.name](rng)
         dtype, layout = str(rng.choice(list(DTYPES))), str(rng.choice(list(LAYOUTS)))
-        sample = Sample("random", self.spec.samples[0].build, self.sizes)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        args = sample.make(DTYPES[dtype], layout=LAYOUTS[layout], generator=generator)
-        self.magnitude = _magnitude(rng, DTYPES[dtype], self.bends)
-        if self.spec.name not in ("nmf2d", "nmf2d_projected"):
-            args = (args[0] * self.magnitude, *args[1:])
-        self.views = [str(rng.choice([*VIEWS, *["as it is"] * 8])) for _ in tensors(args)]
-        views = iter(self.views)
-        self.args = tree_map_only(torch.Tensor, lambda t: _viewed(t, next(views)), args)
-        self.grad_magnitude, self.generator = _magnitude(rng, DTYPES[dtype], False), generator
+        self.dtype, self.layout = DTYPES[dtype], LAYOUTS[layout]
+        self.seed = int(rng.integers(2**31))
+        self.magnitude = _magnitude(rng, self.dtype, self.bends)
+        self.views = [str(rng.choice([*VIEWS, *["as it is"] * 8])) for _ in tensors(self.values())]
+        self.draw(self.seed)
+        self.grad_magnitude = _magnitude(rng, self.dtype, False)
         names = [
             name
             for name, k in backend.KERNELS[self.spec.name].items()
@@ -165,6 +165,19 @@ class Problem:
             f" grad x {self.grad_magnitude:.1e} views {self.views} isa {self.isa} threads {self.threads}"
         )
 
+    def values(self) -> tuple[Any, ...]:
+        self.generator = torch.Generator().manual_seed(self.seed)
+        sample = Sample("random", self.spec.samples[0].build, self.sizes)
+        args = sample.make(self.dtype, layout=self.layout, generator=self.generator)
+        if self.spec.name in ("nmf2d", "nmf2d_projected"):
+            return args
+        return (args[0] * self.magnitude, *args[1:])
+
+    def draw(self, seed: int) -> None:
+        """Take other values, in the same views."""
+        self.seed, views = seed, iter(self.views)
+        self.args = tree_map_only(torch.Tensor, lambda t: _viewed(t, next(views)), self.values())
+
     @property
     def bends(self) -> bool:
         """Whether there is a GELU or a softmax."""
@@ -177,7 +190,8 @@ class Problem:
     def check(self) -> None:
         """Run it twice with different numbers of threads, forward and backward."""
         out, *_ = self.same_for_any_threads(self.spec.name, self.args)
-        assert_output(self.spec, out, self.args)
+        with inaccurate():
+            assert_output(self.spec, out, self.args)
         if not self.spec.differentiable or f"{self.spec.name}_backward" not in backend.KERNELS:
             return
         with backend.use_backend(self.backend):
@@ -190,7 +204,8 @@ class Problem:
         expected = [gradients_of(self.spec.reference, self.spec, version, grad) for version in versions]
         for index, (actual, *others) in enumerate(zip(grads, *expected, strict=True)):
             if _can_be_judged(*others):
-                assert_gradient_accurate(actual, *others, what=f"gradient {index}")
+                with inaccurate():
+                    assert_gradient_accurate(actual, *others, what=f"gradient {index}")
 
     def same_for_any_threads(self, op: str, args: tuple[Any, ...]) -> list[torch.Tensor]:
         kernel, results = backend.KERNELS[op][self.backend], []
@@ -203,6 +218,18 @@ class Problem:
         if self.backend == "cpu":
             assert_bitwise(results[1], results[0], "with other threads, result")
         return results[0]
+
+
+class Inaccurate(AssertionError):
+    """The accuracy rule is broken, by a fault or by chance."""
+
+
+@contextmanager
+def inaccurate() -> Iterator[None]:
+    try:
+        yield
+    except AssertionError as error:
+        raise Inaccurate(str(error)) from error
 
 
 def _can_be_judged(oracle: torch.Tensor, eager: torch.Tensor, wide: torch.Tensor) -> bool:
@@ -242,7 +269,12 @@ def test_random_problems(fuzzer: Fuzzer, monkeypatch: pytest.MonkeyPatch) -> Non
             problem = Problem(rng)
             monkeypatch.setattr(native, "instruction_set", lambda: problem.isa)
             try:
-                problem.check()
+                try:
+                    problem.check()
+                except Inaccurate:
+                    for _ in range(3):
+                        problem.draw(problem.seed + 1)
+                        problem.check()
             except Exception as error:
                 return f"{problem.text}: {type(error).__name__}: {str(error)[:300]}"
             return None
