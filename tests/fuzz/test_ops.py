@@ -166,6 +166,7 @@ class Problem:
         )
 
     def values(self) -> tuple[Any, ...]:
+        """Return the op's arguments, as its specification makes them from `seed`."""
         self.generator = torch.Generator().manual_seed(self.seed)
         sample = Sample("random", self.spec.samples[0].build, self.sizes)
         args = sample.make(self.dtype, layout=self.layout, generator=self.generator)
