@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -134,6 +134,16 @@ def onnx_runtime(model: bytes, *inputs: Tensor) -> Run:
     return run
 
 
+@cache
+def _core(create: Callable[[], Any]) -> Any:
+    """Return the one OpenVINO core of this process, which is never destroyed.
+
+    Each core gives the main thread a stack for signals. When two are destroyed, the thread is left with the stack of
+    the first, whose memory is gone: the next Ctrl-C would be a segmentation fault (seen with OpenVINO 2026.4).
+    """
+    return create()
+
+
 def openvino(model: bytes, *inputs: Tensor, dtype: torch.dtype = torch.float32) -> Run:
     """Prepare OpenVINO on the CPU, tuned for latency, with as many threads as torch has.
 
@@ -148,7 +158,7 @@ def openvino(model: bytes, *inputs: Tensor, dtype: torch.dtype = torch.float32) 
     with _explained("OpenVINO"):
         import openvino
 
-        core = openvino.Core()
+        core = _core(openvino.Core)
         precision = OPENVINO_NAMES[dtype]
         if dtype == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise Unavailable("this CPU has no bfloat16 arithmetic (avx512_bf16 or amx_bf16)")

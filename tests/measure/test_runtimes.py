@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,6 +62,31 @@ def test_bfloat16_is_the_precision_inside(toy_graph: bytes) -> None:
         pytest.skip(str(reason))
     error = (output - toy(IMAGES)).abs().max()
     assert 1e-5 < error < 0.1
+
+
+def test_ctrl_c_after_two_models_in_openvino_is_no_crash(toy_graph: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs openvino: pip install .[bench]")
+    (tmp_path / "toy.onnx").write_bytes(toy_graph)
+    program = """if True:
+        import gc, pathlib, signal, sys, torch
+        from segnext.measure import runtimes
+        graph = pathlib.Path(sys.argv[1]).read_bytes()
+        runs = [runtimes.openvino(graph, torch.zeros(1, 3, 8, 6)) for _ in range(2)]
+        for _ in range(2):
+            del runs[0]
+            gc.collect()
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            print("stopped")"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "toy.onnx")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.returncode, done.stdout) == (0, "stopped\n")
 
 
 def test_bfloat16_is_refused_where_the_cpu_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
