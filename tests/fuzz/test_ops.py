@@ -19,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from oracle.accuracy import assert_accurate, assert_gradient_accurate, assert_output
+from oracle.accuracy import CAPS, assert_gradient_accurate, assert_output
 from oracle.gradients import backward_arguments, cast, gradients_of
 from oracle.inputs import DTYPES, LAYOUTS
 from segnext_kernels import backend, native
@@ -147,8 +147,9 @@ class Problem:
         self.dtype, self.layout = DTYPES[dtype], LAYOUTS[layout]
         self.seed = int(rng.integers(2**31))
         self.magnitude = _magnitude(rng, self.dtype, self.bends)
-        self.views = [str(rng.choice([*VIEWS, *["as it is"] * 8])) for _ in tensors(self.values())]
-        self.draw(self.seed)
+        args = self.values()
+        self.views = [str(rng.choice([*VIEWS, *["as it is"] * 8])) for _ in tensors(args)]
+        self.args = self.viewed(args)
         self.grad_magnitude = _magnitude(rng, self.dtype, False)
         names = [
             name
@@ -174,10 +175,9 @@ class Problem:
             return args
         return (args[0] * self.magnitude, *args[1:])
 
-    def draw(self, seed: int) -> None:
-        """Take other values, in the same views."""
-        self.seed, views = seed, iter(self.views)
-        self.args = tree_map_only(torch.Tensor, lambda t: _viewed(t, next(views)), self.values())
+    def viewed(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        views = iter(self.views)
+        return tree_map_only(torch.Tensor, lambda t: _viewed(t, next(views)), args)
 
     @property
     def bends(self) -> bool:
@@ -189,6 +189,16 @@ class Problem:
         return (values * self.grad_magnitude).to(out.dtype)
 
     def check(self) -> None:
+        """Try it; what the accuracy rule refuses is tried three times more with other values."""
+        try:
+            self.run()
+        except Inaccurate:
+            for _ in range(3):
+                self.seed += 1
+                self.args = self.viewed(self.values())
+                self.run()
+
+    def run(self) -> None:
         """Run it twice with different numbers of threads, forward and backward."""
         out, *_ = self.same_for_any_threads(self.spec.name, self.args)
         with inaccurate():
@@ -203,10 +213,10 @@ class Problem:
         grad = self.grad_of(out)
         versions = (cast(self.args, torch.float64), self.args, cast(self.args, torch.float32))
         expected = [gradients_of(self.spec.reference, self.spec, version, grad) for version in versions]
-        for index, (actual, *others) in enumerate(zip(grads, *expected, strict=True)):
-            if _can_be_judged(*others):
+        for index, (actual, oracle, eager, wide) in enumerate(zip(grads, *expected, strict=True)):
+            if _can_be_judged(oracle, eager):
                 with inaccurate():
-                    assert_gradient_accurate(actual, *others, what=f"gradient {index}")
+                    assert_gradient_accurate(actual, oracle, eager, wide, what=f"gradient {index}")
 
     def same_for_any_threads(self, op: str, args: tuple[Any, ...]) -> list[torch.Tensor]:
         kernel, results = backend.KERNELS[op][self.backend], []
@@ -233,13 +243,13 @@ def inaccurate() -> Iterator[None]:
         raise Inaccurate(str(error)) from error
 
 
-def _can_be_judged(oracle: torch.Tensor, eager: torch.Tensor, wide: torch.Tensor) -> bool:
-    """Return whether plain PyTorch itself is below the rule's cap: it is not where nearly all of a gradient cancels."""
-    try:
-        assert_accurate(eager, oracle, eager, wide)
-    except AssertionError:
-        return False
-    return True
+def _can_be_judged(oracle: torch.Tensor, eager: torch.Tensor) -> bool:
+    """Return whether PyTorch's own error is below the rule's cap: it is not where nearly all of a gradient cancels."""
+    finite = oracle.isfinite() & eager.isfinite()
+    if not finite.any():
+        return True
+    error = (eager.double() - oracle)[finite].abs().max()
+    return bool(error <= CAPS[eager.dtype] * oracle[finite].abs().max())
 
 
 def _magnitude(rng: np.random.Generator, dtype: torch.dtype, bends: bool) -> float:
@@ -270,12 +280,7 @@ def test_random_problems(fuzzer: Fuzzer, monkeypatch: pytest.MonkeyPatch) -> Non
             problem = Problem(rng)
             monkeypatch.setattr(native, "instruction_set", lambda: problem.isa)
             try:
-                try:
-                    problem.check()
-                except Inaccurate:
-                    for _ in range(3):
-                        problem.draw(problem.seed + 1)
-                        problem.check()
+                problem.check()
             except Exception as error:
                 return f"{problem.text}: {type(error).__name__}: {str(error)[:300]}"
             return None
