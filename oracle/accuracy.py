@@ -52,7 +52,7 @@ def assert_accurate(
         oracle: the definition in float64 on the same (rounded) inputs.
         eager: the definition in the tested dtype.
         wide: the definition in float32. Its error plus one rounding of the result stands in for eager's error if eager
-            is not finite somewhere that the oracle is. For float64, its error at float64's scale stands in.
+            is not finite somewhere that the oracle is. For float64, 16 times its error at float64's scale stands in.
         what: the name in the message.
     """
     actual_error, eager_error, oracle = _errors(actual, oracle, eager, wide, what)

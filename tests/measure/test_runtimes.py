@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import types
@@ -84,7 +83,6 @@ def test_ctrl_c_after_two_models_in_openvino_is_no_crash(toy_graph: bytes, tmp_p
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert (done.returncode, done.stdout) == (0, "stopped\n")
 
