@@ -196,9 +196,10 @@ def _configuration(value: Any) -> tuple[Mapping[str, Any], str]:
     if not isinstance(value, str):
         return {}, f"it is a {type(value).__name__}"
     try:
-        return parse(value), ""
+        config = parse(value)
     except ValueError as error:
         return {}, str(error)
+    return config, "" if "model" in config else "it sets no model"
 
 
 def _read_model(model: Mapping[str, Any], settings: Settings) -> None:
@@ -207,6 +208,8 @@ def _read_model(model: Mapping[str, Any], settings: Settings) -> None:
         _read_normalisation(backbone, "backbone", settings)
         activation = _kind(backbone, "act_cfg", "GELU")
         settings.refuse_unless(activation == "GELU", "backbone.act_cfg.type", "GELU", activation)
+        form = _mapping(backbone.get("act_cfg")).get("approximate", "none")
+        settings.refuse_unless(form == "none", "backbone.act_cfg.approximate", "none", form)
     if head is None:
         return
     _read_normalisation(head, "decode_head", settings)
@@ -305,7 +308,7 @@ def _normalisation(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     trained = (config.get("dataset"), config.get("train_pipeline"), data)
     for place in (*tested, config.get("test_pipeline"), *trained):
         for step in _dictionaries(place):
-            if step.get("type") == "Normalize" and "mean" in step:
+            if _last_name(step.get("type")) == "Normalize" and "mean" in step:
                 return step
     first = config.get("img_norm_cfg")
     return first if isinstance(first, Mapping) else None
@@ -333,7 +336,8 @@ def _read_geti(parameters: Any, settings: Settings) -> None:
     data = _mapping(parameters.get("data_input_params"))
     mean, std = data.get("mean"), data.get("std")
     if _are_numbers(mean) and _are_numbers(std) and len(mean) == len(std):
-        scale = 255.0 if max(std) <= 1 else 1.0  # some of its recipes scale pixels to 0..1 first
+        is_scaled = max(*std, *map(abs, mean)) <= 1  # some of its recipes scale pixels to 0..1 first
+        scale = 255.0 if is_scaled else 1.0
         settings.preprocessing = {"mean": [v * scale for v in mean], "std": [v * scale for v in std]}
         settings.source = settings.source or "hyper_parameters"
 
@@ -358,9 +362,13 @@ def _dictionaries(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _kind(part: Mapping[str, Any], key: str, default: str) -> Any:
-    """Return the type in ``part[key]``, which may be a path such as ``torch.nn.GELU``."""
+    """Return the type in ``part[key]``, without its module."""
     given = part.get(key, {})
-    kind = given.get("type", default) if isinstance(given, Mapping) else given
+    return _last_name(given.get("type", default) if isinstance(given, Mapping) else given)
+
+
+def _last_name(kind: Any) -> Any:
+    """Return the class in a type such as ``torch.nn.GELU``, as mmengine's lazy configurations write it."""
     return kind.rsplit(".", 1)[-1] if isinstance(kind, str) else kind
 
 

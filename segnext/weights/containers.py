@@ -19,6 +19,7 @@ from segnext.one_line import is_one_line, one_line
 from segnext.weights import restricted
 from segnext.weights.averages import AVERAGED_KEYS, RAW_KEYS
 from segnext.weights.pickles import Foreign
+from segnext.weights.zip_files import open_zip
 
 # Code bases keep the state dict in a checkpoint under these keys. They are tried in this order, also nested.
 STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "params", "module")
@@ -39,6 +40,8 @@ OTHER_FILES = {
     "segnext-training": "the state of a training; the same segnext train line with --resume goes on, and writes "
     "final.safetensors",
 }
+# PyTorch and safetensors quote this from the system, in errors that have no kind of their own.
+OUT_OF_MEMORY = "Cannot allocate memory"
 DEEPEST = 8
 """Most dictionaries around a state dict."""
 
@@ -83,6 +86,7 @@ def read_contents(path: Path) -> Contents:
     Raises:
         ValueError: damaged, truncated, empty, not a checkpoint, without a state dict, or larger than a checkpoint is.
         OSError: it cannot be read.
+        MemoryError: the machine has not enough for it.
     """
     file = expect_file(path)
     with path.open("rb") as opened:
@@ -99,7 +103,7 @@ def read_contents(path: Path) -> Contents:
     except Exception as error:  # damaged bytes can make a parser raise anything
         if isinstance(error, OSError) and error.filename is not None:  # the system's, not a parser's
             raise
-        raise _damaged(file, error) from error
+        raise _unreadable(file, error) from error
     raise ValueError(
         f"{file}: file must be a safetensors, torch, Jittor or Paddle checkpoint, got one that begins with "
         f"{head[:8]!r}; is it a web page or a Git LFS pointer?"
@@ -112,6 +116,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ValueError: not a file, empty, damaged, or its names are not those of tensors.
         OSError: it cannot be read.
+        MemoryError: the machine has not enough for it.
     """
     file = expect_file(path)
     with path.open("rb") as begun:
@@ -128,7 +133,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (Refused, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # of a header whose numbers or types are unknown to it
-        raise _damaged(file, error) from None
+        raise _unreadable(file, error) from None
 
 
 def _is_utf_8(path: Path) -> bool:
@@ -180,7 +185,9 @@ def _expect_tensor_names(names: Collection[str], file: str) -> None:
             )
 
 
-def _damaged(file: str, error: Exception) -> Refused:
+def _unreadable(file: str, error: Exception) -> Refused | MemoryError:
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error):
+        return MemoryError(f"{file}: there is not enough memory to read it; close other programs")
     reason = one_line(str(error).strip() or type(error).__name__)
     return Refused(
         f"{file}: file must be a whole checkpoint, got a damaged or cut one; fetch it again ({reason})"
@@ -218,7 +225,7 @@ def _read_safetensors(path: Path) -> Contents:
 
 
 def _read_torch(path: Path) -> Contents:
-    with restricted.open_zip(path) as archive:
+    with open_zip(path) as archive:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise _not_a_state_dict(path, "a TorchScript program")
     try:

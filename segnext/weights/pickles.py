@@ -107,11 +107,15 @@ class Machine:
     """
 
     def __init__(
-        self, file: io.BytesIO, calls: Calls, load_storage: Callable[[Any], Any] | None = None
+        self,
+        file: io.BytesIO,
+        calls: Calls,
+        load_storage: Callable[[Any], Any] | None = None,
+        most_instructions: int = MOST_INSTRUCTIONS,
     ) -> None:
         self.foreign: set[str] = set()
         self._file, self._calls, self._load_storage = file, calls, load_storage
-        self._steps = 0
+        self._most, self._steps = most_instructions, 0
         self._clear()
 
     def run(self) -> Any:
@@ -124,8 +128,8 @@ class Machine:
         self._clear()
         for opcode, argument, _ in pickletools.genops(self._file):
             self._steps += 1
-            if self._steps > MOST_INSTRUCTIONS:
-                raise pickle.UnpicklingError(f"more than {MOST_INSTRUCTIONS:,} instructions")
+            if self._steps > self._most:
+                raise pickle.UnpicklingError(f"more than {self._most:,} instructions")
             name = opcode.name
             if name in _PUSHED:
                 self._stack.append(argument)

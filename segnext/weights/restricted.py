@@ -10,7 +10,6 @@ import io
 import math
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,13 +21,13 @@ import torch
 from torch import Tensor
 
 from segnext.one_line import shown
-from segnext.weights.pickles import Budget, Calls, Global, Machine, expect_key
+from segnext.weights.pickles import MOST_INSTRUCTIONS, Budget, Calls, Global, Machine, expect_key
+from segnext.weights.zip_files import open_zip
 
 # Files in PyTorch's format before 1.6 begin with this.
 TORCH_LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-# An entry takes about 100 bytes: twice as many as tensors that are read.
-LARGEST_DIRECTORY = 4 * 2**20
-_LONGEST_ZIP_END = 2**16 + 200  # the last record, before a comment of 64 KB
+# A file inside the file holds one storage, which takes 60 instructions; its cost bounds how often it may be read.
+_INNER_INSTRUCTIONS, _INNER_COST = 1_000, 2**16
 _BIG_ENDIAN = "its bytes are in the order of a big-endian machine"
 
 
@@ -163,10 +162,10 @@ def _as_size(size: Any) -> tuple[int, ...]:
 
 
 class _Table:
-    """Makes the table for one file, whose budget its functions take from."""
+    """Makes the table for one file, whose budget its functions take from; an inner file holds no other."""
 
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
+    def __init__(self, budget: Budget, is_inner: bool = False) -> None:
+        self._budget, self._is_inner = budget, is_inner
 
     def calls(self) -> Calls:
         collections = {
@@ -193,6 +192,7 @@ class _Table:
             "numpy.dtype": _DType,
             "numpy.ndarray": self._new_array,
             "torch.Size": partial(self._collection, tuple),
+            "torch.storage._load_from_bytes": self._storage,
             "torch._utils._rebuild_tensor": self._tensor,
             "torch._utils._rebuild_tensor_v2": self._tensor_v2,
             "torch._utils._rebuild_tensor_v3": self._tensor_v3,
@@ -237,6 +237,15 @@ class _Table:
     def _scalar(self, dtype: _DType, raw: Any) -> Any:
         array = _as_array(self._budget, raw, dtype, (1,))
         return array if isinstance(array, Unusable) else array[0].item()
+
+    def _storage(self, raw: Any) -> _Storage | Unusable:
+        """Read a storage as ``pickle.dump`` writes it: as a whole file of the older format."""
+        if isinstance(raw, bytes) and raw.startswith(TORCH_LEGACY_START) and not self._is_inner:
+            self._budget.take(len(raw) + _INNER_COST, "a storage")
+            storage, _ = load_torch_legacy(raw, self._budget)
+            if isinstance(storage, _Storage):
+                return storage
+        return Unusable("an object that PyTorch would read from a file inside the file")
 
     def _tensor(self, storage: _Storage, *place: Any) -> Tensor | Unusable:
         return self._view(storage, storage.dtype, *place)
@@ -309,28 +318,6 @@ def load_pickle(data: bytes) -> tuple[Any, set[str]]:
     return machine.run(), machine.foreign
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip file whose directory is not too large to be listed."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _LONGEST_ZIP_END))
-        end = file.read()
-    found = end.rfind(b"PK\x05\x06")  # the end of the directory, whose size is 12 bytes behind
-    directory = int.from_bytes(end[found + 12 : found + 16], "little") if found >= 0 else 0
-    if (
-        LARGEST_DIRECTORY < directory < 0xFFFFFFFF
-        or end.rfind(b"PK\x06\x07") >= 0
-        and _zip64_directory(end) > LARGEST_DIRECTORY
-    ):
-        raise pickle.UnpicklingError(f"its directory has more than {LARGEST_DIRECTORY:,} bytes")
-    return zipfile.ZipFile(path)
-
-
-def _zip64_directory(end: bytes) -> int:
-    """Return the size of the directory of a zip file of more than 4 GB or 65,535 entries."""
-    found = end.rfind(b"PK\x06\x06")
-    return int.from_bytes(end[found + 40 : found + 48], "little") if found >= 0 else 0
-
-
 def load_torch_zip(path: Path) -> tuple[Any, set[str]]:
     """Read the object of a file that ``torch.save`` wrote, and the foreign names in it."""
     size = path.stat().st_size
@@ -361,11 +348,15 @@ def load_torch_zip(path: Path) -> tuple[Any, set[str]]:
         return machine.run(), machine.foreign
 
 
-def load_torch_legacy(data: bytes) -> tuple[Any, set[str]]:
+def load_torch_legacy(data: bytes, outer: Budget | None = None) -> tuple[Any, set[str]]:
     """Read the object of a file that ``torch.save`` wrote before PyTorch 1.6, and the foreign names in it.
 
     The file holds four pickles (magic number, protocol, system, the object), then one with the storages' keys, then
     per storage its length as int64 and its elements.
+
+    Args:
+        data: the file.
+        outer: budget of the pickle that the file is a part of.
     """
     file = io.BytesIO(data)
     storages: dict[str, _Storage] = {}
@@ -384,8 +375,9 @@ def load_torch_legacy(data: bytes) -> tuple[Any, set[str]]:
             )
         return storages[key]
 
-    budget = Budget(len(data))
-    machine = Machine(file, _Table(budget).calls(), load_storage)
+    budget = outer or Budget(len(data))
+    most = MOST_INSTRUCTIONS if outer is None else _INNER_INSTRUCTIONS
+    machine = Machine(file, _Table(budget, is_inner=outer is not None).calls(), load_storage, most)
     _, _, system, result, keys = [machine.run() for _ in range(5)]
     if isinstance(system, Mapping) and system.get("little_endian") is False:
         raise pickle.UnpicklingError(_BIG_ENDIAN)

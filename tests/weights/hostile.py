@@ -147,6 +147,12 @@ def cyclic() -> dict[str, Any]:
 
 
 COLLIDING = b"(" + b"".join(integer((2**61 - 1) * i) + b"N" for i in range(1, 40_000)) + b"d"
+
+LONG = LEGACY + START + b"N0" * 5_000 + b"N" + STOP
+ONE = LEGACY + START + b"N0" * 300 + b"N" + STOP + pickle.dumps([])
+# Keeps a file in the pickle's memory, and reads it.
+INNER = b"B" + struct.pack("<I", len(ONE)) + ONE + b"q\x000"
+READ_INNER = call("torch.storage _load_from_bytes", b"h\x00\x85") + b"0"
 # Each has the writer of the file and a part of the message.
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "bytearray-20-gb": (
@@ -187,6 +193,14 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "key-of-3-mb": (saved({"a" * 3_000_000: torch.zeros(1)}), "at most 300 letters"),
     "key-of-many-lines": (saved({"a\n" * 50: torch.zeros(1)}), "one line of at most 300 letters"),
     "function-of-3-mb": (raw(START + b"c" + b"m" * 3_000_000 + b"\nf\n)R" + STOP), "got a f; save"),
+    "one-file-in-the-file-often": (
+        raw(START + INNER + b"]q\x01" + READ_INNER * 200_000 + STOP),
+        "a storage takes",
+    ),
+    "long-file-in-the-file": (
+        raw(START + b"B" + struct.pack("<I", len(LONG)) + LONG + b"q\x000" + READ_INNER + STOP),
+        "more than 1,000 instructions",
+    ),
     "many-tensors": (raw(pickle.dumps({str(i): ZEROS for i in range(30_000)})), "at most 20,000 tensors"),
     "deep-object": (raw(entry(text("a"), nested(300_000))), "got a; save"),
     "holds-itself": (saved(cyclic()), "got state_dict; save"),

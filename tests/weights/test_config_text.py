@@ -172,8 +172,12 @@ def test_a_step_normalises_where_the_preprocessor_does_not(turned: bool, to_rgb:
 test_dataloader = dict(dataset=dict(pipeline=[
     dict(type='Normalize', mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb={to_rgb})]))
 """
-    found = read_settings({"meta": {"cfg": processor + text}})
-    assert found.preprocessing["mean"] == [1.0, 2.0, 3.0] and found.bgr == bgr
+    for name in (
+        "Normalize",
+        "mmcv.transforms.processing.Normalize",
+    ):  # the longer one from lazy configurations
+        found = read_settings({"meta": {"cfg": processor + text.replace("Normalize", name)}})
+        assert found.preprocessing["mean"] == [1.0, 2.0, 3.0] and found.bgr == bgr
 
 
 @pytest.mark.parametrize(
@@ -187,6 +191,10 @@ test_dataloader = dict(dataset=dict(pipeline=[
         (("num_groups=32", "eps=0.1"), "decode_head.norm_cfg.eps must be 1e-5, got 0.1"),
         (("type='BN'", "type='BN', eps=1e-3"), "backbone.norm_cfg.eps must be 1e-5, got 0.001"),
         (("type='GELU'", "type='ReLU'"), "backbone.act_cfg.type must be GELU, got ReLU"),
+        (
+            ("type='GELU'", "type='GELU', approximate='tanh'"),
+            "backbone.act_cfg.approximate must be none, got tanh",
+        ),
         (
             ("channels=256,\n        ham", "act_cfg=None,\n        ham"),
             "decode_head.act_cfg.type must be ReLU, got None",
@@ -287,6 +295,9 @@ HOSTILE = {
     "long": "a = 1\n" * (LONGEST_TEXT // 6 + 1),
     "null": "a = 1\0",
     "prose": "the rank was sixteen",
+    "json": '{"model": {"decode_head": {"ham_kwargs": {"MD_R": 16}}}}',
+    "path": "configs/segnext.py",
+    "empty": "",
 }
 
 
@@ -424,6 +435,20 @@ def test_geti_resizes_logits_with_aligned_corners_and_names_its_classes(tmp_path
         ValueError, match=r"geti.ckpt: rank must be 16 as the bases in the file have, got 8; leave"
     ):
         built(path, rank=8)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "scale"),
+    [
+        ((0.5, 0.4, 0.3), (0.25, 0.25, 0.2), 255.0),
+        ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 255.0),
+        ((123.7, 116.3, 103.5), (1.0, 1.0, 1.0), 1.0),  # as Caffe normalised
+        ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), 1.0),
+    ],
+)
+def test_the_scale_of_getis_pixels(mean: tuple[float, ...], std: tuple[float, ...], scale: float) -> None:
+    found = read_settings({"hyper_parameters": {"data_input_params": {"mean": mean, "std": std}}})
+    assert found.preprocessing == {"mean": [scale * v for v in mean], "std": [scale * v for v in std]}
 
 
 def test_mmsegmentations_fixed_bases_are_not_getis(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import types
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from segnext.weights.containers import Contents, read_contents
+from segnext.weights.restricted import Unusable
 
 TENSORS = {
     "backbone.norm1.weight": torch.arange(6.0).reshape(2, 3),
@@ -55,6 +58,11 @@ def write_paddle_nested(path: Path) -> None:
     path.write_bytes(pickle.dumps({"model": {key: (key, value) for key, value in ARRAYS.items()}}, 4))
 
 
+def write_pickle_of_tensors(path: Path) -> None:
+    """Write what ``pickle.dump(model.state_dict(), file)`` does: each storage is a legacy torch file of its own."""
+    path.write_bytes(pickle.dumps({"epoch": 1, "state_dict": TENSORS}))
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "safetensors": write_safetensors,
     "torch": write_torch,
@@ -62,6 +70,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "jittor": write_jittor,
     "paddle": write_paddle,
     "paddle-nested": write_paddle_nested,
+    "pickle-of-tensors": write_pickle_of_tensors,
 }
 
 
@@ -276,6 +285,8 @@ class Call:
 def attacks(marker: Path) -> dict[str, Call]:
     touch = f"touch {marker}"
     inner = pickle.dumps(Call(os.system, touch))
+    file = io.BytesIO()
+    torch.save(Call(os.system, touch), file, _use_new_zipfile_serialization=False)
     return {
         "os.system": Call(os.system, touch),
         "subprocess.Popen": Call(subprocess.check_call, ["touch", str(marker)]),
@@ -284,6 +295,7 @@ def attacks(marker: Path) -> dict[str, Call]:
         "open": Call(open, str(marker), "w"),
         "pickle.loads": Call(pickle.loads, inner),
         "torch.load": Call(torch.storage._load_from_bytes, inner),
+        "torch.load of a file": Call(torch.storage._load_from_bytes, file.getvalue()),
     }
 
 
@@ -298,12 +310,15 @@ def test_nothing_in_a_pickle_is_executed(attack: str, container: str, tmp_path: 
         torch.save(checkpoint, path, _use_new_zipfile_serialization=container == "torch")
     contents = read_contents(path)
     assert not marker.exists()
-    assert contents.foreign, "the call must have been seen and refused"
+    refused = contents.foreign or isinstance(contents.beside["meta"], Unusable)
+    assert refused, "the call must have been seen and refused"
     assert_holds_tensors(contents)
 
 
-def test_the_attack_is_real(tmp_path: Path) -> None:
-    pickle.loads(pickle.dumps(attacks(tmp_path / "marker")["os.system"]))
+@pytest.mark.parametrize("attack", ["os.system", "torch.load of a file"])
+def test_the_attack_is_real(attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "load", partial(torch.load, weights_only=False))
+    pickle.loads(pickle.dumps(attacks(tmp_path / "marker")[attack]))
     assert (tmp_path / "marker").exists()
 
 
@@ -351,6 +366,40 @@ def test_a_zip_whose_directory_lies_before_the_file(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:200] + data[600:])  # zipfile seeks to a negative place and raises an OSError
     expect_one_line(path, "damaged")
+
+
+# Leaves the process 40 MB, less than the file has.
+READ_IN_40_MB = """
+import resource, sys
+from pathlib import Path
+from segnext.weights.containers import read_contents
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 40 * 2**20, resource.RLIM_INFINITY))
+try:
+    read_contents(Path(sys.argv[1]))
+except MemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "torch-legacy", "jittor"])
+def test_a_machine_without_memory_is_no_damaged_file(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / kind
+    large = torch.zeros(30 * 2**20)
+    monkeypatch.setitem(TENSORS, "large", large)
+    monkeypatch.setitem(ARRAYS, "large", large.numpy())
+    WRITERS[kind](path)
+    child = subprocess.run(
+        [sys.executable, "-c", READ_IN_40_MB, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert child.stdout == f"{path}: there is not enough memory to read it; close other programs\n"
 
 
 def test_jittors_checksum_is_checked(tmp_path: Path) -> None:
