@@ -48,8 +48,9 @@ class ConfusionMatrix:
                 raise TypeError(
                     f"ConfusionMatrix: {name} must be class ids of an integer type, got {given.dtype}; take the argmax"
                 )
+        label = label.to(torch.int64)  # a label of 8 bits would take -100 for 156
         counted = label != self.ignore_index
-        true = label[counted].to(torch.int64)
+        true = label[counted]
         predicted = prediction[counted].to(device=label.device, dtype=torch.int64)
         for name, ids in (("label", true), ("prediction", predicted)):
             if not ids.numel():

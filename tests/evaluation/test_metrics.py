@@ -75,6 +75,21 @@ def test_another_ignored_id_and_many_classes():
     np.testing.assert_allclose(confusion.iou.numpy(), iou, rtol=1e-12)
 
 
+@pytest.mark.parametrize("ignore", [-100, -1, 256, 412])
+def test_an_ignored_id_that_the_labels_type_cannot_hold(ignore):
+    """PyTorch's default of -100 would be 156 in 8 bits."""
+    label = torch.arange(250, dtype=torch.uint8).reshape(1, 10, 25)
+    confusion = ConfusionMatrix(250, ignore_index=ignore)
+    confusion.update(label, label)
+    assert torch.equal(confusion.counts, torch.eye(250, dtype=confusion.counts.dtype))
+    with pytest.raises(ValueError, match=r"ids of label must be 0\.\.249, got 255\.\.255"):
+        confusion.update(torch.tensor([[0]]), torch.tensor([[255]], dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"ids of label must be 0\.\.249, got -2\.\.-2"):
+        ConfusionMatrix(250, ignore_index=254).update(
+            torch.tensor([[0]]), torch.tensor([[-2]], dtype=torch.int8)
+        )
+
+
 def test_a_batch_counts_as_its_images():
     together, apart = ConfusionMatrix(CLASSES), ConfusionMatrix(CLASSES)
     predictions, labels = (torch.from_numpy(np.stack(part)) for part in zip(maps(0), maps(1), strict=True))
