@@ -1,4 +1,4 @@
-"""Prints the table with which `segnext train` and `segnext val` end."""
+"""Prints what `segnext train` and `segnext val` have in common: a note before, and the table at the end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from segnext.evaluation.evaluate import Evaluation
+from segnext.models import SegNeXt
+
+
+def note_other_names(console: Console, classes: tuple[str, ...], model: SegNeXt, effect: str) -> None:
+    """Tell of classes that are called otherwise in the weights, and what that means for ids."""
+    names = zip(classes, model.metadata.get("classes", classes), strict=False)
+    renamed = [f"{ours} / {theirs}" for ours, theirs in names if ours != theirs]
+    if renamed:
+        text = f"note: {len(renamed)} classes have another name in the weights ({', '.join(renamed[:3])})"
+        console.print(f"{text}; {effect}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_evaluation(console: Console, evaluation: Evaluation, classes: tuple[str, ...]) -> None:

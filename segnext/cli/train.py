@@ -74,7 +74,7 @@ def train(
     import torch
     from rich.console import Console
 
-    from segnext.cli._tables import print_evaluation
+    from segnext.cli._tables import note_other_names, print_evaluation
     from segnext.data.config import load_data_config
     from segnext.device import choose_device
     from segnext.training.loop import FINAL
@@ -86,6 +86,8 @@ def train(
     torch.manual_seed(settings.seed)  # before the model draws its weights
     network = _network(model, weights, len(config.classes), head, part)
     console = Console()
+    effect = "ids are kept, not names; --head reinit begins with a new classifier"
+    note_other_names(console, config.classes, network, effect)
     evaluation = run(
         network,
         config,

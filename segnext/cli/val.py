@@ -20,8 +20,6 @@ from segnext.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from segnext.data.config import DataConfig
     from segnext.evaluation.evaluate import Evaluation
     from segnext.models import SegNeXt
@@ -70,7 +68,7 @@ def val(
     from rich.console import Console
     from rich.progress import Progress
 
-    from segnext.cli._tables import print_evaluation
+    from segnext.cli._tables import note_other_names, print_evaluation
     from segnext.data.check import require_sound
     from segnext.data.config import load_data_config
     from segnext.data.preprocessing import Preprocessing
@@ -88,7 +86,7 @@ def val(
     config = load_data_config(data, root)
     model = _load(weights, config)
     preprocessing = Preprocessing.of(model.metadata)
-    inference = inference.for_weights(preprocessing.short_side)
+    inference = inference.for_weights(preprocessing.short_side or config.short_side)
     config = replace(config, value_range=config.value_range or preprocessing.value_range)
     dataset = config.open(split)
     chosen, arithmetic = choose_device(device), getattr(torch, dtype)
@@ -97,7 +95,7 @@ def val(
     deployed = network is not model
     console = Console(highlight=False, soft_wrap=True)
     require_sound(config, [split], console)
-    _note_other_names(console, config.classes, model)
+    note_other_names(console, config.classes, model, "ids are compared, not names")
     console.print(str(inference), markup=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{config.name} {split}", total=len(dataset))
@@ -136,14 +134,6 @@ def _load(weights: str, config: DataConfig) -> SegNeXt:
             f"{weights}: {model.config.architecture} of {model.config.num_classes}"
         )
     return model
-
-
-def _note_other_names(console: Console, classes: tuple[str, ...], model: SegNeXt) -> None:
-    names = zip(classes, model.metadata.get("classes", classes), strict=False)
-    renamed = [f"{ours} / {theirs}" for ours, theirs in names if ours != theirs]
-    if renamed:
-        text = f"note: {len(renamed)} classes have another name in the weights ({', '.join(renamed[:3])})"
-        console.print(f"{text}; ids are compared, not names", markup=False)
 
 
 def _save(output: Path, said: dict[str, Any], evaluation: Evaluation, classes: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from segnext.data.advice import map_in_order, map_without, values_advice
 from segnext.data.inspection import Misfit, SplitReport
-from segnext.data.labels import percent
+from segnext.data.labels import VOID, percent
 from segnext.one_line import one_line
 
 Level = Literal["error", "warning", "note"]
@@ -146,23 +146,26 @@ def _binary(report: SplitReport, others: Sequence[SplitReport]) -> Iterator[Find
     if not _is_binary(report, others):
         return
     file, classes = report.first_with[ignored], report.config.classes
+    cure = f"add to the data YAML: label_map: {{0: 0, {ignored}: 1}}"
+    if report.reader.is_mapped:
+        cure = f"add to label_map in the data YAML: {ignored}: 1"
     name = "" if len(classes) == 2 else "name two classes and "
     knows_train = any(seen.split == "train" for seen in (report, *others))
     yield Finding(
         "error" if knows_train or "train" not in report.config.splits else "warning",
         f"{file}: ids {{0, {ignored}}} look binary, but {ignored} is ignored, so that {classes[1]} never occurs; "
-        f"{report.images[ignored]} of {report.inspected} labels hold {ignored}; {name}add to the data YAML: "
-        f"label_map: {{0: 0, {ignored}: 1}}",
+        f"{report.images[ignored]} of {report.inspected} labels hold {ignored}; {name}{cure}",
         (file,),
     )
 
 
 def _is_binary(report: SplitReport, others: Sequence[SplitReport]) -> bool:
-    reader, ignored = report.reader, report.config.ignore_index
-    is_plain = not reader.is_mapped and not reader.has_colours
+    reader, ignored, label_map = report.reader, report.config.ignore_index, report.config.label_map
+    if reader.has_colours or (label_map and (ignored in label_map or label_map.get(0) != 0)):
+        return False  # the YAML says what they are
     # A small split may lack all classes but the first, if another one shows that the ignored id means just that.
     is_known = any(other.values[ignored] and other.class_pixels[1:].any() for other in others)
-    return is_plain and ignored == 255 and set(report.values) == {0, 255} and not is_known
+    return ignored == VOID and set(report.values) == {0, 255} and not is_known
 
 
 def _nothing_labelled(report: SplitReport) -> Iterator[Finding]:

@@ -24,6 +24,9 @@ IDS = 1 << 16
 
 COLOURS = 1 << 24
 
+VOID = 255
+"""Annotators give this id to what has no class, whatever their other ids are."""
+
 _LOSSLESS = frozenset({"BMP", "GIF", "PNG", "PPM", "TIFF"})  # as Pillow calls the formats
 _LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
 _ID_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
@@ -76,7 +79,8 @@ class LabelReader:
     Args:
         num_classes: ids 0..num_classes-1 are classes.
         ignore_index: the one other id that `classes` may give.
-        label_map: ids in the files to class ids or `ignore_index`; None: they are class ids already.
+        label_map: every id in the files, 255 where it is ignored excepted, to a class id or `ignore_index`; None:
+            they are class ids already.
         colours: colours in the files to class ids or `ignore_index`, instead of ids; None: the files hold ids.
         upright: turn each file by its EXIF orientation.
 
@@ -115,7 +119,7 @@ class LabelReader:
             self.table[:num_classes] = np.arange(num_classes)
         else:
             self.table[list(label_map)] = list(label_map.values())
-        if self.table[ignore_index] < 0:
+        if self.table[ignore_index] < 0 and (label_map is None or ignore_index == VOID):
             self.table[ignore_index] = ignore_index
 
     def read(self, path: str | os.PathLike[str]) -> np.ndarray:

@@ -269,6 +269,27 @@ def test_val_tells_of_other_class_names(segnext, data, trained):
     assert "note:" not in val(segnext, data, "-w", trained[1])
 
 
+def test_train_tells_of_other_class_names(segnext, data, trained, tmp_path):
+    renamed = write_yaml(data.with_name("renamed.yaml"), classes=["ground", "door", "roof"])
+    words = ("-w", trained[1], *SHORT, "--steps", 1)
+    status, printed, _ = segnext("train", renamed, "-o", tmp_path / "kept", *words)
+    assert status == 0
+    assert (
+        "note: 2 classes have another name in the weights (door / roof, roof / door); ids are kept" in printed
+    )
+    status, printed, _ = segnext("train", renamed, "-o", tmp_path / "new", *words, "--head", "reinit")
+    assert status == 0 and "another name" not in printed
+
+
+def test_val_takes_the_short_side_of_the_data_where_the_weights_have_none(segnext, data, trained, tmp_path):
+    small = write_yaml(data.with_name("small.yaml"), short_side=32)
+    assert "short side 32\n" in val(segnext, small, "-w", trained[1])
+    assert "short side native\n" in val(segnext, small, "-w", trained[1], "--short-side", "0")
+    assert segnext("train", small, "-o", tmp_path / "run", *SHORT, "--steps", 1)[0] == 0
+    larger = write_yaml(data.with_name("larger.yaml"), short_side=36)
+    assert "short side 32\n" in val(segnext, larger, "-w", tmp_path / "run" / "final.safetensors")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -115,6 +115,23 @@ def test_masks_of_0_and_255(data):
     assert "name two classes and add" in data.only("error", classes=["ground", "roof", "door"])
 
 
+def test_masks_of_0_and_255_whose_map_forgets_255(data):
+    data.labels(np.where(GROUND_ROOF == 1, 255, 0).astype(np.uint8))
+    text = data.only("error", label_map={0: 0, 1: 1})
+    assert "roof never occurs" in text
+    added = cure(text, "add to label_map in the data YAML: ")
+    assert data.findings("train", label_map={0: 0, **added}) == []
+    assert "class roof never occurs" in data.only("warning", label_map={0: 0, 1: 1, 255: "ignore"})
+    assert "class ground never occurs" in data.only("warning", label_map={0: 1, 1: 0})
+
+
+def test_a_map_has_to_name_an_ignored_id_of_its_own(data):
+    """Id 7 is a class here that somebody forgot; only 255 is void everywhere."""
+    data.labels(np.where(GROUND_ROOF == 1, 7, GROUND_ROOF))
+    text = data.only("error", label_map={0: 0, 1: 1}, ignore_index=7)
+    assert "add to label_map in the data YAML: 7: ignore, 255: ignore; where such an id is a class" in text
+
+
 def test_a_split_of_the_first_class_alone_is_not_binary(data):
     for index in range(4):
         data.label(np.where(GROUND_ROOF == 1, 0, GROUND_ROOF), "val", index)
