@@ -21,10 +21,16 @@ class BatchNorm(nn.BatchNorm2d):
         return super().forward(x)
 
     def is_frozen(self) -> bool:
-        """Whether weight and bias are parameters that need no gradient."""
-        # In torch.func's calls they are plain tensors, which say nothing about freezing.
-        frozen = (isinstance(p, nn.Parameter) and not p.requires_grad for p in (self.weight, self.bias))
-        return self.momentum is not None and self.running_mean is not None and all(frozen)
+        """Whether weight and bias need no gradient, as parameters or as what a wrapper makes of its parameters."""
+        if self.momentum is None or self.running_mean is None:
+            return False
+        # torch.func puts plain tensors where parameters are registered, which say nothing about freezing. FSDP 1 and
+        # DataParallel put theirs, which need a gradient if the parameters do, among the plain attributes.
+        said = (isinstance(p, nn.Parameter) or name in vars(self) for name, p in self._affine())
+        return all(said) and not any(p.requires_grad for _, p in self._affine())
+
+    def _affine(self) -> list[tuple[str, Tensor]]:
+        return [("weight", self.weight), ("bias", self.bias)]
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Check nothing: the model has checked its images, and a symbolic trace cannot look at a shape."""

@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from segnext.models import build
 from segnext.weights.saving import save
@@ -26,6 +27,18 @@ def batch(size=4):
     return torch.randn(size, 3, 32, 40, generator=generator), torch.randint(
         3, (size, 32, 40), generator=generator
     )
+
+
+def half_batch(rank):
+    x, targets = batch()
+    return x[2 * rank :][:2], targets[2 * rank :][:2]
+
+
+def frozen_encoder():
+    torch.manual_seed(0)
+    model = build("segnext_t", num_classes=3, drop_path=0.0, decoder_dropout=0.0, **TINY)
+    model.backbone.requires_grad_(False)
+    return model
 
 
 def gradients(model):
@@ -87,6 +100,8 @@ def test_ddp_and_fsdp_exchange_the_gradients_of_the_loss(tmp_path):
         assert all(torch.equal(second[wrapper][name], grad) for name, grad in first[wrapper].items())
         torch.testing.assert_close(first[wrapper], gradients(model), rtol=1e-3, atol=1e-6)
     assert torch.equal(first["predicted"], model.predict(batch()[0]))
+    expected = frozen_encoder()(*half_batch(0)).item()
+    assert first["frozen"] == [(expected, 0.0), (expected, 0.0)]
     assert first["refused"].startswith(
         "save: model must be whole in this process, got backbone.stem.conv1.weight"
     )
@@ -96,8 +111,8 @@ def _step(rank: int, folder: Path) -> None:
     """Leave in the folder the gradients of one of two processes, which has half of the batch."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    x, targets = batch()
-    half = x[2 * rank :][:2], targets[2 * rank :][:2]
+    x, _ = batch()
+    half = half_batch(rank)
 
     ddp = nn.parallel.DistributedDataParallel(tiny())
     ddp(*half).backward()
@@ -114,6 +129,22 @@ def _step(rank: int, folder: Path) -> None:
     with pytest.raises(ValueError) as refusal:
         save(sharded, folder / "sharded.safetensors")
     results["refused"] = str(refusal.value)
+    results["frozen"] = [_step_of_a_frozen_encoder(half, own_parameters) for own_parameters in (True, False)]
 
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def _step_of_a_frozen_encoder(half: tuple[torch.Tensor, ...], own_parameters: bool) -> tuple[float, float]:
+    """Return the loss of a model in FSDP 1, and how far the statistics of its frozen encoder moved."""
+    model = frozen_encoder()
+    statistics = model.backbone.stem.norm1.running_mean
+    before = statistics.clone()
+    units = ModuleWrapPolicy({type(model.backbone), type(model.decoder)})
+    cpu = torch.device("cpu")
+    sharded = FullyShardedDataParallel(
+        model, auto_wrap_policy=units, use_orig_params=own_parameters, device_id=cpu
+    )
+    loss = sharded(*half)
+    loss.backward()
+    return loss.item(), (statistics - before).abs().max().item()
