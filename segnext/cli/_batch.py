@@ -71,6 +71,7 @@ def _segment_one(
     failures: list[str],
 ) -> None:
     """Write mask, overlay and record; without an overlay, the mask counts."""
+    record = journal.begin(file)
     prediction = predictor(file)
     prediction.save_mask(paths["mask"])
     names = {"mask": paths["mask"].name}
@@ -79,14 +80,12 @@ def _segment_one(
             names["overlay"] = prediction.save_overlay(paths["overlay"], alpha).name
         except Exception as error:
             failures.append(f"{_line(file, error)}; its mask is written, its overlay is not")
-    journal.add(_record(file, names, prediction))
+    journal.add({**record, **names, **_facts(prediction)})
 
 
-def _record(file: Path, names: Mapping[str, str], prediction: Prediction) -> dict[str, Any]:
+def _facts(prediction: Prediction) -> dict[str, Any]:
     height, width = prediction.mask.shape
     return {
-        "image": str(file),
-        **names,
         "width": width,
         "height": height,
         "seconds": round(prediction.seconds, 4),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segnext.atomic import append_text, replace_text, whole_lines
+from segnext.cli._inputs import real_path
 from segnext.one_line import one_line
 
 SUMMARY, JOURNAL = "predictions.json", "predictions.jsonl"
@@ -29,7 +30,7 @@ class Journal:
         resume: take over the records of an earlier run whose files are there; else they are not counted.
 
     Attributes:
-        records: one per finished image, by the image's name.
+        records: one per finished image, by the file's real path.
 
     Raises:
         ValueError: the records to resume from are damaged, or of other settings.
@@ -41,7 +42,7 @@ class Journal:
         self.records: dict[str, dict[str, Any]] = {}
         if resume:
             self.records = {
-                record["image"]: record for record in _earlier(output, run) if _is_complete(output, record)
+                record["file"]: record for record in _earlier(output, run) if _is_complete(output, record)
             }
         self._begun = False
         # Records of an earlier run stay as they are until there is a new one.
@@ -49,9 +50,10 @@ class Journal:
             self._write([])
 
     def is_done(self, image: Path, results: Mapping[str, Path]) -> bool:
-        """Return whether there is a record of an image with results of these names."""
-        record = self.records.get(str(image), {})
-        return all(
+        """Return whether there is a record of an image, as it is now, with results of these names."""
+        record = self.records.get(real_path(image), {})
+        is_same = record.items() >= _stamp(image).items()
+        return is_same and all(
             Path(record.get(kind, "")).stem == path.stem for kind, path in results.items()
         )  # an overlay may have become a PNG
 
@@ -65,20 +67,26 @@ class Journal:
             ValueError: a record of another image names one of the files.
         """
         owners = {
-            Path(record[kind]).stem: image
-            for image, record in self.records.items()
+            Path(record[kind]).stem: file
+            for file, record in self.records.items()
             for kind in ("mask", "overlay")
             if kind in record
         }
         for image, files in results.items():
+            file = real_path(image)
             for path in files.values():
-                owner = owners.get(path.stem, str(image))
-                if owner != str(image):
+                owner = owners.get(path.stem, file)
+                if owner != file:
                     raise ValueError(
                         f"predict: results of {one_line(image)} must have names of their own, got {path.name} in "
                         f"{one_line(self.output)}, which is of {one_line(owner)}; choose another folder with -o, or "
-                        "name the same photographs in the same way as before"
+                        "name the same photographs as before"
                     )
+
+    def begin(self, image: Path) -> dict[str, Any]:
+        """Forget what is known of an image, and return how the record of its new results begins."""
+        self.records.pop(real_path(image), None)
+        return {"image": str(image), **_stamp(image)}
 
     def add(self, record: dict[str, Any]) -> None:
         """Write the record of an image whose results are written.
@@ -87,7 +95,7 @@ class Journal:
             OSError: the disk is full; the record does not count.
         """
         self._write([record])
-        self.records[record["image"]] = record
+        self.records[record["file"]] = record
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         """Append records; the first time, replace the file by all that is known."""
@@ -108,10 +116,21 @@ class Journal:
         return text
 
 
+def _stamp(image: Path) -> dict[str, Any]:
+    """Return which file an image is, and what changes when another takes its name."""
+    try:
+        status = image.stat()
+        size, modified = status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):  # missing, or a name with a null character
+        size = modified = -1
+    return {"file": real_path(image), "bytes": size, "modified_ns": modified}
+
+
 def _is_record(record: Mapping[str, Any]) -> bool:
     """Return whether what the summary shows of an image is there, each of its kind."""
-    texts = [record["image"], record["mask"], record.get("overlay", "")]
-    numbers = [record["width"], record["height"], record["seconds"], *record["statistics"].values()]
+    texts = [record["image"], record["file"], record["mask"], record.get("overlay", "")]
+    numbers = [record[name] for name in ("bytes", "modified_ns", "width", "height", "seconds")]
+    numbers += record["statistics"].values()
     return all(isinstance(text, str) for text in texts) and all(
         isinstance(number, int | float) for number in numbers
     )
@@ -126,9 +145,11 @@ def _earlier(output: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
     file = output / JOURNAL
     try:
         if os.path.lexists(file):
+            _expect_regular(file)
             lines = whole_lines(file)
             found, records = json.loads(lines[0]), [json.loads(line) for line in lines[1:]]
         elif os.path.lexists(file := output / SUMMARY):
+            _expect_regular(file)
             found = json.loads(file.read_text(encoding="utf-8"))
             records = found["images"]
         else:
@@ -151,6 +172,15 @@ def _earlier(output: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
             "original options, or choose another folder with -o"
         )
     return records
+
+
+def _expect_regular(file: Path) -> None:
+    """Raise unless it is a file that ends: a pipe would be read for ever."""
+    if not file.is_file():
+        raise FileExistsError(
+            f"predict: {file} must be the records of a run, got something that is no file; remove it, or choose "
+            "another folder with -o"
+        )
 
 
 def _settings(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def predict(
     from rich.console import Console
 
     from segnext.cli._batch import segment
-    from segnext.cli._inputs import find_images, result_names
+    from segnext.cli._inputs import find_images, real_path, result_names
     from segnext.locks import sole_use
     from segnext.one_line import one_line
     from segnext.signals import stop_signals
@@ -101,7 +101,7 @@ def predict(
             journal = Journal(output, _run(predictor, weights, alpha if overlay else None), resume=resume)
             journal.expect_own(results)
             failures += segment(predictor, results, alpha, journal, stop, notes)
-            records = [journal.records[str(file)] for file in results if str(file) in journal.records]
+            records = [journal.records[file] for file in map(real_path, results) if file in journal.records]
             stopped = stop.is_set() and len(records) < len(results)
             try:
                 summary = "" if stopped else journal.finish(failures)

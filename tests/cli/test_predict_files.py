@@ -211,6 +211,42 @@ class TestResume:
         )  # two names of more letters
         assert len(images(out)) == 2
 
+    def test_a_photograph_that_took_the_name_of_another_is_not_done(
+        self, run, photos, out, tmp_path, monkeypatch
+    ):
+        """The same line in another folder means other photographs."""
+        monkeypatch.chdir(photos)
+        assert run("0.png", "1.png")[0] == 0
+        before = (out / "0_mask.png").read_bytes()
+        (tmp_path / "others").mkdir()
+        (photos / "2.png").rename(tmp_path / "others" / "0.png")
+        monkeypatch.chdir(tmp_path / "others")
+        status, _, errors = run("0.png", "--resume")
+        assert status == 1 and errors.count("\n") == 1 and f"which is of {photos / '0.png'};" in errors
+        assert (out / "0_mask.png").read_bytes() == before
+
+        monkeypatch.chdir(tmp_path)
+        modified = (out / "0_mask.png").stat().st_mtime_ns
+        assert run(os.path.relpath(photos / "0.png"), "--resume")[0] == 0
+        assert (out / "0_mask.png").stat().st_mtime_ns == modified, "it is the same one under another name"
+
+        os.replace(tmp_path / "others" / "0.png", photos / "0.png")
+        assert run(photos / "0.png", photos / "1.png", "--resume")[0] == 0
+        assert (out / "0_mask.png").stat().st_mtime_ns != modified and len(images(out)) == 2
+        (photos / "1.png").write_bytes(b"no image")
+        status, _, errors = run(photos / "0.png", photos / "1.png", "--resume")
+        assert status == 1 and "1 of 2 done, 1 failed" in errors and images(out) == ["0.png"]
+
+    @pytest.mark.parametrize("name", ["predictions.jsonl", "predictions.json"])
+    def test_records_in_a_pipe_are_not_waited_for(self, run, photos, out, name):
+        out.mkdir()
+        os.mkfifo(out / name)
+        status, _, errors = run(photos, "--resume")
+        assert status == 1 and errors.count("\n") == 1
+        assert (
+            f"{out / name} must be the records of a run, got something that is no file; remove it" in errors
+        )
+
     def test_without_anything_to_go_on_from_it_begins(self, run, photos, out):
         assert run(photos, "--resume")[0] == 0 and len(images(out)) == 3
         status, _, errors = run(photos, "--resume", "--overwrite")
