@@ -40,16 +40,8 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
         OSError: the system refuses to write; `filename` is `path`, whatever `write` raised.
         ValueError: no file can have this name, see `at_home`.
     """
-    path = at_home(path)
+    path = make_place(path)
     with _naming(path):
-        if path.exists() and not path.is_file():
-            raise OSError(
-                f"save: {path} must be a regular file, got a folder, a pipe or a device; name another"
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:  # it is a file, or a link to nothing
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         folder = Path(tempfile.mkdtemp(".tmp", f"{_prefix(path.name)}.", path.parent))
         try:
             temporary = folder / path.name
@@ -64,6 +56,29 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         sync_folder(path.parent)
+
+
+def make_place(path: str | os.PathLike[str]) -> Path:
+    """Make the folders in which a file is to be written, and return its path, see `at_home`.
+
+    Raises:
+        OSError: the system refuses to make them or to write there, or what has the file's name is none; `filename` is
+            `path`.
+        ValueError: no file can have this name, see `at_home`.
+    """
+    path = at_home(path)
+    with _naming(path):
+        if path.exists() and not path.is_file():
+            raise OSError(
+                f"save: {path} must be a regular file, got a folder, a pipe or a device; name another"
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:  # it is a file, or a link to nothing
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return path
 
 
 def at_home(path: str | os.PathLike[str]) -> Path:

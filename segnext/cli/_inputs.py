@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from segnext.data.images import IMAGE_SUFFIXES
 
@@ -17,7 +18,21 @@ RESULT_ENDINGS = ("_mask.png", "_overlay.jpg", "_overlay.png")
 _LONGEST = 255 - max(map(len, RESULT_ENDINGS))
 
 
-def find_images(names: Sequence[str], results: Path | None = None) -> tuple[list[Path], list[str]]:
+class Found(NamedTuple):
+    """The images of a command line.
+
+    Attributes:
+        files: in the order given; those of a folder or pattern are sorted.
+        problems: one line for each folder or pattern without any image or that cannot be read.
+        left_out: files of folders and patterns that look like results.
+    """
+
+    files: list[Path]
+    problems: list[str]
+    left_out: list[Path]
+
+
+def find_images(names: Sequence[str], results: Path | None = None) -> Found:
     """Expand files, folders and glob patterns into image files.
 
     A folder means the images directly in it; `"photos/**"` means those below it too. Hidden files and folders are left
@@ -28,12 +43,9 @@ def find_images(names: Sequence[str], results: Path | None = None) -> tuple[list
         names: as typed; a pattern that the shell left alone (quoted) is expanded here.
         results: a folder whose masks and overlays are left out of folders and patterns: they are results, not
             photographs.
-
-    Returns:
-        The files in the order given (those of a folder or pattern sorted), and one line for each folder or
-        pattern without any image or that cannot be read.
     """
     files: dict[str, Path] = {}
+    left_out: dict[str, Path] = {}
     problems: list[str] = []
     for name in names:
         path = os.path.expanduser(name)
@@ -52,11 +64,9 @@ def find_images(names: Sequence[str], results: Path | None = None) -> tuple[list
             found, problem = [], _unreadable(name, error)
         if not found:
             problems.append(problem)
-        ours = problem and results is not None
         for file in found:
-            if not (ours and _is_result(file, results)):
-                files.setdefault(real_path(file), file)
-    return list(files.values()), problems
+            (left_out if problem and _is_result(file, results) else files).setdefault(real_path(file), file)
+    return Found(list(files.values()), problems, [left_out[file] for file in left_out if file not in files])
 
 
 def _images(paths: Iterable[str]) -> list[Path]:

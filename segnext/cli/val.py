@@ -68,6 +68,7 @@ def val(
     from rich.console import Console
     from rich.progress import Progress
 
+    from segnext.atomic import make_place
     from segnext.cli._tables import note_other_names, print_evaluation
     from segnext.data.check import require_sound
     from segnext.data.config import load_data_config
@@ -80,6 +81,8 @@ def val(
         raise ValueError(f"val: output must be a file, got the folder {output}; name a file in it")
     if output is not None and os.path.lexists(output) and not overwrite:
         raise FileExistsError(f"val: output must not exist, got {output}; replace it with --overwrite")
+    if output is not None:
+        make_place(output)  # before the evaluation, since it may be impossible
     inference = options.inference()
     if threads is not None:
         torch.set_num_threads(threads)

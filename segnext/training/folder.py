@@ -111,6 +111,11 @@ def expect_free(path: Path, resume: bool, overwrite: bool) -> list[str]:
         )
     names = (CHECKPOINT, FINAL, RESULTS, CURVES, _FIRST[CHECKPOINT])
     existing = [name for name in names if os.path.lexists(path / name)]
+    for name in existing:
+        if (path / name).is_dir() and (name != CURVES or overwrite):  # curves that cannot be drawn end no run
+            raise FileExistsError(
+                f"train: {path / name} must be a file, got a folder; remove it, or choose another --output"
+            )
     if existing and not resume and not overwrite:
         raise FileExistsError(
             f"train: output must not hold a run, got {path} with {', '.join(existing)}; "

@@ -21,7 +21,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def names(tree: Path, *arguments: str) -> list[str]:
-    files, problems = find_images([str(tree / argument) for argument in arguments])
+    files, problems, _ = find_images([str(tree / argument) for argument in arguments])
     assert not problems
     return [file.relative_to(tree).as_posix() for file in files]
 
@@ -69,7 +69,7 @@ def test_home_is_expanded(tree, monkeypatch):
 
 
 def test_nothing_found_is_said_for_each(tree):
-    files, problems = find_images([str(tree / "empty"), str(tree / "*.bmp"), str(tree / "b.jpg")])
+    files, problems, _ = find_images([str(tree / "empty"), str(tree / "*.bmp"), str(tree / "b.jpg")])
     assert files == [tree / "b.jpg"]
     assert len(problems) == 2 and all("\n" not in problem for problem in problems)
     assert "holds no image" in problems[0] and "no image matches" in problems[1]
@@ -93,7 +93,7 @@ def test_links_in_a_circle_end(tree):
     "name", ["~nobody-has-this-name/a.jpg", "x" * 300, "a\0b.jpg", "\udcff.jpg", "a\nb.jpg"]
 )
 def test_names_of_any_kind_are_left_to_the_reader(name):
-    assert find_images([name]) == ([Path(name)], [])
+    assert find_images([name]) == ([Path(name)], [], [])
 
 
 def test_folders_without_permission_are_named(tree):
@@ -101,7 +101,7 @@ def test_folders_without_permission_are_named(tree):
     program = (
         "import os, sys; from segnext.cli._inputs import find_images\n"
         "os.getuid() or os.setuid(65534)  # root may read everything\n"
-        "files, problems = find_images(sys.argv[1:]); print(*files, *problems, sep='\\n')"
+        "files, problems, _ = find_images(sys.argv[1:]); print(*files, *problems, sep='\\n')"
     )
     temporary = Path(tempfile.gettempdir()).resolve()
     for folder in (tree, *(parent for parent in tree.parents if temporary in parent.parents)):
@@ -120,9 +120,11 @@ def test_folders_without_permission_are_named(tree):
 def test_results_are_no_photographs(tree):
     for name in ("a_mask.png", "a_overlay.jpg", "sub/c_mask.png"):
         (tree / name).touch()
-    files, _ = find_images([str(tree / "**")], results=tree)
+    files, _, left_out = find_images([str(tree / "**")], results=tree)
     assert [file.name for file in files] == ["a.PNG", "b.jpg", "odd[1].jpg", "c.tif", "c_mask.png", "d.webp"]
-    assert find_images([str(tree / "a_mask.png")], results=tree)[0] == [tree / "a_mask.png"]
+    assert left_out == [tree / "a_mask.png", tree / "a_overlay.jpg"]
+    named = find_images([str(tree / "**"), str(tree / "a_mask.png")], results=tree)
+    assert named.files[-1] == tree / "a_mask.png" and named.left_out == [tree / "a_overlay.jpg"]
 
 
 @pytest.mark.parametrize("name", ["x" * 251 + ".jpg", "\u00e4" * 125 + ".jpg", "x" * 246 + "\u00e4.jpg"])

@@ -265,6 +265,18 @@ def test_results_in_the_folder_of_the_photographs(run, photos, out):
     assert images(out) == ["0.png", "1.png", "2.png"]
 
 
+def test_a_photograph_that_is_named_like_a_result_is_left_out_with_a_note(run, photos, out):
+    photos.rename(out)
+    (out / "2.png").rename(out / "gas_mask.png")
+    for words in ((), ("--overwrite",), ("--overwrite", "--no-overlay")):
+        status, _, errors = run(out, *words)
+        assert status == 0 and images(out) == ["0.png", "1.png"]
+        assert errors == (
+            "segnext: note: 1 file of a result's name left out: gas_mask.png; name what is a photograph itself\n"
+        )
+    assert run(out, out / "gas_mask.png", "--overwrite")[2] == "" and images(out)[-1] == "gas_mask.png"
+
+
 def test_results_never_replace_a_photograph_of_the_call(run, photos, out):
     (photos / "1.png").rename(photos / "0_mask.png")
     photos.rename(out)

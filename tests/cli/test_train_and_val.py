@@ -14,6 +14,7 @@ import torch
 from segnext import create_model
 from segnext.cli.main import main
 from tests.data.synthetic import CLASSES, scene, write_data_set, write_pair, write_yaml
+from tests.full_disk import MESSAGE, full_disk
 from tests.training.runs import header, rows, tensors
 
 SHORT = ["--steps", "2", "--warmup", "0", "--batch-size", "2", "--crop", "32", "--log-every", "1"]
@@ -252,13 +253,23 @@ def test_val_does_not_write_through_a_link(segnext, data, trained, tmp_path):
 
 
 def test_val_prints_measures_that_it_cannot_write(segnext, data, trained, tmp_path):
-    (tmp_path / "file").touch()
-    output = tmp_path / "file" / "val.json"
-    status, printed, errors = segnext("val", data, "-w", trained[1], "-o", output)
+    output = tmp_path / "val.json"
+    with full_disk(limit=100):
+        status, printed, errors = segnext("val", data, "-w", trained[1], "-o", output)
     assert status == 1 and "mIoU" in printed
-    assert errors.splitlines() == [f"segnext: {output}: Not a directory"]
-    message = failure(segnext("val", data, "-w", trained[1], "-o", tmp_path, "--overwrite"))
-    assert f"val: output must be a file, got the folder {tmp_path}; name a file in it" in message
+    assert errors.splitlines() == [f"segnext: {output}: {MESSAGE}"]
+
+
+def test_val_knows_first_where_it_cannot_write(segnext, data, trained, tmp_path):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for output, message in (
+        (tmp_path / "file" / "val.json", f"{tmp_path / 'file' / 'val.json'}: Not a directory"),
+        (tmp_path, f"val: output must be a file, got the folder {tmp_path}; name a file in it"),
+        (tmp_path / "pipe", f"save: {tmp_path / 'pipe'} must be a regular file, got a folder, a pipe or"),
+    ):
+        status, printed, errors = segnext("val", data, "-w", trained[1], "-o", output, "--overwrite")
+        assert status == 1 and not printed and errors.count("\n") == 1 and message in errors
 
 
 def test_val_tells_of_other_class_names(segnext, data, trained):

@@ -172,6 +172,16 @@ class TestOverwrite:
         assert_equal_runs(tmp_path / "whole", tmp_path / "run")
         assert sorted(content(tmp_path / "run")) == sorted(content(tmp_path / "whole"))
 
+    @pytest.mark.parametrize("name", [CHECKPOINT, FINAL, "results.csv", "curves.png"])
+    def test_a_folder_with_the_name_of_a_file_is_refused_before_a_step(self, data, tmp_path, name):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        with pytest.raises(FileExistsError) as error:
+            run(data, tmp_path / "run", steps=2, warmup=0, overwrite=True)
+        assert str(error.value) == (
+            f"train: {tmp_path / 'run' / name} must be a file, got a folder; remove it, or choose another --output"
+        )
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+
     def test_links_of_an_old_run_are_replaced_and_not_followed(self, data, tmp_path):
         folder = tmp_path / "run"
         folder.mkdir()
