@@ -30,6 +30,7 @@ from segnext.data.depth import (
     to_bytes,
     undeclared_range,
 )
+from segnext.data.unread import unidentified
 
 IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm")
@@ -42,16 +43,6 @@ IMAGE_SUFFIXES = frozenset(
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 # A Targa file has no mark of its own, so that many damaged files look like one: only its name tells.
 _BY_SUFFIX = {".tga": "TGA"}
-_OTHER_FORMATS = {
-    b"%!PS": "PostScript",
-    b"\xc5\xd0\xd3\xc6": "PostScript",
-    b"%PDF": "PDF",
-    b"8BPS": "Photoshop",
-    b"\xd7\xcd\xc6\x9a": "WMF",
-    b"\x89HDF": "HDF5",
-    b"<svg": "SVG",
-    b"<?xml": "XML",
-}
 _STRIP = 1 << 20  # pixels that are converted at once: an image is in memory twice, in Pillow and as an array
 _WITH_ALPHA = frozenset(("RGBA", "RGBa", "LA", "La", "PA"))
 
@@ -308,7 +299,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     except ImageError as error:
         raise ImageError(f"{file}: {error}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{file}: {_unidentified(file)}") from None
+        raise ImageError(f"{file}: {unidentified(file, _FORMATS)}") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{file}: {_too_large(error)}") from None
     except MemoryError:
@@ -322,51 +313,6 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             raise ImageError(f"{file}: cannot be read, {os.strerror(error.errno).lower()}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{file}: cannot be decoded, it is damaged or truncated ({reason})") from None
-
-
-def _unidentified(file: Path) -> str:
-    """Say why a file is not read, as well as its first bytes tell."""
-    with file.open("rb") as stream:
-        start = stream.read(64)
-    other = next((name for mark, name in _OTHER_FORMATS.items() if start.lstrip().startswith(mark)), None)
-    if other is None and start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-        other = "HEIF"
-    if other is not None:
-        return f"is a {other} file, which is not opened; convert it to PNG or JPEG"
-    if start[:4] in TiffImagePlugin.PREFIXES:
-        return _unread_tiff(file)
-    return f"not an image in a format that is read ({', '.join(_FORMATS)})"
-
-
-def _unread_tiff(file: Path) -> str:
-    """Say what a TIFF holds that Pillow does not know."""
-    try:
-        with file.open("rb") as stream:
-            directory = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
-            stream.seek(directory.next)
-            directory.load(stream)
-            bands, bits = directory[TiffImagePlugin.SAMPLESPERPIXEL], directory[TiffImagePlugin.BITSPERSAMPLE]
-            colours = directory[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION]
-            kind = directory.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
-    except Exception:  # a parser can raise any error on damaged data
-        return "not an image, its TIFF header is damaged"
-    what = f"a TIFF of {bands} band{'s' * (bands > 1)} of {bits[0]} bits"
-    if kind != 1 or bits[0] not in (8, 16):
-        numbers = {1: "unsigned integers", 2: "signed integers", 3: "floating-point numbers"}
-        return (
-            f"{what} ({numbers.get(kind, f'sample format {kind}')}), which are not read; scale them to 8 bits "
-            "(gdal_translate -ot Byte -scale LOW HIGH)"
-        )
-    if colours not in (0, 1, 2):
-        return f"{what} in a colour space that is not read (photometric {colours}); save it as RGB"
-    if bands < 3:
-        return (
-            f"{what} in a form that is not read; write one band alone, with 0 as black (gdal_translate -b 1)"
-        )
-    return (
-        f"{what}, in an order that does not tell which are red, green and blue; "
-        "write these three alone (gdal_translate -b 3 -b 2 -b 1 -co PHOTOMETRIC=RGB)"
-    )
 
 
 def _too_large(error: Exception) -> str:
