@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from segnext.data.corrections import correct
 from segnext.data.depth import (
     INTEGERS,
     ImageWarning,
@@ -26,6 +27,7 @@ from segnext.data.depth import (
     deep_colour,
     in_decoded_units,
     is_deep_colour,
+    numbers,
     set_raw_modes,
     to_bytes,
     undeclared_range,
@@ -112,6 +114,7 @@ def rgb_array(
             without a range, Lab).
     """
     _expect_readable(image)
+    correct(image)
     if image.mode == "LAB":
         raise ImageError("Lab colours are not read; save it as RGB")
     if is_deep_colour(image):
@@ -143,7 +146,7 @@ def rgb_array(
 
 
 def _deep_gray(image: Image.Image, value_range: ValueRange | None) -> np.ndarray:
-    values = np.array(image)
+    values = numbers(image)
     if image.mode == "F":
         if not np.isfinite(values).all():
             raise ImageError("pixels must be finite numbers, got NaN or infinity; replace them")
@@ -194,7 +197,7 @@ def _deep_rgb(image: Image.Image, value_range: ValueRange | None, upright: bool)
 
 
 def _expect_readable(image: Image.Image) -> None:
-    """Refuse an image without pixels, and what Pillow reads from a TIFF otherwise than it is meant."""
+    """Refuse an image without pixels, and what Pillow reads otherwise than it is meant if `correct` cannot help."""
     if 0 in image.size:
         raise ImageError(f"the image has no pixels, its size is {image.width}x{image.height}")
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -247,7 +250,10 @@ def _decoded_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.
     name, image.filename = image.filename, ""
     image.load()
     image.filename = name
-    return image if upright or turn == 1 else image.transpose(_TURN_BACK[turn])
+    if not upright and turn != 1:  # in place, for it must still say what its bands and bits are
+        stored = image.transpose(_TURN_BACK[turn])
+        image.im, image._size = stored.im, stored.size
+    return image
 
 
 def orientation(image: Image.Image) -> int:
@@ -295,6 +301,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             raise ImageError("the file is empty (0 bytes)")
         with _open(file) as image:
             _expect_readable(image)
+            correct(image)
             yield image
     except ImageError as error:
         raise ImageError(f"{file}: {error}") from None
