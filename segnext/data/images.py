@@ -12,11 +12,11 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from segnext.data.corrections import correct
 from segnext.data.depth import (
@@ -32,6 +32,7 @@ from segnext.data.depth import (
     to_bytes,
     undeclared_range,
 )
+from segnext.data.png import lacks_rows
 from segnext.data.unread import unidentified
 
 IMAGE_SUFFIXES = frozenset(
@@ -46,6 +47,8 @@ _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF
 # A Targa file has no mark of its own, so that many damaged files look like one: only its name tells.
 _BY_SUFFIX = {".tga": "TGA"}
 _STRIP = 1 << 20  # pixels that are converted at once: an image is in memory twice, in Pillow and as an array
+# Repeated, it is a row that hardly any image has; a period of 7 bytes fits no pixel of 1, 2, 3 or 4.
+_MARK = b"\x9d\x3b\xe1\x57\x2c\xb6\x85"
 _WITH_ALPHA = frozenset(("RGBA", "RGBa", "LA", "La", "PA"))
 
 # These undo the turn of each EXIF orientation.
@@ -236,6 +239,8 @@ def decoded(image: Image.Image, upright: bool) -> Image.Image:
     """Return an opened image with its pixels in memory, turned by EXIF (`upright`) or as they are stored."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _decoded_tiff(image, upright)
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.tile and not image.tell():
+        _decode_png(image)
     image.load()
     return turned_upright(image) if upright else image
 
@@ -254,6 +259,37 @@ def _decoded_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.
         stored = image.transpose(_TURN_BACK[turn])
         image.im, image._size = stored.im, stored.size
     return image
+
+
+def _decode_png(image: PngImagePlugin.PngImageFile) -> None:
+    """Decode the first frame, and refuse a file whose last rows are missing.
+
+    Pillow leaves the memory of such rows as it is. So a mark in the last row is gone if decoding went that far. Only
+    if it is there, by chance too, the stream is inflated once more and counted. The row that an interlaced file stores
+    last may be any: it is always counted.
+    """
+    stream, mark = image.fp, _mark(image)
+    memory = Image.new(image.mode, image.size)
+    memory.paste(mark, (0, image.height - 1))
+    image.im = memory.im
+    image.load()
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if last.tobytes() != mark.tobytes() and not image.info.get("interlace"):
+        return
+    assert stream is not None
+    # Pillow has closed a file that it opened by its name. An animation goes on from where it is.
+    with open(image.filename, "rb") if image.filename else nullcontext(stream) as content:
+        place = content.tell()
+        is_damaged = lacks_rows(content)
+        content.seek(place)
+    if is_damaged:
+        raise ImageError("cannot be decoded, it is damaged or truncated (rows are missing)")
+
+
+def _mark(image: Image.Image) -> Image.Image:
+    """Return the row of pixels that stands for one which is not decoded."""
+    size = len(Image.new(image.mode, (image.width, 1)).tobytes())
+    return Image.frombytes(image.mode, (image.width, 1), (_MARK * size)[:size])
 
 
 def orientation(image: Image.Image) -> int:
