@@ -23,7 +23,7 @@ INTEGERS = frozenset(("I;16", "I;16B", "I;16L", "I;16N", "I"))
 # The others (PPM, JPEG 2000) name their largest value, and Pillow scales it to 65535.
 _UNDECLARED = frozenset(("PNG", "TIFF", None))
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # of sensors and converters; a range is measured up to the next of them
-_BITS_PER_SAMPLE = 258  # TIFF's tag
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # TIFF's tags
 _SIZE_MARKER = b"\xff\x4f\xff\x51"  # begins the stream of a JPEG 2000 file
 # Bytes from there to the number of bits of the first channel, less 1; its high bit is the sign.
 _DEPTH_BEHIND = 42
@@ -92,7 +92,7 @@ def in_decoded_units(image: Image.Image, value_range: ValueRange) -> ValueRange 
     Files that name their largest number are stretched: it becomes 65535, or a number of 16 bits whose lower ones are 0.
     None: the file has colours of more than 8 bits, of which Pillow gives 8.
     """
-    largest = _declared_largest(image)
+    largest = declared_largest(image)
     if largest is None or largest <= 255:
         return value_range
     if image.mode not in INTEGERS:
@@ -101,11 +101,11 @@ def in_decoded_units(image: Image.Image, value_range: ValueRange) -> ValueRange 
     return value_range[0] * unit, value_range[1] * unit
 
 
-def _declared_largest(image: Image.Image) -> int | None:
-    """Return the largest number that a PNM or JPEG 2000 file declares; None of any other."""
+def declared_largest(image: Image.Image) -> int | None:
+    """Return the largest number that a PNM or JPEG 2000 file, not yet decoded, declares; None of any other."""
     if not isinstance(image, ImageFile.ImageFile) or image.fp is None or not image.tile:
         return None
-    if image.format == "PPM" and image.mode in ("L", "I", "RGB"):
+    if image.format == "PPM" and image.mode != "F":
         arguments = image.tile[0].args  # without the largest number if it is the mode's own
         return int(arguments[-1]) if isinstance(arguments, tuple) else 65535 if image.mode == "I" else 255
     if image.format == "JPEG2000":
@@ -116,6 +116,13 @@ def _declared_largest(image: Image.Image) -> int | None:
         start = content.find(_SIZE_MARKER)
         return int(2 ** ((content[start + _DEPTH_BEHIND] & 127) + 1) - 1) if start >= 0 else None
     return None
+
+
+def numbers(image: Image.Image) -> np.ndarray:
+    """Return the pixels of a decoded image; Pillow takes unsigned integers of 32 bits in a TIFF for signed ones."""
+    values, tags = np.array(image), getattr(image, "tag_v2", {})
+    is_unsigned = tags.get(_BITS_PER_SAMPLE) == (32,) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,)
+    return values.view(np.uint32) if is_unsigned and values.dtype == np.int32 else values
 
 
 def to_bytes(values: np.ndarray, value_range: ValueRange) -> np.ndarray:

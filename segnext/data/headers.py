@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from segnext.data.images import decoded, opened, orientation, read_image
+from segnext.data.png import Rows, chunks
 
 # These are read without a condition, in every colour; what else there is gets decoded, which says whether it can be.
 _PLAIN_MODES = frozenset({"1", "L", "P", "RGB"})
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXTS = frozenset({b"iTXt", b"tEXt", b"zTXt"})
 # A text begins with its key: "Raw profile type exif" or "XML:com.adobe.xmp".
 _TURN_KEYS = re.compile(rb"exif|xmp", re.IGNORECASE)
@@ -48,8 +47,9 @@ class Header:
 def read_header(path: str | os.PathLike[str], read: Callable[[Path], np.ndarray] = read_image) -> Header:
     """Return the header of a file that is whole.
 
-    A PNG is whole if the checksums of all its parts are right. A JPEG is decoded in small, at half the cost. Any other
-    file, and any of a rare kind, is decoded.
+    A PNG is whole if the checksums of all its parts are right and no row is missing; its pixels are inflated for that,
+    at 0.7 times the cost of decoding. A JPEG is decoded in small, at half the cost. Any other file, and any of a rare
+    kind, is decoded.
 
     Args:
         path: the file.
@@ -79,7 +79,7 @@ def _undecoded(file: Path) -> Header | None:
                 height, width = image.height, image.width
                 image.draft("L", (1, 1))  # an eighth of the size, gray: half the time, and as strict
                 return Header(height, width, orientation(image))
-            if image.format == "PNG" and _is_whole_and_upright_png(content):
+            if not image.info.get("interlace") and _is_whole_and_upright_png(content):
                 return Header(image.height, image.width, 1)
     except Exception:  # decoding gives the error that a user is to read
         return None
@@ -87,14 +87,18 @@ def _undecoded(file: Path) -> Header | None:
 
 
 def _is_whole_and_upright_png(content: BinaryIO) -> bool:
-    """Return whether all checksums are right up to the end, and no part can hold an orientation."""
-    content.seek(len(_PNG_SIGNATURE))
-    name = b""
-    while name != b"IEND":
-        length, name = struct.unpack(">I4s", content.read(8))
-        body, checksum = content.read(length), content.read(4)
-        if zlib.crc32(name + body) != int.from_bytes(checksum, "big"):
+    """Return whether all checksums and rows are right up to the end, and no part can hold an orientation."""
+    rows, before = None, b""
+    for name, body, checksum in chunks(content):
+        if name == b"IDAT":  # the stream in it has a checksum of its own, which `Rows` looks at
+            if rows is None or (rows.size and before != b"IDAT"):
+                return False
+            rows.add(body)
+        elif zlib.crc32(name + body) != checksum:
             return False
-        if name == b"eXIf" or (name in _PNG_TEXTS and _TURN_KEYS.search(body.partition(b"\0")[0])):
+        elif name == b"IHDR":
+            rows = Rows(body)
+        elif name == b"eXIf" or (name in _PNG_TEXTS and _TURN_KEYS.search(body.partition(b"\0")[0])):
             return False
-    return True
+        before = name
+    return before == b"IEND" and rows is not None and rows.are_sound

@@ -12,12 +12,13 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from segnext.data.corrections import correct
 from segnext.data.depth import (
     INTEGERS,
     ImageWarning,
@@ -26,10 +27,13 @@ from segnext.data.depth import (
     deep_colour,
     in_decoded_units,
     is_deep_colour,
+    numbers,
     set_raw_modes,
     to_bytes,
     undeclared_range,
 )
+from segnext.data.png import lacks_rows
+from segnext.data.unread import unidentified
 
 IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm")
@@ -42,17 +46,9 @@ IMAGE_SUFFIXES = frozenset(
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 # A Targa file has no mark of its own, so that many damaged files look like one: only its name tells.
 _BY_SUFFIX = {".tga": "TGA"}
-_OTHER_FORMATS = {
-    b"%!PS": "PostScript",
-    b"\xc5\xd0\xd3\xc6": "PostScript",
-    b"%PDF": "PDF",
-    b"8BPS": "Photoshop",
-    b"\xd7\xcd\xc6\x9a": "WMF",
-    b"\x89HDF": "HDF5",
-    b"<svg": "SVG",
-    b"<?xml": "XML",
-}
 _STRIP = 1 << 20  # pixels that are converted at once: an image is in memory twice, in Pillow and as an array
+# Repeated, it is a row that hardly any image has; a period of 7 bytes fits no pixel of 1, 2, 3 or 4.
+_MARK = b"\x9d\x3b\xe1\x57\x2c\xb6\x85"
 _WITH_ALPHA = frozenset(("RGBA", "RGBa", "LA", "La", "PA"))
 
 # These undo the turn of each EXIF orientation.
@@ -121,6 +117,7 @@ def rgb_array(
             without a range, Lab).
     """
     _expect_readable(image)
+    correct(image)
     if image.mode == "LAB":
         raise ImageError("Lab colours are not read; save it as RGB")
     if is_deep_colour(image):
@@ -152,7 +149,7 @@ def rgb_array(
 
 
 def _deep_gray(image: Image.Image, value_range: ValueRange | None) -> np.ndarray:
-    values = np.array(image)
+    values = numbers(image)
     if image.mode == "F":
         if not np.isfinite(values).all():
             raise ImageError("pixels must be finite numbers, got NaN or infinity; replace them")
@@ -203,7 +200,7 @@ def _deep_rgb(image: Image.Image, value_range: ValueRange | None, upright: bool)
 
 
 def _expect_readable(image: Image.Image) -> None:
-    """Refuse an image without pixels, and what Pillow reads from a TIFF otherwise than it is meant."""
+    """Refuse an image without pixels, and what Pillow reads otherwise than it is meant if `correct` cannot help."""
     if 0 in image.size:
         raise ImageError(f"the image has no pixels, its size is {image.width}x{image.height}")
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -242,6 +239,8 @@ def decoded(image: Image.Image, upright: bool) -> Image.Image:
     """Return an opened image with its pixels in memory, turned by EXIF (`upright`) or as they are stored."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _decoded_tiff(image, upright)
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.tile and not image.tell():
+        _decode_png(image)
     image.load()
     return turned_upright(image) if upright else image
 
@@ -256,7 +255,41 @@ def _decoded_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.
     name, image.filename = image.filename, ""
     image.load()
     image.filename = name
-    return image if upright or turn == 1 else image.transpose(_TURN_BACK[turn])
+    if not upright and turn != 1:  # in place, for it must still say what its bands and bits are
+        stored = image.transpose(_TURN_BACK[turn])
+        image.im, image._size = stored.im, stored.size
+    return image
+
+
+def _decode_png(image: PngImagePlugin.PngImageFile) -> None:
+    """Decode the first frame, and refuse a file whose last rows are missing.
+
+    Pillow leaves the memory of such rows as it is. So a mark in the last row is gone if decoding went that far. Only
+    if it is there, by chance too, the stream is inflated once more and counted. The row that an interlaced file stores
+    last may be any: it is always counted.
+    """
+    stream, mark = image.fp, _mark(image)
+    memory = Image.new(image.mode, image.size)
+    memory.paste(mark, (0, image.height - 1))
+    image.im = memory.im
+    image.load()
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if last.tobytes() != mark.tobytes() and not image.info.get("interlace"):
+        return
+    assert stream is not None
+    # Pillow has closed a file that it opened by its name. An animation goes on from where it is.
+    with open(image.filename, "rb") if image.filename else nullcontext(stream) as content:
+        place = content.tell()
+        is_damaged = lacks_rows(content)
+        content.seek(place)
+    if is_damaged:
+        raise ImageError("cannot be decoded, it is damaged or truncated (rows are missing)")
+
+
+def _mark(image: Image.Image) -> Image.Image:
+    """Return the row of pixels that stands for one which is not decoded."""
+    size = len(Image.new(image.mode, (image.width, 1)).tobytes())
+    return Image.frombytes(image.mode, (image.width, 1), (_MARK * size)[:size])
 
 
 def orientation(image: Image.Image) -> int:
@@ -304,11 +337,12 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             raise ImageError("the file is empty (0 bytes)")
         with _open(file) as image:
             _expect_readable(image)
+            correct(image)
             yield image
     except ImageError as error:
         raise ImageError(f"{file}: {error}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{file}: {_unidentified(file)}") from None
+        raise ImageError(f"{file}: {unidentified(file, _FORMATS)}") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{file}: {_too_large(error)}") from None
     except MemoryError:
@@ -322,51 +356,6 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             raise ImageError(f"{file}: cannot be read, {os.strerror(error.errno).lower()}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{file}: cannot be decoded, it is damaged or truncated ({reason})") from None
-
-
-def _unidentified(file: Path) -> str:
-    """Say why a file is not read, as well as its first bytes tell."""
-    with file.open("rb") as stream:
-        start = stream.read(64)
-    other = next((name for mark, name in _OTHER_FORMATS.items() if start.lstrip().startswith(mark)), None)
-    if other is None and start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-        other = "HEIF"
-    if other is not None:
-        return f"is a {other} file, which is not opened; convert it to PNG or JPEG"
-    if start[:4] in TiffImagePlugin.PREFIXES:
-        return _unread_tiff(file)
-    return f"not an image in a format that is read ({', '.join(_FORMATS)})"
-
-
-def _unread_tiff(file: Path) -> str:
-    """Say what a TIFF holds that Pillow does not know."""
-    try:
-        with file.open("rb") as stream:
-            directory = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
-            stream.seek(directory.next)
-            directory.load(stream)
-            bands, bits = directory[TiffImagePlugin.SAMPLESPERPIXEL], directory[TiffImagePlugin.BITSPERSAMPLE]
-            colours = directory[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION]
-            kind = directory.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
-    except Exception:  # a parser can raise any error on damaged data
-        return "not an image, its TIFF header is damaged"
-    what = f"a TIFF of {bands} band{'s' * (bands > 1)} of {bits[0]} bits"
-    if kind != 1 or bits[0] not in (8, 16):
-        numbers = {1: "unsigned integers", 2: "signed integers", 3: "floating-point numbers"}
-        return (
-            f"{what} ({numbers.get(kind, f'sample format {kind}')}), which are not read; scale them to 8 bits "
-            "(gdal_translate -ot Byte -scale LOW HIGH)"
-        )
-    if colours not in (0, 1, 2):
-        return f"{what} in a colour space that is not read (photometric {colours}); save it as RGB"
-    if bands < 3:
-        return (
-            f"{what} in a form that is not read; write one band alone, with 0 as black (gdal_translate -b 1)"
-        )
-    return (
-        f"{what}, in an order that does not tell which are red, green and blue; "
-        "write these three alone (gdal_translate -b 3 -b 2 -b 1 -co PHOTOMETRIC=RGB)"
-    )
 
 
 def _too_large(error: Exception) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageFile
 
-from segnext.data.depth import is_deep_colour, raw_mode
+from segnext.data.depth import INTEGERS, declared_largest, is_deep_colour, numbers, raw_mode
 from segnext.data.images import ImageError, decoded, opened
 
 LABEL_SUFFIXES = frozenset({".bmp", ".gif", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff"})
@@ -192,22 +192,38 @@ def _pixels(image: Image.Image, upright: bool, as_stored: bool) -> Image.Image:
         raise ImageError(
             f"a label map must be lossless, got {image.format}, which may change ids; store it as PNG"
         )
-    if is_deep_colour(image):
+    if is_deep_colour(image) or _is_deep_pnm(image):
         raise ImageError(
             "a label map of several channels must have 8 bits per channel, got 16; save it as gray PNG of 8 or 16 bits"
         )
     stored = _stored_numbers(image) if as_stored else None
     image = decoded(image, upright)
+    # Of ids in a palette, which every GIF has, the colours do not count, and so not how opaque they are.
+    has_palette = image.mode == "P" or image.format == "GIF"
+    if not (as_stored and has_palette) and _is_transparent(image):
+        raise ImageError(
+            f"a label map must be opaque, got transparent pixels (mode {image.mode}); which class they are "
+            "is not said: give them an id and save without alpha"
+        )
+    image.info.pop("transparency", None)  # Pillow warns of it when it converts a palette
     if stored is not None:
         image = image.point(stored)
-    if image.mode in _WITHOUT_ALPHA:
-        if image.getchannel("A").getextrema() != (255, 255):
-            raise ImageError(
-                f"a label map must be opaque, got transparent pixels (mode {image.mode}); which class they are "
-                "is not said: give them an id and save without alpha"
-            )
-        image = image.convert(_WITHOUT_ALPHA[image.mode])
-    return image
+    return image.convert(_WITHOUT_ALPHA[image.mode]) if image.mode in _WITHOUT_ALPHA else image
+
+
+def _is_deep_pnm(image: Image.Image) -> bool:
+    """Return whether a PNM file has colours of more than 8 bits, of which Pillow gives 8."""
+    return image.format == "PPM" and image.mode != "I" and (declared_largest(image) or 0) > 255
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Return whether any pixel is not opaque, by its alpha or by a value that the file calls transparent."""
+    gone = image.info.get("transparency")
+    if gone is not None and image.mode in INTEGERS:
+        return bool((np.array(image) == gone).any())
+    if gone is not None:
+        image = image.convert("RGBA")
+    return image.mode in _WITHOUT_ALPHA and image.getchannel("A").getextrema() != (255, 255)
 
 
 def _stored_numbers(image: Image.Image) -> list[int] | None:
@@ -216,10 +232,13 @@ def _stored_numbers(image: Image.Image) -> list[int] | None:
     A PNM file is kept from being stretched: its numbers do not.
     """
     if image.format == "PPM" and isinstance(image, ImageFile.ImageFile):
-        # The last argument is the largest number that the file declares, which becomes the mode's largest.
+        # The last argument is the largest number that the file declares, which becomes the mode's largest. That of
+        # floating-point numbers is none.
         largest = 65535 if image.mode == "I" else 255
         image.tile = [
-            tile._replace(args=(tile.args[0], largest)) if isinstance(tile.args, tuple) else tile
+            tile._replace(args=(tile.args[0], largest))
+            if isinstance(tile.args, tuple) and image.mode != "F"
+            else tile
             for tile in image.tile
         ]
     found = re.fullmatch(r"L(?:;([24]?)(I?)R?)?", raw_mode(image))
@@ -236,7 +255,7 @@ def _ids(image: Image.Image) -> np.ndarray:
         raise ImageError(
             f"a label map must have one channel of class ids, got mode {image.mode}; save it as 8-bit gray PNG"
         )
-    ids = np.array(image)
+    ids = numbers(image)
     if ids.size and (ids.min() < 0 or ids.max() >= IDS):
         raise ImageError(f"ids of a label map must be within 0..{IDS - 1}, got {ids.min()}..{ids.max()}")
     return ids.astype(np.uint8 if not ids.size or ids.max() < 256 else np.uint16, copy=False)

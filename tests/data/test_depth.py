@@ -5,6 +5,7 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,7 @@ def tiff(
     planes: int = 1,
     compress: bool = False,
     kind: int = 1,
+    palette: Sequence[int] = (),
 ) -> Path:
     """Write a TIFF by hand, also of kinds that Pillow does not write."""
     height, width, bands = values.shape
@@ -65,6 +67,8 @@ def tiff(
     ]
     tags += [(262, [photometric], "H"), (273, offsets, "I"), (277, [bands], "H"), (278, [height], "I")]
     tags += [(279, counts, "I"), (284, [planes], "H")]
+    if palette:
+        tags.append((320, palette, "H"))
     if extra is not None:
         tags.append((338, [extra] + [0] * (bands - 4), "H"))
     if kind != 1:  # 2 signed, 3 floating point
@@ -160,6 +164,14 @@ class TestRange:
         Image.fromarray(np.array([[-5, 0, 100_000]], np.int32)).save(tmp_path / "b.tif")
         assert read_image(tmp_path / "b.tif", (-5, 100_000))[0, :, 0].tolist() == [0, 0, 255]
 
+    def test_unsigned_integers_of_32_bits(self, tmp_path):
+        """Pillow takes them for signed ones."""
+        values = np.array([[[0], [2**31], [2**32 - 1]]], np.uint32)
+        path = tiff(tmp_path / "a.tif", values, photometric=1)
+        assert read_image(path, (0, 2**32 - 1))[0, :, 0].tolist() == [0, 128, 255]
+        with pytest.raises(ImageError, match=r"must be within 0\.\.65535, got 0\.\.4294967295; declare"):
+            read_image(path)
+
     def test_narrow_ranges(self, tmp_path):
         """float32 would round 1,000,000,100 to the next multiple of 64, and take 0 / 1e-40 for NaN."""
         values = np.array([[1_000_000_000, 1_000_000_100, 1_000_000_255]], np.int32)
@@ -214,6 +226,15 @@ class TestBands:
             with pytest.warns(ImageWarning, match="last band of TIFF files is left out"):
                 image = read_image(path)
         assert (image[1:] == 40).all() and image.shape == (4, 6, 3)
+
+    @pytest.mark.filterwarnings("ignore::segnext.data.depth.ImageWarning")
+    def test_a_tiff_that_is_not_turned_back_is_a_tiff_still(self, tmp_path):
+        """Its fourth band is no alpha, and its 12 bits are declared, as in a file without an orientation."""
+        colours = RNG.integers(0, 256, (5, 7, 4), np.uint8)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(colours).save(tmp_path / "a.tif", exif=exif)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif", upright=False), colours[..., :3])
 
     @pytest.mark.parametrize("bands", [5, 6])
     def test_further_bands_too(self, tmp_path, bands):

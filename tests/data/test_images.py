@@ -21,19 +21,30 @@ def photo(height: int = 20, width: int = 30) -> np.ndarray:
 
 
 def png(
-    path: Path, width: int, height: int, depth: int, colour: int, rows: bytes, transparent: bytes = b""
+    path: Path,
+    width: int,
+    height: int,
+    depth: int,
+    colour: int,
+    rows: bytes = b"",
+    transparent: bytes = b"",
+    *,
+    stream: bytes | None = None,
+    palette: bytes = b"",
+    interlaced: bool = False,
 ) -> Path:
     """Write a PNG by hand: a kind that Pillow does not write, or one whose header promises too much."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
+        + (chunk(b"PLTE", palette) if palette else b"")
         + (chunk(b"tRNS", transparent) if transparent else b"")
-        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IDAT", zlib.compress(rows) if stream is None else stream)
         + chunk(b"IEND", b"")
     )
     return path
@@ -203,6 +214,11 @@ class TestFailures:
     def test_32_bits(self, tmp_path):
         Image.fromarray(np.array([[0, 70000]], np.int32)).save(tmp_path / "a.tif")
         assert "0..70000" in self.fails(tmp_path / "a.tif")
+
+    @pytest.mark.parametrize("brand", [b"heic", b"hevc", b"mif1"])
+    def test_heif_is_called_by_its_name(self, tmp_path, brand):
+        (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(99))
+        assert "is a HEIF file, which is not opened; convert it" in self.fails(tmp_path / "a.jpg")
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
     def test_a_pipe_does_not_block(self, tmp_path):

@@ -1,5 +1,6 @@
 """Every kind of label file gives its ids or its colours, or one line that says why it does not."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,29 @@ class TestIds:
             with pytest.raises(ImageError, match="must have 8 bits per channel, got 16; save it as gray PNG"):
                 read(path)
 
+    @pytest.mark.parametrize("largest", [256, 1000, 65535])
+    def test_colours_of_a_pnm_file_have_8_bits(self, tmp_path, largest):
+        """Pillow has no mode for more; with a largest number of 255 it would take half a number for a whole one."""
+        ids = np.array([0, 0, 0, 200, 200, 200], ">u2")
+        (tmp_path / "a.ppm").write_bytes(b"P6 2 1 %d\n" % largest + ids.tobytes())
+        (tmp_path / "b.ppm").write_bytes(b"P3 2 1 %d\n0 0 0 200 200 200\n" % largest)
+        for path in sorted(tmp_path.iterdir()):
+            for read in (read_label, read_colours):
+                with pytest.raises(
+                    ImageError, match="must have 8 bits per channel, got 16; save it as gray PNG"
+                ):
+                    read(path)
+
+    @pytest.mark.parametrize("largest", [1, 15, 100, 254, 255])
+    def test_three_equal_channels_of_a_pnm_file(self, tmp_path, largest):
+        ids = np.array([0, 1, largest // 2, largest])
+        (tmp_path / "a.ppm").write_bytes(b"P6 4 1 %d\n" % largest + ids.repeat(3).astype(np.uint8).tobytes())
+        (tmp_path / "b.ppm").write_bytes(
+            b"P3 4 1 %d\n" % largest + " ".join(map(str, ids.repeat(3))).encode()
+        )
+        for path in sorted(tmp_path.iterdir()):
+            assert read_label(path).tolist() == [ids.tolist()]
+
     def test_a_turn_by_exif_is_taken_or_left(self, tmp_path):
         for name in ("a.png", "a.tif"):
             path = saved(tmp_path / name, IDS, exif=orientation(6))
@@ -91,10 +115,68 @@ class TestIds:
         np.testing.assert_array_equal(read_label(path), IDS[::-1, ::-1])
 
 
+class TestTransparency:
+    """A transparent pixel has no id and no colour, except that its index in a palette is its id."""
+
+    KINDS = {  # bits, colour, row without its filter, transparent value that occurs, one that does not, ids, colours
+        "gray-1": (1, 0, b"\x50", ">H", (1,), None, [0, 1, 0, 1], [0, 0xFFFFFF, 0, 0xFFFFFF]),
+        "gray-2": (2, 0, b"\x12", ">H", (2,), (3,), [0, 1, 0, 2], [0, 0x555555, 0, 0xAAAAAA]),
+        "gray-4": (4, 0, b"\x05\xa0", ">H", (5,), (7,), [0, 5, 10, 0], [0, 0x555555, 0xAAAAAA, 0]),
+        "gray-8": (8, 0, b"\0\5\7\1", ">H", (7,), (8,), [0, 5, 7, 1], [0, 0x050505, 0x070707, 0x010101]),
+        "gray-16": (16, 0, b"\0\0\1\5\0\7\0\1", ">H", (0x105,), (5,), [0, 261, 7, 1], None),
+        "rgb": (8, 2, bytes(3) + b"\5" * 3 + b"\7" * 6, ">3H", (5, 5, 5), (5, 5, 7), [0, 5, 7, 7],
+                [0, 0x050505, 0x070707, 0x070707]),
+    }  # fmt: skip
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_transparent_value_is_refused_where_it_occurs(self, tmp_path, kind):
+        depth, colour, row, packing, occurs, absent, ids, colours = self.KINDS[kind]
+        readers = [(read_label, ids)] + ([(read_colours, colours)] if colours else [])
+        path = tmp_path / "a.png"
+        for read, expected in readers:
+            png(path, 4, 1, depth, colour, b"\0" + row, struct.pack(packing, *occurs))
+            with pytest.raises(
+                ImageError, match=r"a\.png: a label map must be opaque, got transparent pixels"
+            ):
+                read(path)
+            if absent is not None:
+                png(path, 4, 1, depth, colour, b"\0" + row, struct.pack(packing, *absent))
+                assert read(path).tolist() == [expected]
+
+    @pytest.mark.parametrize("alphas", [b"\xff\0", b"\xff\x80\0"], ids=["one", "several"])
+    def test_a_transparent_entry_of_a_palette(self, tmp_path, alphas):
+        for row, is_opaque in ((b"\0\0\3\3", True), (b"\0\1\3\3", False)):
+            path = png(tmp_path / "a.png", 4, 1, 8, 3, b"\0" + row, alphas, palette=bytes(range(12)))
+            assert read_label(path).tolist() == [list(row)]
+            if is_opaque:
+                assert read_colours(path).tolist() == [[0x000102, 0x000102, 0x090A0B, 0x090A0B]]
+            else:
+                with pytest.raises(ImageError, match="must be opaque, got transparent pixels"):
+                    read_colours(path)
+
+    @pytest.mark.parametrize("palette", [[*range(256)] * 3, [9, 8, 7] * 256], ids=["gray", "colour"])
+    def test_a_transparent_entry_of_a_gif(self, tmp_path, palette):
+        """Pillow gives a GIF whose palette is gray as gray."""
+        image = Image.fromarray(IDS)
+        image.putpalette([value for value in range(256) for _ in "rgb"] if palette[1] == 1 else palette)
+        image.save(tmp_path / "a.gif", transparency=7, optimize=False)
+        np.testing.assert_array_equal(read_label(tmp_path / "a.gif"), IDS)
+        with pytest.raises(ImageError, match="must be opaque, got transparent pixels"):
+            read_colours(tmp_path / "a.gif")
+
+
 def transparent() -> np.ndarray:
     pixels = np.full((4, 4, 4), 255, np.uint8)
     pixels[0, 0, 3] = 0
     return pixels
+
+
+def test_unsigned_ids_of_32_bits(tmp_path):
+    path = tiff(tmp_path / "a.tif", np.array([[[0], [300]]], np.uint32), photometric=1)
+    assert read_label(path).tolist() == [[0, 300]]
+    path = tiff(tmp_path / "a.tif", np.array([[[0], [2**32 - 1]]], np.uint32), photometric=1)
+    with pytest.raises(ImageError, match=r"must be within 0\.\.65535, got 0\.\.4294967295"):
+        read_label(path)
 
 
 @pytest.mark.parametrize(

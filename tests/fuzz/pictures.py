@@ -82,12 +82,14 @@ def palette(rng: np.random.Generator, path: Path) -> tuple[Path, np.ndarray]:
     """Indexed colours as PNG, GIF or BMP; one of them may be transparent."""
     height, width = size(rng)
     colours = noise(rng, 256, 3)
-    ids = noise(rng, height, width)
+    if rng.random() < 0.4:  # gray in even steps, which Pillow may take for no palette
+        colours = np.linspace(0, 255, rng.choice((2, 4, 16, 256)))[:, None].repeat(3, 1).astype(np.uint8)
+    ids = np.remainder(noise(rng, height, width), len(colours), dtype=np.int64).astype(np.uint8)
     image = Image.fromarray(ids)
     image.putpalette(colours.tobytes())
     form = ("PNG", "GIF", "BMP")[rng.integers(3)]
     if form != "BMP" and rng.random() < 0.5:
-        gone = int(rng.integers(256))
+        gone = int(rng.integers(len(colours)))
         image.save(path, format=form, transparency=gone)
         return path, np.where((ids == gone)[..., None], 255, colours[ids]).astype(np.uint8)
     image.save(path, format=form)
