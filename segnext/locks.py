@@ -24,9 +24,11 @@ def sole_use(command: str, folder: Path) -> Iterator[None]:
         folder: must exist.
 
     Raises:
-        FileExistsError: another process, or another call in this one, holds it.
+        FileExistsError: another process, or another call in this one, holds it; or a link has its name.
     """
     path = folder / _NAME
+    if path.is_symlink():
+        raise FileExistsError(f"{command}: {path} must be no link, which would lead elsewhere; remove it")
     descriptor = _locked(path)
     if descriptor is None:
         raise FileExistsError(

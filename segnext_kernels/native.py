@@ -209,9 +209,15 @@ def call_cpu(function: str, like: torch.Tensor, *args: Any, workspace: bool = Fa
         like: a tensor on the device that the function runs on.
         args: tensors, None, dtypes, numbers, and lists of them, in the function's order.
         workspace: whether the function on a GPU takes a `Workspace`.
+
+    Raises:
+        MemoryError: there is none for the function's scratch arrays.
     """
     expect_device(function, torch.device("cpu"), args)
-    return getattr(_C, f"{function}_cpu")(*map(plain, args), instruction_set(), torch.get_num_threads())
+    try:
+        return getattr(_C, f"{function}_cpu")(*map(plain, args), instruction_set(), torch.get_num_threads())
+    except MemoryError:
+        raise MemoryError(f"{function}: there is not enough memory for a call of this size") from None
 
 
 def call_cuda(

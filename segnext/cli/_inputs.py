@@ -51,7 +51,9 @@ def find_images(names: Sequence[str], results: Path | None = None) -> Found:
         path = os.path.expanduser(name)
         problem = ""
         try:
-            if os.path.isdir(path):
+            if not name:
+                found, problem = [], "'': the empty name is no image"
+            elif os.path.isdir(path):
                 problem = f"{name}: the folder holds no image; use '{name.rstrip('/')}/**' to look below it"
                 entries = [entry for entry in os.listdir(path) if not entry.startswith(".")]
                 found = _images(os.path.join(path, entry) for entry in entries)

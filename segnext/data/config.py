@@ -164,7 +164,7 @@ def load_data_config(name_or_path: str | Path, root: str | Path | None = None) -
     elif not path.is_file():
         raise FileNotFoundError(
             f"data: DATA must be a YAML file or one of {', '.join(list_sets())}, got {name_or_path}; "
-            "no such file"
+            f"{'it is a folder, a pipe or a device' if path.exists() else 'no such file'}"
         )
     content = _read(path)
     if root is None and "path" not in content:

@@ -71,6 +71,8 @@ def read_header(path: str | os.PathLike[str], read: Callable[[Path], np.ndarray]
 
 def _undecoded(file: Path) -> Header | None:
     """Return the header of a whole file; None if only decoding it can tell."""
+    if not file.is_file():  # opening a pipe would wait for ever
+        return None
     try:
         with file.open("rb") as content, Image.open(content, formats=("JPEG", "PNG")) as image:
             if image.mode not in _PLAIN_MODES or "transparency" in image.info:

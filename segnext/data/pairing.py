@@ -173,8 +173,9 @@ def _common_name(path: PurePosixPath, extensions: frozenset[str], suffix: str) -
 
 def _is(path: Path) -> str:
     """Say what is at a path where something else was expected."""
-    kind = "is a folder" if path.is_dir() else "is a file" if path.exists() else "does not exist"
-    return "is a link to nothing" if path.is_symlink() and not path.exists() else kind
+    if not path.exists():
+        return "is a link to nothing" if path.is_symlink() else "does not exist"
+    return "is a folder" if path.is_dir() else "is a file" if path.is_file() else "is a pipe or a device"
 
 
 def _some(names: list[str]) -> str:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from segnext.one_line import shown
 
+LARGEST_CROP = 8192  # a batch of two takes 200 GB in SegNeXt-T
+
 Schedule = Literal["linear", "cosine"]
 Reduction = Literal["mean", "mean_all"]
 DType = Literal["float32", "bfloat16"]
@@ -61,7 +63,7 @@ class TrainSettings:
         for name, valid, expected in (
             ("steps", self.steps >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("crop", self.crop >= 1, "at least 1 pixel"),
+            ("crop", 1 <= self.crop <= LARGEST_CROP, f"1 to {LARGEST_CROP} pixels"),
             # Batch norm needs two values per channel, and the last stage sees a 32nd of the crop.
             ("batch_size", self.batch_size > 1 or self.crop > 32, "at least 2 for crops of up to 32 pixels"),
             ("lr", 0 < self.lr < math.inf, "above 0"),

@@ -96,6 +96,10 @@ def test_names_of_any_kind_are_left_to_the_reader(name):
     assert find_images([name]) == ([Path(name)], [], [])
 
 
+def test_an_empty_name_is_no_folder():
+    assert find_images([""]) == ([], ["'': the empty name is no image"], [])
+
+
 def test_folders_without_permission_are_named(tree):
     os.chmod(tree / "sub" / "deep", 0)
     program = (

@@ -1,5 +1,6 @@
 """A header says what decoding would say, and a file that is not whole is refused as decoding would refuse it."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,10 @@ def test_a_kind_that_the_reader_refuses(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(ImageError, match="floating-point"):
         read_header(tmp_path / "a.tif")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="is not a regular file"):
+        read_header(tmp_path / "a.png")

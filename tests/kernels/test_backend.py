@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,3 +214,28 @@ def test_a_real_op_obeys() -> None:
     assert torch.equal(
         out, torch.nn.functional.gelu(torch.nn.functional.conv2d(x, weight, padding=1, groups=4))
     )
+
+
+# 500 MB of scratch arrays for an axis of 2^24, in a process that may take half of that.
+TOO_LARGE = """
+import resource, torch
+from pathlib import Path
+from segnext_kernels import upsample_argmax
+x = torch.zeros(1, 2, 1, 1)
+upsample_argmax(x, (4, 4))
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 200 * 2**20, resource.RLIM_INFINITY))
+try:
+    upsample_argmax(x, (2**24, 1))
+except MemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(native._C is None, reason="the compiled library is missing")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_a_call_without_memory_names_the_op() -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", TOO_LARGE], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert child.stdout == "upsample_argmax: there is not enough memory for a call of this size\n"

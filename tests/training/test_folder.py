@@ -217,6 +217,15 @@ class TestOneRunPerFolder:
         assert len(messages) == 2 and all("output must not be in use" in message for message in messages)
         assert not (tmp_path / "run" / ".lock").exists()
 
+    def test_a_link_for_a_lock_is_refused(self, tmp_path):
+        (tmp_path / ".lock").symlink_to("elsewhere")
+        with (
+            pytest.raises(FileExistsError, match=r"train: .*/\.lock must be no link, .* remove it"),
+            sole_use("train", tmp_path),
+        ):
+            pass
+        assert not (tmp_path / "elsewhere").exists()
+
     def test_death_frees_the_folder(self, tmp_path):
         program = (
             "import os, signal, sys; from pathlib import Path; from segnext.locks import sole_use\n"
