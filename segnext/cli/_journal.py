@@ -41,9 +41,8 @@ class Journal:
         self.run = run
         self.records: dict[str, dict[str, Any]] = {}
         if resume:
-            self.records = {
-                record["file"]: record for record in _earlier(output, run) if _is_complete(output, record)
-            }
+            records = (_in_its_place(r) for r in _earlier(output, run) if _is_complete(output, r))
+            self.records = {record["file"]: record for record in records}
         self._begun = False
         # Records of an earlier run stay as they are until there is a new one.
         if not any(os.path.lexists(output / name) for name in (JOURNAL, SUMMARY)):
@@ -79,8 +78,8 @@ class Journal:
                 if owner != file:
                     raise ValueError(
                         f"predict: results of {one_line(image)} must have names of their own, got {path.name} in "
-                        f"{one_line(self.output)}, which is of {one_line(owner)}; choose another folder with -o, or "
-                        "name the same photographs as before"
+                        f"{one_line(self.output)}, which is of {one_line(owner)}; choose another folder with -o, "
+                        "name the same photographs as before, or begin anew with --overwrite"
                     )
 
     def begin(self, image: Path) -> dict[str, Any]:
@@ -124,6 +123,15 @@ def _stamp(image: Path) -> dict[str, Any]:
     except (OSError, ValueError):  # missing, or a name with a null character
         size = modified = -1
     return {"file": real_path(image), "bytes": size, "modified_ns": modified}
+
+
+def _in_its_place(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with its image's real path; a folder above it may have been moved since."""
+    now = _stamp(Path(record["image"]))
+    was_moved = (
+        not os.path.lexists(record["file"]) and record.items() >= {**now, "file": record["file"]}.items()
+    )
+    return record | now if was_moved else record
 
 
 def _is_record(record: Mapping[str, Any]) -> bool:

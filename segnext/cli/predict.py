@@ -71,7 +71,8 @@ def predict(
     For street.jpg the folder gets street_mask.png (pixels are class ids, the palette is the classes' colours)
     and street_overlay.jpg; predictions.json holds the share of every class, and times. Nothing is replaced
     without --overwrite. Images that cannot be read are listed at the end (exit status 1); the rest is done. A call
-    that was stopped or killed goes on with --resume: until the end, predictions.jsonl has a line per finished image.
+    that was stopped or killed goes on with --resume, which leaves out what is done unless the photograph changed: until
+    the end, predictions.jsonl has a line per finished image.
     """
     from rich.console import Console
 

@@ -7,12 +7,13 @@ gray whole. A file with 16-bit colour is therefore decoded twice here: once for 
 from __future__ import annotations
 
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from segnext.one_line import one_line
 
@@ -23,7 +24,7 @@ INTEGERS = frozenset(("I;16", "I;16B", "I;16L", "I;16N", "I"))
 # The others (PPM, JPEG 2000) name their largest value, and Pillow scales it to 65535.
 _UNDECLARED = frozenset(("PNG", "TIFF", None))
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # of sensors and converters; a range is measured up to the next of them
-_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # TIFF's tags
+_DEEP = re.compile(r";16[BLN]$")  # but BGR;16 is a pixel of 16 bits
 _SIZE_MARKER = b"\xff\x4f\xff\x51"  # begins the stream of a JPEG 2000 file
 # Bytes from there to the number of bits of the first channel, less 1; its high bit is the sign.
 _DEPTH_BEHIND = 42
@@ -38,7 +39,7 @@ class ImageWarning(UserWarning):
 
 def is_deep_colour(image: Image.Image) -> bool:
     """Return whether an opened, not yet decoded file holds 16-bit colour, or 16-bit gray with alpha."""
-    return image.mode in ("RGB", "RGBA") and ";16" in raw_mode(image)
+    return image.mode in ("RGB", "RGBA") and _DEEP.search(raw_mode(image)) is not None
 
 
 def deep_colour(
@@ -72,7 +73,7 @@ def undeclared_range(image: Image.Image, values: np.ndarray) -> ValueRange:
     """
     if image.format not in _UNDECLARED:
         return 0, 65535
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+    bits = getattr(image, "tag_v2", {}).get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
     if bits >= 16:
         used = int(values.max()).bit_length() if values.size else 16
         bits = next((depth for depth in _BIT_DEPTHS if used <= depth), 16)
@@ -121,7 +122,9 @@ def declared_largest(image: Image.Image) -> int | None:
 def numbers(image: Image.Image) -> np.ndarray:
     """Return the pixels of a decoded image; Pillow takes unsigned integers of 32 bits in a TIFF for signed ones."""
     values, tags = np.array(image), getattr(image, "tag_v2", {})
-    is_unsigned = tags.get(_BITS_PER_SAMPLE) == (32,) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,)
+    is_unsigned = tags.get(TiffImagePlugin.BITSPERSAMPLE) == (32,) and tags.get(
+        TiffImagePlugin.SAMPLEFORMAT, (1,)
+    ) == (1,)
     return values.view(np.uint32) if is_unsigned and values.dtype == np.int32 else values
 
 

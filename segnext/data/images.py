@@ -8,11 +8,12 @@ that a file does not declare is declared by the caller, warned of, or refused.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ _BY_SUFFIX = {".tga": "TGA"}
 _STRIP = 1 << 20  # pixels that are converted at once: an image is in memory twice, in Pillow and as an array
 # Repeated, it is a row that hardly any image has; a period of 7 bytes fits no pixel of 1, 2, 3 or 4.
 _MARK = b"\x9d\x3b\xe1\x57\x2c\xb6\x85"
+_MARKED = 4096  # pixels of a row that get the mark
 _WITH_ALPHA = frozenset(("RGBA", "RGBa", "LA", "La", "PA"))
 
 # These undo the turn of each EXIF orientation.
@@ -268,28 +270,31 @@ def _decode_png(image: PngImagePlugin.PngImageFile) -> None:
     if it is there, by chance too, the stream is inflated once more and counted. The row that an interlaced file stores
     last may be any: it is always counted.
     """
-    stream, mark = image.fp, _mark(image)
+    assert image.fp is not None
+    mark, file = _mark(image), None
+    if not image.filename:  # Pillow closes a stream of its own after decoding
+        place = image.fp.tell()
+        image.fp.seek(0)
+        file = io.BytesIO(image.fp.read())
+        image.fp.seek(place)
     memory = Image.new(image.mode, image.size)
     memory.paste(mark, (0, image.height - 1))
     image.im = memory.im
     image.load()
-    last = image.crop((0, image.height - 1, image.width, image.height))
+    last = image.crop((0, image.height - 1, mark.width, image.height))
     if last.tobytes() != mark.tobytes() and not image.info.get("interlace"):
         return
-    assert stream is not None
-    # Pillow has closed a file that it opened by its name. An animation goes on from where it is.
-    with open(image.filename, "rb") if image.filename else nullcontext(stream) as content:
-        place = content.tell()
+    with file or open(image.filename, "rb") as content:
         is_damaged = lacks_rows(content)
-        content.seek(place)
     if is_damaged:
         raise ImageError("cannot be decoded, it is damaged or truncated (rows are missing)")
 
 
 def _mark(image: Image.Image) -> Image.Image:
-    """Return the row of pixels that stands for one which is not decoded."""
-    size = len(Image.new(image.mode, (image.width, 1)).tobytes())
-    return Image.frombytes(image.mode, (image.width, 1), (_MARK * size)[:size])
+    """Return the pixels that begin a row which is not decoded; a row is decoded whole."""
+    row = Image.new(image.mode, (min(image.width, _MARKED), 1))
+    size = len(row.tobytes())
+    return Image.frombytes(image.mode, row.size, (_MARK * size)[:size])
 
 
 def orientation(image: Image.Image) -> int:

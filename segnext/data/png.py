@@ -58,12 +58,11 @@ class Rows:
     def add(self, body: bytes) -> None:
         """Take the body of the next IDAT; raises `zlib.error` if the stream is damaged."""
         for start in range(0, len(body), _PIECE):
-            rest = body[start : start + _PIECE]
-            piece = b" " * _PIECE
-            # A full piece may leave more inside; what is behind the last row does not matter.
-            while len(piece) == _PIECE and self.size <= self._needed:
+            rest, is_full = body[start : start + _PIECE], True
+            # A full piece may leave more inside; what is behind the last row, or the stream's end, does not matter.
+            while is_full and self.size <= self._needed and not self._inflate.eof:
                 piece = self._inflate.decompress(rest, _PIECE)
-                rest = self._inflate.unconsumed_tail
+                rest, is_full = self._inflate.unconsumed_tail, len(piece) == _PIECE
                 self._count(piece)
 
     def _count(self, piece: bytes) -> None:

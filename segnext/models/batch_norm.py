@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,8 +26,11 @@ class BatchNorm(nn.BatchNorm2d):
         if self.momentum is None or self.running_mean is None:
             return False
         # torch.func puts plain tensors where parameters are registered, which say nothing about freezing. FSDP 1 and
-        # DataParallel put theirs, which need a gradient if the parameters do, among the plain attributes.
-        said = (isinstance(p, nn.Parameter) or name in vars(self) for name, p in self._affine())
+        # DataParallel put theirs among the plain attributes; they need a gradient if the parameters do, where any does.
+        views_tell = torch.is_grad_enabled()
+        said = (
+            isinstance(p, nn.Parameter) or (views_tell and name in vars(self)) for name, p in self._affine()
+        )
         return all(said) and not any(p.requires_grad for _, p in self._affine())
 
     def _affine(self) -> list[tuple[str, Tensor]]:

@@ -32,7 +32,7 @@ class TrainSettings:
 
     steps: Annotated[int, "Optimiser steps."] = 4800
     batch_size: Annotated[int, "Images per step."] = 8
-    crop: Annotated[int, "Side of the square training crops, in pixels."] = 224
+    crop: Annotated[int, "Side of the square training crops, up to 8192 pixels."] = 224
     scale: Annotated[tuple[float, float], "Range of the random resize, relative to each image."] = (0.5, 1.5)
     flip: Annotated[bool, "Mirror each crop with probability 1/2."] = True
     distort: Annotated[bool, "Vary brightness, contrast, saturation and hue."] = True

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from segnext.one_line import is_one_line, one_line
 from segnext.weights import restricted
+from segnext.weights.arrays import Array, Unusable
 from segnext.weights.averages import AVERAGED_KEYS, RAW_KEYS
 from segnext.weights.pickles import Foreign
 from segnext.weights.zip_files import open_zip
@@ -40,7 +41,7 @@ OTHER_FILES = {
     "segnext-training": "the state of a training; the same segnext train line with --resume goes on, and writes "
     "final.safetensors",
 }
-# PyTorch and safetensors quote this from the system, in errors that have no kind of their own.
+# PyTorch and safetensors quote this from the system, in errors that need not be a MemoryError.
 OUT_OF_MEMORY = "Cannot allocate memory"
 DEEPEST = 8
 """Most dictionaries around a state dict."""
@@ -281,7 +282,7 @@ def _find_tensors(path: Path, loaded: Mapping[Any, Any]) -> dict[str, Tensor | n
     tensors: dict[str, Tensor | np.ndarray] = {}
     for key, value in _state_dict(loaded).items():
         tensor = _tensor_or_array(value)
-        if isinstance(tensor, restricted.Unusable):
+        if isinstance(tensor, Unusable):
             raise Refused(
                 f"{one_line(path, 240)}: file must hold dense tensors of numbers, got {tensor.kind} as "
                 f"{one_line(key)}; convert it before saving"
@@ -291,9 +292,9 @@ def _find_tensors(path: Path, loaded: Mapping[Any, Any]) -> dict[str, Tensor | n
     return tensors
 
 
-def _tensor_or_array(value: Any) -> Tensor | np.ndarray | restricted.Unusable | None:
+def _tensor_or_array(value: Any) -> Tensor | np.ndarray | Unusable | None:
     if isinstance(value, tuple) and len(value) == 2:  # Paddle's (parameter name, array)
         value = value[1]
-    if isinstance(value, restricted.Array):
+    if isinstance(value, Array):
         return value.value
-    return value if isinstance(value, Tensor | restricted.Unusable) else None
+    return value if isinstance(value, Tensor | Unusable) else None

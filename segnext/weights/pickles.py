@@ -30,9 +30,16 @@ Calls = Mapping[str, Callable[..., Any]]
 
 
 class Budget:
-    """Counts the bytes that a file makes us take, and refuses more than a few times its own size."""
+    """Counts what one file makes us take and do, and refuses more bytes than a few times its own size.
+
+    Attributes:
+        instructions: that its pickles have taken.
+        foreign: names of everything in them that no table of functions knows.
+    """
 
     def __init__(self, file_bytes: int) -> None:
+        self.instructions = 0
+        self.foreign: set[str] = set()
         self._file_bytes = file_bytes
         self._left = LARGEST_RATIO * file_bytes + FREE_BYTES
 
@@ -100,22 +107,16 @@ def expect_key(key: Any) -> Any:
 
 
 class Machine:
-    """Runs one pickle after the other from a file in memory.
-
-    Attributes:
-        foreign: names of everything that `calls` does not know.
-    """
+    """Runs one pickle after the other from a file in memory."""
 
     def __init__(
         self,
         file: io.BytesIO,
         calls: Calls,
+        budget: Budget,
         load_storage: Callable[[Any], Any] | None = None,
-        most_instructions: int = MOST_INSTRUCTIONS,
     ) -> None:
-        self.foreign: set[str] = set()
-        self._file, self._calls, self._load_storage = file, calls, load_storage
-        self._most, self._steps = most_instructions, 0
+        self._file, self._calls, self._budget, self._load_storage = file, calls, budget, load_storage
         self._clear()
 
     def run(self) -> Any:
@@ -127,9 +128,9 @@ class Machine:
         """
         self._clear()
         for opcode, argument, _ in pickletools.genops(self._file):
-            self._steps += 1
-            if self._steps > self._most:
-                raise pickle.UnpicklingError(f"more than {self._most:,} instructions")
+            self._budget.instructions += 1
+            if self._budget.instructions > MOST_INSTRUCTIONS:
+                raise pickle.UnpicklingError(f"more than {MOST_INSTRUCTIONS:,} instructions")
             name = opcode.name
             if name in _PUSHED:
                 self._stack.append(argument)
@@ -202,7 +203,7 @@ class Machine:
             raise pickle.UnpicklingError("a name that is no text")
         full = f"{module}.{name}"
         if full not in self._calls:
-            self.foreign.add(full)
+            self._budget.foreign.add(full)
         self._stack.append(Global(full))
 
     def _call_top(self, count: int) -> None:

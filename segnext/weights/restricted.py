@@ -9,75 +9,27 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from segnext.one_line import shown
-from segnext.weights.pickles import MOST_INSTRUCTIONS, Budget, Calls, Global, Machine, expect_key
+from segnext.weights.arrays import Array, DType, Unusable, as_array, as_size, text_bytes
+from segnext.weights.pickles import Budget, Calls, Global, Machine, expect_key
 from segnext.weights.zip_files import open_zip
 
 # Files in PyTorch's format before 1.6 begin with this.
 TORCH_LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-# A file inside the file holds one storage, which takes 60 instructions; its cost bounds how often it may be read.
-_INNER_INSTRUCTIONS, _INNER_COST = 1_000, 2**16
+_LOAD_INNER = "torch.storage._load_from_bytes"
 _BIG_ENDIAN = "its bytes are in the order of a big-endian machine"
 
 
 class NotTorch(ValueError):
     """A whole zip file, but none that ``torch.save`` writes; the message says so."""
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """Stands for a tensor that cannot be a weight.
-
-    Attributes:
-        kind: what it is, with an article.
-    """
-
-    kind: str
-
-
-class Array:
-    """A numpy array as a pickle rebuilds it; ``value`` is the array, or says why there is none."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.value: np.ndarray | Unusable = np.empty(0, np.float32)
-        self._budget = budget
-
-    def build(self, state: Any) -> None:
-        """Take the state of ``numpy.ndarray``: version, shape, dtype, whether columns lie together, bytes."""
-        _, shape, dtype, column_major, raw = state
-        self.value = _as_array(self._budget, raw, dtype, shape, "F" if column_major else "C")
-
-
-class _DType:
-    """Numpy's dtype as pickles write it: a code such as ``f4``, then a state whose second entry is the byte order.
-
-    ``value`` is None for what is neither a number nor text: the bytes of objects would be pointers, dates need their
-    unit, and PyTorch has no number longer than a double. Such arrays lie beside the tensors of real checkpoints.
-    """
-
-    def __init__(self, code: Any, *_: Any) -> None:
-        if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[a-zA-Z]\d{0,5}", code):
-            raise pickle.UnpicklingError(f"array of dtype {shown(code)}")
-        self.code = code
-        is_plain = re.fullmatch(r"[<>=|]?([biuf][1248]|c8|c16|[US][1-9]\d*)", code)
-        self.value = np.dtype(code) if is_plain else None
-
-    def build(self, state: Any) -> None:
-        if state[1] not in ("<", ">", "=", "|"):
-            raise pickle.UnpicklingError(f"the byte order {shown(state[1])}")
-        if self.value is not None:
-            self.value = self.value.newbyteorder(state[1])
 
 
 @dataclass
@@ -137,35 +89,12 @@ _UNUSABLE = {
 }
 
 
-def _text_bytes(text: Any, encoding: str) -> bytes:
-    """Decode bytes, which Python 2 and protocol 2 write as latin-1 text."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"text encoding {shown(encoding)}")
-    return text.encode("latin-1")
-
-
-def _as_array(budget: Budget, raw: Any, dtype: _DType, shape: Any, order: Any = "C") -> np.ndarray | Unusable:
-    """Copy bytes to an array in native byte order and writable memory, as torch.from_numpy needs it."""
-    if dtype.value is None:
-        return Unusable(f"an array of numpy's dtype {dtype.code}")
-    if isinstance(raw, str):
-        raw = _text_bytes(raw, "latin1")
-    budget.take(len(raw), "an array")
-    flat = np.frombuffer(raw, dtype.value)
-    return flat.reshape(_as_size(shape), order=order).astype(dtype.value.newbyteorder("="), order="C")
-
-
-def _as_size(size: Any) -> tuple[int, ...]:
-    if not isinstance(size, tuple | list) or not all(type(axis) is int and axis >= 0 for axis in size):
-        raise pickle.UnpicklingError(f"the shape {shown(size)}")
-    return tuple(size)
-
-
 class _Table:
-    """Makes the table for one file, whose budget its functions take from; an inner file holds no other."""
+    """Makes the table for one file, whose budget its functions take from."""
 
-    def __init__(self, budget: Budget, is_inner: bool = False) -> None:
-        self._budget, self._is_inner = budget, is_inner
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._inner_calls: Calls | None = None
 
     def calls(self) -> Calls:
         collections = {
@@ -189,10 +118,10 @@ class _Table:
             "collections.defaultdict": lambda *_: {},
             "collections.Counter": partial(self._collection, dict),
             "_codecs.encode": self._encoded,
-            "numpy.dtype": _DType,
+            "numpy.dtype": DType,
             "numpy.ndarray": self._new_array,
             "torch.Size": partial(self._collection, tuple),
-            "torch.storage._load_from_bytes": self._storage,
+            _LOAD_INNER: self._storage,
             "torch._utils._rebuild_tensor": self._tensor,
             "torch._utils._rebuild_tensor_v2": self._tensor_v2,
             "torch._utils._rebuild_tensor_v3": self._tensor_v3,
@@ -224,40 +153,48 @@ class _Table:
 
     def _encoded(self, text: Any, encoding: str) -> bytes:
         self._budget.take(len(text), "text")
-        return _text_bytes(text, encoding)
+        return text_bytes(text, encoding)
 
     def _new_array(self, *_: Any) -> Array:
         return Array(self._budget)
 
-    def _array(self, raw: Any, dtype: _DType, shape: Any, order: Any = "C") -> Array:
+    def _array(self, raw: Any, dtype: DType, shape: Any, order: Any = "C") -> Array:
         array = Array(self._budget)
-        array.value = _as_array(self._budget, raw, dtype, shape, order)
+        array.value = as_array(self._budget, raw, dtype, shape, order)
         return array
 
-    def _scalar(self, dtype: _DType, raw: Any) -> Any:
-        array = _as_array(self._budget, raw, dtype, (1,))
+    def _scalar(self, dtype: DType, raw: Any) -> Any:
+        array = as_array(self._budget, raw, dtype, (1,))
         return array if isinstance(array, Unusable) else array[0].item()
 
     def _storage(self, raw: Any) -> _Storage | Unusable:
-        """Read a storage as ``pickle.dump`` writes it: as a whole file of the older format."""
-        if isinstance(raw, bytes) and raw.startswith(TORCH_LEGACY_START) and not self._is_inner:
-            self._budget.take(len(raw) + _INNER_COST, "a storage")
-            storage, _ = load_torch_legacy(raw, self._budget)
+        """Read a storage as ``pickle.dump`` writes it: as a whole file of the older format, which holds no other."""
+        if isinstance(raw, bytes) and raw.startswith(TORCH_LEGACY_START):
+            self._budget.take(len(raw), "a storage")
+            if self._inner_calls is None:
+                self._inner_calls = {**self.calls(), _LOAD_INNER: _unusable_storage}
+            try:
+                storage = _run_legacy(raw, self._inner_calls, self._budget)
+            except MemoryError:
+                raise
+            except Exception:  # damaged bytes can make a parser raise anything
+                return _unusable_storage()
             if isinstance(storage, _Storage):
                 return storage
-        return Unusable("an object that PyTorch would read from a file inside the file")
+        self._budget.foreign.add(_LOAD_INNER)
+        return _unusable_storage()
 
-    def _tensor(self, storage: _Storage, *place: Any) -> Tensor | Unusable:
+    def _tensor(self, storage: _Storage | Unusable, *place: Any) -> Tensor | Unusable:
         return self._view(storage, storage.dtype, *place)
 
     def _tensor_v2(
-        self, storage: _Storage, offset: Any, size: Any, stride: Any, *rest: Any
+        self, storage: _Storage | Unusable, offset: Any, size: Any, stride: Any, *rest: Any
     ) -> Tensor | Unusable:
         _, _, *bits = rest  # after requires_grad and hooks
         return self._view(storage, storage.dtype, offset, size, stride, *bits)
 
     def _tensor_v3(
-        self, storage: _Storage, offset: Any, size: Any, stride: Any, *rest: Any
+        self, storage: _Storage | Unusable, offset: Any, size: Any, stride: Any, *rest: Any
     ) -> Tensor | Unusable:
         _, _, dtype, *bits = rest
         return self._view(storage, _DTYPES[dtype.name], offset, size, stride, *bits)
@@ -269,27 +206,31 @@ class _Table:
 
     def _view(
         self,
-        storage: _Storage,
+        storage: _Storage | Unusable,
         dtype: torch.dtype | None,
         offset: int,
         size: Any,
         stride: Any,
         bits: Any = None,
     ) -> Tensor | Unusable:
+        if isinstance(storage, Unusable):
+            return storage
         if bits:  # {"conj": True} or {"neg": True}: the values wait to be conjugated or negated
             return Unusable("a conjugated or negated view")
         if dtype is None:
             return Unusable("a tensor of no plain numbers")
-        shape = _as_size(size)
+        shape = as_size(size)
         # With a stride of 0 a small storage makes a tensor of any size, and a model that is as large.
         self._budget.take(math.prod(shape) * dtype.itemsize, f"a tensor {shape}")
-        return torch.as_strided(
-            storage.data.view(dtype), shape, _as_size(stride), offset
-        )  # checks the bounds
+        return torch.as_strided(storage.data.view(dtype), shape, as_size(stride), offset)  # checks the bounds
 
 
 def _nothing(*_: Any) -> None:
     return None
+
+
+def _unusable_storage(*_: Any) -> Unusable:
+    return Unusable("a tensor whose numbers cannot be read")
 
 
 def _storage_type(kind: Any) -> tuple[torch.dtype | None, int]:
@@ -314,8 +255,8 @@ def _storage_place(pid: Any, parts: int) -> tuple[Any, str, int]:
 
 def load_pickle(data: bytes) -> tuple[Any, set[str]]:
     """Read the object of a plain pickle, and the foreign names in it."""
-    machine = Machine(io.BytesIO(data), _Table(Budget(len(data))).calls())
-    return machine.run(), machine.foreign
+    budget = Budget(len(data))
+    return Machine(io.BytesIO(data), _Table(budget).calls(), budget).run(), budget.foreign
 
 
 def load_torch_zip(path: Path) -> tuple[Any, set[str]]:
@@ -344,19 +285,20 @@ def load_torch_zip(path: Path) -> tuple[Any, set[str]]:
             return storages[key]
 
         source = io.BytesIO(archive.read(f"{root}data.pkl"))
-        machine = Machine(source, _Table(budget).calls(), load_storage)
-        return machine.run(), machine.foreign
+        return Machine(source, _Table(budget).calls(), budget, load_storage).run(), budget.foreign
 
 
-def load_torch_legacy(data: bytes, outer: Budget | None = None) -> tuple[Any, set[str]]:
-    """Read the object of a file that ``torch.save`` wrote before PyTorch 1.6, and the foreign names in it.
+def load_torch_legacy(data: bytes) -> tuple[Any, set[str]]:
+    """Read the object of a file that ``torch.save`` wrote before PyTorch 1.6, and the foreign names in it."""
+    budget = Budget(len(data))
+    return _run_legacy(data, _Table(budget).calls(), budget), budget.foreign
+
+
+def _run_legacy(data: bytes, calls: Calls, budget: Budget) -> Any:
+    """Return the object of a file of the older format.
 
     The file holds four pickles (magic number, protocol, system, the object), then one with the storages' keys, then
     per storage its length as int64 and its elements.
-
-    Args:
-        data: the file.
-        outer: budget of the pickle that the file is a part of.
     """
     file = io.BytesIO(data)
     storages: dict[str, _Storage] = {}
@@ -375,9 +317,7 @@ def load_torch_legacy(data: bytes, outer: Budget | None = None) -> tuple[Any, se
             )
         return storages[key]
 
-    budget = outer or Budget(len(data))
-    most = MOST_INSTRUCTIONS if outer is None else _INNER_INSTRUCTIONS
-    machine = Machine(file, _Table(budget, is_inner=outer is not None).calls(), load_storage, most)
+    machine = Machine(file, calls, budget, load_storage)
     _, _, system, result, keys = [machine.run() for _ in range(5)]
     if isinstance(system, Mapping) and system.get("little_endian") is False:
         raise pickle.UnpicklingError(_BIG_ENDIAN)
@@ -392,7 +332,7 @@ def load_torch_legacy(data: bytes, outer: Budget | None = None) -> tuple[Any, se
         storage.filled = True
     if not all(storage.filled for storage in storages.values()):
         raise pickle.UnpicklingError("a storage without its elements")
-    return result, machine.foreign
+    return result
 
 
 def _as_bytes(raw: bytearray) -> Tensor:

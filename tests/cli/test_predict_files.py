@@ -237,6 +237,17 @@ class TestResume:
         status, _, errors = run(photos / "0.png", photos / "1.png", "--resume")
         assert status == 1 and "1 of 2 done, 1 failed" in errors and images(out) == ["0.png"]
 
+    def test_a_folder_that_was_moved_is_done(self, run, photos, out, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert run(Path(photos.name) / "0.png")[0] == 0
+        modified = (out / "0_mask.png").stat().st_mtime_ns
+        (tmp_path / "elsewhere").mkdir()
+        photos.rename(tmp_path / "elsewhere" / photos.name)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert run(Path(photos.name) / "0.png", "--resume")[0] == 0
+        assert (out / "0_mask.png").stat().st_mtime_ns == modified
+        assert summary(out)["images"][0]["file"] == str(tmp_path / "elsewhere" / photos.name / "0.png")
+
     @pytest.mark.parametrize("name", ["predictions.jsonl", "predictions.json"])
     def test_records_in_a_pipe_are_not_waited_for(self, run, photos, out, name):
         out.mkdir()

@@ -79,6 +79,18 @@ class TestBmp:
         np.testing.assert_array_equal(read_label(path), indices)
         np.testing.assert_array_equal(read_colours(path), np.array(grays)[indices] * 0x010101)
 
+    def test_pixels_of_16_bits_are_no_channels_of_16(self, tmp_path):
+        header = struct.pack("<IiiHHIIiiII", 40, 3, 1, 1, 16, 3, 0, 0, 0, 0, 0)
+        masks, pixels = (
+            struct.pack("<III", 0xF800, 0x07E0, 0x001F),
+            struct.pack("<4H", 0xF800, 0x07E0, 0x001F, 0),
+        )
+        start = struct.pack("<IHHI", 14 + len(header + masks + pixels), 0, 0, 14 + len(header + masks))
+        (tmp_path / "a.bmp").write_bytes(b"BM" + start + header + masks + pixels)
+        colours = [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]
+        assert read_image(tmp_path / "a.bmp").tolist() == colours
+        assert read_colours(tmp_path / "a.bmp").tolist() == [[0xFF0000, 0xFF00, 0xFF]]
+
     def test_a_mask_that_pillow_writes(self, tmp_path):
         mask = np.zeros((64, 64), np.uint8)
         mask[32:] = 1

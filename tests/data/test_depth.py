@@ -229,7 +229,7 @@ class TestBands:
 
     @pytest.mark.filterwarnings("ignore::segnext.data.depth.ImageWarning")
     def test_a_tiff_that_is_not_turned_back_is_a_tiff_still(self, tmp_path):
-        """Its fourth band is no alpha, and its 12 bits are declared, as in a file without an orientation."""
+        """Its fourth band is no alpha, as in a file without an orientation."""
         colours = RNG.integers(0, 256, (5, 7, 4), np.uint8)
         exif = Image.Exif()
         exif[0x0112] = 6

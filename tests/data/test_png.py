@@ -1,6 +1,7 @@
 """A PNG whose compressed stream is no whole image is refused, by decoding and by the header check alike."""
 
 import struct
+import subprocess
 import zlib
 
 import numpy as np
@@ -11,7 +12,7 @@ from segnext.data import headers, images
 from segnext.data.headers import Header, read_header
 from segnext.data.images import ImageError, read_image, rgb_array
 from segnext.data.labels import read_label
-from segnext.data.png import lacks_rows
+from segnext.data.png import Rows, lacks_rows
 from tests.data.test_images import png
 
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -92,7 +93,8 @@ def test_black_rows_at_the_end_are_an_image(tmp_path):
     for mode in ("1", "L", "P", "I;16", "LA", "RGBA"):
         black = Image.new(mode, (30, 20))
         black.save(tmp_path / "b.png")
-        assert read_image(tmp_path / "b.png").shape == (20, 30, 3)
+        expected = 255 if mode in ("LA", "RGBA") else 0  # alpha 0 on white
+        np.testing.assert_array_equal(read_image(tmp_path / "b.png"), np.full((20, 30, 3), expected))
 
 
 def test_a_last_row_like_the_mark_is_an_image(tmp_path, monkeypatch):
@@ -110,6 +112,33 @@ def test_an_opened_image_that_ends_early_is_refused(tmp_path):
     path = png(tmp_path / "a.png", 8, 8, 8, 0, b"".join(filtered(np.ones((4, 8, 1)))))
     with path.open("rb") as file, Image.open(file) as image, pytest.raises(ImageError, match="truncated"):
         rgb_array(image)
+
+
+@pytest.mark.parametrize("is_interlaced", [False, True], ids=["rows", "passes"])
+def test_a_stream_that_cannot_seek(tmp_path, monkeypatch, is_interlaced):
+    """As of a download: Pillow keeps its bytes, and forgets them after decoding."""
+    monkeypatch.setattr(images, "_MARK", b"\1")  # so that the stream is counted once more
+    pixels = np.full((8, 8, 1), 1)
+    rows = (interlaced if is_interlaced else filtered)(pixels)
+    path = png(tmp_path / "a.png", 8, 8, 8, 0, stream=zlib.compress(b"".join(rows)), interlaced=is_interlaced)
+    with (
+        subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as process,
+        Image.open(process.stdout) as image,
+    ):
+        np.testing.assert_array_equal(rgb_array(image), np.broadcast_to(pixels, (8, 8, 3)))
+
+
+def test_what_is_behind_the_end_of_a_stream_is_not_kept(tmp_path):
+    """zlib would copy it all again with each part."""
+    rows = Rows(struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
+    rows.add(zlib.compress(b"".join(filtered(np.ones((7, 8, 1))))))
+    for _ in range(100):
+        rows.add(bytes(1000))
+    assert len(rows._inflate.unused_data) == 0 and not rows.are_complete
+
+
+def test_a_very_wide_row_takes_little_more_memory(tmp_path):
+    assert images._mark(Image.new("RGBA", (10**7, 1))).width == 4096
 
 
 def test_an_animation_goes_on_after_a_black_frame(tmp_path):

@@ -98,3 +98,17 @@ def test_a_functional_call_without_gradients_is_not_a_frozen_one(model):
     assert not torch.equal(
         buffers["backbone.stem.norm1.running_mean"], before["backbone.stem.norm1.running_mean"]
     )
+
+
+def test_a_replica_without_gradients_is_not_a_frozen_one():
+    """DataParallel makes replicas whose parameters are plain attributes; under no_grad none needs a gradient."""
+    x = torch.randn(4, 3, 5, 5) + 2
+    for enabled, frozen in ((True, True), (True, False), (False, True), (False, False)):
+        layer = BatchNorm(3).requires_grad_(not frozen)
+        replica = layer._replicate_for_data_parallel()
+        with torch.set_grad_enabled(enabled):
+            for name, parameter in layer.named_parameters():
+                object.__setattr__(replica, name, parameter * 1 if enabled else parameter.detach())
+            replica._parameters = {}
+            replica(x)
+        assert bool(replica.running_mean.any()) == (not (enabled and frozen))

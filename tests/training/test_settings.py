@@ -14,7 +14,7 @@ from segnext.training.settings import Reporting, TrainSettings
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"crop": 0}, "crop must be 1 to 8192 pixels, got 0"),
-        ({"crop": 1_000_000}, "crop must be 1 to 8192 pixels, got 1000000"),
+        ({"crop": 8193}, "crop must be 1 to 8192 pixels, got 8193"),
         ({"crop": 32, "batch_size": 1}, "batch_size must be at least 2 for crops of up to 32 pixels, got 1"),
         ({"steps": 100.5}, r"steps must be a whole number, got 100\.5"),
         ({"crop": "224"}, "crop must be a whole number, got '224'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import struct
@@ -148,11 +149,20 @@ def cyclic() -> dict[str, Any]:
 
 COLLIDING = b"(" + b"".join(integer((2**61 - 1) * i) + b"N" for i in range(1, 40_000)) + b"d"
 
-LONG = LEGACY + START + b"N0" * 5_000 + b"N" + STOP
-ONE = LEGACY + START + b"N0" * 300 + b"N" + STOP + pickle.dumps([])
-# Keeps a file in the pickle's memory, and reads it.
-INNER = b"B" + struct.pack("<I", len(ONE)) + ONE + b"q\x000"
-READ_INNER = call("torch.storage _load_from_bytes", b"h\x00\x85") + b"0"
+
+def loading(file: bytes, name: bytes = b"q\x00") -> bytes:
+    """Return the instructions that read a legacy torch file in the pickle, which is kept in its memory."""
+    return (
+        b"B" + struct.pack("<I", len(file)) + file + name + b"0" + call(LOAD_INNER, b"h" + name[1:] + b"\x85")
+    )
+
+
+LOAD_INNER = "torch.storage _load_from_bytes"
+LOAD_AGAIN = b"0" + call(LOAD_INNER, b"h\x00\x85")
+SMALL = LEGACY + START + b"N0" * 300 + b"N" + STOP + pickle.dumps([])
+# Each reading of these 4 MB counts.
+LARGE = io.BytesIO()
+torch.save(torch.zeros(2**20).untyped_storage(), LARGE, _use_new_zipfile_serialization=False)
 # Each has the writer of the file and a part of the message.
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "bytearray-20-gb": (
@@ -194,12 +204,20 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "key-of-many-lines": (saved({"a\n" * 50: torch.zeros(1)}), "one line of at most 300 letters"),
     "function-of-3-mb": (raw(START + b"c" + b"m" * 3_000_000 + b"\nf\n)R" + STOP), "got a f; save"),
     "one-file-in-the-file-often": (
-        raw(START + INNER + b"]q\x01" + READ_INNER * 200_000 + STOP),
-        "a storage takes",
+        raw(START + loading(SMALL) + LOAD_AGAIN * 200_000 + STOP),
+        "more than 1,500,000 instructions",
+    ),
+    "one-storage-in-the-file-often": (
+        raw(START + loading(LARGE.getvalue()) + LOAD_AGAIN * 200_000 + STOP),
+        "too many for a file",
     ),
     "long-file-in-the-file": (
-        raw(START + b"B" + struct.pack("<I", len(LONG)) + LONG + b"q\x000" + READ_INNER + STOP),
-        "more than 1,000 instructions",
+        raw(START + loading(LEGACY + START + b"N0" * 800_000 + b"N" + STOP) + STOP),
+        "more than 1,500,000 instructions",
+    ),
+    "file-in-a-file-in-the-file": (
+        raw(START + loading(LEGACY + START + loading(SMALL) + LOAD_AGAIN * 700_000 + STOP) + STOP),
+        "more than 1,500,000 instructions",
     ),
     "many-tensors": (raw(pickle.dumps({str(i): ZEROS for i in range(30_000)})), "at most 20,000 tensors"),
     "deep-object": (raw(entry(text("a"), nested(300_000))), "got a; save"),
