@@ -137,7 +137,8 @@ def expect_integer(
         try:
             value = operator.index(value)
         except TypeError:
-            raise TypeError(f"{op}: {name} must be {expected}, got {_shown(value)}") from None
+            kind = expected if "integer" in expected else f"an integer, {expected}"
+            raise TypeError(f"{op}: {name} must be {kind}, got {_shown(value)}") from None
     if not least <= value < 2**63:
         raise ValueError(f"{op}: {name} must be {expected}, got {value}")
     return value

@@ -116,6 +116,9 @@ SPEC = Spec(
             "bias-shape", {"bias": torch.zeros(3)}, ValueError, r"bias must be \(8,\), got \(3,\); weight is"
         ),
         BadInput("stride", {"stride": 0}, ValueError, r"stride must be at least 1, got 0"),
+        BadInput(
+            "stride-float", {"stride": 1.0}, TypeError, r"stride must be an integer, at least 1, got 1\.0"
+        ),
         BadInput("act", {"act": "silu"}, ValueError, r"act must be 'none' or 'relu' or 'gelu', got 'silu'"),
         BadInput(
             "too-large",

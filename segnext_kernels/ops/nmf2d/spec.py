@@ -125,6 +125,7 @@ SPEC = Spec(
             r"bases must be on cpu as x, got meta",
         ),
         BadInput("steps", {"steps": -1}, ValueError, r"steps must be at least 0, got -1"),
+        BadInput("steps-float", {"steps": 2.0}, TypeError, r"steps must be an integer, at least 0, got 2\.0"),
         BadInput(
             "grad",
             {"grad": "two_steps"},
