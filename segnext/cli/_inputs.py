@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from segnext.cli._paths import real_path
 from segnext.data.images import IMAGE_SUFFIXES
 
 RESULT_ENDINGS = ("_mask.png", "_overlay.jpg", "_overlay.png")
@@ -119,14 +120,6 @@ def _is_result(file: Path, results: Path | None) -> bool:
         and file.name.endswith(RESULT_ENDINGS)
         and os.path.realpath(file.parent) == os.path.realpath(results)
     )
-
-
-def real_path(file: Path) -> str:
-    """Return a file's real path, whatever its name is; links in a circle stay as they are."""
-    try:
-        return os.path.realpath(file)
-    except (OSError, ValueError):  # a name with a null character
-        return str(file)
 
 
 def result_names(files: Sequence[Path]) -> list[str]:

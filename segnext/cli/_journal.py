@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segnext.atomic import append_text, replace_text, whole_lines
-from segnext.cli._inputs import real_path
+from segnext.cli._paths import real_path
 from segnext.one_line import one_line
 
 SUMMARY, JOURNAL = "predictions.json", "predictions.jsonl"

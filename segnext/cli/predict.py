@@ -17,6 +17,7 @@ from segnext.cli._options import (
     output_option,
     parse_numbers,
 )
+from segnext.cli._paths import real_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +78,7 @@ def predict(
     from rich.console import Console
 
     from segnext.cli._batch import segment
-    from segnext.cli._inputs import find_images, real_path, result_names
+    from segnext.cli._inputs import find_images, result_names
     from segnext.locks import sole_use
     from segnext.one_line import one_line
     from segnext.signals import stop_signals
@@ -179,7 +180,6 @@ def _expect_free(output: Path, results: dict[Path, dict[str, Path]], resume: boo
 
 def _expect_no_photograph(results: dict[Path, dict[str, Path]]) -> None:
     """Refuse results that would replace a photograph of the same call, whatever else may be replaced."""
-    from segnext.cli._inputs import real_path
 
     def place(path: Path) -> str:  # a link at the end is what a result replaces
         return f"{real_path(path.parent)}/{path.name}"
