@@ -60,7 +60,7 @@ class InferenceOptions:
     flip: Annotated[bool, "Average with the mirrored image too."] = False
     short_side: Annotated[
         int | None,
-        "Resize images to this for the network (ADE20K: 512); 0: never. Default: as the weights say, else the data.",
+        "Resize images to this for the network (ADE20K: 512); 0: never. Default: the weights' (val: else the data's).",
     ] = None
     protocol: Annotated[
         Literal["native", "official", "mmseg1"],

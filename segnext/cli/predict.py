@@ -78,7 +78,7 @@ def predict(
     from rich.console import Console
 
     from segnext.cli._batch import segment
-    from segnext.cli._inputs import find_images, result_names
+    from segnext.cli._inputs import RESULT_ENDINGS, find_images, result_names
     from segnext.locks import sole_use
     from segnext.one_line import one_line
     from segnext.signals import stop_signals
@@ -86,17 +86,16 @@ def predict(
     if resume and overwrite:
         raise ValueError("predict: --resume and --overwrite must not both be given, got both; choose one")
     files, failures, left_out = find_images(inputs, output)
-    results = {
-        file: _result_files(output, name, overlay)
-        for file, name in zip(files, result_names(files), strict=True)
-    }
+    names = result_names(files)
+    results = {file: _result_files(output, name, overlay) for file, name in zip(files, names, strict=True)}
     unknown = len(failures)
     _expect_free(output, results, resume, overwrite)
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    if others := _others(left_out, results):
-        names = ", ".join(one_line(file.name) for file in others[:3]) + ", ..." * (len(others) > 3)
+    own = {name + ending for name in names for ending in RESULT_ENDINGS}
+    if others := [file.name for file in left_out if file.name not in own]:
+        some = ", ".join(map(one_line, others[:3])) + ", ..." * (len(others) > 3)
         count = "1 file" if len(others) == 1 else f"{len(others)} files"
-        text = f"{count} of a result's name left out: {names}; name what is a photograph itself"
+        text = f"{count} of a result's name left out: {some}; name what is a photograph itself"
         notes.print(f"segnext: note: {text}", markup=False)
     records: list[dict[str, Any]] = []
     summary, stopped = "", False
@@ -197,13 +196,6 @@ def _expect_no_photograph(results: dict[Path, dict[str, Path]]) -> None:
 def _planned(files: dict[str, Path]) -> list[Path]:
     """Return all files that an image's results may become: an overlay that is too large for a JPEG becomes a PNG."""
     return [*files.values()] + ([files["overlay"].with_suffix(".png")] if "overlay" in files else [])
-
-
-def _others(left_out: list[Path], results: dict[Path, dict[str, Path]]) -> list[Path]:
-    """Return the files that look like results, but not like those of this call's images."""
-    planned = {path.stem for files in results.values() for path in files.values()}
-    planned |= {f"{files['mask'].stem.removesuffix('_mask')}_overlay" for files in results.values()}
-    return [file for file in left_out if file.stem not in planned]
 
 
 def _set_pixel_limit(max_pixels: int | None) -> None:

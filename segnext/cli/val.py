@@ -77,11 +77,11 @@ def val(
     from segnext.evaluation.evaluate import evaluate
     from segnext.predict.predictor import network_of
 
-    if output is not None and output.is_dir():
-        raise ValueError(f"val: output must be a file, got the folder {output}; name a file in it")
-    if output is not None and os.path.lexists(output) and not overwrite:
-        raise FileExistsError(f"val: output must not exist, got {output}; replace it with --overwrite")
     if output is not None:
+        if output.is_dir():
+            raise ValueError(f"val: output must be a file, got the folder {output}; name a file in it")
+        if os.path.lexists(output) and not overwrite:
+            raise FileExistsError(f"val: output must not exist, got {output}; replace it with --overwrite")
         make_place(output)  # before the evaluation, since it may be impossible
     inference = options.inference()
     if threads is not None:

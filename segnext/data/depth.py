@@ -122,9 +122,8 @@ def declared_largest(image: Image.Image) -> int | None:
 def numbers(image: Image.Image) -> np.ndarray:
     """Return the pixels of a decoded image; Pillow takes unsigned integers of 32 bits in a TIFF for signed ones."""
     values, tags = np.array(image), getattr(image, "tag_v2", {})
-    is_unsigned = tags.get(TiffImagePlugin.BITSPERSAMPLE) == (32,) and tags.get(
-        TiffImagePlugin.SAMPLEFORMAT, (1,)
-    ) == (1,)
+    bits, kind = tags.get(TiffImagePlugin.BITSPERSAMPLE), tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
+    is_unsigned = (bits, kind) == ((32,), (1,))
     return values.view(np.uint32) if is_unsigned and values.dtype == np.int32 else values
 
 

@@ -231,14 +231,11 @@ def _stored_numbers(image: Image.Image) -> list[int] | None:
 
     A PNM file is kept from being stretched: its numbers do not.
     """
-    if image.format == "PPM" and isinstance(image, ImageFile.ImageFile):
-        # The last argument is the largest number that the file declares, which becomes the mode's largest. That of
-        # floating-point numbers is none.
+    if image.format == "PPM" and image.mode != "F" and isinstance(image, ImageFile.ImageFile):
+        # The last argument is the largest number that the file declares, which becomes the mode's largest.
         largest = 65535 if image.mode == "I" else 255
         image.tile = [
-            tile._replace(args=(tile.args[0], largest))
-            if isinstance(tile.args, tuple) and image.mode != "F"
-            else tile
+            tile._replace(args=(tile.args[0], largest)) if isinstance(tile.args, tuple) else tile
             for tile in image.tile
         ]
     found = re.fullmatch(r"L(?:;([24]?)(I?)R?)?", raw_mode(image))

@@ -28,13 +28,11 @@ class BatchNorm(nn.BatchNorm2d):
         # torch.func puts plain tensors where parameters are registered, which say nothing about freezing. FSDP 1 and
         # DataParallel put theirs among the plain attributes; they need a gradient if the parameters do, where any does.
         views_tell = torch.is_grad_enabled()
+        affine = {"weight": self.weight, "bias": self.bias}
         said = (
-            isinstance(p, nn.Parameter) or (views_tell and name in vars(self)) for name, p in self._affine()
+            isinstance(p, nn.Parameter) or (views_tell and name in vars(self)) for name, p in affine.items()
         )
-        return all(said) and not any(p.requires_grad for _, p in self._affine())
-
-    def _affine(self) -> list[tuple[str, Tensor]]:
-        return [("weight", self.weight), ("bias", self.bias)]
+        return all(said) and not any(p.requires_grad for p in affine.values())
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Check nothing: the model has checked its images, and a symbolic trace cannot look at a shape."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +19,9 @@ class Unusable:
 
     Attributes:
         kind: what it is, with an article.
-        dtype: none; a storage has one.
     """
 
     kind: str
-    dtype: ClassVar[None] = None
 
 
 class Array:

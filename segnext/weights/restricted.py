@@ -185,13 +185,13 @@ class _Table:
         return _unusable_storage()
 
     def _tensor(self, storage: _Storage | Unusable, *place: Any) -> Tensor | Unusable:
-        return self._view(storage, storage.dtype, *place)
+        return self._view(storage, None, *place)
 
     def _tensor_v2(
         self, storage: _Storage | Unusable, offset: Any, size: Any, stride: Any, *rest: Any
     ) -> Tensor | Unusable:
         _, _, *bits = rest  # after requires_grad and hooks
-        return self._view(storage, storage.dtype, offset, size, stride, *bits)
+        return self._view(storage, None, offset, size, stride, *bits)
 
     def _tensor_v3(
         self, storage: _Storage | Unusable, offset: Any, size: Any, stride: Any, *rest: Any
@@ -217,6 +217,7 @@ class _Table:
             return storage
         if bits:  # {"conj": True} or {"neg": True}: the values wait to be conjugated or negated
             return Unusable("a conjugated or negated view")
+        dtype = dtype or storage.dtype
         if dtype is None:
             return Unusable("a tensor of no plain numbers")
         shape = as_size(size)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ import torch
 from segnext_kernels import choose, current_backend, dwconv_gelu, explain, native, use_backend
 from segnext_kernels.kernel import Kernel
 from segnext_kernels.registration import define_autograd, define_op
+from tests import little_memory
 
 # The "cpu" kernel doubles and takes no float64, the reference triples: the result names the backend.
 FACTORS = {"cpu": 2.0, "reference": 3.0}
@@ -218,13 +218,12 @@ def test_a_real_op_obeys() -> None:
 
 # 500 MB of scratch arrays for an axis of 2^24, in a process that may take half of that.
 TOO_LARGE = """
-import resource, torch
-from pathlib import Path
+import torch
 from segnext_kernels import upsample_argmax
+from tests import little_memory
 x = torch.zeros(1, 2, 1, 1)
 upsample_argmax(x, (4, 4))
-size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + 200 * 2**20, resource.RLIM_INFINITY))
+little_memory.leave(200 * 2**20)
 try:
     upsample_argmax(x, (2**24, 1))
 except MemoryError as error:
@@ -233,7 +232,7 @@ except MemoryError as error:
 
 
 @pytest.mark.skipif(native._C is None, reason="the compiled library is missing")
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+@pytest.mark.skipif(not little_memory.SIZE.exists(), reason="needs Linux's /proc")
 def test_a_call_without_memory_names_the_op() -> None:
     child = subprocess.run(
         [sys.executable, "-c", TOO_LARGE], capture_output=True, text=True, timeout=120, check=True

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from segnext.weights.containers import Contents, read_contents
+from tests import little_memory
 
 TENSORS = {
     "backbone.norm1.weight": torch.arange(6.0).reshape(2, 3),
@@ -388,11 +389,11 @@ def test_a_zip_whose_directory_lies_before_the_file(tmp_path: Path) -> None:
 
 # Leaves the process less memory than the file has.
 READ_WITH_LITTLE_MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
 from segnext.weights.containers import read_contents
-size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[2]) * 2**20, resource.RLIM_INFINITY))
+from tests import little_memory
+little_memory.leave(int(sys.argv[2]) * 2**20)
 try:
     read_contents(Path(sys.argv[1]))
 except MemoryError as error:
@@ -400,7 +401,7 @@ except MemoryError as error:
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+@pytest.mark.skipif(not little_memory.SIZE.exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize(
     ("kind", "mebibytes"),
     [
