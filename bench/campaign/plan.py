@@ -98,7 +98,7 @@ FIRST = (
     Phase("probe", 20, _one("device"), 60),
     Phase("smoke", 75, _smoke, 60, together=8),
     Phase("times", 130, _times, 25, apart=False, after="smoke"),
-    Phase("models", 100, _models, 60),
+    Phase("models", 100, _models, 60, apart=False),
     Phase("contract", 105, _contract, 100, together=8),
     Phase("memcheck", 70, _memcheck, 60, together=6),
 )

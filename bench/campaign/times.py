@@ -11,7 +11,7 @@ from bench.campaign.record import as_json
 from bench.clock import Clock
 from bench.results import OURS, Row, Timing
 
-SECONDS = 0.3  # of rounds, per workload
+SECONDS = 0.15  # of rounds, per workload
 EAGER = "eager channels_last"
 
 

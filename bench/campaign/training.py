@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bench import roofline
+from bench.campaign.models import profile
 from bench.campaign.record import as_json
 from bench.clock import Clock
 from bench.models.networks import CLASSES, pair
@@ -73,7 +74,8 @@ def training(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
         tensor_cores=not dry_run,
     )
     says = ", ".join(f"{name} {t.median:.1f} ms" for name, t in timings.items())
-    return {"ok": True, "says": says, "rows": [as_json(row)]}
+    kernels = {} if dry_run else profile(runs[OURS].step)
+    return {"ok": True, "says": says, "rows": [as_json(row)], **kernels}
 
 
 def _peak(device: torch.device, reset: bool = False) -> float | None:
