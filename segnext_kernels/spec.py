@@ -37,13 +37,13 @@ class Draw:
     layout: torch.memory_format
     generator: torch.Generator
 
+    def wide_normal(self, *shape: int) -> torch.Tensor:
+        """Gaussian in float64, on the generator's device: one on the CPU serves all."""
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64, device=self.generator.device)
+
     def normal(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
-        """Gaussian of deviation ``scale``, drawn in float64 on the generator's device: one on the CPU serves all."""
-        values = (
-            torch.randn(shape, generator=self.generator, dtype=torch.float64, device=self.generator.device)
-            * scale
-        )
-        return values.to(self.device, self.dtype)
+        """Gaussian of deviation ``scale``."""
+        return (self.wide_normal(*shape) * scale).to(self.device, self.dtype)
 
     def image(self, n: int, c: int, h: int, w: int) -> torch.Tensor:
         """Gaussian (N, C, H, W) in the memory format."""

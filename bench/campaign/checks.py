@@ -21,6 +21,7 @@ from bench import machine, roofline
 from bench.campaign.cases import Case, Kernel, agreement, shapes
 from bench.campaign.record import as_json
 from segnext_kernels import native, self_check
+from segnext_kernels.backend import KERNELS
 
 ROOT = machine.ROOT
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")  # tools of compute-sanitizer
@@ -60,13 +61,16 @@ def probe(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
 
 
 def smoke(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """Compare one kernel at the model's first shape, in bfloat16 and float32, with float64."""
+    """Compare one kernel at the model's first shape, in bfloat16 and float32 where it takes them, with float64."""
     if job == "self-check":
         return _self_check(dry_run)
     device = torch.device("cpu" if dry_run else "cuda")
     kernel = Kernel(*job.split())
     errors, is_good = {}, True
+    taken = None if dry_run or kernel.backend == "auto" else KERNELS[kernel.op][kernel.backend].dtypes
     for dtype in (torch.bfloat16, torch.float32):
+        if taken is not None and dtype not in taken:
+            continue
         ok, found = agreement(Case.of(kernel, shapes(kernel.spec, dry_run)[0], dtype, device))
         is_good = is_good and ok
         errors |= {f"{str(dtype).removeprefix('torch.')} {name}": text for name, text in found.items()}

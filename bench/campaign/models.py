@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -146,14 +147,28 @@ def profile(run: Run) -> dict[str, Any]:
         for _ in range(PROFILED):
             run()
         torch.cuda.synchronize()
-    rows = sorted(profiler.key_averages(), key=lambda row: -row.device_time_total)
+    kernels: dict[str, dict[str, float]] = {}
+    for row in profiler.key_averages():
+        if row.device_time_total > 0:  # else an event of the host
+            kernel = kernels.setdefault(short_name(row.key), {"us": 0.0, "launches": 0.0})
+            kernel["us"] = round(kernel["us"] + row.device_time_total / PROFILED, 1)
+            kernel["launches"] = round(kernel["launches"] + row.count / PROFILED, 1)
+    longest = sorted(kernels, key=lambda name: -kernels[name]["us"])
     return {
-        "launches": round(sum(row.count for row in rows) / PROFILED, 1),
-        "kernels": {
-            row.key[:80]: {"us": round(row.device_time_total / PROFILED, 1), "launches": row.count / PROFILED}
-            for row in rows[:MOST_KERNELS]
-        },
+        "launches": round(sum(kernel["launches"] for kernel in kernels.values()), 1),
+        "device_us": round(sum(kernel["us"] for kernel in kernels.values()), 1),
+        "kernels": {name: kernels[name] for name in longest[:MOST_KERNELS]},
     }
+
+
+def short_name(key: str) -> str:
+    """Return a kernel's name with its template arguments, without namespaces and parameters.
+
+    >>> short_name("void a::(anonymous namespace)::add<float, a::Shape<2> >(a::View)")
+    'add<float, Shape<2> >'
+    """
+    name = re.sub(r"^void |\(anonymous namespace\)::", "", key)
+    return re.sub(r"\b\w+::", "", name.partition("(")[0])[:160]
 
 
 def compiled(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bench import results
-from bench.campaign import cases, jobs, plan, prebuilt
+from bench.campaign import cases, jobs, models, plan, prebuilt
 from bench.campaign.record import Record
 from bench.roofline import UNKNOWN
 from segnext_kernels import native
@@ -219,3 +219,13 @@ def test_options_that_make_no_sense_are_one_line(options: list[str], message: st
 def test_the_first_run_fits_a_call_of_ten_minutes() -> None:
     assert sum(phase.seconds for phase in plan.FIRST) == 500
     assert sum(phase.seconds for phase in plan.SECOND) == 300
+
+
+def test_kernels_of_one_template_stay_apart_in_a_profile() -> None:
+    """Their names were cut to 80 characters, so that three shapes of conv_ffn were one line with the time of one."""
+    shapes = [f"Shape<{width}, {width}, 32, 4, 2, 1, 3, 2, 3>" for width in (32, 64, 160)]
+    keys = [
+        f"void segnext::(anonymous namespace)::kernel<bf16, segnext::{shape} >(segnext::Params)"
+        for shape in shapes
+    ]
+    assert [models.short_name(key) for key in keys] == [f"kernel<bf16, {shape} >" for shape in shapes]

@@ -26,7 +26,7 @@ def _build(
     """Noise, for which every cell must be interpolated, or smooth fields, in which most cells have one winner."""
     if not smooth:
         return draw.image(n, k, h, w) * scale, list(size), align_corners
-    coarse = torch.randn(n, k, 3, 3, generator=draw.generator, dtype=torch.float64) * scale
+    coarse = draw.wide_normal(n, k, 3, 3) * scale
     logits = F.interpolate(coarse, size=(h, w), mode="bicubic")
     return logits.to(draw.device, draw.dtype).contiguous(memory_format=draw.layout), list(size), align_corners
 

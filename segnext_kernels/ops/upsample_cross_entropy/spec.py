@@ -28,8 +28,8 @@ def _build(
     logits = draw.image(n, k, h, w) * 3
     target = draw.integers(k, n, *size)
     if ignored:
-        share = torch.rand(target.shape, generator=draw.generator).to(draw.device)
-        target = torch.where(share < ignored, ignore_index, target)
+        share = torch.rand(target.shape, generator=draw.generator, device=draw.generator.device)
+        target = torch.where(share.to(draw.device) < ignored, ignore_index, target)
     class_weight = draw.uniform(k) + 0.5 if weighted else None
     return logits, target.to(target_dtype), ignore_index, class_weight, smoothing, reduction, align_corners
 
