@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from segnext.training.ema import AveragedModel
 from segnext.training.folder import CHECKPOINT as CHECKPOINT
 from segnext.training.folder import FINAL as FINAL
 from segnext.training.folder import NotSaved, RunFolder, expect_free, run_folder
+from segnext.training.gradients import Gradients
 from segnext.training.log import RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
 from segnext.training.settings import Reporting, TrainSettings
@@ -355,22 +357,30 @@ class _Run:
 
     def _gradients(self, batch: Batch) -> tuple[float, float]:
         """Leave a batch's clipped gradients in the model; return its loss and the gradient's norm before clipping."""
-        model, device, dtype = self.state.model, self.device, getattr(torch, self.settings.dtype)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss = model(  # not model.loss: wrappers see forward alone
-                self.preprocessing(batch.images, device=device),
-                batch.labels.to(device),
+        device = self.device
+        loss = self.gradients(self.preprocessing(batch.images, device=device), batch.labels.to(device))
+        norm = torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.settings.clip or math.inf)
+        # Both are read at once, since this is the only place that waits for the device.
+        loss_value, norm_value = torch.stack((loss.float(), norm.float())).tolist()
+        return loss_value, norm_value
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        """Computes a batch's gradients."""
+        return Gradients(self.state.model, self._loss)
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        dtype = getattr(torch, self.settings.dtype)
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            loss: torch.Tensor = self.state.model(  # not model.loss: wrappers see forward alone
+                images,
+                labels,
                 ignore_index=self.data.ignore_index,
                 class_weight=self.class_weight,
                 label_smoothing=self.settings.label_smoothing,
                 reduction=self.settings.reduction,
             )
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.settings.clip or math.inf)
-        # Both are read at once, since this is the only place that waits for the device.
-        loss_value, norm_value = torch.stack((loss.detach().float(), norm.float())).tolist()
-        return loss_value, norm_value
+        return loss
 
 
 def _names(files: tuple[Path, ...]) -> str:
