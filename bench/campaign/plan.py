@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.campaign import cases, models, training
+from bench.campaign import cases, models, rivals, training
 from bench.campaign.record import Record
 from bench.results import OURS
 from segnext_kernels.backend import KERNELS
@@ -70,11 +70,15 @@ def _tune(record: Record | None, dry_run: bool) -> list[str]:
 
 
 def _compile(record: Record | None, dry_run: bool) -> list[str]:
-    return [_models(record, dry_run)[0]]
+    return list(models.DRY_MODELS if dry_run else models.COMPILED)
 
 
 def _training(record: Record | None, dry_run: bool) -> list[str]:
     return list(training.DRY_STEPS if dry_run else training.STEPS)
+
+
+def _rivals(record: Record | None, dry_run: bool) -> list[str]:
+    return list(rivals.DRY_PAIRS if dry_run else rivals.PAIRS)
 
 
 def _profile(record: Record | None, dry_run: bool) -> list[str]:
@@ -103,9 +107,10 @@ FIRST = (
     Phase("memcheck", 70, _memcheck, 60, together=6),
 )
 SECOND = (
-    Phase("tune", 60, _tune, 60),
-    Phase("compile", 110, _compile, 150),
-    Phase("training", 70, _training, 60),
+    Phase("tune", 50, _tune, 60),
+    Phase("compile", 110, _compile, 150, together=4),
+    Phase("training", 50, _training, 60),
+    Phase("rivals", 30, _rivals, 40),
     Phase("profile", 60, _profile, 30, after="times"),
 )
 BUILD = Phase("build", 0, _one("library"), 150)  # only where no library was built beforehand

@@ -24,7 +24,7 @@ Job = Callable[[str, bool, float], dict[str, Any]]
 
 def functions() -> Mapping[str, Job]:
     """Map each phase to the function that runs its jobs."""
-    from bench.campaign import checks, models, times, training, tuning
+    from bench.campaign import checks, models, rivals, times, training, tuning
 
     return {
         "build": checks.build,
@@ -37,6 +37,7 @@ def functions() -> Mapping[str, Job]:
         "tune": tuning.tune,
         "compile": models.compiled,
         "training": training.training,
+        "rivals": rivals.rivals,
         "profile": tuning.profile,
     }
 

@@ -1,0 +1,110 @@
+"""Measures deployed SegNeXts beside SegFormers of the same cost, as the paper compares them: time and peak memory."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.campaign.models import SECONDS, Setting
+from bench.campaign.record import as_json
+from bench.clock import Clock
+from bench.results import OURS, Row, Timing
+from segnext import deploy
+
+TABLE = "rivals, image to mask"
+# Ours as in `bench.campaign.models`, and the SegFormer beside it.
+PAIRS = ("b 1 1024 2048 19 segformer-b2", "l 1 1024 2048 19 segformer-b3")
+DRY_PAIRS = ("t 1 64 96 19 segformer-b2",)
+DEPTHS = {"segformer-b2": (3, 4, 6, 3), "segformer-b3": (3, 4, 18, 3)}
+TOLERANCE = 0.1  # of the largest logit, between bfloat16 and float32
+
+
+def segformer(name: str, classes: int) -> nn.Module:
+    """Build a SegFormer by `transformers`, with random weights."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    widths, heads = [64, 128, 320, 512], [1, 2, 5, 8]
+    config = SegformerConfig(
+        depths=list(DEPTHS[name]),
+        hidden_sizes=widths,
+        num_attention_heads=heads,
+        decoder_hidden_size=768,
+        num_labels=classes,
+    )
+    torch.manual_seed(0)
+    model: nn.Module = SegformerForSemanticSegmentation(config).eval()
+    return model
+
+
+def rivals(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """Time one pair in turns; the rival's bfloat16 logits are compared with its float32 ones before."""
+    if importlib.util.find_spec("transformers") is None:
+        return {"ok": True, "says": "no rivals: pip install transformers"}
+    device = torch.device("cpu" if dry_run else "cuda")
+    ours_job, _, name = job.rpartition(" ")
+    setting = Setting(ours_job, device)
+    fast = deploy(setting.model, torch.bfloat16)
+    model = segformer(name, int(ours_job.split()[-1])).to(device)
+    images, low_images = setting.images, setting.images.to(torch.bfloat16)
+    with torch.inference_mode():
+        expected = model(images).logits
+        model = model.to(torch.bfloat16)
+        error = (model(low_images).logits.float() - expected).abs().max() / expected.abs().max()
+    if not error <= TOLERANCE:
+        return {"ok": False, "says": f"{name}: error of its bfloat16 logits {error:.2g}"}
+    size = (images.shape[2], images.shape[3])
+
+    def mask() -> Tensor:
+        with torch.no_grad():
+            logits = model(low_images).logits
+            return F.interpolate(logits, size=size, mode="bilinear").argmax(1)
+
+    runs: dict[str, Callable[[], Tensor]] = {OURS: lambda: fast.predict(images), f"{name} eager": mask}
+    refused = {}
+    if not dry_run:
+        try:
+            runs[f"{name} in a graph"] = in_graph(mask)
+        except RuntimeError as error_:
+            refused["in a graph"] = str(error_).partition("\n")[0][:200]
+    peaks = {}
+    for variant, run in runs.items():
+        if not dry_run:
+            torch.cuda.reset_peak_memory_stats()
+        run()
+        peaks[variant] = None if dry_run else round(torch.cuda.max_memory_allocated() / 2**20)
+    measured = Clock(device).interleaved(runs, 0 if dry_run else SECONDS)
+    timings = {variant: Timing.of(values) for variant, values in measured.items()}
+    row = Row(
+        TABLE,
+        f"{setting.name} beside {name}",
+        timings,
+        flops=setting.flops,
+        notes={"peak_mib": peaks},
+        tensor_cores=not dry_run,
+    )
+    says = ", ".join(f"{variant} {t.median:.2f} ms" for variant, t in timings.items())
+    return {"ok": True, "says": f"{says} {refused or ''}", "rows": [as_json(row)]}
+
+
+def in_graph(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Return a function that replays one call as a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        result = run()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result
+
+    return replay
