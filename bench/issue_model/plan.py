@@ -1,6 +1,7 @@
 """Plans what a call launches on an H200, kernel by kernel: our ops by CUDA or Triton kernels, PyTorch's by itself.
 
 Tensors have no data (device "meta"). A CUDA launcher needs addresses, so its op gets CPU tensors of the same sizes.
+With CPU tensors as arguments, and all blocks of each launch, results are what the machine code computes from them.
 """
 
 from __future__ import annotations
@@ -68,10 +69,12 @@ class Plan(TorchDispatchMode):
         blocks: int = BLOCKS,
         every_config: bool = False,
         data: dict[str, Callable[[Any], Any]] | None = None,
+        backends: Sequence[str] = ("cuda", "triton"),
     ) -> None:
         """Make an empty plan.
 
         Args:
+            backends: those that ops inside ops choose from, as "auto" does.
             data: maps an op to a function that gives its arguments the numbers on which its control flow depends.
         """
         super().__init__()
@@ -82,6 +85,7 @@ class Plan(TorchDispatchMode):
         self._op = ""
         self._kept: list[torch.Tensor] = []
         self._data = data or {}
+        self._backends = backends
         self._results: dict[Any, Result] = {}
 
     def run(self, op: str, backend_name: str, args: Sequence[Any]) -> Any:
@@ -114,7 +118,7 @@ class Plan(TorchDispatchMode):
 
     def _chosen(self, func: Any, args: Sequence[Any]) -> Any:
         op = func.name().removeprefix(f"{NAMESPACE}::").partition(".")[0]
-        for name in ("cuda", "triton"):
+        for name in self._backends:
             kernel = backend.KERNELS[op].get(name)
             if (
                 kernel is not None
@@ -144,7 +148,7 @@ class Plan(TorchDispatchMode):
         out = kernel.run(*args)
         inputs = [leaf for leaf in tree_leaves((args, out)) if isinstance(leaf, torch.Tensor)]
         for noted in recorder.taken(first, [*inputs, *self._kept]):
-            self._add(noted)
+            self._add(noted, again=not is_meta)
         for _ in range(recorder.memsets - memsets):
             self.steps.append(Step(self._op, Foreign("cudaMemsetAsync", 1, 0, 0)))
         del self._kept[kept:]
@@ -153,9 +157,10 @@ class Plan(TorchDispatchMode):
                 return tree_map_only(torch.Tensor, _without_data, out)
         return out
 
-    def _add(self, launch: Launch) -> None:
+    def _add(self, launch: Launch, again: bool) -> None:
+        """Note a launch; one that issues what an earlier launch did runs only if ``again``, for its results."""
         key = _key(launch)
-        if key not in self._results:
+        if again or key not in self._results:
             with _no_modes():
                 self._results[key] = modelled(launch, self._blocks)
         self.steps.append(Step(self._op, self._results[key]))
@@ -167,7 +172,7 @@ class Plan(TorchDispatchMode):
         def start(function: Any, grid: Any, *args: Any, config: tuning.Config, **constants: Any) -> None:
             with _no_modes():
                 launched = launch_of(function, grid, args, config, constants)
-            self._add(launched)
+            self._add(launched, again=not launched.start.fake_memory)
 
         def tuned(space: tuning.Space, key: str, x: torch.Tensor, run: Callable[[tuning.Config], Any]) -> Any:
             results = [run(config) for config in (space.configs if self._every_config else space.configs[:1])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,15 @@ class Recorder:
 
     def taken(self, first: int, tensors: Sequence[torch.Tensor]) -> list[Launch]:
         """Remove and return the launches from number ``first`` on; they may read the memory of these tensors."""
-        ranges = _joined(
-            [_range(tensor) for tensor in tensors if tensor.device.type == "cpu" and tensor.numel()]
-        )
+        ranges = ranges_of(tensors)
         found = [replace(launch, start=replace(launch.start, ranges=ranges)) for launch in self.noted[first:]]
         del self.noted[first:]
         return found
+
+
+def ranges_of(tensors: Iterable[torch.Tensor]) -> tuple[tuple[int, int], ...]:
+    """Return where the memory of these tensors begins and ends, in order of the addresses."""
+    return _joined([_range(tensor) for tensor in tensors if tensor.device.type == "cpu" and tensor.numel()])
 
 
 def _range(tensor: torch.Tensor) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Turns a Triton launch on tensors without data into one that the executor can start."""
+"""Turns a Triton launch into one that the executor can start; the tensors need not have data."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ import torch
 
 from bench.issue_model.cubin import kernels
 from bench.issue_model.executor import Start
-from bench.issue_model.record import Launch
+from bench.issue_model.record import Launch, ranges_of
 from oracle import triton_launch
 from segnext_kernels.triton import tuning
 
 ARCHITECTURE = 90
-FIRST_ADDRESS = 1 << 44  # tensors lie where no memory is, a terabyte apart
+FIRST_ADDRESS = 1 << 44  # tensors without data lie where no memory is, a terabyte apart
 APART = 1 << 40
 
 
 def launch_of(
     function: Any, grid: Any, args: tuple[Any, ...], config: tuning.Config, constants: dict[str, Any]
 ) -> Launch:
-    """Return what `launch.start` with these arguments would start."""
+    """Return what `launch.start` with these arguments would start.
+
+    Tensors on the CPU are read and written; those of device "meta" read as made-up numbers.
+    """
     noted = triton_launch.Launch(function, args, config, constants)
+    has_data = all(arg.device.type == "cpu" for arg in args if isinstance(arg, torch.Tensor))
     tensors: dict[int, int] = {}
 
     def address(tensor: torch.Tensor) -> int:
+        if has_data:
+            return tensor.data_ptr()
         key = tensor.untyped_storage()._cdata
         begin = tensors.setdefault(key, FIRST_ADDRESS + len(tensors) * APART)
         return begin + int(tensor.storage_offset()) * tensor.element_size()
@@ -44,7 +50,8 @@ def launch_of(
         block=(32 * config.num_warps, 1, 1),
         shared=built.metadata.shared - kernel.static_shared,
         parameters=bytes(packed),
-        fake_memory=True,
+        ranges=ranges_of(arg for arg in args if isinstance(arg, torch.Tensor)) if has_data else (),
+        fake_memory=not has_data,
     )
     return Launch(cubin, name, noted.label, start)
 

@@ -32,6 +32,18 @@ def _tap(weight_ptr, c, channels, stride_c, offset):
 
 
 @triton.jit
+def _row(at, h, height, stride_h, stride_w, inside_left, inside, inside_right):
+    """The tile's pixels of row h at the three shifts, in float32; zeros outside the image."""
+    row = tl.full((1, 1), h, tl.int64)
+    known = (row >= 0) & (row < height)
+    at += row * stride_h
+    left = tl.load(at - stride_w, mask=inside_left & known, other=0.0).to(tl.float32)
+    middle = tl.load(at, mask=inside & known, other=0.0).to(tl.float32)
+    right = tl.load(at + stride_w, mask=inside_right & known, other=0.0).to(tl.float32)
+    return left, middle, right
+
+
+@triton.jit
 def _convolution_kernel(
     x_ptr, weight_ptr, bias_ptr, out_ptr, height, width, channels,
     stride_xn, stride_xc, stride_xh, stride_xw, stride_wc, stride_wh, stride_ww, stride_b,
@@ -70,19 +82,15 @@ def _convolution_kernel(
 
     above, here = begin, begin  # partial sums of the output rows h - 1 and h
     for h in range(first - 1, tl.minimum(first + ROWS, height) + 1):
-        row = tl.full((1, 1), h, tl.int64)
-        row_inside = (row >= 0) & (row < height)
-        row_at = at + row * stride_xh
-        left = tl.load(row_at - stride_xw, mask=inside_left & row_inside, other=0.0).to(tl.float32)
-        middle = tl.load(row_at, mask=inside & row_inside, other=0.0).to(tl.float32)
-        right = tl.load(row_at + stride_xw, mask=inside_right & row_inside, other=0.0).to(tl.float32)
+        left, middle, right = _row(at, h, height, stride_xh, stride_xw, inside_left, inside, inside_right)
         done = above + w20 * left + w21 * middle + w22 * right
         above = here + w10 * left + w11 * middle + w12 * right
         here = begin + w00 * left + w01 * middle + w02 * right
         if h > first:
             if GELU:
                 done = gelu(done)
-            tl.store(out_at + (row - 1) * stride_oh, done.to(out_ptr.dtype.element_ty), mask=inside)
+            row = tl.full((1, 1), h - 1, tl.int64)
+            tl.store(out_at + row * stride_oh, done.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -107,8 +115,7 @@ def _gradient_kernel(
     w20 = _tap(weight_ptr, channel, channels, stride_wc, 2 * stride_wh)
     w21 = _tap(weight_ptr, channel, channels, stride_wc, 2 * stride_wh + stride_ww)
     w22 = _tap(weight_ptr, channel, channels, stride_wc, 2 * stride_wh + 2 * stride_ww)
-    zero = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
-    begin = zero
+    begin = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
     if HAS_BIAS:
         begin += _tap(bias_ptr, channel, channels, stride_b, 0)
     c = channel[None, :]
@@ -119,38 +126,28 @@ def _gradient_kernel(
     inside_left = (w >= 1) & (w < width + 1) & (c < channels)
     inside_right = (w < width - 1) & (c < channels)
 
-    # rows h - 1 (a), h (b) and h + 1 (c) at three shifts; the loop's first two iterations fill them
-    a0, a1, a2, b0, b1, b2 = zero, zero, zero, zero, zero, zero
-    s00, s01, s02, s10, s11, s12, s20, s21, s22, s = (
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-    )
-    for h in range(first - 2, tl.minimum(first + ROWS, height)):
+    # Rows h - 1 (a), h (b) and h + 1 (c) at three shifts. The rows above the loop are loaded before it, not filled with
+    # one tensor of zeros: Triton (3.6 to 3.9, not its interpreter) finds the variables that a loop carries by visiting
+    # the body once with their first values. After a = b a variable that began as the same tensor as b looks unchanged,
+    # so it would keep its first value in every iteration.
+    a0, a1, a2 = _row(at, first - 1, height, stride_xh, stride_xw, inside_left, inside, inside_right)
+    b0, b1, b2 = _row(at, first, height, stride_xh, stride_xw, inside_left, inside, inside_right)
+    zero = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
+    s00, s01, s02, s10, s11, s12 = zero, zero, zero, zero, zero, zero
+    s20, s21, s22, s = zero, zero, zero, zero
+    for h in range(first, tl.minimum(first + ROWS, height)):
+        c0, c1, c2 = _row(at, h + 1, height, stride_xh, stride_xw, inside_left, inside, inside_right)
+        y = begin + w00 * a0 + w01 * a1 + w02 * a2 + w10 * b0 + w11 * b1 + w12 * b2
+        y += w20 * c0 + w21 * c1 + w22 * c2
         row = tl.full((1, 1), h, tl.int64)
-        row_inside = (row >= -1) & (row < height - 1)
-        row_at = at + (row + 1) * stride_xh
-        c0 = tl.load(row_at - stride_xw, mask=inside_left & row_inside, other=0.0).to(tl.float32)
-        c1 = tl.load(row_at, mask=inside & row_inside, other=0.0).to(tl.float32)
-        c2 = tl.load(row_at + stride_xw, mask=inside_right & row_inside, other=0.0).to(tl.float32)
-        if h >= first:
-            y = begin + w00 * a0 + w01 * a1 + w02 * a2 + w10 * b0 + w11 * b1 + w12 * b2
-            y += w20 * c0 + w21 * c1 + w22 * c2
-            # zero outside the image, because the sums cover whole tiles
-            grad = tl.load(grad_at + row * stride_gh, mask=inside, other=0.0).to(tl.float32)
-            g = tl.where(inside, grad * gelu_derivative(y), 0.0)
-            tl.store(grad_y_at + row * stride_yh, g.to(grad_y_ptr.dtype.element_ty), mask=inside)
-            s00, s01, s02 = s00 + g * a0, s01 + g * a1, s02 + g * a2
-            s10, s11, s12 = s10 + g * b0, s11 + g * b1, s12 + g * b2
-            s20, s21, s22 = s20 + g * c0, s21 + g * c1, s22 + g * c2
-            s += g
+        # zero outside the image, because the sums cover whole tiles
+        grad = tl.load(grad_at + row * stride_gh, mask=inside, other=0.0).to(tl.float32)
+        g = tl.where(inside, grad * gelu_derivative(y), 0.0)
+        tl.store(grad_y_at + row * stride_yh, g.to(grad_y_ptr.dtype.element_ty), mask=inside)
+        s00, s01, s02 = s00 + g * a0, s01 + g * a1, s02 + g * a2
+        s10, s11, s12 = s10 + g * b0, s11 + g * b1, s12 + g * b2
+        s20, s21, s22 = s20 + g * c0, s21 + g * c1, s22 + g * c2
+        s += g
         a0, a1, a2, b0, b1, b2 = b0, b1, b2, c0, c1, c2
 
     # (tiles, 10, channels)

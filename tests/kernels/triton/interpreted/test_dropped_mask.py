@@ -15,7 +15,7 @@ from segnext_kernels.ops.dwconv_gelu import reference, triton_kernels
 
 # what is broken: text of the kernel, and what replaces it; loads only, which stay inside the larger tensor
 BREAKS = {
-    "mask-of-the-right-neighbour": ("mask=inside_right & row_inside", "mask=inside & row_inside"),
+    "mask-of-the-right-neighbour": ("mask=inside_right & known", "mask=inside & known"),
     "mask-of-the-rows": ("(row >= 0) & (row < height)", "row == row"),
     "mask-of-the-left-neighbour": ("(w >= 1) & (w < width + 1)", "(w >= 0) & (w < width + 1)"),
     "halo-row-below": ("tl.minimum(first + ROWS, height) + 1", "tl.minimum(first + ROWS, height)"),
