@@ -43,7 +43,8 @@ NormTask task_of(const GroupNormActParams& p, const Tensor4 (&tensors)[kCount]) 
   plan.vector = (plan.rows ? row_vectors : plane_vectors) ? vector : 1;
   plan.items = plan.rows ? t.shape.pixels : t.shape.pixels / plan.vector;
   for (const Tensor4* x : {&p.weight, &p.bias}) {
-    t.parameter_vectors = t.parameter_vectors && x->stride[0] <= 1 && reinterpret_cast<uintptr_t>(x->data) % 16 == 0;
+    if (x->data == nullptr) continue;  // the backward has no bias
+    t.parameter_vectors = t.parameter_vectors && x->stride[0] == 1 && reinterpret_cast<uintptr_t>(x->data) % 16 == 0;
   }
   const int64_t others = int64_t{t.shape.batch} * (plan.rows ? 1 : channels);
   const int64_t per_pass = kBatch * (plan.rows ? kNormThreads / (channels / plan.vector) : kNormThreads);

@@ -70,6 +70,16 @@ def test_parameters_that_are_views(emulator: Emulator) -> None:
     assert_right(emulator, SPEC, (*args[:2], weight, torch.randn(33)[1:], *args[4:]))
 
 
+@layouts
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_expanded_views(emulator: Emulator, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    """One image for all images, and one parameter for all channels, stored once: their strides are zero."""
+    args = arguments((2, 16, 4, 6, 8), dtype, layout)
+    assert_right(
+        emulator, SPEC, tuple(a[:1].expand_as(a) if isinstance(a, torch.Tensor) else a for a in args)
+    )
+
+
 def test_no_image(emulator: Emulator) -> None:
     args = arguments((0, 16, 4, 6, 8))
     assert emulator.run(kernel("group_norm_act"), *args).shape == (0, 16, 6, 8)
