@@ -29,102 +29,128 @@ namespace segnext {
 namespace group_norm {
 namespace {
 
-template <typename T, int kVec, bool kRows>
+// Adds up the values of each of kGroups groups, in pairs.
+template <int kGroups, int kCount>
+__device__ inline void fold(float (&values)[kCount], float (&sums)[kGroups]) {
+#pragma unroll
+  for (int width = kCount / 2; width >= kGroups; width /= 2) {
+#pragma unroll
+    for (int i = 0; i < width; ++i) values[i] += values[i + width];
+  }
+#pragma unroll
+  for (int i = 0; i < kGroups; ++i) sums[i] = values[i];
+}
+
+template <typename V>
 __global__ void __launch_bounds__(kNormThreads) group_norm_act_statistics_kernel(NormTask t, Tensor4 x, float2* parts) {
-  constexpr int kOwn = kRows ? kVec : 1;  // channels per thread
+  constexpr int kVec = V::kVec, kGroups = V::kGroups;
   const NormPart part(t, blockIdx.x);
-  Moments own[kOwn] = {};
+  float count = 0.0f, mean[kGroups] = {}, m2[kGroups] = {};  // of the thread; all groups have the same count
   for (int item = part.first; item < part.last; item += kBatch * part.step) {
-    NormItem<T, kVec> batch[kBatch];
-    float count = 0.0f, sum[kOwn] = {};
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      if (item + b * part.step < part.last) batch[b] = NormItem<T, kVec>::load(t, x, part, item + b * part.step);
-    }
+    typename V::Step batch[kBatch];
+    load_steps<V>(t, x, part, item, batch);
+    float batch_count = 0.0f, sums[kVec] = {}, squares[kVec] = {}, batch_mean[kGroups], batch_m2[kGroups];
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
       if (item + b * part.step >= part.last) continue;
-      count += kVec / kOwn;
+      float values[kVec];
+      batch[b].to_floats(values);
+      batch_count += kVec / kGroups;
 #pragma unroll
-      for (int i = 0; i < kVec; ++i) sum[i % kOwn] += batch[b].values[i];
+      for (int i = 0; i < kVec; ++i) sums[i] += values[i];
     }
-    float m2[kOwn] = {};
+    fold(sums, batch_mean);
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) sum[i] /= count;
+    for (int i = 0; i < kGroups; ++i) batch_mean[i] /= batch_count;
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
       if (item + b * part.step >= part.last) continue;
+      float values[kVec];
+      batch[b].to_floats(values);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        const float centred = batch[b].values[i] - sum[i % kOwn];
-        m2[i % kOwn] += centred * centred;
+        const float centred = values[i] - batch_mean[i % kGroups];
+        squares[i] += centred * centred;
       }
     }
+    fold(squares, batch_m2);
+    const float share = batch_count / (count + batch_count);
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) own[i].add(count, sum[i], m2[i]);
+    for (int i = 0; i < kGroups; ++i) {
+      const float delta = batch_mean[i] - mean[i];
+      mean[i] += delta * share;
+      m2[i] += batch_m2[i] + delta * delta * (count * share);
+    }
+    count += batch_count;
   }
 
-  // (lanes, channels) of mean and m2; the counts follow from the lane
+  // (lanes, columns) of mean and m2, a column per group of every thread across; the counts follow from the lane
+  constexpr int kPerColumn = V::kChannels / kGroups;  // channels
   float* means = reinterpret_cast<float*>(shared_memory());
-  const int pitch = kRows ? row_pitch(t.shape.channels) : 1;
+  const int pitch = V::kRows ? row_pitch(t.plan.slab / kPerColumn, kGroups) : 1;
   float* squares = means + part.lanes * pitch;
   if (!part.idle) {
-    float mean[kOwn], m2[kOwn];
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      mean[i] = own[i].mean;
-      m2[i] = own[i].m2;
-    }
-    const int at = part.lane * pitch + (kRows ? part.channel : 0);
+    const int at = part.lane * pitch + (part.channel - part.slab * t.plan.slab) / kPerColumn;
     store_channels(means + at, mean);
     store_channels(squares + at, m2);
   }
   __syncthreads();
   const int items = t.items_of(part.chunk), each = items / part.lanes, rest = items % part.lanes;  // per lane
-  const int groups = kRows ? t.shape.groups : 1, group_channels = kRows ? t.shape.group_channels : 1;
-  for (int g = threadIdx.x / kWarp; g < groups; g += kNormWarps) {
-    const Moments m = merge(part.lanes * group_channels, [&](int e) {
-      const int lane = e / group_channels;
-      const int at = lane * pitch + g * group_channels + e % group_channels;
-      const float count = static_cast<float>((each + (lane < rest ? 1 : 0)) * (kVec / kOwn));
-      return Moments{count, load_shared(means + at), load_shared(squares + at)};
+  const int columns = V::kRows ? t.shape.group_channels / kPerColumn : 1;                          // per group
+  for (int g = threadIdx.x / kWarp; g < t.plan.groups; g += kNormWarps) {
+    const Moments m = merge<1>(part.lanes * columns, [&](int e) {
+      const int lane = e / columns;
+      const int at = lane * pitch + g * columns + e % columns;
+      const float elements = static_cast<float>((each + (lane < rest ? 1 : 0)) * (kVec / kGroups));
+      return Moments{elements, load_shared(means + at), load_shared(squares + at)};
     });
-    const int64_t at = kRows ? int64_t{blockIdx.x} * groups + g : blockIdx.x;
+    const int64_t at = V::kRows ? t.entry(part.n, part.slab * t.plan.groups + g, part.chunk) : blockIdx.x;
     if (threadIdx.x % kWarp == 0) store_global(parts + at, make_float2(m.mean, m.m2));
   }
 }
 
-template <typename T, int kVec, bool kRows>
-__global__ void __launch_bounds__(kNormThreads)
+// The blocks run in the opposite order of the statistics kernel's: they begin with what L2 still has.
+template <typename V>
+__global__ void __launch_bounds__(kNormThreads, V::kResident)
     group_norm_act_apply_kernel(NormTask t, Tensor4 x, Tensor4 weight, Tensor4 bias, Tensor4 residual, Tensor4 out,
                                 const float2* parts) {
-  constexpr int kOwn = kRows ? kVec : 1;
-  using Item = NormItem<T, kVec>;
-  const NormPart part(t, blockIdx.x);
+  constexpr int kVec = V::kVec, kChannels = V::kChannels, kGroups = V::kGroups;
+  using Step = typename V::Step;
+  const NormPart part(t, gridDim.x - 1 - blockIdx.x);
   const GroupValues values(t, part);
+  // what does not need the statistics is in flight while they are merged
+  Step own[kBatch], other[kBatch];
+  int item = part.first;
+  load_steps<V>(t, x, part, item, own);
+  if (residual.data != nullptr) load_steps<V>(t, residual, part, item, other);
   merge_statistics(t, part, parts, values);
-  __syncthreads();
-  if (part.idle) return;
-  float mean[kOwn], scale[kOwn], shift[kOwn];
+  float scale[kChannels], shift[kChannels];
   t.parameters(weight, part.channel, scale);
   t.parameters(bias, part.channel, shift);
+  __syncthreads();
+  if (part.idle) return;
+  float2 statistics[kGroups];
+  values.read<V>(t, part, values.statistics, statistics);
 #pragma unroll
-  for (int i = 0; i < kOwn; ++i) {
-    const float2 statistics = load_shared(values.statistics + values.index(t, part.channel + i));
-    mean[i] = statistics.x;
-    scale[i] *= statistics.y;
-  }
-#pragma unroll 2
-  for (int item = part.first; item < part.last; item += part.step) {
-    Item y = Item::load(t, x, part, item);
-    Item add{};
-    if (residual.data != nullptr) add = Item::load(t, residual, part, item);
+  for (int i = 0; i < kChannels; ++i) scale[i] *= statistics[i % kGroups].y;
+  while (item < part.last) {
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      const float value = (y.values[i] - mean[i % kOwn]) * scale[i % kOwn] + shift[i % kOwn] + add.values[i];
-      y.values[i] = t.relu && value <= 0.0f ? 0.0f : value;  // NaN is kept
+    for (int b = 0; b < kBatch; ++b) {
+      if (item + b * part.step >= part.last) continue;
+      float y[kVec], add[kVec] = {};
+      own[b].to_floats(y);
+      if (residual.data != nullptr) other[b].to_floats(add);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        const float value = (y[i] - statistics[i % kGroups].x) * scale[i % kChannels] + shift[i % kChannels] + add[i];
+        y[i] = t.relu && value <= 0.0f ? 0.0f : value;  // NaN is kept
+      }
+      own[b] = Step::from_floats(y);
     }
-    y.store(t, out, part, item);
+    store_steps<V>(t, out, part, item, own);
+    item += kBatch * part.step;
+    load_steps<V>(t, x, part, item, own);
+    if (residual.data != nullptr) load_steps<V>(t, residual, part, item, other);
   }
 }
 
@@ -133,9 +159,10 @@ NormTask forward_task(const GroupNormActParams& p) { return task_of(p, {p.x, p.r
 }  // namespace
 
 int launch_statistics(DType dtype, const NormTask& t, const Tensor4& x, float2* parts, void* stream) {
-  return with_variant(dtype, t.plan, [&](auto element, auto vector, auto rows) {
-    return launch(group_norm_act_statistics_kernel<decltype(element), decltype(vector)::value, decltype(rows)::value>,
-                  static_cast<unsigned>(t.blocks()), kNormThreads, thread_bytes(t), stream, t, x, parts);
+  return with_variant(dtype, t.plan, [&](auto variant) {
+    using V = decltype(variant);
+    return launch(group_norm_act_statistics_kernel<V>, static_cast<unsigned>(t.blocks()), kNormThreads,
+                  thread_bytes(t, V::kGroups), stream, t, x, parts);
   });
 }
 
@@ -153,10 +180,9 @@ int launch_group_norm_act_forward(const GroupNormActParams& p, void* workspace, 
   if (t.blocks() > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
   float2* parts = static_cast<float2*>(workspace);
   if (const int status = launch_statistics(p.dtype, t, p.x, parts, stream)) return status;
-  return with_variant(p.dtype, t.plan, [&](auto element, auto vector, auto rows) {
-    return launch(group_norm_act_apply_kernel<decltype(element), decltype(vector)::value, decltype(rows)::value>,
-                  static_cast<unsigned>(t.blocks()), kNormThreads, group_bytes(t), stream, t, p.x, p.weight, p.bias,
-                  p.residual, p.out, parts);
+  return with_variant(p.dtype, t.plan, [&](auto variant) {
+    return launch(group_norm_act_apply_kernel<decltype(variant)>, static_cast<unsigned>(t.blocks()), kNormThreads,
+                  group_bytes(t), stream, t, p.x, p.weight, p.bias, p.residual, p.out, parts);
   });
 }
 

@@ -8,42 +8,42 @@ namespace group_norm {
 
 struct Moments {
   float count, mean, m2;
-
-  __device__ void add(float count_b, float mean_b, float m2_b) {
-    const float total = count + count_b, delta = mean_b - mean;
-    if (total == 0.0f) return;
-    mean += delta * (count_b / total);
-    m2 += m2_b + delta * delta * (count * (count_b / total));
-    count = total;
-  }
 };
 
-// Merges entries 0 to size - 1 in this warp, where entry(e) is (count, mean, m2). All lanes get the result.
-template <typename Entry>
+// Merges entries 0 to size - 1 in this warp, where entry(e) is (count, mean, m2); a lane loads kAtOnce of them together.
+// All lanes get the result.
+template <int kAtOnce, typename Entry>
 __device__ inline Moments merge(int size, Entry entry) {
   const int lane = threadIdx.x % kWarp;
   const float pivot = entry(0).mean;  // sums are taken around it, so that an offset costs no digits
-  float count = 0.0f, sum = 0.0f;
-#pragma unroll 1  // unrolling would spill
-  for (int e = lane; e < size; e += kWarp) {
-    const Moments m = entry(e);
+  const auto for_each = [&](auto add) {
+#pragma unroll 1
+    for (int first = lane; first < size; first += kAtOnce * kWarp) {
+      Moments some[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int e = first + i * kWarp;
+        some[i] = e < size ? entry(e) : Moments{0.0f, pivot, 0.0f};
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) add(some[i]);
+    }
+  };
+  float count = 0.0f, sum = 0.0f, m2 = 0.0f;
+  for_each([&](const Moments& m) {
     count += m.count;
     sum += m.count * (m.mean - pivot);
-  }
+  });
   count = warp_sum(count);
   const float mean = pivot + warp_sum(sum) / count;
-  float m2 = 0.0f;
-#pragma unroll 1  // unrolling would spill
-  for (int e = lane; e < size; e += kWarp) {
-    const Moments m = entry(e);
-    m2 += m.m2 + m.count * (m.mean - mean) * (m.mean - mean);
-  }
+  for_each([&](const Moments& m) { m2 += m.m2 + m.count * (m.mean - mean) * (m.mean - mean); });
   return {count, mean, warp_sum(m2)};
 }
 
-// Distance in floats between rows of channels in shared memory: 8 more than a multiple of the 32 banks, so that the
-// same channels of four rows are in different banks.
-__host__ __device__ inline int row_pitch(int channels) { return channels + 8; }
+// Distance in floats between rows of shared memory, where a thread has `own` neighbours of a row. Single floats: odd, so
+// that a column of 32 rows is in different banks. Vectors: 8 more than a multiple of the 32 banks, for the same floats of
+// four rows.
+__host__ __device__ inline int row_pitch(int columns, int own) { return own > 1 ? columns + 8 : columns | 1; }
 
 template <int kCount>
 __device__ inline void store_channels(float* to, const float (&values)[kCount]) {
@@ -67,18 +67,32 @@ struct GroupValues {
 
   __device__ GroupValues(const NormTask& t, const NormPart& part)
       : statistics(reinterpret_cast<float2*>(shared_memory())),
-        gradients(statistics + (t.plan.rows ? t.shape.groups + t.shape.groups % 2 : 2)),  // a multiple of 16 bytes
-        first(t.plan.rows ? 0 : part.channel / t.shape.group_channels) {}
+        gradients(statistics + t.plan.groups + t.plan.groups % 2),  // a multiple of 16 bytes
+        first(t.plan.rows ? part.slab * t.plan.groups : part.channel / t.shape.group_channels) {}
 
-  __device__ int count(const NormTask& t) const { return t.plan.rows ? t.shape.groups : 1; }
-  __device__ int index(const NormTask& t, int channel) const { return channel / t.shape.group_channels - first; }
+  // Reads what `values` has for the groups of the thread's channels.
+  template <typename V>
+  __device__ void read(const NormTask& t, const NormPart& part, const float2* values,
+                       float2 (&own)[V::kGroups]) const {
+    int group = part.channel / t.shape.group_channels - first;
+    int left = (first + group + 1) * t.shape.group_channels - part.channel;  // channels until the next group
+#pragma unroll
+    for (int i = 0; i < V::kGroups; ++i, --left) {
+      if (left == 0) {
+        ++group;
+        left = t.shape.group_channels;
+      }
+      own[i] = load_shared(values + group);
+    }
+  }
 };
 
 __device__ inline void merge_statistics(const NormTask& t, const NormPart& part, const float2* parts,
                                         const GroupValues& values) {
-  for (int g = threadIdx.x / kWarp; g < values.count(t); g += kNormWarps) {
-    const Moments m = merge(t.entries(), [&](int e) {
-      const float2 entry = load_global(parts + t.entry(part.n, values.first + g, e));
+  for (int g = threadIdx.x / kWarp; g < t.plan.groups; g += kNormWarps) {
+    const float2* const of_group = parts + t.entry(part.n, values.first + g, 0);
+    const Moments m = merge<4>(t.entries(), [&](int e) {
+      const float2 entry = load_global(of_group + e);
       return Moments{t.elements(e), entry.x, entry.y};
     });
     const float rstd = 1.0f / sqrtf(m.m2 / m.count + t.eps);

@@ -1,6 +1,9 @@
 // group_norm_act on a GPU: how the work is divided, and which elements each thread processes.
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include "cuda/device.cuh"
 #include "ops/group_norm_act/group_norm_act.h"
 
@@ -9,20 +12,26 @@ namespace group_norm {
 
 constexpr int kNormThreads = 256;
 constexpr int kNormWarps = kNormThreads / kWarp;
-// The blocks are several per multiprocessor, but few enough that each can read its group's sums again. The number does
-// not depend on the device, so neither do the results.
-constexpr int64_t kNormBlocks = 1024, kMostChunks = 128;
-constexpr int kBatch = 4;  // steps of a thread whose loads are in flight together
+// The blocks are several per multiprocessor, but few enough that reading its groups' sums costs a block little. The
+// number does not depend on the device, so neither do the results.
+constexpr int64_t kNormBlocks = 1024, kMostChunks = 256;
+constexpr int kAcross = 8;  // fewest vectors of a slab: 128 bytes, a whole line of the caches
+// Steps of a thread whose loads are in flight together. The backward has three tensors to load.
+constexpr int kBatch = 4, kBackwardBatch = 2;
 
-// Rows: a block processes pixels of an image with all their channels; a thread always has the same `vector` channels.
-// Planes: a block processes pixels of one channel of an image, `vector` of them per step.
+// Rows: a block processes pixels of an image with the channels of one slab, which is whole groups; a thread always has
+// the same `vector` channels. Planes: a slab is one channel, and a block processes `vector` pixels of it per step.
 struct NormPlan {
   bool rows;
-  int vector;  // elements per step: 16 bytes of them, or 1
-  int items;   // steps for an image's pixels (rows: pixels; planes: vectors of pixels)
-  int chunk;   // steps per block, except for the last one
-  int chunks;  // per image (rows) or per channel of an image (planes)
-  bool dense;  // pixel p of every tensor is at p times the stride of w
+  bool one_group;  // the channels of a thread are always of one group
+  bool dense;      // pixel p of every tensor is at p times the stride of w
+  int vector;      // elements per step: 16 bytes of them, or 1
+  int slab;        // channels
+  int slabs;       // per image
+  int groups;      // that a slab touches
+  int items;       // steps for an image's pixels (rows: pixels; planes: vectors of pixels)
+  int chunk;       // steps per block, except for the last one
+  int chunks;      // per slab
 };
 
 // Sizes in 32 bits, because 64-bit divisions would cost more than the arithmetic; Python refuses larger ones. Offsets
@@ -39,6 +48,44 @@ struct NormShape {
         pixels(static_cast<int>(p.x.size[2] * p.x.size[3])) {}
 };
 
+// One step of a thread, as it is in memory: a float per element would take twice the registers while it waits.
+template <typename T, int kVec>
+struct NormStep {
+  using Word = std::conditional_t<(kVec > 1), Vec16<unsigned>, T>;
+  Word word;
+
+  __device__ static NormStep load(const T* address) {
+    return {segnext::load_global(reinterpret_cast<const Word*>(address))};
+  }
+  __device__ void store(T* address) const { segnext::store_global(reinterpret_cast<Word*>(address), word); }
+  __device__ void to_floats(float (&floats)[kVec]) const {
+    T values[kVec];
+    memcpy(values, &word, sizeof(word));
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) floats[i] = to_float(values[i]);
+  }
+  __device__ static NormStep from_floats(const float (&floats)[kVec]) {
+    T values[kVec];
+    NormStep result;
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) values[i] = from_float<T>(floats[i]);
+    memcpy(&result.word, values, sizeof(values));
+    return result;
+  }
+};
+
+// The constants of a kernel: its elements, and how a thread's channels lie.
+template <typename Element, int kVector, bool kInRows, bool kOneGroup>
+struct NormVariant {
+  using T = Element;
+  using Step = NormStep<T, kVector>;
+  static constexpr bool kRows = kInRows;
+  static constexpr int kVec = kVector;                       // elements per step
+  static constexpr int kChannels = kRows ? kVec : 1;         // of a thread
+  static constexpr int kGroups = kOneGroup ? 1 : kChannels;  // of a thread, at most
+  static constexpr int kResident = kGroups > 4 ? 2 : 3;      // blocks per multiprocessor without spills
+};
+
 // Everything that a kernel needs besides its tensors.
 struct NormTask {
   NormShape shape;
@@ -48,10 +95,10 @@ struct NormTask {
   DType affine_dtype;
   bool parameter_vectors;  // weight and bias can be read 16 bytes at a time
 
-  int64_t blocks() const { return int64_t{shape.batch} * plan.chunks * (plan.rows ? 1 : shape.channels); }
+  __host__ __device__ int64_t blocks() const { return int64_t{shape.batch} * plan.slabs * plan.chunks; }
   // The partial sums of a group: entries() is their number per image and group, elements(e) how many elements entry e
   // covers.
-  __device__ int entries() const { return plan.rows ? plan.chunks : plan.chunks * shape.group_channels; }
+  __host__ __device__ int entries() const { return plan.rows ? plan.chunks : plan.chunks * shape.group_channels; }
   __device__ int items_of(int chunk) const {
     const int left = plan.items - chunk * plan.chunk;
     return left < plan.chunk ? left : plan.chunk;
@@ -60,10 +107,8 @@ struct NormTask {
     const int chunk = e < plan.chunks ? e : e % plan.chunks;  // only planes need the division
     return static_cast<float>(items_of(chunk)) * static_cast<float>(plan.rows ? shape.group_channels : plan.vector);
   }
-  __device__ int64_t entry(int n, int group, int e) const {
-    return plan.rows ? (int64_t{n} * plan.chunks + e) * shape.groups + group
-                     : (int64_t{n} * shape.channels + group * shape.group_channels) * plan.chunks + e;
-  }
+  // The entries of a group are neighbours, so that a warp reads them in few lines.
+  __device__ int64_t entry(int n, int group, int e) const { return (int64_t{n} * shape.groups + group) * entries() + e; }
   __device__ float parameter(const Tensor4& tensor, int c) const {
     const int64_t at = c * tensor.stride[0];
     if (affine_dtype == DType::kFloat32) return load_global(static_cast<const float*>(tensor.data) + at);
@@ -99,27 +144,32 @@ struct NormTask {
 
 // The work of this thread: items first, first + step, ... below last, of these channels.
 struct NormPart {
-  int n, chunk, channel;  // channel: the thread's first
+  int n, slab, chunk;
+  int channel;  // the thread's first
   int first, last, step;
   int lane, lanes;  // rows: the thread's place among those with the same channels; planes: the thread
   bool idle;
 
   __device__ NormPart(const NormTask& t, int block) {
     const int thread = threadIdx.x;
-    if (t.plan.rows) {
-      n = block / t.plan.chunks;
-      chunk = block % t.plan.chunks;
-      const int across = t.shape.channels / t.plan.vector;
+    if (t.plan.rows) {  // blocks beside each other read the slabs of the same pixels
+      slab = block % t.plan.slabs;
+      const int image_chunk = block / t.plan.slabs;
+      chunk = image_chunk % t.plan.chunks;
+      n = image_chunk / t.plan.chunks;
+      const int across = t.plan.slab / t.plan.vector;
       lanes = kNormThreads / across;
       lane = thread / across;
-      channel = thread % across * t.plan.vector;
+      channel = slab * t.plan.slab + thread % across * t.plan.vector;
       idle = lane >= lanes;
     } else {
       chunk = block % t.plan.chunks;
-      channel = block / t.plan.chunks % t.shape.channels;
-      n = block / t.plan.chunks / t.shape.channels;
+      const int image_slab = block / t.plan.chunks;
+      slab = image_slab % t.plan.slabs;
+      n = image_slab / t.plan.slabs;
       lanes = kNormThreads;
       lane = thread;
+      channel = slab;
       idle = false;
     }
     first = chunk * t.plan.chunk + lane;
@@ -128,35 +178,42 @@ struct NormPart {
   }
 };
 
-template <typename T, int kVec>
-struct NormItem {
-  float values[kVec];
+// Calls visit(b, address) for those of the kCount items from `item` on that the thread has. The choice between dense and
+// other tensors stands outside the loop, so that nothing is between the loads of a batch.
+template <typename V, int kCount, typename Visit>
+__device__ inline void for_each_step(const NormTask& t, const Tensor4& x, const NormPart& part, int item, Visit visit) {
+  using T = typename V::T;
+  T* const base = static_cast<T*>(x.data) + part.n * x.stride[0] + part.channel * x.stride[1];
+  constexpr int kPixels = V::kVec / V::kChannels;  // per item
+  if (t.plan.dense) {
+#pragma unroll
+    for (int b = 0; b < kCount; ++b) {
+      const int at = item + b * part.step;
+      if (at < part.last) visit(b, base + at * kPixels * x.stride[3]);
+    }
+    return;
+  }
+#pragma unroll
+  for (int b = 0; b < kCount; ++b) {
+    const int at = item + b * part.step;
+    if (at >= part.last) continue;
+    const unsigned pixel = static_cast<unsigned>(at * kPixels), width = static_cast<unsigned>(t.shape.width);
+    visit(b, base + pixel / width * x.stride[2] + pixel % width * x.stride[3]);
+  }
+}
 
-  __device__ static const T* address(const NormTask& t, const Tensor4& x, const NormPart& part, int item) {
-    const unsigned pixel = static_cast<unsigned>(t.plan.rows ? item : item * kVec);
-    const unsigned width = static_cast<unsigned>(t.shape.width);
-    const int64_t at = t.plan.dense ? pixel * x.stride[3] : pixel / width * x.stride[2] + pixel % width * x.stride[3];
-    return static_cast<const T*>(x.data) + part.n * x.stride[0] + part.channel * x.stride[1] + at;
-  }
-  __device__ static NormItem load(const NormTask& t, const Tensor4& x, const NormPart& part, int item) {
-    const T* from = address(t, x, part, item);
-    NormItem result;
-    if constexpr (kVec > 1) {
-      Vec16<T>::load_global(from).to_floats(result.values);
-    } else {
-      result.values[0] = to_float(load_global(from));
-    }
-    return result;
-  }
-  __device__ void store(const NormTask& t, const Tensor4& x, const NormPart& part, int item) const {
-    T* to = const_cast<T*>(address(t, x, part, item));
-    if constexpr (kVec > 1) {
-      Vec16<T>::from_floats(values).store_global(to);
-    } else {
-      store_global(to, from_float<T>(values[0]));
-    }
-  }
-};
+template <typename V, int kCount>
+__device__ inline void load_steps(const NormTask& t, const Tensor4& x, const NormPart& part, int item,
+                                  typename V::Step (&steps)[kCount]) {
+  for_each_step<V, kCount>(t, x, part, item,
+                           [&](int b, const typename V::T* from) { steps[b] = V::Step::load(from); });
+}
+
+template <typename V, int kCount>
+__device__ inline void store_steps(const NormTask& t, const Tensor4& x, const NormPart& part, int item,
+                                   const typename V::Step (&steps)[kCount]) {
+  for_each_step<V, kCount>(t, x, part, item, [&](int b, typename V::T* to) { steps[b].store(to); });
+}
 
 }  // namespace group_norm
 }  // namespace segnext

@@ -72,8 +72,10 @@ SPEC = Spec(
         c64_h23w24_several_chunks=dict(n=1, c=64, groups=4, h=23, w=24, residual=True),
         c20_h5w7_odd_channels_and_pixels=dict(n=2, c=20, groups=5, h=5, w=7, residual=True),
         c6_h3w5_one_group=dict(n=3, c=6, groups=1, h=3, w=5, residual=True),
-        c264_more_vectors_than_threads=dict(n=1, c=264, groups=4, h=3, w=3, residual=True),
-        c265_more_planes_than_threads=dict(n=1, c=265, groups=5, h=2, w=3, residual=True),
+        c128_h9w8_slabs=dict(n=2, c=128, groups=16, h=9, w=8, residual=True),
+        c264_h3w3_slabs_groups_across_vectors=dict(n=1, c=264, groups=4, h=3, w=3, residual=True),
+        c1032_h2w3_more_vectors_than_threads=dict(n=1, c=1032, groups=1, h=2, w=3, residual=True),
+        c265_h2w3_more_channels_than_threads=dict(n=1, c=265, groups=1, h=2, w=3, residual=True),
         c16_h6w8_float32_parameters=dict(
             n=2, c=16, groups=4, h=6, w=8, residual=True, act="none", wide_affine=True
         ),
