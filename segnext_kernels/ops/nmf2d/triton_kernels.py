@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 
 from segnext_kernels.memory_format import empty_matrices_like
-from segnext_kernels.ops.nmf2d import reference
+from segnext_kernels.ops.nmf2d import reference, triton_split
 from segnext_kernels.ops.nmf2d.triton_backward import backward
 from segnext_kernels.ops.nmf2d.triton_products import (
     Cut,
@@ -177,6 +177,8 @@ def forward(
     """See `ops.nmf2d.op`."""
     if x.numel() == 0 or bases.numel() == 0:
         return reference.nmf2d(x, bases, steps, grad, eps, save)
+    if x.dtype != torch.float32:
+        return triton_split.forward(x, bases, steps, eps, save, save and grad == "unrolled")
     r = bases.shape[2]
     return tuning.tuned(
         space_of(r, NARROW, WIDE),
