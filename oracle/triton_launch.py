@@ -61,11 +61,7 @@ class Launch:
 
     def compiled(self, sm: int) -> Any:
         """Compile for an architecture, such as 90; the result has ``asm`` and ``metadata``."""
-        options = {
-            "num_warps": self.config.num_warps,
-            "num_stages": self.config.num_stages,
-            "enable_fp_fusion": True,
-        }
+        options = self.config.options((sm // 10, sm % 10))
         return triton.compile(self.source(), target=GPUTarget("cuda", sm, 32), options=options)
 
     def passed(self) -> Iterator[Any]:

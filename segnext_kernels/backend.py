@@ -15,7 +15,8 @@ from segnext_kernels.kernel import KERNELS, Kernel, dtype_name
 
 # Order of preference under "auto". CUDA comes before Triton because its kernels hold rows and state in registers and
 # shared memory that Triton cannot index: one launch for msca_conv instead of three, one for all steps of nmf2d. This is
-# reasoned; `python -m bench.campaign` times both on a GPU, and its results decide, op by op.
+# reasoned, and `Kernel.slower` has the exceptions; `python -m bench.campaign` times both on a GPU, and its results
+# decide, op by op.
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 SETTINGS = ("auto", *BACKENDS)
 
@@ -75,6 +76,16 @@ def _left_out(op: str, name: str, kernel: Kernel, args: tuple[Any, ...]) -> str 
         return f"passes it over: {slower}"
     wrong = self_check.distrusted(op, name, args)
     return None if wrong is None else f"leaves it out, it {wrong}"
+
+
+def would_take(op: str, name: str, args: tuple[Any, ...]) -> bool:
+    """Whether "auto" takes ``args`` to this backend where no other one comes first."""
+    kernel = KERNELS[op].get(name)
+    return (
+        kernel is not None
+        and kernel.reason_against(*args) is None
+        and _left_out(op, name, kernel, args) is None
+    )
 
 
 def definitions() -> dict[Any, Callable[..., Any]]:

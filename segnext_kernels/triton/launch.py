@@ -44,6 +44,12 @@ def missing() -> str | None:
     return None
 
 
+def _current_capability() -> tuple[int, int]:
+    if interpreted() or torch.version.hip:
+        return OLDEST_CAPABILITY
+    return torch.cuda.get_device_capability()
+
+
 @functools.cache
 def _capability_gap(device: torch.device) -> str | None:
     if torch.version.hip:
@@ -106,12 +112,10 @@ def kernel_of(package: str | None, function: str, position: int = 0, **rest: Any
 def start(function: Any, grid: tuple[int, ...], *args: Any, config: Config, **constants: Any) -> None:
     """Start a kernel on the current stream. Every kernel is started here and nowhere else.
 
-    Multiply-adds may always be fused; the default depends on Triton's version (3.10 no longer fuses them).
-
     Args:
         args: tensors and numbers, in the kernel's order.
         config: the tile sizes, warps and pipeline stages.
         constants: the kernel's other ``tl.constexpr`` parameters.
     """
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
+    options = config.options(_current_capability() if config.max_registers else OLDEST_CAPABILITY)
     function[grid](*args, **dict(config.sizes), **constants, **options)

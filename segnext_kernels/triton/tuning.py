@@ -34,23 +34,42 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Config:
-    """One way to launch a kernel: its tile sizes by parameter name, warps, and pipeline stages."""
+    """One way to launch a kernel: its tile sizes by parameter name, warps, and pipeline stages.
+
+    ``max_registers`` per thread, if not 0, hold from sm_90 on, where tensor cores read operands from shared memory; an
+    older GPU has them in registers, and the compiler decides.
+    """
 
     sizes: tuple[tuple[str, int], ...]
     num_warps: int = 4
     num_stages: int = 1
+    max_registers: int = 0
 
     def __getitem__(self, name: str) -> int:
         return dict(self.sizes)[name]
 
     def as_json(self) -> dict[str, int]:
         """All numbers by name."""
-        return {**dict(self.sizes), "num_warps": self.num_warps, "num_stages": self.num_stages}
+        limit = {"max_registers": self.max_registers} if self.max_registers else {}
+        return {**dict(self.sizes), "num_warps": self.num_warps, "num_stages": self.num_stages, **limit}
+
+    def options(self, capability: tuple[int, int]) -> dict[str, Any]:
+        """What Triton's compiler takes beside the sizes, for a GPU of this compute capability.
+
+        Multiply-adds may always be fused; the default depends on Triton's version (3.10 no longer fuses them).
+        """
+        limit = {"maxnreg": self.max_registers} if self.max_registers and capability >= (9, 0) else {}
+        return {
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "enable_fp_fusion": True,
+            **limit,
+        }
 
 
-def config(num_warps: int = 4, num_stages: int = 1, **sizes: int) -> Config:
+def config(num_warps: int = 4, num_stages: int = 1, max_registers: int = 0, **sizes: int) -> Config:
     """A `Config` from tile sizes by name."""
-    return Config(tuple(sizes.items()), num_warps, num_stages)
+    return Config(tuple(sizes.items()), num_warps, num_stages, max_registers)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from segnext_kernels import choose, current_backend, dwconv_gelu, explain, native, use_backend
-from segnext_kernels.kernel import Kernel
+from segnext_kernels.kernel import KERNELS, Kernel
 from segnext_kernels.registration import define_autograd, define_op
 from tests import little_memory
 
@@ -70,6 +70,17 @@ def test_auto_passes_over_what_is_slower_and_says_so() -> None:
         assert "cpu:       available; auto passes it over: PyTorch is" in explain("group_norm_act", x, *args)
         with use_backend("cpu"):
             assert choose("group_norm_act", x, *args) == "cpu"
+
+
+@pytest.mark.parametrize("op", ["nmf2d", "nmf2d_projected"])
+def test_cuda_is_slower_only_where_triton_runs(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = KERNELS[op]["cuda"]
+    x, bases = torch.ones(1, 4, 5, dtype=torch.bfloat16), torch.ones(1, 4, 20)
+    for missing, expected in ((None, "slower than Triton's above rank 16 in 16 bits"), ("absent", None)):
+        monkeypatch.setitem(KERNELS[op], "triton", Kernel(cuda.run, refuses=lambda *_, why=missing: why))
+        assert cuda.reason_to_pass(x, bases) == expected
+        assert cuda.reason_to_pass(x.float(), bases) is None
+        assert cuda.reason_to_pass(x, bases[..., :16]) is None
 
 
 def test_named_backend_runs_or_raises() -> None:

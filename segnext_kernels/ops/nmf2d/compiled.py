@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from segnext_kernels import native
+from segnext_kernels.backend import would_take
 from segnext_kernels.memory_format import empty_matrices_like
 from segnext_kernels.ops.nmf2d.reference import empty_out
 
+NARROW_RANK = 16  # up to it, every block of the CUDA kernel updates all bases for itself (nmf2d_narrow.cuh)
 SUITABLE = -1  # the variant of the CUDA kernel that suits the sizes; 0 is streaming, 1 grid, 2 cluster
 
 
@@ -101,5 +104,16 @@ def _unfit(x: torch.Tensor, bases: torch.Tensor, *_: Any) -> str | None:
     return too_large(x, x.shape[1], bases.shape[-1])  # the backward's saved bases have the rank there too
 
 
-FORWARD = {"cuda": native.cuda(_cuda, refuses=_unfit), "cpu": native.cpu(_cpu)}
+def slower_than_triton(op: str, *args: Any) -> str | None:
+    """Why "auto" leaves inputs of nmf2d or nmf2d_projected to Triton's kernels, which are there: an H200's times."""
+    x, bases = args[:2]
+    if x.dtype == torch.float32 or bases.shape[2] <= NARROW_RANK or not would_take(op, "triton", args):
+        return None
+    return f"slower than Triton's above rank {NARROW_RANK} in 16 bits"
+
+
+FORWARD = {
+    "cuda": native.cuda(_cuda, refuses=_unfit, slower=functools.partial(slower_than_triton, "nmf2d")),
+    "cpu": native.cpu(_cpu),
+}
 BACKWARD = native.both(_backward, position=1, on_cuda={"refuses": _unfit})

@@ -1,4 +1,4 @@
-"""nmf2d in Triton: two kernels per step, as few as sums over all pixels allow.
+"""nmf2d in Triton: in 16 bits `triton_split`, in float32 two kernels per step, as few as sums over all pixels allow.
 
     coef' = coef * Xᵀ B / (coef BᵀB + eps)        one program per chunk of pixels (`coef_kernel`), which then adds
                                                   up its own X coef' and coef'ᵀ coef'
@@ -13,10 +13,9 @@ between, its own rows of coef' are in memory, and a barrier within the program s
 stay in registers, and a chunk may have any length: its partial sums, D R floats, are written once. X comes from L2 the
 second time.
 
-Model for an H200, per image of D channels, N pixels, rank R, e bytes per element, c chunks: a step is 4 D N R + 4 N R R
-FLOP (twice the first part for bfloat16: two products, see `triton_products`); 2 e D N bytes of X, the second half from
-L2 if a chunk fits, 12 N R of coef, 8 c D R of sums. D 256, N 4096, R 16, bfloat16: 2 MiB of X per pass, 0.07 GFLOP per
-step: latency is the bound, then L2.
+Model for an H200, per image of D channels, N pixels, rank R, c chunks: a step is 4 D N R + 4 N R R FLOP; 8 D N bytes of
+X, the second half from L2 if a chunk fits, 12 N R of coef, 8 c D R of sums. D 256, N 4096, R 16: 4 MiB of X per pass,
+0.07 GFLOP per step: latency is the bound, then L2.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from segnext_kernels.ops.nmf2d import reference, triton_split
 from segnext_kernels.ops.nmf2d.triton_backward import backward
 from segnext_kernels.ops.nmf2d.triton_products import (
     Cut,
-    data_product,
     gram_kernel,
     load_matrix,
     space_of,
@@ -48,7 +46,7 @@ def coef_kernel(
     x_ptr, bases_ptr, gram_ptr, coef_ptr, new_coef_ptr, partial_ptr, partial_gram_ptr, out_ptr,
     channels, pixels, rank, gram_tiles, chunks, tiles_per_chunk, eps,
     stride_xb, stride_xd, stride_xn, stride_ob, stride_od, stride_on,
-    FIRST: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr,
     GRAM_PARTS: tl.constexpr, RANK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     chunk = tl.program_id(0) % chunks
@@ -76,7 +74,7 @@ def coef_kernel(
                 mask=(n < pixels)[:, None] & (d < channels)[None, :],
                 other=0.0,
             )
-            num = data_product(x, load_matrix(bases_ptr, d, channels, rank, RANK), num, PRECISION)
+            num = tl.dot(x, load_matrix(bases_ptr, d, channels, rank, RANK), num, input_precision="ieee")
         if FIRST:
             logits = tl.where((r < rank)[None, :], num, float("-inf"))
             power = tl.exp(logits - tl.max(logits, 1)[:, None])
@@ -85,14 +83,14 @@ def coef_kernel(
                 store_matrix(coef_ptr, coef, n, pixels, rank, RANK)
         else:
             coef = load_matrix(coef_ptr, n, pixels, rank, RANK)
-        den = tl.dot(coef, gram, input_precision=PRECISION) + eps
+        den = tl.dot(coef, gram, input_precision="ieee") + eps
         # elements outside must not reach the sums, whatever eps is
         coef = tl.where(known, coef * num / den, 0.0)
         if LAST:
             for start in range(0, channels, BLOCK_D):
                 d = (start + tl.arange(0, BLOCK_D)).to(tl.int64)
                 bases = load_matrix(bases_ptr, d, channels, rank, RANK)
-                out = tl.dot(coef, tl.trans(bases), input_precision=PRECISION)
+                out = tl.dot(coef, tl.trans(bases), input_precision="ieee")
                 tl.store(
                     out_ptr + (n * stride_on)[:, None] + (d * stride_od)[None, :],
                     out.to(out_ptr.dtype.element_ty),
@@ -100,7 +98,7 @@ def coef_kernel(
                 )
         else:
             store_matrix(new_coef_ptr, coef, n, pixels, rank, RANK)
-            new_gram += tl.dot(tl.trans(coef), coef, input_precision=PRECISION)
+            new_gram += tl.dot(tl.trans(coef), coef, input_precision="ieee")
     if not LAST:
         part = image * chunks + chunk
         store_matrix(partial_gram_ptr + part * rank * rank, new_gram, r, rank, rank, RANK)
@@ -115,14 +113,14 @@ def coef_kernel(
                     mask=(d < channels)[:, None] & (n < pixels)[None, :],
                     other=0.0,
                 )
-                acc = data_product(x, load_matrix(new_coef_ptr, n, pixels, rank, RANK), acc, PRECISION)
+                acc = tl.dot(x, load_matrix(new_coef_ptr, n, pixels, rank, RANK), acc, input_precision="ieee")
             store_matrix(partial_ptr + part * channels * rank, acc, d, channels, rank, RANK)
 
 
 @triton.jit
 def bases_kernel(
     bases_ptr, new_bases_ptr, partial_ptr, partial_gram_ptr, gram_ptr, channels, rank, chunks, tiles, eps,
-    PRECISION: tl.constexpr, RANK: tl.constexpr,
+    RANK: tl.constexpr,
     BLOCK_D: tl.constexpr, PARTS: tl.constexpr, GRAM_PARTS: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0) % tiles
@@ -137,11 +135,11 @@ def bases_kernel(
     coef_gram = sum_parts(
         partial_gram_ptr + image * chunks * rank * rank, chunks, rank * rank, r, rank, rank, RANK, RANK, GRAM_PARTS
     )  # fmt: skip
-    den = tl.dot(bases, coef_gram, input_precision=PRECISION) + eps
+    den = tl.dot(bases, coef_gram, input_precision="ieee") + eps
     known = (d < channels)[:, None] & (r < rank)[None, :]
     bases = tl.where(known, bases * num / den, 0.0)
     store_matrix(new_bases_ptr + image * area, bases, d, channels, rank, RANK)
-    gram = tl.dot(tl.trans(bases), bases, input_precision=PRECISION)
+    gram = tl.dot(tl.trans(bases), bases, input_precision="ieee")
     store_matrix(gram_ptr + (image * tiles + tile) * rank * rank, gram, r, rank, rank, RANK)
 
 
@@ -217,14 +215,14 @@ def _forward(
             coef_kernel, (b * cut.chunks,),
             x, bases_states[at], gram, coef_states[at], coef_states[to], partial, partial_gram, out,
             d, n, r, cut.channel_tiles, cut.chunks, cut.tiles_per_chunk, eps, *x.stride(), *out.stride(),
-            config=chosen, FIRST=step == 0, LAST=last, KEEP=save and (every or last), PRECISION=cut.precision,
+            config=chosen, FIRST=step == 0, LAST=last, KEEP=save and (every or last),
             GRAM_PARTS=cut.gram_parts, RANK=cut.rank,
         )  # fmt: skip
         if not last:
             launch.start(
                 bases_kernel, channel_grid, bases_states[at], bases_states[to], partial, partial_gram, gram,
                 d, r, cut.chunks, cut.channel_tiles, eps,
-                config=cut.channels, PRECISION=cut.precision, RANK=cut.rank,
+                config=cut.channels, RANK=cut.rank,
             )  # fmt: skip
     if save:
         kept = slice(None) if every else slice(steps % states, steps % states + 1)

@@ -1,10 +1,10 @@
 """Shared by nmf2d's Triton kernels: products of data with state, sums of parts, and how pixels are divided.
 
-The state (bases, coef, their Gram matrices and gradients) is float32 throughout. bfloat16 data meets it on the tensor
-cores in two products, of the state's leading eight bits and of the next eight. float16 has too small a range for
-gradients of the state, so float16 data uses three TF32 products that together keep float32's digits ("tf32x3"); so do
-the large products of state with state, if the registers allow it. The rest are plain float32 products ("ieee"). None
-has TF32's error.
+For float32 X, and for the backward. The state (bases, coef, their Gram matrices and gradients) is float32 throughout.
+In the backward, bfloat16 data meets it on the tensor cores in two products, of the state's leading eight bits and of
+the next eight. float16 has too small a range for gradients of the state, so float16 data uses three TF32 products that
+together keep float32's digits ("tf32x3"); so does the product that makes the gradient of 16-bit X. The rest are plain
+float32 products ("ieee"). None has TF32's error.
 """
 
 from __future__ import annotations

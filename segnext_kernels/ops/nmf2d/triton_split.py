@@ -12,35 +12,37 @@ The first coef is the softmax of the same product Xᵀ B that its update needs, 
 writes coef' Fᵀ instead of coef', with the factors F = B, or projection · B (`project_kernel`) for a convolution behind
 the op: D P R multiply-adds instead of D P N. No kernel adds atomically, and every sum has a fixed order.
 
-State is float32. Products take it as the sum of two bfloat16, high + low, which is exact to 2^-17: bfloat16 X meets it
-in two products, and float16 X (which is such a sum itself) and state in three; the product of two low parts is left
-out. Whoever makes a state writes its two planes too, so that the large products load operands that need no conversion:
-both loops over X copy tiles asynchronously to shared memory and multiply them there. Planes have R rounded up to a
-power of two, with zeros behind the rank.
+Products take state as the sum of two bfloat16, high + low, which is float32 to 2^-17: bfloat16 X meets it in two
+products, and float16 X (which is such a sum itself) and state in three; the product of two low parts is left out. A
+state is written as two planes, so that the large products load operands that need no conversion: both loops over X copy
+tiles asynchronously to shared memory and multiply them there. Planes have R rounded up to a power of two, with zeros
+behind the rank. Bases are written in float32 too; coef, which is larger, only where the backward needs it.
 
 The first two kernels have the same tile, ROWS x DEPTH of X: pixels x channels and channels x pixels. `shares_kernel`
 goes over images and slabs in the opposite order, so that it begins with the part of X that is still in L2.
 
-Model for an H200, per image and step, D channels, N pixels, rank R 64, bfloat16: 8 D N R FLOP (float16: 12) on tensor
-cores at 780 TFLOP/s; X twice, from L2 (50 MB) where it fits, else from memory at 4.2 TB/s; B's planes 4 D R once per
-tile of pixels, coef's 4 N R once per tile of channels; coef and its planes, 16 N R; shares, 8 S D R for S slabs.
-D 512, N 32768: 11 us of tensor cores, 130 MB through L2 at 5.5 TB/s: 24 us, so 200 us for 7 steps. N 4096, 32 images: X
-does not fit L2, 64 us per step or a third less by the opposite order. One image of N 4096: latency is the bound, four
-launches of 2 to 5 us per step.
+Model for an H200, per image and step, D channels, N pixels, rank R, bfloat16: 8 D N R FLOP on tensor cores (float16:
+12) and 12 N R R for state; bytes through L2: 4 D N of X, 4 D R per tile of pixels, 4 N R per tile of channels and 8 N R
+more of coef, 8 S D R of the shares of S slabs. The issue model, whole calls with a projection, 7 steps, bf16, D 512,
+R 64: N 4096 63 us, of which 38 are launches; N 18432 163 us; N 32768 249 us; N 4096, 32 images 1.16 ms. L2 and shared
+memory bind. Latency comes on top: four dependent launches per step that last 2 to 5 us each.
 
 Versions tried: one kernel for both products, a program per chunk of pixels with float32 state that is split in the loop
 (`triton_kernels`, which float32 keeps): 11.3 ms for 32 images of D 512, N 4096, measured on an H200. Parts of both Gram
-matrices summed by every program that needs them: 256 KB per program, as much as its part of X.
+matrices summed by every program that needs them: 256 KB per program, as much as its part of X. coef in float32 between
+steps: 8 N R bytes more per step, and 170 registers per thread without a limit.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import triton
 import triton.language as tl
 
 from segnext_kernels.memory_format import empty_matrices_like
-from segnext_kernels.ops.nmf2d.triton_products import load_matrix, store_matrix, sum_parts
+from segnext_kernels.ops.nmf2d.triton_products import store_matrix, sum_parts
 from segnext_kernels.triton import launch, tuning
 from segnext_kernels.triton.pointwise import MULTIPROCESSORS
 from segnext_kernels.triton.tuning import Config, Space, config, size_class
@@ -104,14 +106,18 @@ def store_gram(ptr, high, low, RANK: tl.constexpr):
 
 
 @triton.jit
-def sum_gram(partial_ptr, gram_ptr, parts, block, RANK: tl.constexpr, VALUES: tl.constexpr, PARTS: tl.constexpr):
+def sum_gram(
+    partial_ptr, gram_ptr, parts, block, RANK: tl.constexpr, VALUES: tl.constexpr, PARTS: tl.constexpr
+):
     """Store a block of the sum of ``parts`` Gram matrices, always in the same order, as planes."""
     at = block * VALUES + tl.arange(0, VALUES)
     acc = tl.zeros((VALUES,), tl.float32)
     for start in range(0, parts, PARTS):
         part = (start + tl.arange(0, PARTS)).to(tl.int64)
         values = tl.load(
-            partial_ptr + (part * (RANK * RANK))[:, None] + at[None, :], mask=(part < parts)[:, None], other=0.0
+            partial_ptr + (part * (RANK * RANK))[:, None] + at[None, :],
+            mask=(part < parts)[:, None],
+            other=0.0,
         )
         acc += tl.sum(values, 0)
     high, low = split(acc)
@@ -121,22 +127,20 @@ def sum_gram(partial_ptr, gram_ptr, parts, block, RANK: tl.constexpr, VALUES: tl
 
 @triton.jit
 def coef_kernel(
-    x_ptr, bases_ptr, gram_ptr, coef_ptr, new_coef_ptr, planes_ptr, partial_gram_ptr, factors_ptr, out_ptr,
+    x_ptr, bases_ptr, gram_ptr, planes_ptr, new_planes_ptr, coef_ptr, new_coef_ptr, partial_gram_ptr, factors_ptr,
+    out_ptr,
     channels, pixels, rank, out_channels, tiles, eps,
     stride_xb, stride_xd, stride_xn, stride_ob, stride_od, stride_on,
-    FIRST: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr, KEEP_NEW: tl.constexpr,
     RANK: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0) % tiles
     image = (tl.program_id(0) // tiles).to(tl.int64)
     bases_ptr += image * 2 * channels * RANK
-    coef_ptr += image * pixels * rank
-    new_coef_ptr += image * pixels * rank
+    planes_ptr += image * 2 * pixels * RANK
     r = tl.arange(0, RANK)
     n = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     known = (n < pixels)[:, None] & (r < rank)[None, :]
-    if not FIRST:
-        coef = load_matrix(coef_ptr, n, pixels, rank, RANK)  # before the loop, which hides its latency
     x_rows = x_ptr + image * stride_xb + (n * stride_xn)[:, None]
     num = tl.zeros((ROWS, RANK), tl.float32)
     for start in range(0, channels, DEPTH):
@@ -149,12 +153,15 @@ def coef_kernel(
     if FIRST:
         logits = tl.where((r < rank)[None, :], num, float("-inf"))
         power = tl.exp(logits - tl.max(logits, 1)[:, None])
-        coef = tl.where(known, power / tl.sum(power, 1)[:, None], 0.0)
+        coef = power / tl.sum(power, 1)[:, None]
+        coef_high, coef_low = split(coef)
         if KEEP:
-            store_matrix(coef_ptr, coef, n, pixels, rank, RANK)
+            store_matrix(coef_ptr + image * pixels * rank, coef, n, pixels, rank, RANK)
+    else:
+        coef_high, coef_low = load_planes(planes_ptr, n, pixels, RANK)
+        coef = coef_high.to(tl.float32) + coef_low.to(tl.float32)
     gram_high, gram_low = load_planes(gram_ptr + image * 2 * RANK * RANK, r.to(tl.int64), RANK, RANK)
-    high, low = split(coef)
-    den = state_product(high, low, gram_high, gram_low, tl.zeros((ROWS, RANK), tl.float32)) + eps
+    den = state_product(coef_high, coef_low, gram_high, gram_low, tl.zeros((ROWS, RANK), tl.float32)) + eps
     # elements outside must not reach the sums, whatever eps is
     coef = tl.where(known, coef * num / den, 0.0)
     high, low = split(coef)
@@ -173,8 +180,9 @@ def coef_kernel(
                 mask=(n < pixels)[:, None] & (d < out_channels)[None, :],
             )
     else:
-        store_matrix(new_coef_ptr, coef, n, pixels, rank, RANK)
-        store_planes(planes_ptr + image * 2 * pixels * RANK, high, low, n, pixels, RANK)
+        if KEEP_NEW:
+            store_matrix(new_coef_ptr + image * pixels * rank, coef, n, pixels, rank, RANK)
+        store_planes(new_planes_ptr + image * 2 * pixels * RANK, high, low, n, pixels, RANK)
         store_gram(partial_gram_ptr + (image * tiles + tile) * RANK * RANK, high, low, RANK)
 
 
@@ -239,9 +247,7 @@ def bases_kernel(
         num = sum_parts(
             partial_ptr + image * slabs * area, slabs, area, d, channels, RANK, BLOCK_D, RANK, PARTS
         )
-        gram_high, gram_low = load_planes(
-            coef_gram_ptr + image * 2 * RANK * RANK, r.to(tl.int64), RANK, RANK
-        )
+        gram_high, gram_low = load_planes(coef_gram_ptr + image * 2 * RANK * RANK, r.to(tl.int64), RANK, RANK)
         den = state_product(high, low, gram_high, gram_low, tl.zeros((BLOCK_D, RANK), tl.float32)) + eps
         bases = tl.where(known, bases * num / den, 0.0)
         high, low = split(bases)
@@ -295,14 +301,15 @@ def _shared(c: Config, size: int) -> int:
     return c.num_stages * c["DEPTH"] * (c["ROWS"] * size + 64 * 4)
 
 
-# Up to one tile of 128 pixels per multiprocessor, smaller tiles give twice the programs.
+# Where tiles of 128 pixels are fewer than multiprocessors, tiles of 64 occupy more of them, and longer pipelines hide
+# the latency of a program that is alone on its multiprocessor. Else two programs share a multiprocessor, which takes
+# 128 registers per thread (160 without a limit), so that one multiplies while the other loads or stores.
 FEW = Space(
     "nmf2d.forward_split_few",
     (
-        config(4, 3, ROWS=64, DEPTH=64),
         config(4, 4, ROWS=64, DEPTH=64),
-        config(4, 3, ROWS=64, DEPTH=128),
-        config(8, 3, ROWS=128, DEPTH=64),
+        config(4, 3, ROWS=64, DEPTH=64),
+        config(8, 4, ROWS=128, DEPTH=64),
     ),
     _live,
     _shared,
@@ -310,10 +317,10 @@ FEW = Space(
 MANY = Space(
     "nmf2d.forward_split",
     (
-        config(8, 3, ROWS=128, DEPTH=64),
-        config(4, 3, ROWS=128, DEPTH=64),
+        config(8, 3, max_registers=128, ROWS=128, DEPTH=64),
         config(8, 4, ROWS=128, DEPTH=64),
-        config(8, 3, ROWS=256, DEPTH=64),
+        config(4, 3, ROWS=64, DEPTH=64),
+        config(8, 3, ROWS=128, DEPTH=64),
     ),
     _live,
     _shared,
@@ -322,7 +329,7 @@ MANY = Space(
 # thread.
 BASES = config(8, 1, BLOCK_D=16, PARTS=16)
 GRAM = config(4, 1, VALUES=GRAM_VALUES, PARTS=32)
-PROJECT = config(4, 3, BLOCK_P=16, BLOCK_D=64)
+PROJECT = config(4, 3, BLOCK_P=32, BLOCK_D=64)
 
 
 def forward(
@@ -343,7 +350,7 @@ def forward(
         projection: (P, D); the result is projection · bases coefᵀ, (B, P, N).
     """
     b, _, n = x.shape
-    space = FEW if b * triton.cdiv(n, 128) <= MULTIPROCESSORS else MANY
+    space = FEW if b * triton.cdiv(n, 128) < MULTIPROCESSORS else MANY
     return tuning.tuned(
         space,
         size_class(x, str(bases.shape[2])),
@@ -376,9 +383,9 @@ def _forward(
     # tile need not be those that store it.
     states = steps + 1 if every else min(steps, 1) + 1
     bases_states = x.new_empty((states, b, d, r), dtype=torch.float32)
-    coef_states = x.new_empty((states, b, n, r), dtype=torch.float32)
-    bases_planes, coef_planes, gram, coef_gram = (
-        x.new_empty((b, 2, rows, rank), dtype=torch.bfloat16) for rows in (d, n, rank, rank)
+    coef_states = x.new_empty((states if every else int(save), b, n, r), dtype=torch.float32)
+    bases_planes, coef_planes, new_coef_planes, gram, coef_gram = (
+        x.new_empty((b, 2, rows, rank), dtype=torch.bfloat16) for rows in (d, n, n, rank, rank)
     )
     partial = x.new_empty((b, slabs, d, rank), dtype=torch.float32)
     partial_gram = x.new_empty((b, bases_tiles, rank, rank), dtype=torch.float32)
@@ -391,15 +398,15 @@ def _forward(
             old, new, bases_planes, partial, coef_gram, partial_gram,
             d, r, slabs, bases_tiles, eps, *old.stride(), config=BASES, UPDATE=update, RANK=rank,
         )  # fmt: skip
-        launch.start(
-            gram_kernel, (b * gram_blocks,), partial_gram, gram, bases_tiles, config=GRAM, RANK=rank
-        )
+        launch.start(gram_kernel, (b * gram_blocks,), partial_gram, gram, bases_tiles, config=GRAM, RANK=rank)
 
     update_bases(bases.expand(b, -1, -1), bases_states[0], False)
     factors = bases_planes
     for step in range(steps + 1):
         last = step == steps
         at, to = step % states, min(step + 1, steps) % states  # the last update writes no state
+        coef_at, coef_to = (coef_states[i if every else 0] if save else None for i in (at, to))
+        keep, keep_new = save and (every or last), save and (every or step == steps - 1)
         if last and projection is not None:
             factors = x.new_empty((b, 2, p, rank), dtype=torch.bfloat16)
             projected_tiles = triton.cdiv(p, PROJECT["BLOCK_P"])
@@ -409,10 +416,13 @@ def _forward(
             )  # fmt: skip
         launch.start(
             coef_kernel, (b * pixel_tiles,),
-            x, bases_planes, gram, coef_states[at], coef_states[to], coef_planes, partial_coef_gram, factors, out,
+            x, bases_planes, gram, coef_planes, new_coef_planes, coef_at, coef_to, partial_coef_gram, factors, out,
             d, n, r, p, pixel_tiles, eps, *x.stride(), *out.stride(),
-            config=chosen, FIRST=step == 0, LAST=last, KEEP=save and (every or last), RANK=rank,
+            # a softmax that is stored does not fit the limit
+            config=replace(chosen, max_registers=0) if step == 0 and keep else chosen,
+            FIRST=step == 0, LAST=last, KEEP=keep, KEEP_NEW=keep_new, RANK=rank,
         )  # fmt: skip
+        coef_planes, new_coef_planes = new_coef_planes, coef_planes
         if not last:
             launch.start(
                 shares_kernel, (b * (channel_tiles * slabs + gram_blocks),),
@@ -421,7 +431,5 @@ def _forward(
                 config=chosen, VALUES=GRAM_VALUES, PARTS=GRAM["PARTS"], RANK=rank,
             )  # fmt: skip
             update_bases(bases_states[at], bases_states[to], True)
-    if save:
-        kept = slice(None) if every else slice(steps % states, steps % states + 1)
-        return out, bases_states[kept], coef_states[kept]
-    return out, bases_states.new_empty((0, b, d, r)), coef_states.new_empty((0, b, n, r))
+    kept = slice(None) if every else slice(steps % states, steps % states + int(save))
+    return out, bases_states[kept], coef_states

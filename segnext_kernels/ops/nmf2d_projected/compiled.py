@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from segnext_kernels import native
@@ -38,4 +40,9 @@ def _unfit(
     return nmf.too_large(x, rows, bases.shape[2])
 
 
-KERNELS = {"cuda": native.cuda(_cuda, refuses=_unfit), "cpu": native.cpu(_cpu)}
+KERNELS = {
+    "cuda": native.cuda(
+        _cuda, refuses=_unfit, slower=functools.partial(nmf.slower_than_triton, "nmf2d_projected")
+    ),
+    "cpu": native.cpu(_cpu),
+}

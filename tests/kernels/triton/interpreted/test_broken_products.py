@@ -17,6 +17,7 @@ from segnext_kernels.ops.msca_conv import reference as msca_conv_reference
 from segnext_kernels.ops.msca_conv import triton_single
 from segnext_kernels.ops.nmf2d import reference as nmf2d_reference
 from segnext_kernels.ops.nmf2d import triton_kernels as nmf2d_kernels
+from segnext_kernels.ops.nmf2d import triton_split
 from segnext_kernels.spec import Draw
 from segnext_kernels.triton import pointwise as products
 from tests.kernels.triton.interpreted.test_dropped_mask import module_of
@@ -74,6 +75,14 @@ def nmf2d(module: ModuleType) -> None:
                     nmf2d_reference.nmf2d(*args)[0])  # fmt: skip
 
 
+def nmf2d_in_16_bits(module: ModuleType) -> None:
+    larger = torch.full((1, 80, 170), torch.nan, dtype=torch.float16)
+    args = (larger[:, :75, :160].uniform_(), torch.rand(1, 75, 3), 1, "unrolled", 1e-6, False)
+    x, bases, steps, _, eps, _ = args
+    assert_accurate(module.forward(x, bases, steps, eps)[0], nmf2d_reference.nmf2d(*cast(args, torch.float64))[0],
+                    nmf2d_reference.nmf2d(*args)[0])  # fmt: skip
+
+
 # name -> module, what is run, the kernel's text to be broken, and the text that replaces it
 BREAKS: dict[str, tuple[ModuleType, Callable[[ModuleType], None], str, str]] = {
     "mask-of-the-input-channels": (
@@ -97,6 +106,14 @@ BREAKS: dict[str, tuple[ModuleType, Callable[[ModuleType], None], str, str]] = {
     ),
     "sum-over-channels-cut": (nmf2d_kernels, nmf2d, "for start in range(0, channels, BLOCK_D):",
                               "for start in range(0, channels - channels, BLOCK_D):"),
+    "first-slab-alone": (triton_split, nmf2d_in_16_bits, "first_tile = slab * tiles_per_slab", "first_tile = 0"),
+    "gram-of-fewer-parts": (triton_split, nmf2d_in_16_bits, "mask=(part < parts)[:, None]",
+                            "mask=(part < parts - 1)[:, None]"),
+    "state-without-its-low-part": (triton_split, nmf2d_in_16_bits, "acc = tl.dot(a_high, b_low, acc)", "pass"),
+    "channel-beyond-the-last-in-16-bits": (
+        triton_split, nmf2d_in_16_bits, "mask=(n < pixels)[:, None] & (d < channels)[None, :],",
+        "mask=(n < pixels)[:, None] & (d <= channels)[None, :],",
+    ),
 }  # fmt: skip
 
 
