@@ -103,32 +103,6 @@ def pointwise_kernel(
 
 
 @triton.jit
-def store_with_skip(
-    acc, o, in_image, skip_rows, out_rows, bias_ptr, scale_ptr, shift_ptr, channels,
-    stride_sc, stride_oc, stride_b, stride_scale, stride_shift, SKIP: tl.constexpr,
-):  # fmt: skip
-    """Write the channels o of a tile, with the bias and, where there is one, the skip added.
-
-    SKIP: "none", "skip", or "affine": skip * scale + shift.
-    """
-    known = o < channels
-    mask = in_image[:, None] & known[None, :]
-    bias = tl.load(bias_ptr + o * stride_b, mask=known, other=0.0).to(tl.float32)
-    if SKIP == "affine":
-        shift = tl.load(shift_ptr + o * stride_shift, mask=known, other=0.0).to(tl.float32)
-        scale = tl.load(scale_ptr + o * stride_scale, mask=known, other=0.0).to(tl.float32)
-        skip = tl.load(skip_rows[:, None] + (o * stride_sc)[None, :], mask=mask, other=0.0)
-        acc += skip.to(tl.float32) * scale[None, :] + (bias + shift)[None, :]
-    else:
-        acc += bias[None, :]
-        if SKIP == "skip":
-            skip = tl.load(skip_rows[:, None] + (o * stride_sc)[None, :], mask=mask, other=0.0)
-            acc += skip.to(tl.float32)
-    out = out_rows[:, None] + (o * stride_oc)[None, :]
-    tl.store(out, acc.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
 def weight_gradient_kernel(
     grad_ptr, multiplier_ptr, x_ptr, partial_ptr,
     images, pixels, width, in_channels, out_channels, tiles_per_split,
@@ -192,16 +166,6 @@ def sum_splits_kernel(
     if BIAS:
         is_bias = (at >= weights) & (at < count)
         tl.store(bias_ptr + (at - weights), acc.to(bias_ptr.dtype.element_ty), mask=is_bias)
-
-
-def halves(channels: int) -> tuple[int, int]:
-    """Two powers of two that hold all channels in registers; the second may be 0. 160 is 128 + 32.
-
-    A tile's side is a power of two, at least 16 for the tensor cores. All of SegNeXt's widths are sums of two.
-    """
-    first = max(16, 1 << (channels.bit_length() - 1))
-    rest = channels - first
-    return first, triton.next_power_of_2(max(16, rest)) if rest > 0 else 0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """msca_block in Triton: three steps. The last one is two chained products, or two steps (see `is_apart`).
 
     u   = GELU(W_in x + b_in)                                              `triton.pointwise`
-    m   = msca_conv(u)                                                     `triton_single`, or the CUDA kernel
+    m   = msca_conv(u)                                                     by the backend of the call
     out = x s + t + W_out ((W_mix m + b_mix) * u) + b_out                  one kernel
 
 Tiling of the last: a program makes BLOCK_P pixels by all C channels of the result in float32. For BLOCK_J channels at a
@@ -12,6 +12,10 @@ accumulators hold all of SegNeXt's widths without padding (320 = 256 + 64). floa
 Model for an H200, P pixels, e bytes per element: proj_in 2 P C C FLOP and 2 e P C bytes; the last step 4 P C C FLOP and
 4 e P C bytes (m, u, x, out). It reads m C / BLOCK_J - 1 times more from L1 or L2, and both matrices (2 e C C) once per
 program from L2. Unfused: 5 e P C bytes more.
+
+A msca_conv of its own, which made its three phases in one launch with a barrier between them and computed the halos of
+its bands again, was tried and removed: by it the block took 1162 us at (1, 32, 128, 128) and 540 us at (1, 64, 64, 64),
+measured on an H200 in bfloat16, where msca_conv's four Triton launches take 43.6 us at the first of these sizes.
 """
 
 from __future__ import annotations
@@ -21,17 +25,26 @@ import triton
 import triton.language as tl
 
 from segnext_kernels import memory_format
-from segnext_kernels.ops.msca_conv.triton_single import in_one_launch
 from segnext_kernels.triton import launch, tuning
-from segnext_kernels.triton.pointwise import (
-    MULTIPROCESSORS,
-    Pixels,
-    halves,
-    pixel_offsets,
-    pointwise,
-    store_with_skip,
-)
+from segnext_kernels.triton.pointwise import MULTIPROCESSORS, Pixels, pixel_offsets, pointwise
 from segnext_kernels.triton.tuning import Config, Space, config, size_class
+
+
+@triton.jit
+def _store(
+    acc, o, in_image, x_rows, out_rows, bias_ptr, scale_ptr, shift_ptr, channels,
+    stride_xc, stride_oc, stride_b, stride_scale, stride_shift,
+):  # fmt: skip
+    """Write the channels o of a tile, with the bias and x scale + shift added."""
+    known = o < channels
+    mask = in_image[:, None] & known[None, :]
+    bias = tl.load(bias_ptr + o * stride_b, mask=known, other=0.0).to(tl.float32)
+    shift = tl.load(shift_ptr + o * stride_shift, mask=known, other=0.0).to(tl.float32)
+    scale = tl.load(scale_ptr + o * stride_scale, mask=known, other=0.0).to(tl.float32)
+    x = tl.load(x_rows[:, None] + (o * stride_xc)[None, :], mask=mask, other=0.0)
+    acc += x.to(tl.float32) * scale[None, :] + (bias + shift)[None, :]
+    out = out_rows[:, None] + (o * stride_oc)[None, :]
+    tl.store(out, acc.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -91,14 +104,14 @@ def gated_projection_kernel(
             mask = in_block[:, None] & (o_rest < channels)[None, :]
             proj_rest = tl.load(columns + (o_rest * stride_po)[None, :], mask=mask, other=0.0)
             acc_rest = tl.dot(product, proj_rest, acc_rest, input_precision="ieee")
-    store_with_skip(
+    _store(
         acc, o, in_image, x_rows, out_rows, proj_bias_ptr, scale_ptr, shift_ptr, channels,
-        stride_xc, stride_oc, stride_pb, stride_scale, stride_shift, "affine",
+        stride_xc, stride_oc, stride_pb, stride_scale, stride_shift,
     )  # fmt: skip
     if REST > 0:
-        store_with_skip(
+        _store(
             acc_rest, o_rest, in_image, x_rows, out_rows, proj_bias_ptr, scale_ptr, shift_ptr, channels,
-            stride_xc, stride_oc, stride_pb, stride_scale, stride_shift, "affine",
+            stride_xc, stride_oc, stride_pb, stride_scale, stride_shift,
         )  # fmt: skip
 
 
@@ -177,6 +190,16 @@ WIDE_FLOAT = _space(
 )
 
 
+def halves(channels: int) -> tuple[int, int]:
+    """Two powers of two that hold all channels in registers; the second may be 0. 160 is 128 + 32.
+
+    A tile's side is a power of two, at least 16 for the tensor cores. All of SegNeXt's widths are sums of two.
+    """
+    first = max(16, 1 << (channels.bit_length() - 1))
+    rest = channels - first
+    return first, triton.next_power_of_2(max(16, rest)) if rest > 0 else 0
+
+
 def is_apart(channels: int, pixels: int, dtype: torch.dtype) -> bool:
     """Whether the last step is two products; in float32 it never is.
 
@@ -220,7 +243,8 @@ def forward(
     if x.numel() == 0:
         return out
     u = pointwise(x, proj_in_weight[:, :, 0, 0], proj_in_bias, memory_format.empty_like(x), act="gelu")
-    m = in_one_launch(u, root_weight, root_bias, row_weights, column_weights, row_biases, column_biases)
+    strips = (root_weight, root_bias, row_weights, column_weights, row_biases, column_biases)
+    m = torch.ops.segnext_kernels.msca_conv(u, *strips)
     n, c, h, w = x.shape
     if is_apart(c, n * h * w, x.dtype):
         gated = pointwise(m, mix_weight[:, :, 0, 0], mix_bias, memory_format.empty_like(x), gate=u)

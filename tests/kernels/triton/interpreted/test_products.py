@@ -1,4 +1,4 @@
-"""Tests Triton kernels around products beyond the contract: several tiles, steps, panels, splits, bands and chunks."""
+"""Tests Triton kernels around products beyond the contract: several tiles, steps, panels, splits and chunks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 from oracle.accuracy import assert_output
 from segnext_kernels import use_backend
-from segnext_kernels.ops.conv_ffn import triton_kernels as conv_ffn_kernels
 from segnext_kernels.ops.conv_ffn.spec import SPEC as CONV_FFN
 from segnext_kernels.ops.gated_pointwise.spec import SPEC as GATED_POINTWISE
+from segnext_kernels.ops.msca_block import triton_kernels as msca_block_kernels
 from segnext_kernels.ops.msca_block.spec import SPEC as MSCA_BLOCK
 from segnext_kernels.ops.nmf2d import reference as nmf2d_reference
 from segnext_kernels.ops.nmf2d import triton_products, triton_split
@@ -63,21 +63,12 @@ def test_nan_stays_in_its_pixel() -> None:
     [(1, (16, 0)), (16, (16, 0)), (20, (16, 16)), (160, (128, 32)), (320, (256, 64)), (512, (512, 0))],
 )
 def test_two_powers_of_two_hold_all_channels(channels: int, expected: tuple[int, int]) -> None:
-    assert pointwise.halves(channels) == expected
+    assert msca_block_kernels.halves(channels) == expected
 
 
 @over_dtypes
-def test_conv_ffn_in_panels(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WIDEST", "WIDEST_FLOAT", "PANEL_FLOAT"):
-        monkeypatch.setattr(conv_ffn_kernels, name, 16)
-    args = CONV_FFN.samples[0].make(dtype, layout=LAST, n=1, c=40, e=20, co=40, h=9, w=3, residual=True)
-    assert_right(CONV_FFN, args, "triton")
-
-
-@over_dtypes
-def test_conv_ffn_apart(dtype: torch.dtype) -> None:
-    """Three kernels run beyond 64 channels in 16 bits."""
-    args = CONV_FFN.samples[0].make(dtype, layout=LAST, n=1, c=72, e=24, co=72, h=5, w=3, residual=True)
+def test_conv_ffn_in_several_tiles_steps_panels(dtype: torch.dtype) -> None:
+    args = CONV_FFN.samples[0].make(dtype, layout=LAST, n=1, c=72, e=72, co=72, h=9, w=9, residual=True)
     assert_right(CONV_FFN, args, "triton")
 
 
@@ -85,11 +76,6 @@ def test_conv_ffn_apart(dtype: torch.dtype) -> None:
 def test_msca_block_apart(dtype: torch.dtype) -> None:
     """With many channels on few pixels in 16 bits, the last step is two products."""
     assert_right(MSCA_BLOCK, MSCA_BLOCK.samples[0].make(dtype, layout=LAST, n=2, c=200, h=4, w=3), "triton")
-
-
-@over_dtypes
-def test_msca_block_in_bands_shorter_than_the_strips(dtype: torch.dtype) -> None:
-    assert_right(MSCA_BLOCK, MSCA_BLOCK.samples[0].make(dtype, layout=LAST, n=1, c=3, h=26, w=5), "triton")
 
 
 over_orders = pytest.mark.parametrize("inner_rows", [False, True], ids=["pixels-inner", "channels-inner"])
