@@ -3,7 +3,7 @@
 The weights are folded once (`segnext.deployment.folding`). On a CPU with the compiled library they are packed for
 its instruction set, and every tensor of a forward pass lies in a plan that is made once per input shape
 (`segnext.deployment.packed`). Elsewhere the same folded network runs on the public ops
-(`segnext.deployment.modules`), in channels_last from the image to the label map: on a GPU SegNeXt-T takes at most 82
+(`segnext.deployment.modules`), in channels_last from the image to the label map: on a GPU SegNeXt-T takes at most 102
 launches, captured in a CUDA graph per input shape (`segnext.deployment.graphs`).
 """
 

@@ -17,8 +17,9 @@ from segnext_kernels import backend, native, use_backend
 from segnext_kernels.triton import launch
 from tests import summary
 
-MOST = 82  # with the sum of the logits, which shows whether they are finite, and its clone
+MOST = 102  # with the sum of the logits, which shows whether they are finite, and its clone
 BLOCKS = 13  # blocks of SegNeXt-T
+FUSED_BLOCKS = 3  # whose feed-forward network is one launch of CUDA
 needs_all = pytest.mark.skipif(
     native._C is None or launch.missing() is not None, reason="needs the compiled library and Triton"
 )
@@ -37,12 +38,12 @@ def launched(model: SegNeXt, dtype: torch.dtype, layout: torch.memory_format) ->
 
 
 @needs_all
-def test_at_most_82_launches_from_the_images_to_the_mask(model: SegNeXt) -> None:
+def test_at_most_102_launches_from_the_images_to_the_mask(model: SegNeXt) -> None:
     found = launched(model, torch.bfloat16, torch.contiguous_format)
     print("\n".join(table(found)))
     count = len(found)
-    if "cuda" not in backend.KERNELS["conv_ffn"]:  # three launches per block in Triton, one in CUDA
-        count -= 2 * BLOCKS
+    if "cuda" not in backend.KERNELS["conv_ffn"]:  # which makes the first stage's in one launch, Triton in three
+        count -= 2 * FUSED_BLOCKS
     assert count <= MOST, list(table(found))
     summary.count("launches of a deployed SegNeXt-T at 768x1536, images to mask", len(found))
 

@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from segnext_kernels import memory_format, native
+from segnext_kernels.backend import would_take
 from segnext_kernels.kernel import Limit
 from segnext_kernels.ops import convolutions
 from segnext_kernels.ops.conv_ffn.reference import empty_out
@@ -97,13 +98,28 @@ def _unfit(x: torch.Tensor, *args: Any) -> str | None:
     return None
 
 
+def _slower(*args: Any) -> str | None:
+    """Why "auto" leaves inputs to Triton's products around dwconv_gelu, which are there.
+
+    With 32 channels the fused kernel is as fast on an H200 and saves the hidden tensor. With more it keeps fewer blocks
+    on a multiprocessor: in SegNeXt-B at 512x512 the stage that took it least time still took 58 us per launch, where
+    dwconv_gelu on the same hidden tensor takes 8 to 16 us (bench/results/h200).
+    """
+    if args[0].shape[1] <= FUSED_CHANNELS or not would_take("conv_ffn", "triton", args):
+        return None
+    return f"expected to be slower above {FUSED_CHANNELS} channels than three kernels"
+
+
+FUSED_CHANNELS = 32  # up to which "auto" takes the fused kernel
 CHANNELS = Limit(
     lambda x, *_: x.shape[1],
     native.constant("CONV_FFN_MAX_CHANNELS_CUDA"),
     "takes up to {most} channels, not {size}",
 )
 FORWARD = {
-    "cuda": native.cuda(_cuda, (torch.float16, torch.bfloat16), limits=(CHANNELS,), refuses=_unfit),
+    "cuda": native.cuda(
+        _cuda, (torch.float16, torch.bfloat16), limits=(CHANNELS,), refuses=_unfit, slower=_slower
+    ),
     "cpu": native.cpu(_cpu),
 }
 BACKWARD = {

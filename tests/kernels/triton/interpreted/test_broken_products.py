@@ -14,7 +14,6 @@ from oracle.gradients import cast
 from segnext_kernels.ops.nmf2d import reference as nmf2d_reference
 from segnext_kernels.ops.nmf2d import triton_kernels as nmf2d_kernels
 from segnext_kernels.ops.nmf2d import triton_split
-from segnext_kernels.spec import Draw
 from segnext_kernels.triton import pointwise as products
 from tests.kernels.triton.interpreted.test_dropped_mask import module_of
 
