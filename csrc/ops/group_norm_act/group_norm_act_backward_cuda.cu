@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kNormThreads, V::kResident)
   GradientSteps<V> steps;
   int item = part.first;
   steps.load(t, grad, out, x, part, item);  // in flight while the statistics are merged
-  merge_statistics(t, part, parts, values);
+  merge_statistics<V>(t, part, parts, values);
   __syncthreads();
   float2 statistics[kGroups];
   float of_grad[kChannels] = {}, of_product[kChannels] = {};
@@ -52,7 +52,6 @@ __global__ void __launch_bounds__(kNormThreads, V::kResident)
   while (item < part.last) {
 #pragma unroll
     for (int b = 0; b < kBackwardBatch; ++b) {
-      if (item + b * part.step >= part.last) continue;
       float g[kVec], own[kVec];
       steps.passed(t, b, g);
       steps.x[b].to_floats(own);
@@ -163,7 +162,7 @@ __global__ void __launch_bounds__(kNormThreads, V::kResident)
   GradientSteps<V> steps;
   int item = part.first;
   steps.load(t, grad, out, x, part, item);  // in flight while the sums are merged
-  merge_statistics(t, part, parts, values);
+  merge_statistics<V>(t, part, parts, values);
   const float share = 1.0f / (static_cast<float>(t.shape.group_channels) * static_cast<float>(t.shape.pixels));
   for (int g = threadIdx.x / kWarp; g < t.plan.groups; g += kNormWarps) {
     const int64_t first = t.entry(part.n, values.first + g, 0);
@@ -188,7 +187,7 @@ __global__ void __launch_bounds__(kNormThreads, V::kResident)
   while (item < part.last) {
 #pragma unroll
     for (int b = 0; b < kBackwardBatch; ++b) {
-      if (item + b * part.step >= part.last) continue;
+      if (item + b * part.step >= part.last) continue;  // without this, registers would spill
       float g[kVec], own[kVec];
       steps.passed(t, b, g);
       steps.x[b].to_floats(own);
@@ -235,9 +234,8 @@ int launch_group_norm_act_backward(const GroupNormActBackwardParams& params, voi
     using V = decltype(variant);
     if (t.blocks() > 0) {
       const size_t bytes = group_bytes(t) + (V::kRows ? thread_bytes(t, V::kChannels) : 2 * kWarp * sizeof(float));
-      const int status =
-          launch(group_norm_act_sums_kernel<V>, static_cast<unsigned>(t.blocks()), kNormThreads, bytes, stream, t,
-                 params.grad, p.x, p.out, p.weight, parts, of_channels, of_groups);
+      const int status = launch(group_norm_act_sums_kernel<V>, static_cast<unsigned>(t.blocks()), kNormThreads, bytes,
+                                stream, t, params.grad, p.x, p.out, p.weight, parts, of_channels, of_groups);
       if (status != 0) return status;
     }
     return launch(group_norm_act_gradient_kernel<V>, static_cast<unsigned>(t.blocks() + parameter_blocks(t)),

@@ -3,25 +3,34 @@
 // The forward has two kernels:
 //   statistics  mean and M2 = sum (x - mean)^2 of a block's part of every group that it touches
 //   apply       merges the parts of its groups, in their order, and normalises
-// The backward (group_norm_act_backward_cuda.cu) has four. It begins with statistics again. Then, with g the gradient
+// The backward (group_norm_act_backward_cuda.cu) has three. It begins with statistics again. Then, with g the gradient
 // that ReLU passes on and xhat = (x - mean) rstd:
 //   sums        of g and g xhat: per channel (for the parameters) and, times w, per group
-//   gradient    grad_x = rstd (w g - mean(w g) - xhat mean(w g xhat)), grad_residual = g
-//   parameters  grad_weight and grad_bias, one block per 32 channels
+//   gradient    grad_x = rstd (w g - mean(w g) - xhat mean(w g xhat)), grad_residual = g; its first blocks, one per 32
+//               channels, add up grad_weight and grad_bias
 // A thread reads four steps of 16 bytes at a time, computes first their mean, then the squares around it, and merges
 // both with its previous result (Chan et al.). The threads of a block are merged the same way, and so are blocks: an
 // offset of the data costs no digits. There are no atomics; the order of all sums depends on the shape alone.
 //
-// The work is divided in one of two ways: rows (channels_last; a thread keeps its channels' parameters in registers) or
-// planes (contiguous; a block has one channel). Both use 16-byte vectors, or single elements for odd sizes, odd
-// alignments and other strides.
+// The work is divided in one of two ways: rows (channels_last; a block has pixels of a slab of channels, which is whole
+// groups and at least 128 bytes wide, and a thread keeps its channels' parameters in registers) or planes (contiguous;
+// a block has one channel). Both use 16-byte vectors, or single elements for odd sizes, odd alignments and other
+// strides.
+//
+// Small inputs are bound by latencies, so few of them are in a row: a block merges only the groups of its slab, a warp
+// per group with four loads in flight, while its first batches of x, residual and gradients are on their way.
 //
 // Bytes: forward x twice (the second time from L2 if x is below about 40 MB), residual once, out once; backward x three
-// times, grad and out twice, grad_x once. FLOPs: 7 per element forward, 16 backward: memory is the bound.
-// Model for an H200: (32, 256, 64, 64) bf16 without residual is 64 MiB: 3 x 64 MiB / 4.3 TB/s = 47 us forward, 8 x 64
-// MiB = 125 us backward. (1, 256, 64, 64) is 2 MiB: launches dominate, 2 x 3 us.
-// Registers and static shared memory: tests/kernels/cuda/machine_code.json. The statistics kernel uses at most 16 KiB
-// of shared memory per block.
+// times, grad and out twice, grad_x once. Each kernel runs its blocks in the opposite order of the one before, so that
+// it begins with what L2 still has of a larger x. FLOPs: 7 per element forward, 16 backward: memory is the bound. Model
+// for an H200: (32, 256, 64, 64) bf16 without residual is 64 MiB: 3 x 64 MiB / 4.3 TB/s = 47 us forward, 8 x 64 MiB =
+// 125 us backward. (1, 256, 64, 64) is 2 MiB: latencies dominate, about 3 us per kernel. Registers and static shared
+// memory: tests/kernels/cuda/machine_code.json. Dynamic shared memory per block: statistics and sums up to 33 KiB (8
+// channels in all), 3 and 19 KiB for slabs of 64 channels of 16 bits.
+//
+// Versions tried: blocks that had all channels of their pixels. Each merged all of the up to 128 parts of all groups, a
+// load at a time, before its first pixel: 18.9 us forward for (1, 256, 64, 64) and 111 us for 32 of them, measured on
+// an H200 (Triton's kernels: 10.7 us and 144 us).
 
 #include "ops/group_norm_act/variants.cuh"
 
@@ -46,16 +55,16 @@ __global__ void __launch_bounds__(kNormThreads) group_norm_act_statistics_kernel
   constexpr int kVec = V::kVec, kGroups = V::kGroups;
   const NormPart part(t, blockIdx.x);
   float count = 0.0f, mean[kGroups] = {}, m2[kGroups] = {};  // of the thread; all groups have the same count
-  for (int item = part.first; item < part.last; item += kBatch * part.step) {
+  const auto add_batch = [&](int item, auto full) {
+    constexpr bool kFull = decltype(full)::value;
     typename V::Step batch[kBatch];
-    load_steps<V>(t, x, part, item, batch);
+    load_steps<V, kFull>(t, x, part, item, batch);
     float batch_count = 0.0f, sums[kVec] = {}, squares[kVec] = {}, batch_mean[kGroups], batch_m2[kGroups];
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      if (item + b * part.step >= part.last) continue;
       float values[kVec];
       batch[b].to_floats(values);
-      batch_count += kVec / kGroups;
+      if (kFull || item + b * part.step < part.last) batch_count += kVec / kGroups;
 #pragma unroll
       for (int i = 0; i < kVec; ++i) sums[i] += values[i];
     }
@@ -64,7 +73,7 @@ __global__ void __launch_bounds__(kNormThreads) group_norm_act_statistics_kernel
     for (int i = 0; i < kGroups; ++i) batch_mean[i] /= batch_count;
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      if (item + b * part.step >= part.last) continue;
+      if (!kFull && item + b * part.step >= part.last) continue;
       float values[kVec];
       batch[b].to_floats(values);
 #pragma unroll
@@ -82,7 +91,10 @@ __global__ void __launch_bounds__(kNormThreads) group_norm_act_statistics_kernel
       m2[i] += batch_m2[i] + delta * delta * (count * share);
     }
     count += batch_count;
-  }
+  };
+  int item = part.first;
+  for (; item + (kBatch - 1) * part.step < part.last; item += kBatch * part.step) add_batch(item, std::true_type());
+  if (item < part.last) add_batch(item, std::false_type());
 
   // (lanes, columns) of mean and m2, a column per group of every thread across; the counts follow from the lane
   constexpr int kPerColumn = V::kChannels / kGroups;  // channels
@@ -123,7 +135,7 @@ __global__ void __launch_bounds__(kNormThreads, V::kResident)
   int item = part.first;
   load_steps<V>(t, x, part, item, own);
   if (residual.data != nullptr) load_steps<V>(t, residual, part, item, other);
-  merge_statistics(t, part, parts, values);
+  merge_statistics<V>(t, part, parts, values);
   float scale[kChannels], shift[kChannels];
   t.parameters(weight, part.channel, scale);
   t.parameters(bias, part.channel, shift);
@@ -136,7 +148,6 @@ __global__ void __launch_bounds__(kNormThreads, V::kResident)
   while (item < part.last) {
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      if (item + b * part.step >= part.last) continue;
       float y[kVec], add[kVec] = {};
       own[b].to_floats(y);
       if (residual.data != nullptr) other[b].to_floats(add);

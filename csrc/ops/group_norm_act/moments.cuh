@@ -10,8 +10,8 @@ struct Moments {
   float count, mean, m2;
 };
 
-// Merges entries 0 to size - 1 in this warp, where entry(e) is (count, mean, m2); a lane loads kAtOnce of them together.
-// All lanes get the result.
+// Merges entries 0 to size - 1 in this warp, where entry(e) is (count, mean, m2); a lane loads kAtOnce of them
+// together. All lanes get the result.
 template <int kAtOnce, typename Entry>
 __device__ inline Moments merge(int size, Entry entry) {
   const int lane = threadIdx.x % kWarp;
@@ -40,9 +40,9 @@ __device__ inline Moments merge(int size, Entry entry) {
   return {count, mean, warp_sum(m2)};
 }
 
-// Distance in floats between rows of shared memory, where a thread has `own` neighbours of a row. Single floats: odd, so
-// that a column of 32 rows is in different banks. Vectors: 8 more than a multiple of the 32 banks, for the same floats of
-// four rows.
+// Distance in floats between rows of shared memory, where a thread has `own` neighbours of a row. Single floats: odd,
+// so that a column of 32 rows is in different banks. Vectors: 8 more than a multiple of the 32 banks, for the same
+// floats of four rows.
 __host__ __device__ inline int row_pitch(int columns, int own) { return own > 1 ? columns + 8 : columns | 1; }
 
 template <int kCount>
@@ -72,8 +72,7 @@ struct GroupValues {
 
   // Reads what `values` has for the groups of the thread's channels.
   template <typename V>
-  __device__ void read(const NormTask& t, const NormPart& part, const float2* values,
-                       float2 (&own)[V::kGroups]) const {
+  __device__ void read(const NormTask& t, const NormPart& part, const float2* values, float2 (&own)[V::kGroups]) const {
     int group = part.channel / t.shape.group_channels - first;
     int left = (first + group + 1) * t.shape.group_channels - part.channel;  // channels until the next group
 #pragma unroll
@@ -87,13 +86,14 @@ struct GroupValues {
   }
 };
 
+template <typename V>
 __device__ inline void merge_statistics(const NormTask& t, const NormPart& part, const float2* parts,
                                         const GroupValues& values) {
   for (int g = threadIdx.x / kWarp; g < t.plan.groups; g += kNormWarps) {
     const float2* const of_group = parts + t.entry(part.n, values.first + g, 0);
     const Moments m = merge<4>(t.entries(), [&](int e) {
       const float2 entry = load_global(of_group + e);
-      return Moments{t.elements(e), entry.x, entry.y};
+      return Moments{t.template elements<V>(e), entry.x, entry.y};
     });
     const float rstd = 1.0f / sqrtf(m.m2 / m.count + t.eps);
     if (threadIdx.x % kWarp == 0) store_shared(values.statistics + g, make_float2(m.mean, rstd));

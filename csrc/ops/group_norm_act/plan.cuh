@@ -15,7 +15,7 @@ constexpr int kNormWarps = kNormThreads / kWarp;
 // The blocks are several per multiprocessor, but few enough that reading its groups' sums costs a block little. The
 // number does not depend on the device, so neither do the results.
 constexpr int64_t kNormBlocks = 1024, kMostChunks = 256;
-constexpr int kAcross = 8;  // fewest vectors of a slab: 128 bytes, a whole line of the caches
+constexpr int kAcross = 8;  // fewest vectors across a slab: 128 bytes, a whole line of the caches
 // Steps of a thread whose loads are in flight together. The backward has three tensors to load.
 constexpr int kBatch = 4, kBackwardBatch = 2;
 
@@ -59,10 +59,18 @@ struct NormStep {
   }
   __device__ void store(T* address) const { segnext::store_global(reinterpret_cast<Word*>(address), word); }
   __device__ void to_floats(float (&floats)[kVec]) const {
-    T values[kVec];
-    memcpy(values, &word, sizeof(word));
+    if constexpr (std::is_same_v<T, __nv_bfloat16> && kVec > 1) {  // one instruction each; CUDA's conversion takes two
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) floats[i] = to_float(values[i]);
+      for (int i = 0; i < kVec; i += 2) {
+        floats[i] = __uint_as_float(word.values[i / 2] << 16);
+        floats[i + 1] = __uint_as_float(word.values[i / 2] & 0xffff0000u);
+      }
+    } else {
+      T values[kVec];
+      memcpy(values, &word, sizeof(word));
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) floats[i] = to_float(values[i]);
+    }
   }
   __device__ static NormStep from_floats(const float (&floats)[kVec]) {
     T values[kVec];
@@ -103,12 +111,15 @@ struct NormTask {
     const int left = plan.items - chunk * plan.chunk;
     return left < plan.chunk ? left : plan.chunk;
   }
+  template <typename V>
   __device__ float elements(int e) const {
-    const int chunk = e < plan.chunks ? e : e % plan.chunks;  // only planes need the division
-    return static_cast<float>(items_of(chunk)) * static_cast<float>(plan.rows ? shape.group_channels : plan.vector);
+    const int chunk = V::kRows ? e : e % plan.chunks;
+    return static_cast<float>(items_of(chunk)) * static_cast<float>(V::kRows ? shape.group_channels : V::kVec);
   }
   // The entries of a group are neighbours, so that a warp reads them in few lines.
-  __device__ int64_t entry(int n, int group, int e) const { return (int64_t{n} * shape.groups + group) * entries() + e; }
+  __device__ int64_t entry(int n, int group, int e) const {
+    return (int64_t{n} * shape.groups + group) * entries() + e;
+  }
   __device__ float parameter(const Tensor4& tensor, int c) const {
     const int64_t at = c * tensor.stride[0];
     if (affine_dtype == DType::kFloat32) return load_global(static_cast<const float*>(tensor.data) + at);
@@ -178,41 +189,45 @@ struct NormPart {
   }
 };
 
-// Calls visit(b, address) for those of the kCount items from `item` on that the thread has. The choice between dense and
-// other tensors stands outside the loop, so that nothing is between the loads of a batch.
-template <typename V, int kCount, typename Visit>
+// Calls visit(b, address) for those of the kCount items from `item` on that the thread has; kFull: it has them all. The
+// choice between dense and other tensors stands outside the loop, so that nothing is between the loads of a batch.
+template <typename V, int kCount, bool kFull, typename Visit>
 __device__ inline void for_each_step(const NormTask& t, const Tensor4& x, const NormPart& part, int item, Visit visit) {
   using T = typename V::T;
-  T* const base = static_cast<T*>(x.data) + part.n * x.stride[0] + part.channel * x.stride[1];
   constexpr int kPixels = V::kVec / V::kChannels;  // per item
+  T* const base = static_cast<T*>(x.data) + part.n * x.stride[0] + part.channel * x.stride[1];
   if (t.plan.dense) {
+    const int64_t pitch = kPixels * x.stride[3], step = part.step * pitch;
+    T* at = base + item * pitch;
 #pragma unroll
-    for (int b = 0; b < kCount; ++b) {
-      const int at = item + b * part.step;
-      if (at < part.last) visit(b, base + at * kPixels * x.stride[3]);
+    for (int b = 0; b < kCount; ++b, at += step) {
+      if (kFull || item + b * part.step < part.last) visit(b, at);
     }
     return;
   }
 #pragma unroll
   for (int b = 0; b < kCount; ++b) {
-    const int at = item + b * part.step;
-    if (at >= part.last) continue;
-    const unsigned pixel = static_cast<unsigned>(at * kPixels), width = static_cast<unsigned>(t.shape.width);
+    if (!kFull && item + b * part.step >= part.last) continue;
+    const unsigned pixel = static_cast<unsigned>((item + b * part.step) * kPixels);
+    const unsigned width = static_cast<unsigned>(t.shape.width);
     visit(b, base + pixel / width * x.stride[2] + pixel % width * x.stride[3]);
   }
 }
 
-template <typename V, int kCount>
+// Items that the thread does not have become zeros.
+template <typename V, bool kFull = false, int kCount>
 __device__ inline void load_steps(const NormTask& t, const Tensor4& x, const NormPart& part, int item,
                                   typename V::Step (&steps)[kCount]) {
-  for_each_step<V, kCount>(t, x, part, item,
-                           [&](int b, const typename V::T* from) { steps[b] = V::Step::load(from); });
+#pragma unroll
+  for (int b = 0; b < kCount; ++b) steps[b] = typename V::Step{};
+  for_each_step<V, kCount, kFull>(t, x, part, item,
+                                  [&](int b, const typename V::T* from) { steps[b] = V::Step::load(from); });
 }
 
 template <typename V, int kCount>
 __device__ inline void store_steps(const NormTask& t, const Tensor4& x, const NormPart& part, int item,
                                    const typename V::Step (&steps)[kCount]) {
-  for_each_step<V, kCount>(t, x, part, item, [&](int b, typename V::T* to) { steps[b].store(to); });
+  for_each_step<V, kCount, false>(t, x, part, item, [&](int b, typename V::T* to) { steps[b].store(to); });
 }
 
 }  // namespace group_norm

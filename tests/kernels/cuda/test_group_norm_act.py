@@ -31,8 +31,8 @@ def arguments(
 
 def test_several_passes_of_a_block(emulator: Emulator) -> None:
     """A thread merges its moments with those of its next elements; rows drift, so that the two differ."""
-    x, *rest = arguments((1, 512, 8, 23, 24), residual=False)
-    assert_right(emulator, SPEC, (x + torch.arange(23.0).view(-1, 1), *rest))
+    x, *rest = arguments((1, 1024, 1, 33, 32), residual=False)
+    assert_right(emulator, SPEC, (x + torch.arange(33.0).view(-1, 1), *rest))
     x, *rest = arguments((1, 513, 3, 33, 33), layout=torch.contiguous_format, residual=False)
     assert_forward(emulator, SPEC, (x + torch.arange(33.0).view(-1, 1), *rest))
 
