@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import campaign, machine, report, results
-from bench.campaign import jobs, plan, prebuilt
+from bench.campaign import jobs, plan, prebuilt, precompiled
 from bench.campaign.record import Record
 from bench.campaign.worker import FAULTS
 from segnext_kernels import native
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("--first", action="store_true", help="checks, times, models: nine minutes at most")
     runs.add_argument("--second", action="store_true", help="tuning, torch.compile, training, profiles")
     made.add_argument(
-        "--seconds", type=float, help="time of the whole run; default: 500 for --first, 300 for --second"
+        "--seconds", type=float, help="time of the whole run; default: 480 for --first, 290 for --second"
     )
     made.add_argument(
         "--results",
@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
         "--prebuilt",
         type=Path,
         metavar="DIR",
-        help="a library for this machine's Python and device, with its _build.json; default: build where none is there",
+        help="a library for this machine's Python and device, with its _build.json, and perhaps Triton's kernels by "
+        "`python -m bench.campaign.precompiled`; default: build where none is there",
     )
     made.add_argument("--phases", help="run only these, separated by commas")
     made.add_argument("--limit", type=float, help="seconds that a job may take, instead of its phase's")
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     begin = time.monotonic()
     options = parser().parse_args(arguments)
     phases = plan.FIRST if options.first else plan.SECOND
-    seconds = options.seconds or (500 if options.first else 300)
+    seconds = options.seconds or (480 if options.first else 290)
     known = [phase.name for phase in phases]
     wanted = options.phases.split(",") if options.phases else known
     if unknown := [name for name in wanted if name not in known]:
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.plan:
         return
     if options.prebuilt:
+        precompiled.install(options.prebuilt)
         _take(options)
     described = _described(options)
     record = Record(_file_of(described, options.results), described)

@@ -154,8 +154,12 @@ def agreement(case: Case) -> tuple[bool, dict[str, str]]:
 
 
 def each(dry_run: bool, passed: Callable[[Kernel], bool]) -> Iterator[tuple[Kernel, str]]:
-    """Yield the kernels that passed with their inputs, one input of each per round: time may run out anywhere."""
+    """Yield the kernels that passed with their inputs: time may run out anywhere.
+
+    First comes one input of each, then one more per round of those that "auto" may take before Triton's, then Triton's.
+    """
     chosen = [kernel for kernel in kernels(dry_run) if passed(kernel)]
     named = {kernel: shapes(kernel.spec, dry_run) for kernel in chosen}
-    for turn in range(max(map(len, named.values()), default=0)):
-        yield from ((kernel, names[turn]) for kernel, names in named.items() if turn < len(names))
+    pairs = [(kernel, turn) for kernel, names in named.items() for turn in range(len(names))]
+    pairs.sort(key=lambda pair: (pair[1] > 0 and pair[0].backend == "triton", pair[1]))
+    yield from ((kernel, named[kernel][turn]) for kernel, turn in pairs)

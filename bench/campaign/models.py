@@ -39,6 +39,7 @@ MODELS = (
     "b 8 512 512 150",
     "l 8 512 512 150",
 )
+TAKEN_APART = 6  # the first of them
 # torch.compile takes a minute or more per model, so only these are compared with it.
 COMPILED = ("t 1 768 1536 19", "b 1 512 512 150", "t 32 512 512 150")
 DRY_MODELS = ("t 1 64 96 19",)

@@ -63,10 +63,8 @@ def _memcheck(record: Record | None, dry_run: bool) -> list[str]:
     return [op for op in KERNELS if "cuda" in KERNELS[op] and (not dry_run or op in cases.DRY_OPS)]
 
 
-def _tune(record: Record | None, dry_run: bool) -> list[str]:
-    kernels = [kernel for kernel in cases.kernels(dry_run) if kernel.backend == "triton"]
-    # matrix products first: their speed depends most on tiles
-    return [str(kernel) for kernel in sorted(kernels, key=lambda kernel: not kernel.spec.matrix_products)]
+def _anatomy(record: Record | None, dry_run: bool) -> list[str]:
+    return _models(record, dry_run)[: models.TAKEN_APART]
 
 
 def _compile(record: Record | None, dry_run: bool) -> list[str]:
@@ -99,16 +97,17 @@ def _profile(record: Record | None, dry_run: bool) -> list[str]:
 
 
 FIRST = (
-    Phase("probe", 20, _one("device"), 60),
-    Phase("smoke", 75, _smoke, 60, together=8),
-    Phase("times", 130, _times, 25, apart=False, after="smoke"),
-    Phase("models", 100, _models, 60, apart=False),
-    Phase("contract", 105, _contract, 100, together=8),
+    Phase("probe", 15, _one("device"), 60),
+    Phase("smoke", 60, _smoke, 60, together=8),
+    Phase("models", 90, _models, 60, apart=False),
+    Phase("anatomy", 45, _anatomy, 30, apart=False),
+    Phase("times", 110, _times, 25, apart=False, after="smoke"),
+    Phase("contract", 90, _contract, 90, together=8),
     Phase("memcheck", 70, _memcheck, 60, together=6),
 )
 SECOND = (
-    Phase("tune", 50, _tune, 60),
-    Phase("compile", 110, _compile, 150, together=4),
+    Phase("tune", 45, _models, 40, apart=False),
+    Phase("compile", 105, _compile, 150, together=4),
     Phase("training", 50, _training, 60),
     Phase("rivals", 30, _rivals, 40),
     Phase("profile", 60, _profile, 30, after="times"),

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from bench.campaign import checks
-from bench.campaign.cases import Case, Kernel, shapes
+from bench.campaign.models import Setting
+from segnext import deploy
 
 # The sections of ncu that are enough to tell what bounds a kernel.
 SECTIONS = (
@@ -27,15 +28,11 @@ SECTIONS = (
 
 
 def tune(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """Measure every configuration of one op's Triton kernels on the model's shapes; ``tuned`` is to be committed."""
-    kernel = Kernel(*job.split())
-    device, dtype = (
-        (torch.device("cpu"), torch.float32) if dry_run else (torch.device("cuda"), torch.bfloat16)
-    )
+    """Measure every configuration of the Triton kernels of one deployed model; ``tuned`` is to be committed."""
+    setting = Setting(job, torch.device("cpu" if dry_run else "cuda"))
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(XDG_CACHE_HOME=folder, SEGNEXT_AUTOTUNE="1")
-        for shape in shapes(kernel.spec, dry_run):
-            Case.of(kernel, shape, dtype, device).ours()
+        deploy(setting.model, torch.bfloat16, cuda_graph=False).predict(setting.images)
         tables = [json.loads(path.read_text()) for path in Path(folder).glob("segnext/tuned/*.json")]
     tuned = tables[0] if tables else {}
     return {"ok": True, "says": f"{sum(map(len, tuned.values()))} shapes tuned", "tuned": tuned}

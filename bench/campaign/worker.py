@@ -24,7 +24,7 @@ Job = Callable[[str, bool, float], dict[str, Any]]
 
 def functions() -> Mapping[str, Job]:
     """Map each phase to the function that runs its jobs."""
-    from bench.campaign import checks, models, rivals, times, training, tuning
+    from bench.campaign import anatomy, checks, models, rivals, times, training, tuning
 
     return {
         "build": checks.build,
@@ -32,6 +32,7 @@ def functions() -> Mapping[str, Job]:
         "smoke": checks.smoke,
         "times": times.times,
         "models": models.models,
+        "anatomy": anatomy.anatomy,
         "contract": checks.contract,
         "memcheck": checks.memcheck,
         "tune": tuning.tune,

@@ -217,8 +217,8 @@ def test_options_that_make_no_sense_are_one_line(options: list[str], message: st
 
 
 def test_the_first_run_fits_a_call_of_ten_minutes() -> None:
-    assert sum(phase.seconds for phase in plan.FIRST) == 500
-    assert sum(phase.seconds for phase in plan.SECOND) == 300
+    assert sum(phase.seconds for phase in plan.FIRST) == 480
+    assert sum(phase.seconds for phase in plan.SECOND) == 290
 
 
 def test_kernels_of_one_template_stay_apart_in_a_profile() -> None:
