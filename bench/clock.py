@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -79,13 +80,15 @@ class Clock:
         return self.seconds(run, calls)
 
 
-def captured(run: Run, device: torch.device) -> Run:
-    """Return a function that replays a CUDA graph of `CAPTURED` calls; on a CPU it makes these calls."""
+def captured(run: Run, device: torch.device, calls: int = CAPTURED) -> Run:
+    """Return a function that replays a CUDA graph of ``calls`` calls, of which the last one's result it returns.
+
+    On a CPU it makes these calls.
+    """
     if device.type != "cuda":
 
-        def repeat() -> None:
-            for _ in range(CAPTURED):
-                run()
+        def repeat() -> Any:
+            return [run() for _ in range(calls)][-1]
 
         return repeat
     stream = torch.cuda.Stream()
@@ -96,6 +99,11 @@ def captured(run: Run, device: torch.device) -> Run:
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
-        for _ in range(CAPTURED):
-            run()
-    return graph.replay
+        for _ in range(calls):
+            result = run()
+
+    def replay() -> Any:
+        graph.replay()
+        return result
+
+    return replay

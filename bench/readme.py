@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from bench import report, results, small_calls
+from bench.campaign import modelled
+from bench.campaign.models import EAGER, TABLE
 from oracle.inputs import DTYPES
 from segnext.measure.costs import count_costs
 from segnext.models import build, list_models
@@ -126,8 +128,9 @@ def _newest_runs() -> list[tuple[Path, results.Results]]:
 
 def _measured_on(run: results.Results) -> str:
     machine = run.machine
+    threads = "" if _is_on_gpu(run) else f"{machine['threads']} threads, "
     return (
-        f"**{machine['device']}**, {machine['threads']} threads, {machine['date'][:10]}, "
+        f"**{machine['device']}**, {threads}{machine['date'][:10]}, "
         f"torch {machine['versions']['torch']}, commit {machine['commit']}"
     )
 
@@ -148,12 +151,16 @@ def headline() -> str:
 
 def _is_shown(row: results.Row) -> bool:
     """Return whether a row is a whole job: image to mask, or a training step."""
-    return row.name.endswith("to the mask") or row.table.startswith("training")
+    return row.table == TABLE or row.name.endswith("to the mask") or row.table.startswith("training")
+
+
+def _is_on_gpu(run: results.Results) -> bool:
+    return bool(run.machine["device"] != run.machine["cpu"])
 
 
 def speed() -> str:
-    """Return the newest run of each machine in a few rows: our time, and the fastest peer's over it."""
-    runs = [run for _, run in _newest_runs()]
+    """Return the newest run of each CPU in a few rows: our time, and the fastest peer's over it."""
+    runs = [run for _, run in _newest_runs() if not _is_on_gpu(run)]
     if not runs:
         return "Not yet measured."
     by_workload: dict[str, list[str]] = {}
@@ -168,15 +175,45 @@ def speed() -> str:
     return "\n\n".join([table, *(f"{_measured_on(run)}." for run in runs)])
 
 
+def gpu_speed() -> str:
+    """Return the newest run of each GPU in a few rows."""
+    parts = []
+    for _, run in _newest_runs():
+        if not _is_on_gpu(run):
+            continue
+        lines = [["workload", "ours ms", "images/s", "fastest other", "it over ours"]]
+        for row in filter(_is_shown, run.rows):
+            rate = row.notes.get("images_per_s", {}).get(results.OURS)
+            shown = "-" if rate is None else f"{rate:,.0f}"
+            ours, best = report.number(row.times[results.OURS].median), row.best_peer
+            lines.append([row.name, ours, shown, best, f"{row.ratio:.2f}x"])
+        parts += [report.aligned(lines), f"{_measured_on(run)}."]
+    return "\n\n".join(parts) or "No GPU was measured yet."
+
+
+def measured_models() -> str:
+    """Return what the issue model said of a GPU's kernels and models beside what was measured, by the newest run."""
+    runs = [run for _, run in _newest_runs() if _is_on_gpu(run)]
+    lines = [["workload", "measured us", "modelled us", "measured over modelled", "eager us"]]
+    for row in (row for run in runs for row in run.rows if modelled.NOTE in row.notes):
+        ours, model = 1e3 * row.times[results.OURS].median, row.notes[modelled.NOTE]
+        eager = row.times.get(EAGER)
+        name = f"{row.name}{', and backward' if row.table.endswith('backward') else ''}"
+        times = [f"{ours:,.1f}", f"{model:,.1f}", f"{ours / model:.1f}"]
+        lines.append([name, *times, "-" if eager is None else f"{1e3 * eager.median:,.1f}"])
+    return report.aligned(lines) if len(lines) > 1 else "No GPU was measured yet."
+
+
 def benchmarks() -> str:
     """Return all tables of the newest run of each machine, for docs/benchmarks.md."""
     parts = []
     on_gpu = False
     for path, run in _newest_runs():
-        on_gpu |= run.machine["device"] != run.machine["cpu"]
+        on_gpu |= _is_on_gpu(run)
         versions = ", ".join(f"{name} {version}" for name, version in run.machine["versions"].items())
         parts += [
-            f"## {run.machine['device']}, {run.machine['threads']} threads",
+            f"## {run.machine['device']}"
+            + ("" if _is_on_gpu(run) else f", {run.machine['threads']} threads"),
             f"{_measured_on(run)} ([all numbers]({_from_docs(path)})). Versions: {versions}.",
             f"Ceilings of this machine, measured: {report.measured_ceilings(run.ceilings)}.",
         ]
@@ -192,7 +229,7 @@ def benchmarks() -> str:
     if not on_gpu:
         parts.append(
             "## GPU\n\nNo GPU was measured; "
-            "[docs/kernels.md, section 7](kernels.md#7-gpu-what-is-modelled-and-not-measured) says what is modelled."
+            "[docs/kernels.md, section 7](kernels.md#7-gpu-measured-and-modelled) says what is modelled."
         )
     return "\n\n".join(parts)
 
@@ -267,9 +304,10 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "weights": weights,
         "operators": operators,
         "speed": speed,
+        "gpu speed": gpu_speed,
     },
     "docs/model.md": {"protocols": protocols, "interop": exchanged},
-    "docs/kernels.md": {"support": support},
+    "docs/kernels.md": {"support": support, "measured models": measured_models},
     "docs/benchmarks.md": {"benchmarks": benchmarks},
 }
 

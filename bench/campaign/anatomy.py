@@ -1,4 +1,4 @@
-"""Takes a deployed model apart: each of its ops alone, by every backend that takes it, and the graph as a whole.
+"""Takes a deployed model apart: each op alone, by every backend that takes it; the graph as a whole; its kernels.
 
 An op's time is that of a CUDA graph of several calls, so launches are in it and Python is not. It shows which backend
 is fastest for which shape, and how much of the whole lies between the ops.
@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from bench.campaign.models import Setting
+from bench.campaign.models import Setting, profile
 from bench.clock import CAPTURED, Clock, captured
 from segnext import deploy
 from segnext_kernels import backend, use_backend
@@ -44,6 +44,7 @@ def anatomy(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
         found["graph us"] = round(
             1e6 * statistics.median(Clock(device).seconds(replay) / CAPTURED for _ in range(5))
         )
+        found |= profile(lambda: graph.predict(setting.images))
     words = ", ".join(
         f"{name} {found[name]}" for name in ("sum of ops us", "graph us", "predict us") if name in found
     )

@@ -100,7 +100,7 @@ FIRST = (
     Phase("probe", 15, _one("device"), 60),
     Phase("smoke", 60, _smoke, 60, together=8),
     Phase("models", 90, _models, 60, apart=False),
-    Phase("anatomy", 45, _anatomy, 30, apart=False),
+    Phase("anatomy", 45, _anatomy, 30),
     Phase("times", 110, _times, 25, apart=False, after="smoke"),
     Phase("contract", 90, _contract, 90, together=8),
     Phase("memcheck", 70, _memcheck, 60, together=6),

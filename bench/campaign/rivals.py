@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.campaign.models import SECONDS, Setting
 from bench.campaign.record import as_json
-from bench.clock import Clock
+from bench.clock import Clock, captured
 from bench.results import OURS, Row, Timing
 from segnext import deploy
 
@@ -68,7 +68,7 @@ def rivals(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     refused = {}
     if not dry_run:
         try:
-            runs[f"{name} in a graph"] = in_graph(mask)
+            runs[f"{name} in a graph"] = captured(mask, device, calls=1)
         except RuntimeError as error_:
             refused["in a graph"] = str(error_).partition("\n")[0][:200]
     peaks = {}
@@ -89,22 +89,3 @@ def rivals(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     )
     says = ", ".join(f"{variant} {t.median:.2f} ms" for variant, t in timings.items())
     return {"ok": True, "says": f"{says} {refused or ''}", "rows": [as_json(row)]}
-
-
-def in_graph(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Return a function that replays one call as a CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        result = run()
-
-    def replay() -> Tensor:
-        graph.replay()
-        return result
-
-    return replay

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from bench.campaign import modelled
 from bench.campaign.cases import Case, Kernel, agreement
 from bench.campaign.record import as_json
 from bench.clock import Clock
@@ -30,7 +31,7 @@ def times(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     measured = clock.in_graphs({OURS: case.ours, EAGER: case.eager}, 0 if dry_run else SECONDS)
     timings = {name: Timing.of(values) for name, values in measured.items()}
     spec, outputs = kernel.spec, case.eager()
-    notes: dict[str, Any] = {"backend": kernel.backend}
+    notes: dict[str, Any] = {"backend": kernel.backend, **modelled.of_kernel(kernel, shape)}
     if clock.without_graph:
         notes["without a graph"] = clock.without_graph
     row = Row(

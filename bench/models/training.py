@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.models.checks import TOLERANCE
 from bench.models.networks import CLASSES, pair
@@ -15,6 +15,7 @@ from bench.peers import Run
 from oracle import transcription
 from oracle.inputs import in_layout
 from segnext.models import SegNeXt, dialects
+from segnext.training.gradients import Gradients
 
 LEARNING_RATE = 6e-5
 Loss = Callable[[Tensor, Tensor], Tensor]  # of images and targets
@@ -39,12 +40,60 @@ class Training:
     def step(self) -> Training:
         """Run forward, backward and update once."""
         torch.manual_seed(len(self.losses))
-        self.optimiser.zero_grad()
-        loss = self.loss()
-        loss.backward()
+        loss = self._gradients()
         self.optimiser.step()
         self.losses.append(loss.item())
         return self
+
+    def _gradients(self) -> Tensor:
+        """Leave the gradients in the parameters; return the loss."""
+        self.optimiser.zero_grad()
+        loss = self.loss()
+        loss.backward()
+        return loss
+
+
+class GraphedTraining(Training):
+    """The same on a GPU, with forward and backward in a CUDA graph, as `segnext train` runs them.
+
+    Args:
+        module: has the parameters and the running statistics.
+        loss: of images and targets.
+    """
+
+    def __init__(
+        self, parameters: dict[str, Tensor], module: nn.Module, loss: Loss, images: Tensor, targets: Tensor
+    ) -> None:
+        super().__init__(parameters, partial(loss, images, targets))
+        self._graph, self._batch = Gradients(module, loss), (images, targets)
+
+    def _gradients(self) -> Tensor:
+        return self._graph(*self._batch)
+
+
+class PlainLoss(nn.Module):
+    """The loss by the official arithmetic, on a copy of ``state_dict``.
+
+    Attributes:
+        trained: by official name, those of its tensors that are parameters of the model.
+    """
+
+    def __init__(self, state_dict: dict[str, Tensor], model: SegNeXt) -> None:
+        super().__init__()
+        names = dialects.to_official(dict(model.named_parameters()))
+        self.trained = {name: nn.Parameter(state_dict[name].clone()) for name in names}
+        others = {name: tensor.clone() for name, tensor in state_dict.items() if name not in names}
+        for name, tensor in self.trained.items():
+            self.register_parameter(name.replace(".", "/"), tensor)
+        for name, tensor in others.items():
+            self.register_buffer(name.replace(".", "/"), tensor)
+        self._all = {**others, **self.trained}
+        self._shape = model.decoder.hamburger.bases.shape[1:]
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a batch, with bases drawn as the model draws them."""
+        bases = F.normalize(torch.rand((len(images), *self._shape), device=images.device), dim=1)
+        return transcription.loss(self._all, bases, images, targets)
 
 
 def model_training(model: SegNeXt, images: Tensor, targets: Tensor) -> Training:
@@ -68,17 +117,8 @@ def model_loss(model: SegNeXt) -> tuple[dict[str, Tensor], Loss]:
 
 def plain_loss(state_dict: dict[str, Tensor], model: SegNeXt) -> tuple[dict[str, Tensor], Loss]:
     """Return parameters and loss of the official arithmetic, on a copy of ``state_dict``."""
-    trained = dialects.to_official(dict(model.named_parameters()))
-    own = {name: tensor.clone().requires_grad_(name in trained) for name, tensor in state_dict.items()}
-    shape = model.decoder.hamburger.bases.shape[1:]
-
-    def loss(images: Tensor, targets: Tensor) -> Tensor:
-        bases = F.normalize(
-            torch.rand((len(images), *shape), device=images.device), dim=1
-        )  # as the model draws them
-        return transcription.loss(own, bases, images, targets)
-
-    return {name: own[name] for name in trained}, loss
+    module = PlainLoss(state_dict, model)
+    return dict(module.trained), module
 
 
 def assert_same_step(training: Training, oracle: Training, what: str) -> None:
