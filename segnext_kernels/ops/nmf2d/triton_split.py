@@ -24,8 +24,8 @@ goes over images and slabs in the opposite order, so that it begins with the par
 Model for an H200, per image and step, D channels, N pixels, rank R, bfloat16: 8 D N R FLOP on tensor cores (float16:
 12) and 12 N R R for state; bytes through L2: 4 D N of X, 4 D R per tile of pixels, 4 N R per tile of channels and 8 N R
 more of coef, 8 S D R of the shares of S slabs. The issue model, whole calls with a projection, 7 steps, bf16, D 512,
-R 64: N 4096 63 us, of which 38 are launches; N 18432 163 us; N 32768 249 us; N 4096, 32 images 1.16 ms. L2 and shared
-memory bind. Latency comes on top: four dependent launches per step that last 2 to 5 us each.
+R 64: N 4096 66 us, N 18432 163 us, N 32768 249 us; N 4096, 32 images 1.1 ms. L2 and shared memory bind. Not in it: 32
+launches, 38 us in a graph, and the latency of kernels that last 2 to 5 us at N 4096.
 
 Versions tried: one kernel for both products, a program per chunk of pixels with float32 state that is split in the loop
 (`triton_kernels`, which float32 keeps): 11.3 ms for 32 images of D 512, N 4096, measured on an H200. Parts of both Gram
