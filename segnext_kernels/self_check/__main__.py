@@ -16,7 +16,9 @@ from segnext_kernels.self_check.verdicts import Subject
 def main(device: str, *subjects: str) -> None:
     """Check each of ``subjects`` on ``device`` and report its verdict."""
     place = torch.device(device)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    # cuDNN loads and plans for each shape anew, and a user waits; PyTorch's own convolutions begin at once
+    torch.backends.cudnn.enabled = False
     # torch.empty gives NaN, so an element that a kernel leaves unwritten is detected
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]

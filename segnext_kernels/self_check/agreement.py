@@ -47,22 +47,22 @@ def verdict_on(subject: Subject, device: torch.device) -> Verdict:
 def _inputs(subject: Subject, device: torch.device) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Named arguments, in schema order of the op or of its backward.
 
-    Triton compiles for each kind of input, which takes time: its kernels get one ordinary sample and one of the model's
-    shapes.
+    A user waits for them: one of the model's shapes, the first sample in both layouts, and the others once, the layouts
+    by turns. Triton compiles for each kind of input: its kernels get the model's shape and the first sample alone.
     """
     spec = all_specs()[subject.op.removesuffix("_backward")]
-    is_triton = subject.backend == "triton"
-    chosen = [*(spec.samples[:1] if is_triton else spec.samples), *spec.model_shapes[:1]]
-    for sample in chosen:
-        for layout in LAYOUTS[:1] if is_triton else LAYOUTS:
-            args = sample.make(subject.dtype, device, layout)
-            tensors = [t for t in tree_leaves(args) if isinstance(t, torch.Tensor)]
-            if any(t.numel() == 0 or t.numel() > LARGEST_SAMPLE for t in tensors):
-                continue
-            if subject.op != spec.name:
-                with use_backend("reference"):  # saved tensors come from the definition, not from a kernel
-                    args = backward_arguments(spec, args)
-            yield f"{sample.name} {'nhwc' if layout is torch.channels_last else 'nchw'}", args
+    chosen = [(sample, LAYOUTS[0]) for sample in (*spec.samples[:1], *spec.model_shapes[:1])]
+    if subject.backend != "triton":
+        chosen += [(sample, LAYOUTS[(i + 1) % 2]) for i, sample in enumerate(spec.samples)]
+    for sample, layout in chosen:
+        args = sample.make(subject.dtype, device, layout)
+        tensors = [t for t in tree_leaves(args) if isinstance(t, torch.Tensor)]
+        if any(t.numel() == 0 or t.numel() > LARGEST_SAMPLE for t in tensors):
+            continue
+        if subject.op != spec.name:
+            with use_backend("reference"):  # saved tensors come from the definition, not from a kernel
+                args = backward_arguments(spec, args)
+        yield f"{sample.name} {'nhwc' if layout is torch.channels_last else 'nchw'}", args
 
 
 def _disagreement(kernel: Kernel, definition: Callable[..., Any], args: tuple[Any, ...]) -> str | None:
@@ -73,17 +73,17 @@ def _disagreement(kernel: Kernel, definition: Callable[..., Any], args: tuple[An
             return _label_disagreement(actual[0], again[0], *args)
         exact = _tensors(definition(*cast(args, torch.float64)))
         eager = _tensors(definition(*args))
-        wide = _tensors(definition(*cast(args, torch.float32)))
-    for index, (a, b, e, plain, single) in enumerate(zip(actual, again, exact, eager, wide, strict=True)):
+        # fp16 overflows in eager PyTorch where a kernel does not
+        is_finite = [bool(t.isfinite().all()) for t in eager]
+        wide = eager if all(is_finite) else _tensors(definition(*cast(args, torch.float32)))
+        usual = [t if ok else w for t, ok, w in zip(eager, is_finite, wide, strict=True)]
+    for index, (a, b, e, plain) in enumerate(zip(actual, again, exact, usual, strict=True)):
         if not torch.equal(a.nan_to_num(), b.nan_to_num()):
             return f"result {index} is not the same twice"
         if a.numel() == 0:
             continue
-        usual = (
-            plain if plain.isfinite().all() else single
-        )  # fp16 overflows in eager PyTorch where a kernel does not
         largest = e.abs().max().item()
-        allowed = TIMES * (usual.double() - e).abs().max().item() + UNITS * torch.finfo(a.dtype).eps * largest
+        allowed = TIMES * (plain.double() - e).abs().max().item() + UNITS * torch.finfo(a.dtype).eps * largest
         error = (a.double() - e).abs().max().item()
         if not error <= allowed:  # NaN does not agree
             return f"result {index} is off by {error:.2e} where {allowed:.2e} is allowed, of values up to {largest:.2e}"

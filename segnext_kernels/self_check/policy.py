@@ -34,8 +34,9 @@ def is_wanted() -> bool:
 def distrusted(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
     """Why `auto` must not use this kernel for these arguments; None if it may.
 
-    The first call for a device starts the check of all CUDA kernels. Triton's kernels must be compiled for it, so each
-    is checked when it is first wanted.
+    The first call that wants a CUDA kernel checks those of its dtype and direction together, since starting a process
+    takes longer than comparing a kernel. Prediction thus waits for no backward, and nobody for dtypes that they do not
+    use. Triton's kernels must be compiled for the check, so each is checked when it is first wanted.
     """
     if backend not in GPU_BACKENDS:
         return None
@@ -93,12 +94,13 @@ def _reason(device: int, subject: Subject) -> str | None:
     verdict = verdicts.read(path).get(subject)
     if verdict is None:
         with verdicts.lock(path):  # if there are several processes, one checks and the others read
-            verdict = verdicts.read(path).get(subject)
+            known = verdicts.read(path)
+            verdict = known.get(subject)
             if verdict is None:
-                wanted = subjects(["cuda"]) if subject.backend == "cuda" else [subject]
+                wanted = [other for other in _together(subject) if other not in known]
                 print(
-                    f"segnext: comparing {'all CUDA kernels' if len(wanted) > 1 else subject} with the definition on "
-                    f"GPU {device}, once for this driver and build ({VARIABLE}=0 skips it)",
+                    f"segnext: comparing {subject}{f' and {len(wanted) - 1} more kernels' if wanted[1:] else ''} with "
+                    f"the definition on GPU {device}, once for this driver and build ({VARIABLE}=0 skips it)",
                     file=sys.stderr,
                 )
                 try:
@@ -108,6 +110,18 @@ def _reason(device: int, subject: Subject) -> str | None:
     if verdict is None:
         return "was not among the kernels of the self-check"
     return None if verdict.agrees else f"failed the self-check on this machine: {verdict.reason}"
+
+
+def _together(subject: Subject) -> list[Subject]:
+    """The kernels that are checked in one process when this one is wanted; it comes first."""
+    if subject.backend != "cuda":
+        return [subject]
+    others = [
+        other
+        for other in subjects(["cuda"])
+        if other.dtype == subject.dtype and other.is_backward == subject.is_backward and other != subject
+    ]
+    return [subject, *others]
 
 
 def _found(

@@ -27,6 +27,10 @@ class Subject:
     backend: str
     dtype: torch.dtype
 
+    @property
+    def is_backward(self) -> bool:
+        return self.op.endswith("_backward")
+
     def __str__(self) -> str:
         return f"{self.op} {self.backend} {str(self.dtype).removeprefix('torch.')}"
 

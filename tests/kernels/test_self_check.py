@@ -136,18 +136,33 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy, "_known", {})
 
 
-def test_cuda_kernels_are_checked_together_and_once(
+def test_cuda_kernels_of_a_dtype_and_direction_are_checked_together_and_once(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine.found[NORM] = Verdict(False, "c20-h31w17 nhwc: result 0 is off by 3.1e+00")
+    norm = dataclasses.replace(NORM, dtype=GATE.dtype)
+    machine.found[norm] = Verdict(False, "c20-h31w17 nhwc: result 0 is off by 3.1e+00")
     assert machine.reason(GATE) is None
-    assert "comparing" in capsys.readouterr().err
-    reason = machine.reason(NORM)
+    together = [s for s in policy.subjects(["cuda"]) if s.dtype == GATE.dtype and not s.is_backward]
+    assert machine.runs[0] == GATE and sorted(map(str, machine.runs)) == sorted(map(str, together))
+    assert f"comparing {GATE} and {len(together) - 1} more kernels" in capsys.readouterr().err
+    reason = machine.reason(norm)
     assert reason == "failed the self-check on this machine: c20-h31w17 nhwc: result 0 is off by 3.1e+00"
     new_process(monkeypatch)
-    assert machine.reason(NORM) == reason and machine.reason(GATE) is None
-    assert capsys.readouterr().err == ""
-    assert len(machine.runs) == len(set(machine.runs)) == len(policy.subjects(["cuda"]))
+    assert machine.reason(norm) == reason and machine.reason(GATE) is None
+    assert machine.runs == [GATE, *(s for s in together if s != GATE)] and capsys.readouterr().err == ""
+    backward = dataclasses.replace(GATE, op=f"{GATE.op}_backward")
+    assert machine.reason(NORM) is None and machine.reason(backward) is None
+    assert {s.dtype for s in machine.runs if not s.is_backward} == {NORM.dtype, GATE.dtype}
+    assert {s.dtype for s in machine.runs if s.is_backward} == {GATE.dtype}
+    assert len(machine.runs) == len(set(machine.runs))
+
+
+def test_what_a_killed_check_found_is_not_checked_again(machine: Machine) -> None:
+    verdicts.path_of(0).parent.mkdir()
+    verdicts.add(verdicts.path_of(0), NORM, Verdict(True))
+    other = dataclasses.replace(NORM, op="gated_pointwise")
+    assert machine.reason(other) is None
+    assert machine.runs[0] == other and NORM not in machine.runs
 
 
 def test_triton_kernels_are_checked_one_by_one(machine: Machine) -> None:
@@ -243,11 +258,12 @@ def test_every_gpu_kernel_takes_an_input_that_it_is_checked_on() -> None:
 def test_all_verdicts_of_a_device(machine: Machine) -> None:
     seen: list[str] = []
     assert machine.reason(GATE) is None
+    checked = len(machine.runs)
     found = self_check.check_device(
         0, advance=lambda total, subject, verdict: seen.append(f"{total} {subject}")
     )
     assert set(found) == set(policy.subjects())
-    assert len(seen) == len(policy.subjects(["triton"]))
+    assert checked and len(seen) == len(policy.subjects()) - checked
     machine.runs.clear()
     self_check.check_device(0, again=True)
     assert machine.runs == policy.subjects()
