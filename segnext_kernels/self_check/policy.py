@@ -36,7 +36,8 @@ def distrusted(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
 
     The first call that wants a CUDA kernel checks those of its dtype and direction together, since starting a process
     takes longer than comparing a kernel. Prediction thus waits for no backward, and nobody for dtypes that they do not
-    use. Triton's kernels must be compiled for the check, so each is checked when it is first wanted.
+    use. Triton's kernels must be compiled for the check: those that stand beside a CUDA kernel, which is mostly taken,
+    are checked one by one when they are first wanted, and the others together.
     """
     if backend not in GPU_BACKENDS:
         return None
@@ -114,14 +115,13 @@ def _reason(device: int, subject: Subject) -> str | None:
 
 def _together(subject: Subject) -> list[Subject]:
     """The kernels that are checked in one process when this one is wanted; it comes first."""
-    if subject.backend != "cuda":
-        return [subject]
-    others = [
-        other
-        for other in subjects(["cuda"])
-        if other.dtype == subject.dtype and other.is_backward == subject.is_backward and other != subject
-    ]
-    return [subject, *others]
+
+    def kind(each: Subject) -> tuple[Any, ...]:
+        return each.dtype, each.is_backward, "cuda" in KERNELS[each.op]
+
+    is_spare = subject.backend == "triton" and "cuda" in KERNELS[subject.op]
+    others = [] if is_spare else subjects([subject.backend])
+    return [subject, *(other for other in others if kind(other) == kind(subject) and other != subject)]
 
 
 def _found(

@@ -76,11 +76,38 @@ def test_auto_passes_over_what_is_slower_and_says_so() -> None:
 def test_cuda_is_slower_only_where_triton_runs(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = KERNELS[op]["cuda"]
     x, bases = torch.ones(1, 4, 5, dtype=torch.bfloat16), torch.ones(1, 4, 20)
-    for missing, expected in ((None, "expected to be slower than Triton's above rank 16 in 16 bits"), ("absent", None)):
+    for missing, expected in (
+        (None, "expected to be slower than Triton's above rank 16 in 16 bits"),
+        ("absent", None),
+    ):
         monkeypatch.setitem(KERNELS[op], "triton", Kernel(cuda.run, refuses=lambda *_, why=missing: why))
         assert cuda.reason_to_pass(x, bases) == expected
         assert cuda.reason_to_pass(x.float(), bases) is None
         assert cuda.reason_to_pass(x, bases[..., :16]) is None
+
+
+def test_a_gate_goes_to_triton_in_16_bits_and_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = KERNELS["gated_pointwise"]["cuda"]
+    m, weight = torch.ones(1, 4, 3, 3, dtype=torch.bfloat16), torch.ones(4, 4, 1, 1, dtype=torch.bfloat16)
+    nhwc = m.contiguous(memory_format=torch.channels_last)
+    for missing, expected in ((None, "1.4 to 2.1 times as slow as Triton's"), ("absent", None)):
+        triton = Kernel(cuda.run, refuses=lambda *_, why=missing: why)
+        monkeypatch.setitem(KERNELS["gated_pointwise"], "triton", triton)
+        assert cuda.reason_to_pass(nhwc, nhwc, weight, None) == expected
+        assert cuda.reason_to_pass(m, m, weight, None) is None
+        assert cuda.reason_to_pass(nhwc.float(), nhwc.float(), weight.float(), None) is None
+
+
+def test_a_wide_feed_forward_network_goes_to_three_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = KERNELS["conv_ffn"]["cuda"]
+    for missing, expected in (
+        (None, "expected to be slower above 32 channels than three kernels"),
+        ("absent", None),
+    ):
+        triton = Kernel(cuda.run, refuses=lambda *_, why=missing: why)
+        monkeypatch.setitem(KERNELS["conv_ffn"], "triton", triton)
+        assert cuda.reason_to_pass(torch.ones(1, 40, 3, 3)) == expected
+        assert cuda.reason_to_pass(torch.ones(1, 32, 3, 3)) is None
 
 
 def test_named_backend_runs_or_raises() -> None:

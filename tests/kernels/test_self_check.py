@@ -165,10 +165,20 @@ def test_what_a_killed_check_found_is_not_checked_again(machine: Machine) -> Non
     assert machine.runs[0] == other and NORM not in machine.runs
 
 
-def test_triton_kernels_are_checked_one_by_one(machine: Machine) -> None:
+def test_triton_kernels_beside_cuda_kernels_are_checked_one_by_one(machine: Machine) -> None:
     subject = Subject("dwconv_gelu", "triton", torch.bfloat16)
     assert machine.reason(subject) is None
     assert machine.runs == [subject]
+
+
+def test_triton_kernels_without_cuda_kernels_are_checked_together(machine: Machine) -> None:
+    """A deployed model wants all of them, and a process for each would cost its first image half a minute."""
+    subject = Subject("msca_block", "triton", torch.bfloat16)
+    assert machine.reason(subject) is None
+    assert machine.runs[0] == subject and {s.op for s in machine.runs} == {
+        "channel_norm", "conv2d_act", "msca_block", "resize_sum"
+    }  # fmt: skip
+    assert {(s.backend, s.dtype) for s in machine.runs} == {("triton", torch.bfloat16)}
 
 
 def test_what_can_not_be_checked_is_left_out_with_one_warning(
