@@ -33,6 +33,9 @@
 // its four registers alternate between two rows of weights. Toeplitz operands assembled from pairs in registers cost 12
 // moves per channel. 64 hidden channels per slice at C = 64 leave room for one block per multiprocessor. The parts of
 // each phase's addresses are computed once if registers allow it, which saves 20 to 30 instructions per warp and slice.
+// Measured on an H200 (bench/results/h200), bf16: T's first stage takes 20 us at 512x512 and 292 us for 32 images, 2.0
+// and 3.2 times as fast as eager PyTorch; its last stage 27 us, and B's first two 58 us or more. So `auto` takes this
+// kernel up to 32 channels, and above them three kernels (segnext_kernels/ops/conv_ffn/compiled.py).
 
 #include <algorithm>
 

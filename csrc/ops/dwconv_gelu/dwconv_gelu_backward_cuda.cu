@@ -17,6 +17,8 @@
 // Registers: 168, which allow 12 warps per multiprocessor, or 10 if a block has the extra warp.
 // Versions tried: rings of x, grad and g in shared memory, one column of four channels per thread, erff and expf: 200
 // instructions per element and 8 warps. Two columns in bf16 at 128 registers: 75 instructions per element.
+// Measured on an H200 (bench/results/h200), forward and backward: 256 x 128 x 128 takes 27 us in bf16, 32 images of it
+// 714 us, where the model says 17 and 488.
 
 #include "cuda/gelu.cuh"
 #include "cuda/partials.cuh"

@@ -15,6 +15,8 @@
 // Versions tried: a ring of rows in shared memory by cp.async, one column of 16 bytes per thread, erff: 60 instructions
 // per element and 8 warps per multiprocessor. Named elements instead of words: nvcc unpacked every register of two
 // elements, with 34 instructions and spills.
+// Measured on an H200 (bench/results/h200): 256 x 128 x 128 takes 7.9 us in bf16, 512 x 64 x 64 5.4 us; 32 images of
+// the first 179 us, where the model says 154.
 
 #include "cuda/gelu.cuh"
 #include "ops/dwconv_gelu/columns.cuh"

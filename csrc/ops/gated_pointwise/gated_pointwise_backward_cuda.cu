@@ -13,6 +13,8 @@
 // pixel. Shared memory: as in the forward.
 // Model for an H200, bf16: 32 channels at 128x128 are 9 MiB and four launches, 2.2 us of memory time; 64 channels at
 // 64x64, batch 32, are 144 MiB, 35 us.
+// Measured on an H200 (bench/results/h200), forward and backward: 32 channels at 128x128 take 28 us in bf16, 64 at
+// 64x64 21 us, 32 images of the first 296 us, eager PyTorch 27, 25 and 200: not yet faster.
 
 #include "ops/gated_pointwise/gate.cuh"
 #include "ops/gated_pointwise/gated_pointwise.h"

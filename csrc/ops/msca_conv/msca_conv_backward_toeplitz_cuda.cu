@@ -36,6 +36,8 @@
 // Bytes: x, g and grad_x once; a tile's halo, which L2 serves, doubles x and g; partial sums 440 bytes per channel.
 // Model for an H200, of one channel's 16 rows by 32 columns: 220 products of 2048 multiply-adds (7 cycles per element
 // and multiprocessor at 1,024 per cycle: 3.8 ps), 900 cycles of shared memory (7.8 ps).
+// Measured on an H200 (bench/results/h200), bf16, forward and backward: T's first stage takes 36 us at 512x512 and 105
+// at 1024x2048, B's first stage 719 us for 32 images.
 
 #include "cuda/partials.cuh"
 #include "cuda/row_tiles.cuh"

@@ -45,6 +45,9 @@
 // others: 60 moves fewer, 960 cycles of shared memory more. Persistent blocks that process one part after another: 30
 // instructions more per step, for the taps of the second part. Without second() of toeplitz.cuh: 120 moves more per
 // step.
+// Measured on an H200 (bench/results/h200), bf16: T's first stage takes 10.0 us at 512x512 and 27.6 at 1024x2048, B's
+// first stage 137 us for 32 images: 16, 47 and 75 % of what plain float32 multiply-adds could do, and 18, 57 and 93
+// times as fast as eager PyTorch.
 
 #include "ops/msca_conv/toeplitz_rows.cuh"
 

@@ -20,6 +20,8 @@
 // Model for an H200, if mma.sync reaches 60 % of the tensor cores' peak (290 T multiply-adds/s), 6 steps, bf16: D 256,
 // N 4096, R 16: 28 launches of 2 us each, 56 us, which include the arithmetic: 1.6 G multiply-adds after splitting, 6
 // us. D 512, R 64: 13 G, 45 us, and 0.5 G in floats of N R R, at most 20 us.
+// Measured on an H200 (bench/results/h200), bf16, forward and backward: D 256, R 16, N 4096 512 us; D 512, R 64, N
+// 4096, 32 images 38 ms, where eager PyTorch takes 27: not yet faster.
 
 #include <type_traits>
 

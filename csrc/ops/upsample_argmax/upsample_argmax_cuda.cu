@@ -32,6 +32,8 @@
 //   pruned  one warp per corner, one warp per list of candidates, one thread per pixel: 470 thread instructions per
 //           pixel.
 //   tiled   this one.
+// Measured on an H200 (bench/results/h200): 150 classes of noise from 64x64 to 512x512, where every cell is
+// interpolated, 64 us for one image and 671 us for 32, 8 and 26 times as fast as eager PyTorch.
 
 #include "ops/upsample_argmax/direct.cuh"
 #include "ops/upsample_argmax/tiling.cuh"
