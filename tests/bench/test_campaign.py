@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -219,6 +220,62 @@ def test_options_that_make_no_sense_are_one_line(options: list[str], message: st
 def test_the_first_run_fits_a_call_of_ten_minutes() -> None:
     assert sum(phase.seconds for phase in plan.FIRST) == 480
     assert sum(phase.seconds for phase in plan.SECOND) == 290
+
+
+_JOB = """
+import pathlib, sys, time
+from bench.campaign.turns import Turns
+number, here = int(sys.argv[1]), pathlib.Path(sys.argv[2])
+with Turns(f"job {number}") as turn:
+    (here / str(number)).touch()
+    while len(list(here.iterdir())) < 3:  # all have begun
+        time.sleep(0.01)
+    time.sleep(0.3 * number)
+    print(time.time())
+    turn.wait()
+    print(time.time())
+    time.sleep(0.2)
+    print(time.time())
+"""
+
+
+def test_jobs_prepare_together_and_measure_in_turns(tmp_path: Path) -> None:
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", _JOB, str(number), str(tmp_path)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    times = [[float(line) for line in job.communicate(timeout=60)[0].split()] for job in jobs]
+    prepared, begun, ended = (sorted(column) for column in zip(*times, strict=True))
+    assert prepared[-1] <= begun[0], "one measures while another prepares"
+    assert ended[0] <= begun[1] and ended[1] <= begun[2], "two measure at once"
+
+
+_COMPILE = """
+import pathlib, sys, torch
+from bench.campaign import precompiled
+from segnext_kernels.backend import KERNELS
+from segnext_kernels.spec import all_specs
+precompiled.PLACE = pathlib.Path(sys.argv[1])
+args = all_specs()["channel_norm"].model_shapes[0].make(torch.bfloat16, "meta", torch.channels_last)
+run = lambda: KERNELS["channel_norm"]["triton"].run(*args)
+print(precompiled.compile_launches(run, (9, 0)), precompiled.compile_launches(run, (9, 0)))
+"""
+
+
+def test_tritons_kernels_are_compiled_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _COMPILE, str(tmp_path)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, again = map(int, done.stdout.split())
+    assert first == len(list(tmp_path.rglob("channel_norm_kernel.cubin"))) > 0 and again == 0
 
 
 def test_kernels_of_one_template_stay_apart_in_a_profile() -> None:
