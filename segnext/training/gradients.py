@@ -68,15 +68,15 @@ class _Captured:
     def __init__(self, gradients: Gradients, images: Tensor, labels: Tensor) -> None:
         self.parameters = list(gradients.model.parameters())
         self.images, self.labels = torch.empty_like(images).copy_(images), labels.clone()
-        buffers = [buffer for buffer in gradients.model.buffers()]
-        before = [buffer.clone() for buffer in buffers]
+        before = [(buffer, buffer.clone()) for buffer in gradients.model.buffers()]
         stream, caller = torch.cuda.Stream(images.device), torch.cuda.current_stream(images.device)
         stream.wait_stream(caller)
         # the warm-up is no step: it must leave neither statistics nor drawn numbers behind
         with torch.cuda.stream(stream), torch.random.fork_rng(devices=[images.device]):
             for _ in range(WARM_UPS):
                 gradients.without_graph(self.images, self.labels)
-            torch._foreach_copy_(buffers, before)
+            for buffer, value in before:
+                buffer.copy_(value)
         gradients.model.zero_grad(set_to_none=True)  # so that the gradients get memory of the graph
         self.graph = torch.cuda.CUDAGraph()
         try:
