@@ -27,6 +27,7 @@ from segnext.weights.reading import read_checkpoint
 from segnext_kernels import backend
 from segnext_kernels.spec import all_specs
 
+ON_GPU = ("T 1x768x1536", "T 32x512x512", "B 32x512x512")  # enough for the README
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -176,19 +177,17 @@ def speed() -> str:
 
 
 def gpu_speed() -> str:
-    """Return the newest run of each GPU in a few rows."""
-    parts = []
-    for _, run in _newest_runs():
-        if not _is_on_gpu(run):
-            continue
-        lines = [["workload", "ours ms", "images/s", "fastest other", "it over ours"]]
-        for row in filter(_is_shown, run.rows):
-            rate = row.notes.get("images_per_s", {}).get(results.OURS)
-            shown = "-" if rate is None else f"{rate:,.0f}"
-            ours, best = report.number(row.times[results.OURS].median), row.best_peer
-            lines.append([row.name, ours, shown, best, f"{row.ratio:.2f}x"])
-        parts += [report.aligned(lines), f"{_measured_on(run)}."]
-    return "\n\n".join(parts) or "No GPU was measured yet."
+    """Return one sentence for the newest run of each GPU: images per second, and the fastest peer's time over ours."""
+    sentences = []
+    for run in (run for _, run in _newest_runs() if _is_on_gpu(run)):
+        rows = [row for row in run.rows if row.table == TABLE and row.name.startswith(ON_GPU)]
+        peers = " or ".join(dict.fromkeys(row.best_peer for row in rows))
+        words = [
+            f"{row.name.partition(',')[0]} {row.notes['images_per_s'][results.OURS]:,.0f} ({row.ratio:.1f}x)"
+            for row in rows
+        ]
+        sentences.append(f"{_measured_on(run)}; images/s (to {peers}): {', '.join(words)}.")
+    return "\n\n".join(sentences) or "No GPU was measured yet."
 
 
 def measured_models() -> str:

@@ -39,9 +39,15 @@ def test_readme_is_short() -> None:
     assert len(TEXTS["README.md"].encode()) <= LONGEST
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/kernels.md"])
-def test_what_no_gpu_has_confirmed_is_said_once(document: str) -> None:
-    assert TEXTS[document].count("has run on a GPU yet") == 1
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        ("README.md", "not measured again yet"),
+        ("docs/kernels.md", "None of these changes is measured yet"),
+    ],
+)
+def test_what_no_gpu_has_confirmed_is_said_once(document: str, sentence: str) -> None:
+    assert TEXTS[document].count(sentence) == 1
 
 
 @pytest.mark.parametrize("code", BLOCKS.values(), ids=BLOCKS.keys())
