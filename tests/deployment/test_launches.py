@@ -42,7 +42,7 @@ def test_at_most_102_launches_from_the_images_to_the_mask(model: SegNeXt) -> Non
     found = launched(model, torch.bfloat16, torch.contiguous_format)
     print("\n".join(table(found)))
     count = len(found)
-    if "cuda" not in backend.KERNELS["conv_ffn"]:  # which makes the first stage's in one launch, Triton in three
+    if "cuda" not in backend.KERNELS["conv_ffn"]:  # Triton makes three launches of one
         count -= 2 * FUSED_BLOCKS
     assert count <= MOST, list(table(found))
     summary.count("launches of a deployed SegNeXt-T at 768x1536, images to mask", len(found))
