@@ -121,10 +121,13 @@ def exchanged() -> str:
 
 
 def _newest_runs() -> list[tuple[Path, results.Results]]:
-    """Return the newest result file of each machine."""
-    folders = sorted({path.parent for path in results.FOLDER.glob("*/*.json")})
-    newest = [path for folder in folders if (path := _newest(folder))]
-    return [(path, results.read(path)) for path in newest]
+    """Return the newest result file of each CPU, and all of a GPU, newest first: one run holds a part."""
+    found = []
+    for folder in sorted({path.parent for path in results.FOLDER.glob("*/*.json")}):
+        paths = sorted(folder.glob("*.json"), key=_date, reverse=True)
+        runs = [(path, results.read(path)) for path in paths]
+        found += runs if _is_on_gpu(runs[0][1]) else runs[:1]
+    return found
 
 
 def _measured_on(run: results.Results) -> str:
@@ -179,7 +182,10 @@ def speed() -> str:
 def gpu_speed() -> str:
     """Return one sentence for the newest run of each GPU: images per second, and the fastest peer's time over ours."""
     sentences = []
+    by_device: dict[str, results.Results] = {}
     for run in (run for _, run in _newest_runs() if _is_on_gpu(run)):
+        by_device.setdefault(run.machine["device"], run)
+    for run in by_device.values():
         rows = [row for row in run.rows if row.table == TABLE and row.name.startswith(ON_GPU)]
         peers = " or ".join(dict.fromkeys(row.best_peer for row in rows))
         words = [
@@ -191,15 +197,16 @@ def gpu_speed() -> str:
 
 
 def measured_models() -> str:
-    """Return what the issue model said of a GPU's kernels and models beside what was measured, by the newest run."""
+    """Return what the issue model said of a GPU's kernels and models beside what was measured, by each run."""
     runs = [run for _, run in _newest_runs() if _is_on_gpu(run)]
-    lines = [["workload", "measured us", "modelled us", "measured over modelled", "eager us"]]
-    for row in (row for run in runs for row in run.rows if modelled.NOTE in row.notes):
+    lines = [["workload", "commit", "measured us", "modelled us", "measured over modelled", "eager us"]]
+    for run, row in ((each, row) for each in runs for row in each.rows if modelled.NOTE in row.notes):
         ours, model = 1e3 * row.times[results.OURS].median, row.notes[modelled.NOTE]
         eager = row.times.get(EAGER)
         name = f"{row.name}{', and backward' if row.table.endswith('backward') else ''}"
         times = [f"{ours:,.1f}", f"{model:,.1f}", f"{ours / model:.1f}"]
-        lines.append([name, *times, "-" if eager is None else f"{1e3 * eager.median:,.1f}"])
+        shown = "-" if eager is None else f"{1e3 * eager.median:,.1f}"
+        lines.append([name, run.machine["commit"], *times, shown])
     return report.aligned(lines) if len(lines) > 1 else "No GPU was measured yet."
 
 
@@ -211,8 +218,8 @@ def benchmarks() -> str:
         on_gpu |= _is_on_gpu(run)
         versions = ", ".join(f"{name} {version}" for name, version in run.machine["versions"].items())
         parts += [
-            f"## {run.machine['device']}"
-            + ("" if _is_on_gpu(run) else f", {run.machine['threads']} threads"),
+            f"## {run.machine['device']}, "
+            + (f"commit {run.machine['commit']}" if _is_on_gpu(run) else f"{run.machine['threads']} threads"),
             f"{_measured_on(run)} ([all numbers]({_from_docs(path)})). Versions: {versions}.",
             f"Ceilings of this machine, measured: {report.measured_ceilings(run.ceilings)}.",
         ]

@@ -44,8 +44,7 @@ class Kernel:
         machine: ``machine(tensor, dtypes)`` says why this machine does not run the kernel on the deciding tensor.
         limits: the largest sizes.
         refuses: what is neither a dtype nor a limit.
-        slower: why "auto" leaves inputs that the kernel takes to another backend, which was measured to be faster; if
-            it is only expected to be, the reason says so.
+        slower: why "auto" leaves inputs that the kernel takes to another backend, which was measured to be faster.
 
     ``limits``, ``refuses`` and ``slower`` get the arguments from ``position`` on: a backward shares its forward's.
     """

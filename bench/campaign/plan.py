@@ -106,7 +106,7 @@ FIRST = (
     Phase("memcheck", 70, _memcheck, 60, together=6),
 )
 SECOND = (
-    Phase("tune", 45, _models, 40, apart=False),
+    Phase("tune", 45, _models, 40),  # a process keeps the measurements of its first model
     Phase("compile", 105, _compile, 150, together=4),
     Phase("training", 50, _training, 60),
     Phase("rivals", 30, _rivals, 40),

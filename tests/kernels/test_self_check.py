@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 import threading
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from segnext_kernels import backend, native, self_check
 from segnext_kernels.kernel import Kernel
-from segnext_kernels.self_check import policy, process, verdicts
+from segnext_kernels.self_check import agreement, policy, process, verdicts
 from segnext_kernels.self_check.verdicts import Subject, Verdict
 from segnext_kernels.triton import launch
 from tests.cuda_emulator import build, plugin
@@ -277,3 +278,26 @@ def test_all_verdicts_of_a_device(machine: Machine) -> None:
     machine.runs.clear()
     self_check.check_device(0, again=True)
     assert machine.runs == policy.subjects()
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ([math.nan, math.inf, 1.0], None),
+        ([0.0, math.inf, 1.0], "finite where the definition is not"),
+        ([math.nan, math.nan, 1.0], "NaN where it is infinite"),
+        ([math.nan, math.inf, math.nan], "is off by nan"),
+        ([math.nan, math.inf, 1.1], "is off by"),
+    ],
+)
+def test_what_is_not_finite_must_be_so_where_the_definition_is(
+    result: list[float], expected: str | None
+) -> None:
+    """The mean loss of labels that are all ignored is NaN, which an H200's check took for a disagreement."""
+
+    def definition(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack((x.sum() * math.nan, x.sum() * math.inf, x.sum()))
+
+    kernel = Kernel(lambda x: torch.tensor(result))
+    found = agreement._disagreement(kernel, definition, (torch.ones(1),))
+    assert found is None if expected is None else expected in str(found)

@@ -27,6 +27,9 @@ more of coef, 8 S D R of the shares of S slabs. The issue model, whole calls wit
 R 64: N 4096 66 us, N 18432 163 us, N 32768 249 us; N 4096, 32 images 1.1 ms. L2 and shared memory bind. Not in it: 32
 launches, 38 us in a graph, and the latency of kernels that last 2 to 5 us at N 4096.
 
+Measured on an H200 (bench/results/h200), with a projection: N 4096 236 us, the CUDA kernel 375. Of it `bases_kernel` is
+102 us, 13 per launch: its 32 programs add up the slabs' shares one after the other.
+
 Versions tried: one kernel for both products, a program per chunk of pixels with float32 state that is split in the loop
 (`triton_kernels`, which float32 keeps): 11.3 ms for 32 images of D 512, N 4096, measured on an H200. Parts of both Gram
 matrices summed by every program that needs them: 256 KB per program, as much as its part of X. coef in float32 between
