@@ -155,7 +155,7 @@ def headline() -> str:
 
 def _is_shown(row: results.Row) -> bool:
     """Return whether a row is a whole job: image to mask, or a training step."""
-    return row.table == TABLE or row.name.endswith("to the mask") or row.table.startswith("training")
+    return row.name.endswith("to the mask") or row.table.startswith("training")
 
 
 def _is_on_gpu(run: results.Results) -> bool:

@@ -1,7 +1,7 @@
 """Takes all measurements of a GPU by one command, on a machine that is lent for minutes: `python -m bench.campaign`.
 
     python -m bench.campaign --first  --seconds 480 --results DIR [--prebuilt DIR]
-    python -m bench.campaign --second --seconds 300 --results DIR
+    python -m bench.campaign --second --seconds 290 --results DIR
 
 The first run checks whether each kernel is right, times it, then runs the deployed models, the whole contract and a
 memory checker. The second run tunes Triton, times torch.compile and a training step, and profiles the slowest kernels.

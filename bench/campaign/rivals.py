@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bench.campaign.models import SECONDS, Setting
 from bench.campaign.record import as_json
+from bench.campaign.training import peak_mib
 from bench.clock import Clock, captured
 from bench.results import OURS, Row, Timing
 from segnext import deploy
@@ -65,18 +66,18 @@ def rivals(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
             return F.interpolate(logits, size=size, mode="bilinear").argmax(1)
 
     runs: dict[str, Callable[[], Tensor]] = {OURS: lambda: fast.predict(images), f"{name} eager": mask}
+    peaks = {}
+    for variant, run in runs.items():
+        before = peak_mib(device, reset=True)
+        run()
+        if before is not None:
+            peaks[variant] = round((peak_mib(device) or 0) - before)
     refused = {}
-    if not dry_run:
+    if not dry_run:  # after the peaks: a replay allocates nothing
         try:
             runs[f"{name} in a graph"] = captured(mask, device, calls=1)
         except RuntimeError as error_:
             refused["in a graph"] = str(error_).partition("\n")[0][:200]
-    peaks = {}
-    for variant, run in runs.items():
-        if not dry_run:
-            torch.cuda.reset_peak_memory_stats()
-        run()
-        peaks[variant] = None if dry_run else round(torch.cuda.max_memory_allocated() / 2**20)
     measured = Clock(device).interleaved(runs, 0 if dry_run else SECONDS)
     timings = {variant: Timing.of(values) for variant, values in measured.items()}
     row = Row(

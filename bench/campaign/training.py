@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import roofline
 from bench.campaign.models import profile
@@ -20,14 +20,13 @@ from bench.models.networks import CLASSES, pair
 from bench.models.training import (
     GraphedTraining,
     Loss,
-    PlainLoss,
     Training,
     assert_step_no_worse,
+    model_loss,
     plain_loss,
 )
 from bench.results import OURS, Row, Timing
 from oracle.inputs import in_layout
-from segnext.models import dialects
 
 TABLE = "training step"
 SECONDS = 1.0
@@ -60,25 +59,23 @@ def training(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
 
     parameters, exact = plain_loss(state_dict, model)
     oracle = Training(parameters, partial(exact, images, targets)).step()
-    model.train()
-    plain = PlainLoss(state_dict, model)
-    runs = {EAGER: Training(official(plain), partial(low(plain), images, targets))}
-    if dry_run:
-        runs[OURS] = Training(official(model), partial(low(model), images, targets))
-    else:  # each variant trains weights of its own
-        plain, first, second = PlainLoss(state_dict, model), copy.deepcopy(model), copy.deepcopy(model)
-        runs |= {
-            f"{EAGER} in a graph": GraphedTraining(official(plain), plain, low(plain), images, targets),
-            OURS: GraphedTraining(official(first), first, low(first), images, targets),
-            WITHOUT_GRAPH: Training(official(second), partial(low(second), images, targets)),
-        }
+    parameters, plain = plain_loss(state_dict, model)
+    runs = {EAGER: Training(parameters, partial(low(plain), images, targets))}
+    if not dry_run:  # each variant trains weights of its own
+        parameters, plain = plain_loss(state_dict, model)
+        runs[f"{EAGER} in a graph"] = GraphedTraining(parameters, plain, low(plain), images, targets)
+        graphed = copy.deepcopy(model)
+        parameters, loss = model_loss(graphed)
+        runs[OURS] = GraphedTraining(parameters, graphed, low(loss), images, targets)
+    parameters, loss = model_loss(model)
+    runs[OURS if dry_run else WITHOUT_GRAPH] = Training(parameters, partial(low(loss), images, targets))
     fresh: dict[str, dict[str, float]] = {}
     for name, run in runs.items():
-        before = _peak(device, reset=True)
+        before = peak_mib(device, reset=True)
         first = Clock(device).seconds(run.step)
         assert_step_no_worse(run, oracle, runs[EAGER], name)
         if before is not None:
-            fresh[name] = {"peak_mib": (_peak(device) or 0) - before, "first_ms": 1e3 * first}
+            fresh[name] = {"peak_mib": (peak_mib(device) or 0) - before, "first_ms": 1e3 * first}
     measured = Clock(device).interleaved(
         {name: run.step for name, run in runs.items()}, 0 if dry_run else SECONDS
     )
@@ -100,14 +97,7 @@ def training(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     return {"ok": True, "says": says, "rows": [as_json(row)], **kernels}
 
 
-def official(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's parameters by official name."""
-    if isinstance(module, PlainLoss):
-        return dict(module.trained)
-    return dialects.to_official(dict(module.named_parameters()))
-
-
-def _peak(device: torch.device, reset: bool = False) -> float | None:
+def peak_mib(device: torch.device, reset: bool = False) -> float | None:
     """Return the peak MiB allocated since the last reset; None on a CPU."""
     if device.type != "cuda":
         return None

@@ -115,8 +115,8 @@ def model_loss(model: SegNeXt) -> tuple[dict[str, Tensor], Loss]:
     return dialects.to_official(dict(model.named_parameters())), model.train().loss
 
 
-def plain_loss(state_dict: dict[str, Tensor], model: SegNeXt) -> tuple[dict[str, Tensor], Loss]:
-    """Return parameters and loss of the official arithmetic, on a copy of ``state_dict``."""
+def plain_loss(state_dict: dict[str, Tensor], model: SegNeXt) -> tuple[dict[str, Tensor], PlainLoss]:
+    """Return parameters by official name, and the loss, of the official arithmetic on a copy of ``state_dict``."""
     module = PlainLoss(state_dict, model)
     return dict(module.trained), module
 

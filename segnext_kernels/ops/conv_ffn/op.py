@@ -40,7 +40,8 @@ def conv_ffn(
     """Convolutional feed-forward network: 1x1, depthwise 3x3, exact GELU, 1x1.
 
     Same as ``conv1x1(gelu(dw3x3(conv1x1(x))))``, plus x if ``residual``. On a GPU one CUDA kernel takes 16-bit inputs
-    of up to 320 channels whose widths are multiples of 8; the hidden tensor is never in memory. Triton takes others.
+    of up to 320 channels whose widths are multiples of 8; the hidden tensor is never in memory. Three kernels, two of
+    them Triton's, take others; above 32 channels they are faster, so "auto" takes them there too.
 
     Args:
         x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32, float64.
