@@ -46,11 +46,12 @@ INSTRUCTION_SETS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": AVX512,
     "avx512bf16": [*AVX512, "-mavx512bf16"],
+    "amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
 }
 # The header of an op whose CPU kernels have a build for float64 declares them with this macro of csrc/common/isa.h.
 FLOAT64 = "SEGNEXT_FOR_EACH_ISA_AND_FLOAT64"
 # A compiler defines these macros for a machine that has the instruction set.
-MACROS = {"avx2": "__AVX2__", "avx512": "__AVX512DQ__", "avx512bf16": "__AVX512BF16__"}
+MACROS = {"avx2": "__AVX2__", "avx512": "__AVX512DQ__", "avx512bf16": "__AVX512BF16__", "amx": "__AMX_BF16__"}
 DEFAULT_ARCHITECTURES = ["8.0", "9.0+PTX"]
 
 
@@ -158,7 +159,9 @@ def instruction_sets(compiler: str) -> dict[str, list[str]]:
     here = output_of(*compiler.split(), "-march=native", "-dM", "-E", "-x", "c++", os.devnull)
     has = {name for name in MACROS if re.search(rf"^#define {MACROS[name]} ", here, re.MULTILINE)}
     best = max(has, key=list(INSTRUCTION_SETS).index, default="generic")
-    return {best: INSTRUCTION_SETS[best]}
+    # what AMX does not multiply runs on the vectors beside it
+    wanted = ("avx512bf16", "amx") if best == "amx" else (best,)
+    return {name: INSTRUCTION_SETS[name] for name in wanted}
 
 
 class Ninja:

@@ -6,5 +6,6 @@
 
 PYBIND11_MODULE(_C, m) {
   m.def("best_instruction_set", [] { return static_cast<int>(segnext::best_isa()); });
+  m.def("reason_against_tiles", [] { return segnext::reason_against_tiles(); });
   segnext::bind_ops(m);
 }

@@ -9,6 +9,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 
 AS_THEY_ARE = frozenset(
     {int, float, bool, type(None), tuple, torch.Size}
 )  # are passed to the library unchanged
-INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16")  # csrc/common/isa.h
+INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16", "amx")  # csrc/common/isa.h
+TILES = INSTRUCTION_SETS.index("amx")
 
 
 def _load() -> tuple[Any, str]:
@@ -97,21 +99,55 @@ def _warn_of_failed_build(reason: str) -> None:
     )
 
 
+def instruction_set(dtype: torch.dtype = torch.float32) -> int:
+    """Index into INSTRUCTION_SETS of the CPU kernels for ``dtype``: the machine's best, or SEGNEXT_CPU_ISA's.
+
+    AMX multiplies bfloat16, and float32 in pieces of bfloat16 if `torch.set_float32_matmul_precision` allows it.
+    """
+    in_pieces = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return TILES if (dtype == torch.bfloat16 or in_pieces) and _uses_tiles() else _best_vectors()
+
+
 @functools.cache
-def instruction_set() -> int:
-    """Index into INSTRUCTION_SETS of the CPU kernels in use: the machine's best, or SEGNEXT_CPU_ISA's."""
-    best = int(_C.best_instruction_set())
+def _wanted_set() -> str | None:
     wanted = os.environ.get("SEGNEXT_CPU_ISA")
-    if not wanted:
-        return best
-    if wanted not in INSTRUCTION_SETS:
+    if wanted and wanted not in INSTRUCTION_SETS:
         raise ValueError(f"SEGNEXT_CPU_ISA must be one of {', '.join(INSTRUCTION_SETS)}, got {wanted!r}")
+    return wanted or None
+
+
+@functools.cache
+def _best_vectors() -> int:
+    """The instruction set of whatever is not computed on tiles."""
+    best, wanted = int(_C.best_instruction_set()), _wanted_set()
+    if wanted in (None, "amx"):
+        return best
     index = INSTRUCTION_SETS.index(wanted)
     if index > best or wanted not in _built_sets():
         raise ValueError(
             f"SEGNEXT_CPU_ISA: {wanted} is not built here or not on this machine; best: {INSTRUCTION_SETS[best]}"
         )
     return index
+
+
+@functools.cache
+def _uses_tiles() -> bool:
+    """Whether products go to AMX's tiles. Asks the system for them, so it is called where there is such a product."""
+    wanted = _wanted_set()
+    if wanted not in (None, "amx"):
+        return False
+    reason = reason_against_tiles()
+    if wanted and reason:
+        raise ValueError(f"SEGNEXT_CPU_ISA: amx does not run here: {reason}")
+    return reason is None
+
+
+def reason_against_tiles() -> str | None:
+    """Why AMX is not used for bfloat16 on this machine; None where it is. Asks the system for it."""
+    wanted = _wanted_set()
+    if wanted not in (None, "amx"):
+        return f"SEGNEXT_CPU_ISA={wanted}"
+    return "it is not built" if "amx" not in _built_sets() else _C.reason_against_tiles()
 
 
 @functools.cache
@@ -186,7 +222,25 @@ def constant(name: str) -> Callable[[], int]:
     return lambda: int(getattr(_C, name))
 
 
-def pack(function: str, dtype: torch.dtype, weights: Any, *others: Any) -> torch.Tensor:
+@dataclass(frozen=True)
+class Packed:
+    """Weights in the form that a CPU kernel takes.
+
+    Attributes:
+        memory: bytes at a multiple of 64.
+        isa: the instruction set that they were packed for, and that runs them: an index into INSTRUCTION_SETS.
+    """
+
+    memory: torch.Tensor
+    isa: int
+
+    @property
+    def address(self) -> int:
+        """Where they begin."""
+        return address(self.memory)
+
+
+def pack(function: str, dtype: torch.dtype, weights: Any, *others: Any) -> Packed:
     """Weights in the form that ``<function>_cpu`` takes, for this machine's instruction set.
 
     Args:
@@ -195,27 +249,31 @@ def pack(function: str, dtype: torch.dtype, weights: Any, *others: Any) -> torch
         others: the rest of what is packed.
     """
     expect_device(function, torch.device("cpu"), (weights, others))
-    isa, code, described = instruction_set(), DTYPES[dtype], plain(weights)
-    packed = packed_memory(getattr(_C, f"{function}_packed_bytes")(code, described, isa))
-    getattr(_C, f"{function}_pack_cpu")(code, described, *map(plain, others), packed.data_ptr(), isa)
-    return packed
+    isa, code, described = instruction_set(dtype), DTYPES[dtype], plain(weights)
+    memory = packed_memory(getattr(_C, f"{function}_packed_bytes")(code, described, isa))
+    getattr(_C, f"{function}_pack_cpu")(code, described, *map(plain, others), memory.data_ptr(), isa)
+    return Packed(memory, isa)
 
 
-def call_cpu(function: str, like: torch.Tensor, *args: Any, workspace: bool = False) -> Any:
+def call_cpu(
+    function: str, like: torch.Tensor, *args: Any, workspace: bool = False, isa: int | None = None
+) -> Any:
     """Run ``<function>_cpu`` of the library with all of torch's threads.
 
     Args:
         function: the op, or its backward.
-        like: a tensor on the device that the function runs on.
+        like: a tensor of the dtype that the function computes in, on the device that it runs on.
         args: tensors, None, dtypes, numbers, and lists of them, in the function's order.
         workspace: whether the function on a GPU takes a `Workspace`.
+        isa: that of packed weights among the arguments; else the machine's best for ``like``.
 
     Raises:
         MemoryError: there is none for the function's scratch arrays.
     """
     expect_device(function, torch.device("cpu"), args)
     try:
-        return getattr(_C, f"{function}_cpu")(*map(plain, args), instruction_set(), torch.get_num_threads())
+        isa = instruction_set(like.dtype) if isa is None else isa
+        return getattr(_C, f"{function}_cpu")(*map(plain, args), isa, torch.get_num_threads())
     except MemoryError:
         raise MemoryError(f"{function}: there is not enough memory for a call of this size") from None
 

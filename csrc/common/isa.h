@@ -4,10 +4,15 @@
 namespace segnext {
 
 // In the order of growing capability; Python uses the same numbers.
-enum class Isa : int { kGeneric = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
+enum class Isa : int { kGeneric = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3, kAmx = 4 };
 
-// The best instruction set that was built and that this machine can run.
+// The best instruction set that was built and that this machine can run, AMX apart.
 Isa best_isa();
+
+// AMX: why its tiles cannot be used here, or nullptr if they can. The first call asks the system for them. Until a
+// process has asked, it may not touch them; and it should not ask in vain, because every signal's frame grows by the
+// tiles' 8 KiB, and a strict sandbox may kill a process that does.
+const char* reason_against_tiles();
 
 }  // namespace segnext
 
@@ -36,10 +41,17 @@ Isa best_isa();
 #define SEGNEXT_AVX512BF16(...)
 #endif
 
+#if defined(SEGNEXT_X86) && !defined(SEGNEXT_WITHOUT_AMX)
+#define SEGNEXT_AMX(...) __VA_ARGS__
+#else
+#define SEGNEXT_AMX(...)
+#endif
+
 // clang-format off
 // Calls segnext::<isa>::function(...) for a run-time Isa.
 #define SEGNEXT_DISPATCH(isa, function, ...)                                                                         \
-  (SEGNEXT_AVX512BF16((isa) == ::segnext::Isa::kAvx512Bf16 ? ::segnext::avx512bf16::function(__VA_ARGS__) :)         \
+  (SEGNEXT_AMX((isa) == ::segnext::Isa::kAmx ? ::segnext::amx::function(__VA_ARGS__) :)                              \
+   SEGNEXT_AVX512BF16((isa) == ::segnext::Isa::kAvx512Bf16 ? ::segnext::avx512bf16::function(__VA_ARGS__) :)         \
    SEGNEXT_AVX512((isa) == ::segnext::Isa::kAvx512 ? ::segnext::avx512::function(__VA_ARGS__) :)                     \
    SEGNEXT_AVX2((isa) == ::segnext::Isa::kAvx2 ? ::segnext::avx2::function(__VA_ARGS__) :)                           \
    ((void)(isa), ::segnext::SEGNEXT_FALLBACK::function(__VA_ARGS__)))
@@ -48,7 +60,8 @@ Isa best_isa();
   SEGNEXT_GENERIC(namespace generic { declaration })         \
   SEGNEXT_AVX2(namespace avx2 { declaration })               \
   SEGNEXT_AVX512(namespace avx512 { declaration })           \
-  SEGNEXT_AVX512BF16(namespace avx512bf16 { declaration })
+  SEGNEXT_AVX512BF16(namespace avx512bf16 { declaration }) \
+  SEGNEXT_AMX(namespace amx { declaration })
 // clang-format on
 
 // The same for an op with a build for float64 (cpu/vector.h), which is called for that dtype whatever the Isa. That

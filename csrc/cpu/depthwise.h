@@ -221,7 +221,7 @@ static inline bool for_each_unit(int64_t images, int64_t channels, const Shape& 
   const int64_t blocks = vectors_of(channels), units = images * blocks;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me = this_member();
+    const Member me;
     const int64_t first = me.begin(units), last = me.end(units);
     if (first < last) {  // a thread without units skips the layout, which clears planes
       const Scratch scratch = memory.own<Scratch>(me, shape);

@@ -8,10 +8,15 @@
 // and 6 broadcasts for 24 FMAs. Panels are the outer loop. One panel (K x 64) stays in the caches for all rows of a
 // call, so a call should have 48 rows or more if the weights are larger than the caches.
 // Sums of more than kChain products are added up in pieces: one long chain of 512 had 2.7 times PyTorch's error.
-// With AVX512-BF16 a BFloat16 product takes two k per step; elsewhere pixels and weights are widened first.
+// With AVX512-BF16 a BFloat16 product takes two k per step; elsewhere pixels and weights are widened first. With AMX it
+// runs on tile registers if they take it (cpu/gemm_on_tiles.h).
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/convert.h"
+#include "cpu/gemm_on_tiles.h"
+#include "cpu/packed_weights.h"
 #include "cpu/vector.h"
 
 #if defined(__AVX512BF16__)
@@ -22,59 +27,14 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 
 #if defined(__AVX512F__)
-constexpr int kAccumulators = 24, kPanel = 4;
+constexpr int kAccumulators = 24;
 #else
-constexpr int kAccumulators = 12, kPanel = 2;
+constexpr int kAccumulators = 12;
 #endif
 constexpr int64_t kChain = 128;
 constexpr int kMaxTileRows = 12;  // three rows share an address register, so four registers are enough
 
 constexpr int tile_rows(int vectors) { return static_cast<int>(smaller(kAccumulators / vectors, kMaxTileRows)); }
-
-// The type that a product of T pixels multiplies: T itself if the instruction set can, else Real.
-template <typename T>
-struct ProductOf {
-  using Element = Real;
-};
-#if defined(__AVX512BF16__)
-template <>
-struct ProductOf<BFloat16> {
-  using Element = BFloat16;
-};
-#endif
-template <typename T>
-using ProductElement = typename ProductOf<T>::Element;
-
-// Elements of k per step; K is padded with zeros to a multiple.
-template <typename Element>
-constexpr int64_t k_step() {
-  return sizeof(Element) == 2 ? 2 : 1;
-}
-
-template <typename Element>
-static inline int64_t k_steps(int64_t k) {
-  return blocks_of(k, k_step<Element>());
-}
-
-// k padded to whole steps.
-template <typename Element>
-static inline int64_t padded_k(int64_t k) {
-  return k_steps<Element>(k) * k_step<Element>();
-}
-
-// The elements of a packed (segments x segment_k, n) matrix.
-template <typename Element>
-static inline int64_t packed_size(int64_t n, int64_t segment_k, int64_t segments = 1) {
-  return padded(n) * segments * padded_k<Element>(segment_k);
-}
-
-template <typename Element>
-struct PackedWeights {
-  const Element* data;
-  int64_t n, segment_k, segments;
-
-  int64_t elements() const { return segments * padded_k<Element>(segment_k); }  // per column
-};
 
 // Adds one segment to the tile's sums.
 template <int kRows, int kVectors>
@@ -127,13 +87,6 @@ SEGNEXT_INLINE void multiply(const BFloat16* a, int64_t row_stride, int64_t step
 // instructions, since for K = 32 the detour through memory is noticeable. A longer epilogue takes minutes to compile
 // that way.
 enum class SumsIn { kMemory, kRegisters };
-
-// The rows of a matrix, mostly pixels: row m of segment s begins at data + m * stride + s * segment_stride.
-template <typename E>
-struct Rows {
-  E* data;
-  int64_t stride, segment_stride = 0;
-};
 
 // The tile's sums if they have more than kChain terms. It is a function of its own so that gemm_tile's accumulators
 // stay in registers throughout.
@@ -222,6 +175,11 @@ static inline void gemm_panel(const Rows<const Element>& a, int64_t rows, const 
 template <SumsIn kSums = SumsIn::kMemory, typename Element, typename Epilogue>
 static inline void gemm(const Rows<const Element>& a, int64_t rows, const PackedWeights<Element>& w,
                         const Epilogue& epilogue) {
+#if defined(SEGNEXT_TILES)
+  if constexpr (std::is_same_v<Element, BFloat16>) {
+    if (tiles_take(w)) return gemm_on_tiles(a, rows, w, epilogue);
+  }
+#endif
   const Element* panel = w.data;
   for (int64_t column = 0; column < w.n; column += kPanel * kLanes) {
     const int64_t vectors = smaller(vectors_of(w.n - column), kPanel);

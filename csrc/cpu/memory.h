@@ -5,11 +5,10 @@
 // cache lines costs two accesses: malloc's 16 bytes are not enough.
 #pragma once
 
-#include <omp.h>
-
 #include <cstdint>
 #include <cstdlib>
 
+#include "cpu/team.h"
 #include "cpu/vector.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -54,16 +53,6 @@ struct Array {
 
   Array(Arena& arena, int64_t count) : data(arena.take<T>(count)) {}
 };
-
-// A thread's place in the team that runs a parallel region, and its contiguous range [begin, end) of `total` units.
-struct Member {
-  int64_t index, team;
-
-  int64_t begin(int64_t total) const { return total * index / team; }
-  int64_t end(int64_t total) const { return total * (index + 1) / team; }
-};
-
-static inline Member this_member() { return {omp_get_thread_num(), omp_get_num_threads()}; }
 
 // `shared` bytes for a team and `own` bytes for each of its threads, both from bytes_of; freed at the end of the scope.
 class TeamMemory {

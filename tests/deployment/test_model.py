@@ -22,6 +22,7 @@ from segnext.deployment.plan import Plan, plan_memory
 from segnext.models import SegNeXt
 from segnext.models.finite import NonFiniteError
 from segnext_kernels import native, use_backend
+from tests.instruction_sets import use_instruction_set
 from tests.models.narrow import narrow
 
 STREET = Path(__file__).parents[2] / "docs" / "street.jpg"
@@ -85,10 +86,7 @@ def test_same_logits_of_the_other_sizes(size: str) -> None:
 def test_every_instruction_set(
     model: SegNeXt, name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = native.INSTRUCTION_SETS.index(name)
-    if index > native._C.best_instruction_set():
-        pytest.skip(f"this machine has no {name}")
-    monkeypatch.setattr(native, "instruction_set", lambda: index)
+    use_instruction_set(native.INSTRUCTION_SETS.index(name), monkeypatch)
     images = noise(2, 3, 70, 90)
     assert_close(
         deploy(model, dtype).forward_logits(images), model, images, 1e-4 if dtype == torch.float32 else 5e-2

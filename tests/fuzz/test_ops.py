@@ -22,11 +22,12 @@ from torch.utils._pytree import tree_map_only
 from oracle.accuracy import CAPS, assert_gradient_accurate, assert_output
 from oracle.gradients import backward_arguments, cast, gradients_of
 from oracle.inputs import DTYPES, LAYOUTS
-from segnext_kernels import backend, native
+from segnext_kernels import backend
 from segnext_kernels.spec import Sample, all_specs
 from tests.contract.cases import assert_bitwise, tensors
 from tests.contract.test_values import VIEWS
 from tests.fuzz.conftest import Fuzzer
+from tests.instruction_sets import available, use_instruction_set
 
 PROBLEMS = 2000
 GUARD = 64  # elements on each side, a multiple of every alignment
@@ -159,7 +160,7 @@ class Problem:
         self.backend = str(
             rng.choice([n for n in names if n in ("cpu", "reference")], p=_mostly_first(names))
         )
-        self.isa = int(rng.integers(0, native._C.best_instruction_set() + 1)) if native._C else 0
+        self.isa = int(rng.choice(available() or [0]))
         self.threads = [int(count) for count in rng.choice([1, 2, 3, 4], 2, replace=False)]
         self.text = f"{self.spec.name} {dtype} {layout} {self.backend} {self.sizes} x {self.magnitude:.1e}"
         self.text += (
@@ -278,7 +279,7 @@ def test_random_problems(fuzzer: Fuzzer, monkeypatch: pytest.MonkeyPatch) -> Non
 
         def run(rng: np.random.Generator = rng) -> str | None:
             problem = Problem(rng)
-            monkeypatch.setattr(native, "instruction_set", lambda: problem.isa)
+            use_instruction_set(problem.isa, monkeypatch)
             try:
                 problem.check()
             except Exception as error:

@@ -23,6 +23,7 @@ from tests.contract.cases import assert_bitwise
 from tests.contract.test_values import VIEWS
 from tests.fuzz.conftest import Fuzzer
 from tests.fuzz.test_ops import SIZES, Canaries, flag
+from tests.instruction_sets import available, use_instruction_set
 
 pytestmark = pytest.mark.skipif(native._C is None, reason="the compiled library is missing")
 PROBLEMS = 1000
@@ -151,7 +152,7 @@ class Drawn:
         self.rng, self.name = rng, str(rng.choice(list(LAYERS)))
         self.spec, self.sizes = all_specs()[self.name], SIZES[self.name](rng)
         self.dtype, self.seed = str(rng.choice(["fp32", "bf16"])), int(rng.integers(2**31))
-        self.isa = int(rng.integers(0, native._C.best_instruction_set() + 1))
+        self.isa = int(rng.choice(available()))
         self.threads = [int(count) for count in rng.choice([1, 2, 3, 4], 2, replace=False)]
 
     def arguments(self, **fixed: Any) -> tuple[Any, ...]:
@@ -183,5 +184,5 @@ class Drawn:
 def test_random_problems_of_packed_layers(fuzzer: Fuzzer, monkeypatch: pytest.MonkeyPatch) -> None:
     for case, rng in fuzzer.cases("problems of packed layers", PROBLEMS):
         drawn = Drawn(rng)
-        monkeypatch.setattr(native, "instruction_set", lambda isa=drawn.isa: isa)
+        use_instruction_set(drawn.isa, monkeypatch)
         fuzzer.check(case, drawn.fault)

@@ -6,6 +6,7 @@ import pytest
 
 from segnext_kernels import native
 from tests.cuda_emulator.plugin import emulator, pytest_pyfunc_call
+from tests.instruction_sets import use_instruction_set
 
 __all__ = ["emulator", "instruction_set", "pytest_pyfunc_call"]
 
@@ -13,7 +14,4 @@ __all__ = ["emulator", "instruction_set", "pytest_pyfunc_call"]
 @pytest.fixture(params=native.INSTRUCTION_SETS)
 def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use each instruction set that this machine has."""
-    index = native.INSTRUCTION_SETS.index(request.param)
-    if native._C is None or index > native._C.best_instruction_set():
-        pytest.skip(f"this machine has no {request.param}")
-    monkeypatch.setattr(native, "instruction_set", lambda: index)
+    use_instruction_set(native.INSTRUCTION_SETS.index(request.param), monkeypatch)

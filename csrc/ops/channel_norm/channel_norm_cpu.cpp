@@ -67,7 +67,7 @@ void run(const ChannelNormParams& p, int threads) {
   const int64_t in_image = p.x.size[2] * p.x.size[3], total = p.x.size[0] * in_image;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me = this_member();
+    const Member me;
     for_each_tile(in_image, me.begin(total), me.end(total), kLanes, [&](const Pixels& tile) {
       const T* x[kLanes];
       T* out[kLanes];

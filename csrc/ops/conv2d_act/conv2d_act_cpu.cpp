@@ -160,7 +160,7 @@ struct Convolution {
     if (memory.is_exhausted()) return false;
 #pragma omp parallel num_threads(threads)
     {
-      const Member me = this_member();
+      const Member me;
       Element* const scratch = memory.own<Array<Element>>(me, scratch_elements()).data;
       if (by_rows()) {
         for (int64_t y = me.begin(images * height); y < me.end(images * height); ++y) {

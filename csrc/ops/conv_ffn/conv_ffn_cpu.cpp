@@ -270,7 +270,7 @@ bool run(const ConvFfnParams& p, int threads) {
   const int64_t total = images * tiling.tiles * height;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me = this_member();
+    const Member me;
     const auto scratch = memory.own<FfnScratch<Element>>(me, p, tiling);
     const int64_t last = me.end(total);
     for (int64_t row = me.begin(total); row < last;) {

@@ -108,7 +108,7 @@ bool forward(const GatedPointwiseParams& p, int threads) {
   load_parameter<T>(p.bias, s.co, shared.bias);
 #pragma omp parallel num_threads(threads)
   {
-    const Member me = this_member();
+    const Member me;
     const auto own = memory.own<GateOwn<T, E>>(me, s);
     pack_panels(pointwise<T>(p.weight), shared.weights, me);
 #pragma omp barrier
@@ -263,7 +263,7 @@ bool backward(const GatedPointwiseBackwardParams& p, int threads) {
   load_parameter<T>(f.bias, s.co, shared.bias);
 #pragma omp parallel num_threads(threads)
   {
-    const Member me = this_member();
+    const Member me;
     const auto own = memory.own<GateBackwardOwn<T, E>>(me, s);
     if (f.u.data != nullptr) pack_panels(pointwise<T>(f.weight), shared.forward_weights, me);
     pack_panels(backward_weights<T>(f.weight), shared.backward_weights, me);

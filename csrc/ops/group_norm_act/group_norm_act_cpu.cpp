@@ -77,7 +77,7 @@ bool run_steps(const Params& params, const GroupNormActParams& p, const Steps& s
   const auto sums = memory.shared<TwoSums>(reals);
 #pragma omp parallel num_threads(threads)
   {
-    const Member me = this_member();
+    const Member me;
     auto state = memory.own<typename Pass::State>(me, largest);
     for (int64_t step = 0; step < steps.count; ++step) {
       const Pass pass(params, steps, step, sums.of[step % 2]);

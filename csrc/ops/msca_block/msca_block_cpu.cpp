@@ -96,7 +96,7 @@ bool run(const MscaBlockParams& p, int threads) {
 
 #pragma omp parallel num_threads(threads)
   {
-    const Member me = this_member();
+    const Member me;
     const auto s = memory.own<BlockScratch<Element>>(me, k, tiling);
 
     for_each_tile(pixels, me.begin(images * pixels), me.end(images * pixels), kTile, [&](const Pixels& tile) {

@@ -75,7 +75,7 @@ bool forward(const MscaConvParams& p, int threads) {
   pack_strips<T>(p.weights, packed);
 #pragma omp parallel num_threads(threads)
   {
-    const Member me = this_member();
+    const Member me;
     run_strips<T>(p.x, p.out, kernels, tiling, packed, memory.own<StripScratch>(me, kernels, tiling), me);
   }
   return true;

@@ -130,7 +130,8 @@ class NmfBackward {
 
   // Every thread of a team calls this.
   void run() const {
-    const auto s = memory_.own<NmfBackwardScratch>(this_member(), sizes_);
+    const Member me;
+    const auto s = memory_.own<NmfBackwardScratch>(me, sizes_);
     const int64_t images = p_.x.size[0], bottom = p_.unrolled ? 0 : sizes_.last;
     for (int64_t begin = 0; begin < images; begin += chunking_.group) {
       const int64_t group = smaller(chunking_.group, images - begin);

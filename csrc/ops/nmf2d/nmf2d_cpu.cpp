@@ -142,7 +142,8 @@ bool forward(const Nmf2dParams& p, int threads) {
 
 #pragma omp parallel num_threads(threads)
   {
-    const auto s = memory.own<NmfScratch>(this_member(), sizes);
+    const Member me;
+    const auto s = memory.own<NmfScratch>(me, sizes);
     for (int64_t begin = 0; begin < images; begin += chunking.group) {
       const int64_t group = smaller(chunking.group, images - begin);
       for_each_row_block(group, sizes.channels, [&](int64_t i, int64_t first, int64_t count) {

@@ -81,8 +81,13 @@ bool run(const ResizeSumParams& p, int threads) {
   if (memory.is_exhausted()) return false;
   const auto axes = memory.shared<SumAxes>(p);
   const int64_t total = p.out.size[0] * p.out.size[2];
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t row = 0; row < total; ++row) add_row<T>(p, axes, row / p.out.size[2], row % p.out.size[2]);
+#pragma omp parallel num_threads(threads)
+  {
+    const Member me;
+    for (int64_t row = me.begin(total); row < me.end(total); ++row) {
+      add_row<T>(p, axes, row / p.out.size[2], row % p.out.size[2]);
+    }
+  }
   return true;
 }
 

@@ -224,7 +224,7 @@ bool run(const UpsampleArgmaxParams& p, int threads) {
   const int64_t units = p.batch * rows.runs;
 #pragma omp parallel num_threads(threads)
   {
-    const Member me = this_member();
+    const Member me;
     auto own = memory.own<ArgmaxScratch>(me, p.width, row_size);
     LabelledRow(&slot)[2] = own.slot;
     Cell<Label> cell{p, rows, columns, row_size, own.largest, own.candidates};

@@ -198,7 +198,7 @@ CrossEntropyStatus forward(const Params& p, double* loss, int threads) {
   bool in_range = true;
 #pragma omp parallel num_threads(threads) reduction(&& : in_range)
   {
-    const Member me = this_member();
+    const Member me;
     auto scratch = memory.own<LossScratch>(me, s);
     for (int64_t row = me.begin(rows); row < me.end(rows); ++row) {
       in_range = forward_row<T>(p, s, shared, row / s.out_height, row % s.out_height, scratch) && in_range;
@@ -301,7 +301,7 @@ CrossEntropyStatus backward(const Params& p, double grad, const Tensor4& grad_lo
   for (int64_t k = 0; k < s.classes; ++k) weight_sum += shared.weight[k];
 #pragma omp parallel num_threads(threads)
   {
-    const Member me = this_member();
+    const Member me;
     auto scratch = memory.own<LossBackwardScratch>(me, s, band_rows);
     const int64_t units = s.batch * bands;
     for (int64_t unit = me.begin(units); unit < me.end(units); ++unit) {

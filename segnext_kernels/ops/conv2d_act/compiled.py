@@ -12,14 +12,14 @@ from segnext_kernels.ops.conv2d_act.reference import empty_out
 ACTS = {"none": 0, "relu": 1, "gelu": 2}  # csrc/ops/conv2d_act/conv2d_act.h
 
 
-def pack(weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+def pack(weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> native.Packed:
     """The CPU kernel's form of weight and bias, both float32, for pixels of ``dtype``."""
     return native.pack("conv2d_act", dtype, weight, bias)
 
 
 def run(
     x: torch.Tensor,
-    packed: torch.Tensor,
+    packed: native.Packed,
     kernel: tuple[int, int],
     stride: int,
     padding: int,
@@ -36,9 +36,10 @@ def run(
         kernel,
         stride,
         padding,
-        native.address(packed),
+        packed.address,
         ACTS[act],
         out,
+        isa=packed.isa,
     )
     return out
 

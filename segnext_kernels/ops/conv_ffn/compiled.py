@@ -17,16 +17,16 @@ from segnext_kernels.ops.conv_ffn.reference import empty_out
 from segnext_kernels.ops.gated_pointwise.compiled import pointwise, pointwise_backward
 
 
-def pack(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+def pack(weights: Sequence[torch.Tensor]) -> native.Packed:
     """The CPU kernel's form of (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)."""
     return native.pack("conv_ffn", weights[0].dtype, list(weights))
 
 
 def run(
-    x: torch.Tensor, packed: torch.Tensor, hidden: int, residual: bool, out: torch.Tensor
+    x: torch.Tensor, packed: native.Packed, hidden: int, residual: bool, out: torch.Tensor
 ) -> torch.Tensor:
     """Run the CPU kernel and write into ``out``, (N, Co, H, W) in x's dtype, which must not overlap x."""
-    native.call_cpu("conv_ffn", x, x.dtype, x, native.address(packed), hidden, residual, out)
+    native.call_cpu("conv_ffn", x, x.dtype, x, packed.address, hidden, residual, out, isa=packed.isa)
     return out
 
 

@@ -17,7 +17,7 @@ from segnext_kernels.ops.msca_conv.compiled import CPU_LIMITS
 UNDIVIDED = 1 << 14
 
 
-def pack(weights: Sequence[Any]) -> torch.Tensor:
+def pack(weights: Sequence[Any]) -> native.Packed:
     """The CPU kernel's form of the op's arguments after x, in schema order."""
     return native.pack(
         "msca_block", weights[0].dtype, [list(w) if isinstance(w, tuple) else w for w in weights]
@@ -29,9 +29,11 @@ def workspace_elements(x: torch.Size) -> int:
     return x[0] * native._C.msca_block_workspace(x[1], x[2], x[3], native.instruction_set())
 
 
-def run(x: torch.Tensor, packed: torch.Tensor, workspace: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def run(x: torch.Tensor, packed: native.Packed, workspace: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     """Write into ``out``, which has x's shape and dtype and must not overlap x."""
-    native.call_cpu("msca_block", x, x.dtype, x, native.address(packed), native.address(workspace), out)
+    native.call_cpu(
+        "msca_block", x, x.dtype, x, packed.address, native.address(workspace), out, isa=packed.isa
+    )
     return out
 
 

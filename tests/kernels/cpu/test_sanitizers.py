@@ -17,7 +17,10 @@ from tests.cuda_emulator.build import locked
 
 pytestmark = pytest.mark.proof
 ROOT = Path(__file__).resolve().parents[3]
-FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+FLAGS = (
+    "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+    " -DSEGNEXT_SOFTWARE_TILES"
+)
 # The sanitised library takes the place of the installed one before segnext_kernels looks for it.
 RUN = """
 import importlib.util, sys, torch, pytest
