@@ -170,16 +170,9 @@ static inline void gemm_panel(const Rows<const Element>& a, int64_t rows, const 
   }
 }
 
-// Calls epilogue(m, n, sum) once for every row m < rows and every n < w.n that is a multiple of kLanes. Only the first
-// w.n - n lanes of the last vector count.
-template <SumsIn kSums = SumsIn::kMemory, typename Element, typename Epilogue>
-static inline void gemm(const Rows<const Element>& a, int64_t rows, const PackedWeights<Element>& w,
-                        const Epilogue& epilogue) {
-#if defined(SEGNEXT_TILES)
-  if constexpr (std::is_same_v<Element, BFloat16>) {
-    if (tiles_take(w)) return gemm_on_tiles(a, rows, w, epilogue);
-  }
-#endif
+template <SumsIn kSums, typename Element, typename Epilogue>
+static inline void gemm_on_vectors(const Rows<const Element>& a, int64_t rows, const PackedWeights<Element>& w,
+                                   const Epilogue& epilogue) {
   const Element* panel = w.data;
   for (int64_t column = 0; column < w.n; column += kPanel * kLanes) {
     const int64_t vectors = smaller(vectors_of(w.n - column), kPanel);
@@ -200,6 +193,24 @@ static inline void gemm(const Rows<const Element>& a, int64_t rows, const Packed
 #endif
     }
     panel += vectors * kLanes * w.elements();
+  }
+}
+
+// Calls epilogue(m, n, sum) once for every row m < rows and every n < w.n that is a multiple of kLanes. Only the first
+// w.n - n lanes of the last vector count.
+template <SumsIn kSums = SumsIn::kMemory, typename Element, typename Epilogue>
+static inline void gemm(const Rows<const PixelElement<Element>>& a, int64_t rows, const PackedWeights<Element>& w,
+                        const Epilogue& epilogue) {
+#if defined(SEGNEXT_TILES)
+  if constexpr (!std::is_same_v<Element, Real>) {
+    if (w.on_tiles) return gemm_on_tiles(a, rows, w, epilogue);
+  }
+#endif
+  if constexpr (std::is_same_v<Element, Split>) {
+    const PackedWeights<Real> whole{reinterpret_cast<const Real*>(w.data), w.n, w.segment_k, w.segments};
+    gemm_on_vectors<kSums>(a, rows, whole, epilogue);
+  } else {
+    gemm_on_vectors<kSums>(a, rows, w, epilogue);
   }
 }
 

@@ -58,7 +58,7 @@ static inline void pack_columns(Element* out, const T* p, int64_t k_stride, int6
 }
 
 template <typename Element, typename T>
-static inline void pack_panel(const Matrix<T>& w, int64_t panel, Element* packed) {
+static inline void pack_whole_panel(const Matrix<T>& w, int64_t panel, Element* packed) {
   constexpr int64_t kStep = k_step<Element>();
   const int64_t steps = k_steps<Element>(w.depth), padded_steps = k_steps<Element>(w.padded_depth);
   const int64_t first = panel * kPanel * kLanes;
@@ -99,6 +99,62 @@ static inline void pack_panel(const Matrix<T>& w, int64_t panel, Element* packed
       }
     }
   }
+}
+
+#if defined(__AMX_BF16__)
+// kLanes columns of step k.
+static inline Vec load_columns(const Matrix<float>& w, int64_t column, int64_t k) {
+  const float* p = w.data + column * w.n_stride + k * w.k_stride;
+  const int64_t left = k < w.depth ? w.columns - column : 0;
+  if (w.n_stride == 1) return load_first(p, left);
+  Real values[kLanes] = {};
+  for (int64_t n = 0; n < smaller(left, kLanes); ++n) values[n] = p[n * w.n_stride];
+  return load(values);
+}
+
+// A panel in pieces: pairs of k, as for BFloat16, first the highs of all steps and then the lows.
+static inline void pack_split_panel(const Matrix<float>& w, int64_t panel, Split* packed) {
+  const int64_t first = panel * kPanel * kLanes;
+  const int64_t vectors = smaller(vectors_of(w.columns - first), kPanel);
+  BitsV* const highs = reinterpret_cast<BitsV*>(packed + first * w.padded_depth);
+  BitsV* const lows = highs + vectors * w.padded_depth / 2;
+  for (int64_t j = 0; j < vectors; ++j) {
+    const int64_t column = first + j * kLanes;
+    for (int64_t k = 0; k < w.padded_depth; k += kLanes) {
+      Vec square[kLanes];
+#pragma GCC unroll 16
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        if (w.k_stride == 1) {
+          square[lane] =
+              load_first(w.data + (column + lane) * w.n_stride + k, column + lane < w.columns ? w.depth - k : 0);
+        } else {
+          square[lane] = load_columns(w, column, k + lane);
+        }
+      }
+      if (w.k_stride == 1) transpose(square);
+#pragma GCC unroll 16
+      for (int lane = 0; lane < kLanes; lane += 2) {
+        BitsV high[2], low[2];
+        split(square[lane], &high[0], &low[0]);
+        split(square[lane + 1], &high[1], &low[1]);
+        const int64_t at = (k + lane) / 2 * vectors + j;
+        highs[at] = high[0] >> 16 | high[1];
+        lows[at] = low[0] >> 16 | low[1];
+      }
+    }
+  }
+}
+#endif
+
+template <typename Element, typename T>
+static inline void pack_panel(const Matrix<T>& w, int64_t panel, Element* packed) {
+#if defined(__AMX_BF16__)
+  if constexpr (std::is_same_v<Element, Split>) {
+    if (suits_tiles<Split>(w.padded_depth, w.padded_depth)) return pack_split_panel(w, panel, packed);
+    return pack_panel(w, panel, reinterpret_cast<Real*>(packed));
+  } else
+#endif
+    pack_whole_panel(w, panel, packed);
 }
 
 template <typename Element, typename T>

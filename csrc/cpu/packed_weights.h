@@ -1,6 +1,8 @@
 // Packed weights and rows: what the products of cpu/gemm.h multiply.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/convert.h"
 #include "cpu/vector.h"
 
@@ -13,8 +15,17 @@ constexpr int kPanel = 4;
 #else
 constexpr int kPanel = 2;
 #endif
+constexpr int64_t kTileDepth = 32;  // k of a product of two tiles (cpu/tile_registers.h)
 
-// The type that a product of T pixels multiplies: T itself if the instruction set can, else Real.
+// A float32 weight as two bfloat16, which AMX multiplies (cpu/gemm_on_tiles.h): high + low has 16 of its 24 bits. In
+// memory all highs of a panel come before its lows. Where tiles do not take a product, its weights are Reals, which
+// need as much memory.
+struct Split {
+  BFloat16 high, low;
+};
+static_assert(sizeof(Split) == sizeof(float));
+
+// The type of the weights in a product of T pixels: T itself if the instruction set can, else Real.
 template <typename T>
 struct ProductOf {
   using Element = Real;
@@ -25,8 +36,26 @@ struct ProductOf<BFloat16> {
   using Element = BFloat16;
 };
 #endif
+#if defined(__AMX_BF16__)
+template <>
+struct ProductOf<float> {
+  using Element = Split;
+};
+#endif
 template <typename T>
 using ProductElement = typename ProductOf<T>::Element;
+
+// The type of the pixels that are multiplied by weights of Element.
+template <typename Element>
+struct PixelOf {
+  using Type = Element;
+};
+template <>
+struct PixelOf<Split> {
+  using Type = Real;
+};
+template <typename Element>
+using PixelElement = typename PixelOf<Element>::Type;
 
 // Elements of k per step; K is padded with zeros to a multiple.
 template <typename Element>
@@ -51,13 +80,36 @@ static inline int64_t packed_size(int64_t n, int64_t segment_k, int64_t segments
   return padded(n) * segments * padded_k<Element>(segment_k);
 }
 
+// Whether tiles take a product over `total` k in runs of `run`: they have 32 k each. Rows of floats are split into
+// pieces on the stack, which limits k.
+template <typename Element>
+static inline bool suits_tiles(int64_t run, int64_t total) {
+  constexpr int64_t kMostSplit = 4096;
+  return run % kTileDepth == 0 && (!std::is_same_v<Element, Split> || total <= kMostSplit);
+}
+
 template <typename Element>
 struct PackedWeights {
   const Element* data;
   int64_t n, segment_k, segments;
+  bool on_tiles = suits_tiles<Element>(segment_k, segment_k* segments);
 
   int64_t elements() const { return segments * padded_k<Element>(segment_k); }  // per column
 };
+
+#if defined(__AMX_BF16__)
+// 16 bits of each lane of v and the rest, in the upper half of a lane. Both together differ from v by 2^-17 of it.
+// A lane that is not finite has no rest.
+static inline void split(Vec v, BitsV* high, BitsV* low) {
+  const BitsV bits = (BitsV)v, magnitude = bits & 0x7fffffffu, cut = bits & 0xffff0000u;
+  const BitsV rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+  const BitsV quiet = magnitude > 0x7f800000u ? cut | 0x400000u : cut;
+  *high = magnitude >= 0x7f7f8000u ? quiet : rounded;  // rounding the largest numbers would give Inf
+  const BitsV rest = (BitsV)(v - (Vec)*high);
+  const BitsV rounded_rest = (rest + 0x7fffu + ((rest >> 16) & 1u)) & 0xffff0000u;
+  *low = magnitude >= 0x7f800000u ? BitsV{} : rounded_rest;
+}
+#endif
 
 // The rows of a matrix, mostly pixels: row m of segment s begins at data + m * stride + s * segment_stride.
 template <typename E>

@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/packed_weights.h"
 #include "cpu/vector.h"
 
 namespace segnext {
@@ -27,7 +28,6 @@ namespace SEGNEXT_ISA {
 
 constexpr int64_t kTileSide = 16;   // rows of a tile, and its columns of 4 bytes
 constexpr int64_t kTileBytes = 64;  // of a row
-constexpr int64_t kTileDepth = 32;  // k of a product
 
 #if defined(SEGNEXT_SOFTWARE_TILES)
 

@@ -15,7 +15,7 @@ from segnext.one_line import one_line
 SUMMARY, JOURNAL = "predictions.json", "predictions.jsonl"
 
 # Results of other settings than these would be other results.
-_DETERMINING = ("weights_digest", "dtype", "inference", "preprocessing", "overlay")
+_DETERMINING = ("weights_digest", "dtype", "matmul_precision", "inference", "preprocessing", "overlay")
 
 
 class Journal:

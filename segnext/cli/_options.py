@@ -31,8 +31,23 @@ Weights = Annotated[
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...")]
 # More threads than any machine has cores are a mistake; starting them ends the process.
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default: PyTorch's choice.")]
+MatmulPrecision = Annotated[
+    Literal["highest", "high"],
+    typer.Option(
+        help="float32 products: whole, or of bfloat16 pieces (faster on CPUs with AMX; on a GPU TF32)."
+    ),
+]
 Size = Annotated[str, typer.Option(help="Input size: 512, or HEIGHTxWIDTH such as 1024x2048.")]
 Batch = Annotated[int, typer.Option(min=1, max=LARGEST_SIDE, help="Images at once.")]
+
+
+def configure_torch(threads: int | None, matmul_precision: str = "highest") -> None:
+    """Set what a command's options say about PyTorch in this process."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(matmul_precision)
 
 
 def output_option(text: str) -> Any:

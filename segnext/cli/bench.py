@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from segnext.cli._options import SIZE_NAMES, Batch, Size, Threads, parse_size
+from segnext.cli._options import (
+    SIZE_NAMES,
+    Batch,
+    MatmulPrecision,
+    Size,
+    Threads,
+    configure_torch,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +52,7 @@ def bench(
     ] = False,
     seconds: Annotated[float, typer.Option(min=0, help="Approximate time of all rounds together.")] = 10,
     threads: Threads = None,
+    matmul_precision: MatmulPrecision = "highest",
 ) -> None:
     """Time SegNeXt from image to mask on this machine's CPU, against the other runtimes that are installed.
 
@@ -69,8 +78,7 @@ def bench(
 
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     height, width = parse_size("--size", size)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    configure_torch(threads, matmul_precision)
     network = _build(model)
     images = _noise(batch, network.config.in_channels, height, width)
     with errors.status("preparing eager PyTorch") as status:

@@ -11,8 +11,10 @@ from segnext.cli._journal import JOURNAL, SUMMARY, Journal
 from segnext.cli._options import (
     Device,
     InferenceOptions,
+    MatmulPrecision,
     Threads,
     Weights,
+    configure_torch,
     expanded,
     output_option,
     parse_numbers,
@@ -50,6 +52,7 @@ def predict(
         typer.Option(help="Arithmetic of the network."),
     ] = "float32",
     threads: Threads = None,
+    matmul_precision: MatmulPrecision = "highest",
     value_range: Annotated[
         str | None,
         typer.Option(help="Values that become black and white in images of more than 8 bits, e.g. 0,4095."),
@@ -100,7 +103,7 @@ def predict(
     records: list[dict[str, Any]] = []
     summary, stopped = "", False
     if files:
-        predictor = _predictor(weights, device, dtype, options, threads, value_range)
+        predictor = _predictor(weights, device, dtype, options, threads, matmul_precision, value_range)
         _set_pixel_limit(max_pixels)
         output.mkdir(parents=True, exist_ok=True)
         with sole_use("predict", output), stop_signals(STOPPING) as stop:
@@ -131,6 +134,7 @@ def _predictor(
     dtype: str,
     options: InferenceOptions,
     threads: int | None,
+    matmul_precision: str,
     value_range: str | None,
 ) -> Predictor:
     from dataclasses import replace
@@ -139,8 +143,7 @@ def _predictor(
 
     from segnext.predict.predictor import Predictor
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    configure_torch(threads, matmul_precision)
     predictor = Predictor(weights, device=device, dtype=getattr(torch, dtype), inference=options.inference())
     if value_range is not None:
         declared: Any = parse_numbers("--value-range", value_range)
@@ -211,6 +214,8 @@ def _run(predictor: Predictor, weights: str, overlay: float | None) -> dict[str,
     import dataclasses
     import json
 
+    import torch
+
     import segnext
     from segnext.weights.digest import digest
 
@@ -227,6 +232,8 @@ def _run(predictor: Predictor, weights: str, overlay: float | None) -> dict[str,
         "classes": predictor.classes,
         "palette": predictor.palette.tolist(),
     }
+    if (precision := torch.get_float32_matmul_precision()) != "highest":
+        run["matmul_precision"] = precision
     return dict(json.loads(json.dumps(run)))
 
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from segnext.cli._options import SIZE_NAMES, Data, Device, Root, Threads, expanded, output_option
+from segnext.cli._options import (
+    SIZE_NAMES,
+    Data,
+    Device,
+    Root,
+    Threads,
+    configure_torch,
+    expanded,
+    output_option,
+)
 from segnext.training.settings import Reporting, TrainSettings
 
 if TYPE_CHECKING:
@@ -80,8 +89,7 @@ def train(
     from segnext.training.loop import FINAL
     from segnext.training.loop import train as run
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    configure_torch(threads)
     config = load_data_config(data, root)
     torch.manual_seed(settings.seed)  # before the model draws its weights
     network = _network(model, weights, len(config.classes), head, part)

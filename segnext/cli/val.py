@@ -12,9 +12,11 @@ from segnext.cli._options import (
     Data,
     Device,
     InferenceOptions,
+    MatmulPrecision,
     Root,
     Threads,
     Weights,
+    configure_torch,
     expanded,
     output_option,
 )
@@ -46,6 +48,7 @@ def val(
         ),
     ] = True,
     threads: Threads = None,
+    matmul_precision: MatmulPrecision = "highest",
 ) -> None:
     """Evaluate weights: IoU and accuracy of each class, mIoU, pixel accuracy.
 
@@ -84,8 +87,7 @@ def val(
             raise FileExistsError(f"val: output must not exist, got {output}; replace it with --overwrite")
         make_place(output)  # before the evaluation, since it may be impossible
     inference = options.inference()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    configure_torch(threads, matmul_precision)
     config = load_data_config(data, root)
     model = _load(weights, config)
     preprocessing = Preprocessing.of(model.metadata)
@@ -118,6 +120,7 @@ def val(
                 "weights": weights,
                 "deployed": deployed,
                 "dtype": dtype,
+                "matmul_precision": matmul_precision,
             }
             _save(output, {**said, "inference": asdict(inference)}, evaluation, config.classes)
     finally:  # a file that cannot be written does not cost the measures

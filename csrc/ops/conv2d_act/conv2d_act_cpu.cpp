@@ -31,6 +31,12 @@ struct PackedConvolution {
         bias(arena.take<float>(padded(out))) {}
 };
 
+// Whether tiles take the product: `row` elements of a pixel are the shortest run of k.
+template <typename Element>
+bool on_tiles(int64_t taps, int64_t row) {
+  return suits_tiles<Element>(row, taps * row);
+}
+
 // Packs w[n][k] = source(n, k) element by element: this happens once, when a model is deployed.
 template <typename Element, typename Source>
 void pack_weights(Element* out, int64_t n, int64_t depth, Source source) {
@@ -47,36 +53,70 @@ void pack_weights(Element* out, int64_t n, int64_t depth, Source source) {
   }
 }
 
+#if defined(__AMX_BF16__)
+// The same in pieces (cpu/pack.h).
+template <typename Source>
+void pack_split_weights(Split* packed, int64_t n, int64_t depth, Source source) {
+  BFloat16* high = reinterpret_cast<BFloat16*>(packed);
+  for (int64_t first = 0; first < n; first += kPanel * kLanes) {
+    const int64_t last = first + smaller(vectors_of(n - first), kPanel) * kLanes;
+    BFloat16* low = high + (last - first) * depth;
+    for (int64_t k = 0; k < depth; k += 2) {
+      for (int64_t column = first; column < last; ++column) {
+        for (int64_t i = k; i < k + 2; ++i) {
+          BitsV upper, lower;
+          split(broadcast(column < n ? source(column, i) : 0.0f), &upper, &lower);
+          *high++ = {static_cast<uint16_t>(upper[0] >> 16)};
+          *low++ = {static_cast<uint16_t>(lower[0] >> 16)};
+        }
+      }
+    }
+    high = low;
+  }
+}
+#endif
+
 template <typename Element>
 void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
   const int64_t out = weight.size[0], in = weight.size[1], height = weight.size[2], width = weight.size[3];
   const int64_t row = padded_k<Element>(in);
   const auto packed = laid_out<PackedConvolution<Element>>(memory, out, height * width, in);
-  pack_weights(packed.weight, out, height * width * row, [&](int64_t n, int64_t k) {
+  const auto source = [&](int64_t n, int64_t k) {
     const int64_t tap = k / row, channel = k % row;
     if (channel >= in) return 0.0f;
     return static_cast<const float*>(weight.data)[n * weight.stride[0] + channel * weight.stride[1] +
                                                   tap / width * weight.stride[2] + tap % width * weight.stride[3]];
-  });
+  };
+  const int64_t depth = height * width * row;
+#if defined(__AMX_BF16__)
+  if constexpr (std::is_same_v<Element, Split>) {
+    if (on_tiles<Split>(height * width, row)) {
+      pack_split_weights(packed.weight, out, depth, source);
+    } else {
+      pack_weights(reinterpret_cast<Real*>(packed.weight), out, depth, source);
+    }
+  } else
+#endif
+    pack_weights(packed.weight, out, depth, source);
   load_parameter<float>(bias, out, packed.bias);
 }
 
 // Copies `count` pixels to rows of padded_k elements; the padding becomes zero.
-template <typename T, typename Element>
+template <typename T, typename Pixel>
 void gather_rows(const T* source, int64_t channels, int64_t channel_stride, int64_t pixel_stride, int64_t count,
-                 Element* out) {
-  const int64_t row = padded_k<Element>(channels);
+                 Pixel* out) {
+  const int64_t row = padded_k<Pixel>(channels);
   if (channel_stride == 1) {
     for (int64_t p = 0; p < count; ++p) {
       for (int64_t c = 0; c < row; ++c) {
-        out[p * row + c] = from_real<Element>(c < channels ? to_real(source[p * pixel_stride + c]) : 0.0f);
+        out[p * row + c] = from_real<Pixel>(c < channels ? to_real(source[p * pixel_stride + c]) : 0.0f);
       }
     }
   } else {
     for (int64_t c = 0; c < row; ++c) {
       for (int64_t p = 0; p < count; ++p) {
         out[p * row + c] =
-            from_real<Element>(c < channels ? to_real(source[p * pixel_stride + c * channel_stride]) : 0.0f);
+            from_real<Pixel>(c < channels ? to_real(source[p * pixel_stride + c * channel_stride]) : 0.0f);
       }
     }
   }
@@ -85,6 +125,7 @@ void gather_rows(const T* source, int64_t channels, int64_t channel_stride, int6
 template <typename T, typename Out>
 struct Convolution {
   using Element = ProductElement<T>;
+  using Pixel = PixelElement<Element>;
 
   const Conv2dActParams& p;
   const PackedConvolution<Element>& packed;
@@ -102,24 +143,26 @@ struct Convolution {
   const T* image(int64_t index) const { return static_cast<const T*>(p.x.data) + index * p.x.stride[0]; }
 
   // Copies `count` pixels of the image's row y, from `column` on; zeros outside the image.
-  void copy_pixels(const T* x, int64_t y, int64_t column, int64_t count, Element* out) const {
+  void copy_pixels(const T* x, int64_t y, int64_t column, int64_t count, Pixel* out) const {
     const int64_t width = p.x.size[3], end = column + count;
     const bool inside = y >= 0 && y < p.x.size[2] && column < width && end > 0;
     if (!inside) {
-      std::memset(out, 0, count * row * sizeof(Element));
+      std::memset(out, 0, count * row * sizeof(Pixel));
       return;
     }
     const int64_t first = larger(column, 0), last = smaller(end, width);
-    std::memset(out, 0, (first - column) * row * sizeof(Element));
+    std::memset(out, 0, (first - column) * row * sizeof(Pixel));
     gather_rows(x + y * p.x.stride[2] + first * p.x.stride[3], p.x.size[1], p.x.stride[1], p.x.stride[3], last - first,
                 out + (first - column) * row);
-    std::memset(out + (last - column) * row, 0, (end - last) * row * sizeof(Element));
+    std::memset(out + (last - column) * row, 0, (end - last) * row * sizeof(Pixel));
   }
 
-  void product(const Rows<const Element>& a, int64_t segments, const Pixels& pixels) const {
+  void product(const Rows<const Pixel>& a, int64_t segments, const Pixels& pixels) const {
     const int64_t channels = p.out.size[1];
     Out* out = static_cast<Out*>(p.out.data) + pixels.image * p.out.stride[0];
-    gemm(a, pixels.count, PackedWeights<Element>{packed.weight, channels, taps() * row / segments, segments},
+    gemm(a, pixels.count,
+         PackedWeights<Element>{packed.weight, channels, taps() * row / segments, segments,
+                                on_tiles<Element>(taps(), row)},
          [&](int64_t m, int64_t n, Vec sum) {
            sum += load(packed.bias + n);
            if (p.activation == Activation::kGelu) sum = gelu_for<Out>(sum);
@@ -129,7 +172,7 @@ struct Convolution {
          });
   }
 
-  void output_row(int64_t index, int64_t y, Element* scratch) const {
+  void output_row(int64_t index, int64_t y, Pixel* scratch) const {
     for (int64_t i = 0; i < p.kernel[0]; ++i) {
       copy_pixels(image(index), y * p.stride - p.padding + i, -p.padding, row_length() / row,
                   scratch + i * row_length());
@@ -137,12 +180,12 @@ struct Convolution {
     product({scratch, p.stride * row, row_length()}, p.kernel[0], {index, y * p.out.size[3], p.out.size[3]});
   }
 
-  void tile(const Pixels& pixels, Element* scratch) const {
+  void tile(const Pixels& pixels, Pixel* scratch) const {
     if (is_pointwise()) {
-      product(read_rows<Element, T>(p.x, pixels, k_step<Element>(), scratch), 1, pixels);
+      product(read_rows<Pixel, T>(p.x, pixels, k_step<Pixel>(), scratch), 1, pixels);
       return;
     }
-    Element* out = scratch;
+    Pixel* out = scratch;
     for (int64_t pixel = pixels.first; pixel < pixels.first + pixels.count; ++pixel) {
       const int64_t top = pixel / p.out.size[3] * p.stride - p.padding;
       const int64_t left = pixel % p.out.size[3] * p.stride - p.padding;
@@ -156,12 +199,12 @@ struct Convolution {
   bool run(int threads) const {
     const int64_t images = p.out.size[0], height = p.out.size[2], pixels = height * p.out.size[3];
     if (images * p.out.size[1] * pixels == 0) return true;
-    const TeamMemory memory(0, bytes_of<Array<Element>>(scratch_elements()), threads);
+    const TeamMemory memory(0, bytes_of<Array<Pixel>>(scratch_elements()), threads);
     if (memory.is_exhausted()) return false;
 #pragma omp parallel num_threads(threads)
     {
       const Member me;
-      Element* const scratch = memory.own<Array<Element>>(me, scratch_elements()).data;
+      Pixel* const scratch = memory.own<Array<Pixel>>(me, scratch_elements()).data;
       if (by_rows()) {
         for (int64_t y = me.begin(images * height); y < me.end(images * height); ++y) {
           output_row(y / height, y % height, scratch);
@@ -192,11 +235,13 @@ int64_t packed_bytes(const Tensor4& weight) {
 }  // namespace
 
 int64_t conv2d_act_packed_bytes(DType dtype, const Tensor4& weight) {
-  return dtype == DType::kBFloat16 ? packed_bytes<ProductElement<BFloat16>>(weight) : packed_bytes<float>(weight);
+  return dtype == DType::kBFloat16 ? packed_bytes<ProductElement<BFloat16>>(weight)
+                                   : packed_bytes<ProductElement<float>>(weight);
 }
 
 void conv2d_act_pack_cpu(DType dtype, const Tensor4& weight, const Tensor4& bias, void* packed) {
-  dtype == DType::kBFloat16 ? pack<ProductElement<BFloat16>>(weight, bias, packed) : pack<float>(weight, bias, packed);
+  dtype == DType::kBFloat16 ? pack<ProductElement<BFloat16>>(weight, bias, packed)
+                            : pack<ProductElement<float>>(weight, bias, packed);
 }
 
 bool conv2d_act_cpu(const Conv2dActParams& p, int threads) {

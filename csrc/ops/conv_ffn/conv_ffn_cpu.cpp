@@ -86,15 +86,15 @@ struct FfnTiles {
   }
 };
 
-template <typename Element>
+template <typename Pixel>
 struct FfnScratch {
-  Element *ring, *gelu, *rows;
+  Pixel *ring, *gelu, *rows;
   int64_t *from, *to;  // per pixel of a product: the offset of its x, and of its place in the ring or in out
 
   FfnScratch(Arena& arena, const ConvFfnParams& p, const FfnTiles& tiling)
-      : ring(arena.take<Element>((tiling.group + 2) * (tiling.tile + 2) * panels_of(p.hidden) * kWidth)),
-        gelu(arena.take<Element>(tiling.group * tiling.tile * panels_of(p.hidden) * kWidth)),
-        rows(arena.take<Element>((tiling.group + 2) * (tiling.tile + 2) * padded(p.x.size[1]))),
+      : ring(arena.take<Pixel>((tiling.group + 2) * (tiling.tile + 2) * panels_of(p.hidden) * kWidth)),
+        gelu(arena.take<Pixel>(tiling.group * tiling.tile * panels_of(p.hidden) * kWidth)),
+        rows(arena.take<Pixel>((tiling.group + 2) * (tiling.tile + 2) * padded(p.x.size[1]))),
         from(arena.take<int64_t>(tiling.group * tiling.tile)),
         to(arena.take<int64_t>((tiling.group + 2) * (tiling.tile + 2))) {}
 };
@@ -103,11 +103,12 @@ struct FfnScratch {
 template <typename T>
 struct FfnUnit {
   using Element = ProductElement<T>;
+  using Pixel = PixelElement<Element>;
 
   const ConvFfnParams& p;
   const FfnTiles& tiling;
   const PackedFfn<Element>& packed;
-  const FfnScratch<Element>& s;
+  const FfnScratch<Pixel>& s;
   int64_t image, left, right;  // the tile's columns
 
   int64_t columns() const { return right - left; }
@@ -124,20 +125,20 @@ struct FfnUnit {
   struct Source {
     int64_t first, last, begin, run;  // rows inside the image; the first column and the columns of each
     bool at_once;                     // whether all rows are one matrix: `all`
-    Rows<const Element> all;
+    Rows<const Pixel> all;
   };
 
   Source source(int64_t first, int64_t last) const {
     const int64_t height = p.x.size[2], width = p.x.size[3], row_size = padded(p.x.size[1]);
     Source from{larger(first, 0), smaller(last, height), larger(left - 1, 0), 0, true, {}};
     from.run = smaller(right + 1, width) - from.begin;
-    if (pixels_are_rows<Element, T>(p.x, k_step<Element>())) {
+    if (pixels_are_rows<Pixel, T>(p.x, k_step<Pixel>())) {
       from.at_once = from.run == width && p.x.stride[2] == width * p.x.stride[3];
       from.all = direct(from.first, from.begin);
     } else {
       for (int64_t row = from.first; row < from.last; ++row) {
-        load_pixels<Element, T>(p.x, {image, row * width + from.begin, from.run},
-                                s.rows + (row - from.first) * from.run * row_size);
+        load_pixels<Pixel, T>(p.x, {image, row * width + from.begin, from.run},
+                              s.rows + (row - from.first) * from.run * row_size);
       }
       from.all = {s.rows, row_size};
     }
@@ -150,18 +151,18 @@ struct FfnUnit {
     return from;
   }
 
-  Rows<const Element> direct(int64_t row, int64_t column) const {
-    return {reinterpret_cast<const Element*>(x_at(row, column)), p.x.stride[3]};
+  Rows<const Pixel> direct(int64_t row, int64_t column) const {
+    return {reinterpret_cast<const Pixel*>(x_at(row, column)), p.x.stride[3]};
   }
 
   // Computes one panel of hidden rows [first, last) into the ring. Rows and columns outside the image are zero.
   void produce(const Source& from, int64_t first, int64_t last, int64_t panel) const {
-    Element* ring = s.ring + panel * ring_panel();
+    Pixel* ring = s.ring + panel * ring_panel();
     for (int64_t row = first; row < last; ++row) {
-      Element* target = ring + slot(row) * (tiling.tile + 2) * kWidth;
-      if (row < from.first || row >= from.last) std::memset(target, 0, (columns() + 2) * kWidth * sizeof(Element));
-      if (left == 0) std::memset(target, 0, kWidth * sizeof(Element));
-      if (right == p.x.size[3]) std::memset(target + (columns() + 1) * kWidth, 0, kWidth * sizeof(Element));
+      Pixel* target = ring + slot(row) * (tiling.tile + 2) * kWidth;
+      if (row < from.first || row >= from.last) std::memset(target, 0, (columns() + 2) * kWidth * sizeof(Pixel));
+      if (left == 0) std::memset(target, 0, kWidth * sizeof(Pixel));
+      if (right == p.x.size[3]) std::memset(target + (columns() + 1) * kWidth, 0, kWidth * sizeof(Pixel));
     }
     const int64_t left_over = p.hidden - panel * kWidth;
     const PackedWeights<Element> w{packed.fc1 + panel * packed_size<Element>(kWidth, p.x.size[1]),
@@ -181,11 +182,11 @@ struct FfnUnit {
   void convolve_and_activate(int64_t first, int64_t last, int64_t panel) const {
     const int64_t vectors = smaller(vectors_of(p.hidden - panel * kWidth), kPanel);
     for (int64_t row = first; row < last; ++row) {
-      const Element* above[3];
+      const Pixel* above[3];
       for (int64_t i = 0; i < 3; ++i) {
         above[i] = s.ring + panel * ring_panel() + slot(row - 1 + i) * (tiling.tile + 2) * kWidth;
       }
-      Element* target = s.gelu + panel * gelu_panel() + (row - first) * columns() * kWidth;
+      Pixel* target = s.gelu + panel * gelu_panel() + (row - first) * columns() * kWidth;
       for (int64_t v = 0; v < kPanel; ++v) {
         if (v < vectors) {
           activate_row(above, target, panel * kPanel + v, v * kLanes);
@@ -196,7 +197,7 @@ struct FfnUnit {
     }
   }
 
-  void activate_row(const Element* const (&above)[3], Element* target, int64_t vector, int64_t lane) const {
+  void activate_row(const Pixel* const (&above)[3], Pixel* target, int64_t vector, int64_t lane) const {
     Vec weight[kTaps];
 #pragma GCC unroll 9
     for (int i = 0; i < kTaps; ++i) weight[i] = load(packed.taps + (vector * kTaps + i) * kLanes);
@@ -234,7 +235,7 @@ struct FfnUnit {
     const T* x = static_cast<const T*>(p.x.data) + image * p.x.stride[0];
     T* out = static_cast<T*>(p.out.data) + image * p.out.stride[0];
     const PackedWeights<Element> w{packed.fc2, out_channels, kWidth, panels_of(p.hidden)};
-    gemm(Rows<const Element>{s.gelu, kWidth, gelu_panel()}, (last - first) * columns(), w,
+    gemm(Rows<const Pixel>{s.gelu, kWidth, gelu_panel()}, (last - first) * columns(), w,
          [&](int64_t m, int64_t n, Vec sum) {
            sum += load(packed.fc2_bias + n);
            const int64_t lanes = out_channels - n;
@@ -261,17 +262,18 @@ struct FfnUnit {
 template <typename T>
 bool run(const ConvFfnParams& p, int threads) {
   using Element = ProductElement<T>;
+  using Pixel = PixelElement<Element>;
   const auto packed = laid_out<PackedFfn<Element>>(p.packed, p.x.size[1], p.hidden, p.out.size[1]);
   const int64_t images = p.x.size[0], height = p.x.size[2], width = p.x.size[3];
   if (images * height * width * p.out.size[1] == 0) return true;
-  const FfnTiles tiling(p, sizeof(Element));
-  const TeamMemory memory(0, bytes_of<FfnScratch<Element>>(p, tiling), threads);
+  const FfnTiles tiling(p, sizeof(Pixel));
+  const TeamMemory memory(0, bytes_of<FfnScratch<Pixel>>(p, tiling), threads);
   if (memory.is_exhausted()) return false;
   const int64_t total = images * tiling.tiles * height;
 #pragma omp parallel num_threads(threads)
   {
     const Member me;
-    const auto scratch = memory.own<FfnScratch<Element>>(me, p, tiling);
+    const auto scratch = memory.own<FfnScratch<Pixel>>(me, p, tiling);
     const int64_t last = me.end(total);
     for (int64_t row = me.begin(total); row < last;) {
       const int64_t strip = row / height, first = row % height;
@@ -290,7 +292,7 @@ bool run(const ConvFfnParams& p, int threads) {
 int64_t conv_ffn_packed_bytes(const ConvFfnWeights& weights) {
   const int64_t hidden = weights.fc1_weight.size[0], in = weights.fc1_weight.size[1], out = weights.fc2_weight.size[0];
   return weights.dtype == DType::kBFloat16 ? bytes_of<PackedFfn<ProductElement<BFloat16>>>(in, hidden, out)
-                                           : bytes_of<PackedFfn<float>>(in, hidden, out);
+                                           : bytes_of<PackedFfn<ProductElement<float>>>(in, hidden, out);
 }
 
 void conv_ffn_pack_cpu(const ConvFfnWeights& weights, void* packed) {

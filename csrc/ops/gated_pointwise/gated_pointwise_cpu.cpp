@@ -71,9 +71,9 @@ void pack_panels(const Matrix<T>& w, E* packed, const Member& me) {
 }
 
 // A tile of m as rows that a product can read: BFloat16 in pairs.
-template <typename T, typename E>
-Rows<const E> product_rows(const Tensor4& m, const Pixels& t, E* scratch) {
-  return read_rows<E, T>(m, t, k_step<E>(), scratch);
+template <typename T, typename Pixel>
+Rows<const Pixel> product_rows(const Tensor4& m, const Pixels& t, Pixel* scratch) {
+  return read_rows<Pixel, T>(m, t, k_step<Pixel>(), scratch);
 }
 
 // Memory that a forward's threads share.
@@ -89,11 +89,11 @@ struct GateShared {
 // A thread's memory for a tile.
 template <typename T, typename E>
 struct GateOwn {
-  E* m;
+  PixelElement<E>* m;
   T *u, *out;
 
   GateOwn(Arena& arena, const GateSizes& s)
-      : m(arena.take<E>(kTile * s.ci_padded)),
+      : m(arena.take<PixelElement<E>>(kTile * s.ci_padded)),
         u(arena.take<T>(kTile * s.co_padded)),
         out(arena.take<T>(kTile * s.co_padded)) {}
 };
@@ -113,7 +113,7 @@ bool forward(const GatedPointwiseParams& p, int threads) {
     pack_panels(pointwise<T>(p.weight), shared.weights, me);
 #pragma omp barrier
     for_each_tile(s.pixels, me.begin(s.total), me.end(s.total), kTile, [&](const Pixels& t) {
-      const Rows<const E> m = product_rows<T>(p.m, t, own.m);
+      const Rows<const PixelElement<E>> m = product_rows<T>(p.m, t, own.m);
       const Rows<T> out = rows_to_write(p.out, t, own.out);
       const PackedWeights<E> weights{shared.weights, s.co, s.ci, 1};
       if (p.u.data == nullptr) {
@@ -152,14 +152,17 @@ struct GateBackwardShared {
 // A thread's memory for a tile.
 template <typename T, typename E>
 struct GateBackwardOwn {
-  E *m, *t, *transposed, *packed;  // t: (kTile, co_padded) and (co_padded, kTile); m as weights: (ci, kTile)
+  using Pixel = PixelElement<E>;
+
+  Pixel *m, *t, *transposed;  // t: (kTile, co_padded) and (co_padded, kTile)
+  E* packed;                  // m as weights: (ci, kTile)
   T *u, *grad, *grad_m, *grad_u;
   Real* bias_sum;  // (co_padded) the tile's sum of t
 
   GateBackwardOwn(Arena& arena, const GateSizes& s)
-      : m(arena.take<E>(kTile * s.ci_padded)),
-        t(arena.take<E>(kTile * s.co_padded)),
-        transposed(arena.take<E>(kTile * s.co_padded)),
+      : m(arena.take<Pixel>(kTile * s.ci_padded)),
+        t(arena.take<Pixel>(kTile * s.co_padded)),
+        transposed(arena.take<Pixel>(kTile * s.co_padded)),
         packed(arena.take<E>(packed_size<E>(s.ci, kTile))),
         u(arena.take<T>(kTile * s.co_padded)),
         grad(arena.take<T>(kTile * s.co_padded)),
@@ -202,8 +205,9 @@ template <typename T, typename E>
 void backward_tile(const GatedPointwiseBackwardParams& p, const GateSizes& s, const Pixels& t,
                    const GateBackwardShared<E>& shared, const GateBackwardOwn<T, E>& own, Real* weight_sum,
                    Real* bias_sum) {
+  using Pixel = PixelElement<E>;
   const GatedPointwiseParams& f = p.forward;
-  const Rows<const E> m = product_rows<T>(f.m, t, own.m);
+  const Rows<const PixelElement<E>> m = product_rows<T>(f.m, t, own.m);
   const bool gated = f.u.data != nullptr;
   const Rows<const T> u = gated ? read_rows<T, T>(f.u, t, kLanes, own.u) : Rows<const T>{nullptr, 0};
   const Rows<const T> grad = read_rows<T, T>(p.grad, t, kLanes, own.grad);
@@ -221,13 +225,13 @@ void backward_tile(const GatedPointwiseBackwardParams& p, const GateSizes& s, co
   }
 
   const Rows<T> grad_m = rows_to_write(p.grad_m, t, own.grad_m);
-  gemm(Rows<const E>{own.t, s.co_padded}, t.count, PackedWeights<E>{shared.backward_weights, s.ci, s.co, 1},
+  gemm(Rows<const Pixel>{own.t, s.co_padded}, t.count, PackedWeights<E>{shared.backward_weights, s.ci, s.co, 1},
        [&](int64_t row, int64_t column, Vec sum) { store_vector(grad_m.data + row * grad_m.stride + column, sum); });
   finish_rows(grad_m, p.grad_m, t, own.grad_m);
 
-  const Matrix<E> columns{m.data, s.ci, t.count, 1, m.stride};
+  const Matrix<Pixel> columns{m.data, s.ci, t.count, 1, m.stride};
   for (int64_t panel = 0; panel < columns.panels(); ++panel) pack_panel(columns, panel, own.packed);
-  gemm(Rows<const E>{own.transposed, kTile}, s.co, PackedWeights<E>{own.packed, s.ci, t.count, 1},
+  gemm(Rows<const Pixel>{own.transposed, kTile}, s.co, PackedWeights<E>{own.packed, s.ci, t.count, 1},
        [&](int64_t row, int64_t column, Vec sum) {
          Real* target = weight_sum + row * s.ci_padded + column;
          store(target, load(target) + sum);

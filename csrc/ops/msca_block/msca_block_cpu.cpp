@@ -66,27 +66,28 @@ void pack(const MscaBlockWeights& w, void* memory) {
   load_parameter<T>(w.skip_shift, channels, packed.shift);
 }
 
-template <typename Element>
+template <typename Pixel>
 struct BlockScratch {
-  Element *rows, *gated;
+  Pixel *rows, *gated;
   StripScratch strips;
 
   BlockScratch(Arena& arena, const StripKernels& k, const StripTiles& tiling)
-      : rows(arena.take<Element>(kTile * padded(k.channels))),
-        gated(arena.take<Element>(kTile * padded(k.channels))),
+      : rows(arena.take<Pixel>(kTile * padded(k.channels))),
+        gated(arena.take<Pixel>(kTile * padded(k.channels))),
         strips(arena, k, tiling) {}
 };
 
 template <typename T>
 bool run(const MscaBlockParams& p, int threads) {
   using Element = ProductElement<T>;
+  using Pixel = PixelElement<Element>;
   const StripKernels& k = *static_cast<const StripKernels*>(p.packed);
   const auto packed = laid_out<PackedBlock<Element>>(p.packed, k);
   const int64_t images = p.x.size[0], height = p.x.size[2], width = p.x.size[3], channels = k.channels;
   const int64_t pixels = height * width;
   if (images * channels * pixels == 0) return true;
   const StripTiles tiling(k, width);
-  const TeamMemory memory(0, bytes_of<BlockScratch<Element>>(k, tiling), threads);
+  const TeamMemory memory(0, bytes_of<BlockScratch<Pixel>>(k, tiling), threads);
   if (memory.is_exhausted()) return false;
   const int64_t row = padded(channels);
   T* u = static_cast<T*>(p.workspace);
@@ -97,11 +98,11 @@ bool run(const MscaBlockParams& p, int threads) {
 #pragma omp parallel num_threads(threads)
   {
     const Member me;
-    const auto s = memory.own<BlockScratch<Element>>(me, k, tiling);
+    const auto s = memory.own<BlockScratch<Pixel>>(me, k, tiling);
 
     for_each_tile(pixels, me.begin(images * pixels), me.end(images * pixels), kTile, [&](const Pixels& tile) {
       T* target = u + (tile.image * pixels + tile.first) * row;
-      gemm(read_rows<Element, T>(p.x, tile, k_step<Element>(), s.rows), tile.count,
+      gemm(read_rows<Pixel, T>(p.x, tile, k_step<Pixel>(), s.rows), tile.count,
            PackedWeights<Element>{packed.proj_in, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
              store_vector(target + m * row + n, gelu_for<T>(sum + load(packed.proj_in_bias + n)));
            });
@@ -111,12 +112,12 @@ bool run(const MscaBlockParams& p, int threads) {
 #pragma omp barrier
     for_each_tile(pixels, me.begin(images * pixels), me.end(images * pixels), kTile, [&](const Pixels& tile) {
       const T* gate = u + (tile.image * pixels + tile.first) * row;
-      gemm(read_rows<Element, T>(p.out, tile, k_step<Element>(), s.rows), tile.count,
+      gemm(read_rows<Pixel, T>(p.out, tile, k_step<Pixel>(), s.rows), tile.count,
            PackedWeights<Element>{packed.mix, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
              store_vector(s.gated + m * row + n, (sum + load(packed.mix_bias + n)) * load_vector(gate + m * row + n));
            });
-      gemm(Rows<const Element>{s.gated, row}, tile.count,
-           PackedWeights<Element>{packed.proj_out, channels, channels, 1}, [&](int64_t m, int64_t n, Vec sum) {
+      gemm(Rows<const Pixel>{s.gated, row}, tile.count, PackedWeights<Element>{packed.proj_out, channels, channels, 1},
+           [&](int64_t m, int64_t n, Vec sum) {
              const int64_t lanes = channels - n;
              const T* skip = x + tile.image * p.x.stride[0] + offset_in_image(p.x, tile.first + m) + n * p.x.stride[1];
              sum += load(packed.proj_out_bias + n) + load(packed.shift + n);
@@ -135,7 +136,7 @@ bool run(const MscaBlockParams& p, int threads) {
 int64_t msca_block_packed_bytes(const MscaBlockWeights& weights) {
   const StripKernels kernels = strip_kernels(weights.strips);
   return weights.dtype == DType::kBFloat16 ? bytes_of<PackedBlock<ProductElement<BFloat16>>>(kernels)
-                                           : bytes_of<PackedBlock<float>>(kernels);
+                                           : bytes_of<PackedBlock<ProductElement<float>>>(kernels);
 }
 
 void msca_block_pack_cpu(const MscaBlockWeights& weights, void* packed) {

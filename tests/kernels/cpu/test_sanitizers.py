@@ -91,8 +91,9 @@ def test_contract_inputs_under_sanitizers(source: Path) -> None:
     for least, tests in (
         (
             500,
-            ("tests/kernels/cpu/test_instruction_sets.py", "-k", "(avx512bf16 or generic) and fp32 or fp64"),
+            ("tests/kernels/cpu/test_instruction_sets.py", "-k", "(avx512bf16 or generic) and fp32 or fp64 or amx and bf16"),
         ),
+        (30, ("tests/kernels/cpu/test_matmul_precision.py",)),
         (2, ("tests/deployment/test_model.py", "-k", "test_every_instruction_set")),
     ):
         done = _run(library, *tests)

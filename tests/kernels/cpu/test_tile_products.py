@@ -1,4 +1,4 @@
-"""Tests the products on AMX's tile registers, in software on every x86-64 machine and on the tiles where there are some.
+"""Tests the products on AMX's tile registers, in software on any x86-64 machine, and on the tiles where they are.
 
 tile_products.cpp compares them with sums in double, for all ways in which a matrix fits its tiles.
 """

@@ -9,6 +9,7 @@
 
 #include "common/isa.h"
 #include "cpu/gemm.h"
+#include "cpu/pack.h"
 #include "cpu/team.h"
 
 namespace segnext {
@@ -25,10 +26,12 @@ uint64_t random_bits() {
   return state ^= state << 17;
 }
 
-BFloat16 random_element() {
+// Between -16 and 16, of several magnitudes.
+template <typename T>
+T random_element() {
   const uint64_t bits = random_bits();
   const float unit = static_cast<float>(static_cast<int64_t>(bits >> 40) - (1 << 23)) * 0x1p-23f;
-  return from_real<BFloat16>(std::ldexp(unit, static_cast<int>(bits % 9) - 4));
+  return from_real<T>(std::ldexp(unit, static_cast<int>(bits % 9) - 4));
 }
 
 void add_to_digest(float sum) {
@@ -39,27 +42,27 @@ void add_to_digest(float sum) {
 
 int64_t ceiling(int64_t n, int64_t block) { return (n + block - 1) / block * block; }
 
+// Of the sum of the products' magnitudes: float32's sums, and 2^-16 for the product of the lows.
+template <typename Element>
+constexpr double kTolerance = std::is_same_v<Element, Split> ? 0x1p-15 : 1e-6;
+
+template <typename Element>
 bool check(int64_t rows, int64_t depth, int64_t columns, int64_t segments, int64_t gap) {
+  using Pixel = PixelElement<Element>;
   const int64_t stride = depth * segments + gap, elements = rows * stride - gap;
-  BFloat16* const a = static_cast<BFloat16*>(std::malloc(elements * sizeof(BFloat16)));
-  for (int64_t i = 0; i < elements; ++i) a[i] = random_element();
+  Pixel* const a = static_cast<Pixel*>(std::malloc(elements * sizeof(Pixel)));
+  for (int64_t i = 0; i < elements; ++i) a[i] = random_element<Pixel>();
   const int64_t width = ceiling(columns, kLanes), k_total = depth * segments;
-  std::vector<BFloat16> weight(k_total * columns), packed(packed_size<BFloat16>(columns, depth, segments));
-  for (BFloat16& w : weight) w = random_element();
-  int64_t at = 0;
-  for (int64_t first = 0; first < width; first += kPanel * kLanes) {
-    const int64_t last = std::min(first + kPanel * kLanes, width);
-    for (int64_t k = 0; k < k_total; k += 2) {
-      for (int64_t n = first; n < last; ++n) {
-        for (int64_t i = k; i < k + 2; ++i) packed[at++] = n < columns ? weight[i * columns + n] : BFloat16{0};
-      }
-    }
-  }
+  std::vector<Pixel> weight(k_total * columns);
+  for (Pixel& w : weight) w = random_element<Pixel>();
+  Element* const packed = static_cast<Element*>(
+      std::aligned_alloc(64, ceiling(packed_size<Element>(columns, depth, segments) * sizeof(Element), 64)));
+  pack_matrix(Matrix<Pixel>{weight.data(), columns, k_total, 1, columns}, packed);
   std::vector<float> sums(rows * width);
   std::vector<int> times(rows * width);
   {
     const Member me;
-    gemm(Rows<const BFloat16>{a, stride, depth}, rows, PackedWeights<BFloat16>{packed.data(), columns, depth, segments},
+    gemm(Rows<const Pixel>{a, stride, depth}, rows, PackedWeights<Element>{packed, columns, depth, segments},
          [&](int64_t m, int64_t n, Vec sum) {
            store(sums.data() + m * width + n, sum);
            ++times[m * width + n];
@@ -75,11 +78,12 @@ bool check(int64_t rows, int64_t depth, int64_t columns, int64_t segments, int64
         sum += product;
         size += std::fabs(product);
       }
-      right = right && std::fabs(sums[m * width + n] - sum) <= 1e-6 * size;
+      right = right && std::fabs(sums[m * width + n] - sum) <= kTolerance<Element> * size;
       add_to_digest(sums[m * width + n]);
     }
   }
   std::free(a);
+  std::free(packed);
   if (!right) {
     std::printf("wrong: %ld rows, %ld columns, %ld segments of %ld, gap %ld\n", static_cast<long>(rows),
                 static_cast<long>(columns), static_cast<long>(segments), static_cast<long>(depth),
@@ -103,8 +107,9 @@ int main() {
       for (const int64_t columns : {1, 16, 17, 48, 64, 100, 144}) {
         for (const int64_t segments : {1, 3}) {
           for (const int64_t gap : {0, 24}) {
-            ++cases;
-            wrong += !segnext::amx::check(rows, depth, columns, segments, gap);
+            cases += 2;
+            wrong += !segnext::amx::check<segnext::amx::BFloat16>(rows, depth, columns, segments, gap);
+            wrong += !segnext::amx::check<segnext::amx::Split>(rows, depth, columns, segments, gap);
           }
         }
       }
