@@ -163,6 +163,8 @@ def measured_ceilings(ceilings: Ceilings) -> str:
     copies = ", ".join(f"{rate:.0f} GB/s at {size >> 20} MiB" for size, rate in ceilings.copies)
     fma = "FMA not measured" if ceilings.fma is None else f"FMA {ceilings.fma:.0f} GFLOP/s"
     half = "" if ceilings.half_gemm is None else f", {ceilings.half_gemm:.0f} GFLOP/s bf16"
+    for name, rate in (("vdpbf16ps", ceilings.dots), ("AMX bf16 tiles", ceilings.tiles)):
+        half += "" if rate is None else f", {name} {rate:.0f} GFLOP/s"
     return f"{fma}, GEMM {ceilings.gemm:.0f} GFLOP/s fp32{half}; copy {copies}"
 
 

@@ -163,4 +163,4 @@ def row_of(data: dict[str, Any]) -> Row:
 def ceilings_of(data: dict[str, Any]) -> Ceilings:
     """Make ceilings from their JSON."""
     copies = tuple((size, rate) for size, rate in data["copies"])
-    return Ceilings(data["fma"], data["gemm"], copies, data.get("half_gemm"))
+    return Ceilings(**{**data, "copies": copies})  # older files have fewer rates
