@@ -37,11 +37,12 @@ interop: .venv/developer ## exchange weights with the real mmsegmentation, Paddl
 lint: .venv/developer ## style and types: ruff, clang-format, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/c*/*.* csrc/ops/*/* $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*) bench/issue_model/runtime.cpp bench/issue_model/machine/* tests/bench/*.cu)
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/c*/*.* csrc/ops/*/* $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*) bench/*.cpp bench/issue_model/runtime.cpp bench/issue_model/machine/* tests/bench/*.cu)
 	$(BIN)/mypy
 
 bench: .venv/developer ## measure this machine; the results go to bench/results
 	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python -m bench.anatomy
 
 campaign: ## measure this machine's GPU with the PyTorch, Triton and nvcc that it has; nine minutes
 	$(PYTHON) -m bench.campaign --first

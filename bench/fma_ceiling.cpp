@@ -23,7 +23,7 @@ constexpr int kChains = 12;
 #define ADD(chain) sum += chain;
 
 // Runs `rounds` times kChains vector FMAs; returns the floating-point operations done.
-extern "C" double fma_flops(long rounds, float* sink) {
+extern "C" double flops(long rounds, float* sink) {
   Vector factor = {}, term = {}, sum = {};
   factor += 0.5f + *sink;
   term += 1.0f + *sink;

@@ -229,6 +229,7 @@ def benchmarks() -> str:
             parts.append(f"### {title}\n\n{report.table(rows, run.ceilings)}{drawn}")
         if fresh := report.fresh_table(run.rows):
             parts.append(f"### {report.FRESH_TITLE}\n\n{fresh}")
+        parts += where_the_time_goes(path.parent)
         parts += training_curves(path.parent) + costs_of_calls(path.parent)
     if not parts:
         parts.append("No machine was measured yet.")
@@ -252,6 +253,22 @@ def _newest(folder: Path) -> Path | None:
 
 def _date(path: Path) -> str:
     return str(json.loads(path.read_text())["machine"]["date"])
+
+
+def where_the_time_goes(folder: Path) -> list[str]:
+    """Return what bench.anatomy found last on the machine of this folder; nothing if it never ran."""
+    path = _newest(folder / "anatomy")
+    if path is None:
+        return []
+    run = results.read(path)
+    plot = report.plot_path(path, report.ANATOMY_TITLE)
+    drawn = f"\n\n![{report.ANATOMY_TITLE}]({_from_docs(plot)})" if plot.exists() else ""
+    head = (
+        f"### {report.ANATOMY_TITLE}\n\n"
+        f"From image to mask, on {run.machine['threads']} threads, commit {run.machine['commit']} "
+        f"([numbers]({_from_docs(path)})). Ceilings of this run: {report.measured_ceilings(run.ceilings)}.{drawn}"
+    )
+    return [head, *(f"#### {one.title}\n\n{report.anatomy(one, run.ceilings)}" for one in run.anatomy)]
 
 
 def training_curves(folder: Path) -> list[str]:

@@ -1,17 +1,18 @@
 """Shows the tables and plots of a result file: `python -m bench.report [FILE]` takes the newest, or the one named.
 
-The tables are Markdown; the plots are PNG files beside the result file, one per table.
+The tables are Markdown; the plots are PNG files beside the result file, one per table, and one of all anatomies.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.results import OURS, Results, Row, newest, read
+from bench.results import OURS, Anatomy, Results, Row, newest, read
 from bench.roofline import Ceilings
 
 OURS_COLOUR, OTHER_COLOUR = "#0072b2", "#999999"
@@ -23,9 +24,15 @@ PEER_COLOURS = {
     "ONNX Runtime": "#d55e00",
     "OpenVINO": "#56b4e9",
 }
+# The ops of an anatomy in their order, again for the colour-blind (Okabe and Ito).
+OP_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#000000")
+BEYOND_THE_FLOOR = 0.4  # opacity of the time above an op's floor
 
 TIMED = ("times",)  # stages whose results are tables
 FRESH_TITLE = "peak memory and first call, in a process of their own"
+ANATOMY_TITLE = "where the time goes"
+REST = "Python between the layers"
+HIGHLIGHTED = 3  # of an anatomy's rows, those that take the longest
 
 
 def render(results: Results) -> str:
@@ -36,6 +43,9 @@ def render(results: Results) -> str:
         parts += [_losses(row) for row in rows if "losses" in row.notes]
     if fresh := fresh_table(results.rows):
         parts.append(f"## {FRESH_TITLE}\n\n{fresh}")
+    parts += [
+        f"## {ANATOMY_TITLE}, {one.title}\n\n{anatomy(one, results.ceilings)}" for one in results.anatomy
+    ]
     if results.stages:
         parts.append("## stages of the campaign\n\n" + "\n".join(_stages(results.stages)))
     if results.without_number:
@@ -92,6 +102,31 @@ def fresh_table(rows: Sequence[Row]) -> str:
     return aligned(lines)
 
 
+def anatomy(found: Anatomy, ceilings: Ceilings) -> str:
+    """Return a sentence about the whole, and a Markdown table of its ops; the longest rows are bold."""
+    whole, floor = found.whole_ms, sum(row.floor_ms(ceilings) for row in found.rows)
+    times = [*(row.ms for row in found.rows), found.rest_ms]
+    highlighted = sorted(range(len(times)), key=times.__getitem__)[-HIGHLIGHTED:]
+    shares = [
+        f"**{ms / whole:.0%}**" if i in highlighted else f"{ms / whole:.0%}" for i, ms in enumerate(times)
+    ]
+    lines = [["op and shape", "calls", "ms", "of the whole", "floor ms", "of roofline", "bound by"]]
+    for row, share in zip(found.rows, shares, strict=False):
+        low = row.floor_ms(ceilings)
+        kind = "memory" if row.memory_ms(ceilings) >= row.arithmetic_ms(ceilings) else "arithmetic"
+        ratio = f"{low / row.ms:.0%}"
+        lines.append(
+            [f"{row.op} {row.shapes}", str(row.calls), number(row.ms), share, number(low), ratio, kind]
+        )
+    lines.append([REST, "", number(found.rest_ms), shares[-1], "", "", ""])
+    calls = str(sum(row.calls for row in found.rows))
+    lines.append(["the whole", calls, number(whole), "100%", number(floor), f"{floor / whole:.0%}", ""])
+    words = (
+        f"`predict`, without clocks inside: {number(found.predict_ms)} ms in the same {found.rounds} rounds."
+    )
+    return f"{words}\n\n{aligned(lines)}"
+
+
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """Return rows of cells as a Markdown table, header first, padded so that it reads well as plain text too."""
     first, *others = ([line[column] for line in lines] for column in range(len(lines[0])))
@@ -105,17 +140,26 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([header, rule, *body])
 
 
+def draw(results: Results, result_file: Path) -> list[Path]:
+    """Draw all plots of a run beside its result file; return their paths."""
+    paths = []
+    for title, rows in results.tables().items():
+        paths.append(plot_path(result_file, title))
+        plot(title, rows, paths[-1])
+    if results.anatomy:
+        paths.append(plot_path(result_file, ANATOMY_TITLE))
+        plot_anatomy(results.anatomy, results.ceilings, paths[-1])
+    return paths
+
+
 def plot(title: str, rows: Sequence[Row], path: Path) -> None:
     """Draw bars of how many times faster ours is than each peer, one group per workload, into a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullLocator
 
     peers = list(dict.fromkeys(name for row in rows for name in row.times if name != OURS))
     height = 0.8 / len(peers)
-    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.15 * len(rows) * (len(peers) + 1)), layout="constrained")
+    names = [f"{row.name} ({number(row.times[OURS].median)} ms)" for row in rows]
+    figure, axes = _bars(title, names, 1.6 + 0.15 * len(rows) * (len(peers) + 1))
     for index, peer in enumerate(peers):
         shift = (index - (len(peers) - 1) / 2) * height
         ratios = {
@@ -139,14 +183,61 @@ def plot(title: str, rows: Sequence[Row], path: Path) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}x")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.tick_params(axis="x", labelsize=8)
-    names = [f"{row.name} ({number(row.times[OURS].median)} ms)" for row in rows]
-    axes.set_yticks(range(len(rows)), names, fontsize=8)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("time of the peer / time of ours: to the right of the line, ours is faster")
+    _save(figure, path, len(peers) + 1)
+
+
+def plot_anatomy(anatomies: Sequence[Anatomy], ceilings: Ceilings, path: Path) -> None:
+    """Draw a bar per model, in which each op has its share, up to its floor in full colour, into a PNG."""
+    names = [f"{one.title} ({number(one.whole_ms)} ms)" for one in anatomies]
+    figure, axes = _bars(ANATOMY_TITLE, names, 1.6 + 0.45 * len(names))
+    ops = list(dict.fromkeys(row.op for one in anatomies for row in one.rows))
+    for place, one in enumerate(anatomies):
+        left, share = 0.0, 100 / one.whole_ms
+        for op, colour in zip(ops, itertools.cycle(OP_COLOURS), strict=False):
+            rows = [row for row in one.rows if row.op == op]
+            ms = sum(row.ms for row in rows)
+            floor = min(ms, sum(row.floor_ms(ceilings) for row in rows))
+            label = op if place == 0 else None
+            axes.barh(place, floor * share, 0.7, left=left, color=colour, label=label)
+            axes.barh(
+                place,
+                (ms - floor) * share,
+                0.7,
+                left=left + floor * share,
+                color=colour,
+                alpha=BEYOND_THE_FLOOR,
+            )
+            left += ms * share
+        label = REST if place == 0 else None
+        axes.barh(place, one.rest_ms * share, 0.7, left=left, color=OTHER_COLOUR, label=label)
+    axes.set_xlim(0, 100)
+    axes.xaxis.set_major_formatter("{x:g} %")
+    axes.set_xlabel("of the whole, image to mask; full colour: the op's floor on this machine")
+    _save(figure, path, 5)
+
+
+def _bars(title: str, names: Sequence[str], height: float) -> tuple[Any, Any]:
+    """Return a figure, ``height`` inches high, and its axes for horizontal bars: the first name is on top, at 0."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=len(peers) + 1, fontsize=8, frameon=False)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path, columns: int) -> None:
+    """Write a figure, with its legend of this many columns below it."""
+    import matplotlib.pyplot as plt
+
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -163,6 +254,8 @@ def measured_ceilings(ceilings: Ceilings) -> str:
     copies = ", ".join(f"{rate:.0f} GB/s at {size >> 20} MiB" for size, rate in ceilings.copies)
     fma = "FMA not measured" if ceilings.fma is None else f"FMA {ceilings.fma:.0f} GFLOP/s"
     half = "" if ceilings.half_gemm is None else f", {ceilings.half_gemm:.0f} GFLOP/s bf16"
+    for name, rate in (("vdpbf16ps", ceilings.dots), ("AMX bf16 tiles", ceilings.tiles)):
+        half += "" if rate is None else f", {name} {rate:.0f} GFLOP/s"
     return f"{fma}, GEMM {ceilings.gemm:.0f} GFLOP/s fp32{half}; copy {copies}"
 
 
@@ -223,9 +316,8 @@ def main(arguments: Any = None) -> None:
         parser.exit(1, f"{error}\n")
     print(render(results))
     if not options.no_plots:
-        for title, rows in results.tables().items():
-            plot(title, rows, plot_path(path, title))
-            print(f"\nwrote {plot_path(path, title)}")
+        for drawn in draw(results, path):
+            print(f"\nwrote {drawn}")
 
 
 if __name__ == "__main__":

@@ -76,12 +76,76 @@ class Row:
         return None if floor is None else floor / self.times[OURS].median
 
 
+@dataclass(frozen=True)
+class OpTime:
+    """Holds the calls of an op at one shape in a deployed model; all numbers are those of all calls together.
+
+    Attributes:
+        op, shapes, products, taps, bytes_moved, half: see `bench.op_costs.OpCost`.
+        calls: how often it runs.
+        ms: milliseconds.
+    """
+
+    op: str
+    shapes: str
+    products: int
+    taps: int
+    bytes_moved: int
+    half: bool
+    calls: int
+    ms: float
+
+    def arithmetic_ms(self, ceilings: Ceilings) -> float:
+        """Return the time of products and taps at their ceilings."""
+        return ceilings.floor_ms(self.products, None, self.half, self.taps) or 0.0
+
+    def memory_ms(self, ceilings: Ceilings) -> float:
+        """Return the time of the bytes, at the bandwidth of one call's size."""
+        return self.calls * (ceilings.floor_ms(None, self.bytes_moved // self.calls) or 0.0)
+
+    def floor_ms(self, ceilings: Ceilings) -> float:
+        """Return the milliseconds below which this machine cannot be: the larger of both."""
+        return max(self.arithmetic_ms(ceilings), self.memory_ms(ceilings))
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Holds where the time of a deployed model goes, from image to mask; rows and rest are the whole.
+
+    Attributes:
+        model: model, input size and classes, readable.
+        dtype: "fp32" or "bf16".
+        rows: the ops, in the order of their first calls.
+        rest_ms: what is no op's: Python between the layers, the check for finite logits, memory for the result.
+        predict_ms: of the same model without clocks, in the same rounds.
+        rounds: how many were timed.
+    """
+
+    model: str
+    dtype: str
+    rows: list[OpTime]
+    rest_ms: float
+    predict_ms: float
+    rounds: int
+
+    @property
+    def title(self) -> str:
+        """Return the name of its table."""
+        return f"{self.model}, {self.dtype}"
+
+    @property
+    def whole_ms(self) -> float:
+        """Return the milliseconds from image to mask."""
+        return sum(row.ms for row in self.rows) + self.rest_ms
+
+
 @dataclass
 class Results:
     """Holds a run: the machine, its measured ceilings, the rows, and which workloads got no number and why.
 
     Attributes:
         stages: each stage's status, seconds and findings, if the run is a campaign.
+        anatomy: models that `bench.anatomy` took apart.
     """
 
     machine: dict[str, Any]
@@ -89,6 +153,7 @@ class Results:
     rows: list[Row]
     without_number: dict[str, str] = field(default_factory=dict)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    anatomy: list[Anatomy] = field(default_factory=list)
 
     def tables(self) -> dict[str, list[Row]]:
         """Group the rows by table, in the order in which they were measured."""
@@ -98,9 +163,9 @@ class Results:
         return by_table
 
 
-def write(results: Results, folder: Path = FOLDER) -> Path:
-    """Write ``folder/<machine>/<date>-<commit>.json``, or ``-2.json`` if that exists; return the path."""
-    first = path = path_of(results.machine, folder)
+def write(results: Results, folder: Path = FOLDER, part: str = "") -> Path:
+    """Write ``folder/<machine>/<part>/<date>-<commit>.json``, or ``-2.json`` if that exists; return the path."""
+    first = path = path_of(results.machine, folder, part)
     number = 1
     while path.exists():
         number += 1
@@ -139,6 +204,7 @@ def read(path: Path) -> Results:
         rows=[row_of(row) for row in data["rows"]],
         without_number=data["without_number"],
         stages=data.get("stages", {}),
+        anatomy=[anatomy_of(one) for one in data.get("anatomy", [])],
     )
 
 
@@ -160,7 +226,12 @@ def row_of(data: dict[str, Any]) -> Row:
     return Row(**{**data, **times})
 
 
+def anatomy_of(data: dict[str, Any]) -> Anatomy:
+    """Make an anatomy from its JSON."""
+    return Anatomy(**{**data, "rows": [OpTime(**row) for row in data["rows"]]})
+
+
 def ceilings_of(data: dict[str, Any]) -> Ceilings:
     """Make ceilings from their JSON."""
     copies = tuple((size, rate) for size, rate in data["copies"])
-    return Ceilings(data["fma"], data["gemm"], copies, data.get("half_gemm"))
+    return Ceilings(**{**data, "copies": copies})  # older files have fewer rates

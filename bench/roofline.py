@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.clock import Clock
 
-SOURCE = Path(__file__).with_name("fma_ceiling.cpp")
+FOLDER = Path(__file__).parent
 # Bytes that one copy reads and writes: the smallest fit a core's L2, the largest fit no cache.
 COPY_SIZES = tuple(mebibytes << 20 for mebibytes in (1, 4, 16, 64, 256))
 GPU_COPY_SIZES = tuple(mebibytes << 20 for mebibytes in (8, 32, 512, 4096))  # from the L2 to far beyond it
@@ -36,17 +36,26 @@ class Ceilings:
         gemm: GFLOP/s of PyTorch's fp32 matrix product of side 1024; on a GPU of side 8192, without TF32.
         copies: (bytes read + written by a copy, GB/s); small copies stay in the caches.
         half_gemm: GFLOP/s of the bf16 product on a GPU's tensor cores; None on a CPU.
+        dots: GFLOP/s of vdpbf16ps (AVX512-BF16) in registers; None where the CPU has none, or no compiler knows it.
+        tiles: GFLOP/s of tdpbf16ps (AMX) in registers; None as for ``dots``, or where the system refuses tiles.
     """
 
     fma: float | None
     gemm: float
     copies: tuple[tuple[int, float], ...]
     half_gemm: float | None = None
+    dots: float | None = None
+    tiles: float | None = None
 
     @property
     def arithmetic(self) -> float:
-        """Return the higher of the two measured GFLOP/s."""
+        """Return the higher of the two measured fp32 GFLOP/s."""
         return max(self.fma or 0.0, self.gemm)
+
+    @property
+    def half_arithmetic(self) -> float:
+        """Return the highest GFLOP/s for products of bf16 numbers, which can be computed as fp32 too."""
+        return max(self.arithmetic, self.half_gemm or 0.0, self.dots or 0.0, self.tiles or 0.0)
 
     def bandwidth(self, size: int) -> float:
         """Return the GB/s that no workload of ``size`` bytes exceeds: the best copy from the next smaller size on."""
@@ -55,11 +64,23 @@ class Ceilings:
         return max(rate for at, rate in self.copies if at >= start)
 
     def floor_ms(
-        self, flops: int | None, bytes_moved: int | None, tensor_cores: bool = False
+        self, flops: int | None, bytes_moved: int | None, half: bool = False, taps: int = 0
     ) -> float | None:
-        """Return the milliseconds below which the workload cannot run; None if nothing is known about it."""
-        rate = max(self.arithmetic, self.half_gemm or 0.0) if tensor_cores else self.arithmetic
-        floors = [flops / rate / 1e6] if flops and rate else []
+        """Return the milliseconds below which the workload cannot run; None if nothing is known about it.
+
+        The larger of two times: that of the arithmetic, ``flops`` and ``taps`` one after the other, and that of
+        ``bytes_moved`` at the bandwidth of this size.
+
+        Args:
+            flops: FLOPs at the highest rate: of fp32, or, if ``half``, of bf16 products.
+            bytes_moved: bytes read and written.
+            half: the FLOPs are products of 16-bit numbers.
+            taps: further FLOPs, always at the rate of fp32: depthwise convolutions, which no matrix unit speeds up.
+        """
+        rate = self.half_arithmetic if half else self.arithmetic
+        floors = []
+        if rate and (flops or taps):
+            floors.append((flops or 0) / rate / 1e6 + (taps / self.arithmetic / 1e6 if taps else 0.0))
         if bytes_moved and self.copies:
             floors.append(bytes_moved / self.bandwidth(bytes_moved) / 1e6)
         return max(floors, default=None)
@@ -69,8 +90,9 @@ UNKNOWN = Ceilings(None, 0.0, ())
 
 
 def measure() -> Ceilings:
-    """Measure this machine's ceilings; this takes about two seconds."""
-    return Ceilings(measure_fma(), measure_gemm(), tuple((size, measure_copy(size)) for size in COPY_SIZES))
+    """Measure this machine's ceilings; this takes about three seconds."""
+    copies = tuple((size, measure_copy(size)) for size in COPY_SIZES)
+    return Ceilings(measure_fma(), measure_gemm(), copies, dots=measure_dots(), tiles=measure_tiles())
 
 
 def measure_gpu() -> Ceilings:
@@ -88,26 +110,55 @@ def measure_gpu() -> Ceilings:
 
 
 def measure_fma() -> float | None:
-    """Return the GFLOP/s of a C++ loop of vector FMAs, one copy per thread; None without a compiler."""
+    """Return the GFLOP/s of vector FMAs in float32; None without a compiler."""
+    return _measure_loop("fma_ceiling.cpp", 2_000_000, "-march=native")
+
+
+def measure_dots() -> float | None:
+    """Return the GFLOP/s of vdpbf16ps; None where CPU or compiler lack AVX512-BF16."""
+    return _measure_loop("dot_ceiling.cpp", 2_000_000)
+
+
+def measure_tiles() -> float | None:
+    """Return the GFLOP/s of tdpbf16ps; None where CPU, system or compiler lack AMX."""
+    return _measure_loop("tile_ceiling.cpp", 400_000)
+
+
+def _measure_loop(source: str, rounds: int, *flags: str) -> float | None:
+    """Return the GFLOP/s of a C++ loop, one copy per thread.
+
+    Each instruction has a file of its own: one that the compiler does not know takes no other's rate away.
+
+    Args:
+        source: a file of this folder that defines `flops`.
+        rounds: so many that a call takes about 10 ms.
+        flags: further flags for the compiler.
+
+    Returns:
+        None if there is no compiler, the file does not compile or load, or the machine does not have the
+        instruction.
+    """
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
     if compiler is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "fma_ceiling.so"
-        command = [compiler, "-O3", "-march=native", "-shared", "-fPIC", str(SOURCE), "-o", str(library)]
+        library = Path(folder) / "ceiling.so"
+        command = [compiler, "-O3", *flags, "-shared", "-fPIC", str(FOLDER / source), "-o", str(library)]
         if subprocess.run(command, capture_output=True, check=False).returncode:
             return None
-        fma_flops = ctypes.CDLL(str(library)).fma_flops  # ctypes releases the GIL during the call
-    fma_flops.restype, fma_flops.argtypes = ctypes.c_double, [ctypes.c_long, ctypes.POINTER(ctypes.c_float)]
+        try:
+            flops = ctypes.CDLL(str(library)).flops  # ctypes releases the GIL during the call
+        except OSError:  # a temporary folder from which nothing may run
+            return None
+    flops.restype, flops.argtypes = ctypes.c_double, [ctypes.c_long, ctypes.POINTER(ctypes.c_float)]
     threads = torch.get_num_threads()
-    rounds = 2_000_000  # some 10 ms per thread
 
     def one(_: int) -> float:
-        return float(fma_flops(rounds, ctypes.byref(ctypes.c_float(0.0))))
+        return float(flops(rounds, ctypes.byref(ctypes.c_float(0.0))))
 
     with ThreadPoolExecutor(threads) as pool:
-        flops = sum(pool.map(one, range(threads)))
-        return flops / _best_seconds(lambda: list(pool.map(one, range(threads)))) / 1e9
+        done = sum(pool.map(one, range(threads)))
+        return done / _best_seconds(lambda: list(pool.map(one, range(threads)))) / 1e9 if done else None
 
 
 def measure_gemm(side: int = GEMM_SIDE, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:

@@ -19,6 +19,7 @@ from segnext.deployment.parts import (
     FoldedNorm,
     FoldedWeights,
     Layer,
+    Layers,
     Part,
     arguments,
     mapped,
@@ -31,10 +32,16 @@ PLANS = 2  # input shapes whose memory is kept
 
 
 class PackedNetwork(Network):
-    """Each call takes a plan of its own, so that several threads may run at once."""
+    """Each call takes a plan of its own, so that several threads may run at once.
 
-    def __init__(self, weights: FoldedWeights, config: SegNeXtConfig, dtype: torch.dtype) -> None:
-        super().__init__(weights, config, PackedLayers(dtype))
+    Args:
+        layers: makes the layers, which write to the plan's memory; `PackedLayers` of ``dtype`` by default.
+    """
+
+    def __init__(
+        self, weights: FoldedWeights, config: SegNeXtConfig, dtype: torch.dtype, layers: Layers | None = None
+    ) -> None:
+        super().__init__(weights, config, PackedLayers(dtype) if layers is None else layers)
         self.weights, self.dtype = weights, dtype
         self._plans: OrderedDict[tuple[int, ...], list[Plan]] = OrderedDict()
         self._lock = threading.Lock()
