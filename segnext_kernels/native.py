@@ -138,7 +138,7 @@ def _uses_tiles() -> bool:
         return False
     reason = reason_against_tiles()
     if wanted and reason:
-        raise ValueError(f"SEGNEXT_CPU_ISA: amx does not run here: {reason}")
+        raise ValueError(f"SEGNEXT_CPU_ISA: amx does not run here: {reason}; unset it, or name another")
     return reason is None
 
 

@@ -17,11 +17,13 @@ class Status:
     Attributes:
         missing: for "cpu", "cuda" and "triton" why the part is not here, with the remedy; None where it is.
         instruction_set: of the CPU kernels in use; None without them.
+        without_tiles: why AMX does not multiply bfloat16 for the CPU kernels; None where it does.
         build: the record of the build: compilers, flags, instruction sets, architectures, what was left out and why.
     """
 
     missing: Mapping[str, str | None]
     instruction_set: str | None
+    without_tiles: str | None
     build: Mapping[str, Any]
 
 
@@ -29,4 +31,5 @@ def status() -> Status:
     """What is here, and what is missing and why. Imports Triton where it is installed."""
     missing = {"cpu": native.missing("cpu"), "cuda": native.missing("cuda"), "triton": launch.missing()}
     name = None if missing["cpu"] else native.INSTRUCTION_SETS[native.instruction_set()]
-    return Status(missing, name, native.build_record())
+    without_tiles = missing["cpu"] or native.reason_against_tiles()
+    return Status(missing, name, without_tiles, native.build_record())

@@ -7,6 +7,10 @@
 #include "common/dtype.h"
 #include "cpu/vector.h"
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 // Calls function<T>(...), where T is the element type of a dtype that this build's kernels take.
 #if defined(SEGNEXT_FLOAT64)
 #define SEGNEXT_WITH_ELEMENT(dtype, function, ...) ((void)(dtype), function<double>(__VA_ARGS__))
@@ -83,12 +87,16 @@ static inline Vec load_vector(const BFloat16* p) {
   return (Vec)(__builtin_convertvector(half, BitsV) << 16);
 }
 
-// Rounds as from_real<BFloat16> does.
+// Rounds as from_real<BFloat16> does; AVX512-BF16 makes zeros of subnormal numbers.
 static inline void store_vector(BFloat16* p, Vec v) {
+#if defined(__AVX512BF16__)
+  const __m256bh half = _mm512_cvtneps_pbh((__m512)v);
+#else
   const BitsV bits = (BitsV)v;
   const BitsV rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const BitsV quiet = (bits >> 16) | 0x40u;
   const HalfBitsV half = __builtin_convertvector(v == v ? rounded : quiet, HalfBitsV);
+#endif
   std::memcpy(p, &half, sizeof half);
 }
 #endif

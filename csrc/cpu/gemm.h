@@ -19,10 +19,6 @@
 #include "cpu/packed_weights.h"
 #include "cpu/vector.h"
 
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
 namespace segnext {
 namespace SEGNEXT_ISA {
 

@@ -97,7 +97,7 @@ def backends() -> list[tuple[str, str]]:
     sees_gpu = torch.cuda.is_available()
     here = {
         "cuda": "available" if sees_gpu else "built; torch sees no GPU to run it on",
-        "cpu": f"available, uses {found.instruction_set}",
+        "cpu": f"available, uses {found.instruction_set}, {_tiles(found.without_tiles)}",
     }
     if found.missing["triton"] is None:
         version = importlib.metadata.version("triton")
@@ -107,6 +107,10 @@ def backends() -> list[tuple[str, str]]:
         ("reference", "available: plain PyTorch, any device"),
         ("in force", current_backend()),
     ]
+
+
+def _tiles(reason: str | None) -> str:
+    return "and AMX for bfloat16" if reason is None else f"without AMX: {reason}"
 
 
 NO_GPU = "torch sees no GPU here; on a machine with one they are checked when they are first needed"

@@ -21,6 +21,8 @@ FLAGS = (
     "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
     " -DSEGNEXT_SOFTWARE_TILES"
 )
+# Of the contract: the float32 forms, and the tiles of AMX in software.
+CHOSEN = "(avx512bf16 or generic) and fp32 or fp64 or amx and bf16"
 # The sanitised library takes the place of the installed one before segnext_kernels looks for it.
 RUN = """
 import importlib.util, sys, torch, pytest
@@ -91,7 +93,7 @@ def test_contract_inputs_under_sanitizers(source: Path) -> None:
     for least, tests in (
         (
             500,
-            ("tests/kernels/cpu/test_instruction_sets.py", "-k", "(avx512bf16 or generic) and fp32 or fp64 or amx and bf16"),
+            ("tests/kernels/cpu/test_instruction_sets.py", "-k", CHOSEN),
         ),
         (30, ("tests/kernels/cpu/test_matmul_precision.py",)),
         (2, ("tests/deployment/test_model.py", "-k", "test_every_instruction_set")),
