@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -161,6 +162,21 @@ def instruction_sets(compiler: str) -> dict[str, list[str]]:
     return {best: INSTRUCTION_SETS[best]}
 
 
+def openmp_gap(compiler: str) -> str | None:
+    """Return why this compiler builds no OpenMP, as Apple's clang does not; None if it does."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.cpp"
+        source.write_text("#include <cstdlib>\nint main() {\n#pragma omp parallel\n  std::abort();\n}\n")
+        # linking too: clang takes the flag where LLVM's runtime is not installed
+        command = [*compiler.split(), "-fopenmp", str(source), "-o", str(source.with_suffix(""))]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return None
+    first = re.search(r"^.*\b(?:error|cannot find)\b.*$", done.stderr, re.MULTILINE | re.IGNORECASE)
+    why = f" ({first[0].strip()})" if first else ""
+    return f"{compiler} refuses -fopenmp{why}; the kernels run on one thread"
+
+
 class Ninja:
     """The build.ninja of one library."""
 
@@ -232,6 +248,8 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     import pybind11
 
     compiler = find_compiler()
+    without_openmp = openmp_gap(compiler)
+    openmp = "-Wno-unknown-pragmas" if without_openmp else "-fopenmp"
     ninja = Ninja(folder)
     includes = [
         f"-I{CSRC}",
@@ -249,25 +267,30 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     for name, flags in isas.items():
         for source in sources:
             ninja.compile(
-                "cxx", source, f".{name}", [includes[0], "-fopenmp", *shared, *flags, f"-DSEGNEXT_ISA={name}"]
+                "cxx", source, f".{name}", [includes[0], openmp, *shared, *flags, f"-DSEGNEXT_ISA={name}"]
             )
     float64_flags = ["-DSEGNEXT_FLOAT64", "-DSEGNEXT_ISA=float64"]
     for source in sources:
         if any(FLOAT64 in header.read_text() for header in source.parent.glob("*.h")):
-            ninja.compile("cxx", source, ".float64", [includes[0], "-fopenmp", *shared, *float64_flags])
+            ninja.compile("cxx", source, ".float64", [includes[0], openmp, *shared, *float64_flags])
     for source in sorted(CSRC.glob("common/*.cpp")):
         ninja.compile("cxx", source, "", [includes[0], *shared])
     parts = ["-DSEGNEXT_WITH_CPU", *(["-DSEGNEXT_WITH_CUDA"] if with_cuda else [])]
     source = bindings(folder, CSRC / "module.cpp")
     ninja.compile("cxx", source, "", [*includes, *shared, *parts])
-    # No OpenMP library is linked: the one that `import torch` has loaded is used, so there is one thread pool.
+    # No OpenMP library is linked: the one that `import torch` has loaded is used, so there is one thread pool. Python's
+    # own symbols are open too, which macOS allows only where it is asked to.
     libraries = ""
+    kind = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
     built: dict[str, object] = {
         "compiler": output_of(*compiler.split(), "--version").splitlines()[0],
         "flags": " ".join([*COMPILE_FLAGS, *extra.split()]),
         "instruction_sets": list(isas),
+        "openmp": f"left out: {without_openmp}" if without_openmp else "used",
         "cuda": None,
     }
+    if without_openmp:
+        print(f"segnext: OpenMP was left out: {without_openmp}", file=sys.stderr)
     if with_cuda:
         nvcc = find_nvcc()
         home, names = cuda_home(nvcc), architectures(nvcc)
@@ -283,7 +306,7 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
             "flags": " ".join(NVCC_FLAGS),
             "architectures": names,
         }
-    ninja.rule("link", f"{compiler} -shared {extra} $in -o $out {libraries}")
+    ninja.rule("link", f"{compiler} {kind} {extra} $in -o $out {libraries}")
     target.parent.mkdir(parents=True, exist_ok=True)
     ninja.link(target)
     ninja.run()

@@ -26,6 +26,13 @@ AS_THEY_ARE = frozenset(
     {int, float, bool, type(None), tuple, torch.Size}
 )  # are passed to the library unchanged
 INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16")  # csrc/common/isa.h
+# Symbols of a library that wants an OpenMP runtime, and what that runtime is called: clang's code calls LLVM's, GCC's
+# code calls GCC's.
+OPENMP_RUNTIMES = {
+    "__kmpc_": ("libomp.so.5", "libomp.so"),
+    "GOMP_": ("libgomp.so.1",),
+    "omp_": ("libgomp.so.1",),
+}
 
 
 def _load() -> tuple[Any, str]:
@@ -34,15 +41,18 @@ def _load() -> tuple[Any, str]:
     except ModuleNotFoundError:
         return None, ""
     except ImportError as error:
-        # _C is linked without an OpenMP library so that it joins torch's; a torch whose runtime is not
-        # visible globally leaves these symbols open, and the system's libgomp serves.
-        if "GOMP_" not in str(error) and "omp_" not in str(error):
+        # _C is linked without an OpenMP library so that it joins torch's. These symbols stay open if torch's runtime
+        # is not visible globally, or if it is GCC's and clang built _C: then the system's serves.
+        names = next((names for symbol, names in OPENMP_RUNTIMES.items() if symbol in str(error)), ())
+        if not names:
             return None, str(error)
-    try:
-        ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
-        return importlib.import_module("segnext_kernels._C"), ""
-    except (OSError, ImportError) as error:
-        return None, str(error)
+    for name in names:
+        try:
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+            return importlib.import_module("segnext_kernels._C"), ""
+        except (OSError, ImportError) as error:
+            said = str(error)
+    return None, f"its OpenMP runtime, {names[0]}, does not load: {said}"
 
 
 @functools.cache

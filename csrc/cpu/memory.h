@@ -5,8 +5,6 @@
 // cache lines costs two accesses: malloc's 16 bytes are not enough.
 #pragma once
 
-#include <omp.h>
-
 #include <cstdint>
 #include <cstdlib>
 
@@ -14,6 +12,16 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
+#endif
+
+#if defined(_OPENMP) && defined(__clang__)
+// A team that clang starts belongs to LLVM's OpenMP runtime. These names are that runtime's alone. omp_get_thread_num
+// would be answered by the runtime that was loaded first: with GCC's, which torch brings, every thread would be number
+// 0 of a team of one.
+extern "C" int32_t __kmpc_bound_thread_num(void* location);
+extern "C" int32_t __kmpc_bound_num_threads(void* location);
+#elif defined(_OPENMP)
+#include <omp.h>
 #endif
 
 namespace segnext {
@@ -63,7 +71,13 @@ struct Member {
   int64_t end(int64_t total) const { return total * (index + 1) / team; }
 };
 
+#if defined(_OPENMP) && defined(__clang__)
+static inline Member this_member() { return {__kmpc_bound_thread_num(nullptr), __kmpc_bound_num_threads(nullptr)}; }
+#elif defined(_OPENMP)
 static inline Member this_member() { return {omp_get_thread_num(), omp_get_num_threads()}; }
+#else
+static inline Member this_member() { return {0, 1}; }
+#endif
 
 // `shared` bytes for a team and `own` bytes for each of its threads, both from bytes_of; freed at the end of the scope.
 class TeamMemory {
