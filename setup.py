@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -48,10 +47,12 @@ INSTRUCTION_SETS = {
     "avx512": AVX512,
     "avx512bf16": [*AVX512, "-mavx512bf16"],
 }
+ARM_INSTRUCTION_SETS = {"neon": [], "neonbf16": ["-march=armv8.2-a+bf16"]}
 # The header of an op whose CPU kernels have a build for float64 declares them with this macro of csrc/common/isa.h.
 FLOAT64 = "SEGNEXT_FOR_EACH_ISA_AND_FLOAT64"
 # A compiler defines these macros for a machine that has the instruction set.
 MACROS = {"avx2": "__AVX2__", "avx512": "__AVX512DQ__", "avx512bf16": "__AVX512BF16__"}
+ARM_MACROS = {"neon": "__ARM_NEON", "neonbf16": "__ARM_FEATURE_BF16_VECTOR_ARITHMETIC"}
 DEFAULT_ARCHITECTURES = ["8.0", "9.0+PTX"]
 
 
@@ -150,16 +151,24 @@ def jobs() -> int:
     return max(1, min(cores, int(free_gib / 2)))
 
 
-def instruction_sets(compiler: str) -> dict[str, list[str]]:
-    """Return the instruction sets to build, name to compiler flags, in the order of csrc/common/isa.h."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return {"generic": []}
-    if MODE != "native":
-        return INSTRUCTION_SETS
-    here = output_of(*compiler.split(), "-march=native", "-dM", "-E", "-x", "c++", os.devnull)
-    has = {name for name in MACROS if re.search(rf"^#define {MACROS[name]} ", here, re.MULTILINE)}
-    best = max(has, key=list(INSTRUCTION_SETS).index, default="generic")
-    return {best: INSTRUCTION_SETS[best]}
+def instruction_sets(compiler: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the instruction sets to build, name to compiler flags, and the macros that csrc/common/isa.h wants."""
+    machine = output_of(*compiler.split(), "-dumpmachine").split("-")[0]  # that the compiler compiles for
+    if machine in ("x86_64", "amd64"):
+        family, known, macros, native = "X86", INSTRUCTION_SETS, MACROS, "-march=native"
+    elif machine in ("aarch64", "arm64"):
+        family, known, macros, native = "ARM", ARM_INSTRUCTION_SETS, ARM_MACROS, "-mcpu=native"
+    else:
+        return {"generic": []}, []
+    chosen = known
+    if MODE == "native":
+        here = output_of(*compiler.split(), native, "-dM", "-E", "-x", "c++", os.devnull)
+        has = {name for name in macros if re.search(rf"^#define {macros[name]} ", here, re.MULTILINE)}
+        best = max(has, key=list(known).index, default=next(iter(known)))
+        chosen = {best: known[best]}
+    left_out = [f"-DSEGNEXT_WITHOUT_{name.upper()}" for name in known if name not in ("generic", *chosen)]
+    fallback = [] if "generic" in chosen else [f"-DSEGNEXT_FALLBACK={next(iter(chosen))}"]
+    return chosen, [f"-DSEGNEXT_{family}", *left_out, *fallback]
 
 
 def openmp_gap(compiler: str) -> str | None:
@@ -258,11 +267,7 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     ]
     extra = os.environ.get("CXXFLAGS", "")
     ninja.rule("cxx", f"{compiler} -MMD -MF $out.d {' '.join(COMPILE_FLAGS)} {extra} $flags -c $in -o $out")
-    isas = instruction_sets(compiler)
-    shared = [] if "generic" in isas else [f"-DSEGNEXT_FALLBACK={next(iter(isas))}"]
-    if set(isas) != {"generic"}:
-        left_out = [name for name in INSTRUCTION_SETS if name not in ("generic", *isas)]
-        shared += ["-DSEGNEXT_X86", *(f"-DSEGNEXT_WITHOUT_{name.upper()}" for name in left_out)]
+    isas, shared = instruction_sets(compiler)
     sources = sorted(CSRC.glob("ops/*/*_cpu.cpp"))
     for name, flags in isas.items():
         for source in sources:

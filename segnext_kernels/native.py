@@ -25,7 +25,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 
 AS_THEY_ARE = frozenset(
     {int, float, bool, type(None), tuple, torch.Size}
 )  # are passed to the library unchanged
-INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16")  # csrc/common/isa.h
+INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16", "neon", "neonbf16")  # csrc/common/isa.h
 # Symbols of a library that wants an OpenMP runtime, and what that runtime is called: clang's code calls LLVM's, GCC's
 # code calls GCC's.
 OPENMP_RUNTIMES = {
@@ -63,13 +63,19 @@ def build_record() -> dict[str, Any]:
     return json.loads(RECORD.read_text())
 
 
-def _built_sets() -> Sequence[str]:
+def built_sets() -> Sequence[str]:
+    """The instruction sets that the CPU kernels were built for."""
     return build_record().get("instruction_sets", INSTRUCTION_SETS)
+
+
+def runnable_sets() -> Sequence[str]:
+    """Those of the built instruction sets that this machine has, the best last."""
+    return [name for name in INSTRUCTION_SETS[: _C.best_instruction_set() + 1] if name in built_sets()]
 
 
 def _unfit(library: Any) -> str:
     """Why a library that loads does not run here: SEGNEXT_BUILD=native built it for another instruction set."""
-    built = _built_sets()
+    built = built_sets()
     if INSTRUCTION_SETS[int(library.best_instruction_set())] in built:
         return ""
     return f"built for {' and '.join(built)} alone, which this machine does not have"
@@ -116,12 +122,11 @@ def instruction_set() -> int:
         return best
     if wanted not in INSTRUCTION_SETS:
         raise ValueError(f"SEGNEXT_CPU_ISA must be one of {', '.join(INSTRUCTION_SETS)}, got {wanted!r}")
-    index = INSTRUCTION_SETS.index(wanted)
-    if index > best or wanted not in _built_sets():
+    if wanted not in runnable_sets():
         raise ValueError(
             f"SEGNEXT_CPU_ISA: {wanted} is not built here or not on this machine; best: {INSTRUCTION_SETS[best]}"
         )
-    return index
+    return INSTRUCTION_SETS.index(wanted)
 
 
 @functools.cache

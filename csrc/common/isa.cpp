@@ -1,5 +1,11 @@
 #include "common/isa.h"
 
+#if defined(SEGNEXT_ARM) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(SEGNEXT_ARM) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 namespace segnext {
 
 #if defined(SEGNEXT_X86)
@@ -11,6 +17,23 @@ namespace {
 }
 
 }  // namespace
+#elif defined(SEGNEXT_ARM)
+namespace {
+
+[[maybe_unused]] bool has_bf16() {
+#if defined(__linux__)
+  constexpr unsigned long kBf16 = 1ul << 14;  // HWCAP2_BF16, which the headers of older systems lack
+  return getauxval(AT_HWCAP2) & kBf16;
+#elif defined(__APPLE__)
+  int has = 0;
+  size_t size = sizeof has;
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, nullptr, 0) == 0 && has != 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
 #endif
 
 Isa best_isa() {
@@ -18,6 +41,8 @@ Isa best_isa() {
   SEGNEXT_AVX512BF16(if (has_avx512() && __builtin_cpu_supports("avx512bf16")) return Isa::kAvx512Bf16;)
   SEGNEXT_AVX512(if (has_avx512()) return Isa::kAvx512;)
   SEGNEXT_AVX2(if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::kAvx2;)
+  SEGNEXT_NEONBF16(if (has_bf16()) return Isa::kNeonBf16;)
+  SEGNEXT_NEON(return Isa::kNeon;)
   return Isa::kGeneric;
 }
 

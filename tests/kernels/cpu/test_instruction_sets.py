@@ -66,10 +66,16 @@ def assert_backward(case: Case) -> None:
 
 def test_a_wanted_instruction_set_is_obeyed_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     choose = native.instruction_set.__wrapped__  # without the cache
-    monkeypatch.setenv("SEGNEXT_CPU_ISA", "generic")
-    assert choose() == 0
+    monkeypatch.setenv("SEGNEXT_CPU_ISA", native.built_sets()[0])
+    assert choose() == native.INSTRUCTION_SETS.index(native.built_sets()[0])
+    other = "avx2" if "neon" in native.built_sets() else "neon"
+    monkeypatch.setenv("SEGNEXT_CPU_ISA", other)
+    with pytest.raises(
+        ValueError, match=f"SEGNEXT_CPU_ISA: {other} is not built here or not on this machine"
+    ):
+        choose()
     monkeypatch.setenv("SEGNEXT_CPU_ISA", "sse9")
     with pytest.raises(
-        ValueError, match="SEGNEXT_CPU_ISA must be one of generic, avx2, avx512, avx512bf16, got 'sse9'"
+        ValueError, match=f"SEGNEXT_CPU_ISA must be one of {', '.join(native.INSTRUCTION_SETS)}, got 'sse9'"
     ):
         choose()

@@ -88,7 +88,11 @@ def test_contract_inputs_under_sanitizers(source: Path) -> None:
     for least, tests in (
         (
             500,
-            ("tests/kernels/cpu/test_instruction_sets.py", "-k", "(avx512bf16 or generic) and fp32 or fp64"),
+            (
+                "tests/kernels/cpu/test_instruction_sets.py",
+                "-k",
+                "(avx512bf16 or generic or neon) and fp32 or fp64",
+            ),
         ),
         (2, ("tests/deployment/test_model.py", "-k", "test_every_instruction_set")),
     ):
@@ -112,7 +116,10 @@ def test_sanitizers_see_a_row_read_past_its_end(source: Path) -> None:
     finally:
         header.write_text(text)  # is newer than the broken objects: the next build compiles them again
     done = _run(
-        library, "tests/kernels/cpu/test_instruction_sets.py", "-k", "generic and fp32 and dwconv_gelu"
+        library,
+        "tests/kernels/cpu/test_instruction_sets.py",
+        "-k",
+        "(generic or neon) and fp32 and dwconv_gelu",
     )
     assert done.returncode != 0
     assert "AddressSanitizer" in done.stderr, done.stdout[-3000:]
