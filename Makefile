@@ -23,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --m
 test: .venv/developer ## all tests but those of `make proof`
 	$(PYTEST) -m "not proof"
 
-proof: .venv/developer ## the tests that take minutes: emulator, interpreter, sanitizers, machine code, isolated build
+proof: .venv/developer ## the tests that take minutes: emulator, interpreter, sanitizers, machine code, clang, Arm, isolated build
 	$(PYTEST) -m proof
 
 fuzz: .venv/developer ## random images, checkpoints, ops and kills, 50 times as many as in `make test`: an hour
@@ -37,7 +37,7 @@ interop: .venv/developer ## exchange weights with the real mmsegmentation, Paddl
 lint: .venv/developer ## style and types: ruff, clang-format, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/c*/*.* csrc/ops/*/* $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*) bench/*.cpp bench/issue_model/runtime.cpp bench/issue_model/machine/* tests/bench/*.cu)
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/c*/*.* csrc/ops/*/* $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*) $(addprefix tests/kernels/cpu/,*.cpp remote/*.cpp remote/include/*/*) bench/*.cpp bench/issue_model/runtime.cpp bench/issue_model/machine/* tests/bench/*.cu)
 	$(BIN)/mypy
 
 bench: .venv/developer ## measure this machine; the results go to bench/results

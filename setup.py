@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -48,10 +48,12 @@ INSTRUCTION_SETS = {
     "avx512bf16": [*AVX512, "-mavx512bf16"],
     "amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
 }
+ARM_INSTRUCTION_SETS = {"neon": [], "neonbf16": ["-march=armv8.2-a+bf16"]}
 # The header of an op whose CPU kernels have a build for float64 declares them with this macro of csrc/common/isa.h.
 FLOAT64 = "SEGNEXT_FOR_EACH_ISA_AND_FLOAT64"
 # A compiler defines these macros for a machine that has the instruction set.
 MACROS = {"avx2": "__AVX2__", "avx512": "__AVX512DQ__", "avx512bf16": "__AVX512BF16__", "amx": "__AMX_BF16__"}
+ARM_MACROS = {"neon": "__ARM_NEON", "neonbf16": "__ARM_FEATURE_BF16_VECTOR_ARITHMETIC"}
 DEFAULT_ARCHITECTURES = ["8.0", "9.0+PTX"]
 
 
@@ -150,18 +152,41 @@ def jobs() -> int:
     return max(1, min(cores, int(free_gib / 2)))
 
 
-def instruction_sets(compiler: str) -> dict[str, list[str]]:
-    """Return the instruction sets to build, name to compiler flags, in the order of csrc/common/isa.h."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return {"generic": []}
-    if MODE != "native":
-        return INSTRUCTION_SETS
-    here = output_of(*compiler.split(), "-march=native", "-dM", "-E", "-x", "c++", os.devnull)
-    has = {name for name in MACROS if re.search(rf"^#define {MACROS[name]} ", here, re.MULTILINE)}
-    best = max(has, key=list(INSTRUCTION_SETS).index, default="generic")
-    # what AMX does not multiply runs on the vectors beside it
-    wanted = ("avx512bf16", "amx") if best == "amx" else (best,)
-    return {name: INSTRUCTION_SETS[name] for name in wanted}
+def instruction_sets(compiler: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the instruction sets to build, name to compiler flags, and the macros that csrc/common/isa.h wants."""
+    machine = output_of(*compiler.split(), "-dumpmachine").split("-")[0]  # that the compiler compiles for
+    if machine in ("x86_64", "amd64"):
+        family, known, macros, native = "X86", INSTRUCTION_SETS, MACROS, "-march=native"
+    elif machine in ("aarch64", "arm64"):
+        family, known, macros, native = "ARM", ARM_INSTRUCTION_SETS, ARM_MACROS, "-mcpu=native"
+    else:
+        return {"generic": []}, []
+    chosen = known
+    if MODE == "native":
+        here = output_of(*compiler.split(), native, "-dM", "-E", "-x", "c++", os.devnull)
+        has = {name for name in macros if re.search(rf"^#define {macros[name]} ", here, re.MULTILINE)}
+        best = max(has, key=list(known).index, default=next(iter(known)))
+        # what AMX does not multiply runs on the vectors beside it
+        wanted = ("avx512bf16", "amx") if best == "amx" else (best,)
+        chosen = {name: known[name] for name in wanted}
+    left_out = [f"-DSEGNEXT_WITHOUT_{name.upper()}" for name in known if name not in ("generic", *chosen)]
+    fallback = [] if "generic" in chosen else [f"-DSEGNEXT_FALLBACK={next(iter(chosen))}"]
+    return chosen, [f"-DSEGNEXT_{family}", *left_out, *fallback]
+
+
+def openmp_gap(compiler: str) -> str | None:
+    """Return why this compiler builds no OpenMP, as Apple's clang does not; None if it does."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.cpp"
+        source.write_text("#include <cstdlib>\nint main() {\n#pragma omp parallel\n  std::abort();\n}\n")
+        # linking too: clang takes the flag where LLVM's runtime is not installed
+        command = [*compiler.split(), "-fopenmp", str(source), "-o", str(source.with_suffix(""))]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return None
+    first = re.search(r"^.*\b(?:error|cannot find)\b.*$", done.stderr, re.MULTILINE | re.IGNORECASE)
+    why = f" ({first[0].strip()})" if first else ""
+    return f"{compiler} refuses -fopenmp{why}; the kernels run on one thread"
 
 
 class Ninja:
@@ -235,6 +260,8 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     import pybind11
 
     compiler = find_compiler()
+    without_openmp = openmp_gap(compiler)
+    openmp = "-Wno-unknown-pragmas" if without_openmp else "-fopenmp"
     ninja = Ninja(folder)
     includes = [
         f"-I{CSRC}",
@@ -243,34 +270,35 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     ]
     extra = os.environ.get("CXXFLAGS", "")
     ninja.rule("cxx", f"{compiler} -MMD -MF $out.d {' '.join(COMPILE_FLAGS)} {extra} $flags -c $in -o $out")
-    isas = instruction_sets(compiler)
-    shared = [] if "generic" in isas else [f"-DSEGNEXT_FALLBACK={next(iter(isas))}"]
-    if set(isas) != {"generic"}:
-        left_out = [name for name in INSTRUCTION_SETS if name not in ("generic", *isas)]
-        shared += ["-DSEGNEXT_X86", *(f"-DSEGNEXT_WITHOUT_{name.upper()}" for name in left_out)]
+    isas, shared = instruction_sets(compiler)
     sources = sorted(CSRC.glob("ops/*/*_cpu.cpp"))
     for name, flags in isas.items():
         for source in sources:
             ninja.compile(
-                "cxx", source, f".{name}", [includes[0], "-fopenmp", *shared, *flags, f"-DSEGNEXT_ISA={name}"]
+                "cxx", source, f".{name}", [includes[0], openmp, *shared, *flags, f"-DSEGNEXT_ISA={name}"]
             )
     float64_flags = ["-DSEGNEXT_FLOAT64", "-DSEGNEXT_ISA=float64"]
     for source in sources:
         if any(FLOAT64 in header.read_text() for header in source.parent.glob("*.h")):
-            ninja.compile("cxx", source, ".float64", [includes[0], "-fopenmp", *shared, *float64_flags])
+            ninja.compile("cxx", source, ".float64", [includes[0], openmp, *shared, *float64_flags])
     for source in sorted(CSRC.glob("common/*.cpp")):
         ninja.compile("cxx", source, "", [includes[0], *shared])
     parts = ["-DSEGNEXT_WITH_CPU", *(["-DSEGNEXT_WITH_CUDA"] if with_cuda else [])]
     source = bindings(folder, CSRC / "module.cpp")
     ninja.compile("cxx", source, "", [*includes, *shared, *parts])
-    # No OpenMP library is linked: the one that `import torch` has loaded is used, so there is one thread pool.
+    # No OpenMP library is linked: the one that `import torch` has loaded is used, so there is one thread pool. Python's
+    # own symbols are open too, which macOS allows only where it is asked to.
     libraries = ""
+    kind = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
     built: dict[str, object] = {
         "compiler": output_of(*compiler.split(), "--version").splitlines()[0],
         "flags": " ".join([*COMPILE_FLAGS, *extra.split()]),
         "instruction_sets": list(isas),
+        "openmp": f"left out: {without_openmp}" if without_openmp else "used",
         "cuda": None,
     }
+    if without_openmp:
+        print(f"segnext: OpenMP was left out: {without_openmp}", file=sys.stderr)
     if with_cuda:
         nvcc = find_nvcc()
         home, names = cuda_home(nvcc), architectures(nvcc)
@@ -286,7 +314,7 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
             "flags": " ".join(NVCC_FLAGS),
             "architectures": names,
         }
-    ninja.rule("link", f"{compiler} -shared {extra} $in -o $out {libraries}")
+    ninja.rule("link", f"{compiler} {kind} {extra} $in -o $out {libraries}")
     target.parent.mkdir(parents=True, exist_ok=True)
     ninja.link(target)
     ninja.run()

@@ -26,8 +26,15 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 
 AS_THEY_ARE = frozenset(
     {int, float, bool, type(None), tuple, torch.Size}
 )  # are passed to the library unchanged
-INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16", "amx")  # csrc/common/isa.h
+INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512bf16", "amx", "neon", "neonbf16")  # csrc/common/isa.h
 TILES = INSTRUCTION_SETS.index("amx")
+# Symbols of a library that wants an OpenMP runtime, and what that runtime is called: clang's code calls LLVM's, GCC's
+# code calls GCC's.
+OPENMP_RUNTIMES = {
+    "__kmpc_": ("libomp.so.5", "libomp.so"),
+    "GOMP_": ("libgomp.so.1",),
+    "omp_": ("libgomp.so.1",),
+}
 
 
 def _load() -> tuple[Any, str]:
@@ -36,15 +43,18 @@ def _load() -> tuple[Any, str]:
     except ModuleNotFoundError:
         return None, ""
     except ImportError as error:
-        # _C is linked without an OpenMP library so that it joins torch's; a torch whose runtime is not
-        # visible globally leaves these symbols open, and the system's libgomp serves.
-        if "GOMP_" not in str(error) and "omp_" not in str(error):
+        # _C is linked without an OpenMP library so that it joins torch's. These symbols stay open if torch's runtime
+        # is not visible globally, or if it is GCC's and clang built _C: then the system's serves.
+        names = next((names for symbol, names in OPENMP_RUNTIMES.items() if symbol in str(error)), ())
+        if not names:
             return None, str(error)
-    try:
-        ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
-        return importlib.import_module("segnext_kernels._C"), ""
-    except (OSError, ImportError) as error:
-        return None, str(error)
+    for name in names:
+        try:
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+            return importlib.import_module("segnext_kernels._C"), ""
+        except (OSError, ImportError) as error:
+            said = str(error)
+    return None, f"its OpenMP runtime, {names[0]}, does not load: {said}"
 
 
 @functools.cache
@@ -55,13 +65,19 @@ def build_record() -> dict[str, Any]:
     return json.loads(RECORD.read_text())
 
 
-def _built_sets() -> Sequence[str]:
+def built_sets() -> Sequence[str]:
+    """The instruction sets that the CPU kernels were built for."""
     return build_record().get("instruction_sets", INSTRUCTION_SETS)
+
+
+def runnable_sets() -> Sequence[str]:
+    """Those of the built instruction sets that this machine has, the best last."""
+    return [name for name in INSTRUCTION_SETS[: _C.best_instruction_set() + 1] if name in built_sets()]
 
 
 def _unfit(library: Any) -> str:
     """Why a library that loads does not run here: SEGNEXT_BUILD=native built it for another instruction set."""
-    built = _built_sets()
+    built = built_sets()
     if INSTRUCTION_SETS[int(library.best_instruction_set())] in built:
         return ""
     return f"built for {' and '.join(built)} alone, which this machine does not have"
@@ -122,12 +138,11 @@ def _best_vectors() -> int:
     best, wanted = int(_C.best_instruction_set()), _wanted_set()
     if wanted in (None, "amx"):
         return best
-    index = INSTRUCTION_SETS.index(wanted)
-    if index > best or wanted not in _built_sets():
+    if wanted not in runnable_sets():
         raise ValueError(
             f"SEGNEXT_CPU_ISA: {wanted} is not built here or not on this machine; best: {INSTRUCTION_SETS[best]}"
         )
-    return index
+    return INSTRUCTION_SETS.index(wanted)
 
 
 @functools.cache
@@ -147,7 +162,7 @@ def reason_against_tiles() -> str | None:
     wanted = _wanted_set()
     if wanted not in (None, "amx"):
         return f"SEGNEXT_CPU_ISA={wanted}"
-    return "it is not built" if "amx" not in _built_sets() else _C.reason_against_tiles()
+    return "it is not built" if "amx" not in built_sets() else _C.reason_against_tiles()
 
 
 @functools.cache

@@ -13,7 +13,7 @@ def available() -> list[int]:
     if native._C is None:
         return []
     tiles = [native.TILES] if native.reason_against_tiles() is None else []
-    return [*range(native._C.best_instruction_set() + 1), *tiles]
+    return [*map(native.INSTRUCTION_SETS.index, native.runnable_sets()), *tiles]
 
 
 def use_instruction_set(index: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@
 // and 6 broadcasts for 24 FMAs. Panels are the outer loop. One panel (K x 64) stays in the caches for all rows of a
 // call, so a call should have 48 rows or more if the weights are larger than the caches.
 // Sums of more than kChain products are added up in pieces: one long chain of 512 had 2.7 times PyTorch's error.
-// With AVX512-BF16 a BFloat16 product takes two k per step; elsewhere pixels and weights are widened first. With AMX it
-// runs on tile registers if they take it (cpu/gemm_on_tiles.h).
+// With AVX512-BF16 and NEON's BF16 a BFloat16 product takes two k per step; elsewhere pixels and weights are widened
+// first. With AMX it runs on tile registers if they take it (cpu/gemm_on_tiles.h).
 #pragma once
 
 #include <type_traits>
@@ -19,11 +19,17 @@
 #include "cpu/packed_weights.h"
 #include "cpu/vector.h"
 
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include <arm_neon.h>
+#endif
+
 namespace segnext {
 namespace SEGNEXT_ISA {
 
 #if defined(__AVX512F__)
 constexpr int kAccumulators = 24;
+#elif SEGNEXT_VECTOR_REGISTERS == 32  // NEON's broadcasts take registers too: of 24 sums GCC keeps some in memory
+constexpr int kAccumulators = 20;
 #else
 constexpr int kAccumulators = 12;
 #endif
@@ -54,7 +60,22 @@ SEGNEXT_INLINE void multiply(const Real* a, int64_t row_stride, int64_t steps, c
   }
 }
 
+#if defined(SEGNEXT_BFLOAT16_PRODUCTS)
+// Two neighbouring k of each column, and the sums that grow by their products with a pair of pixels.
 #if defined(__AVX512BF16__)
+typedef __m512bh Pairs;
+
+SEGNEXT_INLINE Pairs broadcast_pair(int32_t pair) { return (Pairs)_mm512_set1_epi32(pair); }
+
+SEGNEXT_INLINE Vec add_products(Vec sum, Pairs a, Pairs b) { return (Vec)_mm512_dpbf16_ps((__m512)sum, a, b); }
+#else
+typedef bfloat16x8_t Pairs;
+
+SEGNEXT_INLINE Pairs broadcast_pair(int32_t pair) { return vreinterpretq_bf16_s32(vdupq_n_s32(pair)); }
+
+SEGNEXT_INLINE Vec add_products(Vec sum, Pairs a, Pairs b) { return (Vec)vbfdotq_f32((float32x4_t)sum, a, b); }
+#endif
+
 template <int kRows, int kVectors>
 SEGNEXT_INLINE void multiply(const BFloat16* a, int64_t row_stride, int64_t steps, const BFloat16* w,
                              Vec (&sum)[kRows][kVectors]) {
@@ -62,16 +83,16 @@ SEGNEXT_INLINE void multiply(const BFloat16* a, int64_t row_stride, int64_t step
 #pragma GCC unroll 4
   for (int i = 0; i < (kRows + 2) / 3; ++i) base[i] = a + 3 * i * row_stride;
   for (int64_t k = 0; k < steps; ++k, w += kVectors * kLanes * 2) {
-    __m512bh b[kVectors];
+    Pairs b[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) std::memcpy(&b[j], w + j * kLanes * 2, sizeof b[j]);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
       int32_t pair;
       std::memcpy(&pair, base[i / 3] + i % 3 * row_stride, sizeof pair);
-      const __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
+      const Pairs value = broadcast_pair(pair);
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sum[i][j] = (Vec)_mm512_dpbf16_ps((__m512)sum[i][j], value, b[j]);
+      for (int j = 0; j < kVectors; ++j) sum[i][j] = add_products(sum[i][j], value, b[j]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < (kRows + 2) / 3; ++i) base[i] += 2;
@@ -179,7 +200,7 @@ static inline void gemm_on_vectors(const Rows<const Element>& a, int64_t rows, c
       case 2:
         gemm_panel<kSums, 2>(a, rows, panel, w, column, epilogue);
         break;
-#if defined(__AVX512F__)
+#if SEGNEXT_VECTOR_REGISTERS == 32
       case 3:
         gemm_panel<kSums, 3>(a, rows, panel, w, column, epilogue);
         break;

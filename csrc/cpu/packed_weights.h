@@ -1,6 +1,10 @@
 // Packed weights and rows: what the products of cpu/gemm.h multiply.
 #pragma once
 
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define SEGNEXT_BFLOAT16_PRODUCTS
+#endif
+
 #include <type_traits>
 
 #include "cpu/convert.h"
@@ -10,7 +14,7 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 
 // Vectors of columns in a panel of packed weights.
-#if defined(__AVX512F__)
+#if SEGNEXT_VECTOR_REGISTERS == 32
 constexpr int kPanel = 4;
 #else
 constexpr int kPanel = 2;
@@ -30,7 +34,7 @@ template <typename T>
 struct ProductOf {
   using Element = Real;
 };
-#if defined(__AVX512BF16__)
+#if defined(SEGNEXT_BFLOAT16_PRODUCTS)
 template <>
 struct ProductOf<BFloat16> {
   using Element = BFloat16;

@@ -5,7 +5,7 @@
 // The vectors run over n: w and out are row-major with rows padded to whole vectors, and the padding may hold anything.
 // a is read one element at a time and broadcast, so its two strides may be any: a product with a transposed matrix,
 // Xᵀ·w from rows of X, is the same code. Unlike cpu/gemm.h, nothing is packed and the sums go to memory.
-// A tile of up to 24 vectors of sums (12 if there are 16 registers) stays in registers: 6 x 4 vectors cost 4 loads and
+// A tile of up to 24 vectors of sums (NEON: 20, 16 registers: 12) stays in registers: 6 x 4 vectors cost 4 loads and
 // 6 broadcasts per step of k for 24 FMAs; 16 x 1 vectors cost one load and 16 broadcasts that the FMAs take from
 // memory. Rows are divided into tiles of nearly equal height, so that 64 rows are not ten tiles of six and one of four.
 // Measured on one Zen 4 core: 117 GFLOP/s for 256 x 64 x 16, 109 for 512 x 64 x 64; FMAs alone reach 118.
@@ -19,6 +19,9 @@ namespace SEGNEXT_ISA {
 // The tallest tile by its width in vectors.
 #if defined(__AVX512F__)
 constexpr int kTileRows[] = {0, 16, 12, 8, 6};
+constexpr int kTileVectors = 4;
+#elif SEGNEXT_VECTOR_REGISTERS == 32
+constexpr int kTileRows[] = {0, 12, 10, 6, 5};
 constexpr int kTileVectors = 4;
 #else
 constexpr int kTileRows[] = {0, 12, 6};
@@ -126,7 +129,7 @@ static inline void product(const Factor& a, int64_t m, int64_t k, const Block& w
       case 2:
         multiply_panel<2>(a, m, k, panel, target, accumulate);
         break;
-#if defined(__AVX512F__)
+#if SEGNEXT_VECTOR_REGISTERS == 32
       case 3:
         multiply_panel<3>(a, m, k, panel, target, accumulate);
         break;

@@ -1,12 +1,20 @@
 // A thread inside a parallel region: its share of the work, and the CPU's state while it is there.
 #pragma once
 
-#include <omp.h>
-
 #include <cstdint>
 
 #include "cpu/tile_registers.h"
 #include "cpu/vector.h"
+
+#if defined(_OPENMP) && defined(__clang__)
+// A team that clang starts belongs to LLVM's OpenMP runtime. These names are that runtime's alone. omp_get_thread_num
+// would be answered by the runtime that was loaded first: with GCC's, which torch brings, every thread would be number
+// 0 of a team of one.
+extern "C" int32_t __kmpc_bound_thread_num(void* location);
+extern "C" int32_t __kmpc_bound_num_threads(void* location);
+#elif defined(_OPENMP)
+#include <omp.h>
+#endif
 
 namespace segnext {
 namespace SEGNEXT_ISA {
@@ -25,10 +33,21 @@ class WithoutSubnormals {
 #endif
 };
 
+#if defined(_OPENMP) && defined(__clang__)
+static inline int64_t thread_index() { return __kmpc_bound_thread_num(nullptr); }
+static inline int64_t team_size() { return __kmpc_bound_num_threads(nullptr); }
+#elif defined(_OPENMP)
+static inline int64_t thread_index() { return omp_get_thread_num(); }
+static inline int64_t team_size() { return omp_get_num_threads(); }
+#else
+static inline int64_t thread_index() { return 0; }
+static inline int64_t team_size() { return 1; }
+#endif
+
 // Every thread of a parallel region makes one when it enters: its place in the team, and its contiguous range
 // [begin, end) of `total` units.
 struct Member {
-  const int64_t index = omp_get_thread_num(), team = omp_get_num_threads();
+  const int64_t index = thread_index(), team = team_size();
   const WithoutSubnormals without_subnormals = {};
 #if defined(SEGNEXT_TILES)
   const TileScope tiles = {};

@@ -20,6 +20,13 @@
 #define SEGNEXT_VECTOR_BYTES 16
 #endif
 
+// Tiles of sums are as large as the vector registers allow: AVX-512 and NEON have 32 of them, AVX2 and SSE have 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define SEGNEXT_VECTOR_REGISTERS 32
+#else
+#define SEGNEXT_VECTOR_REGISTERS 16
+#endif
+
 // For functions that take arrays of vectors, which stay in registers only if the function is inlined.
 #define SEGNEXT_INLINE __attribute__((always_inline)) static inline
 

@@ -95,9 +95,11 @@ def backends() -> list[tuple[str, str]]:
 
     found = status()
     sees_gpu = torch.cuda.is_available()
+    openmp = found.build.get("openmp", "used")
     here = {
         "cuda": "available" if sees_gpu else "built; torch sees no GPU to run it on",
-        "cpu": f"available, uses {found.instruction_set}, {_tiles(found.without_tiles)}",
+        "cpu": f"available, uses {found.instruction_set}, {_tiles(found.without_tiles)}"
+        + ("" if openmp == "used" else f"; OpenMP was {openmp}"),
     }
     if found.missing["triton"] is None:
         version = importlib.metadata.version("triton")

@@ -81,7 +81,7 @@ def test_same_logits_of_the_other_sizes(size: str) -> None:
 
 
 @needs_library
-@pytest.mark.parametrize("name", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("name", native.built_sets())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_every_instruction_set(
     model: SegNeXt, name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

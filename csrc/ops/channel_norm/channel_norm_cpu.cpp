@@ -62,7 +62,7 @@ void normalise(const T* const (&x)[kLanes], int64_t channels, const float* weigh
 }
 
 template <typename T>
-void run(const ChannelNormParams& p, int threads) {
+void run(const ChannelNormParams& p, [[maybe_unused]] int threads) {
   const float *weight = static_cast<const float*>(p.weight.data), *bias = static_cast<const float*>(p.bias.data);
   const int64_t in_image = p.x.size[2] * p.x.size[3], total = p.x.size[0] * in_image;
 #pragma omp parallel num_threads(threads)

@@ -20,7 +20,7 @@ namespace segnext {
 namespace SEGNEXT_ISA {
 
 constexpr int64_t kQuad = 4;
-#if defined(__AVX512F__)
+#if SEGNEXT_VECTOR_REGISTERS == 32
 constexpr int64_t kColumns = 4, kRun = 12;  // pixels of a register tile: for columns and root, for row strips
 #else
 constexpr int64_t kColumns = 2, kRun = 8;

@@ -76,7 +76,7 @@ void add_row(const ResizeSumParams& p, const SumAxes& s, int64_t image, int64_t 
 }
 
 template <typename T>
-bool run(const ResizeSumParams& p, int threads) {
+bool run(const ResizeSumParams& p, [[maybe_unused]] int threads) {
   const TeamMemory memory(bytes_of<SumAxes>(p), 0, 0);
   if (memory.is_exhausted()) return false;
   const auto axes = memory.shared<SumAxes>(p);
