@@ -96,18 +96,29 @@ class PlainLoss(nn.Module):
         return transcription.loss(self._all, bases, images, targets)
 
 
-def model_training(model: SegNeXt, images: Tensor, targets: Tensor) -> Training:
-    """Train our model; it is put into training mode."""
+def model_training(
+    model: SegNeXt, images: Tensor, targets: Tensor, autocast: torch.dtype | None = None
+) -> Training:
+    """Train our model, under autocast if asked for; it is put into training mode."""
     parameters, loss = model_loss(model)
-    return Training(parameters, partial(loss, images, targets))
+    return Training(parameters, partial(_loss_under, autocast, loss, images, targets))
 
 
 def plain_training(
-    state_dict: dict[str, Tensor], model: SegNeXt, images: Tensor, targets: Tensor
+    state_dict: dict[str, Tensor],
+    model: SegNeXt,
+    images: Tensor,
+    targets: Tensor,
+    autocast: torch.dtype | None = None,
 ) -> Training:
     """Train the official arithmetic on a copy of ``state_dict``: those tensors that are parameters of the model."""
     parameters, loss = plain_loss(state_dict, model)
-    return Training(parameters, partial(loss, images, targets))
+    return Training(parameters, partial(_loss_under, autocast, loss, images, targets))
+
+
+def _loss_under(autocast: torch.dtype | None, loss: Loss, images: Tensor, targets: Tensor) -> Tensor:
+    with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+        return loss(images, targets)
 
 
 def model_loss(model: SegNeXt) -> tuple[dict[str, Tensor], Loss]:
