@@ -6,6 +6,8 @@
 
 PYBIND11_MODULE(_C, m) {
   m.def("best_instruction_set", [] { return static_cast<int>(segnext::best_isa()); });
+#if defined(SEGNEXT_X86)
   m.def("reason_against_tiles", [] { return segnext::reason_against_tiles(); });
+#endif
   segnext::bind_ops(m);
 }
