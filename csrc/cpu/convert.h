@@ -87,15 +87,19 @@ static inline Vec load_vector(const BFloat16* p) {
   return (Vec)(__builtin_convertvector(half, BitsV) << 16);
 }
 
-// Rounds as from_real<BFloat16> does; AVX512-BF16 makes zeros of subnormal numbers.
+// Rounds as from_real<BFloat16> does, to the upper half of each lane.
+static inline BitsV upper_bfloat16(Vec v) {
+  const BitsV bits = (BitsV)v;
+  const BitsV rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+  return v == v ? rounded : (bits & 0xffff0000u) | 0x400000u;
+}
+
+// AVX512-BF16 makes zeros of subnormal numbers.
 static inline void store_vector(BFloat16* p, Vec v) {
 #if defined(__AVX512BF16__)
   const __m256bh half = _mm512_cvtneps_pbh((__m512)v);
 #else
-  const BitsV bits = (BitsV)v;
-  const BitsV rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const BitsV quiet = (bits >> 16) | 0x40u;
-  const HalfBitsV half = __builtin_convertvector(v == v ? rounded : quiet, HalfBitsV);
+  const HalfBitsV half = __builtin_convertvector(upper_bfloat16(v) >> 16, HalfBitsV);
 #endif
   std::memcpy(p, &half, sizeof half);
 }

@@ -162,6 +162,49 @@ static inline void pack_matrix(const Matrix<T>& w, Element* packed) {
   for (int64_t panel = 0; panel < w.panels(); ++panel) pack_panel(w, panel, packed);
 }
 
+#if defined(SEGNEXT_BFLOAT16_PRODUCTS)
+// Packs rows k = first to first + count of weights (depth, columns), rounded to BFloat16; first is even. Rows that
+// follow up to `last` become zeros. Every row has whole vectors.
+static inline void pack_rounded(const Real* rows, int64_t stride, int64_t first, int64_t count, int64_t last,
+                                int64_t columns, int64_t depth, BFloat16* packed) {
+  for (int64_t column = 0; column < columns; column += kPanel * kLanes) {
+    const int64_t vectors = smaller(vectors_of(columns - column), kPanel);
+    BitsV* const panel = reinterpret_cast<BitsV*>(packed + column * depth);
+    for (int64_t k = first; k < last; k += 2) {
+      const Real* row = rows + (k - first) * stride + column;
+      for (int64_t j = 0; j < vectors; ++j) {
+        const BitsV even = k - first < count ? upper_bfloat16(load(row + j * kLanes)) : BitsV{};
+        const BitsV odd = k + 1 - first < count ? upper_bfloat16(load(row + stride + j * kLanes)) : BitsV{};
+        panel[k / 2 * vectors + j] = even >> 16 | odd;
+      }
+    }
+  }
+}
+
+// out[c][i] = channel c of pixel i, for an even number of channels; rows of out have `width` pixels, a whole number of
+// vectors, with zeros behind the last of `count`.
+static inline void transpose_pixels(const Rows<const BFloat16>& pixels, int64_t count, int64_t channels, int64_t width,
+                                    BFloat16* out) {
+  for (int64_t i = 0; i < width; i += kLanes) {
+    for (int64_t c = 0; c < channels; c += 2 * kLanes) {
+      Vec square[kLanes];  // of pairs of channels
+#pragma GCC unroll 16
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const BFloat16* p = pixels.data + (i + lane) * pixels.stride + c;
+        square[lane] = load_units<BFloat16>(p, i + lane < count ? channels - c : 0);
+      }
+      transpose(square);
+      for (int64_t lane = 0; lane < smaller(kLanes, (channels - c) / 2); ++lane) {
+        const HalfBitsV even = __builtin_convertvector((BitsV)square[lane], HalfBitsV);
+        const HalfBitsV odd = __builtin_convertvector((BitsV)square[lane] >> 16, HalfBitsV);
+        std::memcpy(out + (c + 2 * lane) * width + i, &even, sizeof even);
+        std::memcpy(out + (c + 2 * lane + 1) * width + i, &odd, sizeof odd);
+      }
+    }
+  }
+}
+#endif
+
 // The weight (out, in, 1, 1) of a 1x1 convolution.
 template <typename T>
 static inline Matrix<T> pointwise(const Tensor4& weight) {

@@ -105,13 +105,10 @@ struct PackedWeights {
 // 16 bits of each lane of v and the rest, in the upper half of a lane. Both together differ from v by 2^-17 of it.
 // A lane that is not finite has no rest.
 static inline void split(Vec v, BitsV* high, BitsV* low) {
-  const BitsV bits = (BitsV)v, magnitude = bits & 0x7fffffffu, cut = bits & 0xffff0000u;
-  const BitsV rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
-  const BitsV quiet = magnitude > 0x7f800000u ? cut | 0x400000u : cut;
-  *high = magnitude >= 0x7f7f8000u ? quiet : rounded;  // rounding the largest numbers would give Inf
-  const BitsV rest = (BitsV)(v - (Vec)*high);
-  const BitsV rounded_rest = (rest + 0x7fffu + ((rest >> 16) & 1u)) & 0xffff0000u;
-  *low = magnitude >= 0x7f800000u ? BitsV{} : rounded_rest;
+  const BitsV magnitude = (BitsV)v & 0x7fffffffu, infinity = BitsV{} + 0x7f800000u;
+  const auto would_be_infinite = (magnitude >= 0x7f7f8000u) & (magnitude < infinity);
+  *high = would_be_infinite ? (BitsV)v & 0xffff0000u : upper_bfloat16(v);
+  *low = magnitude >= infinity ? BitsV{} : upper_bfloat16(v - (Vec)*high);
 }
 #endif
 
