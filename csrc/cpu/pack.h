@@ -33,9 +33,13 @@ static inline Vec load_units(const T* p, int64_t left) {
     return load_first(p, left);
   } else {
     static_assert(std::is_same_v<Element, T>, "BFloat16 products take BFloat16");
-    Vec v = {};
-    const int64_t whole = 2 * kLanes;
-    std::memcpy(&v, p, sizeof(T) * smaller(left, whole));
+    Vec v;
+    if (left >= 2 * kLanes) {
+      std::memcpy(&v, p, sizeof v);
+    } else {
+      v = Vec{};
+      std::memcpy(&v, p, sizeof(T) * left);
+    }
     return v;
   }
 }
