@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from segnext.data.findings import Finding
     from segnext.data.inspection import SplitReport
+    from segnext_kernels import Status
     from segnext_kernels.self_check import Subject, Verdict
 
 SHOWN = 20  # files of a finding, and unknown ids
@@ -98,7 +99,7 @@ def backends() -> list[tuple[str, str]]:
     openmp = found.build.get("openmp", "used")
     here = {
         "cuda": "available" if sees_gpu else "built; torch sees no GPU to run it on",
-        "cpu": f"available, uses {found.instruction_set}, {_tiles(found.without_tiles)}"
+        "cpu": f"available, uses {found.instruction_set}{_tiles(found)}"
         + ("" if openmp == "used" else f"; OpenMP was {openmp}"),
     }
     if found.missing["triton"] is None:
@@ -111,8 +112,12 @@ def backends() -> list[tuple[str, str]]:
     ]
 
 
-def _tiles(reason: str | None) -> str:
-    return "and AMX for bfloat16" if reason is None else f"without AMX: {reason}"
+def _tiles(found: Status) -> str:
+    """Return what a user of x86-64 wants to know about AMX."""
+    if found.without_tiles is None:
+        return ", and AMX for bfloat16"
+    is_arm = found.instruction_set is not None and found.instruction_set.startswith("neon")
+    return "" if is_arm else f", without AMX: {found.without_tiles}"
 
 
 NO_GPU = "torch sees no GPU here; on a machine with one they are checked when they are first needed"
