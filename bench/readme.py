@@ -154,8 +154,9 @@ def headline() -> str:
 
 
 def _is_shown(row: results.Row) -> bool:
-    """Return whether a row is a whole job: image to mask, or a training step."""
-    return row.name.endswith("to the mask") or row.table.startswith("training")
+    """Return whether a row is a whole job on a quiet machine: image to mask, or a training step."""
+    is_whole = row.name.endswith("to the mask") or row.table.startswith("training")
+    return is_whole and not row.table.startswith("beside")
 
 
 def _is_on_gpu(run: results.Results) -> bool:
@@ -170,7 +171,7 @@ def speed() -> str:
     by_workload: dict[str, list[str]] = {}
     for column, run in enumerate(runs):
         for row in filter(_is_shown, run.rows):
-            name = f"{row.name}, {row.table.rpartition(', ')[2]}"
+            name = f"{row.name.removesuffix(', to the mask')}, {row.table.rpartition(', ')[2]}"
             ours = report.number(row.times[results.OURS].median)
             cells = by_workload.setdefault(name, ["-"] * len(runs))
             cells[column] = f"{ours}, {row.ratio:.2f}x {row.best_peer}"
