@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segnext.cli.main import main
@@ -41,6 +42,15 @@ def test_a_folder_and_its_summary(run, photos, tmp_path, weights):
         assert mask.shape == (record["height"], record["width"])
         assert record["statistics"]["sky"] == pytest.approx((mask == 1).mean(), abs=1e-6)
         assert record["seconds"] > 0
+
+
+def test_the_precision_of_products_belongs_to_the_results(run, photos, tmp_path):
+    try:
+        assert run(photos, "--matmul-precision", "high")[0] == 0
+        summary = json.loads((tmp_path / "out" / "predictions.json").read_text())
+        assert summary["matmul_precision"] == torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_equal_stems_do_not_meet(run, photos, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -281,3 +282,14 @@ class TestRefused:
         save(model, tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match=r"must be a file of DeployedSegNeXt\.save, got other weights"):
             DeployedSegNeXt.load(tmp_path / "model.safetensors")
+
+
+def test_the_precision_of_products_is_kept_and_checked(model: SegNeXt, tmp_path: Path) -> None:
+    before = torch.get_float32_matmul_precision()
+    fast = deploy(model, matmul_precision="high")
+    fast.save(tmp_path / "deployed.safetensors")
+    loaded = DeployedSegNeXt.load(tmp_path / "deployed.safetensors", matmul_precision="high")
+    assert copy.deepcopy(fast).matmul_precision == loaded.matmul_precision == "high"
+    assert deploy(model).matmul_precision == before == torch.get_float32_matmul_precision()
+    with pytest.raises(ValueError, match=r"^deploy: matmul_precision must be .*highest.*got 'half'"):
+        deploy(model, matmul_precision="half")
