@@ -54,6 +54,9 @@ FLOAT64 = "SEGNEXT_FOR_EACH_ISA_AND_FLOAT64"
 # A compiler defines these macros for a machine that has the instruction set.
 MACROS = {"avx2": "__AVX2__", "avx512": "__AVX512DQ__", "avx512bf16": "__AVX512BF16__", "amx": "__AMX_BF16__"}
 ARM_MACROS = {"neon": "__ARM_NEON", "neonbf16": "__ARM_FEATURE_BF16_VECTOR_ARITHMETIC"}
+# Programs by which an instruction set is tried: the assembler must know AMX too.
+EMPTY = "int main() {}\n"
+PROBES = {"amx": 'int main() { asm volatile("tilerelease"); }\n'}
 DEFAULT_ARCHITECTURES = ["8.0", "9.0+PTX"]
 
 
@@ -152,15 +155,32 @@ def jobs() -> int:
     return max(1, min(cores, int(free_gib / 2)))
 
 
-def instruction_sets(compiler: str) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the instruction sets to build, name to compiler flags, and the macros that csrc/common/isa.h wants."""
+def refusal(compiler: str, flags: list[str], code: str) -> str | None:
+    """Return what the compiler says against a program; None if it builds it."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.cpp"
+        source.write_text(code)
+        # linking too: clang takes -fopenmp where LLVM's runtime is not installed
+        command = [*compiler.split(), *flags, str(source), "-o", str(source.with_suffix(""))]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return None
+    first = re.search(r"^.*\b(?:error|cannot find)\b.*$", done.stderr, re.MULTILINE | re.IGNORECASE)
+    return first[0].strip() if first else f"exit status {done.returncode}"
+
+
+def instruction_sets(compiler: str) -> tuple[dict[str, list[str]], list[str], dict[str, str]]:
+    """Return the instruction sets to build, name to compiler flags.
+
+    Also the macros that csrc/common/isa.h wants, and the sets that the compiler does not know, with what it says.
+    """
     machine = output_of(*compiler.split(), "-dumpmachine").split("-")[0]  # that the compiler compiles for
     if machine in ("x86_64", "amd64"):
         family, known, macros, native = "X86", INSTRUCTION_SETS, MACROS, "-march=native"
     elif machine in ("aarch64", "arm64"):
         family, known, macros, native = "ARM", ARM_INSTRUCTION_SETS, ARM_MACROS, "-mcpu=native"
     else:
-        return {"generic": []}, []
+        return {"generic": []}, [], {}
     chosen = known
     if MODE == "native":
         here = output_of(*compiler.split(), native, "-dM", "-E", "-x", "c++", os.devnull)
@@ -169,24 +189,22 @@ def instruction_sets(compiler: str) -> tuple[dict[str, list[str]], list[str]]:
         # what AMX does not multiply runs on the vectors beside it
         wanted = ("avx512bf16", "amx") if best == "amx" else (best,)
         chosen = {name: known[name] for name in wanted}
+    said = {
+        name: refusal(compiler, flags, PROBES.get(name, EMPTY)) for name, flags in chosen.items() if flags
+    }
+    refused = {name: text for name, text in said.items() if text is not None}
+    chosen = {name: flags for name, flags in chosen.items() if name not in refused}
     left_out = [f"-DSEGNEXT_WITHOUT_{name.upper()}" for name in known if name not in ("generic", *chosen)]
     fallback = [] if "generic" in chosen else [f"-DSEGNEXT_FALLBACK={next(iter(chosen))}"]
-    return chosen, [f"-DSEGNEXT_{family}", *left_out, *fallback]
+    return chosen, [f"-DSEGNEXT_{family}", *left_out, *fallback], refused
 
 
 def openmp_gap(compiler: str) -> str | None:
     """Return why this compiler builds no OpenMP, as Apple's clang does not; None if it does."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "probe.cpp"
-        source.write_text("#include <cstdlib>\nint main() {\n#pragma omp parallel\n  std::abort();\n}\n")
-        # linking too: clang takes the flag where LLVM's runtime is not installed
-        command = [*compiler.split(), "-fopenmp", str(source), "-o", str(source.with_suffix(""))]
-        done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 0:
-        return None
-    first = re.search(r"^.*\b(?:error|cannot find)\b.*$", done.stderr, re.MULTILINE | re.IGNORECASE)
-    why = f" ({first[0].strip()})" if first else ""
-    return f"{compiler} refuses -fopenmp{why}; the kernels run on one thread"
+    said = refusal(
+        compiler, ["-fopenmp"], "#include <cstdlib>\nint main() {\n#pragma omp parallel\n  std::abort();\n}\n"
+    )
+    return None if said is None else f"{compiler} refuses -fopenmp ({said}); the kernels run on one thread"
 
 
 class Ninja:
@@ -270,7 +288,7 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
     ]
     extra = os.environ.get("CXXFLAGS", "")
     ninja.rule("cxx", f"{compiler} -MMD -MF $out.d {' '.join(COMPILE_FLAGS)} {extra} $flags -c $in -o $out")
-    isas, shared = instruction_sets(compiler)
+    isas, shared, refused = instruction_sets(compiler)
     sources = sorted(CSRC.glob("ops/*/*_cpu.cpp"))
     for name, flags in isas.items():
         for source in sources:
@@ -294,6 +312,7 @@ def build_library(target: Path, folder: Path, with_cuda: bool) -> dict[str, obje
         "compiler": output_of(*compiler.split(), "--version").splitlines()[0],
         "flags": " ".join([*COMPILE_FLAGS, *extra.split()]),
         "instruction_sets": list(isas),
+        "instruction_sets_left_out": refused,
         "openmp": f"left out: {without_openmp}" if without_openmp else "used",
         "cuda": None,
     }

@@ -232,6 +232,31 @@ def test_damaged_library_is_reported_and_the_reference_serves(site: Path, tmp_pa
     )
 
 
+@compiles
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs x86-64")
+def test_what_an_older_compiler_does_not_know_is_left_out(tmp_path: Path) -> None:
+    """GCC 10 has no AMX, GCC 9 no AVX512-BF16 either: the library is built without them, and the record says so."""
+    compiler = tmp_path / "g++-10"
+    refusal = "g++: error: unrecognized command-line option '-mamx-tile'"
+    compiler.write_text(
+        f'#!/bin/sh\ncase " $* " in *" -mamx-tile "*) echo "{refusal}" >&2; exit 1;; esac\nexec g++ "$@"\n'
+    )
+    compiler.chmod(0o755)
+    code = (
+        "import json, runpy, setuptools, sys; setuptools.setup = lambda **_: None\n"
+        "found = runpy.run_path('setup.py')['instruction_sets'](sys.argv[1])\n"
+        "print(json.dumps([list(found[0]), found[1], found[2]]))"
+    )
+    command = [sys.executable, "-c", code, str(compiler)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "SEGNEXT_BUILD": "cpu"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    built, macros, refused = json.loads(done.stdout)
+    assert built == ["generic", "avx2", "avx512", "avx512bf16"] and refused == {"amx": refusal}
+    assert macros == ["-DSEGNEXT_X86", "-DSEGNEXT_WITHOUT_AMX"]
+
+
 @pytest.mark.proof
 @compiles
 @pytest.mark.skipif(
