@@ -52,7 +52,12 @@ ARM_INSTRUCTION_SETS = {"neon": [], "neonbf16": ["-march=armv8.2-a+bf16"]}
 # The header of an op whose CPU kernels have a build for float64 declares them with this macro of csrc/common/isa.h.
 FLOAT64 = "SEGNEXT_FOR_EACH_ISA_AND_FLOAT64"
 # A compiler defines these macros for a machine that has the instruction set.
-MACROS = {"avx2": "__AVX2__", "avx512": "__AVX512DQ__", "avx512bf16": "__AVX512BF16__", "amx": "__AMX_BF16__"}
+MACROS = {
+    "avx2": "__AVX2__",
+    "avx512": "__AVX512DQ__",
+    "avx512bf16": "__AVX512BF16__",
+    "amx": "__AMX_?BF16__",
+}
 ARM_MACROS = {"neon": "__ARM_NEON", "neonbf16": "__ARM_FEATURE_BF16_VECTOR_ARITHMETIC"}
 # Programs by which an instruction set is tried: the assembler must know AMX too.
 EMPTY = "int main() {}\n"

@@ -105,7 +105,7 @@ static inline void pack_whole_panel(const Matrix<T>& w, int64_t panel, Element* 
   }
 }
 
-#if defined(__AMX_BF16__)
+#if defined(SEGNEXT_TILES)
 // kLanes columns of step k.
 static inline Vec load_columns(const Matrix<float>& w, int64_t column, int64_t k) {
   const float* p = w.data + column * w.n_stride + k * w.k_stride;
@@ -152,7 +152,7 @@ static inline void pack_split_panel(const Matrix<float>& w, int64_t panel, Split
 
 template <typename Element, typename T>
 static inline void pack_panel(const Matrix<T>& w, int64_t panel, Element* packed) {
-#if defined(__AMX_BF16__)
+#if defined(SEGNEXT_TILES)
   if constexpr (std::is_same_v<Element, Split>) {
     if (suits_tiles<Split>(w.padded_depth, w.padded_depth)) return pack_split_panel(w, panel, packed);
     return pack_panel(w, panel, reinterpret_cast<Real*>(packed));

@@ -40,7 +40,7 @@ struct ProductOf<BFloat16> {
   using Element = BFloat16;
 };
 #endif
-#if defined(__AMX_BF16__)
+#if defined(SEGNEXT_TILES)
 template <>
 struct ProductOf<float> {
   using Element = Split;
@@ -101,7 +101,7 @@ struct PackedWeights {
   int64_t elements() const { return segments * padded_k<Element>(segment_k); }  // per column
 };
 
-#if defined(__AMX_BF16__)
+#if defined(SEGNEXT_TILES)
 // 16 bits of each lane of v and the rest, in the upper half of a lane. Both together differ from v by 2^-17 of it.
 // A lane that is not finite has no rest.
 static inline void split(Vec v, BitsV* high, BitsV* low) {

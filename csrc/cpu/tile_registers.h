@@ -14,14 +14,13 @@
 // way out.
 #pragma once
 
-#if defined(__AMX_BF16__)
-#define SEGNEXT_TILES
-
 #include <cstdint>
 #include <cstring>
 
 #include "cpu/packed_weights.h"
 #include "cpu/vector.h"
+
+#if defined(SEGNEXT_TILES)
 
 namespace segnext {
 namespace SEGNEXT_ISA {

@@ -27,6 +27,10 @@
 #define SEGNEXT_VECTOR_REGISTERS 16
 #endif
 
+#if defined(__AMX_BF16__) || defined(__AMXBF16__)  // clang's name for it until version 15
+#define SEGNEXT_TILES
+#endif
+
 // For functions that take arrays of vectors, which stay in registers only if the function is inlined.
 #define SEGNEXT_INLINE __attribute__((always_inline)) static inline
 

@@ -53,7 +53,7 @@ void pack_weights(Element* out, int64_t n, int64_t depth, Source source) {
   }
 }
 
-#if defined(__AMX_BF16__)
+#if defined(SEGNEXT_TILES)
 // The same in pieces (cpu/pack.h).
 template <typename Source>
 void pack_split_weights(Split* packed, int64_t n, int64_t depth, Source source) {
@@ -88,7 +88,7 @@ void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
                                                   tap / width * weight.stride[2] + tap % width * weight.stride[3]];
   };
   const int64_t depth = height * width * row;
-#if defined(__AMX_BF16__)
+#if defined(SEGNEXT_TILES)
   if constexpr (std::is_same_v<Element, Split>) {
     if (on_tiles<Split>(height * width, row)) {
       pack_split_weights(packed.weight, out, depth, source);

@@ -19,7 +19,7 @@ from tests import summary
 ROOT = Path(__file__).resolve().parents[3]
 SOURCE = Path(__file__).with_name("tile_products.cpp")
 FLAGS = (
-    "-std=c++17 -O1 -g1 -fopenmp -ffp-contract=fast -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mavx512bf16"
+    "-std=c++17 -O1 -g1 -ffp-contract=fast -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mavx512bf16"
     " -mamx-tile -mamx-bf16 -DSEGNEXT_X86 -DSEGNEXT_ISA=amx -DSEGNEXT_WITHOUT_AVX2 -DSEGNEXT_WITHOUT_AVX512"
 )
 SOFTWARE = "-DSEGNEXT_SOFTWARE_TILES -fsanitize=address,undefined -fno-sanitize-recover=undefined"
@@ -30,10 +30,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def _run(folder: Path, flags: str, csrc: Path = ROOT / "csrc") -> subprocess.CompletedProcess[str]:
+def _run(
+    folder: Path, flags: str, csrc: Path = ROOT / "csrc", compiler: str = "g++"
+) -> subprocess.CompletedProcess[str]:
     program = folder / "tile_products"
     command = [
-        "g++",
+        compiler,
         *FLAGS.split(),
         *flags.split(),
         f"-I{csrc}",
@@ -58,6 +60,12 @@ def _digest(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_software_tiles_under_sanitizers(tmp_path: Path) -> None:
     _digest(_run(tmp_path, SOFTWARE))
+
+
+@pytest.mark.proof
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="clang is not installed")
+def test_software_tiles_by_clang(tmp_path: Path) -> None:
+    _digest(_run(tmp_path, "-DSEGNEXT_SOFTWARE_TILES", compiler="clang++"))
 
 
 @pytest.mark.skipif(
