@@ -84,8 +84,9 @@ def _print_facts(console: Console) -> None:
         ("Weights", shipped_weights()),
     ):
         console.print(f"[bold]{title}[/bold]")
+        width = max(14, *(len(name) + 2 for name, _ in facts))
         for name, value in facts:
-            console.print(f"  {name:<14}{value}", markup=False)
+            console.print(f"  {name:<{width}}{value}", markup=False)
 
 
 def backends() -> list[tuple[str, str]]:
