@@ -22,8 +22,8 @@ from torch import Tensor
 
 from bench import machine, report, results, roofline
 from bench.models.networks import CLASSES, image, pair
-from bench.op_costs import OpCost, op_costs
-from bench.results import Anatomy, OpTime, Results
+from bench.op_costs import op_costs
+from bench.results import Anatomy, OpCost, OpTime, Results
 from oracle.inputs import DTYPES
 from segnext import deploy
 from segnext.deployment.folding import fold

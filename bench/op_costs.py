@@ -5,7 +5,6 @@ The folded network runs on the meta device. Each of its ops is counted by its de
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,32 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from bench.results import OpCost
 from segnext.deployment.folding import fold
 from segnext.deployment.modules import FoldedNetwork
 from segnext.models import SegNeXt
 from segnext_kernels import definitions, upsample_argmax
-
-
-@dataclass(frozen=True)
-class OpCost:
-    """The cost of one call of an op.
-
-    Attributes:
-        op: its name.
-        shapes: of its first tensor, and of its result if that is another one, without the batch: "32x128x128".
-        products: FLOPs of matrix products and dense convolutions, two for a multiply-add, as torch counts them. What
-            another order of the same products spares is left out, see `_spared`.
-        taps: FLOPs of depthwise convolutions. As torch counts them, with those on the padding.
-        bytes_moved: a model, not a count: every input and weight is read once, every output is written once.
-        half: whether all tensors are of 16-bit numbers, so that the products may be computed from them.
-    """
-
-    op: str
-    shapes: str
-    products: int
-    taps: int
-    bytes_moved: int
-    half: bool
 
 
 def op_costs(model: SegNeXt, shape: torch.Size, dtype: torch.dtype) -> list[OpCost]:

@@ -77,13 +77,17 @@ class Row:
 
 
 @dataclass(frozen=True)
-class OpTime:
-    """Holds the calls of an op at one shape in a deployed model; all numbers are those of all calls together.
+class OpCost:
+    """The cost of one call of an op.
 
     Attributes:
-        op, shapes, products, taps, bytes_moved, half: see `bench.op_costs.OpCost`.
-        calls: how often it runs.
-        ms: milliseconds.
+        op: its name.
+        shapes: of its first tensor, and of its result if that is another one, without the batch: "32x128x128".
+        products: FLOPs of matrix products and dense convolutions, two for a multiply-add, as torch counts them. What
+            another order of the same products spares is left out, see `bench.op_costs`.
+        taps: FLOPs of depthwise convolutions. As torch counts them, with those on the padding.
+        bytes_moved: a model, not a count: every input and weight is read once, every output is written once.
+        half: whether all tensors are of 16-bit numbers, so that the products may be computed from them.
     """
 
     op: str
@@ -92,6 +96,17 @@ class OpTime:
     taps: int
     bytes_moved: int
     half: bool
+
+
+@dataclass(frozen=True)
+class OpTime(OpCost):
+    """Holds the calls of an op at one shape in a deployed model; all numbers are those of all calls together.
+
+    Attributes:
+        calls: how often it runs.
+        ms: milliseconds.
+    """
+
     calls: int
     ms: float
 

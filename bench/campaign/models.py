@@ -71,9 +71,7 @@ class Setting:
     def __init__(self, job: str, device: torch.device) -> None:
         self.size, *numbers = job.split()
         self.batch, height, width, classes = map(int, numbers)
-        model, state_dict = networks.pair(self.size, classes)
-        images, labels = networks.scene(height, width, classes)
-        networks.fit_classifier(model, state_dict, images, labels)
+        model, state_dict, images = networks.fitted_pair(self.size, classes, height, width)
         self.flops = self.batch * roofline.counted_flops(lambda: model.forward_logits(images))
         self.state_dict = in_layout(
             {name: t.to(device) for name, t in state_dict.items()}, torch.channels_last

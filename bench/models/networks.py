@@ -67,6 +67,16 @@ def fit_classifier(model: SegNeXt, state_dict: dict[str, Tensor], images: Tensor
     model.load_state_dict(state_dict)
 
 
+def fitted_pair(
+    size: str, classes: int, height: int, width: int
+) -> tuple[SegNeXt, dict[str, Tensor], Tensor]:
+    """Return `pair` with a classifier fitted to a scene, and the scene's image."""
+    model, state_dict = pair(size, classes)
+    images, labels = scene(height, width, classes)
+    fit_classifier(model, state_dict, images, labels)
+    return model, state_dict, images
+
+
 def plain_build(
     function: Callable[..., Tensor],
     state_dict: dict[str, Tensor],

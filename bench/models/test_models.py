@@ -14,7 +14,7 @@ from bench import fresh_process
 from bench.comparison import Comparison
 from bench.models import networks, training
 from bench.models.checks import assert_best_class, assert_close, assert_labels_agree
-from bench.models.networks import CLASSES, fit_classifier, image, pair, plain_build, scene
+from bench.models.networks import CLASSES, fitted_pair, image, pair, plain_build
 from bench.models.training import Training, assert_same_step, model_training, plain_training
 from bench.peers import bfloat16_peers, float32_peers
 from bench.results import OURS, Row
@@ -110,9 +110,7 @@ def test_image_to_logits(size: str, compare: Comparison) -> None:
     [("t", CLASSES, SIDE, SIDE), ("b", CLASSES, SIDE, SIDE), ("t", 19, 1024, 2048)],
 )
 def test_image_to_mask_bf16(size: str, classes: int, height: int, width: int, compare: Comparison) -> None:
-    model, state_dict = pair(size, classes)
-    images, labels = scene(height, width, classes)
-    fit_classifier(model, state_dict, images, labels)
+    model, state_dict, images = fitted_pair(size, classes, height, width)
     bases = model.decoder.hamburger.bases
     with torch.inference_mode():
         oracle = transcription.logits(state_dict, bases, images)
@@ -134,9 +132,7 @@ def test_image_to_mask_of_pieces(size: str, compare: Comparison) -> None:
     """Time float32 whose products are of bfloat16 pieces, against the others' float32."""
     if (reason := native.reason_against_tiles()) is not None:
         pytest.skip(f"float32 products of bfloat16 pieces need AMX: {reason}")
-    model, state_dict = pair(size)
-    images, labels = scene(SIDE)
-    fit_classifier(model, state_dict, images, labels)
+    model, state_dict, images = fitted_pair(size, CLASSES, SIDE, SIDE)
     bases = model.decoder.hamburger.bases
     with torch.inference_mode():
         oracle = transcription.logits(state_dict, bases, images)

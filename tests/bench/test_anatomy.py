@@ -12,8 +12,8 @@ import torch
 
 from bench import anatomy, readme, report, results, roofline
 from bench.models.networks import image, pair
-from bench.op_costs import OpCost, op_costs
-from bench.results import Anatomy, OpTime, Results
+from bench.op_costs import op_costs
+from bench.results import Anatomy, OpCost, OpTime, Results
 from bench.roofline import Ceilings, counted_flops
 from segnext.deployment.folding import fold
 from segnext.deployment.modules import FoldedNetwork
