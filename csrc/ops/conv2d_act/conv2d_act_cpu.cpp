@@ -37,50 +37,47 @@ bool on_tiles(int64_t taps, int64_t row) {
   return suits_tiles<Element>(row, taps * row);
 }
 
-// Packs w[n][k] = source(n, k) element by element: this happens once, when a model is deployed.
-template <typename Element, typename Source>
-void pack_weights(Element* out, int64_t n, int64_t depth, Source source) {
-  const int64_t step = k_step<Element>();
-  for (int64_t first = 0; first < n; first += kPanel * kLanes) {
-    const int64_t last = first + smaller(vectors_of(n - first), kPanel) * kLanes;
-    for (int64_t k = 0; k < depth; k += step) {
-      for (int64_t column = first; column < last; ++column) {
-        for (int64_t i = k; i < k + step; ++i) {
-          *out++ = from_real<Element>(column < n && i < depth ? source(column, i) : 0.0f);
-        }
-      }
-    }
-  }
+// Writes element `at` of a panel of `size` elements.
+template <typename Element>
+void put(Element* panel, int64_t, int64_t at, float value) {
+  panel[at] = from_real<Element>(value);
 }
 
 #if defined(SEGNEXT_TILES)
-// The same in pieces (cpu/pack.h).
-template <typename Source>
-void pack_split_weights(Split* packed, int64_t n, int64_t depth, Source source) {
-  BFloat16* high = reinterpret_cast<BFloat16*>(packed);
+void put(Split* panel, int64_t size, int64_t at, float value) {
+  BitsV high, low;
+  split(broadcast(value), &high, &low);
+  BFloat16* const highs = reinterpret_cast<BFloat16*>(panel);
+  highs[at] = {static_cast<uint16_t>(high[0] >> 16)};
+  highs[size + at] = {static_cast<uint16_t>(low[0] >> 16)};
+}
+#endif
+
+// Packs w[n][k] = source(n, k) element by element: this happens once, when a model is deployed.
+template <typename Element, typename Source>
+void pack_weights(Element* panel, int64_t n, int64_t depth, Source source) {
+  const int64_t step = std::is_same_v<Element, Split> ? 2 : k_step<Element>();  // pieces are BFloat16
   for (int64_t first = 0; first < n; first += kPanel * kLanes) {
     const int64_t last = first + smaller(vectors_of(n - first), kPanel) * kLanes;
-    BFloat16* low = high + (last - first) * depth;
-    for (int64_t k = 0; k < depth; k += 2) {
+    const int64_t size = (last - first) * blocks_of(depth, step) * step;
+    int64_t at = 0;
+    for (int64_t k = 0; k < depth; k += step) {
       for (int64_t column = first; column < last; ++column) {
-        for (int64_t i = k; i < k + 2; ++i) {
-          BitsV upper, lower;
-          split(broadcast(column < n ? source(column, i) : 0.0f), &upper, &lower);
-          *high++ = {static_cast<uint16_t>(upper[0] >> 16)};
-          *low++ = {static_cast<uint16_t>(lower[0] >> 16)};
+        for (int64_t i = k; i < k + step; ++i) {
+          put(panel, size, at++, column < n && i < depth ? source(column, i) : 0.0f);
         }
       }
     }
-    high = low;
+    panel += size;
   }
 }
-#endif
 
 template <typename Element>
 void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
   const int64_t out = weight.size[0], in = weight.size[1], height = weight.size[2], width = weight.size[3];
   const int64_t row = padded_k<Element>(in);
   const auto packed = laid_out<PackedConvolution<Element>>(memory, out, height * width, in);
+  load_parameter<float>(bias, out, packed.bias);
   const auto source = [&](int64_t n, int64_t k) {
     const int64_t tap = k / row, channel = k % row;
     if (channel >= in) return 0.0f;
@@ -88,17 +85,12 @@ void pack(const Tensor4& weight, const Tensor4& bias, void* memory) {
                                                   tap / width * weight.stride[2] + tap % width * weight.stride[3]];
   };
   const int64_t depth = height * width * row;
-#if defined(SEGNEXT_TILES)
   if constexpr (std::is_same_v<Element, Split>) {
-    if (on_tiles<Split>(height * width, row)) {
-      pack_split_weights(packed.weight, out, depth, source);
-    } else {
-      pack_weights(reinterpret_cast<Real*>(packed.weight), out, depth, source);
+    if (!on_tiles<Split>(height * width, row)) {
+      return pack_weights(reinterpret_cast<Real*>(packed.weight), out, depth, source);
     }
-  } else
-#endif
-    pack_weights(packed.weight, out, depth, source);
-  load_parameter<float>(bias, out, packed.bias);
+  }
+  pack_weights(packed.weight, out, depth, source);
 }
 
 // Copies `count` pixels to rows of padded_k elements; the padding becomes zero.
