@@ -358,7 +358,7 @@ class _Run:
     def _gradients(self, batch: Batch) -> tuple[float, float]:
         """Leave a batch's clipped gradients in the model; return its loss and the gradient's norm before clipping."""
         device = self.device
-        loss = self.gradients(self.preprocessing(batch.images, device=device), batch.labels.to(device))
+        loss = self.gradients(batch.normalised(self.preprocessing, device), batch.labels.to(device))
         norm = torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.settings.clip or math.inf)
         # Both are read at once, since this is the only place that waits for the device.
         loss_value, norm_value = torch.stack((loss.float(), norm.float())).tolist()
