@@ -25,6 +25,7 @@ from typing import (
 
 import typer
 
+from segnext.data.shipped import list_sets
 from segnext.models.registry import SIZES
 from segnext.one_line import one_line
 
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 SIZE_NAMES = ", ".join(SIZES)  # "t, s, b, l"
 LARGEST_SIDE = 100_000  # pixels, and images at once: an activation of more has more values than 64 bits count
 
-Data = Annotated[str, typer.Argument(help="A data YAML, or the name of a shipped one: camvid.")]
+Data = Annotated[
+    str, typer.Argument(help=f"A data YAML, or the name of a shipped one: {', '.join(list_sets())}.")
+]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data, if not the YAML's own.")]
 Weights = Annotated[
     str, typer.Option("--weights", "-w", help="Shipped name (camvid) or a checkpoint in any known layout.")
