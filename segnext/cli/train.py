@@ -117,6 +117,8 @@ def train(
         config = replace(config, short_side=protocol.short_side or None)
     torch.manual_seed(resolved.seed)  # before the model draws its weights
     changes: dict[str, Any] = {} if drop_path is None else {"drop_path": drop_path}
+    if config.bands is not None:
+        changes["in_channels"] = len(config.bands)
     network = _network(model, weights, len(config.classes), head, part, changes)
     console = Console()
     if chosen.name != SMALL:

@@ -100,7 +100,11 @@ def val(
     model = _load(weights, config)
     preprocessing = Preprocessing.of(model.metadata)
     inference = inference.for_weights(preprocessing.short_side or config.short_side)
-    config = replace(config, value_range=config.value_range or preprocessing.value_range)
+    config = replace(
+        config,
+        value_range=config.value_range or preprocessing.value_range,
+        bands=config.bands or preprocessing.bands,
+    )
     dataset = config.open(split)
     chosen, arithmetic = choose_device(device), getattr(torch, dtype)
     model.to(chosen).eval()

@@ -10,6 +10,9 @@
     ignore_index: 255             # label id that counts nowhere
     short_side: 360               # pixels of the short side of the images that the network gets
     value_range: [0, 4095]        # the values that become 0 and 255 in images of more than 8 bits per channel
+    bands: [0, 1, 2, 3]           # bands of TIFF files that are the network's channels, from 0; without: RGB
+    mean: [118, 121, 103, 90]     # per channel, after value_range became 0..255; without: the weights' or ImageNet's
+    std: [60, 58, 57, 48]
     image_suffix: _leftImg8bit    # ends of the file names, if an image and its label have different ones
     label_suffix: _gtFine_labelIds
     label_map: {0: ignore, 1-150: 0}   # ids in the files to class ids; a range maps to consecutive ones
@@ -35,21 +38,24 @@ Labels are single-channel images of class ids, unless `color_labels` says otherw
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from segnext.data import keys
+from segnext.data.bands import Bands
 from segnext.data.dataset import SegmentationFolder
 from segnext.data.depth import ValueRange
 from segnext.data.labels import Colour
 from segnext.data.layouts import SPLITS, Split, read_layouts, read_splits
+from segnext.data.preprocessing import Preprocessing
 from segnext.data.shipped import SETS, list_sets
 from segnext.safe_yaml import read_yaml
 
 KEYS = (
     *("name", "path", *SPLITS, "layouts", "source", "classes", "palette", "ignore_index", "short_side"),
-    *("value_range", "image_suffix", "label_suffix", "label_map", "color_labels", "ignore_colors", "exif"),
+    *("value_range", "bands", "mean", "std"),
+    *("image_suffix", "label_suffix", "label_map", "color_labels", "ignore_colors", "exif"),
 )
 
 
@@ -65,6 +71,9 @@ class DataConfig:
         splits: splits by name ("train", "val", ...).
         short_side: pixels of the short side at which the network sees the images; None: native size.
         value_range: the values that become 0 and 255 in images of more than 8 bits; None: as the files say.
+        bands: the bands of the files that are the network's channels; None: RGB.
+        mean: of each channel, on the 0..255 scale; None: the weights'.
+        std: likewise.
         image_suffix: end of the images' names that their labels' names lack.
         label_suffix: end of the labels' names that their images' names lack.
         label_map: ids in the files to class ids or `ignore_index`; None: they are class ids already.
@@ -82,6 +91,9 @@ class DataConfig:
     splits: dict[str, Split]
     short_side: int | None = None
     value_range: ValueRange | None = None
+    bands: Bands | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     image_suffix: str = ""
     label_suffix: str = ""
     label_map: dict[int, int] | None = field(default=None, hash=False)
@@ -118,6 +130,18 @@ class DataConfig:
             label_suffix=self.label_suffix,
             names=files.list,
             value_range=self.value_range,
+            bands=self.bands,
+        )
+
+    def preprocessing(self, of_weights: Preprocessing) -> Preprocessing:
+        """Return the input of a network that starts from weights and is trained on these data."""
+        return replace(
+            of_weights,
+            mean=self.mean or of_weights.mean,
+            std=self.std or of_weights.std,
+            short_side=self.short_side,
+            value_range=self.value_range or of_weights.value_range,
+            bands=self.bands or of_weights.bands,
         )
 
     def reading_of_labels(self) -> dict[str, Any]:
@@ -192,6 +216,7 @@ def _config(content: dict[str, Any], path: Path, base: Path) -> DataConfig:
         splits=read_splits(content, path, base),
         short_side=keys.read_short_side(content, path),
         value_range=keys.read_value_range(content, path),
+        **keys.read_channels(content, path),
         image_suffix=keys.read_suffix(content, path, "image_suffix"),
         label_suffix=keys.read_suffix(content, path, "label_suffix"),
         label_map=keys.read_label_map(content, path, len(classes), ignore_index),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 from segnext.data.depth import ValueRange, check_range
 from segnext.data.labels import IDS, Colour
-from segnext.data.preprocessing import LARGEST_SHORT_SIDE
+from segnext.data.preprocessing import LARGEST_SHORT_SIDE, MOST_BANDS
 from segnext.drawing.palette import distinct_palette, is_colour
 from segnext.one_line import LONGEST_NAME, is_class_name, one_line
 
@@ -86,6 +87,37 @@ def read_short_side(content: dict[str, Any], path: Path) -> int | None:
             f"data: short_side in {path} must be 1 to {LARGEST_SHORT_SIDE} pixels, got {shown(short_side)}"
         )
     return short_side
+
+
+def read_channels(content: dict[str, Any], path: Path) -> dict[str, tuple[Any, ...] | None]:
+    """Return bands, mean and std, which have one number per channel."""
+    bands, mean, std = (content.get(name) for name in ("bands", "mean", "std"))
+    if bands is not None and not (
+        isinstance(bands, list)
+        and bands
+        and all(type(band) is int and 0 <= band < MOST_BANDS for band in bands)
+    ):
+        raise ValueError(
+            f"data: bands in {path} must be numbers of bands from 0, such as [0, 1, 2, 3], got {shown(bands)}"
+        )
+    channels = 3 if bands is None else len(bands)
+    if (mean is None) != (std is None) or (mean is None and channels != 3):
+        raise ValueError(
+            f"data: mean and std in {path} must both be there{'' if bands is None else ' beside bands'}, got "
+            f"{shown(mean)} and {shown(std)}; say {channels} numbers each, for values of 0..255"
+        )
+    for name, given in (("mean", mean), ("std", std)):
+        least = 0 if name == "std" else -math.inf
+        if given is not None and not (
+            isinstance(given, list)
+            and len(given) == channels
+            and all(type(number) in (int, float) and least < number < math.inf for number in given)
+        ):
+            raise ValueError(
+                f"data: {name} in {path} must be {channels} numbers{' above 0' if name == 'std' else ''}, one per "
+                f"channel, for values of 0..255, got {shown(given)}"
+            )
+    return {"bands": bands and tuple(bands), "mean": mean and tuple(mean), "std": std and tuple(std)}
 
 
 def read_value_range(content: dict[str, Any], path: Path) -> ValueRange | None:

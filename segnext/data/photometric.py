@@ -56,7 +56,10 @@ class Distortion:
         return cls(brightness, contrast, contrast_first, saturation, hue)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Return the (H, W, 3) uint8 RGB image distorted; the image itself stays as it is."""
+        """Return the (H, W, 3) uint8 RGB image distorted; the image itself stays as it is.
+
+        Images of another number of bands have no hue and no saturation, which are left alone.
+        """
         levels = np.arange(256, dtype=np.uint8)
         if self.brightness is not None:
             levels = _scaled(levels, 1.0, self.brightness)
@@ -64,11 +67,12 @@ class Distortion:
             levels = _scaled(levels, self.contrast, 0.0)
         # Brightness and contrast act on each value alone, so one look-up in a table does both.
         image = levels[image]
-        if self.saturation is not None:
+        has_colours = image.shape[2] == 3
+        if self.saturation is not None and has_colours:
             hue, saturation, value = rgb_to_hsv(image)
             saturation = _scaled(np.arange(256), self.saturation, 0.0)[saturation]
             image = hsv_to_rgb(hue, saturation, value)
-        if self.hue is not None:
+        if self.hue is not None and has_colours:
             hue, saturation, value = rgb_to_hsv(image)
             image = hsv_to_rgb((hue + self.hue) % HUES, saturation, value)
         if self.contrast is not None and not self.contrast_first:

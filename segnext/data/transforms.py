@@ -23,7 +23,7 @@ class View(NamedTuple):
     """One random view of an image and its label map.
 
     Attributes:
-        image: (crop, crop, 3) uint8.
+        image: (crop, crop, C) uint8.
         label: (crop, crop) uint8.
         size: height and width of what it shows, in the upper left corner; the rest is padding.
     """
@@ -68,7 +68,7 @@ class Augmentation:
         """Draw one view.
 
         Args:
-            image: (H, W, 3) uint8.
+            image: (H, W, C) uint8.
             label: (H, W) uint8.
             rng: the only source of randomness.
         """
@@ -76,7 +76,7 @@ class Augmentation:
         if self.flip and rng.random() < 0.5:
             view, ids = view[:, ::-1], ids[:, ::-1]
         if self.distort:
-            view = Distortion.draw(rng)(view)
+            view = Distortion.draw(rng)(view)  # of other bands than RGB, brightness and contrast alone
         return View(*self._pad(view, ids), ids.shape)
 
     def resized(self, height: int, width: int, ratio: float) -> tuple[int, int]:

@@ -163,8 +163,13 @@ class _Run:
     def prepare(cls, model: SegNeXt, data: DataConfig, settings: TrainSettings, device: torch.device) -> _Run:
         """Prepare everything up to the first step; nothing is written yet."""
         of_weights = Preprocessing.of(model.metadata)
-        data = replace(data, value_range=data.value_range or of_weights.value_range)
-        preprocessing = replace(of_weights, short_side=data.short_side, value_range=data.value_range)
+        preprocessing = data.preprocessing(of_weights)
+        if len(preprocessing.mean) != model.config.in_channels:
+            raise ValueError(
+                f"train: in_channels of the model must be {len(preprocessing.mean)} for {data.name}, got "
+                f"{model.config.in_channels}"
+            )
+        data = replace(data, value_range=preprocessing.value_range, bands=preprocessing.bands)
         training_set = data.open("train")
         validation_set = data.open("val") if "val" in data.splits else None
         augmentation = Augmentation(

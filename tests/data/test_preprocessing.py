@@ -117,7 +117,7 @@ class TestPreprocessing:
             ({"short_side": 10**6}, "short_side must be from 1 to 8192 pixels, got 1000000"),
             ({"value_range": [1, 0]}, "value_range must be two finite numbers, the first below the second"),
             ({"value_range": 4095}, "value_range must be a list of numbers, got 4095"),
-            ({"crop": 224}, "must hold mean, std, short_side, value_range, got crop$"),
+            ({"crop": 224}, "must hold mean, std, short_side, value_range, bands, got crop$"),
             (["imagenet"], "must hold mean, std, short_side, value_range"),
         ],
         ids=str,
