@@ -101,15 +101,6 @@ class Preprocessing:
         """Normalise an image by `mean` and `std`, see `normalise`; its size stays as it is."""
         return normalise(image, mean=self.mean, std=self.std, device=device)
 
-    @property
-    def padding(self) -> np.ndarray:
-        """(3,) uint8 RGB, the colour nearest to the mean: once normalised, it is within 0.5 / std of 0."""
-        return np.clip(np.round(self.mean), 0, 255).astype(np.uint8)
-
-    def scale(self, height: int, width: int) -> float:
-        """Return the factor by which an image of this size is resized for the network."""
-        return 1.0 if self.short_side is None else short_side_scale(height, width, self.short_side)
-
 
 def _is_number(value: object, kind: Any = (int, float)) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
