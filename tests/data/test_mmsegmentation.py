@@ -11,11 +11,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from segnext.data.config import DataConfig, load_data_config
 from segnext.data.shipped import list_sets
 from tests.data.miniatures import MINIATURES, write_miniature
+from tests.data.mmseg_facts import CLASSES
 
 IN_INTEROP = Path("~/.cache/segnext/interop/mmsegmentation/bin/python").expanduser()
 PYTHON = Path(os.environ.get("SEGNEXT_MMSEG_PYTHON", IN_INTEROP))
@@ -96,3 +98,32 @@ def test_raw_labels_of_isaid(theirs: dict[str, Any], tmp_path: Path) -> None:
     assert dict(theirs["tables"]["isaid"]) == {
         index: list(colour) for index, colour in enumerate(data.palette)
     }
+
+
+def test_both_read_the_same_pixels(theirs: dict[str, Any], tmp_path: Path) -> None:
+    """mmsegmentation itself opens the miniatures, by the places of its configurations."""
+    requests, expected = [], []
+    for name in NAMES:
+        data = ours(name, tmp_path / name)
+        for split, places in zip(("train", "val"), theirs["places"][name], strict=True):
+            root = next(
+                parent
+                for parent in data.splits[split].images.parents
+                if (parent / places["img_path"]).is_dir()
+            )
+            prefix = {key: places[key] for key in ("img_path", "seg_map_path")}
+            lists = str(data.splits[split].list or "")
+            arguments = {"data_root": str(root), "data_prefix": prefix, "ann_file": lists}
+            requests.append({"class": CLASSES[name][1], "arguments": arguments})
+            opened = data.open(split)
+            expected.append({str(image): opened[index][1] for index, (image, _) in enumerate(opened.pairs)})
+    script = Path(__file__).with_name("mmseg_labels.py")
+    done = subprocess.run(
+        [PYTHON, script, tmp_path], input=json.dumps(requests), capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    for number, labels in enumerate(expected):
+        read = np.load(tmp_path / f"{number}.npz")
+        assert {f"/{path.lstrip('/')}" for path in read.files} == set(labels)
+        for path in read.files:
+            np.testing.assert_array_equal(read[path], labels[f"/{path.lstrip('/')}"])
