@@ -7,7 +7,7 @@ polygons by Pillow, whose outlines belong to the object, so that edges may diffe
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -175,12 +175,7 @@ def _jobs(part: _Annotations, labels: Path, ids: dict[int, int], background: int
         for annotation in part.content["annotations"]:
             index = ids[annotation["category_id"]]
             of_image[annotation["image_id"]].append((index, annotation["segmentation"]))
-        for image in part.content["images"]:
-            place = PurePosixPath(image["file_name"])
-            if place.is_absolute() or ".." in place.parts:
-                raise ValueError(
-                    f"data prepare: images in {part.file} must lie below the folder of images, got {one_line(place)}"
-                )
+        _expect_places([image["file_name"] for image in part.content["images"]], part.file)
         return [
             InstanceMask(
                 part.images / image["file_name"],
@@ -196,3 +191,20 @@ def _jobs(part: _Annotations, labels: Path, ids: dict[int, int], background: int
             f"data prepare: annotations in {part.file} must have image_id, category_id and segmentation of things "
             f"that the file lists, got {type(error).__name__} {one_line(error)}; export it again"
         ) from None
+
+
+def _expect_places(names: list[str], file: Path) -> None:
+    """Refuse names of images whose masks would lie elsewhere, or be one file."""
+    for name in names:
+        place = PurePosixPath(name)
+        if place.is_absolute() or ".." in place.parts:
+            raise ValueError(
+                f"data prepare: images in {file} must lie below their folder, got {one_line(name)}; correct file_name"
+            )
+    stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in names)
+    stem, count = stems.most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"data prepare: images in {file} must differ in more than the extension, got {count} of {one_line(stem)}; "
+            "rename them"
+        )

@@ -124,10 +124,14 @@ def test_faults_of_the_file(coco):
         prepare("coco_json", coco)
 
 
-def test_a_name_that_leads_out_of_the_folder(coco):
-    write_png(coco / "a.jpg", np.zeros((3, 4, 3)))
-    write_json(coco / "annotations/instances_val2017.json", content_of("../a.jpg"))
-    with pytest.raises(ValueError, match="below the folder"):
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["a.jpg", "../c.jpg"], "below their folder"), (["a.jpg", "a.png"], "got 2 of a; rename")],
+    ids=["leads-out", "one-mask-for-two"],
+)
+def test_names_that_cannot_be_masks(coco, names, words):
+    write_json(coco / "annotations/instances_val2017.json", content_of(*names))
+    with pytest.raises(ValueError, match=words):
         prepare("coco_json", coco)
 
 
