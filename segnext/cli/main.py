@@ -17,6 +17,9 @@ from segnext.one_line import one_line
 # This is the order of the help. `segnext/cli/<name>.py` defines the function `<name>` and imports torch inside it.
 COMMANDS = ("predict", "train", "val", "recipes", "convert", "info", "bench", "doctor")
 
+# Each has commands of its own: `segnext/cli/<name>.py` defines the typer app `<name>`.
+GROUPS = ("data",)
+
 # Users can cause or mend these. Any other error is a defect of ours, and its traceback is shown.
 EXPECTED = (ValueError, TypeError, OSError, NotImplementedError, RuntimeError, MemoryError, ImportError)
 
@@ -34,6 +37,8 @@ app = typer.Typer(
 )
 for _command in COMMANDS:
     app.command()(getattr(importlib.import_module(f"segnext.cli.{_command}"), _command))
+for _group in GROUPS:
+    app.add_typer(getattr(importlib.import_module(f"segnext.cli.{_group}"), _group), name=_group)
 
 
 def _print_version(wanted: bool) -> None:
