@@ -169,6 +169,14 @@ def test_errors_leave_no_file() -> None:
     expect_error(
         ValueError, "must be 3 names as the checkpoint has classes, got 2", "start.pth", "--classes", "a,b"
     )
+    # a shipped data set gives its names without being on this machine
+    expect_error(
+        ValueError,
+        "must be 3 names as the checkpoint has classes, got 150",
+        "start.pth",
+        "--classes",
+        "ade20k",
+    )
     expect_error(ValueError, "output must be named *.safetensors, got x.pth", "start.pth", "-o", "x.pth")
     expect_error(
         ValueError,
