@@ -8,11 +8,12 @@ operations release the GIL, and threads share one cache of decoded images.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ PREFETCH_BATCHES = 3  # enough to even out slow images; more would only take mem
 _SHUFFLE, _AUGMENT = 0, 1  # separate streams of random numbers under one seed
 
 _Sample = tuple[View, Path]
+Sample = TypeVar("Sample")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,37 @@ class Batch:
         return images
 
 
+def ahead(
+    steps: range,
+    positions: Callable[[int], range],
+    sample: Callable[[int], Sample],
+    collate: Callable[[int, list[Sample]], Made],
+    workers: int,
+) -> Iterator[Made]:
+    """Yield the batches of some steps, which threads prepare ahead.
+
+    Args:
+        steps: one after another.
+        positions: the positions of a step's samples.
+        sample: makes the sample of a position.
+        collate: makes the batch of a step from its samples.
+        workers: number of threads; 0: the caller prepares the batches.
+    """
+    if workers == 0:
+        for step in steps:
+            yield collate(step, [sample(position) for position in positions(step)])
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="segnext-data")
+    pending: deque[list[Future[Sample]]] = deque()
+    try:
+        for step in steps:
+            while len(pending) < PREFETCH_BATCHES and step + len(pending) < steps.stop:
+                pending.append([pool.submit(sample, position) for position in positions(step + len(pending))])
+            yield collate(step, [future.result() for future in pending.popleft()])
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 class TrainingBatches:
     """Draws augmented samples from endless shuffled epochs.
 
@@ -78,19 +112,8 @@ class TrainingBatches:
 
     def iterate(self, first: int, last: int, workers: int = 0) -> Iterator[Batch]:
         """Yield the batches of steps first..last-1; `workers` threads prepare them ahead (0: the caller does)."""
-        if workers == 0:
-            yield from map(self.batch, range(first, last))
-            return
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="segnext-data")
-        pending: deque[list[Future[_Sample]]] = deque()
-        try:
-            for step in range(first, last):
-                while len(pending) < PREFETCH_BATCHES and step + len(pending) < last:
-                    positions = self._positions(step + len(pending))
-                    pending.append([pool.submit(self._sample, position) for position in positions])
-                yield _collate([future.result() for future in pending.popleft()])
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        steps = range(first, last)
+        yield from ahead(steps, self._positions, self._sample, lambda _, samples: _collate(samples), workers)
 
     def _positions(self, step: int) -> range:
         return range(step * self.batch_size, (step + 1) * self.batch_size)
