@@ -25,7 +25,7 @@ from typing import (
 
 import typer
 
-from segnext.data.shipped import list_sets
+from segnext.data.shipped import CLASSIFICATION, list_sets
 from segnext.models.registry import SIZES
 from segnext.one_line import one_line
 
@@ -36,7 +36,11 @@ SIZE_NAMES = ", ".join(SIZES)  # "t, s, b, l"
 LARGEST_SIDE = 100_000  # pixels, and images at once: an activation of more has more values than 64 bits count
 
 Data = Annotated[
-    str, typer.Argument(help=f"A data YAML, or the name of a shipped one: {', '.join(list_sets())}.")
+    str,
+    typer.Argument(
+        help=f"A data YAML, or the name of a shipped one: {', '.join(list_sets())}; "
+        f"or {CLASSIFICATION}: class folders, for an encoder (mscan_t ...)."
+    ),
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data, if not the YAML's own.")]
 Weights = Annotated[

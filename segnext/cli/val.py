@@ -21,6 +21,7 @@ from segnext.cli._options import (
     expanded,
     output_option,
 )
+from segnext.data.shipped import CLASSIFICATION
 
 if TYPE_CHECKING:
     from segnext.data.config import DataConfig
@@ -65,11 +66,14 @@ def val(
 
       segnext val ade20k --root /data/ade -w segnext_b.pth --multi-scale
 
+      segnext val imagenet --root /data/imagenet -w mscan_b.pth
+
     Data sets of the paper are evaluated by its protocol (`segnext recipes`), others whole and at the size that the
     weights were trained for, unless asked otherwise; the protocol is printed. Everything comes from one confusion
     matrix over the whole set at the labels' size. Labels and images are checked first, as `segnext doctor` does:
     errors stop the command, warnings are printed. Ignored pixels count nowhere, and classes that neither occur nor
-    are predicted are left out of the means.
+    are predicted are left out of the means. Encoders (imagenet) are evaluated by top-1 and top-5 of the centre of each
+    image, 224 pixels of 248.
     """
     from dataclasses import asdict, replace
 
@@ -78,6 +82,7 @@ def val(
     from rich.progress import Progress
 
     from segnext.atomic import make_place
+    from segnext.cli._classification import val_classifier
     from segnext.cli._tables import note_other_names, print_evaluation
     from segnext.data.check import require_sound
     from segnext.data.config import load_data_config
@@ -94,6 +99,10 @@ def val(
             raise FileExistsError(f"val: output must not exist, got {output}; replace it with --overwrite")
         make_place(output)  # before the evaluation, since it may be impossible
     configure_torch(threads, matmul_precision)
+    if data == CLASSIFICATION:
+        _expect_no_protocol(options, multi_scale)
+        val_classifier(root, weights, split, output, choose_device(device), dtype, matmul_precision)
+        return
     config = load_data_config(data, root)
     defaults = {**recipe_for(config.name).evaluation, **(MULTI_SCALE if multi_scale else {})}
     inference = options.over(defaults).inference()
@@ -139,6 +148,16 @@ def val(
         print_evaluation(console, evaluation, config.classes)
     if output is not None:
         console.print(f"measures: {output}", markup=False)
+
+
+def _expect_no_protocol(options: Chosen[InferenceOptions], multi_scale: bool) -> None:
+    given = [*options.given, *(["multi_scale"] if multi_scale else [])]
+    if given:
+        name = min(given).replace("_", "-")
+        raise ValueError(
+            f"val: options of {CLASSIFICATION} must be those of any protocol, got --{name}, which is one of a "
+            "segmentation; leave it out"
+        )
 
 
 def _load(weights: str, config: DataConfig) -> SegNeXt:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 SETS = Path(__file__).parent / "sets"
+CLASSIFICATION = "imagenet"
+"""The name of class folders, which need no YAML: `segnext.data.classification` reads them."""
 
 
 def list_sets() -> list[str]:

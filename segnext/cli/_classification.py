@@ -1,0 +1,94 @@
+"""What `segnext val` and `segnext train` do with class folders: they evaluate and train encoders as classifiers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from segnext.atomic import replace_text
+from segnext.cli._tables import note_other_names
+from segnext.create import create_model
+from segnext.data.classification import ClassFolders, open_class_folders
+from segnext.evaluation.classification import SIDE, Accuracy, evaluate_classifier
+from segnext.models import MSCAN
+
+OF_IDS = "ids are compared, not names"
+
+
+def val_classifier(
+    root: Path | None,
+    weights: str,
+    split: str,
+    output: Path | None,
+    device: torch.device,
+    dtype: str,
+    matmul_precision: str,
+) -> None:
+    """Evaluate an encoder's weights and print top-1 and top-5; the arguments are the options of `segnext val`."""
+    data = open_class_folders(root)
+    images = data.open(split)
+    model = _load(weights, data)
+    model.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    console, side = Console(highlight=False, soft_wrap=True), trained_side(model)
+    note_other_names(console, data.classes, model, OF_IDS)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"{data.name} {split}", total=len(images))
+        accuracy = evaluate_classifier(
+            model,
+            images,
+            device=device,
+            dtype=getattr(torch, dtype),
+            side=side,
+            after_batch=lambda count: progress.advance(task, count),
+        )
+    try:
+        if output is not None:  # first, since what stands behind a pipe may be gone
+            said: dict[str, Any] = {
+                "data": data.name,
+                "split": split,
+                "weights": weights,
+                "dtype": dtype,
+                "matmul_precision": matmul_precision,
+                "side": side,
+            }
+            replace_text(output, json.dumps({**said, **accuracy.summary()}, indent=2) + "\n")
+    finally:  # a file that cannot be written does not cost the measures
+        print_accuracy(console, accuracy)
+    if output is not None:
+        console.print(f"measures: {output}", markup=False)
+
+
+def trained_side(model: MSCAN) -> int:
+    """Return the side of the images that an encoder was trained with, 224 if its file does not say another."""
+    side = model.metadata.get("recipe", {}).get("crop")
+    return side if type(side) is int and 32 <= side <= 1024 else SIDE
+
+
+def print_accuracy(console: Console, accuracy: Accuracy) -> None:
+    """Print top-1 and top-5 in percent."""
+    top1, top5 = (100 * share for share in (accuracy.top1, accuracy.top5))
+    console.print(
+        f"top-1 {top1:.3f} %  top-5 {top5:.3f} %  ({accuracy.images} images, {accuracy.seconds:.0f} s)",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _load(weights: str, data: ClassFolders) -> MSCAN:
+    model = create_model(weights=weights)
+    if not isinstance(model, MSCAN):
+        raise ValueError(
+            f"val: weights must be an encoder with its classifier for {data.name}, got {weights}: "
+            f"{model.config.architecture}; a decoder gives no class of a whole image"
+        )
+    if model.config.num_classes != len(data.classes) or model.head is None:
+        raise ValueError(
+            f"val: weights must be an encoder of {len(data.classes)} classes for {data.name}, got {weights}: "
+            f"{model.config.architecture} of {model.config.num_classes}"
+        )
+    return model

@@ -1,0 +1,68 @@
+"""`segnext val imagenet` and `segnext train imagenet` are tested as they are typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from segnext import create_model
+from segnext.cli.main import main
+from segnext.data.classification import open_class_folders
+from segnext.evaluation.classification import evaluate_classifier
+from segnext.models import MSCAN
+from segnext.models.dialects import to_official
+from segnext.weights.saving import save
+from tests.data.class_folders import write_class_folders
+from tests.evaluation.test_classification import narrow
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return write_class_folders(tmp_path_factory.mktemp("imagenet"), 10, 4)
+
+
+@pytest.fixture
+def segnext(capsys):
+    """Return a function that runs a command line and gives exit status, standard output and standard error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(word) for word in words])
+        output = capsys.readouterr()
+        return exit_.value.code, output.out, output.err
+
+    return run
+
+
+def test_val_prints_and_writes_what_the_function_counts(segnext, root, tmp_path):
+    model = narrow()
+    save(model, tmp_path / "narrow.safetensors", {"recipe": {"crop": 64}})
+    measures = tmp_path / "val.json"
+    words = ("-w", tmp_path / "narrow.safetensors", "--device", "cpu", "-o", measures)
+    status, printed, errors = segnext("val", "imagenet", "--root", root, *words)
+    assert status == 0, errors
+    expected = evaluate_classifier(model, open_class_folders(root).open("val"), side=64)
+    assert f"top-1 {100 * expected.top1:.3f} %  top-5 100.000 %  (12 images" in printed
+    written = json.loads(measures.read_text())
+    assert written["hits_top1"] == expected.hits[0] and written["side"] == 64
+    assert segnext("val", "imagenet", "--root", root, *words)[0] == 1  # the file is there
+
+
+def test_val_refuses_what_does_not_fit(segnext, root, tmp_path):
+    save(narrow(4), tmp_path / "four.safetensors")
+    four = ("val", "imagenet", "-w", tmp_path / "four.safetensors")
+    assert "an encoder of 3 classes for imagenet" in segnext(*four, "--root", root)[2]
+    assert "name it with --root" in segnext(*four)[2]
+    assert (
+        "got --scales, which is one of a segmentation" in segnext(*four, "--root", root, "--scales", "1")[2]
+    )
+    assert "an encoder with its classifier" in segnext("val", "imagenet", "--root", root, "-w", "camvid")[2]
+
+
+def test_official_weights_are_evaluated(segnext, root, tmp_path):
+    model = create_model("mscan_t", num_classes=3)
+    assert isinstance(model, MSCAN)
+    torch.save({"state_dict": to_official(model.state_dict())}, tmp_path / "mscan_t.pth")
+    status, printed, errors = segnext("val", "imagenet", "--root", root, "-w", tmp_path / "mscan_t.pth")
+    assert status == 0 and "top-1" in printed, errors
