@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,19 @@ from rich.console import Console
 from rich.progress import Progress
 
 from segnext.atomic import replace_text
+from segnext.cli._options import Chosen
 from segnext.cli._tables import note_other_names
 from segnext.create import create_model
 from segnext.data.classification import ClassFolders, open_class_folders
+from segnext.data.shipped import CLASSIFICATION
 from segnext.evaluation.classification import SIDE, Accuracy, evaluate_classifier
 from segnext.models import MSCAN
+from segnext.models.registry import SIZES
+from segnext.training.classification import train_classifier
+from segnext.training.classifier_settings import ClassifierSettings, ViewSettings
+from segnext.training.folder import FINAL
+from segnext.training.recipes import load_recipe
+from segnext.training.settings import Reporting, TrainSettings
 
 OF_IDS = "ids are compared, not names"
 
@@ -61,6 +70,51 @@ def val_classifier(
         print_accuracy(console, accuracy)
     if output is not None:
         console.print(f"measures: {output}", markup=False)
+
+
+def train_encoder(
+    root: Path | None,
+    output: Path,
+    name: str,
+    weights: str | None,
+    head: str,
+    drop_path: float | None,
+    settings: Chosen[TrainSettings],
+    views: Chosen[ViewSettings],
+    reporting: Reporting,
+    *,
+    device: torch.device,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Train an encoder as a classifier; the arguments are the options of `segnext train`."""
+    data, recipe = open_class_folders(root), load_recipe(CLASSIFICATION)
+    chosen = ClassifierSettings(**asdict(settings.over(recipe.settings)), views=views.over(recipe.views))
+    torch.manual_seed(chosen.seed)  # before the model draws its weights
+    changes: dict[str, Any] = {} if drop_path is None else {"drop_path": drop_path}
+    full = f"mscan_{name}" if name in SIZES else name
+    model = create_model(full, weights, len(data.classes), head=head, **changes)
+    if not isinstance(model, MSCAN):
+        raise ValueError(
+            f"train: model must be one of {', '.join(f'mscan_{size}' for size in SIZES)} for {data.name}, got {name}, "
+            "which does not classify"
+        )
+    console = Console()
+    note_other_names(console, data.classes, model, "ids are kept, not names; --head reinit begins anew")
+    accuracy = train_classifier(
+        model,
+        data,
+        output,
+        chosen,
+        reporting,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        console=console,
+    )
+    if accuracy is not None:
+        print_accuracy(console, accuracy)
+    console.print(f"weights: {output / FINAL}", markup=False, highlight=False, soft_wrap=True)
 
 
 def trained_side(model: MSCAN) -> int:

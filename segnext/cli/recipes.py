@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,18 +38,28 @@ def recipes(
 
 def shown(name: str) -> str:
     """Return one recipe as YAML."""
-    import yaml
-
+    from segnext.training.classifier_settings import ClassifierSettings, ViewSettings
     from segnext.training.recipes import load_recipe
     from segnext.training.settings import TrainSettings
 
     recipe = load_recipe(name)
+    content: dict[str, Any]
+    if recipe.is_classification:
+        classifier = ClassifierSettings(**recipe.settings, views=ViewSettings(**recipe.views))
+        content = {"recipe": name, "settings": classifier.as_json(), "paper_top1": recipe.top1}
+        return _as_yaml(content)
     content = {
         "recipe": recipe.name,
         "settings": TrainSettings(**recipe.settings).as_json(),
         "evaluation": recipe.evaluation or {"mode": "whole"},
         "paper_miou, single and multi-scale": {size: list(values) for size, values in recipe.miou.items()},
     }
+    return _as_yaml(content)
+
+
+def _as_yaml(content: dict[str, Any]) -> str:
+    import yaml
+
     text: str = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
     return text
 
@@ -61,7 +71,7 @@ def _list(console: Console) -> None:
     from segnext.training.recipes import list_recipes, load_recipe
     from segnext.training.settings import TrainSettings
 
-    table = Table("recipe", box=None, title="recipes, and the paper's mIoU in percent at one scale")
+    table = Table("recipe", box=None, title="recipes, and the paper's mIoU (top-1) in percent at one scale")
     for heading in ("steps", "batch", "crop"):
         table.add_column(heading, justify="right")
     table.add_column("evaluated")
@@ -70,9 +80,10 @@ def _list(console: Console) -> None:
     for name in list_recipes():
         recipe = load_recipe(name)
         settings = TrainSettings(**recipe.settings)
-        numbers = (f"{settings.steps / 1000:g}k", str(settings.batch_size), str(settings.crop))
-        published = (str(recipe.miou[size][0]) if size in recipe.miou else "" for size in SIZES)
-        table.add_row(name, *numbers, _protocol(recipe.evaluation), *published)
+        numbers = (f"{settings.steps / 1000:.3g}k", str(settings.batch_size), str(settings.crop))
+        published = recipe.top1 or {size: single for size, (single, _) in recipe.miou.items()}
+        protocol = "top-1" if recipe.is_classification else _protocol(recipe.evaluation)
+        table.add_row(name, *numbers, protocol, *(str(published.get(size, "")) for size in SIZES))
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""`segnext train`: trains SegNeXt on a data set."""
+"""`segnext train`: trains SegNeXt on a data set, or its encoder on class folders."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from segnext.cli._options import (
     expanded,
     output_option,
 )
+from segnext.data.shipped import CLASSIFICATION
+from segnext.training.classifier_settings import UNUSED, ViewSettings
 from segnext.training.settings import Reporting, TrainSettings
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ def train(
     data: Data,
     output: Annotated[Path, output_option("Folder of the run, e.g. runs/first.")],
     root: Root = None,
-    model: Annotated[str, typer.Option("--model", "-m", help=f"{SIZE_NAMES}, or segnext_t ...")] = "t",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help=f"{SIZE_NAMES}, or segnext_t, mscan_t ...")
+    ] = "t",
     weights: Annotated[
         str | None,
         typer.Option(
@@ -56,6 +60,7 @@ def train(
         typer.Option(help="Stochastic depth rate of the last block; default: the size's (0.1, L 0.3)."),
     ] = None,
     settings: Chosen[TrainSettings] = TrainSettings(),  # type: ignore[assignment]  # noqa: B008 (frozen)
+    views: Chosen[ViewSettings] = ViewSettings(),  # type: ignore[assignment]  # noqa: B008 (frozen)
     device: Device = "auto",
     reporting: Reporting = Reporting(eval_every=800),  # noqa: B008 (frozen)
     threads: Threads = None,
@@ -80,6 +85,11 @@ def train(
 
       segnext train mine.yaml -o runs/mine --weights camvid --head reinit --lr 2e-4
 
+      segnext train imagenet --root /data/imagenet -o runs/mscan_b --model mscan_b --dtype bfloat16 --eval-every 6255
+
+    imagenet trains the encoder as a classifier, on class folders: train/n01440764/*.JPEG, val/n01440764/*.JPEG. Its
+    final.safetensors is what --weights with --part backbone takes.
+
     mine.yaml names the classes, and for each split two folders whose files have equal names:
 
       path: .
@@ -101,6 +111,7 @@ def train(
     import torch
     from rich.console import Console
 
+    from segnext.cli._classification import train_encoder
     from segnext.cli._tables import note_other_names, print_evaluation
     from segnext.data.config import load_data_config
     from segnext.device import choose_device
@@ -109,6 +120,23 @@ def train(
     from segnext.training.recipes import SMALL, load_recipe, recipe_for
 
     configure_torch(threads)
+    _expect_own_options(data, recipe, settings, views)
+    if data == CLASSIFICATION:
+        train_encoder(
+            root,
+            output,
+            model,
+            weights,
+            head,
+            drop_path,
+            settings,
+            views,
+            reporting,
+            device=choose_device(device),
+            resume=resume,
+            overwrite=overwrite,
+        )
+        return
     config = load_data_config(data, root)
     chosen = recipe_for(config.name) if recipe is None else load_recipe(recipe)
     resolved = settings.over(chosen.settings)
@@ -142,6 +170,28 @@ def train(
     if evaluation is not None:
         print_evaluation(console, evaluation, config.classes)
     console.print(f"weights: {output / FINAL}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _expect_own_options(
+    data: str, recipe: str | None, settings: Chosen[TrainSettings], views: Chosen[ViewSettings]
+) -> None:
+    """Raise unless the options on the line mean something for what is trained."""
+    from segnext.training.recipes import load_recipe
+
+    is_classification = data == CLASSIFICATION
+    foreign = [name for name in settings.given if name in UNUSED] if is_classification else views.given
+    if foreign:
+        kind, other = ("classifier", "segmentation") if is_classification else ("segmentation", "classifier")
+        name = min(foreign).replace("_", "-")
+        raise ValueError(
+            f"train: options must be those of a {kind} for {data}, got --{name}, which is one of a {other}; "
+            "leave it out"
+        )
+    if recipe is not None and load_recipe(recipe).is_classification != is_classification:
+        raise ValueError(
+            f"train: recipe must be one of a {'classifier' if is_classification else 'segmentation'} for {data}, got "
+            f"{recipe}; leave it out, or take another"
+        )
 
 
 def _network(

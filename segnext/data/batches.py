@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -54,6 +54,13 @@ class Batch:
             image[:, height:] = 0
             image[:, :, width:] = 0
         return images
+
+
+class Batches(Protocol):
+    """What a run takes its batches from."""
+
+    def iterate(self, first: int, last: int, workers: int = 0, /) -> Iterator[Batch]:
+        """Yield the batches of steps first..last-1; `workers` threads prepare them ahead (0: the caller does)."""
 
 
 def ahead(

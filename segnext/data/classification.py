@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -78,6 +79,10 @@ class ClassFolders:
     folders: tuple[str, ...]
     classes: tuple[str, ...]
     splits: dict[str, Path]
+
+    def reading_of_labels(self) -> dict[str, Any]:
+        """Return what decides which class each image has, in the form in which JSON gives it back."""
+        return {"folders": list(self.folders)}
 
     def open(self, split: str) -> ClassifiedImages:
         """Open one split.

@@ -46,6 +46,11 @@ class Accuracy:
         """The fraction of images whose class had one of the five highest logits."""
         return self.hits[1] / self.images
 
+    @property
+    def headline(self) -> tuple[float, float]:
+        """Top-1 and top-5."""
+        return self.top1, self.top5
+
     def summary(self, classes: tuple[str, ...] = ()) -> dict[str, object]:
         """Return the measures as plain numbers (JSON); no measure is of a single class."""
         return {

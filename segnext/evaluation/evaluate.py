@@ -31,6 +31,11 @@ class Evaluation:
     images: int
     seconds: float
 
+    @property
+    def headline(self) -> tuple[float, float]:
+        """The mIoU and the pixel accuracy."""
+        return self.confusion.miou, self.confusion.pixel_accuracy
+
     def summary(self, classes: tuple[str, ...]) -> dict[str, object]:
         """Return the measures as plain numbers (JSON), by class name; a measure that is 0 / 0 is None."""
         confusion = self.confusion

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segnext.atomic import replace_file
-from segnext.models import SegNeXt
+from segnext.models import MSCAN, SegNeXt
 from segnext.models.finite import non_finite
 from segnext.one_line import one_line
 from segnext.training.determining import PREFIXES
@@ -50,8 +50,8 @@ class TrainingState:
         losses: losses of the steps since the last row of results.csv.
     """
 
-    model: SegNeXt
-    average: AveragedModel[SegNeXt]
+    model: SegNeXt | MSCAN
+    average: AveragedModel[Any]
     optimiser: torch.optim.Optimizer
     settings: dict[str, Any]
     step: int = 0

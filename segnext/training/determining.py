@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from segnext.data.classification import ClassFolders
 from segnext.data.config import DataConfig
-from segnext.models import SegNeXt
+from segnext.models import MSCAN, SegNeXt
 
 # Resumed runs may trade time for memory. The architecture has a place of its own.
 _FREE = ("architecture", "recompute")
@@ -15,7 +16,7 @@ PREFIXES = ("model.", "data.")
 """Of these settings; checkpoints from before they were stored have none."""
 
 
-def determining(model: SegNeXt, data: DataConfig) -> dict[str, Any]:
+def determining(model: SegNeXt | MSCAN, data: DataConfig | ClassFolders) -> dict[str, Any]:
     """Return them by name, in the form in which JSON gives them back."""
     found = {f"model.{name}": value for name, value in asdict(model.config).items() if name not in _FREE}
     found["model.frozen"] = sum(not parameter.requires_grad for parameter in model.parameters())

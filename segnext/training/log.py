@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,7 +16,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from segnext.atomic import append_text, replace_bytes, replace_text, whole_lines
 
 RESULTS, CURVES = "results.csv", "curves.png"
-COLUMNS = ("step", "loss", "learning_rate", "images_per_second", "val_miou", "val_pixel_accuracy")
+COLUMNS = ("step", "loss", "learning_rate", "images_per_second")
+
+
+class Measured(NamedTuple):
+    """The two measures of an evaluation: their columns in results.csv, and their names."""
+
+    columns: tuple[str, str]
+    names: tuple[str, str]
+
+
+SEGMENTATION = Measured(("val_miou", "val_pixel_accuracy"), ("mIoU", "pixel accuracy"))
+CLASSIFICATION = Measured(("val_top1", "val_top5"), ("top-1", "top-5"))
 
 
 class RunLog:
@@ -31,6 +43,7 @@ class RunLog:
         losses: those since the last row; changed in place, so that a checkpoint can hold them.
         console: where to print.
         hold: keep the rows in memory and an earlier run's files as they are, until `begin` is called.
+        measured: what an evaluation measures.
     """
 
     def __init__(
@@ -43,18 +56,21 @@ class RunLog:
         console: Console,
         *,
         hold: bool = False,
+        measured: Measured = SEGMENTATION,
     ) -> None:
         self.path = folder / RESULTS
         self.steps = steps
         self.every = every
         self.losses = losses
         self.console = console
+        self.measured = measured
         self._images = 0
         self._seconds = 0.0
         rows = [] if hold else [row for row in _read_rows(self.path) if int(row["step"]) <= first_step]
-        self._evaluated = {int(row["step"]) for row in rows if row.get("val_miou")}
-        self._held: list[str] | None = [_line(COLUMNS)]
-        self._held += [_line([row.get(name) or "" for name in COLUMNS]) for row in rows]
+        self._evaluated = {int(row["step"]) for row in rows if row.get(measured.columns[0])}
+        columns = (*COLUMNS, *measured.columns)
+        self._held: list[str] | None = [_line(columns)]
+        self._held += [_line([row.get(name) or "" for name in columns]) for row in rows]
         if not hold:
             self.begin()
         self._progress = Progress(
@@ -118,13 +134,13 @@ class RunLog:
         if not self.console.is_terminal:
             self.note(f"step {step}/{self.steps}  {text}")
 
-    def evaluation(self, step: int, miou: float, pixel_accuracy: float, seconds: float) -> None:
-        """Record an evaluation on the validation split."""
-        self._append(step, "", "", "", f"{miou:.5f}", f"{pixel_accuracy:.5f}")
+    def evaluation(self, step: int, first: float, second: float, seconds: float) -> None:
+        """Record an evaluation on the validation split: the two measures, for instance mIoU and pixel accuracy."""
+        self._append(step, "", "", "", f"{first:.5f}", f"{second:.5f}")
         self._evaluated.add(step)
         self.note(
-            f"step {step}/{self.steps}  val mIoU {miou:.4f}  pixel accuracy {pixel_accuracy:.4f}  "
-            f"({seconds:.0f} s)"
+            f"step {step}/{self.steps}  val {self.measured.names[0]} {first:.4f}  "
+            f"{self.measured.names[1]} {second:.4f}  ({seconds:.0f} s)"
         )
         if step < self.steps:  # `__exit__` plots the last one
             self._plot()
@@ -157,12 +173,12 @@ class RunLog:
         axes.set_ylim(bottom=0)
         axes.set_ylabel("training loss", color="tab:blue")
         axes.grid(alpha=0.3)
-        steps, values = _column(rows, "val_miou")
+        steps, values = _column(rows, self.measured.columns[0])
         if values:
             right = axes.twinx()
             right.plot(steps, values, color="tab:orange", marker="o", clip_on=False)
             right.set_ylim(0, 1)
-            right.set_ylabel(f"val mIoU, now {values[-1]:.3f}", color="tab:orange")
+            right.set_ylabel(f"val {self.measured.names[0]}, now {values[-1]:.3f}", color="tab:orange")
         picture = io.BytesIO()
         figure.savefig(picture, dpi=120, format="png")
         replace_bytes(self.path.with_name(CURVES), picture.getbuffer())

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 import yaml
 from rich.console import Console
 
 from segnext.atomic import at_home
-from segnext.data.batches import Batch, TrainingBatches
+from segnext.data.batches import Batch, Batches, TrainingBatches
 from segnext.data.check import require_sound
 from segnext.data.config import DataConfig
 from segnext.data.dataset import SegmentationFolder
@@ -28,7 +28,8 @@ from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation
 from segnext.device import choose_device
 from segnext.evaluation.evaluate import Evaluation, evaluate
-from segnext.models import SegNeXt
+from segnext.evaluation.measures import Measures
+from segnext.models import MSCAN, SegNeXt
 from segnext.models.finite import NonFiniteError, first_non_finite
 from segnext.predict.inference import Inference
 from segnext.signals import StoppedAtOnce, stop_signals
@@ -39,7 +40,7 @@ from segnext.training.folder import CHECKPOINT as CHECKPOINT
 from segnext.training.folder import FINAL as FINAL
 from segnext.training.folder import NotSaved, RunFolder, expect_free, run_folder
 from segnext.training.gradients import Gradients
-from segnext.training.log import RunLog
+from segnext.training.log import SEGMENTATION, Measured, RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
 from segnext.training.settings import Reporting, TrainSettings
 from segnext.training.trainable import expect_trainable
@@ -67,6 +68,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     console: Console | None = None,
+    kind: type[Run] | None = None,
 ) -> Evaluation | None:
     """Train `model` on the `train` split and write the averaged weights to `output`/final.safetensors.
 
@@ -86,6 +88,7 @@ def train(
             to a run that was never interrupted, on the same machine and number of threads.
         overwrite: replace a run that lies in the folder; it stays until the new one has its first checkpoint.
         console: prints the progress; by default on the terminal.
+        kind: what is trained; a segmentation by default, see `segnext.training.classification` for the other.
 
     Returns:
         The final evaluation; None without a `val` split.
@@ -102,22 +105,23 @@ def train(
     console = console or Console()
     if resume and overwrite:
         raise ValueError("train: resume and overwrite must not both be set, got both; choose one")
-    expect_trainable(model)
+    kind = kind or Run
+    expect_trainable(model, kind.network)
     device = choose_device(device)
     if model.config.num_classes != len(data.classes):
         raise ValueError(
             f"train: num_classes of the model must be {len(data.classes)} for {data.name}, "
             f"got {model.config.num_classes}"
         )
-    names = {"classes": data.classes, "palette": data.palette}
-    as_json(names, model.config.num_classes, model.config.in_channels, "save")  # raises what `save` would
+    as_json(
+        kind.names(data), model.config.num_classes, model.config.in_channels, "save"
+    )  # raises what `save` would
     output = at_home(output)
     expect_free(output, resume, overwrite)  # before the data are read, which can take long
-    run = _Run.prepare(model, data, settings, device)
+    run = kind.prepare(model, data, settings, device)
     run.inference = inference or Inference()
-    reports = require_sound(run.data, [split for split in ("train", "val") if split in data.splits], console)
-    if settings.balance:
-        run.class_weight = reports["train"].class_weights(settings.balance).to(device)
+    class_weight = run.checked(console)
+    run.class_weight = None if class_weight is None else class_weight.to(device)
     with run_folder(output, resume, overwrite) as folder:
         if resume:
             for note in folder.restore(run.state):
@@ -125,14 +129,19 @@ def train(
             console.print(f"resuming at step {run.state.step} of {settings.steps}", highlight=False)
         folder.recipe = yaml.safe_dump(run.described(), sort_keys=False, default_flow_style=None)
         evaluation = run.steps(folder, reporting, console)
-        return run.finish(folder, evaluation)
+        return cast(Evaluation | None, run.finish(folder, evaluation))
 
 
 @dataclass
-class _Run:
+class Run:
     """One session of a run, which is prepared, stepped through and finished.
 
+    It trains a segmentation; a subclass that overrides the methods without an underscore, `_weight` and `_loss` trains
+    something else with the same steps.
+
     Attributes:
+        network: the class of the models.
+        measured: what an evaluation measures.
         data: the data set.
         settings: they determine the result.
         preprocessing: mean and std of the weights that the run starts from, image size of the data set; the
@@ -147,11 +156,13 @@ class _Run:
         updated_by: files of the batch that changed the weights last.
     """
 
+    network: ClassVar[type[SegNeXt | MSCAN]] = SegNeXt
+    measured: ClassVar[Measured] = SEGMENTATION
     data: DataConfig
     settings: TrainSettings
     preprocessing: Preprocessing
     state: TrainingState
-    batches: TrainingBatches
+    batches: Batches
     validation_set: SegmentationFolder | None
     recipe: dict[str, Any]
     inference: Inference = Inference()
@@ -160,7 +171,7 @@ class _Run:
     updated_by: tuple[Path, ...] = ()
 
     @classmethod
-    def prepare(cls, model: SegNeXt, data: DataConfig, settings: TrainSettings, device: torch.device) -> _Run:
+    def prepare(cls, model: SegNeXt, data: DataConfig, settings: TrainSettings, device: torch.device) -> Run:
         """Prepare everything up to the first step; nothing is written yet."""
         of_weights = Preprocessing.of(model.metadata)
         preprocessing = data.preprocessing(of_weights)
@@ -194,12 +205,41 @@ class _Run:
         batches = TrainingBatches(training_set, augmentation, settings.batch_size, settings.seed)
         return cls(data, settings, preprocessing, state, batches, validation_set, recipe)
 
+    @staticmethod
+    def names(data: DataConfig) -> dict[str, Any]:
+        """Return what the final weights say about the classes."""
+        return {"classes": list(data.classes), "palette": [list(colour) for colour in data.palette]}
+
+    def checked(self, console: Console) -> torch.Tensor | None:
+        """Check the data set, and return the weights of the classes in the loss."""
+        splits = [split for split in ("train", "val") if split in self.data.splits]
+        reports = require_sound(self.data, splits, console)
+        return reports["train"].class_weights(self.settings.balance) if self.settings.balance else None
+
+    def factor(self, step: int) -> float:
+        """Return the fraction of the learning rate at a step."""
+        settings = self.settings
+        return learning_rate_factor(step, settings.steps, settings.warmup, settings.schedule)
+
+    def evaluated(self, after_image: Callable[[], None]) -> Measures:
+        """Evaluate the averaged weights on the `val` split; `after_image` is called now and then, and may raise."""
+        assert self.validation_set is not None
+        return evaluate(
+            self.state.average.model,
+            self.validation_set,
+            device=self.device,
+            dtype=getattr(torch, self.settings.dtype),
+            inference=self.inference,
+            preprocessing=self.preprocessing,
+            after_image=after_image,
+        )
+
     @property
     def device(self) -> torch.device:
         """The device on which the model is."""
         return next(self.state.model.parameters()).device
 
-    def steps(self, folder: RunFolder, reporting: Reporting, console: Console) -> Evaluation | None:
+    def steps(self, folder: RunFolder, reporting: Reporting, console: Console) -> Measures | None:
         """Take all steps that are left; return the last evaluation, None if no step is left or without a `val` split.
 
         What is done is saved before what may fail: a step's checkpoint comes before its evaluation, and so do the
@@ -212,12 +252,19 @@ class _Run:
         losses, every = state.losses, reporting.log_every
         with (
             RunLog(
-                folder.path, settings.steps, state.step, every, losses, console, hold=folder.replaces
+                folder.path,
+                settings.steps,
+                state.step,
+                every,
+                losses,
+                console,
+                hold=folder.replaces,
+                measured=self.measured,
             ) as log,
             stop_signals(STOPPING) as stop,
             self._saved_at_the_end(folder, log),
         ):
-            evaluation: Evaluation | None = None
+            evaluation: Measures | None = None
             # The session before may have ended between this step's checkpoint and what follows it.
             if state.step == settings.steps and not folder.final.exists():
                 self.save_weights(folder, None)
@@ -225,7 +272,7 @@ class _Run:
                 evaluation = self._evaluate(folder, log, stop)
             clock = time.perf_counter()
             for batch in self.batches.iterate(state.step, settings.steps, reporting.workers):
-                factor = learning_rate_factor(state.step, settings.steps, settings.warmup, settings.schedule)
+                factor = self.factor(state.step)
                 set_learning_rate(state.optimiser.param_groups, factor)
                 loss = self._step(batch, folder)
                 seconds = time.perf_counter() - clock
@@ -243,17 +290,16 @@ class _Run:
                 clock = time.perf_counter()
         return evaluation
 
-    def finish(self, folder: RunFolder, evaluation: Evaluation | None) -> Evaluation | None:
+    def finish(self, folder: RunFolder, evaluation: Measures | None) -> Measures | None:
         """Write the averaged weights with the measures of the last step's evaluation, and return it."""
         evaluation = evaluation or self._validate(folder)  # None if the run was resumed after its last step
         self.save_weights(folder, evaluation)
         return evaluation
 
-    def save_weights(self, folder: RunFolder, evaluation: Evaluation | None) -> None:
+    def save_weights(self, folder: RunFolder, evaluation: Measures | None) -> None:
         """Write the averaged weights with their metadata."""
         metadata = {
-            "classes": list(self.data.classes),
-            "palette": [list(colour) for colour in self.data.palette],
+            **self.names(self.data),
             "preprocessing": self.preprocessing.as_json(),
             "recipe": self.described()
             | {"seconds": round(self.state.seconds), "finished": _today(), **_versions(self.device)},
@@ -303,7 +349,7 @@ class _Run:
             step == self.settings.steps or (step > 0 and _due(step, reporting.eval_every))
         )
 
-    def _evaluate(self, folder: RunFolder, log: RunLog, stop: threading.Event) -> Evaluation | None:
+    def _evaluate(self, folder: RunFolder, log: RunLog, stop: threading.Event) -> Measures | None:
         """Evaluate and record it; a signal ends the evaluation early, since a resumed run makes it again."""
 
         def after_image() -> None:
@@ -312,25 +358,14 @@ class _Run:
 
         evaluation = self._validate(folder, after_image)
         if evaluation is not None:
-            confusion = evaluation.confusion
-            log.evaluation(self.state.step, confusion.miou, confusion.pixel_accuracy, evaluation.seconds)
+            log.evaluation(self.state.step, *evaluation.headline, evaluation.seconds)
         return evaluation
 
-    def _validate(
-        self, folder: RunFolder, after_image: Callable[[], None] = lambda: None
-    ) -> Evaluation | None:
+    def _validate(self, folder: RunFolder, after_image: Callable[[], None] = lambda: None) -> Measures | None:
         if self.validation_set is None:
             return None
         try:
-            return evaluate(
-                self.state.average.model,
-                self.validation_set,
-                device=self.device,
-                dtype=getattr(torch, self.settings.dtype),
-                inference=self.inference,
-                preprocessing=self.preprocessing,
-                after_image=after_image,
-            )
+            return self.evaluated(after_image)
         except NonFiniteError as error:
             if self.state.step == self.settings.steps:
                 folder.final.unlink(missing_ok=True)  # finite weights, but of no use
@@ -344,7 +379,7 @@ class _Run:
         """Take one optimiser step; return its loss, or NaN for a batch in which, by chance, every pixel is ignored."""
         loss = math.nan
         self.in_step = True
-        if bool((batch.labels != self.data.ignore_index).any()):
+        if self._weight(batch):
             loss, norm = self._gradients(batch)
             self._watch(loss, norm, batch, folder)
             self.state.optimiser.step()
@@ -353,6 +388,10 @@ class _Run:
         self.state.step += 1
         self.in_step = False
         return loss
+
+    def _weight(self, batch: Batch) -> float:
+        """Return how much the labels of a batch count; 0: nothing can be learnt from it."""
+        return float((batch.labels != self.data.ignore_index).sum())
 
     def _watch(self, loss: float, norm: float, batch: Batch, folder: RunFolder) -> None:
         """Raise `Diverged` unless the loss and its gradient can be used."""

@@ -5,7 +5,7 @@ Nothing heavy is imported here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,26 @@ class Recipe:
         settings: fields of `TrainSettings` that differ from its defaults.
         evaluation: options of `segnext val` that differ from its defaults.
         miou: the paper's mIoU in percent, by size: single scale, and multi-scale or None.
+        views: fields of `ViewSettings`, if this trains a classifier; empty for a segmentation.
+        top1: the paper's top-1 accuracy in percent, by size, of a classifier.
     """
 
     name: str
     settings: dict[str, Any]
     evaluation: dict[str, Any]
     miou: dict[str, tuple[float, float | None]]
+    views: dict[str, Any] = field(default_factory=dict)
+    top1: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether this trains an encoder as a classifier."""
+        return bool(self.views)
 
 
 def list_recipes() -> list[str]:
     """Return the names of all recipes, "small" first."""
-    return [SMALL, *_content()["recipes"]]
+    return [SMALL, *_content()["recipes"], *_content()["classification"]]
 
 
 def load_recipe(name: str) -> Recipe:
@@ -51,6 +60,10 @@ def load_recipe(name: str) -> Recipe:
     """
     if name == SMALL:
         return Recipe(SMALL, {}, {}, {})
+    if name in _content()["classification"]:
+        content = _content()["classification"][name]
+        settings = content["settings"] | {"scale": tuple(content["settings"]["scale"])}
+        return Recipe(name, settings, {}, {}, dict(content["views"]), dict(content["top1"]))
     if name not in _content()["recipes"]:
         raise ValueError(f"recipe: name must be one of {', '.join(list_recipes())}, got {name!r}")
     content = _content()["recipes"][name]

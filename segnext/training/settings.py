@@ -59,7 +59,7 @@ class TrainSettings:
     seed: Annotated[int, "Seed of initial weights, order, augmentation and dropout."] = 0
 
     def __post_init__(self) -> None:
-        _make_plain(self)
+        make_plain(self)
         for name, valid, expected in (
             ("steps", self.steps >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
@@ -102,7 +102,7 @@ class Reporting:
     workers: Annotated[int, "Threads that prepare batches, 0: none; any number gives the same batches."] = 1
 
     def __post_init__(self) -> None:
-        _make_plain(self)
+        make_plain(self)
         for name, least in (("eval_every", 0), ("checkpoint_every", 0), ("log_every", 1), ("workers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"train: {name} must be at least {least}, got {getattr(self, name)}")
@@ -139,7 +139,7 @@ _KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
 }
 
 
-def _make_plain(settings: TrainSettings | Reporting) -> None:
+def make_plain(settings: Any) -> None:
     """Make plain numbers of those of NumPy and PyTorch, which a checkpoint's JSON could not hold, or refuse a value."""
     for name, hint in get_type_hints(type(settings)).items():
         if hint not in _KINDS:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import torch
 
-from segnext.models import SegNeXt
+from segnext.models import MSCAN, SegNeXt
 from segnext.models.dialects import to_official
 from segnext.models.finite import expect_values, first_non_finite
 from segnext.one_line import one_line
 from segnext.weights.saving import expect_savable
 
 
-def expect_trainable(model: object) -> None:
+def expect_trainable(model: object, kind: type[SegNeXt | MSCAN] = SegNeXt) -> None:
     """Raise a one-line error unless a model can be trained.
 
     Raises:
-        TypeError: not a SegNeXt, or not of float32.
+        TypeError: not of this kind, or not of float32.
         ValueError: nothing in it needs a gradient, its weights have no values or are not finite, it has parameters of
             its own, or it cannot be saved.
     """
-    if not isinstance(model, SegNeXt):
+    if not isinstance(model, kind):
         is_module = isinstance(model, torch.nn.Module)
         remedy = "model.compile() compiles one in place" if is_module else "create_model makes one"
-        raise TypeError(f"train: model must be a SegNeXt, got {type(model).__name__}; {remedy}")
+        named = "a SegNeXt" if kind is SegNeXt else "an MSCAN"
+        raise TypeError(f"train: model must be {named}, got {type(model).__name__}; {remedy}")
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         _expect_trainable_parameter(name, parameter)

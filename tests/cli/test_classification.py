@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from segnext import create_model
 from segnext.cli.main import main
 from segnext.data.classification import open_class_folders
 from segnext.evaluation.classification import evaluate_classifier
-from segnext.models import MSCAN
+from segnext.models import MSCAN, SegNeXt
 from segnext.models.dialects import to_official
 from segnext.weights.saving import save
 from tests.data.class_folders import write_class_folders
+from tests.data.synthetic import write_data_set
 from tests.evaluation.test_classification import narrow
 
 
@@ -66,3 +68,37 @@ def test_official_weights_are_evaluated(segnext, root, tmp_path):
     torch.save({"state_dict": to_official(model.state_dict())}, tmp_path / "mscan_t.pth")
     status, printed, errors = segnext("val", "imagenet", "--root", root, "-w", tmp_path / "mscan_t.pth")
     assert status == 0 and "top-1" in printed, errors
+
+
+SHORT = ["--steps", "2", "--warmup", "1", "--batch-size", "4", "--crop", "32", "--device", "cpu"]
+
+
+def test_train_gives_an_encoder_that_a_segmentation_starts_from(segnext, root, tmp_path):
+    run = tmp_path / "run"
+    status, printed, errors = segnext("train", "imagenet", "--root", root, "-o", run, *SHORT, "--mixup", 0.5)
+    assert status == 0 and "top-1" in printed, errors
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert (recipe["mixup"], recipe["cutmix"], recipe["ema"], recipe["steps"]) == (0.5, 1.0, 0.99996, 2)
+    assert recipe["architecture"] == "mscan_t"  # of the size t
+    houses = write_data_set(tmp_path / "houses")
+    words = ("-w", run / "final.safetensors", "--part", "backbone", "--lr", "1e-9", *SHORT)
+    status, _, errors = segnext("train", houses, "-o", tmp_path / "second", *words)
+    assert status == 0, errors
+    encoder = create_model(weights=run / "final.safetensors")
+    model = create_model(weights=tmp_path / "second" / "final.safetensors")
+    assert isinstance(model, SegNeXt) and isinstance(encoder, MSCAN)
+    torch.testing.assert_close(model.backbone.stages[0][0].norm1.weight, encoder.stages[0][0].norm1.weight)
+
+
+def test_train_refuses_options_of_the_other_kind(segnext, root, tmp_path):
+    imagenet = ("train", "imagenet", "--root", root, "-o", tmp_path / "run")
+    assert "got --balance, which is one of a segmentation" in segnext(*imagenet, "--balance", 1)[2]
+    assert (
+        "recipe must be one of a classifier for imagenet, got small"
+        in segnext(*imagenet, "--recipe", "small")[2]
+    )
+    assert "which does not classify" in segnext(*imagenet, "--model", "segnext_t")[2]
+    camvid = ("train", "camvid", "--root", root, "-o", tmp_path / "run")
+    assert "got --mixup, which is one of a classifier" in segnext(*camvid, "--mixup", 1)[2]
+    assert "recipe must be one of a segmentation" in segnext(*camvid, "--recipe", "imagenet")[2]
+    assert not (tmp_path / "run").exists()

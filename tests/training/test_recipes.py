@@ -3,10 +3,11 @@
 import pytest
 
 from segnext.models.registry import SIZES
+from segnext.training.classifier_settings import ClassifierSettings, ViewSettings
 from segnext.training.recipes import SMALL, list_recipes, load_recipe, recipe_for
 from segnext.training.settings import TrainSettings
 
-PUBLISHED = [name for name in list_recipes() if name != SMALL]
+PUBLISHED = [name for name in list_recipes() if not (name == SMALL or load_recipe(name).is_classification)]
 STEPS = {"ade20k": 160_000, "cityscapes": 160_000, "isaid": 160_000}  # the others: 80,000
 
 
@@ -28,6 +29,20 @@ def test_the_paper_says_what_each_size_reaches(name):
     assert set(miou) in (set(), set(SIZES))
     for single, several in miou.values():
         assert 30 < single < 95 and (several is None or single < several < single + 3)
+
+
+def test_the_encoder_is_pretrained_as_deit():
+    recipe = load_recipe("imagenet")
+    settings = ClassifierSettings(**recipe.settings, views=ViewSettings(**recipe.views))
+    batches_per_epoch = 1_281_167 // settings.batch_size
+    assert (settings.steps, settings.warmup) == (300 * batches_per_epoch, 5 * batches_per_epoch)
+    assert settings.views == ViewSettings() and set(recipe.top1) == set(SIZES)
+    assert (settings.lr, settings.weight_decay, settings.ema, settings.label_smoothing) == (
+        1e-3,
+        0.05,
+        0.99996,
+        0.1,
+    )
 
 
 def test_only_cityscapes_is_seen_in_windows():

@@ -1,0 +1,228 @@
+"""Trains an encoder as an image classifier, as DeiT (arXiv 2012.12877) and VAN are: the pretraining of SegNeXt.
+
+Steps, checkpoints, log and averaged weights are those of `segnext.training.loop`; batches, loss, learning rate and
+evaluation are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor, nn
+
+from segnext.data.batches import Batch
+from segnext.data.classification import ClassFolders, ClassifiedImages
+from segnext.data.classification_batches import ClassificationBatches
+from segnext.data.classification_views import ClassAugmentation
+from segnext.data.mixing import Mixing
+from segnext.data.preprocessing import Preprocessing
+from segnext.data.rand_augment import RandAugment
+from segnext.evaluation.classification import Accuracy, evaluate_classifier
+from segnext.models import MSCAN, SegNeXt
+from segnext.training.checkpoint import TrainingState
+from segnext.training.classifier_settings import ClassifierSettings
+from segnext.training.determining import determining
+from segnext.training.ema import AveragedModel
+from segnext.training.log import CLASSIFICATION, Measured
+from segnext.training.loop import Run, train
+from segnext.training.optimiser import learning_rate_factor
+from segnext.training.settings import Reporting, Schedule
+
+# Fractions of the peak learning rate: 1e-6 and 1e-5 of 1e-3 in the published recipes.
+FIRST_FACTOR, LAST_FACTOR = 1e-3, 1e-2
+
+
+def train_classifier(
+    model: MSCAN,
+    data: ClassFolders,
+    output: str | Path,
+    settings: ClassifierSettings,
+    reporting: Reporting = Reporting(),  # noqa: B008 (frozen)
+    *,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Accuracy | None:
+    """Train an encoder on the `train` split and write the averaged weights to `output`/final.safetensors.
+
+    The folder, the signals and what a resumed run is are those of `segnext.training.loop.train`.
+
+    Args:
+        model: an encoder with a head of `len(data.classes)` classes.
+        data: class folders; its `val` split, if it has one, is evaluated.
+        output: the run's folder.
+        settings: they determine the result.
+        reporting: it does not change the result.
+        device: the device to train on.
+        resume: go on from the folder's checkpoint.
+        overwrite: replace a run that lies in the folder.
+        console: prints the progress; by default on the terminal.
+
+    Returns:
+        The final evaluation; None without a `val` split.
+
+    Raises:
+        ValueError: data, settings and model do not fit together.
+        OSError, Diverged: as `train`.
+    """
+    if isinstance(model, MSCAN) and model.head is None:
+        raise ValueError(
+            f"train: model must have a head of {len(data.classes)} classes, got none; leave out features_only"
+        )
+
+    evaluation = train(
+        cast(Any, model),
+        cast(Any, data),
+        output,
+        settings,
+        reporting,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        console=console,
+        kind=ClassifierRun,
+    )
+    return cast(Accuracy | None, evaluation)
+
+
+@dataclass
+class ClassifierRun(Run):
+    """A run whose model is an `MSCAN` and whose data set is a `ClassFolders`.
+
+    `data`, `validation_set` and `settings` are those of a classification here; the base class only passes them on.
+    """
+
+    network: ClassVar[type[SegNeXt | MSCAN]] = MSCAN
+    measured: ClassVar[Measured] = CLASSIFICATION
+
+    @classmethod
+    def prepare(cls, model: Any, data: Any, settings: Any, device: torch.device) -> ClassifierRun:
+        """Prepare everything up to the first step; nothing is written yet."""
+        preprocessing = Preprocessing.of(model.metadata)
+        if len(preprocessing.mean) != model.config.in_channels:
+            raise ValueError(
+                f"train: in_channels of the model must be {len(preprocessing.mean)} for {data.name}, got "
+                f"{model.config.in_channels}"
+            )
+        images = data.open("train")
+        batches = training_batches(images, len(data.classes), settings)
+        torch.manual_seed(settings.seed)
+        model.to(device=device, memory_format=torch.channels_last).train()
+        groups = decay_groups(model, settings.lr, settings.weight_decay)
+        optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
+        recipe = settings.as_json() | {
+            "data": data.name,
+            "images": len(images),
+            "architecture": model.config.architecture,
+        }
+        all_settings = recipe | {"preprocessing": preprocessing.as_json()} | determining(model, data)
+        state = TrainingState(model, AveragedModel(model, settings.ema), optimiser, all_settings)
+        validation_set = data.open("val") if "val" in data.splits else None
+        return cls(data, settings, preprocessing, state, batches, validation_set, recipe)
+
+    @staticmethod
+    def names(data: Any) -> dict[str, Any]:
+        """Return what the final weights say about the classes."""
+        return {"classes": list(data.classes)}
+
+    def checked(self, console: Console) -> Tensor | None:
+        """Check nothing: a million images take hours to decode, and a damaged one stops the run with its name."""
+        return None
+
+    def factor(self, step: int) -> float:
+        """Return the fraction of the learning rate at a step."""
+        settings = self.settings
+        return classifier_factor(step, settings.steps, settings.warmup, settings.schedule)
+
+    def evaluated(self, after_image: Callable[[], None]) -> Accuracy:
+        """Evaluate the averaged weights on the `val` split."""
+        return evaluate_classifier(
+            self.state.average.model,
+            cast(ClassifiedImages, self.validation_set),
+            device=self.device,
+            dtype=getattr(torch, self.settings.dtype),
+            preprocessing=self.preprocessing,
+            side=self.settings.crop,
+            after_batch=lambda _: after_image(),
+        )
+
+    def described(self) -> dict[str, Any]:
+        """Return settings, data and model in plain words, for the weights and for recipe.yaml."""
+        return self.recipe | {"drop_path": self.state.model.config.drop_path}
+
+    def _weight(self, batch: Batch) -> float:
+        return float(len(batch.labels))
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        dtype = getattr(torch, self.settings.dtype)
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            logits = self.state.model(images)
+        return soft_cross_entropy(logits, labels)
+
+
+def training_batches(
+    images: ClassifiedImages, num_classes: int, settings: ClassifierSettings
+) -> ClassificationBatches:
+    """Return the batches of a run."""
+    views = settings.views
+    augmentation = ClassAugmentation(
+        settings.crop,
+        settings.scale,
+        flip=settings.flip,
+        rand_augment=RandAugment(views.rand_augment) if views.rand_augment else None,
+        erase=views.erase,
+    )
+    return ClassificationBatches(
+        images,
+        num_classes,
+        augmentation,
+        Mixing(views.mixup, views.cutmix),
+        settings.batch_size,
+        settings.seed,
+        repeats=views.repeats,
+        smoothing=settings.label_smoothing,
+    )
+
+
+def decay_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Group parameters as timm does: vectors (norms, biases, layer scales) have no weight decay.
+
+    Args:
+        model: any model.
+        lr: learning rate.
+        weight_decay: of the matrices and convolutions.
+
+    Returns:
+        One or two groups for `torch.optim.AdamW`, with the `base_lr` that `set_learning_rate` scales.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = (
+        ([parameter for parameter in parameters if parameter.ndim > 1], weight_decay),
+        ([parameter for parameter in parameters if parameter.ndim <= 1], 0.0),
+    )
+    return [
+        {"params": group, "lr": lr, "base_lr": lr, "weight_decay": decay} for group, decay in groups if group
+    ]
+
+
+def classifier_factor(step: int, steps: int, warmup: int, schedule: Schedule) -> float:
+    """Return the fraction of the learning rate at `step` (from 0) of `steps`.
+
+    It rises linearly from a thousandth to 1 in `warmup` steps, and goes on where a fall to a hundredth that began at
+    step 0 has got to, as timm's schedule does.
+    """
+    if step < warmup:
+        return FIRST_FACTOR + (1 - FIRST_FACTOR) * step / warmup
+    return LAST_FACTOR + (1 - LAST_FACTOR) * learning_rate_factor(step, steps, 0, schedule)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits (N, K) and probabilities (N, K), in float32."""
+    return -(targets * F.log_softmax(logits.float(), dim=1)).sum(1).mean()
