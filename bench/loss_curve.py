@@ -27,7 +27,7 @@ from oracle.inputs import in_layout
 from segnext import create_model
 from segnext.data.batches import TrainingBatches
 from segnext.data.config import load_data_config
-from segnext.data.preprocessing import normalise
+from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation
 from segnext.models import SegNeXt, dialects
 
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         drawn = source.batch(step)
-        return normalise(drawn.images, device="cpu"), drawn.labels.long()
+        return drawn.normalised(Preprocessing()), drawn.labels.long()
 
     curves = run(batch, len(data.classes), options.steps)
     found = summary(curves)

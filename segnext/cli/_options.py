@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import typer
 
+from segnext.data.shipped import list_sets
 from segnext.models.registry import SIZES
 from segnext.one_line import one_line
 
@@ -23,7 +35,9 @@ if TYPE_CHECKING:
 SIZE_NAMES = ", ".join(SIZES)  # "t, s, b, l"
 LARGEST_SIDE = 100_000  # pixels, and images at once: an activation of more has more values than 64 bits count
 
-Data = Annotated[str, typer.Argument(help="A data YAML, or the name of a shipped one: camvid.")]
+Data = Annotated[
+    str, typer.Argument(help=f"A data YAML, or the name of a shipped one: {', '.join(list_sets())}.")
+]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data, if not the YAML's own.")]
 Weights = Annotated[
     str, typer.Option("--weights", "-w", help="Shipped name (camvid) or a checkpoint in any known layout.")
@@ -93,32 +107,67 @@ class InferenceOptions:
         return Inference(**{**asdict(self), "scales": parse_numbers("--scales", self.scales)})
 
 
+Options = TypeVar("Options")
+
+
+class Chosen(Generic[Options]):
+    """The options of one dataclass on a command line, whose defaults another source may replace.
+
+    Args:
+        kind: the dataclass.
+        values: the value of each field.
+        given: the names of those that are on the line.
+    """
+
+    def __init__(self, kind: type[Options], values: dict[str, Any], given: Collection[str]) -> None:
+        self.kind, self.values, self.given = kind, values, given
+
+    def over(self, defaults: Mapping[str, Any]) -> Options:
+        """Return the dataclass with these values for the options that are not on the line; raises what it raises."""
+        replaced = {name: value for name, value in defaults.items() if name not in self.given}
+        return self.kind(**{**self.values, **replaced})
+
+
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option per field for each parameter whose type is a dataclass.
 
     Fields are ``Annotated[type, "help"]``; the parameter's default is an instance, which gives the options their
-    defaults. A switch that is off by default has no ``--no-`` form. The command itself gets the dataclass.
+    defaults. A switch that is off by default has no ``--no-`` form. The command itself gets the dataclass, or, where
+    the type is ``Chosen[dataclass]``, what can still take other defaults.
     """
     hints = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
     kinds: dict[str, Any] = {}
     for parameter in inspect.signature(command).parameters.values():
         kind = hints[parameter.name]
-        if is_dataclass(kind):
+        if is_dataclass(kind) or get_origin(kind) is Chosen:
             kinds[parameter.name] = kind
-            parameters += _options_of(kind, parameter.default)
+            parameters += _options_of(_dataclass_of(kind), parameter.default)
         else:
             parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+    parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
 
     @functools.wraps(command)
-    def run(**values: Any) -> None:
+    def run(*, context: typer.Context, **values: Any) -> None:
         for name, kind in kinds.items():
-            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+            dataclass = _dataclass_of(kind)
+            own = {field.name: values.pop(field.name) for field in fields(dataclass)}
+            given = {field for field in own if _is_given(context, field)}
+            values[name] = dataclass(**own) if kind is dataclass else Chosen(dataclass, own, given)
         command(**values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _dataclass_of(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Chosen else kind
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _options_of(kind: Any, defaults: Any) -> list[inspect.Parameter]:

@@ -123,12 +123,13 @@ def _class_metadata(classes: str, num_classes: int) -> dict[str, Any]:
     Raises:
         ValueError: the number of classes is not the model's.
     """
-    from segnext.data.config import list_sets, load_data_config
+    from segnext.data.config import load_classes
+    from segnext.data.shipped import list_sets
 
     metadata: dict[str, Any]
     if classes in list_sets() or classes.endswith((".yaml", ".yml")):
-        data = load_data_config(classes, root=".")
-        metadata = {"classes": list(data.classes), "palette": [list(colour) for colour in data.palette]}
+        names, palette = load_classes(classes)
+        metadata = {"classes": list(names), "palette": [list(colour) for colour in palette]}
     else:
         metadata = {"classes": [name.strip() for name in classes.split(",")]}
     if not all(metadata["classes"]):

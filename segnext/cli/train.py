@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from segnext.cli._options import (
     SIZE_NAMES,
+    Chosen,
     Data,
     Device,
+    InferenceOptions,
     Root,
     Threads,
     configure_torch,
@@ -43,7 +45,17 @@ def train(
         Literal["all", "backbone"],
         typer.Option(help="backbone: take only the encoder of the weights (ImageNet)."),
     ] = "all",
-    settings: TrainSettings = TrainSettings(),  # noqa: B008 (frozen)
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Defaults of the options below: `segnext recipes` lists them. Default: the data set's own, else small."
+        ),
+    ] = None,
+    drop_path: Annotated[
+        float | None,
+        typer.Option(help="Stochastic depth rate of the last block; default: the size's (0.1, L 0.3)."),
+    ] = None,
+    settings: Chosen[TrainSettings] = TrainSettings(),  # type: ignore[assignment]  # noqa: B008 (frozen)
     device: Device = "auto",
     reporting: Reporting = Reporting(eval_every=800),  # noqa: B008 (frozen)
     threads: Threads = None,
@@ -54,13 +66,17 @@ def train(
         bool, typer.Option("--overwrite", help="Replace a run that lies in the folder.")
     ] = False,
 ) -> None:
-    """Train SegNeXt. The defaults suit a small data set (hundreds of images) from scratch.
+    """Train SegNeXt. The defaults shown here suit a small data set (hundreds of images) from scratch.
+
+    Data sets of the paper have recipes of their own, which `segnext recipes` shows; options on the line replace theirs.
 
     Examples:
 
       segnext train camvid --root data/camvid -o runs/camvid
 
       segnext train camvid --root data/camvid -o runs/camvid --resume
+
+      segnext train ade20k --root /data/ade -o runs/ade --model b --weights mscan_b.pth --part backbone
 
       segnext train mine.yaml -o runs/mine --weights camvid --head reinit --lr 2e-4
 
@@ -77,9 +93,11 @@ def train(
     Labels are single-channel images of ids 0, 1, ...; 255 is ignored (masks of 0 and 255 need one more line,
     label_map: {0: 0, 255: 1}). All are checked before the first step, as `segnext doctor mine.yaml` does. The
     run's folder gets final.safetensors (the averaged weights, for `segnext predict --weights`),
-    checkpoint.safetensors (for --resume, which goes on exactly as if the run had never stopped), results.csv and,
-    if matplotlib is installed, curves.png. Ctrl-C writes a checkpoint before it stops the run.
+    checkpoint.safetensors (for --resume, which goes on exactly as if the run had never stopped), recipe.yaml (all
+    settings), results.csv and, if matplotlib is installed, curves.png. Ctrl-C writes a checkpoint before it stops.
     """
+    from dataclasses import replace
+
     import torch
     from rich.console import Console
 
@@ -88,20 +106,34 @@ def train(
     from segnext.device import choose_device
     from segnext.training.loop import FINAL
     from segnext.training.loop import train as run
+    from segnext.training.recipes import SMALL, load_recipe, recipe_for
 
     configure_torch(threads)
     config = load_data_config(data, root)
-    torch.manual_seed(settings.seed)  # before the model draws its weights
-    network = _network(model, weights, len(config.classes), head, part)
+    chosen = recipe_for(config.name) if recipe is None else load_recipe(recipe)
+    resolved = settings.over(chosen.settings)
+    protocol = InferenceOptions(**chosen.evaluation).inference()
+    if protocol.short_side is not None:  # training sees images at the size of the evaluation
+        config = replace(config, short_side=protocol.short_side or None)
+    torch.manual_seed(resolved.seed)  # before the model draws its weights
+    changes: dict[str, Any] = {} if drop_path is None else {"drop_path": drop_path}
+    if config.bands is not None:
+        changes["in_channels"] = len(config.bands)
+    network = _network(model, weights, len(config.classes), head, part, changes)
     console = Console()
+    if chosen.name != SMALL:
+        console.print(
+            f"recipe: {chosen.name}, with {protocol}", markup=False, highlight=False, soft_wrap=True
+        )
     effect = "ids are kept, not names; --head reinit begins with a new classifier"
     note_other_names(console, config.classes, network, effect)
     evaluation = run(
         network,
         config,
         output,
-        settings,
+        resolved,
         reporting,
+        inference=protocol,
         device=choose_device(device),
         resume=resume,
         overwrite=overwrite,
@@ -112,11 +144,13 @@ def train(
     console.print(f"weights: {output / FINAL}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _network(name: str, weights: str | None, classes: int, head: str, part: str) -> SegNeXt:
+def _network(
+    name: str, weights: str | None, classes: int, head: str, part: str, changes: dict[str, Any]
+) -> SegNeXt:
     from segnext.create import create_model
     from segnext.models import SegNeXt
 
-    network = create_model(name, weights, classes, head=head, part=part)
+    network = create_model(name, weights, classes, head=head, part=part, **changes)
     if not isinstance(network, SegNeXt):
         raise ValueError(f"train: model must be one of {SIZE_NAMES}, got {name}, which does not segment")
     return network

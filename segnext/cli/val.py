@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from segnext.cli._options import (
+    Chosen,
     Data,
     Device,
     InferenceOptions,
@@ -33,7 +34,11 @@ def val(
     weights: Weights,
     root: Root = None,
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which images.")] = "val",
-    options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
+    options: Chosen[InferenceOptions] = InferenceOptions(),  # type: ignore[assignment]  # noqa: B008 (frozen)
+    multi_scale: Annotated[
+        bool,
+        typer.Option("--multi-scale", help="Scales 0.5 to 1.75, mirrored too: the paper's second number."),
+    ] = False,
     output: Annotated[Path | None, output_option("Write measures and confusion matrix as JSON.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     device: Device = "auto",
@@ -58,12 +63,13 @@ def val(
 
       segnext val mine.yaml --weights runs/mine/final.safetensors -o runs/mine/val.json
 
-      segnext val camvid --root data/camvid -w camvid --scales 0.5,0.75,1,1.25,1.5,1.75 --flip
+      segnext val ade20k --root /data/ade -w segnext_b.pth --multi-scale
 
-    Images are seen whole and at the size that the weights were trained for, unless asked otherwise. Everything
-    comes from one confusion matrix over the whole set at the labels' size. Labels and images are checked first, as
-    `segnext doctor` does: errors stop the command, warnings are printed. Ignored pixels count nowhere, and
-    classes that neither occur nor are predicted are left out of the means.
+    Data sets of the paper are evaluated by its protocol (`segnext recipes`), others whole and at the size that the
+    weights were trained for, unless asked otherwise; the protocol is printed. Everything comes from one confusion
+    matrix over the whole set at the labels' size. Labels and images are checked first, as `segnext doctor` does:
+    errors stop the command, warnings are printed. Ignored pixels count nowhere, and classes that neither occur nor
+    are predicted are left out of the means.
     """
     from dataclasses import asdict, replace
 
@@ -79,6 +85,7 @@ def val(
     from segnext.device import choose_device
     from segnext.evaluation.evaluate import evaluate
     from segnext.predict.predictor import network_of
+    from segnext.training.recipes import MULTI_SCALE, recipe_for
 
     if output is not None:
         if output.is_dir():
@@ -86,13 +93,18 @@ def val(
         if os.path.lexists(output) and not overwrite:
             raise FileExistsError(f"val: output must not exist, got {output}; replace it with --overwrite")
         make_place(output)  # before the evaluation, since it may be impossible
-    inference = options.inference()
     configure_torch(threads, matmul_precision)
     config = load_data_config(data, root)
+    defaults = {**recipe_for(config.name).evaluation, **(MULTI_SCALE if multi_scale else {})}
+    inference = options.over(defaults).inference()
     model = _load(weights, config)
     preprocessing = Preprocessing.of(model.metadata)
     inference = inference.for_weights(preprocessing.short_side or config.short_side)
-    config = replace(config, value_range=config.value_range or preprocessing.value_range)
+    config = replace(
+        config,
+        value_range=config.value_range or preprocessing.value_range,
+        bands=config.bands or preprocessing.bands,
+    )
     dataset = config.open(split)
     chosen, arithmetic = choose_device(device), getattr(torch, dtype)
     model.to(chosen).eval()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from segnext.data.config import IGNORE
 from segnext.data.inspection import SplitReport
+from segnext.data.keys import IGNORE
 
 # This maps the 34 label ids of Cityscapes to the 19 evaluated classes (labels.py of cityscapesScripts).
 CITYSCAPES_CLASSES, CITYSCAPES_LAST_ID = 19, 33

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from segnext.data.dataset import SegmentationFolder
-from segnext.data.transforms import Augmentation
+from segnext.data.preprocessing import Preprocessing
+from segnext.data.transforms import Augmentation, View
 
 PREFETCH_BATCHES = 3  # enough to even out slow images; more would only take memory
 _SHUFFLE, _AUGMENT = 0, 1  # separate streams of random numbers under one seed
 
-_Sample = tuple[np.ndarray, np.ndarray, Path]
+_Sample = tuple[View, Path]
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,21 @@ class Batch:
         images: (N, 3, H, W) uint8 RGB, channels_last.
         labels: (N, H, W) uint8 class ids.
         files: the N image files, in order.
+        sizes: height and width of each view, in the upper left corner; the rest is padding.
     """
 
     images: Tensor
     labels: Tensor
     files: tuple[Path, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+    def normalised(self, preprocessing: Preprocessing, device: torch.device | str | None = None) -> Tensor:
+        """Return the network's input, (N, 3, H, W) float32; padding is 0 in it, as in the published recipes."""
+        images = preprocessing(self.images, device=device)
+        for image, (height, width) in zip(images, self.sizes, strict=True):
+            image[:, height:] = 0
+            image[:, :, width:] = 0
+        return images
 
 
 class TrainingBatches:
@@ -91,11 +102,11 @@ class TrainingBatches:
         epoch, place = divmod(position, len(self.dataset))
         index = int(self._permutation(epoch)[place])
         rng = np.random.default_rng([self.seed, _AUGMENT, position])
-        image, label = self.augmentation(*self.dataset[index], rng)
-        return image, label, self.dataset.pairs[index][0]
+        return self.augmentation(*self.dataset[index], rng), self.dataset.pairs[index][0]
 
 
 def _collate(samples: list[_Sample]) -> Batch:
-    images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
-    labels = torch.from_numpy(np.stack([label for _, label, _ in samples]))
-    return Batch(images.permute(0, 3, 1, 2), labels, tuple(file for _, _, file in samples))
+    images = torch.from_numpy(np.stack([view.image for view, _ in samples]))
+    labels = torch.from_numpy(np.stack([view.label for view, _ in samples]))
+    files, sizes = tuple(file for _, file in samples), tuple(view.size for view, _ in samples)
+    return Batch(images.permute(0, 3, 1, 2), labels, files, sizes)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from segnext.data.bands import Bands, read_bands
 from segnext.data.depth import ValueRange
-from segnext.data.images import read_image
+from segnext.data.headers import Header, read_header
 from segnext.data.labels import Colour, LabelReader
 from segnext.data.pairing import find_pairs
+from segnext.data.preprocessing import Preprocessing
 
 # Decoded images are kept up to this size: CamVid's training split takes 0.25 GB, and decoding
 # it again would cost more than all augmentation.
@@ -21,8 +23,8 @@ CACHE_BYTES = 1 << 30
 class SegmentationFolder:
     """Images and label maps of two folders and their subfolders, paired by name.
 
-    Item i is `(image, label)`: (H, W, 3) uint8 RGB and (H, W) uint8 class ids. Both lie in a
-    cache that all threads share: do not write to them.
+    Item i is `(image, label)`: (H, W, 3) uint8 RGB, or (H, W, C) with `bands`, and (H, W) uint8 class ids. Both lie
+    in a cache that all threads share: do not write to them.
 
     Args:
         images: folder of images.
@@ -36,6 +38,7 @@ class SegmentationFolder:
         label_suffix: the same for the label maps' names.
         names: text file with one name per line; other files are ignored. None: all files are used.
         value_range: the values that become 0 and 255 in images of more than 8 bits, see `read_image`.
+        bands: which bands of the image files are read, see `read_bands`; None: RGB.
         cache_bytes: decoded images are kept in memory until they take this much.
 
     Attributes:
@@ -61,6 +64,7 @@ class SegmentationFolder:
         label_suffix: str = "",
         names: str | Path | None = None,
         value_range: ValueRange | None = None,
+        bands: Bands | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.pairs = find_pairs(Path(images), Path(labels), image_suffix, label_suffix, names)
@@ -70,6 +74,7 @@ class SegmentationFolder:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.value_range = value_range
+        self.bands = bands
         self._cache_left = cache_bytes
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -86,17 +91,25 @@ class SegmentationFolder:
             self._cache[index] = item
         return item
 
-    def with_range(self, value_range: ValueRange | None) -> SegmentationFolder:
-        """Return this data set with images in the range that the weights expect, unless it has one of its own."""
-        if value_range is None or self.value_range is not None:
+    def read_as(self, preprocessing: Preprocessing) -> SegmentationFolder:
+        """Return this data set with the range and the bands that the weights expect, where it has none of its own."""
+        value_range, bands = self.value_range or preprocessing.value_range, self.bands or preprocessing.bands
+        if (value_range, bands) == (self.value_range, self.bands):
             return self
         other = copy.copy(self)
-        other.value_range, other._cache = value_range, {}
+        other.value_range, other.bands, other._cache = value_range, bands, {}
         return other
 
     def read_image(self, file: Path) -> np.ndarray:
-        """Return an image as the data set gives it, (H, W, 3) uint8 RGB; raises `ImageError`."""
-        return read_image(file, self.value_range, upright=self.labels.upright)
+        """Return an image as the data set gives it, (H, W, 3) uint8 RGB or (H, W, C) bands; raises `ImageError`."""
+        return read_bands(file, self.bands, self.value_range, upright=self.labels.upright)
+
+    def header(self, file: Path) -> Header:
+        """Return the header of an image that is whole, see `read_header`; raises `ImageError`."""
+        if self.bands is None:
+            return read_header(file, self.read_image)
+        height, width = self.read_image(file).shape[:2]
+        return Header(height, width, 1)
 
     def _read(self, image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarray]:
         image = self.read_image(image_file)

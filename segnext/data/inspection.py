@@ -17,7 +17,7 @@ import torch
 
 from segnext.data.config import DataConfig
 from segnext.data.dataset import SegmentationFolder
-from segnext.data.headers import Header, read_header
+from segnext.data.headers import Header
 from segnext.data.images import ImageError, opened, orientation
 from segnext.data.labels import LabelReader
 
@@ -231,7 +231,7 @@ def look(dataset: SegmentationFolder, image_file: Path, label_file: Path) -> Pai
     label: Label | None = None
     errors = []
     try:
-        image = read_header(image_file, dataset.read_image)
+        image = dataset.header(image_file)
     except ImageError as error:
         errors.append((image_file, str(error)))
     try:

@@ -124,6 +124,14 @@ def _files_by_name(folder: Path, extensions: frozenset[str], suffix: str, what: 
     return files
 
 
+def holds_files(folder: Path, extensions: frozenset[str], suffix: str) -> bool:
+    """Say whether a folder, or one below it, holds a file that `find_pairs` would take; stop at the first."""
+    return any(
+        path.suffix.lower() in extensions and _common_name(PurePosixPath(path.name), extensions, suffix)
+        for path in _files_below(folder, extensions)
+    )
+
+
 def _files_below(folder: Path, extensions: frozenset[str]) -> Iterator[Path]:
     """Yield all files in and below a folder but the hidden ones."""
     waiting: list[tuple[Path, tuple[tuple[int, int], ...], int]] = [(folder, (_identity(folder),), 0)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,6 +24,7 @@ STD = (58.395, 57.12, 57.375)
 LONGEST_RATIO = 4
 # The network takes 3 GB for an image of 8192 x 8192; a file that asks for more is damaged, or wants our memory.
 LARGEST_SHORT_SIDE = 8192
+MOST_BANDS = 1024  # hyperspectral sensors have a few hundred
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Preprocessing:
             most four times as many; None: images keep their size.
         value_range: the values that become 0 and 255 when a file of more than 8 bits per channel is read, see
             `segnext.data.images.read_image`; None: as the file says.
+        bands: the bands of a file that are the channels, from 0, see `segnext.data.bands.read_bands`; None: RGB.
 
     Raises:
         ValueError: a value is out of range.
@@ -46,6 +48,7 @@ class Preprocessing:
     std: tuple[float, ...] = STD
     short_side: int | None = None
     value_range: ValueRange | None = None
+    bands: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("mean", -math.inf), ("std", 0)):
@@ -58,6 +61,13 @@ class Preprocessing:
                 f"preprocessing: short_side must be from 1 to {LARGEST_SHORT_SIDE} pixels, got {self.short_side}"
             )
         check_range("preprocessing", self.value_range)
+        if self.bands is not None and (
+            len(self.bands) != len(self.mean) or not all(0 <= band < MOST_BANDS for band in self.bands)
+        ):
+            raise ValueError(
+                f"preprocessing: bands must be {len(self.mean)} numbers 0..{MOST_BANDS - 1}, one per mean, "
+                f"got {self.bands}"
+            )
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> Preprocessing:
@@ -79,11 +89,11 @@ class Preprocessing:
             if value is not None or name in ("mean", "std")
         }
         for name, value in values.items():
-            if not (_is_number(value, int) if name == "short_side" else _are_numbers(value)):
-                expected = "a whole number" if name == "short_side" else "a list of numbers"
+            is_valid, expected = _KINDS.get(name, (_are_numbers, "a list of numbers"))
+            if not is_valid(value):
                 raise ValueError(f"preprocessing: {name} must be {expected}, got {shown(value)}")
             if name != "short_side":
-                values[name] = tuple(map(float, value))
+                values[name] = tuple(value) if name == "bands" else tuple(map(float, value))
         return cls(**values)
 
     def as_json(self) -> dict[str, Any]:
@@ -93,6 +103,8 @@ class Preprocessing:
             plain["short_side"] = self.short_side
         if self.value_range is not None:
             plain["value_range"] = list(self.value_range)
+        if self.bands is not None:
+            plain["bands"] = list(self.bands)
         return plain
 
     def __call__(
@@ -100,15 +112,6 @@ class Preprocessing:
     ) -> torch.Tensor:
         """Normalise an image by `mean` and `std`, see `normalise`; its size stays as it is."""
         return normalise(image, mean=self.mean, std=self.std, device=device)
-
-    @property
-    def padding(self) -> np.ndarray:
-        """(3,) uint8 RGB, the colour nearest to the mean: once normalised, it is within 0.5 / std of 0."""
-        return np.clip(np.round(self.mean), 0, 255).astype(np.uint8)
-
-    def scale(self, height: int, width: int) -> float:
-        """Return the factor by which an image of this size is resized for the network."""
-        return 1.0 if self.short_side is None else short_side_scale(height, width, self.short_side)
 
 
 def _is_number(value: object, kind: Any = (int, float)) -> bool:
@@ -121,6 +124,20 @@ def _are_numbers(value: Any) -> bool:
         isinstance(number, float) or (_is_number(number) and abs(number) <= sys.float_info.max)
         for number in value
     )
+
+
+def _is_whole(value: object) -> bool:
+    return _is_number(value, int)
+
+
+def _are_whole(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_whole, value))
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "short_side": (_is_whole, "a whole number"),
+    "bands": (_are_whole, "a list of whole numbers"),
+}
 
 
 def short_side_scale(height: int, width: int, short_side: int) -> float:

@@ -1,24 +1,36 @@
-"""Training augmentation of the SegNeXt protocol on uint8 arrays: numpy and Pillow only.
+"""The training augmentation of the published recipes on uint8 arrays, bit for bit as mmsegmentation computes it.
 
-The steps are a random resize, a random crop in which no class takes more than 75 %, flip, photometric distortion
-and padding. Resize and crop are one step here: only the crop is ever resampled (a 224x224 crop costs about 3 ms).
+The steps are a random resize, a random crop in which one class takes less than 75 %, flip, photometric distortion and
+padding. Resize and crop are one step here: only the pixels of the crop are computed.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from segnext.data.preprocessing import Preprocessing
+from segnext.data.photometric import Distortion
+from segnext.data.preprocessing import LONGEST_RATIO, Preprocessing
+from segnext.data.resizing import nearest, resize_window
 
-CROP_ATTEMPTS = 10  # as in mmsegmentation: after this many attempts, the last crop is used whatever it shows
-BRIGHTNESS = 32  # the four ranges of mmsegmentation's PhotoMetricDistortion, which the official recipes use
-CONTRAST = (0.5, 1.5)
-SATURATION = (0.5, 1.5)
-HUE = 18 / 180  # fraction of the full circle, to either side
+CROP_ATTEMPTS = 10  # as in mmsegmentation: after this many attempts, one more crop is drawn and used as it is
+
+
+class View(NamedTuple):
+    """One random view of an image and its label map.
+
+    Attributes:
+        image: (crop, crop, C) uint8.
+        label: (crop, crop) uint8.
+        size: height and width of what it shows, in the upper left corner; the rest is padding.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -26,13 +38,13 @@ class Augmentation:
     """Draws random views of an image and its label map, `crop` x `crop` pixels each.
 
     Args:
-        crop: side of the result; smaller views are padded below and to the right, the image with the
-            mean colour of `preprocessing` and the label with `ignore_index`.
+        crop: side of the result; smaller views are padded below and to the right, the image with 0 (which
+            `segnext.data.batches.Batch` makes 0 of the normalised image) and the label with `ignore_index`.
         scale: range of the resize ratio, drawn uniformly; relative to the size that `preprocessing` gives the
             image, which is its own unless a short side is named.
         max_class_share: crops in which one class takes at least this share are drawn again.
         flip: mirror with probability 1/2.
-        distort: change brightness, contrast, saturation and hue, each with probability 1/2.
+        distort: change brightness, contrast, saturation and hue, see `segnext.data.photometric`.
         ignore_index: label of padding.
         preprocessing: the input that the trained network expects.
     """
@@ -52,51 +64,55 @@ class Augmentation:
         if self.crop < 1:
             raise ValueError(f"Augmentation: crop must be at least 1 pixel, got {self.crop}")
 
-    def __call__(
-        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> View:
         """Draw one view.
 
         Args:
-            image: (H, W, 3) uint8.
+            image: (H, W, C) uint8.
             label: (H, W) uint8.
             rng: the only source of randomness.
-
-        Returns:
-            (crop, crop, 3) uint8 and (crop, crop) uint8.
         """
         view, ids = self._resize_and_crop(image, label, rng)
         if self.flip and rng.random() < 0.5:
             view, ids = view[:, ::-1], ids[:, ::-1]
         if self.distort:
-            view = photometric_distortion(view, rng)
-        return self._pad(view, ids)
+            view = Distortion.draw(rng)(view)  # of other bands than RGB, brightness and contrast alone
+        return View(*self._pad(view, ids), ids.shape)
+
+    def resized(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+        """Return the size that an image gets at a ratio: the largest, with its aspect, that fits into the scaled box.
+
+        The box is 4 short sides long and one wide (ADE20K: 2048 x 512), or the image itself without a short side.
+        """
+        short, long = min(height, width), max(height, width)
+        side = self.preprocessing.short_side
+        box_long, box_short = (long, short) if side is None else (LONGEST_RATIO * side, side)
+        factor = min(int(box_long * ratio) / long, int(box_short * ratio) / short)
+        return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
     def _resize_and_crop(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        height, width = label.shape
-        ratio = rng.uniform(*self.scale) * self.preprocessing.scale(height, width)
-        full_height, full_width = max(1, round(height * ratio)), max(1, round(width * ratio))
-        rows, columns = min(self.crop, full_height), min(self.crop, full_width)
-        step_y, step_x = height / full_height, width / full_width
+        old_height, old_width = label.shape
+        height, width = self.resized(old_height, old_width, rng.uniform(*self.scale))
+        rows, columns = min(self.crop, height), min(self.crop, width)
+        source_rows, source_columns = nearest(old_height, height), nearest(old_width, width)
+
+        def draw() -> tuple[int, int, np.ndarray]:
+            top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+            return (
+                top,
+                left,
+                label[source_rows[top : top + rows, None], source_columns[left : left + columns]],
+            )
+
+        top, left, ids = draw()
         for _ in range(CROP_ATTEMPTS):
-            top = int(rng.integers(full_height - rows + 1))
-            left = int(rng.integers(full_width - columns + 1))
-            source_rows = ((top + np.arange(rows) + 0.5) * step_y).astype(np.intp)
-            source_columns = ((left + np.arange(columns) + 0.5) * step_x).astype(np.intp)
-            ids = label[source_rows[:, None], source_columns]
             if self._is_varied(ids):
                 break
-        box = (
-            left * step_x,
-            top * step_y,
-            min((left + columns) * step_x, width),
-            min((top + rows) * step_y, height),
-        )
-        # Pillow resizes the crop's box alone, and smooths what becomes smaller; evaluation does not.
-        view = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(view), ids
+            top, left, ids = draw()
+        view = resize_window(image, (height, width), slice(top, top + rows), slice(left, left + columns))
+        return view, ids
 
     def _is_varied(self, ids: np.ndarray) -> bool:
         counts = np.bincount(ids.reshape(-1), minlength=256)
@@ -104,48 +120,5 @@ class Augmentation:
         return bool(counts.max() < self.max_class_share * counts.sum())
 
     def _pad(self, view: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows, columns = ids.shape
-        colour = self.preprocessing.padding
-        image = np.empty((self.crop, self.crop, 3), np.uint8)
-        image[rows:], image[:rows, columns:] = colour, colour
-        image[:rows, :columns] = view
-        label = np.full((self.crop, self.crop), self.ignore_index, np.uint8)
-        label[:rows, :columns] = ids
-        return image, label
-
-
-def photometric_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change brightness, contrast (before or after the colours), saturation and hue, each with probability 1/2.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        rng: source of randomness.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Source: PhotoMetricDistortion of mmsegmentation, after SSD (arXiv 1512.02325).
-    """
-    levels = np.arange(256, dtype=np.float32)
-    if rng.random() < 0.5:
-        levels = np.clip(levels + rng.uniform(-BRIGHTNESS, BRIGHTNESS), 0, 255)
-    contrast = rng.uniform(*CONTRAST) if rng.random() < 0.5 else 1.0
-    contrast_first = rng.random() < 0.5
-    if contrast_first:
-        levels = levels * contrast
-    # Brightness and contrast act on each value alone, so one look-up in a table does both.
-    image = _to_bytes(levels)[image]
-    saturation = rng.uniform(*SATURATION) if rng.random() < 0.5 else 1.0
-    hue = rng.uniform(-HUE, HUE) if rng.random() < 0.5 else 0.0
-    if saturation != 1.0 or hue != 0.0:
-        hsv = np.array(Image.fromarray(image).convert("HSV"))
-        hsv[..., 0] += np.uint8(round(hue * 256) % 256)  # wraps around, as angles do
-        hsv[..., 1] = _to_bytes(np.arange(256) * saturation)[hsv[..., 1]]
-        image = np.asarray(Image.fromarray(hsv, mode="HSV").convert("RGB"))
-    if not contrast_first:
-        image = _to_bytes(np.arange(256) * contrast)[image]
-    return image
-
-
-def _to_bytes(levels: np.ndarray) -> np.ndarray:
-    return np.clip(np.round(levels), 0, 255).astype(np.uint8)
+        missing = ((0, self.crop - ids.shape[0]), (0, self.crop - ids.shape[1]))
+        return np.pad(view, (*missing, (0, 0))), np.pad(ids, missing, constant_values=self.ignore_index)

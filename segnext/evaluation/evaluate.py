@@ -74,7 +74,7 @@ def evaluate(
     device = torch.device(device)
     if preprocessing is None:
         preprocessing = Preprocessing.of(getattr(model, "metadata", {}))
-    dataset = dataset.with_range(preprocessing.value_range)
+    dataset = dataset.read_as(preprocessing)
     inference = (inference or Inference()).for_weights(preprocessing.short_side)
     confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
     start = time.perf_counter()

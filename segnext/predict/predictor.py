@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from segnext.create import create_model
-from segnext.data.images import read_image, rgb_array
+from segnext.data.bands import read_bands, rgb_view
+from segnext.data.images import rgb_array
 from segnext.data.preprocessing import Preprocessing, as_batch
 from segnext.deployment.model import deploy, reason_against
 from segnext.device import choose_device
@@ -88,15 +89,19 @@ class Predictor:
             raise TypeError(
                 f"Predictor: model must be a SegNeXt or a name or path of weights, got {type(model).__name__}"
             )
-        if model.config.in_channels != 3:
-            raise ValueError(
-                f"Predictor: the model must take RGB images, got in_channels={model.config.in_channels}; "
-                "normalise your images yourself and call model.predict"
-            )
         expect_values("Predictor", model.state_dict())
         self.model = model.to(self.device).eval()
         self._network = network_of(self.model, self.device, dtype)
         self.preprocessing = preprocessing or Preprocessing.of(model.metadata)
+        channels = model.config.in_channels
+        if channels != len(self.preprocessing.mean) or (channels != 3 and self.preprocessing.bands is None):
+            raise ValueError(
+                f"Predictor: the preprocessing must say mean, std and bands of the model's channels "
+                f"(in_channels={channels}), got mean {self.preprocessing.mean} and bands "
+                f"{self.preprocessing.bands}; pass "
+                "preprocessing=Preprocessing(mean, std, bands=...), or normalise your images yourself and call "
+                "model.predict"
+            )
         self.inference = (inference or Inference()).for_weights(self.preprocessing.short_side)
         count = model.config.num_classes
         self.classes = _class_names(model.metadata.get("classes"), count)
@@ -106,7 +111,8 @@ class Predictor:
         """Segment one photograph.
 
         Args:
-            image: a file, a (H, W, 3) uint8 RGB array, or a Pillow image of any mode.
+            image: a file, a (H, W, 3) uint8 RGB array, or a Pillow image of any mode. For a model of other bands a
+                file, or a (H, W, C) uint8 array of its bands.
 
         Raises:
             segnext.data.images.ImageError: the file cannot be read (a ValueError whose line names the file).
@@ -125,7 +131,7 @@ class Predictor:
             if not _out_of_memory(error):
                 raise
             raise MemoryError(self._too_large(*pixels.shape[:2])) from None
-        return Prediction(mask, pixels, self.classes, self.palette, time.perf_counter() - start)
+        return Prediction(mask, rgb_view(pixels), self.classes, self.palette, time.perf_counter() - start)
 
     def _too_large(self, height: int, width: int) -> str:
         """Say that an image needs more memory than there is, and what needs less."""
@@ -152,17 +158,19 @@ def _pixels(
     image: str | os.PathLike[str] | np.ndarray | Image.Image, preprocessing: Preprocessing
 ) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
-        return read_image(image, preprocessing.value_range)
-    if isinstance(image, Image.Image):
+        return read_bands(image, preprocessing.bands, preprocessing.value_range)
+    if isinstance(image, Image.Image) and preprocessing.bands is None:
         return rgb_array(image, preprocessing.value_range)
     if isinstance(image, Tensor) or not isinstance(image, np.ndarray):
         raise TypeError(
             f"Predictor: image must be a path, a numpy array or a Pillow image, got {type(image).__name__}; "
             "normalised tensors go to model.predict"
         )
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+    channels = len(preprocessing.mean)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         raise ValueError(
-            f"Predictor: an array must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}; "
+            f"Predictor: an array must be (H, W, {channels}) uint8{' RGB' if channels == 3 else ''}, got "
+            f"{image.shape} {image.dtype}; "
             "PIL.Image.fromarray(array) takes gray and alpha"
         )
     return image

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segnext.atomic import remove_leftovers, sync_folder
+from segnext.atomic import remove_leftovers, replace_text, sync_folder
 from segnext.locks import sole_use
 from segnext.training.checkpoint import TrainingState
 from segnext.training.log import CURVES, RESULTS, RunLog
 
-CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
+CHECKPOINT, FINAL, RECIPE = "checkpoint.safetensors", "final.safetensors", "recipe.yaml"
 # A run that replaces another has its first files under these names until the earlier run is removed. Once the
 # checkpoint is there, the new run is the one that lies in the folder, whatever happens then.
 _FIRST = {name: f".first-{name}" for name in (RESULTS, CHECKPOINT)}
@@ -29,9 +29,11 @@ class RunFolder:
         path: the folder.
         replaces: whether an earlier run lies here, which stays whole until this one has its first checkpoint.
         saved: the step of this run's checkpoint; None without one.
+        recipe: what is written beside the first checkpoint of a session; empty: nothing.
     """
 
     def __init__(self, path: Path, replaces: bool) -> None:
+        self.recipe = ""
         self.path = path
         self.replaces = replaces
         self.saved: int | None = None
@@ -67,6 +69,9 @@ class RunFolder:
                 self.replaces = False
             else:
                 state.save(self.checkpoint)
+            if self.recipe:
+                replace_text(self.path / RECIPE, self.recipe)
+                self.recipe = ""
         except OSError as error:
             kept = f"that of step {self.saved} is unharmed" if self.saved is not None else "there is none yet"
             go_on = "go on with --resume"
@@ -99,7 +104,7 @@ def run_folder(path: Path, resume: bool, overwrite: bool) -> Iterator[RunFolder]
         existing = expect_free(path, resume, overwrite)  # now nobody can change it any more
         for name in _FIRST.values():
             (path / name).unlink(missing_ok=True)
-        remove_leftovers(path, (CHECKPOINT, FINAL, RESULTS, CURVES, *_FIRST.values()))
+        remove_leftovers(path, (CHECKPOINT, FINAL, RESULTS, CURVES, RECIPE, *_FIRST.values()))
         yield RunFolder(path, replaces=bool(existing) and overwrite)
 
 
@@ -131,7 +136,7 @@ def expect_free(path: Path, resume: bool, overwrite: bool) -> list[str]:
 
 def _replace_earlier(path: Path) -> None:
     """Let the first files of a new run take the places of an earlier run's; this can be repeated at any point."""
-    for name in (FINAL, CURVES):
+    for name in (FINAL, CURVES, RECIPE):
         (path / name).unlink(missing_ok=True)
     for name, first in _FIRST.items():  # the checkpoint last: while it has its first name, this is not done
         if (path / first).exists():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 
 from segnext.atomic import at_home
@@ -29,6 +30,7 @@ from segnext.device import choose_device
 from segnext.evaluation.evaluate import Evaluation, evaluate
 from segnext.models import SegNeXt
 from segnext.models.finite import NonFiniteError, first_non_finite
+from segnext.predict.inference import Inference
 from segnext.signals import StoppedAtOnce, stop_signals
 from segnext.training.checkpoint import NotFinite, TrainingState
 from segnext.training.determining import determining
@@ -60,6 +62,7 @@ def train(
     settings: TrainSettings,
     reporting: Reporting = Reporting(),  # noqa: B008 (frozen)
     *,
+    inference: Inference | None = None,
     device: torch.device | str = "cpu",
     resume: bool = False,
     overwrite: bool = False,
@@ -77,6 +80,7 @@ def train(
         output: the run's folder.
         settings: they determine the result.
         reporting: it does not change the result.
+        inference: how images are evaluated; whole, at the data's short side, by default.
         device: the device to train on.
         resume: go on from the folder's checkpoint (from the start if it has none yet). The result is bit-identical
             to a run that was never interrupted, on the same machine and number of threads.
@@ -110,6 +114,7 @@ def train(
     output = at_home(output)
     expect_free(output, resume, overwrite)  # before the data are read, which can take long
     run = _Run.prepare(model, data, settings, device)
+    run.inference = inference or Inference()
     reports = require_sound(run.data, [split for split in ("train", "val") if split in data.splits], console)
     if settings.balance:
         run.class_weight = reports["train"].class_weights(settings.balance).to(device)
@@ -118,6 +123,7 @@ def train(
             for note in folder.restore(run.state):
                 console.print(note, markup=False, highlight=False, soft_wrap=True)
             console.print(f"resuming at step {run.state.step} of {settings.steps}", highlight=False)
+        folder.recipe = yaml.safe_dump(run.described(), sort_keys=False, default_flow_style=None)
         evaluation = run.steps(folder, reporting, console)
         return run.finish(folder, evaluation)
 
@@ -135,6 +141,7 @@ class _Run:
         batches: batches of the training split.
         validation_set: the `val` split; None without one.
         recipe: the metadata of the final weights will say this about the run.
+        inference: how images are evaluated.
         class_weight: (K,) weights of the cross-entropy; None if all classes count alike.
         in_step: whether a step is under way, so that model and random numbers are between two states.
         updated_by: files of the batch that changed the weights last.
@@ -147,6 +154,7 @@ class _Run:
     batches: TrainingBatches
     validation_set: SegmentationFolder | None
     recipe: dict[str, Any]
+    inference: Inference = Inference()
     class_weight: torch.Tensor | None = None
     in_step: bool = False
     updated_by: tuple[Path, ...] = ()
@@ -155,8 +163,13 @@ class _Run:
     def prepare(cls, model: SegNeXt, data: DataConfig, settings: TrainSettings, device: torch.device) -> _Run:
         """Prepare everything up to the first step; nothing is written yet."""
         of_weights = Preprocessing.of(model.metadata)
-        data = replace(data, value_range=data.value_range or of_weights.value_range)
-        preprocessing = replace(of_weights, short_side=data.short_side, value_range=data.value_range)
+        preprocessing = data.preprocessing(of_weights)
+        if len(preprocessing.mean) != model.config.in_channels:
+            raise ValueError(
+                f"train: in_channels of the model must be {len(preprocessing.mean)} for {data.name}, got "
+                f"{model.config.in_channels}"
+            )
+        data = replace(data, value_range=preprocessing.value_range, bands=preprocessing.bands)
         training_set = data.open("train")
         validation_set = data.open("val") if "val" in data.splits else None
         augmentation = Augmentation(
@@ -242,11 +255,16 @@ class _Run:
             "classes": list(self.data.classes),
             "palette": [list(colour) for colour in self.data.palette],
             "preprocessing": self.preprocessing.as_json(),
-            "recipe": self.recipe
+            "recipe": self.described()
             | {"seconds": round(self.state.seconds), "finished": _today(), **_versions(self.device)},
             "metrics": evaluation.summary(self.data.classes) if evaluation else {},
         }
         save(self.state.average.model, folder.final, metadata)
+
+    def described(self) -> dict[str, Any]:
+        """Return settings, data, model and protocol in plain words, for the weights and for recipe.yaml."""
+        protocol = self.inference.for_weights(self.preprocessing.short_side)
+        return self.recipe | {"drop_path": self.state.model.config.drop_path, "evaluation": str(protocol)}
 
     @contextmanager
     def _saved_at_the_end(self, folder: RunFolder, log: RunLog) -> Iterator[None]:
@@ -309,6 +327,7 @@ class _Run:
                 self.validation_set,
                 device=self.device,
                 dtype=getattr(torch, self.settings.dtype),
+                inference=self.inference,
                 preprocessing=self.preprocessing,
                 after_image=after_image,
             )
@@ -358,7 +377,7 @@ class _Run:
     def _gradients(self, batch: Batch) -> tuple[float, float]:
         """Leave a batch's clipped gradients in the model; return its loss and the gradient's norm before clipping."""
         device = self.device
-        loss = self.gradients(self.preprocessing(batch.images, device=device), batch.labels.to(device))
+        loss = self.gradients(batch.normalised(self.preprocessing, device), batch.labels.to(device))
         norm = torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.settings.clip or math.inf)
         # Both are read at once, since this is the only place that waits for the device.
         loss_value, norm_value = torch.stack((loss.float(), norm.float())).tolist()

@@ -11,6 +11,7 @@ import torch
 from segnext.data.batches import Batch, TrainingBatches
 from segnext.data.config import load_data_config
 from segnext.data.images import ImageError
+from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation
 from tests.data.synthetic import scene, write_data_set
 
@@ -76,6 +77,18 @@ def test_files_are_those_of_the_images(dataset):
         expected_image, expected_label = scene(int(file.stem.removeprefix("scene")))
         np.testing.assert_array_equal(image.permute(1, 2, 0)[:40], expected_image)
         np.testing.assert_array_equal(label[:40], expected_label)
+
+
+def test_padding_is_0_for_the_network_and_the_rest_is_normalised(dataset):
+    batch = TrainingBatches(dataset, Augmentation(64, (0.5, 0.5)), 2, 0).batch(0)
+    height, width = batch.sizes[0]
+    assert (height, width) == (20, 24)
+    preprocessing = Preprocessing((30.0, 60.0, 90.0), (2.0, 3.0, 4.0))
+    images = batch.normalised(preprocessing)
+    torch.testing.assert_close(
+        images[:, :, :20, :24], preprocessing(batch.images)[:, :, :20, :24], rtol=0, atol=0
+    )
+    assert not images[:, :, 20:].any() and not images[:, :, :, 24:].any()
 
 
 def test_a_broken_image_is_named_and_threads_end(tmp_path):

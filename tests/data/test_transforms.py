@@ -4,10 +4,12 @@ import colorsys
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
 
-from segnext.data.preprocessing import MEAN, Preprocessing
-from segnext.data.transforms import Augmentation, photometric_distortion
+from segnext.data.photometric import Distortion
+from segnext.data.preprocessing import Preprocessing
+from segnext.data.resizing import resize
+from segnext.data.transforms import Augmentation
 
 
 def ramp(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -18,7 +20,7 @@ def ramp(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draws(augmentation: Augmentation, image: np.ndarray, label: np.ndarray, count: int):
-    return [augmentation(image, label, np.random.default_rng(seed)) for seed in range(count)]
+    return [augmentation(image, label, np.random.default_rng(seed))[:2] for seed in range(count)]
 
 
 def plain(crop: int, scale: tuple[float, float] = (1.0, 1.0), **options) -> Augmentation:
@@ -35,7 +37,8 @@ def test_every_view_is_square_bytes(size):
 
 def test_nothing_asked_for_changes_nothing():
     image, label = ramp(40, 40)
-    view, ids = plain(40)(image, label, np.random.default_rng(0))
+    view, ids, size = plain(40)(image, label, np.random.default_rng(0))
+    assert size == (40, 40)
     np.testing.assert_array_equal(view, image)
     np.testing.assert_array_equal(ids, label)
 
@@ -93,29 +96,23 @@ def test_crops_reach_every_corner():
 
 
 @pytest.mark.parametrize("ignore_index", [255, 9])
-def test_padding_is_ignored_and_of_mean_colour(ignore_index):
-    image, label = np.zeros((10, 12, 3), np.uint8), np.zeros((10, 12), np.uint8)
-    view, ids = plain(16, ignore_index=ignore_index)(image, label, np.random.default_rng(0))
+def test_padding_is_ignored_and_0(ignore_index):
+    image, label = np.full((10, 12, 3), 7, np.uint8), np.zeros((10, 12), np.uint8)
+    view, ids, size = plain(16, ignore_index=ignore_index)(image, label, np.random.default_rng(0))
     inside = np.zeros((16, 16), bool)
     inside[:10, :12] = True
+    assert size == (10, 12)
     np.testing.assert_array_equal(ids, np.where(inside, 0, ignore_index))
-    assert (view[inside] == 0).all()
-    assert np.abs(view[~inside] - np.array(MEAN)).max() <= 0.5
-
-
-def test_padding_has_the_mean_colour_of_the_weights():
-    image, label = np.zeros((10, 12, 3), np.uint8), np.zeros((10, 12), np.uint8)
-    own = plain(16, preprocessing=Preprocessing((300.0, 7.4, -1.0), (1.0, 1.0, 1.0)))
-    assert own(image, label, np.random.default_rng(0))[0][-1, -1].tolist() == [255, 7, 0]
+    np.testing.assert_array_equal(view[..., 0], np.where(inside, 7, 0))
 
 
 def test_ratios_are_relative_to_the_size_that_the_weights_expect():
     image, label = ramp(50, 60)
-    half = Image.fromarray(image).resize((30, 25), Image.Resampling.BILINEAR)
+    half = resize(torch.from_numpy(image).permute(2, 0, 1)[None], (25, 30))[0].permute(1, 2, 0)
     own = plain(40, preprocessing=Preprocessing(short_side=25))
-    view, ids = own(image, label, np.random.default_rng(0))
+    view, ids, _ = own(image, label, np.random.default_rng(0))
     assert (ids != 255).sum() == 25 * 30
-    np.testing.assert_array_equal(view[:25, :30], np.asarray(half))
+    np.testing.assert_array_equal(view[:25, :30], half.numpy())
 
 
 @pytest.mark.parametrize("size", [(50, 60), (60, 50)], ids=str)
@@ -152,35 +149,45 @@ def test_ignored_pixels_are_no_class_in_the_share():
         np.testing.assert_array_equal(ids, expected)
 
 
-def distorted_by_definition(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def distorted_by_definition(image: np.ndarray, drawn: Distortion) -> np.ndarray:
     """Compute mmsegmentation's PhotoMetricDistortion in floats, pixel by pixel."""
-    values = image.astype(float)
-    if rng.random() < 0.5:
-        values = np.clip(values + rng.uniform(-32, 32), 0, 255)
-    contrast = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
-    contrast_first = rng.random() < 0.5
-    if contrast_first:
+    values = np.clip(image + (drawn.brightness or 0.0), 0, 255)
+    contrast = drawn.contrast or 1.0
+    if drawn.contrast_first:
         values = np.clip(values * contrast, 0, 255)
-    saturation = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
-    turn = rng.uniform(-18, 18) / 180 if rng.random() < 0.5 else 0.0
     for index in np.ndindex(image.shape[:2]):
         hue, colour, value = colorsys.rgb_to_hsv(*values[index] / 255)
-        values[index] = colorsys.hsv_to_rgb((hue + turn) % 1, min(colour * saturation, 1), value)
+        hue, colour = hue + (drawn.hue or 0) / 180, min(colour * (drawn.saturation or 1.0), 1)
+        values[index] = colorsys.hsv_to_rgb(hue % 1, colour, value)
         values[index] *= 255
-    return values if contrast_first else np.clip(values * contrast, 0, 255)
+    return values if drawn.contrast_first else np.clip(values * contrast, 0, 255)
 
 
 def test_colours_are_those_of_the_definition():
     image = np.random.default_rng(0).integers(0, 256, (6, 7, 3), np.uint8)
     errors, changes = [], []
     for seed in range(60):
-        expected = distorted_by_definition(image, np.random.default_rng(seed))
-        view = photometric_distortion(image, np.random.default_rng(seed)).astype(float)
-        errors.append(np.abs(view - expected))
+        drawn = Distortion.draw(np.random.default_rng(seed))
+        view = drawn(image).astype(float)
+        errors.append(np.abs(view - distorted_by_definition(image, drawn)))
         changes.append(np.abs(view - image).mean())
-    # Hue has 8 bits, one of which moves a colour by 6; it is rounded twice, contrast makes 1.5 times as much.
-    assert np.max(errors) < 10 and np.mean(errors) < 1
+    # A hue of 180 steps moves a colour by up to 8 per step; it is rounded twice, and contrast makes 1.5 times as much.
+    assert np.max(errors) < 14 and np.mean(errors) < 2
     assert np.mean(np.array(changes) > 5) > 0.7 and min(changes) == 0
+
+
+def test_all_four_changes_are_drawn_half_the_time_and_within_their_ranges():
+    drawn = [Distortion.draw(np.random.default_rng(seed)) for seed in range(2000)]
+    for name, low, high in (
+        ("brightness", -32, 32),
+        ("contrast", 0.5, 1.5),
+        ("saturation", 0.5, 1.5),
+        ("hue", -18, 17),
+    ):
+        values = [getattr(one, name) for one in drawn if getattr(one, name) is not None]
+        assert 900 < len(values) < 1100 and low <= min(values) < max(values) <= high
+        assert max(values) - min(values) > 0.98 * (high - low)
+    assert 900 < sum(one.contrast_first for one in drawn) < 1100
 
 
 def test_distortion_leaves_the_input_and_the_label_alone():
