@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -64,6 +65,8 @@ def train(
 
       segnext train mine.yaml -o runs/mine --weights camvid --head reinit --lr 2e-4
 
+      torchrun --nproc-per-node 4 -m segnext train mine.yaml -o runs/mine --batch-size 16
+
     mine.yaml names the classes, and for each split two folders whose files have equal names:
 
       path: .
@@ -93,7 +96,8 @@ def train(
     config = load_data_config(data, root)
     torch.manual_seed(settings.seed)  # before the model draws its weights
     network = _network(model, weights, len(config.classes), head, part)
-    console = Console()
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    console = Console(quiet=not is_first)
     effect = "ids are kept, not names; --head reinit begins with a new classifier"
     note_other_names(console, config.classes, network, effect)
     evaluation = run(
