@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -80,6 +81,8 @@ def train(
 
       segnext train mine.yaml -o runs/mine --weights camvid --head reinit --lr 2e-4
 
+      torchrun --nproc-per-node 4 -m segnext train mine.yaml -o runs/mine --batch-size 16
+
     mine.yaml names the classes, and for each split two folders whose files have equal names:
 
       path: .
@@ -120,7 +123,8 @@ def train(
     if config.bands is not None:
         changes["in_channels"] = len(config.bands)
     network = _network(model, weights, len(config.classes), head, part, changes)
-    console = Console()
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    console = Console(quiet=not is_first)
     if chosen.name != SMALL:
         console.print(
             f"recipe: {chosen.name}, with {protocol}", markup=False, highlight=False, soft_wrap=True

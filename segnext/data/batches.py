@@ -61,19 +61,29 @@ class TrainingBatches:
         augmentation: draws a random view of each sample.
         batch_size: samples per batch.
         seed: decides everything that is random.
+        rank: number of this process, from 0; it gets its share of each batch.
+        ranks: number of processes; `batch_size` is a multiple of it.
     """
 
     def __init__(
-        self, dataset: SegmentationFolder, augmentation: Augmentation, batch_size: int, seed: int
+        self,
+        dataset: SegmentationFolder,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.dataset = dataset
         self.augmentation = augmentation
         self.batch_size = batch_size
         self.seed = seed
+        self.rank, self.share = rank, batch_size // ranks
         self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of step `step`, counted from 0."""
+        """Return this process's share of the batch of step `step`, counted from 0."""
         return _collate([self._sample(position) for position in self._positions(step)])
 
     def iterate(self, first: int, last: int, workers: int = 0) -> Iterator[Batch]:
@@ -93,7 +103,8 @@ class TrainingBatches:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _positions(self, step: int) -> range:
-        return range(step * self.batch_size, (step + 1) * self.batch_size)
+        first = step * self.batch_size + self.rank * self.share
+        return range(first, first + self.share)
 
     def _draw_permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, _SHUFFLE, epoch]).permutation(len(self.dataset))

@@ -100,6 +100,14 @@ class SegmentationFolder:
         other.value_range, other.bands, other._cache = value_range, bands, {}
         return other
 
+    def share(self, rank: int, ranks: int) -> SegmentationFolder:
+        """Return every `ranks`-th pair from number `rank` on, as a data set with a cache of its own."""
+        if ranks == 1:
+            return self
+        other = copy.copy(self)
+        other.pairs, other._cache = self.pairs[rank::ranks], {}
+        return other
+
     def read_image(self, file: Path) -> np.ndarray:
         """Return an image as the data set gives it, (H, W, 3) uint8 RGB or (H, W, C) bands; raises `ImageError`."""
         return read_bands(file, self.bands, self.value_range, upright=self.labels.upright)

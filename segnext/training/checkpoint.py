@@ -19,8 +19,9 @@ from segnext.atomic import replace_file
 from segnext.models import SegNeXt
 from segnext.models.finite import non_finite
 from segnext.one_line import one_line
-from segnext.training.determining import PREFIXES
+from segnext.training.determining import LATER, PREFIXES
 from segnext.training.ema import AveragedModel
+from segnext.training.ranks import Ranks
 from segnext.weights.containers import read_safetensors
 from segnext.weights.saving import in_own_memory
 
@@ -28,8 +29,8 @@ FORMAT = "segnext-training-1"
 
 # What AdamW keeps per parameter.
 _MOMENTS = frozenset(("step", "exp_avg", "exp_avg_sq"))
-# Settings that may differ: a run goes on after images were repaired, added or removed, and says so.
-_MAY_CHANGE = frozenset(("images",))
+# Settings that may differ, and the run says so: images were repaired, added or removed, or there are other GPUs.
+_MAY_CHANGE = frozenset(("images", "ranks"))
 
 
 class NotFinite(ValueError):
@@ -128,10 +129,29 @@ class TrainingState:
         self.losses[:] = header.losses
         return notes
 
+    def take_from_first(self, ranks: Ranks) -> None:
+        """Become the state of the run's first process, but for the settings and torch's generators."""
+        if ranks.count == 1:
+            return
+        parameters = list(self.model.parameters())
+        known = [bool(self.optimiser.state.get(parameter)) for parameter in parameters]
+        self.step, self.seconds, self.losses[:], known = ranks.of_first(
+            lambda: (self.step, self.seconds, self.losses[:], known)
+        )
+        tensors = [*self.model.state_dict().values(), *self.average.model.state_dict().values()]
+        for parameter, is_known in zip(parameters, known, strict=True):
+            if is_known:
+                state = self.optimiser.state[parameter]
+                state.setdefault("step", torch.zeros((), device=parameter.device))
+                for name in ("exp_avg", "exp_avg_sq"):
+                    state.setdefault(name, torch.zeros_like(parameter, requires_grad=False))
+                tensors += [state[name] for name in sorted(_MOMENTS)]
+        ranks.take_from_first(tensors)
+
     def _in_todays_names(self, stored: dict[str, Any]) -> dict[str, Any]:
         """Return a checkpoint's settings in today's names; older ones call dtype "precision" and lack some."""
         renamed = {{"precision": "dtype"}.get(key, key): value for key, value in stored.items()}
-        lacking = {
+        lacking = LATER | {
             key: value
             for key, value in self.settings.items()
             if key == "preprocessing" or key.startswith(PREFIXES)
@@ -146,7 +166,8 @@ class TrainingState:
             f"{one_line(key)} {one_line(stored.get(key))} -> {one_line(self.settings.get(key))}"
             for key in differing
         ]
-        if not _MAY_CHANGE.issuperset(differing):
+        may_change = _MAY_CHANGE | ({"accumulate"} if _parts(stored) == _parts(self.settings) else set())
+        if not may_change.issuperset(differing):
             raise ValueError(
                 f"resume: settings must be those that {path} was trained with, got {', '.join(changes[:8])}"
                 f"{', ...' if len(changes) > 8 else ''}; "
@@ -226,6 +247,12 @@ def _damaged(path: Path, found: str) -> ValueError:
     return ValueError(
         f"resume: {path} must be a training checkpoint, got {found}; start anew with --overwrite"
     )
+
+
+def _parts(settings: dict[str, Any]) -> int | None:
+    """Return into how many parts a batch is cut; with the same number, more processes have fewer parts each."""
+    ranks, accumulate = settings.get("ranks"), settings.get("accumulate")
+    return ranks * accumulate if isinstance(ranks, int) and isinstance(accumulate, int) else None
 
 
 def _by_part(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -13,6 +13,8 @@ from segnext.models import SegNeXt
 _FREE = ("architecture", "recompute")
 PREFIXES = ("model.", "data.")
 """Of these settings; checkpoints from before they were stored have none."""
+LATER: dict[str, Any] = {"ranks": 1, "accumulate": 1}
+"""Settings that came later, with the values that older checkpoints were trained with."""
 
 
 def determining(model: SegNeXt, data: DataConfig) -> dict[str, Any]:

@@ -31,7 +31,11 @@ class TrainSettings:
     """
 
     steps: Annotated[int, "Optimiser steps."] = 4800
-    batch_size: Annotated[int, "Images per step."] = 8
+    batch_size: Annotated[int, "Images per step, over all processes of torchrun."] = 8
+    accumulate: Annotated[
+        int,
+        "Cut each process's share of a step's images into this many parts, one after another (less memory).",
+    ] = 1
     crop: Annotated[int, "Side of the square training crops, up to 8192 pixels."] = 224
     scale: Annotated[tuple[float, float], "Range of the random resize, relative to each image."] = (0.5, 1.5)
     flip: Annotated[bool, "Mirror each crop with probability 1/2."] = True
@@ -63,6 +67,7 @@ class TrainSettings:
         for name, valid, expected in (
             ("steps", self.steps >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("accumulate", self.accumulate >= 1, "at least 1"),
             ("crop", 1 <= self.crop <= LARGEST_CROP, f"1 to {LARGEST_CROP} pixels"),
             # Batch norm needs two values per channel, and the last stage sees a 32nd of the crop.
             ("batch_size", self.batch_size > 1 or self.crop > 32, "at least 2 for crops of up to 32 pixels"),
