@@ -37,7 +37,8 @@ def print_evaluation(console: Console, evaluation: Evaluation, classes: tuple[st
         table.add_row(escape(name), *map(_percent, values))
     table.add_section()
     table.add_row("mean", *(_percent(float(values.nanmean())) for values in measures.values()))
-    table.add_row("mean by frequency", _percent(confusion.frequency_weighted_iou))
+    # by the classes' shares of the pixels
+    table.add_row("weighted mean", _percent(confusion.frequency_weighted_iou))
     table.add_row("all pixels", "", _percent(confusion.pixel_accuracy))
     console.print(table)
     console.print(f"mIoU {confusion.miou:.4f}", highlight=False)

@@ -87,7 +87,7 @@ def evaluate(
     inference: Inference | None = None,
     preprocessing: Preprocessing | None = None,
     boundary: bool = False,
-    look: Callable[[Predicted], None] = lambda predicted: None,
+    look: Callable[[Predicted], None] | None = None,
     after_image: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Predict every image of a data set and count.
@@ -127,7 +127,8 @@ def evaluate(
         confusion.counts += own.counts
         if edges is not None:
             edges.update(mask, true)
-        look(Predicted(*dataset.pairs[index], mask, own))
+        if look is not None:
+            look(Predicted(*dataset.pairs[index], mask, own))
         after_image()
     return Evaluation(confusion, len(dataset), time.perf_counter() - start, edges)
 
