@@ -252,6 +252,9 @@ def _print_split(console: Console, report: SplitReport) -> None:
     common = [f"{width}x{height} ({count})" for (height, width), count in report.sizes.most_common(3)]
     more = f" and {len(report.sizes) - 3} other sizes" if len(report.sizes) > 3 else ""
     console.print(f"  pairs: {report.total}{read}; width x height: {', '.join(common) or 'none'}{more}")
+    kinds = [f"{kind}: {count}" for kind, count in report.kinds.most_common()]
+    if kinds:
+        console.print(f"  images: {', '.join(kinds)}", markup=False)
     total, config = max(sum(report.values.values()), 1), report.config
     table = Table("id", "class")
     table.add_column("pixels", justify="right")

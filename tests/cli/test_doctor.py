@@ -105,6 +105,7 @@ class TestData:
         assert (status, errors) == (0, "")
         assert text.count("nothing wrong") == 2
         assert "pairs: 4; width x height: 16x12 (4)" in text
+        assert "  images: 8-bit RGB: 4\n" in text
         assert "tiny train" in text and "tiny val" in text
         assert (
             "41.67 %" in text and "50.00 %" in text and "8.33 %" in text

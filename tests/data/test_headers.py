@@ -10,6 +10,7 @@ from PIL import Image, PngImagePlugin
 from segnext.data import headers
 from segnext.data.headers import Header, read_header
 from segnext.data.images import ImageError, read_image
+from tests.data.test_depth import deep_png
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
 
@@ -149,3 +150,32 @@ def test_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(ImageError, match="is not a regular file"):
         read_header(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "kind"),
+    [
+        ("a.jpg", "RGB", "8-bit RGB"),
+        ("a.jpg", "L", "8-bit gray"),
+        ("a.jpg", "CMYK", "8-bit CMYK"),
+        ("a.png", "RGB", "8-bit RGB"),
+        ("a.png", "RGBA", "8-bit RGBA"),
+        ("a.png", "LA", "8-bit gray with alpha"),
+        ("a.png", "1", "1-bit gray"),
+        ("a.png", "I;16", "16-bit gray"),
+        ("a.png", "P", "8-bit palette"),
+        ("a.tif", "RGB", "8-bit RGB"),
+    ],
+)
+def test_the_kind_of_a_file(tmp_path, name, mode, kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+    image = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels)
+    image.convert(mode).save(tmp_path / name)
+    for with_fingerprint in (False, True):
+        header = read_header(tmp_path / name, with_fingerprint=with_fingerprint)
+        assert header == Header(20, 30, 1) and header.kind == kind
+
+
+def test_the_kind_of_deep_colour(tmp_path):
+    deep_png(tmp_path / "a.png", np.arange(6 * 5 * 3).reshape(6, 5, 3) * 700)
+    assert read_header(tmp_path / "a.png", with_fingerprint=True).kind == "16-bit RGB"
