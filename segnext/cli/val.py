@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +20,7 @@ from segnext.cli._options import (
     expanded,
     output_option,
 )
+from segnext.cli._paths import prepare_file
 
 if TYPE_CHECKING:
     from segnext.data.config import DataConfig
@@ -111,9 +111,9 @@ def val(
     from segnext.predict.predictor import network_of
 
     # Before the evaluation, since it may be impossible.
-    _prepare("output", output, overwrite)
-    _prepare("confusion", confusion, overwrite)
-    _prepare("worst-dir", worst_dir and worst_dir / LIST, overwrite)
+    prepare_file("val", "output", output, overwrite)
+    prepare_file("val", "confusion", confusion, overwrite)
+    prepare_file("val", "worst-dir", worst_dir and worst_dir / LIST, overwrite)
     if confusion is not None:
         require_matplotlib()
     inference = options.inference()
@@ -162,19 +162,6 @@ def val(
     for name, place in (("measures", output), ("confusion matrix", confusion), ("worst images", worst_dir)):
         if place is not None:
             console.print(f"{name}: {place}", markup=False)
-
-
-def _prepare(option: str, file: Path | None, overwrite: bool) -> None:
-    """Make the place of a file that is to be written; refuse it if it is taken."""
-    from segnext.atomic import make_place
-
-    if file is None:
-        return
-    if file.is_dir():
-        raise ValueError(f"val: {option} must be a file, got the folder {file}; name a file in it")
-    if os.path.lexists(file) and not overwrite:
-        raise FileExistsError(f"val: {option} must not exist, got {file}; replace it with --overwrite")
-    make_place(file)
 
 
 def _load(weights: str, config: DataConfig) -> SegNeXt:
