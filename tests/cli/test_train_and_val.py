@@ -248,7 +248,7 @@ def test_val_pictures_and_boundaries(segnext, data, trained, tmp_path):
         (row,) = csv.DictReader(file)
     assert {path.name for path in worst.iterdir()} == {"worst.csv", row["picture"]}
     measures = json.loads((tmp_path / "val.json").read_text())
-    assert float(row["miou"]) <= measures["miou"] + 0.2 and 0 <= measures["mean_boundary_iou"] <= 1
+    assert 0 <= float(row["miou"]) < 1 and 0 < measures["mean_boundary_iou"] < 1
     for option, place in (("confusion", confusion), ("worst-dir", worst / "worst.csv")):
         message = failure(
             segnext("val", data, "-w", trained[1], f"--{option}", places[places.index(f"--{option}") + 1])
