@@ -12,7 +12,14 @@ from segnext.data.findings import judge
 from segnext.data.inspection import SplitReport, inspect_split
 
 
-def inspect_shown(config: DataConfig, split: str, console: Console, limit: int | None = None) -> SplitReport:
+def inspect_shown(
+    config: DataConfig,
+    split: str,
+    console: Console,
+    limit: int | None = None,
+    *,
+    with_fingerprints: bool = True,
+) -> SplitReport:
     """Inspect a split, see `inspect_split`, with a progress bar if the console is a terminal."""
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(f"checking {split}", total=None)
@@ -20,7 +27,7 @@ def inspect_shown(config: DataConfig, split: str, console: Console, limit: int |
         def advance(total: int) -> None:
             progress.update(task, total=total, advance=1)
 
-        return inspect_split(config, split, limit, advance)
+        return inspect_split(config, split, limit, advance, with_fingerprints=with_fingerprints)
 
 
 def require_sound(config: DataConfig, splits: Iterable[str], console: Console) -> dict[str, SplitReport]:
@@ -33,7 +40,10 @@ def require_sound(config: DataConfig, splits: Iterable[str], console: Console) -
         ValueError: there are errors; the message is the first one, with the setting that cures it, and their number.
         FileNotFoundError: a folder is missing.
     """
-    reports = {split: inspect_shown(config, split, console) for split in splits}
+    splits = list(splits)
+    reports = {
+        split: inspect_shown(config, split, console, with_fingerprints=len(splits) > 1) for split in splits
+    }
     errors = []
     for split, report in reports.items():
         findings = judge(report, [reports[other] for other in reports if other != split])
