@@ -21,6 +21,7 @@ from torch import Tensor
 from segnext.data.dataset import SegmentationFolder
 from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation, View
+from segnext.one_line import one_line
 
 PREFETCH_BATCHES = 3  # enough to even out slow images; more would only take memory
 _SHUFFLE, _AUGMENT = 0, 1  # separate streams of random numbers under one seed
@@ -63,6 +64,10 @@ class TrainingBatches:
         seed: decides everything that is random.
         rank: number of this process, from 0; it gets its share of each batch.
         ranks: number of processes; `batch_size` is a multiple of it.
+
+    Attributes:
+        skips: whether an image or a label that cannot be read gives way to the next one of its epoch.
+        skipped: the image files of such pairs, and why.
     """
 
     def __init__(
@@ -79,6 +84,8 @@ class TrainingBatches:
         self.augmentation = augmentation
         self.batch_size = batch_size
         self.seed = seed
+        self.skips = False
+        self.skipped: dict[Path, str] = {}
         self.rank, self.share = rank, batch_size // ranks
         self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
 
@@ -111,9 +118,20 @@ class TrainingBatches:
 
     def _sample(self, position: int) -> _Sample:
         epoch, place = divmod(position, len(self.dataset))
-        index = int(self._permutation(epoch)[place])
         rng = np.random.default_rng([self.seed, _AUGMENT, position])
-        return self.augmentation(*self.dataset[index], rng), self.dataset.pairs[index][0]
+        for index in map(int, np.roll(self._permutation(epoch), -place)):
+            try:
+                pair = self.dataset[index]
+            except (OSError, ValueError) as error:
+                if not self.skips:
+                    raise
+                self.skipped[self.dataset.pairs[index][0]] = one_line(error)
+            else:
+                return self.augmentation(*pair, rng), self.dataset.pairs[index][0]
+        raise ValueError(
+            f"data: one training image must be readable, got {len(self.dataset)} that are not, such as "
+            f"{next(iter(self.skipped.values()))}"
+        )
 
 
 def _collate(samples: list[_Sample]) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from rich.console import Console
 from rich.progress import Progress
@@ -30,8 +30,16 @@ def inspect_shown(
         return inspect_split(config, split, limit, advance, with_fingerprints=with_fingerprints)
 
 
-def require_sound(config: DataConfig, splits: Iterable[str], console: Console) -> dict[str, SplitReport]:
+def require_sound(
+    config: DataConfig, splits: Iterable[str], console: Console, tolerant: Container[str] = ()
+) -> dict[str, SplitReport]:
     """Inspect all pairs of some splits and print what is wrong but no error.
+
+    Args:
+        config: the data set.
+        splits: which splits.
+        console: prints progress and warnings.
+        tolerant: splits whose files need not all be readable; a file that is not is a warning.
 
     Returns:
         The report of each split.
@@ -47,9 +55,12 @@ def require_sound(config: DataConfig, splits: Iterable[str], console: Console) -
     errors = []
     for split, report in reports.items():
         findings = judge(report, [reports[other] for other in reports if other != split])
-        errors += [finding.text for finding in findings if finding.level == "error"]
+        unreadable = {file for file, _ in report.unreadable} if split in tolerant else set()
         for finding in findings:
-            if finding.level == "warning":
+            is_tolerated = bool(finding.files) and unreadable.issuperset(finding.files)
+            if finding.level == "error" and not is_tolerated:
+                errors.append(finding.text)
+            elif finding.level == "warning" or is_tolerated:
                 console.print(f"warning: {finding.text}", markup=False, highlight=False, soft_wrap=True)
     if errors:
         more = f"; segnext doctor shows all {len(errors)} errors" if len(errors) > 1 else ""

@@ -49,6 +49,7 @@ class TrainingState:
         step: optimiser steps done so far.
         seconds: training time so far, earlier sessions included.
         losses: losses of the steps since the last row of results.csv.
+        scaler: scales the loss in float16; it is disabled for other types.
     """
 
     model: SegNeXt
@@ -58,6 +59,7 @@ class TrainingState:
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
 
     def save(self, path: Path) -> None:
         """Write the state and torch's random number generators to `path`.
@@ -82,6 +84,7 @@ class TrainingState:
             "seconds": str(self.seconds),
             "losses": json.dumps(self.losses),
             "tensors": str(len(tensors)),
+            "scaler": json.dumps(self.scaler.state_dict()),
         }
         wrong = list(non_finite(tensors))
         if wrong:
@@ -116,6 +119,8 @@ class TrainingState:
         wrong = list(non_finite(tensors))
         if wrong:
             raise _damaged(path, f"values that are not finite in {', '.join(wrong[:3])}")
+        if self.scaler.is_enabled() and not _is_scaler(header.scaler):
+            raise _damaged(path, "no scale of the loss")
         self._set_random_states(parts.get("random", {}), path)
         # From here on nothing is refused, so that a damaged file leaves the model as it was.
         with torch.no_grad():
@@ -124,6 +129,8 @@ class TrainingState:
                     tensor.copy_(parts[part][name])  # in place, so that it keeps its memory format and device
         for parameter, values in moments.items():
             self.optimiser.state[parameter] = {key: _like(parameter, value) for key, value in values.items()}
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(header.scaler)
         self.step = header.step
         self.seconds = header.seconds
         self.losses[:] = header.losses
@@ -135,9 +142,11 @@ class TrainingState:
             return
         parameters = list(self.model.parameters())
         known = [bool(self.optimiser.state.get(parameter)) for parameter in parameters]
-        self.step, self.seconds, self.losses[:], known = ranks.of_first(
-            lambda: (self.step, self.seconds, self.losses[:], known)
+        self.step, self.seconds, self.losses[:], known, scaler = ranks.of_first(
+            lambda: (self.step, self.seconds, self.losses[:], known, self.scaler.state_dict())
         )
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(scaler)
         tensors = [*self.model.state_dict().values(), *self.average.model.state_dict().values()]
         for parameter, is_known in zip(parameters, known, strict=True):
             if is_known:
@@ -205,6 +214,7 @@ class _Header:
     seconds: float
     losses: list[float]
     tensors: int | None
+    scaler: dict[str, Any]
 
 
 def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
@@ -234,6 +244,7 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
             float(text["seconds"]),
             [float(loss) for loss in losses],
             int(text["tensors"]) if "tensors" in text else None,
+            dict(json.loads(text.get("scaler", "{}"))),
         )
         if not 0 <= header.seconds < math.inf:
             raise ValueError("seconds")
@@ -253,6 +264,14 @@ def _parts(settings: dict[str, Any]) -> int | None:
     """Return into how many parts a batch is cut; with the same number, more processes have fewer parts each."""
     ranks, accumulate = settings.get("ranks"), settings.get("accumulate")
     return ranks * accumulate if isinstance(ranks, int) and isinstance(accumulate, int) else None
+
+
+def _is_scaler(values: dict[str, Any]) -> bool:
+    """Whether these are the numbers of a GradScaler."""
+    names = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+    return values.keys() == names and all(
+        type(value) in (int, float) and 0 <= value < math.inf for value in values.values()
+    )
 
 
 def _by_part(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -44,6 +44,7 @@ from segnext.training.optimiser import learning_rate_factor, parameter_groups, s
 from segnext.training.parts import PartedGradients, expect_parts, labelled_weight
 from segnext.training.ranks import Ranks, joined_ranks
 from segnext.training.settings import Reporting, TrainSettings
+from segnext.training.statistics import synchronise_statistics
 from segnext.training.trainable import expect_trainable
 from segnext.weights.configuration import as_json
 from segnext.weights.saving import save
@@ -130,6 +131,7 @@ def train(
             console = Console(quiet=True)
         run = _Run.prepare(model, data, settings, device, ranks)
         run.inference = inference or Inference()
+        run.batches.skips = reporting.on_error == "skip"
         class_weight = ranks.of_first(lambda: run.checked(console))
         run.class_weight = None if class_weight is None else class_weight.to(device)
         # Other processes write nothing: their rows are held back for ever.
@@ -202,6 +204,8 @@ class _Run:
             preprocessing=preprocessing,
         )
         torch.manual_seed(settings.seed)
+        if settings.sync_bn:
+            synchronise_statistics(model, device)
         model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         groups = parameter_groups(model, settings.lr, settings.weight_decay, settings.head_lr_multiplier)
         optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
@@ -212,7 +216,9 @@ class _Run:
             "ranks": ranks.count,
         }
         all_settings = recipe | {"preprocessing": preprocessing.as_json()} | determining(model, data)
-        state = TrainingState(model, AveragedModel(model, settings.ema), optimiser, all_settings)
+        scaler = torch.amp.GradScaler(device.type, enabled=settings.dtype == "float16")
+        average = AveragedModel(model, settings.ema)
+        state = TrainingState(model, average, optimiser, all_settings, scaler=scaler)
         batches = TrainingBatches(
             training_set,
             augmentation,
@@ -226,7 +232,7 @@ class _Run:
     def checked(self, console: Console) -> torch.Tensor | None:
         """Check the data set, and return the weights of the classes in the loss."""
         splits = [split for split in ("train", "val") if split in self.data.splits]
-        reports = require_sound(self.data, splits, console)
+        reports = require_sound(self.data, splits, console, ("train",) if self.batches.skips else ())
         return reports["train"].class_weights(self.settings.balance) if self.settings.balance else None
 
     def resume(self, folder: RunFolder, console: Console) -> int | None:
@@ -282,7 +288,10 @@ class _Run:
                     self.save_weights(folder, None)
                 if self._is_evaluated(state.step, reporting):
                     evaluation = self._evaluate(folder, log, stop)
-                if not last and self.ranks.largest(int(stop.is_set())):
+                is_stopped = not last and self.ranks.largest(int(stop.is_set())) > 0
+                if last or is_stopped:
+                    self._list_skipped(folder, log)
+                if is_stopped:
                     raise KeyboardInterrupt
                 clock = time.perf_counter()
         return evaluation
@@ -292,6 +301,21 @@ class _Run:
         evaluation = evaluation or self._validate(folder)  # None if the run was resumed after its last step
         self.save_weights(folder, evaluation)
         return evaluation
+
+    def _list_skipped(self, folder: RunFolder, log: RunLog) -> None:
+        """Say which files were skipped in this session, in the run's folder and on the terminal."""
+        skipped = {
+            file: why
+            for found in self.ranks.gathered(dict(self.batches.skipped))
+            for file, why in found.items()
+        }
+        if not skipped or not self.ranks.is_first:
+            return
+        if not folder.replaces:
+            folder.list_skipped(skipped)
+        log.note(f"{len(skipped)} training images were skipped, for each of which the next one was taken:")
+        for why in skipped.values():
+            log.note(f"  {why}")
 
     def save_weights(self, folder: RunFolder, evaluation: Evaluation | None) -> None:
         """Write the averaged weights with their metadata, in the first process."""
@@ -422,15 +446,31 @@ class _Run:
         self.in_step = True
         if weight:
             loss, norm = self._gradients(batch, weight)
-            self._watch(loss, norm, batch, folder)
-            self.state.optimiser.step()
-            # The running statistics of batch norms are those of the first process.
-            self.ranks.take_from_first([b for b in self.state.model.buffers() if b.is_floating_point()])
-            self.state.average.update(self.state.model, self.state.step)
-            self.updated_by = batch.files
+            if not self._overflows(loss, norm):
+                self._watch(loss, norm, batch, folder)
+                self._update(batch)
+            if self.state.scaler.is_enabled():
+                self.state.scaler.update()
         self.state.step += 1
         self.in_step = False
         return loss
+
+    def _update(self, batch: Batch) -> None:
+        """Change the weights and their average by the gradients in the model."""
+        self.state.optimiser.step()
+        # The running statistics of batch norms are those of the first process.
+        self.ranks.take_from_first([b for b in self.state.model.buffers() if b.is_floating_point()])
+        self.state.average.update(self.state.model, self.state.step)
+        self.updated_by = batch.files
+
+    def _overflows(self, loss: float, norm: float) -> bool:
+        """Whether the gradients of a good loss are too large for float16; then the loss gets a smaller scale.
+
+        A scale of 1 is not to blame.
+        """
+        scaler = self.state.scaler
+        is_only_norm = math.isfinite(loss) and loss != 0 and not math.isfinite(norm)
+        return scaler.is_enabled() and is_only_norm and scaler.get_scale() > 1
 
     def _watch(self, loss: float, norm: float, batch: Batch, folder: RunFolder) -> None:
         """Raise `Diverged` unless the loss and its gradient can be used."""
@@ -473,6 +513,8 @@ class _Run:
             loss = self.parted(images, labels, self.state.step, factor)
         else:
             loss = self.gradients(images, labels)
+        if self.state.scaler.is_enabled():
+            self.state.scaler.unscale_(self.state.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.settings.clip or math.inf)
         # Both are read at once, since this is the only place that waits for the device.
         loss_value, norm_value = torch.stack((loss.float(), norm.float())).tolist()
@@ -481,7 +523,7 @@ class _Run:
     @cached_property
     def gradients(self) -> Gradients:
         """Computes the gradients of a batch, or of a part of one."""
-        return Gradients(self.state.model, self._loss)
+        return Gradients(self.state.model, self._loss, self.state.scaler.scale)
 
     @cached_property
     def parted(self) -> PartedGradients:
