@@ -70,13 +70,14 @@ def configure_torch(threads: int | None, matmul_precision: str = "highest") -> N
 
 def output_option(text: str) -> Any:
     """Return the option of the place for the results; ``~`` in it is the user's home, as in ``-o=~/masks`` too."""
-    return typer.Option("--output", "-o", help=text, callback=_at_home)
+    return typer.Option("--output", "-o", help=text, callback=at_home)
 
 
-def _at_home(path: Path | None) -> Path | None:
-    from segnext.atomic import at_home
+def at_home(path: Path | None) -> Path | None:
+    """Return a path in which ``~`` is the user's home, as a callback of options."""
+    from segnext import atomic
 
-    return None if path is None else at_home(path)
+    return None if path is None else atomic.at_home(path)
 
 
 @dataclass(frozen=True)

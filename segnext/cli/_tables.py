@@ -23,18 +23,23 @@ def note_other_names(console: Console, classes: tuple[str, ...], model: SegNeXt 
 
 
 def print_evaluation(console: Console, evaluation: Evaluation, classes: tuple[str, ...]) -> None:
-    """Print IoU and accuracy of each class, and the means, in percent."""
-    confusion = evaluation.confusion
+    """Print IoU, accuracy and Dice of each class, boundary IoU if it was counted, and the means, in percent."""
+    confusion, boundary = evaluation.confusion, evaluation.boundary
+    measures = {"IoU %": confusion.iou, "accuracy %": confusion.accuracy, "Dice %": confusion.dice}
+    if boundary is not None:
+        measures["boundary IoU %"] = boundary.iou
     table = Table("class", title=f"{evaluation.images} images, {evaluation.seconds:.0f} s")
-    for heading in ("IoU %", "accuracy %", "share of pixels %"):
+    for heading in (*measures, "share of pixels %"):
         table.add_column(heading, justify="right")
     shares = confusion.counts.sum(1) / confusion.counts.sum()
-    columns = torch.stack((confusion.iou, confusion.accuracy, shares.double()), dim=1)
+    columns = torch.stack((*measures.values(), shares.double()), dim=1)
     for name, values in zip(classes, columns.tolist(), strict=True):
         table.add_row(escape(name), *map(_percent, values))
     table.add_section()
-    table.add_row("mean", _percent(confusion.miou), _percent(float(confusion.accuracy.nanmean())), "")
-    table.add_row("all pixels", "", _percent(confusion.pixel_accuracy), "")
+    table.add_row("mean", *(_percent(float(values.nanmean())) for values in measures.values()))
+    # by the classes' shares of the pixels
+    table.add_row("weighted mean", _percent(confusion.frequency_weighted_iou))
+    table.add_row("all pixels", "", _percent(confusion.pixel_accuracy))
     console.print(table)
     console.print(f"mIoU {confusion.miou:.4f}", highlight=False)
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segnext.cli._options import at_home
+from segnext.cli._paths import prepare_file
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -28,6 +31,14 @@ def doctor(
         int | None,
         typer.Option(min=1, help="Read at most this many pairs of each split, evenly spread; default: all."),
     ] = None,
+    browse: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw a sheet of pairs of all splits into this PNG file, with masks over the photographs.",
+            callback=at_home,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the sheet if it exists.")] = False,
     self_check: Annotated[
         bool,
         typer.Option(
@@ -48,10 +59,12 @@ def doctor(
 
       segnext doctor camvid --root data/camvid --limit 100
 
+      segnext doctor my.yaml --browse sheet.png
+
     With a data set, the doctor checks that images and labels pair up, that every file is whole and that sizes and
     turns by EXIF agree; it counts how often each id occurs, finds ids that are no class, masks of 0 and 255, classes
-    that never occur and labels without a class, and says what to put into the YAML. `segnext train` checks the same
-    before its first step. The exit status is 1 if something is wrong.
+    that never occur, labels without a class and images of val that are in train too, and says what to put into the
+    YAML. `segnext train` checks the same before its first step. The exit status is 1 if something is wrong.
 
     With --self-check, each CUDA and Triton kernel runs on small inputs in a process of its own. The default
     backend, "auto", uses those that agree; it checks them by itself when a tensor on a GPU first needs them.
@@ -60,11 +73,16 @@ def doctor(
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
+    if browse is not None and (data is None or self_check):
+        raise ValueError("doctor: --browse must come with a data set to be shown, got none; name a data YAML")
+    prepare_file("doctor", "browse", browse, overwrite)
     is_healthy = True
     if self_check:
         is_healthy = _check_kernels(console)
     elif data is not None:
         is_healthy = _examine(console, data, root, limit)
+        if browse is not None:
+            _browse(console, data, root, browse)
     else:
         _print_facts(console)
     if not is_healthy:
@@ -244,6 +262,19 @@ def _examine(console: Console, data: str, root: Path | None, limit: int | None) 
     return healthy
 
 
+def _browse(console: Console, data: str, root: Path | None, file: Path) -> None:
+    import io
+
+    from segnext.atomic import replace_bytes
+    from segnext.data.browse import browse
+    from segnext.data.config import load_data_config
+
+    picture = io.BytesIO()
+    browse(load_data_config(data, root)).save(picture, "png")
+    replace_bytes(file, picture.getbuffer())
+    console.print(f"sheet: {file}", markup=False)
+
+
 def _print_split(console: Console, report: SplitReport) -> None:
     from rich.markup import escape
     from rich.table import Table
@@ -252,6 +283,9 @@ def _print_split(console: Console, report: SplitReport) -> None:
     common = [f"{width}x{height} ({count})" for (height, width), count in report.sizes.most_common(3)]
     more = f" and {len(report.sizes) - 3} other sizes" if len(report.sizes) > 3 else ""
     console.print(f"  pairs: {report.total}{read}; width x height: {', '.join(common) or 'none'}{more}")
+    kinds = [f"{kind}: {count}" for kind, count in report.kinds.most_common()]
+    if kinds:
+        console.print(f"  images: {', '.join(kinds)}", markup=False)
     total, config = max(sum(report.values.values()), 1), report.config
     table = Table("id", "class")
     table.add_column("pixels", justify="right")

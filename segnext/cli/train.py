@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -85,6 +86,8 @@ def train(
 
       segnext train mine.yaml -o runs/mine --weights camvid --head reinit --lr 2e-4
 
+      torchrun --nproc-per-node 4 -m segnext train mine.yaml -o runs/mine --batch-size 16
+
       segnext train imagenet --root /data/imagenet -o runs/mscan_b --model mscan_b --dtype bfloat16 --eval-every 6255
 
     imagenet trains the encoder as a classifier, on class folders: train/n01440764/*.JPEG, val/n01440764/*.JPEG. Its
@@ -148,7 +151,8 @@ def train(
     if config.bands is not None:
         changes["in_channels"] = len(config.bands)
     network = _network(model, weights, len(config.classes), head, part, changes)
-    console = Console()
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    console = Console(quiet=not is_first)
     if chosen.name != SMALL:
         console.print(
             f"recipe: {chosen.name}, with {protocol}", markup=False, highlight=False, soft_wrap=True

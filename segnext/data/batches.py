@@ -22,6 +22,7 @@ from torch import Tensor
 from segnext.data.dataset import SegmentationFolder
 from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation, View
+from segnext.one_line import one_line
 
 PREFETCH_BATCHES = 3  # enough to even out slow images; more would only take memory
 _SHUFFLE, _AUGMENT = 0, 1  # separate streams of random numbers under one seed
@@ -57,7 +58,15 @@ class Batch:
 
 
 class Batches(Protocol):
-    """What a run takes its batches from."""
+    """What a run takes its batches from.
+
+    Attributes:
+        skips: whether an image that cannot be read gives way to the next one of its epoch.
+        skipped: such images, and why.
+    """
+
+    skips: bool
+    skipped: dict[Path, str]
 
     def iterate(self, first: int, last: int, workers: int = 0, /) -> Iterator[Batch]:
         """Yield the batches of steps first..last-1; `workers` threads prepare them ahead (0: the caller does)."""
@@ -77,12 +86,8 @@ def ahead(
         positions: the positions of a step's samples.
         sample: makes the sample of a position.
         collate: makes the batch of a step from its samples.
-        workers: number of threads; 0: the caller prepares the batches.
+        workers: number of threads, at least one.
     """
-    if workers == 0:
-        for step in steps:
-            yield collate(step, [sample(position) for position in positions(step)])
-        return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="segnext-data")
     pending: deque[list[Future[Sample]]] = deque()
     try:
@@ -102,37 +107,68 @@ class TrainingBatches:
         augmentation: draws a random view of each sample.
         batch_size: samples per batch.
         seed: decides everything that is random.
+        rank: number of this process, from 0; it gets its share of each batch.
+        ranks: number of processes; `batch_size` is a multiple of it.
+
+    Attributes:
+        skips: whether an image or a label that cannot be read gives way to the next one of its epoch.
+        skipped: the image files of such pairs, and why.
     """
 
     def __init__(
-        self, dataset: SegmentationFolder, augmentation: Augmentation, batch_size: int, seed: int
+        self,
+        dataset: SegmentationFolder,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.dataset = dataset
         self.augmentation = augmentation
         self.batch_size = batch_size
         self.seed = seed
+        self.skips = False
+        self.skipped: dict[Path, str] = {}
+        self.rank, self.share = rank, batch_size // ranks
         self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of step `step`, counted from 0."""
+        """Return this process's share of the batch of step `step`, counted from 0."""
         return _collate([self._sample(position) for position in self._positions(step)])
 
     def iterate(self, first: int, last: int, workers: int = 0) -> Iterator[Batch]:
         """Yield the batches of steps first..last-1; `workers` threads prepare them ahead (0: the caller does)."""
         steps = range(first, last)
+        if workers == 0:
+            yield from map(self.batch, steps)
+            return
         yield from ahead(steps, self._positions, self._sample, lambda _, samples: _collate(samples), workers)
 
     def _positions(self, step: int) -> range:
-        return range(step * self.batch_size, (step + 1) * self.batch_size)
+        first = step * self.batch_size + self.rank * self.share
+        return range(first, first + self.share)
 
     def _draw_permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, _SHUFFLE, epoch]).permutation(len(self.dataset))
 
     def _sample(self, position: int) -> _Sample:
         epoch, place = divmod(position, len(self.dataset))
-        index = int(self._permutation(epoch)[place])
         rng = np.random.default_rng([self.seed, _AUGMENT, position])
-        return self.augmentation(*self.dataset[index], rng), self.dataset.pairs[index][0]
+        for index in map(int, np.roll(self._permutation(epoch), -place)):
+            try:
+                pair = self.dataset[index]
+            except (OSError, ValueError) as error:
+                if not self.skips:
+                    raise
+                self.skipped[self.dataset.pairs[index][0]] = one_line(error)
+            else:
+                return self.augmentation(*pair, rng), self.dataset.pairs[index][0]
+        raise ValueError(
+            f"data: one training image must be readable, got {len(self.dataset)} that are not, such as "
+            f"{next(iter(self.skipped.values()))}"
+        )
 
 
 def _collate(samples: list[_Sample]) -> Batch:

@@ -6,6 +6,7 @@ in words, one line per folder: `n01440764 tench, Tinca tinca`.
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,12 @@ class ClassifiedImages:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return read_image(self.file(index), upright=False), int(self.labels[index])
+
+    def share(self, rank: int, ranks: int) -> ClassifiedImages:
+        """Return every `ranks`-th image, from number `rank`, as an equal data set."""
+        other = copy.copy(self)
+        other._names, other.labels = self._names[rank::ranks], self.labels[rank::ranks]
+        return other
 
     def file(self, index: int) -> Path:
         """Return the file of an image."""

@@ -1,7 +1,7 @@
 """Batches of a classification are pure functions of (seed, step), as those of a segmentation.
 
 The n-th sample of a run is image `permutation(epoch)[n mod size // repeats]` in a view that is drawn with (seed, n);
-how a batch is mixed is drawn with (seed, step).
+how a process mixes its share of a batch is drawn with (seed, step, rank).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from segnext.data.classification import ClassifiedImages
 from segnext.data.classification_views import ClassAugmentation, ClassView, Erased
 from segnext.data.mixing import Mix, Mixing
 from segnext.data.preprocessing import Preprocessing
+from segnext.one_line import one_line
 
 _SHUFFLE, _AUGMENT, _MIX = 0, 1, 2  # separate streams of random numbers under one seed
 
@@ -65,6 +66,12 @@ class ClassificationBatches:
         seed: decides everything that is random.
         repeats: views of an image in a row.
         smoothing: share of the label that is spread over all classes.
+        rank: number of this process, from 0; it gets its share of each batch, and mixes its images alone.
+        ranks: number of processes; `batch_size` is a multiple of it.
+
+    Attributes:
+        skips: whether an image that cannot be read gives way to the next one of its epoch.
+        skipped: such images, and why.
     """
 
     def __init__(
@@ -78,6 +85,8 @@ class ClassificationBatches:
         *,
         repeats: int = 3,
         smoothing: float = 0.1,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.images = images
         self.num_classes = num_classes
@@ -87,33 +96,52 @@ class ClassificationBatches:
         self.seed = seed
         self.repeats = repeats
         self.smoothing = smoothing
+        self.skips = False
+        self.skipped: dict[Path, str] = {}
+        self.rank, self.share = rank, batch_size // ranks
         self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
 
     def batch(self, step: int) -> ClassificationBatch:
-        """Return the batch of step `step`, counted from 0."""
-        return next(self.iterate(step, step + 1))
+        """Return this process's share of the batch of step `step`, counted from 0."""
+        return self._collate(step, [self._sample(position) for position in self._positions(step)])
 
     def iterate(self, first: int, last: int, workers: int = 0) -> Iterator[ClassificationBatch]:
         """Yield the batches of steps first..last-1; `workers` threads prepare them ahead (0: the caller does)."""
-        yield from ahead(range(first, last), self._positions, self._sample, self._collate, workers)
+        steps = range(first, last)
+        if workers == 0:
+            yield from map(self.batch, steps)
+            return
+        yield from ahead(steps, self._positions, self._sample, self._collate, workers)
 
     def _positions(self, step: int) -> range:
-        return range(step * self.batch_size, (step + 1) * self.batch_size)
+        first = step * self.batch_size + self.rank * self.share
+        return range(first, first + self.share)
 
     def _draw_permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, _SHUFFLE, epoch]).permutation(len(self.images))
 
     def _sample(self, position: int) -> _Sample:
-        epoch, place = divmod(position, len(self.images))
-        index = int(self._permutation(epoch)[place // self.repeats])
-        image, label = self.images[index]
-        rng = np.random.default_rng([self.seed, _AUGMENT, position])
-        return self.augmentation(image, rng), label, self.images.file(index)
+        size = len(self.images)
+        epoch, place = divmod(position, size)
+        order, rng = self._permutation(epoch), np.random.default_rng([self.seed, _AUGMENT, position])
+        for offset in range(size):
+            index = int(order[(place // self.repeats + offset) % size])
+            try:
+                image, label = self.images[index]
+            except (OSError, ValueError) as error:
+                if not self.skips:
+                    raise
+                self.skipped[self.images.file(index)] = one_line(error)
+            else:
+                return self.augmentation(image, rng), label, self.images.file(index)
+        raise ValueError(f"data: one training image must be readable, got {size} that are not")
 
     def _collate(self, step: int, samples: list[_Sample]) -> ClassificationBatch:
         views = [view for view, _, _ in samples]
         images = torch.from_numpy(np.stack([view.image for view in views])).permute(0, 3, 1, 2)
-        mix = self.mixing.draw(self.augmentation.crop, np.random.default_rng([self.seed, _MIX, step]))
+        mix = self.mixing.draw(
+            self.augmentation.crop, np.random.default_rng([self.seed, _MIX, step, self.rank])
+        )
         labels = torch.tensor([label for _, label, _ in samples])
         return ClassificationBatch(
             images,

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from segnext.data.bands import Bands, read_bands
+from segnext.data.bands import Bands, read_bands, rgb_view
 from segnext.data.depth import ValueRange
+from segnext.data.fingerprints import fingerprint_of
 from segnext.data.headers import Header, read_header
 from segnext.data.labels import Colour, LabelReader
 from segnext.data.pairing import find_pairs
@@ -100,16 +102,26 @@ class SegmentationFolder:
         other.value_range, other.bands, other._cache = value_range, bands, {}
         return other
 
+    def share(self, rank: int, ranks: int) -> SegmentationFolder:
+        """Return every `ranks`-th pair from number `rank` on, as a data set with a cache of its own."""
+        if ranks == 1:
+            return self
+        other = copy.copy(self)
+        other.pairs, other._cache = self.pairs[rank::ranks], {}
+        return other
+
     def read_image(self, file: Path) -> np.ndarray:
         """Return an image as the data set gives it, (H, W, 3) uint8 RGB or (H, W, C) bands; raises `ImageError`."""
         return read_bands(file, self.bands, self.value_range, upright=self.labels.upright)
 
-    def header(self, file: Path) -> Header:
+    def header(self, file: Path, *, with_fingerprint: bool = False) -> Header:
         """Return the header of an image that is whole, see `read_header`; raises `ImageError`."""
         if self.bands is None:
-            return read_header(file, self.read_image)
-        height, width = self.read_image(file).shape[:2]
-        return Header(height, width, 1)
+            return read_header(file, self.read_image, with_fingerprint=with_fingerprint)
+        image = self.read_image(file)
+        height, width, count = image.shape
+        found = fingerprint_of(Image.fromarray(rgb_view(image))) if with_fingerprint else None
+        return Header(height, width, 1, f"{count} bands", found)
 
     def _read(self, image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarray]:
         image = self.read_image(image_file)

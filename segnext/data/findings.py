@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from segnext.data.advice import map_in_order, map_without, values_advice
+from segnext.data.fingerprints import near_pairs
 from segnext.data.inspection import Misfit, SplitReport
 from segnext.data.labels import VOID, percent
 from segnext.one_line import one_line
@@ -17,6 +18,7 @@ Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 LONGEST = 4000  # characters of a line, which may hold two paths
 SHOWN = 8  # of ids or classes in one line
+SHOWN_PAIRS = 4  # of images that are almost the same
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def judge(report: SplitReport, others: Sequence[SplitReport] = ()) -> list[Findi
         *_unlabelled(report),
         *_three_channels(report),
         *_repainted(report),
+        *_near_duplicates(report, others),
     ]
     # A file's name may hold a line break.
     lines = [replace(finding, text=one_line(finding.text, LONGEST)) for finding in found]
@@ -261,6 +264,25 @@ def _repainted(report: SplitReport) -> Iterator[Finding]:
             f"{[first >> 16, first >> 8 & 255, first & 255]}; {_of(files, report, 'labels')} like this; say in the "
             "data YAML whether colours are the classes: color_labels: true, with the palette, or: color_labels: false",
             tuple(files),
+        )
+
+
+def _near_duplicates(report: SplitReport, others: Sequence[SplitReport]) -> Iterator[Finding]:
+    """Find images of a split to measure on that are almost the same as images to learn from."""
+    train = next((other for other in others if other.split == "train"), None)
+    if train is None:
+        return
+    ours, theirs = report.fingerprints, train.fingerprints
+    same = near_pairs([own for _, own in ours], [other for _, other in theirs])
+    pairs = [(ours[own][0], theirs[other][0]) for own, other in same]
+    if pairs:
+        more = ", ".join(f"{file.name} and {other.name}" for file, other in pairs[1:SHOWN_PAIRS])
+        yield Finding(
+            "warning",
+            f"{pairs[0][0]}: almost the same image as {pairs[0][1]}, which is in train; "
+            f"{len(pairs)} of {report.inspected} images of {report.split} are like this"
+            f"{f' ({more})' if more else ''}; what is measured on them is too good: keep such images in one split",
+            tuple(file for file, _ in pairs),
         )
 
 

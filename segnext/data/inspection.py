@@ -17,6 +17,7 @@ import torch
 
 from segnext.data.config import DataConfig
 from segnext.data.dataset import SegmentationFolder
+from segnext.data.fingerprints import Fingerprint
 from segnext.data.headers import Header
 from segnext.data.images import ImageError, opened, orientation
 from segnext.data.labels import LabelReader
@@ -105,6 +106,8 @@ class SplitReport:
         total: image and label pairs of the split.
         inspected: number of pairs that were looked at.
         sizes: (height, width) of an image, as the data set gives it, to the number of images that have it.
+        kinds: depth and bands, such as "8-bit RGB", to the number of images that have them.
+        fingerprints: images with their fingerprints, without those that are too plain to have one.
         pixels: (256,) pixels of each class and of the ignored id.
         images: (256,) labels in which each of these occurs.
         values: pixels of each value in the files, ids or colours.
@@ -125,6 +128,8 @@ class SplitReport:
     total: int
     inspected: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    fingerprints: list[tuple[Path, Fingerprint]] = field(default_factory=list)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     images: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     values: Counter[int] = field(default_factory=Counter)
@@ -164,6 +169,9 @@ class SplitReport:
         self.unreadable += [(file, error) for file, error in pair.errors]
         if pair.image is not None:
             self.sizes[pair.image.size(self.reader.upright)] += 1
+            self.kinds[pair.image.kind] += 1
+            if pair.image.fingerprint is not None:
+                self.fingerprints.append((pair.image_file, pair.image.fingerprint))
         if pair.label is not None:
             self._count(pair.label_file, pair.label)
         misfit = pair.misfit(self.reader.upright)
@@ -202,6 +210,8 @@ def inspect_split(
     split: str,
     limit: int | None = None,
     after_pair: Callable[[int], None] = lambda total: None,
+    *,
+    with_fingerprints: bool = True,
 ) -> SplitReport:
     """Read the labels of a split, check that its images are whole, several at once, and count.
 
@@ -210,6 +220,7 @@ def inspect_split(
         split: one of `config.splits`.
         limit: look at at most this many pairs, spread evenly over the split; None: all.
         after_pair: called after each pair with the number of pairs to be looked at.
+        with_fingerprints: make fingerprints of the images, to compare splits; PNG files take longer with them.
 
     Raises:
         ValueError, FileNotFoundError: the folders are missing or their files do not pair up.
@@ -219,19 +230,21 @@ def inspect_split(
     step = 1 if limit is None else max(1, -(-len(dataset) // limit))
     chosen = dataset.pairs[::step]
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "segnext-inspect") as pool:
-        for pair in pool.map(lambda files: look(dataset, *files), chosen):
+        for pair in pool.map(lambda files: look(dataset, *files, with_fingerprint=with_fingerprints), chosen):
             report.add(pair)
             after_pair(len(chosen))
     return report
 
 
-def look(dataset: SegmentationFolder, image_file: Path, label_file: Path) -> Pair:
+def look(
+    dataset: SegmentationFolder, image_file: Path, label_file: Path, *, with_fingerprint: bool = False
+) -> Pair:
     """Read one label and check its image; a file that cannot be read is no error here."""
     image: Header | None = None
     label: Label | None = None
     errors = []
     try:
-        image = dataset.header(image_file)
+        image = dataset.header(image_file, with_fingerprint=with_fingerprint)
     except ImageError as error:
         errors.append((image_file, str(error)))
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,11 @@ class Accuracy:
     def headline(self) -> tuple[float, float]:
         """Top-1 and top-5."""
         return self.top1, self.top5
+
+    def of_all(self, summed: Callable[[Tensor], Tensor], images: int) -> Accuracy:
+        """Return the accuracy over a whole set of images, of which each process has counted its share."""
+        top1, top5 = summed(torch.tensor(self.hits, device="cpu")).tolist()
+        return replace(self, hits=(top1, top5), images=images)
 
     def summary(self, classes: tuple[str, ...] = ()) -> dict[str, object]:
         """Return the measures as plain numbers (JSON); no measure is of a single class."""

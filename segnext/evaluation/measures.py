@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+from torch import Tensor
 
 
 class Measures(Protocol):
@@ -15,6 +18,14 @@ class Measures(Protocol):
     @property
     def headline(self) -> tuple[float, float]:
         """The two measures that a run records, as fractions."""
+
+    def of_all(self, summed: Callable[[Tensor], Tensor], images: int, /) -> Measures:
+        """Return the measures of a whole set of images, of which each process has counted its share.
+
+        Args:
+            summed: gives a tensor's sum over all processes.
+            images: number of images in the whole set.
+        """
 
     def summary(self, classes: tuple[str, ...], /) -> dict[str, object]:
         """Return all measures as plain numbers (JSON), by class name where they are of a class."""

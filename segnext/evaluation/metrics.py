@@ -68,18 +68,28 @@ class ConfusionMatrix:
     def iou(self) -> Tensor:
         """(K,) float64: the intersection over union of each class."""
         hits, true, predicted = self._sums()
-        iou = hits / (true + predicted - hits)
-        if 0 <= self.ignore_index < self.num_classes:
-            iou[self.ignore_index] = (
-                math.nan
-            )  # its pixels count nowhere, so a prediction of it is no false positive
-        return iou
+        return self._without_ignored(hits / (true + predicted - hits))
 
     @property
     def accuracy(self) -> Tensor:
-        """(K,) float64: the fraction of each class's pixels that were found."""
+        """(K,) float64: the fraction of each class's pixels that were found, also called recall."""
         hits, true, _ = self._sums()
         return hits / true
+
+    @property
+    def precision(self) -> Tensor:
+        """(K,) float64: the fraction of the pixels predicted as each class that are of it."""
+        hits, _, predicted = self._sums()
+        return self._without_ignored(hits / predicted)
+
+    @property
+    def dice(self) -> Tensor:
+        """(K,) float64: the Dice coefficient of each class, which is F1: the harmonic mean of precision and recall.
+
+        A class that occurs and is never predicted, or the other way round, has 0, although one of the two is 0 / 0.
+        """
+        hits, true, predicted = self._sums()
+        return self._without_ignored(2 * hits / (true + predicted))
 
     @property
     def miou(self) -> float:
@@ -87,10 +97,26 @@ class ConfusionMatrix:
         return float(self.iou.nanmean())
 
     @property
+    def frequency_weighted_iou(self) -> float:
+        """The mean of the IoUs, each weighted by its class's share of the labelled pixels; NaN if there are none."""
+        _, true, _ = self._sums()
+        occurs = true > 0  # an absent class has no weight, whatever its IoU is
+        return float((self.iou[occurs] * true[occurs]).sum() / true.sum())
+
+    @property
     def pixel_accuracy(self) -> float:
         """The fraction of labelled pixels that are right."""
         hits, true, _ = self._sums()
         return float(hits.sum() / true.sum())
+
+    def _without_ignored(self, measure: Tensor) -> Tensor:
+        """Return a measure of each class with NaN for one that is ignored, in place.
+
+        Its pixels count nowhere, so that a prediction of it is no false positive.
+        """
+        if 0 <= self.ignore_index < self.num_classes:
+            measure[self.ignore_index] = math.nan
+        return measure
 
     def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
         counts = self.counts.to(torch.float64)

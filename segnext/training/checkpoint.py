@@ -19,8 +19,9 @@ from segnext.atomic import replace_file
 from segnext.models import MSCAN, SegNeXt
 from segnext.models.finite import non_finite
 from segnext.one_line import one_line
-from segnext.training.determining import PREFIXES
+from segnext.training.determining import LATER, PREFIXES
 from segnext.training.ema import AveragedModel
+from segnext.training.ranks import Ranks
 from segnext.weights.containers import read_safetensors
 from segnext.weights.saving import in_own_memory
 
@@ -28,8 +29,8 @@ FORMAT = "segnext-training-1"
 
 # What AdamW keeps per parameter.
 _MOMENTS = frozenset(("step", "exp_avg", "exp_avg_sq"))
-# Settings that may differ: a run goes on after images were repaired, added or removed, and says so.
-_MAY_CHANGE = frozenset(("images",))
+# Settings that may differ, and the run says so: images were repaired, added or removed, or there are other GPUs.
+_MAY_CHANGE = frozenset(("images", "ranks"))
 
 
 class NotFinite(ValueError):
@@ -48,6 +49,7 @@ class TrainingState:
         step: optimiser steps done so far.
         seconds: training time so far, earlier sessions included.
         losses: losses of the steps since the last row of results.csv.
+        scaler: scales the loss in float16; it is disabled for other types.
     """
 
     model: SegNeXt | MSCAN
@@ -57,6 +59,7 @@ class TrainingState:
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
 
     def save(self, path: Path) -> None:
         """Write the state and torch's random number generators to `path`.
@@ -81,6 +84,7 @@ class TrainingState:
             "seconds": str(self.seconds),
             "losses": json.dumps(self.losses),
             "tensors": str(len(tensors)),
+            "scaler": json.dumps(self.scaler.state_dict()),
         }
         wrong = list(non_finite(tensors))
         if wrong:
@@ -115,6 +119,8 @@ class TrainingState:
         wrong = list(non_finite(tensors))
         if wrong:
             raise _damaged(path, f"values that are not finite in {', '.join(wrong[:3])}")
+        if self.scaler.is_enabled() and not _is_scaler(header.scaler):
+            raise _damaged(path, "no scale of the loss")
         self._set_random_states(parts.get("random", {}), path)
         # From here on nothing is refused, so that a damaged file leaves the model as it was.
         with torch.no_grad():
@@ -123,15 +129,38 @@ class TrainingState:
                     tensor.copy_(parts[part][name])  # in place, so that it keeps its memory format and device
         for parameter, values in moments.items():
             self.optimiser.state[parameter] = {key: _like(parameter, value) for key, value in values.items()}
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(header.scaler)
         self.step = header.step
         self.seconds = header.seconds
         self.losses[:] = header.losses
         return notes
 
+    def take_from_first(self, ranks: Ranks) -> None:
+        """Become the state of the run's first process, but for the settings and torch's generators."""
+        if ranks.count == 1:
+            return
+        parameters = list(self.model.parameters())
+        known = [bool(self.optimiser.state.get(parameter)) for parameter in parameters]
+        self.step, self.seconds, self.losses[:], known, scaler = ranks.of_first(
+            lambda: (self.step, self.seconds, self.losses[:], known, self.scaler.state_dict())
+        )
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(scaler)
+        tensors = [*self.model.state_dict().values(), *self.average.model.state_dict().values()]
+        for parameter, is_known in zip(parameters, known, strict=True):
+            if is_known:
+                state = self.optimiser.state[parameter]
+                state.setdefault("step", torch.zeros((), device=parameter.device))
+                for name in ("exp_avg", "exp_avg_sq"):
+                    state.setdefault(name, torch.zeros_like(parameter, requires_grad=False))
+                tensors += [state[name] for name in sorted(_MOMENTS)]
+        ranks.take_from_first(tensors)
+
     def _in_todays_names(self, stored: dict[str, Any]) -> dict[str, Any]:
         """Return a checkpoint's settings in today's names; older ones call dtype "precision" and lack some."""
         renamed = {{"precision": "dtype"}.get(key, key): value for key, value in stored.items()}
-        lacking = {
+        lacking = LATER | {
             key: value
             for key, value in self.settings.items()
             if key == "preprocessing" or key.startswith(PREFIXES)
@@ -146,7 +175,8 @@ class TrainingState:
             f"{one_line(key)} {one_line(stored.get(key))} -> {one_line(self.settings.get(key))}"
             for key in differing
         ]
-        if not _MAY_CHANGE.issuperset(differing):
+        may_change = _MAY_CHANGE | ({"accumulate"} if _parts(stored) == _parts(self.settings) else set())
+        if not may_change.issuperset(differing):
             raise ValueError(
                 f"resume: settings must be those that {path} was trained with, got {', '.join(changes[:8])}"
                 f"{', ...' if len(changes) > 8 else ''}; "
@@ -184,6 +214,7 @@ class _Header:
     seconds: float
     losses: list[float]
     tensors: int | None
+    scaler: dict[str, Any]
 
 
 def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
@@ -213,6 +244,7 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
             float(text["seconds"]),
             [float(loss) for loss in losses],
             int(text["tensors"]) if "tensors" in text else None,
+            dict(json.loads(text.get("scaler", "{}"))),
         )
         if not 0 <= header.seconds < math.inf:
             raise ValueError("seconds")
@@ -225,6 +257,20 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
 def _damaged(path: Path, found: str) -> ValueError:
     return ValueError(
         f"resume: {path} must be a training checkpoint, got {found}; start anew with --overwrite"
+    )
+
+
+def _parts(settings: dict[str, Any]) -> int | None:
+    """Return into how many parts a batch is cut; with the same number, more processes have fewer parts each."""
+    ranks, accumulate = settings.get("ranks"), settings.get("accumulate")
+    return ranks * accumulate if isinstance(ranks, int) and isinstance(accumulate, int) else None
+
+
+def _is_scaler(values: dict[str, Any]) -> bool:
+    """Whether these are the numbers of a GradScaler."""
+    names = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+    return values.keys() == names and all(
+        type(value) in (int, float) and 0 <= value < math.inf for value in values.values()
     )
 
 

@@ -32,7 +32,9 @@ from segnext.training.ema import AveragedModel
 from segnext.training.log import CLASSIFICATION, Measured
 from segnext.training.loop import Run, train
 from segnext.training.optimiser import learning_rate_factor
+from segnext.training.ranks import Ranks
 from segnext.training.settings import Reporting, Schedule
+from segnext.training.statistics import synchronise_statistics
 
 # Fractions of the peak learning rate: 1e-6 and 1e-5 of 1e-3 in the published recipes.
 FIRST_FACTOR, LAST_FACTOR = 1e-3, 1e-2
@@ -103,7 +105,9 @@ class ClassifierRun(Run):
     measured: ClassVar[Measured] = CLASSIFICATION
 
     @classmethod
-    def prepare(cls, model: Any, data: Any, settings: Any, device: torch.device) -> ClassifierRun:
+    def prepare(
+        cls, model: Any, data: Any, settings: Any, device: torch.device, ranks: Ranks
+    ) -> ClassifierRun:
         """Prepare everything up to the first step; nothing is written yet."""
         preprocessing = Preprocessing.of(model.metadata)
         if len(preprocessing.mean) != model.config.in_channels:
@@ -112,8 +116,10 @@ class ClassifierRun(Run):
                 f"{model.config.in_channels}"
             )
         images = data.open("train")
-        batches = training_batches(images, len(data.classes), settings)
+        batches = training_batches(images, len(data.classes), settings, ranks)
         torch.manual_seed(settings.seed)
+        if settings.sync_bn:
+            synchronise_statistics(model, device)
         model.to(device=device, memory_format=torch.channels_last).train()
         groups = decay_groups(model, settings.lr, settings.weight_decay)
         optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
@@ -121,11 +127,14 @@ class ClassifierRun(Run):
             "data": data.name,
             "images": len(images),
             "architecture": model.config.architecture,
+            "ranks": ranks.count,
         }
         all_settings = recipe | {"preprocessing": preprocessing.as_json()} | determining(model, data)
-        state = TrainingState(model, AveragedModel(model, settings.ema), optimiser, all_settings)
+        scaler = torch.amp.GradScaler(device.type, enabled=settings.dtype == "float16")
+        average = AveragedModel(model, settings.ema)
+        state = TrainingState(model, average, optimiser, all_settings, scaler=scaler)
         validation_set = data.open("val") if "val" in data.splits else None
-        return cls(data, settings, preprocessing, state, batches, validation_set, recipe)
+        return cls(data, settings, preprocessing, state, batches, validation_set, recipe, ranks)
 
     @staticmethod
     def names(data: Any) -> dict[str, Any]:
@@ -141,16 +150,21 @@ class ClassifierRun(Run):
         settings = self.settings
         return classifier_factor(step, settings.steps, settings.warmup, settings.schedule)
 
-    def evaluated(self, after_image: Callable[[], None]) -> Accuracy:
-        """Evaluate the averaged weights on the `val` split."""
+    def evaluated(self, images: Any, after_image: Callable[[], None]) -> Accuracy:
+        """Evaluate the averaged weights on images of the `val` split; `after_image` may raise."""
+
+        def after_batch(count: int) -> None:
+            for _ in range(count):
+                after_image()
+
         return evaluate_classifier(
             self.state.average.model,
-            cast(ClassifiedImages, self.validation_set),
+            images,
             device=self.device,
             dtype=getattr(torch, self.settings.dtype),
             preprocessing=self.preprocessing,
             side=self.settings.crop,
-            after_batch=lambda _: after_image(),
+            after_batch=after_batch,
         )
 
     def described(self) -> dict[str, Any]:
@@ -158,7 +172,7 @@ class ClassifierRun(Run):
         return self.recipe | {"drop_path": self.state.model.config.drop_path}
 
     def _weight(self, batch: Batch) -> float:
-        return float(len(batch.labels))
+        return float(batch.labels.numel())
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         dtype = getattr(torch, self.settings.dtype)
@@ -168,9 +182,9 @@ class ClassifierRun(Run):
 
 
 def training_batches(
-    images: ClassifiedImages, num_classes: int, settings: ClassifierSettings
+    images: ClassifiedImages, num_classes: int, settings: ClassifierSettings, ranks: Ranks
 ) -> ClassificationBatches:
-    """Return the batches of a run."""
+    """Return this process's share of the batches of a run."""
     views = settings.views
     augmentation = ClassAugmentation(
         settings.crop,
@@ -188,6 +202,8 @@ def training_batches(
         settings.seed,
         repeats=views.repeats,
         smoothing=settings.label_smoothing,
+        rank=ranks.rank,
+        ranks=ranks.count,
     )
 
 

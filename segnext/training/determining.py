@@ -14,6 +14,8 @@ from segnext.models import MSCAN, SegNeXt
 _FREE = ("architecture", "recompute")
 PREFIXES = ("model.", "data.")
 """Of these settings; checkpoints from before they were stored have none."""
+LATER: dict[str, Any] = {"ranks": 1, "accumulate": 1, "sync_bn": False}
+"""Settings that came later, with the values that older checkpoints were trained with."""
 
 
 def determining(model: SegNeXt | MSCAN, data: DataConfig | ClassFolders) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from segnext.locks import sole_use
 from segnext.training.checkpoint import TrainingState
 from segnext.training.log import CURVES, RESULTS, RunLog
 
-CHECKPOINT, FINAL, RECIPE = "checkpoint.safetensors", "final.safetensors", "recipe.yaml"
+CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
+RECIPE, SKIPPED = "recipe.yaml", "skipped.txt"
 # A run that replaces another has its first files under these names until the earlier run is removed. Once the
 # checkpoint is there, the new run is the one that lies in the folder, whatever happens then.
 _FIRST = {name: f".first-{name}" for name in (RESULTS, CHECKPOINT)}
@@ -53,6 +54,12 @@ class RunFolder:
         notes = state.restore(self.checkpoint)
         self.saved = state.step
         return notes
+
+    def list_skipped(self, skipped: Mapping[Path, str]) -> None:
+        """Write why files were skipped, one per line, beside those of earlier sessions."""
+        path = self.path / SKIPPED
+        earlier = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        replace_text(path, "".join(f"{line}\n" for line in sorted({*earlier, *skipped.values()})))
 
     def save(self, state: TrainingState, log: RunLog) -> None:
         """Write the checkpoint; the first one removes an earlier run, with the rows that `log` held back.
@@ -104,7 +111,7 @@ def run_folder(path: Path, resume: bool, overwrite: bool) -> Iterator[RunFolder]
         existing = expect_free(path, resume, overwrite)  # now nobody can change it any more
         for name in _FIRST.values():
             (path / name).unlink(missing_ok=True)
-        remove_leftovers(path, (CHECKPOINT, FINAL, RESULTS, CURVES, RECIPE, *_FIRST.values()))
+        remove_leftovers(path, (CHECKPOINT, FINAL, RESULTS, CURVES, RECIPE, SKIPPED, *_FIRST.values()))
         yield RunFolder(path, replaces=bool(existing) and overwrite)
 
 
@@ -136,7 +143,7 @@ def expect_free(path: Path, resume: bool, overwrite: bool) -> list[str]:
 
 def _replace_earlier(path: Path) -> None:
     """Let the first files of a new run take the places of an earlier run's; this can be repeated at any point."""
-    for name in (FINAL, CURVES, RECIPE):
+    for name in (FINAL, CURVES, RECIPE, SKIPPED):
         (path / name).unlink(missing_ok=True)
     for name, first in _FIRST.items():  # the checkpoint last: while it has its first name, this is not done
         if (path / first).exists():

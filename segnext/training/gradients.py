@@ -28,10 +28,13 @@ class Gradients:
     Args:
         model: its parameters get the gradients.
         loss: runs the model on images and labels; it must not read a result on the host.
+        scale: what the gradients are multiplied by, as a function of the loss.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        self.model, self.loss = model, loss
+    def __init__(
+        self, model: nn.Module, loss: Loss, scale: Callable[[Tensor], Tensor] = lambda loss: loss
+    ) -> None:
+        self.model, self.loss, self.scale = model, loss, scale
         self._captured: _Captured | None = None
         self._is_refused = False
 
@@ -58,7 +61,7 @@ class Gradients:
         """Compute as Python goes."""
         self.model.zero_grad(set_to_none=True)
         loss = self.loss(images, labels)
-        loss.backward()
+        self.scale(loss).backward()
         return loss.detach()
 
 

@@ -1,4 +1,4 @@
-"""The training loop: one process, one device; each step is a function of the seed and the step's number."""
+"""The training loop: one device per process; each step is a function of the seed and the step's number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property
@@ -42,7 +42,10 @@ from segnext.training.folder import NotSaved, RunFolder, expect_free, run_folder
 from segnext.training.gradients import Gradients
 from segnext.training.log import SEGMENTATION, Measured, RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
+from segnext.training.parts import PartedGradients, expect_parts, labelled_weight
+from segnext.training.ranks import Ranks, joined_ranks
 from segnext.training.settings import Reporting, TrainSettings
+from segnext.training.statistics import synchronise_statistics
 from segnext.training.trainable import expect_trainable
 from segnext.weights.configuration import as_json
 from segnext.weights.saving import save
@@ -50,6 +53,10 @@ from segnext.weights.saving import save
 STOPPING = "stopping after this step, with a checkpoint; once more stops at once, without it"
 
 REMEDY = "try a lower --lr, a longer --warmup or --dtype float32"
+
+
+class _FailedElsewhere(Exception):
+    """Another process cannot go on with the evaluation."""
 
 
 class Diverged(RuntimeError):
@@ -76,6 +83,9 @@ def train(
     matplotlib is installed). On SIGINT, SIGTERM and SIGHUP a checkpoint is written before `KeyboardInterrupt`, and
     so it is before an error that is not about a step itself: an image that cannot be read, a closed terminal.
 
+    Under `torchrun` each process takes its share of every batch and of every evaluation, and the first one writes and
+    prints; a signal to one of them stops all after the same step.
+
     Args:
         model: a model with fresh or pretrained weights and `len(data.classes)` classes.
         data: the data set; its `val` split, if it has one, is evaluated.
@@ -83,9 +93,9 @@ def train(
         settings: they determine the result.
         reporting: it does not change the result.
         inference: how images are evaluated; whole, at the data's short side, by default.
-        device: the device to train on.
+        device: the device to train on; "cuda" and "auto" are each process's own GPU.
         resume: go on from the folder's checkpoint (from the start if it has none yet). The result is bit-identical
-            to a run that was never interrupted, on the same machine and number of threads.
+            to a run that was never interrupted, on the same machine and number of threads and processes.
         overwrite: replace a run that lies in the folder; it stays until the new one has its first checkpoint.
         console: prints the progress; by default on the terminal.
         kind: what is trained; a segmentation by default, see `segnext.training.classification` for the other.
@@ -99,6 +109,7 @@ def train(
         FileExistsError: another run is at work in the folder, or it holds one, and neither resume nor overwrite is
             set.
         OSError: a file cannot be written; the checkpoint is the last that could.
+        RankFailed: another process of the run has failed.
         ValueError: data, settings and model do not fit together; an image or a label is damaged or wrong, see
             `segnext.data.check`; the checkpoint is damaged or of another run.
     """
@@ -113,23 +124,31 @@ def train(
             f"train: num_classes of the model must be {len(data.classes)} for {data.name}, "
             f"got {model.config.num_classes}"
         )
-    as_json(
-        kind.names(data), model.config.num_classes, model.config.in_channels, "save"
-    )  # raises what `save` would
+    names = kind.names(data)
+    as_json(names, model.config.num_classes, model.config.in_channels, "save")  # raises what `save` would
     output = at_home(output)
-    expect_free(output, resume, overwrite)  # before the data are read, which can take long
-    run = kind.prepare(model, data, settings, device)
-    run.inference = inference or Inference()
-    class_weight = run.checked(console)
-    run.class_weight = None if class_weight is None else class_weight.to(device)
-    with run_folder(output, resume, overwrite) as folder:
-        if resume:
-            for note in folder.restore(run.state):
-                console.print(note, markup=False, highlight=False, soft_wrap=True)
-            console.print(f"resuming at step {run.state.step} of {settings.steps}", highlight=False)
-        folder.recipe = yaml.safe_dump(run.described(), sort_keys=False, default_flow_style=None)
-        evaluation = run.steps(folder, reporting, console)
-        return cast(Evaluation | None, run.finish(folder, evaluation))
+    with joined_ranks(device) as (ranks, device):
+        expect_parts(settings.batch_size, settings.crop, settings.accumulate, ranks.count)
+        if ranks.is_first:
+            expect_free(output, resume, overwrite)  # before the data are read, which can take long
+        else:
+            console = Console(quiet=True)
+        run = kind.prepare(model, data, settings, device, ranks)
+        run.inference = inference or Inference()
+        run.batches.skips = reporting.on_error == "skip"
+        class_weight = ranks.of_first(lambda: run.checked(console))
+        run.class_weight = None if class_weight is None else class_weight.to(device)
+        # Other processes write nothing: their rows are held back for ever.
+        use = (
+            run_folder(output, resume, overwrite) if ranks.is_first else nullcontext(RunFolder(output, True))
+        )
+        with use as folder:
+            if resume:
+                folder.saved = ranks.of_first(lambda: run.resume(folder, console))
+            run.state.take_from_first(ranks)
+            folder.recipe = yaml.safe_dump(run.described(), sort_keys=False, default_flow_style=None)
+            evaluation = run.steps(folder, reporting, console)
+            return cast(Evaluation | None, run.finish(folder, evaluation))
 
 
 @dataclass
@@ -150,6 +169,7 @@ class Run:
         batches: batches of the training split.
         validation_set: the `val` split; None without one.
         recipe: the metadata of the final weights will say this about the run.
+        ranks: the processes of the run.
         inference: how images are evaluated.
         class_weight: (K,) weights of the cross-entropy; None if all classes count alike.
         in_step: whether a step is under way, so that model and random numbers are between two states.
@@ -165,13 +185,16 @@ class Run:
     batches: Batches
     validation_set: SegmentationFolder | None
     recipe: dict[str, Any]
+    ranks: Ranks
     inference: Inference = Inference()
     class_weight: torch.Tensor | None = None
     in_step: bool = False
     updated_by: tuple[Path, ...] = ()
 
     @classmethod
-    def prepare(cls, model: SegNeXt, data: DataConfig, settings: TrainSettings, device: torch.device) -> Run:
+    def prepare(
+        cls, model: SegNeXt, data: DataConfig, settings: TrainSettings, device: torch.device, ranks: Ranks
+    ) -> Run:
         """Prepare everything up to the first step; nothing is written yet."""
         of_weights = Preprocessing.of(model.metadata)
         preprocessing = data.preprocessing(of_weights)
@@ -192,6 +215,8 @@ class Run:
             preprocessing=preprocessing,
         )
         torch.manual_seed(settings.seed)
+        if settings.sync_bn:
+            synchronise_statistics(model, device)
         model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         groups = parameter_groups(model, settings.lr, settings.weight_decay, settings.head_lr_multiplier)
         optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
@@ -199,34 +224,50 @@ class Run:
             "data": data.name,
             "images": len(training_set),
             "architecture": model.config.architecture,
+            "ranks": ranks.count,
         }
         all_settings = recipe | {"preprocessing": preprocessing.as_json()} | determining(model, data)
-        state = TrainingState(model, AveragedModel(model, settings.ema), optimiser, all_settings)
-        batches = TrainingBatches(training_set, augmentation, settings.batch_size, settings.seed)
-        return cls(data, settings, preprocessing, state, batches, validation_set, recipe)
+        scaler = torch.amp.GradScaler(device.type, enabled=settings.dtype == "float16")
+        average = AveragedModel(model, settings.ema)
+        state = TrainingState(model, average, optimiser, all_settings, scaler=scaler)
+        batches = TrainingBatches(
+            training_set,
+            augmentation,
+            settings.batch_size,
+            settings.seed,
+            rank=ranks.rank,
+            ranks=ranks.count,
+        )
+        return cls(data, settings, preprocessing, state, batches, validation_set, recipe, ranks)
+
+    def checked(self, console: Console) -> torch.Tensor | None:
+        """Check the data set, and return the weights of the classes in the loss."""
+        splits = [split for split in ("train", "val") if split in self.data.splits]
+        reports = require_sound(self.data, splits, console, ("train",) if self.batches.skips else ())
+        return reports["train"].class_weights(self.settings.balance) if self.settings.balance else None
+
+    def resume(self, folder: RunFolder, console: Console) -> int | None:
+        """Go on from the folder's checkpoint; return its step, None without one."""
+        for note in folder.restore(self.state):
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.print(f"resuming at step {self.state.step} of {self.settings.steps}", highlight=False)
+        return folder.saved
 
     @staticmethod
     def names(data: DataConfig) -> dict[str, Any]:
         """Return what the final weights say about the classes."""
         return {"classes": list(data.classes), "palette": [list(colour) for colour in data.palette]}
 
-    def checked(self, console: Console) -> torch.Tensor | None:
-        """Check the data set, and return the weights of the classes in the loss."""
-        splits = [split for split in ("train", "val") if split in self.data.splits]
-        reports = require_sound(self.data, splits, console)
-        return reports["train"].class_weights(self.settings.balance) if self.settings.balance else None
-
     def factor(self, step: int) -> float:
         """Return the fraction of the learning rate at a step."""
         settings = self.settings
         return learning_rate_factor(step, settings.steps, settings.warmup, settings.schedule)
 
-    def evaluated(self, after_image: Callable[[], None]) -> Measures:
-        """Evaluate the averaged weights on the `val` split; `after_image` is called now and then, and may raise."""
-        assert self.validation_set is not None
+    def evaluated(self, images: SegmentationFolder, after_image: Callable[[], None]) -> Measures:
+        """Evaluate the averaged weights on images of the `val` split; `after_image` may raise."""
         return evaluate(
             self.state.average.model,
-            self.validation_set,
+            images,
             device=self.device,
             dtype=getattr(torch, self.settings.dtype),
             inference=self.inference,
@@ -268,7 +309,9 @@ class Run:
             # The session before may have ended between this step's checkpoint and what follows it.
             if state.step == settings.steps and not folder.final.exists():
                 self.save_weights(folder, None)
-            if self._is_evaluated(state.step, reporting) and not log.evaluated(state.step):
+            if self._is_evaluated(state.step, reporting) and not self.ranks.of_first(
+                lambda: log.evaluated(state.step)
+            ):
                 evaluation = self._evaluate(folder, log, stop)
             clock = time.perf_counter()
             for batch in self.batches.iterate(state.step, settings.steps, reporting.workers):
@@ -285,7 +328,10 @@ class Run:
                     self.save_weights(folder, None)
                 if self._is_evaluated(state.step, reporting):
                     evaluation = self._evaluate(folder, log, stop)
-                if stop.is_set() and not last:
+                is_stopped = not last and self.ranks.largest(int(stop.is_set())) > 0
+                if last or is_stopped:
+                    self._list_skipped(folder, log)
+                if is_stopped:
                     raise KeyboardInterrupt
                 clock = time.perf_counter()
         return evaluation
@@ -296,8 +342,25 @@ class Run:
         self.save_weights(folder, evaluation)
         return evaluation
 
+    def _list_skipped(self, folder: RunFolder, log: RunLog) -> None:
+        """Say which files were skipped in this session, in the run's folder and on the terminal."""
+        skipped = {
+            file: why
+            for found in self.ranks.gathered(dict(self.batches.skipped))
+            for file, why in found.items()
+        }
+        if not skipped or not self.ranks.is_first:
+            return
+        if not folder.replaces:
+            folder.list_skipped(skipped)
+        log.note(f"{len(skipped)} training images were skipped, for each of which the next one was taken:")
+        for why in skipped.values():
+            log.note(f"  {why}")
+
     def save_weights(self, folder: RunFolder, evaluation: Measures | None) -> None:
-        """Write the averaged weights with their metadata."""
+        """Write the averaged weights with their metadata, in the first process."""
+        if not self.ranks.is_first:
+            return
         metadata = {
             **self.names(self.data),
             "preprocessing": self.preprocessing.as_json(),
@@ -321,7 +384,8 @@ class Run:
         try:
             yield
         except BaseException as error:
-            if isinstance(error, Diverged | NotSaved | StoppedAtOnce) or self.in_step:
+            is_lost = isinstance(error, Diverged | NotSaved | StoppedAtOnce) or self.in_step
+            if is_lost or not self.ranks.is_first:
                 raise
             try:
                 if self.state.step > (folder.saved or 0):
@@ -336,6 +400,9 @@ class Run:
             raise
 
     def _save(self, folder: RunFolder, log: RunLog) -> None:
+        if not self.ranks.is_first:
+            folder.saved = self.state.step
+            return
         try:
             folder.save(self.state, log)
         except NotFinite as error:
@@ -351,47 +418,92 @@ class Run:
 
     def _evaluate(self, folder: RunFolder, log: RunLog, stop: threading.Event) -> Measures | None:
         """Evaluate and record it; a signal ends the evaluation early, since a resumed run makes it again."""
-
-        def after_image() -> None:
-            if stop.is_set():
-                raise KeyboardInterrupt
-
-        evaluation = self._validate(folder, after_image)
+        evaluation = self._validate(folder, stop)
         if evaluation is not None:
             log.evaluation(self.state.step, *evaluation.headline, evaluation.seconds)
         return evaluation
 
-    def _validate(self, folder: RunFolder, after_image: Callable[[], None] = lambda: None) -> Measures | None:
+    def _validate(self, folder: RunFolder, stop: threading.Event | None = None) -> Measures | None:
         if self.validation_set is None:
             return None
-        try:
-            return self.evaluated(after_image)
-        except NonFiniteError as error:
-            if self.state.step == self.settings.steps:
+        evaluation, failure = self._share_of_evaluation(self.validation_set, stop or threading.Event())
+        failure = next(filter(None, self.ranks.gathered(failure)), None)
+        if evaluation is None or failure is not None:
+            if self.state.step == self.settings.steps and self.ranks.is_first:
                 folder.final.unlink(missing_ok=True)  # finite weights, but of no use
             raise Diverged(
                 f"train: the averaged weights must give finite logits, got others on the val split after step "
-                f"{self.state.step - 1} with {_names(self.updated_by)} ({error}); {self._checkpoint(folder)}; "
+                f"{self.state.step - 1} with {_names(self.updated_by)} ({failure}); {self._checkpoint(folder)}; "
                 f"{REMEDY}"
-            ) from None
+            )
+        return evaluation.of_all(self.ranks.summed, len(self.validation_set))
+
+    def _share_of_evaluation(
+        self, validation_set: SegmentationFolder, stop: threading.Event
+    ) -> tuple[Measures | None, str | None]:
+        """Evaluate this process's images; return the result, or None and the failure, if it is one of this process.
+
+        After each image the processes agree to go on; one with an image less agrees once more.
+
+        Raises:
+            KeyboardInterrupt: a signal has reached one of the processes.
+        """
+        share = validation_set.share(self.ranks.rank, self.ranks.count)
+
+        def agree(failed: bool = False) -> None:
+            answer = self.ranks.largest(2 if failed else int(stop.is_set()))
+            if answer:
+                raise KeyboardInterrupt if answer == 1 else _FailedElsewhere
+
+        try:
+            evaluation = self.evaluated(share, agree)
+            if len(share) * self.ranks.count < len(validation_set):
+                agree()
+        except NonFiniteError as error:
+            with suppress(_FailedElsewhere):
+                agree(failed=True)
+            return None, str(error)
+        except _FailedElsewhere:
+            return None, None
+        return evaluation, None
 
     def _step(self, batch: Batch, folder: RunFolder) -> float:
         """Take one optimiser step; return its loss, or NaN for a batch in which, by chance, every pixel is ignored."""
         loss = math.nan
+        # The first word with the other processes: if one of them is gone, this one is still between two steps.
+        (weight,) = self.ranks.sums(self._weight(batch))
         self.in_step = True
-        if self._weight(batch):
-            loss, norm = self._gradients(batch)
-            self._watch(loss, norm, batch, folder)
-            self.state.optimiser.step()
-            self.state.average.update(self.state.model, self.state.step)
-            self.updated_by = batch.files
+        if weight:
+            loss, norm = self._gradients(batch, weight)
+            if not self._overflows(loss, norm):
+                self._watch(loss, norm, batch, folder)
+                self._update(batch)
+            if self.state.scaler.is_enabled():
+                self.state.scaler.update()
         self.state.step += 1
         self.in_step = False
         return loss
 
     def _weight(self, batch: Batch) -> float:
         """Return how much the labels of a batch count; 0: nothing can be learnt from it."""
-        return float((batch.labels != self.data.ignore_index).sum())
+        return labelled_weight(batch.labels, self.data.ignore_index, self.class_weight)
+
+    def _update(self, batch: Batch) -> None:
+        """Change the weights and their average by the gradients in the model."""
+        self.state.optimiser.step()
+        # The running statistics of batch norms are those of the first process.
+        self.ranks.take_from_first([b for b in self.state.model.buffers() if b.is_floating_point()])
+        self.state.average.update(self.state.model, self.state.step)
+        self.updated_by = batch.files
+
+    def _overflows(self, loss: float, norm: float) -> bool:
+        """Whether the gradients of a good loss are too large for float16; then the loss gets a smaller scale.
+
+        A scale of 1 is not to blame.
+        """
+        scaler = self.state.scaler
+        is_only_norm = math.isfinite(loss) and loss != 0 and not math.isfinite(norm)
+        return scaler.is_enabled() and is_only_norm and scaler.get_scale() > 1
 
     def _watch(self, loss: float, norm: float, batch: Batch, folder: RunFolder) -> None:
         """Raise `Diverged` unless the loss and its gradient can be used."""
@@ -413,10 +525,29 @@ class Run:
             return f"{folder.checkpoint} holds the weights that gave it"
         return f"the last good checkpoint is {folder.checkpoint}, of step {folder.saved}"
 
-    def _gradients(self, batch: Batch) -> tuple[float, float]:
-        """Leave a batch's clipped gradients in the model; return its loss and the gradient's norm before clipping."""
-        device = self.device
-        loss = self.gradients(batch.normalised(self.preprocessing, device), batch.labels.to(device))
+    @property
+    def is_parted(self) -> bool:
+        """Whether a batch is computed in parts, one after another or in several processes."""
+        return self.ranks.count * self.settings.accumulate > 1
+
+    def _gradients(self, batch: Batch, weight: float) -> tuple[float, float]:
+        """Leave a batch's clipped gradients in the model; return its loss and the gradient's norm before clipping.
+
+        Args:
+            batch: this process's share.
+            weight: how much the labelled pixels of the whole batch count.
+        """
+        images = batch.normalised(self.preprocessing, self.device)
+        labels = batch.labels.to(self.device)
+        if self.is_parted:
+            factor = 1 / (self.ranks.count * self.settings.accumulate)
+            if self.settings.reduction == "mean":
+                factor = batch.labels.numel() / self.settings.accumulate / weight
+            loss = self.parted(images, labels, self.state.step, factor)
+        else:
+            loss = self.gradients(images, labels)
+        if self.state.scaler.is_enabled():
+            self.state.scaler.unscale_(self.state.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.settings.clip or math.inf)
         # Both are read at once, since this is the only place that waits for the device.
         loss_value, norm_value = torch.stack((loss.float(), norm.float())).tolist()
@@ -424,8 +555,16 @@ class Run:
 
     @cached_property
     def gradients(self) -> Gradients:
-        """Computes a batch's gradients."""
-        return Gradients(self.state.model, self._loss)
+        """Computes the gradients of a batch, or of a part of one."""
+        return Gradients(self.state.model, self._loss, self.state.scaler.scale)
+
+    @cached_property
+    def parted(self) -> PartedGradients:
+        """Computes the gradients of a batch in parts."""
+        settings = self.settings
+        return PartedGradients(
+            self.state.model, self.gradients, settings.accumulate, self.ranks, settings.seed
+        )
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         dtype = getattr(torch, self.settings.dtype)
@@ -436,7 +575,7 @@ class Run:
                 ignore_index=self.data.ignore_index,
                 class_weight=self.class_weight,
                 label_smoothing=self.settings.label_smoothing,
-                reduction=self.settings.reduction,
+                reduction="mean_all" if self.is_parted else self.settings.reduction,
             )
         return loss
 

@@ -17,7 +17,8 @@ LARGEST_CROP = 8192  # a batch of two takes 200 GB in SegNeXt-T
 
 Schedule = Literal["linear", "cosine"]
 Reduction = Literal["mean", "mean_all"]
-DType = Literal["float32", "bfloat16"]
+DType = Literal["float32", "bfloat16", "float16"]
+OnError = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,11 @@ class TrainSettings:
     """
 
     steps: Annotated[int, "Optimiser steps."] = 4800
-    batch_size: Annotated[int, "Images per step."] = 8
+    batch_size: Annotated[int, "Images per step, over all processes of torchrun."] = 8
+    accumulate: Annotated[
+        int,
+        "Cut each process's share of a step's images into this many parts, one after another (less memory).",
+    ] = 1
     crop: Annotated[int, "Side of the square training crops, up to 8192 pixels."] = 224
     scale: Annotated[tuple[float, float], "Range of the random resize, relative to each image."] = (0.5, 1.5)
     flip: Annotated[bool, "Mirror each crop with probability 1/2."] = True
@@ -55,7 +60,12 @@ class TrainSettings:
     reduction: Annotated[
         Reduction, "mean: loss over labelled pixels; mean_all (official): over all, ignored ones as 0."
     ] = "mean"
-    dtype: Annotated[DType, "bfloat16: autocast; weights stay float32."] = "float32"
+    dtype: Annotated[DType, "bfloat16, float16 (with a scaled loss): autocast; weights stay float32."] = (
+        "float32"
+    )
+    sync_bn: Annotated[
+        bool, "Batch-norm statistics over the GPUs of all processes; else each has its own."
+    ] = False
     seed: Annotated[int, "Seed of initial weights, order, augmentation and dropout."] = 0
 
     def __post_init__(self) -> None:
@@ -63,6 +73,7 @@ class TrainSettings:
         for name, valid, expected in (
             ("steps", self.steps >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("accumulate", self.accumulate >= 1, "at least 1"),
             ("crop", 1 <= self.crop <= LARGEST_CROP, f"1 to {LARGEST_CROP} pixels"),
             # Batch norm needs two values per channel, and the last stage sees a 32nd of the crop.
             ("batch_size", self.batch_size > 1 or self.crop > 32, "at least 2 for crops of up to 32 pixels"),
@@ -100,12 +111,17 @@ class Reporting:
     checkpoint_every: Annotated[int, "Steps between checkpoints; 0: only at the end."] = 200
     log_every: Annotated[int, "Steps between rows of results.csv."] = 50
     workers: Annotated[int, "Threads that prepare batches, 0: none; any number gives the same batches."] = 1
+    on_error: Annotated[
+        OnError, "skip: the next image takes the place of one that cannot be read; skipped.txt lists them."
+    ] = "stop"
 
     def __post_init__(self) -> None:
         make_plain(self)
         for name, least in (("eval_every", 0), ("checkpoint_every", 0), ("log_every", 1), ("workers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"train: {name} must be at least {least}, got {getattr(self, name)}")
+        if self.on_error not in get_args(OnError):
+            raise ValueError(f"train: on_error must be {' or '.join(get_args(OnError))}, got {self.on_error}")
 
 
 def _whole(value: Any) -> int:

@@ -105,6 +105,7 @@ class TestData:
         assert (status, errors) == (0, "")
         assert text.count("nothing wrong") == 2
         assert "pairs: 4; width x height: 16x12 (4)" in text
+        assert "  images: 8-bit RGB: 4\n" in text
         assert "tiny train" in text and "tiny val" in text
         assert (
             "41.67 %" in text and "50.00 %" in text and "8.33 %" in text
@@ -112,6 +113,20 @@ class TestData:
 
     def test_limit(self, run, data):
         assert "pairs: 4, 2 of them read" in run(data / "data.yaml", "--limit", 2)[1]
+
+    def test_browse(self, run, data):
+        sheet = data / "pictures" / "sheet.png"
+        status, text, _ = run(data / "data.yaml", "--browse", sheet)
+        assert status == 0 and f"sheet: {sheet}\n" in text
+        with Image.open(sheet) as picture:
+            assert picture.format == "PNG" and picture.width > 6 * 320
+        status, _, errors = run(data / "data.yaml", "--browse", sheet)
+        assert status == 1 and f"browse must not exist, got {sheet}; replace it with --overwrite" in errors
+        (data / "images" / "train" / "0.jpg").write_bytes(b"")
+        status, text, errors = run(data / "data.yaml", "--browse", sheet, "--overwrite")
+        assert status == 1 and "sheet: " in text and errors == ""  # drawn, although a file is unreadable
+        status, _, errors = run("--browse", sheet)
+        assert status == 1 and "--browse must come with a data set" in errors
 
     def test_unpaired(self, run, data):
         (data / "labels" / "val" / "1.png").unlink()

@@ -18,7 +18,7 @@ SHORT = ["--steps", "2", "--warmup", "1", "--batch-size", "2", "--crop", "64", "
 PUBLISHED = {"protocol": "official", "mode": "whole", "short_side": 512, "crop": 1024}
 PROTOCOLS = {
     "cityscapes": PUBLISHED | {"protocol": "native", "mode": "slide", "short_side": 0, "stride": 768},
-    "isaid": PUBLISHED | {"short_side": 896},
+    "isaid": PUBLISHED | {"protocol": "native", "mode": "slide", "short_side": 0, "crop": 896, "stride": 512},
     "camvid": {"protocol": "native", "mode": "whole", "short_side": 360},
 }
 

@@ -1,5 +1,6 @@
 """`segnext train` and `segnext val` are tested as they are typed."""
 
+import csv
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from segnext import create_model
 from segnext.cli.main import main
@@ -231,6 +233,35 @@ def test_val_protocols_and_json(segnext, data, trained, tmp_path, words, threads
     assert result["inference"]["scales"] == ([0.5, 1.0, 1.5] if "--scales" in words else [1.0])
     protocol = words.split()[1] if "--protocol" in words else "native"
     assert result["inference"]["protocol"] == protocol and f"protocol {protocol}" in printed
+
+
+def test_val_pictures_and_boundaries(segnext, data, trained, tmp_path):
+    pytest.importorskip("matplotlib")
+    confusion, worst = tmp_path / "pictures" / "confusion.png", tmp_path / "worst"
+    places = ("--confusion", confusion, "--worst-dir", worst, "--worst-count", "1")
+    printed = val(segnext, data, "-w", trained[1], *places, "--boundary", "-o", tmp_path / "val.json")
+    assert f"confusion matrix: {confusion}" in printed.replace("\n", "")
+    assert all(words in printed for words in ("boundary", "Dice %", "weighted mean"))
+    with Image.open(confusion) as picture:
+        assert picture.format == "PNG"
+    with (worst / "worst.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert {path.name for path in worst.iterdir()} == {"worst.csv", row["picture"]}
+    measures = json.loads((tmp_path / "val.json").read_text())
+    assert 0 <= float(row["miou"]) < 1 and 0 < measures["mean_boundary_iou"] < 1
+    for option, place in (("confusion", confusion), ("worst-dir", worst / "worst.csv")):
+        message = failure(
+            segnext("val", data, "-w", trained[1], f"--{option}", places[places.index(f"--{option}") + 1])
+        )
+        assert f"val: {option} must not exist, got {place}; replace it with --overwrite" in message
+    val(segnext, data, "-w", trained[1], *places, "--overwrite")
+
+
+def test_val_without_matplotlib_says_so_first(segnext, data, trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, printed, errors = segnext("val", data, "-w", trained[1], "--confusion", tmp_path / "c.png")
+    assert (status, printed) == (1, "") and errors.count("\n") == 1
+    assert "confusion: matplotlib must be installed" in errors and "pip install matplotlib" in errors
 
 
 def test_val_overwrites_only_when_asked(segnext, data, trained, tmp_path):

@@ -127,3 +127,23 @@ def test_rand_augment_leaves_a_quarter_of_the_images_as_they_are():
 def test_a_scale_of_a_segmentation_is_refused():
     with pytest.raises(ValueError, match="HIGH <= 1 for a classification"):
         ClassAugmentation(scale=(0.5, 1.5))
+
+
+def test_processes_share_a_batch(images):
+    whole = batches(images).batch(2)
+    shares = [batches(images, rank=rank, ranks=2).batch(2) for rank in (0, 1)]
+    assert shares[0].files + shares[1].files == whole.files
+    assert torch.equal(torch.cat([share.images for share in shares]), whole.images)
+    assert shares[0].mix != shares[1].mix
+
+
+def test_an_image_that_cannot_be_read_gives_way_to_the_next(tmp_path):
+    root = write_class_folders(tmp_path / "imagenet", 2, 1)
+    data = open_class_folders(root).open("train")
+    data.file(3).write_bytes(b"no image")
+    drawn = batches(data, PLAIN, repeats=1)
+    with pytest.raises(ValueError, match=data.file(3).name):
+        [drawn.batch(step) for step in range(3)]
+    drawn.skips = True
+    seen = {file for step in range(3) for file in drawn.batch(step).files}
+    assert data.file(3) not in seen and list(drawn.skipped) == [data.file(3)]

@@ -15,6 +15,7 @@ from PIL import Image
 from segnext.data.config import DataConfig, load_data_config
 from segnext.data.findings import Finding, judge
 from segnext.data.inspection import SplitReport, inspect_split
+from tests.data.test_fingerprints import landscape
 from tests.data.test_images import png
 
 GROUND_ROOF = np.array([[0, 0, 0], [1, 1, 255]], np.uint8)
@@ -396,3 +397,27 @@ def test_class_weights_balance_by_median_frequency(data):
     config = dataclasses.replace(report.config, ignore_index=0)
     weights = dataclasses.replace(report, config=config).class_weights(1.0)
     torch.testing.assert_close(weights, torch.tensor([1, 2.5 / 4, 2.5 / 1, 1]))  # the median of 4 and 1
+
+
+class TestNearDuplicates:
+    def test_a_copy_in_val_is_a_warning_with_both_names(self, data):
+        for index in range(4):
+            for split, seed in (("train", index), ("val", 10 + index)):
+                landscape(seed, 48, 32).save(data.path("images", split, index))
+                data.label(np.arange(32 * 48).reshape(32, 48).astype(np.uint8) % 2, split, index)
+        assert data.findings("val") == []
+        landscape(2, 48, 32).save(data.path("images", "val", 1))
+        landscape(0, 48, 32).save(data.path("images", "val", 3))
+        text = data.only("warning", "val")
+        assert text.startswith(f"{data.path('images', 'val', 1)}: almost the same image as ")
+        assert f"{data.path('images', 'train', 2)}, which is in train; 2 of 4 images of val" in text
+        assert "(3.png and 0.png)" in text
+        assert data.findings("train") == []
+
+    def test_plain_images_are_not_compared(self, data):
+        assert data.findings("val") == []  # all are black
+
+
+def test_kinds_of_images_are_counted(data):
+    Image.new("L", (3, 2)).save(data.path("images", "train", 1))
+    assert data.report().kinds == {"8-bit RGB": 3, "8-bit gray": 1}

@@ -10,6 +10,7 @@ from PIL import Image, PngImagePlugin
 from segnext.data import headers
 from segnext.data.headers import Header, read_header
 from segnext.data.images import ImageError, read_image
+from tests.data.test_depth import deep_png
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
 
@@ -23,6 +24,11 @@ def turned(number: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = number
     return exif
+
+
+def with_fingerprint(path: Path) -> Header:
+    """Read a header in the way of the doctor, which decodes a PNG."""
+    return read_header(path, with_fingerprint=True)
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def test_comments_and_padding_cost_nothing(tmp_path, no_decoding):
 def test_turns(tmp_path, name, number):
     path = saved(tmp_path / name, exif=turned(number))
     header = read_header(path)
-    assert header == Header(20, 30, number)
+    assert header == with_fingerprint(path) == Header(20, 30, number)
     assert header.size(upright=True) == read_image(path).shape[:2]
     stored = read_image(path, upright=False)
     assert header.size(upright=False) == stored.shape[:2] == (20, 30)
@@ -92,10 +98,9 @@ def test_truncated_files_are_refused(tmp_path, name, share):
     path = saved(tmp_path / name)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ImageError, match=name):
-        read_image(path)
-    with pytest.raises(ImageError, match=name):
-        read_header(path)
+    for read in (read_image, read_header, with_fingerprint):
+        with pytest.raises(ImageError, match=name):
+            read(path)
 
 
 def test_damaged_bytes_in_a_jpeg(tmp_path):
@@ -113,11 +118,12 @@ def test_damaged_bytes_in_a_jpeg(tmp_path):
             expected = read_image(path).shape[:2]
         except ImageError:
             refused += 1
-            with pytest.raises(ImageError):
-                read_header(path)
+            for read in (read_header, with_fingerprint):
+                with pytest.raises(ImageError):
+                    read(path)
         else:
-            header = read_header(path)
-            assert header.size(upright=True) == expected
+            for read in (read_header, with_fingerprint):
+                assert read(path).size(upright=True) == expected
     assert 5 < refused < 55
 
 
@@ -126,8 +132,9 @@ def test_a_flipped_bit_in_a_png(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"a\.png"):
-        read_header(path)
+    for read in (read_header, with_fingerprint):
+        with pytest.raises(ImageError, match=r"a\.png"):
+            read(path)
 
 
 def test_no_image(tmp_path):
@@ -149,3 +156,32 @@ def test_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(ImageError, match="is not a regular file"):
         read_header(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "kind"),
+    [
+        ("a.jpg", "RGB", "8-bit RGB"),
+        ("a.jpg", "L", "8-bit gray"),
+        ("a.jpg", "CMYK", "8-bit CMYK"),
+        ("a.png", "RGB", "8-bit RGB"),
+        ("a.png", "RGBA", "8-bit RGBA"),
+        ("a.png", "LA", "8-bit gray with alpha"),
+        ("a.png", "1", "1-bit gray"),
+        ("a.png", "I;16", "16-bit gray"),
+        ("a.png", "P", "8-bit palette"),
+        ("a.tif", "RGB", "8-bit RGB"),
+    ],
+)
+def test_the_kind_of_a_file(tmp_path, name, mode, kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+    image = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels)
+    image.convert(mode).save(tmp_path / name)
+    for read in (read_header, with_fingerprint):
+        header = read(tmp_path / name)
+        assert header == Header(20, 30, 1) and header.kind == kind
+
+
+def test_the_kind_of_deep_colour(tmp_path):
+    deep_png(tmp_path / "a.png", np.arange(6 * 5 * 3).reshape(6, 5, 3) * 700)
+    assert with_fingerprint(tmp_path / "a.png").kind == "16-bit RGB"

@@ -3,6 +3,7 @@
 import struct
 import subprocess
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tests.data.test_images import png
 
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
+READERS = (read_image, read_header, partial(read_header, with_fingerprint=True))
 RNG = np.random.default_rng(0)
 
 
@@ -61,7 +63,7 @@ def test_a_stream_that_lacks_rows_is_refused(tmp_path, size, colour, bits, is_in
     assert read_header(path) == Header(*size, 1)
     for kept in (b"".join(rows[:-1]), b"".join(rows[: len(rows) // 2]), b"".join(rows)[:-1]):
         write(kept)
-        for read in (read_image, read_header):
+        for read in READERS:
             with pytest.raises(ImageError, match=r"a\.png: cannot be decoded, it is damaged or truncated"):
                 read(path)
 
@@ -169,7 +171,7 @@ def damaged_streams() -> dict[str, bytes]:
 def test_what_decoding_refuses_the_header_check_refuses(tmp_path, kind):
     """The checksums of all chunks are right."""
     path = png(tmp_path / "a.png", 64, 64, 8, 2, stream=damaged_streams()[kind])
-    for read in (read_image, read_header):
+    for read in READERS:
         with pytest.raises(ImageError, match=r"a\.png: cannot be decoded, it is damaged or truncated"):
             read(path)
 
@@ -186,7 +188,7 @@ def test_pixels_in_two_places_are_refused(tmp_path):
         for name, part in parts
     )
     path.write_bytes(content[:start] + middle + content[end:])
-    for read in (read_image, read_header):
+    for read in READERS:
         with pytest.raises(ImageError, match=r"a\.png: cannot be decoded, it is damaged or truncated"):
             read(path)
 

@@ -12,7 +12,8 @@ from PIL import Image
 from segnext import Predictor, deploy
 from segnext.data.config import DataConfig, load_data_config
 from segnext.data.preprocessing import MEAN, STD
-from segnext.evaluation.evaluate import evaluate
+from segnext.evaluation.boundary import BoundaryCounts
+from segnext.evaluation.evaluate import Predicted, evaluate
 from segnext.evaluation.metrics import ConfusionMatrix
 from segnext.models import SegNeXt
 from segnext.models.finite import NonFiniteError
@@ -140,6 +141,23 @@ def test_summary_is_json_by_class_name(model, data):
     assert list(summary["class_iou"]) == list(summary["class_accuracy"]) == CLASSES
     assert summary["class_iou"]["roof"] == pytest.approx(float(confusion.iou[1]), abs=1e-6)
     assert summary["images"] == 3
+    assert summary["class_dice"]["door"] == pytest.approx(float(confusion.dice[2]), abs=1e-6)
+    assert summary["mean_dice"] == pytest.approx(float(confusion.dice.mean()), abs=1e-6)
+    assert 0 < summary["frequency_weighted_iou"] < 1 and 0 < summary["mean_precision"] < 1
+    assert not any("boundary" in name for name in summary)
+
+
+def test_boundaries_are_counted_if_asked_for(model, data):
+    dataset, expected = data.open("val"), BoundaryCounts(3)
+    looked: list[Predicted] = []
+    evaluation = evaluate(model, dataset, boundary=True, look=looked.append)
+    for predicted, (image_file, label_file), index in zip(looked, dataset.pairs, range(3), strict=True):
+        assert (predicted.image_file, predicted.label_file) == (image_file, label_file)
+        expected.update(predicted.mask, torch.from_numpy(dataset[index][1]))
+    summary = evaluation.summary(tuple(CLASSES))
+    assert summary["mean_boundary_iou"] == pytest.approx(expected.miou, abs=1e-6) and expected.miou > 0
+    assert list(summary["class_boundary_iou"]) == CLASSES
+    assert torch.equal(sum(one.confusion.counts for one in looked), evaluation.confusion.counts)
 
 
 def test_absent_classes_are_null(data):

@@ -47,6 +47,17 @@ def test_measures_follow_their_definitions(dtype):
     assert np.isnan(accuracy[3]) and iou[3] == 0  # class 3 is predicted but never occurs
 
 
+def test_precision_dice_and_weighted_iou():
+    """Class 2 is never predicted, class 3 never occurs, class 4 does neither."""
+    confusion = ConfusionMatrix(5)
+    confusion.update(torch.tensor([[0, 0, 1, 0, 3, 0]]), torch.tensor([[0, 0, 0, 1, 2, 255]]))
+    precision, dice = confusion.precision.tolist(), confusion.dice.tolist()
+    assert precision[:2] == pytest.approx([2 / 3, 0]) and precision[3] == 0
+    assert dice[:4] == pytest.approx([2 / 3, 0, 0, 0])
+    assert math.isnan(precision[2]) and math.isnan(precision[4]) and math.isnan(dice[4])
+    assert confusion.frequency_weighted_iou == pytest.approx(3 / 5 * 1 / 2)
+
+
 def test_rows_are_true_classes():
     confusion = ConfusionMatrix(3)
     confusion.update(torch.tensor([[2, 2, 1]]), torch.tensor([[0, 0, 1]]))

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from segnext import create_model
 from segnext.data.classification import ClassFolders, open_class_folders
+from segnext.data.config import load_data_config
 from segnext.evaluation.classification import Accuracy, evaluate_classifier
 from segnext.models import MSCAN, build
 from segnext.training.classification import (
@@ -23,13 +24,17 @@ from segnext.training.classifier_settings import ClassifierSettings, ViewSetting
 from segnext.training.loop import CHECKPOINT, FINAL
 from segnext.training.settings import Reporting
 from tests.data.class_folders import FOLDERS, write_class_folders
-from tests.training.runs import Trigger, assert_equal_runs, header, rows
+from tests.data.synthetic import write_data_set
+from tests.training.processes import ended, start
+from tests.training.runs import Trigger, assert_equal_runs, header, rows, tensors
 
 NARROW: dict[str, Any] = {"channels": (8, 16, 24, 32), "depths": (1, 1, 1, 2), "num_classes": 3}
 SETTINGS: dict[str, Any] = {
     **{"steps": 10, "batch_size": 6, "crop": 32, "scale": (0.5, 1.0), "warmup": 2, "lr": 3e-3},
     **{"schedule": "cosine", "ema": 0.5, "label_smoothing": 0.1, "clip": 0.0},
 }
+# Each process mixes its own images, so that two of them are one with parts only without mixing.
+PARTS: dict[str, Any] = {"batch_size": 4, "steps": 3, "views": ViewSettings(mixup=0, cutmix=0)}
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +157,22 @@ def test_the_loss_is_the_cross_entropy_of_probabilities():
     logits, targets = torch.randn(5, 7), torch.rand(5, 7).softmax(1)
     expected = torch.nn.functional.cross_entropy(logits, targets)
     torch.testing.assert_close(soft_cross_entropy(logits, targets), expected)
+
+
+def test_two_processes_are_two_parts_of_one(data, tmp_path):
+    root = data.splits["train"].parent
+    script = (
+        "from tests.training import test_classification as here\n"
+        f"here.run(here.open_class_folders({str(root)!r}), folder, **here.PARTS)"
+    )
+    unused = load_data_config(write_data_set(tmp_path / "houses"))  # every process of `start` reads one
+    results = ended(start(2, unused, tmp_path / "together", script))
+    assert [status for status, _, _ in results] == [0, 0], results[0][2] + results[1][2]
+    run(data, tmp_path / "one", **PARTS, accumulate=2)
+    mine, theirs = tensors(tmp_path / "one" / FINAL), tensors(tmp_path / "together" / FINAL)
+    for name, tensor in mine.items():
+        if "running_" not in name and "num_batches" not in name:
+            torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4, msg=name)
+    (alone,), (together,) = ([row for row in rows(tmp_path / n) if row[3]] for n in ("one", "together"))
+    assert together[0] == alone[0] == "3"
+    assert create_model(weights=tmp_path / "together" / FINAL).metadata["metrics"]["images"] == 12

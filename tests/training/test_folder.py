@@ -14,7 +14,7 @@ from segnext import create_model
 from segnext.data.config import DataConfig, load_data_config
 from segnext.locks import sole_use
 from segnext.signals import StoppedAtOnce
-from segnext.training.loop import CHECKPOINT
+from segnext.training.folder import CHECKPOINT, RECIPE
 from segnext.training.settings import Reporting
 from tests.data.synthetic import write_data_set
 from tests.full_disk import MESSAGE, full_disk
@@ -148,7 +148,7 @@ class TestOverwrite:
         with pytest.raises(StoppedAtOnce):
             stop = Trigger("step 4/6", stop_at_once)
             run(data, tmp_path / "run", overwrite=True, file=stop)
-        assert sorted(content(tmp_path / "run")) == [CHECKPOINT, "results.csv"]
+        assert sorted(content(tmp_path / "run")) == [CHECKPOINT, RECIPE, "results.csv"]
         assert [row[0] for row in rows(tmp_path / "run")] == ["1", "2", "3", "4"]
         run(data, tmp_path / "run", resume=True)
         run(data, tmp_path / "whole")

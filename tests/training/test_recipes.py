@@ -45,10 +45,11 @@ def test_the_encoder_is_pretrained_as_deit():
     )
 
 
-def test_only_cityscapes_is_seen_in_windows():
+def test_streets_and_aerial_photographs_are_seen_in_windows():
     modes = {name: load_recipe(name).evaluation["mode"] for name in PUBLISHED}
-    assert [name for name, mode in modes.items() if mode == "slide"] == ["cityscapes"]
+    assert [name for name, mode in modes.items() if mode == "slide"] == ["cityscapes", "isaid"]
     assert load_recipe("cityscapes").evaluation["stride"] == 768
+    assert load_recipe("isaid").evaluation["crop"] == 896  # tiles of that side are seen whole
 
 
 def test_other_data_have_the_small_recipe():

@@ -30,7 +30,7 @@ from segnext.training.settings import Reporting, TrainSettings
         ({"balance": 1.5}, r"balance must be in 0\.\.1, got 1\.5"),
         ({"label_smoothing": 1}, r"label_smoothing must be in 0\.\.1 \(1 excluded\), got 1"),
         ({"reduction": "sum"}, "reduction must be mean or mean_all, got sum"),
-        ({"dtype": "float16"}, "dtype must be float32 or bfloat16, got float16"),
+        ({"dtype": "float64"}, "dtype must be float32 or bfloat16 or float16, got float64"),
         ({"seed": -1}, r"seed must be 0 or more and less than 2\^64, got -1"),
         ({"lr": "1e-3"}, "lr must be a number, got '1e-3'"),
         ({"ema": None}, "ema must be a number, got None"),

@@ -11,7 +11,7 @@ from segnext.data.labels import VOID, read_label
 from segnext.data.prepare.plan import MaskJob, Plan, Request, missing
 
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-"""Ids of COCO's categories that were named and never drawn; the files count from 0."""
+"""Ids of COCO's categories that were named and never drawn, which are ignored; the files count from 0."""
 RAW_IDS = 182
 SPLITS = ("train2017", "val2017")
 _SUFFIX = "_labelTrainIds"
@@ -30,14 +30,14 @@ class StuffMask(MaskJob):
 
     def mask(self) -> np.ndarray:
         table = np.full(1 << 16, -1, np.int16)
-        table[VOID] = VOID
+        table[[VOID, *UNUSED]] = VOID
         for raw, index in class_of_each().items():
             table[raw] = index
         ids = read_label(self.source)
         mapped = table[ids]
         if (mapped < 0).any():
             raise ValueError(
-                f"ids must be the 171 of stuffthingmaps, or 255, got {int(ids[mapped < 0][0])}; unpack the file again"
+                f"ids must be 0..{RAW_IDS - 1}, or 255, got {int(ids[mapped < 0][0])}; unpack the file again"
             )
         return mapped.astype(np.uint8)
 

@@ -17,18 +17,18 @@ def test_known_ids():
 
 @pytest.mark.parametrize("folder", ["stuffthingmaps", "annotations"])
 def test_labels(tmp_path, folder):
-    raw = [[0, 12, 255], [91, 181, 26]]
+    raw = [[0, 12, 255], [91, 181, 11]]
     write_png(tmp_path / folder / "train2017/0001.png", raw)
     write_png(tmp_path / folder / "val2017/0002.png", np.full((3, 1), 89))
     for expected in ((2, 0, 0), (0, 2, 0)):
         assert counts(prepare("coco_stuff", tmp_path)) == expected
     annotations = tmp_path / "annotations"
-    assert read_ids(annotations / "train2017/0001_labelTrainIds.png") == [[0, 11, 255], [80, 170, 24]]
+    assert read_ids(annotations / "train2017/0001_labelTrainIds.png") == [[0, 11, 255], [80, 170, 255]]
     assert read_ids(annotations / "val2017/0002_labelTrainIds.png") == [[79], [79], [79]]
 
 
-@pytest.mark.parametrize("raw", [11, 182, 254])
-def test_an_id_that_is_not_in_use_fails(tmp_path, raw):
+@pytest.mark.parametrize("raw", [182, 254])
+def test_an_id_above_the_last_one_fails(tmp_path, raw):
     write_png(tmp_path / "stuffthingmaps/val2017/1.png", [[0, raw]])
     assert f"got {raw}" in prepare("coco_stuff", tmp_path).failures[0]
 
