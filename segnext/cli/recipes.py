@@ -21,10 +21,13 @@ def recipes(
 
       segnext recipes ade20k
 
+      segnext recipes imagenet
+
       segnext train ade20k --model b --root /data/ade -o runs/ade --weights mscan_b.pth --part backbone
 
     `segnext train DATA` takes the recipe with the data set's name, and "small" for every other data set; `--recipe`
-    names another one, and each option on the line replaces one setting. `segnext val DATA` evaluates by its protocol:
+    names another one, and each option on the line replaces one setting. "imagenet" pretrains the encoder, and its
+    number is the top-1 accuracy. `segnext val DATA` evaluates by its protocol:
     whole images with this short side, or windows of a side and a stride.
     """
     from rich.console import Console

@@ -67,6 +67,25 @@ class Accuracy:
         }
 
 
+def rgb_preprocessing(what: str, model: MSCAN) -> Preprocessing:
+    """Return the preprocessing of a model's metadata; class folders hold photographs, so it must be that of RGB.
+
+    Args:
+        what: begins the message.
+        model: with or without metadata.
+
+    Raises:
+        ValueError: the model takes other channels.
+    """
+    preprocessing = Preprocessing.of(model.metadata)
+    if model.config.in_channels != 3 or len(preprocessing.mean) != 3 or preprocessing.bands is not None:
+        raise ValueError(
+            f"{what}: model must take the 3 channels of RGB for class folders, got in_channels="
+            f"{model.config.in_channels} with {len(preprocessing.mean)} means; give it the first convolution of RGB"
+        )
+    return preprocessing
+
+
 def ranks_of(logits: Tensor, labels: Tensor) -> Tensor:
     """Return how many classes come before each image's own; of equal logits the smaller id comes first.
 
@@ -105,11 +124,12 @@ def evaluate_classifier(
         after_batch: called after each batch with its number of images, for a progress bar.
 
     Raises:
+        ValueError: the model takes other channels than RGB.
         segnext.data.images.ImageError: an image cannot be read; the message names it.
         NonFiniteError: logits are NaN or Inf; the message names the image, and the weight it came from.
     """
     device = torch.device(device)
-    preprocessing = preprocessing or Preprocessing.of(model.metadata)
+    preprocessing = preprocessing or rgb_preprocessing("val", model)
     hits, start = torch.zeros(2, dtype=torch.int64), time.perf_counter()
 
     def positions(step: int) -> range:

@@ -21,9 +21,8 @@ from segnext.data.classification import ClassFolders, ClassifiedImages
 from segnext.data.classification_batches import ClassificationBatches
 from segnext.data.classification_views import ClassAugmentation
 from segnext.data.mixing import Mixing
-from segnext.data.preprocessing import Preprocessing
 from segnext.data.rand_augment import RandAugment
-from segnext.evaluation.classification import Accuracy, evaluate_classifier
+from segnext.evaluation.classification import Accuracy, evaluate_classifier, rgb_preprocessing
 from segnext.models import MSCAN, SegNeXt
 from segnext.training.checkpoint import TrainingState
 from segnext.training.classifier_settings import ClassifierSettings
@@ -109,12 +108,7 @@ class ClassifierRun(Run):
         cls, model: Any, data: Any, settings: Any, device: torch.device, ranks: Ranks
     ) -> ClassifierRun:
         """Prepare everything up to the first step; nothing is written yet."""
-        preprocessing = Preprocessing.of(model.metadata)
-        if len(preprocessing.mean) != model.config.in_channels:
-            raise ValueError(
-                f"train: in_channels of the model must be {len(preprocessing.mean)} for {data.name}, got "
-                f"{model.config.in_channels}"
-            )
+        preprocessing = rgb_preprocessing("train", model)
         images = data.open("train")
         batches = training_batches(images, len(data.classes), settings, ranks)
         torch.manual_seed(settings.seed)

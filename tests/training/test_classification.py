@@ -133,6 +133,8 @@ def test_models_that_do_not_classify_are_refused(data, tmp_path):
         run(data, tmp_path, model=narrow(features_only=True))
     with pytest.raises(ValueError, match="num_classes of the model must be 3 for imagenet, got 4"):
         run(data, tmp_path, model=narrow(num_classes=4))
+    with pytest.raises(ValueError, match="must take the 3 channels of RGB .* got in_channels=4 with 3 means"):
+        run(data, tmp_path, model=narrow(in_channels=4))
     segmentation: Any = build("segnext_t", num_classes=3)
     with pytest.raises(TypeError, match="model must be an MSCAN, got SegNeXt"):
         run(data, tmp_path, model=segmentation)
