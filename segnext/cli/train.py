@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,10 +44,21 @@ def train(
         Literal["all", "backbone"],
         typer.Option(help="backbone: take only the encoder of the weights (ImageNet)."),
     ] = "all",
+    one_step_grad: Annotated[
+        bool,
+        typer.Option(
+            "--one-step-grad",
+            help="Differentiate only the last step of the decoder's factorisation (less memory).",
+        ),
+    ] = False,
     settings: TrainSettings = TrainSettings(),  # noqa: B008 (frozen)
     device: Device = "auto",
     reporting: Reporting = Reporting(eval_every=800),  # noqa: B008 (frozen)
     threads: Threads = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the network (torch.compile); the first step takes long."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the folder's checkpoint; repeat the same options.")
     ] = False,
@@ -95,7 +106,10 @@ def train(
     configure_torch(threads)
     config = load_data_config(data, root)
     torch.manual_seed(settings.seed)  # before the model draws its weights
-    network = _network(model, weights, len(config.classes), head, part)
+    options = {"nmf_grad": "one_step"} if one_step_grad else {}
+    network = _network(model, weights, len(config.classes), head, part, options)
+    if compiled:
+        network.compile()
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     console = Console(quiet=not is_first)
     effect = "ids are kept, not names; --head reinit begins with a new classifier"
@@ -116,11 +130,13 @@ def train(
     console.print(f"weights: {output / FINAL}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _network(name: str, weights: str | None, classes: int, head: str, part: str) -> SegNeXt:
+def _network(
+    name: str, weights: str | None, classes: int, head: str, part: str, options: dict[str, Any]
+) -> SegNeXt:
     from segnext.create import create_model
     from segnext.models import SegNeXt
 
-    network = create_model(name, weights, classes, head=head, part=part)
+    network = create_model(name, weights, classes, head=head, part=part, **options)
     if not isinstance(network, SegNeXt):
         raise ValueError(f"train: model must be one of {SIZE_NAMES}, got {name}, which does not segment")
     return network

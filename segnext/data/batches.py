@@ -22,6 +22,7 @@ from segnext.data.dataset import SegmentationFolder
 from segnext.data.transforms import Augmentation
 from segnext.one_line import one_line
 
+LONGEST = 1000  # characters of the reason why an image was skipped: a path has hundreds
 PREFETCH_BATCHES = 3  # enough to even out slow images; more would only take memory
 _SHUFFLE, _AUGMENT = 0, 1  # separate streams of random numbers under one seed
 
@@ -114,7 +115,7 @@ class TrainingBatches:
             except (OSError, ValueError) as error:
                 if not self.skips:
                     raise
-                self.skipped[self.dataset.pairs[index][0]] = one_line(error)
+                self.skipped[self.dataset.pairs[index][0]] = one_line(error, LONGEST)
             else:
                 image, label = self.augmentation(*pair, rng)
                 return image, label, self.dataset.pairs[index][0]
