@@ -27,9 +27,9 @@ from segnext.data.dataset import SegmentationFolder
 from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation
 from segnext.device import choose_device
-from segnext.evaluation.evaluate import Evaluation, evaluate
+from segnext.evaluation.evaluate import Evaluation
 from segnext.models import SegNeXt
-from segnext.models.finite import NonFiniteError, first_non_finite
+from segnext.models.finite import first_non_finite
 from segnext.predict.inference import Inference
 from segnext.signals import StoppedAtOnce, stop_signals
 from segnext.training.checkpoint import NotFinite, TrainingState
@@ -46,16 +46,13 @@ from segnext.training.ranks import Ranks, joined_ranks
 from segnext.training.settings import Reporting, TrainSettings
 from segnext.training.statistics import synchronise_statistics
 from segnext.training.trainable import expect_trainable
+from segnext.training.validation import evaluate_together
 from segnext.weights.configuration import as_json
 from segnext.weights.saving import save
 
 STOPPING = "stopping after this step, with a checkpoint; once more stops at once, without it"
 
 REMEDY = "try a lower --lr, a longer --warmup or --dtype float32"
-
-
-class _FailedElsewhere(Exception):
-    """Another process cannot go on with the evaluation."""
 
 
 class Diverged(RuntimeError):
@@ -388,9 +385,17 @@ class _Run:
     def _validate(self, folder: RunFolder, stop: threading.Event | None = None) -> Evaluation | None:
         if self.validation_set is None:
             return None
-        evaluation, failure = self._share_of_evaluation(self.validation_set, stop or threading.Event())
-        failure = next(filter(None, self.ranks.gathered(failure)), None)
-        if evaluation is None or failure is not None:
+        evaluation, failure = evaluate_together(
+            self.state.average.model,
+            self.validation_set,
+            self.preprocessing,
+            self.inference,
+            self.device,
+            getattr(torch, self.settings.dtype),
+            self.ranks,
+            stop or threading.Event(),
+        )
+        if evaluation is None:
             if self.state.step == self.settings.steps and self.ranks.is_first:
                 folder.final.unlink(missing_ok=True)  # finite weights, but of no use
             raise Diverged(
@@ -398,45 +403,7 @@ class _Run:
                 f"{self.state.step - 1} with {_names(self.updated_by)} ({failure}); {self._checkpoint(folder)}; "
                 f"{REMEDY}"
             )
-        self.ranks.summed(evaluation.confusion.counts)
-        return replace(evaluation, images=len(self.validation_set))
-
-    def _share_of_evaluation(
-        self, validation_set: SegmentationFolder, stop: threading.Event
-    ) -> tuple[Evaluation | None, str | None]:
-        """Evaluate this process's images; return the result, or None and the failure, if it is one of this process.
-
-        After each image the processes agree to go on; one with an image less agrees once more.
-
-        Raises:
-            KeyboardInterrupt: a signal has reached one of the processes.
-        """
-        share = validation_set.share(self.ranks.rank, self.ranks.count)
-
-        def agree(failed: bool = False) -> None:
-            answer = self.ranks.largest(2 if failed else int(stop.is_set()))
-            if answer:
-                raise KeyboardInterrupt if answer == 1 else _FailedElsewhere
-
-        try:
-            evaluation = evaluate(
-                self.state.average.model,
-                share,
-                device=self.device,
-                dtype=getattr(torch, self.settings.dtype),
-                inference=self.inference,
-                preprocessing=self.preprocessing,
-                after_image=agree,
-            )
-            if len(share) * self.ranks.count < len(validation_set):
-                agree()
-        except NonFiniteError as error:
-            with suppress(_FailedElsewhere):
-                agree(failed=True)
-            return None, str(error)
-        except _FailedElsewhere:
-            return None, None
-        return evaluation, None
+        return evaluation
 
     def _step(self, batch: Batch, folder: RunFolder) -> float:
         """Take one optimiser step; return its loss, or NaN for a batch in which, by chance, every pixel is ignored."""
