@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,13 @@ from segnext.training.ema import AveragedModel
 from segnext.training.folder import CHECKPOINT as CHECKPOINT
 from segnext.training.folder import FINAL as FINAL
 from segnext.training.folder import NotSaved, RunFolder, expect_free, run_folder
-from segnext.training.gradients import Gradients
 from segnext.training.log import RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
-from segnext.training.parts import PartedGradients, expect_parts, labelled_weight
+from segnext.training.parts import expect_parts
 from segnext.training.ranks import Ranks, joined_ranks
 from segnext.training.settings import Reporting, TrainSettings
 from segnext.training.statistics import synchronise_statistics
+from segnext.training.step import StepGradients
 from segnext.training.trainable import expect_trainable
 from segnext.training.validation import evaluate_together
 from segnext.weights.configuration import as_json
@@ -130,7 +129,7 @@ def train(
         run.inference = inference or Inference()
         run.batches.skips = reporting.on_error == "skip"
         class_weight = ranks.of_first(lambda: run.checked(console))
-        run.class_weight = None if class_weight is None else class_weight.to(device)
+        run.gradients.class_weight = None if class_weight is None else class_weight.to(device)
         # Other processes write nothing: their rows are held back for ever.
         use = (
             run_folder(output, resume, overwrite) if ranks.is_first else nullcontext(RunFolder(output, True))
@@ -159,7 +158,7 @@ class _Run:
         recipe: the metadata of the final weights will say this about the run.
         ranks: the processes of the run.
         inference: how images are evaluated.
-        class_weight: (K,) weights of the cross-entropy; None if all classes count alike.
+        gradients: computes those of a step.
         in_step: whether a step is under way, so that model and random numbers are between two states.
         updated_by: files of the batch that changed the weights last.
     """
@@ -172,8 +171,8 @@ class _Run:
     validation_set: SegmentationFolder | None
     recipe: dict[str, Any]
     ranks: Ranks
+    gradients: StepGradients
     inference: Inference = Inference()
-    class_weight: torch.Tensor | None = None
     in_step: bool = False
     updated_by: tuple[Path, ...] = ()
 
@@ -224,7 +223,8 @@ class _Run:
             rank=ranks.rank,
             ranks=ranks.count,
         )
-        return cls(data, settings, preprocessing, state, batches, validation_set, recipe, ranks)
+        gradients = StepGradients(state, settings, preprocessing, data.ignore_index, ranks)
+        return cls(data, settings, preprocessing, state, batches, validation_set, recipe, ranks, gradients)
 
     def checked(self, console: Console) -> torch.Tensor | None:
         """Check the data set, and return the weights of the classes in the loss."""
@@ -409,10 +409,10 @@ class _Run:
         """Take one optimiser step; return its loss, or NaN for a batch in which, by chance, every pixel is ignored."""
         loss = math.nan
         # The first word with the other processes: if one of them is gone, this one is still between two steps.
-        (weight,) = self.ranks.sums(labelled_weight(batch.labels, self.data.ignore_index, self.class_weight))
+        weight = self.gradients.weight(batch)
         self.in_step = True
         if weight:
-            loss, norm = self._gradients(batch, weight)
+            loss, norm = self.gradients(batch, weight)
             if not self._overflows(loss, norm):
                 self._watch(loss, norm, batch, folder)
                 self._update(batch)
@@ -458,60 +458,6 @@ class _Run:
         if folder.saved == self.state.step:
             return f"{folder.checkpoint} holds the weights that gave it"
         return f"the last good checkpoint is {folder.checkpoint}, of step {folder.saved}"
-
-    @property
-    def is_parted(self) -> bool:
-        """Whether a batch is computed in parts, one after another or in several processes."""
-        return self.ranks.count * self.settings.accumulate > 1
-
-    def _gradients(self, batch: Batch, weight: float) -> tuple[float, float]:
-        """Leave a batch's clipped gradients in the model; return its loss and the gradient's norm before clipping.
-
-        Args:
-            batch: this process's share.
-            weight: how much the labelled pixels of the whole batch count.
-        """
-        images = batch.normalised(self.preprocessing, self.device)
-        labels = batch.labels.to(self.device)
-        if self.is_parted:
-            factor = 1 / (self.ranks.count * self.settings.accumulate)
-            if self.settings.reduction == "mean":
-                factor = batch.labels.numel() / self.settings.accumulate / weight
-            loss = self.parted(images, labels, self.state.step, factor)
-        else:
-            loss = self.gradients(images, labels)
-        if self.state.scaler.is_enabled():
-            self.state.scaler.unscale_(self.state.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.settings.clip or math.inf)
-        # Both are read at once, since this is the only place that waits for the device.
-        loss_value, norm_value = torch.stack((loss.float(), norm.float())).tolist()
-        return loss_value, norm_value
-
-    @cached_property
-    def gradients(self) -> Gradients:
-        """Computes the gradients of a batch, or of a part of one."""
-        return Gradients(self.state.model, self._loss, self.state.scaler.scale)
-
-    @cached_property
-    def parted(self) -> PartedGradients:
-        """Computes the gradients of a batch in parts."""
-        settings = self.settings
-        return PartedGradients(
-            self.state.model, self.gradients, settings.accumulate, self.ranks, settings.seed
-        )
-
-    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        dtype = getattr(torch, self.settings.dtype)
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            loss: torch.Tensor = self.state.model(  # not model.loss: wrappers see forward alone
-                images,
-                labels,
-                ignore_index=self.data.ignore_index,
-                class_weight=self.class_weight,
-                label_smoothing=self.settings.label_smoothing,
-                reduction="mean_all" if self.is_parted else self.settings.reduction,
-            )
-        return loss
 
 
 def _names(files: tuple[Path, ...]) -> str:
