@@ -60,11 +60,22 @@ def train(
         float | None,
         typer.Option(help="Stochastic depth rate of the last block; default: the size's (0.1, L 0.3)."),
     ] = None,
+    one_step_grad: Annotated[
+        bool,
+        typer.Option(
+            "--one-step-grad",
+            help="Differentiate only the last step of the decoder's factorisation (less memory).",
+        ),
+    ] = False,
     settings: Chosen[TrainSettings] = TrainSettings(),  # type: ignore[assignment]  # noqa: B008 (frozen)
     views: Chosen[ViewSettings] = ViewSettings(),  # type: ignore[assignment]  # noqa: B008 (frozen)
     device: Device = "auto",
     reporting: Reporting = Reporting(eval_every=800),  # noqa: B008 (frozen)
     threads: Threads = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the network (torch.compile); the first step takes long."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the folder's checkpoint; repeat the same options.")
     ] = False,
@@ -148,9 +159,13 @@ def train(
         config = replace(config, short_side=protocol.short_side or None)
     torch.manual_seed(resolved.seed)  # before the model draws its weights
     changes: dict[str, Any] = {} if drop_path is None else {"drop_path": drop_path}
+    if one_step_grad:
+        changes["nmf_grad"] = "one_step"
     if config.bands is not None:
         changes["in_channels"] = len(config.bands)
     network = _network(model, weights, len(config.classes), head, part, changes)
+    if compiled:
+        network.compile()
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     console = Console(quiet=not is_first)
     if chosen.name != SMALL:

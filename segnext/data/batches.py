@@ -24,6 +24,7 @@ from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation, View
 from segnext.one_line import one_line
 
+LONGEST = 1000  # characters of the reason why an image was skipped: a path has hundreds
 PREFETCH_BATCHES = 3  # enough to even out slow images; more would only take memory
 _SHUFFLE, _AUGMENT = 0, 1  # separate streams of random numbers under one seed
 
@@ -162,7 +163,7 @@ class TrainingBatches:
             except (OSError, ValueError) as error:
                 if not self.skips:
                     raise
-                self.skipped[self.dataset.pairs[index][0]] = one_line(error)
+                self.skipped[self.dataset.pairs[index][0]] = one_line(error, LONGEST)
             else:
                 return self.augmentation(*pair, rng), self.dataset.pairs[index][0]
         raise ValueError(

@@ -34,9 +34,11 @@ from segnext.training.optimiser import learning_rate_factor
 from segnext.training.ranks import Ranks
 from segnext.training.settings import Reporting, Schedule
 from segnext.training.statistics import synchronise_statistics
+from segnext.training.step import StepGradients
 
 # Fractions of the peak learning rate: 1e-6 and 1e-5 of 1e-3 in the published recipes.
 FIRST_FACTOR, LAST_FACTOR = 1e-3, 1e-2
+NO_LABEL = -1  # no image is ignored
 
 
 def train_classifier(
@@ -128,7 +130,8 @@ class ClassifierRun(Run):
         average = AveragedModel(model, settings.ema)
         state = TrainingState(model, average, optimiser, all_settings, scaler=scaler)
         validation_set = data.open("val") if "val" in data.splits else None
-        return cls(data, settings, preprocessing, state, batches, validation_set, recipe, ranks)
+        gradients = ClassifierGradients(state, settings, preprocessing, NO_LABEL, ranks)
+        return cls(data, settings, preprocessing, state, batches, validation_set, recipe, ranks, gradients)
 
     @staticmethod
     def names(data: Any) -> dict[str, Any]:
@@ -165,8 +168,14 @@ class ClassifierRun(Run):
         """Return settings, data and model in plain words, for the weights and for recipe.yaml."""
         return self.recipe | {"drop_path": self.state.model.config.drop_path}
 
-    def _weight(self, batch: Batch) -> float:
-        return float(batch.labels.numel())
+
+class ClassifierGradients(StepGradients):
+    """Computes the gradients of a classifier's steps, whose labels are probabilities (N, K)."""
+
+    def weight(self, batch: Batch) -> float:
+        """Return the number of labels in the whole batch; all count alike."""
+        (weight,) = self.ranks.sums(float(batch.labels.numel()))
+        return weight
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         dtype = getattr(torch, self.settings.dtype)

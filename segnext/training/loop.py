@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -30,7 +29,7 @@ from segnext.device import choose_device
 from segnext.evaluation.evaluate import Evaluation, evaluate
 from segnext.evaluation.measures import Measures
 from segnext.models import MSCAN, SegNeXt
-from segnext.models.finite import NonFiniteError, first_non_finite
+from segnext.models.finite import first_non_finite
 from segnext.predict.inference import Inference
 from segnext.signals import StoppedAtOnce, stop_signals
 from segnext.training.checkpoint import NotFinite, TrainingState
@@ -39,24 +38,21 @@ from segnext.training.ema import AveragedModel
 from segnext.training.folder import CHECKPOINT as CHECKPOINT
 from segnext.training.folder import FINAL as FINAL
 from segnext.training.folder import NotSaved, RunFolder, expect_free, run_folder
-from segnext.training.gradients import Gradients
 from segnext.training.log import SEGMENTATION, Measured, RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
-from segnext.training.parts import PartedGradients, expect_parts, labelled_weight
+from segnext.training.parts import expect_parts
 from segnext.training.ranks import Ranks, joined_ranks
 from segnext.training.settings import Reporting, TrainSettings
 from segnext.training.statistics import synchronise_statistics
+from segnext.training.step import StepGradients
 from segnext.training.trainable import expect_trainable
+from segnext.training.validation import evaluate_together
 from segnext.weights.configuration import as_json
 from segnext.weights.saving import save
 
 STOPPING = "stopping after this step, with a checkpoint; once more stops at once, without it"
 
 REMEDY = "try a lower --lr, a longer --warmup or --dtype float32"
-
-
-class _FailedElsewhere(Exception):
-    """Another process cannot go on with the evaluation."""
 
 
 class Diverged(RuntimeError):
@@ -137,7 +133,7 @@ def train(
         run.inference = inference or Inference()
         run.batches.skips = reporting.on_error == "skip"
         class_weight = ranks.of_first(lambda: run.checked(console))
-        run.class_weight = None if class_weight is None else class_weight.to(device)
+        run.gradients.class_weight = None if class_weight is None else class_weight.to(device)
         # Other processes write nothing: their rows are held back for ever.
         use = (
             run_folder(output, resume, overwrite) if ranks.is_first else nullcontext(RunFolder(output, True))
@@ -155,8 +151,8 @@ def train(
 class Run:
     """One session of a run, which is prepared, stepped through and finished.
 
-    It trains a segmentation; a subclass that overrides the methods without an underscore, `_weight` and `_loss` trains
-    something else with the same steps.
+    It trains a segmentation; a subclass with other batches, gradients and evaluation trains something else with the
+    same steps.
 
     Attributes:
         network: the class of the models.
@@ -171,7 +167,7 @@ class Run:
         recipe: the metadata of the final weights will say this about the run.
         ranks: the processes of the run.
         inference: how images are evaluated.
-        class_weight: (K,) weights of the cross-entropy; None if all classes count alike.
+        gradients: computes those of a step.
         in_step: whether a step is under way, so that model and random numbers are between two states.
         updated_by: files of the batch that changed the weights last.
     """
@@ -186,8 +182,8 @@ class Run:
     validation_set: SegmentationFolder | None
     recipe: dict[str, Any]
     ranks: Ranks
+    gradients: StepGradients
     inference: Inference = Inference()
-    class_weight: torch.Tensor | None = None
     in_step: bool = False
     updated_by: tuple[Path, ...] = ()
 
@@ -238,7 +234,8 @@ class Run:
             rank=ranks.rank,
             ranks=ranks.count,
         )
-        return cls(data, settings, preprocessing, state, batches, validation_set, recipe, ranks)
+        gradients = StepGradients(state, settings, preprocessing, data.ignore_index, ranks)
+        return cls(data, settings, preprocessing, state, batches, validation_set, recipe, ranks, gradients)
 
     def checked(self, console: Console) -> torch.Tensor | None:
         """Check the data set, and return the weights of the classes in the loss."""
@@ -426,9 +423,10 @@ class Run:
     def _validate(self, folder: RunFolder, stop: threading.Event | None = None) -> Measures | None:
         if self.validation_set is None:
             return None
-        evaluation, failure = self._share_of_evaluation(self.validation_set, stop or threading.Event())
-        failure = next(filter(None, self.ranks.gathered(failure)), None)
-        if evaluation is None or failure is not None:
+        evaluation, failure = evaluate_together(
+            self.evaluated, self.validation_set, self.ranks, stop or threading.Event()
+        )
+        if evaluation is None:
             if self.state.step == self.settings.steps and self.ranks.is_first:
                 folder.final.unlink(missing_ok=True)  # finite weights, but of no use
             raise Diverged(
@@ -436,45 +434,16 @@ class Run:
                 f"{self.state.step - 1} with {_names(self.updated_by)} ({failure}); {self._checkpoint(folder)}; "
                 f"{REMEDY}"
             )
-        return evaluation.of_all(self.ranks.summed, len(self.validation_set))
-
-    def _share_of_evaluation(
-        self, validation_set: SegmentationFolder, stop: threading.Event
-    ) -> tuple[Measures | None, str | None]:
-        """Evaluate this process's images; return the result, or None and the failure, if it is one of this process.
-
-        After each image the processes agree to go on; one with an image less agrees once more.
-
-        Raises:
-            KeyboardInterrupt: a signal has reached one of the processes.
-        """
-        share = validation_set.share(self.ranks.rank, self.ranks.count)
-
-        def agree(failed: bool = False) -> None:
-            answer = self.ranks.largest(2 if failed else int(stop.is_set()))
-            if answer:
-                raise KeyboardInterrupt if answer == 1 else _FailedElsewhere
-
-        try:
-            evaluation = self.evaluated(share, agree)
-            if len(share) * self.ranks.count < len(validation_set):
-                agree()
-        except NonFiniteError as error:
-            with suppress(_FailedElsewhere):
-                agree(failed=True)
-            return None, str(error)
-        except _FailedElsewhere:
-            return None, None
-        return evaluation, None
+        return evaluation
 
     def _step(self, batch: Batch, folder: RunFolder) -> float:
         """Take one optimiser step; return its loss, or NaN for a batch in which, by chance, every pixel is ignored."""
         loss = math.nan
         # The first word with the other processes: if one of them is gone, this one is still between two steps.
-        (weight,) = self.ranks.sums(self._weight(batch))
+        weight = self.gradients.weight(batch)
         self.in_step = True
         if weight:
-            loss, norm = self._gradients(batch, weight)
+            loss, norm = self.gradients(batch, weight)
             if not self._overflows(loss, norm):
                 self._watch(loss, norm, batch, folder)
                 self._update(batch)
@@ -483,10 +452,6 @@ class Run:
         self.state.step += 1
         self.in_step = False
         return loss
-
-    def _weight(self, batch: Batch) -> float:
-        """Return how much the labels of a batch count; 0: nothing can be learnt from it."""
-        return labelled_weight(batch.labels, self.data.ignore_index, self.class_weight)
 
     def _update(self, batch: Batch) -> None:
         """Change the weights and their average by the gradients in the model."""
@@ -524,60 +489,6 @@ class Run:
         if folder.saved == self.state.step:
             return f"{folder.checkpoint} holds the weights that gave it"
         return f"the last good checkpoint is {folder.checkpoint}, of step {folder.saved}"
-
-    @property
-    def is_parted(self) -> bool:
-        """Whether a batch is computed in parts, one after another or in several processes."""
-        return self.ranks.count * self.settings.accumulate > 1
-
-    def _gradients(self, batch: Batch, weight: float) -> tuple[float, float]:
-        """Leave a batch's clipped gradients in the model; return its loss and the gradient's norm before clipping.
-
-        Args:
-            batch: this process's share.
-            weight: how much the labelled pixels of the whole batch count.
-        """
-        images = batch.normalised(self.preprocessing, self.device)
-        labels = batch.labels.to(self.device)
-        if self.is_parted:
-            factor = 1 / (self.ranks.count * self.settings.accumulate)
-            if self.settings.reduction == "mean":
-                factor = batch.labels.numel() / self.settings.accumulate / weight
-            loss = self.parted(images, labels, self.state.step, factor)
-        else:
-            loss = self.gradients(images, labels)
-        if self.state.scaler.is_enabled():
-            self.state.scaler.unscale_(self.state.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.settings.clip or math.inf)
-        # Both are read at once, since this is the only place that waits for the device.
-        loss_value, norm_value = torch.stack((loss.float(), norm.float())).tolist()
-        return loss_value, norm_value
-
-    @cached_property
-    def gradients(self) -> Gradients:
-        """Computes the gradients of a batch, or of a part of one."""
-        return Gradients(self.state.model, self._loss, self.state.scaler.scale)
-
-    @cached_property
-    def parted(self) -> PartedGradients:
-        """Computes the gradients of a batch in parts."""
-        settings = self.settings
-        return PartedGradients(
-            self.state.model, self.gradients, settings.accumulate, self.ranks, settings.seed
-        )
-
-    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        dtype = getattr(torch, self.settings.dtype)
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            loss: torch.Tensor = self.state.model(  # not model.loss: wrappers see forward alone
-                images,
-                labels,
-                ignore_index=self.data.ignore_index,
-                class_weight=self.class_weight,
-                label_smoothing=self.settings.label_smoothing,
-                reduction="mean_all" if self.is_parted else self.settings.reduction,
-            )
-        return loss
 
 
 def _names(files: tuple[Path, ...]) -> str:

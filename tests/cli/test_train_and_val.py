@@ -132,6 +132,27 @@ def test_new_classes_for_old_weights(segnext, data, trained, tmp_path):
         torch.testing.assert_close(new[name], old[name], rtol=0, atol=1e-7)
 
 
+def test_the_factorisation_can_be_differentiated_in_one_step(segnext, data, trained, tmp_path):
+    status, _, _ = segnext("train", data, "-o", tmp_path / "run", *SHORT, "--one-step-grad")
+    assert status == 0
+    assert header(tmp_path / "run" / "checkpoint.safetensors")["settings"]["model.nmf_grad"] == "one_step"
+    assert rows(tmp_path / "run")[0][1] == rows(trained[0])[0][1]  # the loss before the first update
+    assert rows(tmp_path / "run")[1][1] != rows(trained[0])[1][1]
+
+
+@pytest.mark.proof
+def test_a_compiled_network_trains_and_resumes(segnext, data, trained, tmp_path):
+    command = ("train", data, "-o", tmp_path / "run", *SHORT, "--compile")
+    assert segnext(*command)[0] == 0
+    compiled, plain = (
+        [float(row[1]) for row in rows(folder) if row[1]] for folder in (tmp_path / "run", trained[0])
+    )
+    assert compiled[0] > 0 and compiled[0] == pytest.approx(
+        plain[0], rel=0.2
+    )  # it draws other random numbers
+    assert segnext(*command, "--resume")[0] == 0
+
+
 def test_only_the_backbone_of_old_weights(segnext, data, trained, tmp_path):
     _, weights = trained
     options = (

@@ -20,6 +20,7 @@ from segnext.training.settings import Reporting, TrainSettings
         ({"crop": "224"}, "crop must be a whole number, got '224'"),
         ({"seed": 1 << 64}, r"seed must be 0 or more and less than 2\^64, got 18446744073709551616"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
         ({"lr": 0.0}, "lr must be above 0, got 0.0"),
         ({"lr": float("nan")}, "lr must be above 0, got nan"),
         ({"head_lr_multiplier": -1}, "head_lr_multiplier must be above 0, got -1"),
