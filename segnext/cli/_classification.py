@@ -84,8 +84,10 @@ def train_encoder(
     reporting: Reporting,
     *,
     device: torch.device,
+    compiled: bool,
     resume: bool,
     overwrite: bool,
+    console: Console,
 ) -> None:
     """Train an encoder as a classifier; the arguments are the options of `segnext train`."""
     data, recipe = open_class_folders(root), load_recipe(CLASSIFICATION)
@@ -99,7 +101,8 @@ def train_encoder(
             f"train: model must be one of {', '.join(f'mscan_{size}' for size in SIZES)} for {data.name}, got {name}, "
             "which does not classify"
         )
-    console = Console()
+    if compiled:
+        model.compile()
     note_other_names(console, data.classes, model, "ids are kept, not names; --head reinit begins anew")
     accuracy = train_classifier(
         model,

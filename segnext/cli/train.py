@@ -134,7 +134,9 @@ def train(
     from segnext.training.recipes import SMALL, load_recipe, recipe_for
 
     configure_torch(threads)
-    _expect_own_options(data, recipe, settings, views)
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    console = Console(quiet=not is_first)
+    _expect_own_options(data, recipe, settings, views, one_step_grad or part != "all")
     if data == CLASSIFICATION:
         train_encoder(
             root,
@@ -147,8 +149,10 @@ def train(
             views,
             reporting,
             device=choose_device(device),
+            compiled=compiled,
             resume=resume,
             overwrite=overwrite,
+            console=console,
         )
         return
     config = load_data_config(data, root)
@@ -166,8 +170,6 @@ def train(
     network = _network(model, weights, len(config.classes), head, part, changes)
     if compiled:
         network.compile()
-    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
-    console = Console(quiet=not is_first)
     if chosen.name != SMALL:
         console.print(
             f"recipe: {chosen.name}, with {protocol}", markup=False, highlight=False, soft_wrap=True
@@ -192,7 +194,11 @@ def train(
 
 
 def _expect_own_options(
-    data: str, recipe: str | None, settings: Chosen[TrainSettings], views: Chosen[ViewSettings]
+    data: str,
+    recipe: str | None,
+    settings: Chosen[TrainSettings],
+    views: Chosen[ViewSettings],
+    has_decoder_options: bool,
 ) -> None:
     """Raise unless the options on the line mean something for what is trained."""
     from segnext.training.recipes import load_recipe
@@ -205,6 +211,11 @@ def _expect_own_options(
         raise ValueError(
             f"train: options must be those of a {kind} for {data}, got --{name}, which is one of a {other}; "
             "leave it out"
+        )
+    if is_classification and has_decoder_options:
+        raise ValueError(
+            f"train: options must be those of a classifier for {data}, got --one-step-grad or --part, which are "
+            "about a decoder; leave them out"
         )
     if recipe is not None and load_recipe(recipe).is_classification != is_classification:
         raise ValueError(

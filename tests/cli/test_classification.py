@@ -90,6 +90,12 @@ def test_train_gives_an_encoder_that_a_segmentation_starts_from(segnext, root, t
     torch.testing.assert_close(model.backbone.stages[0][0].norm1.weight, encoder.stages[0][0].norm1.weight)
 
 
+def test_other_processes_than_the_first_print_nothing(segnext, root, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    status, printed, errors = segnext("train", "imagenet", "--root", root, "-o", tmp_path / "run", *SHORT)
+    assert (status, printed) == (0, ""), errors
+
+
 def test_train_refuses_options_of_the_other_kind(segnext, root, tmp_path):
     imagenet = ("train", "imagenet", "--root", root, "-o", tmp_path / "run")
     assert "got --balance, which is one of a segmentation" in segnext(*imagenet, "--balance", 1)[2]
@@ -97,6 +103,8 @@ def test_train_refuses_options_of_the_other_kind(segnext, root, tmp_path):
         "recipe must be one of a classifier for imagenet, got small"
         in segnext(*imagenet, "--recipe", "small")[2]
     )
+    for words in (["--one-step-grad"], ["--part", "backbone"]):
+        assert "which are about a decoder; leave them out" in segnext(*imagenet, *words)[2]
     assert "which does not classify" in segnext(*imagenet, "--model", "segnext_t")[2]
     camvid = ("train", "camvid", "--root", root, "-o", tmp_path / "run")
     assert "got --mixup, which is one of a classifier" in segnext(*camvid, "--mixup", 1)[2]
