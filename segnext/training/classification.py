@@ -24,16 +24,13 @@ from segnext.data.mixing import Mixing
 from segnext.data.rand_augment import RandAugment
 from segnext.evaluation.classification import Accuracy, evaluate_classifier, rgb_preprocessing
 from segnext.models import MSCAN, SegNeXt
-from segnext.training.checkpoint import TrainingState
 from segnext.training.classifier_settings import ClassifierSettings
-from segnext.training.determining import determining
-from segnext.training.ema import AveragedModel
 from segnext.training.log import CLASSIFICATION, Measured
 from segnext.training.loop import Run, train
 from segnext.training.optimiser import learning_rate_factor
 from segnext.training.ranks import Ranks
 from segnext.training.settings import Reporting, Schedule
-from segnext.training.statistics import synchronise_statistics
+from segnext.training.start import starting_state
 from segnext.training.step import StepGradients
 
 # Fractions of the peak learning rate: 1e-6 and 1e-5 of 1e-3 in the published recipes.
@@ -113,22 +110,16 @@ class ClassifierRun(Run):
         preprocessing = rgb_preprocessing("train", model)
         images = data.open("train")
         batches = training_batches(images, len(data.classes), settings, ranks)
-        torch.manual_seed(settings.seed)
-        if settings.sync_bn:
-            synchronise_statistics(model, device)
-        model.to(device=device, memory_format=torch.channels_last).train()
-        groups = decay_groups(model, settings.lr, settings.weight_decay)
-        optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
-        recipe = settings.as_json() | {
-            "data": data.name,
-            "images": len(images),
-            "architecture": model.config.architecture,
-            "ranks": ranks.count,
-        }
-        all_settings = recipe | {"preprocessing": preprocessing.as_json()} | determining(model, data)
-        scaler = torch.amp.GradScaler(device.type, enabled=settings.dtype == "float16")
-        average = AveragedModel(model, settings.ema)
-        state = TrainingState(model, average, optimiser, all_settings, scaler=scaler)
+        state, recipe = starting_state(
+            model,
+            data,
+            settings,
+            preprocessing,
+            len(images),
+            lambda: decay_groups(model, settings.lr, settings.weight_decay),
+            device,
+            ranks,
+        )
         validation_set = data.open("val") if "val" in data.splits else None
         gradients = ClassifierGradients(state, settings, preprocessing, NO_LABEL, ranks)
         return cls(data, settings, preprocessing, state, batches, validation_set, recipe, ranks, gradients)

@@ -33,8 +33,6 @@ from segnext.models.finite import first_non_finite
 from segnext.predict.inference import Inference
 from segnext.signals import StoppedAtOnce, stop_signals
 from segnext.training.checkpoint import NotFinite, TrainingState
-from segnext.training.determining import determining
-from segnext.training.ema import AveragedModel
 from segnext.training.folder import CHECKPOINT as CHECKPOINT
 from segnext.training.folder import FINAL as FINAL
 from segnext.training.folder import NotSaved, RunFolder, expect_free, run_folder
@@ -43,7 +41,7 @@ from segnext.training.optimiser import learning_rate_factor, parameter_groups, s
 from segnext.training.parts import expect_parts
 from segnext.training.ranks import Ranks, joined_ranks
 from segnext.training.settings import Reporting, TrainSettings
-from segnext.training.statistics import synchronise_statistics
+from segnext.training.start import starting_state
 from segnext.training.step import StepGradients
 from segnext.training.trainable import expect_trainable
 from segnext.training.validation import evaluate_together
@@ -210,22 +208,16 @@ class Run:
             ignore_index=data.ignore_index,
             preprocessing=preprocessing,
         )
-        torch.manual_seed(settings.seed)
-        if settings.sync_bn:
-            synchronise_statistics(model, device)
-        model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        groups = parameter_groups(model, settings.lr, settings.weight_decay, settings.head_lr_multiplier)
-        optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
-        recipe = settings.as_json() | {
-            "data": data.name,
-            "images": len(training_set),
-            "architecture": model.config.architecture,
-            "ranks": ranks.count,
-        }
-        all_settings = recipe | {"preprocessing": preprocessing.as_json()} | determining(model, data)
-        scaler = torch.amp.GradScaler(device.type, enabled=settings.dtype == "float16")
-        average = AveragedModel(model, settings.ema)
-        state = TrainingState(model, average, optimiser, all_settings, scaler=scaler)
+        state, recipe = starting_state(
+            model,
+            data,
+            settings,
+            preprocessing,
+            len(training_set),
+            lambda: parameter_groups(model, settings.lr, settings.weight_decay, settings.head_lr_multiplier),
+            device,
+            ranks,
+        )
         batches = TrainingBatches(
             training_set,
             augmentation,

@@ -47,7 +47,12 @@ class StepGradients:
         self._parted = PartedGradients(state.model, self._whole, settings.accumulate, ranks, settings.seed)
 
     def weight(self, batch: Batch) -> float:
-        """Return how much the labelled pixels of the whole batch count, of which `batch` is this process's share."""
+        """Return how much the labelled pixels of the whole batch count, of which `batch` is this process's share.
+
+        A batch in one part has a mean of its own: there it is 1, or 0 without labelled pixels, which is found quickly.
+        """
+        if not self.is_parted:
+            return float((batch.labels != self.ignore_index).any())
         (weight,) = self.ranks.sums(labelled_weight(batch.labels, self.ignore_index, self.class_weight))
         return weight
 

@@ -103,7 +103,10 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         beside(palette={"0": [0, 0, 0]}),
         "palette must be 3 colours .* got 1 in a dict",
     ),
-    "preprocessing-list": (beside(preprocessing=[1]), "must hold mean, std, short_side, value_range, bands, got"),
+    "preprocessing-list": (
+        beside(preprocessing=[1]),
+        "must hold mean, std, short_side, value_range, bands, got",
+    ),
     "preprocessing-text": (beside(preprocessing={"mean": "abc"}), "mean must be a list of numbers, got abc"),
     "preprocessing-infinity": (
         beside(preprocessing={"std": [float("inf")] * 3}),
