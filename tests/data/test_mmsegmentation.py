@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,11 @@ from segnext.data.config import DataConfig, load_data_config
 from segnext.data.shipped import list_sets
 from tests.data.miniatures import MINIATURES, write_miniature
 from tests.data.mmseg_facts import CLASSES
+from tests.interop.mmsegmentation import PYTHON, needs_mmsegmentation
 
-IN_INTEROP = Path("~/.cache/segnext/interop/mmsegmentation/bin/python").expanduser()
-PYTHON = Path(os.environ.get("SEGNEXT_MMSEG_PYTHON", IN_INTEROP))
 NAMES = [name for name in list_sets() if name != "camvid"]  # mmsegmentation has no CamVid
 
-pytestmark = pytest.mark.skipif(
-    not PYTHON.is_file(), reason="mmsegmentation is not installed: make interop, or SEGNEXT_MMSEG_PYTHON"
-)
+pytestmark = needs_mmsegmentation
 
 
 @pytest.fixture(scope="module")

@@ -5,24 +5,19 @@ OpenCV gave stand in the other tests.
 """
 
 import hashlib
-import os
 import subprocess
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from segnext.data.photometric import Distortion, hsv_to_rgb, rgb_to_hsv
 from segnext.data.preprocessing import Preprocessing
 from segnext.data.resizing import nearest, resize_window
 from segnext.data.transforms import CROP_ATTEMPTS, Augmentation
+from tests.interop.mmsegmentation import PYTHON, needs_mmsegmentation
 
-PEER = os.environ.get("SEGNEXT_MMSEG_PYTHON")
 VECTOR = 32  # OpenCV computes so many columns at once; those left over it rounds, which it does not do in the others
 TAIL = 12  # of 255: a level that is rounded moves the hue that is computed of it
-needs_peer = pytest.mark.skipif(
-    PEER is None, reason="SEGNEXT_MMSEG_PYTHON names no interpreter with mmsegmentation"
-)
 
 
 def every_hsv() -> np.ndarray:
@@ -74,7 +69,7 @@ def draws(seed: int, ids: np.ndarray, crop: int) -> tuple[int, int, Distortion]:
     return top, left, Distortion(brightness, contrast, first, saturation, hue)
 
 
-@needs_peer
+@needs_mmsegmentation
 def test_whole_views_equal_those_of_mmsegmentation(tmp_path):
     rng, crop, ratios = np.random.default_rng(0), 64, []
     cases: dict[str, np.ndarray] = {"hsv": every_hsv()}
@@ -88,7 +83,7 @@ def test_whole_views_equal_those_of_mmsegmentation(tmp_path):
         cases[f"numbers{index}"] = np.array([*box, index, crop])
     np.savez(tmp_path / "cases.npz", count=60, **cases)
     peer = Path(__file__).with_name("published_pipeline_peer.py")
-    subprocess.run([PEER, peer, tmp_path / "cases.npz", tmp_path / "results.npz"], check=True)
+    subprocess.run([PYTHON, peer, tmp_path / "cases.npz", tmp_path / "results.npz"], check=True)
     with np.load(tmp_path / "results.npz") as theirs:
         np.testing.assert_array_equal(to_rgb(cases["hsv"]), theirs["rgb"])
         for index, (side, ratio) in enumerate(ratios):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from segnext.evaluation.metrics import ConfusionMatrix
+from tests.interop.mmsegmentation import PYTHON, needs_mmsegmentation
 
 CLASSES = 7
 SCRIPT = Path(__file__).with_name("mmseg_measures.py")
@@ -41,15 +42,13 @@ def counted(pairs: Pairs) -> ConfusionMatrix:
     return confusion
 
 
+@needs_mmsegmentation
 def test_mmsegmentation(pairs, tmp_path):
-    python = os.environ.get("SEGNEXT_MMSEG_PYTHON")
-    if not python:
-        pytest.skip("SEGNEXT_MMSEG_PYTHON names no interpreter that has mmsegmentation")
     maps = {f"prediction{index}": prediction for index, (prediction, _) in enumerate(pairs)}
     maps |= {f"label{index}": label for index, (_, label) in enumerate(pairs)}
     np.savez(tmp_path / "maps.npz", **maps)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [python, str(SCRIPT), str(tmp_path / "maps.npz"), str(CLASSES), "255"]
+    command = [str(PYTHON), str(SCRIPT), str(tmp_path / "maps.npz"), str(CLASSES), "255"]
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     (line,) = [line for line in run.stdout.splitlines() if line.startswith("measures ")]
