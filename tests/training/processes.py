@@ -50,7 +50,7 @@ def start(count: int, data: DataConfig, folder: Path, script: str) -> list[subpr
     ]
 
 
-def ended(processes: list[subprocess.Popen[str]], seconds: float = 60) -> list[tuple[int, str, str]]:
+def ended(processes: list[subprocess.Popen[str]], seconds: float = 180) -> list[tuple[int, str, str]]:
     """Return status, output and errors of each process; one that has not ended after `seconds` is killed."""
     try:
         outputs = [process.communicate(timeout=seconds) for process in processes]

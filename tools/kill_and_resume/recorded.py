@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segnext.atomic import whole_lines
+from segnext.training.log import RunLog
 
 
 class Step(NamedTuple):
@@ -27,13 +28,10 @@ def read(path: Path) -> list[Step]:
     return [Step(int(number), float.fromhex(loss), float(seconds)) for number, loss, seconds in words]
 
 
-def main() -> None:
-    import segnext.training.loop as loop
-    from segnext.__main__ import main as segnext
+def recording_log(path: Path) -> type[RunLog]:
+    """Return a log of a run that also appends each step to `path`."""
 
-    path = sys.argv[1]
-
-    class RecordingLog(loop.RunLog):
+    class RecordingLog(RunLog):
         def training(self, step: int, loss: float, *more: Any) -> None:
             super().training(step, loss, *more)
             # In one call to the system and without a buffer: a kill leaves the line out or leaves it whole.
@@ -41,7 +39,14 @@ def main() -> None:
             os.write(file, f"{step} {loss.hex()} {more[-1]:.4f}\n".encode())
             os.close(file)
 
-    loop.RunLog = RecordingLog  # type: ignore[misc]
+    return RecordingLog
+
+
+def main() -> None:
+    import segnext.training.loop as loop
+    from segnext.__main__ import main as segnext
+
+    loop.RunLog = recording_log(Path(sys.argv[1]))  # type: ignore[misc]
     sys.argv[:] = ["segnext", *sys.argv[2:]]
     segnext()
 
