@@ -19,9 +19,9 @@ from segnext.atomic import replace_file
 from segnext.models import MSCAN, SegNeXt
 from segnext.models.finite import non_finite
 from segnext.one_line import one_line
+from segnext.ranks import Ranks
 from segnext.training.determining import LATER, PREFIXES
 from segnext.training.ema import AveragedModel
-from segnext.training.ranks import Ranks
 from segnext.weights.containers import read_safetensors
 from segnext.weights.saving import in_own_memory
 

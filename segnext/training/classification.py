@@ -24,11 +24,11 @@ from segnext.data.mixing import Mixing
 from segnext.data.rand_augment import RandAugment
 from segnext.evaluation.classification import Accuracy, evaluate_classifier, rgb_preprocessing
 from segnext.models import MSCAN, SegNeXt
+from segnext.ranks import Ranks
 from segnext.training.classifier_settings import ClassifierSettings
 from segnext.training.log import CLASSIFICATION, Measured
 from segnext.training.loop import Run, train
 from segnext.training.optimiser import learning_rate_factor
-from segnext.training.ranks import Ranks
 from segnext.training.settings import Reporting, Schedule
 from segnext.training.start import starting_state
 from segnext.training.step import StepGradients

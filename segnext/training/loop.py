@@ -28,9 +28,11 @@ from segnext.data.transforms import Augmentation
 from segnext.device import choose_device
 from segnext.evaluation.evaluate import Evaluation, evaluate
 from segnext.evaluation.measures import Measures
+from segnext.evaluation.together import evaluate_together
 from segnext.models import MSCAN, SegNeXt
 from segnext.models.finite import first_non_finite
 from segnext.predict.inference import Inference
+from segnext.ranks import Ranks, joined_ranks
 from segnext.signals import StoppedAtOnce, stop_signals
 from segnext.training.checkpoint import NotFinite, TrainingState
 from segnext.training.folder import CHECKPOINT as CHECKPOINT
@@ -39,12 +41,10 @@ from segnext.training.folder import NotSaved, RunFolder, expect_free, run_folder
 from segnext.training.log import SEGMENTATION, Measured, RunLog
 from segnext.training.optimiser import learning_rate_factor, parameter_groups, set_learning_rate
 from segnext.training.parts import expect_parts
-from segnext.training.ranks import Ranks, joined_ranks
 from segnext.training.settings import Reporting, TrainSettings
 from segnext.training.start import starting_state
 from segnext.training.step import StepGradients
 from segnext.training.trainable import expect_trainable
-from segnext.training.validation import evaluate_together
 from segnext.weights.configuration import as_json
 from segnext.weights.saving import save
 
@@ -121,7 +121,7 @@ def train(
     names = kind.names(data)
     as_json(names, model.config.num_classes, model.config.in_channels, "save")  # raises what `save` would
     output = at_home(output)
-    with joined_ranks(device) as (ranks, device):
+    with joined_ranks("train", device) as (ranks, device):
         expect_parts(settings.batch_size, settings.crop, settings.accumulate, ranks.count)
         if ranks.is_first:
             expect_free(output, resume, overwrite)  # before the data are read, which can take long

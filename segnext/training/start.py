@@ -11,10 +11,10 @@ from segnext.data.classification import ClassFolders
 from segnext.data.config import DataConfig
 from segnext.data.preprocessing import Preprocessing
 from segnext.models import MSCAN, SegNeXt
+from segnext.ranks import Ranks
 from segnext.training.checkpoint import TrainingState
 from segnext.training.determining import determining
 from segnext.training.ema import AveragedModel
-from segnext.training.ranks import Ranks
 from segnext.training.settings import TrainSettings
 from segnext.training.statistics import synchronise_statistics
 

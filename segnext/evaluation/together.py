@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from segnext.evaluation.measures import Measures
 from segnext.models.finite import NonFiniteError
-from segnext.training.ranks import Ranks
+from segnext.ranks import Ranks
 
 _GO_ON, _STOP, _FAILED = 0, 1, 2  # what a process says after an image; the largest counts
 

@@ -34,14 +34,15 @@ class Ranks:
         rank: number of this process, from 0.
         count: number of processes.
         messages: the gloo group of all processes; None for one process.
+        command: what they do; it stands in front of errors.
 
     Attributes:
         is_first: whether this process writes the files and prints.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, messages: Any = None) -> None:
+    def __init__(self, rank: int = 0, count: int = 1, messages: Any = None, command: str = "") -> None:
         self.rank, self.count = rank, count
-        self._messages = messages
+        self._messages, self._command = messages, command
 
     @property
     def is_first(self) -> bool:
@@ -93,7 +94,7 @@ class Ranks:
                 dist.broadcast_object_list(sent, src=0, group=self._messages)
         if not sent[0]:
             raise RankFailed(
-                "train: the first process must begin the run, got its failure; its message says why"
+                f"{self._command}: the first process must begin the run, got its failure; its message says why"
             )
         value: Value = sent[1]
         return value
@@ -121,8 +122,8 @@ class Ranks:
                 raise
             first_line = str(error).strip().partition("\n")[0]
             raise RankFailed(
-                f"train: all {self.count} processes must be at work, got none or a late answer in process {self.rank}; "
-                f"the one that failed says why ({first_line[:200]})"
+                f"{self._command}: all {self.count} processes must be at work, got none or a late answer in process "
+                f"{self.rank}; the one that failed says why ({first_line[:200]})"
             ) from error
 
 
@@ -140,12 +141,13 @@ def unflatten(joined: Tensor, tensors: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def joined_ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
+def joined_ranks(command: str, device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     """Join the processes that torchrun started, until the block ends.
 
     Without torchrun there is one process. Processes that were joined before (`init_process_group`) stay so.
 
     Args:
+        command: what the processes do; it stands in front of errors.
         device: where this process is to compute; a GPU without a number becomes that of LOCAL_RANK.
 
     Yields:
@@ -157,23 +159,24 @@ def joined_ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
         return
     if device.type == "cuda":
         if device.index is None:
-            device = torch.device("cuda", _local_rank())
+            device = torch.device("cuda", _local_rank(command))
         torch.cuda.set_device(device)
     is_ours = not dist.is_initialized()
     if is_ours:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield Ranks(dist.get_rank(), count, dist.new_group(backend="gloo", timeout=TIMEOUT)), device
+        messages = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        yield Ranks(dist.get_rank(), count, messages, command), device
     finally:
         if is_ours:
             dist.destroy_process_group()
 
 
-def _local_rank() -> int:
+def _local_rank(command: str) -> int:
     rank, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if rank >= devices:
         raise ValueError(
-            f"train: processes per machine must be at most its {devices} GPUs, got number {rank} counted from 0; "
+            f"{command}: processes per machine must be at most its {devices} GPUs, got number {rank} counted from 0; "
             "start fewer with --nproc-per-node"
         )
     return rank
