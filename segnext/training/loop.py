@@ -48,6 +48,7 @@ from segnext.training.trainable import expect_trainable
 from segnext.weights.configuration import as_json
 from segnext.weights.saving import save
 
+HUNG = "the last checkpoint stays, go on with --resume"  # what to do when a process hangs
 STOPPING = "stopping after this step, with a checkpoint; once more stops at once, without it"
 
 REMEDY = "try a lower --lr, a longer --warmup or --dtype float32"
@@ -121,7 +122,7 @@ def train(
     names = kind.names(data)
     as_json(names, model.config.num_classes, model.config.in_channels, "save")  # raises what `save` would
     output = at_home(output)
-    with joined_ranks("train", device) as (ranks, device):
+    with joined_ranks("train", device, HUNG) as (ranks, device):
         expect_parts(settings.batch_size, settings.crop, settings.accumulate, ranks.count)
         if ranks.is_first:
             expect_free(output, resume, overwrite)  # before the data are read, which can take long

@@ -17,7 +17,8 @@ from segnext.evaluation.evaluate import evaluate
 from segnext.training.loop import CHECKPOINT
 from segnext.training.settings import Reporting
 from tests.data.synthetic import write_data_set
-from tests.training.processes import ROOT, ended, run_together, start, yaml_of
+from tests.processes import ROOT, ended
+from tests.training.processes import run_together, start, yaml_of
 from tests.training.runs import assert_equal_runs, header, rows, run, tensors
 
 FOUR = "batch_size=4, steps=4"
