@@ -1,21 +1,18 @@
-"""The evaluation of a run's averaged weights: each process has its share of the images, and each image is seen once."""
+"""An evaluation by all processes of a run: each has its share of the images, and each image is seen once."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Protocol
 
 from segnext.evaluation.measures import Measures
 from segnext.models.finite import NonFiniteError
 from segnext.ranks import Ranks
 
-_GO_ON, _STOP, _FAILED = 0, 1, 2  # what a process says after an image; the largest counts
 
-
-class _FailedElsewhere(Exception):
-    """Another process cannot go on with the evaluation."""
+class _Over(Exception):
+    """A process was stopped, or cannot go on with the evaluation."""
 
 
 class Shared(Protocol):
@@ -33,6 +30,7 @@ def evaluate_together(
     dataset: Shared,
     ranks: Ranks,
     stop: threading.Event,
+    look: Callable[[int], None] = lambda done: None,
 ) -> tuple[Measures | None, str | None]:
     """Evaluate a model that is the same in all processes.
 
@@ -41,32 +39,34 @@ def evaluate_together(
         dataset: the whole data set, the same in all processes.
         ranks: the processes.
         stop: set when a signal has reached this process.
+        look: called after each image with the number that all processes have done.
 
     Returns:
         The evaluation of all images, or None and why there is none: logits that are not finite.
 
     Raises:
         KeyboardInterrupt: a signal has reached one of the processes.
+        segnext.ranks.RankFailed: another process has failed in another way.
     """
-    share = dataset.share(ranks.rank, ranks.count)
-
-    def agree(failed: bool = False) -> None:
-        answer = ranks.largest(_FAILED if failed else _STOP if stop.is_set() else _GO_ON)
-        if answer != _GO_ON:
-            raise KeyboardInterrupt if answer == _STOP else _FailedElsewhere
-
     evaluation, failure = None, None
-    try:
-        evaluation = evaluated(share, agree)
-        if len(share) * ranks.count < len(dataset):  # this process has an image less than others
-            agree()
-    except NonFiniteError as error:
-        failure = str(error)
-        with suppress(_FailedElsewhere):
-            agree(failed=True)
-    except _FailedElsewhere:
-        pass
-    failures = [found for found in ranks.gathered(failure) if found is not None]
-    if failures or evaluation is None:
-        return None, next(iter(failures), None)
+    with ranks.shared_work(stop) as work:
+
+        def after_image() -> None:
+            look(work.done())
+            if work.is_over():
+                raise _Over
+
+        try:
+            evaluation = evaluated(dataset.share(ranks.rank, ranks.count), after_image)
+        except NonFiniteError as error:
+            failure = str(error)
+            work.end()
+        except _Over:
+            pass
+        work.wait(look)
+    all_ended = ranks.gathered((failure, stop.is_set(), evaluation is None))
+    if any(is_stopped for _, is_stopped, _ in all_ended):
+        raise KeyboardInterrupt
+    if any(is_missing for _, _, is_missing in all_ended) or evaluation is None:
+        return None, next((found for found, _, _ in all_ended if found is not None), None)
     return evaluation.of_all(ranks.summed, len(dataset)), None
