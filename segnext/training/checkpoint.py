@@ -61,6 +61,11 @@ class TrainingState:
     losses: list[float] = field(default_factory=list)
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
 
+    @property
+    def device(self) -> torch.device:
+        """The device on which the model is."""
+        return next(self.model.parameters()).device
+
     def save(self, path: Path) -> None:
         """Write the state and torch's random number generators to `path`.
 
@@ -189,20 +194,17 @@ class TrainingState:
 
     def _random_states(self) -> dict[str, Tensor]:
         states = {"cpu": torch.get_rng_state()}
-        if self._device().type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self._device())
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
         return states
 
     def _set_random_states(self, states: dict[str, Tensor], path: Path) -> None:
         try:
             torch.set_rng_state(states["cpu"])
-            if "cuda" in states and self._device().type == "cuda":
-                torch.cuda.set_rng_state(states["cuda"], self._device())
+            if "cuda" in states and self.device.type == "cuda":
+                torch.cuda.set_rng_state(states["cuda"], self.device)
         except (KeyError, RuntimeError, TypeError):
             raise _damaged(path, "no state of the random numbers") from None
-
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
-from segnext.evaluation.measures import Measures
+from segnext.evaluation.measures import Result
 from segnext.models.finite import NonFiniteError
 from segnext.training.ranks import Ranks
+
+Images = TypeVar("Images", bound="Shared")
 
 _GO_ON, _STOP, _FAILED = 0, 1, 2  # what a process says after an image; the largest counts
 
@@ -24,16 +26,16 @@ class Shared(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
-    def share(self, rank: int, ranks: int, /) -> Any:
+    def share(self: Images, rank: int, ranks: int, /) -> Images:
         """Return every `ranks`-th image, from number `rank`, as a data set of the same kind."""
 
 
 def evaluate_together(
-    evaluated: Callable[[Any, Callable[[], None]], Measures],
-    dataset: Shared,
+    evaluated: Callable[[Images, Callable[[], None]], Result],
+    dataset: Images,
     ranks: Ranks,
     stop: threading.Event,
-) -> tuple[Measures | None, str | None]:
+) -> tuple[Result | None, str | None]:
     """Evaluate a model that is the same in all processes.
 
     Args:
