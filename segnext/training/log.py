@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segnext.atomic import append_text, replace_bytes, replace_text, whole_lines
+from segnext.training.patience import exhausted
 
 RESULTS, CURVES = "results.csv", "curves.png"
 COLUMNS = ("step", "loss", "learning_rate", "images_per_second")
@@ -67,7 +68,7 @@ class RunLog:
         self._images = 0
         self._seconds = 0.0
         rows = [] if hold else [row for row in _read_rows(self.path) if int(row["step"]) <= first_step]
-        self._evaluated = {int(row["step"]) for row in rows if row.get(measured.columns[0])}
+        self._measures = dict(zip(*_column(rows, measured.columns[0]), strict=True))
         columns = (*COLUMNS, *measured.columns)
         self._held: list[str] | None = [_line(columns)]
         self._held += [_line([row.get(name) or "" for name in columns]) for row in rows]
@@ -106,7 +107,11 @@ class RunLog:
 
     def evaluated(self, step: int) -> bool:
         """Return whether there is a row of an evaluation at `step`."""
-        return step in self._evaluated
+        return step in self._measures
+
+    def exhausted(self, patience: int) -> str | None:
+        """Return why the run ends early, see `segnext.training.patience`; None if it goes on."""
+        return exhausted(self._measures, patience, self.measured.names[0])
 
     def note(self, text: str) -> None:
         """Print one line above the progress."""
@@ -137,7 +142,7 @@ class RunLog:
     def evaluation(self, step: int, first: float, second: float, seconds: float) -> None:
         """Record an evaluation on the validation split: the two measures, for instance mIoU and pixel accuracy."""
         self._append(step, "", "", "", f"{first:.5f}", f"{second:.5f}")
-        self._evaluated.add(step)
+        self._measures[step] = float(f"{first:.5f}")
         self.note(
             f"step {step}/{self.steps}  val {self.measured.names[0]} {first:.4f}  "
             f"{self.measured.names[1]} {second:.4f}  ({seconds:.0f} s)"
@@ -199,6 +204,13 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _column(rows: Sequence[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
-    filled = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-    filled = [(step, value) for step, value in filled if math.isfinite(value)]
-    return [step for step, _ in filled], [value for _, value in filled]
+    filled = [(int(row["step"]), _number(row.get(name))) for row in rows]
+    finite = [(step, value) for step, value in filled if math.isfinite(value)]
+    return [step for step, _ in finite], [value for _, value in finite]
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:  # somebody changed the file
+        return math.nan

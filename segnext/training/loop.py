@@ -57,7 +57,7 @@ def train(
         data: the data set; its `val` split, if it has one, is evaluated.
         output: the run's folder.
         settings: they determine the result.
-        reporting: it does not change the result.
+        reporting: it does not change the result, but that evaluations end a run early if the settings have patience.
         inference: how images are evaluated; whole, at the data's short side, by default.
         device: the device to train on; "cuda" and "auto" are each process's own GPU.
         resume: go on from the folder's checkpoint (from the start if it has none yet). The result is bit-identical
@@ -105,8 +105,7 @@ def train_task(
             expect_free(output, resume, overwrite)  # before the data are read, which can take long
         else:
             console = Console(quiet=True)
-        start = Start.of(task, device, ranks)
-        start.batches.skips = reporting.on_error == "skip"
+        start = Start.of(task, reporting, device, ranks)
         start.check(task, ranks, console)
         # Other processes write nothing: their rows are held back for ever.
         use = (

@@ -106,6 +106,8 @@ class Run(Generic[Images, Result]):
                 self._save_weights(None)
             if self._is_evaluated(state.step) and not self.ranks.of_first(lambda: log.evaluated(state.step)):
                 evaluation = self._evaluate(log, stop)
+            if self._ends_early(log):
+                return evaluation
             clock = time.perf_counter()
             for batch in self.batches.iterate(state.step, settings.steps, self.reporting.workers):
                 factor = self.task.factor(state.step)
@@ -121,11 +123,14 @@ class Run(Generic[Images, Result]):
                     self._save_weights(None)
                 if self._is_evaluated(state.step):
                     evaluation = self._evaluate(log, stop)
+                    last = last or self._ends_early(log)
                 is_stopped = not last and self.ranks.largest(int(stop.is_set())) > 0
                 if last or is_stopped:
                     self._list_skipped(log)
                 if is_stopped:
                     raise KeyboardInterrupt
+                if last:
+                    break
                 clock = time.perf_counter()
         return evaluation
 
@@ -134,6 +139,19 @@ class Run(Generic[Images, Result]):
         evaluation = evaluation or self._validate()  # None if the run was resumed after its last step
         self._save_weights(evaluation)
         return evaluation
+
+    def _ends_early(self, log: RunLog) -> bool:
+        """Whether the evaluations so far end the run before its last step; then the checkpoint says so."""
+        state, settings = self.state, self.settings
+        if not settings.patience or state.step == settings.steps:
+            return False
+        why = self.ranks.of_first(lambda: state.ended or log.exhausted(settings.patience))
+        if why and not state.ended:
+            state.ended = why
+            self._save(log)
+        if why:
+            log.note(f"ended at step {state.step} of {settings.steps}: {why}")
+        return bool(why)
 
     def _step(self, batch: Batch) -> float:
         """Take one optimiser step; return its loss, or NaN for a batch in which, by chance, every pixel is ignored."""
@@ -173,7 +191,10 @@ class Run(Generic[Images, Result]):
         """Write the averaged weights with their metadata, in the first process."""
         if not self.ranks.is_first:
             return
-        ended = {"seconds": round(self.state.seconds), "finished": _today(), **_versions(self.state.device)}
+        ended: dict[str, Any] = {"seconds": round(self.state.seconds), "finished": _today()}
+        if self.state.ended:
+            ended["ended"] = f"at step {self.state.step}: {self.state.ended}"
+        ended |= _versions(self.state.device)
         metadata = {
             **self.task.names(),
             "preprocessing": self.task.preprocessing.as_json(),

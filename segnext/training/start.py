@@ -12,7 +12,9 @@ from segnext.data.batches import Batches
 from segnext.training.checkpoint import TrainingState
 from segnext.training.determining import determining
 from segnext.training.ema import AveragedModel
+from segnext.training.patience import expect_evaluations
 from segnext.training.ranks import Ranks
+from segnext.training.settings import Reporting
 from segnext.training.statistics import synchronise_statistics
 from segnext.training.step import StepGradients
 from segnext.training.task import Task
@@ -38,10 +40,16 @@ class Start(Generic[Images]):
     recipe: dict[str, Any]
 
     @classmethod
-    def of(cls, task: Task[Images, Any], device: torch.device, ranks: Ranks) -> Start[Images]:
+    def of(
+        cls, task: Task[Images, Any], reporting: Reporting, device: torch.device, ranks: Ranks
+    ) -> Start[Images]:
         """Prepare everything up to the first step; nothing is written yet."""
         batches, validation_set = task.batches(ranks), task.validation_set()
+        batches.skips = reporting.on_error == "skip"
+        expect_evaluations(task.settings, reporting, validation_set is not None)
         state, recipe = starting_state(task, batches.size, device, ranks)
+        if task.settings.patience:  # then the evaluations decide when the run ends
+            state.settings["eval_every"] = reporting.eval_every
         return cls(state, batches, validation_set, task.gradients(state, ranks), recipe)
 
     def check(self, task: Task[Images, Any], ranks: Ranks, console: Console) -> None:
