@@ -91,11 +91,12 @@ class Run(Generic[Images, Result]):
                 folder.path,
                 settings.steps,
                 state.step,
-                self.reporting.log_every,
+                self.reporting,
                 state.losses,
                 self.console,
                 hold=folder.replaces,
                 measured=self.task.measured,
+                device=state.device,
             ) as log,
             stop_signals(STOPPING) as stop,
             self._saved_at_the_end(log),
@@ -110,12 +111,13 @@ class Run(Generic[Images, Result]):
                 return evaluation
             clock = time.perf_counter()
             for batch in self.batches.iterate(state.step, settings.steps, self.reporting.workers):
+                waited = time.perf_counter() - clock
                 factor = self.task.factor(state.step)
                 set_learning_rate(state.optimiser.param_groups, factor)
                 loss = self._step(batch)
                 seconds = time.perf_counter() - clock
                 state.seconds += seconds
-                log.training(state.step, loss, settings.lr * factor, settings.batch_size, seconds)
+                log.training(state.step, loss, settings.lr * factor, settings.batch_size, seconds, waited)
                 last = state.step == settings.steps
                 if last or _due(state.step, self.reporting.checkpoint_every):
                     self._save(log)
@@ -212,7 +214,8 @@ class Run(Generic[Images, Result]):
         """Evaluate and record it; a signal ends the evaluation early, since a resumed run makes it again."""
         evaluation = self._validate(stop)
         if evaluation is not None:
-            log.evaluation(self.state.step, *evaluation.headline, evaluation.seconds)
+            summary = evaluation.summary(self.task.data.classes)
+            log.evaluation(self.state.step, evaluation.headline, evaluation.seconds, summary)
         return evaluation
 
     def _validate(self, stop: threading.Event | None = None) -> Result | None:
