@@ -97,6 +97,7 @@ class Run(Generic[Images, Result]):
                 hold=folder.replaces,
                 measured=self.task.measured,
                 device=state.device,
+                has_val=self.validation_set is not None,
             ) as log,
             stop_signals(STOPPING) as stop,
             self._saved_at_the_end(log),
