@@ -11,6 +11,7 @@ from segnext.atomic import remove_leftovers, replace_text, sync_folder
 from segnext.locks import sole_use
 from segnext.training.checkpoint import TrainingState
 from segnext.training.curves import CURVES
+from segnext.training.events import EVENTS
 from segnext.training.log import RunLog
 from segnext.training.records import RESULTS, ROWS
 
@@ -147,6 +148,8 @@ def _replace_earlier(path: Path) -> None:
     """Let the first files of a new run take the places of an earlier run's; this can be repeated at any point."""
     for name in (FINAL, CURVES, RECIPE, SKIPPED):
         (path / name).unlink(missing_ok=True)
+    for events in path.glob(EVENTS):
+        events.unlink(missing_ok=True)
     for name, first in _FIRST.items():  # the checkpoint last: while it has its first name, this is not done
         if (path / first).exists():
             os.replace(path / first, path / name)

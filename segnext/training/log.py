@@ -13,6 +13,7 @@ from rich.console import Console
 
 from segnext.atomic import replace_bytes
 from segnext.training.curves import CURVES, draw_curves
+from segnext.training.events import Events
 from segnext.training.memory import peak_memory
 from segnext.training.patience import exhausted
 from segnext.training.progress import RunProgress, in_words
@@ -71,6 +72,7 @@ class RunLog:
         self.records = Records(folder, measured.columns, first_step, hold)
         self._images = 0
         self._seconds = self._waited = 0.0
+        self._events = Events(folder, first_step, self.records.objects) if reporting.tensorboard else None
         self._steps = 0
         self._progress = RunProgress(console, steps, first_step, reporting.eval_every if has_val else None)
         self._progress.evaluation_seconds = self.records.evaluation_seconds
@@ -83,6 +85,7 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        self._tell(Events.close)
         if kind is None:
             self._plot()
 
@@ -132,7 +135,8 @@ class RunLog:
         # Cleared first: whatever fails below, a checkpoint that is written then must not count them twice.
         self.losses.clear()
         self._images, self._steps, self._seconds, self._waited = 0, 0, 0.0, 0.0
-        self.records.trained(step, row)
+        written = self.records.trained(step, row)
+        self._tell(lambda events: events.write(written))
         text = f"loss {mean:.4f}  lr {learning_rate:.2e}  {speed:.1f} images/s  wait {wait:.0%}  {in_words(row.memory)}"
         self._progress.numbers.plain = text
         if not self.console.is_terminal:
@@ -149,7 +153,8 @@ class RunLog:
             seconds: the evaluation's time.
             summary: all measures.
         """
-        self.records.evaluated(step, headline, seconds, summary)
+        written = self.records.evaluated(step, headline, seconds, summary)
+        self._tell(lambda events: events.write(written))
         first, second = self.measured.names
         self._progress.evaluated(first, headline[0], seconds)
         self.note(
@@ -168,6 +173,16 @@ class RunLog:
                 replace_bytes(self.folder / name, picture)
         except Exception as error:
             self.note(f"{name} was not drawn: {_reason(error)}")
+
+    def _tell(self, act: Callable[[Events], None]) -> None:
+        """Let TensorBoard's events follow, if there are any; what cannot be written must not end a run."""
+        if self._events is None or self.records.is_held:
+            return
+        try:
+            act(self._events)
+        except Exception as error:
+            self._events = None
+            self.note(f"TensorBoard's events end here: {_reason(error)}")
 
     def _plot(self) -> None:
         (measure, _), (name, _) = self.measured

@@ -17,6 +17,7 @@ from segnext.evaluation.measures import Result
 from segnext.models import SegNeXt
 from segnext.predict.inference import Inference
 from segnext.training.divergence import Diverged as Diverged
+from segnext.training.events import expect_tensorboard
 from segnext.training.folder import CHECKPOINT as CHECKPOINT
 from segnext.training.folder import FINAL as FINAL
 from segnext.training.folder import RunFolder, expect_free, run_folder
@@ -71,6 +72,7 @@ def train(
     Raises:
         Diverged: the loss is not finite or is 0, or the weights are not finite; the message says whether the last
             checkpoint is good.
+        ImportError: reporting asks for what is not installed.
         FileExistsError: another run is at work in the folder, or it holds one, and neither resume nor overwrite is
             set.
         OSError: a file cannot be written; the checkpoint is the last that could.
@@ -98,6 +100,8 @@ def train_task(
     console = console or Console()
     if resume and overwrite:
         raise ValueError("train: resume and overwrite must not both be set, got both; choose one")
+    if reporting.tensorboard:
+        expect_tensorboard()
     settings, device, output = task.settings, choose_device(device), at_home(output)
     with joined_ranks(device) as (ranks, device):
         expect_parts(settings.batch_size, settings.crop, settings.accumulate, ranks.count)
