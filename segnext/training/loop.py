@@ -47,8 +47,9 @@ def train(
     """Train `model` on the `train` split and write the averaged weights to `output`/final.safetensors.
 
     The folder also gets checkpoint.safetensors (the whole training state), recipe.yaml, results.csv, results.jsonl,
-    samples.png, curves.png (if matplotlib is installed) and TensorBoard's events (if asked for). On SIGINT, SIGTERM and SIGHUP a checkpoint is written before `KeyboardInterrupt`, and
-    so it is before an error that is not about a step itself: an image that cannot be read, a closed terminal.
+    samples.png, curves.png (if matplotlib is installed) and TensorBoard's events (if asked for). On SIGINT, SIGTERM and
+    SIGHUP a checkpoint is written before `KeyboardInterrupt`, and so it is before an error that is not about a step
+    itself: an image that cannot be read, a closed terminal.
 
     Under `torchrun` each process takes its share of every batch and of every evaluation, and the first one writes and
     prints; a signal to one of them stops all after the same step.

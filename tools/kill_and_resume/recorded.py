@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from segnext.atomic import whole_lines
 
@@ -28,20 +28,22 @@ def read(path: Path) -> list[Step]:
 
 
 def main() -> None:
-    import segnext.training.loop as loop
+    import segnext.training.run as run
     from segnext.__main__ import main as segnext
 
     path = sys.argv[1]
 
-    class RecordingLog(loop.RunLog):
-        def training(self, step: int, loss: float, *more: Any) -> None:
-            super().training(step, loss, *more)
+    class RecordingLog(run.RunLog):
+        def training(
+            self, step: int, loss: float, learning_rate: float, images: int, seconds: float, waited: float
+        ) -> None:
+            super().training(step, loss, learning_rate, images, seconds, waited)
             # In one call to the system and without a buffer: a kill leaves the line out or leaves it whole.
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            os.write(file, f"{step} {loss.hex()} {more[-1]:.4f}\n".encode())
+            os.write(file, f"{step} {loss.hex()} {seconds:.4f}\n".encode())
             os.close(file)
 
-    loop.RunLog = RecordingLog  # type: ignore[misc]
+    run.RunLog = RecordingLog  # type: ignore[misc]
     sys.argv[:] = ["segnext", *sys.argv[2:]]
     segnext()
 
