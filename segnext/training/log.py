@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segnext.atomic import replace_bytes
 from segnext.training.curves import CURVES, draw_curves
+from segnext.training.events import Events
 from segnext.training.memory import peak_memory
 from segnext.training.patience import exhausted
+from segnext.training.progress import RunProgress, in_words
 from segnext.training.records import Records, Trained
 from segnext.training.settings import Reporting
 
@@ -36,18 +37,19 @@ CLASSIFICATION = Measured(("val_top1", "val_top5"), ("top-1", "top-5"))
 class RunLog:
     """Writes results.csv and results.jsonl in `folder`: a row per `reporting.log_every` steps and one per evaluation.
 
-    On a terminal a progress line shows the latest numbers; elsewhere each row is also printed.
+    On a terminal two lines show the latest numbers; elsewhere each row is also printed.
 
     Args:
         folder: the run's folder.
         steps: length of the run.
         first_step: steps that are done; rows of later steps, from an interrupted session, are dropped.
-        reporting: says how many steps' losses are averaged into one row.
+        reporting: says how many steps' losses are averaged into one row, and when evaluations come.
         losses: those since the last row; changed in place, so that a checkpoint can hold them.
         console: where to print.
         hold: keep the rows in memory and an earlier run's files as they are, until `begin` is called.
         measured: what an evaluation measures.
         device: the memory of this device is recorded.
+        has_val: whether there will be evaluations, for the time that is left.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class RunLog:
         hold: bool = False,
         measured: Measured = SEGMENTATION,
         device: torch.device = _CPU,
+        has_val: bool = True,
     ) -> None:
         self.folder, self.steps, self.every = folder, steps, reporting.log_every
         self.losses, self.console = losses, console
@@ -69,15 +72,10 @@ class RunLog:
         self.records = Records(folder, measured.columns, first_step, hold)
         self._images = 0
         self._seconds = self._waited = 0.0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("training", total=steps, completed=first_step)
+        self._events = Events(folder, first_step, self.records.objects) if reporting.tensorboard else None
+        self._steps = 0
+        self._progress = RunProgress(console, steps, first_step, reporting.eval_every if has_val else None)
+        self._progress.evaluation_seconds = self.records.evaluation_seconds
 
     def __enter__(self) -> RunLog:
         self._progress.start()
@@ -87,6 +85,7 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        self._tell(Events.close)
         if kind is None:
             self._plot()
 
@@ -123,7 +122,10 @@ class RunLog:
         self._images += images
         self._seconds += seconds
         self._waited += waited
-        self._progress.update(self._task, completed=step)
+        self._steps += 1
+        if self._progress.seconds_per_step is None or step % self.every == 0:
+            self._progress.seconds_per_step = self._seconds / self._steps
+        self._progress.step(step)
         if step % self.every and step != self.steps:
             return
         counted = [value for value in self.losses if not math.isnan(value)]
@@ -132,10 +134,11 @@ class RunLog:
         row = Trained(mean, learning_rate, speed, wait, peak_memory(self.device))
         # Cleared first: whatever fails below, a checkpoint that is written then must not count them twice.
         self.losses.clear()
-        self._images, self._seconds, self._waited = 0, 0.0, 0.0
-        self.records.trained(step, row)
-        text = f"loss {mean:.4f}  lr {learning_rate:.2e}  {speed:.1f} images/s"
-        self._progress.update(self._task, description=text)
+        self._images, self._steps, self._seconds, self._waited = 0, 0, 0.0, 0.0
+        written = self.records.trained(step, row)
+        self._tell(lambda events: events.write(written))
+        text = f"loss {mean:.4f}  lr {learning_rate:.2e}  {speed:.1f} images/s  wait {wait:.0%}  {in_words(row.memory)}"
+        self._progress.numbers.plain = text
         if not self.console.is_terminal:
             self.note(f"step {step}/{self.steps}  {text}")
 
@@ -150,8 +153,10 @@ class RunLog:
             seconds: the evaluation's time.
             summary: all measures.
         """
-        self.records.evaluated(step, headline, seconds, summary)
+        written = self.records.evaluated(step, headline, seconds, summary)
+        self._tell(lambda events: events.write(written))
         first, second = self.measured.names
+        self._progress.evaluated(first, headline[0], seconds)
         self.note(
             f"step {step}/{self.steps}  val {first} {headline[0]:.4f}  {second} {headline[1]:.4f}  ({seconds:.0f} s)"
         )
@@ -167,9 +172,23 @@ class RunLog:
             if picture is not None:
                 replace_bytes(self.folder / name, picture)
         except Exception as error:
-            self.note(f"{name} was not drawn: {' '.join(str(error).split()) or type(error).__name__}")
+            self.note(f"{name} was not drawn: {_reason(error)}")
+
+    def _tell(self, act: Callable[[Events], None]) -> None:
+        """Let TensorBoard's events follow, if there are any; what cannot be written must not end a run."""
+        if self._events is None or self.records.is_held:
+            return
+        try:
+            act(self._events)
+        except Exception as error:
+            self._events = None
+            self.note(f"TensorBoard's events end here: {_reason(error)}")
 
     def _plot(self) -> None:
         (measure, _), (name, _) = self.measured
         title = self.folder.resolve().name
         self.draw(CURVES, lambda: draw_curves(self.records.rows(), title, self.steps, measure, name))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

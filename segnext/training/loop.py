@@ -17,6 +17,7 @@ from segnext.evaluation.measures import Result
 from segnext.models import SegNeXt
 from segnext.predict.inference import Inference
 from segnext.training.divergence import Diverged as Diverged
+from segnext.training.events import expect_tensorboard
 from segnext.training.folder import CHECKPOINT as CHECKPOINT
 from segnext.training.folder import FINAL as FINAL
 from segnext.training.folder import RunFolder, expect_free, run_folder
@@ -45,9 +46,10 @@ def train(
 ) -> Evaluation | None:
     """Train `model` on the `train` split and write the averaged weights to `output`/final.safetensors.
 
-    The folder also gets checkpoint.safetensors (the whole training state), results.csv and curves.png (if
-    matplotlib is installed). On SIGINT, SIGTERM and SIGHUP a checkpoint is written before `KeyboardInterrupt`, and
-    so it is before an error that is not about a step itself: an image that cannot be read, a closed terminal.
+    The folder also gets checkpoint.safetensors (the whole training state), recipe.yaml, results.csv, results.jsonl,
+    samples.png, curves.png (if matplotlib is installed) and TensorBoard's events (if asked for). On SIGINT, SIGTERM and
+    SIGHUP a checkpoint is written before `KeyboardInterrupt`, and so it is before an error that is not about a step
+    itself: an image that cannot be read, a closed terminal.
 
     Under `torchrun` each process takes its share of every batch and of every evaluation, and the first one writes and
     prints; a signal to one of them stops all after the same step.
@@ -71,6 +73,7 @@ def train(
     Raises:
         Diverged: the loss is not finite or is 0, or the weights are not finite; the message says whether the last
             checkpoint is good.
+        ImportError: reporting asks for what is not installed.
         FileExistsError: another run is at work in the folder, or it holds one, and neither resume nor overwrite is
             set.
         OSError: a file cannot be written; the checkpoint is the last that could.
@@ -98,6 +101,8 @@ def train_task(
     console = console or Console()
     if resume and overwrite:
         raise ValueError("train: resume and overwrite must not both be set, got both; choose one")
+    if reporting.tensorboard:
+        expect_tensorboard()
     settings, device, output = task.settings, choose_device(device), at_home(output)
     with joined_ranks(device) as (ranks, device):
         expect_parts(settings.batch_size, settings.crop, settings.accumulate, ranks.count)

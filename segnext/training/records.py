@@ -49,6 +49,7 @@ class Records:
 
     Attributes:
         measured: the first measure of each evaluation by its step, with the five digits of results.csv.
+        evaluation_seconds: what the last evaluation took; 0 without one.
     """
 
     def __init__(self, folder: Path, measures: tuple[str, str], first_step: int, hold: bool) -> None:
@@ -59,6 +60,8 @@ class Records:
         self.measured = {int(row["step"]): _number(row[measures[0]]) for row in rows if row.get(measures[0])}
         # A row of results.csv is written last: without it, the evaluation is made again.
         objects = [row for row in objects if "val" not in row or row["step"] in self.measured]
+        seconds = [row["seconds"] for row in objects if isinstance(row.get("seconds"), float)]
+        self.evaluation_seconds: float = seconds[-1] if seconds else 0.0
         self._held: dict[str, list[str]] | None = {
             RESULTS: [
                 _csv(self.columns),

@@ -24,6 +24,7 @@ from segnext.training.folder import NotSaved, RunFolder
 from segnext.training.log import RunLog
 from segnext.training.optimiser import set_learning_rate
 from segnext.training.ranks import Ranks
+from segnext.training.samples import SAMPLES
 from segnext.training.settings import Reporting
 from segnext.training.start import Start
 from segnext.training.task import Task
@@ -97,6 +98,7 @@ class Run(Generic[Images, Result]):
                 hold=folder.replaces,
                 measured=self.task.measured,
                 device=state.device,
+                has_val=self.validation_set is not None,
             ) as log,
             stop_signals(STOPPING) as stop,
             self._saved_at_the_end(log),
@@ -216,6 +218,7 @@ class Run(Generic[Images, Result]):
         if evaluation is not None:
             summary = evaluation.summary(self.task.data.classes)
             log.evaluation(self.state.step, evaluation.headline, evaluation.seconds, summary)
+            log.draw(SAMPLES, self.task.samples)
         return evaluation
 
     def _validate(self, stop: threading.Event | None = None) -> Result | None:

@@ -118,6 +118,7 @@ class Reporting:
     on_error: Annotated[
         OnError, "skip: the next image takes the place of one that cannot be read; skipped.txt lists them."
     ] = "stop"
+    tensorboard: Annotated[bool, "Write event files for TensorBoard too (extra: tensorboard)."] = False
 
     def __post_init__(self) -> None:
         make_plain(self)

@@ -33,8 +33,8 @@ from segnext.weights.configuration import as_json
 class Task(ABC, Generic[Images, Result]):
     """A model, data and settings that fit together, and how one is trained with the others.
 
-    It holds nothing that a step changes but the model itself. `Images` is a split of its data set, and `Result` what an
-    evaluation gives.
+    It holds nothing that a step changes but the model itself, and what the last evaluation saw. `Images` is a split of
+    its data set, and `Result` what an evaluation gives.
 
     Args:
         model: a model with fresh or pretrained weights and `len(data.classes)` classes.
@@ -125,6 +125,10 @@ class Task(ABC, Generic[Images, Result]):
         Raises:
             NonFiniteError: logits are NaN or infinite.
         """
+
+    def samples(self) -> memoryview | None:
+        """Return a picture of what the last evaluation of this process predicted, as a PNG; None if there is none."""
+        return None
 
     def described(self) -> dict[str, Any]:
         """Return what recipe.yaml and the final weights say beside settings, data and architecture."""

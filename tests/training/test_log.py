@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -36,7 +37,11 @@ def test_losses_are_averaged_without_unlabelled_batches(tmp_path):
         for step, loss in enumerate((1.0, math.nan, 2.0, math.nan, math.nan, math.nan), start=1):
             train(log, range(step, step + 1), loss=loss, images=4, seconds=0.5)
     assert lines(tmp_path)[1:] == ["3,1.50000,0.001,8.00,,", "6,nan,0.001,8.00,,"]
-    assert printed.getvalue().splitlines()[0] == "step 3/6  loss 1.5000  lr 1.00e-03  8.0 images/s"
+    (line, _) = printed.getvalue().splitlines()
+    words, memory = line.split("  wait 50%  ")
+    assert words == "step 3/6  loss 1.5000  lr 1.00e-03  8.0 images/s" and re.fullmatch(
+        r"\d+\.\d GiB", memory
+    )
 
 
 def test_the_last_step_has_a_row(tmp_path):
@@ -80,6 +85,7 @@ def test_a_terminal_shows_progress_instead_of_rows(tmp_path):
     with log:
         train(log, range(1, 7))
         log.evaluation(6, (0.5, 0.75), 1.0, {})
-    assert "6/6" in printed.getvalue() and "loss 1.0000" in printed.getvalue()
+    assert "6/6" in printed.getvalue() and "mIoU 0.5000 (1 s)" in printed.getvalue()
+    assert re.search(r"loss 1\.0000  lr 1\.00e-03  1\.0 images/s  wait 25%  \d\.\d GiB", printed.getvalue())
     assert "step 2/6" not in printed.getvalue()
     assert "step 6/6  val mIoU 0.5000  pixel accuracy 0.7500  (1 s)" in printed.getvalue()

@@ -60,7 +60,8 @@ def test_rows_of_later_steps_and_half_a_row_are_dropped(tmp_path):
     with (tmp_path / "results.jsonl").open("a") as file:
         file.write('no json\n[1]\n{"step": 1, "lo')
     again = records(tmp_path, 2)
-    assert steps(tmp_path) == [(1, "loss"), (2, "loss"), (2, "val")] and again.measured == {2: 0.25}
+    assert steps(tmp_path) == [(1, "loss"), (2, "loss"), (2, "val")]
+    assert again.measured == {2: 0.25} and again.evaluation_seconds == 1.5
     again.trained(3, ROW)
     assert steps(tmp_path)[-1] == (3, "loss")
 
