@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from segnext.evaluation.measures import Measures
-from segnext.evaluation.together import Shared, evaluate_together
+from segnext.evaluation.measures import Result
+from segnext.evaluation.together import Images, evaluate_together
 from segnext.models.finite import NonFiniteError
 from segnext.ranks import Ranks
 
 AGAIN = "begin again"  # what to do when a process hangs
 
-Result = TypeVar("Result", bound=Measures)
-
 
 def evaluate_shown(
-    evaluated: Callable[[Any, Callable[[], None]], Result],
-    dataset: Shared,
+    evaluated: Callable[[Images, Callable[[], None]], Result],
+    dataset: Images,
     ranks: Ranks,
     console: Console,
     title: str,
@@ -39,7 +36,7 @@ def evaluate_shown(
             evaluated, dataset, ranks, threading.Event(), lambda done: progress.update(task, completed=done)
         )
     if evaluation is not None:
-        return cast(Result, evaluation)
+        return evaluation
     if ranks.is_first:
         raise NonFiniteError(failure)
     raise typer.Exit(1)

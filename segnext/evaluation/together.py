@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
-from segnext.evaluation.measures import Measures
+from segnext.evaluation.measures import Result
 from segnext.models.finite import NonFiniteError
 from segnext.ranks import Ranks
+
+Images = TypeVar("Images", bound="Shared")
 
 
 class _Over(Exception):
@@ -21,17 +23,17 @@ class Shared(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
-    def share(self, rank: int, ranks: int, /) -> Any:
+    def share(self: Images, rank: int, ranks: int, /) -> Images:
         """Return every `ranks`-th image, from number `rank`, as a data set of the same kind."""
 
 
 def evaluate_together(
-    evaluated: Callable[[Any, Callable[[], None]], Measures],
-    dataset: Shared,
+    evaluated: Callable[[Images, Callable[[], None]], Result],
+    dataset: Images,
     ranks: Ranks,
     stop: threading.Event,
     look: Callable[[int], None] = lambda done: None,
-) -> tuple[Measures | None, str | None]:
+) -> tuple[Result | None, str | None]:
     """Evaluate a model that is the same in all processes.
 
     Args:

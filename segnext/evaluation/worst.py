@@ -135,6 +135,7 @@ def draw_triple(
     scored: Scored,
     palette: Sequence[Sequence[int]],
     ignore_index: int,
+    largest: tuple[int, int] = (LARGEST_PANEL, LARGEST_PANEL),
 ) -> Image.Image:
     """Return photograph, label and prediction side by side, under a caption; ignored pixels of the label are black.
 
@@ -144,6 +145,7 @@ def draw_triple(
         scored: the prediction and its measures.
         palette: the colour of each class.
         ignore_index: label that is not counted.
+        largest: width and height that each of the three may have at most.
     """
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(palette)] = palette
@@ -155,7 +157,7 @@ def draw_triple(
         draw_overlay(image, scored.mask, colours),
     ]
     for panel in panels:
-        panel.thumbnail((LARGEST_PANEL, LARGEST_PANEL))
+        panel.thumbnail(largest)
     width, height = panels[0].size
     measures = f"mIoU {scored.miou:.4f}, pixel accuracy {scored.pixel_accuracy:.4f}"
     lines = [_drawable(scored.image_file.name), measures]

@@ -26,3 +26,18 @@ def write_class_folders(root: Path, train: int = 10, val: int = 4) -> Path:
                 image = Image.fromarray(noise(class_id, number))
                 image.save(root / split / folder / f"{folder}_{number}.JPEG", quality=95)
     return root
+
+
+def write_thousand_folders(root: Path) -> Path:
+    """Write one tiny training image in each of 1,000 class folders, and one validation image in three of them.
+
+    The folders are named as ImageNet's are, the three with its real names; their images have a colour per class.
+    """
+    names = sorted({*FOLDERS, *(f"n{number:08d}" for number in range(2_000_000, 2_000_997))})
+    for split, folders in (("train", names), ("val", FOLDERS)):
+        for folder in folders:
+            (root / split / folder).mkdir(parents=True)
+            colour = np.random.default_rng(int(folder[1:])).integers(0, 256, 3, np.uint8)
+            image = Image.fromarray(np.broadcast_to(colour, (24, 32, 3)).copy())
+            image.save(root / split / folder / f"{folder}_{len(split)}.JPEG")
+    return root

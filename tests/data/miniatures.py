@@ -171,6 +171,17 @@ def pascal_context(folder: str, *, background: bool) -> Miniature:
     )
 
 
+def camvid() -> Miniature:
+    return Miniature(
+        image="images/{split}/{stem}.jpg",
+        label="labels/{split}/{stem}.png",
+        stems=("0001TP_006690", "0001TP_006720", "0016E5_07959"),
+        ids=list(range(11)),
+        ignored=[255],
+        names={"split": ("train", "val")},
+    )
+
+
 def isaid_tiles() -> Miniature:
     return Miniature(
         image="img_dir/{split}/{stem}.png",
@@ -210,6 +221,7 @@ ALL: dict[tuple[str, str], Miniature] = {
     ("coco_stuff", "annotations"): coco_stuff("images/", "annotations", prepared=False),
     ("coco_stuff", "stuffthingmaps"): coco_stuff("images/", "stuffthingmaps", prepared=False),
     ("coco_stuff", "beside"): coco_stuff("", "stuffthingmaps", prepared=False),
+    ("camvid", "inside"): camvid(),
     ("isaid", "tiles"): isaid_tiles(),
     ("isaid", "colours"): isaid_colours("images", "Semantic_masks/images"),
     ("isaid", "colours-nested"): isaid_colours("images/images", "Semantic_masks/images"),
