@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
 from segnext.atomic import replace_text
 from segnext.cli._options import Chosen
 from segnext.cli._tables import note_other_names
+from segnext.cli._together import evaluate_shown
 from segnext.create import create_model
-from segnext.data.classification import ClassFolders, open_class_folders
+from segnext.data.classification import ClassFolders, ClassifiedImages, open_class_folders
 from segnext.data.shipped import CLASSIFICATION
 from segnext.evaluation.classification import SIDE, Accuracy, evaluate_classifier
 from segnext.models import MSCAN
 from segnext.models.registry import SIZES
+from segnext.ranks import Ranks
 from segnext.training.classification import train_classifier
 from segnext.training.classifier_settings import ClassifierSettings, ViewSettings
 from segnext.training.folder import FINAL
@@ -37,24 +39,32 @@ def val_classifier(
     device: torch.device,
     dtype: str,
     matmul_precision: str,
+    ranks: Ranks,
 ) -> None:
-    """Evaluate an encoder's weights and print top-1 and top-5; the arguments are the options of `segnext val`."""
+    """Evaluate an encoder's weights and print top-1 and top-5; the arguments are the options of `segnext val`.
+
+    In several processes each evaluates its share, and the first one prints and writes.
+    """
     data = open_class_folders(root)
     images = data.open(split)
     model = _load(weights, data)
     model.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    console, side = Console(highlight=False, soft_wrap=True), trained_side(model)
+    console, side = Console(highlight=False, soft_wrap=True, quiet=not ranks.is_first), trained_side(model)
     note_other_names(console, data.classes, model, OF_IDS)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"{data.name} {split}", total=len(images))
-        accuracy = evaluate_classifier(
-            model,
-            images,
-            device=device,
-            dtype=getattr(torch, dtype),
-            side=side,
-            after_batch=lambda count: progress.advance(task, count),
+
+    def evaluated(share: ClassifiedImages, after_image: Callable[[], None]) -> Accuracy:
+        def after_batch(count: int) -> None:
+            for _ in range(count):
+                after_image()
+
+        arithmetic = getattr(torch, dtype)
+        return evaluate_classifier(
+            model, share, device=device, dtype=arithmetic, side=side, after_batch=after_batch
         )
+
+    accuracy = evaluate_shown(evaluated, images, ranks, console, f"{data.name} {split}")
+    if not ranks.is_first:
+        return
     try:
         if output is not None:  # first, since what stands behind a pipe may be gone
             said: dict[str, Any] = {

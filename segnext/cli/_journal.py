@@ -1,10 +1,17 @@
-"""The record of a `segnext predict`: one line per image as it goes, one JSON file at the end."""
+"""The record of a `segnext predict`: one line per image as it goes, one JSON file at the end.
+
+Each process of a run appends to a file of its own, since some network file systems lose lines that several processes
+append to one. The first one's begins with what all of them say about the run; the others' lie beside it, hold nothing
+but records, and count only as long as it is there. The next run takes them over before it begins, so that it may have
+another number of processes.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +25,39 @@ SUMMARY, JOURNAL = "predictions.json", "predictions.jsonl"
 _DETERMINING = ("weights_digest", "dtype", "matmul_precision", "inference", "preprocessing", "overlay")
 
 
+class Part:
+    """Keeps the records of another process than the first, in `output`/predictions.RANK.jsonl.
+
+    Args:
+        output: the folder of the results.
+        rank: number of the process, from 1.
+
+    Attributes:
+        begun: real paths of the images that this process has begun.
+        records: one per finished image of this process, by the file's real path.
+    """
+
+    def __init__(self, output: Path, rank: int) -> None:
+        self.output = output
+        self.begun: list[str] = []
+        self.records: dict[str, dict[str, Any]] = {}
+        self._file = output / f"predictions.{rank}.jsonl"
+
+    def begin(self, image: Path) -> dict[str, Any]:
+        """Return how the record of an image's new results begins."""
+        self.begun.append(real_path(image))
+        return {"image": str(image), **_stamp(image)}
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Write the record of an image whose results are written.
+
+        Raises:
+            OSError: the disk is full; the record does not count.
+        """
+        append_text(self._file, f"{json.dumps(record)}\n")
+        self.records[record["file"]] = record
+
+
 class Journal:
     """Keeps the records of finished images in `output`/predictions.jsonl, whose first line says how they were made.
 
@@ -28,6 +68,7 @@ class Journal:
         output: the folder of the results; it exists.
         run: what the summary says about the run, in the form in which JSON gives it back.
         resume: take over the records of an earlier run whose files are there; else they are not counted.
+        is_shared: other processes are going to write parts beside it.
 
     Attributes:
         records: one per finished image, by the file's real path.
@@ -36,7 +77,9 @@ class Journal:
         ValueError: the records to resume from are damaged, or of other settings.
     """
 
-    def __init__(self, output: Path, run: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, output: Path, run: Mapping[str, Any], *, resume: bool, is_shared: bool = False
+    ) -> None:
         self.output = output
         self.run = run
         self.records: dict[str, dict[str, Any]] = {}
@@ -44,9 +87,19 @@ class Journal:
             records = (_in_its_place(r) for r in _earlier(output, run) if _is_complete(output, r))
             self.records = {record["file"]: record for record in records}
         self._begun = False
-        # Records of an earlier run stay as they are until there is a new one.
-        if not any(os.path.lexists(output / name) for name in (JOURNAL, SUMMARY)):
+        parts = _parts(output)
+        if not resume:
+            _remove(parts)  # first, since they would count as parts of a new journal
+            parts = []
+        # Records of an earlier run stay as they are until there is a new one; parts need a journal beside them.
+        has_records = any(os.path.lexists(output / name) for name in (JOURNAL, SUMMARY))
+        if is_shared or parts or not has_records:
             self._write([])
+        _remove(parts)
+
+    def left(self, results: Mapping[Path, Mapping[str, Path]]) -> list[Path]:
+        """Return the images that are not done; `results` are for each image the files of its mask and overlay."""
+        return [image for image, files in results.items() if not self.is_done(image, files)]
 
     def is_done(self, image: Path, results: Mapping[str, Path]) -> bool:
         """Return whether there is a record of an image, as it is now, with results of these names."""
@@ -96,6 +149,21 @@ class Journal:
         self._write([record])
         self.records[record["file"]] = record
 
+    def take_over(self, parts: Iterable[Part], images: Iterable[Path]) -> None:
+        """Make the records of the other processes its own, once these have ended their work.
+
+        Args:
+            parts: of the other processes.
+            images: those of the run, in the order in which the summary is to list them, after all others.
+        """
+        for part in parts:
+            for file in part.begun:
+                self.records.pop(file, None)
+            self.records |= part.records
+        for file in map(real_path, images):
+            if file in self.records:
+                self.records[file] = self.records.pop(file)
+
     def _write(self, records: list[dict[str, Any]]) -> None:
         """Append records; the first time, replace the file by all that is known."""
         lines = [*records] if self._begun else [self.run, *self.records.values(), *records]
@@ -111,8 +179,18 @@ class Journal:
         content = {**self.run, "images": list(self.records.values()), "failures": failures}
         text = json.dumps(content, indent=1)
         replace_text(self.output / SUMMARY, text)
-        (self.output / JOURNAL).unlink(missing_ok=True)
+        _remove([self.output / JOURNAL, *_parts(self.output)])
         return text
+
+
+def _parts(output: Path) -> list[Path]:
+    """Return the files of other processes than the first."""
+    return sorted(path for path in output.iterdir() if re.fullmatch(r"predictions\.\d+\.jsonl", path.name))
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _stamp(image: Path) -> dict[str, Any]:
@@ -156,6 +234,9 @@ def _earlier(output: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
             _expect_regular(file)
             lines = whole_lines(file)
             found, records = json.loads(lines[0]), [json.loads(line) for line in lines[1:]]
+            for file in _parts(output):
+                _expect_regular(file)
+                records += [json.loads(line) for line in whole_lines(file)]
         elif os.path.lexists(file := output / SUMMARY):
             _expect_regular(file)
             found = json.loads(file.read_text(encoding="utf-8"))

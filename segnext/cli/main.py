@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -80,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(
             errors="replace"
         )  # a class name that the terminal lacks must not end a command
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # When a process of several fails, those that miss it say so in one line; torch would add stacks of C++.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from segnext.cli._journal import JOURNAL, SUMMARY, Journal
+from segnext.cli._journal import JOURNAL, SUMMARY
 from segnext.cli._options import (
     Device,
     InferenceOptions,
@@ -22,11 +22,12 @@ from segnext.cli._options import (
 from segnext.cli._paths import real_path
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
+    from segnext.cli._batch import Plan
     from segnext.predict.predictor import Predictor
 
-STOPPING = "stopping after this image; once more stops at once"
 LONGEST = 2000  # characters of a line about a failure
 
 
@@ -72,65 +73,71 @@ def predict(
 
       segnext predict huge.tif --mode slide --crop 1024 --stride 768 -o out/
 
+      torchrun --nproc-per-node 4 -m segnext predict photos/ -o out/
+
     For street.jpg the folder gets street_mask.png (pixels are class ids, the palette is the classes' colours)
     and street_overlay.jpg; predictions.json holds the share of every class, and times. Nothing is replaced
     without --overwrite. Images that cannot be read are listed at the end (exit status 1); the rest is done. A call
     that was stopped or killed goes on with --resume, which leaves out what is done unless the photograph changed: until
-    the end, predictions.jsonl has a line per finished image.
+    the end, predictions.jsonl has a line per finished image. Several processes, one per GPU, share the images; --resume
+    may have another number of them. On CPUs torchrun gives each one thread: say --threads.
     """
     from rich.console import Console
 
-    from segnext.cli._batch import segment
-    from segnext.cli._inputs import RESULT_ENDINGS, find_images, result_names
-    from segnext.locks import sole_use
+    from segnext.cli._batch import STOPPED, Done, segment_all
+    from segnext.device import choose_device
     from segnext.one_line import one_line
-    from segnext.signals import stop_signals
+    from segnext.ranks import joined_ranks
 
     if resume and overwrite:
         raise ValueError("predict: --resume and --overwrite must not both be given, got both; choose one")
+    with joined_ranks("predict", choose_device(device), "go on with --resume") as (ranks, chosen):
+        notes = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not ranks.is_first)
+        plan = ranks.of_first(lambda: _plan(inputs, output, overlay, resume, overwrite))
+        for note in plan.notes:
+            notes.print(f"segnext: note: {note}", markup=False)
+        done = Done(failures=plan.failures, status=1 if plan.failures else 0)
+        if plan.results:
+            predictor = _predictor(weights, chosen, dtype, options, threads, matmul_precision, value_range)
+            _set_pixel_limit(max_pixels)
+            run = _run(predictor, weights, alpha if overlay else None)
+            done = segment_all(predictor, run, plan, output, alpha, resume, ranks, notes)
+    if ranks.is_first:
+        if done.summary and as_json:
+            print(done.summary)
+        elif done.summary:
+            console = Console(highlight=False, soft_wrap=True)
+            _report(console, output, done.records, str(predictor.inference))
+        for failure in done.failures:
+            notes.print(f"segnext: {one_line(failure, LONGEST)}", markup=False)
+    if done.status:
+        said = f"{len(done.records)} of {len(plan.results) + len(plan.failures)} done, {len(done.failures)} failed"
+        notes.print(f"segnext: {said}{'; stopped, go on with --resume' * (done.status == STOPPED)}")
+        raise typer.Exit(done.status)
+
+
+def _plan(inputs: list[str], output: Path, overlay: bool, resume: bool, overwrite: bool) -> Plan:
+    """Find the images, and names for their results."""
+    from segnext.cli._batch import Plan
+    from segnext.cli._inputs import RESULT_ENDINGS, find_images, result_names
+    from segnext.one_line import one_line
+
     files, failures, left_out = find_images(inputs, output)
     names = result_names(files)
     results = {file: _result_files(output, name, overlay) for file, name in zip(files, names, strict=True)}
-    unknown = len(failures)
     _expect_free(output, results, resume, overwrite)
-    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    notes = []
     own = {name + ending for name in names for ending in RESULT_ENDINGS}
     if others := [file.name for file in left_out if file.name not in own]:
         some = ", ".join(map(one_line, others[:3])) + ", ..." * (len(others) > 3)
         count = "1 file" if len(others) == 1 else f"{len(others)} files"
-        text = f"{count} of a result's name left out: {some}; name what is a photograph itself"
-        notes.print(f"segnext: note: {text}", markup=False)
-    records: list[dict[str, Any]] = []
-    summary, stopped = "", False
-    if files:
-        predictor = _predictor(weights, device, dtype, options, threads, matmul_precision, value_range)
-        _set_pixel_limit(max_pixels)
-        output.mkdir(parents=True, exist_ok=True)
-        with sole_use("predict", output), stop_signals(STOPPING) as stop:
-            journal = Journal(output, _run(predictor, weights, alpha if overlay else None), resume=resume)
-            journal.expect_own(results)
-            failures += segment(predictor, results, alpha, journal, stop, notes)
-            records = [journal.records[file] for file in map(real_path, results) if file in journal.records]
-            stopped = stop.is_set() and len(records) < len(results)
-            try:
-                summary = "" if stopped else journal.finish(failures)
-            except OSError as error:
-                failures.append(f"{error.filename or output}: {error.strerror or error}; go on with --resume")
-        if summary and as_json:
-            print(summary)
-        elif summary:
-            _report(Console(highlight=False, soft_wrap=True), output, records, str(predictor.inference))
-    for failure in failures:
-        notes.print(f"segnext: {one_line(failure, LONGEST)}", markup=False)
-    if failures or stopped:
-        done = f"{len(records)} of {len(results) + unknown} done, {len(failures)} failed"
-        notes.print(f"segnext: {done}{'; stopped, go on with --resume' * stopped}")
-        raise typer.Exit(130 if stopped else 1)
+        notes.append(f"{count} of a result's name left out: {some}; name what is a photograph itself")
+    return Plan(results, failures, notes)
 
 
 def _predictor(
     weights: str,
-    device: str,
+    device: torch.device,
     dtype: str,
     options: InferenceOptions,
     threads: int | None,

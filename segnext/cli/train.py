@@ -118,7 +118,9 @@ def train(
     label_map: {0: 0, 255: 1}). All are checked before the first step, as `segnext doctor mine.yaml` does. The
     run's folder gets final.safetensors (the averaged weights, for `segnext predict --weights`),
     checkpoint.safetensors (for --resume, which goes on exactly as if the run had never stopped), recipe.yaml (all
-    settings), results.csv and, if matplotlib is installed, curves.png. Ctrl-C writes a checkpoint before it stops.
+    settings), results.csv, results.jsonl (all digits and classes), samples.png (predictions of a few images),
+    curves.png if matplotlib is installed, and event files with --tensorboard. Ctrl-C writes a checkpoint before it
+    stops.
     """
     from dataclasses import replace
 

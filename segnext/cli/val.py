@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,13 +23,6 @@ from segnext.cli._options import (
 )
 from segnext.cli._paths import prepare_file
 from segnext.data.shipped import CLASSIFICATION
-
-if TYPE_CHECKING:
-    from segnext.data.config import DataConfig
-    from segnext.data.dataset import SegmentationFolder
-    from segnext.evaluation.evaluate import Evaluation
-    from segnext.evaluation.worst import WorstImages
-    from segnext.models import SegNeXt
 
 MOST_WORST = 1000  # their masks are kept in memory
 
@@ -97,93 +90,55 @@ def val(
 
       segnext val mine.yaml -w runs/mine/final.safetensors --confusion confusion.png --worst-dir worst --boundary
 
+      torchrun --nproc-per-node 4 -m segnext val ade20k --root /data/ade -w segnext_b.pth --multi-scale
+
     Data sets of the paper are evaluated by its protocol (`segnext recipes`), others whole and at the size that the
     weights were trained for, unless asked otherwise; the protocol is printed. Everything comes from one confusion
     matrix over the whole set at the labels' size. Labels and images are checked first, as `segnext doctor` does:
     errors stop the command, warnings are printed. Ignored pixels count nowhere, and classes that neither occur nor
     are predicted are left out of the means. Encoders (imagenet) are evaluated by top-1 and top-5 of the centre of each
-    image, 224 pixels of 248.
+    image, 224 pixels of 248. Several processes, one per GPU, share the images and count as one would. On CPUs torchrun
+    gives each one thread: say --threads.
     """
-    from dataclasses import asdict, replace
-
-    import torch
-    from rich.console import Console
-    from rich.progress import Progress
-
     from segnext.cli._classification import val_classifier
-    from segnext.cli._tables import note_other_names, print_evaluation
-    from segnext.data.check import require_sound
-    from segnext.data.config import load_data_config
-    from segnext.data.preprocessing import Preprocessing
+    from segnext.cli._segmentation import Outputs, val_segmentation
+    from segnext.cli._together import AGAIN
     from segnext.device import choose_device
     from segnext.evaluation.confusion_picture import require_matplotlib
-    from segnext.evaluation.evaluate import evaluate
-    from segnext.evaluation.worst import LIST, WorstImages
-    from segnext.predict.predictor import network_of
-    from segnext.training.recipes import MULTI_SCALE, recipe_for
+    from segnext.evaluation.worst import LIST
+    from segnext.ranks import joined_ranks
+
+    def prepare() -> None:
+        """Make the places of the outputs before the evaluation, since it may be impossible."""
+        prepare_file("val", "output", output, overwrite)
+        prepare_file("val", "confusion", confusion, overwrite)
+        prepare_file("val", "worst-dir", worst_dir and worst_dir / LIST, overwrite)
+        if confusion is not None:
+            require_matplotlib()
 
     if data == CLASSIFICATION:
         _expect_no_segmentation(options, multi_scale, confusion, worst_dir, boundary)
-    # Before the evaluation, since it may be impossible.
-    prepare_file("val", "output", output, overwrite)
-    prepare_file("val", "confusion", confusion, overwrite)
-    prepare_file("val", "worst-dir", worst_dir and worst_dir / LIST, overwrite)
-    if confusion is not None:
-        require_matplotlib()
     configure_torch(threads, matmul_precision)
-    if data == CLASSIFICATION:
-        val_classifier(root, weights, split, output, choose_device(device), dtype, matmul_precision)
-        return
-    config = load_data_config(data, root)
-    defaults = {**recipe_for(config.name).evaluation, **(MULTI_SCALE if multi_scale else {})}
-    inference = options.over(defaults).inference()
-    model = _load(weights, config)
-    preprocessing = Preprocessing.of(model.metadata)
-    inference = inference.for_weights(preprocessing.short_side or config.short_side)
-    config = replace(
-        config,
-        value_range=config.value_range or preprocessing.value_range,
-        bands=config.bands or preprocessing.bands,
-    )
-    dataset = config.open(split)
-    chosen, arithmetic = choose_device(device), getattr(torch, dtype)
-    model.to(chosen).eval()
-    network = network_of(model, chosen, arithmetic) if deploy else model
-    deployed = network is not model
-    console = Console(highlight=False, soft_wrap=True)
-    require_sound(config, [split], console)
-    note_other_names(console, config.classes, model, "ids are compared, not names")
-    console.print(str(inference), markup=False)
-    worst = WorstImages(worst_count) if worst_dir else None
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"{config.name} {split}", total=len(dataset))
-        evaluation = evaluate(
-            network,
-            dataset,
-            device=chosen,
-            dtype=torch.float32 if deployed else arithmetic,
-            inference=inference,
+    with joined_ranks("val", choose_device(device), AGAIN) as (ranks, chosen):
+        ranks.of_first(prepare)
+        if data == CLASSIFICATION:
+            val_classifier(root, weights, split, output, chosen, dtype, matmul_precision, ranks)
+            return
+        val_segmentation(
+            data,
+            root,
+            weights,
+            split,
+            options,
+            Outputs(output, confusion, worst_dir, worst_count),
+            chosen,
+            dtype,
+            matmul_precision,
+            ranks,
+            multi_scale=multi_scale,
             boundary=boundary,
-            look=worst.look if worst else None,
-            after_image=lambda: progress.advance(task),
+            deployed=deploy,
         )
-    try:
-        if output is not None:  # first, since what stands behind a pipe may be gone
-            said = {
-                "data": config.name,
-                "split": split,
-                "weights": weights,
-                "deployed": deployed,
-                "dtype": dtype,
-                "matmul_precision": matmul_precision,
-            }
-            _save(output, {**said, "inference": asdict(inference)}, evaluation, config.classes)
-        _save_pictures(confusion, worst_dir, evaluation, worst, dataset, config)
-    finally:  # a file that cannot be written does not cost the measures
-        print_evaluation(console, evaluation, config.classes)
-    for name, place in (("measures", output), ("confusion matrix", confusion), ("worst images", worst_dir)):
-        if place is not None:
-            console.print(f"{name}: {place}", markup=False)
 
 
 def _expect_no_segmentation(options: Chosen[InferenceOptions], *others: object) -> None:
@@ -196,44 +151,3 @@ def _expect_no_segmentation(options: Chosen[InferenceOptions], *others: object) 
             f"val: options must be those of a classifier for {CLASSIFICATION}, got --{name}, which is one of a "
             "segmentation; leave it out"
         )
-
-
-def _load(weights: str, config: DataConfig) -> SegNeXt:
-    from segnext.create import create_model
-    from segnext.models import SegNeXt
-
-    model = create_model(weights=weights)
-    if not isinstance(model, SegNeXt) or model.config.num_classes != len(config.classes):
-        raise ValueError(
-            f"val: weights must be a SegNeXt of {len(config.classes)} classes for {config.name}, got "
-            f"{weights}: {model.config.architecture} of {model.config.num_classes}"
-        )
-    return model
-
-
-def _save(output: Path, said: dict[str, Any], evaluation: Evaluation, classes: tuple[str, ...]) -> None:
-    import json
-
-    from segnext.atomic import replace_text
-
-    counts = evaluation.confusion.counts.tolist()
-    text = json.dumps({**said, **evaluation.summary(classes), "confusion": counts}, indent=2) + "\n"
-    replace_text(output, text)
-
-
-def _save_pictures(
-    confusion: Path | None,
-    worst_dir: Path | None,
-    evaluation: Evaluation,
-    worst: WorstImages | None,
-    dataset: SegmentationFolder,
-    config: DataConfig,
-) -> None:
-    from segnext.atomic import replace_bytes
-    from segnext.evaluation.confusion_picture import confusion_picture
-    from segnext.evaluation.worst import save_worst
-
-    if confusion is not None:
-        replace_bytes(confusion, confusion_picture(evaluation.confusion, config.classes))
-    if worst_dir is not None and worst is not None:
-        save_worst(worst_dir, worst.ranked(), dataset, config.palette)

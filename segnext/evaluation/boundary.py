@@ -57,6 +57,11 @@ class BoundaryCounts:
         self.predicted += self._count(predicted[in_predicted])
         self.hits += self._count(true[in_true & in_predicted & (true == predicted)])
 
+    def add_others(self, summed: Callable[[Tensor], Tensor]) -> None:
+        """Make the counts those of all processes; `summed` turns a tensor into its sum over them, in place."""
+        for counts in (self.hits, self.true, self.predicted):
+            summed(torch.from_numpy(counts))
+
     @property
     def iou(self) -> Tensor:
         """(K,) float64: the boundary IoU of each class; NaN where it is 0 / 0, and of a class that is ignored."""

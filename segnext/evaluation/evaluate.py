@@ -37,6 +37,8 @@ class Evaluation:
     def of_all(self, summed: Callable[[torch.Tensor], torch.Tensor], images: int) -> Evaluation:
         """Return the evaluation of a whole set of images, of which each process has counted its share."""
         summed(self.confusion.counts)
+        if self.boundary is not None:
+            self.boundary.add_others(summed)
         return replace(self, images=images)
 
     @property

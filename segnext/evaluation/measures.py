@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
+
+Result = TypeVar("Result", bound="Measures")
 
 
 class Measures(Protocol):
@@ -19,7 +21,7 @@ class Measures(Protocol):
     def headline(self) -> tuple[float, float]:
         """The two measures that a run records, as fractions."""
 
-    def of_all(self, summed: Callable[[Tensor], Tensor], images: int, /) -> Measures:
+    def of_all(self: Result, summed: Callable[[Tensor], Tensor], images: int, /) -> Result:
         """Return the measures of a whole set of images, of which each process has counted its share.
 
         Args:

@@ -8,7 +8,8 @@ import io
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from segnext.data.dataset import SegmentationFolder
 from segnext.drawing.fonts import font_for, legible
 from segnext.drawing.overlay import INK, PAPER, draw_overlay
 from segnext.evaluation.evaluate import Predicted
+from segnext.ranks import Ranks
 
 LIST = "worst.csv"
 COLUMNS = ("rank", "miou", "pixel_accuracy", "image", "label", "picture")
@@ -86,6 +88,16 @@ class WorstImages:
         """Return the kept images, the worst one first."""
         return sorted(entry.scored for entry in self._heap)
 
+    def ranked_of_all(self, ranks: Ranks) -> list[Scored]:
+        """Return in the first process what `ranked` would return if it had taken the images of all; else nothing.
+
+        Scores are compared first, so that no more masks are sent than are kept.
+        """
+        own, no_mask = self.ranked(), np.zeros((0, 0), np.uint8)
+        scores = ranks.gathered([replace(scored, mask=no_mask) for scored in own])
+        kept = set(sorted(chain.from_iterable(scores))[: self.count])
+        return sorted(chain.from_iterable(ranks.gathered_by_first([s for s in own if s in kept])))
+
 
 def save_worst(
     folder: Path, ranked: Sequence[Scored], dataset: SegmentationFolder, palette: Sequence[Sequence[int]]
@@ -123,6 +135,7 @@ def draw_triple(
     scored: Scored,
     palette: Sequence[Sequence[int]],
     ignore_index: int,
+    largest: tuple[int, int] = (LARGEST_PANEL, LARGEST_PANEL),
 ) -> Image.Image:
     """Return photograph, label and prediction side by side, under a caption; ignored pixels of the label are black.
 
@@ -132,6 +145,7 @@ def draw_triple(
         scored: the prediction and its measures.
         palette: the colour of each class.
         ignore_index: label that is not counted.
+        largest: width and height that each of the three may have at most.
     """
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(palette)] = palette
@@ -143,7 +157,7 @@ def draw_triple(
         draw_overlay(image, scored.mask, colours),
     ]
     for panel in panels:
-        panel.thumbnail((LARGEST_PANEL, LARGEST_PANEL))
+        panel.thumbnail(largest)
     width, height = panels[0].size
     measures = f"mIoU {scored.miou:.4f}, pixel accuracy {scored.pixel_accuracy:.4f}"
     lines = [_drawable(scored.image_file.name), measures]

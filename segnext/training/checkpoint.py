@@ -19,9 +19,9 @@ from segnext.atomic import replace_file
 from segnext.models import MSCAN, SegNeXt
 from segnext.models.finite import non_finite
 from segnext.one_line import one_line
+from segnext.ranks import Ranks
 from segnext.training.determining import LATER, PREFIXES
 from segnext.training.ema import AveragedModel
-from segnext.training.ranks import Ranks
 from segnext.weights.containers import read_safetensors
 from segnext.weights.saving import in_own_memory
 
@@ -50,6 +50,7 @@ class TrainingState:
         seconds: training time so far, earlier sessions included.
         losses: losses of the steps since the last row of results.csv.
         scaler: scales the loss in float16; it is disabled for other types.
+        ended: why the run has ended before its last step; empty: it has not.
     """
 
     model: SegNeXt | MSCAN
@@ -60,6 +61,12 @@ class TrainingState:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
+    ended: str = ""
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which the model is."""
+        return next(self.model.parameters()).device
 
     def save(self, path: Path) -> None:
         """Write the state and torch's random number generators to `path`.
@@ -85,6 +92,7 @@ class TrainingState:
             "losses": json.dumps(self.losses),
             "tensors": str(len(tensors)),
             "scaler": json.dumps(self.scaler.state_dict()),
+            "ended": self.ended,
         }
         wrong = list(non_finite(tensors))
         if wrong:
@@ -134,6 +142,7 @@ class TrainingState:
         self.step = header.step
         self.seconds = header.seconds
         self.losses[:] = header.losses
+        self.ended = header.ended
         return notes
 
     def take_from_first(self, ranks: Ranks) -> None:
@@ -142,8 +151,11 @@ class TrainingState:
             return
         parameters = list(self.model.parameters())
         known = [bool(self.optimiser.state.get(parameter)) for parameter in parameters]
-        self.step, self.seconds, self.losses[:], known, scaler = ranks.of_first(
-            lambda: (self.step, self.seconds, self.losses[:], known, self.scaler.state_dict())
+        self.step, self.seconds, self.losses[:], known, scaler, self.ended = ranks.of_first(
+            lambda: (
+                *(self.step, self.seconds, self.losses[:], known),
+                *(self.scaler.state_dict(), self.ended),
+            )
         )
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(scaler)
@@ -189,20 +201,17 @@ class TrainingState:
 
     def _random_states(self) -> dict[str, Tensor]:
         states = {"cpu": torch.get_rng_state()}
-        if self._device().type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self._device())
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
         return states
 
     def _set_random_states(self, states: dict[str, Tensor], path: Path) -> None:
         try:
             torch.set_rng_state(states["cpu"])
-            if "cuda" in states and self._device().type == "cuda":
-                torch.cuda.set_rng_state(states["cuda"], self._device())
+            if "cuda" in states and self.device.type == "cuda":
+                torch.cuda.set_rng_state(states["cuda"], self.device)
         except (KeyError, RuntimeError, TypeError):
             raise _damaged(path, "no state of the random numbers") from None
-
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
 
 @dataclass(frozen=True)
@@ -215,6 +224,7 @@ class _Header:
     losses: list[float]
     tensors: int | None
     scaler: dict[str, Any]
+    ended: str
 
 
 def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
@@ -245,6 +255,7 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
             [float(loss) for loss in losses],
             int(text["tensors"]) if "tensors" in text else None,
             dict(json.loads(text.get("scaler", "{}"))),
+            one_line(text.get("ended", "")),
         )
         if not 0 <= header.seconds < math.inf:
             raise ValueError("seconds")

@@ -1,15 +1,14 @@
 """Trains an encoder as an image classifier, as DeiT (arXiv 2012.12877) and VAN are: the pretraining of SegNeXt.
 
-Steps, checkpoints, log and averaged weights are those of `segnext.training.loop`; batches, loss, learning rate and
+Steps, checkpoints, log and averaged weights are those of `segnext.training.run`; batches, loss, learning rate and
 evaluation are here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +23,15 @@ from segnext.data.mixing import Mixing
 from segnext.data.rand_augment import RandAugment
 from segnext.evaluation.classification import Accuracy, evaluate_classifier, rgb_preprocessing
 from segnext.models import MSCAN, SegNeXt
+from segnext.ranks import Ranks
+from segnext.training.checkpoint import TrainingState
 from segnext.training.classifier_settings import ClassifierSettings
 from segnext.training.log import CLASSIFICATION, Measured
-from segnext.training.loop import Run, train
+from segnext.training.loop import train_task
 from segnext.training.optimiser import learning_rate_factor
-from segnext.training.ranks import Ranks
 from segnext.training.settings import Reporting, Schedule
-from segnext.training.start import starting_state
 from segnext.training.step import StepGradients
+from segnext.training.task import Task
 
 # Fractions of the peak learning rate: 1e-6 and 1e-5 of 1e-3 in the published recipes.
 FIRST_FACTOR, LAST_FACTOR = 1e-3, 1e-2
@@ -72,73 +72,75 @@ def train_classifier(
         ValueError: data, settings and model do not fit together.
         OSError, Diverged: as `train`.
     """
-    if isinstance(model, MSCAN) and model.head is None:
-        raise ValueError(
-            f"train: model must have a head of {len(data.classes)} classes, got none; leave out features_only"
-        )
-
-    evaluation = train(
-        cast(Any, model),
-        cast(Any, data),
+    return train_task(
+        ClassificationTask(model, data, settings),
         output,
-        settings,
         reporting,
         device=device,
         resume=resume,
         overwrite=overwrite,
         console=console,
-        kind=ClassifierRun,
     )
-    return cast(Accuracy | None, evaluation)
 
 
-@dataclass
-class ClassifierRun(Run):
-    """A run whose model is an `MSCAN` and whose data set is a `ClassFolders`.
+class ClassificationTask(Task[ClassifiedImages, Accuracy]):
+    """Trains an `MSCAN` with a head on class folders.
 
-    `data`, `validation_set` and `settings` are those of a classification here; the base class only passes them on.
+    Args:
+        model: an encoder with a head of `len(data.classes)` classes.
+        data: class folders.
+        settings: they determine the result.
+
+    Raises:
+        TypeError, ValueError: as `Task`; the model has no head, or takes other channels than those of RGB.
     """
 
     network: ClassVar[type[SegNeXt | MSCAN]] = MSCAN
     measured: ClassVar[Measured] = CLASSIFICATION
+    model: MSCAN
+    data: ClassFolders
+    settings: ClassifierSettings
 
-    @classmethod
-    def prepare(
-        cls, model: Any, data: Any, settings: Any, device: torch.device, ranks: Ranks
-    ) -> ClassifierRun:
-        """Prepare everything up to the first step; nothing is written yet."""
-        preprocessing = rgb_preprocessing("train", model)
-        images = data.open("train")
-        batches = training_batches(images, len(data.classes), settings, ranks)
-        state, recipe = starting_state(
-            model,
-            data,
-            settings,
-            preprocessing,
-            len(images),
-            lambda: decay_groups(model, settings.lr, settings.weight_decay),
-            device,
-            ranks,
-        )
-        validation_set = data.open("val") if "val" in data.splits else None
-        gradients = ClassifierGradients(state, settings, preprocessing, NO_LABEL, ranks)
-        return cls(data, settings, preprocessing, state, batches, validation_set, recipe, ranks, gradients)
+    def __init__(self, model: MSCAN, data: ClassFolders, settings: ClassifierSettings) -> None:
+        if isinstance(model, MSCAN) and model.head is None:
+            raise ValueError(
+                f"train: model must have a head of {len(data.classes)} classes, got none; leave out features_only"
+            )
+        super().__init__(model, data, settings)
+        self.preprocessing = rgb_preprocessing("train", model)
 
-    @staticmethod
-    def names(data: Any) -> dict[str, Any]:
+    def names(self) -> dict[str, Any]:
         """Return what the final weights say about the classes."""
-        return {"classes": list(data.classes)}
+        return {"classes": list(self.data.classes)}
 
-    def checked(self, console: Console) -> Tensor | None:
+    def checked(self, console: Console, skips: bool) -> Tensor | None:
         """Check nothing: a million images take hours to decode, and a damaged one stops the run with its name."""
         return None
+
+    def batches(self, ranks: Ranks) -> ClassificationBatches:
+        """Return this process's share of the batches of the training split."""
+        return training_batches(self.data.open("train"), len(self.data.classes), self.settings, ranks)
+
+    def validation_set(self) -> ClassifiedImages | None:
+        """Return the `val` split; None without one."""
+        return self.data.open("val") if "val" in self.data.splits else None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Group the parameters as timm does."""
+        return decay_groups(self.model, self.settings.lr, self.settings.weight_decay)
 
     def factor(self, step: int) -> float:
         """Return the fraction of the learning rate at a step."""
         settings = self.settings
         return classifier_factor(step, settings.steps, settings.warmup, settings.schedule)
 
-    def evaluated(self, images: Any, after_image: Callable[[], None]) -> Accuracy:
+    def gradients(self, state: TrainingState, ranks: Ranks) -> ClassifierGradients:
+        """Return what computes the gradients of a step."""
+        return ClassifierGradients(state, self.settings, self.preprocessing, NO_LABEL, ranks)
+
+    def evaluated(
+        self, state: TrainingState, images: ClassifiedImages, after_image: Callable[[], None]
+    ) -> Accuracy:
         """Evaluate the averaged weights on images of the `val` split; `after_image` may raise."""
 
         def after_batch(count: int) -> None:
@@ -146,18 +148,14 @@ class ClassifierRun(Run):
                 after_image()
 
         return evaluate_classifier(
-            self.state.average.model,
+            state.average.model,
             images,
-            device=self.device,
-            dtype=getattr(torch, self.settings.dtype),
+            device=state.device,
+            dtype=self.autocast,
             preprocessing=self.preprocessing,
             side=self.settings.crop,
             after_batch=after_batch,
         )
-
-    def described(self) -> dict[str, Any]:
-        """Return settings, data and model in plain words, for the weights and for recipe.yaml."""
-        return self.recipe | {"drop_path": self.state.model.config.drop_path}
 
 
 class ClassifierGradients(StepGradients):

@@ -10,13 +10,18 @@ from pathlib import Path
 from segnext.atomic import remove_leftovers, replace_text, sync_folder
 from segnext.locks import sole_use
 from segnext.training.checkpoint import TrainingState
-from segnext.training.log import CURVES, RESULTS, RunLog
+from segnext.training.curves import CURVES
+from segnext.training.events import EVENTS
+from segnext.training.log import RunLog
+from segnext.training.records import RESULTS, ROWS
+from segnext.training.samples import SAMPLES
 
 CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
 RECIPE, SKIPPED = "recipe.yaml", "skipped.txt"
+PICTURES = (CURVES, SAMPLES)
 # A run that replaces another has its first files under these names until the earlier run is removed. Once the
 # checkpoint is there, the new run is the one that lies in the folder, whatever happens then.
-_FIRST = {name: f".first-{name}" for name in (RESULTS, CHECKPOINT)}
+_FIRST = {name: f".first-{name}" for name in (RESULTS, ROWS, CHECKPOINT)}
 
 
 class NotSaved(OSError):
@@ -70,7 +75,7 @@ class RunFolder:
         """
         try:
             if self.replaces:
-                log.begin(self.path / _FIRST[RESULTS])
+                log.begin(_FIRST)
                 state.save(self.path / _FIRST[CHECKPOINT])
                 _replace_earlier(self.path)
                 self.replaces = False
@@ -111,7 +116,9 @@ def run_folder(path: Path, resume: bool, overwrite: bool) -> Iterator[RunFolder]
         existing = expect_free(path, resume, overwrite)  # now nobody can change it any more
         for name in _FIRST.values():
             (path / name).unlink(missing_ok=True)
-        remove_leftovers(path, (CHECKPOINT, FINAL, RESULTS, CURVES, RECIPE, SKIPPED, *_FIRST.values()))
+        remove_leftovers(
+            path, (CHECKPOINT, FINAL, RESULTS, ROWS, *PICTURES, RECIPE, SKIPPED, *_FIRST.values())
+        )
         yield RunFolder(path, replaces=bool(existing) and overwrite)
 
 
@@ -121,10 +128,12 @@ def expect_free(path: Path, resume: bool, overwrite: bool) -> list[str]:
         raise FileExistsError(
             f"train: output must be a folder, got {path}, which is none; choose another --output"
         )
-    names = (CHECKPOINT, FINAL, RESULTS, CURVES, _FIRST[CHECKPOINT])
+    names = (CHECKPOINT, FINAL, RESULTS, ROWS, *PICTURES, _FIRST[CHECKPOINT])
     existing = [name for name in names if os.path.lexists(path / name)]
     for name in existing:
-        if (path / name).is_dir() and (name != CURVES or overwrite):  # curves that cannot be drawn end no run
+        if (path / name).is_dir() and (
+            name not in PICTURES or overwrite
+        ):  # one that cannot be drawn ends no run
             raise FileExistsError(
                 f"train: {path / name} must be a file, got a folder; remove it, or choose another --output"
             )
@@ -143,8 +152,10 @@ def expect_free(path: Path, resume: bool, overwrite: bool) -> list[str]:
 
 def _replace_earlier(path: Path) -> None:
     """Let the first files of a new run take the places of an earlier run's; this can be repeated at any point."""
-    for name in (FINAL, CURVES, RECIPE, SKIPPED):
+    for name in (FINAL, *PICTURES, RECIPE, SKIPPED):
         (path / name).unlink(missing_ok=True)
+    for events in path.glob(EVENTS):
+        events.unlink(missing_ok=True)
     for name, first in _FIRST.items():  # the checkpoint last: while it has its first name, this is not done
         if (path / first).exists():
             os.replace(path / first, path / name)

@@ -1,22 +1,26 @@
-"""Records a run: results.csv, curves.png if matplotlib is installed, and lines on the terminal."""
+"""Records a run: its rows in files, curves.png if matplotlib is installed, and lines on the terminal."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from segnext.atomic import append_text, replace_bytes, replace_text, whole_lines
+from segnext.atomic import replace_bytes
+from segnext.training.curves import CURVES, draw_curves
+from segnext.training.events import Events
+from segnext.training.memory import peak_memory
+from segnext.training.patience import exhausted
+from segnext.training.progress import RunProgress, in_words
+from segnext.training.records import Records, Trained
+from segnext.training.settings import Reporting
 
-RESULTS, CURVES = "results.csv", "curves.png"
-COLUMNS = ("step", "loss", "learning_rate", "images_per_second")
+_CPU = torch.device("cpu")
 
 
 class Measured(NamedTuple):
@@ -31,19 +35,21 @@ CLASSIFICATION = Measured(("val_top1", "val_top5"), ("top-1", "top-5"))
 
 
 class RunLog:
-    """Writes `results.csv` in `folder`: one row per `every` steps and one per evaluation.
+    """Writes results.csv and results.jsonl in `folder`: a row per `reporting.log_every` steps and one per evaluation.
 
-    On a terminal a progress line shows the latest numbers; elsewhere each row is also printed.
+    On a terminal two lines show the latest numbers; elsewhere each row is also printed.
 
     Args:
         folder: the run's folder.
         steps: length of the run.
         first_step: steps that are done; rows of later steps, from an interrupted session, are dropped.
-        every: steps whose loss is averaged into one row.
+        reporting: says how many steps' losses are averaged into one row, and when evaluations come.
         losses: those since the last row; changed in place, so that a checkpoint can hold them.
         console: where to print.
         hold: keep the rows in memory and an earlier run's files as they are, until `begin` is called.
         measured: what an evaluation measures.
+        device: the memory of this device is recorded.
+        has_val: whether there will be evaluations, for the time that is left.
     """
 
     def __init__(
@@ -51,37 +57,25 @@ class RunLog:
         folder: Path,
         steps: int,
         first_step: int,
-        every: int,
+        reporting: Reporting,
         losses: list[float],
         console: Console,
         *,
         hold: bool = False,
         measured: Measured = SEGMENTATION,
+        device: torch.device = _CPU,
+        has_val: bool = True,
     ) -> None:
-        self.path = folder / RESULTS
-        self.steps = steps
-        self.every = every
-        self.losses = losses
-        self.console = console
-        self.measured = measured
+        self.folder, self.steps, self.every = folder, steps, reporting.log_every
+        self.losses, self.console = losses, console
+        self.measured, self.device = measured, device
+        self.records = Records(folder, measured.columns, first_step, hold)
         self._images = 0
-        self._seconds = 0.0
-        rows = [] if hold else [row for row in _read_rows(self.path) if int(row["step"]) <= first_step]
-        self._evaluated = {int(row["step"]) for row in rows if row.get(measured.columns[0])}
-        columns = (*COLUMNS, *measured.columns)
-        self._held: list[str] | None = [_line(columns)]
-        self._held += [_line([row.get(name) or "" for name in columns]) for row in rows]
-        if not hold:
-            self.begin()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("training", total=steps, completed=first_step)
+        self._seconds = self._waited = 0.0
+        self._events = Events(folder, first_step, self.records.objects) if reporting.tensorboard else None
+        self._steps = 0
+        self._progress = RunProgress(console, steps, first_step, reporting.eval_every if has_val else None)
+        self._progress.evaluation_seconds = self.records.evaluation_seconds
 
     def __enter__(self) -> RunLog:
         self._progress.start()
@@ -91,114 +85,110 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        self._tell(Events.close)
         if kind is None:
             self._plot()
 
-    def begin(self, path: Path | None = None) -> None:
-        """Write the rows that were held back, to `path` if results.csv is still an earlier run's.
-
-        From now on rows go to results.csv; whoever gave another path renames it before the next one.
-        """
-        if self._held is None:
-            return
-        replace_text(path or self.path, "".join(self._held))
-        self._held = None
+    def begin(self, names: Mapping[str, str]) -> None:
+        """Write the rows that were held back, under other `names` while an earlier run's files have theirs."""
+        self.records.begin(names)
 
     def evaluated(self, step: int) -> bool:
         """Return whether there is a row of an evaluation at `step`."""
-        return step in self._evaluated
+        return step in self.records.measured
+
+    def exhausted(self, patience: int) -> str | None:
+        """Return why the run ends early, see `segnext.training.patience`; None if it goes on."""
+        return exhausted(self.records.measured, patience, self.measured.names[0])
 
     def note(self, text: str) -> None:
         """Print one line above the progress."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def training(self, step: int, loss: float, learning_rate: float, images: int, seconds: float) -> None:
-        """Record one step: `step` steps are done, and this one took `seconds` for `images` images."""
+    def training(
+        self, step: int, loss: float, learning_rate: float, images: int, seconds: float, waited: float
+    ) -> None:
+        """Record one step.
+
+        Args:
+            step: steps that are done.
+            loss: of the step; NaN for a batch without labels.
+            learning_rate: of the step.
+            images: in the whole batch.
+            seconds: the step's time.
+            waited: seconds of it in which the loop waited for the batch.
+        """
         self.losses.append(loss)
         self._images += images
         self._seconds += seconds
-        self._progress.update(self._task, completed=step)
+        self._waited += waited
+        self._steps += 1
+        if self._progress.seconds_per_step is None or step % self.every == 0:
+            self._progress.seconds_per_step = self._seconds / self._steps
+        self._progress.step(step)
         if step % self.every and step != self.steps:
             return
-        counted = [
-            value for value in self.losses if not math.isnan(value)
-        ]  # a batch without labels has the loss NaN
+        counted = [value for value in self.losses if not math.isnan(value)]
         mean = sum(counted) / len(counted) if counted else math.nan
-        speed = self._images / self._seconds
+        speed, wait = self._images / self._seconds, self._waited / self._seconds
+        row = Trained(mean, learning_rate, speed, wait, peak_memory(self.device))
         # Cleared first: whatever fails below, a checkpoint that is written then must not count them twice.
         self.losses.clear()
-        self._images, self._seconds = 0, 0.0
-        self._append(step, f"{mean:.5f}", f"{learning_rate:.4g}", f"{speed:.2f}", "", "")
-        text = f"loss {mean:.4f}  lr {learning_rate:.2e}  {speed:.1f} images/s"
-        self._progress.update(self._task, description=text)
+        self._images, self._steps, self._seconds, self._waited = 0, 0, 0.0, 0.0
+        written = self.records.trained(step, row)
+        self._tell(lambda events: events.write(written))
+        text = f"loss {mean:.4f}  lr {learning_rate:.2e}  {speed:.1f} images/s  wait {wait:.0%}  {in_words(row.memory)}"
+        self._progress.numbers.plain = text
         if not self.console.is_terminal:
             self.note(f"step {step}/{self.steps}  {text}")
 
-    def evaluation(self, step: int, first: float, second: float, seconds: float) -> None:
-        """Record an evaluation on the validation split: the two measures, for instance mIoU and pixel accuracy."""
-        self._append(step, "", "", "", f"{first:.5f}", f"{second:.5f}")
-        self._evaluated.add(step)
+    def evaluation(
+        self, step: int, headline: tuple[float, float], seconds: float, summary: Mapping[str, object]
+    ) -> None:
+        """Record an evaluation on the validation split.
+
+        Args:
+            step: steps that are done.
+            headline: the two measures, for instance mIoU and pixel accuracy.
+            seconds: the evaluation's time.
+            summary: all measures.
+        """
+        written = self.records.evaluated(step, headline, seconds, summary)
+        self._tell(lambda events: events.write(written))
+        first, second = self.measured.names
+        self._progress.evaluated(first, headline[0], seconds)
         self.note(
-            f"step {step}/{self.steps}  val {self.measured.names[0]} {first:.4f}  "
-            f"{self.measured.names[1]} {second:.4f}  ({seconds:.0f} s)"
+            f"step {step}/{self.steps}  val {first} {headline[0]:.4f}  {second} {headline[1]:.4f}  ({seconds:.0f} s)"
         )
         if step < self.steps:  # `__exit__` plots the last one
             self._plot()
 
-    def _append(self, *values: object) -> None:
-        if self._held is not None:
-            self._held.append(_line(values))
-        else:
-            append_text(self.path, _line(values))
+    def draw(self, name: str, make: Callable[[], bytes | memoryview | None]) -> None:
+        """Write a picture in the folder, if there is one; a picture that cannot be drawn must not end a run."""
+        if self.records.is_held:
+            return
+        try:
+            picture = make()
+            if picture is not None:
+                replace_bytes(self.folder / name, picture)
+        except Exception as error:
+            self.note(f"{name} was not drawn: {_reason(error)}")
+
+    def _tell(self, act: Callable[[Events], None]) -> None:
+        """Let TensorBoard's events follow, if there are any; what cannot be written must not end a run."""
+        if self._events is None or self.records.is_held:
+            return
+        try:
+            act(self._events)
+        except Exception as error:
+            self._events = None
+            self.note(f"TensorBoard's events end here: {_reason(error)}")
 
     def _plot(self) -> None:
-        """Draw the curves; a picture that cannot be drawn must not end a run."""
-        if self._held is not None:
-            return
-        try:
-            self._draw()
-        except Exception as error:
-            self.note(f"{CURVES} was not drawn: {' '.join(str(error).split()) or type(error).__name__}")
-
-    def _draw(self) -> None:
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            return
-        rows = _read_rows(self.path)
-        figure = Figure(figsize=(8, 4), layout="constrained")
-        axes = figure.add_subplot(xlabel="step", xlim=(0, self.steps))
-        axes.set_title(self.path.parent.resolve().name, parse_math=False)
-        axes.plot(*_column(rows, "loss"), color="tab:blue")
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel("training loss", color="tab:blue")
-        axes.grid(alpha=0.3)
-        steps, values = _column(rows, self.measured.columns[0])
-        if values:
-            right = axes.twinx()
-            right.plot(steps, values, color="tab:orange", marker="o", clip_on=False)
-            right.set_ylim(0, 1)
-            right.set_ylabel(f"val {self.measured.names[0]}, now {values[-1]:.3f}", color="tab:orange")
-        picture = io.BytesIO()
-        figure.savefig(picture, dpi=120, format="png")
-        replace_bytes(self.path.with_name(CURVES), picture.getbuffer())
+        (measure, _), (name, _) = self.measured
+        title = self.folder.resolve().name
+        self.draw(CURVES, lambda: draw_curves(self.records.rows(), title, self.steps, measure, name))
 
 
-def _line(values: Iterable[object]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerow(values)
-    return text.getvalue()
-
-
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows that were written whole; a power cut or a full disk can leave a part of one."""
-    if not path.is_file():
-        return []
-    lines = [line for line in whole_lines(path) if "\0" not in line]
-    return [row for row in csv.DictReader(lines) if (row.get("step") or "").isdecimal()]
-
-
-def _column(rows: Sequence[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
-    filled = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-    filled = [(step, value) for step, value in filled if math.isfinite(value)]
-    return [step for step, _ in filled], [value for _, value in filled]
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segnext.training.ranks import Ranks, flat, unflatten
+from segnext.ranks import Ranks, flat, unflatten
 
 
 def expect_parts(batch_size: int, crop: int, accumulate: int, ranks: int) -> None:

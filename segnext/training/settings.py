@@ -63,6 +63,9 @@ class TrainSettings:
     dtype: Annotated[DType, "bfloat16, float16 (with a scaled loss): autocast; weights stay float32."] = (
         "float32"
     )
+    patience: Annotated[
+        int, "End after this many evaluations without a better mIoU (imagenet: top-1); 0: never."
+    ] = 0
     sync_bn: Annotated[
         bool, "Batch-norm statistics over the GPUs of all processes; else each has its own."
     ] = False
@@ -87,6 +90,7 @@ class TrainSettings:
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in 0..1 (1 excluded)"),
             ("reduction", self.reduction in get_args(Reduction), " or ".join(get_args(Reduction))),
             ("dtype", self.dtype in get_args(DType), " or ".join(get_args(DType))),
+            ("patience", self.patience >= 0, "0 (never) or more"),
             ("seed", 0 <= self.seed < 1 << 64, "0 or more and less than 2^64"),
         ):
             if not valid:
@@ -114,6 +118,7 @@ class Reporting:
     on_error: Annotated[
         OnError, "skip: the next image takes the place of one that cannot be read; skipped.txt lists them."
     ] = "stop"
+    tensorboard: Annotated[bool, "Write event files for TensorBoard too (extra: tensorboard)."] = False
 
     def __post_init__(self) -> None:
         make_plain(self)

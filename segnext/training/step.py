@@ -9,10 +9,10 @@ from torch import Tensor
 
 from segnext.data.batches import Batch
 from segnext.data.preprocessing import Preprocessing
+from segnext.ranks import Ranks
 from segnext.training.checkpoint import TrainingState
 from segnext.training.gradients import Gradients
 from segnext.training.parts import PartedGradients, labelled_weight
-from segnext.training.ranks import Ranks
 from segnext.training.settings import TrainSettings
 
 

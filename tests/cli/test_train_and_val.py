@@ -59,9 +59,8 @@ def failure(result: tuple[int, str, str]) -> str:
 
 def test_a_run_leaves_its_files(trained):
     folder, weights = trained
-    assert {"checkpoint.safetensors", "final.safetensors", "results.csv"} <= {
-        p.name for p in folder.iterdir()
-    }
+    expected = {"checkpoint.safetensors", "final.safetensors", "results.csv", "results.jsonl", "samples.png"}
+    assert expected <= {path.name for path in folder.iterdir()}
     model = create_model(weights=weights)
     assert model.config.architecture == "segnext_t" and model.metadata["classes"] == CLASSES
     recipe = model.metadata["recipe"]
@@ -79,6 +78,14 @@ def test_train_prints_the_table_and_where_the_weights_are(segnext, data, tmp_pat
     assert status == 0
     assert all(name in printed for name in CLASSES) and "mIoU 0." in printed
     assert "step 1/1  loss" in printed and "final.safetensors" in printed.replace("\n", "")
+
+
+def test_train_ends_early_and_writes_events(segnext, data, tmp_path):
+    words = ["--steps", 9, "--lr", 1e-12, "--ema", 0, "--eval-every", 1, "--patience", 1, "--tensorboard"]
+    status, printed, _ = segnext("train", data, "-o", tmp_path / "run", *SHORT, *words)
+    assert status == 0 and " of 9: no better mIoU than " in printed
+    assert int(header(tmp_path / "run" / "checkpoint.safetensors")["step"]) < 9
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
 
 
 def test_an_occupied_folder(segnext, data, trained):

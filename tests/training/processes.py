@@ -1,16 +1,14 @@
-"""Runs trainings of several processes that talk over gloo, as torchrun would start them."""
+"""Runs trainings of several processes."""
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 from segnext.data.config import DataConfig
+from tests import processes
+from tests.processes import ended
 
-ROOT = Path(__file__).parents[2]
 # Each process may define `train` anew, act on `rank`, and finally calls `run` of tests/training/runs.py.
 PREAMBLE = (
     "import os, sys, torch; from pathlib import Path; from signal import *; from tests.training.runs import *; "
@@ -26,38 +24,7 @@ def yaml_of(data: DataConfig) -> Path:
 
 def start(count: int, data: DataConfig, folder: Path, script: str) -> list[subprocess.Popen[str]]:
     """Start `count` processes of one run; each executes `script` with `data`, `folder` and `rank`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", PREAMBLE + script, str(yaml_of(data)), str(folder)],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                **shared,
-                "MASTER_PORT": str(port),
-                "WORLD_SIZE": str(count),
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-            },
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(count)
-    ]
-
-
-def ended(processes: list[subprocess.Popen[str]], seconds: float = 180) -> list[tuple[int, str, str]]:
-    """Return status, output and errors of each process; one that has not ended after `seconds` is killed."""
-    try:
-        outputs = [process.communicate(timeout=seconds) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+    return processes.start(count, "-c", PREAMBLE + script, yaml_of(data), folder)
 
 
 def run_together(count: int, data: DataConfig, folder: Path, arguments: str) -> list[str]:

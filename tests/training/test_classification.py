@@ -25,7 +25,8 @@ from segnext.training.loop import CHECKPOINT, FINAL
 from segnext.training.settings import Reporting
 from tests.data.class_folders import FOLDERS, write_class_folders
 from tests.data.synthetic import write_data_set
-from tests.training.processes import ended, start
+from tests.processes import ended
+from tests.training.processes import start
 from tests.training.runs import Trigger, assert_equal_runs, header, rows, tensors
 
 NARROW: dict[str, Any] = {"channels": (8, 16, 24, 32), "depths": (1, 1, 1, 2), "num_classes": 3}

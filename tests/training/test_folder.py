@@ -113,7 +113,7 @@ class TestFullDisk:
             pytest.raises(OSError, match="at step 3, got .*; there is none yet; make room"),
         ):
             run(data, tmp_path / "run")
-        assert sorted(content(tmp_path / "run")) == ["results.csv"]
+        assert sorted(content(tmp_path / "run")) == ["results.csv", "results.jsonl"]
 
     def test_at_the_first_checkpoint_of_a_run_that_replaces_another(self, data, tmp_path):
         run(data, tmp_path / "run", steps=2, warmup=0)
@@ -126,8 +126,9 @@ class TestFullDisk:
 
     def test_half_a_row_counts_for_nothing(self, data, tmp_path):
         def half() -> None:
-            with (tmp_path / "run" / "results.csv").open("a") as file:
-                file.write("2,0.1")
+            for name, part in (("results.csv", "2,0.1"), ("results.jsonl", '{"step": 2, "lo')):
+                with (tmp_path / "run" / name).open("a") as file:
+                    file.write(part)
             stop_at_once()
 
         with pytest.raises(StoppedAtOnce):
@@ -148,13 +149,13 @@ class TestOverwrite:
         with pytest.raises(StoppedAtOnce):
             stop = Trigger("step 4/6", stop_at_once)
             run(data, tmp_path / "run", overwrite=True, file=stop)
-        assert sorted(content(tmp_path / "run")) == [CHECKPOINT, RECIPE, "results.csv"]
+        assert sorted(content(tmp_path / "run")) == [CHECKPOINT, RECIPE, "results.csv", "results.jsonl"]
         assert [row[0] for row in rows(tmp_path / "run")] == ["1", "2", "3", "4"]
         run(data, tmp_path / "run", resume=True)
         run(data, tmp_path / "whole")
         assert_equal_runs(tmp_path / "whole", tmp_path / "run")
 
-    @pytest.mark.parametrize("name", ["checkpoint.safetensors", "results.csv"])
+    @pytest.mark.parametrize("name", ["checkpoint.safetensors", "results.csv", "results.jsonl"])
     def test_killed_while_the_old_run_gives_way(self, data, tmp_path, monkeypatch, name):
         run(data, tmp_path / "run", steps=2, warmup=0)
         rename = os.replace
@@ -172,7 +173,7 @@ class TestOverwrite:
         assert_equal_runs(tmp_path / "whole", tmp_path / "run")
         assert sorted(content(tmp_path / "run")) == sorted(content(tmp_path / "whole"))
 
-    @pytest.mark.parametrize("name", [CHECKPOINT, FINAL, "results.csv", "curves.png"])
+    @pytest.mark.parametrize("name", [CHECKPOINT, FINAL, "results.csv", "results.jsonl", "curves.png"])
     def test_a_folder_with_the_name_of_a_file_is_refused_before_a_step(self, data, tmp_path, name):
         (tmp_path / "run" / name).mkdir(parents=True)
         with pytest.raises(FileExistsError) as error:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from segnext.ranks import Ranks
 from segnext.training.gradients import Gradients
 from segnext.training.parts import PartedGradients, expect_parts, labelled_weight, part_seed
-from segnext.training.ranks import Ranks
 from tests.training.runs import narrow
 
 WEIGHTS = torch.tensor([0.5, 1.0, 3.0])

@@ -7,28 +7,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-import segnext.training.loop as loop
 from segnext import create_model
 from segnext.data.config import DataConfig, load_data_config
 from segnext.evaluation.evaluate import evaluate
 from segnext.training.loop import CHECKPOINT
 from segnext.training.settings import Reporting
 from tests.data.synthetic import write_data_set
-from tests.training.processes import ROOT, ended, run_together, start, yaml_of
-from tests.training.runs import assert_equal_runs, header, rows, run, tensors
-from tools.kill_and_resume.recorded import read, recording_log
+from tests.processes import ROOT, ended
+from tests.training.processes import run_together, start, yaml_of
+from tests.training.runs import assert_equal_runs, header, objects, rows, run, tensors
 
 FOUR = "batch_size=4, steps=4"
-# results.csv has five decimals; the first process writes exact losses beside its folder, too
-EXACT = (
-    "import segnext.training.loop as loop; from tools.kill_and_resume.recorded import recording_log\n"
-    "if rank == 0: loop.RunLog = recording_log(folder.with_suffix('.losses'))\n"
-)
 EVERY_STEP = Reporting(eval_every=2, checkpoint_every=1, log_every=1, workers=0)
 TEXT = "reporting=Reporting(eval_every=2, checkpoint_every=1, log_every=1, workers=0)"
 
@@ -42,7 +35,7 @@ def data(tmp_path_factory) -> DataConfig:
 def accumulated(data, tmp_path_factory) -> Path:
     """Return the folder of one process that computes each batch of four in two parts."""
     folder = tmp_path_factory.mktemp("accumulated")
-    _run_exactly(data, folder, reporting=EVERY_STEP, batch_size=4, steps=4, accumulate=2)
+    run(data, folder, reporting=EVERY_STEP, batch_size=4, steps=4, accumulate=2)
     return folder
 
 
@@ -53,27 +46,16 @@ def together(data, tmp_path_factory) -> Path:
     Each draws other initial weights: those of the first must count.
     """
     folder = tmp_path_factory.mktemp("together")
-    script = f"{EXACT}run(data, folder, {FOUR}, {TEXT}, model=narrow(seed=rank))"
-    for status, _, errors in ended(start(2, data, folder, script)):
-        assert status == 0, errors
+    run_together(2, data, folder, f"{FOUR}, {TEXT}, model=narrow(seed=rank)")
     return folder
-
-
-def _run_exactly(data: DataConfig, folder: Path, **options: Any) -> None:
-    """Run in this process, and write the exact losses beside the folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "RunLog", recording_log(folder.with_suffix(".losses")))
-        run(data, folder, **options)
 
 
 def assert_close_runs(first: Path, second: Path) -> None:
     """Assert that losses, evaluations, weights and what AdamW kept agree, but for batch-norm statistics."""
     mine, theirs = rows(first), rows(second)
     assert [row[0] for row in mine] == [row[0] for row in theirs]
-    losses = [[step[:2] for step in read(folder.with_suffix(".losses"))] for folder in (first, second)]
-    assert [number for number, _ in losses[0]] == [number for number, _ in losses[1]] == [1, 2, 3, 4]
-    for (number, loss), (_, other) in zip(*losses, strict=True):
-        assert loss == pytest.approx(other, rel=1e-5, abs=0), f"step {number}"
+    losses, others = ([row["loss"] for row in objects(folder) if "loss" in row] for folder in (first, second))
+    assert len(losses) == 4 and losses == pytest.approx(others, rel=1e-5, abs=0)
     one, other = tensors(first / CHECKPOINT), tensors(second / CHECKPOINT)
     assert one.keys() == other.keys()
     for key in one:
@@ -99,7 +81,7 @@ def test_a_run_goes_on_with_another_number_of_processes(data, accumulated, tmp_p
     """Two processes begin; one with two parts ends as if it had done all, and then two take it up again."""
     stop = "Trigger('step 2/4  val', lambda: raise_signal(SIGTERM), sys.stdout)"
     folder = tmp_path / "run"
-    processes = start(2, data, folder, f"{EXACT}run(data, folder, {FOUR}, {TEXT}, file={stop})")
+    processes = start(2, data, folder, f"run(data, folder, {FOUR}, {TEXT}, file={stop})")
     for status, _, errors in ended(processes):
         assert status != 0 and errors.rstrip().endswith("KeyboardInterrupt"), errors
     assert header(folder / CHECKPOINT)["step"] == "2"
@@ -107,7 +89,7 @@ def test_a_run_goes_on_with_another_number_of_processes(data, accumulated, tmp_p
     with pytest.raises(ValueError, match="got accumulate 1 -> 4, crop 32 -> 64, ranks 2 -> 1; repeat"):
         run(data, folder, accumulate=4, crop=64, **again)
     report = io.StringIO()
-    _run_exactly(data, folder, accumulate=2, file=report, **again)
+    run(data, folder, accumulate=2, file=report, **again)
     assert "note: ranks 2 -> 1 since the checkpoint" in report.getvalue()
     assert_close_runs(accumulated, folder)
 
