@@ -45,7 +45,12 @@ def draw(
     lines, labels = axes.get_legend_handles_labels()
     again = Patch(color="black", alpha=0.12)
     figure.legend(
-        [*lines, again], [*labels, "steps done again"], loc="outside lower center", ncols=5, frameon=False
+        [*lines, again],
+        [*labels, "steps done again"],
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+        fontsize="small",
     )
     figure.savefig(path, dpi=120)
 
