@@ -231,7 +231,7 @@ def benchmarks() -> str:
         if fresh := report.fresh_table(run.rows):
             parts.append(f"### {report.FRESH_TITLE}\n\n{fresh}")
         parts += where_the_time_goes(path.parent)
-        parts += training_curves(path.parent) + costs_of_calls(path.parent)
+        parts += training_curves(path.parent) + waits_for_data(path.parent) + costs_of_calls(path.parent)
     if not parts:
         parts.append("No machine was measured yet.")
     if not on_gpu:
@@ -286,6 +286,31 @@ def training_curves(folder: Path) -> list[str]:
         f"{found['largest_gap']:.1e} of eager PyTorch's. Eager's own losses move by {found['largest_noise']:.1e} "
         f"when only its number of threads changes ([numbers]({_from_docs(path)})).\n\n"
         f"![losses of training steps]({_from_docs(path.with_suffix('.png'))})"
+    ]
+
+
+def waits_for_data(folder: Path) -> list[str]:
+    """Return what bench.data_loading measured last on the machine of this folder; nothing if it never ran."""
+    path = _newest(folder / "data_loading")
+    if path is None:
+        return []
+    found = json.loads(path.read_text())
+    settings, machine = found["settings"], found["machine"]
+    steps = [["dtype", "seconds a step", "images/s", "of them waiting for data", "memory"]]
+    for dtype, row in found["training"].items():
+        speed, wait = f"{row['images_per_second']:.2f}", f"{row['data_wait']:.2%}"
+        steps.append([dtype, f"{row['step_seconds']:.2f}", speed, wait, f"{row['memory'] / 1e9:.1f} GB"])
+    speeds = found["samples_per_second"]
+    makers = [["workers", *speeds]]
+    makers += [[n, *(f"{of[n]:.0f}" for of in speeds.values())] for n in next(iter(speeds.values()))]
+    return [
+        "### training, and what it waits for\n\n"
+        f"`segnext train camvid` with SegNeXt-T, crops of {settings['crop']}, batches of {settings['batch']}, on "
+        f"{machine['threads']} threads, commit {machine['commit']} ([numbers]({_from_docs(path)})).\n\n"
+        f"{report.aligned(steps)}\n\n"
+        "Samples a second that threads make, as `segnext train` has them, and processes of PyTorch's `DataLoader`, "
+        f"with nothing else to do:\n\n{report.aligned(makers)}\n\n"
+        f"A thread that makes samples holds the interpreter's lock for {found['share_of_the_lock']:.0%} of the time."
     ]
 
 

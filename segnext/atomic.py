@@ -24,7 +24,7 @@ from segnext.one_line import one_line
 _NAME_BYTES = 200
 
 
-def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object], *, sync: bool = True) -> None:
     """Write a file in a temporary folder beside `path`, bring it to the disk, then rename it to `path`.
 
     Whoever reads `path` sees the old file or the new one, never half of it. Missing folders are made. A symbolic link
@@ -35,6 +35,9 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
         path: the file.
         write: gets the temporary path, which has the name of `path`, and writes the content there. If it raises,
             `path` stays as it was.
+        sync: wait for the disk, tens of milliseconds. Without it, whoever kills the process still finds the old file
+            or the new one, but a power cut can leave an empty one or a part: only for files that are checked when they
+            are used again, and can be made again.
 
     Raises:
         OSError: the system refuses to write; `filename` is `path`, whatever `write` raised.
@@ -50,12 +53,14 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
             mode = stat.S_IMODE(temporary.stat().st_mode)
             write(temporary)
             temporary.chmod(mode)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())  # without it, a power cut after the rename could leave an empty file
+            if sync:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())  # a power cut after the rename could leave an empty file
             os.replace(temporary, path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        sync_folder(path.parent)
+        if sync:
+            sync_folder(path.parent)
 
 
 def make_place(path: str | os.PathLike[str]) -> Path:
@@ -100,13 +105,13 @@ def at_home(path: str | os.PathLike[str]) -> Path:
         ) from None
 
 
-def replace_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
+def replace_bytes(path: str | os.PathLike[str], content: bytes | memoryview, *, sync: bool = True) -> None:
     """Replace a file by bytes in memory; see `replace_file`.
 
     Encoders that hide a full disk are used this way: Pillow leaves half a JPEG without an error, and torch.save says
     nothing but "unexpected pos".
     """
-    replace_file(path, lambda temporary: temporary.write_bytes(content))
+    replace_file(path, lambda temporary: temporary.write_bytes(content), sync=sync)
 
 
 def replace_text(path: str | os.PathLike[str], text: str) -> None:

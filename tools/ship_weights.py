@@ -15,6 +15,7 @@ import torch
 
 from segnext.create import create_model
 from segnext.data.config import load_data_config
+from segnext.data.preprocessing import Preprocessing
 from segnext.evaluation.evaluate import evaluate
 from segnext.models import SegNeXt
 from segnext.training.loop import FINAL
@@ -53,6 +54,8 @@ def _segnext(path: Path) -> SegNeXt:
 def _card(name: str, model: SegNeXt, metrics: dict[str, Any], about: str) -> str:
     recipe = model.metadata["recipe"]
     iou = metrics["class_iou"]
+    side = Preprocessing.of(model.metadata).short_side
+    size = f"resized to a short side of {side} pixels" if side else "at their own size"
     lines = [
         f"# {name}",
         "",
@@ -60,8 +63,8 @@ def _card(name: str, model: SegNeXt, metrics: dict[str, Any], about: str) -> str
         "",
         f"## Accuracy on the {metrics['images']} images of val",
         "",
-        f"mIoU {metrics['miou']:.4f}, pixel accuracy {metrics['pixel_accuracy']:.4f}: whole images at their own"
-        " size, one scale, no flip; float32 arithmetic on this file, whose convolution weights are fp16.",
+        f"mIoU {metrics['miou']:.4f}, pixel accuracy {metrics['pixel_accuracy']:.4f}: whole images, "
+        f"{size}, one scale, no flip; float32 arithmetic on this file, whose convolution weights are fp16.",
         "",
         "| class | IoU |",
         "| --- | ---: |",

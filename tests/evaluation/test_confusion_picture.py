@@ -26,5 +26,6 @@ def test_it_shows_the_counts_at_any_number_of_classes(classes):
         assert picture.format == "PNG" and 350 < picture.height < picture.width < 4000
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     assert ((pixels[..., 2] - pixels[..., 0]) > 60).mean() > 0.3 / classes**2  # the blue cells
-    confusion.update(ids, ids)
-    assert confusion_picture(confusion, names) != content
+    if classes < 100:  # a second picture of many takes seconds
+        confusion.update(ids, ids)
+        assert confusion_picture(confusion, names) != content

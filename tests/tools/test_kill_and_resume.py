@@ -15,7 +15,7 @@ from tests.data.miniatures import write_miniature
 from tools.kill_and_resume.__main__ import main
 from tools.kill_and_resume.comparison import differences
 from tools.kill_and_resume.killing import draw
-from tools.kill_and_resume.recorded import Step
+from tools.kill_and_resume.losses import Step
 
 STEPS = [Step(1, 2.5, 0.1), Step(2, 1.1, 0.1)]
 

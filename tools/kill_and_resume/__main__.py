@@ -42,22 +42,22 @@ def main(words: Sequence[str] | None = None) -> None:
     data = few_photographs(options.root, options.photographs, options.out)
     arguments = (
         f"{data} --model t --device cpu --seed 1 --steps {options.steps} --warmup {options.steps // 4} "
-        f"--batch-size 2 --crop {options.crop} --log-every 1 --checkpoint-every {options.checkpoint_every} "
-        "--eval-every 0"
+        f"--batch-size {killing.BATCH} --crop {options.crop} --checkpoint-every {options.checkpoint_every} "
+        "--log-every 1 --eval-every 0"
     ).split()
 
     whole, killed = options.out / "whole", options.out / "killed"
     steps = killing.train_whole(arguments, whole)
-    size = (whole / "run" / CHECKPOINT).stat().st_size
+    size = (whole / killing.RUN / CHECKPOINT).stat().st_size
     sessions, kills = killing.train_killed(arguments, killed, plans, randomness, steps, size)
-    found = differences(whole / "run", killed / "run", steps, sessions)
+    found = differences(whole / killing.RUN, killed / killing.RUN, steps, sessions)
     picture.draw(options.out / "kills.png", steps, sessions, kills, not found)
     console.print(table(kills))
     for line in found[:20]:
         console.print(f"differs: {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"{len(steps)} losses, {sum(map(len, sessions)) - len(steps)} of steps that were done again, "
-        f"{count_tensors(whole / 'run')} tensors: "
+        f"{count_tensors(whole / killing.RUN)} tensors: "
         f"{f'{len(found)} differ' if found else 'all equal to the last bit'}; {options.out / 'kills.png'}",
         highlight=False,
         soft_wrap=True,

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from segnext.training.loop import CHECKPOINT, FINAL
-from tools.kill_and_resume.recorded import Step
+from tools.kill_and_resume.losses import Step
 
 
 def differences(

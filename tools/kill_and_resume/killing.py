@@ -17,9 +17,11 @@ from pathlib import Path
 from safetensors import safe_open
 
 from segnext.training.loop import CHECKPOINT
-from tools.kill_and_resume.recorded import Step, read
+from tools.kill_and_resume.losses import Step, identity, read
 
 ROOT = Path(__file__).parents[2]
+RUN = "run"  # the name of a run's folder
+BATCH = 2
 TRIES = 5  # to hit a save
 POLL = 0.0005  # seconds between two looks; writing a checkpoint takes a hundred times as long
 
@@ -81,9 +83,8 @@ def draw(randomness: random.Random, kills: int, saves: int, steps: int, every: i
 
 def train_whole(arguments: Sequence[str], folder: Path) -> list[Step]:
     """Train in `folder`/run without a stop; return the steps."""
-    with _session(arguments, folder, 0) as (process, losses):
-        _expect(process.wait() == 0, folder, "end by itself with status 0", process)
-    return read(losses)
+    _to_the_end(arguments, folder)
+    return read(folder / RUN)
 
 
 def train_killed(
@@ -111,12 +112,12 @@ def train_killed(
     """
     sessions: list[list[Step]] = []
     kills: list[Kill] = []
-    length = statistics.median(step.seconds for step in whole)
+    length = BATCH / statistics.median(step.images_per_second for step in whole)
     for plan in plans:
         for _ in range(TRIES):
-            earlier = _temporary(folder)
-            with _session(arguments, folder, len(sessions)) as (process, losses):
-                _wait_for_step(process, losses, plan.step)
+            start, log, earlier = _checkpoint(folder), identity(folder / RUN), _temporary(folder)
+            with _session(arguments, folder) as process:
+                _wait_for_step(process, folder / RUN, log, plan.step)
                 if plan.saving:
                     _wait_for_bytes(
                         process, folder, earlier, randomness.uniform(0.02, 0.8) * checkpoint_bytes
@@ -125,7 +126,7 @@ def train_killed(
                     time.sleep(randomness.uniform(0, length))
                 process.kill()
                 _expect(process.wait() == -signal.SIGKILL, folder, "be alive to be killed", process)
-            sessions.append(read(losses))
+            sessions.append(read(folder / RUN, start))
             written = _bytes(_temporary(folder) - earlier)
             kills.append(Kill(_last(sessions), _checkpoint(folder), plan.saving, written, checkpoint_bytes))
             if kills[-1].hit:
@@ -135,38 +136,40 @@ def train_killed(
                 f"kill_and_resume: a kill must hit a save in one of {TRIES} tries, got {kills[-1]}; "
                 "is the machine busy, or does its file system not count blocks while it writes?"
             )
-    with _session(arguments, folder, len(sessions)) as (process, losses):
-        _expect(process.wait() == 0, folder, "end by itself with status 0", process)
-    return [*sessions, read(losses)], kills
+    start = _checkpoint(folder)
+    _to_the_end(arguments, folder)
+    return [*sessions, read(folder / RUN, start)], kills
 
 
 @contextmanager
-def _session(
-    arguments: Sequence[str], folder: Path, number: int
-) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Start a process that goes on with the run; give it and the file of its exact losses."""
+def _session(arguments: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process that goes on with the run."""
     folder.mkdir(parents=True, exist_ok=True)
-    losses = folder / f"losses{number}.txt"
-    command = [sys.executable, "-m", "tools.kill_and_resume.recorded", str(losses), "train", *arguments]
+    command = [sys.executable, "-m", "segnext", "train", *arguments, "-o", str(folder / RUN), "--resume"]
     with (folder / "printed.txt").open("ab") as printed:
         process = subprocess.Popen(
-            [*command, "-o", str(folder / "run"), "--resume"],
+            command,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=printed,
             stderr=printed,
         )
     try:
-        yield process, losses
+        yield process
     finally:
         process.kill()
         process.wait()
 
 
-def _wait_for_step(process: subprocess.Popen[bytes], losses: Path, step: int) -> None:
+def _to_the_end(arguments: Sequence[str], folder: Path) -> None:
+    with _session(arguments, folder) as process:
+        _expect(process.wait() == 0, folder, "end by itself with status 0", process)
+
+
+def _wait_for_step(process: subprocess.Popen[bytes], run: Path, earlier: int | None, step: int) -> None:
+    """Wait until a step is done. The rows of the process before do not count: this one writes its file anew first."""
     while process.poll() is None:
-        done = read(losses)
-        if done and done[-1].number >= step:
+        if identity(run) != earlier and (done := read(run)) and done[-1].number >= step:
             return
         time.sleep(POLL)
 
@@ -179,7 +182,7 @@ def _wait_for_bytes(process: subprocess.Popen[bytes], folder: Path, earlier: set
 
 def _temporary(folder: Path) -> set[Path]:
     """Return the temporary folders in which `segnext.atomic.replace_file` writes checkpoints, or wrote half of one."""
-    return set(folder.glob(f"run/.{CHECKPOINT}.*.tmp"))
+    return set(folder.glob(f"{RUN}/.{CHECKPOINT}.*.tmp"))
 
 
 def _bytes(folders: Iterable[Path]) -> int:
@@ -194,7 +197,7 @@ def _bytes(folders: Iterable[Path]) -> int:
 
 def _checkpoint(folder: Path) -> int:
     """Return the step of the checkpoint that a killed process left; 0 without one."""
-    path = folder / "run" / CHECKPOINT
+    path = folder / RUN / CHECKPOINT
     if not path.exists():
         return 0
     with safe_open(path, framework="pt") as file:

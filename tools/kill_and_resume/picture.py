@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.kill_and_resume.killing import Kill
-from tools.kill_and_resume.recorded import Step
+from tools.kill_and_resume.losses import Step
 
 # distinct for the colour-blind (Okabe and Ito)
 WHOLE, KILLED, IN_A_STEP, IN_A_SAVE = "#8ecbf0", "#000000", "#d55e00", "#009e73"

@@ -89,6 +89,8 @@ def run(
     for folder, names in folders.items():
         if folder.is_dir():
             remove_leftovers(folder, names)
+    if summary.written and hasattr(os, "sync"):  # Windows has none
+        os.sync()
     summary.failures.sort()
     return summary
 
@@ -136,7 +138,8 @@ def _outcome(job: Job, overwrite: bool) -> Outcome:
         wanted = [path for path in files if overwrite or not is_complete(path)]
         if wanted:
             for path, content in job.contents(wanted):
-                replace_bytes(path, content)
+                # `is_complete` sees what a power cut leaves; `run` waits for the disk once, at its end.
+                replace_bytes(path, content, sync=False)
                 written += 1
     except Exception as error:  # a parser can raise any error on damaged data
         return Outcome(files, written, _line(job.source, error))

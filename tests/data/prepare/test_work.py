@@ -45,6 +45,31 @@ def test_a_killed_run_goes_on(coco):
     assert results(coco) == expected
 
 
+def test_what_a_power_cut_leaves_is_made_again(coco):
+    """Files are renamed before they are on the disk: then some are empty, cut off, or end in zeros."""
+    prepare("coco_stuff", coco)
+    expected, folder = results(coco), coco / "annotations/val2017"
+    for index, length in enumerate((0, 1, 40)):
+        name = f"{index}_labelTrainIds.png"
+        for end in (b"", b"\0" * (len(expected[name]) - length)):
+            (folder / name).write_bytes(expected[name][:length] + end)
+            assert counts(prepare("coco_stuff", coco)) == (1, 7, 0)
+            assert results(coco) == expected
+
+
+def test_it_waits_for_the_disk_once(coco, monkeypatch):
+    waited = []
+    for name in ("fsync", "sync"):
+        original = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *a, name=name, original=original: waited.append(name) or original(*a)
+        )
+    for expected in (["sync"], []):  # the second time, nothing is to be done
+        waited.clear()
+        run(plan(Request("coco_stuff", coco, coco)))
+        assert waited == expected
+
+
 def test_damaged_files_in_the_middle(coco):
     raw = coco / "stuffthingmaps/val2017"
     content = (raw / "3.png").read_bytes()

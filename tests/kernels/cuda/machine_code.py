@@ -11,23 +11,32 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from oracle.nvcc import NVCC, readable, release
-from oracle.sources import CSRC
+from oracle.sources import CSRC, digest
+from segnext_kernels import native
 
 TABLE = Path(__file__).with_suffix(".json")
 SOURCES = {path.stem: path for path in sorted(CSRC.rglob("*.cu"))}
 MACHINE_CODE = ("80", "90")
-PTX = "120"  # for devices newer than the machine code
+FLAGS = ("-std=c++17", "-O3")
+RESERVED = 1024  # bytes of shared memory per block that the system takes since sm_90, which cuobjdump counts
 
 _KERNEL = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<sm>\d+)'.*?"
     r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
     r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
     re.DOTALL,
+)
+# what cuobjdump prints: an architecture, then each of its kernels
+_USAGE = re.compile(
+    r"^arch = sm_(?P<sm>\d+)|Function (?P<name>\w+):\s+"
+    r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+)",
+    re.MULTILINE,
 )
 
 
@@ -40,20 +49,13 @@ class Kernel:
     spilled: int  # bytes of spills and of the stack frame
 
 
-def compile_alone(source: Path, folder: Path) -> dict[str, dict[str, Kernel]]:
-    """Compile a file; map kernel, then architecture such as "sm_80", to what it takes.
-
-    PTX for newer devices is compiled too, if this nvcc knows their architecture.
-    """
-    known = subprocess.run([str(NVCC), "--list-gpu-arch"], capture_output=True, text=True).stdout
-    command = [str(NVCC), "-std=c++17", "-O3", f"-I{CSRC}", "-Xptxas=-v", "-c", str(source)]
-    command += [
-        "-o",
-        str(folder / f"{source.stem}.o"),
-    ]
-    command += [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in MACHINE_CODE]
-    if f"compute_{PTX}" in known:
-        command.append(f"-gencode=arch=compute_{PTX},code=compute_{PTX}")
+def compile_alone(
+    source: Path, folder: Path, architectures: Sequence[str] = MACHINE_CODE
+) -> dict[str, dict[str, Kernel]]:
+    """Compile a file; map kernel, then architecture such as "sm_80", to what it takes."""
+    command = [str(NVCC), *FLAGS, f"-I{CSRC}", "-Xptxas=-v", "-c", str(source)]
+    command += ["-o", str(folder / f"{source.stem}.o")]
+    command += [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in architectures]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-6000:]
     kernels: dict[str, dict[str, Kernel]] = {}
@@ -64,6 +66,46 @@ def compile_alone(source: Path, folder: Path) -> dict[str, dict[str, Kernel]]:
         kernel = Kernel(int(match["registers"]), int(shared[1]) if shared else 0, spilled)
         kernels.setdefault(name, {})[f"sm_{match['sm']}"] = kernel
     return dict(sorted(kernels.items()))
+
+
+def in_library(folder: Path = Path(native.__file__).parent) -> dict[str, dict[str, Kernel]]:
+    """Map the kernels of the built library to what they take on the architectures that it was built for.
+
+    It is empty unless the library comes from today's sources, by this nvcc and with the same optimisation, and
+    Triton's cuobjdump is there to read it. A kernel that two files have counts with the larger numbers.
+    """
+    record = folder / "_build.json"
+    libraries = list(folder.glob("_C.*.so"))
+    triton = find_spec("triton")
+    if not record.exists() or len(libraries) != 1 or triton is None or triton.origin is None:
+        return {}
+    content = json.loads(record.read_text())
+    cuda = content.get("cuda")
+    if not cuda or content["sources"] != digest() or cuda["nvcc"] != release():
+        return {}
+    if not set(FLAGS).issubset(cuda["flags"].split()):
+        return {}
+    cuobjdump = Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump"
+    done = subprocess.run([cuobjdump, "-res-usage", libraries[0]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = []  # symbol, architecture, numbers
+    sm = ""
+    for match in _USAGE.finditer(done.stdout):
+        sm = match["sm"] or sm
+        if match["name"]:
+            registers, stack, shared = (int(match[key]) for key in ("registers", "stack", "shared"))
+            static = max(shared - RESERVED, 0) if int(sm) >= 90 else shared
+            found.append((match["name"], f"sm_{sm}", Kernel(registers, static, stack)))
+    kernels: dict[str, dict[str, Kernel]] = {}
+    for name, (_, architecture, kernel) in zip(readable([one[0] for one in found]), found, strict=True):
+        by_sm = kernels.setdefault(name, {})
+        other = by_sm.get(architecture, kernel)
+        by_sm[architecture] = Kernel(
+            max(kernel.registers, other.registers),
+            max(kernel.shared, other.shared),
+            max(kernel.spilled, other.spilled),
+        )
+    return kernels
 
 
 def read_table() -> tuple[str, dict[str, dict[str, dict[str, Kernel]]]]:
