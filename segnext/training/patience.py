@@ -42,4 +42,5 @@ def exhausted(measures: Mapping[int, float], patience: int, name: str) -> str | 
             since += 1
     if not patience or since < patience:
         return None
-    return f"no better {name} than {best:.5f} of step {best_step} in {since} evaluations"
+    count = "1 evaluation" if since == 1 else f"{since} evaluations"
+    return f"no better {name} than {best:.5f} of step {best_step} in {count}"

@@ -86,40 +86,14 @@ class Run(Generic[Images, Result]):
         Raises:
             KeyboardInterrupt: after a signal, once a checkpoint is written.
         """
-        state, settings, folder = self.state, self.settings, self.folder
-        with (
-            RunLog(
-                folder.path,
-                settings.steps,
-                state.step,
-                self.reporting,
-                state.losses,
-                self.console,
-                hold=folder.replaces,
-                measured=self.task.measured,
-                device=state.device,
-                has_val=self.validation_set is not None,
-            ) as log,
-            stop_signals(STOPPING) as stop,
-            self._saved_at_the_end(log),
-        ):
-            evaluation: Result | None = None
-            # The session before may have ended between this step's checkpoint and what follows it.
-            if state.step == settings.steps and not folder.final.exists():
-                self._save_weights(None)
-            if self._is_evaluated(state.step) and not self.ranks.of_first(lambda: log.evaluated(state.step)):
-                evaluation = self._evaluate(log, stop)
+        state, settings = self.state, self.settings
+        with self._log() as log, stop_signals(STOPPING) as stop, self._saved_at_the_end(log):
+            evaluation = self._made_up(log, stop)
             if self._ends_early(log):
                 return evaluation
             clock = time.perf_counter()
             for batch in self.batches.iterate(state.step, settings.steps, self.reporting.workers):
-                waited = time.perf_counter() - clock
-                factor = self.task.factor(state.step)
-                set_learning_rate(state.optimiser.param_groups, factor)
-                loss = self._step(batch)
-                seconds = time.perf_counter() - clock
-                state.seconds += seconds
-                log.training(state.step, loss, settings.lr * factor, settings.batch_size, seconds, waited)
+                self._take(batch, log, clock)
                 last = state.step == settings.steps
                 if last or _due(state.step, self.reporting.checkpoint_every):
                     self._save(log)
@@ -144,6 +118,29 @@ class Run(Generic[Images, Result]):
         self._save_weights(evaluation)
         return evaluation
 
+    def _log(self) -> RunLog:
+        return RunLog(
+            self.folder.path,
+            self.settings.steps,
+            self.state.step,
+            self.reporting,
+            self.state.losses,
+            self.console,
+            hold=self.folder.replaces,
+            measured=self.task.measured,
+            device=self.state.device,
+            has_val=self.validation_set is not None,
+        )
+
+    def _made_up(self, log: RunLog, stop: threading.Event) -> Result | None:
+        """Make up for what the session before did not get to: it may have ended right after its checkpoint."""
+        step = self.state.step
+        if step == self.settings.steps and not self.folder.final.exists():
+            self._save_weights(None)
+        if self._is_evaluated(step) and not self.ranks.of_first(lambda: log.evaluated(step)):
+            return self._evaluate(log, stop)
+        return None
+
     def _ends_early(self, log: RunLog) -> bool:
         """Whether the evaluations so far end the run before its last step; then the checkpoint says so."""
         state, settings = self.state, self.settings
@@ -156,6 +153,17 @@ class Run(Generic[Images, Result]):
         if why:
             log.note(f"ended at step {state.step} of {settings.steps}: {why}")
         return bool(why)
+
+    def _take(self, batch: Batch, log: RunLog, clock: float) -> None:
+        """Take one step and record it; the loop waits for its batch since `clock`."""
+        state, settings = self.state, self.settings
+        waited = time.perf_counter() - clock
+        factor = self.task.factor(state.step)
+        set_learning_rate(state.optimiser.param_groups, factor)
+        loss = self._step(batch)
+        seconds = time.perf_counter() - clock
+        state.seconds += seconds
+        log.training(state.step, loss, settings.lr * factor, settings.batch_size, seconds, waited)
 
     def _step(self, batch: Batch) -> float:
         """Take one optimiser step; return its loss, or NaN for a batch in which, by chance, every pixel is ignored."""

@@ -22,7 +22,7 @@ from segnext.ranks import Ranks
 from segnext.training.checkpoint import TrainingState
 from segnext.training.log import SEGMENTATION, Measured
 from segnext.training.optimiser import learning_rate_factor, parameter_groups
-from segnext.training.samples import Samples
+from segnext.training.samples import Sample, Samples, draw_samples
 from segnext.training.settings import TrainSettings
 from segnext.training.step import StepGradients
 from segnext.training.task import Task
@@ -54,7 +54,7 @@ class SegmentationTask(Task[SegmentationFolder, Evaluation]):
     ) -> None:
         super().__init__(model, data, settings)
         self.inference = inference
-        self._samples: Samples | None = None
+        self._taken: list[Sample] = []
         self.preprocessing = data.preprocessing(Preprocessing.of(model.metadata))
         channels = len(self.preprocessing.mean)
         if channels != model.config.in_channels:
@@ -116,21 +116,25 @@ class SegmentationTask(Task[SegmentationFolder, Evaluation]):
         self, state: TrainingState, images: SegmentationFolder, after_image: Callable[[], None]
     ) -> Evaluation:
         """Evaluate the averaged weights on images of the `val` split; `after_image` may raise."""
-        self._samples = Samples(images, self.data.classes, self.data.palette)
-        return evaluate(
+        samples = Samples(images)
+        evaluation = evaluate(
             state.average.model,
             images,
             device=state.device,
             dtype=self.autocast,
             inference=self.inference,
             preprocessing=self.preprocessing,
-            look=self._samples.look,
+            look=samples.look,
             after_image=after_image,
         )
+        self._taken = samples.taken
+        return evaluation
 
     def samples(self) -> memoryview | None:
         """Return a few images of this process's last evaluation with label and prediction, as a PNG."""
-        return self._samples.draw() if self._samples is not None else None
+        if not self._taken:
+            return None
+        return draw_samples(self._taken, self.data.classes, self.data.palette, self.data.ignore_index)
 
     def described(self) -> dict[str, Any]:
         """Return what recipe.yaml and the final weights say beside settings, data and architecture."""

@@ -43,7 +43,7 @@ def ended(data, tmp_path_factory) -> Path:
         ({10: 0.5, 20: 0.4}, 2, None),
         ({10: 0.5, 20: 0.5, 30: 0.3}, 2, "no better mIoU than 0.50000 of step 10 in 2 evaluations"),
         ({30: 0.6, 10: 0.5, 20: 0.4}, 1, None),
-        ({10: 0.5, 20: 0.4, 30: 0.6, 40: 0.6}, 1, "no better mIoU than 0.60000 of step 30 in 1 evaluations"),
+        ({10: 0.5, 20: 0.4, 30: 0.6, 40: 0.6}, 1, "no better mIoU than 0.60000 of step 30 in 1 evaluation"),
     ],
     ids=["none", "never", "not-yet", "equal-is-not-better", "better-again", "since-the-best"],
 )

@@ -1,5 +1,6 @@
 """samples.png shows the same few images at every evaluation, with label, prediction, classes and mIoU."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pytest
 from PIL import Image
 
 from segnext.data.config import DataConfig, load_data_config
+from segnext.data.dataset import SegmentationFolder
 from segnext.evaluation.evaluate import evaluate
+from segnext.evaluation.worst import LINE
 from segnext.signals import StoppedAtOnce
 from segnext.training import samples
-from segnext.training.samples import SAMPLES, TILE, Samples
+from segnext.training.samples import SAMPLES, TILE, Sample, Samples, draw_samples
 from segnext.training.settings import Reporting
 from tests.data.synthetic import write_data_set
 from tests.training.runs import Trigger, narrow, run
@@ -24,35 +27,34 @@ def data(tmp_path_factory) -> DataConfig:
     return load_data_config(write_data_set(tmp_path_factory.mktemp("houses"), val=9))
 
 
-def seen(data: DataConfig) -> Samples:
-    dataset = data.open("val")
-    found = Samples(dataset, data.classes, data.palette)
-    evaluate(narrow().eval(), dataset, look=found.look)
-    return found
+def taken(dataset: SegmentationFolder) -> list[Sample]:
+    samples = Samples(dataset)
+    evaluate(narrow().eval(), dataset, look=samples.look)
+    return samples.taken
 
 
-def pixels(png: bytes | memoryview | Path) -> np.ndarray:
-    with Image.open(png if isinstance(png, Path) else io.BytesIO(png)) as image:
+def drawn(data: DataConfig, chosen: list[Sample]) -> np.ndarray:
+    return pixels(io.BytesIO(draw_samples(chosen, data.classes, data.palette, data.ignore_index)))
+
+
+def pixels(png: Path | io.BytesIO) -> np.ndarray:
+    with Image.open(png) as image:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
-def test_they_are_spread_over_the_split(data):
-    assert sorted(seen(data)._scored) == [1, 3, 5, 7]
-
-
-def test_a_split_of_few_images_is_shown_whole(data):
-    few = data.open("val").share(0, 4)
-    found = Samples(few, data.classes, data.palette)
-    evaluate(narrow().eval(), few, look=found.look)
-    assert sorted(found._scored) == [0, 1, 2] and pixels(found.draw()).size
+@pytest.mark.parametrize(("count", "expected"), [(9, [1, 3, 5, 7]), (4, [0, 1, 2, 3]), (1, [0])])
+def test_they_are_spread_over_the_split(data, count, expected):
+    dataset = data.open("val")
+    dataset.pairs = dataset.pairs[:count]
+    names = [sample.scored.image_file.name for sample in taken(dataset)]
+    assert names == [dataset.pairs[index][0].name for index in expected]
 
 
 def test_photograph_and_label_are_drawn(data):
-    found = seen(data)
-    picture = pixels(found.draw())
+    picture = drawn(data, taken(data.open("val")))
     image, label = data.open("val")[1]
     height, width = label.shape
-    top = 3 * 24  # below file name, measures and titles
+    top = 3 * LINE  # below file name, measures and titles
     np.testing.assert_array_equal(picture[top : top + height, :width], image)
     tinted = picture[top : top + height, width : 2 * width]
     colours = np.array([*data.palette, *[(0, 0, 0)] * 253])[label]  # ignored pixels are black
@@ -60,14 +62,26 @@ def test_photograph_and_label_are_drawn(data):
     assert inside.mean() > 0.6  # borders between classes are light
 
 
+def test_the_prediction_and_its_classes_are_drawn(data):
+    (sample, *_) = taken(data.open("val"))
+    plain = sample._replace(label=np.full_like(sample.label, 255))
+    masks = [np.full_like(sample.scored.mask, each) for each in (0, 1)]
+    first, second = (
+        drawn(data, [plain._replace(scored=dataclasses.replace(sample.scored, mask=mask))]) for mask in masks
+    )
+    height, width = sample.label.shape
+    differing = np.abs(first - second).sum(2) > 0
+    top = 3 * LINE
+    assert differing[top : top + height, 2 * width : 3 * width].all()
+    assert differing[top + height :].any()  # the legend
+    assert not differing[: top + height, : 2 * width].any()
+
+
 def test_tiles_of_large_images_are_small(data):
-    found = Samples(data.open("val"), data.classes, data.palette)
-    (index, scored) = next(iter(seen(data)._scored.items()))
-    large = np.zeros((1000, 2000, 3), np.uint8), np.zeros((1000, 2000), np.uint8)
-    found.dataset._cache[index] = large
-    object.__setattr__(scored, "mask", large[1])
-    found._scored[index] = scored
-    height, width = pixels(found.draw()).shape[:2]
+    (sample, *_) = taken(data.open("val"))
+    ids = np.zeros((1000, 2000), np.uint8)
+    scored = dataclasses.replace(sample.scored, mask=ids)
+    height, width = drawn(data, [Sample(np.zeros((1000, 2000, 3), np.uint8), ids, scored)]).shape[:2]
     assert width == 3 * 640 and TILE[1] < height < TILE[1] + 200
 
 
