@@ -56,7 +56,8 @@ class Inference:
             ``"official"``: as the official code, a second resize rounds each side up to a multiple of 32, and
             logits are resized twice too. ``"mmseg1"``: as mmsegmentation 1.x, the normalised image is padded
             with 0 to a multiple of 32, and the logits are cut.
-        mode: ``"whole"``, or ``"slide"``: overlapping windows whose logits are averaged.
+        mode: ``"whole"``, or ``"slide"``: overlapping windows whose logits are averaged. The memory of a mask then
+            hardly grows with the number of classes, see `predict_mask`.
         crop: side of a window in pixels; a side of the image that is shorter is not split.
         stride: step between windows, at most `crop`; None: three quarters of it (Cityscapes: 1024 and 768).
         scales: the image is also seen at these multiples of its size; softmax probabilities are averaged.
@@ -197,9 +198,11 @@ def predict_mask(
 ) -> Tensor:
     """Return the most likely class of every pixel: the argmax of `predict_logits`, in less memory.
 
-    If the whole image is seen once, no full-size logits exist (fused resize and argmax), unless the protocol resizes
-    logits twice. Sliding windows at the result's size hold those of one row of windows, and normalise one window at
-    a time. Other sizes, several scales and mirrored views hold them all.
+    If the image is seen once, no full-size logits exist. The last resize and the argmax are fused. Where windows see
+    the image at its own size, 32 MB of logits are there at a time, besides the network's small ones of two rows of
+    windows (about K * W * crop / 6 bytes with the default stride), and one window at a time is normalised. Several
+    scales and mirrored views hold all logits, and so does ``align_corners`` unless windows see the image at its
+    own size.
 
     Args:
         model: in evaluation mode.

@@ -54,8 +54,8 @@ def sliding_logits(
 
     Windows are kept as small as the network's logits are, while a later row still needs them. The rows of a band are
     resized and averaged first, all windows of one row side by side, and then its columns. So each number at full size
-    is computed once, and 32 MB of them are there at a time, whatever K is. Small logits of the windows that see one row
-    are K * W * crop / 64 * (crop / stride)^2 numbers at most.
+    is computed once, and 32 MB of them are there at a time, whatever K is. The small logits of the windows that see a
+    row are about K * W * crop / 64 * (crop / stride)^2 numbers.
 
     Args:
         network: (N, C, h, w) to float32 logits (N, K, any size), which are resized to the window.
