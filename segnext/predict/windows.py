@@ -82,7 +82,8 @@ def sliding_logits(
         if upper in tops:
             seeing[upper] = _row_of_windows(network, view, upper, lefts, (rows, columns), batch)
         if sums is None:
-            sums = _band(len(view.pixels), seeing[upper].shape[1], view.size, view.pixels.device)
+            size = (rows, view.size[1])
+            sums = _band(len(view.pixels), seeing[upper].shape[1], size, view.pixels.device)
         step = sums.shape[2]
         for first in range(upper, lower, step):
             last = min(first + step, lower)
@@ -97,7 +98,7 @@ def sliding_logits(
 
 
 def _band(count: int, classes: int, size: tuple[int, int], device: torch.device) -> Tensor:
-    """Return room for as many rows as a band has, channels_last: there, argmax takes an eighth of the time."""
+    """Return room for a band of at most `size`, channels_last: there, argmax takes an eighth of the time."""
     rows = min(max(1, _BAND // (count * classes * size[1])), size[0])
     shape = (count, classes, rows, size[1])
     return torch.empty(shape, device=device, memory_format=torch.channels_last)
@@ -112,11 +113,17 @@ def _row_of_windows(
     batch: int,
 ) -> Tensor:
     """Return the logits of the windows that begin in row `top`, side by side: (N, K, h, windows * w)."""
-    parts: list[Tensor] = []
+    count, row = len(view.pixels), None
     for first in range(0, len(lefts), batch):
-        windows = torch.cat([view.window(top, left, *size) for left in lefts[first : first + batch]])
-        parts += network(windows).split(len(view.pixels))
-    return torch.cat(parts, 3)
+        chunk = lefts[first : first + batch]
+        logits = network(torch.cat([view.window(top, left, *size) for left in chunk]))
+        width = logits.shape[3]
+        if row is None:  # in place, for together the windows' own tensors would be a second copy
+            shape = (count, *logits.shape[1:3], len(lefts) * width)
+            row = torch.empty(shape, device=logits.device, memory_format=torch.channels_last)
+        row[..., first * width : (first + len(chunk)) * width] = torch.cat(logits.split(count), 3)
+    assert row is not None  # there is at least one window
+    return row
 
 
 def _resized_rows(logits: Tensor, first: int, last: int, extent: int, align_corners: bool) -> Tensor:
