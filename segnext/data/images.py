@@ -97,7 +97,7 @@ def read_image(
     """
     check_range("read_image", value_range)
     with opened(path) as image:
-        return rgb_array(image, value_range, upright=upright)
+        return _rgb(image, value_range, upright, in_place=True)
 
 
 def rgb_array(
@@ -118,6 +118,11 @@ def rgb_array(
         ImageError: there are no pixels, or they have no defined brightness (floating point or more than 16 bits
             without a range, Lab).
     """
+    return _rgb(image, value_range, upright, in_place=False)
+
+
+def _rgb(image: Image.Image, value_range: ValueRange | None, upright: bool, in_place: bool) -> np.ndarray:
+    """See `rgb_array`; an image that nobody else has is turned in place, so that it is in memory once."""
     _expect_readable(image)
     correct(image)
     if image.mode == "LAB":
@@ -131,7 +136,7 @@ def rgb_array(
                 "colours of more than 8 bits with a declared value_range are read from PNG and TIFF alone, got "
                 f"{image.format}; save it as one of these"
             )
-    image = decoded(image, upright)
+    image = decoded(image, upright, in_place=in_place)
     if image.mode == "La":
         image = image.convert("LA")  # Pillow has no way from here to RGBA
     if image.mode in INTEGERS or image.mode == "F":
@@ -237,14 +242,17 @@ def _colour_bands(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(bands) if bands.shape[2] == 3 else np.repeat(bands, 3, axis=2)
 
 
-def decoded(image: Image.Image, upright: bool) -> Image.Image:
-    """Return an opened image with its pixels in memory, turned by EXIF (`upright`) or as they are stored."""
+def decoded(image: Image.Image, upright: bool, *, in_place: bool = False) -> Image.Image:
+    """Return an opened image with its pixels in memory, turned by EXIF (`upright`) or as they are stored.
+
+    The pixels as stored stay in memory too, unless `image` itself may be turned (`in_place`).
+    """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _decoded_tiff(image, upright)
     if isinstance(image, PngImagePlugin.PngImageFile) and image.tile and not image.tell():
         _decode_png(image)
     image.load()
-    return turned_upright(image) if upright else image
+    return turned_upright(image, in_place=in_place) if upright else image
 
 
 def _decoded_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.Image:
@@ -312,9 +320,12 @@ def orientation(image: Image.Image) -> int:
     return number if number in range(1, 9) else 1
 
 
-def turned_upright(image: Image.Image) -> Image.Image:
-    """Return the image turned by its EXIF orientation; the image itself if it has none."""
+def turned_upright(image: Image.Image, *, in_place: bool = False) -> Image.Image:
+    """Return the image turned by its EXIF orientation; the image itself if it has none, or may be turned."""
     if orientation(image) == 1:
+        return image
+    if in_place:
+        ImageOps.exif_transpose(image, in_place=True)
         return image
     upright = ImageOps.exif_transpose(image)
     upright.format = image.format

@@ -21,6 +21,7 @@ from segnext.data.resizing import resize
 from segnext.models.config import SegNeXtConfig
 from segnext.models.labels import class_logits, two_logits
 from segnext.predict.windows import View, sliding_logits
+from segnext_kernels import upsample_argmax
 
 LARGEST_SCALE = 100.0  # a larger number is a mistake, and sizes that follow from it overflow
 
@@ -55,7 +56,8 @@ class Inference:
             ``"official"``: as the official code, a second resize rounds each side up to a multiple of 32, and
             logits are resized twice too. ``"mmseg1"``: as mmsegmentation 1.x, the normalised image is padded
             with 0 to a multiple of 32, and the logits are cut.
-        mode: ``"whole"``, or ``"slide"``: overlapping windows whose logits are averaged.
+        mode: ``"whole"``, or ``"slide"``: overlapping windows whose logits are averaged. The memory of a mask then
+            hardly grows with the number of classes, see `predict_mask`.
         crop: side of a window in pixels; a side of the image that is shorter is not split.
         stride: step between windows, at most `crop`; None: three quarters of it (Cityscapes: 1024 and 768).
         scales: the image is also seen at these multiples of its size; softmax probabilities are averaged.
@@ -178,14 +180,7 @@ def predict_logits(
     for scale in inference.scales:
         for mirrored in (False, True) if inference.flip else (False,):
             view = _view(images, preprocessing or Preprocessing(), inference, scale, mirrored)
-            if inference.mode == "slide":
-                logits = torch.cat([band.clone() for band in _sliding_logits(model, view, inference)], dim=2)
-            else:
-                logits = _logits(model, view.window(0, 0, *view.size))
-                if inference.protocol != "native":
-                    logits = _resize_logits(logits, view.size, corners)
-            if inference.protocol == "mmseg1" and view.size != view.pixels.shape[2:]:
-                logits = logits[:, :, : view.pixels.shape[2], : view.pixels.shape[3]]
+            logits = _view_logits(model, view, inference)
             logits = _resize_logits(logits.flip(3) if mirrored else logits, size, corners)
             several = inference.views > 1
             scores = class_logits(logits, threshold).softmax(1) if several else two_logits(logits, threshold)
@@ -203,9 +198,11 @@ def predict_mask(
 ) -> Tensor:
     """Return the most likely class of every pixel: the argmax of `predict_logits`, in less memory.
 
-    If the whole image is seen once, no full-size logits exist (fused resize and argmax), unless the protocol resizes
-    logits twice. Sliding windows at the result's size hold those of one row of windows, and normalise one window at
-    a time. Other sizes, several scales and mirrored views hold them all.
+    If the image is seen once, no full-size logits exist. The last resize and the argmax are fused. Where windows see
+    the image at its own size, 32 MB of logits are there at a time, besides the network's small ones of two rows of
+    windows (about K * W * crop / 6 bytes with the default stride), and one window at a time is normalised. Several
+    scales and mirrored views hold all logits, and so does ``align_corners`` unless windows see the image at its
+    own size.
 
     Args:
         model: in evaluation mode.
@@ -222,28 +219,19 @@ def predict_mask(
     """
     inference = inference or Inference()
     _check(model, images)
-    size = (images.shape[2], images.shape[3])
-    one_resize = inference.protocol == "native" or inference.seen(*size, inference.scales[0]) == size
     threshold = model.config.threshold
-    if inference.views > 1 and threshold is not None:
+    if inference.views > 1:
         scores = predict_logits(model, images, preprocessing, inference)
-        return (scores[:, 1] > threshold).to(torch.uint8)
-    if inference.views > 1 or not one_resize:
-        return _ids(predict_logits(model, images, preprocessing, inference))
+        return _ids(scores) if threshold is None else (scores[:, 1] > threshold).to(torch.uint8)
+    size = (images.shape[2], images.shape[3])
     view = _view(images, preprocessing or Preprocessing(), inference, inference.scales[0], False)
-    if inference.mode == "whole":
+    if inference.mode == "whole" and (inference.protocol == "native" or view.size == size):
         return model.predict(view.window(0, 0, *view.size), size)
-    if view.size != size:
-        return _ids(predict_logits(model, images, preprocessing, inference))
-    mask, top = None, 0
-    for band in _sliding_logits(model, view, inference):
-        ids = _ids(two_logits(band, threshold))
-        if mask is None:
-            mask = ids.new_empty((len(images), *size))
-        mask[:, top : top + ids.shape[1]] = ids
-        top += ids.shape[1]
-    assert mask is not None  # there is at least one band
-    return mask
+    if inference.mode == "slide" and view.pixels.shape[2:] == size:
+        bands = _sliding_logits(model, view, inference)
+        return _joined((_ids(two_logits(band, threshold)) for band in bands), size[0])
+    logits = two_logits(_view_logits(model, view, inference), threshold)
+    return upsample_argmax(logits, size, model.config.align_corners)
 
 
 def _view(
@@ -255,6 +243,30 @@ def _view(
     if inference.protocol == "official":
         images = resize(images, size)
     return View(images.flip(3) if mirrored else images, size, preprocessing)
+
+
+def _view_logits(model: Network, view: View, inference: Inference) -> Tensor:
+    """Return the logits of one view, whose only resize that is left is the one to the photograph's size."""
+    height, width = view.pixels.shape[2:]
+    if inference.mode == "slide":
+        return _joined(_sliding_logits(model, view, inference), height)
+    logits = _logits(model, view.window(0, 0, *view.size))
+    if inference.protocol == "native":
+        return logits
+    return _resize_logits(logits, view.size, model.config.align_corners)[:, :, :height, :width]
+
+
+def _joined(bands: Iterable[Tensor], height: int) -> Tensor:
+    """Join bands of rows, from top to bottom, without a second copy of them all."""
+    result, top = None, 0
+    for band in bands:
+        rows = band.shape[-2]
+        if result is None:
+            result = band.new_empty((*band.shape[:-2], height, band.shape[-1]))
+        result[..., top : top + rows, :] = band
+        top += rows
+    assert result is not None  # there is at least one band
+    return result
 
 
 def _sliding_logits(model: Network, view: View, inference: Inference) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from segnext.atomic import replace_bytes
-from segnext.drawing.overlay import add_legend, draw_overlay
+from segnext.drawing.overlay import draw_legend, draw_overlay
 
 LARGEST_JPEG = 65_500  # pixels of a side that libjpeg takes
 
@@ -95,24 +95,19 @@ class Prediction:
         """
         if not 0 <= alpha <= 1:
             raise ValueError(f"overlay: alpha must be within 0..1, got {alpha}")
-        picture = draw_overlay(self.image, self.mask, self.palette, alpha)
-        if not legend:
-            return picture
+        panel = self._legend() if legend else None
+        return draw_overlay(self.image, self.mask, self.palette, alpha, panel)
+
+    def _legend(self) -> Image.Image | None:
         counts = self._counts()
+        height, width = self.mask.shape
         present = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
         colours: list[list[int]] = self.palette.tolist()
-        return add_legend(
-            picture,
-            [
-                (
-                    i,
-                    self.classes[i],
-                    (colours[i][0], colours[i][1], colours[i][2]),
-                    counts[i] / self.mask.size,
-                )
-                for i in present
-            ],
-        )
+        entries = [
+            (i, self.classes[i], (colours[i][0], colours[i][1], colours[i][2]), counts[i] / self.mask.size)
+            for i in present
+        ]
+        return draw_legend((width, height), entries)
 
     def _counts(self) -> np.ndarray:
         """Return the number of pixels of each class."""

@@ -134,6 +134,15 @@ class TestKinds:
         Image.fromarray(np.rot90(upright, -rotation).copy()).save(tmp_path / "a.png", exif=exif)
         np.testing.assert_array_equal(read_image(tmp_path / "a.png"), upright)
 
+    def test_the_caller_s_image_is_not_turned(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(photo()).save(tmp_path / "a.png", exif=exif)
+        with Image.open(tmp_path / "a.png") as image:
+            first, second = rgb_array(image), rgb_array(image)
+            assert image.size == photo().shape[1::-1] and image.getexif()[0x0112] == 6
+        np.testing.assert_array_equal(first, second)
+
     @pytest.mark.parametrize("block", [b"no TIFF header", b"MM\0*\0"], ids=["header", "short"])
     def test_damaged_exif_is_ignored(self, tmp_path, block):
         Image.fromarray(photo()).save(tmp_path / "a.png", exif=b"Exif\0\0" + block)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segnext.drawing import overlay
 from segnext.drawing.fonts import font_for
-from segnext.drawing.overlay import PAPER, add_legend, class_borders, draw_overlay
+from segnext.drawing.overlay import PAPER, add_legend, class_borders, draw_legend, draw_overlay
 
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
 
@@ -23,6 +24,20 @@ def test_tint_inside_and_light_borders():
     assert border.sum() == 20 and border[:, 14].all()
     assert np.abs(result - expected)[~border].max() <= 1
     assert (result[border] >= 170).all()
+
+
+@pytest.mark.parametrize("pixels", [1, 70, 1 << 20])
+def test_strips_do_not_show(monkeypatch, pixels):
+    """Borders reach into the next strip, and the legend stands below all of them."""
+    image = picture(23, 30)
+    mask = np.random.default_rng(1).integers(0, 3, (23, 30), np.uint8)
+    whole = np.array(Image.blend(Image.fromarray(image), Image.fromarray(PALETTE[mask]), 0.5))
+    border = class_borders(mask)
+    whole[border] = whole[border] // 3 + 170
+    monkeypatch.setattr(overlay, "_STRIP", pixels)
+    np.testing.assert_array_equal(np.array(draw_overlay(image, mask, PALETTE)), whole)
+    with_legend = draw_overlay(image, mask, PALETTE, legend=draw_legend((30, 23), ENTRIES))
+    assert with_legend.tobytes() == add_legend(Image.fromarray(whole), ENTRIES).tobytes()
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(0, "image"), (1, "colours")])

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from segnext.data.preprocessing import Preprocessing
+from segnext.predict import windows
 from segnext.predict.windows import View, sliding_logits, window_starts
 
 AS_IT_IS = Preprocessing((0.0,) * 3, (1.0,) * 3)
@@ -35,8 +36,45 @@ def test_the_average_of_what_agrees_is_itself(height, width, batch):
         band.clone()
         for band in sliding_logits(lambda windows: 2 * windows, view, crop=9, stride=4, batch=batch)
     ]
-    assert len(bands) == len(window_starts(height, 9, 4))
     torch.testing.assert_close(torch.cat(bands, dim=2), 2 * images.float())
+
+
+@pytest.mark.parametrize("align_corners", [False, True], ids=["centres", "corners"])
+@pytest.mark.parametrize(
+    ("height", "width", "crop", "stride"),
+    [(70, 90, 48, 36), (61, 45, 21, 5), (20, 90, 48, 48), (50, 3, 9, 7)],
+)
+@pytest.mark.parametrize("numbers", [1, 1000, 1 << 23], ids=["rows", "few-rows", "whole"])
+def test_equals_the_definition(monkeypatch, height, width, crop, stride, align_corners, numbers):
+    """Each window is resized whole, the windows are added up and divided by their number."""
+
+    def network(windows: torch.Tensor) -> torch.Tensor:
+        pooled = F.avg_pool2d(windows, 3, ceil_mode=True)
+        return torch.cat([pooled, pooled.flip(1) ** 2], 1) / 255
+
+    monkeypatch.setattr(windows, "_BAND", numbers)
+    images = noise(2, height, width)
+    view = View(images, (height, width), AS_IT_IS)
+    rows, columns = min(crop, height), min(crop, width)
+    sums, counts = torch.zeros(2, 6, height, width), torch.zeros(height, width)
+    for top in window_starts(height, crop, stride):
+        for left in window_starts(width, crop, stride):
+            part = (slice(top, top + rows), slice(left, left + columns))
+            logits = network(images[(..., *part)].float())
+            sums[(..., *part)] += F.interpolate(
+                logits, (rows, columns), mode="bilinear", align_corners=align_corners
+            )
+            counts[part] += 1
+    bands = [band.clone() for band in sliding_logits(network, view, crop, stride, 2, align_corners)]
+    assert max(band.shape[2] for band in bands) <= max(1, numbers // (2 * 6 * width))
+    torch.testing.assert_close(torch.cat(bands, dim=2), sums / counts, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_and_columns_that_the_pixels_lack_are_left_out():
+    images = noise(1, 20, 21)
+    view = View(images, (32, 32), AS_IT_IS)
+    bands = [band.clone() for band in sliding_logits(lambda windows: windows, view, 9, 5, 1)]
+    torch.testing.assert_close(torch.cat(bands, dim=2), images.float())
 
 
 def test_logits_are_resized_to_the_window():
