@@ -136,14 +136,13 @@ def test_three_processes_go_on_where_two_were_killed(many, weights, tmp_path):
 
 def test_a_folder_in_use_is_refused_in_all_processes(many, weights, tmp_path):
     words = (*SEGNEXT, "predict", many, "-w", weights, "-o", tmp_path / "out", *CPU)
-    processes = start(1, *words)
+    (alone,) = start(1, *words)
     try:
-        wait_for(processes, tmp_path / "out" / "predictions.jsonl")
-        processes[0].send_signal(signal.SIGSTOP)
+        wait_for([alone], tmp_path / "out" / "predictions.jsonl")
+        alone.send_signal(signal.SIGSTOP)
         first, second = ended(start(2, *words, "--overwrite"))
     finally:
-        ended_first = processes[0]
-        ended_first.kill()
-        ended_first.communicate()
+        alone.kill()
+        alone.communicate()
     assert (first[0], second[0]) == (1, 1) and "where another process is at work" in first[2]
     assert second[2].startswith("segnext: predict: ")

@@ -21,8 +21,8 @@ PACKAGES = {
 }
 # parts of segnext, the lowest first: each imports only those of earlier lines
 FLOORS = (
-    ("device", "locks", "one_line", "signals"),
-    ("atomic", "safe_yaml"),
+    ("device", "heartbeat", "locks", "one_line", "signals"),
+    ("atomic", "ranks", "safe_yaml"),
     ("models", "drawing"),
     ("data",),
     ("weights",),
