@@ -12,9 +12,8 @@ from segnext.drawing.fonts import font_for, legible
 PAPER = (255, 255, 255)
 INK = (32, 33, 36)
 FAINT = (110, 114, 120)
-_STRIP = (
-    1 << 20
-)  # pixels that are tinted at once: a large photograph is in memory twice, as an array and as the result
+# Pixels that are tinted at once: a large photograph is in memory twice, as an array and as the result.
+_STRIP = 1 << 20
 
 
 def draw_overlay(

@@ -131,9 +131,8 @@ def expect_free(path: Path, resume: bool, overwrite: bool) -> list[str]:
     names = (CHECKPOINT, FINAL, RESULTS, ROWS, *PICTURES, _FIRST[CHECKPOINT])
     existing = [name for name in names if os.path.lexists(path / name)]
     for name in existing:
-        if (path / name).is_dir() and (
-            name not in PICTURES or overwrite
-        ):  # one that cannot be drawn ends no run
+        # A picture that cannot be drawn ends no run.
+        if (path / name).is_dir() and (name not in PICTURES or overwrite):
             raise FileExistsError(
                 f"train: {path / name} must be a file, got a folder; remove it, or choose another --output"
             )
