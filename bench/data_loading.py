@@ -125,9 +125,8 @@ def share_of_the_lock(batches: TrainingBatches) -> float:
     Another thread counts in pure Python, for which it needs the lock: what it counts less than alone is that time.
     """
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(
-        1e-4
-    )  # else each turn of the other thread would cost the one that makes samples 5 ms
+    # Else each turn of the other thread would cost the one that makes samples 5 ms.
+    sys.setswitchinterval(1e-4)
     try:
         shares = []
         for _ in range(ROUNDS):
