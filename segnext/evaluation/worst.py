@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from segnext.atomic import replace_bytes, replace_text
+from segnext.data.bands import rgb_view
 from segnext.data.dataset import SegmentationFolder
 from segnext.drawing.fonts import font_for, legible
 from segnext.drawing.overlay import INK, PAPER, draw_overlay
@@ -117,7 +118,7 @@ def save_worst(
     rows = csv.writer(table)
     rows.writerow(COLUMNS)
     for rank, scored in enumerate(ranked, 1):
-        image = dataset.read_image(scored.image_file)
+        image = rgb_view(dataset.read_image(scored.image_file))
         label = dataset.labels.classes(dataset.labels.read(scored.label_file), scored.label_file)
         picture = io.BytesIO()
         draw_triple(image, label, scored, palette, dataset.ignore_index).save(picture, "png")

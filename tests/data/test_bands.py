@@ -109,24 +109,14 @@ def call(*words: object) -> None:
 
 def test_a_network_of_four_bands_learns_is_evaluated_and_predicts(satellite, tmp_path, capsys):
     call("doctor", satellite)
-    short = [
-        "--steps",
-        "30",
-        "--warmup",
-        "5",
-        "--batch-size",
-        "4",
-        "--crop",
-        "32",
-        "--ema",
-        "0.5",
-        "--lr",
-        "3e-3",
-    ]
+    short = "--steps 30 --warmup 5 --batch-size 4 --crop 32 --ema 0.5 --lr 3e-3".split()
     call("train", satellite, "-o", tmp_path / "run", "--device", "cpu", *short)
     weights = tmp_path / "run" / "final.safetensors"
     capsys.readouterr()
-    call("val", satellite, "-w", weights)
+    call("val", satellite, "-w", weights, "--worst-dir", tmp_path / "worst", "--worst-count", "1")
+    (picture,) = (tmp_path / "worst").glob("1_*.png")
+    with Image.open(picture) as drawn:
+        assert drawn.mode == "RGB"
     (miou,) = re.findall(r"mIoU (\S+)\n", capsys.readouterr().out)
     assert float(miou) > 0.6  # 0.33 without the fifth band
     file = tmp_path / "images" / "val" / "0.tif"
