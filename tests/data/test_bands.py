@@ -109,8 +109,8 @@ def call(*words: object) -> None:
 
 def test_a_network_of_four_bands_learns_is_evaluated_and_predicts(satellite, tmp_path, capsys):
     call("doctor", satellite)
-    short = "--steps 30 --warmup 5 --batch-size 4 --crop 32 --ema 0.5 --lr 3e-3".split()
-    call("train", satellite, "-o", tmp_path / "run", "--device", "cpu", *short)
+    short = "--steps 30 --warmup 5 --batch-size 4 --crop 32 --ema 0.5 --lr 3e-3"
+    call("train", satellite, "-o", tmp_path / "run", "--device", "cpu", *short.split())
     weights = tmp_path / "run" / "final.safetensors"
     capsys.readouterr()
     call("val", satellite, "-w", weights, "--worst-dir", tmp_path / "worst", "--worst-count", "1")

@@ -8,21 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from segnext.data.config import DataConfig, load_data_config
 from segnext.signals import StoppedAtOnce
 from segnext.training.events import EVENTS, scalars
 from segnext.training.settings import Reporting
-from tests.data.synthetic import write_data_set
 from tests.training.runs import Trigger, assert_equal_runs, run
 
 pytest.importorskip("tensorboard")
 REPORTING = {"eval_every": 3, "checkpoint_every": 3, "log_every": 1, "workers": 0}
 WITH, WITHOUT = Reporting(**REPORTING, tensorboard=True), Reporting(**REPORTING)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> DataConfig:
-    return load_data_config(write_data_set(tmp_path_factory.mktemp("houses")))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from segnext import create_model
-from segnext.data.config import DataConfig, load_data_config
+from segnext.data.config import load_data_config
 from segnext.evaluation.evaluate import evaluate
 from segnext.training.loop import CHECKPOINT, Diverged
 from segnext.training.settings import Reporting
@@ -20,11 +20,6 @@ from tests.data.synthetic import CLASSES, COLOURS, scene, write_data_set, write_
 from tests.training.runs import Trigger, narrow, rows, run, tensors
 
 CAMVID = Path(os.environ.get("SEGNEXT_CAMVID", Path(__file__).parents[3] / "shared" / "camvid"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> DataConfig:
-    return load_data_config(write_data_set(tmp_path_factory.mktemp("houses")))
 
 
 @pytest.fixture(scope="module")

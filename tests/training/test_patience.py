@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 from segnext import create_model
-from segnext.data.config import DataConfig, load_data_config
 from segnext.signals import StoppedAtOnce
 from segnext.training.loop import CHECKPOINT, FINAL
 from segnext.training.patience import exhausted
 from segnext.training.settings import Reporting
-from tests.data.synthetic import write_data_set
 from tests.training.processes import run_together
 from tests.training.runs import Trigger, assert_equal_runs, header, rows, run
 
@@ -20,11 +18,6 @@ from tests.training.runs import Trigger, assert_equal_runs, header, rows, run
 # stays the best.
 STILL = {"steps": 20, "lr": 1e-12, "ema": 0.0, "patience": 2}
 OFTEN = Reporting(eval_every=2, checkpoint_every=3, log_every=1, workers=0)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> DataConfig:
-    return load_data_config(write_data_set(tmp_path_factory.mktemp("houses")))
 
 
 @pytest.fixture(scope="module")

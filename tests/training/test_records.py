@@ -5,12 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from segnext.data.config import DataConfig, load_data_config
 from segnext.training.records import Records, Trained
 from segnext.training.settings import Reporting
-from tests.data.synthetic import write_data_set
 from tests.training.runs import run
 
 MEASURES = ("val_miou", "val_pixel_accuracy")
@@ -27,11 +23,6 @@ def objects(folder: Path) -> list[dict[str, Any]]:
 
 def steps(folder: Path) -> list[tuple[int, str]]:
     return [(row["step"], "val" if "val" in row else "loss") for row in objects(folder)]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> DataConfig:
-    return load_data_config(write_data_set(tmp_path_factory.mktemp("houses")))
 
 
 def test_a_run_records_all_measures(data, tmp_path):

@@ -30,11 +30,6 @@ from tests.training.runs import Trigger, assert_equal_runs, header, narrow, rows
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> DataConfig:
-    return load_data_config(write_data_set(tmp_path_factory.mktemp("houses")))
-
-
-@pytest.fixture(scope="module")
 def whole(data, tmp_path_factory) -> Path:
     """Return the folder of a run of six steps without a stop."""
     folder = tmp_path_factory.mktemp("whole")
