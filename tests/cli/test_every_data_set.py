@@ -24,7 +24,7 @@ PUBLISHED = {"protocol": "official", "mode": "whole", "short_side": 512, "crop":
 PROTOCOLS = {
     "cityscapes": PUBLISHED | {"protocol": "native", "mode": "slide", "short_side": 0, "stride": 768},
     "isaid": PUBLISHED | {"protocol": "native", "mode": "slide", "short_side": 0, "crop": 896, "stride": 512},
-    "camvid": {"protocol": "native", "mode": "whole", "short_side": 360},
+    "camvid": {"protocol": "native", "mode": "whole", "short_side": 720},
 }
 
 
