@@ -296,7 +296,7 @@ def waits_for_data(folder: Path) -> list[str]:
         return []
     found = json.loads(path.read_text())
     settings, machine = found["settings"], found["machine"]
-    steps = [["dtype", "seconds a step", "images/s", "of them waiting for data", "memory"]]
+    steps = [["dtype", "seconds a step", "images/s", "of the time waiting", "memory"]]
     for dtype, row in found["training"].items():
         speed, wait = f"{row['images_per_second']:.2f}", f"{row['data_wait']:.2%}"
         steps.append([dtype, f"{row['step_seconds']:.2f}", speed, wait, f"{row['memory'] / 1e9:.1f} GB"])
