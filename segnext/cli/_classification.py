@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from segnext.create import create_model
 from segnext.data.classification import ClassFolders, ClassifiedImages, open_class_folders
 from segnext.data.shipped import CLASSIFICATION
 from segnext.evaluation.classification import SIDE, Accuracy, evaluate_classifier
+from segnext.evaluation.together import AfterImages
 from segnext.models import MSCAN
 from segnext.models.registry import SIZES
 from segnext.ranks import Ranks
@@ -52,14 +52,10 @@ def val_classifier(
     console, side = Console(highlight=False, soft_wrap=True, quiet=not ranks.is_first), trained_side(model)
     note_other_names(console, data.classes, model, OF_IDS)
 
-    def evaluated(share: ClassifiedImages, after_image: Callable[[], None]) -> Accuracy:
-        def after_batch(count: int) -> None:
-            for _ in range(count):
-                after_image()
-
+    def evaluated(share: ClassifiedImages, after_images: AfterImages) -> Accuracy:
         arithmetic = getattr(torch, dtype)
         return evaluate_classifier(
-            model, share, device=device, dtype=arithmetic, side=side, after_batch=after_batch
+            model, share, device=device, dtype=arithmetic, side=side, after_batch=after_images
         )
 
     accuracy = evaluate_shown(evaluated, images, ranks, console, f"{data.name} {split}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from segnext.data.dataset import SegmentationFolder
 from segnext.data.preprocessing import Preprocessing
 from segnext.evaluation.confusion_picture import confusion_picture
 from segnext.evaluation.evaluate import Evaluation, evaluate
+from segnext.evaluation.together import AfterImages
 from segnext.evaluation.worst import Scored, WorstImages, save_worst
 from segnext.models import SegNeXt
 from segnext.predict.predictor import network_of
@@ -117,7 +117,7 @@ def val_segmentation(
     console.print(str(inference), markup=False)
     worst = WorstImages(outputs.worst_count) if outputs.worst_dir else None
 
-    def evaluated(share: SegmentationFolder, after_image: Callable[[], None]) -> Evaluation:
+    def evaluated(share: SegmentationFolder, after_images: AfterImages) -> Evaluation:
         return evaluate(
             network,
             share,
@@ -126,7 +126,7 @@ def val_segmentation(
             inference=inference,
             boundary=boundary,
             look=worst.look if worst else None,
-            after_image=after_image,
+            after_image=after_images,
         )
 
     evaluation = evaluate_shown(evaluated, dataset, ranks, console, f"{config.name} {split}")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from segnext.evaluation.measures import Result
-from segnext.evaluation.together import Images, evaluate_together
+from segnext.evaluation.together import AfterImages, Images, evaluate_together
 from segnext.models.finite import NonFiniteError
 from segnext.ranks import Ranks
 
@@ -18,7 +18,7 @@ AGAIN = "begin again"  # what to do when a process hangs
 
 
 def evaluate_shown(
-    evaluated: Callable[[Images, Callable[[], None]], Result],
+    evaluated: Callable[[Images, AfterImages], Result],
     dataset: Images,
     ranks: Ranks,
     console: Console,

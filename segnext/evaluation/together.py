@@ -27,8 +27,15 @@ class Shared(Protocol):
         """Return every `ranks`-th image, from number `rank`, as a data set of the same kind."""
 
 
+class AfterImages(Protocol):
+    """What an evaluation calls after each image, or after a batch with its number of images; it may raise."""
+
+    def __call__(self, images: int = 1, /) -> None:
+        """Count images that were evaluated."""
+
+
 def evaluate_together(
-    evaluated: Callable[[Images, Callable[[], None]], Result],
+    evaluated: Callable[[Images, AfterImages], Result],
     dataset: Images,
     ranks: Ranks,
     stop: threading.Event,
@@ -37,11 +44,11 @@ def evaluate_together(
     """Evaluate a model that is the same in all processes.
 
     Args:
-        evaluated: evaluates images, and calls a function once per image.
+        evaluated: evaluates images, and calls a function as it goes.
         dataset: the whole data set, the same in all processes.
         ranks: the processes.
         stop: set when a signal has reached this process.
-        look: called after each image with the number that all processes have done.
+        look: called as often, with the number that all processes have done.
 
     Returns:
         The evaluation of all images, or None and why there is none: logits that are not finite.
@@ -53,13 +60,13 @@ def evaluate_together(
     evaluation, failure = None, None
     with ranks.shared_work(stop) as work:
 
-        def after_image() -> None:
-            look(work.done())
+        def after_images(images: int = 1, /) -> None:
+            look(work.done(images))
             if work.is_over():
                 raise _Over
 
         try:
-            evaluation = evaluated(dataset.share(ranks.rank, ranks.count), after_image)
+            evaluation = evaluated(dataset.share(ranks.rank, ranks.count), after_images)
         except NonFiniteError as error:
             failure = str(error)
             work.end()

@@ -6,7 +6,6 @@ evaluation are here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +21,7 @@ from segnext.data.classification_views import ClassAugmentation
 from segnext.data.mixing import Mixing
 from segnext.data.rand_augment import RandAugment
 from segnext.evaluation.classification import Accuracy, evaluate_classifier, rgb_preprocessing
+from segnext.evaluation.together import AfterImages
 from segnext.models import MSCAN, SegNeXt
 from segnext.ranks import Ranks
 from segnext.training.checkpoint import TrainingState
@@ -139,13 +139,9 @@ class ClassificationTask(Task[ClassifiedImages, Accuracy]):
         return ClassifierGradients(state, self.settings, self.preprocessing, NO_LABEL, ranks)
 
     def evaluated(
-        self, state: TrainingState, images: ClassifiedImages, after_image: Callable[[], None]
+        self, state: TrainingState, images: ClassifiedImages, after_images: AfterImages
     ) -> Accuracy:
-        """Evaluate the averaged weights on images of the `val` split; `after_image` may raise."""
-
-        def after_batch(count: int) -> None:
-            for _ in range(count):
-                after_image()
+        """Evaluate the averaged weights on images of the `val` split; `after_images` may raise."""
 
         return evaluate_classifier(
             state.average.model,
@@ -154,7 +150,7 @@ class ClassificationTask(Task[ClassifiedImages, Accuracy]):
             dtype=self.autocast,
             preprocessing=self.preprocessing,
             side=self.settings.crop,
-            after_batch=after_batch,
+            after_batch=after_images,
         )
 
 

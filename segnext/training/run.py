@@ -233,7 +233,7 @@ class Run(Generic[Images, Result]):
         if self.validation_set is None:
             return None
         evaluation, failure = evaluate_together(
-            lambda images, after_image: self.task.evaluated(self.state, images, after_image),
+            lambda images, after_images: self.task.evaluated(self.state, images, after_images),
             self.validation_set,
             self.ranks,
             stop or threading.Event(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from segnext.data.dataset import SegmentationFolder
 from segnext.data.preprocessing import Preprocessing
 from segnext.data.transforms import Augmentation
 from segnext.evaluation.evaluate import Evaluation, evaluate
+from segnext.evaluation.together import AfterImages
 from segnext.models import MSCAN, SegNeXt
 from segnext.predict.inference import Inference
 from segnext.ranks import Ranks
@@ -113,9 +113,9 @@ class SegmentationTask(Task[SegmentationFolder, Evaluation]):
         return StepGradients(state, self.settings, self.preprocessing, self.data.ignore_index, ranks)
 
     def evaluated(
-        self, state: TrainingState, images: SegmentationFolder, after_image: Callable[[], None]
+        self, state: TrainingState, images: SegmentationFolder, after_images: AfterImages
     ) -> Evaluation:
-        """Evaluate the averaged weights on images of the `val` split; `after_image` may raise."""
+        """Evaluate the averaged weights on images of the `val` split; `after_images` may raise."""
         samples = Samples(images)
         evaluation = evaluate(
             state.average.model,
@@ -125,7 +125,7 @@ class SegmentationTask(Task[SegmentationFolder, Evaluation]):
             inference=self.inference,
             preprocessing=self.preprocessing,
             look=samples.look,
-            after_image=after_image,
+            after_image=after_images,
         )
         self._taken = samples.taken
         return evaluation

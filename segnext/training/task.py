@@ -7,7 +7,6 @@ steps through either.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar, Generic
 
 import torch
@@ -19,7 +18,7 @@ from segnext.data.classification import ClassFolders
 from segnext.data.config import DataConfig
 from segnext.data.preprocessing import Preprocessing
 from segnext.evaluation.measures import Result
-from segnext.evaluation.together import Images
+from segnext.evaluation.together import AfterImages, Images
 from segnext.models import MSCAN, SegNeXt
 from segnext.ranks import Ranks
 from segnext.training.checkpoint import TrainingState
@@ -114,13 +113,13 @@ class Task(ABC, Generic[Images, Result]):
         """Return what computes the gradients of a step."""
 
     @abstractmethod
-    def evaluated(self, state: TrainingState, images: Images, after_image: Callable[[], None]) -> Result:
+    def evaluated(self, state: TrainingState, images: Images, after_images: AfterImages) -> Result:
         """Evaluate the averaged weights.
 
         Args:
             state: has them.
             images: the `val` split, or this process's share of it.
-            after_image: called after each image; it may raise.
+            after_images: called as images are evaluated; it may raise.
 
         Raises:
             NonFiniteError: logits are NaN or infinite.

@@ -1,4 +1,4 @@
-"""Photographs, narrow weights, and a call of `segnext predict` on them."""
+"""Runs commands; photographs, narrow weights, and a call of `segnext predict` on them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +11,7 @@ from PIL import Image
 from segnext import segnext_t
 from segnext.cli.main import main
 from segnext.weights import save
+from tests.cli.commands import ended
 
 CLASSES, COLOURS = ["road", "sky", "tree"], [[128, 64, 128], [70, 130, 180], [0, 128, 0]]
 
@@ -31,6 +32,18 @@ def photos(tmp_path: Path) -> Path:
         pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
     return folder
+
+
+@pytest.fixture
+def segnext(capsys) -> Callable[..., tuple[object, str, str]]:
+    """Return a function that runs a command line and gives exit status, standard output and standard error."""
+
+    def run(*words: object) -> tuple[object, str, str]:
+        status = ended(*words)
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return run
 
 
 @pytest.fixture

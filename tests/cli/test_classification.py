@@ -8,7 +8,6 @@ import torch
 import yaml
 
 from segnext import create_model
-from segnext.cli.main import main
 from segnext.data.classification import open_class_folders
 from segnext.evaluation.classification import evaluate_classifier
 from segnext.models import MSCAN, SegNeXt
@@ -22,19 +21,6 @@ from tests.evaluation.test_classification import narrow
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     return write_class_folders(tmp_path_factory.mktemp("imagenet"), 10, 4)
-
-
-@pytest.fixture
-def segnext(capsys):
-    """Return a function that runs a command line and gives exit status, standard output and standard error."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(word) for word in words])
-        output = capsys.readouterr()
-        return exit_.value.code, output.out, output.err
-
-    return run
 
 
 def test_val_prints_and_writes_what_the_function_counts(segnext, root, tmp_path):

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from segnext.cli.main import main
+from tests.cli.commands import ended
 
 
 def run(capsys, *words):
-    with pytest.raises(SystemExit) as exit_:
-        main(["data", *map(str, words)])
+    status = ended("data", *words)
     output = capsys.readouterr()
-    return exit_.value.code or 0, output.out, output.err
+    return status or 0, output.out, output.err
 
 
 @pytest.fixture

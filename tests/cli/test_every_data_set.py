@@ -13,9 +13,9 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from segnext.cli.main import main
 from segnext.data.classification import open_class_folders
 from segnext.training.recipes import load_recipe, recipe_for
+from tests.cli.commands import call
 from tests.data.class_folders import write_thousand_folders
 from tests.data.miniatures import MINIATURES, write_miniature
 
@@ -26,12 +26,6 @@ PROTOCOLS = {
     "isaid": PUBLISHED | {"protocol": "native", "mode": "slide", "short_side": 0, "crop": 896, "stride": 512},
     "camvid": {"protocol": "native", "mode": "whole", "short_side": 720},
 }
-
-
-def call(*words: object) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main([str(word) for word in words])
-    assert exit_.value.code == 0
 
 
 def train_two_steps(name: str, root: Path, run: Path) -> None:

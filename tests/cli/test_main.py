@@ -11,13 +11,13 @@ from PIL import Image
 from segnext import __version__
 from segnext.cli import main as cli
 from segnext.data.depth import ImageWarning
+from tests.cli.commands import ended
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(list(words))
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[object, str, str]:
+    status = ended(*words)
     output = capsys.readouterr()
-    return exit_.value.code, output.out, output.err
+    return status, output.out, output.err
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in cli.COMMANDS)], ids=" ".join)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segnext.cli.main import main
 from segnext.training.settings import TrainSettings
+from tests.cli.commands import call
 from tests.data.synthetic import write_data_set
 
 SHORT = ["--steps", "2", "--warmup", "1", "--batch-size", "2", "--crop", "32", "--device", "cpu"]
@@ -19,12 +19,6 @@ def streets(tmp_path_factory) -> Path:
     content = yaml.safe_load(file.read_text()) | {"name": "ade20k"}
     file.write_text(yaml.safe_dump(content))
     return file
-
-
-def call(*words: object) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main([str(word) for word in words])
-    assert exit_.value.code == 0
 
 
 def test_the_list_names_all_recipes_with_the_papers_numbers(capsys):

@@ -38,19 +38,6 @@ def trained(data, tmp_path_factory) -> tuple[Path, Path]:
     return folder, folder / "final.safetensors"
 
 
-@pytest.fixture
-def segnext(capsys):
-    """Return a function that runs a command line and gives exit status, standard output and standard error."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(word) for word in words])
-        output = capsys.readouterr()
-        return exit_.value.code, output.out, output.err
-
-    return run
-
-
 def failure(result: tuple[int, str, str]) -> str:
     status, _, errors = result
     assert status == 1 and errors.startswith("segnext: ") and errors.count("\n") == 1, errors

@@ -9,10 +9,10 @@ import yaml
 from PIL import Image
 
 from segnext import Predictor
-from segnext.cli.main import main
 from segnext.data.bands import read_bands, rgb_view
 from segnext.data.config import load_data_config
 from segnext.data.images import ImageError
+from tests.cli.commands import call
 
 tifffile = pytest.importorskip("tifffile", reason="the reader of bands is an extra")
 
@@ -99,12 +99,6 @@ def satellite(tmp_path) -> Path:
     }
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(content))
     return tmp_path / "data.yaml"
-
-
-def call(*words: object) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main([str(word) for word in words])
-    assert exit_.value.code == 0
 
 
 def test_a_network_of_four_bands_learns_is_evaluated_and_predicts(satellite, tmp_path, capsys):
