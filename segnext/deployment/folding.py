@@ -19,7 +19,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from segnext.deployment.folds import behind, in_float64, scale_and_shift
 from segnext.deployment.light_ham import FoldedLightHam
+from segnext.deployment.mlp import FoldedMLP
 from segnext.deployment.parts import (
     FoldedAttention,
     FoldedBlock,
@@ -35,8 +37,9 @@ from segnext.deployment.parts import (
 from segnext.models import SegNeXt, SegNeXtConfig
 from segnext.models.decoder import Decoder
 from segnext.models.decoders import decoder_of
-from segnext.models.light_ham import LightHam
-from segnext.models.msca import Block
+from segnext.models.light_ham import LightHam, OneStage
+from segnext.models.mlp import MLP
+from segnext.models.msca import Attention, Block, StripConv
 
 Op = TypeVar("Op", FoldedAttention, FoldedFeedForward)
 # Each sequence of an attention: its name in a file and its first number there. Rows have the even numbers.
@@ -47,7 +50,11 @@ STRIPS = {
     "column_biases": ("strip_biases", 1),
 }
 # Each further decoder needs a line here.
-DECODERS: dict[type[Decoder], type[FoldedDecoder]] = {LightHam: FoldedLightHam}
+DECODERS: dict[type[Decoder], type[FoldedDecoder]] = {
+    LightHam: FoldedLightHam,
+    OneStage: FoldedLightHam,
+    MLP: FoldedMLP,
+}
 
 
 def fold(model: SegNeXt) -> FoldedWeights:
@@ -65,17 +72,17 @@ def fold_anywhere(model: SegNeXt) -> FoldedWeights:
     """Return the folded weights on the model's device, which may be meta; some are the model's own tensors."""
     stem, decoder = model.backbone.stem, model.decoder
     downsamples = [
-        _behind(*cast("tuple[nn.Conv2d, nn.BatchNorm2d]", (layer.conv, layer.norm)))
+        behind(*cast("tuple[nn.Conv2d, nn.BatchNorm2d]", (layer.conv, layer.norm)))
         for layer in model.backbone.downsamples
     ]
     stages = zip(
-        [_behind(stem.conv2, stem.norm2), *downsamples],
+        [behind(stem.conv2, stem.norm2), *downsamples],
         cast("list[list[Block]]", model.backbone.stages),
         cast("list[nn.LayerNorm]", model.backbone.norms),
         strict=True,
     )
     return FoldedWeights(
-        _behind(stem.conv1, stem.norm1),
+        behind(stem.conv1, stem.norm1),
         tuple(
             FoldedStage(
                 entry,
@@ -135,56 +142,37 @@ def _named(config: SegNeXtConfig, decoder: type[FoldedDecoder], leaf: Callable[[
             )
             for i, depth in enumerate(config.depths)
         ),
-        decoder.named(leaf),
+        decoder.named(config, leaf),
     )
-
-
-def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return s and t of norm(z) = s z + t, in float64."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
-
-
-def _wide(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Return weight and bias in float64."""
-    bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
-    return conv.weight.double(), bias.double()
-
-
-def _behind(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> FoldedConv:
-    """Return norm(conv(x)) as one convolution."""
-    (weight, bias), (scale, shift) = _wide(conv), _scale_and_shift(norm)
-    return FoldedConv(weight * scale.view(-1, 1, 1, 1), bias * scale + shift)
 
 
 def _before(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Return conv(norm(x)) as one 1x1 convolution."""
-    (weight, bias), (scale, shift) = _wide(conv), _scale_and_shift(norm)
+    (weight, bias), (scale, shift) = in_float64(conv), scale_and_shift(norm)
     return weight * scale.view(1, -1, 1, 1), bias + weight.flatten(1) @ shift
 
 
 def _scaled(conv: nn.Conv2d, layer_scale: Tensor) -> tuple[Tensor, Tensor]:
     """Return layer_scale * conv(x) as one convolution."""
-    weight, bias = _wide(conv)
+    weight, bias = in_float64(conv)
     return weight * layer_scale.double().view(-1, 1, 1, 1), bias * layer_scale.double()
 
 
 def _attention(block: Block) -> FoldedAttention:
-    attention, layer_scale = block.attention, block.layer_scale1.double()
-    scale, shift = _scale_and_shift(block.norm1)
-    strips = attention.strips
+    attention, layer_scale = cast(Attention, block.attention), block.layer_scale1.double()
+    scale, shift = scale_and_shift(block.norm1)
+    strips = cast(StripConv, attention.strips)
     rows, columns = (
-        [_wide(cast(nn.Conv2d, conv)) for conv in convs] for convs in (strips.rows, strips.columns)
+        [in_float64(cast(nn.Conv2d, conv)) for conv in convs] for convs in (strips.rows, strips.columns)
     )
     return FoldedAttention(
         *_before(attention.proj_in, block.norm1),
-        *_wide(strips.root),
+        *in_float64(strips.root),
         tuple(weight for weight, _ in rows),
         tuple(weight for weight, _ in columns),
         tuple(bias for _, bias in rows),
         tuple(bias for _, bias in columns),
-        *_wide(attention.mix),
+        *in_float64(cast(nn.Conv2d, attention.mix)),
         *_scaled(attention.proj_out, layer_scale),
         skip_scale=1 + layer_scale * scale,
         skip_shift=layer_scale * shift,
@@ -194,5 +182,5 @@ def _attention(block: Block) -> FoldedAttention:
 def _feed_forward(block: Block) -> FoldedFeedForward:
     ffn = block.ffn
     return FoldedFeedForward(
-        *_before(ffn.fc1, block.norm2), *_wide(ffn.dwconv), *_scaled(ffn.fc2, block.layer_scale2)
+        *_before(ffn.fc1, block.norm2), *in_float64(ffn.dwconv), *_scaled(ffn.fc2, block.layer_scale2)
     )

@@ -9,6 +9,7 @@ from torch import Tensor
 from segnext.deployment.parts import FoldedWeights, Layer, Layers
 from segnext.deployment.plan import Plan
 from segnext.models import SegNeXtConfig
+from segnext.models.decoders import stages_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Network:
             )
             for stage in weights.stages
         ]
-        self.read, self.decode = weights.decoder.stages, weights.decoder.layers(layers, config)
+        self.read, self.decode = stages_of(config), weights.decoder.layers(layers, config)
 
     def run(self, images: Tensor, plan: Plan) -> Tensor:
         """Return logits (N, K, h, w) in float32 at the decoder's size, in memory of their own."""

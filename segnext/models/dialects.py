@@ -48,6 +48,10 @@ _ENCODER_NAMES = (
         "stages.{stage}.{block}.attention.strips.root.{rest}",
     ),
     (
+        "block{stage}.{block}.attn.spatial_gating_unit.conv_spatial.{rest}",
+        "stages.{stage}.{block}.attention.strips.dilated.{rest}",
+    ),
+    (
         "block{stage}.{block}.attn.spatial_gating_unit.conv{branch}_1.{rest}",
         "stages.{stage}.{block}.attention.strips.rows.{branch}.{rest}",
     ),
@@ -69,7 +73,7 @@ _DECODER_NAMES = tuple(
     for decoder in DECODERS.values()
     for official, native in decoder.official_names
 )
-_OFFICIAL_MINUS_NATIVE = {"stage": 1, "down": 2, "block": 0, "branch": 0}
+_OFFICIAL_MINUS_NATIVE = {"stage": 1, "down": 2, "block": 0, "branch": 0, "level": 0}
 
 # Other code bases changed the official names; these rules, applied in this order, lead back to them.
 _MMSEGMENTATION_RULES = ((r"\.mlp\.dwconv\.(weight|bias)$", r".mlp.dwconv.dwconv.\1"),)

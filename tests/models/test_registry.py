@@ -79,7 +79,7 @@ def test_list_models_filters_by_shell_pattern():
         ("segnext_t", {"nmf_grad": "one_step", "recompute": True, "random_eval_bases": True}),
         ("mscan_t", {"features_only": True, "out_indices": [1, 3]}),
         ("mscan_t", {"channels": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "num_classes": 5}),
-        ("segnext_t", {"strips": [7, 11], "root": 3, "decoder": "light_ham"}),
+        ("segnext_t", {"strips": [7, 11], "root": 3, "decoder": "ham"}),
         ("mscan_t", {"strips": [], "num_classes": 5}),
     ],
 )
@@ -179,11 +179,11 @@ def test_decoder_width_and_rank_are_free():
         ("segnext_t", {"root": (5, 5)}, TypeError, r"root must be int, got \(5, 5\)"),
         (
             "segnext_t",
-            {"decoder": "mlp"},
+            {"decoder": "fpn"},
             ValueError,
-            r"segnext_t: decoder must be one of light_ham, got mlp",
+            r"segnext_t: decoder must be one of ham.*, got fpn",
         ),
-        ("mscan_t", {"decoder": "light_ham"}, TypeError, r"overrides of mscan_t .* got 'decoder'"),
+        ("mscan_t", {"decoder": "ham"}, TypeError, r"overrides of mscan_t .* got 'decoder'"),
         (
             "mscan_t",
             {"features_only": True, "out_indices": (3, 1)},
