@@ -53,34 +53,34 @@ class OpLayers:
         self.dtype, self.device = dtype, device
 
     def stem(self, weights: FoldedConv) -> Layer:
-        w = self._placed(weights)
+        w = self.placed(weights)
         # The image has any memory format: this convolution reads it as it is, and writes channels_last.
         return lambda x, out: conv2d_act(
             x, w.weight, w.bias, stride=2, padding=1, act="gelu", channels_last=True
         )
 
     def halving(self, weights: FoldedConv) -> Layer:
-        w = self._placed(weights)
+        w = self.placed(weights)
         return lambda x, out: conv2d_act(x, w.weight, w.bias, stride=2, padding=1)
 
     def pointwise(self, weights: FoldedConv, act: str = "none") -> Layer:
-        w = self._placed(weights)
+        w = self.placed(weights)
         return lambda x, out: conv2d_act(x, w.weight, w.bias, act=act)
 
     def attention(self, weights: FoldedAttention) -> Layer:
-        after_x = arguments(self._placed(weights))
+        after_x = arguments(self.placed(weights))
         return lambda x, out, workspace: msca_block(x, *after_x)
 
     def feed_forward(self, weights: FoldedFeedForward) -> Layer:
-        after_x = [*arguments(self._placed(weights)), True]
+        after_x = [*arguments(self.placed(weights)), True]
         return lambda x, out: conv_ffn(x, *after_x)
 
     def channel_norm(self, weights: FoldedNorm) -> Layer:
-        w = self._placed(weights, torch.float32)
+        w = self.placed(weights, torch.float32)
         return lambda x, out: channel_norm(x, w.weight, w.bias, NORM_EPS)
 
     def group_norm(self, weights: FoldedNorm, groups: int) -> Layer:
-        w = self._placed(weights, torch.float32)
+        w = self.placed(weights, torch.float32)
 
         def layer(x: Tensor, out: None, residual: Tensor | None = None) -> Tensor:
             return group_norm_act(x, groups, w.weight, w.bias, NORM_EPS, residual=residual)
@@ -94,7 +94,7 @@ class OpLayers:
         return layer
 
     def nmf(self, bases: Tensor, projection: Tensor, steps: int) -> Layer:
-        wide, matrix = self._placed(bases, torch.float32), self._placed(projection).flatten(1)
+        wide, matrix = self.placed(bases, torch.float32), self.placed(projection).flatten(1)
 
         def layer(x: Tensor, out: None) -> Tensor:
             return nmf2d_projected(x.flatten(2), wide, steps, matrix).unflatten(2, x.shape[2:])
@@ -102,10 +102,10 @@ class OpLayers:
         return layer
 
     def logits(self, weights: FoldedConv) -> Layer:
-        w = self._placed(weights)
+        w = self.placed(weights)
         return lambda x: conv2d_act(x, w.weight, w.bias, float32_out=True)
 
-    def _placed(self, part: Part, dtype: torch.dtype | None = None) -> Part:
+    def placed(self, part: Part, dtype: torch.dtype | None = None) -> Part:
         """Move a part to the device; convolution weights get their input channels innermost, as pixels have them."""
 
         def place(tensor: Tensor) -> Tensor:

@@ -99,10 +99,10 @@ class PackedLayers:
         return packed.PackedConv2d(weights.weight, weights.bias, self.dtype, activation=act)
 
     def attention(self, weights: FoldedAttention) -> Layer:
-        return packed.PackedMscaBlock(arguments(self._low(weights)))
+        return packed.PackedMscaBlock(arguments(self.placed(weights)))
 
     def feed_forward(self, weights: FoldedFeedForward) -> Layer:
-        return packed.PackedConvFfn(arguments(self._low(weights)))
+        return packed.PackedConvFfn(arguments(self.placed(weights)))
 
     def channel_norm(self, weights: FoldedNorm) -> Layer:
         w = weights
@@ -138,5 +138,5 @@ class PackedLayers:
 
         return layer
 
-    def _low(self, part: Part) -> Part:
+    def placed(self, part: Part) -> Part:
         return mapped(part, lambda tensor: tensor.to(self.dtype))

@@ -59,6 +59,31 @@ class FoldedAttention:
 
 
 @dataclass(frozen=True)
+class FoldedVariant:
+    """An attention that `msca_block` cannot compute: with a large kernel as in VAN, or without the product.
+
+    Attributes:
+        proj_in: in front of the GELU that gives u.
+        root: depthwise, in front of the branches.
+        rows, columns: of the strip branches; empty in front of a dilated convolution.
+        dilated: depthwise, in place of the strips; or None.
+        mix: in front of the product with u. None: without product, and then part of ``proj_out``.
+        proj_out: with the layer scale.
+        skip_scale, skip_shift: of the block's own input, see `segnext.deployment.folding`.
+    """
+
+    proj_in: FoldedConv
+    root: FoldedConv
+    rows: tuple[FoldedConv, ...]
+    columns: tuple[FoldedConv, ...]
+    dilated: FoldedConv | None
+    mix: FoldedConv | None
+    proj_out: FoldedConv
+    skip_scale: Tensor
+    skip_shift: Tensor
+
+
+@dataclass(frozen=True)
 class FoldedFeedForward:
     """The arguments of `segnext_kernels.conv_ffn` after x, in its order."""
 
@@ -74,7 +99,7 @@ class FoldedFeedForward:
 class FoldedBlock:
     """A block of the encoder."""
 
-    attention: FoldedAttention
+    attention: FoldedAttention | FoldedVariant
     feed_forward: FoldedFeedForward
 
 
@@ -135,6 +160,9 @@ class FoldedWeights:
 class Layers(Protocol):
     """Makes the layers of a folded network."""
 
+    def placed(self, part: Part) -> Part:
+        """Return a part in the network's dtype, device and memory format, for the public ops."""
+
     def stem(self, weights: FoldedConv) -> Layer:
         """3x3 convolution with stride 2 and GELU, from a float32 image of any strides to channels_last."""
 
@@ -142,7 +170,7 @@ class Layers(Protocol):
         """3x3 convolution with stride 2."""
 
     def pointwise(self, weights: FoldedConv, act: str = "none") -> Layer:
-        """1x1 convolution with activation "none" or "relu"."""
+        """1x1 convolution with activation "none", "relu" or "gelu"."""
 
     def attention(self, weights: FoldedAttention) -> Layer:
         """`segnext_kernels.msca_block`, called with (x, out, workspace)."""

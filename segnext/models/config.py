@@ -12,6 +12,8 @@ STRIDES = (4, 8, 16, 32)
 STAGES = len(STRIDES)
 STRIPS = (7, 11, 21)
 ROOT = 5
+ATTENTIONS = ("msca", "lka")
+LARGE_KERNEL, LARGE_DILATION = 7, 3  # of "lka": with the root in front, nearly the reach of a 21x21 kernel
 EXPANSIONS = (8, 8, 4, 4)
 EVAL_STEPS = 7  # of the NMF, as the official code
 MOST_STEPS = 1000  # more do not change the result; a file that declares a billion would never end
@@ -23,6 +25,9 @@ LARGEST = 65_536
 LARGEST_KERNEL = 1023
 MOST_STRIPS = 16
 DEEPEST = 256
+# Decoders, and the stages (0-3) that each reads unless the configuration says otherwise.
+DECODERS = {"ham": (1, 2, 3), "cnn": (3,), "mlp": (0, 1, 2, 3)}
+CONTEXTS = ("ham", "vq", "cd", "cc", "em", "nl", "msca", "aspp", "psp")
 GROUPS = 32  # of every GroupNorm: decoder widths are multiples of it
 
 
@@ -35,8 +40,12 @@ class EncoderConfig:
         channels: width of the four stages.
         depths: blocks in the four stages.
         expansions: FFN expansion in the four stages.
-        strips: kernel lengths K of the strip branches (1xK, then Kx1) in every block, odd.
+        attention: ``"msca"``, or ``"lka"`` for VAN's large kernel attention in its place, see
+            :class:`segnext.models.msca.LargeKernelConv`.
+        strips: kernel lengths K of the strip branches (1xK, then Kx1) in every block, odd; any number of them.
         root: side of the depthwise kernel in front of the strips, odd.
+        mix: whether a 1x1 convolution mixes the channels of what the depthwise convolutions give.
+        gate: whether the result multiplies the features that it was computed from, or replaces them.
         drop_path: stochastic depth rate of the last block; the rates of the others rise linearly from 0.
         dropout: dropout rate inside the FFNs.
         in_channels: channels of the image.
@@ -47,8 +56,11 @@ class EncoderConfig:
     channels: tuple[int, ...]
     depths: tuple[int, ...]
     expansions: tuple[int, ...] = EXPANSIONS
+    attention: str = "msca"
     strips: tuple[int, ...] = STRIPS
     root: int = ROOT
+    mix: bool = True
+    gate: bool = True
     drop_path: float = 0.1
     dropout: float = 0.0
     in_channels: int = 3
@@ -78,6 +90,9 @@ class EncoderConfig:
         strips = self._integers("strips", "odd positive integers")
         expect(self, "strips", all(_is_odd(length) for length in strips), "odd positive integers")
         expect(self, "root", _is_odd(self.root), "odd and positive")
+        expect(self, "attention", self.attention in ATTENTIONS, f"one of {', '.join(ATTENTIONS)}")
+        alone = self.attention == "msca" or strips == STRIPS
+        expect(self, "strips", alone, f"left out with attention={self.attention!r}, which has none")
         self._expect_bounds()
         expect(self, "drop_path", 0 <= self.drop_path < 1, "in [0, 1)")
         expect(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
@@ -141,7 +156,12 @@ class SegNeXtConfig(EncoderConfig):
         align_corners: resize logits to the image with the corner pixels' centres aligned, as OpenVINO Training
             Extensions do.
         decoder_align_corners: resize features inside the decoder so; mmsegmentation's ``align_corners`` sets both.
-        decoder: name of the decoder, a key of ``segnext.models.decoders.DECODERS``.
+        decoder: ``"ham"`` (published: LightHam), ``"cnn"`` (the same on one stage alone) or ``"mlp"`` (as SegFormer);
+            keys of ``segnext.models.decoders.DECODERS``.
+        in_indices: stages (0-3) whose features the decoder reads; the first sets the size of the logits. None: those
+            of ``DECODERS``.
+        context: module for global context inside of the decoders "ham" and "cnn": one of ``CONTEXTS``, see
+            :mod:`segnext.models.contexts`, or None for none.
         decoder_channels: decoder width, a multiple of 32.
         rank: NMF rank R; it is in no tensor of foreign checkpoints.
         eval_steps: steps of the NMF in evaluation.
@@ -154,7 +174,9 @@ class SegNeXtConfig(EncoderConfig):
     threshold: float | None = None
     align_corners: bool = False
     decoder_align_corners: bool = False
-    decoder: str = "light_ham"
+    decoder: str = "ham"
+    in_indices: tuple[int, ...] | None = None
+    context: str | None = "ham"
     decoder_channels: int = 256
     rank: int = 16
     eval_steps: int = EVAL_STEPS

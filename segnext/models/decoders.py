@@ -6,7 +6,7 @@ from segnext.models.config import SegNeXtConfig, expect
 from segnext.models.decoder import Decoder
 from segnext.models.light_ham import LightHam
 
-DECODERS: dict[str, type[Decoder]] = {"light_ham": LightHam}
+DECODERS: dict[str, type[Decoder]] = {"ham": LightHam}
 
 
 def decoder_of(config: SegNeXtConfig) -> type[Decoder]:

@@ -48,6 +48,10 @@ _ENCODER_NAMES = (
         "stages.{stage}.{block}.attention.strips.root.{rest}",
     ),
     (
+        "block{stage}.{block}.attn.spatial_gating_unit.conv_spatial.{rest}",
+        "stages.{stage}.{block}.attention.strips.dilated.{rest}",
+    ),
+    (
         "block{stage}.{block}.attn.spatial_gating_unit.conv{branch}_1.{rest}",
         "stages.{stage}.{block}.attention.strips.rows.{branch}.{rest}",
     ),

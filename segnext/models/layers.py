@@ -61,10 +61,12 @@ class Classifier(Pointwise):
         nn.init.normal_(self.weight, 0.0, 0.01)
 
 
-def depthwise(channels: int, height: int, width: int) -> Convolution:
+def depthwise(channels: int, height: int, width: int, dilation: int = 1) -> Convolution:
     """Make a depthwise convolution with bias that keeps the size; its kernel is ``height`` x ``width``, both odd."""
-    padding = (height // 2, width // 2)
-    return Convolution(channels, channels, (height, width), padding=padding, groups=channels)
+    padding = (height // 2 * dilation, width // 2 * dilation)
+    return Convolution(
+        channels, channels, (height, width), padding=padding, dilation=dilation, groups=channels
+    )
 
 
 def is_plain(conv: nn.Module, kernel_size: tuple[int, int], groups: int) -> bool:

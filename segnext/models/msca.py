@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segnext.models.batch_norm import BatchNorm
-from segnext.models.config import ROOT, STRIPS
+from segnext.models.config import LARGE_DILATION, LARGE_KERNEL, ROOT, STRIPS
 from segnext.models.layers import Pointwise, depthwise, is_plain
 from segnext_kernels import conv_ffn, dwconv_gelu, gated_pointwise, msca_conv
 
@@ -66,26 +66,60 @@ class StripConv(nn.Module):
         return True
 
 
+class LargeKernelConv(nn.Module):
+    """A depthwise root, then a depthwise 7x7 convolution of dilation 3, as in VAN (arXiv 2202.09741).
+
+    Args:
+        channels: C of the (N, C, H, W) input and output.
+        root: side of the root's kernel, odd.
+    """
+
+    def __init__(self, channels: int, root: int = ROOT) -> None:
+        super().__init__()
+        self.root = depthwise(channels, root, root)
+        self.dilated = depthwise(channels, LARGE_KERNEL, LARGE_KERNEL, LARGE_DILATION)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return self.dilated(self.root(x))
+
+
 class Attention(nn.Module):
     """MSCA: the strips' output, mixed by a 1x1 convolution, multiplies the features it was computed from.
 
     Args:
         channels: C of input and output.
         strips, root: ``kernels`` and ``root`` of :class:`StripConv`.
+        mix: False leaves out the 1x1 convolution that mixes channels.
+        gate: False leaves out the product, so that the (mixed) output takes the features' place.
+        kind: ``"msca"``, or ``"lka"`` for a :class:`LargeKernelConv` in place of the strips.
     """
 
-    def __init__(self, channels: int, strips: Sequence[int] = STRIPS, root: int = ROOT) -> None:
+    def __init__(
+        self,
+        channels: int,
+        strips: Sequence[int] = STRIPS,
+        root: int = ROOT,
+        mix: bool = True,
+        gate: bool = True,
+        kind: str = "msca",
+    ) -> None:
         super().__init__()
         self.proj_in = Pointwise(channels, channels)
-        self.strips = StripConv(channels, strips, root)
-        self.mix = Pointwise(channels, channels)
+        self.strips = LargeKernelConv(channels, root) if kind == "lka" else StripConv(channels, strips, root)
+        self.mix = Pointwise(channels, channels) if mix else None
         self.proj_out = Pointwise(channels, channels)
+        self.gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W), the inner shortcut included."""
         u = F.gelu(self.proj_in(x))
         m = self.strips(u)
-        if is_plain(self.mix, (1, 1), 1):
+        if self.mix is None:
+            product = m * u if self.gate else m
+        elif not self.gate:
+            product = self.mix(m)
+        elif is_plain(self.mix, (1, 1), 1):
             product = gated_pointwise(m, u, self.mix.weight, self.mix.bias)
         else:
             product = self.mix(m) * u
@@ -139,7 +173,7 @@ class Block(nn.Module):
         expansion: hidden channels of the FFN, as a multiple of ``channels``.
         drop_path: probability that a sample skips a branch in training (stochastic depth).
         dropout, recompute: see :class:`FFN`.
-        strips, root: see :class:`Attention`.
+        attention: by default an :class:`Attention` as published.
     """
 
     def __init__(
@@ -149,12 +183,11 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         dropout: float = 0.0,
         recompute: bool = False,
-        strips: Sequence[int] = STRIPS,
-        root: int = ROOT,
+        attention: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = BatchNorm(channels)
-        self.attention = Attention(channels, strips, root)
+        self.attention = Attention(channels) if attention is None else attention
         self.layer_scale1 = nn.Parameter(torch.empty(channels))
         self.norm2 = BatchNorm(channels)
         self.ffn = FFN(channels, channels * expansion, dropout, recompute)

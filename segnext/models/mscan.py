@@ -20,7 +20,7 @@ from segnext.models.config import STAGES, MSCANConfig
 from segnext.models.feature_info import FeatureInfo
 from segnext.models.layers import ChannelNorm, Convolution, check_images
 from segnext.models.loading import AnyDialectModule
-from segnext.models.msca import Block
+from segnext.models.msca import Attention, Block
 from segnext_kernels.memory_format import as_channels_last
 
 torch.fx.wrap("check_images")
@@ -144,8 +144,9 @@ def _stages(config: MSCANConfig) -> Iterator[nn.Sequential]:
                     next(rates),
                     config.dropout,
                     config.recompute,
-                    config.strips,
-                    config.root,
+                    Attention(
+                        channels, config.strips, config.root, config.mix, config.gate, config.attention
+                    ),
                 )
                 for _ in range(depth)
             )

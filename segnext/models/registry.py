@@ -70,22 +70,63 @@ CONFIGS: dict[str, ModelConfig] = {
 }
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the architectures that match a shell pattern, for example ``"segnext_*"``."""
-    return fnmatch.filter(CONFIGS, pattern)
+# What the paper compares with its networks, by the ending of a name: "segnext_b_nl" is "segnext_b" with these fields.
+# Those that change the encoder are variants of MSCAN too.
+ENCODER_VARIANTS: dict[str, dict[str, Any]] = {
+    "strip7": dict(strips=(7,)),
+    "strip11": dict(strips=(11,)),
+    "strip21": dict(strips=(21,)),
+    "nomix": dict(mix=False),
+    "nogate": dict(gate=False),
+    "lka": dict(attention="lka"),
+}
+DECODER_VARIANTS: dict[str, dict[str, Any]] = {
+    "mlp": dict(decoder="mlp"),
+    "cnn": dict(decoder="cnn"),
+    "stage1": dict(in_indices=(0, 1, 2, 3)),
+    "cc": dict(context="cc"),
+    "em": dict(context="em"),
+    "nl": dict(context="nl"),
+    "msca": dict(context="msca"),
+}
+# name: architecture and the fields that it changes
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{architecture}_{ending}": (architecture, changed)
+    for architecture, config in CONFIGS.items()
+    for ending, changed in {
+        **ENCODER_VARIANTS,
+        **(DECODER_VARIANTS if isinstance(config, SegNeXtConfig) else {}),
+    }.items()
+}
+
+
+def list_models(pattern: str = "*", variants: bool = False) -> list[str]:
+    """Return the names of the models that match a shell pattern, for example ``"segnext_*"``.
+
+    Args:
+        pattern: with ``*``, ``?`` and ``[...]``.
+        variants: also those of the variants that the paper compares, for example ``"segnext_b_nl"``.
+    """
+    return fnmatch.filter([*CONFIGS, *(VARIANTS if variants else ())], pattern)
 
 
 def find_architecture(name: str) -> str | None:
-    """Return the architecture that a name means, or None: ``"t"`` and ``"segnext_t"`` both mean ``"segnext_t"``."""
-    full = f"segnext_{name}" if isinstance(name, str) and name in SIZES else name
-    return full if isinstance(full, str) and full in CONFIGS else None
+    """Return the architecture or variant that a name means, or None: ``"t"`` means ``"segnext_t"``."""
+    size = name.split("_")[0] if isinstance(name, str) else None
+    full = f"segnext_{name}" if size in SIZES else name
+    return full if isinstance(full, str) and (full in CONFIGS or full in VARIANTS) else None
+
+
+def split_variant(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the architecture of a name that ``find_architecture`` returns, and the fields that its variant changes."""
+    return VARIANTS.get(name, (name, {}))
 
 
 def build(name: str, **overrides: Any) -> SegNeXt | MSCAN:
     """Build an architecture with random weights.
 
     Args:
-        name: one of :func:`list_models`, or one of ``SIZES`` for a SegNeXt.
+        name: one of ``list_models(variants=True)``; ``segnext_`` may be left out.
         **overrides: fields of its configuration to change, for example ``num_classes=19``.
 
     Raises:
@@ -97,10 +138,12 @@ def build(name: str, **overrides: Any) -> SegNeXt | MSCAN:
 
     if not isinstance(name, str):
         raise TypeError(f"build: name must be that of an architecture, got {type(name).__name__}")
-    architecture = find_architecture(name)
-    if architecture is None:
+    full = find_architecture(name)
+    if full is None:
         given = one_line(repr(name))
-        raise ValueError(f"build: name must be a known architecture, got {given}; {_suggest(name, CONFIGS)}")
+        known = [*CONFIGS, *(VARIANTS if name.count("_") > 1 else ())]
+        raise ValueError(f"build: name must be a known architecture, got {given}; {_suggest(name, known)}")
+    architecture, changed = split_variant(full)
     base = CONFIGS[architecture]
     fields = [field.name for field in dataclasses.fields(base) if field.name != "architecture"]
     for key in overrides:
@@ -109,7 +152,7 @@ def build(name: str, **overrides: Any) -> SegNeXt | MSCAN:
                 f"build: overrides of {architecture} must be fields of its configuration, got {key!r}; "
                 f"{_suggest(key, fields)}"
             )
-    config = dataclasses.replace(base, **overrides)
+    config = dataclasses.replace(base, **{**changed, **overrides})
     return SegNeXt(config) if isinstance(config, SegNeXtConfig) else MSCAN(config)
 
 

@@ -76,7 +76,7 @@ def describe(
 def overrides_of(config: ModelConfig) -> dict[str, Any]:
     """List the fields to pass to ``build`` beside the architecture: those that depend on data, and changed ones."""
     base = CONFIGS[config.architecture]
-    always = {"num_classes", "in_channels", "decoder_channels", "rank"} | set(UNSEEN) - {"threshold"}
+    always = {"num_classes", "in_channels", "gate", "decoder_channels", "rank"} | set(UNSEEN) - {"threshold"}
     return {
         name: value
         for name, value in dataclasses.asdict(config).items()
@@ -160,15 +160,22 @@ def _unseen(logits: int | None, dialect: str, settings: Settings) -> tuple[dict[
 
 
 def _kernels(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
-    """Read ``strips``, ``root`` and ``expansions`` off first blocks; those that are as published are left out."""
+    """Read the attention's fields and ``expansions`` off first blocks; those that are as published are left out.
+
+    Whether there is a product (``gate``) no tensor shows.
+    """
     attention = f"{prefix}stages.0.0.attention.strips."
     lengths: list[int] = []
     while (row := f"{attention}rows.{len(lengths)}.weight") in tensors:
         lengths.append(tensors[row].shape[-1])
     root = f"{attention}root.weight"
     found: dict[str, Any] = {}
-    if root in tensors and tuple(lengths) != STRIPS:
+    if f"{attention}dilated.weight" in tensors:
+        found["attention"] = "lka"
+    elif root in tensors and tuple(lengths) != STRIPS:
         found["strips"] = tuple(lengths)
+    if root in tensors and f"{prefix}stages.0.0.attention.mix.weight" not in tensors:
+        found["mix"] = False
     if root in tensors and tensors[root].shape[-1] != ROOT:
         found["root"] = tensors[root].shape[-1]
     first = [f"{prefix}stages.{stage}.0." for stage in range(STAGES)]

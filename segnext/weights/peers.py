@@ -113,6 +113,9 @@ def _expect_computable(config: ModelConfig, to: Peer) -> None:
                 f"got {getattr(config, name)}; keep the file in segnext's names"
             )
 
+    expect(config.attention == "msca", "attention", "msca")
+    expect(config.mix, "mix", "True")
+    expect(config.gate, "gate", "True")
     if to.lengths:
         expect(len(config.strips) == len(STRIPS), "strips", f"{len(STRIPS)} lengths")
     else:
@@ -120,7 +123,7 @@ def _expect_computable(config: ModelConfig, to: Peer) -> None:
         expect(config.root == ROOT, "root", str(ROOT))
     expect(to.channels or config.in_channels == 3, "in_channels", "3")
     if isinstance(config, SegNeXtConfig):
-        expect(config.decoder == "light_ham", "decoder", "light_ham")
+        expect(config.decoder == "ham", "decoder", "ham")
         expect(to.threshold or config.threshold is None, "threshold", "None")
         same = config.align_corners == config.decoder_align_corners
         expect(same, "align_corners", f"{config.decoder_align_corners} as decoder_align_corners")
