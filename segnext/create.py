@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from segnext.models import MSCAN, SegNeXt, build
-from segnext.models.registry import SIZES, find_architecture
+from segnext.models.config import DECODERS, UNSEEN_CONTEXTS
+from segnext.models.registry import CONFIGS, SIZES, find_architecture, split_variant
+from segnext.one_line import one_line
 
 if TYPE_CHECKING:
     from segnext.weights.loading import LoadReport
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 Source = str | os.PathLike[str]
 Model = TypeVar("Model", covariant=True)
 # Beside the architecture, these fields of the configuration decide the shapes of the encoder's tensors.
-ENCODER_FIELDS = ("in_channels", "strips", "root", "expansions")
+ENCODER_PARTS = ("attention", "strips", "root", "mix", "gate", "expansions")
+ENCODER_FIELDS = ("in_channels", *ENCODER_PARTS)
+DECODER_PARTS = ("decoder", "in_indices", "context", "decoder_channels")
 logger = logging.getLogger("segnext")
 
 
@@ -45,8 +49,8 @@ def create_model(
     """Build a model. Like every new ``nn.Module`` it is in training mode; call ``.eval()`` before predicting.
 
     Args:
-        name: one of ``list_models()``, or a size such as ``"t"`` for ``"segnext_t"``; by default the architecture
-            that the weights belong to.
+        name: one of ``list_models(variants=True)``, or a size such as ``"t"`` for ``"segnext_t"``; by default the
+            architecture that the weights belong to.
         weights: a shipped name, a checkpoint of any known dialect, or None for random weights. The model
             takes class count, input channels, strips, decoder width, NMF rank, steps, ``align_corners``, threshold
             and ``metadata`` from them.
@@ -103,9 +107,12 @@ def build_from_weights(
     from segnext.weights.saving import METADATA_KEYS
 
     if name is not None:
-        name = find_architecture(name) or name
+        name, variant = split_variant(find_architecture(name) or name)
+        overrides = {**variant, **overrides}
     checkpoint = read_checkpoint(weights, overrides.get("rank"), average)
     _check_request(checkpoint, name, head, part, overrides)
+    if not allow_missing and not allow_unexpected:
+        _expect_same_parts(checkpoint, name, part, overrides)
     known = checkpoint.config["model"]
     fields = known if part == "all" else {key: known[key] for key in ENCODER_FIELDS if key in known}
     if head == "reinit":  # a threshold belongs to the classifier that is not loaded
@@ -164,6 +171,33 @@ def _check_request(
             f"create_model: num_classes must be {classes} as in {origin}, got {wanted}; "
             "pass head='reinit' to train a new classifier"
         )
+
+
+def _expect_same_parts(
+    checkpoint: Checkpoint, name: str | None, part: str, overrides: dict[str, Any]
+) -> None:
+    """Raise if a field that decides which layers there are is asked to be another than in the checkpoint."""
+    base, fields = CONFIGS.get(name or checkpoint.config.get("architecture", "")), checkpoint.config["model"]
+    for field in [*ENCODER_PARTS, *(DECODER_PARTS if part == "all" else ())]:
+        held, wanted = fields.get(field, getattr(base, field, None)), overrides.get(field)
+        # Whether there is a product (gate), files of ours alone say.
+        if field not in overrides or (field == "gate" and field not in fields):
+            continue
+        if field == "in_indices":
+            usual = DECODERS.get(str(fields.get("decoder", getattr(base, "decoder", ""))))
+            held, wanted = held or usual, wanted or usual
+        alike = held in UNSEEN_CONTEXTS and wanted in UNSEEN_CONTEXTS
+        if field == "context" and alike and not checkpoint.tells_context:
+            continue
+        if _comparable(wanted) != _comparable(held):
+            raise ValueError(
+                f"create_model: {field} must be {held} as in {checkpoint.origin}, got {one_line(wanted)}; leave it "
+                "out, or start without these weights"
+            )
+
+
+def _comparable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _constructor(name: str, doc: str) -> Constructor[SegNeXt | MSCAN]:

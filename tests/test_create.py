@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ import torch
 import segnext
 from segnext import create_model
 from segnext.models import MSCAN, SegNeXt
+from segnext.weights.saving import save
 from tests.weights import foreign
 from tests.weights.checkpoints import METADATA, imagenet, official, saved
 
@@ -176,3 +177,37 @@ def test_the_package_imports_little() -> None:
 def test_unknown_attribute() -> None:
     with pytest.raises(AttributeError, match="module 'segnext' has no attribute 'nothing'"):
         _ = segnext.nothing
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"strips": (7, 11)}, r"strips must be \(7, 11, 21\) as in .*, got \(7, 11\); leave it out"),
+        ({"mix": False}, r"mix must be True as in"),
+        ({"attention": "lka"}, r"attention must be msca as in"),
+        ({"name": "segnext_t_lka"}, r"attention must be msca as in"),
+        ({"decoder": "mlp"}, r"decoder must be ham as in"),
+        ({"context": "nl"}, r"context must be ham as in"),
+        ({"decoder_channels": 512}, r"decoder_channels must be 256 as in"),
+    ],
+    ids=str,
+)
+def test_a_variant_that_the_weights_do_not_have_is_named(asked, message):
+    with pytest.raises(ValueError, match=f"create_model: {message}") as raised:
+        create_model(weights="camvid", **asked)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"mix": False}, {"gate": False}, {"attention": "lka"}, {"strips": [3, 9, 1, 5], "root": 3}],
+    ids=str,
+)
+def test_variants_are_saved_and_loaded(fields, tmp_path):
+    model = cast(SegNeXt, create_model("segnext_t", num_classes=3, **fields)).eval()
+    path = tmp_path / "variant.safetensors"
+    save(model, path)
+    loaded = create_model(weights=path)
+    assert loaded.config == model.config
+    images = torch.randn(1, 3, 32, 48)
+    assert torch.equal(loaded.eval()(images), model(images))

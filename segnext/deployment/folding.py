@@ -7,6 +7,8 @@ output of a dense one, so zero padding is unaffected.
 * ``norm1`` and ``norm2`` of a block, s z + t, go into ``proj_in`` and ``fc1``. The attention's inner shortcut is
   norm1(z), so the block's skip becomes z (1 + l s) + l t with the layer scale l, which goes into ``proj_out``.
 * The second layer scale goes into ``fc2``.
+* An attention without the 1x1 convolution gets one that changes nothing. One without the product is two 1x1
+  convolutions in a row, which become one.
 * A decoder folds itself, see `DECODERS`.
 """
 
@@ -30,11 +32,13 @@ from segnext.deployment.parts import (
     FoldedFeedForward,
     FoldedNorm,
     FoldedStage,
+    FoldedVariant,
     FoldedWeights,
     leaves,
     mapped,
 )
 from segnext.models import SegNeXt, SegNeXtConfig
+from segnext.models.config import EncoderConfig
 from segnext.models.decoder import Decoder
 from segnext.models.decoders import decoder_of
 from segnext.models.light_ham import LightHam, OneStage
@@ -86,7 +90,7 @@ def fold_anywhere(model: SegNeXt) -> FoldedWeights:
         tuple(
             FoldedStage(
                 entry,
-                tuple(FoldedBlock(_attention(block), _feed_forward(block)) for block in blocks),
+                tuple(FoldedBlock(_attention(block, model.config), _feed_forward(block)) for block in blocks),
                 FoldedNorm(norm.weight, norm.bias),
             )
             for entry, blocks, norm in stages
@@ -116,6 +120,20 @@ def _named(config: SegNeXtConfig, decoder: type[FoldedDecoder], leaf: Callable[[
     def conv(name: str) -> FoldedConv:
         return FoldedConv(leaf(f"{name}.weight"), leaf(f"{name}.bias"))
 
+    def variant(prefix: str) -> FoldedVariant:
+        numbers = range(len(config.strips) if config.attention == "msca" else 0)
+        return FoldedVariant(
+            conv(f"{prefix}.proj_in"),
+            conv(f"{prefix}.root"),
+            tuple(conv(f"{prefix}.rows.{i}") for i in numbers),
+            tuple(conv(f"{prefix}.columns.{i}") for i in numbers),
+            conv(f"{prefix}.dilated") if config.attention == "lka" else None,
+            conv(f"{prefix}.mix") if config.gate else None,
+            conv(f"{prefix}.proj_out"),
+            leaf(f"{prefix}.skip_scale"),
+            leaf(f"{prefix}.skip_shift"),
+        )
+
     def part(kind: type[Op], prefix: str) -> Op:
         values: dict[str, Any] = {}
         for name in (field.name for field in fields(kind)):
@@ -127,15 +145,16 @@ def _named(config: SegNeXtConfig, decoder: type[FoldedDecoder], leaf: Callable[[
                 values[name] = leaf(f"{prefix}.{name}")
         return kind(**values)
 
+    def attention(prefix: str) -> FoldedAttention | FoldedVariant:
+        return variant(prefix) if _is_variant(config) else part(FoldedAttention, prefix)
+
     return FoldedWeights(
         conv("stem.0"),
         tuple(
             FoldedStage(
                 conv(f"downsample.{i - 1}" if i else "stem.1"),
                 tuple(
-                    FoldedBlock(
-                        part(FoldedAttention, f"attention.{i}.{j}"), part(FoldedFeedForward, f"ffn.{i}.{j}")
-                    )
+                    FoldedBlock(attention(f"attention.{i}.{j}"), part(FoldedFeedForward, f"ffn.{i}.{j}"))
                     for j in range(depth)
                 ),
                 FoldedNorm(leaf(f"norm.{i}.weight"), leaf(f"norm.{i}.bias")),
@@ -158,25 +177,54 @@ def _scaled(conv: nn.Conv2d, layer_scale: Tensor) -> tuple[Tensor, Tensor]:
     return weight * layer_scale.double().view(-1, 1, 1, 1), bias * layer_scale.double()
 
 
-def _attention(block: Block) -> FoldedAttention:
+def _is_variant(config: EncoderConfig) -> bool:
+    """Whether the op of the published attention cannot compute a network's attentions."""
+    return config.attention != "msca" or not config.gate
+
+
+def _attention(block: Block, config: EncoderConfig) -> FoldedAttention | FoldedVariant:
     attention, layer_scale = cast(Attention, block.attention), block.layer_scale1.double()
     scale, shift = scale_and_shift(block.norm1)
-    strips = cast(StripConv, attention.strips)
-    rows, columns = (
-        [in_float64(cast(nn.Conv2d, conv)) for conv in convs] for convs in (strips.rows, strips.columns)
-    )
+    skip = {"skip_scale": 1 + layer_scale * scale, "skip_shift": layer_scale * shift}
+    spatial = attention.strips
+    pairs = (spatial.rows, spatial.columns) if isinstance(spatial, StripConv) else ((), ())
+    rows, columns = ([in_float64(cast(nn.Conv2d, conv)) for conv in convs] for convs in pairs)
+    proj_in, proj_out = _before(attention.proj_in, block.norm1), _scaled(attention.proj_out, layer_scale)
+    mix = in_float64(attention.mix) if attention.mix is not None else _unchanged(attention.proj_out)
+    if _is_variant(config):
+        return FoldedVariant(
+            FoldedConv(*proj_in),
+            FoldedConv(*in_float64(spatial.root)),
+            tuple(FoldedConv(*conv) for conv in rows),
+            tuple(FoldedConv(*conv) for conv in columns),
+            None if isinstance(spatial, StripConv) else FoldedConv(*in_float64(spatial.dilated)),
+            FoldedConv(*mix) if attention.gate else None,
+            FoldedConv(*(proj_out if attention.gate else _after_each_other(mix, proj_out))),
+            **skip,
+        )
     return FoldedAttention(
-        *_before(attention.proj_in, block.norm1),
-        *in_float64(strips.root),
+        *proj_in,
+        *in_float64(spatial.root),
         tuple(weight for weight, _ in rows),
         tuple(weight for weight, _ in columns),
         tuple(bias for _, bias in rows),
         tuple(bias for _, bias in columns),
-        *in_float64(cast(nn.Conv2d, attention.mix)),
-        *_scaled(attention.proj_out, layer_scale),
-        skip_scale=1 + layer_scale * scale,
-        skip_shift=layer_scale * shift,
+        *mix,
+        *proj_out,
+        **skip,
     )
+
+
+def _unchanged(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Return a 1x1 convolution like ``conv`` that gives its input."""
+    weight, bias = in_float64(conv)
+    return torch.eye(len(weight), dtype=weight.dtype, device=weight.device)[..., None, None], 0 * bias
+
+
+def _after_each_other(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return two 1x1 convolutions as one."""
+    matrix = second[0].flatten(1)
+    return (matrix @ first[0].flatten(1))[..., None, None], matrix @ first[1] + second[1]
 
 
 def _feed_forward(block: Block) -> FoldedFeedForward:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from segnext.deployment.parts import FoldedWeights, Layer, Layers
+from segnext.deployment.parts import FoldedAttention, FoldedVariant, FoldedWeights, Layer, Layers
 from segnext.deployment.plan import Plan
+from segnext.deployment.variants import VariantAttention
 from segnext.models import SegNeXtConfig
 from segnext.models.decoders import stages_of
 
@@ -29,7 +30,10 @@ class Network:
         self.stages = [
             Stage(
                 layers.halving(stage.entry),
-                [(layers.attention(b.attention), layers.feed_forward(b.feed_forward)) for b in stage.blocks],
+                [
+                    (_attention(b.attention, layers), layers.feed_forward(b.feed_forward))
+                    for b in stage.blocks
+                ],
                 layers.channel_norm(stage.norm),
             )
             for stage in weights.stages
@@ -47,3 +51,9 @@ class Network:
             x = stage.norm(x, memory.feature)
             features.append(x)
         return self.decode([features[stage] for stage in self.read], plan.decoder)
+
+
+def _attention(weights: FoldedAttention | FoldedVariant, layers: Layers) -> Layer:
+    return (
+        VariantAttention(weights, layers) if isinstance(weights, FoldedVariant) else layers.attention(weights)
+    )

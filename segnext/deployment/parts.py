@@ -60,6 +60,31 @@ class FoldedAttention:
 
 
 @dataclass(frozen=True)
+class FoldedVariant:
+    """An attention that `msca_block` cannot compute: with a large kernel as in VAN, or without the product.
+
+    Attributes:
+        proj_in: in front of the GELU that gives u.
+        root: depthwise, in front of the branches.
+        rows, columns: of the strip branches; empty in front of a dilated convolution.
+        dilated: depthwise, in place of the strips; or None.
+        mix: in front of the product with u. None: without product, and then part of ``proj_out``.
+        proj_out: with the layer scale.
+        skip_scale, skip_shift: of the block's own input, see `segnext.deployment.folding`.
+    """
+
+    proj_in: FoldedConv
+    root: FoldedConv
+    rows: tuple[FoldedConv, ...]
+    columns: tuple[FoldedConv, ...]
+    dilated: FoldedConv | None
+    mix: FoldedConv | None
+    proj_out: FoldedConv
+    skip_scale: Tensor
+    skip_shift: Tensor
+
+
+@dataclass(frozen=True)
 class FoldedFeedForward:
     """The arguments of `segnext_kernels.conv_ffn` after x, in its order."""
 
@@ -75,7 +100,7 @@ class FoldedFeedForward:
 class FoldedBlock:
     """A block of the encoder."""
 
-    attention: FoldedAttention
+    attention: FoldedAttention | FoldedVariant
     feed_forward: FoldedFeedForward
 
 
@@ -146,7 +171,7 @@ class Layers(Protocol):
         """3x3 convolution with stride 2."""
 
     def pointwise(self, weights: FoldedConv, act: str = "none") -> Layer:
-        """1x1 convolution with activation "none" or "relu"."""
+        """1x1 convolution with activation "none", "relu" or "gelu"."""
 
     def attention(self, weights: FoldedAttention) -> Layer:
         """`segnext_kernels.msca_block`, called with (x, out, workspace)."""

@@ -13,6 +13,7 @@ STAGES = len(STRIDES)
 STRIPS = (7, 11, 21)
 ROOT = 5
 ATTENTIONS = ("msca", "lka")
+LARGE_KERNEL, LARGE_DILATION = 7, 3  # of "lka": with the root in front, nearly the reach of a 21x21 kernel
 EXPANSIONS = (8, 8, 4, 4)
 EVAL_STEPS = 7  # of the NMF, as the official code
 MOST_STEPS = 1000  # more do not change the result; a file that declares a billion would never end
@@ -28,6 +29,7 @@ DEEPEST = 256
 DECODERS = {"ham": (1, 2, 3), "cnn": (3,), "mlp": (0, 1, 2, 3)}
 FORMER_NAMES = {"light_ham": "ham"}  # of decoders, in files of earlier versions
 CONTEXTS = ("ham", "vq", "cd", "cc", "em", "nl", "msca", "aspp", "psp")
+UNSEEN_CONTEXTS = ("ham", "vq", "cd")  # their tensors have the same names; the others show in a checkpoint
 GROUPS = 32  # of every GroupNorm: decoder widths are multiples of it
 
 
@@ -223,8 +225,15 @@ class SegNeXtConfig(EncoderConfig):
             expect(self, "in_indices", alone, "one stage for decoder='cnn', which reads no more")
         given = self.context
         expect(self, "context", given is None or given in CONTEXTS, f"one of {', '.join(CONTEXTS)} or None")
-        left_out = self.decoder != "mlp" or given in (type(self).context, None)
-        expect(self, "context", left_out, "left out with decoder='mlp', which has no place for one")
+        groups_of_one = given in ("aspp", "psp") and self.decoder_channels == GROUPS
+        expected = (
+            f"at least {2 * GROUPS} with context={given!r}, which normalises single pixels in {GROUPS} groups"
+        )
+        expect(self, "decoder_channels", not groups_of_one, expected)
+        if self.decoder == "mlp":
+            left_out = given in (type(self).context, None)
+            expect(self, "context", left_out, "left out with decoder='mlp', which has no place for one")
+            object.__setattr__(self, "context", type(self).context)
 
     @property
     def logits(self) -> int:

@@ -52,7 +52,7 @@ class AnyDialectModule(nn.Module):
         given = dict(state_dict) if native else dialects.to_native(state_dict, own.keys())
         expect_weights("load_state_dict", given, own, assign)
         for key in own.keys() & given.keys():
-            if key.endswith(dialects.BASES) and given[key].shape[-1:] != own[key].shape[-1:]:
+            if key.endswith(".bases") and given[key].shape[-1:] != own[key].shape[-1:]:
                 given_rank = given[key].shape[-1] if given[key].ndim else "no axis"
                 raise ValueError(
                     f"load_state_dict: rank of {key} must be {own[key].shape[-1]} as in this model, "

@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segnext.models.batch_norm import BatchNorm
-from segnext.models.config import ROOT, STRIPS
+from segnext.models.config import LARGE_DILATION, LARGE_KERNEL, ROOT, STRIPS
 from segnext.models.layers import Pointwise, depthwise, is_plain
 from segnext_kernels import conv_ffn, dwconv_gelu, gated_pointwise, msca_conv
 
 LAYER_SCALE_INIT = 1e-2
-LARGE_KERNEL, LARGE_DILATION = 7, 3  # as VAN: with a root of 5, nearly the reach of a 21x21 kernel
 for _op in ("conv_ffn", "dwconv_gelu", "gated_pointwise", "msca_conv"):
     torch.fx.wrap(_op)
 

@@ -12,14 +12,16 @@ from torch import Tensor
 
 from segnext.data.preprocessing import MEAN, Preprocessing
 from segnext.drawing.palette import is_colour
-from segnext.models.config import SegNeXtConfig
-from segnext.models.decoders import DECODERS
-from segnext.models.registry import CONFIGS, ModelConfig, find_architecture
+from segnext.models.config import LARGE_KERNEL, SegNeXtConfig
+from segnext.models.decoders import DECODERS, stages_of
+from segnext.models.registry import CONFIGS, ModelConfig
 from segnext.one_line import is_class_name, one_line, shown
 
 # A file may hold a part of a model; the rest is initialised. Beyond these, its config is not that of its tensors.
 LARGEST_RATIO = 4
 FREE_WEIGHTS, FREE_TENSORS = 2**24, 2000
+# Square matrices of the decoder's width in a context; 2 in the others. A 3x3 convolution counts as nine.
+CONTEXT_MATRICES = {None: 0, "cc": 3, "msca": 3, "aspp": 34, "psp": 49}
 
 
 def expect_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: str) -> None:
@@ -37,7 +39,7 @@ def expect_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], file
     name = config.get("architecture")
     if name is None:  # a foreign file with channels and depths of no known architecture: the user says them
         return
-    if find_architecture(name) is None:
+    if not isinstance(name, str) or name not in CONFIGS:
         raise ValueError(
             f"{file}: architecture in its config must be one of {', '.join(CONFIGS)}, got {one_line(name)}; "
             "update segnext if a newer one wrote it"
@@ -166,10 +168,13 @@ def _weights(config: ModelConfig) -> int:
     count += sum(
         9 * before * after for before, after in zip(config.channels, config.channels[1:], strict=False)
     )
-    strips = config.root**2 + 2 * sum(config.strips)
+    depthwise = config.root**2 + (2 * sum(config.strips) if config.attention == "msca" else LARGE_KERNEL**2)
+    projections = 3 if config.mix else 2
     for width, depth, expansion in zip(config.channels, config.depths, config.expansions, strict=True):
-        count += depth * width * (3 * width + 2 * expansion * width + strips)
+        count += depth * width * (projections * width + 2 * expansion * width + depthwise)
     if isinstance(config, SegNeXtConfig):
-        decoder = config.decoder_channels
-        return count + decoder * (sum(config.channels[1:]) + 3 * decoder + config.num_classes + config.rank)
+        decoder, stages = config.decoder_channels, stages_of(config)
+        matrices = 1 + CONTEXT_MATRICES.get(config.context, 2) if config.decoder != "mlp" else len(stages)
+        read = sum(config.channels[stage] for stage in stages)
+        return count + decoder * (read + matrices * decoder + config.num_classes + config.rank)
     return count + config.channels[-1] * config.num_classes

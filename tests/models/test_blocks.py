@@ -7,7 +7,7 @@ from torch import nn
 
 from segnext.models import build
 from segnext.models.ham import Hamburger
-from segnext.models.msca import FFN, Block, StripConv
+from segnext.models.msca import FFN, Attention, Block, StripConv
 
 
 def constant_branches(block: Block, value: float) -> Block:
@@ -62,10 +62,22 @@ def test_drop_path_skips_samples_and_keeps_the_mean():
     torch.testing.assert_close(block.eval()(x), torch.full_like(x, 0.02))
 
 
-@pytest.mark.parametrize("kernels", [{}, {"strips": (7, 21)}, {"strips": (), "root": 3}], ids=str)
-def test_block_follows_the_papers_equations(kernels):
+VARIANTS = [
+    {},
+    {"strips": (7, 21)},
+    {"strips": (), "root": 3},
+    {"strips": (3, 9, 1, 5)},
+    {"mix": False},
+    {"gate": False},
+    {"mix": False, "gate": False},
+    {"kind": "lka"},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_block_follows_the_papers_equations(variant):
     torch.manual_seed(0)
-    block = Block(16, 3, **kernels).double().eval()
+    block = Block(16, 3, attention=Attention(16, **variant)).double().eval()
     for parameter in block.parameters():
         nn.init.normal_(parameter, 0.0, 0.3)
     for norm in (block.norm1, block.norm2):
@@ -76,11 +88,15 @@ def test_block_follows_the_papers_equations(kernels):
     attention, ffn = block.attention, block.ffn
     z = block.norm1(x)
     u = F.gelu(attention.proj_in(z))
-    a = attention.strips.root(u)
-    m = a + sum(
-        column(row(a)) for row, column in zip(attention.strips.rows, attention.strips.columns, strict=True)
-    )
-    y = x + block.layer_scale1.view(-1, 1, 1) * (attention.proj_out(attention.mix(m) * u) + z)
+    strips = attention.strips
+    a = strips.root(u)
+    if variant.get("kind") == "lka":
+        m = F.conv2d(a, strips.dilated.weight, strips.dilated.bias, padding=9, dilation=3, groups=16)
+    else:
+        m = a + sum(column(row(a)) for row, column in zip(strips.rows, strips.columns, strict=True))
+    mixed = attention.mix(m) if variant.get("mix", True) else m
+    product = mixed * u if variant.get("gate", True) else mixed
+    y = x + block.layer_scale1.view(-1, 1, 1) * (attention.proj_out(product) + z)
     hidden = F.gelu(ffn.dwconv(ffn.fc1(block.norm2(y))))
     expected = y + block.layer_scale2.view(-1, 1, 1) * ffn.fc2(hidden)
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from typing import cast
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from segnext.models import MSCAN, SegNeXt, build, list_models
-from segnext.models.registry import SIZES, find_architecture
+from segnext.models.registry import ENCODER_VARIANTS, SIZES, find_architecture, split_variant
 
 # docs/model.md, section 1; counted on the official code.
 PARAMETERS = {"t": 4_263_414, "s": 13_932_886, "b": 27_636_310, "l": 48_926_550}
@@ -70,6 +71,17 @@ def test_list_models_filters_by_shell_pattern():
     assert list_models("*_t") == ["segnext_t", "mscan_t"]
     assert len(list_models()) == 2 * len(SIZES)
     assert list_models("resnet*") == []
+    assert list_models("mscan_t*", variants=True) == ["mscan_t", *(f"mscan_t_{e}" for e in ENCODER_VARIANTS)]
+    assert list_models("segnext_?_nl", variants=True) == [f"segnext_{size}_nl" for size in SIZES]
+
+
+@pytest.mark.parametrize("name", ["segnext_t_lka", "t_lka", "mscan_s_nogate"])
+def test_a_variant_is_its_architecture_with_other_fields(name):
+    architecture, changed = split_variant(cast(str, find_architecture(name)))
+    with torch.device("meta"):
+        assert build(name).config == build(architecture, **changed).config
+        assert build(name).config.architecture == architecture
+        assert build("segnext_t_strip7", strips=(9, 11)).config.strips == (9, 11)  # what is given comes first
 
 
 @pytest.mark.parametrize(
@@ -176,6 +188,15 @@ def test_decoder_width_and_rank_are_free():
         ("segnext_t", {"strips": (-1,)}, ValueError, r"strips must be odd positive integers, got \(-1,\)"),
         ("mscan_t", {"strips": 7}, ValueError, r"strips must be odd positive integers, got 7"),
         ("mscan_t", {"root": 4}, ValueError, r"root must be odd and positive, got 4"),
+        ("segnext_t", {"attention": "van"}, ValueError, r"attention must be one of msca, lka, got van"),
+        ("segnext_t", {"mix": 1}, TypeError, r"mix must be bool, got 1"),
+        (
+            "mscan_t_lka",
+            {"strips": (7,)},
+            ValueError,
+            r"mscan_t: strips must be left out with attention='lka', which has none, got \(7,\)",
+        ),
+        ("segnext_t_nl2", {}, ValueError, r"architecture, got 'segnext_t_nl2'; did you mean .*segnext_t_nl"),
         ("segnext_t", {"root": (5, 5)}, TypeError, r"root must be int, got \(5, 5\)"),
         (
             "segnext_t",
