@@ -21,7 +21,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from segnext.deployment.folds import behind, in_float64, scale_and_shift
 from segnext.deployment.light_ham import FoldedLightHam
+from segnext.deployment.mlp import FoldedMLP
 from segnext.deployment.parts import (
     FoldedAttention,
     FoldedBlock,
@@ -39,7 +41,8 @@ from segnext.models import SegNeXt, SegNeXtConfig
 from segnext.models.config import EncoderConfig
 from segnext.models.decoder import Decoder
 from segnext.models.decoders import decoder_of
-from segnext.models.light_ham import LightHam
+from segnext.models.light_ham import LightHam, OneStage
+from segnext.models.mlp import MLP
 from segnext.models.msca import Attention, Block, StripConv
 
 Op = TypeVar("Op", FoldedAttention, FoldedFeedForward)
@@ -51,7 +54,11 @@ STRIPS = {
     "column_biases": ("strip_biases", 1),
 }
 # Each further decoder needs a line here.
-DECODERS: dict[type[Decoder], type[FoldedDecoder]] = {LightHam: FoldedLightHam}
+DECODERS: dict[type[Decoder], type[FoldedDecoder]] = {
+    LightHam: FoldedLightHam,
+    OneStage: FoldedLightHam,
+    MLP: FoldedMLP,
+}
 
 
 def fold(model: SegNeXt) -> FoldedWeights:
@@ -69,17 +76,17 @@ def fold_anywhere(model: SegNeXt) -> FoldedWeights:
     """Return the folded weights on the model's device, which may be meta; some are the model's own tensors."""
     stem, decoder = model.backbone.stem, model.decoder
     downsamples = [
-        _behind(*cast("tuple[nn.Conv2d, nn.BatchNorm2d]", (layer.conv, layer.norm)))
+        behind(*cast("tuple[nn.Conv2d, nn.BatchNorm2d]", (layer.conv, layer.norm)))
         for layer in model.backbone.downsamples
     ]
     stages = zip(
-        [_behind(stem.conv2, stem.norm2), *downsamples],
+        [behind(stem.conv2, stem.norm2), *downsamples],
         cast("list[list[Block]]", model.backbone.stages),
         cast("list[nn.LayerNorm]", model.backbone.norms),
         strict=True,
     )
     return FoldedWeights(
-        _behind(stem.conv1, stem.norm1),
+        behind(stem.conv1, stem.norm1),
         tuple(
             FoldedStage(
                 entry,
@@ -154,38 +161,19 @@ def _named(config: SegNeXtConfig, decoder: type[FoldedDecoder], leaf: Callable[[
             )
             for i, depth in enumerate(config.depths)
         ),
-        decoder.named(leaf),
+        decoder.named(config, leaf),
     )
-
-
-def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return s and t of norm(z) = s z + t, in float64."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
-
-
-def _wide(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Return weight and bias in float64."""
-    bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
-    return conv.weight.double(), bias.double()
-
-
-def _behind(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> FoldedConv:
-    """Return norm(conv(x)) as one convolution."""
-    (weight, bias), (scale, shift) = _wide(conv), _scale_and_shift(norm)
-    return FoldedConv(weight * scale.view(-1, 1, 1, 1), bias * scale + shift)
 
 
 def _before(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Return conv(norm(x)) as one 1x1 convolution."""
-    (weight, bias), (scale, shift) = _wide(conv), _scale_and_shift(norm)
+    (weight, bias), (scale, shift) = in_float64(conv), scale_and_shift(norm)
     return weight * scale.view(1, -1, 1, 1), bias + weight.flatten(1) @ shift
 
 
 def _scaled(conv: nn.Conv2d, layer_scale: Tensor) -> tuple[Tensor, Tensor]:
     """Return layer_scale * conv(x) as one convolution."""
-    weight, bias = _wide(conv)
+    weight, bias = in_float64(conv)
     return weight * layer_scale.double().view(-1, 1, 1, 1), bias * layer_scale.double()
 
 
@@ -196,27 +184,27 @@ def _is_variant(config: EncoderConfig) -> bool:
 
 def _attention(block: Block, config: EncoderConfig) -> FoldedAttention | FoldedVariant:
     attention, layer_scale = cast(Attention, block.attention), block.layer_scale1.double()
-    scale, shift = _scale_and_shift(block.norm1)
+    scale, shift = scale_and_shift(block.norm1)
     skip = {"skip_scale": 1 + layer_scale * scale, "skip_shift": layer_scale * shift}
     spatial = attention.strips
     pairs = (spatial.rows, spatial.columns) if isinstance(spatial, StripConv) else ((), ())
-    rows, columns = ([_wide(cast(nn.Conv2d, conv)) for conv in convs] for convs in pairs)
+    rows, columns = ([in_float64(cast(nn.Conv2d, conv)) for conv in convs] for convs in pairs)
     proj_in, proj_out = _before(attention.proj_in, block.norm1), _scaled(attention.proj_out, layer_scale)
-    mix = _wide(attention.mix) if attention.mix is not None else _unchanged(attention.proj_out)
+    mix = in_float64(attention.mix) if attention.mix is not None else _unchanged(attention.proj_out)
     if _is_variant(config):
         return FoldedVariant(
             FoldedConv(*proj_in),
-            FoldedConv(*_wide(spatial.root)),
+            FoldedConv(*in_float64(spatial.root)),
             tuple(FoldedConv(*conv) for conv in rows),
             tuple(FoldedConv(*conv) for conv in columns),
-            None if isinstance(spatial, StripConv) else FoldedConv(*_wide(spatial.dilated)),
+            None if isinstance(spatial, StripConv) else FoldedConv(*in_float64(spatial.dilated)),
             FoldedConv(*mix) if attention.gate else None,
             FoldedConv(*(proj_out if attention.gate else _after_each_other(mix, proj_out))),
             **skip,
         )
     return FoldedAttention(
         *proj_in,
-        *_wide(spatial.root),
+        *in_float64(spatial.root),
         tuple(weight for weight, _ in rows),
         tuple(weight for weight, _ in columns),
         tuple(bias for _, bias in rows),
@@ -229,7 +217,7 @@ def _attention(block: Block, config: EncoderConfig) -> FoldedAttention | FoldedV
 
 def _unchanged(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Return a 1x1 convolution like ``conv`` that gives its input."""
-    weight, bias = _wide(conv)
+    weight, bias = in_float64(conv)
     return torch.eye(len(weight), dtype=weight.dtype, device=weight.device)[..., None, None], 0 * bias
 
 
@@ -242,5 +230,5 @@ def _after_each_other(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor
 def _feed_forward(block: Block) -> FoldedFeedForward:
     ffn = block.ffn
     return FoldedFeedForward(
-        *_before(ffn.fc1, block.norm2), *_wide(ffn.dwconv), *_scaled(ffn.fc2, block.layer_scale2)
+        *_before(ffn.fc1, block.norm2), *in_float64(ffn.dwconv), *_scaled(ffn.fc2, block.layer_scale2)
     )

@@ -1,23 +1,25 @@
 """LightHam deployed: `segnext.models.light_ham` on folded weights.
 
-* `squeeze` is applied to each level at its own size; the products are resized and summed. Nothing is concatenated.
-* The Hamburger's `proj_out` is applied to the factorisation's bases instead of to every pixel. This happens at run
-  time, because each image has its own bases.
+`squeeze` is applied to each level at its own size; the products are resized and summed. Nothing is concatenated. The
+context between `squeeze` and `align` folds itself, see `segnext.deployment.contexts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
+from segnext.deployment.contexts.context import FoldedContext
+from segnext.deployment.contexts.table import CONTEXTS
 from segnext.deployment.parts import FoldedConv, FoldedDecoder, FoldedNorm, Layers
 from segnext.deployment.plan import count, view
 from segnext.models import SegNeXtConfig
 from segnext.models.config import GROUPS
 from segnext.models.decoder import Decoder
+from segnext.models.decoders import stages_of
 from segnext.models.light_ham import LightHam
 
 
@@ -27,45 +29,35 @@ class FoldedLightHam(FoldedDecoder):
 
     squeeze: tuple[FoldedConv, ...]
     squeeze_norm: FoldedNorm
-    proj_in: FoldedConv
-    bases: Tensor
-    proj_out: Tensor
-    ham_norm: FoldedNorm
+    context: FoldedContext | None
     align: FoldedConv
     align_norm: FoldedNorm
     classifier: FoldedConv
 
-    stages: ClassVar[tuple[int, ...]] = LightHam.stages
-
     @classmethod
     def fold(cls, decoder: Decoder, config: SegNeXtConfig) -> FoldedLightHam:
         assert isinstance(decoder, LightHam)
-        squeeze, ham, align = decoder.squeeze, decoder.hamburger, decoder.align
-        levels = squeeze.conv.weight.split([config.channels[stage] for stage in cls.stages], 1)
+        squeeze, align, context = decoder.squeeze, decoder.align, decoder.context
+        levels = squeeze.conv.weight.split([config.channels[stage] for stage in decoder.stages], 1)
         return cls(
             squeeze=tuple(FoldedConv(weight) for weight in levels),
             squeeze_norm=FoldedNorm(squeeze.norm.weight, squeeze.norm.bias),
-            proj_in=FoldedConv(ham.proj_in.weight, ham.proj_in.bias),
-            bases=ham.bases,
-            proj_out=ham.proj_out.weight,
-            ham_norm=FoldedNorm(ham.norm.weight, ham.norm.bias),
+            context=None if context is None else CONTEXTS[str(config.context)].fold(context),
             align=FoldedConv(align.conv.weight),
             align_norm=FoldedNorm(align.norm.weight, align.norm.bias),
             classifier=FoldedConv(decoder.classifier.weight, decoder.classifier.bias),
         )
 
     @classmethod
-    def named(cls, leaf: Callable[[str], Any]) -> FoldedLightHam:
+    def named(cls, config: SegNeXtConfig, leaf: Callable[[str], Any]) -> FoldedLightHam:
         def both(name: str) -> tuple[Any, Any]:
             return leaf(f"{name}.weight"), leaf(f"{name}.bias")
 
+        levels = range(len(stages_of(config)))
         return cls(
-            squeeze=tuple(FoldedConv(leaf(f"squeeze.{level}.weight")) for level in range(len(cls.stages))),
+            squeeze=tuple(FoldedConv(leaf(f"squeeze.{level}.weight")) for level in levels),
             squeeze_norm=FoldedNorm(*both("squeeze.norm")),
-            proj_in=FoldedConv(*both("ham.proj_in")),
-            bases=leaf("ham.bases"),
-            proj_out=leaf("ham.proj_out.weight"),
-            ham_norm=FoldedNorm(*both("ham.norm")),
+            context=None if config.context is None else CONTEXTS[config.context].named(leaf),
             align=FoldedConv(leaf("align.weight")),
             align_norm=FoldedNorm(*both("align.norm")),
             classifier=FoldedConv(*both("classifier")),
@@ -110,9 +102,7 @@ class LightHamLayers:
         self.squeeze = [layers.pointwise(conv) for conv in weights.squeeze]
         self.resize_sum = layers.resize_sum(config.decoder_align_corners)
         self.squeeze_norm = layers.group_norm(weights.squeeze_norm, GROUPS)
-        self.proj_in = layers.pointwise(weights.proj_in, "relu")
-        self.nmf = layers.nmf(weights.bases, weights.proj_out, config.eval_steps)
-        self.ham_norm = layers.group_norm(weights.ham_norm, GROUPS)
+        self.context = None if weights.context is None else weights.context.layers(layers, config)
         self.align = layers.pointwise(weights.align)
         self.align_norm = layers.group_norm(weights.align_norm, GROUPS)
         self.classifier = layers.logits(weights.classifier)
@@ -123,7 +113,8 @@ class LightHamLayers:
             layer(feature, out) for layer, feature, out in zip(self.squeeze, features, at.levels, strict=True)
         ]
         x = self.squeeze_norm(self.resize_sum(levels, at.a), at.a)
-        z = self.nmf(self.proj_in(x, at.b), at.c)
-        x = self.ham_norm(z, at.b, x)
-        x = self.align_norm(self.align(x, at.a), at.a)
+        place = at.b
+        if self.context is not None:
+            x, place = self.context(x, at.b, at.c), at.a
+        x = self.align_norm(self.align(x, place), place)
         return self.classifier(x)

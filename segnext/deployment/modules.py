@@ -105,6 +105,9 @@ class OpLayers:
         w = self.placed(weights)
         return lambda x: conv2d_act(x, w.weight, w.bias, float32_out=True)
 
+    def workspace(self, x: Tensor) -> None:
+        """Return nothing: the ops allocate what they need."""
+
     def placed(self, part: Part, dtype: torch.dtype | None = None) -> Part:
         """Move a part to the device; convolution weights get their input channels innermost, as pixels have them."""
 

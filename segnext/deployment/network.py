@@ -10,6 +10,7 @@ from segnext.deployment.parts import FoldedAttention, FoldedVariant, FoldedWeigh
 from segnext.deployment.plan import Plan
 from segnext.deployment.variants import VariantAttention
 from segnext.models import SegNeXtConfig
+from segnext.models.decoders import stages_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Network:
             )
             for stage in weights.stages
         ]
-        self.read, self.decode = weights.decoder.stages, weights.decoder.layers(layers, config)
+        self.read, self.decode = stages_of(config), weights.decoder.layers(layers, config)
 
     def run(self, images: Tensor, plan: Plan) -> Tensor:
         """Return logits (N, K, h, w) in float32 at the decoder's size, in memory of their own."""

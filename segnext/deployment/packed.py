@@ -42,7 +42,7 @@ class PackedNetwork(Network):
         self, weights: FoldedWeights, config: SegNeXtConfig, dtype: torch.dtype, layers: Layers | None = None
     ) -> None:
         super().__init__(weights, config, PackedLayers(dtype) if layers is None else layers)
-        self.weights, self.dtype = weights, dtype
+        self.weights, self.config, self.dtype = weights, config, dtype
         self._plans: OrderedDict[tuple[int, ...], list[Plan]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -60,7 +60,7 @@ class PackedNetwork(Network):
             free = self._plans.get(key)
             if free:
                 return free.pop()
-        return plan_memory(self.weights, self.dtype, *key)
+        return plan_memory(self.weights, self.config, self.dtype, *key)
 
     def _give_back(self, key: tuple[int, ...], plan: Plan) -> None:
         with self._lock:
@@ -138,5 +138,8 @@ class PackedLayers:
 
         return layer
 
-    def placed(self, part: Part) -> Part:
-        return mapped(part, lambda tensor: tensor.to(self.dtype))
+    def placed(self, part: Part, dtype: torch.dtype | None = None) -> Part:
+        return mapped(part, lambda tensor: tensor.to(dtype or self.dtype))
+
+    def workspace(self, x: Tensor) -> Tensor:
+        return x.new_empty(packed.workspace_elements(x.shape))

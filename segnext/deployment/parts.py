@@ -9,8 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from segnext.models import SegNeXtConfig
@@ -115,11 +116,8 @@ class FoldedStage:
 class FoldedDecoder(ABC):
     """A deployed model's decoder; a subclass is a dataclass of tensors and of the parts above.
 
-    Attributes:
-        stages: those of the decoder's own class, see `segnext.models.decoder.Decoder`.
+    It reads the features of the stages that `segnext.models.decoders.stages_of` tells.
     """
-
-    stages: ClassVar[tuple[int, ...]]
 
     @classmethod
     @abstractmethod
@@ -128,19 +126,19 @@ class FoldedDecoder(ABC):
 
     @classmethod
     @abstractmethod
-    def named(cls, leaf: Callable[[str], Any]) -> FoldedDecoder:
+    def named(cls, config: SegNeXtConfig, leaf: Callable[[str], Any]) -> FoldedDecoder:
         """Return the same structure in which each tensor is ``leaf(name)``, with its name in a file."""
 
     @abstractmethod
     def layers(self, layers: Layers, config: SegNeXtConfig) -> Callable[[Sequence[Tensor], Any], Tensor]:
-        """Return the forward pass: from the features of `stages`, and the result of `memory` or None, to logits."""
+        """Return the forward pass: from the features, and the result of `memory` or None, to logits."""
 
     @abstractmethod
     def elements(self, shapes: Sequence[Sequence[int]]) -> int:
         """Return how many elements `memory` needs in each of the three regions.
 
         Args:
-            shapes: (N, C, H, W) of the features of `stages`.
+            shapes: (N, C, H, W) of the features.
         """
 
     @abstractmethod
@@ -160,8 +158,11 @@ class FoldedWeights:
 class Layers(Protocol):
     """Makes the layers of a folded network."""
 
-    def placed(self, part: Part) -> Part:
-        """Return a part in the network's dtype, device and memory format, for the public ops."""
+    def placed(self, part: Part, dtype: torch.dtype | None = None) -> Part:
+        """Return a part in the network's dtype, or the one given, on its device, for the public ops and PyTorch's."""
+
+    def workspace(self, x: Tensor) -> Tensor | None:
+        """Return new memory for an attention on x; None where ops allocate it."""
 
     def stem(self, weights: FoldedConv) -> Layer:
         """3x3 convolution with stride 2 and GELU, from a float32 image of any strides to channels_last."""

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from segnext.deployment.parts import FoldedWeights
+from segnext.models import SegNeXtConfig
 from segnext.models.config import STAGES, STRIDES
+from segnext.models.decoders import stages_of
 from segnext_kernels import packed
 
 
@@ -33,7 +35,9 @@ class Plan:
     decoder: Any = None
 
 
-def plan_memory(weights: FoldedWeights, dtype: torch.dtype, batch: int, height: int, width: int) -> Plan:
+def plan_memory(
+    weights: FoldedWeights, config: SegNeXtConfig, dtype: torch.dtype, batch: int, height: int, width: int
+) -> Plan:
     """Return a plan for images (batch, C, height, width): three regions that the layers reuse, and the features.
 
     The first region holds a block's input; the second the stem's result, then what attention gives to the feed-forward
@@ -44,7 +48,8 @@ def plan_memory(weights: FoldedWeights, dtype: torch.dtype, batch: int, height: 
     shapes = [
         (batch, len(stage.entry.weight), *size) for stage, size in zip(weights.stages, sizes[1:], strict=True)
     ]
-    read = [shapes[stage] for stage in weights.decoder.stages]
+    stages_read = stages_of(config)
+    read = [shapes[stage] for stage in stages_read]
     decoder = weights.decoder.elements(read)
     most = max(decoder, *map(count, shapes))
     work = max(packed.workspace_elements(torch.Size(shape)) for shape in shapes)
@@ -55,7 +60,7 @@ def plan_memory(weights: FoldedWeights, dtype: torch.dtype, batch: int, height: 
     stages = []
     for stage, shape in enumerate(shapes):
         # A feature that only feeds the next stage stays in the second region.
-        own = stage in weights.decoder.stages
+        own = stage in stages_read
         feature = torch.empty(count(shape), dtype=dtype, device="cpu") if own else y
         stages.append(StageMemory(view(x, shape), view(y, shape), view(feature, shape)))
     return Plan(view(y, stem), tuple(stages), z, weights.decoder.memory(read, (x, y, z)))

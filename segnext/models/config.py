@@ -27,7 +27,9 @@ MOST_STRIPS = 16
 DEEPEST = 256
 # Decoders, and the stages (0-3) that each reads unless the configuration says otherwise.
 DECODERS = {"ham": (1, 2, 3), "cnn": (3,), "mlp": (0, 1, 2, 3)}
+FORMER_NAMES = {"light_ham": "ham"}  # of decoders, in files of earlier versions
 CONTEXTS = ("ham", "vq", "cd", "cc", "em", "nl", "msca", "aspp", "psp")
+UNSEEN_CONTEXTS = ("ham", "vq", "cd")  # their tensors have the same names; the others show in a checkpoint
 GROUPS = 32  # of every GroupNorm: decoder widths are multiples of it
 
 
@@ -161,9 +163,9 @@ class SegNeXtConfig(EncoderConfig):
         in_indices: stages (0-3) whose features the decoder reads; the first sets the size of the logits. None: those
             of ``DECODERS``.
         context: module for global context inside of the decoders "ham" and "cnn": one of ``CONTEXTS``, see
-            :mod:`segnext.models.contexts`, or None for none.
+            :mod:`segnext.models.contexts`, or None for none. The decoder "mlp" has no place for one.
         decoder_channels: decoder width, a multiple of 32.
-        rank: NMF rank R; it is in no tensor of foreign checkpoints.
+        rank: number of bases R in the contexts "ham", "vq", "cd" and "em"; it is in no tensor of foreign checkpoints.
         eval_steps: steps of the NMF in evaluation.
         nmf_grad: ``"unrolled"`` or ``"one_step"``, see :class:`segnext.models.ham.Hamburger`.
         random_eval_bases: draw random NMF bases in evaluation too, as the official code does.
@@ -206,10 +208,32 @@ class SegNeXtConfig(EncoderConfig):
             width >= GROUPS and width % GROUPS == 0,
             f"a positive multiple of {GROUPS}",
         )
+        self._expect_decoder()
         expect(self, "rank", self.rank >= 1, "at least 1")
         expect(self, "eval_steps", 1 <= self.eval_steps <= MOST_STEPS, f"from 1 to {MOST_STEPS}")
         expect(self, "nmf_grad", self.nmf_grad in ("unrolled", "one_step"), "'unrolled' or 'one_step'")
         expect(self, "decoder_dropout", 0 <= self.decoder_dropout < 1, "in [0, 1)")
+
+    def _expect_decoder(self) -> None:
+        object.__setattr__(self, "decoder", FORMER_NAMES.get(self.decoder, self.decoder))
+        if self.in_indices is not None:
+            expected = "stages from 0 to 3 in rising order"
+            indices = self._integers("in_indices", expected)
+            rising = indices == tuple(sorted(set(indices) & set(range(STAGES))))
+            expect(self, "in_indices", bool(indices) and rising, expected)
+            alone = self.decoder != "cnn" or len(indices) == 1
+            expect(self, "in_indices", alone, "one stage for decoder='cnn', which reads no more")
+        given = self.context
+        expect(self, "context", given is None or given in CONTEXTS, f"one of {', '.join(CONTEXTS)} or None")
+        groups_of_one = given in ("aspp", "psp") and self.decoder_channels == GROUPS
+        expected = (
+            f"at least {2 * GROUPS} with context={given!r}, which normalises single pixels in {GROUPS} groups"
+        )
+        expect(self, "decoder_channels", not groups_of_one, expected)
+        if self.decoder == "mlp":
+            left_out = given in (type(self).context, None)
+            expect(self, "context", left_out, "left out with decoder='mlp', which has no place for one")
+            object.__setattr__(self, "context", type(self).context)
 
     @property
     def logits(self) -> int:

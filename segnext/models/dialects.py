@@ -73,7 +73,7 @@ _DECODER_NAMES = tuple(
     for decoder in DECODERS.values()
     for official, native in decoder.official_names
 )
-_OFFICIAL_MINUS_NATIVE = {"stage": 1, "down": 2, "block": 0, "branch": 0}
+_OFFICIAL_MINUS_NATIVE = {"stage": 1, "down": 2, "block": 0, "branch": 0, "level": 0}
 
 # Other code bases changed the official names; these rules, applied in this order, lead back to them.
 _MMSEGMENTATION_RULES = ((r"\.mlp\.dwconv\.(weight|bias)$", r".mlp.dwconv.dwconv.\1"),)

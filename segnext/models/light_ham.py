@@ -1,20 +1,23 @@
 """LightHam, the published decoder of SegNeXt: features of stages 2-4 at H/8, a Hamburger, a classifier.
 
-Paper: SegNeXt (arXiv 2209.08575), figure 3 (c).
+Paper: SegNeXt (arXiv 2209.08575), figure 3 (c); figure 3 (b) is the same on one stage, :class:`OneStage`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segnext.models.config import EVAL_STEPS, SegNeXtConfig
+from segnext.models import config as configuration
+from segnext.models.config import SegNeXtConfig
+from segnext.models.contexts.context import Context
+from segnext.models.contexts.table import CONTEXTS
 from segnext.models.decoder import Decoder
-from segnext.models.ham import Hamburger
 from segnext.models.layers import Classifier, ConvNormAct
+from segnext.models.resizing import resized
 
 
 class LightHam(Decoder):
@@ -24,19 +27,17 @@ class LightHam(Decoder):
         in_channels: channels of the features.
         channels: decoder width, a multiple of 32.
         logits: channels of the logits.
-        rank, grad, random_eval_bases, eval_steps: see :class:`segnext.models.ham.Hamburger`.
+        context: global context of (N, channels, H, W), or None. It is held by the attribute that its class names, for
+            example ``hamburger``.
         dropout: rate of the channel dropout before the classifier.
         align_corners: how features are resized.
     """
 
-    stages = (1, 2, 3)
+    stages = configuration.DECODERS["ham"]
     official_names = (
         ("squeeze.conv.{rest}", "squeeze.conv.{rest}"),
         ("squeeze.gn.{rest}", "squeeze.norm.{rest}"),
-        ("hamburger.ham_in.conv.{rest}", "hamburger.proj_in.{rest}"),
-        ("hamburger.ham_out.conv.{rest}", "hamburger.proj_out.{rest}"),
-        ("hamburger.ham_out.gn.{rest}", "hamburger.norm.{rest}"),
-        ("hamburger.ham.bases", "hamburger.bases"),
+        *(pair for context in CONTEXTS.values() for pair in context.official_names),
         ("align.conv.{rest}", "align.conv.{rest}"),
         ("align.gn.{rest}", "align.norm.{rest}"),
         ("conv_seg.{rest}", "classifier.{rest}"),
@@ -48,16 +49,15 @@ class LightHam(Decoder):
         in_channels: Sequence[int],
         channels: int,
         logits: int,
-        rank: int,
-        grad: str = "unrolled",
-        random_eval_bases: bool = False,
+        context: Context | None,
         dropout: float = 0.1,
-        eval_steps: int = EVAL_STEPS,
         align_corners: bool = False,
     ) -> None:
         super().__init__()
         self.squeeze = ConvNormAct(sum(in_channels), channels)
-        self.hamburger = Hamburger(channels, rank, grad, random_eval_bases, eval_steps)
+        self.context_name = None if context is None else context.attribute
+        if context is not None:
+            self.add_module(context.attribute, context)
         self.align = ConvNormAct(channels, channels)
         self.align_corners = align_corners
         self.dropout = nn.Dropout2d(dropout)
@@ -66,24 +66,32 @@ class LightHam(Decoder):
     @classmethod
     def from_config(cls, config: SegNeXtConfig) -> LightHam:
         """Make the decoder of a SegNeXt with this configuration."""
-        return cls(
-            [config.channels[stage] for stage in cls.stages],
+        stages = cls.stages_of(config)
+        decoder = cls(
+            [config.channels[stage] for stage in stages],
             config.decoder_channels,
             config.logits,
-            config.rank,
-            config.nmf_grad,
-            config.random_eval_bases,
+            None if config.context is None else CONTEXTS[config.context].from_config(config),
             config.decoder_dropout,
-            config.eval_steps,
             config.decoder_align_corners,
         )
+        decoder.stages = stages
+        return decoder
+
+    @property
+    def context(self) -> nn.Module | None:
+        """The module for global context; what was put into its place counts, such as an adapter around it."""
+        return None if self.context_name is None else cast(nn.Module, getattr(self, self.context_name))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features [(N, C_i, H_i, W_i), ...] to logits (N, K, H_0, W_0)."""
-        size = features[0].shape[2:]
-        same_size = [features[0]] + [
-            F.interpolate(feature, size=size, mode="bilinear", align_corners=self.align_corners)
-            for feature in features[1:]
-        ]
-        x = self.align(self.hamburger(self.squeeze(torch.cat(same_size, 1))))
-        return self.classifier(self.dropout(x))
+        x = self.squeeze(torch.cat(resized(features, self.align_corners), 1))
+        if self.context_name is not None:
+            x = getattr(self, self.context_name)(x)
+        return self.classifier(self.dropout(self.align(x)))
+
+
+class OneStage(LightHam):
+    """LightHam on one stage alone, as heads of CNNs are: the last one, unless the configuration says otherwise."""
+
+    stages = configuration.DECODERS["cnn"]

@@ -52,7 +52,7 @@ class AnyDialectModule(nn.Module):
         given = dict(state_dict) if native else dialects.to_native(state_dict, own.keys())
         expect_weights("load_state_dict", given, own, assign)
         for key in own.keys() & given.keys():
-            if key.endswith(dialects.BASES) and given[key].shape[-1:] != own[key].shape[-1:]:
+            if key.endswith(".bases") and given[key].shape[-1:] != own[key].shape[-1:]:
                 given_rank = given[key].shape[-1] if given[key].ndim else "no axis"
                 raise ValueError(
                     f"load_state_dict: rank of {key} must be {own[key].shape[-1]} as in this model, "
@@ -62,7 +62,7 @@ class AnyDialectModule(nn.Module):
         for key in left_out:
             del given[key]
         optional = [key for key in own.keys() - given.keys() if key.endswith(dialects.OPTIONAL)]
-        result = super().load_state_dict(given | _filled(optional, own, given), strict, assign)
+        result = super().load_state_dict(given | _filled(self, optional, own, given), strict, assign)
         result.missing_keys.extend(key for key in sorted(optional) if key not in result.missing_keys)
         result.unexpected_keys.extend(left_out)
         return result
@@ -82,7 +82,9 @@ def expect_model(what: str, model: object) -> None:
     raise TypeError(f"{what}: model must be a SegNeXt or an MSCAN, got {type(model).__name__}; {remedy}")
 
 
-def _filled(keys: list[str], own: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Tensor]:
+def _filled(
+    model: nn.Module, keys: list[str], own: Mapping[str, Tensor], given: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """Return new tensors for those of ``keys`` whose layer is given but for them.
 
     The model's own may hold anything: nothing after ``to_empty``, and no values on the meta device.
@@ -96,7 +98,8 @@ def _filled(keys: list[str], own: Mapping[str, Tensor], given: Mapping[str, Any]
         # With assign=True they become the model's own, with its other tensors' device and dtype.
         if key.endswith(dialects.BASES):
             one, channels, rank = own[key].shape
-            filled[key] = seeded_bases((one, channels, rank)).to(like)
+            signed = getattr(model.get_submodule(layer[:-1]), "signed", False)
+            filled[key] = seeded_bases((one, channels, rank), signed).to(like)
         else:
             filled[key] = torch.zeros((), dtype=torch.int64, device=like.device)
     return filled

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segnext.models.changed import layers
 from segnext.models.config import STAGES, EncoderConfig, MSCANConfig, SegNeXtConfig
-from segnext.models.decoders import decoder_of
+from segnext.models.decoders import decoder_of, stages_of
 from segnext.models.finite import expect_finite
 from segnext.models.labels import class_logits, two_logits
 from segnext.models.loading import AnyDialectModule
@@ -65,10 +65,13 @@ class SegNeXt(AnyDialectModule):
         return features
 
     def forward_logits(self, images: Tensor) -> Tensor:
-        """Logits (N, K, ceil(H/8), ceil(W/8)), before resizing to the image."""
+        """Logits (N, K, ceil(H/8), ceil(W/8)), before resizing to the image.
+
+        Their size is that of the first stage that the decoder reads: H/4, H/8, H/16 or H/32.
+        """
         features = self.forward_features(images)
         # What is wrapped around a decoder need not show its attributes.
-        stages = getattr(self.decoder, "stages", decoder_of(self.config).stages)
+        stages = getattr(self.decoder, "stages", stages_of(self.config))
         return self.decoder([features[stage] for stage in stages])
 
     def forward(

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from segnext.models.config import GROUPS
+from segnext.models.config import DECODERS, GROUPS, STAGES, SegNeXtConfig
 from segnext.one_line import shown
 
 # The peers' code takes these values where a configuration is silent.
 DEFAULT_RANK = 64
+HAM_TYPES = {"NM": "ham", "VQ": "vq", "CD": "cd"}  # by their first letters: NMF, NMF2D, VQ2D
 DEFAULT_STEPS = 7
 DEFAULT_THRESHOLD = 0.3
 # Real configurations have about 10,000 letters. The parser's memory grows with the text.
@@ -215,13 +216,7 @@ def _read_model(model: Mapping[str, Any], settings: Settings) -> None:
     _read_normalisation(head, "decode_head", settings)
     activation = _kind(head, "act_cfg", "ReLU")
     settings.refuse_unless(activation == "ReLU", "decode_head.act_cfg.type", "ReLU", activation)
-    indices = head.get("in_index", [1, 2, 3])
-    settings.refuse_unless(
-        list(indices) == [1, 2, 3] if isinstance(indices, Sequence) else False,
-        "decode_head.in_index",
-        "[1, 2, 3]",
-        indices,
-    )
+    _read_stages(head, settings)
     inner, outer = head.get("ham_channels"), head.get("channels")
     if _is_number(inner) and _is_number(outer):
         settings.refuse_unless(
@@ -231,6 +226,19 @@ def _read_model(model: Mapping[str, Any], settings: Settings) -> None:
     corners = settings.switch("align_corners", head.get("align_corners", False), False)
     settings.model |= {"align_corners": corners, "decoder_align_corners": corners}  # features and logits
     _read_classes(head, settings)
+
+
+def _read_stages(head: Mapping[str, Any], settings: Settings) -> None:
+    """Read the stages whose features the head takes."""
+    indices = head.get("in_index", [1, 2, 3])
+    given = list(indices) if isinstance(indices, Sequence) and not isinstance(indices, str) else []
+    known = all(type(index) is int and 0 <= index < STAGES for index in given)
+    rising = bool(given) and known and given == sorted(set(given))
+    settings.refuse_unless(
+        rising, "decode_head.in_index", "a list of stages from 0 to 3 in rising order", indices
+    )
+    if rising and tuple(given) != DECODERS["ham"]:
+        settings.model["in_indices"] = tuple(given)
 
 
 def _read_normalisation(part: Mapping[str, Any], name: str, settings: Settings) -> None:
@@ -250,12 +258,10 @@ def _read_hamburger(head: Mapping[str, Any], settings: Settings) -> None:
         value = ham.get(name, computed)
         settings.refuse_unless(value == computed, f"decode_head.ham_kwargs.{name}", str(computed), value)
     kind = ham.get("ham_type", ham.get("type", "NMF"))
-    settings.refuse_unless(
-        isinstance(kind, str) and kind.upper().startswith("NMF"),
-        "decode_head.ham_kwargs.ham_type",
-        "NMF",
-        kind,
-    )
+    context = HAM_TYPES.get(kind.upper()[:2]) if isinstance(kind, str) else None
+    settings.refuse_unless(context is not None, "decode_head.ham_kwargs.ham_type", "one of NMF, VQ, CD", kind)
+    if context is not None and context != SegNeXtConfig.context:
+        settings.model["context"] = context
     for name, target, default in (
         ("md_r", "rank", DEFAULT_RANK),
         ("eval_steps", "eval_steps", DEFAULT_STEPS),

@@ -13,13 +13,15 @@ from torch import Tensor
 from segnext.data.preprocessing import MEAN, Preprocessing
 from segnext.drawing.palette import is_colour
 from segnext.models.config import LARGE_KERNEL, SegNeXtConfig
-from segnext.models.decoders import DECODERS
+from segnext.models.decoders import DECODERS, stages_of
 from segnext.models.registry import CONFIGS, ModelConfig
 from segnext.one_line import is_class_name, one_line, shown
 
 # A file may hold a part of a model; the rest is initialised. Beyond these, its config is not that of its tensors.
 LARGEST_RATIO = 4
 FREE_WEIGHTS, FREE_TENSORS = 2**24, 2000
+# Square matrices of the decoder's width in a context; 2 in the others. A 3x3 convolution counts as nine.
+CONTEXT_MATRICES = {None: 0, "cc": 3, "msca": 3, "aspp": 34, "psp": 49}
 
 
 def expect_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: str) -> None:
@@ -171,6 +173,8 @@ def _weights(config: ModelConfig) -> int:
     for width, depth, expansion in zip(config.channels, config.depths, config.expansions, strict=True):
         count += depth * width * (projections * width + 2 * expansion * width + depthwise)
     if isinstance(config, SegNeXtConfig):
-        decoder = config.decoder_channels
-        return count + decoder * (sum(config.channels[1:]) + 3 * decoder + config.num_classes + config.rank)
+        decoder, stages = config.decoder_channels, stages_of(config)
+        matrices = 1 + CONTEXT_MATRICES.get(config.context, 2) if config.decoder != "mlp" else len(stages)
+        read = sum(config.channels[stage] for stage in stages)
+        return count + decoder * (read + matrices * decoder + config.num_classes + config.rank)
     return count + config.channels[-1] * config.num_classes

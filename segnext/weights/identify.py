@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from segnext.models.config import EXPANSIONS, ROOT, STAGES, STRIPS, SegNeXtConfig
+from segnext.models.config import DECODERS as STAGES_READ
+from segnext.models.config import EXPANSIONS, FORMER_NAMES, ROOT, STAGES, STRIPS, SegNeXtConfig
+from segnext.models.contexts.table import CONTEXTS
 from segnext.models.decoder import Decoder
 from segnext.models.decoders import DECODERS
 from segnext.models.registry import CONFIGS, ModelConfig
@@ -26,7 +29,7 @@ FOREIGN_THRESHOLDS = {"mmsegmentation": DEFAULT_THRESHOLD}
 HALF = 0.5
 FROM_BASES = "from the bases in the file"
 # Fields beside the rank that no tensor shows.
-UNSEEN = ("align_corners", "decoder_align_corners", "eval_steps", "threshold")
+UNSEEN = ("align_corners", "decoder_align_corners", "eval_steps", "context", "threshold")
 
 
 def describe(
@@ -57,15 +60,18 @@ def describe(
     }
     overrides: dict[str, Any] = _kernels(tensors, prefix)
     if segments:
-        name, decoder = _decoder(tensors)
-        overrides |= {} if name == SegNeXtConfig.decoder else {"decoder": name}
+        found, decoder = _decoder(tensors, _channels_and_depths(tensors, prefix)[0], settings)
+        overrides |= found
         sizes |= {field: (f"decoder.{key}", axis) for field, (key, axis) in decoder.sizes.items()}
     overrides |= {name: tensors[key].shape[axis] for name, (key, axis) in sizes.items() if key in tensors}
     rank_from, said = "", list[str]()
-    if any(key.startswith("decoder.hamburger.") for key in tensors):
-        found, rank_from = _rank(tensors, dialect, settings, rank, base)
-        overrides |= {"rank": found} if found is not None else {}
+    if any(key.startswith(("decoder.hamburger.", "decoder.em_attention.")) for key in tensors):
+        held, rank_from = _rank(tensors, dialect, settings, rank, base)
+        overrides |= {"rank": held} if held is not None else {}
+    if segments:
         unseen, said = _unseen(overrides.get("num_classes"), dialect, settings)
+        if overrides.get("context") == "vq" and "context" not in unseen:
+            said.append("context vq, as the bases have both signs; the file does not say whether it is cd")
         overrides |= unseen
     if not segments and "num_classes" not in overrides:
         overrides["num_classes"] = 0
@@ -76,7 +82,10 @@ def describe(
 def overrides_of(config: ModelConfig) -> dict[str, Any]:
     """List the fields to pass to ``build`` beside the architecture: those that depend on data, and changed ones."""
     base = CONFIGS[config.architecture]
-    always = {"num_classes", "in_channels", "gate", "decoder_channels", "rank"} | set(UNSEEN) - {"threshold"}
+    always = {"num_classes", "in_channels", "gate", "decoder_channels", "rank"} | set(UNSEEN) - {
+        "threshold",
+        "context",
+    }
     return {
         name: value
         for name, value in dataclasses.asdict(config).items()
@@ -89,7 +98,10 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     base = CONFIGS.get(config["architecture"]) if isinstance(config["architecture"], str) else None
     if not isinstance(base, SegNeXtConfig):
         return dict(config)
-    return {**config, "model": {**{name: getattr(base, name) for name in UNSEEN}, **config["model"]}}
+    model = {**{name: getattr(base, name) for name in UNSEEN}, **config["model"]}
+    if model.get("decoder") in FORMER_NAMES:
+        model["decoder"] = FORMER_NAMES[model["decoder"]]
+    return {**config, "model": model}
 
 
 def foreign_metadata(meta: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -187,12 +199,61 @@ def _kernels(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
     return found
 
 
-def _decoder(tensors: Mapping[str, Tensor]) -> tuple[str, type[Decoder]]:
-    """Find the decoder whose tensors are there; without any, take the default one."""
-    for name, decoder in DECODERS.items():
-        if all(f"decoder.{key}" in tensors for key, _ in decoder.sizes.values()):
-            return name, decoder
-    return SegNeXtConfig.decoder, DECODERS[SegNeXtConfig.decoder]
+def _decoder(
+    tensors: Mapping[str, Tensor], channels: tuple[int, ...], settings: Settings
+) -> tuple[dict[str, Any], type[Decoder]]:
+    """Find the decoder whose tensors are there, its stages and its context; without any, take the default one.
+
+    Returns:
+        The fields that are not as by default, and the decoder's class.
+    """
+    names = (
+        name
+        for name, decoder in DECODERS.items()
+        if all(f"decoder.{key}" in tensors for key, _ in decoder.sizes.values())
+    )
+    name = next(names, SegNeXtConfig.decoder)
+    stages = _stages(tensors, channels, settings)
+    if name == "ham" and stages is not None and len(stages) == 1:
+        name = "cnn"
+    found: dict[str, Any] = {} if name == SegNeXtConfig.decoder else {"decoder": name}
+    if stages not in (None, STAGES_READ.get(name)):
+        found["in_indices"] = stages
+    if "decoder.squeeze.conv.weight" in tensors:
+        context = _context(tensors)
+        found |= {} if context == SegNeXtConfig.context else {"context": context}
+    return found, DECODERS[name]
+
+
+def _stages(
+    tensors: Mapping[str, Tensor], channels: tuple[int, ...], settings: Settings
+) -> tuple[int, ...] | None:
+    """Find the stages that a decoder reads: those of this many channels, the usual ones first; None if none fit."""
+    levels: list[int] = []
+    while (level := f"decoder.levels.{len(levels)}.conv.weight") in tensors:
+        levels.append(tensors[level].shape[1])
+    squeeze = tensors.get("decoder.squeeze.conv.weight")
+    written = settings.model.get("in_indices")
+    every = [stages for n in range(1, STAGES + 1) for stages in combinations(range(STAGES), n)]
+    for stages in [*([tuple(written)] if written else []), *STAGES_READ.values(), *every]:
+        widths = [channels[stage] for stage in stages]
+        if levels == widths or (squeeze is not None and squeeze.shape[1] == sum(widths)):
+            return stages
+    return None
+
+
+def _context(tensors: Mapping[str, Tensor]) -> str | None:
+    """Find the context whose tensors are there; of those with the names of a Hamburger, by the bases."""
+    names = [
+        name
+        for name, context in CONTEXTS.items()
+        if any(key.startswith(f"decoder.{context.attribute}.") for key in tensors)
+    ]
+    bases = tensors.get("decoder.hamburger.bases")
+    is_signed = bases is not None and bases.is_floating_point() and bool((bases < 0).any())
+    if "ham" in names and is_signed:  # a factorisation into nonnegative ones has none below 0
+        return "vq"
+    return next(iter(names), None)
 
 
 def _rank(
@@ -203,7 +264,8 @@ def _rank(
     base: ModelConfig | None,
 ) -> tuple[int | None, str]:
     written = settings.model.get("rank")
-    held = tensors["decoder.hamburger.bases"].shape[-1] if "decoder.hamburger.bases" in tensors else rank
+    bases = next((tensor for key, tensor in tensors.items() if key.endswith(".bases")), None)
+    held = rank if bases is None else bases.shape[-1]
     if rank is not None:
         if held != rank:
             raise ValueError(f"rank must be {held} as the bases in the file have, got {rank}; leave it out")
@@ -222,14 +284,20 @@ def _rank(
 
 def _table_entry(tensors: Mapping[str, Tensor], prefix: str, segments: bool) -> ModelConfig | None:
     """Find the architecture with these channels and depths."""
-    channels, depths = [], []
-    for stage in range(4):
-        pattern = re.compile(re.escape(f"{prefix}stages.{stage}.") + r"\d+\.layer_scale1")
-        blocks = [key for key in tensors if pattern.fullmatch(key)]
-        depths.append(len(blocks))
-        channels.append(tensors[blocks[0]].shape[0] if blocks else 0)
-    sizes = (tuple(channels), tuple(depths))
+    sizes = _channels_and_depths(tensors, prefix)
     for config in CONFIGS.values():
         if isinstance(config, SegNeXtConfig) == segments and (config.channels, config.depths) == sizes:
             return config
     return None
+
+
+def _channels_and_depths(
+    tensors: Mapping[str, Tensor], prefix: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    channels, depths = [], []
+    for stage in range(STAGES):
+        pattern = re.compile(re.escape(f"{prefix}stages.{stage}.") + r"\d+\.layer_scale1")
+        blocks = [key for key in tensors if pattern.fullmatch(key)]
+        depths.append(len(blocks))
+        channels.append(tensors[blocks[0]].shape[0] if blocks else 0)
+    return tuple(channels), tuple(depths)

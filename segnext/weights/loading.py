@@ -243,7 +243,7 @@ def _check_settings(
 
 
 def _check_rank(model: SegNeXt | MSCAN, own: Mapping[str, Tensor], checkpoint: Checkpoint) -> str:
-    if isinstance(model, MSCAN) or not any(key.endswith(dialects.BASES) for key in own):
+    if isinstance(model, MSCAN) or not any(key.endswith(".bases") for key in own):
         return ""
     rank, used = checkpoint.config["model"].get("rank"), model.config.rank
     if rank is None:

@@ -18,12 +18,14 @@ from torch import Tensor
 from segnext.atomic import replace_bytes, replace_file
 from segnext.models import MSCAN, SegNeXt, dialects
 from segnext.models.config import GROUPS, ROOT, STRIPS, SegNeXtConfig
+from segnext.models.decoders import stages_of
 from segnext.models.loading import expect_model
 from segnext.models.registry import ModelConfig
 from segnext.weights.config_text import TRAINED_STEPS
 from segnext.weights.containers import META_KEY
 from segnext.weights.saving import expect_savable, finite_on_cpu
 
+PUBLISHED = ("ham",)
 KEPT = ("preprocessing", "recipe", "metrics")
 
 
@@ -37,6 +39,7 @@ class Peer(NamedTuple):
         lengths: it computes three strips and a root of any length, not only the published ones.
         threshold: it has heads with one logit.
         channels: it takes images with other than three channels.
+        decoders: those that it has; with others than the published one, on any stages.
     """
 
     title: str
@@ -45,12 +48,20 @@ class Peer(NamedTuple):
     lengths: bool = False
     threshold: bool = False
     channels: bool = False
+    decoders: tuple[str, ...] = PUBLISHED
 
 
 PEERS = {
-    "official": Peer("the official code", (".safetensors", ".pth"), dialects.to_official),
+    "official": Peer(
+        "the official code", (".safetensors", ".pth"), dialects.to_official, decoders=("ham", "cnn", "mlp")
+    ),
     "mmsegmentation": Peer(
-        "mmsegmentation", (".safetensors", ".pth"), dialects.to_mmsegmentation, lengths=True, threshold=True
+        "mmsegmentation",
+        (".safetensors", ".pth"),
+        dialects.to_mmsegmentation,
+        lengths=True,
+        threshold=True,
+        decoders=("ham", "cnn", "mlp"),
     ),
     "paddleseg": Peer("PaddleSeg", (".pdparams",), dialects.to_paddleseg, channels=True),
 }
@@ -100,9 +111,9 @@ def save_for(model: SegNeXt | MSCAN, path: str | os.PathLike[str], peer: str) ->
         content = io.BytesIO()
         torch.save({"meta": meta, "state_dict": tensors}, content)
         replace_bytes(path, content.getbuffer())
-    return [
-        f"the fixed NMF bases are left out: {to.title} draws new ones in every forward pass"
-    ] * isinstance(model, SegNeXt)
+    return [f"the fixed NMF bases are left out: {to.title} draws new ones in every forward pass"] * (
+        isinstance(model, SegNeXt) and model.config.decoder != "mlp"
+    )
 
 
 def _expect_computable(config: ModelConfig, to: Peer) -> None:
@@ -123,7 +134,10 @@ def _expect_computable(config: ModelConfig, to: Peer) -> None:
         expect(config.root == ROOT, "root", str(ROOT))
     expect(to.channels or config.in_channels == 3, "in_channels", "3")
     if isinstance(config, SegNeXtConfig):
-        expect(config.decoder == "ham", "decoder", "ham")
+        expect(config.decoder in to.decoders, "decoder", " or ".join(to.decoders))
+        expect(config.context == "ham", "context", "ham")
+        stages = config.in_indices is None or to.decoders != PUBLISHED or stages_of(config) == (1, 2, 3)
+        expect(stages, "in_indices", "(1, 2, 3)")
         expect(to.threshold or config.threshold is None, "threshold", "None")
         same = config.align_corners == config.decoder_align_corners
         expect(same, "align_corners", f"{config.decoder_align_corners} as decoder_align_corners")
@@ -186,16 +200,21 @@ def _backbone(config: ModelConfig, peer: str) -> dict[str, Any]:
 
 
 def _head(config: SegNeXtConfig, peer: str) -> dict[str, Any]:
-    head: dict[str, Any] = {
-        "type": "LightHamHead",
-        "in_channels": list(config.channels[1:]),
-        "in_index": [1, 2, 3],
-        "channels": config.decoder_channels,
+    stages, is_mlp = stages_of(config), config.decoder == "mlp"
+    ham = {
         "ham_channels": config.decoder_channels,
         "ham_kwargs": ham_arguments(config, capitals=peer != "mmsegmentation"),
+    }
+    groups = {"type": "GN", "num_groups": GROUPS, "requires_grad": True}
+    head: dict[str, Any] = {
+        "type": "SegformerHead" if is_mlp else "LightHamHead",
+        "in_channels": [config.channels[stage] for stage in stages],
+        "in_index": list(stages),
+        "channels": config.decoder_channels,
+        **({} if is_mlp else ham),
         "dropout_ratio": config.decoder_dropout,
         "num_classes": config.num_classes,
-        "norm_cfg": {"type": "GN", "num_groups": GROUPS, "requires_grad": True},
+        "norm_cfg": {"type": "BN", "requires_grad": True} if is_mlp else groups,
         "align_corners": config.align_corners,
         "loss_decode": {
             "type": "CrossEntropyLoss",

@@ -50,6 +50,11 @@ class Checkpoint:
     refusals: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def tells_context(self) -> bool:
+        """Whether the file says which of the contexts it has whose tensors have the same names."""
+        return self.rank_from == FROM_CONFIG
+
 
 def read_checkpoint(
     source: str | os.PathLike[str], rank: int | None = None, average: bool | None = None

@@ -178,7 +178,7 @@ def test_memory_of_a_large_image(size: str) -> None:
     model = create_model(f"segnext_{size}", num_classes=19)
     assert isinstance(model, SegNeXt)
     height, width = 1024, 2048  # a sixteenth of it; all memory grows with the area
-    plan = plan_memory(fold(model), torch.float32, 1, height, width)
+    plan = plan_memory(fold(model), model.config, torch.float32, 1, height, width)
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(plan)}
     sizes = [(-(-height // s)) * (-(-width // s)) for s in (4, 8, 16, 32)]
     features = 4 * sum(c * pixels for c, pixels in zip(model.config.channels, sizes, strict=True))

@@ -167,7 +167,7 @@ def test_each_door_names_the_other(tmp_path: Path) -> None:
         {"config": "[1]"},
         {"config": json.dumps({"architecture": "segnext_t"})},
         {"config": json.dumps({"colour": "red"})},
-        {"config": json.dumps({**asdict(narrow().config), "decoder": "mlp"})},
+        {"config": json.dumps({**asdict(narrow().config), "decoder": "fpn"})},
         {"config": json.dumps({**asdict(narrow().config), "eval_steps": True})},
         {"config": json.dumps({**asdict(narrow().config), "architecture": "a\nb"})},
         {"metadata": "null"},

@@ -185,8 +185,7 @@ test_dataloader = dict(dataset=dict(pipeline=[
     [
         (("MD_S=1", "MD_S=2"), "decode_head.ham_kwargs.md_s must be 1, got 2"),
         (("MD_S=1", "SPATIAL=False"), "decode_head.ham_kwargs.spatial must be True, got False"),
-        (("MD_S=1", "HAM_TYPE='VQ'"), "decode_head.ham_kwargs.ham_type must be NMF, got VQ"),
-        (("MD_S=1", "ham_type='CD'"), "decode_head.ham_kwargs.ham_type must be NMF, got CD"),
+        (("MD_S=1", "HAM_TYPE='SVD'"), "decode_head.ham_kwargs.ham_type must be one of NMF, VQ, CD, got SVD"),
         (("num_groups=32", "num_groups=16"), "decode_head.norm_cfg.num_groups must be 32, got 16"),
         (("num_groups=32", "eps=0.1"), "decode_head.norm_cfg.eps must be 1e-5, got 0.1"),
         (("type='BN'", "type='BN', eps=1e-3"), "backbone.norm_cfg.eps must be 1e-5, got 0.001"),
@@ -203,12 +202,32 @@ test_dataloader = dict(dataset=dict(pipeline=[
             ("ham_channels=256", "ham_channels=128"),
             "ham_channels must be 256 as decode_head.channels, got 128",
         ),
-        (("in_index=[1, 2, 3]", "in_index=[0, 1, 2, 3]"), "in_index must be [1, 2, 3], got [0, 1, 2, 3]"),
+        (
+            ("in_index=[1, 2, 3]", "in_index=[2, 1]"),
+            "in_index must be a list of stages from 0 to 3 in rising",
+        ),
+        (
+            ("in_index=[1, 2, 3]", "in_index=-1"),
+            "in_index must be a list of stages from 0 to 3 in rising order, got -1",
+        ),
     ],
 )
 def test_refusals(edit: tuple[str, str], message: str) -> None:
     (refusal,) = read_settings({"meta": {"cfg": changed(edit)}}).refusals
     assert message in refusal
+
+
+@pytest.mark.parametrize(
+    ("edit", "field", "value"),
+    [
+        (("in_index=[1, 2, 3]", "in_index=[0, 1, 2, 3]"), "in_indices", (0, 1, 2, 3)),
+        (("MD_S=1", "HAM_TYPE='VQ'"), "context", "vq"),
+        (("MD_S=1", "ham_type='CD2D'"), "context", "cd"),
+    ],
+)
+def test_other_stages_and_factorisations(edit: tuple[str, str], field: str, value: object) -> None:
+    plain, found = read_settings({"meta": {"cfg": MMENGINE}}), read_settings({"meta": {"cfg": changed(edit)}})
+    assert found.refusals == [] and found.model == {**plain.model, field: value}
 
 
 def test_nothing_is_executed(tmp_path: Path) -> None:

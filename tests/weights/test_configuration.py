@@ -82,7 +82,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "no-architecture": (beside(architecture=None), "format 1, architecture and model"),
     "architecture-list": (beside(architecture=["segnext_t"]), "format 1, architecture and model"),
-    "decoder": (in_model(decoder="fpn"), "decoder in its config must be one of ham.*, got fpn"),
+    "decoder": (in_model(decoder="fpn"), "decoder in its config must be one of ham, cnn, mlp, got fpn"),
     "classes-too-few": (
         beside(classes=["a"]),
         "classes must be 3 names of one line, got \\['a'\\]",

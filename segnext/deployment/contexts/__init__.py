@@ -1,0 +1,1 @@
+"""Modules for global context, deployed: `segnext.models.contexts` on folded weights."""
