@@ -107,7 +107,9 @@ def measure(wanted: Sequence[str], seconds: float) -> tuple[list[Row], dict[str,
         torch.manual_seed(0)
         try:
             rows.append(take(seconds))
-            print(f"{number} of {len(chosen)}: {name}: {rows[-1].ratio:.2f}x {rows[-1].best_peer}", flush=True)
+            print(
+                f"{number} of {len(chosen)}: {name}: {rows[-1].ratio:.2f}x {rows[-1].best_peer}", flush=True
+            )
         except AssertionError as error:  # a wrong result gets no number
             without_number[name] = str(error).partition("\n")[0]
             print(f"{number} of {len(chosen)}: {name}: {without_number[name]}", flush=True)
@@ -119,7 +121,9 @@ def main(arguments: Any = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.variants", description=__doc__)
     parser.add_argument("only", nargs="*", help="workloads whose names hold one of these words; default: all")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each workload (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder of the machines' results")
+    parser.add_argument(
+        "--results", type=Path, default=results.FOLDER, help="folder of the machines' results"
+    )
     options = parser.parse_args(arguments)
     rows, without_number = measure(options.only, options.seconds)
     if not rows:
