@@ -181,13 +181,13 @@ def _expect_same_parts(
     for field in [*ENCODER_PARTS, *(DECODER_PARTS if part == "all" else ())]:
         held, wanted = fields.get(field, getattr(base, field, None)), overrides.get(field)
         # Whether there is a product (gate), files of ours alone say.
-        if field not in overrides or (field == "gate" and field not in fields):
+        if field not in overrides or (field == "gate" and not checkpoint.tells_all):
             continue
         if field == "in_indices":
             usual = DECODERS.get(str(fields.get("decoder", getattr(base, "decoder", ""))))
             held, wanted = held or usual, wanted or usual
         alike = held in UNSEEN_CONTEXTS and wanted in UNSEEN_CONTEXTS
-        if field == "context" and alike and not checkpoint.tells_context:
+        if field == "context" and alike and not checkpoint.tells_all:
             continue
         if _comparable(wanted) != _comparable(held):
             raise ValueError(

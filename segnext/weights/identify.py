@@ -70,6 +70,8 @@ def describe(
         overrides |= {"rank": held} if held is not None else {}
     if segments:
         unseen, said = _unseen(overrides.get("num_classes"), dialect, settings)
+        if "in_indices" in overrides and "in_indices" not in settings.model:
+            said.append(f"in_indices {overrides['in_indices']}, as the widths fit; the file does not say")
         if overrides.get("context") == "vq" and "context" not in unseen:
             said.append("context vq, as the bases have both signs; the file does not say whether it is cd")
         overrides |= unseen
@@ -82,10 +84,8 @@ def describe(
 def overrides_of(config: ModelConfig) -> dict[str, Any]:
     """List the fields to pass to ``build`` beside the architecture: those that depend on data, and changed ones."""
     base = CONFIGS[config.architecture]
-    always = {"num_classes", "in_channels", "gate", "decoder_channels", "rank"} | set(UNSEEN) - {
-        "threshold",
-        "context",
-    }
+    seldom = {"threshold", "context"}
+    always = {"num_classes", "in_channels", "decoder_channels", "rank"} | set(UNSEEN) - seldom
     return {
         name: value
         for name, value in dataclasses.asdict(config).items()

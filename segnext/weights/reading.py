@@ -51,8 +51,8 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def tells_context(self) -> bool:
-        """Whether the file says which of the contexts it has whose tensors have the same names."""
+    def tells_all(self) -> bool:
+        """Whether the file is ours: what its configuration leaves out is as by default."""
         return self.rank_from == FROM_CONFIG
 
 

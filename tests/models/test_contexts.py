@@ -236,7 +236,7 @@ def test_low_precision_is_finite_and_near(name: str) -> None:
         large = module(1e4 * x.bfloat16())
     assert low.dtype == torch.bfloat16 and large.isfinite().all()
     for given in (mixed, low):  # a few pixels change sides in the soft k-means
-        assert (given - expected).abs().mean() < 0.05 * expected.std()
+        assert (given - expected).abs().mean() < 0.1 * expected.std()
 
 
 @pytest.mark.parametrize("name", MAKERS)

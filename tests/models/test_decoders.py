@@ -1,0 +1,285 @@
+"""Every decoder and every context saves, loads, deploys, exports and trains; files and errors name their fields."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from segnext import DeployedSegNeXt, create_model, deploy
+from segnext.data.config import DataConfig, load_data_config
+from segnext.deployment.packed import PackedNetwork
+from segnext.models import SegNeXt, build, dialects
+from segnext.models.decoders import stages_of
+from segnext.models.mlp import MLP
+from segnext.training.settings import Reporting
+from segnext.weights.identify import overrides_of
+from segnext.weights.peers import save_for
+from segnext.weights.saving import save
+from segnext_kernels import native, use_backend
+from tests.data.synthetic import write_data_set
+from tests.models.narrow import narrow
+from tests.training.runs import run
+
+CONTEXTS: dict[str, dict[str, Any]] = {
+    "no context": {"context": None},
+    **{context: {"context": context} for context in ("vq", "cd", "cc", "em", "nl", "msca")},
+    **{context: {"context": context, "decoder_channels": 64} for context in ("aspp", "psp")},
+}
+DECODERS: dict[str, dict[str, Any]] = {
+    "cnn": {"decoder": "cnn", "decoder_channels": 64},
+    "mlp": {"decoder": "mlp"},
+    "stage 1": {"in_indices": (0, 1, 2, 3)},
+    "two stages": {"in_indices": (0, 3), "context": None},
+    "mlp of two": {"decoder": "mlp", "in_indices": (1, 3), "decoder_align_corners": True},
+    "cnn with nl": {"decoder": "cnn", "in_indices": (2,), "context": "nl"},
+}
+CASES = {**CONTEXTS, **DECODERS}
+every_case = pytest.mark.parametrize("fields", CASES.values(), ids=CASES.keys())
+
+
+def used(**fields: Any) -> SegNeXt:
+    """Return a narrow model as one that has seen data: its statistics and scales are not those of the beginning."""
+    model = narrow(**fields)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 2)
+        for parameter in model.parameters():
+            if parameter.ndim < 2:
+                parameter.add_(0.3 * torch.randn(parameter.shape))
+    return model
+
+
+def images(batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 3, 45, 70, generator=torch.Generator().manual_seed(1))
+
+
+@every_case
+def test_saved_and_loaded(fields: dict[str, Any], tmp_path: Path) -> None:
+    model = used(**fields)
+    save(model, tmp_path / "model.safetensors")
+    loaded = cast(SegNeXt, create_model(weights=tmp_path / "model.safetensors")).eval()
+    assert loaded.config == model.config
+    assert torch.equal(loaded(images()), model(images()))
+    assert model.forward_logits(images()).shape[2] == -(-45 // (4, 8, 16, 32)[stages_of(model.config)[0]])
+
+
+@every_case
+def test_a_state_dict_alone_is_identified(fields: dict[str, Any], tmp_path: Path) -> None:
+    model = used(**fields)
+    torch.save(model.state_dict(), tmp_path / "raw.pth")
+    asked = {"context": "cd"} if fields.get("context") == "cd" else {}  # whose tensors are as those of vq
+    name = {"name": "segnext_t", "channels": model.config.channels, "depths": model.config.depths}
+    unseen = {"decoder_align_corners": model.config.decoder_align_corners, "rank": 4}
+    loaded = cast(SegNeXt, create_model(weights=tmp_path / "raw.pth", **name, **asked, **unseen)).eval()
+    assert loaded.config == model.config
+    assert torch.equal(loaded(images()), model(images()))
+
+
+@every_case
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_deployed(fields: dict[str, Any], backend: str, tmp_path: Path) -> None:
+    model = used(**fields)
+    with torch.no_grad():
+        expected, labels = model.forward_logits(images()), model.predict(images())
+    with use_backend(backend):
+        fast = deploy(model)
+        assert isinstance(fast._network, PackedNetwork) == (backend == "auto" and native._C is not None)
+        logits = fast.forward_logits(images())
+        tolerance = 1e-4 * expected.abs().max().item()
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=tolerance)
+        assert torch.equal(fast.forward_logits(images()), logits), "memory is used twice"
+        assert (
+            fast.predict(images()) == labels
+        ).float().mean() > 0.999  # logits that are closer than rounding
+        for size in ((1, 1), (32, 65)):
+            one = torch.randn(2, 3, *size)
+            with torch.no_grad():
+                torch.testing.assert_close(
+                    fast.forward_logits(one), model.forward_logits(one), rtol=1e-3, atol=1e-3
+                )
+        fast.save(tmp_path / "fast.safetensors")
+        loaded = DeployedSegNeXt.load(tmp_path / "fast.safetensors")
+        again = loaded.forward_logits(images())
+        # PyTorch's own products depend on where in memory a file's tensors begin.
+        torch.testing.assert_close(again, logits, rtol=1e-5, atol=tolerance if backend != "auto" else 0)
+        low = deploy(model, torch.bfloat16).forward_logits(images())
+        assert (low - expected).norm() < 0.1 * expected.norm()
+
+
+@every_case
+def test_exported(fields: dict[str, Any]) -> None:
+    model = used(**fields)
+    program = torch.export.export(model, (images(),))
+    torch.testing.assert_close(program.module()(images()), model(images()))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    return load_data_config(write_data_set(tmp_path_factory.mktemp("houses")))
+
+
+@every_case
+def test_trained(fields: dict[str, Any], data: DataConfig, tmp_path: Path) -> None:
+    model = narrow(**fields).train()
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    reporting = Reporting(eval_every=0, checkpoint_every=0, workers=0)
+    run(data, tmp_path, model=model, reporting=reporting, steps=2, warmup=1, lr=1e-2)
+    unread = tuple(
+        f"backbone.{part}."
+        for stage in range(stages_of(model.config)[-1] + 1, 4)
+        for part in (f"downsamples.{stage - 1}", f"stages.{stage}")
+    )
+    fixed = ("decoder.hamburger.bases", "decoder.em_attention.proj_in.", *unread)
+    for name, tensor in model.state_dict().items():
+        assert torch.isfinite(tensor).all()
+        if tensor.ndim > 1:
+            assert torch.equal(tensor, before[name]) == name.startswith(fixed), name
+
+
+@every_case
+def test_names_of_the_official_style_lead_back(fields: dict[str, Any]) -> None:
+    model = narrow(**fields)
+    official = dialects.to_official(model.state_dict())
+    assert all(key.startswith(("backbone.", "decode_head.")) for key in official)
+    lacking = {key for key in model.state_dict() if key.endswith("hamburger.bases")}
+    assert dialects.to_native(official, model.state_dict()).keys() == model.state_dict().keys() - lacking
+    again = narrow(**fields)
+    again.load_state_dict(official)
+    assert torch.equal(again(images()), model(images()))
+
+
+def test_the_mlp_is_segformers() -> None:
+    torch.manual_seed(0)
+    decoder = MLP([4, 6], 8, 3).double().eval()
+    for norm in (*(level.norm for level in decoder.levels), decoder.fusion.norm):
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+        nn.init.normal_(norm.bias)
+    fine, coarse = torch.randn(2, 4, 9, 7).double(), torch.randn(2, 6, 5, 4).double()
+
+    def layer(x: torch.Tensor, part: Any) -> torch.Tensor:
+        y = torch.einsum("oc,nchw->nohw", part.conv.weight.flatten(1), x)
+        mean, scale = part.norm.running_mean, part.norm.weight / (part.norm.running_var + 1e-5).sqrt()
+        return ((y - mean.view(-1, 1, 1)) * scale.view(-1, 1, 1) + part.norm.bias.view(-1, 1, 1)).relu()
+
+    small = F.interpolate(layer(coarse, decoder.levels[1]), (9, 7), mode="bilinear", align_corners=False)
+    x = layer(torch.cat([layer(fine, decoder.levels[0]), small], 1), decoder.fusion)
+    expected = decoder.classifier(x)
+    torch.testing.assert_close(decoder([fine, coarse]), expected)
+
+
+def test_a_file_that_says_light_ham_loads(tmp_path: Path) -> None:
+    assert build("segnext_t", decoder="light_ham").config == build("segnext_t").config
+    config = {"format": 1, "architecture": "segnext_t", "model": overrides_of(narrow().config)}
+    config["model"] |= {"decoder": "light_ham"}
+    tensors = {key: tensor.contiguous() for key, tensor in narrow().state_dict().items()}
+    save_file(tensors, tmp_path / "old.safetensors", {"segnext": json.dumps(config)})
+    assert create_model(weights=tmp_path / "old.safetensors", decoder="ham").config == narrow().config
+    deploy(narrow()).save(tmp_path / "fast.safetensors")
+    with safe_open(tmp_path / "fast.safetensors", "pt") as file:
+        header = file.metadata()
+    header["config"] = header["config"].replace(
+        '"decoder": "ham", "in_indices": null, "context": "ham"', '"decoder": "light_ham"'
+    )
+    save_file(load_file(tmp_path / "fast.safetensors"), tmp_path / "fast.safetensors", header)
+    assert DeployedSegNeXt.load(tmp_path / "fast.safetensors").config == narrow().config
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "decoder": ({"decoder": "fpn"}, "decoder must be one of ham, cnn, mlp, got fpn"),
+    "context": ({"context": "oc"}, "context must be one of ham, vq, cd, .*, psp or None, got oc"),
+    "context of mlp": ({"decoder": "mlp", "context": "nl"}, "context must be left out with decoder='mlp'"),
+    "no stages": ({"in_indices": ()}, r"in_indices must be stages from 0 to 3 in rising order, got \(\)"),
+    "falling": ({"in_indices": (2, 1)}, r"in_indices must be stages .*, got \(2, 1\)"),
+    "twice": ({"in_indices": (1, 1)}, r"in_indices must be stages .*, got \(1, 1\)"),
+    "out of range": ({"in_indices": (1, 4)}, r"in_indices must be stages .*, got \(1, 4\)"),
+    "a number": ({"in_indices": 3}, "in_indices must be stages .*, got 3"),
+    "two for cnn": (
+        {"decoder": "cnn", "in_indices": (2, 3)},
+        "in_indices must be one stage for decoder='cnn'",
+    ),
+    "width": (
+        {"context": "cc", "decoder_channels": 40},
+        "decoder_channels must be a positive multiple of 32",
+    ),
+    "groups": (
+        {"context": "psp", "decoder_channels": 32},
+        "decoder_channels must be at least 64 with context='psp', .*, got 32",
+    ),
+    "rank": ({"context": "em", "rank": 0}, "rank must be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_fields_are_named_in_one_line(case: str) -> None:
+    fields, message = BAD[case]
+    with pytest.raises(ValueError, match=f"segnext_t: {message}") as error:
+        build("segnext_t", **fields)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "message"),
+    [
+        ({}, {"decoder": "mlp"}, "decoder must be ham as in .*, got mlp"),
+        ({"decoder": "mlp"}, {"decoder": "ham"}, "decoder must be mlp as in .*, got ham"),
+        ({}, {"context": "vq"}, "context must be ham as in .*, got vq"),
+        ({"context": "nl"}, {"context": None}, "context must be nl as in .*, got None"),
+        ({}, {"in_indices": (0, 1, 2, 3)}, r"in_indices must be \(1, 2, 3\) as in .*, got \(0, 1, 2, 3\)"),
+        ({"context": "em"}, {"rank": 8}, "rank must be 4 as in .*, got 8"),
+    ],
+    ids=str,
+)
+def test_weights_of_another_decoder_are_refused_by_field(
+    held: dict[str, Any], asked: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    save(narrow(**held), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"create_model: {message}") as error:
+        create_model(weights=tmp_path / "model.safetensors", **asked)
+    assert "\n" not in str(error.value)
+    same = create_model(weights=tmp_path / "model.safetensors", in_indices=held.get("in_indices"))
+    assert same.config == narrow(**held).config
+
+
+@pytest.mark.parametrize("fields", [DECODERS["cnn"], DECODERS["mlp"], DECODERS["stage 1"]], ids=str)
+@pytest.mark.parametrize("peer", ["official", "mmsegmentation"])
+def test_peers_get_the_decoders_that_they_have(fields: dict[str, Any], peer: str, tmp_path: Path) -> None:
+    model = used(**fields)
+    save_for(model, tmp_path / "model.pth", peer)
+    name = {"name": "segnext_t", "channels": model.config.channels, "depths": model.config.depths}
+    loaded = cast(SegNeXt, create_model(weights=tmp_path / "model.pth", rank=4, **name)).eval()
+    assert loaded.config == model.config
+    assert torch.equal(loaded(images()), model(images()))
+
+
+@pytest.mark.parametrize(
+    ("peer", "fields", "message"),
+    [
+        ("official", {"context": "nl"}, "context must be ham for the official code"),
+        ("mmsegmentation", {"context": None}, "context must be ham for mmsegmentation"),
+        (
+            "paddleseg",
+            {"decoder": "mlp"},
+            "decoder must be ham for PaddleSeg, whose code has no other, got mlp",
+        ),
+        ("paddleseg", {"in_indices": (0, 1)}, r"in_indices must be \(1, 2, 3\) for PaddleSeg"),
+    ],
+    ids=str,
+)
+def test_peers_are_refused_what_they_have_not(
+    peer: str, fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / ("model.pdparams" if peer == "paddleseg" else "model.pth")
+    with pytest.raises(ValueError, match=f"save_for: {message}") as error:
+        save_for(narrow(**fields), path, peer)
+    assert "\n" not in str(error.value)
