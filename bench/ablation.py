@@ -15,7 +15,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from bench import machine
-from bench.report import OTHER_COLOUR, OURS_COLOUR
+from bench.report import OTHER_COLOUR, OURS_COLOUR, aligned
 from bench.results import FOLDER
 from segnext.data.shipped import SETS
 
@@ -34,7 +34,7 @@ EVERY = 50  # steps of which a row of the log is the mean
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the paper's tables 6 and 8.
+    """One row of the paper's table 6.
 
     Attributes:
         model: its name in `segnext.list_models(variants=True)`.
@@ -56,7 +56,6 @@ VARIANTS = (
     Variant("segnext_t_strip7", "strips of 7 alone", 39.6),
     Variant("segnext_t_strip11", "strips of 11 alone", 39.7),
     Variant("segnext_t_strip21", "strips of 21 alone", 40.0),
-    Variant("segnext_t_lka", "one large kernel, as VAN", 39.5),
 )
 
 
@@ -184,6 +183,35 @@ def write(rows: Sequence[dict[str, Any]], steps: int, results: Path) -> Path:
     path.write_text(json.dumps(found) + "\n")
     plot(rows, path.with_suffix(".png"))
     return path
+
+
+def section(path: Path, link: Callable[[Path], str]) -> str:
+    """Return a result file as a section of docs/variants.md."""
+    found = json.loads(path.read_text())
+    settings, host = found["settings"], found["machine"]
+    lines = [
+        [
+            "SegNeXt-T",
+            "seed",
+            "loss at the end",
+            "mIoU on CamVid",
+            "to the first row",
+            "mIoU in the paper, ADE20K",
+        ]
+    ]
+    first = found["rows"][0]["miou"][-1][1]
+    for row in found["rows"]:
+        miou = row["miou"][-1][1]
+        cells = [row["title"], str(row["seed"]), f"{row['losses'][-1][1]:.4f}", f"{miou:.1%}"]
+        lines.append([*cells, f"{100 * (miou - first):+.1f}", str(row["paper"])])
+    return (
+        f"{settings['steps']} steps each, batches of {settings['batch']}, crops of {settings['crop']} at a short side "
+        f"of {settings['short_side']}, bfloat16, on one core of {host['device']}, commit {host['commit']} "
+        f"([numbers]({link(path)})).\n\n{aligned(lines)}\n\n"
+        f"**Noise**: the published network's mIoU differs by {100 * found['noise']:.1f} points between seeds. "
+        "A smaller difference between two rows means nothing.\n\n"
+        f"![losses and mIoU of the variants]({link(path.with_suffix('.png'))})"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench import report, results, small_calls
+from bench import ablation, cards, report, results, small_calls
 from bench.campaign import modelled
 from bench.campaign.models import EAGER, TABLE
 from oracle.inputs import DTYPES
@@ -346,6 +346,32 @@ def protocols() -> str:
     return _left_aligned(lines)
 
 
+def parts() -> str:
+    """Return what bench.variants measured last on each machine."""
+    found = []
+    for path in _newest_of_each("variants"):
+        run = results.read(path)
+        found.append(f"{_measured_on(run)} ([numbers]({_from_docs(path)})).")
+        found += [
+            f"#### {title}\n\n{report.table(rows, run.ceilings)}" for title, rows in run.tables().items()
+        ]
+    return "\n\n".join(found) or "Not yet measured."
+
+
+def ablated() -> str:
+    """Return what bench.ablation found last on each machine."""
+    return (
+        "\n\n".join(ablation.section(path, _from_docs) for path in _newest_of_each("ablation"))
+        or "Not yet run."
+    )
+
+
+def _newest_of_each(part: str) -> list[Path]:
+    """Return the newest result file of a part on each machine that has one."""
+    folders = sorted(folder / part for folder in results.FOLDER.iterdir())
+    return [path for path in map(_newest, folders) if path is not None]
+
+
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "headline": headline,
@@ -358,6 +384,12 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/model.md": {"protocols": protocols, "interop": exchanged},
     "docs/kernels.md": {"support": support, "measured models": measured_models},
     "docs/benchmarks.md": {"benchmarks": benchmarks},
+    "docs/variants.md": {
+        "beside the paper": cards.of_the_paper,
+        "every variant": cards.of_every_variant,
+        "parts": parts,
+        "ablation": ablated,
+    },
 }
 
 
@@ -394,9 +426,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--check", action="store_true", help="change nothing; exit 1 where a document is out of date"
     )
+    parser.add_argument("documents", nargs="*", metavar="DOCUMENT", help="such as README.md; default: all")
     options = parser.parse_args(arguments)
+    if unknown := [document for document in options.documents if document not in DOCUMENTS]:
+        parser.error(f"documents must be among {', '.join(DOCUMENTS)}, got {unknown[0]}")
     stale = []
-    for document in DOCUMENTS:
+    for document in options.documents or DOCUMENTS:
         path = ROOT / document
         old = path.read_text(encoding="utf-8")
         new = updated(document, old)

@@ -30,8 +30,10 @@ built = pytest.mark.skipif(native._C is None, reason="the support matrix asks th
 
 @built
 def test_tables_are_up_to_date() -> None:
+    # Whether this one is, tests/bench/test_cards.py checks, which counts what it says.
+    documents = [document for document in readme.DOCUMENTS if document != "docs/variants.md"]
     with pytest.raises(SystemExit) as exit_status:
-        readme.main(["--check"])
+        readme.main(["--check", *documents])
     assert exit_status.value.code == 0
 
 

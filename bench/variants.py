@@ -1,0 +1,138 @@
+"""Times the variants of the ops that the paper's comparisons need: `python -m bench.variants`.
+
+`msca_conv` with other sets of strips than the published one, at SegNeXt-T's shapes, against the same convolutions in
+PyTorch, which take turns with it after their results were compared. Then the global contexts of the decoder against
+the best way that PyTorch has for each (`bench.contexts`). It writes a JSON under bench/results/<machine>/variants/.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import contexts, machine, report, results, roofline
+from bench.peers import PEERS, Run
+from bench.results import OURS, Row, Timing
+from oracle.accuracy import assert_accurate, assert_gradient_accurate
+from oracle.gradients import cast, gradients_of, random_grad
+from oracle.inputs import in_layout
+from segnext.measure.timing import interleaved, turn
+from segnext_kernels import choose
+from segnext_kernels.spec import Sample, all_specs
+
+STRIP_SETS = ((), (7,), (11,), (21,), (7, 11), (7, 11, 21), (3, 7, 11, 21), (7, 11, 21, 31))
+SPEC = all_specs()["msca_conv"]
+SHAPES = SPEC.model_shapes[:4]  # of T at 512x512
+STRIPS_FORWARD, STRIPS_BOTH = "strip sets, forward", "strip sets, forward + backward"
+
+
+def strip_samples() -> Iterator[tuple[str, Sample]]:
+    """Yield every set of strips at every shape, each under its name in the tables."""
+    for shape in SHAPES:
+        for strips in STRIP_SETS:
+            lengths = ", ".join(map(str, strips)) or "none"
+            yield f"{shape.name}, strips {lengths}", shape.resized(strips=strips)
+
+
+def forward(name: str, sample: Sample, seconds: float) -> Row:
+    """Check and time one set of strips without gradients."""
+    args = in_layout(sample.make(), torch.channels_last)
+    with torch.inference_mode():
+        oracle, eager = SPEC.reference(*cast(args, torch.float64)), SPEC.reference(*args)
+        assert_accurate(SPEC.call(*args), oracle, eager, what=name)
+        runs: dict[str, Run] = {OURS: partial(SPEC.call, *args)}
+        for peer, make in PEERS.items():
+            runs[peer] = make(lambda layout: (SPEC.reference, in_layout(args, layout)))
+        times = timings(runs, seconds)
+    return Row(
+        STRIPS_FORWARD,
+        name,
+        times,
+        flops=SPEC.flops(args),
+        bytes_moved=SPEC.bytes_moved(args, eager),
+        notes={"backend": choose(SPEC.name, *args)},
+    )
+
+
+def forward_backward(name: str, sample: Sample, seconds: float) -> Row:
+    """Check and time one set of strips with all gradients."""
+    args = in_layout(sample.make(), torch.channels_last)
+    out = SPEC.reference(*args)
+    grad = in_layout(random_grad(out), torch.channels_last)
+    oracles = gradients_of(SPEC.reference, SPEC, cast(args, torch.float64), grad)
+    eagers = gradients_of(SPEC.reference, SPEC, args, grad)
+    ours = gradients_of(SPEC.call, SPEC, args, grad)
+    for index, (actual, oracle, eager) in enumerate(zip(ours, oracles, eagers, strict=True)):
+        assert_gradient_accurate(actual, oracle, eager, what=f"{name}, gradient {index}")
+    runs: dict[str, Run] = {OURS: partial(gradients_of, SPEC.call, SPEC, args, grad)}
+    for peer, make in PEERS.items():
+        runs[peer] = make(
+            lambda layout: (gradients_of, (SPEC.reference, SPEC, *in_layout((args, grad), layout)))
+        )
+    return Row(
+        STRIPS_BOTH,
+        name,
+        timings(runs, seconds),
+        flops=3 * SPEC.flops(args),
+        bytes_moved=SPEC.bytes_moved(args, out) + SPEC.bytes_moved((args, grad), eagers),
+        notes={"backend": choose(SPEC.name, *args)},
+    )
+
+
+def timings(runs: Mapping[str, Run], seconds: float) -> dict[str, Timing]:
+    """Time variants in turns."""
+    turns = {name: turn(run) for name, run in runs.items()}
+    return {name: Timing.of(times) for name, times in interleaved(turns, seconds, least=7).items()}
+
+
+def workloads() -> list[tuple[str, Callable[[float], Row]]]:
+    """Return every workload: its name, and a function that measures it for about so many seconds."""
+    found: list[tuple[str, Callable[[float], Row]]] = []
+    for name, sample in strip_samples():
+        found.append((name, partial(forward, name, sample)))
+        found.append((f"{name}, backward", partial(forward_backward, name, sample)))
+    return found + contexts.workloads(timings)
+
+
+def measure(wanted: Sequence[str], seconds: float) -> tuple[list[Row], dict[str, str]]:
+    """Return the rows of the workloads whose names hold one of the words, and why others have no number."""
+    rows, without_number = [], dict[str, str]()
+    chosen = [one for one in workloads() if not wanted or any(word in one[0] for word in wanted)]
+    for number, (name, take) in enumerate(chosen, start=1):
+        torch.manual_seed(0)
+        try:
+            rows.append(take(seconds))
+            print(
+                f"{number} of {len(chosen)}: {name}: {rows[-1].ratio:.2f}x {rows[-1].best_peer}", flush=True
+            )
+        except AssertionError as error:  # a wrong result gets no number
+            without_number[name] = str(error).partition("\n")[0]
+            print(f"{number} of {len(chosen)}: {name}: {without_number[name]}", flush=True)
+    return sorted(rows, key=lambda row: row.table), without_number
+
+
+def main(arguments: Any = None) -> None:
+    """Entry point of `python -m bench.variants`."""
+    parser = argparse.ArgumentParser(prog="python -m bench.variants", description=__doc__)
+    parser.add_argument("only", nargs="*", help="workloads whose names hold one of these words; default: all")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each workload (default: %(default)s)")
+    parser.add_argument(
+        "--results", type=Path, default=results.FOLDER, help="folder of the machines' results"
+    )
+    options = parser.parse_args(arguments)
+    rows, without_number = measure(options.only, options.seconds)
+    if not rows:
+        parser.exit(1, "bench.variants: no workload with a number\n")
+    run = results.Results(machine.describe(), roofline.measure(), rows, without_number)
+    path = results.write(run, options.results, "variants")
+    print(report.render(run))
+    print(f"\nstored in {path}")
+
+
+if __name__ == "__main__":
+    main()
