@@ -18,6 +18,9 @@ from segnext.data.config import DataConfig, load_data_config
 from segnext.deployment.packed import PackedNetwork
 from segnext.models import SegNeXt, build, dialects
 from segnext.models.decoders import stages_of
+from segnext.models.ham import Hamburger
+from segnext.models.layers import ConvNormAct
+from segnext.models.light_ham import LightHam
 from segnext.models.mlp import MLP
 from segnext.training.settings import Reporting
 from segnext.weights.identify import overrides_of
@@ -153,6 +156,17 @@ def test_names_of_the_official_style_lead_back(fields: dict[str, Any]) -> None:
     again = narrow(**fields)
     again.load_state_dict(official)
     assert torch.equal(again(images()), model(images()))
+
+
+def test_a_seed_gives_the_weights_that_it_always_gave() -> None:
+    config = narrow().config
+    torch.manual_seed(3)
+    squeeze, ham, align = ConvNormAct(72, 32), Hamburger(32, 4), ConvNormAct(32, 32)
+    torch.manual_seed(3)
+    decoder = LightHam.from_config(config)
+    assert torch.equal(decoder.squeeze.conv.weight, squeeze.conv.weight)
+    assert torch.equal(decoder.align.conv.weight, align.conv.weight)
+    assert torch.equal(cast(Hamburger, decoder.context).proj_out.weight, ham.proj_out.weight)
 
 
 def test_the_mlp_is_segformers() -> None:
