@@ -26,6 +26,7 @@ class Network:
     """A folded network's layers, and the forward pass from the image to the logits."""
 
     def __init__(self, weights: FoldedWeights, config: SegNeXtConfig, layers: Layers) -> None:
+        self.read = stages_of(config)
         self.stem = layers.stem(weights.stem)
         self.stages = [
             Stage(
@@ -36,15 +37,15 @@ class Network:
                 ],
                 layers.channel_norm(stage.norm),
             )
-            for stage in weights.stages
+            for stage in weights.stages[: self.read[-1] + 1]  # nobody reads what comes after
         ]
-        self.read, self.decode = stages_of(config), weights.decoder.layers(layers, config)
+        self.decode = weights.decoder.layers(layers, config)
 
     def run(self, images: Tensor, plan: Plan) -> Tensor:
         """Return logits (N, K, h, w) in float32 at the decoder's size, in memory of their own."""
         x = self.stem(images, plan.stem)
         features = []
-        for stage, memory in zip(self.stages, plan.stages, strict=True):
+        for stage, memory in zip(self.stages, plan.stages, strict=False):
             x = stage.entry(x, memory.x)
             for attention, feed_forward in stage.blocks:
                 x = feed_forward(attention(x, memory.y, plan.workspace), memory.x)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -301,6 +303,25 @@ def test_bases_are_drawn_in_training_and_seeded_for_evaluation(name: str) -> Non
     with torch.no_grad():
         assert not torch.equal(module.train()(x), module(x))
         assert torch.equal(module.eval()(x), again(x))
+
+
+def test_the_bases_of_em_attention_follow_the_images_of_all_processes(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_share, args=(tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    whole = make("em").train()
+    whole(noise(4, CHANNELS, 5, 7))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, whole.bases)
+
+
+def _share(rank: int, folder: Path) -> None:
+    """Leave in the folder the bases of one of two processes, which has half of the batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    module = make("em").train()
+    module(noise(4, CHANNELS, 5, 7)[2 * rank :][:2])
+    torch.save(module.bases, folder / f"{rank}.pt")
+    dist.destroy_process_group()
 
 
 def test_the_bases_of_em_attention_follow_the_images_in_training() -> None:

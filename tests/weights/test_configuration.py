@@ -83,6 +83,22 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no-architecture": (beside(architecture=None), "format 1, architecture and model"),
     "architecture-list": (beside(architecture=["segnext_t"]), "format 1, architecture and model"),
     "decoder": (in_model(decoder="fpn"), "decoder in its config must be one of ham, cnn, mlp, got fpn"),
+    "context": (
+        in_model(context=["ham"]),
+        r"those of no model: segnext_t: context must be one of ham, .* or None, got \['ham'\]",
+    ),
+    "context-of-mlp": (
+        in_model(decoder="mlp", context="cc"),
+        "context must be left out with decoder='mlp', which has no place for one, got cc",
+    ),
+    "in-indices": (
+        in_model(in_indices=[3, 4]),
+        r"in_indices must be stages from 0 to 3 in rising order, got",
+    ),
+    "context-much-larger-than-the-file": (
+        in_model(context="psp", decoder_channels=1024),
+        "its config must be that of its tensors, got a model of 4",
+    ),
     "classes-too-few": (
         beside(classes=["a"]),
         "classes must be 3 names of one line, got \\['a'\\]",
