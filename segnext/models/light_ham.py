@@ -5,7 +5,8 @@ Paper: SegNeXt (arXiv 2209.08575), figure 3 (c); figure 3 (b) is the same on one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -27,8 +28,8 @@ class LightHam(Decoder):
         in_channels: channels of the features.
         channels: decoder width, a multiple of 32.
         logits: channels of the logits.
-        context: global context of (N, channels, H, W), or None. It is held by the attribute that its class names, for
-            example ``hamburger``.
+        make_context: makes the global context of (N, channels, H, W); None for none. It is held by the attribute that
+            its class names, for example ``hamburger``.
         dropout: rate of the channel dropout before the classifier.
         align_corners: how features are resized.
     """
@@ -49,14 +50,18 @@ class LightHam(Decoder):
         in_channels: Sequence[int],
         channels: int,
         logits: int,
-        context: Context | None,
+        make_context: Callable[[], Context] | None,
         dropout: float = 0.1,
         align_corners: bool = False,
     ) -> None:
         super().__init__()
         self.squeeze = ConvNormAct(sum(in_channels), channels)
-        self.context_name = None if context is None else context.attribute
-        if context is not None:
+        self.context_name: str | None = None
+        if (
+            make_context is not None
+        ):  # between squeeze and align, so that a seed gives the weights that it always gave
+            context = make_context()
+            self.context_name = context.attribute
             self.add_module(context.attribute, context)
         self.align = ConvNormAct(channels, channels)
         self.align_corners = align_corners
@@ -71,7 +76,7 @@ class LightHam(Decoder):
             [config.channels[stage] for stage in stages],
             config.decoder_channels,
             config.logits,
-            None if config.context is None else CONTEXTS[config.context].from_config(config),
+            None if config.context is None else partial(CONTEXTS[config.context].from_config, config),
             config.decoder_dropout,
             config.decoder_align_corners,
         )
