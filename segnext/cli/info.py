@@ -61,6 +61,7 @@ def _list(console: Console) -> None:
     from rich.table import Table
 
     from segnext.models import build, list_models
+    from segnext.models.registry import DECODER_VARIANTS, ENCODER_VARIANTS
     from segnext.weights import shipped
 
     table = Table("architecture", title="Architectures")
@@ -73,6 +74,8 @@ def _list(console: Console) -> None:
         table.add_row(name, str(network.config.num_classes), f"{parameters:,}")
     console.print(table)
     console.print(f"Shipped weights: {', '.join(shipped()) or 'none'}")
+    endings = ", ".join(dict.fromkeys([*ENCODER_VARIANTS, *DECODER_VARIANTS]))
+    console.print(f"Variants that the paper compares, by an ending such as segnext_t_nl: {endings}")
     console.print("Details: segnext info NAME --size 512")
 
 
