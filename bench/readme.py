@@ -19,6 +19,7 @@ import torch
 from bench import report, results, small_calls
 from bench.campaign import modelled
 from bench.campaign.models import EAGER, TABLE
+from bench.rivals import page as rivals
 from oracle.inputs import DTYPES
 from segnext.measure.costs import count_costs
 from segnext.models import build, list_models
@@ -358,6 +359,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/model.md": {"protocols": protocols, "interop": exchanged},
     "docs/kernels.md": {"support": support, "measured models": measured_models},
     "docs/benchmarks.md": {"benchmarks": benchmarks},
+    "docs/rivals.md": {"rivals": rivals.documents, "published": rivals.published},
 }
 
 
