@@ -12,7 +12,7 @@ accuracy; `make readme` then writes docs/rivals.md.
 With everything installed, a run takes 15 to 20 minutes on two cores. Examples:
 
   python -m bench.rivals
-  python -m bench.rivals --rows "SegNeXt-T*,SegFormer-B0" --sizes 512x512 --rounds 10
+  python -m bench.rivals --rows "SegNeXt-T*,SegFormer-B0" --sizes 512x512 --seconds 30
   python -m bench.rivals --rows "SegFormer-*" --sizes 1024x2048 --limit 120
 """
 
@@ -48,20 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes = _sizes(options.sizes)
     except ValueError as error:
         parser.error(str(error))
-    if options.rounds < 2:
-        parser.error(f"rivals: --rounds must be at least 2, for a spread, got {options.rounds}")
     if options.list:
         print(page.published(rows))
         return
     torch.set_num_threads(options.threads or torch.get_num_threads())
     host = machine.describe()
-    settings = Settings(options.rounds, options.limit, PEAKS_AT, progress)
+    settings = Settings(options.seconds, options.limit, PEAKS_AT, progress)
     if options.dry_run:
-        settings = Settings(2, options.limit, (), progress)
+        settings = Settings(0, options.limit, (), progress)
     content: dict[str, Any] = {
         "machine": host,
         "packages": _versions(),
-        "settings": {"rounds": settings.rounds, "limit": settings.limit, "dry_run": options.dry_run},
+        "settings": {"seconds": settings.seconds, "limit": settings.limit, "dry_run": options.dry_run},
         "rows": [],
     }
     folder = options.results or (None if options.dry_run else FOLDER)
@@ -94,9 +92,14 @@ def _parser() -> argparse.ArgumentParser:
         help=f"only these, separated by commas, and every row at each of them; there are {', '.join(SIZES)}; "
         "default: all, with few slow rows at the larger ones",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each row (default: 3)")
     parser.add_argument(
-        "--limit", type=float, default=30, help="leave out what takes more seconds per call (default: 30)"
+        "--seconds",
+        type=float,
+        default=200,
+        help="for the rounds at each size, of which there are two to five (default: 200); checks take as long again",
+    )
+    parser.add_argument(
+        "--limit", type=float, default=45, help="leave out what takes more seconds per call (default: 45)"
     )
     parser.add_argument("--threads", type=int, help="default: as many as PyTorch takes")
     parser.add_argument(
@@ -105,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="an eighth of each side, two rounds: proves that every row works",
+        help="an eighth of each side: proves that every row works",
     )
     parser.add_argument(
         "--results",

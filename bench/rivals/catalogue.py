@@ -208,7 +208,7 @@ NETWORKS: tuple[Network, ...] = (
     *_segnext("l", 48.9, 70.0, 577.5, 51.0, 83.2),
     _segformer("b0", ALL, SEGNEXT, 3.8, 8.4, 125.5, 37.4, 76.2),
     _segformer("b1", SQUARE, SEGNEXT, 13.7, 15.9, 243.7, 42.2, 78.5),
-    _segformer("b2", ALL, SEGNEXT, 27.5, 62.4, 717.1, 46.5, 81.0),
+    _segformer("b2", ENDS, SEGNEXT, 27.5, 62.4, 717.1, 46.5, 81.0),
     _segformer("b3", SQUARE, SEGNEXT, 47.3, 79.0, 962.9, 49.4, 81.7),
     _segformer("b4", SQUARE, SEGFORMER, 64.1, 95.7, 1240.6, 50.3, 82.3),
     _segformer(

@@ -32,6 +32,7 @@ from segnext.measure.runtimes import label_map
 from segnext.measure.timing import interleaved
 from segnext.models import build
 
+MIN_ROUNDS, MAX_ROUNDS = 2, 5
 TURN = 0.7  # seconds that a turn should last: a fast network is called several times
 MOST_CALLS = 10  # per turn
 NEEDS_WARM_UP = 1.0  # seconds; a longer call fills the caches by itself
@@ -85,13 +86,13 @@ class Settings:
     """Says how carefully and how long to measure.
 
     Attributes:
-        rounds: in each, every row has a turn; at least two.
+        seconds: for the rounds at one size; no round begins that would probably end later, after the first two.
         limit: seconds that one call may take.
         alone: sizes at which peak memory is measured.
         say: gets a line of progress; the second argument is whether it passes quickly.
     """
 
-    rounds: int
+    seconds: float
     limit: float
     alone: Sequence[str]
     say: Callable[[str, bool], None] = field(default=lambda line, passing: None)
@@ -224,7 +225,10 @@ def _checked(
     if row.seconds > settings.limit:
         row.left_out = f"a call took {row.seconds:.0f} s, the limit is {settings.limit:g} s"
         return None
-    labels, row.seconds = _timed(partial(candidate.mask, images))
+    if network.is_ours:
+        labels, row.seconds = _timed(partial(candidate.mask, images))
+    else:  # the timed mask is made of these logits by this function
+        labels = label_map(logits, (size.height, size.width))
     row.left_out = wrong(logits, labels, size)
     if row.left_out:
         return None
@@ -279,13 +283,15 @@ def _in_turns(
             runs[name]()
         return clock.seconds(runs[name], calls[name])
 
+    planned = max(MIN_ROUNDS, min(MAX_ROUNDS, int(settings.seconds / max(sum(cost.values()), 1e-9))))
+
     def before_turn(number: int, name: str) -> None:
         rest = names[names.index(name) :]
-        left = sum(cost[one] for one in rest) + (settings.rounds - number) * sum(cost.values())
-        settings.say(f"{size.name}: round {number} of {settings.rounds}, {name}; {left:.0f} s left", True)
+        left = sum(cost[one] for one in rest) + max(0, planned - number) * sum(cost.values())
+        settings.say(f"{size.name}: round {number} of about {planned}, {name}; {left:.0f} s left", True)
 
     turns = {name: partial(turn, name) for name in runs}
-    return interleaved(turns, seconds=0, least=settings.rounds, most=settings.rounds, before_turn=before_turn)
+    return interleaved(turns, settings.seconds, least=MIN_ROUNDS, most=MAX_ROUNDS, before_turn=before_turn)
 
 
 def _timed(run: Callable[[], Tensor]) -> tuple[Tensor, float]:

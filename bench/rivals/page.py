@@ -32,7 +32,7 @@ def documents(folder: Path = results.FOLDER) -> str:
         )
         parts.append(
             f"## {host['device']}, {host['threads']} threads\n\n{host['date'][:10]}, commit {host['commit']}, "
-            f"{content['settings']['rounds']} rounds ([numbers]({_link(path)})). {versions}."
+            f"{_rounds(content)} rounds ([numbers]({_link(path)})). {versions}."
         )
         parts += [
             f"![{title}]({_link(drawn)})" for title, drawn in plot.paths(path).items() if drawn.exists()
@@ -133,6 +133,12 @@ def _one_per_network(networks: Sequence[Network]) -> list[Network]:
 
 def _value(cited: Cited | None) -> str:
     return "-" if cited is None else f"{cited.value:g}"
+
+
+def _rounds(content: dict[str, Any]) -> str:
+    """Return the fewest and the most rounds of a row: "3" or "2 to 5"."""
+    numbers = sorted({row["times"]["rounds"] for row in content["rows"] if row["times"]})
+    return " to ".join(str(number) for number in dict.fromkeys((*numbers[:1], *numbers[-1:]))) or "no"
 
 
 def _link(path: Path) -> str:

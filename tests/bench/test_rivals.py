@@ -116,10 +116,10 @@ def test_wrong_masks_get_no_time() -> None:
 
 def test_a_row_that_takes_too_long_is_left_out_with_the_reason() -> None:
     rows = [BY_NAME["SegNeXt-T plain"]]
-    (found,) = measure(TINY, rows, Settings(2, limit=0, alone=()), [])
+    (found,) = measure(TINY, rows, Settings(0, limit=0, alone=()), [])
     assert found.times is None and found.left_out.endswith("the limit is 0 s")
     earlier = Measured("SegNeXt-T plain", "512x512", 150, multiply_adds=1, seconds=1.0)
-    (found,) = measure(TINY, rows, Settings(2, limit=30, alone=()), [earlier])
+    (found,) = measure(TINY, rows, Settings(0, limit=30, alone=()), [earlier])
     assert found.left_out.startswith("a call would take about")
 
 
@@ -147,7 +147,7 @@ def test_dry_run_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
-    (found,) = measure(TINY, [BY_NAME["SegNeXt-T deployed"]], Settings(2, 30, alone=("512x512",)), [])
+    (found,) = measure(TINY, [BY_NAME["SegNeXt-T deployed"]], Settings(0, 30, alone=("512x512",)), [])
     assert found.peak_mib is None or 0 < found.peak_mib < 1000
 
 
@@ -155,7 +155,6 @@ def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
     ("arguments", "message"),
     [
         (["--sizes", "640x640"], "must be some of 512x512, 768x1536, 1024x2048, got 640x640"),
-        (["--rounds", "1"], "--rounds must be at least 2"),
         (["--rows", "x"], "--rows must name rows, got 'x'"),
     ],
 )
@@ -182,7 +181,7 @@ def run_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "commit": "abc",
         "versions": {"torch": "2"},
     }
-    settings = {"rounds": 3, "limit": 30, "dry_run": False}
+    settings = {"seconds": 9, "limit": 30, "dry_run": False}
     path = tmp_path / "a-cpu/rivals/2026-01-02-abc.json"
     path.parent.mkdir(parents=True)
     path.write_text(
@@ -195,7 +194,7 @@ def test_page_shows_a_result_file(run_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     (drawn,) = plot.draw(json.loads(run_file.read_text()), run_file)
     text = page.documents(tmp_path)
-    assert "## a CPU, 2 threads" in text and "torch 2, timm 1" in text
+    assert "## a CPU, 2 threads" in text and "3 rounds" in text and "torch 2, timm 1" in text
     assert f"![time at 512x512, mIoU on ADE20K](../a-cpu/rivals/{drawn.name})" in text
     lines = [line for line in text.splitlines() if line.startswith("| ") and "network" not in line]
     assert [line.split(" | ")[0].strip("| *") for line in lines] == [
