@@ -37,6 +37,7 @@ TURN = 0.7  # seconds that a turn should last: a fast network is called several 
 MOST_CALLS = 10  # per turn
 NEEDS_WARM_UP = 1.0  # seconds; a longer call fills the caches by itself
 ALONE = 4.0  # seconds; what takes longer per call gets no process of its own, to measure its memory
+PATIENCE = 60.0  # seconds for a start of that process, and for each second of a call
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -236,8 +237,12 @@ def _checked(
         row.layout, row.seconds = _faster_layout(candidate.module, candidate.mask, size, row.seconds)
         images = _image(size, row.layout)
     if size.name in settings.alone and row.seconds < ALONE:
+        timeout = PATIENCE * (1 + row.seconds)
         try:
-            row.peak_mib = fresh_process.measure(fresh_mask, network, size, row.layout, calls=2).peak_mib
+            alone = fresh_process.measure(fresh_mask, network, size, row.layout, calls=2, timeout=timeout)
+            row.peak_mib = alone.peak_mib
+        except TimeoutError:
+            settings.say(f"{size.name}: {network.name}: no peak memory within {timeout:.0f} s", False)
         except BrokenProcessPool:
             row.left_out = "the system ended its process, probably for want of memory"
             return None
