@@ -9,6 +9,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,18 +43,31 @@ class FreshRun:
         return asdict(self)
 
 
-def measure(make: Callable[..., Run], *args: Any, calls: int = CALLS) -> FreshRun:
+def measure(
+    make: Callable[..., Run], *args: Any, calls: int = CALLS, timeout: float | None = None
+) -> FreshRun:
     """Start a process, let it make a variant, and measure ``calls`` calls of it.
 
     Args:
         make: a function of a module, so that the process finds it; its own allocations do not count.
         args: the arguments of ``make``.
         calls: at least two.
+        timeout: seconds after which the process is killed; None: it may take as long as it likes.
+
+    Raises:
+        TimeoutError: it took longer.
     """
     # spawn: a fork would share this process's memory, and its OpenMP threads would be missing
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_measure, torch.get_num_threads(), make, args, calls).result()
+        future = pool.submit(_measure, torch.get_num_threads(), make, args, calls)
+        try:
+            return future.result(timeout)
+        except futures.TimeoutError as error:  # before Python 3.11 this is another class than TimeoutError
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            raise TimeoutError(f"fresh_process: the process took longer than {timeout:g} s") from error
 
 
 def _measure(threads: int, make: Callable[..., Run], args: tuple[Any, ...], calls: int) -> FreshRun:

@@ -19,6 +19,7 @@ import torch
 from bench import ablation, cards, report, results, small_calls
 from bench.campaign import modelled
 from bench.campaign.models import EAGER, TABLE
+from bench.rivals import page as rivals
 from oracle.inputs import DTYPES
 from segnext.measure.costs import count_costs
 from segnext.models import build, list_models
@@ -390,6 +391,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "parts": parts,
         "ablation": ablated,
     },
+    "docs/rivals.md": {"rivals": rivals.documents, "published": rivals.published},
 }
 
 

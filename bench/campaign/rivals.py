@@ -7,39 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.campaign.models import SECONDS, Setting
 from bench.campaign.record import as_json
 from bench.campaign.training import peak_mib
 from bench.clock import Clock, captured
 from bench.results import OURS, Row, Timing
+from bench.rivals.networks import segformer
 from segnext import deploy
+from segnext.measure.runtimes import label_map
 
 TABLE = "rivals, image to mask"
 # Ours as in `bench.campaign.models`, and the SegFormer beside it.
 PAIRS = ("b 1 1024 2048 19 segformer-b2", "l 1 1024 2048 19 segformer-b3")
 DRY_PAIRS = ("t 1 64 96 19 segformer-b2",)
-DEPTHS = {"segformer-b2": (3, 4, 6, 3), "segformer-b3": (3, 4, 18, 3)}
 TOLERANCE = 0.1  # of the largest logit, between bfloat16 and float32
-
-
-def segformer(name: str, classes: int) -> nn.Module:
-    """Build a SegFormer by `transformers`, with random weights."""
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
-    widths, heads = [64, 128, 320, 512], [1, 2, 5, 8]
-    config = SegformerConfig(
-        depths=list(DEPTHS[name]),
-        hidden_sizes=widths,
-        num_attention_heads=heads,
-        decoder_hidden_size=768,
-        num_labels=classes,
-    )
-    torch.manual_seed(0)
-    model: nn.Module = SegformerForSemanticSegmentation(config).eval()
-    return model
 
 
 def rivals(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
@@ -50,20 +33,21 @@ def rivals(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     ours_job, _, name = job.rpartition(" ")
     setting = Setting(ours_job, device)
     fast = deploy(setting.model, torch.bfloat16)
-    model = segformer(name, int(ours_job.split()[-1])).to(device)
     images, low_images = setting.images, setting.images.to(torch.bfloat16)
+    size = (images.shape[2], images.shape[3])
+    torch.manual_seed(0)
+    classes = int(ours_job.split()[-1])
+    model = segformer(classes, *size, size=name.removeprefix("segformer-")).eval().to(device)
     with torch.inference_mode():
-        expected = model(images).logits
+        expected = model(images)
         model = model.to(torch.bfloat16)
-        error = (model(low_images).logits.float() - expected).abs().max() / expected.abs().max()
+        error = (model(low_images).float() - expected).abs().max() / expected.abs().max()
     if not error <= TOLERANCE:
         return {"ok": False, "says": f"{name}: error of its bfloat16 logits {error:.2g}"}
-    size = (images.shape[2], images.shape[3])
 
     def mask() -> Tensor:
         with torch.no_grad():
-            logits = model(low_images).logits
-            return F.interpolate(logits, size=size, mode="bilinear").argmax(1)
+            return label_map(model(low_images), size)
 
     runs: dict[str, Callable[[], Tensor]] = {OURS: lambda: fast.predict(images), f"{name} eager": mask}
     peaks = {}

@@ -34,7 +34,10 @@ def train(
     output: Annotated[Path, output_option("Folder of the run, e.g. runs/first.")],
     root: Root = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", help=f"{SIZE_NAMES}, or segnext_t, mscan_t ..., or a variant: t_nomix ...")
+        str,
+        typer.Option(
+            "--model", "-m", help=f"{SIZE_NAMES}, or segnext_t, mscan_t ..., or a variant: t_nomix ..."
+        ),
     ] = "t",
     weights: Annotated[
         str | None,

@@ -91,7 +91,7 @@ def count_costs(model: SegNeXt | MSCAN, height: int, width: int, batch: int = 1)
     model = copy.deepcopy(model).to("meta")
     parts = _parts(model)
     watch = _Watch(parts)
-    peak = _PeakMemory(own=[*model.parameters(), *model.buffers()])
+    peak = PeakMemory(own=[*model.parameters(), *model.buffers()])
     model.eval()
     run = model.predict if isinstance(model, SegNeXt) else model
     with watch.counter, peak, torch.no_grad():
@@ -175,7 +175,7 @@ class _Watch:
         return tensor
 
 
-class _PeakMemory(TorchDispatchMode):
+class PeakMemory(TorchDispatchMode):
     """Counts the bytes of all existing storages that were made inside the block, and their maximum.
 
     `own` are the model's tensors: a view of one of them is no new memory.

@@ -43,3 +43,15 @@ def fails() -> Run:
 def test_an_error_of_the_process_comes_back() -> None:
     with pytest.raises(ValueError, match="no such variant"):
         fresh_process.measure(fails)
+
+
+def hangs() -> Run:
+    time.sleep(600)
+    raise AssertionError("it was not killed")
+
+
+def test_a_process_that_hangs_is_killed() -> None:
+    start = time.perf_counter()
+    with pytest.raises(TimeoutError, match="took longer than 1 s"):
+        fresh_process.measure(hangs, timeout=1)
+    assert time.perf_counter() - start < 60
