@@ -1,4 +1,4 @@
-"""Every decoder and every context saves, loads, deploys, exports and trains; files and errors name their fields."""
+"""Decoders compute what their papers say; files and errors name their fields."""
 
 from __future__ import annotations
 
@@ -14,148 +14,21 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from segnext import DeployedSegNeXt, create_model, deploy
-from segnext.data.config import DataConfig, load_data_config
-from segnext.deployment.packed import PackedNetwork
-from segnext.models import SegNeXt, build, dialects
-from segnext.models.decoders import stages_of
+from segnext.models import SegNeXt, build
 from segnext.models.ham import Hamburger
 from segnext.models.layers import ConvNormAct
 from segnext.models.light_ham import LightHam
 from segnext.models.mlp import MLP
-from segnext.training.settings import Reporting
 from segnext.weights.identify import overrides_of
 from segnext.weights.peers import save_for
 from segnext.weights.saving import save
-from segnext_kernels import native, use_backend
-from tests.data.synthetic import write_data_set
-from tests.models.narrow import narrow
-from tests.training.runs import run
+from tests.models.narrow import images, narrow, used
 
-CONTEXTS: dict[str, dict[str, Any]] = {
-    "no context": {"context": None},
-    **{context: {"context": context} for context in ("vq", "cd", "cc", "em", "nl", "msca")},
-    **{context: {"context": context, "decoder_channels": 64} for context in ("aspp", "psp")},
-}
-DECODERS: dict[str, dict[str, Any]] = {
-    "cnn": {"decoder": "cnn", "decoder_channels": 64},
-    "mlp": {"decoder": "mlp"},
-    "stage 1": {"in_indices": (0, 1, 2, 3)},
-    "two stages": {"in_indices": (0, 3), "context": None},
-    "mlp of two": {"decoder": "mlp", "in_indices": (1, 3), "decoder_align_corners": True},
-    "cnn with nl": {"decoder": "cnn", "in_indices": (2,), "context": "nl"},
-}
-CASES = {**CONTEXTS, **DECODERS}
-MODULES = {name: fields for name, fields in CASES.items() if name in {*CONTEXTS, "mlp"} - {"no context"}}
-every_module = pytest.mark.parametrize("fields", MODULES.values(), ids=MODULES.keys())
-every_case = pytest.mark.parametrize("fields", CASES.values(), ids=CASES.keys())
-
-
-def used(**fields: Any) -> SegNeXt:
-    """Return a narrow model as one that has seen data: its statistics and scales are not those of the beginning."""
-    model = narrow(**fields)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.3)
-                module.running_var.uniform_(0.5, 2)
-        for parameter in model.parameters():
-            if parameter.ndim < 2:
-                parameter.add_(0.3 * torch.randn(parameter.shape))
-    return model
-
-
-def images(batch: int = 2) -> torch.Tensor:
-    return torch.randn(batch, 3, 45, 70, generator=torch.Generator().manual_seed(1))
-
-
-@every_case
-def test_saved_and_loaded(fields: dict[str, Any], tmp_path: Path) -> None:
-    model = used(**fields)
-    save(model, tmp_path / "model.safetensors")
-    loaded = cast(SegNeXt, create_model(weights=tmp_path / "model.safetensors")).eval()
-    assert loaded.config == model.config
-    assert torch.equal(loaded(images()), model(images()))
-    assert model.forward_logits(images()).shape[2] == -(-45 // (4, 8, 16, 32)[stages_of(model.config)[0]])
-
-
-@every_case
-def test_a_state_dict_alone_is_identified(fields: dict[str, Any], tmp_path: Path) -> None:
-    model = used(**fields)
-    torch.save(model.state_dict(), tmp_path / "raw.pth")
-    asked = {"context": "cd"} if fields.get("context") == "cd" else {}  # whose tensors are as those of vq
-    name = {"name": "segnext_t", "channels": model.config.channels, "depths": model.config.depths}
-    unseen = {"decoder_align_corners": model.config.decoder_align_corners, "rank": 4}
-    loaded = cast(SegNeXt, create_model(weights=tmp_path / "raw.pth", **name, **asked, **unseen)).eval()
-    assert loaded.config == model.config
-    assert torch.equal(loaded(images()), model(images()))
-
-
-@every_case
-@pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_deployed(fields: dict[str, Any], backend: str, tmp_path: Path) -> None:
-    model = used(**fields)
-    with torch.no_grad():
-        expected, labels = model.forward_logits(images()), model.predict(images())
-    with use_backend(backend):
-        fast = deploy(model)
-        assert isinstance(fast._network, PackedNetwork) == (backend == "auto" and native._C is not None)
-        logits = fast.forward_logits(images())
-        tolerance = 1e-4 * expected.abs().max().item()
-        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=tolerance)
-        assert torch.equal(fast.forward_logits(images()), logits), "memory is used twice"
-        assert (
-            fast.predict(images()) == labels
-        ).float().mean() > 0.999  # logits that are closer than rounding
-        for size in ((1, 1), (32, 65)):
-            one = torch.randn(2, 3, *size)
-            with torch.no_grad():
-                torch.testing.assert_close(
-                    fast.forward_logits(one), model.forward_logits(one), rtol=1e-3, atol=1e-3
-                )
-        fast.save(tmp_path / "fast.safetensors")
-        loaded = DeployedSegNeXt.load(tmp_path / "fast.safetensors")
-        again = loaded.forward_logits(images())
-        # PyTorch's own products depend on where in memory a file's tensors begin.
-        torch.testing.assert_close(again, logits, rtol=1e-5, atol=tolerance if backend != "auto" else 0)
-        low = deploy(model, torch.bfloat16).forward_logits(images())
-        assert (low - expected).norm() < 0.1 * expected.norm()
-
-
-@every_module
-def test_exported(fields: dict[str, Any]) -> None:
-    model = used(**fields)
-    program = torch.export.export(model, (images(),))
-    torch.testing.assert_close(program.module()(images()), model(images()))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
-    return load_data_config(write_data_set(tmp_path_factory.mktemp("houses")))
-
-
-@every_module
-def test_trained(fields: dict[str, Any], data: DataConfig, tmp_path: Path) -> None:
-    model = narrow(**fields).train()
-    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    reporting = Reporting(eval_every=0, checkpoint_every=0, workers=0)
-    run(data, tmp_path, model=model, reporting=reporting, steps=2, warmup=1, lr=1e-2)
-    fixed = ("decoder.hamburger.bases", "decoder.em_attention.proj_in.")
-    for name, tensor in model.state_dict().items():
-        assert torch.isfinite(tensor).all()
-        if tensor.ndim > 1:
-            assert torch.equal(tensor, before[name]) == name.startswith(fixed), name
-
-
-@every_case
-def test_names_of_the_official_style_lead_back(fields: dict[str, Any]) -> None:
-    model = narrow(**fields)
-    official = dialects.to_official(model.state_dict())
-    assert all(key.startswith(("backbone.", "decode_head.")) for key in official)
-    lacking = {key for key in model.state_dict() if key.endswith("hamburger.bases")}
-    assert dialects.to_native(official, model.state_dict()).keys() == model.state_dict().keys() - lacking
-    again = narrow(**fields)
-    again.load_state_dict(official)
-    assert torch.equal(again(images()), model(images()))
+HEADS: list[dict[str, Any]] = [
+    {"decoder": "cnn", "decoder_channels": 64},
+    {"decoder": "mlp"},
+    {"in_indices": (0, 1, 2, 3)},
+]
 
 
 def test_a_seed_gives_the_weights_that_it_always_gave() -> None:
@@ -262,7 +135,7 @@ def test_weights_of_another_decoder_are_refused_by_field(
     assert same.config == narrow(**held).config
 
 
-@pytest.mark.parametrize("fields", [DECODERS["cnn"], DECODERS["mlp"], DECODERS["stage 1"]], ids=str)
+@pytest.mark.parametrize("fields", HEADS, ids=str)
 @pytest.mark.parametrize("peer", ["official", "mmsegmentation"])
 def test_peers_get_the_decoders_that_they_have(fields: dict[str, Any], peer: str, tmp_path: Path) -> None:
     model = used(**fields)
