@@ -8,13 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-ADE20K, CITYSCAPES, COCO_STUFF, CONTEXT, IMAGENET = (
-    "ADE20K",
-    "Cityscapes",
-    "COCO-Stuff",
-    "Pascal Context",
-    "ImageNet",
-)
+ADE20K, CITYSCAPES, COCO_STUFF, CONTEXT = "ADE20K", "Cityscapes", "COCO-Stuff", "Pascal Context"
+IMAGENET, ISAID, VOC = "ImageNet", "iSAID", "Pascal VOC"
 SIZE = (512, 512)  # height and width for which multiply-adds are given, unless the data set has another
 SIZES = {CITYSCAPES: (1024, 2048)}
 
@@ -63,6 +58,12 @@ TABLE_3 = (
     Row("3", "mscan_b", 26.8, dataset=IMAGENET, top1=83.0),
     Row("3", "mscan_l", 45.2, dataset=IMAGENET, top1=83.9),
 )
+TABLE_4 = (
+    Row("4", "segnext_t", dataset=ISAID, miou=68.3),
+    Row("4", "segnext_s", dataset=ISAID, miou=68.8),
+    Row("4", "segnext_b", dataset=ISAID, miou=69.9),
+    Row("4", "segnext_l", dataset=ISAID, miou=70.3),
+)
 # Global context in the decoder.
 TABLE_5 = (
     Row("5", "segnext_b_cc", 27.8, 35.7, ADE20K, 47.3, 48.6),
@@ -109,6 +110,13 @@ TABLE_9 = (
     Row("9", "segnext_l", 48.9, 577.5, CITYSCAPES, 83.2, 83.9),
     Row("9", "segnext_l", 48.9, 70.0, COCO_STUFF, 46.5, 47.2),
 )
+TABLE_10 = (
+    Row("10", "segnext_t", dataset=VOC, miou=82.7),
+    Row("10", "segnext_s", dataset=VOC, miou=85.3),
+    Row("10", "segnext_b", dataset=VOC, miou=87.5),
+    Row("10", "segnext_l", dataset=VOC, miou=90.6, note="pretrained on COCO"),
+)
+TABLE_11 = (Row("11", "segnext_t", dataset="Cityscapes test", miou=78.0, note="images of 768x1536"),)
 TABLE_12 = (
     Row("12", "segnext_t", 4.2, 6.6, CONTEXT, 51.2, 53.3),
     Row("12", "segnext_s", 13.9, 15.9, CONTEXT, 54.2, 56.1),
@@ -130,11 +138,14 @@ TABLE_A2 = (
 ROWS = (
     *TABLE_2,
     *TABLE_3,
+    *TABLE_4,
     *TABLE_5,
     *TABLE_6,
     *TABLE_7,
     *TABLE_8,
     *TABLE_9,
+    *TABLE_10,
+    *TABLE_11,
     *TABLE_12,
     *TABLE_A2,
 )
