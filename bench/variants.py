@@ -2,7 +2,8 @@
 
 `msca_conv` with other sets of strips than the published one, at SegNeXt-T's shapes, against the same convolutions in
 PyTorch, which take turns with it after their results were compared. Then the global contexts of the decoder against
-the best way that PyTorch has for each (`bench.contexts`). It writes a JSON under bench/results/<machine>/variants/.
+the best way that PyTorch has for each (`bench.contexts`), and every variant of SegNeXt-T from image to mask, deployed
+and as a plain module. It writes a JSON under bench/results/<machine>/variants/.
 """
 
 from __future__ import annotations
@@ -16,18 +17,24 @@ from typing import Any
 import torch
 
 from bench import contexts, machine, report, results, roofline
+from bench.models.networks import image
 from bench.peers import PEERS, Run
 from bench.results import OURS, Row, Timing
 from oracle.accuracy import assert_accurate, assert_gradient_accurate
 from oracle.gradients import cast, gradients_of, random_grad
 from oracle.inputs import in_layout
+from segnext import create_model, deploy
 from segnext.measure.timing import interleaved, turn
+from segnext.models import SegNeXt, list_models
 from segnext_kernels import choose
 from segnext_kernels.spec import Sample, all_specs
 
 STRIP_SETS = ((), (7,), (11,), (21,), (7, 11), (7, 11, 21), (3, 7, 11, 21), (7, 11, 21, 31))
 SPEC = all_specs()["msca_conv"]
 SHAPES = SPEC.model_shapes[:4]  # of T at 512x512
+SIDE = 512  # of the image
+TOLERANCE = 1e-3  # of the largest logit: rounding through a whole network
+TO_THE_MASK = "variants of T, image of 512x512 to mask"
 STRIPS_FORWARD, STRIPS_BOTH = "strip sets, forward", "strip sets, forward + backward"
 
 
@@ -84,6 +91,19 @@ def forward_backward(name: str, sample: Sample, seconds: float) -> Row:
     )
 
 
+def to_the_mask(name: str, seconds: float) -> Row:
+    """Check and time one variant of a whole network, with random weights, from an image to its mask."""
+    model = create_model(name).eval()
+    assert isinstance(model, SegNeXt)
+    fast, images = deploy(model), image(SIDE)
+    with torch.inference_mode():
+        expected, logits = model.forward_logits(images), fast.forward_logits(images)
+    error = ((logits - expected).abs().max() / expected.abs().max()).item()
+    assert error <= TOLERANCE, f"{name}: logits {error:.1e} of the largest one apart"
+    runs = {OURS: partial(fast.predict, images), "plain module": partial(model.predict, images)}
+    return Row(TO_THE_MASK, name, timings(runs, seconds))
+
+
 def timings(runs: Mapping[str, Run], seconds: float) -> dict[str, Timing]:
     """Time variants in turns."""
     turns = {name: turn(run) for name, run in runs.items()}
@@ -96,6 +116,8 @@ def workloads() -> list[tuple[str, Callable[[float], Row]]]:
     for name, sample in strip_samples():
         found.append((name, partial(forward, name, sample)))
         found.append((f"{name}, backward", partial(forward_backward, name, sample)))
+    for name in list_models("segnext_t*", variants=True):
+        found.append((f"{name}, to the mask", partial(to_the_mask, name)))
     return found + contexts.workloads(timings)
 
 

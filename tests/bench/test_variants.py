@@ -52,6 +52,16 @@ def test_strip_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "ratio to best peer" in capsys.readouterr().out
 
 
+def test_whole_variants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "SIDE", 64)
+    monkeypatch.setattr(variants, "timings", once)
+    rows, without_number = variants.measure(["_mlp, to", "_nogate, to"], 0.0)
+    assert [row.name for row in rows] == ["segnext_t_nogate", "segnext_t_mlp"]
+    assert without_number == {} and all(row.table == variants.TO_THE_MASK for row in rows)
+    monkeypatch.setattr(variants, "TOLERANCE", 0.0)
+    assert "of the largest one apart" in variants.measure(["_mlp, to"], 0.0)[1]["segnext_t_mlp, to the mask"]
+
+
 def test_every_set_is_one_the_op_takes() -> None:
     names = [name for name, _ in variants.strip_samples()]
     assert len(names) == len(set(names)) == 4 * len(variants.STRIP_SETS)
