@@ -86,7 +86,7 @@ bool run(const MscaBlockParams& p, int threads) {
   const int64_t images = p.x.size[0], height = p.x.size[2], width = p.x.size[3], channels = k.channels;
   const int64_t pixels = height * width;
   if (images * channels * pixels == 0) return true;
-  const StripTiles tiling(k, p.x, sizeof(T), threads);
+  const StripTiles tiling(k, width);
   const TeamMemory memory(0, bytes_of<BlockScratch<Pixel>>(k, tiling), threads);
   if (memory.is_exhausted()) return false;
   const int64_t row = padded(channels);

@@ -67,7 +67,7 @@ template <typename T>
 bool forward(const MscaConvParams& p, int threads) {
   const StripKernels kernels = strip_kernels(p.weights);
   if (p.x.size[0] * p.x.size[1] * p.x.size[2] * p.x.size[3] == 0) return true;
-  const StripTiles tiling(kernels, p.x, sizeof(T), threads);
+  const StripTiles tiling(kernels, p.x.size[3]);
   const TeamMemory memory(bytes_of<Array<Real>>(kernels.packed_reals()), bytes_of<StripScratch>(kernels, tiling),
                           threads);
   if (memory.is_exhausted()) return false;

@@ -26,7 +26,6 @@ constexpr int64_t kColumns = 4, kRun = 12;  // pixels of a register tile: for co
 constexpr int64_t kColumns = 2, kRun = 8;
 #endif
 constexpr int64_t kRingBytes = 800 * 1024;  // for the rings, in a second-level cache of 1 MiB
-constexpr int64_t kNarrowest = 32;          // columns of a tile, beside which the root's halo is small
 
 // The sizes of the kernels. Their packed weights are, for each block of kLanes channels, the root's bias and taps
 // (column by column), then for each pair the row's bias and taps and the column's bias and taps.
@@ -90,26 +89,14 @@ static inline void pack_strips(const MscaConvWeights& w, Real* out) {
   }
 }
 
-// The column tiles of an image, and the lengths of the rings' rows in pixels. A thread takes `group` blocks of channels
-// of a tile one after the other.
+// The column tiles of an image, and the lengths of the rings' rows in pixels.
 struct StripTiles {
-  int64_t tile, tiles, group, x_row, a_row, strip_row;
+  int64_t tile, tiles, x_row, a_row, strip_row;
 
-  StripTiles(const StripKernels& k, const Tensor4& x, int64_t real_bytes, int threads)
-      : tile(x.size[3]), tiles(1), group(1) {
-    const int64_t width = tile;
-    for (resize(k); bytes(k) > kRingBytes && tile > kNarrowest; resize(k)) {
+  StripTiles(const StripKernels& k, int64_t width) : tile(width), tiles(1) {
+    for (resize(k); bytes(k) > kRingBytes && tile > 32; resize(k)) {
       ++tiles;
       tile = blocks_of(width, tiles);
-    }
-    // Cores fetch cache lines in pairs. If two threads write one pair, each in turn waits for the other: with few
-    // channels the threads therefore share the columns of an image, and not its channels.
-    const int64_t blocks = vectors_of(k.channels), pair = 2 * kCacheLine / (kLanes * real_bytes);
-    const int64_t wanted = blocks_of(threads, x.size[0] * blocks_of(blocks, pair));
-    if (x.size[0] * blocks < threads * pair && blocks_of(width, wanted) >= kNarrowest) {
-      group = pair;
-      tile = smaller(tile, blocks_of(width, wanted));
-      resize(k);
     }
     tiles = blocks_of(width, tile);
   }
@@ -351,29 +338,27 @@ struct StripUnit {
 template <typename T>
 static inline void run_strips(const Tensor4& x, const Tensor4& out, const StripKernels& k, const StripTiles& tiling,
                               const Real* packed, const StripScratch& scratch, const Member& me) {
-  const int64_t height = x.size[2], blocks = vectors_of(k.channels), groups = blocks_of(blocks, tiling.group);
-  const int64_t total = x.size[0] * groups * tiling.tiles * height;
+  const int64_t height = x.size[2], blocks = vectors_of(k.channels);
+  const int64_t total = x.size[0] * blocks * tiling.tiles * height;
   const int64_t last = me.end(total);
   for (int64_t row = me.begin(total); row < last;) {
     const int64_t unit = row / height, first = row % height;
     const int64_t end = smaller(first + last - row, height);
-    const int64_t group = unit / tiling.tiles % groups * tiling.group, left = unit % tiling.tiles * tiling.tile;
+    const int64_t block = unit / tiling.tiles % blocks, left = unit % tiling.tiles * tiling.tile;
     const int64_t right = smaller(left + tiling.tile, x.size[3]);
-    for (int64_t block = group; block < smaller(group + tiling.group, blocks); ++block) {
-      StripUnit<T>{x,
-                   out,
-                   k,
-                   tiling,
-                   scratch,
-                   packed + block * k.vectors() * kLanes,
-                   unit / tiling.tiles / groups,
-                   block * kLanes,
-                   left,
-                   right,
-                   first,
-                   end}
-          .run();
-    }
+    StripUnit<T>{x,
+                 out,
+                 k,
+                 tiling,
+                 scratch,
+                 packed + block * k.vectors() * kLanes,
+                 unit / tiling.tiles / blocks,
+                 block * kLanes,
+                 left,
+                 right,
+                 first,
+                 end}
+        .run();
     row += end - first;
   }
 }
