@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -129,10 +128,24 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def noise(rows: Sequence[dict[str, Any]]) -> float:
-    """Return the distance between the best and the worst final mIoU of the network as published."""
+def noise(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Return the distance between the best and the worst final mIoU of the network as published; None below two."""
     last = [row["miou"][-1][1] for row in rows if row["model"] == VARIANTS[0].model]
-    return max(last) - min(last)
+    return max(last) - min(last) if len(last) > 1 else None
+
+
+def steps_of(rows: Sequence[dict[str, Any]]) -> int:
+    """Return how many steps all trainings took.
+
+    Raises:
+        ValueError: they took different numbers of steps, so that they cannot be compared.
+    """
+    steps = {row["miou"][-1][0] for row in rows}
+    if len(steps) != 1:
+        raise ValueError(
+            f"ablation: trainings must have equal steps, got {sorted(steps)}; use another folder"
+        )
+    return int(steps.pop())
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -151,8 +164,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         left.plot(steps, losses, color=colours[row["title"]], label=label, linewidth=1, alpha=0.8)
         place = titles.index(row["title"])
         right.plot(row["miou"][-1][1], place, "o", color=colours[row["title"]], markersize=7)
-    published = [row["miou"][-1][1] for row in rows if row["title"] == titles[0]]
-    right.axvspan(min(published), max(published), color=OTHER_COLOUR, alpha=0.25, label="between seeds")
+    published = [row["miou"][-1][1] for row in rows if row["model"] == VARIANTS[0].model]
+    if len(published) > 1:
+        right.axvspan(min(published), max(published), color=OTHER_COLOUR, alpha=0.25, label="between seeds")
     left.set_xlabel("step")
     left.set_ylabel(f"loss, mean of {EVERY} steps")
     left.set_yscale("log")
@@ -166,14 +180,14 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def write(rows: Sequence[dict[str, Any]], steps: int, results: Path) -> Path:
+def write(rows: Sequence[dict[str, Any]], results: Path) -> Path:
     """Write rows, settings, noise and plot; return the JSON's path."""
     host = machine.describe()
     folder = results / host["slug"] / "ablation"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{host['date'][:10]}-{host['commit'].rstrip('+')}.json"
     settings = {
-        "steps": steps,
+        "steps": steps_of(rows),
         "batch": BATCH,
         "crop": CROP,
         "short_side": SHORT_SIDE,
@@ -208,9 +222,17 @@ def section(path: Path, link: Callable[[Path], str]) -> str:
         f"{settings['steps']} steps each, batches of {settings['batch']}, crops of {settings['crop']} at a short side "
         f"of {settings['short_side']}, bfloat16, on one core of {host['device']}, commit {host['commit']} "
         f"([numbers]({link(path)})).\n\n{aligned(lines)}\n\n"
-        f"**Noise**: the published network's mIoU differs by {100 * found['noise']:.1f} points between seeds. "
-        "A smaller difference between two rows means nothing.\n\n"
+        f"{_of_noise(found['noise'])}\n\n"
         f"![losses and mIoU of the variants]({link(path.with_suffix('.png'))})"
+    )
+
+
+def _of_noise(distance: float | None) -> str:
+    if distance is None:
+        return "The noise is not known yet: the published network was trained with one seed."
+    return (
+        f"**Noise**: the published network's mIoU differs by {100 * distance:.1f} points between seeds. A smaller "
+        "difference between two rows means nothing."
     )
 
 
@@ -232,11 +254,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{number} of {len(trainings())}: {variant.model}, seed {seed}", flush=True)
             train(options.runs, data, options.data, variant, seed, options.steps)
     rows = collect(options.runs)
-    path = write(rows, options.steps, options.results)
+    if not rows:
+        parser.exit(1, f"ablation: no training in {options.runs} is complete\n")
+    path = write(rows, options.results)
     for row in rows:
         print(f"{row['title']}, seed {row['seed']}: mIoU {row['miou'][-1][1]:.4f}")
-    spread = statistics.fmean(row["miou"][-1][1] for row in rows)
-    print(f"noise between seeds: {noise(rows):.4f}; mean of all: {spread:.4f}\nwrote {path}")
+    print(f"noise between seeds: {noise(rows)}\nwrote {path}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 
 ADE20K, CITYSCAPES, COCO_STUFF, CONTEXT = "ADE20K", "Cityscapes", "COCO-Stuff", "Pascal Context"
 IMAGENET, ISAID, VOC = "ImageNet", "iSAID", "Pascal VOC"
-SIZE = (512, 512)  # height and width for which multiply-adds are given, unless the data set has another
+# Height, width and classes for which the paper counts multiply-adds, and the classes for which it counts parameters;
+# its table 9 gives the parameters once for all data sets.
+SIZE, CLASSES = (512, 512), 150
 SIZES = {CITYSCAPES: (1024, 2048)}
+CLASSES_COUNTED = {CITYSCAPES: 19}
+CLASSES_OF_PARAMETERS = {CONTEXT: 60}
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,16 @@ class Row:
     def size(self) -> tuple[int, int]:
         """Height and width of the input for which ``giga`` was counted."""
         return SIZES.get(self.dataset or "", SIZE)
+
+    @property
+    def classes(self) -> int:
+        """Classes for which ``giga`` was counted."""
+        return CLASSES_COUNTED.get(self.dataset or "", CLASSES)
+
+    @property
+    def classes_of_parameters(self) -> int:
+        """Classes for which ``millions`` was counted."""
+        return CLASSES_OF_PARAMETERS.get(self.dataset or "", CLASSES)
 
 
 TABLE_2 = (

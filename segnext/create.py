@@ -111,10 +111,17 @@ def build_from_weights(
         overrides = {**variant, **overrides}
     checkpoint = read_checkpoint(weights, overrides.get("rank"), average)
     _check_request(checkpoint, name, head, part, overrides)
-    if not allow_missing and not allow_unexpected:
-        _expect_same_parts(checkpoint, name, part, overrides)
+    shown = not allow_missing and not allow_unexpected
+    _expect_same_parts(checkpoint, name, part, overrides, ENCODER_PARTS if shown else ("gate",))
     known = checkpoint.config["model"]
     fields = known if part == "all" else {key: known[key] for key in ENCODER_FIELDS if key in known}
+    if (
+        not checkpoint.tells_all
+        and fields.get("decoder") != "mlp"
+        and {"decoder", "in_indices"} & overrides.keys()
+    ):
+        # Of stages with equally many channels the user chooses.
+        fields = {key: value for key, value in fields.items() if key not in ("decoder", "in_indices")}
     if head == "reinit":  # a threshold belongs to the classifier that is not loaded
         fields = {key: value for key, value in fields.items() if key != "threshold"}
     try:
@@ -174,14 +181,28 @@ def _check_request(
 
 
 def _expect_same_parts(
-    checkpoint: Checkpoint, name: str | None, part: str, overrides: dict[str, Any]
+    checkpoint: Checkpoint,
+    name: str | None,
+    part: str,
+    overrides: dict[str, Any],
+    encoder: tuple[str, ...],
 ) -> None:
-    """Raise if a field that decides which layers there are is asked to be another than in the checkpoint."""
+    """Raise if a field that decides which layers there are is asked to be another than in the checkpoint.
+
+    Args:
+        encoder: the encoder's fields to check; of those of the decoder, all are, if all are of the encoder.
+    """
     base, fields = CONFIGS.get(name or checkpoint.config.get("architecture", "")), checkpoint.config["model"]
-    for field in [*ENCODER_PARTS, *(DECODER_PARTS if part == "all" else ())]:
+    for field in [*encoder, *(DECODER_PARTS if part == "all" and encoder == ENCODER_PARTS else ())]:
         held, wanted = fields.get(field, getattr(base, field, None)), overrides.get(field)
         # Whether there is a product (gate), files of ours alone say.
         if field not in overrides or (field == "gate" and not checkpoint.tells_all):
+            continue
+        if (
+            field in ("decoder", "in_indices")
+            and not checkpoint.tells_all
+            and _fit_alike(base, fields, overrides)
+        ):
             continue
         if field == "in_indices":
             usual = DECODERS.get(str(fields.get("decoder", getattr(base, "decoder", ""))))
@@ -194,6 +215,21 @@ def _expect_same_parts(
                 f"create_model: {field} must be {held} as in {checkpoint.origin}, got {one_line(wanted)}; leave it "
                 "out, or start without these weights"
             )
+
+
+def _fit_alike(base: Any, fields: dict[str, Any], overrides: dict[str, Any]) -> bool:
+    """Whether a head on the stages that are asked for has tensors as one on the stages that were found.
+
+    Stages 0 to 2 have as many channels as stage 3 alone.
+    """
+    channels = overrides.get("channels", getattr(base, "channels", ()))
+    widths = []
+    for given in (fields, {**fields, "in_indices": None, **overrides}):
+        decoder = given.get("decoder", "ham")
+        if decoder not in ("ham", "cnn"):
+            return False
+        widths.append(sum(channels[stage] for stage in given.get("in_indices") or DECODERS[decoder]))
+    return widths[0] == widths[1]
 
 
 def _comparable(value: Any) -> Any:

@@ -77,6 +77,7 @@ def convert(
     """
     from segnext.create import build_from_weights
     from segnext.data.preprocessing import Preprocessing
+    from segnext.models.registry import describe
     from segnext.weights.peers import save_for
     from segnext.weights.saving import save
 
@@ -97,7 +98,7 @@ def convert(
     typer.echo(str(report))
     named = len(model.metadata.get("classes", ()))
     typer.echo(
-        f"{one_line(target, 240)}: {model.config.architecture}, {model.config.num_classes} classes "
+        f"{one_line(target, 240)}: {describe(model.config)}, {model.config.num_classes} classes "
         f"({'named' if named else 'without names'}), {to.value} names"
     )
     for sentence in left:

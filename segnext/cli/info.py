@@ -102,10 +102,11 @@ def _print_costs(console: Console, network: SegNeXt | MSCAN, height: int, width:
     from rich.table import Table
 
     from segnext.measure.costs import count_costs
+    from segnext.models.registry import describe
 
     cost = count_costs(network, height, width, batch)
     images = f"{batch} images of " if batch > 1 else ""
-    table = Table("part", title=f"{cost.architecture} on {images}{height}x{width}", show_footer=True)
+    table = Table("part", title=f"{describe(network.config)} on {images}{height}x{width}", show_footer=True)
     for heading, total in (
         ("output (NxCxHxW)", ""),
         ("parameters", f"{cost.parameters:,}"),

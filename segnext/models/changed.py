@@ -21,7 +21,7 @@ from segnext.models.batch_norm import BatchNorm
 # Attributes that decide a module's result in evaluation. Dropout and momentum do not; folding reads a BatchNorm's eps.
 DECIDING = (
     *("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
-    *("num_groups", "normalized_shape", "random_eval_bases", "eval_steps", "align_corners"),
+    *("num_groups", "normalized_shape", "random_eval_bases", "eval_steps", "align_corners", "gate"),
 )
 WAYS_FORWARD = ("forward", "forward_logits", "forward_features")  # of models
 BATCH_NORMS = (BatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # equal in evaluation

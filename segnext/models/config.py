@@ -13,7 +13,7 @@ STAGES = len(STRIDES)
 STRIPS = (7, 11, 21)
 ROOT = 5
 ATTENTIONS = ("msca", "lka")
-LARGE_KERNEL, LARGE_DILATION = 7, 3  # of "lka": with the root in front, nearly the reach of a 21x21 kernel
+LARGE_KERNEL, LARGE_DILATION = 7, 3  # of "lka": with a root of 5 in front, the reach of a 23x23 kernel
 EXPANSIONS = (8, 8, 4, 4)
 EVAL_STEPS = 7  # of the NMF, as the official code
 MOST_STEPS = 1000  # more do not change the result; a file that declares a billion would never end
@@ -230,6 +230,9 @@ class SegNeXtConfig(EncoderConfig):
             f"at least {2 * GROUPS} with context={given!r}, which normalises single pixels in {GROUPS} groups"
         )
         expect(self, "decoder_channels", not groups_of_one, expected)
+        draws = given in UNSEEN_CONTEXTS and self.decoder != "mlp"
+        drawn = f"False with context={given!r} and decoder={self.decoder!r}, which draw no bases"
+        expect(self, "random_eval_bases", draws or not self.random_eval_bases, drawn)
         if self.decoder == "mlp":
             left_out = given in (type(self).context, None)
             expect(self, "context", left_out, "left out with decoder='mlp', which has no place for one")

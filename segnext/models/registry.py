@@ -122,6 +122,21 @@ def split_variant(name: str) -> tuple[str, dict[str, Any]]:
     return VARIANTS.get(name, (name, {}))
 
 
+STRUCTURE = (
+    *("expansions", "attention", "strips", "root", "mix", "gate"),
+    *("decoder", "in_indices", "context"),
+)
+
+
+def describe(config: ModelConfig) -> str:
+    """Name a model by its architecture and by what of its structure is not as published."""
+    base = CONFIGS.get(config.architecture)
+    fields = [
+        name for name in STRUCTURE if hasattr(base, name) and getattr(config, name) != getattr(base, name)
+    ]
+    return config.architecture + "".join(f", {name}={getattr(config, name)!r}" for name in fields)
+
+
 def build(name: str, **overrides: Any) -> SegNeXt | MSCAN:
     """Build an architecture with random weights.
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segnext.atomic import replace_file
 from segnext.models import MSCAN, SegNeXt
+from segnext.models.config import FORMER_NAMES
 from segnext.models.finite import non_finite
 from segnext.one_line import one_line
 from segnext.ranks import Ranks
@@ -172,11 +173,13 @@ class TrainingState:
     def _in_todays_names(self, stored: dict[str, Any]) -> dict[str, Any]:
         """Return a checkpoint's settings in today's names; older ones call dtype "precision" and lack some."""
         renamed = {{"precision": "dtype"}.get(key, key): value for key, value in stored.items()}
-        lacking = LATER | {
-            key: value
+        lacking = {
+            key: LATER.get(key, value)
             for key, value in self.settings.items()
-            if key == "preprocessing" or key.startswith(PREFIXES)
+            if key in LATER or key == "preprocessing" or key.startswith(PREFIXES)
         }
+        if renamed.get("model.decoder") in FORMER_NAMES:
+            renamed["model.decoder"] = FORMER_NAMES[renamed["model.decoder"]]
         return lacking | renamed
 
     def _check_settings(self, stored: dict[str, Any], path: Path) -> list[str]:

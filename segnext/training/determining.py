@@ -14,7 +14,11 @@ from segnext.models import MSCAN, SegNeXt
 _FREE = ("architecture", "recompute")
 PREFIXES = ("model.", "data.")
 """Of these settings; checkpoints from before they were stored have none."""
-LATER: dict[str, Any] = {"ranks": 1, "accumulate": 1, "sync_bn": False, "patience": 0}
+LATER: dict[str, Any] = {
+    **{"ranks": 1, "accumulate": 1, "sync_bn": False, "patience": 0},
+    **{"model.attention": "msca", "model.mix": True, "model.gate": True},
+    **{"model.in_indices": None, "model.context": "ham"},
+}
 """Settings that came later, with the values that older checkpoints were trained with."""
 
 

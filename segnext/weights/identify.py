@@ -70,8 +70,10 @@ def describe(
         overrides |= {"rank": held} if held is not None else {}
     if segments:
         unseen, said = _unseen(overrides.get("num_classes"), dialect, settings)
-        if "in_indices" in overrides and "in_indices" not in settings.model:
-            said.append(f"in_indices {overrides['in_indices']}, as the widths fit; the file does not say")
+        fits = fitting_stages(tensors, _channels_and_depths(tensors, prefix)[0], settings)
+        if (len(fits) > 1 or "in_indices" in overrides) and "in_indices" not in settings.model:
+            others = "".join(f", as do those of {other}" for other in fits[1:])
+            said.append(f"in_indices {fits[0]}, as the widths fit{others}; the file does not say")
         if overrides.get("context") == "vq" and "context" not in unseen:
             said.append("context vq, as the bases have both signs; the file does not say whether it is cd")
         overrides |= unseen
@@ -213,7 +215,7 @@ def _decoder(
         if all(f"decoder.{key}" in tensors for key, _ in decoder.sizes.values())
     )
     name = next(names, SegNeXtConfig.decoder)
-    stages = _stages(tensors, channels, settings)
+    stages = next(iter(fitting_stages(tensors, channels, settings)), None)
     if name == "ham" and stages is not None and len(stages) == 1:
         name = "cnn"
     found: dict[str, Any] = {} if name == SegNeXtConfig.decoder else {"decoder": name}
@@ -225,21 +227,22 @@ def _decoder(
     return found, DECODERS[name]
 
 
-def _stages(
+def fitting_stages(
     tensors: Mapping[str, Tensor], channels: tuple[int, ...], settings: Settings
-) -> tuple[int, ...] | None:
-    """Find the stages that a decoder reads: those of this many channels, the usual ones first; None if none fit."""
+) -> list[tuple[int, ...]]:
+    """List the stages that a decoder may read, which have this many channels; the most usual ones come first."""
     levels: list[int] = []
     while (level := f"decoder.levels.{len(levels)}.conv.weight") in tensors:
         levels.append(tensors[level].shape[1])
     squeeze = tensors.get("decoder.squeeze.conv.weight")
     written = settings.model.get("in_indices")
     every = [stages for n in range(1, STAGES + 1) for stages in combinations(range(STAGES), n)]
+    found: dict[tuple[int, ...], None] = {}
     for stages in [*([tuple(written)] if written else []), *STAGES_READ.values(), *every]:
         widths = [channels[stage] for stage in stages]
         if levels == widths or (squeeze is not None and squeeze.shape[1] == sum(widths)):
-            return stages
-    return None
+            found[stages] = None
+    return list(found)
 
 
 def _context(tensors: Mapping[str, Tensor]) -> str | None:

@@ -39,12 +39,23 @@ def test_results_become_a_section_and_a_plot(tmp_path: Path) -> None:
     ]
     assert rows[0]["losses"] == [(50, 2.0), (100, 1.0)]
     assert ablation.noise(rows) == pytest.approx(0.02)
-    path = ablation.write(rows, 100, tmp_path / "results")
+    path = ablation.write(rows, tmp_path / "results")
     assert path.with_suffix(".png").stat().st_size > 10_000
     text = ablation.section(path, lambda linked: linked.name)
     assert "100 steps each" in text
     assert "2.0 points between seeds" in text
     assert "without the 1x1 convolution | " in text and "38.0%" in text and "-2.0" in text
+
+
+def test_without_a_second_seed_the_noise_is_not_known(tmp_path: Path) -> None:
+    leave(ablation.folder_of(tmp_path, ablation.VARIANTS[0], 0), 0.4)
+    rows = ablation.collect(tmp_path)
+    assert ablation.noise(rows) is None
+    path = ablation.write(rows, tmp_path / "results")
+    assert "The noise is not known yet" in ablation.section(path, lambda linked: linked.name)
+    rows.append({**rows[0], "miou": [(200, 0.5)]})
+    with pytest.raises(ValueError, match=r"trainings must have equal steps, got \[100, 200\]"):
+        ablation.write(rows, tmp_path / "results")
 
 
 def test_each_variant_is_trained_before_the_seeds_are_repeated() -> None:

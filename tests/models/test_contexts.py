@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -305,23 +303,24 @@ def test_bases_are_drawn_in_training_and_seeded_for_evaluation(name: str) -> Non
         assert torch.equal(module.eval()(x), again(x))
 
 
-def test_the_bases_of_em_attention_follow_the_images_of_all_processes(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_share, args=(tmp_path,), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    whole = make("em").train()
-    whole(noise(4, CHANNELS, 5, 7))
-    assert torch.equal(first, second)
-    torch.testing.assert_close(first, whole.bases)
-
-
-def _share(rank: int, folder: Path) -> None:
-    """Leave in the folder the bases of one of two processes, which has half of the batch."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+def test_the_bases_of_em_attention_stay_without_usable_images() -> None:
     module = make("em").train()
-    module(noise(4, CHANNELS, 5, 7)[2 * rank :][:2])
-    torch.save(module.bases, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    before = module.bases.clone()
+    module(torch.empty(0, CHANNELS, 5, 7))
+    module(torch.full((1, CHANNELS, 5, 7), torch.inf))
+    assert torch.equal(module.bases, before)
+    module(noise(1, CHANNELS, 5, 7))
+    assert not torch.equal(module.bases, before)
+
+
+def test_non_local_begins_as_the_identity_after_a_reset_too() -> None:
+    module, x = MAKERS["nl"]().eval(), noise(1, CHANNELS, 5, 7)
+    assert torch.equal(module(x), x)
+    make_new = MAKERS["nl"]().to_empty(device="cpu").eval()
+    for part in make_new.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    assert torch.equal(make_new(x), x)
 
 
 def test_the_bases_of_em_attention_follow_the_images_in_training() -> None:

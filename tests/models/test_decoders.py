@@ -15,6 +15,7 @@ from torch import nn
 
 from segnext import DeployedSegNeXt, create_model, deploy
 from segnext.models import SegNeXt, build
+from segnext.models.decoders import stages_of
 from segnext.models.ham import Hamburger
 from segnext.models.layers import ConvNormAct
 from segnext.models.light_ham import LightHam
@@ -100,6 +101,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"context": "psp", "decoder_channels": 32},
         "decoder_channels must be at least 64 with context='psp', .*, got 32",
     ),
+    "drawn bases": (
+        {"context": "nl", "random_eval_bases": True},
+        "random_eval_bases must be False with context='nl' and decoder='ham', which draw no bases, got True",
+    ),
     "rank": ({"context": "em", "rank": 0}, "rank must be at least 1, got 0"),
 }
 
@@ -167,3 +172,40 @@ def test_peers_are_refused_what_they_have_not(
     with pytest.raises(ValueError, match=f"save_for: {message}") as error:
         save_for(narrow(**fields), path, peer)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("asked", [{"decoder": "cnn"}, {"in_indices": (0, 1, 2)}], ids=str)
+def test_of_heads_with_equal_widths_the_user_chooses(
+    asked: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first three stages of every size have as many channels as the last one."""
+    channels = (8, 16, 24, 48)
+    model = narrow(**asked, decoder_channels=64, channels=channels)
+    torch.save(model.state_dict(), tmp_path / "raw.pth")
+    name = {"name": "segnext_t", "channels": channels, "depths": (1, 1, 1, 1), "rank": 4}
+    loaded = cast(SegNeXt, create_model(weights=tmp_path / "raw.pth", **name, **asked)).eval()
+    assert loaded.config.decoder == model.config.decoder
+    assert stages_of(loaded.config) == stages_of(model.config)
+    assert torch.equal(loaded(images()), model(images()))
+    with caplog.at_level("INFO", logger="segnext"):
+        create_model(weights=tmp_path / "raw.pth", **name)
+    assert (
+        "in_indices (3,), as the widths fit, as do those of (0, 1, 2); the file does not say" in caplog.text
+    )
+
+
+def test_a_product_that_was_taken_out_later_is_noticed(tmp_path: Path) -> None:
+    model = narrow()
+    cast(Any, model.backbone.stages[0])[0].attention.gate = False
+    with pytest.raises(
+        ValueError, match=r"got backbone.stages.0.0.attention \(gate is False instead of True\)"
+    ):
+        deploy(model)
+    with pytest.raises(ValueError, match="gate is False"):
+        save(model, tmp_path / "model.safetensors")
+
+
+def test_partial_loading_does_not_hide_a_missing_product(tmp_path: Path) -> None:
+    save(narrow(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="gate must be True as in .*, got False"):
+        create_model(weights=tmp_path / "model.safetensors", gate=False, allow_missing=("decoder.",))

@@ -241,9 +241,14 @@ def test_a_checkpoint_of_earlier_names_goes_on(data, whole, tmp_path):
     for key in [key for key in settings if key == "preprocessing" or key.startswith(PREFIXES)]:
         del settings[key]
     for key in LATER:
-        del settings[key]
+        settings.pop(key, None)
+    settings["model.decoder"] = "light_ham"
     save_file(tensors(path), path, metadata | {"settings": json.dumps(settings)})
     run(data, tmp_path / "old", resume=True)
+    with pytest.raises(
+        ValueError, match="got model.gate True -> False;"
+    ):  # whose tensors have the same names
+        run(data, tmp_path / "old", model=narrow(gate=False), resume=True)
     with pytest.raises(ValueError, match="got dtype float32 -> bfloat16;"):
         run(data, tmp_path / "old", resume=True, dtype="bfloat16")
 

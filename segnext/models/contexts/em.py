@@ -7,7 +7,6 @@ EM steps: what learns is the convolution behind them, and the first bases, which
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -89,9 +88,13 @@ class EMAttention(Context):
 
 @torch.fx.wrap
 def follow(bases: Tensor, fitted: Tensor) -> None:
-    """Move bases (1, D, R) towards the mean of those that were fitted to images (N, D, R), of all processes."""
+    """Move bases (1, D, R) towards the mean of those that were fitted to images (N, D, R).
+
+    They stay where they are without images, and after images that are not finite. Processes that train together take
+    those of the first one, as the statistics of a BatchNorm.
+    """
     with torch.no_grad():
-        mean = fitted.mean(0, keepdim=True)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(mean)  # the sum has the direction of the mean
-        bases.lerp_(F.normalize(mean, dim=1).to(bases.dtype), MOMENTUM)
+        total = fitted.sum(0, keepdim=True)  # it has the direction of the mean
+        moved = bases.lerp(F.normalize(total, dim=1).to(bases.dtype), MOMENTUM)
+        usable = total.isfinite().all() & (total.norm(dim=1) > 0).all()
+        bases.copy_(torch.where(usable, moved, bases))

@@ -31,6 +31,15 @@ def non_local(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return attended.mT.unflatten(2, query.shape[2:])
 
 
+class ZeroNorm(nn.GroupNorm):
+    """A GroupNorm whose scale is 0 at the beginning."""
+
+    def reset_parameters(self) -> None:
+        """Set scale and shift to 0."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 class NonLocal(Context):
     """``x + GN(conv_out(attention(theta x, phi x, g x)))`` on (N, D, H, W), with D / 2 channels inside.
 
@@ -54,8 +63,7 @@ class NonLocal(Context):
         inner = channels // REDUCTION
         self.theta, self.phi, self.g = (Pointwise(channels, inner) for _ in range(3))
         self.conv_out = Pointwise(inner, channels, bias=False)
-        self.norm = nn.GroupNorm(GROUPS, channels)
-        nn.init.zeros_(self.norm.weight)
+        self.norm = ZeroNorm(GROUPS, channels)
 
     @classmethod
     def from_config(cls, config: SegNeXtConfig) -> NonLocal:
