@@ -173,6 +173,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     right.set_yticks(range(len(titles)), titles)
     right.invert_yaxis()
     right.set_xlabel("mIoU on CamVid val")
+    right.locator_params(axis="x", nbins=5)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
