@@ -18,16 +18,13 @@ import torch
 
 from bench import contexts, machine, report, results, roofline
 from bench.models.networks import image
+from bench.op_workloads import OpWorkload, forward, forward_backward
 from bench.peers import PEERS, Run
 from bench.results import OURS, Row, Timing
-from oracle.accuracy import assert_accurate, assert_gradient_accurate
-from oracle.gradients import cast, gradients_of, random_grad
-from oracle.inputs import in_layout
 from segnext import create_model, deploy
 from segnext.measure.timing import interleaved, turn
 from segnext.models import SegNeXt, list_models
-from segnext_kernels import choose
-from segnext_kernels.spec import Sample, all_specs
+from segnext_kernels.spec import Sample, Spec, all_specs
 
 STRIP_SETS = ((), (7,), (11,), (21,), (7, 11), (7, 11, 21), (3, 7, 11, 21), (7, 11, 21, 31))
 SPEC = all_specs()["msca_conv"]
@@ -41,54 +38,22 @@ STRIPS_FORWARD, STRIPS_BOTH = "strip sets, forward", "strip sets, forward + back
 def strip_samples() -> Iterator[tuple[str, Sample]]:
     """Yield every set of strips at every shape, each under its name in the tables."""
     for shape in SHAPES:
-        for strips in STRIP_SETS:
-            lengths = ", ".join(map(str, strips)) or "none"
-            yield f"{shape.name}, strips {lengths}", shape.resized(strips=strips)
+        for lengths in STRIP_SETS:
+            words = ", ".join(map(str, lengths)) or "none"
+            yield f"{shape.name}, strips {words}", shape.resized(strips=lengths)
 
 
-def forward(name: str, sample: Sample, seconds: float) -> Row:
-    """Check and time one set of strips without gradients."""
-    args = in_layout(sample.make(), torch.channels_last)
-    with torch.inference_mode():
-        oracle, eager = SPEC.reference(*cast(args, torch.float64)), SPEC.reference(*args)
-        assert_accurate(SPEC.call(*args), oracle, eager, what=name)
-        runs: dict[str, Run] = {OURS: partial(SPEC.call, *args)}
-        for peer, make in PEERS.items():
-            runs[peer] = make(lambda layout: (SPEC.reference, in_layout(args, layout)))
+def strips(
+    table: str, name: str, make: Callable[[Spec, Sample], OpWorkload], sample: Sample, seconds: float
+) -> Row:
+    """Check and time one set of strips."""
+    of = make(SPEC, sample)
+    runs = {OURS: of.ours, **{peer: run_of(of.build) for peer, run_of in PEERS.items()}}
+    with torch.inference_mode(table == STRIPS_FORWARD):
+        for variant, run in runs.items():
+            of.check(variant, run())
         times = timings(runs, seconds)
-    return Row(
-        STRIPS_FORWARD,
-        name,
-        times,
-        flops=SPEC.flops(args),
-        bytes_moved=SPEC.bytes_moved(args, eager),
-        notes={"backend": choose(SPEC.name, *args)},
-    )
-
-
-def forward_backward(name: str, sample: Sample, seconds: float) -> Row:
-    """Check and time one set of strips with all gradients."""
-    args = in_layout(sample.make(), torch.channels_last)
-    out = SPEC.reference(*args)
-    grad = in_layout(random_grad(out), torch.channels_last)
-    oracles = gradients_of(SPEC.reference, SPEC, cast(args, torch.float64), grad)
-    eagers = gradients_of(SPEC.reference, SPEC, args, grad)
-    ours = gradients_of(SPEC.call, SPEC, args, grad)
-    for index, (actual, oracle, eager) in enumerate(zip(ours, oracles, eagers, strict=True)):
-        assert_gradient_accurate(actual, oracle, eager, what=f"{name}, gradient {index}")
-    runs: dict[str, Run] = {OURS: partial(gradients_of, SPEC.call, SPEC, args, grad)}
-    for peer, make in PEERS.items():
-        runs[peer] = make(
-            lambda layout: (gradients_of, (SPEC.reference, SPEC, *in_layout((args, grad), layout)))
-        )
-    return Row(
-        STRIPS_BOTH,
-        name,
-        timings(runs, seconds),
-        flops=3 * SPEC.flops(args),
-        bytes_moved=SPEC.bytes_moved(args, out) + SPEC.bytes_moved((args, grad), eagers),
-        notes={"backend": choose(SPEC.name, *args)},
-    )
+    return Row(table, name, times, flops=of.flops, bytes_moved=of.bytes_moved, notes={"backend": of.backend})
 
 
 def to_the_mask(name: str, seconds: float) -> Row:
@@ -114,8 +79,8 @@ def workloads() -> list[tuple[str, Callable[[float], Row]]]:
     """Return every workload: its name, and a function that measures it for about so many seconds."""
     found: list[tuple[str, Callable[[float], Row]]] = []
     for name, sample in strip_samples():
-        found.append((name, partial(forward, name, sample)))
-        found.append((f"{name}, backward", partial(forward_backward, name, sample)))
+        found.append((name, partial(strips, STRIPS_FORWARD, name, forward, sample)))
+        found.append((f"{name}, backward", partial(strips, STRIPS_BOTH, name, forward_backward, sample)))
     for name in list_models("segnext_t*", variants=True):
         found.append((f"{name}, to the mask", partial(to_the_mask, name)))
     return found + contexts.workloads(timings)

@@ -111,8 +111,9 @@ def build_from_weights(
         overrides = {**variant, **overrides}
     checkpoint = read_checkpoint(weights, overrides.get("rank"), average)
     _check_request(checkpoint, name, head, part, overrides)
-    shown = not allow_missing and not allow_unexpected
-    _expect_same_parts(checkpoint, name, part, overrides, ENCODER_PARTS if shown else ("gate",))
+    parts = (*ENCODER_PARTS, *(DECODER_PARTS if part == "all" else ()))
+    # Where tensors may be missing or left over, what no tensor shows remains to be checked.
+    _expect_same(checkpoint, name, ("gate",) if allow_missing or allow_unexpected else parts, overrides)
     known = checkpoint.config["model"]
     fields = known if part == "all" else {key: known[key] for key in ENCODER_FIELDS if key in known}
     if (
@@ -180,20 +181,12 @@ def _check_request(
         )
 
 
-def _expect_same_parts(
-    checkpoint: Checkpoint,
-    name: str | None,
-    part: str,
-    overrides: dict[str, Any],
-    encoder: tuple[str, ...],
+def _expect_same(
+    checkpoint: Checkpoint, name: str | None, parts: Sequence[str], overrides: dict[str, Any]
 ) -> None:
-    """Raise if a field that decides which layers there are is asked to be another than in the checkpoint.
-
-    Args:
-        encoder: the encoder's fields to check; of those of the decoder, all are, if all are of the encoder.
-    """
+    """Raise if one of the fields ``parts`` is asked to be another than in the checkpoint."""
     base, fields = CONFIGS.get(name or checkpoint.config.get("architecture", "")), checkpoint.config["model"]
-    for field in [*encoder, *(DECODER_PARTS if part == "all" and encoder == ENCODER_PARTS else ())]:
+    for field in parts:
         held, wanted = fields.get(field, getattr(base, field, None)), overrides.get(field)
         # Whether there is a product (gate), files of ours alone say.
         if field not in overrides or (field == "gate" and not checkpoint.tells_all):

@@ -57,9 +57,8 @@ class LightHam(Decoder):
         super().__init__()
         self.squeeze = ConvNormAct(sum(in_channels), channels)
         self.context_name: str | None = None
-        if (
-            make_context is not None
-        ):  # between squeeze and align, so that a seed gives the weights that it always gave
+        # It is made between squeeze and align, so that a seed gives the weights that it always gave.
+        if make_context is not None:
             context = make_context()
             self.context_name = context.attribute
             self.add_module(context.attribute, context)
