@@ -8,6 +8,7 @@ from segnext_kernels.forking import compute_with_one_thread_in_children
 from segnext_kernels.ops.channel_norm.op import channel_norm
 from segnext_kernels.ops.conv2d_act.op import conv2d_act
 from segnext_kernels.ops.conv_ffn.op import conv_ffn
+from segnext_kernels.ops.depthwise_sum.op import depthwise_sum
 from segnext_kernels.ops.dwconv_gelu.op import dwconv_gelu
 from segnext_kernels.ops.gated_pointwise.op import gated_pointwise
 from segnext_kernels.ops.group_norm_act.op import group_norm_act
@@ -28,6 +29,7 @@ __all__ = [
     "conv_ffn",
     "current_backend",
     "definitions",
+    "depthwise_sum",
     "dwconv_gelu",
     "explain",
     "gated_pointwise",

@@ -6,22 +6,30 @@ import torch
 import torch.nn.functional as F
 
 
-def depthwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def depthwise(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dilation: tuple[int, int] = (1, 1)
+) -> torch.Tensor:
     """(N, C, H, W) with weight (C, 1, Kh, Kw), Kh and Kw odd, "same" zero padding."""
-    padding = (weight.shape[2] // 2, weight.shape[3] // 2)
-    return F.conv2d(x, weight, bias, padding=padding, groups=x.shape[1])
+    return F.conv2d(x, weight, bias, 1, _same_padding(weight, dilation), dilation, x.shape[1])
 
 
 def depthwise_backward(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    dilation: tuple[int, int] = (1, 1),
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Gradient of `depthwise`'s input, and of [weight] or [weight, bias]."""
-    padding = [weight.shape[2] // 2, weight.shape[3] // 2]
-    mask = [True, True, bias is not None]
+    padding, mask = _same_padding(weight, dilation), [True, True, bias is not None]
     grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-        grad, x, weight, [weight.shape[0]], [1, 1], padding, [1, 1], False, [0, 0], x.shape[1], mask
+        grad, x, weight, [weight.shape[0]], [1, 1], padding, list(dilation), False, [0, 0], x.shape[1], mask
     )
     return grad_x, [grad_weight] if bias is None else [grad_weight, grad_bias]
+
+
+def _same_padding(weight: torch.Tensor, dilation: tuple[int, int]) -> list[int]:
+    return [weight.shape[2] // 2 * dilation[0], weight.shape[3] // 2 * dilation[1]]
 
 
 def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -113,6 +113,22 @@ def strips(rng: np.random.Generator) -> tuple[int, ...]:
     return tuple(odd(rng, 33) for _ in range(int(rng.integers(0, 4))))
 
 
+def chain(rng: np.random.Generator) -> list[tuple[int, int, int, int]]:
+    """Draw depthwise kernels, each with its height, width and dilations."""
+    return [
+        (odd(rng, 13), odd(rng, 13), int(rng.integers(1, 4)), int(rng.integers(1, 4)))
+        for _ in range(int(rng.integers(0, 4)))
+    ]
+
+
+def chains(rng: np.random.Generator) -> Sizes:
+    branches = [chain(rng) for _ in range(int(rng.integers(1, 5)))]
+    combine = str(rng.choice(["sum", "cat"] + ["split"] * (sum(not branch for branch in branches) <= 1)))
+    widths = [int(rng.integers(1, 20)) for _ in branches] if combine == "split" else []
+    c = sum(widths) or width(rng, 50)
+    return dict(c=c, root=chain(rng)[:2], branches=branches, combine=combine, bias=flag(rng), widths=widths)
+
+
 BENDING = ("conv_ffn", "dwconv_gelu", "msca_block", "upsample_cross_entropy")
 # op -> sizes for the `_build` of its specification
 SIZES: dict[str, Callable[[np.random.Generator], Sizes]] = {
@@ -120,6 +136,7 @@ SIZES: dict[str, Callable[[np.random.Generator], Sizes]] = {
     "conv2d_act": convolution,
     "conv_ffn": lambda rng: dict(**image(rng), c=(c := width(rng)), e=width(rng, 200), **(
         dict(co=c, residual=True) if flag(rng) else dict(co=width(rng)))),
+    "depthwise_sum": lambda rng: dict(**image(rng, 24), **chains(rng)),
     "dwconv_gelu": lambda rng: dict(**image(rng, 30), c=width(rng), bias=flag(rng)),
     "gated_pointwise": lambda rng: dict(**image(rng, 24), ci=width(rng), co=width(rng), bias=flag(rng)),
     "group_norm_act": lambda rng: dict(**image(rng), **divided(rng), residual=flag(rng), wide_affine=flag(rng),
