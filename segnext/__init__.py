@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from segnext.deployment.model import deploy as deploy
     from segnext.models import MSCAN, SegNeXt
     from segnext.models import list_models as list_models
+    from segnext.patching.patch import patch as patch
+    from segnext.patching.patch import patched as patched
+    from segnext.patching.patch import unpatch as unpatch
     from segnext.predict.inference import Inference as Inference
     from segnext.predict.predictor import Predictor as Predictor
     from segnext.weights import load_weights as load_weights
@@ -40,6 +43,9 @@ _HOMES = {
     "deploy": "segnext.deployment.model",
     "list_models": "segnext.models.registry",
     "load_weights": "segnext.weights",
+    "patch": "segnext.patching.patch",
+    "patched": "segnext.patching.patch",
+    "unpatch": "segnext.patching.patch",
 }
 
 

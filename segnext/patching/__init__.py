@@ -1,0 +1,1 @@
+"""Gives the kernels to models that this project did not build."""

@@ -1,0 +1,195 @@
+"""Compares a module's own forward with a plan's, in float64: results, gradients and buffers, in both modes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from segnext.one_line import one_line
+from segnext.patching.plan import Plan
+from segnext.patching.swap import put
+
+SEED = 0
+FLOOR = 1e-3  # see `difference`
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+TOLERANCE = 1e-7  # relative, in float64: multiplicative updates in another order differ by 1e-12
+
+
+class Unusable(Exception):
+    """The module cannot be run by itself."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run gave.
+
+    Attributes:
+        shape: of the result: its nesting and whatever in it is no tensor.
+        tensors: by name: results, gradients and buffers.
+    """
+
+    shape: Any
+    tensors: dict[str, Tensor]
+
+
+def first_difference(module: nn.Module, plan: Plan) -> str | None:
+    """Say where the plan gives something else than the module itself; None if it agrees.
+
+    The module is copied; its random numbers are the same in both.
+
+    Raises:
+        Unusable: the module's own method fails on the example.
+    """
+    with _float64_by_default():  # so that what a module draws is of its parameters' dtype
+        return _first_difference(module, plan)
+
+
+def _first_difference(module: nn.Module, plan: Plan) -> str | None:
+    try:
+        original = _copied(module)
+    except Exception as error:
+        raise Unusable(f"it cannot be copied for the check: {one_line(error)}") from None
+    planned = copy.deepcopy(original)
+    put(planned, plan)
+    generator = torch.Generator().manual_seed(SEED)
+    _fill(original, planned, generator)
+    device = next((t.device for t in module.parameters()), torch.device("cpu"))
+    example = tree_map_only(Tensor, lambda t: t.to(device), plan.example(generator))
+    if not plan.takes(planned, *example):
+        return "does not take its own example"
+    for training in (False, True):
+        mode = "training" if training else "evaluation"
+        try:
+            expected = outcome(original.train(training), plan.method, example)
+        except Exception as error:
+            raise Unusable(f"its own {plan.method} fails in {mode}: {one_line(error)}") from None
+        try:
+            got = outcome(planned.train(training), plan.method, example)
+        except Exception as error:
+            return f"fails in {mode}: {one_line(error)}"
+        where, by = difference(expected, got, FLOOR)
+        if by > TOLERANCE:
+            return f"{where} in {mode}, by {by:.1g}"
+    return None
+
+
+@contextmanager
+def _float64_by_default() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy in float64 without hooks: the user's must not see the check."""
+    with torch.no_grad():
+        copied = copy.deepcopy(module).double().requires_grad_(True)
+    for part in copied.modules():
+        for hooks in HOOKS:
+            getattr(part, hooks).clear()
+    return copied
+
+
+def _fill(original: nn.Module, planned: nn.Module, generator: torch.Generator) -> None:
+    """Give both the same random parameters, since zeros (biases at the beginning) would hide what they do."""
+    with torch.no_grad():
+        for parameter, other in zip(original.parameters(), planned.parameters(), strict=True):
+            fan_in = math.prod(parameter.shape[1:])
+            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / math.sqrt(
+                fan_in
+            )
+            parameter.copy_(values)
+            other.copy_(values)
+
+
+def outcome(module: nn.Module, method: str, arguments: Sequence[Any], seed: int = SEED) -> Outcome:
+    """Run a method, and its backward from fixed gradients of all results that have one."""
+    arguments = tree_map_only(Tensor, _leaf, arguments)
+    module.zero_grad(set_to_none=True)
+    devices = [device for device in {t.device for t in module.parameters()} if device.type == "cuda"]
+    with torch.random.fork_rng(devices=devices), torch.enable_grad(), _DropoutInOrder():
+        torch.manual_seed(seed)
+        results, shape = tree_flatten(getattr(module, method)(*arguments))
+    tensors = {f"result {i}": t.detach() for i, t in enumerate(results) if isinstance(t, Tensor)}
+    others = [None if isinstance(item, Tensor) else item for item in results]
+    scored = [t for t in results if isinstance(t, Tensor) and t.requires_grad]
+    if scored:
+        torch.autograd.backward(scored, [_fixed(t) for t in scored])
+    for i, argument in enumerate(arguments):
+        if isinstance(argument, Tensor) and argument.grad is not None:
+            tensors[f"gradient of argument {i}"] = argument.grad
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            tensors[f"gradient of {name}"] = parameter.grad
+    tensors.update({f"buffer {name}": buffer.clone() for name, buffer in module.named_buffers()})
+    module.zero_grad(set_to_none=True)
+    return Outcome((shape, others), tensors)
+
+
+class _DropoutInOrder(TorchFunctionMode):
+    """Lets dropout draw for elements in the order of their indices: PyTorch's order is that of the memory format."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.dropout:
+            return func(*args, **(kwargs or {}))
+        return self._dropout(*args, **(kwargs or {}))
+
+    def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if not training or p == 0:
+            return x
+        kept = torch.rand(x.shape, device=x.device) >= p
+        return x * kept / (1 - p) if p < 1 else x * 0
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.is_floating_point())
+
+
+def _fixed(tensor: Tensor) -> Tensor:
+    """Weights of a result that do not depend on its strides; each element has another."""
+    generator = torch.Generator().manual_seed(tensor.numel())
+    return torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
+
+
+def difference(expected: Outcome, got: Outcome, floor: float) -> tuple[str, float]:
+    """Name what differs most, and tell by how much relative to its largest value: infinity if shapes differ.
+
+    Args:
+        expected, got: of two runs.
+        floor: share of the largest of all results (gradients, buffers), below which a tensor's values do not count as
+            its own size: some are zero but for rounding, such as the gradient of a bias in front of a BatchNorm.
+    """
+    if expected.shape != got.shape:
+        return "the result has another structure", math.inf
+    missing = expected.tensors.keys() ^ got.tensors.keys()
+    if missing:
+        return f"{sorted(missing)[0]} is missing", math.inf
+    worst, where = 0.0, "nothing"
+    for kind in ("result", "gradient", "buffer"):
+        names = [name for name in expected.tensors if name.startswith(kind)]
+        least = floor * max((_largest(expected.tensors[name]) for name in names), default=0.0)
+        for name in names:
+            mine, its = expected.tensors[name], got.tensors[name]
+            if mine.shape != its.shape:
+                return f"{name} has shape {tuple(its.shape)} instead of {tuple(mine.shape)}", math.inf
+            error = _largest(mine.double() - its.double()) / (max(_largest(mine), least) or 1.0)
+            if not error <= worst:
+                worst, where = (math.inf if math.isnan(error) else error), f"{name} differs"
+    return where, worst
+
+
+def _largest(tensor: Tensor) -> float:
+    return tensor.abs().max().item() if tensor.numel() else 0.0

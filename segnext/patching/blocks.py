@@ -1,0 +1,171 @@
+"""The convolutional feed-forward network, and the block that adds attention and feed-forward network to its input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from segnext.models.layers import pointwise
+from segnext.patching.layers import (
+    Conv,
+    InTheWay,
+    are_unobserved,
+    convolutions,
+    expect_unobserved,
+    is_silent,
+    own_tensors,
+)
+from segnext.patching.plan import SAMPLE, Plan, number_of_arguments, sample
+from segnext.patching.strides import in_channels_last
+from segnext_kernels import conv_ffn, dwconv_gelu
+
+
+@dataclass(frozen=True)
+class FeedForward(Plan):
+    """``fc2(gelu(dw3x3(fc1(x))))`` on (N, C, H, W), with dropout behind the GELU and at the end."""
+
+    what: ClassVar[str] = "convolutional feed-forward network"
+    ops: ClassVar[tuple[str, ...]] = ("conv_ffn",)
+    fc1: Conv
+    dw: Conv
+    fc2: Conv
+    act: str
+    drops: tuple[str, ...]
+
+    @classmethod
+    def candidates(cls, module: nn.Module) -> Iterable[Plan]:
+        if own_tensors(module) or number_of_arguments(module) != 1:
+            return []
+        convs: list[Conv] = []
+        acts, drops = [], []
+        for name, conv, child in convolutions(module):
+            if conv is not None:
+                convs.append(conv)
+            elif isinstance(child, nn.Dropout):
+                drops.append(name)
+            elif type(child) is nn.GELU:
+                acts.append(name)
+            elif type(child) is not nn.Identity:
+                return []
+        if len(convs) != 3 or len(acts) != 1 or len(drops) > 2:
+            return []
+        fc1, dw, fc2 = convs
+        fits = fc1.is_pointwise and fc2.is_pointwise and dw.is_depthwise and dw.kernel_size == (3, 3)
+        if not fits or not fc1.out_channels == dw.in_channels == fc2.in_channels:
+            return []
+        if (approximate := getattr(module, acts[0]).approximate) != "none":
+            raise InTheWay(f"its GELU is approximated by {approximate}")
+        expect_unobserved(module, *acts, *drops)
+        for conv in convs:
+            conv.expect_plain(module, needs_bias=True)
+        if dw.dilation != (1, 1):
+            raise InTheWay(f"{dw.name} has dilation {dw.dilation}")
+        return [cls(fc1, dw, fc2, acts[0], tuple((drops * 2)[:2]))]
+
+    @property
+    def layers(self) -> tuple[Conv, ...]:
+        return (self.fc1, self.dw, self.fc2)
+
+    def example(self, generator: torch.Generator) -> tuple[Any, ...]:
+        return (sample(generator, self.fc1.in_channels),)
+
+    def takes(self, module: Any, *args: Any) -> bool:
+        return (
+            type(getattr(module, self.act)) is nn.GELU
+            and are_unobserved(module, self.act, *self.drops)
+            and super().takes(module, *args)
+        )
+
+    def run(self, module: Any, *args: Any) -> Tensor:
+        (x,) = args
+        fc1, dw, fc2 = (conv.layer(module) for conv in self.layers)
+        drops = [getattr(module, name) for name in self.drops]
+        if not any(drop.training and drop.p > 0 for drop in drops):
+            bias1, dw_bias, bias2 = (cast(Tensor, conv.bias) for conv in (fc1, dw, fc2))
+            return conv_ffn(
+                x, fc1.weight, bias1, dw.weight, dw_bias, fc2.weight, bias2, recompute=not module.training
+            )
+        hidden = dwconv_gelu(pointwise(x, fc1.weight, fc1.bias), dw.weight, dw.bias)
+        return drops[1](pointwise(drops[0](hidden), fc2.weight, fc2.bias))
+
+
+@dataclass(frozen=True)
+class Block(Plan):
+    """``x + scale1 * attention(norm1(x))``, then the same with the feed-forward network, with stochastic depth.
+
+    Attributes:
+        drop: the module that drops whole samples, if there is one.
+        tokens: whether x is (N, H W, C), with H and W as further arguments.
+    """
+
+    what: ClassVar[str] = "residual block"
+    ops: ClassVar[tuple[str, ...]] = ()
+    is_core: ClassVar[bool] = False
+    channels: int
+    scales: tuple[str, str]
+    norms: tuple[str, str]
+    branches: tuple[str, str]
+    drop: str | None
+    tokens: bool
+
+    @classmethod
+    def candidates(cls, module: nn.Module) -> Iterable[Plan]:
+        scales = own_tensors(module)
+        arguments = number_of_arguments(module)
+        if len(scales) != 2 or arguments not in (1, 3) or any(t.ndim != 1 for t in scales.values()):
+            return []
+        norms, branches, drops = [], [], []
+        for name, child in module.named_children():
+            if isinstance(child, _BatchNorm):
+                norms.append(name)
+            elif is_silent(child):
+                drops.append(name)
+            else:
+                branches.append(name)
+        if (len(norms), len(branches)) != (2, 2) or len(drops) > 1:
+            return []
+        one, two = scales
+        channels = {scales[one].numel(), scales[two].numel()}
+        if len(channels) != 1:
+            return []
+        expect_unobserved(module, *drops)
+        drop = drops[0] if drops else None
+        (norm1, norm2), (attention, feed_forward) = norms, branches
+        return [
+            cls(channels.pop(), (one, two), (norm1, norm2), (attention, feed_forward), drop, arguments == 3)
+        ]
+
+    @property
+    def layers(self) -> tuple[Conv, ...]:
+        return ()
+
+    def example(self, generator: torch.Generator) -> tuple[Any, ...]:
+        x = sample(generator, self.channels)
+        return (x.flatten(2).mT.contiguous(), *SAMPLE[1:]) if self.tokens else (x,)
+
+    @property
+    def norms_called(self) -> tuple[str, ...]:
+        return self.norms
+
+    def takes(self, module: Any, *args: Any) -> bool:
+        return are_unobserved(module, self.drop)  # it is called with other values than by the module
+
+    def run(self, module: Any, *args: Any) -> Tensor:
+        x = args[0]
+        if self.tokens:
+            _, height, width = args
+            x = x.mT.unflatten(2, (height, width))
+        x = in_channels_last(x)
+        for scale, norm, branch in zip(self.scales, self.norms, self.branches, strict=True):
+            y = getattr(module, branch)(getattr(module, norm)(x))
+            factor = getattr(module, scale).view(1, -1, 1, 1)
+            if self.drop is not None:
+                # It decides per sample, so that what it does to ones says what it does to all.
+                factor = factor * getattr(module, self.drop)(factor.new_ones(x.shape[0], 1, 1, 1))
+            x = in_channels_last(torch.addcmul(x, y, factor))
+        return x.flatten(2).mT if self.tokens else x
