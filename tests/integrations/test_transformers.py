@@ -76,6 +76,7 @@ def test_masks_are_those_of_the_predictor(found: dict[str, Any]) -> None:
     facts = found["masks"]
     assert facts["by hand"] >= 0.9999  # 1 pixel of 691,200 was seen to differ
     assert facts["pipeline"] == facts["by hand"]
+    assert facts["complaints"] == []
     assert facts["predictor"] == 1.0
     assert {"road", "sky", "tree"} <= set(facts["labels"])
 
