@@ -30,21 +30,27 @@ from segnext.models.labels import class_logits, two_logits
 from segnext.models.msca import FFN
 from segnext_kernels import upsample_cross_entropy
 
-expect_package("transformers", "5.0", "transformers")
+expect_package("transformers", "4.57", "transformers")
 expect_package("torchvision", "0.20", "transformers")  # the image processor computes with it
 
-from transformers import (  # noqa: E402 (after the check that transformers is there)
+import transformers  # noqa: E402 (after the check that it is there)
+from transformers import (  # noqa: E402
     AutoConfig,
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
     PretrainedConfig,
     PreTrainedModel,
-    SegformerImageProcessor,
 )
 from transformers.modeling_outputs import SemanticSegmenterOutput  # noqa: E402
 from transformers.models.auto.modeling_auto import (  # noqa: E402
     MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
 )
+
+# The processor that computes with torchvision lost its suffix when that of Pillow got one.
+if hasattr(transformers, "SegformerImageProcessorPil"):
+    from transformers import SegformerImageProcessor as ImageProcessor
+else:
+    from transformers import SegformerImageProcessorFast as ImageProcessor
 
 
 class SegNextConfig(PretrainedConfig):
@@ -185,10 +191,10 @@ class SegNextForSemanticSegmentation(PreTrainedModel):
         as_output = self.config.return_dict if return_dict is None else return_dict
         return output if as_output else output.to_tuple()
 
-    def image_processor(self) -> SegformerImageProcessor:
+    def image_processor(self) -> ImageProcessor:
         """Return the processor that makes ``pixel_values`` as the weights expect them, from RGB images."""
         stored = {"preprocessing": self.config.preprocessing}
-        return SegformerImageProcessor(**processor_options(Preprocessing.of(stored)))
+        return ImageProcessor(**processor_options(Preprocessing.of(stored)))
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -223,4 +229,4 @@ AutoConfig.register(SegNextConfig.model_type, SegNextConfig)
 AutoModelForSemanticSegmentation.register(SegNextConfig, SegNextForSemanticSegmentation)
 # `pipeline` looks for the names of classes here; for one that it does not find, it prints an error and goes on.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[SegNextConfig.model_type] = "SegNextForSemanticSegmentation"
-AutoImageProcessor.register(SegNextConfig, image_processor_classes={"torchvision": SegformerImageProcessor})
+AutoImageProcessor.register(SegNextConfig, fast_image_processor_class=ImageProcessor)
