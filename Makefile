@@ -30,7 +30,7 @@ fuzz: .venv/developer ## random images, checkpoints, ops and kills, 50 times as 
 	$(PYTEST) tests/fuzz --fuzz-share 1
 
 INTEROP ?= $(HOME)/.cache/segnext/interop
-interop: .venv/developer ## exchange weights with the real mmsegmentation, PaddleSeg, Jittor and Geti: 5 GB, half an hour; CAMVID=folder compares masks too
+interop: .venv/developer ## exchange weights with the real mmsegmentation, PaddleSeg, Jittor and Geti, run in timm and transformers: 7 GB, half an hour; CAMVID=folder compares masks too
 	$(BIN)/python -m tests.interop --environments $(INTEROP) --write
 	$(if $(CAMVID),$(BIN)/python -m tests.interop.protocols $(CAMVID) --python $(INTEROP)/mmsegmentation/bin/python)
 

@@ -6,6 +6,7 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.common_types import _size_2_t
 
 from segnext.models.changed import is_observed
 from segnext.models.config import GROUPS
@@ -34,10 +35,22 @@ class Pointwise(Convolution):
 
     On channels_last tensors this is one matrix product without a copy. PyTorch's own 1x1 convolution copies to
     contiguous and back on a single CPU thread.
+
+    The arguments are the first of `nn.Conv2d`'s, because PEFT makes an adapter of the class that it adapts.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
-        super().__init__(in_channels, out_channels, 1, bias=bias)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _size_2_t = 1,
+        stride: _size_2_t = 1,
+        padding: _size_2_t | str = 0,
+        dilation: _size_2_t = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H, W), channels_last."""

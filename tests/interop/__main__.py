@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 from segnext.atomic import replace_file
 from tests.interop.cases import cases
 from tests.interop.compare import Result, run
-from tests.interop.environments import ENVIRONMENTS, ensure
+from tests.interop.environments import ENVIRONMENTS, INTEGRATIONS, ensure
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results" / "interop.json"
 
@@ -40,6 +42,14 @@ def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[st
     return sorted(known, key=lambda line: order.index(line["peer"]))
 
 
+def integrations_pass(python: Path) -> bool:
+    """Run the tests of SegNeXt among the models of timm and transformers; return whether all passed."""
+    command = [sys.executable, "-m", "pytest", "-q", "tests/integrations"]
+    return not subprocess.run(
+        command, env={**os.environ, "SEGNEXT_INTEGRATIONS_PYTHON": str(python)}
+    ).returncode
+
+
 def main() -> int:
     """Run the cases; return 1 if anything differs."""
     parser = argparse.ArgumentParser(prog="python -m tests.interop", description=__doc__)
@@ -47,7 +57,8 @@ def main() -> int:
     parser.add_argument(
         "--environments", type=Path, default=default, help="folder of the peers' environments"
     )
-    parser.add_argument("--only", nargs="*", choices=ENVIRONMENTS, default=list(ENVIRONMENTS), help="peers")
+    peers = [*ENVIRONMENTS, INTEGRATIONS.name]
+    parser.add_argument("--only", nargs="*", choices=peers, default=peers, help="peers")
     parser.add_argument(
         "--sizes", nargs="*", choices=list("tsbl"), default=list("tsbl"), help="of published models"
     )
@@ -71,6 +82,10 @@ def main() -> int:
         rows.append(row(result))
         faults += [f"{label}: {problem}" for problem in result.problems]
         print(json.dumps(rows[-1]), flush=True)
+    if INTEGRATIONS.name in arguments.only:
+        ensure(INTEGRATIONS, environments)
+        if not integrations_pass(environments / INTEGRATIONS.name / "bin" / "python"):
+            faults.append(f"{INTEGRATIONS.name}: tests failed, see above")
     print(f"{len(rows)} exchanged, {len(faults)} faults", *faults, sep="\n")
     if arguments.write and not faults:
         old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []

@@ -73,6 +73,20 @@ ENVIRONMENTS = {
     )
 }
 
+# exchanges no files: tests/integrations run segnext in it
+INTEGRATIONS = Environment(
+    "integrations",
+    "timm 1.0.31, transformers 5.24.0",
+    "",
+    "",
+    (
+        ("torch==2.13.0", "torchvision==0.28.0", "numpy"),
+        ("timm==1.0.31", "segmentation_models_pytorch==0.6.0"),
+        ("transformers==5.24.0", "accelerate==1.15.0", "peft==0.21.2"),
+        ("safetensors>=0.4", "pyyaml", "pillow>=10.1"),
+    ),
+)
+
 
 def ensure(environment: Environment, folder: Path) -> None:
     """Make the environment in ``folder``, unless it is there; a file marks that all was installed.

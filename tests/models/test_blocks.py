@@ -7,6 +7,7 @@ from torch import nn
 
 from segnext.models import build
 from segnext.models.ham import Hamburger
+from segnext.models.layers import Pointwise
 from segnext.models.msca import FFN, Attention, Block, StripConv
 
 
@@ -30,6 +31,15 @@ def test_convolutions_are_drawn_by_fan_out():
             assert module.bias is None or module.bias.abs().max() == 0, name
     assert network.decoder.classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert (network.backbone.stages[1][0].layer_scale1 == 1e-2).all()
+
+
+def test_a_pointwise_convolution_takes_the_arguments_of_a_convolution():
+    """PEFT makes the two parts of a LoRA adapter by the class of the layer that it adapts."""
+    layer = Pointwise(8, 4, (1, 1), (2, 2), groups=2, bias=False)
+    plain = nn.Conv2d(8, 4, (1, 1), (2, 2), groups=2, bias=False)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(1, 8, 6, 5)
+    assert torch.equal(layer(x), plain(x))
 
 
 def test_normalisation_constants_are_the_official_ones():

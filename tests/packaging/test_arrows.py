@@ -28,6 +28,7 @@ FLOORS = (
     ("weights",),
     ("create", "deployment", "measure"),
     ("predict",),
+    ("integrations",),
     ("evaluation",),
     ("training",),
 )
