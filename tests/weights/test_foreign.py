@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,16 @@ def _with(ham: Any, run: Callable[[], Tensor]) -> Tensor:
         del ham.R
 
 
-def test_the_model_is_left_as_it_was() -> None:
+@pytest.fixture
+def precision() -> Iterator[str]:
+    """Set another precision of products than usual."""
+    usual, other = torch.get_float32_matmul_precision(), "high"
+    torch.set_float32_matmul_precision(other)
+    yield other
+    torch.set_float32_matmul_precision(usual)
+
+
+def test_the_model_is_left_as_it_was(precision: str) -> None:
     model = foreign().train()
     model.backbone.norm4.eval()  # a frozen part
     model.backbone.requires_grad_(False)
@@ -130,7 +139,7 @@ def test_the_model_is_left_as_it_was() -> None:
     attributes = [dict(vars(module)) for module in model.modules()]
     tensors = {name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    random, precision = torch.get_rng_state(), torch.get_float32_matmul_precision()
+    random = torch.get_rng_state()
     ours = from_module(model)
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.get_float32_matmul_precision() == precision
