@@ -192,7 +192,7 @@ def test_metadata() -> None:
     assert deploy(old).metadata == {"classes": ["road", "car", "sky"]}
 
 
-def preprocessor(turned: bool) -> nn.Module:
+def preprocessor(turned: bool) -> Any:
     """Make what mmsegmentation 1.x has in front of a model; without a turn it gives blue first."""
     module: Any = nn.Module()
     module.channel_conversion = turned
@@ -228,13 +228,19 @@ def test_one_logit_with_a_threshold() -> None:
     assert torch.equal(fast.predict(images()), (theirs[:, 0].sigmoid() > 0.4).byte())
 
 
-def test_a_predictor_takes_it() -> None:
+@pytest.mark.parametrize("turned", [True, False], ids=["red-first", "blue-first"])
+@torch.no_grad()
+def test_a_predictor_takes_it(turned: bool) -> None:
+    """Photographs have red first; the model's own code reads them with blue first, and turns them or not."""
     model: Any = foreign()
     model.dataset_meta = {"classes": ["road", "car", "sky"]}
+    model.data_preprocessor = front = preprocessor(turned)
     predictor = Predictor(model, device="cpu")
     assert predictor.classes == ("road", "car", "sky")
     photograph = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    assert predictor(photograph).mask.shape == (40, 50)
+    pixels = torch.from_numpy(photograph if turned else photograph[..., ::-1].copy()).permute(2, 0, 1)[None]
+    theirs = pinned(model).encode_decode((pixels - front.mean) / front.std, [{}])
+    assert (predictor(photograph).mask == theirs.argmax(1)[0].numpy()).mean() > 0.999
 
 
 def test_parts_beside_the_model_are_left_out() -> None:
