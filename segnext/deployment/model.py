@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from segnext.deployment import files
@@ -35,13 +35,14 @@ from segnext.models.finite import expect_finite, expect_values
 from segnext.models.labels import two_logits
 from segnext.models.layers import check_images
 from segnext.models.sizes import plain_size
+from segnext.weights.foreign import from_module
 from segnext_kernels import checks, current_backend, packed, upsample_argmax
 
 PRECISIONS = ("highest", "high", "medium")  # of torch.set_float32_matmul_precision
 
 
 def deploy(
-    model: SegNeXt,
+    model: nn.Module,
     dtype: torch.dtype = torch.float32,
     cuda_graph: bool = True,
     matmul_precision: str | None = None,
@@ -49,7 +50,10 @@ def deploy(
     """Return an inference model with the weights of ``model``, which is not changed.
 
     Args:
-        model: a SegNeXt; the result runs on its device.
+        model: a SegNeXt, or one that other code built: mmsegmentation's and the official EncoderDecoder with MSCAN
+            and LightHamHead, and the model of OpenVINO Training Extensions. It may be compiled, or in DataParallel,
+            DistributedDataParallel or AveragedModel. A model of other code runs once on two small images, and has to
+            compute what ours does (`segnext.weights.foreign`). The result runs on the model's device.
         dtype: float32 or bfloat16, for activations and matrix products; sums, statistics, the NMF's state and logits
             are always float32.
         cuda_graph: on a GPU, capture each input shape and memory format in a CUDA graph at its first call, and keep a
@@ -58,15 +62,12 @@ def deploy(
             the default. "high" computes them of bfloat16 pieces where the CPU has AMX, with 16 instead of 24 bits.
 
     Raises:
-        TypeError: not a SegNeXt.
+        TypeError: not a SegNeXt, or it is scripted, traced or sharded.
         ValueError: another dtype; the model draws random bases in evaluation, so that its result is not fixed; its
-            decoder cannot be folded; it is on the meta device; or a layer has hooks, was replaced or given
-            another geometry.
+            decoder cannot be folded; it is on the meta device; a layer has hooks, was replaced or given
+            another geometry; or a model of other code is quantised, or computes something else than a SegNeXt.
     """
-    if not isinstance(model, SegNeXt):
-        raise TypeError(
-            f"deploy: model must be a SegNeXt, got {type(model).__name__}; encoders are not deployed alone"
-        )
+    model = from_module(model, what="deploy")
     reason = reason_against(model)
     if reason is not None:
         raise ValueError(f"deploy: {reason}")

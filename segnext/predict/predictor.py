@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from segnext.create import create_model
 from segnext.data.bands import read_bands, rgb_view
@@ -25,18 +25,19 @@ from segnext.data.preprocessing import Preprocessing, as_batch
 from segnext.deployment.model import deploy, reason_against
 from segnext.device import choose_device
 from segnext.drawing.palette import distinct_palette
-from segnext.models import SegNeXt
+from segnext.models import MSCAN, SegNeXt
 from segnext.models.finite import expect_values
 from segnext.predict.inference import Inference, Network, predict_mask
 from segnext.predict.prediction import Prediction
+from segnext.weights.foreign import from_module
 
 
 class Predictor:
     """Segments photographs with one model.
 
     Args:
-        model: a SegNeXt (put into evaluation mode), or what ``create_model(weights=...)`` takes: a shipped name
-            such as ``"camvid"`` or a checkpoint's path.
+        model: a SegNeXt (put into evaluation mode); a model of other code that `segnext.deploy` takes, which is copied;
+            or what ``create_model(weights=...)`` takes: a shipped name such as ``"camvid"`` or a checkpoint's path.
         device: ``"auto"`` (a GPU if there is one), or a torch device.
         dtype: ``torch.float32``, ``torch.bfloat16``, or ``torch.float16`` for autocast.
         inference: how an image goes through the network; the whole image once by default. Where it has no
@@ -59,7 +60,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: SegNeXt | str | os.PathLike[str] = "camvid",
+        model: nn.Module | str | os.PathLike[str] = "camvid",
         *,
         device: torch.device | str = "auto",
         dtype: torch.dtype = torch.float32,
@@ -85,10 +86,11 @@ class Predictor:
                     f"{model}; a classifier has no masks"
                 )
             model = built
-        if not isinstance(model, SegNeXt):
+        if not isinstance(model, nn.Module) or isinstance(model, MSCAN):
             raise TypeError(
                 f"Predictor: model must be a SegNeXt or a name or path of weights, got {type(model).__name__}"
             )
+        model = from_module(model, what="Predictor", rgb=True)
         expect_values("Predictor", model.state_dict())
         self.model = model.to(self.device).eval()
         self._network = network_of(self.model, self.device, dtype)

@@ -54,7 +54,9 @@ def find_file(source: str | os.PathLike[str], expected: str, remedy: str) -> Pat
         given = os.fsdecode(source)
     except TypeError:
         kind = type(source).__name__
-        raise TypeError(f"{expected}, got a {kind}; model.load_state_dict takes tensors") from None
+        raise TypeError(
+            f"{expected}, got a {kind}; model.load_state_dict takes tensors, segnext.weights.from_module takes models"
+        ) from None
     shown = one_line(repr(given))
     try:
         path = Path(given).expanduser()

@@ -109,17 +109,24 @@ def read_settings(checkpoint: Mapping[str, Any]) -> Settings:
         if problem:
             settings.notes.append(f"{source} cannot be read: {problem}")
             continue
-        settings.source = source
-        model = settings.mapping(config, "model")
-        if model is not None:
-            if "_base_" in config:
-                settings.notes.append(f"{source} has _base_: what it takes from other files is not known")
-            _read_model(model, settings)
-            _read_input(config, settings)
+        if read_configuration(config, source, settings):
             break
-        settings.source = ""
     _read_geti(checkpoint.get("hyper_parameters"), settings)
     return settings
+
+
+def read_configuration(config: Mapping[str, Any], source: str, settings: Settings) -> bool:
+    """Read a configuration in mmsegmentation's terms into ``settings``; return whether it sets a model."""
+    settings.source = source
+    model = settings.mapping(config, "model")
+    if model is None:
+        settings.source = ""
+        return False
+    if "_base_" in config:
+        settings.notes.append(f"{source} has _base_: what it takes from other files is not known")
+    _read_model(model, settings)
+    _read_input(config, settings)
+    return True
 
 
 def parse(text: str) -> dict[str, Any]:

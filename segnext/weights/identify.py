@@ -60,7 +60,7 @@ def describe(
     }
     overrides: dict[str, Any] = _kernels(tensors, prefix)
     if segments:
-        found, decoder = _decoder(tensors, _channels_and_depths(tensors, prefix)[0], settings)
+        found, decoder = _decoder(tensors, channels_and_depths(tensors, prefix)[0], settings)
         overrides |= found
         sizes |= {field: (f"decoder.{key}", axis) for field, (key, axis) in decoder.sizes.items()}
     overrides |= {name: tensors[key].shape[axis] for name, (key, axis) in sizes.items() if key in tensors}
@@ -70,7 +70,7 @@ def describe(
         overrides |= {"rank": held} if held is not None else {}
     if segments:
         unseen, said = _unseen(overrides.get("num_classes"), dialect, settings)
-        fits = fitting_stages(tensors, _channels_and_depths(tensors, prefix)[0], settings)
+        fits = fitting_stages(tensors, channels_and_depths(tensors, prefix)[0], settings)
         if (len(fits) > 1 or "in_indices" in overrides) and "in_indices" not in settings.model:
             others = "".join(f", as do those of {other}" for other in fits[1:])
             said.append(f"in_indices {fits[0]}, as the widths fit{others}; the file does not say")
@@ -287,14 +287,14 @@ def _rank(
 
 def _table_entry(tensors: Mapping[str, Tensor], prefix: str, segments: bool) -> ModelConfig | None:
     """Find the architecture with these channels and depths."""
-    sizes = _channels_and_depths(tensors, prefix)
+    sizes = channels_and_depths(tensors, prefix)
     for config in CONFIGS.values():
         if isinstance(config, SegNeXtConfig) == segments and (config.channels, config.depths) == sizes:
             return config
     return None
 
 
-def _channels_and_depths(
+def channels_and_depths(
     tensors: Mapping[str, Tensor], prefix: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     channels, depths = [], []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from segnext.weights import averages
 from segnext.weights.catalogue import locate
 from segnext.weights.config_text import Settings, read_settings
 from segnext.weights.configuration import expect_config, fitting_metadata, name_without_axes
-from segnext.weights.containers import Contents, read_contents
+from segnext.weights.containers import read_contents
 from segnext.weights.identify import complete, describe, foreign_metadata
 
 FIRST_CONVOLUTION = "stem.conv1.weight"
@@ -95,21 +96,35 @@ def read_checkpoint(
         return Checkpoint(
             tensors, complete(contents.config), origin, FROM_CONFIG, translation.reshaped, taken
         )
-    return _foreign_checkpoint(contents, translation, tensors, file, origin, taken, left_out, rank)
+    found = read_settings(contents.beside)
+    return foreign_checkpoint(found, contents.meta, translation, tensors, file, origin, taken, left_out, rank)
 
 
-def _foreign_checkpoint(
-    contents: Contents,
+def foreign_checkpoint(
+    found: Settings,
+    meta: Mapping[str, Any],
     translation: dialects.Translation,
     tensors: dict[str, Tensor],
     file: str,
     origin: str,
-    taken: str,
-    left_out: list[str],
-    rank: int | None,
+    taken: str = "",
+    left_out: Sequence[str] = (),
+    rank: int | None = None,
 ) -> Checkpoint:
-    """Describe a checkpoint without our config, by its tensors and by the configuration that it carries."""
-    found = read_settings(contents.beside)
+    """Describe a checkpoint without our config, by its tensors and by the configuration that it carries.
+
+    Args:
+        found: what the configuration says.
+        meta: where class names and palette may be.
+        translation: the tensors in our names, with those of parts beside the model.
+        tensors: those of the model.
+        file: begins messages.
+        origin, taken, left_out: see :class:`Checkpoint`.
+        rank: the NMF rank, if the user gives it.
+
+    Raises:
+        ValueError: no model has these tensors.
+    """
     try:
         config, rank_from, settings = describe(tensors, translation.dialect, found, rank)
     except IndexError:
@@ -117,7 +132,7 @@ def _foreign_checkpoint(
         raise ValueError(f"{file}: tensors must have a SegNeXt's axes, got {short}; fetch it again") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    metadata, notes = foreign_metadata(contents.meta)
+    metadata, notes = foreign_metadata(meta)
     if found.classes:
         metadata.setdefault("classes", found.classes)
     if "threshold" in config["model"] and len(metadata.get("classes", ())) == 1:
@@ -139,7 +154,7 @@ def _foreign_checkpoint(
         translation.reshaped,
         taken,
         settings + more,
-        left_out,
+        list(left_out),
         found.refusals,
         found.notes + notes,
     )

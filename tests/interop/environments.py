@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 RUNNERS = Path(__file__).with_name("runners")
 TORCH = ("torch==2.13.0", "numpy<2.3", "setuptools<81")
+FOR_SEGNEXT = ("safetensors",)  # beside what the peer has: a test deploys the peer's models there
 
 
 class Environment(NamedTuple):
@@ -38,7 +39,11 @@ ENVIRONMENTS = {
             "openmmlab",
             ".pth",
             # mmcv-lite has no compiled operators; SegNeXt calls none
-            (TORCH, ("mmsegmentation==1.2.2", "mmengine==0.10.7", "mmcv-lite==2.1.0", "ftfy", "regex")),
+            (
+                TORCH,
+                ("mmsegmentation==1.2.2", "mmengine==0.10.7", "mmcv-lite==2.1.0", "ftfy", "regex"),
+                FOR_SEGNEXT,
+            ),
         ),
         Environment(
             "onedl",
@@ -58,6 +63,7 @@ ENVIRONMENTS = {
                     "prettytable",
                 ),
                 ("packaging", "scipy", "ftfy", "regex", "pyyaml", "pillow"),
+                FOR_SEGNEXT,
             ),
         ),
         Environment(

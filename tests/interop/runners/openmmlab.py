@@ -66,8 +66,8 @@ def outputs(model: Any) -> list[Any]:
     return results
 
 
-def write(folder: Path, task: dict[str, Any]) -> None:
-    config = configuration(task)
+def build(config: Config) -> Any:
+    """Build a model with values as training leaves them, in training mode; its bases are pinned."""
     model = MODELS.build(config.model)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -80,6 +80,12 @@ def write(folder: Path, task: dict[str, Any]) -> None:
                 module.momentum = 1.0
         model.train()
         model.decode_head(model.extract_feat(torch.from_numpy(common.calibration())))
+    return model
+
+
+def write(folder: Path, task: dict[str, Any]) -> None:
+    config = configuration(task)
+    model, head = build(config), config.model.decode_head
     common.store(folder / "peer.npz", outputs(model))
     classes = [f"class {index}" for index in range(head.num_classes)]
     meta = {
@@ -100,4 +106,5 @@ def read(folder: Path, task: dict[str, Any]) -> None:
     common.store(folder / "back.npz", outputs(model))
 
 
-common.main(write, read)
+if __name__ == "__main__":
+    common.main(write, read)
