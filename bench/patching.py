@@ -160,7 +160,8 @@ def measure(subject: Subject, seconds: float) -> list[Row]:
     models = {EAGER: subject.build()}
     models[OURS] = copy.deepcopy(models[EAGER])
     models[CHANNELS_LAST] = copy.deepcopy(models[EAGER]).to(memory_format=torch.channels_last)
-    found = patch(models[OURS], verify=batch(2, 128, torch.contiguous_format)[0])
+    images = batch(2, 128, torch.contiguous_format)[0]
+    found = patch(models[OURS], verify=images)
     if subject.own is not None:
         models[OWN] = create_model(f"segnext_{subject.own}")
     notes: dict[str, Any] = {
@@ -168,6 +169,7 @@ def measure(subject: Subject, seconds: float) -> list[Row]:
         "left": len(found.left),
         "output": max(one.output for one in found.agreements),
         "gradient": max(one.gradient for one in found.agreements),
+        "gradient in float64": gradient_in_float64(models[EAGER], images),
     }
     layouts = {
         name: torch.channels_last if name == CHANNELS_LAST else torch.contiguous_format for name in models
@@ -184,6 +186,17 @@ def measure(subject: Subject, seconds: float) -> list[Row]:
     }
     rows.append(_row(TRAINING, subject.name, steps, seconds, {"fresh": fresh}))
     return rows
+
+
+def gradient_in_float64(model: nn.Module, images: Tensor) -> float:
+    """The largest relative difference of gradients in float64, which no ReLU's jump hides."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # of the bases that a Hamburger draws
+    try:
+        found = patch(copy.deepcopy(model).double(), verify=images.double())
+    finally:
+        torch.set_default_dtype(before)
+    return max(one.gradient for one in found.agreements)
 
 
 def _forward(model: nn.Module, images: Tensor) -> object:
@@ -227,6 +240,7 @@ def tables(run: results.Results) -> str:
                 f"{notes['patched']} of {notes['patched'] + notes['left']}",
                 f"{notes['output']:.0e}",
                 f"{notes['gradient']:.0e}",
+                f"{notes['gradient in float64']:.0e}",
                 *(report.number(ms) for ms in times),
                 " / ".join(f"{gain(one, EAGER):.2f}x" for one in (row, step)),
                 " / ".join("-" if OWN not in one.beside else f"{share(one):.0%}" for one in (row, step)),

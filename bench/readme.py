@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench import ablation, cards, report, results, small_calls
+from bench import ablation, cards, patching, report, results, small_calls
 from bench.campaign import modelled
 from bench.campaign.models import EAGER, TABLE
 from bench.rivals import page as rivals
@@ -359,6 +359,15 @@ def parts() -> str:
     return "\n\n".join(found) or "Not yet measured."
 
 
+def patched() -> str:
+    """Return what bench.patching measured last on each machine."""
+    found = []
+    for path in _newest_of_each("patching"):
+        run = results.read(path)
+        found.append(f"{_measured_on(run)} ([numbers]({_from_docs(path)})).\n\n{patching.tables(run)}")
+    return "\n\n".join(found) or "Not yet measured."
+
+
 def ablated() -> str:
     """Return what bench.ablation found last on each machine."""
     return (
@@ -391,6 +400,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "parts": parts,
         "ablation": ablated,
     },
+    "docs/patching.md": {"patched": patched},
     "docs/rivals.md": {"rivals": rivals.documents, "published": rivals.published},
 }
 

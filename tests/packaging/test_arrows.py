@@ -27,7 +27,7 @@ FLOORS = (
     ("data",),
     ("weights",),
     ("create", "deployment", "measure"),
-    ("predict",),
+    ("predict", "patching"),
     ("integrations",),
     ("evaluation",),
     ("training",),
