@@ -27,7 +27,8 @@ struct Plane {
   Real* data;
   int64_t first, rows, width;
 
-  int64_t row_stride() const { return (width + 2 * kBorder) * kLanes; }
+  // An odd number of cache lines: those of a column then lie in different sets of the cache.
+  int64_t row_stride() const { return ((width + 2 * kBorder) | 1) * kLanes; }
   Real* at(int64_t y, int64_t x) const { return data + (y - first + kBorder) * row_stride() + (x + kBorder) * kLanes; }
 };
 
@@ -61,10 +62,12 @@ static inline void copy_pixels(const Plane& from, const Plane& to, int64_t begin
   }
 }
 
-static inline void add_pixels(const Plane& from, const Plane& to, int64_t begin, int64_t end) {
+// out = a + b; out may be either.
+static inline void add_pixels(const Plane& a, const Plane& b, const Plane& out, int64_t begin, int64_t end) {
   for (int64_t y = begin; y < end; ++y) {
-    Real *source = from.at(y, 0), *target = to.at(y, 0);
-    for (int64_t i = 0; i < from.width * kLanes; i += kLanes) store(target + i, load(target + i) + load(source + i));
+    const Real *one = a.at(y, 0), *other = b.at(y, 0);
+    Real* target = out.at(y, 0);
+    for (int64_t i = 0; i < out.width * kLanes; i += kLanes) store(target + i, load(one + i) + load(other + i));
   }
 }
 

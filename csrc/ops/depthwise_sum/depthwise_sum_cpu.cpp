@@ -2,26 +2,33 @@
 //
 // A unit of work is kLanes channels of one image, in planes (cpu/planes.h); the convolutions are register tiles
 // (cpu/plane_convolution.h). Every convolution reads a plane with a border of zeros, the zero padding of its *own*
-// input. Forward: each thread takes a contiguous range of the rows of all units, by their cost. A unit is divided where
-// two threads' ranges meet, and where its planes would leave the cache: rows that both parts reach are computed twice.
+// input.
+//
+// Forward: each thread takes a contiguous range of the rows of all units, by their cost; where two threads' ranges meet
+// inside of a unit, rows that both parts reach are computed twice. It streams down the image as schedule.h says.
 // Backward: whole units, recomputed; each writes its own partial gradients, which are added in a fixed order.
+//
 // Bytes: the forward moves x and out once, the backward x, grad and grad_x once.
-// FMAs per element: all taps K forward (LKA 74, LSKNet 74, Strip R-CNN 63, PKINet 285, InceptionNeXt 4, SLaK 515 less
-// those outside of the image); backward up to K recomputed, K for the gradient of the input, K for those of the
-// weights. Floor: a Zen 4 core starts 16 FMAs of float32 per cycle. Tiles of 4 x 4 pixels reach 70 to 85 % of that in
-// the first-level cache; rows of 8 pixels that share a weight, which this replaced, reach 50 %.
+// FMAs per element: all taps K forward (LKA and LSKNet 74, Strip R-CNN 63, PKINet 285, InceptionNeXt 4, SLaK 515 less
+// those outside of the image); backward up to K recomputed, K for the gradient of the input, K for the weights'.
+// Floor: a Zen 4 core starts 16 FMAs of float32 per cycle. In one thread LKA on 32 x 32 pixels, PKINet and SLaK reach
+// 95 to 100 GFLOP/s, Strip R-CNN 80.
+// Tried without gain: bands whose planes fit the second-level cache (moving their margins costs more than the third
+// level does), and tiles that proceed along first, which keeps the rows of long columns in the first level.
+
+#include <type_traits>
 
 #include "cpu/convert.h"
 #include "cpu/depthwise.h"
 #include "ops/depthwise_sum/depthwise_sum.h"
+#include "ops/depthwise_sum/schedule.h"
 #include "ops/depthwise_sum/units.h"
 
 namespace segnext {
 namespace SEGNEXT_ISA {
 namespace {
 
-constexpr int64_t kPlanesBytes = 4 << 20;  // for a thread's planes in the forward: its share of the third-level cache
-constexpr int64_t kMostPartials = 16;      // partial gradients per block of channels: groups of images
+constexpr int64_t kMostPartials = 16;  // partial gradients per block of channels: groups of images
 
 int64_t longest_branch(const Blocks& all) {
   int64_t most = 0;
@@ -51,135 +58,105 @@ struct PackedTaps {
   }
 };
 
-// How the forward divides the rows of a unit.
-struct Slabs {
-  int64_t height, width, reach;  // of x; rows that an output reaches up and down
-  int64_t root, branch;          // planes for the root's and for a branch's intermediate results
-  int64_t slab;                  // rows of output that are computed together
-
-  Slabs(const DepthwiseSumParams& p, const Blocks& all) : height(p.x.size[2]), width(p.x.size[3]) {
-    int64_t most = 0;
-    for (int b = 0; b < all.branches; ++b) most = larger(most, reach_of(p, all.branch[b]));
-    reach = reach_of(p, all.root) + most;
-    root = smaller(all.root.length(), 2);
-    branch = smaller(larger(longest_branch(all) - 1, 0), 2);
-    const int64_t row = (2 + root + branch) * (width + 2 * kBorder) * kLanes * static_cast<int64_t>(sizeof(Real));
-    const int64_t fit = kPlanesBytes / row - 2 * kBorder;
-    slab = fit >= height ? height : smaller(larger(fit - 2 * reach, larger(4 * reach, 8)), height);
-  }
-  int64_t rows() const { return smaller(height, slab + 2 * reach); }
-};
-
 struct ForwardScratch {
-  Plane x, root[2], branch[2], out;
+  Plane plane[kMaxPlanes];
   PackedTaps packed;
 
-  ForwardScratch(Arena& arena, const DepthwiseSumParams& p, const Slabs& slabs)
-      : x(take_plane(arena, slabs.rows(), slabs.width)),
-        out(take_plane(arena, slabs.rows(), slabs.width)),
-        packed(arena, p) {
-    for (int64_t i = 0; i < slabs.root; ++i) root[i] = take_plane(arena, slabs.rows(), slabs.width);
-    for (int64_t i = 0; i < slabs.branch; ++i) branch[i] = take_plane(arena, slabs.rows(), slabs.width);
+  ForwardScratch(Arena& arena, const DepthwiseSumParams& p, const Schedules& schedules) : packed(arena, p) {
+    for (int i = 0; i < schedules.planes; ++i) plane[i] = take_plane(arena, schedules.rows[i], p.x.size[3]);
   }
 };
 
-// Rows [begin, end) of a block of one image.
+// Rows [begin, end) of a block of one image, band by band.
 template <typename T>
 struct ForwardUnit {
   const DepthwiseSumParams& p;
   const Blocks& all;
-  const Slabs& slabs;
+  const Schedule& schedule;
   const ForwardScratch& s;
   Block block;
   int64_t image, begin, end;
+  Plane plane[kMaxPlanes];
+  int64_t ready[kMaxPlanes];  // the row behind the last one that a plane holds
 
-  Plane here(const Plane& plane) const {
-    const int64_t first = larger(smaller(begin - slabs.reach, slabs.height - plane.rows), 0);
-    const Plane result = moved(plane, first);
-    if (plane.rows < slabs.height) clear_border_rows(result, slabs.height);
-    return result;
-  }
-  int64_t above(int64_t margin) const { return larger(begin - margin, 0); }
-  int64_t below(int64_t margin) const { return smaller(end + margin, slabs.height); }
+  int64_t height() const { return p.x.size[2]; }
+  int64_t below(int64_t row, int64_t margin) const { return smaller(row + margin, height()); }
 
-  void convolve_rows(const Plane& in, int i, const Plane& out, Into into, int64_t margin) const {
-    convolve(in, s.packed.at(p, i, true), out, into, slabs.height, above(margin), below(margin));
-  }
-
-  // The chain's convolutions but the last one, alternating between two planes; returns the input of the last one.
-  Plane through(const Plane& in, Chain chain, const Plane (&between)[2], int64_t margin) const {
-    Plane now = in;
-    for (int i = chain.begin; i < chain.end - 1; ++i) {
-      const Plane next = here(between[(i - chain.begin) % 2]);
-      convolve_rows(now, i, next, Into::kOverwrite, margin + reach_of(p, Chain{i + 1, chain.end}));
-      now = next;
+  void run() {
+    for (int i = 0; i < schedule.planes; ++i) {
+      const int64_t first = larger(begin - schedule.margin[i], 0);
+      plane[i] = moved(s.plane[i], s.plane[i].rows < height() ? first : 0);
+      ready[i] = first;
     }
-    return now;
+    for (int64_t row = begin; row < end; row += schedule.band) run_band(row, smaller(row + schedule.band, end));
   }
 
-  void store_result(const Plane& plane, int64_t channel) const {
-    store_plane<T>(plane, p.out, Lanes{image, channel, block.lanes}, begin, end);
-  }
-
-  void run() const {
-    int64_t margin = 0;  // rows of a that are needed above and below
-    for (int b = block.first; b < block.last; ++b) margin = larger(margin, reach_of(p, all.branch[b]));
-    const int64_t needed = margin + reach_of(p, all.root);
-    const Plane x = here(s.x), out = here(s.out);
-    load_plane<T>(p.x, Lanes{image, block.channel, block.lanes}, x, above(needed), below(needed));
-    Plane a = x;
-    if (all.root.length() > 0) {
-      const Plane last = through(x, all.root, s.root, margin);
-      a = here(s.root[(all.root.length() - 1) % 2]);
-      convolve_rows(last, all.root.end - 1, a, Into::kOverwrite, margin);
+  // Keeps the rows that the band from `row` on needs, and makes room behind them.
+  void slide(int i, int64_t row) {
+    if (plane[i].rows >= height()) return;
+    const Plane before = plane[i];
+    plane[i].first = larger(row - schedule.margin[i], 0);
+    const int64_t kept = ready[i] - plane[i].first;
+    if (kept > 0 && before.first < plane[i].first) {
+      std::memmove(plane[i].at(plane[i].first, -kBorder), before.at(plane[i].first, -kBorder),
+                   kept * before.row_stride() * sizeof(Real));
     }
-    if (p.combine == Combine::kSum) return add_up(a, out);
-    for (int b = block.first; b < block.last; ++b) {
-      const int64_t channel = block.channel + (p.combine == Combine::kCat ? b * all.channels : 0);
-      store_result(result_of(a, b, out, Into::kOverwrite), channel);
+    clear_border_rows(plane[i], height());
+  }
+
+  void run_band(int64_t row, int64_t last) {
+    for (int i = 0; i < schedule.planes; ++i) slide(i, row);
+    const Lanes here{image, block.channel, block.lanes};
+    const int64_t needed = below(last, schedule.margin[kX]);
+    load_plane<T>(p.x, here, plane[kX], ready[kX], needed);
+    ready[kX] = needed;
+    for (int i = 0; i < schedule.count; ++i) run_stage(schedule.stage[i], row, last);
+  }
+
+  void run_stage(const Stage& stage, int64_t row, int64_t last) {
+    const Plane &from = plane[stage.from], &to = plane[stage.to];
+    const int64_t channel = block.channel + (p.combine == Combine::kCat ? stage.stored * all.channels : 0);
+    const Grid tensor = stage.stored < 0 ? Grid{} : grid_in(p.out, channel);
+    if (stage.convolution >= 0) {
+      const int64_t first = stage.to == kOut ? row : ready[stage.to], behind = below(last, schedule.margin[stage.to]);
+      const Grid base = stage.base < 0 ? Grid{} : grid_of(plane[stage.base]);
+      const Taps taps = s.packed.at(p, stage.convolution, true);
+      convolve(from, taps, tensor.data == nullptr ? grid_of(to) : tensor, base, height(), first, behind);
+      ready[stage.to] = behind;
+      if (tensor.data != nullptr) return;
+    } else if (stage.base >= 0) {
+      add_pixels(from, plane[stage.base], to, row, last);
     }
+    if (stage.stored >= 0) store_plane<T>(to, p.out, Lanes{image, channel, block.lanes}, row, last);
   }
 
-  // The plane of a branch's result: `out`, or a if the branch is empty.
-  Plane result_of(const Plane& a, int b, const Plane& out, Into into) const {
-    const Chain chain = all.branch[b];
-    if (chain.length() == 0) return a;
-    convolve_rows(through(a, chain, s.branch, 0), chain.end - 1, out, into, 0);
-    return out;
-  }
-
-  void add_up(const Plane& a, const Plane& out) const {
-    if (all.branches == 1) return store_result(result_of(a, 0, out, Into::kOverwrite), block.channel);
-    for (int b = 0; b < all.branches; ++b) {
-      const Into into = b == 0 ? Into::kOverwrite : Into::kAdd;
-      if (all.branch[b].length() > 0) {
-        result_of(a, b, out, into);
-      } else if (into == Into::kAdd) {
-        add_pixels(a, out, begin, end);
-      } else {
-        copy_pixels(a, out, begin, end);
+  // The block's pixels in a tensor that takes vectors as they are; else without data.
+  Grid grid_in(const Tensor4& tensor, int64_t channel) const {
+    if constexpr (std::is_same_v<T, Real>) {
+      if (tensor.stride[1] == 1 && block.lanes == kLanes) {
+        return {static_cast<T*>(tensor.data) + image * tensor.stride[0] + channel, tensor.stride[2], tensor.stride[3]};
       }
     }
-    store_result(out, block.channel);
+    return {};
   }
 
   // The rows of a block that goes through no convolution.
   void copy() const {
-    const int64_t apart_in = p.x.stride[1], apart_out = p.out.stride[1];
+    const int64_t apart_in = p.x.stride[1], apart_out = p.out.stride[1], width = p.x.size[3];
     const T* in = static_cast<const T*>(p.x.data) + image * p.x.stride[0] + block.channel * apart_in;
     T* out = static_cast<T*>(p.out.data) + image * p.out.stride[0] + block.channel * apart_out;
     const bool by_pixels = apart_in == 1 && apart_out == 1, by_rows = p.x.stride[3] == 1 && p.out.stride[3] == 1;
     for (int64_t y = begin; y < end; ++y) {
       const T* from = in + y * p.x.stride[2];
       T* to = out + y * p.out.stride[2];
-      for (int64_t x = 0; by_pixels && x < slabs.width; ++x) {
+      for (int64_t x = 0; by_pixels && x < width; ++x) {
         std::memcpy(to + x * p.out.stride[3], from + x * p.x.stride[3], block.lanes * sizeof(T));
       }
       for (int64_t c = 0; !by_pixels && c < block.lanes; ++c) {
         if (by_rows) {
-          std::memcpy(to + c * apart_out, from + c * apart_in, slabs.width * sizeof(T));
+          std::memcpy(to + c * apart_out, from + c * apart_in, width * sizeof(T));
         } else {
-          for (int64_t x = 0; x < slabs.width; ++x) {
+          for (int64_t x = 0; x < width; ++x) {
             to[c * apart_out + x * p.out.stride[3]] = from[c * apart_in + x * p.x.stride[3]];
           }
         }
@@ -207,7 +184,7 @@ Place place_of(const DepthwiseSumParams& p, const Blocks& all, int64_t part, int
 }
 
 template <typename T>
-void forward_rows(const DepthwiseSumParams& p, const Blocks& all, const Slabs& slabs, const ForwardScratch& s,
+void forward_rows(const DepthwiseSumParams& p, const Blocks& all, const Schedules& schedules, const ForwardScratch& s,
                   Place from, Place to) {
   const int64_t height = p.x.size[2], rows = p.x.size[0] * height;
   for (int64_t b = from.block; b < all.count && b <= to.block; ++b) {
@@ -217,8 +194,8 @@ void forward_rows(const DepthwiseSumParams& p, const Blocks& all, const Slabs& s
     int64_t row = b == from.block ? from.row : 0;
     if (row < last && !is_copy) s.packed.load<T>(p, all, block, false);
     while (row < last) {
-      const int64_t y = row % height, end = smaller(smaller(y + slabs.slab, height), y + last - row);
-      const ForwardUnit<T> unit{p, all, slabs, s, block, row / height, y, end};
+      const int64_t y = row % height, end = smaller(height, y + last - row);
+      ForwardUnit<T> unit{p, all, schedules.of(all, block), s, block, row / height, y, end, {}, {}};
       if (is_copy) {
         unit.copy();
       } else {
@@ -233,15 +210,15 @@ template <typename T>
 bool forward(const DepthwiseSumParams& p, int threads) {
   if (p.x.size[0] == 0) return true;
   const Blocks all(p);
-  const Slabs slabs(p, all);
-  const TeamMemory memory(0, bytes_of<ForwardScratch>(p, slabs), threads);
+  const Schedules schedules(p, all);
+  const TeamMemory memory(0, bytes_of<ForwardScratch>(p, schedules), threads);
   if (memory.is_exhausted()) return false;
 #pragma omp parallel num_threads(threads)
   {
     const Member me;
     const Place from = place_of(p, all, me.index, me.team), to = place_of(p, all, me.index + 1, me.team);
     if (from.block < to.block || from.row < to.row) {
-      forward_rows<T>(p, all, slabs, memory.own<ForwardScratch>(me, p, slabs), from, to);
+      forward_rows<T>(p, all, schedules, memory.own<ForwardScratch>(me, p, schedules), from, to);
     }
   }
   return true;
@@ -298,13 +275,13 @@ struct BackwardUnit {
   void forward_to(const Plane& in, Chain chain, int last, const Plane* results) const {
     for (int i = chain.begin; i < last; ++i) {
       const Plane& now = i == chain.begin ? in : results[i - chain.begin - 1];
-      convolve(now, s.packed.at(f(), i, true), results[i - chain.begin], Into::kOverwrite);
+      convolve(now, s.packed.at(f(), i, true), results[i - chain.begin]);
     }
   }
 
   // From the gradient of a chain's result to those of its parameters and its input, which goes to `to`.
   void back_through(const Plane& grad, Chain chain, const Plane& in, const Plane* results, const Plane& to,
-                    Into into) const {
+                    bool adds) const {
     Plane now = grad;
     for (int i = chain.end - 1; i >= chain.begin; --i) {
       const bool is_first = i == chain.begin;
@@ -312,7 +289,7 @@ struct BackwardUnit {
       weight_gradient(now, is_first ? in : results[i - chain.begin - 1], flipped, rows[i]);
       if (f().bias[i].data != nullptr) plane_sum(now, rows[i] + flipped.count() * kLanes);
       const Plane next = is_first ? to : s.between[(chain.end - i) % 2];
-      convolve(now, flipped, next, is_first ? into : Into::kOverwrite);
+      convolve(now, flipped, next, is_first && adds ? grid_of(to) : Grid{});
       now = next;
     }
   }
@@ -326,24 +303,24 @@ struct BackwardUnit {
     const Plane& a = all.root.length() > 0 ? s.root[all.root.length() - 1] : s.x;
     for (int b = block.first; b < block.last; ++b) {
       const Chain chain = all.branch[b];
-      const Into into = b == block.first ? Into::kOverwrite : Into::kAdd;
+      const bool adds = b > block.first;
       if (f().combine == Combine::kCat) {
         load_grad(block.channel + b * all.channels);
-      } else if (into == Into::kOverwrite) {
+      } else if (!adds) {
         load_grad(block.channel);
       }
       if (chain.length() > 0) {
         forward_to(a, chain, chain.end - 1, s.branch);
-        back_through(s.grad, chain, a, s.branch, s.grad_a, into);
-      } else if (into == Into::kAdd) {
-        add_pixels(s.grad, s.grad_a, 0, s.grad.rows);
+        back_through(s.grad, chain, a, s.branch, s.grad_a, adds);
+      } else if (adds) {
+        add_pixels(s.grad, s.grad_a, s.grad_a, 0, s.grad.rows);
       } else {
         copy_pixels(s.grad, s.grad_a, 0, s.grad.rows);
       }
     }
     if (all.root.length() == 0) return store_plane<T>(s.grad_a, p.grad_x, here);
     // x's gradient takes the place of out's, which nothing reads any more.
-    back_through(s.grad_a, all.root, s.x, s.root, s.grad, Into::kOverwrite);
+    back_through(s.grad_a, all.root, s.x, s.root, s.grad, false);
     store_plane<T>(s.grad, p.grad_x, here);
   }
 };

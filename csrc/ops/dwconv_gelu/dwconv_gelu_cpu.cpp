@@ -43,7 +43,7 @@ void load_and_convolve(const DwconvGeluParams& p, const Lanes& which, const Dwco
   load_plane<T>(p.x, which, s.x);
   load_taps<T>(p.weight, which.channel, which.lanes, false, s.weight);
   load_bias<T>(p.bias, which.channel, which.lanes, s.bias);
-  convolve(s.x, Taps{s.weight, s.bias, 3, 3, 1, 1}, s.y, Into::kOverwrite);
+  convolve(s.x, Taps{s.weight, s.bias, 3, 3, 1, 1}, s.y);
 }
 
 template <typename T>
@@ -90,7 +90,7 @@ bool backward(const DwconvGeluBackwardParams& p, int threads) {
         const Taps flipped{s.flipped, nullptr, 3, 3, 1, 1};
         weight_gradient(s.grad_y, s.x, flipped, own);
         plane_sum(s.grad_y, own + kTaps * kLanes);
-        convolve(s.grad_y, flipped, s.y, Into::kOverwrite);
+        convolve(s.grad_y, flipped, s.y);
         store_plane<T>(s.y, p.grad_x, which);
       },
       f.x);

@@ -94,24 +94,24 @@ void backward_unit(const MscaConvBackwardParams& p, const GradientRows& rows, co
   load_plane<T>(f.x, which, s.x);
   load_plane<T>(p.grad, which, s.grad);
   std::memset(own, 0, rows.total * kLanes * sizeof(Real));
-  convolve(s.x, taps_at<T>(root, f.weights.root_bias, which, false, s), s.a, Into::kOverwrite);
+  convolve(s.x, taps_at<T>(root, f.weights.root_bias, which, false, s), s.a);
   copy_pixels(s.grad, s.grad_a, 0, s.grad.rows);
   for (int i = 0; i < f.weights.strips; ++i) {
     const Tensor4 &row = f.weights.row_weight[i], &column = f.weights.column_weight[i];
-    convolve(s.a, taps_at<T>(row, f.weights.row_bias[i], which, false, s), s.row, Into::kOverwrite);
+    convolve(s.a, taps_at<T>(row, f.weights.row_bias[i], which, false, s), s.row);
     const Taps columns = taps_at<T>(column, {}, which, true, s);
     weight_gradient(s.grad, s.row, columns, own + rows.column[i] * kLanes);
     plane_sum(s.grad, own + (rows.column[i] + taps_of(column)) * kLanes);
-    convolve(s.grad, columns, s.grad_row, Into::kOverwrite);
+    convolve(s.grad, columns, s.grad_row);
     const Taps rows_back = taps_at<T>(row, {}, which, true, s);
     weight_gradient(s.grad_row, s.a, rows_back, own + rows.row[i] * kLanes);
     plane_sum(s.grad_row, own + (rows.row[i] + taps_of(row)) * kLanes);
-    convolve(s.grad_row, rows_back, s.grad_a, Into::kAdd);
+    convolve(s.grad_row, rows_back, s.grad_a, grid_of(s.grad_a));
   }
   const Taps flipped = taps_at<T>(root, {}, which, true, s);
   weight_gradient(s.grad_a, s.x, flipped, own);
   plane_sum(s.grad_a, own + taps_of(root) * kLanes);
-  convolve(s.grad_a, flipped, s.grad_x, Into::kOverwrite);
+  convolve(s.grad_a, flipped, s.grad_x);
   store_plane<T>(s.grad_x, p.grad_x, which);
 }
 
