@@ -349,8 +349,17 @@ def protocols() -> str:
 
 def parts() -> str:
     """Return what bench.variants measured last on each machine."""
+    return _tables_of("variants")
+
+
+def family() -> str:
+    """Return what bench.depthwise_family measured last on each machine."""
+    return _tables_of("depthwise_family")
+
+
+def _tables_of(part: str) -> str:
     found = []
-    for path in _newest_of_each("variants"):
+    for path in _newest_of_each(part):
         run = results.read(path)
         found.append(f"{_measured_on(run)} ([numbers]({_from_docs(path)})).")
         found += [
@@ -401,6 +410,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "ablation": ablated,
     },
     "docs/patching.md": {"patched": patched},
+    "docs/depthwise.md": {"family": family},
     "docs/rivals.md": {"rivals": rivals.documents, "published": rivals.published},
 }
 

@@ -48,8 +48,16 @@ def strips(
 ) -> Row:
     """Check and time one set of strips."""
     of = make(SPEC, sample)
-    runs = {OURS: of.ours, **{peer: run_of(of.build) for peer, run_of in PEERS.items()}}
-    with torch.inference_mode(table == STRIPS_FORWARD):
+    peers = {peer: run_of(of.build) for peer, run_of in PEERS.items()}
+    return compared(table, name, of, peers, table == STRIPS_FORWARD, seconds)
+
+
+def compared(
+    table: str, name: str, of: OpWorkload, peers: Mapping[str, Run], inference: bool, seconds: float
+) -> Row:
+    """Check an op's workload and its peers, then time them in turns."""
+    runs = {OURS: of.ours, **peers}
+    with torch.inference_mode(inference):
         for variant, run in runs.items():
             of.check(variant, run())
         times = timings(runs, seconds)
@@ -88,8 +96,15 @@ def workloads() -> list[tuple[str, Callable[[float], Row]]]:
 
 def measure(wanted: Sequence[str], seconds: float) -> tuple[list[Row], dict[str, str]]:
     """Return the rows of the workloads whose names hold one of the words, and why others have no number."""
+    return measured(workloads(), wanted, seconds)
+
+
+def measured(
+    found: Sequence[tuple[str, Callable[[float], Row]]], wanted: Sequence[str], seconds: float
+) -> tuple[list[Row], dict[str, str]]:
+    """Return the rows of those workloads whose names hold one of the words, and why others have no number."""
     rows, without_number = [], dict[str, str]()
-    chosen = [one for one in workloads() if not wanted or any(word in one[0] for word in wanted)]
+    chosen = [one for one in found if not wanted or any(word in one[0] for word in wanted)]
     for number, (name, take) in enumerate(chosen, start=1):
         torch.manual_seed(0)
         try:
@@ -105,7 +120,17 @@ def measure(wanted: Sequence[str], seconds: float) -> tuple[list[Row], dict[str,
 
 def main(arguments: Any = None) -> None:
     """Entry point of `python -m bench.variants`."""
-    parser = argparse.ArgumentParser(prog="python -m bench.variants", description=__doc__)
+    command("variants", __doc__, measure, arguments)
+
+
+def command(
+    part: str,
+    description: str | None,
+    measure: Callable[[Sequence[str], float], tuple[list[Row], dict[str, str]]],
+    arguments: Any,
+) -> None:
+    """Run ``measure`` as `python -m bench.<part>`: measure, store under that name, and print."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{part}", description=description)
     parser.add_argument("only", nargs="*", help="workloads whose names hold one of these words; default: all")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each workload (default: %(default)s)")
     parser.add_argument(
@@ -114,9 +139,9 @@ def main(arguments: Any = None) -> None:
     options = parser.parse_args(arguments)
     rows, without_number = measure(options.only, options.seconds)
     if not rows:
-        parser.exit(1, "bench.variants: no workload with a number\n")
+        parser.exit(1, f"bench.{part}: no workload with a number\n")
     run = results.Results(machine.describe(), roofline.measure(), rows, without_number)
-    path = results.write(run, options.results, "variants")
+    path = results.write(run, options.results, part)
     print(report.render(run))
     print(f"\nstored in {path}")
 

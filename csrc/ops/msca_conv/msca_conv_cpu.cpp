@@ -25,9 +25,6 @@ int64_t longest_strip(const MscaConvParams& p) {
   return taps;
 }
 
-// The border that the input of the longest strip needs.
-int64_t strip_reach(const MscaConvParams& p) { return longest_strip(p) / 2; }
-
 // Taps of the largest kernel.
 int64_t longest(const MscaConvParams& p) { return larger(taps_of(p.weights.root_weight), longest_strip(p)); }
 
@@ -36,31 +33,25 @@ struct StripBackwardScratch {
   Real *weight, *bias;
 
   StripBackwardScratch(Arena& arena, const MscaConvParams& p)
-      : x(take_plane(arena, p.x.size[2], p.x.size[3], p.weights.root_weight.size[2] / 2,
-                     p.weights.root_weight.size[3] / 2)),
-        a(take_plane(arena, p.x.size[2], p.x.size[3], 0, strip_reach(p))),
-        row(take_plane(arena, p.x.size[2], p.x.size[3], strip_reach(p), 0)),
-        grad(take_plane(arena, p.x.size[2], p.x.size[3], strip_reach(p), 0)),
-        grad_row(take_plane(arena, p.x.size[2], p.x.size[3], 0, strip_reach(p))),
-        grad_a(take_plane(arena, p.x.size[2], p.x.size[3], p.weights.root_weight.size[2] / 2,
-                          p.weights.root_weight.size[3] / 2)),
-        grad_x(take_plane(arena, p.x.size[2], p.x.size[3], 0, 0)),
+      : x(take(arena, p)),
+        a(take(arena, p)),
+        row(take(arena, p)),
+        grad(take(arena, p)),
+        grad_row(take(arena, p)),
+        grad_a(take(arena, p)),
+        grad_x(take(arena, p)),
         weight(arena.take<Real>(longest(p) * kLanes)),
         bias(arena.take<Real>(kLanes)) {}
+  static Plane take(Arena& arena, const MscaConvParams& p) { return take_plane(arena, p.x.size[2], p.x.size[3]); }
 };
 
 // Loads the unit's taps of one convolution into the scratch. Flipped taps have no bias.
-template <typename T, typename Scratch>
-Taps taps_at(const Tensor4& weight, const Tensor4& bias, int64_t channel, bool flipped, const Scratch& s) {
-  load_taps<T>(weight, channel, flipped, s.weight);
-  if (!flipped) load_bias<T>(bias, channel, s.bias);
-  return {s.weight, flipped ? nullptr : s.bias, weight.size[2], weight.size[3]};
-}
-
-void copy_pixels(const Plane& from, const Plane& to) {
-  for (int64_t y = 0; y < from.height; ++y) {
-    std::memcpy(to.at(y, 0), from.at(y, 0), from.width * kLanes * sizeof(Real));
-  }
+template <typename T>
+Taps taps_at(const Tensor4& weight, const Tensor4& bias, const Lanes& which, bool flipped,
+             const StripBackwardScratch& s) {
+  load_taps<T>(weight, which.channel, which.lanes, flipped, s.weight);
+  if (!flipped) load_bias<T>(bias, which.channel, which.lanes, s.bias);
+  return {s.weight, flipped ? nullptr : s.bias, weight.size[2], weight.size[3], 1, 1};
 }
 
 template <typename T>
@@ -96,56 +87,68 @@ struct GradientRows {
 };
 
 template <typename T>
-void backward_unit(const MscaConvBackwardParams& p, const GradientRows& rows, int64_t image, int64_t channel,
+void backward_unit(const MscaConvBackwardParams& p, const GradientRows& rows, const Lanes& which,
                    const StripBackwardScratch& s, Real* own) {
   const MscaConvParams& f = p.forward;
-  load_plane<T>(f.x, image, channel, s.x);
-  load_plane<T>(p.grad, image, channel, s.grad);
-  convolve(s.x, taps_at<T>(f.weights.root_weight, f.weights.root_bias, channel, false, s), s.a, Overwrite());
-  copy_pixels(s.grad, s.grad_a);
+  const Tensor4& root = f.weights.root_weight;
+  load_plane<T>(f.x, which, s.x);
+  load_plane<T>(p.grad, which, s.grad);
+  std::memset(own, 0, rows.total * kLanes * sizeof(Real));
+  convolve(s.x, taps_at<T>(root, f.weights.root_bias, which, false, s), s.a);
+  copy_pixels(s.grad, s.grad_a, 0, s.grad.rows);
   for (int i = 0; i < f.weights.strips; ++i) {
     const Tensor4 &row = f.weights.row_weight[i], &column = f.weights.column_weight[i];
-    convolve(s.a, taps_at<T>(row, f.weights.row_bias[i], channel, false, s), s.row, Overwrite());
-    weight_gradient(s.grad, s.row, column.size[2], 1, own + rows.column[i] * kLanes);
+    convolve(s.a, taps_at<T>(row, f.weights.row_bias[i], which, false, s), s.row);
+    const Taps columns = taps_at<T>(column, {}, which, true, s);
+    weight_gradient(s.grad, s.row, columns, own + rows.column[i] * kLanes);
     plane_sum(s.grad, own + (rows.column[i] + taps_of(column)) * kLanes);
-    convolve(s.grad, taps_at<T>(column, {}, channel, true, s), s.grad_row, Overwrite());
-    weight_gradient(s.grad_row, s.a, 1, row.size[3], own + rows.row[i] * kLanes);
+    convolve(s.grad, columns, s.grad_row);
+    const Taps rows_back = taps_at<T>(row, {}, which, true, s);
+    weight_gradient(s.grad_row, s.a, rows_back, own + rows.row[i] * kLanes);
     plane_sum(s.grad_row, own + (rows.row[i] + taps_of(row)) * kLanes);
-    convolve(s.grad_row, taps_at<T>(row, {}, channel, true, s), s.grad_a, Accumulate());
+    convolve(s.grad_row, rows_back, s.grad_a, grid_of(s.grad_a));
   }
-  weight_gradient(s.grad_a, s.x, f.weights.root_weight.size[2], f.weights.root_weight.size[3], own);
-  plane_sum(s.grad_a, own + taps_of(f.weights.root_weight) * kLanes);
-  convolve(s.grad_a, taps_at<T>(f.weights.root_weight, {}, channel, true, s), s.grad_x, Overwrite());
-  store_plane<T>(s.grad_x, p.grad_x, image, channel);
+  const Taps flipped = taps_at<T>(root, {}, which, true, s);
+  weight_gradient(s.grad_a, s.x, flipped, own);
+  plane_sum(s.grad_a, own + taps_of(root) * kLanes);
+  convolve(s.grad_a, flipped, s.grad_x);
+  store_plane<T>(s.grad_x, p.grad_x, which);
 }
 
 template <typename T>
 bool backward(const MscaConvBackwardParams& p, int threads) {
   const MscaConvParams& f = p.forward;
   const GradientRows rows(f);
-  const int64_t images = f.x.size[0], blocks = vectors_of(f.x.size[1]);
+  const int64_t images = f.x.size[0], channels = f.x.size[1], blocks = vectors_of(channels);
   const int64_t reals = images * blocks * rows.total * kLanes;
   const TeamMemory memory(bytes_of<Array<Real>>(reals), 0, 0);
   if (memory.is_exhausted()) return false;
   Real* const partial = memory.shared<Array<Real>>(reals).data;
   const bool done = for_each_unit<StripBackwardScratch>(
-      images, f.x.size[1], f, threads, [&](int64_t image, int64_t channel, const StripBackwardScratch& s) {
-        Real* own = partial + (image * blocks + channel / kLanes) * rows.total * kLanes;
-        backward_unit<T>(p, rows, image, channel, s, own);
-      });
-  if (done) {
+      images * blocks, threads,
+      [&](int64_t unit, const StripBackwardScratch& s) {
+        const Lanes which = lanes_of(unit / blocks, unit % blocks, channels);
+        backward_unit<T>(p, rows, which, s, partial + unit * rows.total * kLanes);
+      },
+      f);
+  if (!done) return false;
+  for_each_item(blocks, threads, [&](int64_t block) {
+    const Lanes which = lanes_of(0, block, channels);
+    const int64_t apart = blocks * rows.total * kLanes;
+    const Real* own = partial + block * rows.total * kLanes;
     const auto reduce = [&](int64_t row, const Tensor4& weight, const Tensor4& grad_weight, const Tensor4& grad_bias) {
-      const int64_t taps = taps_of(weight);
-      reduce_parameter<T>(partial, images, blocks, rows.total, row, grad_weight, taps);
-      if (grad_bias.data != nullptr) reduce_parameter<T>(partial, images, blocks, rows.total, row + taps, grad_bias, 1);
+      const int64_t taps = taps_of(weight), channel = which.channel, lanes = which.lanes;
+      reduce_parameter<T>(own + row * kLanes, images, apart, grad_weight, channel, lanes, taps);
+      if (grad_bias.data == nullptr) return;
+      reduce_parameter<T>(own + (row + taps) * kLanes, images, apart, grad_bias, channel, lanes, 1);
     };
     reduce(0, f.weights.root_weight, p.grad_root_weight, p.grad_root_bias);
     for (int i = 0; i < f.weights.strips; ++i) {
       reduce(rows.row[i], f.weights.row_weight[i], p.grad_row_weight[i], p.grad_row_bias[i]);
       reduce(rows.column[i], f.weights.column_weight[i], p.grad_column_weight[i], p.grad_column_bias[i]);
     }
-  }
-  return done;
+  });
+  return true;
 }
 
 }  // namespace
