@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segnext.cli._options import Batch, Size, Threads, configure_torch, parse_size
+from segnext.one_line import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,14 +65,16 @@ def patch(
         report = patch_model(after, verify=(images,) if verify else None)
     console.print(str(report), markup=False, soft_wrap=True)
     if seconds > 0 and report.patched:
+        shape = "x".join(map(str, images.shape))
+        _expect_to_run(model, before, images, shape)
         with errors.status("timing"):
             times = _times(before, after, images, seconds)
         for what, (old, new) in times.items():
-            shape = "x".join(map(str, images.shape))
             console.print(
                 f"  {what} of {shape}: {1e3 * old:.1f} ms before, {1e3 * new:.1f} ms after, {old / new:.2f}x"
                 f" ({torch.get_num_threads()} threads)",
                 markup=False,
+                soft_wrap=True,
             )
 
 
@@ -98,10 +101,28 @@ def _found(name: str) -> nn.Module:
             raise ValueError(f"patch: {name} must exist, but there is no {attribute!r}")
         found = getattr(found, attribute)
     if not isinstance(found, nn.Module) and callable(found):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise RuntimeError(
+                f"patch: {name} must build a model, got {type(error).__name__}: {one_line(error)}"
+            ) from error
     if not isinstance(found, nn.Module):
         raise TypeError(f"patch: {name} must be an nn.Module or build one, got {type(found).__name__}")
     return found
+
+
+def _expect_to_run(name: str, model: nn.Module, images: Tensor, shape: str) -> None:
+    import torch
+
+    try:
+        with torch.no_grad():
+            model(images)
+    except Exception as error:
+        raise ValueError(
+            f"patch: {name} must take images {shape}, got {type(error).__name__}: {one_line(error)}; see --size, "
+            "--channels and --batch, or --seconds 0"
+        ) from error
 
 
 def _times(

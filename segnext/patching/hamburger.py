@@ -17,8 +17,8 @@ from segnext.patching.layers import Conv, InTheWay, are_unobserved, expect_unobs
 from segnext.patching.plan import Plan, number_of_arguments, sample
 from segnext.patching.strides import in_channels_last
 from segnext_kernels import nmf2d
-from segnext_kernels.ops.nmf2d.op import GRADS
 
+GRADS = ("unrolled", "one_step")  # of `segnext_kernels.nmf2d`: which one a module has, its gradients tell
 READ = (
     "S",
     "R",

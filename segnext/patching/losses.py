@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from segnext.patching.layers import Conv, InTheWay, are_unobserved, expect_unobserved
 from segnext.patching.plan import SAMPLE, Plan
 from segnext_kernels import upsample_argmax, upsample_cross_entropy
-from segnext_kernels.ops.upsample_cross_entropy.op import REDUCTIONS
+
+REDUCTIONS = ("mean", "mean_all")  # of `upsample_cross_entropy`: which one a head has, its loss tells
 
 
 @dataclass(frozen=True)

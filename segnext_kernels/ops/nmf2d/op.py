@@ -29,6 +29,8 @@ def nmf2d(
 ) -> torch.Tensor:
     """Non-negative matrix factorisation of X by multiplicative updates: returns its low-rank reconstruction.
 
+    Same as ``bases @ coef.mT`` after ``steps`` updates of both.
+
     coef = softmax(Xᵀ bases); ``steps`` times coef *= Xᵀ bases / (coef basesᵀ bases + eps) and
     bases *= X coef / (bases coefᵀ coef + eps); one last coef update; returns bases coefᵀ.
 
