@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segnext.deployment.parts import FoldedVariant, Layers
 from segnext.models.config import LARGE_DILATION
-from segnext_kernels import gated_pointwise, msca_conv
+from segnext_kernels import depthwise_sum, gated_pointwise, msca_conv
 
 
 class VariantAttention:
@@ -35,15 +34,15 @@ class VariantAttention:
     def __call__(self, x: Tensor, out: Tensor | None, workspace: Tensor | None) -> Tensor:
         """(N, C, H, W) to (N, C, H, W), the block's skip included."""
         u = self.proj_in(x, torch.empty_like(x))
-        m = msca_conv(
-            u, self.root.weight, self.root.bias,
-            [conv.weight for conv in self.rows], [conv.weight for conv in self.columns],
-            [cast(Tensor, conv.bias) for conv in self.rows], [cast(Tensor, conv.bias) for conv in self.columns],
-        )  # fmt: skip
-        if self.dilated is not None:
-            weight, bias = self.dilated.weight, self.dilated.bias
-            reach = weight.shape[-1] // 2 * LARGE_DILATION
-            m = F.conv2d(m, weight, bias, padding=reach, dilation=LARGE_DILATION, groups=len(weight))
+        root = self.root.weight, self.root.bias
+        if self.dilated is None:
+            m = msca_conv(
+                u, *root,
+                [conv.weight for conv in self.rows], [conv.weight for conv in self.columns],
+                [cast(Tensor, conv.bias) for conv in self.rows], [cast(Tensor, conv.bias) for conv in self.columns],
+            )  # fmt: skip
+        else:
+            m = depthwise_sum(u, [[root, (self.dilated.weight, self.dilated.bias, LARGE_DILATION)]])
         if self.mix is not None:
             m = gated_pointwise(m, u, self.mix.weight, self.mix.bias)
         return torch.addcmul(self.proj_out(m, torch.empty_like(x)) + self.skip_shift, x, self.skip_scale)

@@ -82,7 +82,7 @@ def depthwise(channels: int, height: int, width: int, dilation: int = 1) -> Conv
     )
 
 
-def is_plain(conv: nn.Module, kernel_size: tuple[int, int], groups: int) -> bool:
+def is_plain(conv: nn.Module, kernel_size: tuple[int, int], groups: int, dilation: int = 1) -> bool:
     """Whether a fused op may take the parameters of ``conv`` instead of calling it.
 
     True for a convolution with bias at stride 1 that keeps the size, has zeros as padding, and is not observed; see
@@ -93,8 +93,8 @@ def is_plain(conv: nn.Module, kernel_size: tuple[int, int], groups: int) -> bool
         and type(conv) in (nn.Conv2d, Convolution, Pointwise)
         and conv.kernel_size == kernel_size
         and conv.stride == (1, 1)
-        and conv.padding == (kernel_size[0] // 2, kernel_size[1] // 2)
-        and conv.dilation == (1, 1)
+        and conv.padding == (kernel_size[0] // 2 * dilation, kernel_size[1] // 2 * dilation)
+        and conv.dilation == (dilation, dilation)
         and conv.groups == groups
         and conv.padding_mode == "zeros"
         and conv._parameters.get("bias") is not None

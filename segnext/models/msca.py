@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from segnext.models.batch_norm import BatchNorm
 from segnext.models.config import LARGE_DILATION, LARGE_KERNEL, ROOT, STRIPS
 from segnext.models.layers import Pointwise, depthwise, is_plain
-from segnext_kernels import conv_ffn, dwconv_gelu, gated_pointwise, msca_conv
+from segnext_kernels import conv_ffn, depthwise_sum, dwconv_gelu, gated_pointwise, msca_conv
 
 LAYER_SCALE_INIT = 1e-2
-for _op in ("conv_ffn", "dwconv_gelu", "gated_pointwise", "msca_conv"):
+for _op in ("conv_ffn", "depthwise_sum", "dwconv_gelu", "gated_pointwise", "msca_conv"):
     torch.fx.wrap(_op)
 
 
@@ -76,12 +76,20 @@ class LargeKernelConv(nn.Module):
 
     def __init__(self, channels: int, root: int = ROOT) -> None:
         super().__init__()
+        self.channels = channels
         self.root = depthwise(channels, root, root)
         self.dilated = depthwise(channels, LARGE_KERNEL, LARGE_KERNEL, LARGE_DILATION)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        return self.dilated(self.root(x))
+        root, dilated = self.root, self.dilated
+        side = root.kernel_size[0] if isinstance(root, nn.Conv2d) else 0
+        if not (
+            is_plain(root, (side, side), self.channels)
+            and is_plain(dilated, (LARGE_KERNEL, LARGE_KERNEL), self.channels, LARGE_DILATION)
+        ):
+            return dilated(root(x))
+        return depthwise_sum(x, [[(root.weight, root.bias), (dilated.weight, dilated.bias, LARGE_DILATION)]])
 
 
 class Attention(nn.Module):
