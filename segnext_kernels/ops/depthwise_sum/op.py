@@ -27,6 +27,7 @@ from segnext_kernels.registration import (
     define_vmap,
     forbid_double_backward,
 )
+from segnext_kernels.triton.launch import kernel_of
 
 NAME = "depthwise_sum"
 ARGUMENTS = "Tensor x, Tensor[] weights, Tensor[] biases, int[] dilations, int[] chains, str combine"
@@ -187,7 +188,7 @@ _op = define_op(
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.depthwise_sum,
     fake=reference.empty_output,
-    kernels={**compiled.FORWARD},
+    kernels={**compiled.FORWARD, "triton": kernel_of(__package__, "forward")},
     flops=_flops,
 )
 _backward_op = define_op(
@@ -195,7 +196,7 @@ _backward_op = define_op(
     f"(Tensor grad, {ARGUMENTS}) -> Tensor[]",
     reference=reference.depthwise_sum_backward,
     fake=reference.empty_gradients,
-    kernels={**compiled.BACKWARD},
+    kernels={**compiled.BACKWARD, "triton": kernel_of(__package__, "backward", position=1)},
     flops=_flops_backward,
 )
 
