@@ -152,6 +152,15 @@ SPEC = Spec(
         c4_h6w5_identity_split=dict(n=1, c=4, h=6, w=5, branches=[[]], combine="split", widths=[4]),
     ),
     model_shapes=MODEL_SHAPES,
+    tiles_by_programs=True,
+    tiled={
+        torch.channels_last: dict(
+            n=1, c=34, h=3, w=18, root=square(3), branches=[[], [(1, 3)], [(3, 1, 2, 1)]]
+        ),
+        torch.contiguous_format: dict(
+            n=1, c=10, h=3, w=34, root=square(3), branches=[[], [(1, 3)], [(3, 1, 2, 1)]]
+        ),
+    },
     bad_inputs=(
         BadInput(
             "x-axes",

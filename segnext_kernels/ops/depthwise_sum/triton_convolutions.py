@@ -31,7 +31,9 @@ from segnext_kernels.triton import launch, tuning
 from segnext_kernels.triton.tuning import Config, Space, config, size_class
 
 TERMS = 3  # convolutions in one launch; the kernel has named arguments for each
-MANY = 1 << 20  # elements that make 512 programs of one warp of the largest tiles, 4 per multiprocessor
+MANY = (
+    1 << 19
+)  # elements that make 256 programs of one warp of the largest tiles, 2 per multiprocessor of an H200
 
 Term = tuple[torch.Tensor, Layer]
 

@@ -77,7 +77,7 @@ def calls(
     forward, backward = kernels.values()
     inputs: list[tuple[Sample, dict[str, int]]] = [(shape, {}) for shape in spec.model_shapes]
     if spec.tiles_by_programs:
-        inputs += [(shape, {"n": 32}) for shape in spec.model_shapes if shape.name.startswith("t")]
+        inputs += [(shape, {"n": 32}) for shape in spec.model_shapes if not shape.name.startswith("b")]
     if ones:
         inputs = [(sample, {}) for sample in spec.samples if "h1w1" in sample.name.replace("-", "")]
     for sample, changed in inputs:
