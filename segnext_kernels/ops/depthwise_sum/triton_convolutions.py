@@ -5,7 +5,7 @@ each input pixel once per tap column, for both rows; they are a dilation apart, 
 has PIXELS pixels, which share the loads of taps. Reversed taps give the gradient of a convolution's input.
 
 In channels_last a 1 x K kernel runs as K x 1 on the transposed image, since only output rows share input pixels. Sizes
-and dilations are arguments and the loops over taps are loops of the machine code, so one compilation serves all sizes.
+and dilations are arguments and the loops over taps are loops of the machine code, so the same code serves all sizes.
 Taps that lie beside the image for a whole tile are left out, not multiplied by zeros: of 51 rows of taps on 14 rows of
 pixels they are two thirds.
 
