@@ -109,7 +109,7 @@ static inline bool for_each_unit(int64_t units, int threads, const Work& work, c
 
 // Runs work(item) for every item; each thread takes a contiguous range.
 template <typename Work>
-static inline void for_each_item(int64_t items, int threads, Work work) {
+static inline void for_each_item(int64_t items, [[maybe_unused]] int threads, Work work) {
 #pragma omp parallel num_threads(threads)
   {
     const Member me;

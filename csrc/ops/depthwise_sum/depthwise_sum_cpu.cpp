@@ -11,10 +11,10 @@
 // Bytes: the forward moves x and out once, the backward x, grad and grad_x once.
 // FMAs per element: all taps K forward (LKA and LSKNet 74, Strip R-CNN 63, PKINet 285, InceptionNeXt 4, SLaK 515 less
 // those outside of the image); backward up to K recomputed, K for the gradient of the input, K for the weights'.
-// Floor: a Zen 4 core starts 16 FMAs of float32 per cycle. In one thread LKA on 32 x 32 pixels, PKINet and SLaK reach
-// 95 to 100 GFLOP/s, Strip R-CNN 80.
-// Tried without gain: bands whose planes fit the second-level cache (moving their margins costs more than the third
-// level does), and tiles that proceed along first, which keeps the rows of long columns in the first level.
+// Floor: 16 FMAs of float32 per cycle, which bench.roofline measures as 100 GFLOP/s per Zen 4 core. In one thread
+// PKINet and SLaK reach 96, LKA on 32 x 32 pixels 100, Strip R-CNN on 64 x 64 pixels 80. Tried without gain: bands
+// whose planes fit the second-level cache (moving their margins costs more than the third level does), and tiles that
+// proceed along first, which keeps the rows of long columns in the first level.
 
 #include <type_traits>
 
