@@ -34,7 +34,7 @@ class Outcome:
     """What one run gave.
 
     Attributes:
-        shape: of the result: its nesting and whatever in it is no tensor.
+        shape: of the result: its nesting, and what in it is no tensor; of objects only the class.
         tensors: by name: results, gradients and buffers.
     """
 
@@ -50,7 +50,8 @@ def first_difference(module: nn.Module, plan: Plan) -> str | None:
     Raises:
         Unusable: the module's own method fails on the example.
     """
-    with _float64_by_default():  # so that what a module draws is of its parameters' dtype
+    # A module draws in the default dtype, which has to be that of its parameters. Without gradients half is unchecked.
+    with _float64_by_default(), torch.inference_mode(False):
         return _first_difference(module, plan)
 
 
@@ -59,8 +60,12 @@ def _first_difference(module: nn.Module, plan: Plan) -> str | None:
         original = _copied(module)
     except Exception as error:
         raise Unusable(f"it cannot be copied for the check: {one_line(error)}") from None
+    _drop_half(original, plan.dropping)
     planned = copy.deepcopy(original)
-    put(planned, plan)
+    try:
+        put(planned, plan)
+    except Exception as error:
+        raise Unusable(f"its class takes no subclass: {one_line(error)}") from None
     generator = torch.Generator().manual_seed(SEED)
     _fill(original, planned, generator)
     device = next((t.device for t in module.parameters()), torch.device("cpu"))
@@ -103,6 +108,15 @@ def _copied(module: nn.Module) -> nn.Module:
     return copied
 
 
+def _drop_half(module: nn.Module, names: tuple[str, ...]) -> None:
+    """Set the rates of children to a half."""
+    for name in names:
+        child = module.get_submodule(name)
+        for attribute, value in vars(child).items():
+            if type(value) in (int, float) and 0 <= value < 1:
+                setattr(child, attribute, 0.5)
+
+
 def _fill(original: nn.Module, planned: nn.Module, generator: torch.Generator) -> None:
     """Give both the same random parameters, since zeros (biases at the beginning) would hide what they do."""
     with torch.no_grad():
@@ -124,7 +138,7 @@ def outcome(module: nn.Module, method: str, arguments: Sequence[Any], seed: int 
         torch.manual_seed(seed)
         results, shape = tree_flatten(getattr(module, method)(*arguments))
     tensors = {f"result {i}": t.detach() for i, t in enumerate(results) if isinstance(t, Tensor)}
-    others = [None if isinstance(item, Tensor) else item for item in results]
+    others = [item if isinstance(item, bool | int | float | str) else type(item) for item in results]
     scored = [t for t in results if isinstance(t, Tensor) and t.requires_grad]
     if scored:
         torch.autograd.backward(scored, [_fixed(t) for t in scored])
@@ -167,6 +181,8 @@ def _fixed(tensor: Tensor) -> Tensor:
 def difference(expected: Outcome, got: Outcome, floor: float) -> tuple[str, float]:
     """Name what differs most, and tell by how much relative to its largest value: infinity if shapes differ.
 
+    Of integers it is the share that differs.
+
     Args:
         expected, got: of two runs.
         floor: share of the largest of all results (gradients, buffers), below which a tensor's values do not count as
@@ -185,7 +201,10 @@ def difference(expected: Outcome, got: Outcome, floor: float) -> tuple[str, floa
             mine, its = expected.tensors[name], got.tensors[name]
             if mine.shape != its.shape:
                 return f"{name} has shape {tuple(its.shape)} instead of {tuple(mine.shape)}", math.inf
-            error = _largest(mine.double() - its.double()) / (max(_largest(mine), least) or 1.0)
+            if mine.is_floating_point() or mine.is_complex():
+                error = _largest(mine - its) / (max(_largest(mine), least) or 1.0)
+            else:  # classes, counts: another one is as far away as any
+                error = (mine != its).double().mean().item() if mine.numel() else 0.0
             if not error <= worst:
                 worst, where = (math.inf if math.isnan(error) else error), f"{name} differs"
     return where, worst

@@ -14,6 +14,7 @@ from segnext.models.layers import pointwise
 from segnext.patching.layers import (
     Conv,
     InTheWay,
+    are_idle,
     are_unobserved,
     convolutions,
     expect_unobserved,
@@ -27,7 +28,13 @@ from segnext_kernels import conv_ffn, dwconv_gelu
 
 @dataclass(frozen=True)
 class FeedForward(Plan):
-    """``fc2(gelu(dw3x3(fc1(x))))`` on (N, C, H, W), with dropout behind the GELU and at the end."""
+    """``fc2(gelu(dw3x3(fc1(x))))`` on (N, C, H, W), with dropout behind the GELU and at the end.
+
+    Attributes:
+        fc1, dw, fc2, act: the layers.
+        drops: the dropouts behind the GELU and at the end, which may be one and the same.
+        idle: children that are identities, which are not called.
+    """
 
     what: ClassVar[str] = "convolutional feed-forward network"
     ops: ClassVar[tuple[str, ...]] = ("conv_ffn",)
@@ -35,23 +42,23 @@ class FeedForward(Plan):
     dw: Conv
     fc2: Conv
     act: str
-    drops: tuple[str, ...]
+    drops: tuple[str | None, str | None]
+    idle: tuple[str, ...]
 
     @classmethod
     def candidates(cls, module: nn.Module) -> Iterable[Plan]:
         if own_tensors(module) or number_of_arguments(module) != 1:
             return []
         convs: list[Conv] = []
-        acts, drops = [], []
+        silent: dict[type[nn.Module], list[str]] = {nn.GELU: [], nn.Dropout: [], nn.Identity: []}
         for name, conv, child in convolutions(module):
             if conv is not None:
                 convs.append(conv)
-            elif isinstance(child, nn.Dropout):
-                drops.append(name)
-            elif type(child) is nn.GELU:
-                acts.append(name)
-            elif type(child) is not nn.Identity:
+            elif type(child) in silent:
+                silent[type(child)].append(name)
+            else:
                 return []
+        acts, drops, idle = silent.values()
         if len(convs) != 3 or len(acts) != 1 or len(drops) > 2:
             return []
         fc1, dw, fc2 = convs
@@ -60,12 +67,17 @@ class FeedForward(Plan):
             return []
         if (approximate := getattr(module, acts[0]).approximate) != "none":
             raise InTheWay(f"its GELU is approximated by {approximate}")
-        expect_unobserved(module, *acts, *drops)
+        expect_unobserved(module, *acts, *drops, *idle)
         for conv in convs:
             conv.expect_plain(module, needs_bias=True)
         if dw.dilation != (1, 1):
             raise InTheWay(f"{dw.name} has dilation {dw.dilation}")
-        return [cls(fc1, dw, fc2, acts[0], tuple((drops * 2)[:2]))]
+        places: list[tuple[str | None, str | None]] = [(None, None)]
+        if len(drops) == 2:
+            places = [(drops[0], drops[1]), (drops[1], drops[0])]
+        elif drops:
+            places = [(drops[0], drops[0]), (drops[0], None), (None, drops[0])]
+        return [cls(fc1, dw, fc2, acts[0], place, tuple(idle)) for place in places]
 
     @property
     def layers(self) -> tuple[Conv, ...]:
@@ -74,18 +86,27 @@ class FeedForward(Plan):
     def example(self, generator: torch.Generator) -> tuple[Any, ...]:
         return (sample(generator, self.fc1.in_channels),)
 
+    @property
+    def dropping(self) -> tuple[str, ...]:
+        return tuple({name for name in self.drops if name is not None})
+
     def takes(self, module: Any, *args: Any) -> bool:
+        act = getattr(module, self.act)
+        drops = [getattr(module, name) for name in self.drops if name is not None]
         return (
-            type(getattr(module, self.act)) is nn.GELU
+            type(act) is nn.GELU
+            and act.approximate == "none"
+            and all(type(drop) in (nn.Dropout, nn.Identity) for drop in drops)
             and are_unobserved(module, self.act, *self.drops)
+            and are_idle(module, *self.idle)
             and super().takes(module, *args)
         )
 
     def run(self, module: Any, *args: Any) -> Tensor:
         (x,) = args
         fc1, dw, fc2 = (conv.layer(module) for conv in self.layers)
-        drops = [getattr(module, name) for name in self.drops]
-        if not any(drop.training and drop.p > 0 for drop in drops):
+        drops = [nn.Identity() if name is None else getattr(module, name) for name in self.drops]
+        if not any(type(drop) is nn.Dropout and drop.training and drop.p > 0 for drop in drops):
             bias1, dw_bias, bias2 = (cast(Tensor, conv.bias) for conv in (fc1, dw, fc2))
             return conv_ffn(
                 x, fc1.weight, bias1, dw.weight, dw_bias, fc2.weight, bias2, recompute=not module.training
@@ -100,6 +121,7 @@ class Block(Plan):
 
     Attributes:
         drop: the module that drops whole samples, if there is one.
+        drop_kind: its class.
         tokens: whether x is (N, H W, C), with H and W as further arguments.
     """
 
@@ -111,6 +133,7 @@ class Block(Plan):
     norms: tuple[str, str]
     branches: tuple[str, str]
     drop: str | None
+    drop_kind: type[nn.Module] | None
     tokens: bool
 
     @classmethod
@@ -136,8 +159,10 @@ class Block(Plan):
         expect_unobserved(module, *drops)
         drop = drops[0] if drops else None
         (norm1, norm2), (attention, feed_forward) = norms, branches
+        drop_kind = None if drop is None else type(getattr(module, drop))
+        two_branches = (attention, feed_forward)
         return [
-            cls(channels.pop(), (one, two), (norm1, norm2), (attention, feed_forward), drop, arguments == 3)
+            cls(channels.pop(), (one, two), (norm1, norm2), two_branches, drop, drop_kind, arguments == 3)
         ]
 
     @property
@@ -149,11 +174,20 @@ class Block(Plan):
         return (x.flatten(2).mT.contiguous(), *SAMPLE[1:]) if self.tokens else (x,)
 
     @property
+    def dropping(self) -> tuple[str, ...]:
+        return () if self.drop is None else (self.drop,)
+
+    @property
     def norms_called(self) -> tuple[str, ...]:
         return self.norms
 
     def takes(self, module: Any, *args: Any) -> bool:
-        return are_unobserved(module, self.drop)  # it is called with other values than by the module
+        x, *size = args
+        fits = isinstance(x, Tensor) and (x.ndim, len(size)) == ((3, 2) if self.tokens else (4, 0))
+        if not fits or self.drop is None:
+            return fits
+        # it is called with other values than by the module
+        return type(getattr(module, self.drop)) is self.drop_kind and are_unobserved(module, self.drop)
 
     def run(self, module: Any, *args: Any) -> Tensor:
         x = args[0]

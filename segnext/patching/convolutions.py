@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +11,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segnext.models.layers import norm_act, pointwise
-from segnext.patching.layers import Conv, are_unobserved, convolutions, own_tensors
-from segnext.patching.plan import Plan, number_of_arguments, sample
+from segnext.patching.layers import (
+    Conv,
+    are_idle,
+    are_unobserved,
+    convolutions,
+    expect_unobserved,
+    own_tensors,
+)
+from segnext.patching.plan import Plan, are_images, number_of_arguments, sample
 from segnext.patching.strides import in_channels_last
 
 RESULTS = ("map", "tokens", "map and size")
@@ -21,11 +28,21 @@ ACTIVATIONS = (nn.GELU, nn.ReLU)
 
 @dataclass(frozen=True)
 class Step:
-    """A convolution, then a normalisation and an activation where their names are given."""
+    """A convolution, then a normalisation and an activation where their names are given.
+
+    Attributes:
+        conv, norm, act: the layers.
+        idle: children that are identities, which are not called.
+    """
 
     conv: Conv
     norm: str | None = None
     act: str | None = None
+    idle: tuple[str, ...] = ()
+
+    def is_as_found(self, module: Any) -> bool:
+        """Whether what is passed by in a module is still what it was."""
+        return self.conv.is_as_found(module) and are_idle(module, *self.idle)
 
     def run(self, module: Any, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H', W')."""
@@ -80,10 +97,13 @@ class Convolutions(Plan):
             elif last is None:
                 return []
             elif isinstance(child, _BatchNorm | nn.GroupNorm) and last.norm is None and last.act is None:
-                steps[-1] = Step(last.conv, name)
+                steps[-1] = replace(last, norm=name)
             elif isinstance(child, ACTIVATIONS) and last.act is None:
-                steps[-1] = Step(last.conv, last.norm, name)
-            elif type(child) is not nn.Identity:
+                steps[-1] = replace(last, act=name)
+            elif type(child) is nn.Identity:
+                expect_unobserved(module, name)
+                steps[-1] = replace(last, idle=(*last.idle, name))
+            else:
                 return []
         if len(steps) > 2:
             return []
@@ -103,7 +123,7 @@ class Convolutions(Plan):
         return tuple(step.norm for step in self.steps if step.norm is not None)
 
     def takes(self, module: Any, *args: Any) -> bool:
-        return args[0].ndim == 4 and super().takes(module, *args)
+        return are_images(*args) and all(step.is_as_found(module) for step in self.steps)
 
     def run(self, module: Any, *args: Any) -> Any:
         x = args[0]

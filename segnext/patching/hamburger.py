@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segnext.models.layers import norm_act, pointwise
 from segnext.patching.convolutions import Convolutions, Step
 from segnext.patching.layers import Conv, InTheWay, are_unobserved, expect_unobserved, own_tensors
-from segnext.patching.plan import Plan, number_of_arguments, sample
+from segnext.patching.plan import Plan, are_images, number_of_arguments, sample
 from segnext.patching.strides import in_channels_last
 from segnext_kernels import nmf2d
 
@@ -41,12 +41,14 @@ class Factorisation(Plan):
     Attributes:
         grad: "unrolled" or "one_step", see `segnext_kernels.nmf2d`.
         place: the argument of the drawing method that says where the bases are.
+        spatial: the module's flag of that name.
     """
 
     what: ClassVar[str] = "NMF of the Hamburger"
     ops: ClassVar[tuple[str, ...]] = ("nmf2d",)
     grad: str
     place: str | None
+    spatial: bool
 
     @classmethod
     def candidates(cls, module: nn.Module) -> Iterable[Plan]:
@@ -56,7 +58,7 @@ class Factorisation(Plan):
             raise InTheWay(f"its coefficients begin with a softmax of inv_t={inv_t}")
         names = inspect.signature(module._build_bases).parameters  # type: ignore[arg-type]
         place = next((name for name in ("device", "cuda") if name in names), None)
-        return [cls(grad, place) for grad in GRADS]
+        return [cls(grad, place, getattr(module, "spatial", True)) for grad in GRADS]
 
     @property
     def layers(self) -> tuple[Conv, ...]:
@@ -67,7 +69,8 @@ class Factorisation(Plan):
 
     def takes(self, module: Any, *args: Any) -> bool:
         # further arguments, such as return_bases, are for the module's own method
-        return len(args) == 1 and getattr(module, "inv_t", 1) == 1
+        as_checked = getattr(module, "inv_t", 1) == 1 and getattr(module, "spatial", True) == self.spatial
+        return are_images(*args) and as_checked
 
     def run(self, module: Any, *args: Any) -> Tensor:
         (x,) = args
@@ -97,6 +100,7 @@ class Hamburger(Plan):
 
     Attributes:
         names: of the three children.
+        breads: the classes of the two that are not called.
         first, last: the 1x1 convolutions of both breads; the last one has a normalisation and no activation.
     """
 
@@ -104,6 +108,7 @@ class Hamburger(Plan):
     ops: ClassVar[tuple[str, ...]] = ("group_norm_act",)
     is_core: ClassVar[bool] = False
     names: tuple[str, str, str]
+    breads: tuple[type[nn.Module], type[nn.Module]]
     first: Step
     last: Step
 
@@ -123,7 +128,7 @@ class Hamburger(Plan):
                 return []
             step.conv.expect_plain(bread)
         expect_unobserved(module, names[0], names[2])
-        return [cls(names, first[0], last[0])]
+        return [cls(names, (type(bread_in), type(bread_out)), first[0], last[0])]
 
     @property
     def layers(self) -> tuple[Conv, ...]:
@@ -135,9 +140,11 @@ class Hamburger(Plan):
     def takes(self, module: Any, *args: Any) -> bool:
         bread_in, _, bread_out = (getattr(module, name) for name in self.names)
         return (
-            are_unobserved(module, self.names[0], self.names[2])
-            and self.first.conv.is_as_found(bread_in)
-            and self.last.conv.is_as_found(bread_out)
+            are_images(*args)
+            and are_unobserved(module, self.names[0], self.names[2])
+            and (type(bread_in), type(bread_out)) == self.breads
+            and self.first.is_as_found(bread_in)
+            and self.last.is_as_found(bread_out)
         )
 
     def run(self, module: Any, *args: Any) -> Tensor:

@@ -25,6 +25,7 @@ class Conv:
     Attributes:
         name: where the module holds it; dots lead into children.
         bias: whether it has one.
+        wrappers: the classes of the children that it is inside of.
     """
 
     name: str
@@ -37,9 +38,10 @@ class Conv:
     groups: int
     padding_mode: str
     bias: bool
+    wrappers: tuple[type[nn.Module], ...] = ()
 
     @classmethod
-    def of(cls, name: str, layer: nn.Module) -> Conv | None:
+    def of(cls, name: str, layer: nn.Module, wrappers: tuple[type[nn.Module], ...] = ()) -> Conv | None:
         """Describe a layer that has the attributes of `nn.Conv2d`: also a quantised one, or the base of an adapter."""
         base: Any = getattr(layer, "base_layer", layer)
         kernel = getattr(base, "kernel_size", None)
@@ -59,6 +61,7 @@ class Conv:
             base.groups,
             getattr(base, "padding_mode", "zeros"),
             bias is not None,
+            wrappers,
         )
 
     @property
@@ -119,6 +122,7 @@ class Conv:
             return False
         return (
             type(layer) in PLAIN
+            and tuple(type(wrapper) for wrapper in wrappers) == self.wrappers
             and layer.kernel_size == self.kernel_size
             and layer.stride == self.stride
             and layer.padding == self.padding
@@ -150,6 +154,13 @@ def are_unobserved(module: nn.Module, *names: str | None) -> bool:
     return not any(is_observed(getattr(module, name)) for name in names if name is not None)
 
 
+def are_idle(module: nn.Module, *names: str) -> bool:
+    """Whether these children, which are not called, are still identities without hooks."""
+    return all(type(getattr(module, name, None)) is nn.Identity for name in names) and are_unobserved(
+        module, *names
+    )
+
+
 def convolutions(module: nn.Module) -> Iterator[tuple[str, Conv | None, nn.Module]]:
     """Yield the children with their names; with the geometry of those that are convolutions.
 
@@ -157,12 +168,14 @@ def convolutions(module: nn.Module) -> Iterator[tuple[str, Conv | None, nn.Modul
     """
     for name, child in module.named_children():
         conv = Conv.of(name, child)
+        wrappers: tuple[type[nn.Module], ...] = ()
         while conv is None:
             inner = list(child.named_children())
             if len(inner) != 1 or isinstance(child, nn.ModuleList | nn.ModuleDict) or own_tensors(child):
                 break
+            wrappers = (*wrappers, type(child))
             name, child = f"{name}.{inner[0][0]}", inner[0][1]
-            conv = Conv.of(name, child)
+            conv = Conv.of(name, child, wrappers)
         yield name, conv, child
 
 

@@ -11,10 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from segnext.patching.layers import Conv, InTheWay, are_unobserved, expect_unobserved
-from segnext.patching.plan import SAMPLE, Plan
+from segnext.patching.plan import SAMPLE, Plan, are_images
 from segnext_kernels import upsample_argmax, upsample_cross_entropy
 
 REDUCTIONS = ("mean", "mean_all")  # of `upsample_cross_entropy`: which one a head has, its loss tells
+
+FLAGS = ("reduction", "avg_non_ignore", "use_sigmoid", "use_mask")  # what changes a loss's arithmetic
+
+
+def _flags(loss: nn.Module) -> tuple[Any, ...]:
+    return tuple(getattr(loss, name, None) for name in FLAGS)
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,16 @@ class HeadLoss(Plan):
 
     Attributes:
         classes: how many logits a pixel has.
+        kind: the class of the loss.
+        flags: the loss's attributes of the names `FLAGS`.
         reduction: see `segnext_kernels.upsample_cross_entropy`.
     """
 
     what: ClassVar[str] = "loss of a decoder head"
     ops: ClassVar[tuple[str, ...]] = ("upsample_cross_entropy", "upsample_argmax")
     classes: int
+    kind: type[nn.Module]
+    flags: tuple[Any, ...]
     reduction: str
 
     @classmethod
@@ -48,16 +58,25 @@ class HeadLoss(Plan):
         if getattr(module, "align_corners", False):
             raise InTheWay("it resizes with align_corners=True")
         expect_unobserved(module, "loss_decode")
-        return [cls(classes, reduction) for reduction in REDUCTIONS]
+        return [cls(classes, type(loss), _flags(loss), reduction) for reduction in REDUCTIONS]
 
     @property
     def layers(self) -> tuple[Conv, ...]:
         return ()
 
     def takes(self, module: Any, *args: Any) -> bool:
-        logits, labels = args[0], self.labels_of(args[1])
-        fits = logits.ndim == 4 and labels.ndim == 4 and labels.shape[1] == 1 and not module.align_corners
-        return fits and getattr(module, "sampler", None) is None and are_unobserved(module, "loss_decode")
+        if len(args) != 2 or not are_images(args[0]):
+            return False
+        labels, loss = self.labels_of(args[1]), module.loss_decode
+        return (
+            labels.ndim == 4
+            and labels.shape[1] == 1
+            and not module.align_corners
+            and getattr(module, "sampler", None) is None
+            and type(loss) is self.kind
+            and _flags(loss) == self.flags
+            and are_unobserved(module, "loss_decode")
+        )
 
     def labels_of(self, given: Any) -> Tensor:
         """The labels (N, 1, H, W) in what the method gets."""
@@ -79,8 +98,9 @@ class HeadLoss(Plan):
         with torch.no_grad():
             counted = labels != ignored
             right = (upsample_argmax(logits, (labels.shape[1], labels.shape[2])) == labels) & counted
-            # as mmsegmentation has it: percent, and never a division by zero
-            share = right.sum(dtype=torch.float32) * 100 / (counted.sum() + torch.finfo(torch.float32).eps)
+            # as mmsegmentation has it: percent; 100 where all pixels are ignored
+            eps = torch.finfo(torch.float32).eps
+            share = (right.sum(dtype=torch.float32) + eps) * 100 / (counted.sum() + eps)
         name = getattr(loss, "loss_name", "loss_seg")
         return {name: getattr(loss, "loss_weight", 1.0) * value, "acc_seg": share.view(1)}
 

@@ -7,10 +7,12 @@ must agree in results, gradients and buffers.
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -40,6 +42,7 @@ MODES = {"evaluation": False, "training": True}
 LIMITS = {torch.float64: (1e-6, 1e-6), torch.float32: (1e-3, 3e-2)}
 LIMITS_OF_16_BITS = (0.1, 0.3)
 FLOOR = 0.05  # see `agreement.difference`; rounding of float32 is a millionth of the largest gradient
+INTERNAL = frozenset(vars(nn.Module()))  # attributes that each module has, among them its mode
 logger = logging.getLogger("segnext")
 
 
@@ -77,17 +80,21 @@ def patch(model: nn.Module, verify: Any = None) -> PatchReport:
         raise ValueError(
             f"patch: the model must run on verify's arguments, got {type(error).__name__}: {one_line(error)}"
         ) from None
-    for module, plan in found:
-        put(module, plan)
-    if before is None:
-        report = PatchReport(parts, ours=any(_is_ours(module) for module in model.modules()))
-    else:
-        try:
-            report = PatchReport(parts, _compared(before, _outcomes(model, verify)))
-        except BaseException:
-            for module, _ in found:
+    for mode, run in (before or {}).items():
+        if not _only(run, "result").tensors:
+            raise ValueError(
+                f"patch: the model must return tensors for verify, got none in {mode}; verify a part that does"
+            )
+    try:
+        for module, plan in found:
+            put(module, plan)
+        agreements = () if before is None else _compared(before, _outcomes(model, verify))
+    except BaseException:
+        for module, _ in found:
+            if is_patched(module):
                 take_out(module)
-            raise
+        raise
+    report = PatchReport(parts, agreements, ours=any(_is_ours(module) for module in model.modules()))
     if not report.patched:
         logger.warning("patch: %s", report)
     return report
@@ -197,7 +204,7 @@ def _plan(module: nn.Module, checked: dict[Any, str | None]) -> Plan | None:
         if kind.method in module.__dict__:
             raise InTheWay(f"its {kind.method} was replaced")
         for plan in candidates:
-            key = (type(module), plan, _settings(module))
+            key = (type(module), plan, _settings(module, plan))
             if key not in checked:
                 checked[key] = agreement.first_difference(module, plan)
             if checked[key] is None:
@@ -208,18 +215,36 @@ def _plan(module: nn.Module, checked: dict[Any, str | None]) -> Plan | None:
     return None
 
 
-def _settings(module: nn.Module) -> tuple[Any, ...]:
-    """What may change a forward beside the class and the layers: numbers, words and flags of all its modules.
+def _settings(module: nn.Module, plan: Plan) -> tuple[Any, ...]:
+    """What may change a forward beside the class and the layers: the attributes of all its modules.
 
-    Rates and epsilons of children are left out: a plan reads or calls those that it needs.
+    Rates and epsilons of PyTorch's layers are left out: a plan reads or calls those that it needs. So are the rates
+    that the check sets.
     """
     return tuple(
-        (path, type(child), name, value)
+        (path, type(child), name, _comparable(value))
         for path, child in module.named_modules()
         for name, value in vars(child).items()
-        if isinstance(value, bool | int | str | None if path else bool | int | float | str | None)
-        and name != "training"
+        if name not in INTERNAL
+        and not (
+            path
+            and isinstance(value, float)
+            and (path in plan.dropping or type(child).__module__.startswith("torch.nn."))
+        )
     )
+
+
+def _comparable(value: Any) -> Any:
+    """Something hashable that is equal for equal values; objects are equal only to themselves."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return type(value), tuple(_comparable(item) for item in value)
+    if isinstance(value, dict):
+        return tuple((key, _comparable(item)) for key, item in value.items())
+    if isinstance(value, functools.partial):
+        return _comparable((value.func, value.args, value.keywords))
+    if isinstance(value, bool | int | float | str | type | FunctionType | None):
+        return type(value), value
+    return id(value)
 
 
 def _outcomes(model: nn.Module, inputs: Any) -> dict[str, agreement.Outcome]:
@@ -231,7 +256,8 @@ def _outcomes(model: nn.Module, inputs: Any) -> dict[str, agreement.Outcome]:
     results = {}
     try:
         for mode, training in MODES.items():
-            results[mode] = agreement.outcome(model.train(training), "__call__", arguments)
+            with torch.inference_mode(False):
+                results[mode] = agreement.outcome(model.train(training), "__call__", arguments)
             _restore(model, buffers)
     finally:
         for module, training in modes.items():
@@ -260,7 +286,9 @@ def _compared(
     for mode in MODES:
         errors = {}
         dtypes = {tensor.dtype for tensor in before[mode].tensors.values() if tensor.is_floating_point()}
-        limits = max(LIMITS.get(dtype, LIMITS_OF_16_BITS) for dtype in dtypes)
+        limits = max(
+            (LIMITS.get(dtype, LIMITS_OF_16_BITS) for dtype in dtypes), default=LIMITS[torch.float32]
+        )
         for kind, limit in zip(("result", "gradient"), limits, strict=True):
             expected, got = (_only(run[mode], kind) for run in (before, after))
             where, errors[kind] = agreement.difference(expected, got, FLOOR)

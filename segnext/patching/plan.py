@@ -65,11 +65,21 @@ class Plan(ABC):
 
     def takes(self, module: Any, *args: Any) -> bool:
         """Whether these arguments, at this moment, are for :meth:`run`; else the module's own method runs."""
-        return all(conv.is_as_found(module) for conv in self.layers)
+        return are_images(*args) and all(conv.is_as_found(module) for conv in self.layers)
+
+    @property
+    def dropping(self) -> tuple[str, ...]:
+        """The children that draw at random. The check sets their rates to a half: 0 would hide where they are."""
+        return ()
+
+
+def are_images(*args: Any) -> bool:
+    """Whether the arguments are one tensor (N, C, H, W); what `torch.fx` traces with is none."""
+    return len(args) == 1 and isinstance(args[0], Tensor) and args[0].ndim == 4
 
 
 def sample(generator: torch.Generator, channels: int, positive: bool = False) -> Tensor:
-    """Random features (2, channels, 7, 10) in float64."""
+    """Random features (N, channels, H, W) of the sizes of `SAMPLE`, in float64."""
     draw = torch.rand if positive else torch.randn
     n, height, width = SAMPLE
     return draw((n, channels, height, width), generator=generator, dtype=torch.float64)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from segnext.patching.layers import Conv
-from segnext.patching.plan import Plan, sample
+from segnext.patching.plan import Plan, are_images, sample
 from segnext.patching.swap import is_patched, original_class, put, take_out
 from segnext_kernels.memory_format import as_channels_last, is_channels_last
 
@@ -69,7 +69,7 @@ class BatchNorm(Plan):
         return (sample(generator, self.channels),)
 
     def takes(self, module: Any, *args: Any) -> bool:
-        return args[0].ndim == 4
+        return are_images(*args)
 
     def run(self, module: Any, *args: Any) -> Tensor:
         (x,) = args

@@ -24,13 +24,17 @@ class Patched:
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by the module's own class, since a class that was made at run time has no name to be found by."""
         parts: Any = super().__reduce_ex__(protocol)
-        made, arguments, *rest = parts
-        base = original_class(cast(nn.Module, self))
-        return _made, (base, cast(Any, self).__dict__[ATTRIBUTE].method, made, arguments[1:]), *rest
+        make, arguments, *rest = parts
+        kind, base = type(self), original_class(cast(nn.Module, self))
+        make, *arguments = (base if item is kind else item for item in (make, *arguments))
+        return _made, (self.__dict__.get(ATTRIBUTE), make, *arguments), *rest
 
 
-def _made(base: type[nn.Module], method: str, make: Any, arguments: tuple[Any, ...]) -> nn.Module:
-    return make(patched_class(base, method), *arguments)
+def _made(plan: Plan | None, make: Any, *arguments: Any) -> nn.Module:
+    module: nn.Module = make(*arguments)
+    if plan is not None:
+        put(module, plan)
+    return module
 
 
 def patched_class(base: type[nn.Module], method: str) -> type[nn.Module]:
@@ -56,8 +60,8 @@ def _subclass(base: type[nn.Module], method: str) -> type[nn.Module]:
 
 def put(module: nn.Module, plan: Plan) -> None:
     """Let the plan compute the module."""
+    module.__class__ = patched_class(original_class(module), plan.method)
     module.__dict__[ATTRIBUTE] = plan
-    module.__class__ = patched_class(type(module), plan.method)
 
 
 def take_out(module: nn.Module) -> None:
@@ -68,8 +72,8 @@ def take_out(module: nn.Module) -> None:
 
 
 def is_patched(module: nn.Module) -> bool:
-    """Whether the module has a plan."""
-    return isinstance(module, Patched)
+    """Whether the module has a plan: a copy that its class makes in a way of its own may be without."""
+    return isinstance(module, Patched) and ATTRIBUTE in module.__dict__
 
 
 def plan_of(module: nn.Module) -> Plan:
@@ -78,6 +82,6 @@ def plan_of(module: nn.Module) -> Plan:
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
-    """The class that a patched module had."""
-    kinds = type(module).__mro__
-    return cast("type[nn.Module]", kinds[kinds.index(Patched) + 1])
+    """The class that a module had before it was patched."""
+    kinds: tuple[type, ...] = type(module).__mro__
+    return kinds[kinds.index(Patched) + 1] if Patched in kinds else type(module)
