@@ -196,6 +196,10 @@ class ProjectedAttention(Plan):
     def layers(self) -> tuple[Conv, ...]:
         return (self.proj_in, self.proj_out)
 
+    @property
+    def called(self) -> tuple[str, ...]:
+        return (self.unit,)
+
     def example(self, generator: torch.Generator) -> tuple[Any, ...]:
         return (sample(generator, self.proj_in.in_channels),)
 

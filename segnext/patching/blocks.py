@@ -178,6 +178,10 @@ class Block(Plan):
         return () if self.drop is None else (self.drop,)
 
     @property
+    def called(self) -> tuple[str, ...]:
+        return self.branches
+
+    @property
     def norms_called(self) -> tuple[str, ...]:
         return self.norms
 

@@ -134,6 +134,10 @@ class Hamburger(Plan):
     def layers(self) -> tuple[Conv, ...]:
         return ()
 
+    @property
+    def called(self) -> tuple[str, ...]:
+        return (self.names[1],)
+
     def example(self, generator: torch.Generator) -> tuple[Any, ...]:
         return (sample(generator, self.first.conv.in_channels),)
 

@@ -94,12 +94,15 @@ class HeadLoss(Plan):
         loss, ignored = module.loss_decode, module.ignore_index
         weight = getattr(loss, "class_weight", None)
         weight = None if weight is None else logits.new_tensor(weight)
-        value = upsample_cross_entropy(logits, labels, ignored, weight, reduction=self.reduction)
+        value = upsample_cross_entropy(logits, labels, ignored, weight, reduction="mean_all")
+        eps = torch.finfo(torch.float32).eps
+        counted = labels != ignored
+        if self.reduction == "mean":  # 0 where all pixels are ignored, as mmsegmentation has it
+            weights = counted if weight is None else weight[labels.where(counted, 0)] * counted
+            value = value * (labels.numel() / (weights.sum() + eps))
         with torch.no_grad():
-            counted = labels != ignored
             right = (upsample_argmax(logits, (labels.shape[1], labels.shape[2])) == labels) & counted
             # as mmsegmentation has it: percent; 100 where all pixels are ignored
-            eps = torch.finfo(torch.float32).eps
             share = (right.sum(dtype=torch.float32) + eps) * 100 / (counted.sum() + eps)
         name = getattr(loss, "loss_name", "loss_seg")
         return {name: getattr(loss, "loss_weight", 1.0) * value, "acc_seg": share.view(1)}

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from segnext.one_line import one_line
 from segnext.patching import agreement
@@ -127,9 +128,13 @@ def _expect_usable(model: nn.Module) -> None:
         raise TypeError(f"patch: model must be an nn.Module, got {type(model).__name__}")
     for path, module in model.named_modules():
         name = path or "the model"
+        if any(is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
+            raise ValueError(
+                f"patch: {name} must have its parameters, got a lazy module; run the model once first"
+            )
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError(
-                f"patch: {name} must not be scripted, got {type(module).__name__}; patch, then script"
+                f"patch: {name} must not be scripted, got {type(module).__name__}; patch, then torch.jit.trace"
             )
         if isinstance(module, _kinds("torch._dynamo", "OptimizedModule")):
             raise TypeError(f"patch: {name} must not be compiled; patch the module, then torch.compile it")

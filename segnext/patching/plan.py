@@ -55,6 +55,11 @@ class Plan(ABC):
         """The layers whose parameters are taken instead of calling them."""
 
     @property
+    def called(self) -> tuple[str, ...]:
+        """The children that the plan calls as the module does, with one tensor; the check has stand-ins for them."""
+        return ()
+
+    @property
     def norms_called(self) -> tuple[str, ...]:
         """The children that normalise what the plan gives them, with the strides that they take."""
         return ()

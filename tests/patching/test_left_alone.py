@@ -307,7 +307,7 @@ def test_our_own_models_have_the_kernels_already():
         (
             lambda m: torch.jit.trace(m.backbone.block1[0].mlp, torch.rand(1, 16, 4, 4)),
             TypeError,
-            r"patch: the model must not be scripted, got TopLevelTracedModule; patch, then script",
+            r"patch: the model must not be scripted, got TopLevelTracedModule; patch, then torch.jit.trace",
         ),
         (
             lambda m: m.to("meta"),

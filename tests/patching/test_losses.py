@@ -44,7 +44,8 @@ class AnyHead(nn.Module):
         found = {self.loss_decode.loss_name: self.loss_decode(full, labels, ignore_index=self.ignore_index)}
         counted = labels != self.ignore_index
         right = (full.argmax(1)[counted] == labels[counted]).float().sum(0, keepdim=True)
-        found["acc_seg"] = right * 100 / (counted.sum() + torch.finfo(torch.float32).eps)
+        eps = torch.finfo(torch.float32).eps
+        found["acc_seg"] = (right + eps) * 100 / (counted.sum() + eps)
         return found
 
 
@@ -102,6 +103,18 @@ def test_loss_and_accuracy_are_the_same(kind, name):
     torch.testing.assert_close(grad_after, grad_before, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("loss", [{}, {"avg_non_ignore": True}], ids=str)
+def test_a_batch_whose_pixels_are_all_ignored(loss):
+    logits, samples = batch(False)
+    for item in samples:
+        item.gt_sem_seg.data.fill_(255)
+    plain, head = Head(CrossEntropyLoss(**loss)), Head(CrossEntropyLoss(**loss))
+    assert patch(head).patched
+    expected, got = (one.loss_by_feat(logits, samples) for one in (plain, head))
+    assert expected["acc_seg"].item() == 100
+    torch.testing.assert_close(got, expected)
+
+
 def test_full_size_logits_are_not_made():
     head = Head(CrossEntropyLoss())
     patch(head)
@@ -133,3 +146,24 @@ def test_labels_of_another_shape_go_to_the_head_itself():
     patch(head)
     with pytest.raises((RuntimeError, ValueError)):
         head.losses(torch.randn(2, 4, 6, 5), torch.zeros(2, 19, 22, dtype=torch.long))
+
+
+class Doubled(CrossEntropyLoss):
+    """Another loss with the same attributes."""
+
+    def forward(self, logits, labels, ignore_index):
+        return 2 * super().forward(logits, labels, ignore_index)
+
+
+@pytest.mark.parametrize("change", ["class", "flag"])
+def test_a_loss_that_is_changed_later(change):
+    logits, samples = batch(False)
+    heads = [Head(CrossEntropyLoss()), Head(CrossEntropyLoss())]
+    assert patch(heads[0]).patched
+    for head in heads:
+        if change == "class":
+            head.loss_decode = Doubled()
+        else:
+            head.loss_decode.avg_non_ignore = True
+    got, expected = (head.loss_by_feat(logits, samples)["loss_ce"] for head in heads)
+    torch.testing.assert_close(got, expected)
