@@ -15,7 +15,6 @@ from segnext_kernels.ops.depthwise_sum import compiled, reference
 from segnext_kernels.ops.depthwise_sum.chains import Label, expect_chains, listed
 from segnext_kernels.ops.depthwise_sum.layers import (
     Convolution,
-    expect_dilation,
     parameters,
     pointwise_parameters,
 )
@@ -124,21 +123,22 @@ def depthwise_sum_of_lists(
         x,
         checks.expect_tensors(NAME, "weights", weights),
         checks.expect_tensors(NAME, "biases", biases),
-        [expect_dilation(NAME, f"dilations[{i}]", d) for i, d in enumerate(_listed("dilations", dilations))],
-        [
-            checks.expect_integer(NAME, f"chains[{i}]", length, 0, "an integer, at least 0")
-            for i, length in enumerate(_listed("chains", chains))
-        ],
+        _integers("dilations", dilations, 1),
+        _integers("chains", chains, 0),
         combine,
         listed,
     )
 
 
-def _listed(name: str, values: Any) -> list[Any]:
+def _integers(name: str, values: Any, least: int) -> list[int]:
     try:
-        return list(values)
+        values = list(values)
     except TypeError:
         raise TypeError(f"{NAME}: {name} must be a list of integers, got {values!r}") from None
+    if all(type(value) is int and value >= least for value in values):
+        return values
+    expected = f"an integer, at least {least}"
+    return [checks.expect_integer(NAME, f"{name}[{i}]", v, least, expected) for i, v in enumerate(values)]
 
 
 def _checked(
