@@ -19,9 +19,13 @@ TEXTS = {
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
 LONGEST = 9 * 1024  # bytes of the README: what a stranger reads to the end
+ELSEWHERE = (
+    "docs/integrations.md"  # whose packages have an environment of their own: tests/integrations/test_page.py
+)
 BLOCKS = {
     f"{document}-{i}": code
     for document, text in TEXTS.items()
+    if document != ELSEWHERE
     for i, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 }
 

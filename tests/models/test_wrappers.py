@@ -101,7 +101,9 @@ def test_ddp_and_fsdp_exchange_the_gradients_of_the_loss(tmp_path):
         torch.testing.assert_close(first[wrapper], gradients(model), rtol=1e-3, atol=1e-6)
     assert torch.equal(first["predicted"], model.predict(batch()[0]))
     expected = frozen_encoder()(*half_batch(0)).item()
-    assert first["frozen"] == [(pytest.approx(expected, rel=1e-6), 0.0)] * 2  # FSDP 1 may call layers one by one
+    assert (
+        first["frozen"] == [(pytest.approx(expected, rel=1e-6), 0.0)] * 2
+    )  # FSDP 1 may call layers one by one
     assert first["refused"].startswith(
         "save: model must be whole in this process, got backbone.stem.conv1.weight"
     )
