@@ -171,6 +171,25 @@ def test_lazy_modules_are_refused():
         patch(nn.Sequential(foreign.Mlp(8, 16), nn.LazyBatchNorm2d()))
 
 
+class Viewed(nn.Module):
+    """Views features as vectors, which channels_last does not allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = foreign.Block(8, 2, foreign.StripUnit, 0.0, 0.0)
+
+    def forward(self, x):
+        return self.block(x).view(2, -1)
+
+
+def test_verify_of_a_model_that_needs_contiguous_features():
+    model = Viewed()
+    message = r"must run when it is patched, got RuntimeError: [^\n]+; it was left as it was; use reshape or flatten"
+    with pytest.raises(ValueError, match=message):
+        patch(model, verify=torch.randn(2, 8, 5, 4))
+    assert not any(map(is_patched, model.modules()))
+
+
 class Masks(nn.Module):
     """Returns classes, or an object, in evaluation."""
 
