@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from segnext.one_line import one_line
 from segnext.patching.plan import Plan
-from segnext.patching.swap import put
+from segnext.patching.swap import ATTRIBUTE, put
 
 SEED = 0
 FLOOR = 1e-3  # see `difference`
@@ -86,7 +86,22 @@ def _first_difference(module: nn.Module, plan: Plan) -> str | None:
         where, by = difference(expected, got, FLOOR)
         if by > TOLERANCE:
             return f"{where} in {mode}, by {by:.1g}"
+        if (names := _kept(original) ^ _kept(planned)) != set():
+            return f"it keeps {min(names)[0]} when it runs"
     return None
+
+
+def _kept(module: nn.Module) -> set[tuple[str, Any]]:
+    """The attributes of all modules: their numbers and flags, and the classes of other things."""
+    return {
+        (
+            f"{path}.{name}" if path else name,
+            value if isinstance(value, bool | int | float | str) else type(value),
+        )
+        for path, child in module.named_modules()
+        for name, value in vars(child).items()
+        if name not in (ATTRIBUTE, "training")
+    }
 
 
 @contextmanager

@@ -46,6 +46,7 @@ class Factorisation(Plan):
 
     what: ClassVar[str] = "NMF of the Hamburger"
     ops: ClassVar[tuple[str, ...]] = ("nmf2d",)
+    reads: ClassVar[tuple[str, ...]] = (*READ, "rand_init", "inv_t", "spatial")
     grad: str
     place: str | None
     spatial: bool

@@ -95,7 +95,9 @@ class Conv:
         """
         layer = self.layer(module)
         if type(layer) not in PLAIN:
-            raise InTheWay(f"{self.name} is a {type(layer).__name__} instead of a plain Conv2d")
+            kind, home = type(layer).__name__, type(layer).__module__.partition(".")[0]
+            whose = f" of {home}" if kind == "Conv2d" else ""  # such as PEFT's, which is an adapter
+            raise InTheWay(f"{self.name} is a {kind}{whose} instead of a plain Conv2d")
         for name, part in along(module, self.name):
             if is_observed(part):
                 raise InTheWay(f"{name} has hooks or a replaced forward")

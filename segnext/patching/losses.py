@@ -36,6 +36,7 @@ class HeadLoss(Plan):
 
     what: ClassVar[str] = "loss of a decoder head"
     ops: ClassVar[tuple[str, ...]] = ("upsample_cross_entropy", "upsample_argmax")
+    reads: ClassVar[tuple[str, ...]] = ("ignore_index", "align_corners", "sampler")
     classes: int
     kind: type[nn.Module]
     flags: tuple[Any, ...]

@@ -53,7 +53,8 @@ def patch(model: nn.Module, verify: Any = None) -> PatchReport:
     Modules, parameters, names in the state dict, buffers and hooks stay. Of a patched module only the class changes, to
     a subclass with another ``forward``: it may be trained, copied, pickled, saved, wrapped (DDP, ``fully_shard``) and
     compiled afterwards. A layer that later gets hooks, an adapter or another geometry is called again, not passed by.
-    Results keep their values up to rounding; features become channels_last.
+    Results keep their values up to rounding; features become channels_last, for which ``view`` may raise where
+    ``reshape`` does not.
 
     Args:
         model: any module, for example mmsegmentation's ``EncoderDecoder``, or a network with SegNeXt's or VAN's
@@ -89,7 +90,7 @@ def patch(model: nn.Module, verify: Any = None) -> PatchReport:
     try:
         for module, plan in found:
             put(module, plan)
-        agreements = () if before is None else _compared(before, _outcomes(model, verify))
+        agreements = () if before is None else _compared(before, _after(model, verify))
     except BaseException:
         for module, _ in found:
             if is_patched(module):
@@ -270,6 +271,22 @@ def _outcomes(model: nn.Module, inputs: Any) -> dict[str, agreement.Outcome]:
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
     return results
+
+
+def _after(model: nn.Module, inputs: Any) -> dict[str, agreement.Outcome]:
+    """Run the patched model.
+
+    Raises:
+        ValueError: it fails, as one does that calls ``view`` where channels_last needs ``reshape``.
+    """
+    try:
+        return _outcomes(model, inputs)
+    except Exception as error:
+        cure = "; use reshape or flatten there, since features are channels_last now" * ("view" in str(error))
+        raise ValueError(
+            f"patch: the model must run when it is patched, got {type(error).__name__}: {one_line(error)}"
+            f"; it was left as it was{cure}"
+        ) from error
 
 
 def _restore(model: nn.Module, buffers: dict[str, Tensor]) -> None:

@@ -28,12 +28,14 @@ class Plan(ABC):
         what: the part's name in a report.
         ops: what computes it.
         method: which method of the module is replaced.
+        reads: the module's attributes that `takes` and `run` ask, so that they may change.
         is_core: False for parts that are worth it only beside others.
     """
 
     what: ClassVar[str]
     ops: ClassVar[tuple[str, ...]]
     method: ClassVar[str] = "forward"
+    reads: ClassVar[tuple[str, ...]] = ()
     is_core: ClassVar[bool] = True
 
     @classmethod

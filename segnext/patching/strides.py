@@ -54,6 +54,7 @@ class BatchNorm(Plan):
 
     what: ClassVar[str] = "the strides that its backward takes"
     ops: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ("eps", "momentum", "affine", "track_running_stats")
     is_core: ClassVar[bool] = False
     channels: int
 

@@ -7,19 +7,39 @@ buffers, children, hooks, names, ``isinstance``. A copy and a pickle keep the pl
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any, cast
 
 from torch import nn
 
+from segnext.one_line import one_line
 from segnext.patching.plan import Plan
 
 ATTRIBUTE = "_segnext_plan"
+logger = logging.getLogger("segnext")
 # Modules of one class stay of one class, so that compilers see what they saw before.
 _CLASSES: dict[tuple[type[nn.Module], str], type[nn.Module]] = {}
 
 
 class Patched:
     """What the classes of patched modules have beside the module's own class."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Let the module compute by itself again if one of its own numbers or flags changes: a plan does not ask them.
+
+        Names with an underscore are what libraries note down, such as whether a module was initialised.
+        """
+        plan, old = self.__dict__.get(ATTRIBUTE), self.__dict__.get(name, value)
+        asked = plan is None or name == "training" or name.startswith("_") or name in plan.reads
+        if asked or not isinstance(old, bool | int | float | str | None) or old == value:
+            super().__setattr__(name, value)
+            return
+        kind = type(self).__name__
+        logger.warning(
+            "patch: a %s computes by itself again, since its %s became %s", kind, name, one_line(value)
+        )
+        take_out(cast(nn.Module, self))
+        setattr(self, name, value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by the module's own class, since a class that was made at run time has no name to be found by."""

@@ -110,6 +110,38 @@ def test_further_arguments():
     torch.testing.assert_close(mlp(x, scale=3.0), expected)
 
 
+class Flagged(foreign.Mlp):
+    """Its forward has a flag."""
+
+    def __init__(self):
+        super().__init__(8, 16)
+        self.linear = False
+        self._noted = False
+
+    def forward(self, x):
+        return super().forward(x.relu() if self.linear else x)
+
+
+def test_a_flag_that_is_changed_later(caplog):
+    plain, x = Flagged(), torch.randn(2, 8, 5, 4)
+    module = copy.deepcopy(plain)
+    assert patch(module).patched
+    module.linear, module._noted, module.more = False, True, 3
+    assert is_patched(module)
+    plain.linear = module.linear = True
+    torch.testing.assert_close(module(x), plain(x))
+    assert type(module) is Flagged and unpatch(module) == 0
+    assert "patch: a Flagged computes by itself again, since its linear became True" in caplog.text
+
+
+def test_the_momentum_of_a_norm_may_change():
+    norm = nn.BatchNorm2d(4)
+    patch(nn.ModuleList([norm, foreign.Mlp(8, 16)]))
+    norm.momentum = 0.5
+    norm(torch.ones(2, 4, 3, 3))
+    assert is_patched(norm) and norm.running_mean[0] == 0.5
+
+
 def test_an_image_without_a_batch(pair, features):
     plain, patched = (module.mlp for module in pair)
     torch.testing.assert_close(patched(features[0]), plain(features[0]))
@@ -169,6 +201,25 @@ def test_lazy_modules_are_refused():
         ValueError, match=r"patch: 1 must have its parameters, got a lazy module; run the model"
     ):
         patch(nn.Sequential(foreign.Mlp(8, 16), nn.LazyBatchNorm2d()))
+
+
+class Viewed(nn.Module):
+    """Views features as vectors, which channels_last does not allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = foreign.Block(8, 2, foreign.StripUnit, 0.0, 0.0)
+
+    def forward(self, x):
+        return self.block(x).view(2, -1)
+
+
+def test_verify_of_a_model_that_needs_contiguous_features():
+    model = Viewed()
+    message = r"must run when it is patched, got RuntimeError: [^\n]+; it was left as it was; use reshape or flatten"
+    with pytest.raises(ValueError, match=message):
+        patch(model, verify=torch.randn(2, 8, 5, 4))
+    assert not any(map(is_patched, model.modules()))
 
 
 class Masks(nn.Module):

@@ -96,6 +96,14 @@ class DropAtTheEnd(foreign.Block):
         return self.drop_path(x + self.layer_scale_2[:, None, None] * self.mlp(self.norm2(x)))
 
 
+class Keeps(foreign.Mlp):
+    """Keeps what it saw last, for others to look at."""
+
+    def forward(self, x):
+        self.seen = x.detach()
+        return super().forward(x)
+
+
 class Momentum(foreign.PatchEmbed):
     """Running statistics move twice."""
 
@@ -120,6 +128,7 @@ DIFFERENT = {
     "axes of a branch": lambda: block(Transposed),
     "place of stochastic depth": lambda: block(DropAtTheEnd, foreign.DropPath(0.0)),
     "dropped channels": lambda: block(foreign.Block, nn.Dropout2d(0.0)),
+    "attributes": lambda: Keeps(8, 16),
     "statistics": lambda: Momentum(8, 8, 3, 2, maps=True),
 }
 
