@@ -104,19 +104,15 @@ SUBJECTS = (
         )
         for size in "tb"
     ),
-    *(
-        Subject(
-            f"official code, SegNeXt-{size.upper()}",
-            partial(foreign_models.segnext, size, CLASSES),
-            (1, 512),
-            segmentation_loss,
-            size,
-        )
-        for size in "tb"
+    Subject(
+        "official code, SegNeXt-T",
+        partial(foreign_models.segnext, "t", CLASSES),
+        (1, 512),
+        segmentation_loss,
+        "t",
     ),
     Subject("two Hamburgers on MSCAN-B (GeoCalib)", foreign_models.TwoHeads, (1, 320), loss_of_outputs),
     Subject("VAN-B0", foreign_models.van, (8, 224), loss_of_outputs),
-    Subject("VAN-B2", partial(foreign_models.van, "b"), (8, 224), loss_of_outputs),
     Subject("LSKNet-T", foreign_models.lsknet, (1, 512), loss_of_outputs),
 )
 
@@ -169,7 +165,7 @@ def measure(subject: Subject, seconds: float) -> list[Row]:
         "left": len(found.left),
         "output": max(one.output for one in found.agreements),
         "gradient": max(one.gradient for one in found.agreements),
-        "gradient in float64": gradient_in_float64(models[EAGER], images),
+        "gradient in float64": gradient_in_float64(models[EAGER], images[..., ::2, ::2]),
     }
     layouts = {
         name: torch.channels_last if name == CHANNELS_LAST else torch.contiguous_format for name in models
@@ -272,19 +268,25 @@ def main(arguments: Any = None) -> None:
     )
     options = parser.parse_args(arguments)
     wanted = [one for one in SUBJECTS if not options.only or any(word in one.name for word in options.only)]
+    host, ceilings = machine.describe(), roofline.measure()
     rows, without_number = [], dict[str, str]()
+    path = None
     for number, subject in enumerate(wanted, start=1):
         if not subject.is_there():
             without_number[subject.name] = f"{subject.package} is not installed"
             continue
         rows += measure(subject, options.seconds)
+        run = results.Results(
+            host, ceilings, sorted(rows, key=lambda row: row.table != INFERENCE), without_number
+        )
+        if path is None:
+            path = results.write(run, options.results, "patching")
+        else:
+            results.save(run, path)  # after each network, so that an interruption loses one
         gains = ", ".join(f"{row.table} {gain(row, EAGER):.2f}x eager" for row in rows[-2:])
         print(f"{number} of {len(wanted)}: {subject.name}: {gains}", flush=True)
-    if not rows:
+    if path is None:
         parser.exit(1, "bench.patching: no network with a number\n")
-    rows.sort(key=lambda row: row.table != INFERENCE)
-    run = results.Results(machine.describe(), roofline.measure(), rows, without_number)
-    path = results.write(run, options.results, "patching")
     print(tables(run))
     print(f"\nstored in {path}")
 
