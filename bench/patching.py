@@ -215,6 +215,7 @@ def tables(run: results.Results) -> str:
             "patched",
             "outputs",
             "gradients",
+            "in float64",
             *(
                 f"{kind}: {name} ms"
                 for kind in ("forward", "training")
