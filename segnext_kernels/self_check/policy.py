@@ -37,7 +37,8 @@ def distrusted(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
     The first call that wants a CUDA kernel checks those of its dtype and direction together, since starting a process
     takes longer than comparing a kernel. Prediction thus waits for no backward, and nobody for dtypes that they do not
     use. Triton's kernels must be compiled for the check: those that stand beside a CUDA kernel, which is mostly taken,
-    are checked one by one when they are first wanted, and the others together.
+    are checked one by one when they are first wanted. Of the others those for inference alone are checked together:
+    a deployed model wants all of them.
     """
     if backend not in GPU_BACKENDS:
         return None
@@ -117,7 +118,9 @@ def _together(subject: Subject) -> list[Subject]:
     """The kernels that are checked in one process when this one is wanted; it comes first."""
 
     def kind(each: Subject) -> tuple[Any, ...]:
-        return each.dtype, each.is_backward, "cuda" in KERNELS[each.op]
+        has_cuda = "cuda" in KERNELS[each.op]
+        is_trained = each.is_backward or f"{each.op}_backward" in KERNELS
+        return each.dtype, each.is_backward, has_cuda, is_trained and not has_cuda
 
     is_spare = subject.backend == "triton" and "cuda" in KERNELS[subject.op]
     others = [] if is_spare else subjects([subject.backend])

@@ -180,6 +180,9 @@ def test_triton_kernels_without_cuda_kernels_are_checked_together(machine: Machi
         "channel_norm", "conv2d_act", "msca_block", "resize_sum"
     }  # fmt: skip
     assert {(s.backend, s.dtype) for s in machine.runs} == {("triton", torch.bfloat16)}
+    machine.runs.clear()
+    of_another_network = Subject("depthwise_sum", "triton", torch.bfloat16)
+    assert machine.reason(of_another_network) is None and machine.runs == [of_another_network]
 
 
 def test_what_can_not_be_checked_is_left_out_with_one_warning(
