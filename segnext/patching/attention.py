@@ -9,7 +9,6 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from segnext.models.layers import pointwise
 from segnext.patching.layers import Conv, convolutions, is_silent, own_tensors
 from segnext.patching.plan import Plan, number_of_arguments, sample
 from segnext.patching.strides import in_channels_last
@@ -155,12 +154,12 @@ class SelectiveKernel(Plan):
         (x,) = args
         first, second = self.first.layer(module), self.second.layer(module)
         both = depthwise_sum(x, [[], [second]], root=[first], combine="cat").chunk(2, dim=1)
-        parts = [_pointwise(conv.layer(module), part) for conv, part in zip(self.halves, both, strict=True)]
+        parts = [conv.mix(module, part) for conv, part in zip(self.halves, both, strict=True)]
         attention = torch.cat(parts, dim=1)
         summary = torch.cat([attention.mean(1, keepdim=True), attention.max(1, keepdim=True).values], dim=1)
         shares = torch.sigmoid(self.squeeze.layer(module)(summary))
         chosen = parts[0] * shares[:, :1] + parts[1] * shares[:, 1:]
-        return x * _pointwise(self.mix.layer(module), chosen)
+        return x * self.mix.mix(module, chosen)
 
 
 @dataclass(frozen=True)
@@ -205,9 +204,5 @@ class ProjectedAttention(Plan):
 
     def run(self, module: Any, *args: Any) -> Tensor:
         x = in_channels_last(args[0])
-        u = getattr(module, self.act)(_pointwise(self.proj_in.layer(module), x))
-        return _pointwise(self.proj_out.layer(module), getattr(module, self.unit)(u)) + x
-
-
-def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    return pointwise(x, conv.weight, conv.bias)
+        u = getattr(module, self.act)(self.proj_in.mix(module, x))
+        return self.proj_out.mix(module, getattr(module, self.unit)(u)) + x

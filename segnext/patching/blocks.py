@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segnext.models.layers import pointwise
 from segnext.patching.layers import (
     Conv,
     InTheWay,
@@ -111,8 +110,8 @@ class FeedForward(Plan):
             return conv_ffn(
                 x, fc1.weight, bias1, dw.weight, dw_bias, fc2.weight, bias2, recompute=not module.training
             )
-        hidden = dwconv_gelu(pointwise(x, fc1.weight, fc1.bias), dw.weight, dw.bias)
-        return drops[1](pointwise(drops[0](hidden), fc2.weight, fc2.bias))
+        hidden = dwconv_gelu(self.fc1.mix(module, x), dw.weight, dw.bias)
+        return drops[1](self.fc2.mix(module, drops[0](hidden)))
 
 
 @dataclass(frozen=True)
@@ -164,10 +163,6 @@ class Block(Plan):
         return [
             cls(channels.pop(), (one, two), (norm1, norm2), two_branches, drop, drop_kind, arguments == 3)
         ]
-
-    @property
-    def layers(self) -> tuple[Conv, ...]:
-        return ()
 
     def example(self, generator: torch.Generator) -> tuple[Any, ...]:
         x = sample(generator, self.channels)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segnext.models.layers import norm_act, pointwise
+from segnext.models.layers import norm_act
 from segnext.patching.layers import (
     Conv,
     are_idle,
@@ -46,11 +46,10 @@ class Step:
 
     def run(self, module: Any, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H', W')."""
-        conv = self.conv.layer(module)
         fits = self.conv.is_pointwise and self.conv.stride == (1, 1) and self.conv.padding in ((0, 0), "same")
         x = in_channels_last(x)
         # A one-channel image is in both formats, and a convolution's result may then be in the other one.
-        x = in_channels_last(pointwise(x, conv.weight, conv.bias) if fits else conv(x))
+        x = in_channels_last(self.conv.mix(module, x) if fits else self.conv.layer(module)(x))
         norm = None if self.norm is None else getattr(module, self.norm)
         act = None if self.act is None else getattr(module, self.act)
         if norm is not None and type(act) is nn.ReLU and are_unobserved(module, self.act):
@@ -110,10 +109,6 @@ class Convolutions(Plan):
         for step in steps:
             step.conv.expect_plain(module, same_size=False)
         return steps
-
-    @property
-    def layers(self) -> tuple[Conv, ...]:
-        return tuple(step.conv for step in self.steps)
 
     def example(self, generator: torch.Generator) -> tuple[Any, ...]:
         return (sample(generator, self.steps[0].conv.in_channels),)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segnext.models.layers import norm_act, pointwise
+from segnext.models.layers import norm_act
 from segnext.patching.convolutions import Convolutions, Step
-from segnext.patching.layers import Conv, InTheWay, are_unobserved, expect_unobserved, own_tensors
+from segnext.patching.layers import InTheWay, are_unobserved, expect_unobserved, own_tensors
 from segnext.patching.plan import Plan, are_images, number_of_arguments, sample
 from segnext.patching.strides import in_channels_last
 from segnext_kernels import nmf2d
@@ -60,10 +60,6 @@ class Factorisation(Plan):
         names = inspect.signature(module._build_bases).parameters  # type: ignore[arg-type]
         place = next((name for name in ("device", "cuda") if name in names), None)
         return [cls(grad, place, getattr(module, "spatial", True)) for grad in GRADS]
-
-    @property
-    def layers(self) -> tuple[Conv, ...]:
-        return ()
 
     def example(self, generator: torch.Generator) -> tuple[Any, ...]:
         return (sample(generator, 24, positive=True),)
@@ -132,10 +128,6 @@ class Hamburger(Plan):
         return [cls(names, (type(bread_in), type(bread_out)), first[0], last[0])]
 
     @property
-    def layers(self) -> tuple[Conv, ...]:
-        return ()
-
-    @property
     def called(self) -> tuple[str, ...]:
         return (self.names[1],)
 
@@ -156,7 +148,5 @@ class Hamburger(Plan):
         bread_in, ham, bread_out = (getattr(module, name) for name in self.names)
         x = in_channels_last(args[0])
         z = ham(F.relu(self.first.run(bread_in, x)))
-        conv = self.last.conv.layer(bread_out)
-        return norm_act(
-            getattr(bread_out, self.last.norm or ""), pointwise(z, conv.weight, conv.bias), residual=x
-        )
+        y = self.last.conv.mix(bread_out, z)
+        return norm_act(getattr(bread_out, self.last.norm or ""), y, residual=x)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from segnext.models.changed import is_observed
-from segnext.models.layers import Convolution, Pointwise
+from segnext.models.layers import Convolution, Pointwise, pointwise
 
 PLAIN = (nn.Conv2d, Convolution, Pointwise)
 
@@ -84,6 +84,11 @@ class Conv:
         for part in self.name.split("."):
             module = getattr(module, part)
         return cast(nn.Conv2d, module)
+
+    def mix(self, module: nn.Module, x: Tensor) -> Tensor:
+        """What a 1x1 layer of the module makes of (N, C_in, H, W), as a matrix product; it is not called."""
+        layer = self.layer(module)
+        return pointwise(x, layer.weight, layer.bias)
 
     def expect_plain(self, module: nn.Module, needs_bias: bool = False, same_size: bool = True) -> None:
         """Raise :class:`InTheWay` with the reason why a fused op may not take the layer's parameters.

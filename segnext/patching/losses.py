@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from segnext.patching.layers import Conv, InTheWay, are_unobserved, expect_unobserved
+from segnext.patching.layers import InTheWay, are_unobserved, expect_unobserved
 from segnext.patching.plan import SAMPLE, Plan, are_images
 from segnext_kernels import upsample_argmax, upsample_cross_entropy
 
@@ -60,10 +60,6 @@ class HeadLoss(Plan):
             raise InTheWay("it resizes with align_corners=True")
         expect_unobserved(module, "loss_decode")
         return [cls(classes, type(loss), _flags(loss), reduction) for reduction in REDUCTIONS]
-
-    @property
-    def layers(self) -> tuple[Conv, ...]:
-        return ()
 
     def takes(self, module: Any, *args: Any) -> bool:
         if len(args) != 2 or not are_images(args[0]):

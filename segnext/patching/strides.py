@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from segnext.patching.layers import Conv
 from segnext.patching.plan import Plan, are_images, sample
 from segnext.patching.swap import is_patched, original_class, put, take_out
 from segnext_kernels.memory_format import as_channels_last, is_channels_last
@@ -61,10 +60,6 @@ class BatchNorm(Plan):
     @classmethod
     def candidates(cls, module: nn.Module) -> Iterable[Plan]:
         return [cls(module.num_features)] if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) else []
-
-    @property
-    def layers(self) -> tuple[Conv, ...]:
-        return ()
 
     def example(self, generator: torch.Generator) -> tuple[Any, ...]:
         return (sample(generator, self.channels),)
