@@ -55,15 +55,24 @@ __attribute__((noinline)) static void add_products(const GradientWalk& walk, int
   for (int t = 0; t < kCount; ++t) store(out + t * walk.out_along, load(out + t * walk.out_along) + sum[t]);
 }
 
-template <int kCount>
+// `pixels` pixels along, of at most kPixels.
+template <int kCount, int kPixels>
 static inline void add_pixels_products(const GradientWalk& walk, int64_t pixels, int64_t first, int64_t tap,
                                        int64_t line, int64_t begin, int64_t end, unsigned inside) {
-  if constexpr (kTile == 4) {
-    if (pixels == 4) add_products<kCount, 4>(walk, first, tap, line, begin, end, inside);
-    if (pixels == 3) add_products<kCount, 3>(walk, first, tap, line, begin, end, inside);
+  if (pixels == kPixels) return add_products<kCount, kPixels>(walk, first, tap, line, begin, end, inside);
+  if constexpr (kPixels > 1) {
+    add_pixels_products<kCount, kPixels - 1>(walk, pixels, first, tap, line, begin, end, inside);
   }
-  if (pixels == 2) add_products<kCount, 2>(walk, first, tap, line, begin, end, inside);
-  if (pixels == 1) add_products<kCount, 1>(walk, first, tap, line, begin, end, inside);
+}
+
+// `count` taps, of at most kCount.
+template <int kCount>
+static inline void add_taps_products(const GradientWalk& walk, int64_t count, int64_t pixels, int64_t first,
+                                     int64_t tap, int64_t line, int64_t begin, int64_t end, unsigned inside) {
+  if (count == kCount) return add_pixels_products<kCount, kTile>(walk, pixels, first, tap, line, begin, end, inside);
+  if constexpr (kCount > 1) {
+    add_taps_products<kCount - 1>(walk, count, pixels, first, tap, line, begin, end, inside);
+  }
 }
 
 // `count` taps of every line, `pixels` pixels along, and those of [begin, end) across.
@@ -79,31 +88,7 @@ static inline void add_lines(const GradientWalk& walk, int64_t first, int64_t pi
     const int64_t shift = (line - walk.taps_across / 2) * walk.step_across;
     const int64_t from = larger(begin, -shift), to = smaller(end, walk.size_across - shift);
     if (from >= to) continue;
-    switch (count) {
-      case 1:
-        add_pixels_products<1>(walk, pixels, first, tap, line, from, to, inside);
-        break;
-      case 2:
-        add_pixels_products<2>(walk, pixels, first, tap, line, from, to, inside);
-        break;
-      case 3:
-        add_pixels_products<3>(walk, pixels, first, tap, line, from, to, inside);
-        break;
-      case 4:
-        add_pixels_products<4>(walk, pixels, first, tap, line, from, to, inside);
-        break;
-      case 5:
-        add_pixels_products<5>(walk, pixels, first, tap, line, from, to, inside);
-        break;
-      case 6:
-        add_pixels_products<6>(walk, pixels, first, tap, line, from, to, inside);
-        break;
-      case 7:
-        add_pixels_products<7>(walk, pixels, first, tap, line, from, to, inside);
-        break;
-      default:
-        add_pixels_products<kSums>(walk, pixels, first, tap, line, from, to, inside);
-    }
+    add_taps_products<kSums>(walk, count, pixels, first, tap, line, from, to, inside);
   }
 }
 
