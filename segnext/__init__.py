@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from segnext.create import create_model as create_model
     from segnext.deployment.model import DeployedSegNeXt as DeployedSegNeXt
     from segnext.deployment.model import deploy as deploy
+    from segnext.export.exporting import export_model as export_model
+    from segnext.export.network import open_exported as open_exported
     from segnext.models import MSCAN, SegNeXt
     from segnext.models import list_models as list_models
     from segnext.patching.patch import patch as patch
@@ -41,8 +43,10 @@ _HOMES = {
     "Predictor": "segnext.predict.predictor",
     "create_model": "segnext.create",
     "deploy": "segnext.deployment.model",
+    "export_model": "segnext.export.exporting",
     "list_models": "segnext.models.registry",
     "load_weights": "segnext.weights",
+    "open_exported": "segnext.export.network",
     "patch": "segnext.patching.patch",
     "patched": "segnext.patching.patch",
     "unpatch": "segnext.patching.patch",

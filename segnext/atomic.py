@@ -14,7 +14,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,24 +43,50 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object], 
         OSError: the system refuses to write; `filename` is `path`, whatever `write` raised.
         ValueError: no file can have this name, see `at_home`.
     """
-    path = make_place(path)
-    with _naming(path):
-        folder = Path(tempfile.mkdtemp(".tmp", f"{_prefix(path.name)}.", path.parent))
+    replace_files([path], lambda temporary: write(temporary), sync=sync)
+
+
+def replace_files(
+    paths: Sequence[str | os.PathLike[str]], write: Callable[..., object], *, sync: bool = True
+) -> None:
+    """Replace several files of one folder that belong together, as `replace_file` does one.
+
+    Whoever looks while they are renamed, or after a kill in that moment, finds some missing, but never old and new ones
+    side by side.
+
+    Args:
+        paths: the files; they may not share a name.
+        write: gets one temporary path for each. If it raises, the files stay as they were.
+        sync: see `replace_file`.
+
+    Raises:
+        OSError, ValueError: see `replace_file`.
+    """
+    places = [make_place(path) for path in paths]
+    first = places[0]
+    with _naming(first):
+        folder = Path(tempfile.mkdtemp(".tmp", f"{_prefix(first.name)}.", first.parent))
         try:
-            temporary = folder / path.name
-            # The system applies the umask and the folder's rules here; some writers (safetensors) apply their own.
-            temporary.touch(0o666)
-            mode = stat.S_IMODE(temporary.stat().st_mode)
-            write(temporary)
-            temporary.chmod(mode)
-            if sync:
-                with temporary.open("rb+") as file:
-                    os.fsync(file.fileno())  # a power cut after the rename could leave an empty file
-            os.replace(temporary, path)
+            temporary = [folder / path.name for path in places]
+            for file in temporary:
+                # The system applies the umask and the folder's rules here; some writers (safetensors) apply their own.
+                file.touch(0o666)
+            mode = stat.S_IMODE(temporary[0].stat().st_mode)
+            write(*temporary)
+            for file in temporary:
+                file.chmod(mode)
+                if sync:
+                    with file.open("rb+") as opened:
+                        os.fsync(opened.fileno())  # a power cut after the rename could leave an empty file
+            for path in places[1:]:
+                first.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+            for file, path in reversed(list(zip(temporary, places, strict=True))):
+                os.replace(file, path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if sync:
-            sync_folder(path.parent)
+            sync_folder(first.parent)
 
 
 def make_place(path: str | os.PathLike[str]) -> Path:

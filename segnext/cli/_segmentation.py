@@ -23,7 +23,11 @@ from segnext.evaluation.confusion_picture import confusion_picture
 from segnext.evaluation.evaluate import Evaluation, evaluate
 from segnext.evaluation.together import AfterImages
 from segnext.evaluation.worst import Scored, WorstImages, save_worst
-from segnext.models import SegNeXt
+from segnext.export.network import ExportedNetwork, open_exported
+from segnext.export.targets import is_exported
+from segnext.models import MSCAN, SegNeXt, SegNeXtConfig
+from segnext.models.registry import ModelConfig
+from segnext.predict.inference import Network
 from segnext.predict.predictor import network_of
 from segnext.ranks import Ranks
 from segnext.training.recipes import MULTI_SCALE, recipe_for
@@ -95,7 +99,8 @@ def val_segmentation(
     config = load_data_config(data, root)
     defaults = {**recipe_for(config.name).evaluation, **(MULTI_SCALE if multi_scale else {})}
     inference = options.over(defaults).inference()
-    model = _load(weights, config)
+    arithmetic = getattr(torch, dtype)
+    model = _load(weights, config, arithmetic)
     preprocessing = Preprocessing.of(model.metadata)
     inference = inference.for_weights(preprocessing.short_side or config.short_side)
     config = replace(
@@ -104,9 +109,10 @@ def val_segmentation(
         bands=config.bands or preprocessing.bands,
     )
     dataset = config.open(split)
-    arithmetic = getattr(torch, dtype)
-    model.to(device).eval()
-    network = network_of(model, device, arithmetic) if deployed else model
+    network: Network = model
+    if isinstance(model, SegNeXt):
+        model.to(device).eval()
+        network = network_of(model, device, arithmetic) if deployed else model
     console = Console(highlight=False, soft_wrap=True, quiet=not ranks.is_first)
 
     def check() -> None:
@@ -122,7 +128,7 @@ def val_segmentation(
             network,
             share,
             device=device,
-            dtype=torch.float32 if network is not model else arithmetic,
+            dtype=arithmetic if isinstance(network, SegNeXt) else torch.float32,
             inference=inference,
             boundary=boundary,
             look=worst.look if worst else None,
@@ -137,7 +143,7 @@ def val_segmentation(
         "data": config.name,
         "split": split,
         "weights": weights,
-        "deployed": network is not model,
+        "deployed": not isinstance(network, SegNeXt),
         "dtype": dtype,
         "matmul_precision": matmul_precision,
         "inference": asdict(inference),
@@ -149,11 +155,18 @@ def val_segmentation(
     outputs.print(console)
 
 
-def _load(weights: str, config: DataConfig) -> SegNeXt:
-    model = create_model(weights=weights)
-    if not isinstance(model, SegNeXt) or model.config.num_classes != len(config.classes):
-        raise ValueError(
-            f"val: weights must be a SegNeXt of {len(config.classes)} classes for {config.name}, got "
-            f"{weights}: {model.config.architecture} of {model.config.num_classes}"
-        )
+def _load(weights: str, config: DataConfig, dtype: torch.dtype) -> SegNeXt | ExportedNetwork:
+    """Load weights, or open an exported file, of a data set's classes."""
+    model = open_exported(weights, dtype) if is_exported(weights) else create_model(weights=weights)
+    expect_classes("val", config, weights, model.config)
+    assert not isinstance(model, MSCAN)
     return model
+
+
+def expect_classes(command: str, data: DataConfig, weights: str, config: ModelConfig) -> None:
+    """Raise a ValueError unless weights are of a SegNeXt of a data set's classes."""
+    if not isinstance(config, SegNeXtConfig) or config.num_classes != len(data.classes):
+        raise ValueError(
+            f"{command}: weights must be a SegNeXt of {len(data.classes)} classes for {data.name}, got "
+            f"{weights}: {config.architecture} of {config.num_classes}"
+        )

@@ -10,10 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from segnext.evaluation.evaluate import Evaluation
+from segnext.export.network import ExportedNetwork
 from segnext.models import MSCAN, SegNeXt
 
+Named = SegNeXt | MSCAN | ExportedNetwork
 
-def note_other_names(console: Console, classes: tuple[str, ...], model: SegNeXt | MSCAN, effect: str) -> None:
+
+def note_other_names(console: Console, classes: tuple[str, ...], model: Named, effect: str) -> None:
     """Tell of classes that are called otherwise in the weights, and what that means for ids."""
     names = zip(classes, model.metadata.get("classes", classes), strict=False)
     renamed = [f"{ours} / {theirs}" for ours, theirs in names if ours != theirs]

@@ -71,6 +71,8 @@ def predict(
 
       segnext predict photos/ "more/**/*.png" --weights runs/mine/final.safetensors -o out/
 
+      segnext predict photos/ --weights model.onnx -o out/
+
       segnext predict huge.tif --mode slide --crop 1024 --stride 768 -o out/
 
       torchrun --nproc-per-node 4 -m segnext predict photos/ -o out/
@@ -86,12 +88,16 @@ def predict(
 
     from segnext.cli._batch import STOPPED, Done, segment_all
     from segnext.device import choose_device
+    from segnext.export.targets import device_for
     from segnext.one_line import one_line
     from segnext.ranks import joined_ranks
 
     if resume and overwrite:
         raise ValueError("predict: --resume and --overwrite must not both be given, got both; choose one")
-    with joined_ranks("predict", choose_device(device), "go on with --resume") as (ranks, chosen):
+    with joined_ranks("predict", choose_device(device_for(weights, device)), "go on with --resume") as (
+        ranks,
+        chosen,
+    ):
         notes = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not ranks.is_first)
         plan = ranks.of_first(lambda: _plan(inputs, output, overlay, resume, overwrite))
         for note in plan.notes:
@@ -224,13 +230,15 @@ def _run(predictor: Predictor, weights: str, overlay: float | None) -> dict[str,
     import torch
 
     import segnext
+    from segnext.export.network import ExportedNetwork
     from segnext.weights.digest import digest
 
+    model = predictor.model
     run = {
         "segnext": segnext.__version__,
-        "architecture": predictor.model.config.architecture,
+        "architecture": model.config.architecture,
         "weights": weights,
-        "weights_digest": digest(predictor.model),
+        "weights_digest": model.digest if isinstance(model, ExportedNetwork) else digest(model),
         "device": str(predictor.device),
         "dtype": str(predictor.dtype).removeprefix("torch."),
         "inference": dataclasses.asdict(predictor.inference),

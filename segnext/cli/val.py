@@ -86,6 +86,8 @@ def val(
 
       segnext val ade20k --root /data/ade -w segnext_b.pth --multi-scale
 
+      segnext val camvid --root data/camvid -w camvid_int8.xml
+
       segnext val imagenet --root /data/imagenet -w mscan_b.pth
 
       segnext val mine.yaml -w runs/mine/final.safetensors --confusion confusion.png --worst-dir worst --boundary
@@ -106,6 +108,7 @@ def val(
     from segnext.device import choose_device
     from segnext.evaluation.confusion_picture import require_matplotlib
     from segnext.evaluation.worst import LIST
+    from segnext.export.targets import device_for
     from segnext.ranks import joined_ranks
 
     def prepare() -> None:
@@ -119,7 +122,7 @@ def val(
     if data == CLASSIFICATION:
         _expect_no_segmentation(options, multi_scale, confusion, worst_dir, boundary)
     configure_torch(threads, matmul_precision)
-    with joined_ranks("val", choose_device(device), AGAIN) as (ranks, chosen):
+    with joined_ranks("val", choose_device(device_for(weights, device)), AGAIN) as (ranks, chosen):
         ranks.of_first(prepare)
         if data == CLASSIFICATION:
             val_classifier(root, weights, split, output, chosen, dtype, matmul_precision, ranks)

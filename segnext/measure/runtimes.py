@@ -135,13 +135,15 @@ def onnx_runtime(model: bytes, *inputs: Tensor) -> Run:
 
 
 @cache
-def _core(create: Callable[[], Any]) -> Any:
+def openvino_core() -> Any:
     """Return the one OpenVINO core of this process, which is never destroyed.
 
     Each core gives the main thread a stack for signals. When two are destroyed, the thread is left with the stack of
     the first, whose memory is gone: the next Ctrl-C would be a segmentation fault (seen with OpenVINO 2026.4).
     """
-    return create()
+    import openvino
+
+    return openvino.Core()
 
 
 def openvino(model: bytes, *inputs: Tensor, dtype: torch.dtype = torch.float32) -> Run:
@@ -156,9 +158,7 @@ def openvino(model: bytes, *inputs: Tensor, dtype: torch.dtype = torch.float32) 
         Unavailable: it is not installed, it refuses the model, or this CPU has no bfloat16 arithmetic.
     """
     with _explained("OpenVINO"):
-        import openvino
-
-        core = _core(openvino.Core)
+        core = openvino_core()
         precision = OPENVINO_NAMES[dtype]
         if dtype == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise Unavailable("this CPU has no bfloat16 arithmetic (avx512_bf16 or amx_bf16)")

@@ -25,6 +25,8 @@ from segnext.data.preprocessing import Preprocessing, as_batch
 from segnext.deployment.model import deploy, reason_against
 from segnext.device import choose_device
 from segnext.drawing.palette import distinct_palette
+from segnext.export.network import ExportedNetwork, open_exported
+from segnext.export.targets import device_for, is_exported
 from segnext.models import MSCAN, SegNeXt
 from segnext.models.finite import expect_values
 from segnext.predict.inference import Inference, Network, predict_mask
@@ -37,7 +39,8 @@ class Predictor:
 
     Args:
         model: a SegNeXt (put into evaluation mode); a model of other code that `segnext.deploy` takes, which is copied;
-            or what ``create_model(weights=...)`` takes: a shipped name such as ``"camvid"`` or a checkpoint's path.
+            what ``create_model(weights=...)`` takes: a shipped name such as ``"camvid"`` or a checkpoint's path; or a
+            file that `segnext export` wrote, which runs in its own runtime on the CPU (`segnext.open_exported`).
         device: ``"auto"`` (a GPU if there is one), or a torch device.
         dtype: ``torch.float32``, ``torch.bfloat16``, or ``torch.float16`` for autocast.
         inference: how an image goes through the network; the whole image once by default. Where it has no
@@ -45,9 +48,9 @@ class Predictor:
         preprocessing: how a photograph becomes the network's input; by default as the weights say.
 
     Attributes:
-        model: the model, in evaluation mode, on `device`. On a CPU or a CUDA GPU a deployed copy of it runs
-            (`segnext.deploy`), unless dtype is float16 or `deploy` refuses the model. The copy is made when the
-            Predictor is made: later changes of the model's weights have no effect.
+        model: the model, in evaluation mode, on `device`; or the exported file as a network. On a CPU or a CUDA GPU a
+            deployed copy of the model runs (`segnext.deploy`), unless dtype is float16 or `deploy` refuses the model.
+            The copy is made when the Predictor is made: later changes of the model's weights have no effect.
         classes: name of each class: the weights', else "class 0", "class 1", ...
         palette: (K, 3) uint8 RGB: the weights', else distinguishable colours.
         inference: the protocol, see `Inference`.
@@ -60,7 +63,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: nn.Module | str | os.PathLike[str] = "camvid",
+        model: nn.Module | ExportedNetwork | str | os.PathLike[str] = "camvid",
         *,
         device: torch.device | str = "auto",
         dtype: torch.dtype = torch.float32,
@@ -76,26 +79,20 @@ class Predictor:
             if not isinstance(value, kind | None):
                 expected = f"{kind.__module__}.{kind.__name__}"
                 raise TypeError(f"Predictor: {name} must be a {expected}, got a {type(value).__name__}")
-        self.device = choose_device(device)
         self.dtype = dtype
-        if isinstance(model, str | os.PathLike):
-            built = create_model(weights=model)
-            if not isinstance(built, SegNeXt):
-                raise ValueError(
-                    f"Predictor: weights must be of a SegNeXt, got {built.config.architecture} from "
-                    f"{model}; a classifier has no masks"
-                )
-            model = built
-        if not isinstance(model, nn.Module) or isinstance(model, MSCAN):
-            raise TypeError(
-                f"Predictor: model must be a SegNeXt or a name or path of weights, got {type(model).__name__}"
-            )
-        model = from_module(model, what="Predictor", rgb=True)
-        expect_values("Predictor", model.state_dict())
-        self.model = model.to(self.device).eval()
-        self._network = network_of(self.model, self.device, dtype)
-        self.preprocessing = preprocessing or Preprocessing.of(model.metadata)
-        channels = model.config.in_channels
+        self.model: SegNeXt | ExportedNetwork
+        self._network: Network
+        if is_exported(model):
+            model = open_exported(model, dtype)
+        if isinstance(model, ExportedNetwork):
+            self.device = choose_device(device_for(model.file, str(device)))
+            self.model = self._network = model
+        else:
+            self.device = choose_device(device)
+            self.model = _segnext_of(model).to(self.device).eval()
+            self._network = network_of(self.model, self.device, dtype)
+        self.preprocessing = preprocessing or Preprocessing.of(self.model.metadata)
+        channels = self.model.config.in_channels
         if channels != len(self.preprocessing.mean) or (channels != 3 and self.preprocessing.bands is None):
             raise ValueError(
                 f"Predictor: the preprocessing must say mean, std and bands of the model's channels "
@@ -105,9 +102,9 @@ class Predictor:
                 "model.predict"
             )
         self.inference = (inference or Inference()).for_weights(self.preprocessing.short_side)
-        count = model.config.num_classes
-        self.classes = _class_names(model.metadata.get("classes"), count)
-        self.palette = _palette(model.metadata.get("palette"), count)
+        count = self.model.config.num_classes
+        self.classes = _class_names(self.model.metadata.get("classes"), count)
+        self.palette = _palette(self.model.metadata.get("palette"), count)
 
     def __call__(self, image: str | os.PathLike[str] | np.ndarray | Image.Image) -> Prediction:
         """Segment one photograph.
@@ -125,7 +122,7 @@ class Predictor:
         start = time.perf_counter()
         try:
             images = as_batch(pixels).to(self.device)
-            autocast = self.dtype != torch.float32 and self._network is self.model
+            autocast = self.dtype != torch.float32 and isinstance(self._network, SegNeXt)
             with torch.autocast(self.device.type, self.dtype, enabled=autocast):
                 ids = predict_mask(self._network, images, self.preprocessing, self.inference)
             mask = ids[0].cpu().numpy()
@@ -154,6 +151,25 @@ def runs_deployed(device: torch.device, dtype: torch.dtype, model: SegNeXt) -> b
     """Return whether a `Predictor` runs the deployed model; if not, it runs the model, under autocast below float32."""
     is_taken = device.type in ("cpu", "cuda") and dtype in (torch.float32, torch.bfloat16)
     return is_taken and reason_against(model) is None
+
+
+def _segnext_of(model: nn.Module | str | os.PathLike[str]) -> SegNeXt:
+    """Return the SegNeXt that was given or named."""
+    if isinstance(model, str | os.PathLike):
+        built = create_model(weights=model)
+        if not isinstance(built, SegNeXt):
+            raise ValueError(
+                f"Predictor: weights must be of a SegNeXt, got {built.config.architecture} from "
+                f"{model}; a classifier has no masks"
+            )
+        model = built
+    if not isinstance(model, nn.Module) or isinstance(model, MSCAN):
+        raise TypeError(
+            f"Predictor: model must be a SegNeXt or a name or path of weights, got {type(model).__name__}"
+        )
+    own = from_module(model, what="Predictor", rgb=True)
+    expect_values("Predictor", own.state_dict())
+    return own
 
 
 def _pixels(

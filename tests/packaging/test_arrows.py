@@ -27,6 +27,7 @@ FLOORS = (
     ("data",),
     ("weights",),
     ("create", "deployment", "measure"),
+    ("export",),
     ("predict", "patching"),
     ("integrations",),
     ("evaluation",),

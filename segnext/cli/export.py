@@ -1,0 +1,203 @@
+"""`segnext export`: writes weights as a file for another runtime, and compares the two."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from segnext.cli._options import Batch, Root, Size, Threads, configure_torch, output_option, parse_size
+from segnext.export.targets import TARGETS
+from segnext.one_line import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segnext.evaluation.exported import Agreement
+    from segnext.export.network import ExportedNetwork
+    from segnext.models import SegNeXt
+
+FORMATS = "; ".join(f"{name}: {target.text}" for name, target in TARGETS.items())
+
+
+def export(
+    target: Annotated[
+        Literal["onnx", "openvino", "pt2", "aoti", "torchscript"],
+        typer.Argument(help=f"Format. {FORMATS}."),
+    ],
+    weights: Annotated[
+        str, typer.Argument(help="Shipped name (camvid) or a checkpoint in any known layout.")
+    ],
+    output: Annotated[
+        Path | None, output_option("File to write; default: the weights' name and the format's suffix, here.")
+    ] = None,
+    size: Size = "512",
+    batch: Batch = 1,
+    dynamic: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic",
+            help="Any number of images of any size from 33 pixels, instead of --batch and --size.",
+        ),
+    ] = False,
+    dtype: Annotated[
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="float16: ONNX, OpenVINO; int8: OpenVINO, needs --calibrate."),
+    ] = "float32",
+    uint8: Annotated[
+        bool,
+        typer.Option(
+            "--uint8", help="Take pixels (N, H, W, 3) and normalise them inside; else normalised float32."
+        ),
+    ] = False,
+    mask: Annotated[
+        bool,
+        typer.Option(
+            "--mask", help="Resize and choose the class inside; else logits at an eighth of the size."
+        ),
+    ] = False,
+    opset: Annotated[
+        int | None, typer.Option(help="ONNX's version of operators, 18 to 23; default 20.")
+    ] = None,
+    verify: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare masks on photographs, folders, quoted patterns, or on the labelled images of a data set "
+            "(a YAML or a shipped name), with mIoU; may be given several times."
+        ),
+    ] = None,
+    root: Root = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    threads: Threads = None,
+) -> None:
+    """Export weights to ONNX, OpenVINO, torch.export, AOTInductor or TorchScript, and check the file in its runtime.
+
+    Examples:
+
+      segnext export onnx camvid -o camvid.onnx --verify photos/
+
+      segnext export onnx mine.safetensors --dynamic --uint8 --mask
+
+      segnext export openvino mine.safetensors --size 720x960 --dtype float16 --verify mine.yaml
+
+      segnext predict photos/ --weights camvid.onnx -o out/
+
+    The graph holds standard operators alone, with folded weights and nothing random. Every file is opened in its
+    runtime and compared with PyTorch on random images. With --verify it is compared with `segnext predict` too: at
+    least 99.9 % of the pixels must have the same class (float16: 99.5 %), and on labelled images the mIoU may be at
+    most 0.2 points lower. A file that fails is removed. Class names, palette, mean and std are kept in the file:
+    `segnext predict`, `val` and `bench` take it as --weights. An exported file is a program: run only those you trust.
+    """
+    import torch
+    from rich.console import Console
+
+    from segnext.create import create_model
+    from segnext.export.exporting import export_model
+    from segnext.models import SegNeXt
+
+    console = Console(highlight=False, soft_wrap=True)
+    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    height, width = parse_size("--size", size)
+    configure_torch(threads)
+    place = output or Path(f"{Path(weights).stem}{TARGETS[target].suffix}")
+    if os.path.lexists(place) and not overwrite:
+        raise FileExistsError(
+            f"export: output must be a new file, got {place}; pass --overwrite to replace it"
+        )
+    model = create_model(weights=weights)
+    if not isinstance(model, SegNeXt):
+        raise ValueError(
+            f"export: weights must be of a SegNeXt, got {model.config.architecture} from {weights}; a classifier has "
+            "no masks; torch.onnx.export takes it"
+        )
+    model.eval()
+    with notes.status(f"exporting to {target}"), torch.no_grad():
+        network = cast(
+            "ExportedNetwork",
+            export_model(
+                model,
+                place,
+                target,
+                dtype=dtype,
+                opset=opset,
+                height=height,
+                width=width,
+                batch=batch,
+                dynamic=dynamic,
+                input="uint8" if uint8 else "float32",
+                output="mask" if mask else "logits",
+            ),
+        )
+    console.print(
+        f"{one_line(place, 240)}: {model.config.architecture}, {model.config.num_classes} classes, "
+        f"{network.description.interface}, {dtype}, {_megabytes(place)}",
+        markup=False,
+    )
+    console.print(f"{network.runtime} gives the same as PyTorch on random images", markup=False)
+    for agreement in _agreements(model, network, verify or [], root, notes):
+        console.print(f"verified: {agreement}", markup=False)
+        if (failure := agreement.failure(dtype)) is not None:
+            _remove(place)
+            raise ValueError(f"export: {place}: {failure}; it was removed")
+
+
+def _megabytes(place: Path) -> str:
+    files = [place, place.with_suffix(".bin")] if place.suffix == ".xml" else [place]
+    return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
+
+
+def _remove(place: Path) -> None:
+    for file in (place, place.with_suffix(".bin")) if place.suffix == ".xml" else (place,):
+        file.unlink(missing_ok=True)
+
+
+def _agreements(
+    model: SegNeXt, network: ExportedNetwork, names: list[str], root: Path | None, notes: Console
+) -> list[Agreement]:
+    """Compare on photographs, all together, and on each data set."""
+    from rich.progress import Progress
+
+    from segnext import deploy
+    from segnext.cli._inputs import find_images
+    from segnext.cli._options import InferenceOptions
+    from segnext.cli._segmentation import expect_classes
+    from segnext.data.config import load_data_config
+    from segnext.data.shipped import list_sets
+    from segnext.evaluation.exported import compare_on_labels, compare_on_photographs
+
+    sets = [name for name in names if name in list_sets() or name.endswith((".yaml", ".yml"))]
+    photographs = [name for name in names if name not in sets]
+    if root is not None and not sets:
+        raise ValueError("export: --root must come with a data set in --verify, got none; leave it out")
+    found, agreements, ours = [], list["Agreement"](), deploy(model)
+    with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
+
+        def counted(title: str, total: int) -> Callable[[], None]:
+            task = progress.add_task(title, total=total)
+            return lambda: progress.advance(task)
+
+        if photographs:
+            files, problems, _ = find_images(photographs)
+            if problems:
+                raise ValueError(f"export: --verify {problems[0]}")
+            found = files
+            agreements.append(
+                compare_on_photographs(ours, network, found, counted("comparing photographs", len(found)))
+            )
+        for name in sets:
+            config = load_data_config(name, root)
+            expect_classes("export", config, name, model.config)
+            dataset = config.open("val")
+            agreements.append(
+                compare_on_labels(
+                    ours,
+                    network,
+                    dataset,
+                    InferenceOptions().inference(),
+                    counted(f"comparing {config.name}", len(dataset)),
+                )
+            )
+    return agreements

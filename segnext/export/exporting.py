@@ -1,0 +1,148 @@
+"""`export_model` writes a network as one file for another runtime, and looks whether that runtime gives the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segnext.atomic import at_home
+from segnext.export.description import Description, Interface
+from segnext.export.graph import ExportGraph
+from segnext.export.network import ExportedNetwork, open_exported
+from segnext.export.targets import SUFFIXES, TARGETS, expect_packages, module_of
+from segnext.one_line import one_line
+from segnext.weights.foreign import from_module
+
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
+"""Largest accepted error of a logit, relative to the largest one, on random images."""
+
+OTHER_SIZES = (1, 67, 129)
+"""Number, height and width of the images on which a file of free sizes is checked."""
+
+
+def export_model(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    target: str | None = None,
+    *,
+    dtype: str = "float32",
+    check: bool = True,
+    opset: int | None = None,
+    **interface: Any,
+) -> ExportedNetwork | None:
+    """Write a SegNeXt as a file of standard operators for other runtimes; an existing file is replaced.
+
+    The weights are folded as for `segnext.deploy`, and nothing in the graph is random. The model is not changed.
+
+    Args:
+        model: a SegNeXt, or one of other code that `segnext.deploy` takes.
+        path: the file; its suffix decides about the format: .onnx, .xml (OpenVINO), .pt2, .torchscript.
+        target: the format, where the suffix leaves a choice: ``"aoti"`` for a compiled .pt2.
+        dtype: of the file: ``"float32"``; ``"float16"`` for ONNX (the encoder and the dense layers of the decoder; the
+            factorisation and what normalises stay in float32) and OpenVINO (the stored weights).
+        check: open the file in its runtime, and compare it with the model on random images.
+        opset: of ONNX.
+        **interface: ``height``, ``width``, ``batch``, ``dynamic``, ``input``, ``output``, see
+            `segnext.export.description.Interface`.
+
+    Returns:
+        The file as a network, if it was checked.
+
+    Raises:
+        ValueError: an option is unknown or out of range, `deploy` refuses the model, or the runtime's result differs.
+        ImportError: a package is missing; the message says what installs it.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> export_model(create_model(weights="camvid"), "camvid.onnx", dynamic=True)
+    """
+    place = at_home(path)
+    name = choose_target(place, target)
+    expect_dtype(name, dtype)
+    if opset is not None and name != "onnx":
+        raise ValueError(f"export: opset must be left out for {name}, got {opset}; only ONNX has one")
+    expect_packages(name)
+    try:
+        taken = Interface(**interface)
+    except TypeError as error:
+        raise TypeError(f"export: {one_line(error)}; see segnext.export.description.Interface") from None
+    own = from_module(model, what="export")
+    description = Description(
+        config=own.config, metadata=own.metadata, interface=taken, target=name, dtype=dtype
+    )
+    graph = ExportGraph(own, taken, torch.float16 if (name, dtype) == ("onnx", "float16") else torch.float32)
+    options = {} if opset is None else {"opset": opset}
+    module_of(name).write(graph, description, place, **options)
+    if not check:
+        return None
+    network = open_exported(place)
+    expect_same(network, ExportGraph(own, taken), TOLERANCES[dtype])
+    return network
+
+
+def choose_target(path: Path, target: str | None) -> str:
+    """Return the name of the format of a file.
+
+    Raises:
+        ValueError: the suffix is of no format, or of another one.
+    """
+    if target is None:
+        found = next((name for name, one in TARGETS.items() if one.suffix == path.suffix), None)
+        if found is None:
+            raise ValueError(
+                f"export: path must end in one of {', '.join(SUFFIXES)}, got {one_line(path.name)}; rename it"
+            )
+        return found
+    if target not in TARGETS:
+        raise ValueError(
+            f"export: target must be one of {', '.join(TARGETS)}, got {one_line(repr(target))}; see --help"
+        )
+    if path.suffix != TARGETS[target].suffix:
+        raise ValueError(
+            f"export: the file must end in {TARGETS[target].suffix} for {target}, got {one_line(path.name)}; rename it"
+        )
+    return target
+
+
+def expect_dtype(target: str, dtype: str) -> None:
+    """Raise a ValueError unless a format can be written in a dtype."""
+    if dtype not in TARGETS[target].dtypes:
+        raise ValueError(
+            f"export: dtype must be {' or '.join(TARGETS[target].dtypes)} for {target}, got {one_line(repr(dtype))}; "
+            "choose one of these"
+        )
+
+
+def expect_same(network: ExportedNetwork, graph: ExportGraph, tolerance: float) -> None:
+    """Run both on the graph's example, and raise a ValueError if they differ by more than rounding.
+
+    Args:
+        network: the file.
+        graph: the same network in PyTorch and float32.
+        tolerance: allowed error of a logit, relative to the largest; of a mask, the share of pixels.
+    """
+    # of free sizes, others than those that were recorded
+    images = graph.example(graph.shape(*OTHER_SIZES) if graph.interface.dynamic else None)
+    with torch.inference_mode():
+        wanted, got = graph(images), network.run(images)
+    if got.shape != wanted.shape or got.dtype != wanted.dtype:
+        raise ValueError(
+            f"{network.file}: the result must be {tuple(wanted.shape)} {wanted.dtype} in {network.runtime}, got "
+            f"{tuple(got.shape)} {got.dtype}; please report"
+        )
+    error = _error(got, wanted)
+    if not error <= tolerance:
+        raise ValueError(
+            f"{network.file}: the result must be that of PyTorch in {network.runtime}, got one that is off by "
+            f"{error:.1e}, allowed are {tolerance:.0e}; update the runtime, or export with another --opset or --dtype"
+        )
+
+
+def _error(got: Tensor, wanted: Tensor) -> float:
+    if wanted.is_floating_point():
+        return ((got - wanted).abs().max() / wanted.abs().max()).item()
+    return (got != wanted).double().mean().item()

@@ -1,0 +1,101 @@
+"""The formats: their names on the command line, their files, and the packages that they need.
+
+Importing this module needs no torch, so that the command line's help can name the formats. Each format has a module
+with `write(graph, description, path)`, which writes a whole file or none, and `load(path, options)`, which returns
+the function that runs it and its description.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+
+class Target(NamedTuple):
+    """A format.
+
+    Attributes:
+        suffix: of its files.
+        module: in `segnext.export`.
+        dtypes: what it can be written in.
+        packages: what writing and running it needs beside torch; the first is that which runs it.
+        extra: the extra of segnext that installs them.
+        text: what it is for.
+    """
+
+    suffix: str
+    module: str
+    dtypes: tuple[str, ...]
+    packages: tuple[str, ...]
+    extra: str
+    text: str
+
+
+TARGETS = {
+    "onnx": Target(
+        ".onnx",
+        "onnx_file",
+        ("float32", "float16"),
+        ("onnxruntime", "onnx", "onnxscript"),
+        "onnx",
+        "ONNX Runtime, TensorRT and most others",
+    ),
+    "openvino": Target(
+        ".xml",
+        "openvino_file",
+        ("float32", "float16", "int8"),
+        ("openvino", "onnx", "onnxscript"),
+        "openvino",
+        "OpenVINO's IR, with a .bin beside it",
+    ),
+    "pt2": Target(
+        ".pt2", "program_file", ("float32",), (), "", "torch.export's archive; torch >= 2.6 runs it"
+    ),
+    "aoti": Target(
+        ".pt2", "compiled_file", ("float32",), (), "", "compiled by AOTInductor for this machine's CPU"
+    ),
+    "torchscript": Target(
+        ".torchscript", "script_file", ("float32",), (), "", "a trace, for LibTorch and old versions of torch"
+    ),
+}
+SUFFIXES = tuple(dict.fromkeys(target.suffix for target in TARGETS.values()))
+
+
+def is_exported(path: object) -> bool:
+    """Say whether a path has the suffix of an exported file."""
+    return isinstance(path, str | os.PathLike) and Path(os.fspath(path)).suffix in SUFFIXES
+
+
+def device_for(weights: str, device: str) -> str:
+    """Return the device of a command: exported files run on the CPU.
+
+    Raises:
+        ValueError: another one is asked for.
+    """
+    if not is_exported(weights) or device == "cpu":
+        return device
+    if device != "auto":
+        raise ValueError(
+            f"{weights}: device must be cpu for an exported file, got {device!r}; use the weights that it was made from"
+        )
+    return "cpu"
+
+
+def module_of(name: str) -> ModuleType:
+    """Return the module of a format."""
+    return importlib.import_module(f"segnext.export.{TARGETS[name].module}")
+
+
+def expect_packages(name: str, first: int = 0, last: int | None = None) -> None:
+    """Raise an ImportError that names the cure unless the packages of a format are installed."""
+    target = TARGETS[name]
+    for package in target.packages[first:last]:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"export: {name} needs the package {package}, got {error}; pip install 'segnext[{target.extra}]'"
+            ) from None
