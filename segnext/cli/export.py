@@ -95,7 +95,7 @@ def export(
     from rich.console import Console
 
     from segnext.create import create_model
-    from segnext.export.exporting import export_model
+    from segnext.export.exporting import export_model, files_of, remove
     from segnext.models import SegNeXt
 
     console = Console(highlight=False, soft_wrap=True)
@@ -133,25 +133,15 @@ def export(
         )
     console.print(
         f"{one_line(place, 240)}: {model.config.architecture}, {model.config.num_classes} classes, "
-        f"{network.description.interface}, {dtype}, {_megabytes(place)}",
+        f"{network.description.interface}, {dtype}, {sum(file.stat().st_size for file in files_of(place)) / 1e6:.1f} MB",
         markup=False,
     )
     console.print(f"{network.runtime} gives the same as PyTorch on random images", markup=False)
     for agreement in _agreements(model, network, verify or [], root, notes):
         console.print(f"verified: {agreement}", markup=False)
         if (failure := agreement.failure(dtype)) is not None:
-            _remove(place)
+            remove(place)
             raise ValueError(f"export: {place}: {failure}; it was removed")
-
-
-def _megabytes(place: Path) -> str:
-    files = [place, place.with_suffix(".bin")] if place.suffix == ".xml" else [place]
-    return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
-
-
-def _remove(place: Path) -> None:
-    for file in (place, place.with_suffix(".bin")) if place.suffix == ".xml" else (place,):
-        file.unlink(missing_ok=True)
 
 
 def _agreements(

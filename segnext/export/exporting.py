@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def export_model(
         target: the format, where the suffix leaves a choice: ``"aoti"`` for a compiled .pt2.
         dtype: of the file: ``"float32"``; ``"float16"`` for ONNX (the encoder and the dense layers of the decoder; the
             factorisation and what normalises stay in float32) and OpenVINO (the stored weights).
-        check: open the file in its runtime, and compare it with the model on random images.
+        check: open the file in its runtime, and compare it with the model on random images; a file that differs is
+            removed.
         opset: of ONNX.
         **interface: ``height``, ``width``, ``batch``, ``dynamic``, ``input``, ``output``, see
             `segnext.export.description.Interface`.
@@ -76,12 +78,29 @@ def export_model(
     )
     graph = ExportGraph(own, taken, torch.float16 if (name, dtype) == ("onnx", "float16") else torch.float32)
     options = {} if opset is None else {"opset": opset}
-    module_of(name).write(graph, description, place, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # exporters warn about their own code
+        module_of(name).write(graph, description, place, **options)
     if not check:
         return None
-    network = open_exported(place)
-    expect_same(network, ExportGraph(own, taken), TOLERANCES[dtype])
+    try:
+        network = open_exported(place)
+        expect_same(network, ExportGraph(own, taken), TOLERANCES[dtype])
+    except BaseException:
+        remove(place)
+        raise
     return network
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that make up an exported one."""
+    return [path, path.with_suffix(".bin")] if path.suffix == TARGETS["openvino"].suffix else [path]
+
+
+def remove(path: Path) -> None:
+    """Remove an exported file."""
+    for file in files_of(path):
+        file.unlink(missing_ok=True)
 
 
 def choose_target(path: Path, target: str | None) -> str:
