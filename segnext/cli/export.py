@@ -131,9 +131,10 @@ def export(
                 output="mask" if mask else "logits",
             ),
         )
+    megabytes = sum(file.stat().st_size for file in files_of(place)) / 1e6
     console.print(
         f"{one_line(place, 240)}: {model.config.architecture}, {model.config.num_classes} classes, "
-        f"{network.description.interface}, {dtype}, {sum(file.stat().st_size for file in files_of(place)) / 1e6:.1f} MB",
+        f"{network.description.interface}, {dtype}, {megabytes:.1f} MB",
         markup=False,
     )
     console.print(f"{network.runtime} gives the same as PyTorch on random images", markup=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import warnings
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -68,12 +68,27 @@ def to_proto(graph: ExportGraph, opset: int = OPSET) -> Any:
     _strip(model.graph)
     for function in model.functions:
         _strip(function)
+    _name_sizes(model.graph, graph)
     written = {entry.domain: entry.version for entry in model.opset_import}
     if written[""] != opset:
         raise ValueError(
             f"export: the exporter must write opset {opset}, got {written['']}; choose that or a higher one"
         )
     return model
+
+
+def _name_sizes(onnx: Any, graph: ExportGraph) -> None:
+    """Give free sizes the names that users read, instead of the exporter's numbers."""
+    if not graph.interface.dynamic:
+        return
+    wanted = graph.shape(*"nhw")  # type: ignore[arg-type]  # letters in place of the sizes
+    names = {"n": "batch", "h": "height", "w": "width"}
+    given = [axis.dim_param for axis in onnx.input[0].type.tensor_type.shape.dim]
+    new = {old: names[letter] for old, letter in zip(given, map(str, wanted), strict=True) if letter in names}
+    for value in (*onnx.input, *onnx.output, *onnx.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = re.sub(r"\w+", lambda word: new.get(word[0], word[0]), axis.dim_param)
 
 
 def _strip(graph: Any) -> None:
@@ -92,9 +107,7 @@ def _quiet() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         log.setLevel(level)
 

@@ -20,12 +20,8 @@ from segnext.one_line import one_line
 
 def write(graph: ExportGraph, description: Description, path: Path) -> Description:
     """Write a trace. Its sizes are free, whether or not the interface asks for that."""
-    with in_one_line("TorchScript"), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of TorchScript's end, and of numbers that the trace keeps: sizes of weights
+    with in_one_line("TorchScript"), torch.no_grad():
         traced = torch.jit.trace(graph, (graph.example(),), check_trace=False)
-
         content = io.BytesIO()  # on a full disk PyTorch's own writer ends the process
         torch.jit.save(traced, content, _extra_files={KEY: description.as_text()})
     replace_bytes(path, content.getbuffer())
@@ -43,7 +39,7 @@ def load(path: Path, options: RunOptions) -> Loaded:
     expect_zip(path, name)
     extra = {KEY: ""}
     with in_one_line(f"{name}: TorchScript"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # of TorchScript's end
         module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     text = extra[KEY]
     description = Description.from_text((text.decode() if isinstance(text, bytes) else text) or None, name)
