@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constrain
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt segnext_kernels/VERSION $(wildcard csrc/*.* csrc/c*/*.* csrc/ops/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test proof fuzz interop lint bench campaign readme picture clean
+.PHONY: help demo test proof fuzz interop lint bench campaign readme picture wheel clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -52,6 +52,9 @@ readme: .venv/developer ## write the tables of README.md and docs/ again, from t
 
 picture: demo ## draw the README's picture again
 	cp out/demo/street_overlay.jpg docs/demo_overlay.jpg
+
+wheel: .venv/developer ## what a release uploads, in dist/: sdist, CPU wheel, CUDA wheel where nvcc is; a quarter of an hour
+	$(BIN)/python -m tools.wheels
 
 clean: ## remove .venv and everything that was built
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

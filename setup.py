@@ -5,7 +5,7 @@ SEGNEXT_BUILD=auto (default)  all that this machine can build; each part left ou
               cpu | cuda      exactly this; an error if it cannot be built
               off             pure Python
 SEGNEXT_VERSION_LABEL=cu130 makes a wheel of version 0.1.0+cu130, which tells it from others of the same version.
-TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, CXXFLAGS and MAX_JOBS are read as PyTorch's extensions read them.
+TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, CXXFLAGS, LDFLAGS and MAX_JOBS are read as PyTorch's extensions read them.
 The record of the build lies beside the library and is shown by `segnext doctor`.
 """
 

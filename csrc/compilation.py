@@ -327,7 +327,8 @@ def build_library(
             "flags": " ".join(NVCC_FLAGS),
             "architectures": names,
         }
-    ninja.rule("link", f"{compiler} {kind} {extra} $in -o $out {libraries}")
+    more = os.environ.get("LDFLAGS", "")
+    ninja.rule("link", f"{compiler} {kind} {extra} $in -o $out {libraries} {more}")
     target.parent.mkdir(parents=True, exist_ok=True)
     ninja.link(target)
     ninja.run()

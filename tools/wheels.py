@@ -23,6 +23,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from tools.old_glibc import linker_flags
+
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("sdist", "cpu", "cuda")
 
@@ -42,6 +44,9 @@ def build(out: Path, parts: tuple[str, ...] = PARTS, mode: str = "cpu") -> list[
         with tarfile.open(sdist) as archive:
             archive.extractall(folder, filter="data")
         source = Path(folder) / sdist.name.removesuffix(".tar.gz")
+        environment["LDFLAGS"] = (
+            f"-s {linker_flags(Path(folder) / 'old_glibc')}"  # -s: without names of inner functions
+        )
         if "cpu" in parts:
             files.append(_wheel(source, out, environment | {"SEGNEXT_BUILD": mode}))
         if "cuda" in parts:
@@ -118,7 +123,10 @@ def _cuda_label(source: Path) -> str | None:
 
 
 def _output(*command: str, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True)
+    # archives note the modes of files, and these depend on the user's umask
+    done = subprocess.run(
+        command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, umask=0o022
+    )
     if done.returncode:
         raise RuntimeError(f"wheels: `{' '.join(command)}` failed:\n{(done.stdout + done.stderr)[-4000:]}")
     return done.stdout
