@@ -53,7 +53,7 @@ readme: .venv/developer ## write the tables of README.md and docs/ again, from t
 picture: demo ## draw the README's picture again
 	cp out/demo/street_overlay.jpg docs/demo_overlay.jpg
 
-wheel: .venv/developer ## what a release uploads, in dist/: sdist, CPU wheel, CUDA wheel where nvcc is; a quarter of an hour
+wheel: .venv/developer ## what a release uploads, in dist/: sdist, CPU wheel, CUDA wheel where nvcc is
 	$(BIN)/python -m tools.wheels
 
 clean: ## remove .venv and everything that was built

@@ -6,6 +6,7 @@ python -m tools.wheels [--parts sdist cpu cuda] [--out dist]
 
 The wheels are built from the sdist, and auditwheel gives them the tag of the oldest glibc on which they run. The same
 files, compilers and build tools make the same bytes again: nothing in an archive depends on folders, users or clocks.
+nvcc is the exception: it names kernels after a hash of the source's path.
 """
 
 from __future__ import annotations
