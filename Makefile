@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Every install obeys constraints.txt: torch has the version named there, and is a CPU build where one is offered.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
-BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard csrc/*.* csrc/c*/*.* csrc/ops/*/*)
+BUILD_INPUTS := setup.py pyproject.toml constraints.txt segnext_kernels/VERSION $(wildcard csrc/*.* csrc/c*/*.* csrc/ops/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test proof fuzz interop lint bench campaign readme picture clean
+.PHONY: help demo test proof fuzz interop lint bench campaign readme picture wheel clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -37,7 +37,7 @@ interop: .venv/developer ## exchange weights with the real mmsegmentation, Paddl
 lint: .venv/developer ## style and types: ruff, clang-format, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/c*/*.* csrc/ops/*/* $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*) $(addprefix tests/kernels/cpu/,*.cpp remote/*.cpp remote/include/*/*) bench/*.cpp bench/issue_model/runtime.cpp bench/issue_model/machine/* tests/bench/*.cu)
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/c*/*.* csrc/ops/*/* $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*) $(addprefix tests/kernels/cpu/,*.cpp remote/*.cpp remote/include/*) bench/*.cpp bench/issue_model/runtime.cpp bench/issue_model/machine/* tests/bench/*.cu)
 	$(BIN)/mypy
 
 bench: .venv/developer ## measure this machine; the results go to bench/results
@@ -53,9 +53,12 @@ readme: .venv/developer ## write the tables of README.md and docs/ again, from t
 picture: demo ## draw the README's picture again
 	cp out/demo/street_overlay.jpg docs/demo_overlay.jpg
 
+wheel: .venv/developer ## what a release uploads, in dist/: sdist, CPU wheel, CUDA wheel where nvcc is
+	$(BIN)/python -m tools.wheels
+
 clean: ## remove .venv and everything that was built
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
-	rm -f segnext_kernels/_C.*.so segnext_kernels/_build.json
+	rm -f segnext_kernels/_C.*so segnext_kernels/_build.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -66,7 +69,7 @@ clean: ## remove .venv and everything that was built
 # Python packages first, then the kernels by a command of their own, so that both show their progress.
 .venv/package: $(BUILD_INPUTS) | .venv/bin/python
 	@echo "1. torch and the other packages that segnext needs, in .venv: about a minute"
-	SEGNEXT_BUILD=off $(INSTALL) setuptools pybind11 ninja -e .
+	SEGNEXT_BUILD=off $(INSTALL) setuptools ninja -e .
 	@echo "2. the kernels that this machine can run: about a minute on two cores"
 	SEGNEXT_BUILD=$${SEGNEXT_BUILD:-native} $(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@

@@ -1,34 +1,29 @@
 // Binding ops to Python: an op's <op>_bind.cpp adds its functions to the module, and tensors arrive as Tensor4.
 #pragma once
 
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <new>
-#include <tuple>
+#include <stdexcept>
 #include <vector>
 
 #include "common/dtype.h"
 #include "common/isa.h"
 #include "common/launch.h"
 #include "common/tensor.h"
+#include "python_module.h"
 
 // SEGNEXT_BIND(op, m) { m.def(...); } in <op>_bind.cpp registers a function that bind_ops() calls. The CPU's
 // definitions are inside #if defined(SEGNEXT_WITH_CPU), CUDA's inside #if defined(SEGNEXT_WITH_CUDA): a library may
 // hold either or both.
 #define SEGNEXT_BIND(op, m)                                                                           \
-  static void bind_##op([[maybe_unused]] ::pybind11::module_& m);                                     \
+  static void bind_##op([[maybe_unused]] ::segnext::Module& m);                                       \
   [[maybe_unused]] static const bool bound_##op = (::segnext::binders().push_back(&bind_##op), true); \
-  static void bind_##op([[maybe_unused]] ::pybind11::module_& m)
+  static void bind_##op([[maybe_unused]] ::segnext::Module& m)
 
 namespace segnext {
 
-namespace py = pybind11;
-
-using Binder = void (*)(py::module_&);
+using Binder = void (*)(Module&);
 
 // Filled by SEGNEXT_BIND while the library is loaded.
 inline std::vector<Binder>& binders() {
@@ -37,12 +32,12 @@ inline std::vector<Binder>& binders() {
 }
 
 // Adds all ops of this library to the module.
-inline void bind_ops(py::module_& m) {
+inline void bind_ops(Module& m) {
 #if defined(SEGNEXT_WITH_CUDA)
-  m.attr("HAS_CUDA") = true;
-  m.def("cuda_error", &cuda_error_text);
+  m.constant("HAS_CUDA", true);
+  m.def("cuda_error", [](int status) { return cuda_error_text(status); });
 #else
-  m.attr("HAS_CUDA") = false;
+  m.constant("HAS_CUDA", false);
 #endif
   for (const Binder bind : binders()) bind(m);
 }
@@ -54,7 +49,7 @@ T* pointer(uintptr_t address) {
 
 template <size_t kSize>
 void copy_tensors(const std::vector<Tensor4>& tensors, Tensor4 (&result)[kSize]) {
-  if (tensors.size() > kSize) throw py::value_error("too many tensors in a list");
+  if (tensors.size() > kSize) throw std::invalid_argument("too many tensors in a list");
   std::copy(tensors.begin(), tensors.end(), result);
 }
 
@@ -64,48 +59,29 @@ inline void throw_unless(bool enough_memory) {
 }
 
 // The address of device memory that a Python native.Workspace allocates.
-inline void* allocated(const py::object& workspace, int64_t bytes) {
-  return pointer(workspace(bytes).cast<uintptr_t>());
+inline void* allocated(PyObject* workspace, int64_t bytes) {
+  const Owned size = owned(to_python(bytes));
+  const Owned memory = owned(PyObject_CallFunctionObjArgs(workspace, size.get(), nullptr));
+  uintptr_t address = 0;
+  if (!read(memory.get(), address)) throw std::invalid_argument("workspace: must return an address");
+  return pointer(address);
 }
 
+// None, or (address, sizes, strides) of a tensor of up to four axes.
+template <>
+struct Argument<Tensor4> {
+  static constexpr const char* kWhat = "None or (address, sizes, strides)";
+  static bool read(PyObject* object, Tensor4& value) {
+    if (object == Py_None) return true;
+    const Items view(object);
+    uintptr_t address = 0;
+    if (view.size() != 3 || !segnext::read(view[0], address)) return false;
+    const Items sizes(view[1]), strides(view[2]);
+    if (sizes.size() < 0 || sizes.size() != strides.size()) return false;
+    if (sizes.size() > 4) throw std::invalid_argument("tensor: at most four axes");
+    value.data = pointer(address);
+    return sizes.read_into(value.size) && strides.read_into(value.stride);
+  }
+};
+
 }  // namespace segnext
-
-namespace pybind11::detail {
-
-// Converts None, or (address, sizes, strides) of a tensor of up to four axes.
-template <>
-struct type_caster<segnext::Tensor4> {
-  PYBIND11_TYPE_CASTER(segnext::Tensor4, const_name("tuple | None"));
-
-  bool load(handle source, bool convert) {
-    if (source.is_none()) return true;
-    using View = std::tuple<uintptr_t, std::vector<int64_t>, std::vector<int64_t>>;
-    make_caster<View> view;
-    if (!view.load(source, convert)) return false;
-    const auto [address, sizes, strides] = cast_op<View>(std::move(view));
-    if (sizes.size() > 4 || sizes.size() != strides.size()) throw value_error("tensor: at most four axes");
-    value.data = segnext::pointer(address);
-    std::copy(sizes.begin(), sizes.end(), value.size);
-    std::copy(strides.begin(), strides.end(), value.stride);
-    return true;
-  }
-};
-
-// Python passes an enum as its number.
-template <typename Enum>
-struct number_caster {
-  PYBIND11_TYPE_CASTER(Enum, const_name("int"));
-
-  bool load(handle source, bool convert) {
-    make_caster<int> number;
-    if (!number.load(source, convert)) return false;
-    value = static_cast<Enum>(cast_op<int>(number));
-    return true;
-  }
-};
-template <>
-struct type_caster<segnext::DType> : number_caster<segnext::DType> {};
-template <>
-struct type_caster<segnext::Isa> : number_caster<segnext::Isa> {};
-
-}  // namespace pybind11::detail

@@ -4,7 +4,8 @@
 
 #include "bind.h"
 
-PYBIND11_MODULE(_C, m) {
+SEGNEXT_MODULE(_C, m) {
+  m.constant("VERSION", SEGNEXT_VERSION);
   m.def("best_instruction_set", [] { return static_cast<int>(segnext::best_isa()); });
 #if defined(SEGNEXT_X86)
   m.def("reason_against_tiles", [] { return segnext::reason_against_tiles(); });

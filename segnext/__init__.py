@@ -55,12 +55,12 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from importlib.util import find_spec
+        from pathlib import Path
 
-        try:
-            return version("segnext")
-        except PackageNotFoundError:  # run from a checkout that was never installed
-            return "0+unknown"
+        kernels = find_spec("segnext_kernels")  # finds the folder; to import it would import torch
+        assert kernels is not None and kernels.origin is not None
+        return Path(kernels.origin).with_name("VERSION").read_text(encoding="utf-8").strip()
     if name == "__all__":
         return __dir__()
     if name in _HOMES:

@@ -5,6 +5,7 @@ Useful alone: nothing here knows of SegNeXt. Each function states its plain PyTo
 
 from segnext_kernels.backend import choose, current_backend, definitions, explain, use_backend
 from segnext_kernels.forking import compute_with_one_thread_in_children
+from segnext_kernels.native import VERSION
 from segnext_kernels.ops.channel_norm.op import channel_norm
 from segnext_kernels.ops.conv2d_act.op import conv2d_act
 from segnext_kernels.ops.conv_ffn.op import conv_ffn
@@ -44,5 +45,7 @@ __all__ = [
     "upsample_cross_entropy",
     "use_backend",
 ]
+
+__version__ = VERSION
 
 compute_with_one_thread_in_children()

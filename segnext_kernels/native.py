@@ -19,6 +19,7 @@ from segnext_kernels.kernel import Kernel, dtype_names
 from segnext_kernels.memory_format import has_inner_channels
 
 RECORD = Path(__file__).with_name("_build.json")
+VERSION = Path(__file__).with_name("VERSION").read_text(encoding="utf-8").strip()
 CPU_DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # of the ops with a float64 build, for gradcheck
 INFERENCE_DTYPES = (torch.float32, torch.bfloat16)  # of the ops without
 CUDA_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -76,7 +77,13 @@ def runnable_sets() -> Sequence[str]:
 
 
 def _unfit(library: Any) -> str:
-    """Why a library that loads does not run here: SEGNEXT_BUILD=native built it for another instruction set."""
+    """Why a library that loads is not used here.
+
+    It was built for another version of this code, whose arguments may differ, or by SEGNEXT_BUILD=native for another
+    instruction set.
+    """
+    if (version := getattr(library, "VERSION", "unknown")) != VERSION:
+        return f"it is of version {version}, segnext_kernels of version {VERSION}"
     built = built_sets()
     if INSTRUCTION_SETS[int(library.best_instruction_set())] in built:
         return ""

@@ -10,8 +10,7 @@ No number is recorded without a passed comparison in the same process. Every res
 results and one of logs; the same command again continues where the last one stopped.
 
 The campaign needs no network and no installation: it takes PyTorch, Triton and numpy as the machine has them, and this
-checkout. It needs nvcc, ninja and pybind11 only if no library was built beforehand. `--dry-run` runs everything on the
-CPU.
+checkout. It needs nvcc and ninja only if no library was built beforehand. `--dry-run` runs everything on the CPU.
 
     plan.py      lists the phases, their seconds and their jobs
     jobs.py      runs a phase's jobs, one after the other or several at a time

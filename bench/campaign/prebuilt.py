@@ -1,26 +1,25 @@
-"""Installs a library that was built beforehand, on a machine with nvcc and the headers of the GPU machine's Python."""
+"""Installs a library that was built beforehand, on a machine with nvcc."""
 
 from __future__ import annotations
 
 import filecmp
 import json
 import shutil
-import sysconfig
 from pathlib import Path
 
 from bench.machine import ROOT
 from oracle.sources import digest
 
 PACKAGE = ROOT / "segnext_kernels"
-SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+LIBRARY = "_C.abi3.so"
 
 
 def missing(folder: Path) -> str | None:
     """Say why the library in this folder does not work here; None if it does."""
-    library, record = folder / f"_C{SUFFIX}", folder / "_build.json"
+    library, record = folder / LIBRARY, folder / "_build.json"
     if not library.is_file():
         there = ", ".join(path.name for path in sorted(folder.glob("_C*"))) or "no _C*.so"
-        return f"{folder} must hold {library.name}, got {there}; build it with this machine's Python"
+        return f"{folder} must hold {library.name}, got {there}"
     if not record.is_file():
         return f"{folder} must hold _build.json too, which the build writes beside the library"
     built = json.loads(record.read_text())
@@ -33,7 +32,7 @@ def missing(folder: Path) -> str | None:
 
 def install(folder: Path) -> bool:
     """Put the library and its record where the package looks for them; return whether that changed them."""
-    names = (f"_C{SUFFIX}", "_build.json")
+    names = (LIBRARY, "_build.json")
     new = [
         name
         for name in names

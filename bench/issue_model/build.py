@@ -45,15 +45,13 @@ def build(folders: Sequence[str] | None = None, extra: Sequence[Path] = ()) -> t
 
     All ops are bound, but the launchers of other folders stay undefined: to call one is an error of the loader.
     """
-    import pybind11
-
     wanted = None if folders is None else sorted({*folders, "cuda"})
     kernels = [*sources(wanted), *extra]
     name = "all" if wanted is None else "-".join(wanted)
     folder = CACHE / "objects"
     folder.mkdir(parents=True, exist_ok=True)
     includes = f"-I{CSRC} -I{FOLDER}"
-    python = f"-DSEGNEXT_WITH_CUDA -isystem {pybind11.get_include()} -isystem {sysconfig.get_path('include')}"
+    python = f"-DSEGNEXT_WITH_CUDA -isystem {sysconfig.get_path('include')}"
     from bench.issue_model.sass import nvdisasm
 
     cuobjdump = Path(nvdisasm()).with_name("cuobjdump")
@@ -109,8 +107,7 @@ def load(path: Path) -> Any:
     before = sys.getdlopenflags()
     sys.setdlopenflags(os.RTLD_LAZY)
     try:
-        # pybind11 keeps modules by their full name, so each set of kernels needs a name of its own
-        spec = importlib.util.spec_from_file_location(f"{path.parent.name}._recording", path)
+        spec = importlib.util.spec_from_file_location("_recording", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

@@ -10,24 +10,35 @@
 
 #include "bind.h"
 
-namespace py = pybind11;
-
 namespace {
 
 std::map<const void*, std::string>& names() {
   static std::map<const void*, std::string> all;
   return all;
 }
-py::object* on_launch = nullptr;  // (name, grid, block, shared, cluster, cooperative, address of the arguments)
-py::object* occupancy = nullptr;  // (name, threads, shared) -> blocks per multiprocessor
-py::object* on_memset = nullptr;
+PyObject* on_launch = nullptr;  // (name, grid, block, shared, cluster, cooperative, address of the arguments)
+PyObject* occupancy = nullptr;  // (name, threads, shared) -> blocks per multiprocessor
+PyObject* on_memset = nullptr;
 
 constexpr int kMultiprocessors = 132;
 constexpr int kClusterProcessors = 16;  // multiprocessors of one GPU processing cluster that a cluster may span
 constexpr int kProcessingClusters = 8;
 constexpr int kSharedOptIn = 227 * 1024;
 
-py::tuple triple(dim3 d) { return py::make_tuple(d.x, d.y, d.z); }
+using segnext::owned;
+using segnext::Owned;
+
+cudaError_t launched(const void* kernel, dim3 grid, dim3 block, size_t shared, int cluster, bool cooperative,
+                     void** arguments) {
+  owned(PyObject_CallFunction(on_launch, "s(III)(III)KiNK", names()[kernel].c_str(), grid.x, grid.y, grid.z, block.x,
+                              block.y, block.z, static_cast<unsigned long long>(shared), cluster,
+                              segnext::to_python(cooperative),
+                              static_cast<unsigned long long>(reinterpret_cast<uintptr_t>(arguments))));
+  return cudaSuccess;
+}
+
+// Keeps a function of Python for the life of the process.
+void keep(PyObject*& kept, PyObject* function) { kept = Py_NewRef(function); }
 
 }  // namespace
 
@@ -95,7 +106,11 @@ cudaError_t CUDARTAPI cudaFuncSetAttribute(const void*, cudaFuncAttribute, int v
 }
 cudaError_t CUDARTAPI cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void* kernel,
                                                                              int threads, size_t shared, unsigned) {
-  *blocks = shared > kSharedOptIn ? 0 : (*occupancy)(names()[kernel], threads, shared).cast<int>();
+  *blocks = 0;
+  if (shared > kSharedOptIn) return cudaSuccess;
+  const Owned found = owned(PyObject_CallFunction(occupancy, "siK", names()[kernel].c_str(), threads,
+                                                  static_cast<unsigned long long>(shared)));
+  if (!segnext::read(found.get(), *blocks)) throw segnext::PythonError();
   return cudaSuccess;
 }
 cudaError_t CUDARTAPI cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int threads,
@@ -127,33 +142,25 @@ cudaError_t CUDARTAPI cudaLaunchKernelExC(const cudaLaunchConfig_t* config, cons
   if (g.x == 0 || g.y == 0 || g.z == 0 || b.x * b.y * b.z == 0 || b.x * b.y * b.z > 1024) {
     return cudaErrorInvalidConfiguration;
   }
-  (*on_launch)(names()[kernel], triple(g), triple(b), config->dynamicSmemBytes, cluster, cooperative,
-               reinterpret_cast<uintptr_t>(arguments));
-  return cudaSuccess;
+  return launched(kernel, g, b, config->dynamicSmemBytes, cluster, cooperative, arguments);
 }
 cudaError_t CUDARTAPI cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared,
                                        cudaStream_t) {
-  (*on_launch)(names()[kernel], triple(grid), triple(block), shared, 1, false, reinterpret_cast<uintptr_t>(arguments));
-  return cudaSuccess;
+  return launched(kernel, grid, block, shared, 1, false, arguments);
 }
 cudaError_t CUDARTAPI cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t) {
   std::memset(address, value, bytes);
-  (*on_memset)(bytes);
+  owned(PyObject_CallFunction(on_memset, "K", static_cast<unsigned long long>(bytes)));
   return cudaSuccess;
 }
 
 }  // extern "C"
 
-PYBIND11_MODULE(_recording, m) {
+SEGNEXT_MODULE(_recording, m) {
   segnext::bind_ops(m);
-  m.def("listen", [](py::object launch, py::object blocks, py::object memset) {
-    on_launch = new py::object(std::move(launch));
-    occupancy = new py::object(std::move(blocks));
-    on_memset = new py::object(std::move(memset));
-  });
-  m.def("kernels", [] {
-    py::list all;
-    for (const auto& [host, name] : names()) all.append(name);
-    return all;
+  m.def("listen", [](PyObject* launch, PyObject* blocks, PyObject* memset) {
+    keep(on_launch, launch);
+    keep(occupancy, blocks);
+    keep(on_memset, memset);
   });
 }

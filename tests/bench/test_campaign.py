@@ -170,7 +170,7 @@ def test_a_later_result_takes_the_place_of_an_earlier_one(tmp_path: Path) -> Non
 
 def test_a_library_built_beforehand_must_fit(tmp_path: Path) -> None:
     assert "must hold _C" in str(prebuilt.missing(tmp_path))
-    (tmp_path / f"_C{prebuilt.SUFFIX}").write_bytes(b"")
+    (tmp_path / prebuilt.LIBRARY).write_bytes(b"")
     assert "_build.json" in str(prebuilt.missing(tmp_path))
     for record, reason in (
         ({"cuda": None}, "without CUDA"),

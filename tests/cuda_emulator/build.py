@@ -90,10 +90,8 @@ def _object(source: Path) -> str:
 
 def _build(folder: Path, sources: Sequence[Path], objects: Sequence[Path]) -> Path:
     """Build from ``sources``, and from ``objects`` of an earlier build."""
-    import pybind11
-
     includes = [f"-I{EMULATOR / 'include'}", f"-I{folder / 'csrc'}", f"-I{CSRC}", f"-I{EMULATOR}"]
-    python = [f"-isystem {pybind11.get_include()}", f"-isystem {sysconfig.get_path('include')}"]
+    python = [f"-isystem {sysconfig.get_path('include')}"]
     lines = [
         "rule cxx",
         f"  command = g++ {BASE} $flags {' '.join(includes + python)} -MMD -MF $out.d -c $in -o $out",

@@ -6,8 +6,6 @@
 #include "probes.h"
 #include "session.h"
 
-namespace py = pybind11;
-
 const char* cudaGetErrorString(cudaError_t status) {
   switch (status) {
     case cudaSuccess:
@@ -26,21 +24,28 @@ const char* cudaGetErrorString(cudaError_t status) {
   return emulator::failure().c_str();
 }
 
+template <>
+struct segnext::Argument<std::string> {
+  static constexpr const char* kWhat = "a string";
+  static bool read(PyObject* object, std::string& value) {
+    Py_ssize_t size = 0;
+    const char* text = PyUnicode_AsUTF8AndSize(object, &size);
+    if (text != nullptr) value.assign(text, size);
+    return text != nullptr;
+  }
+};
+
 namespace {
 
-py::dict traffic(const emulator::Traffic& t) {
-  py::dict result;
-  result["requests"] = t.requests;
-  result["units"] = t.units;
-  result["fewest"] = t.fewest;
-  result["bytes"] = t.bytes;
-  result["touched"] = t.touched;
-  return result;
+PyObject* traffic(const emulator::Traffic& t) {
+  return Py_BuildValue("{sLsLsLsLsL}", "requests", static_cast<long long>(t.requests), "units",
+                       static_cast<long long>(t.units), "fewest", static_cast<long long>(t.fewest), "bytes",
+                       static_cast<long long>(t.bytes), "touched", static_cast<long long>(t.touched));
 }
 
 }  // namespace
 
-PYBIND11_MODULE(_emulated, m) {
+SEGNEXT_MODULE(_emulated, m) {
   segnext::bind_ops(m);
   m.def("schedule", [](int schedule, unsigned seed) {
     emulator::session.schedule = static_cast<emulator::Schedule>(schedule);
@@ -53,15 +58,14 @@ PYBIND11_MODULE(_emulated, m) {
     const int status = segnext::run_probe(name, segnext::pointer(in), segnext::pointer(out), parameter);
     if (status != 0) throw std::runtime_error(cudaGetErrorString(static_cast<cudaError_t>(status)));
   });
-  m.def("launches", [] { return std::make_pair(emulator::session.launches, emulator::session.blocks); });
-  m.def("start_counting", &emulator::start_counting);
+  m.def("launches", [] {
+    return Py_BuildValue("(LL)", static_cast<long long>(emulator::session.launches),
+                         static_cast<long long>(emulator::session.blocks));
+  });
+  m.def("start_counting", [] { emulator::start_counting(); });
   m.def("stop_counting", [] {
     const emulator::Counters c = emulator::stop_counting();
-    py::dict result;
-    result["load_global"] = traffic(c.load_global);
-    result["store_global"] = traffic(c.store_global);
-    result["load_shared"] = traffic(c.load_shared);
-    result["store_shared"] = traffic(c.store_shared);
-    return result;
+    return Py_BuildValue("{sNsNsNsN}", "load_global", traffic(c.load_global), "store_global", traffic(c.store_global),
+                         "load_shared", traffic(c.load_shared), "store_shared", traffic(c.store_shared));
   });
 }

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import segnext_kernels
 from tests.packaging.test_build import python
 
 ROOT = Path(__file__).resolve().parents[2]
-LIBRARY = f"segnext_kernels/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+LIBRARY = "segnext_kernels/_C.abi3.so"
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
@@ -25,7 +24,9 @@ def build(folder: Path, broken: bool = False) -> dict[str, object]:
     """Build a library of one op for this machine from sources in ``folder``; return its record."""
     for name in ("common", "cpu", "ops/channel_norm"):
         shutil.copytree(ROOT / "csrc" / name, folder / "csrc" / name)
-    for name in ("setup.py", "csrc/module.cpp", "csrc/bind.h", "csrc/sources.py"):
+    csrc = ("module.cpp", "bind.h", "python_module.h", "sources.py", "compilation.py")
+    for name in ("setup.py", "segnext_kernels/VERSION", *(f"csrc/{name}" for name in csrc)):
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
     if broken:
         (folder / "csrc/ops/channel_norm/channel_norm_cpu.cpp").write_text("#error no such instruction\n")

@@ -8,7 +8,7 @@ SEGNEXT_BIND(channel_norm, m) {
   m.def("channel_norm_cpu",
         [](DType dtype, Tensor4 x, Tensor4 weight, Tensor4 bias, float eps, Tensor4 out, Isa isa, int threads) {
           const ChannelNormParams params{dtype, x, weight, bias, eps, out};
-          py::gil_scoped_release release;
+          const WithoutGil released;
           SEGNEXT_DISPATCH(isa, channel_norm_cpu, params, threads);
         });
 #endif

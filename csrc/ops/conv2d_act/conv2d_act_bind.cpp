@@ -9,7 +9,7 @@ SEGNEXT_BIND(conv2d_act, m) {
     return SEGNEXT_DISPATCH(isa, conv2d_act_packed_bytes, dtype, weight);
   });
   m.def("conv2d_act_pack_cpu", [](DType dtype, Tensor4 weight, Tensor4 bias, uintptr_t packed, Isa isa) {
-    py::gil_scoped_release release;
+    const WithoutGil released;
     SEGNEXT_DISPATCH(isa, conv2d_act_pack_cpu, dtype, weight, bias, pointer(packed));
   });
   m.def("conv2d_act_cpu",
@@ -24,7 +24,7 @@ SEGNEXT_BIND(conv2d_act, m) {
                                        pointer(packed),
                                        static_cast<Activation>(activation),
                                        out};
-          py::gil_scoped_release release;
+          const WithoutGil released;
           throw_unless(SEGNEXT_DISPATCH(isa, conv2d_act_cpu, params, threads));
         });
 #endif

@@ -12,19 +12,19 @@ SEGNEXT_BIND(conv_ffn, m) {
   });
   m.def("conv_ffn_pack_cpu", [](DType dtype, const Weights& w, uintptr_t packed, Isa isa) {
     const ConvFfnWeights params{dtype, w[0], w[1], w[2], w[3], w[4], w[5]};
-    py::gil_scoped_release release;
+    const WithoutGil released;
     SEGNEXT_DISPATCH(isa, conv_ffn_pack_cpu, params, pointer(packed));
   });
   m.def("conv_ffn_cpu",
         [](DType dtype, Tensor4 x, uintptr_t packed, int64_t hidden, bool residual, Tensor4 out, Isa isa, int threads) {
           const ConvFfnParams params{dtype, x, pointer(packed), hidden, residual, out};
-          py::gil_scoped_release release;
+          const WithoutGil released;
           throw_unless(SEGNEXT_DISPATCH(isa, conv_ffn_cpu, params, threads));
         });
 #endif
 
 #if defined(SEGNEXT_WITH_CUDA)
-  m.attr("CONV_FFN_MAX_CHANNELS_CUDA") = kMostFfnChannels;
+  m.constant("CONV_FFN_MAX_CHANNELS_CUDA", kMostFfnChannels);
   m.def("conv_ffn_cuda_fits", [](int64_t channels, int device) {
     bool fits = false;
     on_device(device, [&] {

@@ -10,7 +10,7 @@ using Integers = std::vector<int64_t>;
 DepthwiseSumParams depthwise_sum_params(DType dtype, Tensor4 x, const Tensors& weights, const Tensors& biases,
                                         const Integers& dilations, const Integers& chains, int combine) {
   if (chains.size() > 1 + kMaxBranches || dilations.size() != 2 * weights.size()) {
-    throw py::value_error("depthwise_sum: too many branches or too few dilations");
+    throw std::invalid_argument("depthwise_sum: too many branches or too few dilations");
   }
   DepthwiseSumParams params{};
   params.dtype = dtype;
@@ -28,8 +28,8 @@ DepthwiseSumParams depthwise_sum_params(DType dtype, Tensor4 x, const Tensors& w
 }  // namespace
 
 SEGNEXT_BIND(depthwise_sum, m) {
-  m.attr("DEPTHWISE_SUM_MAX_CONVOLUTIONS") = kMaxConvolutions;
-  m.attr("DEPTHWISE_SUM_MAX_BRANCHES") = kMaxBranches;
+  m.constant("DEPTHWISE_SUM_MAX_CONVOLUTIONS", kMaxConvolutions);
+  m.constant("DEPTHWISE_SUM_MAX_BRANCHES", kMaxBranches);
 
 #if defined(SEGNEXT_WITH_CPU)
   m.def("depthwise_sum_cpu",
@@ -37,7 +37,7 @@ SEGNEXT_BIND(depthwise_sum, m) {
            const Integers& chains, int combine, Tensor4 out, Isa isa, int threads) {
           auto params = depthwise_sum_params(dtype, x, weights, biases, dilations, chains, combine);
           params.out = out;
-          py::gil_scoped_release release;
+          const WithoutGil released;
           throw_unless(SEGNEXT_DISPATCH_DTYPE(dtype, isa, depthwise_sum_forward_cpu, params, threads));
         });
   // `grads` has the order of the op's list: x, weights, biases.
@@ -51,7 +51,7 @@ SEGNEXT_BIND(depthwise_sum, m) {
           params.grad_x = grads.at(next++);
           for (size_t i = 0; i < weights.size(); ++i) params.grad_weight[i] = grads.at(next++);
           for (size_t i = 0; i < biases.size(); ++i) params.grad_bias[i] = grads.at(next++);
-          py::gil_scoped_release release;
+          const WithoutGil released;
           throw_unless(SEGNEXT_DISPATCH_DTYPE(dtype, isa, depthwise_sum_backward_cpu, params, threads));
         });
 #endif

@@ -34,7 +34,7 @@ SEGNEXT_BIND(msca_block, m) {
     return SEGNEXT_DISPATCH(isa, msca_block_packed_bytes, named(dtype, weights));
   });
   m.def("msca_block_pack_cpu", [](DType dtype, const Weights& weights, uintptr_t packed, Isa isa) {
-    py::gil_scoped_release release;
+    const WithoutGil released;
     SEGNEXT_DISPATCH(isa, msca_block_pack_cpu, named(dtype, weights), pointer(packed));
   });
   m.def("msca_block_workspace", [](int64_t channels, int64_t height, int64_t width, Isa isa) {
@@ -43,7 +43,7 @@ SEGNEXT_BIND(msca_block, m) {
   m.def("msca_block_cpu",
         [](DType dtype, Tensor4 x, uintptr_t packed, uintptr_t workspace, Tensor4 out, Isa isa, int threads) {
           const MscaBlockParams params{dtype, x, pointer(packed), pointer(workspace), out};
-          py::gil_scoped_release release;
+          const WithoutGil released;
           throw_unless(SEGNEXT_DISPATCH(isa, msca_block_cpu, params, threads));
         });
 #endif

@@ -30,18 +30,18 @@ MscaConvBackwardParams backward_params(DType dtype, Tensor4 x, const MscaConvWei
 }  // namespace
 
 SEGNEXT_BIND(msca_conv, m) {
-  m.attr("MSCA_CONV_MAX_STRIPS") = kMaxStrips;
+  m.constant("MSCA_CONV_MAX_STRIPS", kMaxStrips);
 
 #if defined(SEGNEXT_WITH_CPU)
-  m.attr("MSCA_CONV_MAX_ROOT") = kMaxRoot;
-  m.attr("MSCA_CONV_MAX_TAPS") = kMaxStripTaps;
+  m.constant("MSCA_CONV_MAX_ROOT", kMaxRoot);
+  m.constant("MSCA_CONV_MAX_TAPS", kMaxStripTaps);
   m.def("msca_conv_cpu", [](DType dtype, Tensor4 x, Tensor4 root_weight, Tensor4 root_bias, const Tensors& row_weights,
                             const Tensors& column_weights, const Tensors& row_biases, const Tensors& column_biases,
                             Tensor4 out, Isa isa, int threads) {
     const MscaConvParams params{
         dtype, x, msca_conv_weights(root_weight, root_bias, row_weights, column_weights, row_biases, column_biases),
         out};
-    py::gil_scoped_release release;
+    const WithoutGil released;
     throw_unless(SEGNEXT_DISPATCH_DTYPE(dtype, isa, msca_conv_forward_cpu, params, threads));
   });
   m.def("msca_conv_backward_cpu",
@@ -51,15 +51,15 @@ SEGNEXT_BIND(msca_conv, m) {
           const auto weights =
               msca_conv_weights(root_weight, root_bias, row_weights, column_weights, row_biases, column_biases);
           const auto params = backward_params(dtype, x, weights, grad, grads);
-          py::gil_scoped_release release;
+          const WithoutGil released;
           throw_unless(SEGNEXT_DISPATCH_DTYPE(dtype, isa, msca_conv_backward_cpu, params, threads));
         });
 #endif
 
 #if defined(SEGNEXT_WITH_CUDA)
-  m.attr("MSCA_CONV_MAX_ROOT_CUDA") = kMaxRootCuda;
-  m.attr("MSCA_CONV_MAX_TAPS_CUDA") = kMaxStripTaps;
-  m.attr("MSCA_CONV_MAX_TAPS_BACKWARD_CUDA") = kMaxStripTapsBackwardCuda;
+  m.constant("MSCA_CONV_MAX_ROOT_CUDA", kMaxRootCuda);
+  m.constant("MSCA_CONV_MAX_TAPS_CUDA", kMaxStripTaps);
+  m.constant("MSCA_CONV_MAX_TAPS_BACKWARD_CUDA", kMaxStripTapsBackwardCuda);
   m.def("msca_conv_cuda", [](DType dtype, Tensor4 x, Tensor4 root_weight, Tensor4 root_bias, const Tensors& row_weights,
                              const Tensors& column_weights, const Tensors& row_biases, const Tensors& column_biases,
                              Tensor4 out, int device, uintptr_t stream) {
@@ -71,7 +71,7 @@ SEGNEXT_BIND(msca_conv, m) {
   m.def("msca_conv_backward_cuda",
         [](DType dtype, Tensor4 x, Tensor4 root_weight, Tensor4 root_bias, const Tensors& row_weights,
            const Tensors& column_weights, const Tensors& row_biases, const Tensors& column_biases, Tensor4 grad,
-           const Tensors& grads, int device, uintptr_t stream, const py::object& workspace) {
+           const Tensors& grads, int device, uintptr_t stream, PyObject* workspace) {
           const auto weights =
               msca_conv_weights(root_weight, root_bias, row_weights, column_weights, row_biases, column_biases);
           const auto params = backward_params(dtype, x, weights, grad, grads);

@@ -9,13 +9,13 @@ SEGNEXT_BIND(nmf2d, m) {
                         Tensor4 saved_bases, Tensor4 saved_coef, int64_t steps, double eps, Isa isa, int threads) {
     const Nmf2dParams params{dtype,       bases_dtype, x,     bases, projection,     out,
                              saved_bases, saved_coef,  steps, eps,   DType::kFloat32};
-    py::gil_scoped_release release;
+    const WithoutGil released;
     throw_unless(SEGNEXT_DISPATCH_DTYPE(dtype, isa, nmf2d_forward_cpu, params, threads));
   });
   m.def("nmf2d_backward_cpu", [](DType dtype, Tensor4 grad, Tensor4 x, Tensor4 saved_bases, Tensor4 saved_coef,
                                  Tensor4 grad_x, bool unrolled, double eps, Isa isa, int threads) {
     const Nmf2dBackwardParams params{dtype, grad, x, saved_bases, saved_coef, grad_x, unrolled, eps};
-    py::gil_scoped_release release;
+    const WithoutGil released;
     throw_unless(SEGNEXT_DISPATCH_DTYPE(dtype, isa, nmf2d_backward_cpu, params, threads));
   });
 #endif
@@ -33,7 +33,7 @@ SEGNEXT_BIND(nmf2d, m) {
   });
   m.def("nmf2d_cuda", [](DType dtype, DType bases_dtype, DType projection_dtype, Tensor4 x, Tensor4 bases,
                          Tensor4 projection, Tensor4 out, Tensor4 saved_bases, Tensor4 saved_coef, int64_t steps,
-                         double eps, int variant, int device, uintptr_t stream, const py::object& workspace) {
+                         double eps, int variant, int device, uintptr_t stream, PyObject* workspace) {
     const Nmf2dParams params{dtype,       bases_dtype, x,     bases, projection,      out,
                              saved_bases, saved_coef,  steps, eps,   projection_dtype};
     return on_device(device, [&] {
@@ -43,7 +43,7 @@ SEGNEXT_BIND(nmf2d, m) {
   });
   m.def("nmf2d_backward_cuda",
         [](DType dtype, Tensor4 grad, Tensor4 x, Tensor4 saved_bases, Tensor4 saved_coef, Tensor4 grad_x, bool unrolled,
-           double eps, int device, uintptr_t stream, const py::object& workspace) {
+           double eps, int device, uintptr_t stream, PyObject* workspace) {
           const Nmf2dBackwardParams params{dtype, grad, x, saved_bases, saved_coef, grad_x, unrolled, eps};
           void* memory = allocated(workspace, nmf2d_backward_workspace(params));
           return on_device(device, [&] { return launch_nmf2d_backward(params, memory, pointer(stream)); });

@@ -9,7 +9,7 @@ SEGNEXT_BIND(resize_sum, m) {
         [](DType dtype, Tensor4 base, const std::vector<Tensor4>& others, Tensor4 out, Isa isa, int threads) {
           ResizeSumParams params{dtype, base, static_cast<int>(others.size()), {}, out};
           copy_tensors(others, params.other);
-          py::gil_scoped_release release;
+          const WithoutGil released;
           throw_unless(SEGNEXT_DISPATCH(isa, resize_sum_cpu, params, threads));
         });
 #endif

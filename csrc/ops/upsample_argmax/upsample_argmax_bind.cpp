@@ -33,7 +33,7 @@ SEGNEXT_BIND(upsample_argmax, m) {
   m.def("upsample_argmax_cpu", [](uintptr_t logits, DType dtype, const Shape4& shape, const Shape4& strides,
                                   uintptr_t labels, const Size2& size, Isa isa, int threads) {
     const auto params = upsample_argmax_params(logits, dtype, shape, strides, labels, size);
-    py::gil_scoped_release release;
+    const WithoutGil released;
     throw_unless(SEGNEXT_DISPATCH(isa, upsample_argmax_cpu, params, threads));
   });
 #endif

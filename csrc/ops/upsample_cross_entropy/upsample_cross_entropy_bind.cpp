@@ -10,7 +10,7 @@ namespace {
 void throw_unless_ok(CrossEntropyStatus status) {
   throw_unless(status != CrossEntropyStatus::kNoMemory);
   if (status == CrossEntropyStatus::kClassOutOfRange) {
-    throw py::index_error(
+    throw std::out_of_range(
         "upsample_cross_entropy: target must hold class ids below the logits' classes, or ignore_index;"
         " got another id; map it, or pass it as ignore_index");
   }
@@ -27,7 +27,7 @@ SEGNEXT_BIND(upsample_cross_entropy, m) {
     const UpsampleCrossEntropyParams params{
         dtype, logits, target, target_is_byte, pointer(class_weight), ignore_index, label_smoothing, mean_all};
     double loss = 0.0;
-    py::gil_scoped_release release;
+    const WithoutGil released;
     throw_unless_ok(SEGNEXT_DISPATCH_DTYPE(dtype, isa, upsample_cross_entropy_forward_cpu, params, &loss, threads));
     return loss;
   });
@@ -37,28 +37,28 @@ SEGNEXT_BIND(upsample_cross_entropy, m) {
          double label_smoothing, bool mean_all, double grad, Tensor4 grad_logits, Isa isa, int threads) {
         const UpsampleCrossEntropyParams params{
             dtype, logits, target, target_is_byte, pointer(class_weight), ignore_index, label_smoothing, mean_all};
-        py::gil_scoped_release release;
+        const WithoutGil released;
         throw_unless_ok(SEGNEXT_DISPATCH_DTYPE(dtype, isa, upsample_cross_entropy_backward_cpu, params, grad,
                                                grad_logits, threads));
       });
 #endif
 
 #if defined(SEGNEXT_WITH_CUDA)
-  m.def("upsample_cross_entropy_cuda",
-        [](DType dtype, Tensor4 logits, Tensor4 target, bool target_is_byte, int64_t ignore_index,
-           uintptr_t class_weight, double label_smoothing, bool mean_all, uintptr_t loss, int device, uintptr_t stream,
-           const py::object& workspace) {
-          const UpsampleCrossEntropyParams params{
-              dtype, logits, target, target_is_byte, pointer(class_weight), ignore_index, label_smoothing, mean_all};
-          void* memory = allocated(workspace, upsample_cross_entropy_forward_workspace(params));
-          return on_device(device, [&] {
-            return launch_upsample_cross_entropy_forward(params, pointer<float>(loss), memory, pointer(stream));
-          });
+  m.def(
+      "upsample_cross_entropy_cuda",
+      [](DType dtype, Tensor4 logits, Tensor4 target, bool target_is_byte, int64_t ignore_index, uintptr_t class_weight,
+         double label_smoothing, bool mean_all, uintptr_t loss, int device, uintptr_t stream, PyObject* workspace) {
+        const UpsampleCrossEntropyParams params{
+            dtype, logits, target, target_is_byte, pointer(class_weight), ignore_index, label_smoothing, mean_all};
+        void* memory = allocated(workspace, upsample_cross_entropy_forward_workspace(params));
+        return on_device(device, [&] {
+          return launch_upsample_cross_entropy_forward(params, pointer<float>(loss), memory, pointer(stream));
         });
+      });
   m.def("upsample_cross_entropy_backward_cuda",
         [](DType dtype, Tensor4 logits, Tensor4 target, bool target_is_byte, int64_t ignore_index,
            uintptr_t class_weight, double label_smoothing, bool mean_all, uintptr_t grad, Tensor4 grad_logits,
-           int device, uintptr_t stream, const py::object& workspace) {
+           int device, uintptr_t stream, PyObject* workspace) {
           const UpsampleCrossEntropyParams params{
               dtype, logits, target, target_is_byte, pointer(class_weight), ignore_index, label_smoothing, mean_all};
           void* memory = allocated(workspace, upsample_cross_entropy_backward_workspace(params));

@@ -66,7 +66,9 @@ def _cross_compile(folder: Path) -> None:
     objects = [path for path in (folder / "temp" / "csrc").glob("*.o") if path.name != "bindings.o"]
     sources = [SERVER / "server.cpp", bindings(folder, ROOT / "csrc" / "module.cpp")]
     includes = [f"-I{SERVER / 'include'}", f"-I{ROOT / 'csrc'}"]
+    version = (ROOT / "segnext_kernels" / "VERSION").read_text().strip()
     macros = ["-DSEGNEXT_WITH_CPU", "-DSEGNEXT_ARM", "-DSEGNEXT_FALLBACK=neon"]
+    macros.append(f'-DSEGNEXT_VERSION="{version}"')
     options = ["-std=c++17", "-O1", "-static", "-fopenmp", *includes, *macros]
     _run(COMPILER, *options, *map(str, sources), *map(str, objects), "-o", str(folder / "server"))
 

@@ -51,7 +51,7 @@ def source() -> Iterator[Path]:
 
 def _synchronise(folder: Path) -> None:
     """Make ``folder`` the checkout's sources, and leave alone what has not changed: its objects stay valid."""
-    names = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
+    names = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "segnext_kernels/VERSION")
     files = [path.relative_to(ROOT) for path in (ROOT / "csrc").rglob("*") if path.suffix != ".pyc"]
     wanted = {*(file for file in files if (ROOT / file).is_file()), *map(Path, names)}
     for file in wanted:

@@ -32,7 +32,7 @@ class Library:
         self._remember_addresses()
         for _ in range(self._number()):
             name = self._text()
-            setattr(self, name, self._number())
+            setattr(self, name, self._value())
         for _ in range(self._number()):
             name = self._text()
             setattr(self, name, self._function(name))
@@ -72,6 +72,8 @@ class Library:
     def _packed(self, value: Any, storages: dict[int, torch.UntypedStorage]) -> bytes:
         if value is None:
             return _number(ord("n"))
+        if isinstance(value, bool):
+            return _number(ord("b")) + _number(value)
         if isinstance(value, tuple | list):
             items = [self._packed(item, storages) for item in value]
             return _number(ord("l")) + _number(len(items)) + b"".join(items)
@@ -87,12 +89,20 @@ class Library:
 
     def _answer(self, storages: dict[int, torch.UntypedStorage]) -> Any:
         status, text = self._text(), self._text()
-        kind, result = chr(self._number()), self._read(8)
+        result = self._value()
         for start, storage in storages.items():
             ctypes.memmove(start, self._read(storage.nbytes()), storage.nbytes())
         if status != "done":
             raise getattr(builtins, status)(text)
-        return None if kind == "n" else struct.unpack("<d" if kind == "f" else "<q", result)[0]
+        return result
+
+    def _value(self) -> Any:
+        kind = chr(self._number())
+        if kind == "t":
+            return self._text()
+        if kind == "n":
+            return None
+        return struct.unpack("<d", self._read(8))[0] if kind == "f" else self._number()
 
     def _read(self, size: int) -> bytes:
         assert self._server.stdout is not None

@@ -5,16 +5,12 @@
 // is the function's name, the memory that the arguments point to, and the arguments; the answer is a status with its
 // text, the result, and that memory afterwards. Numbers are little-endian and 8 bytes wide.
 
+#include <Python.h>
+
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <new>
 
-#include "pybind11/pybind11.h"
-
-using pybind11::Value;
-
-void initialise(pybind11::module_& module);  // csrc/module.cpp
+extern "C" PyModuleDef* PyInit__C();  // csrc/module.cpp
 
 namespace {
 
@@ -76,21 +72,25 @@ class Memory {
   unsigned char* data_;
 };
 
-Value read_value(const std::vector<Memory>& memory) {
+PyObject integer(int64_t x) { return {PyObject::Kind::kInteger, x, static_cast<double>(x)}; }
+
+PyObject read_value(const std::vector<Memory>& memory) {
   switch (read_number()) {
+    case 'b':
+      return read_number() != 0 ? true_object : false_object;
     case 'i':
-      return Value::of(read_number());
+      return integer(read_number());
     case 'f': {
       double real;
       read(&real, sizeof real);
-      return Value::of(real);
+      return {PyObject::Kind::kFloat, 0, real};
     }
     case 'a': {
       const int64_t index = read_number(), offset = read_number();
-      return Value::of(static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory[index].data() + offset)));
+      return integer(static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory[index].data() + offset)));
     }
     case 'l': {
-      Value list{Value::Kind::kList, 0, 0.0, {}};
+      PyObject list{PyObject::Kind::kList};
       for (int64_t left = read_number(); left > 0; --left) list.items.push_back(read_value(memory));
       return list;
     }
@@ -99,46 +99,57 @@ Value read_value(const std::vector<Memory>& memory) {
   }
 }
 
-void answer(const pybind11::module_& module, const std::string& name) {
+void write_value(const PyObject& value) {
+  switch (value.kind) {
+    case PyObject::Kind::kFloat:
+      write_number('f');
+      return write(&value.real, sizeof value.real);
+    case PyObject::Kind::kText:
+      write_number('t');
+      return write_text(value.text);
+    case PyObject::Kind::kBoolean:
+    case PyObject::Kind::kInteger:
+      write_number('i');
+      return write_number(value.integer);
+    default:
+      return write_number('n');
+  }
+}
+
+void answer(const std::string& name) {
   std::vector<Memory> memory;
   for (int64_t left = read_number(); left > 0; --left) memory.emplace_back();
-  const Value arguments = read_value(memory);
-  std::string status = "done", text;
-  Value result;
-  try {
-    result = module.functions.at(name)(arguments);
-    for (const Memory& part : memory) {
-      if (!part.guards_are_whole()) throw std::runtime_error(name + " writes outside of the memory that it is given");
+  PyObject arguments = read_value(memory);
+  std::vector<PyObject*> given;
+  for (PyObject& argument : arguments.items) given.push_back(as_python(argument));
+  interpreter.error.clear();
+  interpreter.text.clear();
+  PyObject* result = interpreter.functions.at(name)(nullptr, given.data(), given.size());
+  for (const Memory& part : memory) {
+    if (!part.guards_are_whole()) {
+      PyErr_SetString(PyExc_RuntimeError, (name + " writes outside of the memory that it is given").c_str());
     }
-  } catch (const std::bad_alloc&) {
-    status = "MemoryError";
-  } catch (const pybind11::index_error& error) {
-    status = "IndexError", text = error.what();
-  } catch (const pybind11::value_error& error) {
-    status = "ValueError", text = error.what();
-  } catch (const std::exception& error) {
-    status = "RuntimeError", text = error.what();
   }
-  write_text(status);
-  write_text(text);
-  write_number(result.kind == Value::Kind::kFloat ? 'f' : result.kind == Value::Kind::kInteger ? 'i' : 'n');
-  write(result.kind == Value::Kind::kFloat ? static_cast<const void*>(&result.real) : &result.integer, 8);
+  write_text(interpreter.error.empty() ? "done" : interpreter.error);
+  write_text(interpreter.text);
+  write_value(result == nullptr ? none : *result);
   for (const Memory& part : memory) part.send();
   std::fflush(stdout);
+  delete result;
 }
 
 }  // namespace
 
 int main() {
-  pybind11::module_ module;
-  initialise(module);
-  write_number(module.constants.size());
-  for (const auto& [name, value] : module.constants) {
+  const PyModuleDef_Slot& fill = PyInit__C()->slots[0];
+  reinterpret_cast<int (*)(PyObject*)>(fill.value)(nullptr);
+  write_number(interpreter.constants.size());
+  for (const auto& [name, value] : interpreter.constants) {
     write_text(name);
-    write_number(value);
+    write_value(value);
   }
-  write_number(module.functions.size());
-  for (const auto& [name, function] : module.functions) write_text(name);
+  write_number(interpreter.functions.size());
+  for (const auto& [name, function] : interpreter.functions) write_text(name);
   std::fflush(stdout);
-  for (;;) answer(module, read_text());
+  for (;;) answer(read_text());
 }

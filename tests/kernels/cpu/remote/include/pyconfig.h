@@ -1,0 +1,1 @@
+// Of a Python without settings: see Python.h.
