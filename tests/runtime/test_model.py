@@ -145,11 +145,15 @@ def test_dtype_can_be_chosen(library: Library, tmp_path: Path) -> None:
 def test_several_calls_at_once(library: Library, tmp_path: Path) -> None:
     """Of one shape, whose plans are separate, and of more shapes than plans are kept for."""
     model = library.open(saved(deploy(used()), tmp_path))
-    shapes = ((65, 50), (65, 50), (40, 90), (33, 31), (20, 20))
-    pixels = [photo(*shape) + np.uint8(i) for i, shape in enumerate(shapes)]
+    shapes = (
+        *[(200, 260)] * 4,
+        (40, 90),
+        (33, 31),
+    )  # a call of the first takes longer than a thread's time slice
+    pixels = [photo(*shape) + np.uint8(50 * i) for i, shape in enumerate(shapes)]
     expected = [model.predict(one) for one in pixels]
     with ThreadPoolExecutor(4) as pool:
-        order = list(itertools.islice(itertools.cycle(range(len(pixels))), 60))
+        order = list(itertools.islice(itertools.cycle(range(len(pixels))), 48))
         for i, mask in zip(order, pool.map(lambda i: model.predict(pixels[i]), order), strict=True):
             np.testing.assert_array_equal(mask, expected[i])
 
