@@ -37,7 +37,7 @@ interop: .venv/developer ## exchange weights with the real mmsegmentation, Paddl
 lint: .venv/developer ## style and types: ruff, clang-format, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/c*/*.* csrc/ops/*/* $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*) $(addprefix tests/kernels/cpu/,*.cpp remote/*.cpp remote/include/*) bench/*.cpp bench/issue_model/runtime.cpp bench/issue_model/machine/* tests/bench/*.cu)
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/c*/*.* csrc/ops/*/* csrc/runtime/*.h csrc/runtime/*.cpp examples/cpp/*.cpp tests/runtime/*.cpp $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*) $(addprefix tests/kernels/cpu/,*.cpp remote/*.cpp remote/include/*) bench/*.cpp bench/issue_model/runtime.cpp bench/issue_model/machine/* tests/bench/*.cu)
 	$(BIN)/mypy
 
 bench: .venv/developer ## measure this machine; the results go to bench/results

@@ -39,7 +39,7 @@ ROOMS = (
         "predict",
         "evaluation",
     ),
-    *("training", "tools", "cli", "fuzz", "contract", "kernels", "bench", "packaging"),
+    *("training", "tools", "cli", "fuzz", "contract", "kernels", "runtime", "bench", "packaging"),
 )
 
 

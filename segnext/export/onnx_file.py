@@ -68,7 +68,8 @@ def to_proto(graph: ExportGraph, opset: int = OPSET) -> Any:
     _strip(model.graph)
     for function in model.functions:
         _strip(function)
-    _name_sizes(model.graph, graph)
+    if graph.interface.dynamic:
+        _name_sizes(model.graph)
     written = {entry.domain: entry.version for entry in model.opset_import}
     if written[""] != opset:
         raise ValueError(
@@ -77,14 +78,10 @@ def to_proto(graph: ExportGraph, opset: int = OPSET) -> Any:
     return model
 
 
-def _name_sizes(onnx: Any, graph: ExportGraph) -> None:
-    """Give free sizes the names that users read, instead of the exporter's numbers."""
-    if not graph.interface.dynamic:
-        return
-    wanted = graph.shape(*"nhw")  # type: ignore[arg-type]  # letters in place of the sizes
-    names = {"n": "batch", "h": "height", "w": "width"}
-    given = [axis.dim_param for axis in onnx.input[0].type.tensor_type.shape.dim]
-    new = {old: names[letter] for old, letter in zip(given, map(str, wanted), strict=True) if letter in names}
+def _name_sizes(onnx: Any) -> None:
+    """Give the three free sizes the names that users read, instead of the exporter's numbers."""
+    free = [axis.dim_param for axis in onnx.input[0].type.tensor_type.shape.dim if axis.dim_param]
+    new = dict(zip(free, ("batch", "height", "width"), strict=True))
     for value in (*onnx.input, *onnx.output, *onnx.value_info):
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:

@@ -35,7 +35,13 @@ FLOORS = (
 )
 TOP = "cli"  # it imports them all
 # folder of csrc -> the folders whose headers it may include, beside its own
-HEADERS = {"common": (), "cpu": ("common",), "cuda": ("common",), "ops": ("common", "cpu", "cuda")}
+HEADERS = {
+    "common": (),
+    "cpu": ("common",),
+    "cuda": ("common",),
+    "ops": ("common", "cpu", "cuda"),
+    "runtime": ("common", "ops"),
+}
 
 # what segnext may use of segnext_kernels beside its functions: checks of arguments, the layers of deployed models, the
 # self-check, memory formats, and plain convolutions
