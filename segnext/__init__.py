@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from segnext.patching.patch import unpatch as unpatch
     from segnext.predict.inference import Inference as Inference
     from segnext.predict.predictor import Predictor as Predictor
+    from segnext.weights import list_weights as list_weights
     from segnext.weights import load_weights as load_weights
 
     __version__: str
@@ -42,6 +43,7 @@ _HOMES = {
     "create_model": "segnext.create",
     "deploy": "segnext.deployment.model",
     "list_models": "segnext.models.registry",
+    "list_weights": "segnext.weights",
     "load_weights": "segnext.weights",
     "patch": "segnext.patching.patch",
     "patched": "segnext.patching.patch",

@@ -51,9 +51,10 @@ def create_model(
     Args:
         name: one of ``list_models(variants=True)``, or a size such as ``"t"`` for ``"segnext_t"``; by default the
             architecture that the weights belong to.
-        weights: a shipped name, a checkpoint of any known dialect, or None for random weights. The model
-            takes class count, input channels, strips, decoder width, NMF rank, steps, ``align_corners``, threshold
-            and ``metadata`` from them.
+        weights: a shipped name; a published one, which is downloaded (``"ade20k-b"``, or ``"ade20k"`` beside a name of
+            a model; `segnext.list_weights` has them all); a checkpoint of any known dialect; or None for random
+            weights. The model takes class count, input channels, strips, decoder width, NMF rank, steps,
+            ``align_corners``, threshold and ``metadata`` from them.
         num_classes: by default that of the weights, else 150 (segmentation) or 1000 (MSCAN).
         head: ``"reinit"`` initialises the classifier at random, for another ``num_classes`` than that of the weights.
         part: ``"backbone"`` loads only the encoder, for example from ImageNet weights into a SegNeXt.
@@ -67,7 +68,7 @@ def create_model(
     Raises:
         ValueError: unknown name, weights that do not fit, values out of range.
         TypeError: neither name nor weights, or an unknown override.
-        FileNotFoundError: no such weights.
+        FileNotFoundError: no such weights. OSError: they cannot be downloaded.
 
     Example:
         >>> model = create_model("segnext_t", weights="mscan_t.pth", part="backbone", num_classes=19)
@@ -109,7 +110,7 @@ def build_from_weights(
     if name is not None:
         name, variant = split_variant(find_architecture(name) or name)
         overrides = {**variant, **overrides}
-    checkpoint = read_checkpoint(weights, overrides.get("rank"), average)
+    checkpoint = read_checkpoint(weights, overrides.get("rank"), average, name, part)
     _check_request(checkpoint, name, head, part, overrides)
     parts = (*ENCODER_PARTS, *(DECODER_PARTS if part == "all" else ()))
     # Where tensors may be missing or left over, what no tensor shows remains to be checked.

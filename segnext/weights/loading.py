@@ -87,7 +87,7 @@ def load_weights(
 
     Args:
         model: a SegNeXt or MSCAN.
-        source: a file, a shipped name, or the result of :func:`read_checkpoint`.
+        source: a file, a shipped or published name, or the result of :func:`read_checkpoint`.
         head: ``"strict"``, or ``"reinit"`` to leave the classifier as it is (for another class count).
         part: ``"all"``, or ``"backbone"`` to load the encoder alone, from ImageNet or segmentation weights.
         allow_missing: beginnings of names that the file may lack, for example ``("decoder.",)``.
@@ -101,7 +101,7 @@ def load_weights(
     Raises:
         ValueError: a mismatch that was not allowed, an unknown option, a damaged file, a model on the meta device; the
             model is not changed.
-        FileNotFoundError: no such file or shipped name.
+        FileNotFoundError: no such file or name. OSError: it cannot be downloaded.
     """
     expect_model("load_weights", model)
     _expect_option("head", head, ("strict", "reinit"))
@@ -114,7 +114,11 @@ def load_weights(
             f"load_weights: rank and average must be None for a checkpoint that was read, got {shown(rank)} and "
             f"{shown(average)}; pass them to read_checkpoint"
         )
-    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, rank, average)
+    checkpoint = (
+        source
+        if isinstance(source, Checkpoint)
+        else read_checkpoint(source, rank, average, model.config.architecture, part)
+    )
     _expect_computable(checkpoint, part)
     own = model.state_dict()
     if (empty := first_without_values(own)) is not None:
