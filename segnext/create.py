@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
 
 from segnext.models import MSCAN, SegNeXt, build
 from segnext.models.config import DECODERS, UNSEEN_CONTEXTS
@@ -126,8 +129,13 @@ def build_from_weights(
         fields = {key: value for key, value in fields.items() if key not in ("decoder", "in_indices")}
     if head == "reinit":  # a threshold belongs to the classifier that is not loaded
         fields = {key: value for key, value in fields.items() if key != "threshold"}
+    # If the file has all weights, none are drawn: its tensors become the model's own, in half the memory.
+    keeps = (
+        (part, head) == ("all", "strict") and not allow_missing and torch.get_default_device().type == "cpu"
+    )
     try:
-        model = build(name or checkpoint.config["architecture"], **{**fields, **overrides})
+        with torch.device("meta") if keeps else nullcontext():
+            model = build(name or checkpoint.config["architecture"], **{**fields, **overrides})
     except ValueError as error:
         if "architecture" in checkpoint.config:  # what the file says was checked when it was read
             raise
@@ -141,6 +149,7 @@ def build_from_weights(
         allow_unexpected=allow_unexpected,
         adapt_input="in_channels" in overrides,
         given=list(overrides) if head == "strict" else [*overrides, "threshold"],
+        assign=keeps,
     )
     # Warn if anything was adapted or reinitialised; otherwise log at INFO.
     changed = report.reinitialised or report.notes
