@@ -138,6 +138,7 @@ def metadata_of(published: Published) -> dict[str, Any]:
         }
     metadata["recipe"] = {
         "weights": published.name,
+        "data": published.group,
         "published_by": published.origin,
         "url": published.url,
         "licence": published.licence,

@@ -18,7 +18,8 @@ import segnext
 from segnext import Predictor, create_model, load_weights, mscan_t, segnext_b, segnext_t
 from segnext.models import build, dialects
 from segnext.models.registry import CONFIGS, SegNeXtConfig
-from segnext.weights import published, shipped
+from segnext.weights import downloads, published, shipped
+from segnext.weights.peers import save_for
 from segnext.weights.published import find, list_published, load_published
 from segnext.weights.transfer import DownloadError
 from tests.cli.commands import call, ended
@@ -273,3 +274,25 @@ def test_an_encoder_without_a_classifier(tmp_path, monkeypatch) -> None:
         assert mscan_t(weights="imagenet").config.num_classes == 0
         with pytest.raises(ValueError, match="num_classes must be 0 as in .*, got 1000; pass head='reinit'"):
             mscan_t(weights="imagenet", num_classes=1000)
+
+
+def test_a_file_of_paddleseg(tmp_path, monkeypatch) -> None:
+    """It holds arrays alone: names, colours and accuracy are those of the registry."""
+    torch.manual_seed(3)
+    given = build("segnext_t", num_classes=19)
+    save_for(given, tmp_path / "model.pdparams", "paddleseg")
+    with serving({}) as running:
+        content = (tmp_path / "model.pdparams").read_bytes()
+        use(monkeypatch, tmp_path, running, {"cityscapes-t": content}, digest=False)
+        model = segnext_t(weights="cityscapes")
+        (asked,) = running.asked
+    assert asked["path"].endswith("/model.pdparams")
+    assert (
+        downloads.place(load_published("cityscapes-t")).name
+        == "segnext_mscan_t_cityscapes_1024x1024_160k.pdparams"
+    )
+    assert all(torch.equal(value, given.state_dict()[name]) for name, value in model.state_dict().items())
+    assert (
+        model.metadata["classes"][:2] == ["road", "sidewalk"] and model.metadata["metrics"]["miou"] == 0.8104
+    )
+    assert "short_side" not in model.metadata["preprocessing"]
