@@ -44,7 +44,10 @@ Data = Annotated[
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data, if not the YAML's own.")]
 Weights = Annotated[
-    str, typer.Option("--weights", "-w", help="Shipped name (camvid) or a checkpoint in any known layout.")
+    str,
+    typer.Option(
+        "--weights", "-w", help="A name (`segnext weights` lists them) or a checkpoint in any known layout."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...")]
 # More threads than any machine has cores are a mistake; starting them ends the process.

@@ -58,6 +58,7 @@ def test_the_tensors_that_were_read_become_the_models(
     path.write_bytes(b"")  # the model does not depend on the file
     memory = [tensor.untyped_storage() for tensor in loaded.state_dict().values()]
     assert len({storage.data_ptr() for storage in memory}) == len(memory)
+    assert sum(storage.nbytes() for storage in memory) == sum(t.nbytes for t in loaded.state_dict().values())
     assert all(storage.resizable() for storage in memory)  # FSDP resizes them
     assert all(parameter.requires_grad for parameter in loaded.parameters()) and loaded.training
     for name, value in model.state_dict().items():
@@ -86,14 +87,12 @@ def test_tensors_of_one_storage_get_memory_of_their_own(tmp_path: Path) -> None:
     flat = torch.cat([value.flatten().float() for value in state_dict.values()])
     parts = flat.split([value.numel() for value in state_dict.values()])
     views = {key: part.view(state_dict[key].shape) for key, part in zip(state_dict, parts, strict=True)}
-    tied = {
-        key: views["decoder.squeeze.norm.weight"]
-        for key in views
-        if key.endswith("decoder.squeeze.norm.bias")
-    }
+    once = torch.rand(256)
+    tied = {key: once for key in views if key in ("decoder.squeeze.norm.bias", "decoder.squeeze.norm.weight")}
     torch.save(views | tied, tmp_path / "flat.pth")
     loaded = create_model(weights=tmp_path / "flat.pth").state_dict()
     assert len({value.untyped_storage().data_ptr() for value in loaded.values()}) == len(loaded)
+    assert all(value.untyped_storage().nbytes() == value.nbytes for value in loaded.values())
     assert torch.equal(loaded["decoder.squeeze.norm.bias"], loaded["decoder.squeeze.norm.weight"])
 
 
