@@ -24,6 +24,7 @@ from oracle.inputs import DTYPES
 from segnext.measure.costs import count_costs
 from segnext.models import build, list_models
 from segnext.weights.catalogue import shipped
+from segnext.weights.published import list_published, load_published
 from segnext.weights.reading import read_checkpoint
 from segnext_kernels import backend
 from segnext_kernels.spec import all_specs
@@ -108,6 +109,26 @@ def weights() -> str:
             f"mIoU **{metrics['miou']:.3f}**, pixel accuracy {metrics['pixel_accuracy']:.3f}."
         )
     return "\n\n".join(lines) or "No weights are shipped yet."
+
+
+def published() -> str:
+    """Return the weights that are downloaded by name, from the registry."""
+    lines = [["name", "architecture", "data", "classes", "mIoU", "at several scales", "from", "file"]]
+    for entry in map(load_published, list_published()):
+        miou = ["-", "-"] if entry.miou is None else [f"{value:.2f}" for value in entry.miou]
+        row = [f"`{entry.name}`", f"`{entry.architecture}`", entry.data, str(entry.num_classes), *miou]
+        lines.append([*row, f"[{entry.origin}]({entry.home})", f"[{entry.file}]({entry.url})"])
+    return _left_aligned(lines)
+
+
+def terms() -> str:
+    """Return licence, terms, protocol and preprocessing of each group of published weights."""
+    parts = {}
+    for entry in map(load_published, list_published()):
+        values = ", ".join(f"{name} {value}" for name, value in entry.preprocessing.items())
+        measured = f" Measured on {entry.protocol}. NMF rank {entry.rank}." if entry.protocol else ""
+        parts[entry.group] = f"- `{entry.group}`: {entry.terms}{measured} Input: {values}."
+    return "\n".join(parts.values())
 
 
 def exchanged() -> str:
@@ -409,6 +430,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "parts": parts,
         "ablation": ablated,
     },
+    "docs/weights.md": {"published": published, "terms": terms},
     "docs/patching.md": {"patched": patched},
     "docs/depthwise.md": {"family": family},
     "docs/rivals.md": {"rivals": rivals.documents, "published": rivals.published},

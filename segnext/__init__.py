@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segnext.patching.patch import unpatch as unpatch
     from segnext.predict.inference import Inference as Inference
     from segnext.predict.predictor import Predictor as Predictor
+    from segnext.weights import list_weights as list_weights
     from segnext.weights import load_weights as load_weights
 
     __version__: str
@@ -45,6 +46,7 @@ _HOMES = {
     "deploy": "segnext.deployment.model",
     "export_model": "segnext.export.exporting",
     "list_models": "segnext.models.registry",
+    "list_weights": "segnext.weights",
     "load_weights": "segnext.weights",
     "open_exported": "segnext.export.network",
     "patch": "segnext.patching.patch",

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
 
 from segnext.models import MSCAN, SegNeXt, build
 from segnext.models.config import DECODERS, UNSEEN_CONTEXTS
@@ -51,9 +54,10 @@ def create_model(
     Args:
         name: one of ``list_models(variants=True)``, or a size such as ``"t"`` for ``"segnext_t"``; by default the
             architecture that the weights belong to.
-        weights: a shipped name, a checkpoint of any known dialect, or None for random weights. The model
-            takes class count, input channels, strips, decoder width, NMF rank, steps, ``align_corners``, threshold
-            and ``metadata`` from them.
+        weights: a shipped name; a published one, which is downloaded (``"ade20k-b"``, or ``"ade20k"`` beside a name of
+            a model; `segnext.list_weights` has them all); a checkpoint of any known dialect; or None for random
+            weights. The model takes class count, input channels, strips, decoder width, NMF rank, steps,
+            ``align_corners``, threshold and ``metadata`` from them.
         num_classes: by default that of the weights, else 150 (segmentation) or 1000 (MSCAN).
         head: ``"reinit"`` initialises the classifier at random, for another ``num_classes`` than that of the weights.
         part: ``"backbone"`` loads only the encoder, for example from ImageNet weights into a SegNeXt.
@@ -67,7 +71,7 @@ def create_model(
     Raises:
         ValueError: unknown name, weights that do not fit, values out of range.
         TypeError: neither name nor weights, or an unknown override.
-        FileNotFoundError: no such weights.
+        FileNotFoundError: no such weights. OSError: they cannot be downloaded.
 
     Example:
         >>> model = create_model("segnext_t", weights="mscan_t.pth", part="backbone", num_classes=19)
@@ -109,7 +113,7 @@ def build_from_weights(
     if name is not None:
         name, variant = split_variant(find_architecture(name) or name)
         overrides = {**variant, **overrides}
-    checkpoint = read_checkpoint(weights, overrides.get("rank"), average)
+    checkpoint = read_checkpoint(weights, overrides.get("rank"), average, name, part)
     _check_request(checkpoint, name, head, part, overrides)
     parts = (*ENCODER_PARTS, *(DECODER_PARTS if part == "all" else ()))
     # Where tensors may be missing or left over, what no tensor shows remains to be checked.
@@ -125,8 +129,13 @@ def build_from_weights(
         fields = {key: value for key, value in fields.items() if key not in ("decoder", "in_indices")}
     if head == "reinit":  # a threshold belongs to the classifier that is not loaded
         fields = {key: value for key, value in fields.items() if key != "threshold"}
+    # If the file has all weights, none are drawn: its tensors become the model's own, in half the memory.
+    keeps = (
+        (part, head) == ("all", "strict") and not allow_missing and torch.get_default_device().type == "cpu"
+    )
     try:
-        model = build(name or checkpoint.config["architecture"], **{**fields, **overrides})
+        with torch.device("meta") if keeps else nullcontext():
+            model = build(name or checkpoint.config["architecture"], **{**fields, **overrides})
     except ValueError as error:
         if "architecture" in checkpoint.config:  # what the file says was checked when it was read
             raise
@@ -140,6 +149,7 @@ def build_from_weights(
         allow_unexpected=allow_unexpected,
         adapt_input="in_channels" in overrides,
         given=list(overrides) if head == "strict" else [*overrides, "threshold"],
+        assign=keeps,
     )
     # Warn if anything was adapted or reinitialised; otherwise log at INFO.
     changed = report.reinitialised or report.notes

@@ -1,15 +1,17 @@
-"""Keeps two processes from writing into one folder."""
+"""Keeps two processes from writing into one folder, or lets one wait for the other."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _NAME = ".lock"
+_PAUSE = 0.2  # seconds between two looks at a lock that another holds
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
@@ -35,6 +37,30 @@ def sole_use(command: str, folder: Path) -> Iterator[None]:
             f"{command}: output must not be in use, got {folder}, where another process is at work; "
             "wait until it ends, or choose another --output"
         )
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def one_at_a_time(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
+    """Hold a lock of this name, and wait for it as long as another process has it; the system frees it as above.
+
+    Args:
+        path: the lock's file; its folder must exist.
+        waiting: is called once if there is a wait.
+
+    Raises:
+        OSError: the file cannot be made, or it is a link.
+    """
+    descriptor = _locked(path)
+    if descriptor is None:
+        waiting()
+    while descriptor is None:
+        time.sleep(_PAUSE)
+        descriptor = _locked(path)
     try:
         yield
     finally:

@@ -48,7 +48,7 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         "-w",
-        help="Shipped name (camvid), a checkpoint in any known layout, or an exported file.",
+        help="A name (`segnext weights` lists them), a checkpoint in any known layout, or an exported file.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...")]

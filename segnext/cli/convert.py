@@ -24,7 +24,7 @@ class Naming(str, Enum):
 
 def convert(
     source: Annotated[
-        str, typer.Argument(help="Checkpoint in any known layout, or the name of shipped weights.")
+        str, typer.Argument(help="Checkpoint in any known layout, or a name (`segnext weights`).")
     ],
     output: Annotated[
         Path | None,

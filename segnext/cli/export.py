@@ -29,7 +29,7 @@ def export(
         typer.Argument(help=f"Format. {FORMATS}."),
     ],
     weights: Annotated[
-        str, typer.Argument(help="Shipped name (camvid) or a checkpoint in any known layout.")
+        str, typer.Argument(help="A name (`segnext weights` lists them) or a checkpoint in any known layout.")
     ],
     output: Annotated[
         Path | None, output_option("File to write; default: the weights' name and the format's suffix, here.")

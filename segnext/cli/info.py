@@ -19,7 +19,7 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help=f"{SIZE_NAMES}; an architecture; shipped weights or a checkpoint. Without it, all are listed."
+            help=f"{SIZE_NAMES}; an architecture; a name of weights or a checkpoint. Without it, all are listed."
         ),
     ] = None,
     size: Size = "512",
@@ -73,7 +73,9 @@ def _list(console: Console) -> None:
         parameters = sum(p.numel() for p in network.parameters())
         table.add_row(name, str(network.config.num_classes), f"{parameters:,}")
     console.print(table)
-    console.print(f"Shipped weights: {', '.join(shipped()) or 'none'}")
+    console.print(
+        f"Shipped weights: {', '.join(shipped()) or 'none'}; `segnext weights` lists those to download"
+    )
     endings = ", ".join(dict.fromkeys([*ENCODER_VARIANTS, *DECODER_VARIANTS]))
     console.print(f"Variants that the paper compares, by an ending such as segnext_t_nl: {endings}")
     console.print("Details: segnext info NAME --size 512")

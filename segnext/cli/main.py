@@ -19,7 +19,7 @@ from segnext.one_line import one_line
 COMMANDS = ("predict", "train", "val", "recipes", "convert", "export", "info", "bench", "patch", "doctor")
 
 # Each has commands of its own: `segnext/cli/<name>.py` defines the typer app `<name>`.
-GROUPS = ("data",)
+GROUPS = ("data", "weights")
 
 # Users can cause or mend these. Any other error is a defect of ours, and its traceback is shown.
 EXPECTED = (ValueError, TypeError, OSError, NotImplementedError, RuntimeError, MemoryError, ImportError)

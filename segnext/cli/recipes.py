@@ -23,7 +23,7 @@ def recipes(
 
       segnext recipes imagenet
 
-      segnext train ade20k --model b --root /data/ade -o runs/ade --weights mscan_b.pth --part backbone
+      segnext train ade20k --model b --root /data/ade -o runs/ade --weights imagenet --part backbone
 
     `segnext train DATA` takes the recipe with the data set's name, and "small" for every other data set; `--recipe`
     names another one, and each option on the line replaces one setting. "imagenet" pretrains the encoder, and its

@@ -42,7 +42,9 @@ def train(
     weights: Annotated[
         str | None,
         typer.Option(
-            "--weights", "-w", help="Start from a shipped name or a checkpoint in any known layout."
+            "--weights",
+            "-w",
+            help="Start from a name (`segnext weights`) or a checkpoint in any known layout.",
         ),
     ] = None,
     head: Annotated[
@@ -96,7 +98,7 @@ def train(
 
       segnext train camvid --root data/camvid -o runs/camvid --resume
 
-      segnext train ade20k --root /data/ade -o runs/ade --model b --weights mscan_b.pth --part backbone
+      segnext train ade20k --root /data/ade -o runs/ade --model b --weights imagenet --part backbone
 
       segnext train mine.yaml -o runs/mine --weights camvid --head reinit --lr 2e-4
 

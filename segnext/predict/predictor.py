@@ -39,8 +39,9 @@ class Predictor:
 
     Args:
         model: a SegNeXt (put into evaluation mode); a model of other code that `segnext.deploy` takes, which is copied;
-            what ``create_model(weights=...)`` takes: a shipped name such as ``"camvid"`` or a checkpoint's path; or a
-            file that `segnext export` wrote, which runs in its own runtime on the CPU (`segnext.open_exported`).
+            what ``create_model(weights=...)`` takes: a name such as ``"camvid"`` or ``"ade20k-b"``, or the path of a
+            checkpoint; or a file that `segnext export` wrote, which runs in its own runtime on the CPU
+            (`segnext.open_exported`).
         device: ``"auto"`` (a GPU if there is one), or a torch device.
         dtype: ``torch.float32``, ``torch.bfloat16``, or ``torch.float16`` for autocast.
         inference: how an image goes through the network; the whole image once by default. Where it has no
@@ -58,7 +59,7 @@ class Predictor:
 
     Raises:
         ValueError: an option is out of range, the model does not segment RGB images or is on the meta device, or there
-            is no such device. FileNotFoundError: no such weights.
+            is no such device. FileNotFoundError: no such weights. OSError: they cannot be downloaded.
     """
 
     def __init__(

@@ -41,6 +41,9 @@ OTHER_FILES = {
     "segnext-training": "the state of a training; the same segnext train line with --resume goes on, and writes "
     "final.safetensors",
 }
+# Bytes of a safetensors file that are mapped and used before it is opened anew: pages that were read stay in this
+# process as long as the file is open, beside the tensors.
+PORTION = 16 * 2**20
 # PyTorch and safetensors quote this from the system, in errors that need not be a MemoryError.
 OUT_OF_MEMORY = "Cannot allocate memory"
 DEEPEST = 8
@@ -129,12 +132,30 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as opened:
             metadata, names = opened.metadata() or {}, list(opened.keys())
-            _expect_tensor_names(names, file)
-            return {name: opened.get_tensor(name) for name in names}, metadata
+        _expect_tensor_names(names, file)
+        tensors: dict[str, Tensor] = {}
+        while len(tensors) < len(names):
+            tensors |= _next_tensors(path, names[len(tensors) :])
+        return tensors, metadata
     except (Refused, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # of a header whose numbers or types are unknown to it
         raise _unreadable(file, error) from None
+
+
+def _next_tensors(path: Path, names: list[str]) -> dict[str, Tensor]:
+    """Copy the first of these tensors, about ``PORTION`` bytes of them, to memory of their own.
+
+    Mapped memory would change with a file that is written in place, and end the process with one that is cut.
+    """
+    tensors, size = {}, 0
+    with safe_open(path, framework="pt") as opened:
+        for name in names:
+            tensors[name] = opened.get_tensor(name).clone()
+            size += tensors[name].nbytes
+            if size >= PORTION:
+                break
+    return tensors
 
 
 def _is_utf_8(path: Path) -> bool:

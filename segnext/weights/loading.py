@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from segnext.models import MSCAN, SegNeXt, dialects
@@ -17,6 +18,7 @@ from segnext.models.values import expect_weights
 from segnext.one_line import shown
 from segnext.weights.identify import FROM_BASES, UNSEEN
 from segnext.weights.reading import FIRST_CONVOLUTION, FROM_CONFIG, Checkpoint, bare, read_checkpoint, some
+from segnext.weights.saving import in_own_memory
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,13 @@ def load_weights(
     rank: int | None = None,
     average: bool | None = None,
     given: Sequence[str] = (),
+    assign: bool = False,
 ) -> LoadReport:
     """Load a checkpoint of any dialect; tensors that do not fit raise, unless they are allowed by name.
 
     Args:
         model: a SegNeXt or MSCAN.
-        source: a file, a shipped name, or the result of :func:`read_checkpoint`.
+        source: a file, a shipped or published name, or the result of :func:`read_checkpoint`.
         head: ``"strict"``, or ``"reinit"`` to leave the classifier as it is (for another class count).
         part: ``"all"``, or ``"backbone"`` to load the encoder alone, from ImageNet or segmentation weights.
         allow_missing: beginnings of names that the file may lack, for example ``("decoder.",)``.
@@ -97,11 +100,13 @@ def load_weights(
         rank: the NMF rank that a foreign checkpoint was trained with, if it is not the one that its origin uses.
         average: which weights of a file with averaged ones, see :func:`read_checkpoint`.
         given: fields such as ``"align_corners"`` that the model may have otherwise than the file says.
+        assign: the model keeps the tensors that were read instead of copying their values, which takes half the memory;
+            it may have been built under ``torch.device("meta")``.
 
     Raises:
-        ValueError: a mismatch that was not allowed, an unknown option, a damaged file, a model on the meta device; the
-            model is not changed.
-        FileNotFoundError: no such file or shipped name.
+        ValueError: a mismatch that was not allowed, an unknown option, a damaged file, a model on the meta device
+            without ``assign``; the model is not changed.
+        FileNotFoundError: no such file or name. OSError: it cannot be downloaded.
     """
     expect_model("load_weights", model)
     _expect_option("head", head, ("strict", "reinit"))
@@ -114,10 +119,14 @@ def load_weights(
             f"load_weights: rank and average must be None for a checkpoint that was read, got {shown(rank)} and "
             f"{shown(average)}; pass them to read_checkpoint"
         )
-    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, rank, average)
+    checkpoint = (
+        source
+        if isinstance(source, Checkpoint)
+        else read_checkpoint(source, rank, average, model.config.architecture, part)
+    )
     _expect_computable(checkpoint, part)
     own = model.state_dict()
-    if (empty := first_without_values(own)) is not None:
+    if not assign and (empty := first_without_values(own)) is not None:
         raise ValueError(
             f"load_weights: model must have memory for its weights, got {empty} on the meta device; leave "
             "torch.device('meta'), or call model.to_empty(device='cpu') first"
@@ -143,7 +152,13 @@ def load_weights(
     )
     expect_weights(f"load_weights: {checkpoint.origin}", found, own)
     matched = [key for key in own if key in found]
-    model.load_state_dict({key: found[key] for key in matched}, strict=False, native=True)
+    values = {key: found[key] for key in matched}
+    model.load_state_dict(_kept(values, own) if assign else values, strict=False, assign=assign, native=True)
+    if (empty := first_without_values(model.state_dict())) is not None:
+        raise ValueError(
+            f"load_weights: {checkpoint.origin} must hold all weights of a model on the meta device, got none for "
+            f"{empty}; leave torch.device('meta')"
+        )
     return LoadReport(
         checkpoint.origin,
         matched,
@@ -157,6 +172,19 @@ def load_weights(
         settings,
         checkpoint.left_out,
     )
+
+
+def _kept(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors as a model can keep them: in its dtypes and strides, each in memory of its own."""
+    kept: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        fits = tensor.dtype == own[key].dtype and tensor.stride() == own[key].stride()
+        # Memory of numpy's cannot be resized, as wrappers do; more bytes are those of other tensors.
+        if not (fits and storage.resizable() and storage.nbytes() == tensor.nbytes):
+            tensor = torch.empty_like(own[key], device=tensor.device).copy_(tensor)
+        kept[key] = tensor
+    return in_own_memory(kept)
 
 
 def _selected(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,11 +12,12 @@ from torch import Tensor
 from segnext.models import dialects
 from segnext.one_line import one_line, shown
 from segnext.weights import averages
-from segnext.weights.catalogue import locate
+from segnext.weights.catalogue import find_weights
 from segnext.weights.config_text import Settings, read_settings
 from segnext.weights.configuration import expect_config, fitting_metadata, name_without_axes
 from segnext.weights.containers import read_contents
 from segnext.weights.identify import complete, describe, foreign_metadata
+from segnext.weights.published import Published, metadata_of
 
 FIRST_CONVOLUTION = "stem.conv1.weight"
 FROM_CONFIG = "from the file's config"
@@ -58,25 +59,32 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    source: str | os.PathLike[str], rank: int | None = None, average: bool | None = None
+    source: str | os.PathLike[str],
+    rank: int | None = None,
+    average: bool | None = None,
+    architecture: str | None = None,
+    part: str = "all",
 ) -> Checkpoint:
     """Read a checkpoint of any container and dialect; nothing in the file is executed.
 
     Args:
-        source: a file or a shipped name.
+        source: a file, a shipped name, or a published one, which is downloaded.
         rank: NMF rank of a foreign checkpoint, if it is not the one that its origin uses.
         average: for a file with averaged weights (EMA, SWA): True takes them, False the others, None those that
             the inference of the code that wrote the file takes.
+        architecture: of the model that is to get the weights; it completes names such as ``"ade20k"``.
+        part: ``"backbone"`` if the encoder alone will be loaded.
 
     Raises:
-        FileNotFoundError: neither a file nor a shipped name.
+        FileNotFoundError: neither a file nor a name.
         ValueError: damaged, not a checkpoint of SegNeXt or MSCAN, or ``average`` asks for weights that are not there.
+        DownloadError: see :func:`segnext.weights.downloads.fetch`.
     """
     if average not in (None, True, False):
         raise ValueError(f"read_checkpoint: average must be True, False or None, got {shown(average)}")
     if rank is not None and (isinstance(rank, bool) or not hasattr(rank, "__index__") or rank < 1):
         raise ValueError(f"read_checkpoint: rank must be a positive integer, got {shown(rank)}")
-    path = locate(source)
+    path, published = find_weights(source, architecture, part)
     file = one_line(path, 240)
     contents = read_contents(path)
     try:
@@ -97,7 +105,10 @@ def read_checkpoint(
             tensors, complete(contents.config), origin, FROM_CONFIG, translation.reshaped, taken
         )
     found = read_settings(contents.beside)
-    return foreign_checkpoint(found, contents.meta, translation, tensors, file, origin, taken, left_out, rank)
+    checkpoint = foreign_checkpoint(
+        found, contents.meta, translation, tensors, file, origin, taken, left_out, rank
+    )
+    return checkpoint if published is None else _described(checkpoint, published)
 
 
 def foreign_checkpoint(
@@ -158,6 +169,18 @@ def foreign_checkpoint(
         found.refusals,
         found.notes + notes,
     )
+
+
+def _described(checkpoint: Checkpoint, published: Published) -> Checkpoint:
+    """Add what is known about published weights; what the file itself says stays."""
+    config, model = checkpoint.config, checkpoint.config["model"]
+    known = metadata_of(published)
+    preprocessing = {**known["preprocessing"], **config.get("preprocessing", {})}
+    known = {key: value for key, value in known.items() if key not in config} | {
+        "preprocessing": preprocessing
+    }
+    fitting, notes = fitting_metadata(known, model.get("num_classes", 0), model.get("in_channels", 3))
+    return replace(checkpoint, config={**config, **fitting}, notes=checkpoint.notes + notes)
 
 
 def _in_rgb(

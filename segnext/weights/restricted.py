@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile, ZipInfo
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from segnext.weights.zip_files import open_zip
 # Files in PyTorch's format before 1.6 begin with this.
 TORCH_LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _LOAD_INNER = "torch.storage._load_from_bytes"
+_PORTION = 2**20  # bytes that are read at once, beside the memory for the whole
 _BIG_ENDIAN = "its bytes are in the order of a big-endian machine"
 
 
@@ -279,10 +281,12 @@ def load_torch_zip(path: Path) -> tuple[Any, set[str]]:
             kind, key, length = _storage_place(pid, 5)
             if key not in storages:
                 dtype, itemsize = _storage_type(kind)
-                raw = bytearray(archive.read(f"{root}data/{key}"))
-                if len(raw) != length * itemsize:
-                    raise pickle.UnpicklingError(f"storage {key} has {len(raw)} bytes for {length} elements")
-                storages[key] = _Storage(_as_bytes(raw), dtype, length)
+                entry = archive.getinfo(f"{root}data/{key}")
+                if entry.file_size != length * itemsize:
+                    raise pickle.UnpicklingError(
+                        f"storage {key} has {entry.file_size} bytes for {length} elements"
+                    )
+                storages[key] = _Storage(_read_entry(archive, entry), dtype, length)
             return storages[key]
 
         source = io.BytesIO(archive.read(f"{root}data.pkl"))
@@ -334,6 +338,18 @@ def _run_legacy(data: bytes, calls: Calls, budget: Budget) -> Any:
     if not all(storage.filled for storage in storages.values()):
         raise pickle.UnpicklingError("a storage without its elements")
     return result
+
+
+def _read_entry(archive: ZipFile, entry: ZipInfo) -> Tensor:
+    """Return the bytes of an entry in PyTorch's own memory, which becomes that of a model, and compare its checksum."""
+    data, start = torch.empty(entry.file_size, dtype=torch.uint8), 0
+    with archive.open(entry) as file:
+        while portion := file.read(_PORTION):  # also after the last byte: the checksum is compared there
+            data[start : start + len(portion)] = _as_bytes(bytearray(portion))
+            start += len(portion)
+    if start != entry.file_size:
+        raise pickle.UnpicklingError(f"its entry {entry.filename} is cut")
+    return data
 
 
 def _as_bytes(raw: bytearray) -> Tensor:
