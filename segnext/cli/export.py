@@ -106,7 +106,7 @@ def export(
 
     from segnext.create import create_model
     from segnext.export.description import Interface
-    from segnext.export.exporting import export_model
+    from segnext.export.exporting import export_model, files_of, remove
     from segnext.models import SegNeXt
 
     if verify and not TARGETS[target].runs:
@@ -154,7 +154,7 @@ def export(
         )
     console.print(
         f"{one_line(place, 240)}: {model.config.architecture}, {model.config.num_classes} classes, "
-        f"{interface}, {dtype}, {_megabytes(place)}",
+        f"{interface}, {dtype}, {sum(file.stat().st_size for file in files_of(place)) / 1e6:.1f} MB",
         markup=False,
     )
     if network is None:
@@ -171,18 +171,8 @@ def export(
     for agreement in _agreements(model, network, verify or [], root, notes):
         console.print(f"verified: {agreement}", markup=False)
         if (failure := agreement.failure(dtype)) is not None:
-            _remove(place)
+            remove(place)
             raise ValueError(f"export: {place}: {failure}; it was removed")
-
-
-def _megabytes(place: Path) -> str:
-    files = [place, place.with_suffix(".bin")] if place.suffix == ".xml" else [place, *place.rglob("*")]
-    return f"{sum(file.stat().st_size for file in files if file.is_file()) / 1e6:.1f} MB"
-
-
-def _remove(place: Path) -> None:
-    for file in (place, place.with_suffix(".bin")) if place.suffix == ".xml" else (place,):
-        file.unlink(missing_ok=True)
 
 
 def _split(names: list[str]) -> tuple[list[str], list[str]]:

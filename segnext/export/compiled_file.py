@@ -11,7 +11,7 @@ import torch
 from segnext.atomic import replace_file
 from segnext.export.description import KEY, Description
 from segnext.export.graph import ExportGraph
-from segnext.export.running import Loaded, RunOptions, in_one_line
+from segnext.export.running import Loaded, RunOptions, expect_zip, in_one_line
 from segnext.one_line import one_line
 
 
@@ -41,6 +41,7 @@ def load(path: Path, options: RunOptions) -> Loaded:
     """
     name = one_line(path, 240)
     options.expect_float32("a compiled package", name)
+    expect_zip(path, name)
     with in_one_line(f"{name}: AOTInductor"):
         package = torch._inductor.aoti_load_package(str(path))
         text = cast(Any, package.loader).get_metadata().get(KEY)

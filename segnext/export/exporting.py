@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,9 @@ def export_model(
         dtype: of the file: ``"float32"``; ``"float16"`` for ONNX (the encoder and the dense layers of the decoder; the
             factorisation and what normalises stay in float32) and OpenVINO (the stored weights); ``"int8"`` for
             OpenVINO (the encoder's convolutions, by NNCF).
-        check: open the file in its runtime, and compare it with the model on random images. An int8 file only has to
-            give finite numbers of the right shape: how good it is, photographs with labels show.
+        check: open the file in its runtime, and compare it with the model on random images; a file that differs is
+            removed. An int8 file only has to give finite numbers of the right shape: how good it is, photographs with
+            labels show.
         opset: of ONNX.
         calibrate: photographs (files) like those of use, for int8; 20 are enough, at most 64 are taken.
         **interface: ``height``, ``width``, ``batch``, ``dynamic``, ``input``, ``output``, see
@@ -92,12 +94,31 @@ def export_model(
     options: dict[str, Any] = {} if opset is None else {"opset": opset}
     if calibrate:
         options["calibrate"] = calibrate
-    module_of(name).write(graph, description, place, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # exporters warn about their own code
+        module_of(name).write(graph, description, place, **options)
     if not check or not TARGETS[name].runs:
         return None
-    network = open_exported(place)
-    expect_same(network, ExportGraph(own, taken), TOLERANCES[dtype])
+    try:
+        network = open_exported(place)
+        expect_same(network, ExportGraph(own, taken), TOLERANCES[dtype])
+    except BaseException:
+        remove(place)
+        raise
     return network
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that make up an exported one, which may be a folder."""
+    if path.is_dir():
+        return [file for file in path.rglob("*") if file.is_file()]
+    return [path, path.with_suffix(".bin")] if path.suffix == TARGETS["openvino"].suffix else [path]
+
+
+def remove(path: Path) -> None:
+    """Remove an exported file."""
+    for file in files_of(path):
+        file.unlink(missing_ok=True)
 
 
 def choose_target(path: Path, target: str | None) -> str:

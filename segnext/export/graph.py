@@ -97,8 +97,11 @@ class ExportGraph(nn.Module):
         """
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own code
-            program = torch.export.export(self, (self.example(),), dynamic_shapes=self._free_sizes())
-            return program.run_decompositions(definitions())
+            recorded = torch.export.export(self, (self.example(),), dynamic_shapes=self._free_sizes())
+            program = recorded.run_decompositions(definitions())
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # files would tell the paths of this machine
+        return program
 
     def _free_sizes(self) -> Any:
         if not self.interface.dynamic:

@@ -98,6 +98,7 @@ class ExportedNetwork:
         images = images.detach().to("cpu", torch.float32)
         if interface.input == "uint8":
             images = images.round().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        images = images.contiguous()  # a compiled package takes other strides for these, without a word
         if interface.dynamic or len(images) == interface.batch:
             return self.run(images)
         return torch.cat([self.run(part) for part in images.split(interface.batch)])

@@ -121,6 +121,6 @@ def load(path: Path, options: RunOptions) -> Loaded:
     description = Description.from_text(properties.get(KEY), name)
 
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"images": images.contiguous().numpy()})[0])
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
     return Loaded(run, description, "ONNX Runtime " + onnxruntime.__version__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +45,10 @@ def write(
     model.set_rt_info(description.as_text(), KEY)
 
     def save(xml: Path, _: Path) -> None:
-        openvino.save_model(model, xml, compress_to_fp16=description.dtype == "float16")
+        try:
+            openvino.save_model(model, xml, compress_to_fp16=description.dtype == "float16")
+        except RuntimeError as error:  # it does not tell the system's error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
     replace_files([path, weights_of(path)], save)
     return description
@@ -104,7 +109,7 @@ def load(path: Path, options: RunOptions) -> Loaded:
         request = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def run(images: Tensor) -> Tensor:
-        results = request.infer([images.contiguous().numpy()], share_inputs=True)
+        results = request.infer([images.numpy()], share_inputs=True)
         return torch.from_numpy(results[0])
 
     return Loaded(run, description, "OpenVINO " + openvino.__version__.split("-")[0])

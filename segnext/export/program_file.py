@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 
 import torch
 
-from segnext.atomic import replace_file
+from segnext.atomic import replace_bytes
 from segnext.export.description import KEY, Description
 from segnext.export.graph import ExportGraph
-from segnext.export.running import Loaded, RunOptions, in_one_line
+from segnext.export.running import Loaded, RunOptions, expect_zip, in_one_line
 from segnext.one_line import one_line
 
 
@@ -19,10 +20,9 @@ def write(graph: ExportGraph, description: Description, path: Path) -> Descripti
     with in_one_line("export by torch.export"):
         program = graph.program()
 
-    def save(temporary: Path) -> None:
-        torch.export.save(program, temporary, extra_files={KEY: description.as_text()})
-
-    replace_file(path, save)
+    content = io.BytesIO()  # on a full disk PyTorch's own writer ends the process
+    torch.export.save(program, content, extra_files={KEY: description.as_text()})
+    replace_bytes(path, content.getbuffer())
     return description
 
 
@@ -34,6 +34,7 @@ def load(path: Path, options: RunOptions) -> Loaded:
     """
     name = one_line(path, 240)
     options.expect_float32("a recorded program", name)
+    expect_zip(path, name)
     extra = {KEY: ""}
     with in_one_line(f"{name}: torch.export"):
         program = torch.export.load(path, extra_files=extra)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,12 +15,15 @@ from torch import Tensor
 from segnext.export.description import Description
 from segnext.one_line import one_line
 
+# Lines of OpenVINO's errors that say where in its code they came from.
+_WITHOUT_REASON = ("Exception from", "Check '", "While validating")
+
 
 class Loaded(NamedTuple):
     """An opened file.
 
     Attributes:
-        run: images as the interface says to logits or a mask, on the CPU.
+        run: contiguous images as the interface says to logits or a mask, on the CPU.
         description: what the file says.
         runtime: what runs it, with its version.
     """
@@ -55,6 +60,13 @@ def in_one_line(what: str) -> Iterator[None]:
     except (MemoryError, ImportError, OSError):
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = one_line(lines[0] if lines else type(error).__name__, 300)
+        lines = [line.strip() for line in str(error).splitlines()]
+        said = [line for line in lines if line and not line.startswith(_WITHOUT_REASON)]
+        reason = one_line(said[0] if said else type(error).__name__, 300)
         raise ValueError(f"{what} failed: {reason}") from error
+
+
+def expect_zip(path: Path, name: str) -> None:
+    """Raise a ValueError unless a file is a whole zip archive: readers of PyTorch's write pages about others."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{name}: file must be a whole archive, got a damaged or cut one; export it again")

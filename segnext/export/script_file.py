@@ -5,15 +5,16 @@ PyTorch no longer develops TorchScript; for new programs take "pt2" or "onnx".
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
 import torch
 
-from segnext.atomic import replace_file
+from segnext.atomic import replace_bytes
 from segnext.export.description import KEY, Description
 from segnext.export.graph import ExportGraph
-from segnext.export.running import Loaded, RunOptions, in_one_line
+from segnext.export.running import Loaded, RunOptions, expect_zip, in_one_line
 from segnext.one_line import one_line
 
 
@@ -25,12 +26,9 @@ def write(graph: ExportGraph, description: Description, path: Path) -> Descripti
         )  # of TorchScript's end, and of numbers that the trace keeps: sizes of weights
         traced = torch.jit.trace(graph, (graph.example(),), check_trace=False)
 
-    def save(temporary: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.jit.save(traced, str(temporary), _extra_files={KEY: description.as_text()})
-
-    replace_file(path, save)
+        content = io.BytesIO()  # on a full disk PyTorch's own writer ends the process
+        torch.jit.save(traced, content, _extra_files={KEY: description.as_text()})
+    replace_bytes(path, content.getbuffer())
     return description
 
 
@@ -42,6 +40,7 @@ def load(path: Path, options: RunOptions) -> Loaded:
     """
     name = one_line(path, 240)
     options.expect_float32("a trace", name)
+    expect_zip(path, name)
     extra = {KEY: ""}
     with in_one_line(f"{name}: TorchScript"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
