@@ -89,6 +89,37 @@ def replace_files(
             sync_folder(first.parent)
 
 
+def replace_folder(path: str | os.PathLike[str], write: Callable[[Path], object], marked_by: str) -> None:
+    """Replace a folder that one writer makes as a whole, as `replace_file` does a file.
+
+    Args:
+        path: the folder.
+        write: gets a path beside `path`, which does not exist, and makes the folder there. If it raises, `path` stays
+            as it was.
+        marked_by: a file of every such folder. A folder without it is something else, and is never replaced.
+
+    Raises:
+        OSError: the system refuses to write, or something else is at `path`. ValueError: see `at_home`.
+    """
+    place = at_home(path)
+    with _naming(place):
+        if os.path.lexists(place) and not (place / marked_by).is_file():
+            raise OSError(
+                f"save: {place} must be a folder with {marked_by} to be replaced, got another; name another"
+            )
+        place.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(".tmp", f"{_prefix(place.name)}.", place.parent))
+        try:
+            new, old = folder / place.name, folder / "old"
+            write(new)
+            if os.path.lexists(place):
+                os.replace(place, old)
+            os.replace(new, place)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        sync_folder(place.parent)
+
+
 def make_place(path: str | os.PathLike[str]) -> Path:
     """Make the folders in which a file is to be written, and return its path, see `at_home`.
 

@@ -11,7 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from segnext.atomic import append_text, remove_leftovers, replace_file, replace_text, whole_lines
+from segnext.atomic import (
+    append_text,
+    remove_leftovers,
+    replace_file,
+    replace_folder,
+    replace_text,
+    whole_lines,
+)
 from tests.full_disk import MESSAGE, full_disk
 
 
@@ -184,3 +191,29 @@ def test_what_a_killed_process_leaves_can_be_removed(tmp_path):
     remove_leftovers(tmp_path, ["a.txt", "b.txt"])
     assert (tmp_path / "a.txt").read_text() == "old"
     assert names(tmp_path) == [".a.txt.gz.7.tmp", "a.txt"]
+
+
+def test_a_folder_is_replaced_as_a_whole_and_only_by_its_kind(tmp_path):
+    path = tmp_path / "a" / "m.package"
+
+    def write(content, place):
+        place.mkdir()
+        (place / "mark").write_text(content)
+        (place / content).touch()
+
+    replace_folder(path, lambda place: write("old", place), marked_by="mark")
+    replace_folder(path, lambda place: write("new", place), marked_by="mark")
+    assert sorted(file.name for file in path.iterdir()) == ["mark", "new"]
+
+    def fail(place):
+        write("half", place)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        replace_folder(path, fail, marked_by="mark")
+    assert (path / "mark").read_text() == "new"
+    (path / "mark").unlink()
+    with pytest.raises(OSError, match=r"m.package must be a folder with mark to be replaced, got another"):
+        replace_folder(path, lambda place: write("x", place), marked_by="mark")
+    assert [file.name for file in path.iterdir()] == ["new"]
+    assert [file.name for file in path.parent.iterdir()] == ["m.package"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,7 +26,7 @@ FORMATS = "; ".join(f"{name}: {target.text}" for name, target in TARGETS.items()
 
 def export(
     target: Annotated[
-        Literal["onnx", "openvino", "pt2", "aoti", "torchscript"],
+        Literal["onnx", "openvino", "pt2", "aoti", "torchscript", "litert", "coreml"],
         typer.Argument(help=f"Format. {FORMATS}."),
     ],
     weights: Annotated[
@@ -62,6 +63,13 @@ def export(
     opset: Annotated[
         int | None, typer.Option(help="ONNX's version of operators, 18 to 23; default 20.")
     ] = None,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="int8: photographs like those of use, folders, quoted patterns, or the training images of a data set; "
+            "20 are enough; may be given several times."
+        ),
+    ] = None,
     verify: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,7 +81,7 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
     threads: Threads = None,
 ) -> None:
-    """Export weights to ONNX, OpenVINO, torch.export, AOTInductor or TorchScript, and check the file in its runtime.
+    """Export weights to another runtime, and check the file there.
 
     Examples:
 
@@ -82,6 +90,8 @@ def export(
       segnext export onnx mine.safetensors --dynamic --uint8 --mask
 
       segnext export openvino mine.safetensors --size 720x960 --dtype float16 --verify mine.yaml
+
+      segnext export openvino mine.safetensors --dtype int8 --calibrate mine.yaml --verify mine.yaml
 
       segnext predict photos/ --weights camvid.onnx -o out/
 
@@ -95,9 +105,18 @@ def export(
     from rich.console import Console
 
     from segnext.create import create_model
+    from segnext.export.description import Interface
     from segnext.export.exporting import export_model, files_of, remove
     from segnext.models import SegNeXt
 
+    if verify and not TARGETS[target].runs:
+        raise ValueError(
+            f"export: --verify must be left out for {target}, whose files do not run here, got {verify[0]}"
+        )
+    if root is not None and not _split([*(verify or []), *(calibrate or [])])[0]:
+        raise ValueError(
+            "export: --root must come with a data set in --verify or --calibrate, got none; leave it out"
+        )
     console = Console(highlight=False, soft_wrap=True)
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     height, width = parse_size("--size", size)
@@ -114,35 +133,69 @@ def export(
             "no masks; torch.onnx.export takes it"
         )
     model.eval()
+    interface = Interface(
+        height=height,
+        width=width,
+        batch=batch,
+        dynamic=dynamic,
+        input="uint8" if uint8 else "float32",
+        output="mask" if mask else "logits",
+    )
+    photographs = _calibration(calibrate or [], root)
     with notes.status(f"exporting to {target}"), torch.no_grad():
-        network = cast(
-            "ExportedNetwork",
-            export_model(
-                model,
-                place,
-                target,
-                dtype=dtype,
-                opset=opset,
-                height=height,
-                width=width,
-                batch=batch,
-                dynamic=dynamic,
-                input="uint8" if uint8 else "float32",
-                output="mask" if mask else "logits",
-            ),
+        network = export_model(
+            model,
+            place,
+            target,
+            dtype=dtype,
+            opset=opset,
+            calibrate=photographs,
+            **asdict(interface),
         )
     megabytes = sum(file.stat().st_size for file in files_of(place)) / 1e6
     console.print(
         f"{one_line(place, 240)}: {model.config.architecture}, {model.config.num_classes} classes, "
-        f"{network.description.interface}, {dtype}, {megabytes:.1f} MB",
+        f"{interface}, {dtype}, {megabytes:.1f} MB",
         markup=False,
     )
-    console.print(f"{network.runtime} gives the same as PyTorch on random images", markup=False)
+    if network is None:
+        console.print(
+            f"nothing here runs {target}: names and shapes were checked, results were not", markup=False
+        )
+        return
+    console.print(
+        f"{network.runtime} runs it; --verify says how good int8 is"
+        if dtype == "int8"
+        else f"{network.runtime} gives the same as PyTorch on random images",
+        markup=False,
+    )
     for agreement in _agreements(model, network, verify or [], root, notes):
         console.print(f"verified: {agreement}", markup=False)
         if (failure := agreement.failure(dtype)) is not None:
             remove(place)
             raise ValueError(f"export: {place}: {failure}; it was removed")
+
+
+def _split(names: list[str]) -> tuple[list[str], list[str]]:
+    """Return the data sets among the names, and the photographs, folders and patterns."""
+    from segnext.data.shipped import list_sets
+
+    sets = [name for name in names if name in list_sets() or name.endswith((".yaml", ".yml"))]
+    return sets, [name for name in names if name not in sets]
+
+
+def _calibration(names: list[str], root: Path | None) -> list[Path]:
+    """Return the photographs for int8: those that are named, and the training images of data sets."""
+    from segnext.cli._inputs import find_images
+    from segnext.data.config import load_data_config
+
+    sets, photographs = _split(names)
+    files, problems, _ = find_images(photographs)
+    if problems:
+        raise ValueError(f"export: --calibrate {problems[0]}")
+    for name in sets:
+        files += [image for image, _ in load_data_config(name, root).open("train").pairs]
+    return files
 
 
 def _agreements(
@@ -156,14 +209,10 @@ def _agreements(
     from segnext.cli._options import InferenceOptions
     from segnext.cli._segmentation import expect_classes
     from segnext.data.config import load_data_config
-    from segnext.data.shipped import list_sets
     from segnext.evaluation.exported import compare_on_labels, compare_on_photographs
 
-    sets = [name for name in names if name in list_sets() or name.endswith((".yaml", ".yml"))]
-    photographs = [name for name in names if name not in sets]
-    if root is not None and not sets:
-        raise ValueError("export: --root must come with a data set in --verify, got none; leave it out")
-    found, agreements, ours = [], list["Agreement"](), deploy(model)
+    sets, photographs = _split(names)
+    agreements, ours = list["Agreement"](), deploy(model)
     with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
 
         def counted(title: str, total: int) -> Callable[[], None]:
@@ -174,9 +223,8 @@ def _agreements(
             files, problems, _ = find_images(photographs)
             if problems:
                 raise ValueError(f"export: --verify {problems[0]}")
-            found = files
             agreements.append(
-                compare_on_photographs(ours, network, found, counted("comparing photographs", len(found)))
+                compare_on_photographs(ours, network, files, counted("comparing photographs", len(files)))
             )
         for name in sets:
             config = load_data_config(name, root)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from segnext.export.targets import SUFFIXES, TARGETS, expect_packages, module_of
 from segnext.one_line import one_line
 from segnext.weights.foreign import from_module
 
-TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
-"""Largest accepted error of a logit, relative to the largest one, on random images."""
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "int8": sys.float_info.max}
+"""Largest accepted error of a logit, relative to the largest one, on random images. An int8 file must only be
+finite: its ranges come from photographs, and noise says nothing about it."""
 
 OTHER_SIZES = (1, 67, 129)
 """Number, height and width of the images on which a file of free sizes is checked."""
@@ -33,6 +36,7 @@ def export_model(
     dtype: str = "float32",
     check: bool = True,
     opset: int | None = None,
+    calibrate: Sequence[Path] | None = None,
     **interface: Any,
 ) -> ExportedNetwork | None:
     """Write a SegNeXt as a file of standard operators for other runtimes; an existing file is replaced.
@@ -41,18 +45,22 @@ def export_model(
 
     Args:
         model: a SegNeXt, or one of other code that `segnext.deploy` takes.
-        path: the file; its suffix decides about the format: .onnx, .xml (OpenVINO), .pt2, .torchscript.
+        path: the file; its suffix decides about the format: .onnx, .xml (OpenVINO), .pt2, .torchscript,
+            .tflite (LiteRT), .mlpackage (Core ML, a folder).
         target: the format, where the suffix leaves a choice: ``"aoti"`` for a compiled .pt2.
         dtype: of the file: ``"float32"``; ``"float16"`` for ONNX (the encoder and the dense layers of the decoder; the
-            factorisation and what normalises stay in float32) and OpenVINO (the stored weights).
+            factorisation and what normalises stay in float32) and OpenVINO (the stored weights); ``"int8"`` for
+            OpenVINO (the encoder's convolutions, by NNCF).
         check: open the file in its runtime, and compare it with the model on random images; a file that differs is
-            removed.
+            removed. An int8 file only has to give finite numbers of the right shape: how good it is, photographs with
+            labels show.
         opset: of ONNX.
+        calibrate: photographs (files) like those of use, for int8; 20 are enough, at most 64 are taken.
         **interface: ``height``, ``width``, ``batch``, ``dynamic``, ``input``, ``output``, see
             `segnext.export.description.Interface`.
 
     Returns:
-        The file as a network, if it was checked.
+        The file as a network, if it was checked; None for Core ML, which runs on macOS alone.
 
     Raises:
         ValueError: an option is unknown or out of range, `deploy` refuses the model, or the runtime's result differs.
@@ -67,6 +75,12 @@ def export_model(
     expect_dtype(name, dtype)
     if opset is not None and name != "onnx":
         raise ValueError(f"export: opset must be left out for {name}, got {opset}; only ONNX has one")
+    if (dtype == "int8") != bool(calibrate):
+        raise ValueError(
+            "export: calibrate must be photographs like those of use for int8, got none; 20 are enough"
+            if dtype == "int8"
+            else f"export: calibrate must be left out for {dtype}, got {len(calibrate or ())} photographs; pass int8"
+        )
     expect_packages(name)
     try:
         taken = Interface(**interface)
@@ -77,11 +91,13 @@ def export_model(
         config=own.config, metadata=own.metadata, interface=taken, target=name, dtype=dtype
     )
     graph = ExportGraph(own, taken, torch.float16 if (name, dtype) == ("onnx", "float16") else torch.float32)
-    options = {} if opset is None else {"opset": opset}
+    options: dict[str, Any] = {} if opset is None else {"opset": opset}
+    if calibrate:
+        options["calibrate"] = calibrate
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # exporters warn about their own code
         module_of(name).write(graph, description, place, **options)
-    if not check:
+    if not check or not TARGETS[name].runs:
         return None
     try:
         network = open_exported(place)
@@ -93,7 +109,9 @@ def export_model(
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files that make up an exported one."""
+    """Return the files that make up an exported one, which may be a folder."""
+    if path.is_dir():
+        return [file for file in path.rglob("*") if file.is_file()]
     return [path, path.with_suffix(".bin")] if path.suffix == TARGETS["openvino"].suffix else [path]
 
 

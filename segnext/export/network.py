@@ -14,7 +14,7 @@ from segnext.data.preprocessing import Preprocessing
 from segnext.export.description import LEAST_SIDE
 from segnext.export.program_file import is_compiled
 from segnext.export.running import RunOptions
-from segnext.export.targets import TARGETS, module_of
+from segnext.export.targets import TARGETS, is_exported, module_of
 from segnext.models.finite import expect_finite
 from segnext.models.labels import two_logits
 from segnext.models.sizes import plain_size
@@ -137,14 +137,18 @@ def open_exported(path: Any, dtype: torch.dtype = torch.float32) -> ExportedNetw
     An exported file is a program: open only files that you trust.
 
     Args:
-        path: .onnx, .xml (OpenVINO), .pt2 (torch.export or AOTInductor) or .torchscript.
+        path: .onnx, .xml (OpenVINO), .pt2 (torch.export or AOTInductor), .torchscript or .tflite (LiteRT).
         dtype: bfloat16 lets OpenVINO compute in it; the other runtimes compute as the file says.
 
     Raises:
         FileNotFoundError: no such file. ImportError: the runtime is not installed. ValueError: the file is damaged, or
             of other origin.
     """
-    suffixes = ", ".join(dict.fromkeys(target.suffix for target in TARGETS.values()))
+    suffixes = ", ".join(dict.fromkeys(target.suffix for target in TARGETS.values() if target.runs))
+    if is_exported(path) and Path(path).suffix not in suffixes.split(", "):
+        raise ValueError(
+            f"export: path must be of a format that runs here, got {one_line(path, 240)}; its devices run it"
+        )
     found = find_file(path, "export: path must be an exported file", "`segnext export` writes one")
     if found.suffix not in suffixes.split(", "):
         raise ValueError(

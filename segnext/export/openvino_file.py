@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 from segnext.atomic import replace_files
 from segnext.export.description import KEY, Description
 from segnext.export.graph import ExportGraph
+from segnext.export.int8 import calibration_arrays, quantised
 from segnext.export.onnx_file import to_proto
 from segnext.export.running import Loaded, RunOptions, in_one_line
 from segnext.export.targets import expect_packages
@@ -20,16 +23,25 @@ from segnext.measure.runtimes import OPENVINO_NAMES, openvino_core
 from segnext.one_line import one_line
 
 
-def write(graph: ExportGraph, description: Description, path: Path) -> Description:
+def write(
+    graph: ExportGraph, description: Description, path: Path, calibrate: Sequence[Path] = ()
+) -> Description:
     """Write the two files, or none.
 
+    Args:
+        calibrate: photographs, for int8.
+
     Raises:
-        ImportError: OpenVINO is missing.
+        ImportError: OpenVINO is missing, or NNCF for int8. ValueError: there are no photographs for int8.
     """
     expect_packages("openvino")
     import openvino
 
     model = to_model(graph)
+    if description.dtype == "int8":
+        arrays = calibration_arrays(calibrate, description)
+        model = quantised(model, arrays)
+        description = replace(description, notes={**description.notes, "photographs": len(arrays)})
     model.set_rt_info(description.as_text(), KEY)
 
     def save(xml: Path, _: Path) -> None:

@@ -1,8 +1,8 @@
 """The formats: their names on the command line, their files, and the packages that they need.
 
 Importing this module needs no torch, so that the command line's help can name the formats. Each format has a module
-with `write(graph, description, path)`, which writes a whole file or none, and `load(path, options)`, which returns
-the function that runs it and its description.
+with `write(graph, description, path)`, which writes a whole file or none, and, where its files run here,
+`load(path, options)`, which returns the function that runs it and its description.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Target(NamedTuple):
         packages: what writing and running it needs beside torch; the first is that which runs it.
         extra: the extra of segnext that installs them.
         text: what it is for.
+        runs: whether its files run here, so that they can be compared.
     """
 
     suffix: str
@@ -32,6 +33,7 @@ class Target(NamedTuple):
     packages: tuple[str, ...]
     extra: str
     text: str
+    runs: bool = True
 
 
 TARGETS = {
@@ -59,6 +61,23 @@ TARGETS = {
     ),
     "torchscript": Target(
         ".torchscript", "script_file", ("float32",), (), "", "a trace, for LibTorch and old versions of torch"
+    ),
+    "litert": Target(
+        ".tflite",
+        "litert_file",
+        ("float32",),
+        ("ai_edge_litert", "litert_torch"),
+        "litert",
+        "LiteRT, once TensorFlow Lite, on phones and boards",
+    ),
+    "coreml": Target(
+        ".mlpackage",
+        "coreml_file",
+        ("float32",),
+        ("coremltools",),
+        "coreml",
+        "Core ML on Apple devices",
+        runs=False,
     ),
 }
 SUFFIXES = tuple(dict.fromkeys(target.suffix for target in TARGETS.values()))
@@ -93,9 +112,14 @@ def expect_packages(name: str, first: int = 0, last: int | None = None) -> None:
     """Raise an ImportError that names the cure unless the packages of a format are installed."""
     target = TARGETS[name]
     for package in target.packages[first:last]:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f"export: {name} needs the package {package}, got {error}; pip install 'segnext[{target.extra}]'"
-            ) from None
+        expect_package(package, name, target.extra)
+
+
+def expect_package(package: str, what: str, extra: str) -> None:
+    """Raise an ImportError that names the extra to install unless a package is there."""
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"export: {what} needs the package {package}, got {error}; pip install 'segnext[{extra}]'"
+        ) from None
