@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench import ablation, cards, patching, report, results, small_calls
+from bench import ablation, cards, export, patching, report, results, small_calls
 from bench.campaign import modelled
 from bench.campaign.models import EAGER, TABLE
 from bench.rivals import page as rivals
@@ -398,6 +398,15 @@ def patched() -> str:
     return "\n\n".join(found) or "Not yet measured."
 
 
+def exported() -> str:
+    """Return what bench.export measured last on each machine."""
+    found = []
+    for path in _newest_of_each("export"):
+        run = results.read(path)
+        found.append(f"{_measured_on(run)} ([numbers]({_from_docs(path)})).\n\n{export.tables(run)}")
+    return "\n\n".join(found) or "Not yet measured."
+
+
 def ablated() -> str:
     """Return what bench.ablation found last on each machine."""
     return (
@@ -431,6 +440,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "ablation": ablated,
     },
     "docs/weights.md": {"published": published, "terms": terms},
+    "docs/export.md": {"exported": exported},
     "docs/patching.md": {"patched": patched},
     "docs/depthwise.md": {"family": family},
     "docs/rivals.md": {"rivals": rivals.documents, "published": rivals.published},
