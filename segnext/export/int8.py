@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 
 from segnext.data.bands import read_bands
-from segnext.data.preprocessing import Preprocessing, as_batch
+from segnext.data.preprocessing import Preprocessing, as_batch, short_side_scale
 from segnext.data.resizing import resize
 from segnext.export.description import Description
 from segnext.export.running import in_one_line
 from segnext.export.targets import expect_package
-from segnext.predict.inference import Inference
 
 MOST_PHOTOGRAPHS = 64
 """Photographs that are run; of more, as many are taken at equal distances. 24 gave the same mIoU on CamVid."""
@@ -37,7 +36,7 @@ little less exact."""
 
 
 def calibration_arrays(files: Sequence[Path], description: Description) -> list[np.ndarray]:
-    """Return photographs as a file's input, resized as `segnext export --verify` does.
+    """Return photographs as a file's input, resized as `segnext predict` does, or to the file's size.
 
     Args:
         files: photographs; of more than `MOST_PHOTOGRAPHS`, some are taken.
@@ -52,12 +51,15 @@ def calibration_arrays(files: Sequence[Path], description: Description) -> list[
             "export: calibrate must have photographs for int8, got none; give 20 or more like those of use"
         )
     interface, own = description.interface, Preprocessing.of(description.metadata)
-    inference = Inference().for_weights(own.short_side)
     step = max(1, -(-len(files) // MOST_PHOTOGRAPHS))
     arrays = []
     for file in files[::step]:
         pixels = as_batch(read_bands(file, own.bands, own.value_range))
-        size = inference.seen(*pixels.shape[2:]) if interface.dynamic else (interface.height, interface.width)
+        size = (interface.height, interface.width)
+        if interface.dynamic:
+            height, width = pixels.shape[2:]
+            scale = short_side_scale(height, width, own.short_side) if own.short_side else 1.0
+            size = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
         pixels = resize(pixels, size).expand(1 if interface.dynamic else interface.batch, -1, -1, -1)
         images = pixels.permute(0, 2, 3, 1) if interface.input == "uint8" else own(pixels)
         arrays.append(images.contiguous().numpy())
