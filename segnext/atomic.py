@@ -112,6 +112,10 @@ def replace_folder(path: str | os.PathLike[str], write: Callable[[Path], object]
         try:
             new, old = folder / place.name, folder / "old"
             write(new)
+            for file in new.rglob("*"):
+                if file.is_file():
+                    with file.open("rb+") as opened:
+                        os.fsync(opened.fileno())  # as in `replace_files`
             if os.path.lexists(place):
                 os.replace(place, old)
             os.replace(new, place)

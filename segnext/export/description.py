@@ -10,10 +10,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-import segnext
 from segnext.models import SegNeXtConfig
 from segnext.one_line import one_line
 from segnext.weights.configuration import as_json, expect_metadata
+from segnext_kernels import __version__
 
 KEY = "segnext"
 FORMAT = 1
@@ -91,7 +91,7 @@ class Description:
         metadata = as_json(self.metadata, self.config.num_classes, self.config.in_channels, "export")
         content = {
             "format": FORMAT,
-            "segnext": segnext.__version__,
+            "segnext": __version__,
             "target": self.target,
             "dtype": self.dtype,
             "interface": asdict(self.interface),

@@ -1,8 +1,8 @@
 """Eight-bit integers by NNCF: the encoder of an OpenVINO model is quantised, the decoder stays in float.
 
-NNCF runs the model on photographs, and chooses for each quantised tensor the range that covers what it saw. A
-factorisation divides by small sums and repeats that, which eight bits do not survive; norms and the decoder's few 1x1
-convolutions cost little in float. Boundaries are found in the graph, since exporters give operators names of their own.
+NNCF runs the model on photographs, and chooses for each quantised tensor the range that covers what it saw. The
+factorisation repeats divisions by small sums, whose rounding adds up; norms and the decoder's few 1x1 convolutions cost
+little in float. Boundaries are found in the graph, since exporters give operators names of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from segnext.export.running import in_one_line
 from segnext.export.targets import expect_package
 
 MOST_PHOTOGRAPHS = 64
-"""Photographs that are run; of more, as many are taken at equal distances. 24 gave the same mIoU on CamVid."""
+"""Photographs that are run; of more, as many are taken at equal distances."""
 
 DEPTHWISE = "GroupConvolution"
 """OpenVINO's name of a depthwise convolution: every block of the encoder has some. Of the decoders only that with the
