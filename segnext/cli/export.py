@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,6 +17,7 @@ from segnext.one_line import one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from segnext.data.config import DataConfig
     from segnext.evaluation.exported import Agreement
     from segnext.export.network import ExportedNetwork
     from segnext.models import SegNeXt
@@ -104,7 +105,9 @@ def export(
     import torch
     from rich.console import Console
 
+    from segnext.cli._segmentation import expect_classes
     from segnext.create import create_model
+    from segnext.data.config import load_data_config
     from segnext.export.description import Interface
     from segnext.export.exporting import export_model, files_of, remove
     from segnext.models import SegNeXt
@@ -142,6 +145,11 @@ def export(
         output="mask" if mask else "logits",
     )
     photographs = _calibration(calibrate or [], root)
+    sets, names = _split(verify or [])
+    labelled = [load_data_config(name, root) for name in sets]
+    for config, name in zip(labelled, sets, strict=True):
+        expect_classes("export", config, name, model.config)
+    files = _photographs("--verify", names)
     with notes.status(f"exporting to {target}"), torch.no_grad():
         network = export_model(
             model,
@@ -169,11 +177,14 @@ def export(
         else f"{network.runtime} gives the same as PyTorch on random images",
         markup=False,
     )
-    for agreement in _agreements(model, network, verify or [], root, notes):
-        console.print(f"verified: {agreement}", markup=False)
-        if (failure := agreement.failure(dtype)) is not None:
-            remove(place)
-            raise ValueError(f"export: {place}: {failure}; it was removed")
+    try:
+        for agreement in _agreements(model, network, labelled, files, notes):
+            console.print(f"verified: {agreement}", markup=False)
+            if (failure := agreement.failure(dtype)) is not None:
+                raise ValueError(f"export: {place}: {failure}; it was removed")
+    except BaseException:
+        remove(place)
+        raise
 
 
 def _split(names: list[str]) -> tuple[list[str], list[str]]:
@@ -184,59 +195,53 @@ def _split(names: list[str]) -> tuple[list[str], list[str]]:
     return sets, [name for name in names if name not in sets]
 
 
+def _photographs(option: str, names: list[str]) -> list[Path]:
+    """Return the photographs that an option names, before anything is exported."""
+    from segnext.cli._inputs import find_images
+
+    files, problems, _ = find_images(names)
+    problems += [f"{file}: no such file" for file in files if not file.is_file()]
+    if problems:
+        raise ValueError(f"export: {option} must be photographs or a data set, got {problems[0]}")
+    return files
+
+
 def _calibration(names: list[str], root: Path | None) -> list[Path]:
     """Return the photographs for int8: those that are named, and the training images of data sets."""
-    from segnext.cli._inputs import find_images
     from segnext.data.config import load_data_config
 
     sets, photographs = _split(names)
-    files, problems, _ = find_images(photographs)
-    if problems:
-        raise ValueError(f"export: --calibrate {problems[0]}")
+    files = _photographs("--calibrate", photographs)
     for name in sets:
         files += [image for image, _ in load_data_config(name, root).open("train").pairs]
     return files
 
 
 def _agreements(
-    model: SegNeXt, network: ExportedNetwork, names: list[str], root: Path | None, notes: Console
-) -> list[Agreement]:
+    model: SegNeXt,
+    network: ExportedNetwork,
+    labelled: list[DataConfig],
+    files: list[Path],
+    notes: Console,
+) -> Iterator[Agreement]:
     """Compare on photographs, all together, and on each data set."""
     from rich.progress import Progress
 
     from segnext import deploy
-    from segnext.cli._inputs import find_images
     from segnext.cli._options import InferenceOptions
-    from segnext.cli._segmentation import expect_classes
-    from segnext.data.config import load_data_config
     from segnext.evaluation.exported import compare_on_labels, compare_on_photographs
 
-    sets, photographs = _split(names)
-    agreements, ours = list["Agreement"](), deploy(model)
+    ours = deploy(model)
     with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
 
         def counted(title: str, total: int) -> Callable[[], None]:
             task = progress.add_task(title, total=total)
             return lambda: progress.advance(task)
 
-        if photographs:
-            files, problems, _ = find_images(photographs)
-            if problems:
-                raise ValueError(f"export: --verify {problems[0]}")
-            agreements.append(
-                compare_on_photographs(ours, network, files, counted("comparing photographs", len(files)))
+        if files:
+            yield compare_on_photographs(ours, network, files, counted("comparing photographs", len(files)))
+        for config in labelled:
+            dataset, inference = config.open("val"), InferenceOptions().inference()
+            yield compare_on_labels(
+                ours, network, dataset, inference, counted(f"comparing {config.name}", len(dataset))
             )
-        for name in sets:
-            config = load_data_config(name, root)
-            expect_classes("export", config, name, model.config)
-            dataset = config.open("val")
-            agreements.append(
-                compare_on_labels(
-                    ours,
-                    network,
-                    dataset,
-                    InferenceOptions().inference(),
-                    counted(f"comparing {config.name}", len(dataset)),
-                )
-            )
-    return agreements
