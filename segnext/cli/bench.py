@@ -18,6 +18,7 @@ from segnext.cli._options import (
     configure_torch,
     parse_size,
 )
+from segnext.export.targets import is_exported
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,11 @@ MIN_ROUNDS, MAX_ROUNDS = 3, 50
 def bench(
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help=f"{SIZE_NAMES}; an architecture; weights or a checkpoint."),
+        typer.Option(
+            "--model",
+            "-m",
+            help=f"{SIZE_NAMES}; an architecture; weights, a checkpoint, or an exported file.",
+        ),
     ] = "t",
     size: Size = "512",
     dtype: Annotated[
@@ -64,12 +69,15 @@ def bench(
 
       segnext bench --model camvid --size 360x480 --compile
 
+      segnext bench --model camvid.onnx
+
       pip install onnx onnxscript onnxruntime openvino && segnext bench --size 1024x2048
 
     The others are eager PyTorch and, where they are installed, ONNX Runtime and OpenVINO, all on the same weights
     with the same number of threads. A runtime whose result differs from that of eager float32 gets no number. All
     of them take turns, so that a busy machine slows all of them down; the medians are printed. Preparing the
-    others takes half a minute for T and several minutes for L.
+    others takes half a minute for T and several minutes for L. An exported file is timed alone, in its own runtime, at
+    the size that it takes (--size for one of free sizes).
     """
     import torch
     from rich.console import Console
@@ -79,6 +87,10 @@ def bench(
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     height, width = parse_size("--size", size)
     configure_torch(threads, matmul_precision)
+    if is_exported(model):
+        title, times = _time_file(model, getattr(torch, dtype), (batch, height, width), logits, seconds)
+        _print(console, title, times, {}, batch)
+        return
     network = _build(model)
     images = _noise(batch, network.config.in_channels, height, width)
     with errors.status("preparing eager PyTorch") as status:
@@ -96,6 +108,30 @@ def bench(
     target = "logits" if logits else "mask"
     title = f"{name}, {batch}x{height}x{width} to {target}, {dtype}, {torch.get_num_threads()} threads"
     _print(console, title, times, reasons, batch)
+
+
+def _time_file(
+    file: str, dtype: torch.dtype, shape: tuple[int, int, int], logits: bool, seconds: float
+) -> tuple[str, dict[str, list[float]]]:
+    """Time an exported file; returns a title, and the seconds of each round."""
+    import torch
+
+    from segnext.export.network import open_exported
+    from segnext.measure import timing
+
+    network = open_exported(file, dtype)
+    interface = network.description.interface
+    batch, height, width = shape if interface.dynamic else (shape[0], interface.height, interface.width)
+    images = _noise(batch, network.config.in_channels, height, width)
+    run = partial(network.forward_logits if logits else network.predict, images)
+    times = timing.interleaved(
+        {network.runtime: timing.turn(run)}, seconds, least=MIN_ROUNDS, most=MAX_ROUNDS
+    )
+    title = f"{network.file}: {network.config.architecture}, {batch}x{height}x{width} to "
+    title += (
+        f"{'logits' if logits else 'mask'}, {network.description.dtype}, {torch.get_num_threads()} threads"
+    )
+    return title, times
 
 
 def _noise(*shape: int) -> Tensor:
@@ -224,14 +260,16 @@ def _print(
     from rich.table import Table
 
     table = Table("runtime", title=title)
-    for heading in ("ms", "fastest", "slowest", "images/s", "its time / segnext's"):
+    headings = ["ms", "fastest", "slowest", "images/s", *(["its time / segnext's"] if OURS in times else [])]
+    for heading in headings:
         table.add_column(heading, justify="right")
-    ours = statistics.median(times[OURS])
     for name, each in times.items():
         median = statistics.median(each)
-        ratio = "" if name == OURS else f"{median / ours:.2f}x"
+        ratio = (
+            [] if name == OURS or OURS not in times else [f"{median / statistics.median(times[OURS]):.2f}x"]
+        )
         shown = (f"{1e3 * value:.1f}" for value in (median, min(each), max(each)))
-        table.add_row(name, *shown, f"{batch / median:.1f}", ratio)
+        table.add_row(name, *shown, f"{batch / median:.1f}", *ratio)
     console.print(table)
     for name, reason in reasons.items():
         console.print(f"{name}: no number: {reason}", markup=False)

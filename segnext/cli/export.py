@@ -147,8 +147,8 @@ def export(
     photographs = _calibration(calibrate or [], root)
     sets, names = _split(verify or [])
     labelled = [load_data_config(name, root) for name in sets]
-    for config, name in zip(labelled, sets, strict=True):
-        expect_classes("export", config, name, model.config)
+    for config in labelled:
+        expect_classes("export", config, weights, model.config)
     files = _photographs("--verify", names)
     with notes.status(f"exporting to {target}"), torch.no_grad():
         network = export_model(

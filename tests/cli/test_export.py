@@ -75,6 +75,13 @@ def test_val_takes_the_file(file: Path, checkpoint: Path, data: Path, tmp_path: 
     assert found[1]["images"] == 2
 
 
+def test_bench_times_the_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("bench", "--model", file, "--size", "64x96", "--batch", "2", "--seconds", "0")
+    output = capsys.readouterr().out
+    assert "2x64x96 to mask, float32" in " ".join(output.split()) and "ONNX Runtime" in output
+    assert "its time" not in output  # there is nothing to compare with
+
+
 def test_verify_compares_masks_and_miou(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
