@@ -97,7 +97,10 @@ def test_segnext_uses_public_names_of_segnext_kernels() -> None:
         for name, path in modules("segnext").items()
         for module, what in imports(path)
         if module.split(".")[0] == "segnext_kernels"
-        and (module not in PUBLIC or (module == PUBLIC[0] and what not in (*segnext_kernels.__all__, "__version__")))
+        and (
+            module not in PUBLIC
+            or (module == PUBLIC[0] and what not in (*segnext_kernels.__all__, "__version__"))
+        )
     ]
     assert not wrong, "\n".join(wrong)
 
