@@ -94,7 +94,8 @@ def export_model(
     options: dict[str, Any] = {} if opset is None else {"opset": opset}
     if calibrate:
         options["calibrate"] = calibrate
-    with warnings.catch_warnings():
+    # under the caller's autocast, its casts would be written, and be taken for the model's
+    with warnings.catch_warnings(), torch.autocast("cpu", enabled=False):
         warnings.simplefilter("ignore")  # exporters warn about their own code
         module_of(name).write(graph, description, place, **options)
     if not check or not TARGETS[name].runs:
@@ -164,7 +165,7 @@ def expect_same(network: ExportedNetwork, graph: ExportGraph, tolerance: float) 
     """
     # of free sizes, others than those that were recorded
     images = graph.example(graph.shape(*OTHER_SIZES) if graph.interface.dynamic else None)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         wanted, got = graph(images), network.run(images)
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
         raise ValueError(

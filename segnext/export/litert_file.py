@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,13 @@ def load(path: Path, options: RunOptions) -> Loaded:
         interpreter = litert.Interpreter(model_content=content, num_threads=torch.get_num_threads())
         interpreter.allocate_tensors()
     (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+    one_call = threading.Lock()  # the interpreter keeps the images and the results of one call
 
     def run(images: Tensor) -> Tensor:
-        interpreter.set_tensor(taken["index"], images.contiguous().numpy())
-        interpreter.invoke()
-        return torch.from_numpy(interpreter.get_tensor(given["index"]))
+        with one_call:
+            interpreter.set_tensor(taken["index"], images.contiguous().numpy())
+            interpreter.invoke()
+            return torch.from_numpy(interpreter.get_tensor(given["index"]))
 
     return Loaded(run, description, "LiteRT " + _version())
 

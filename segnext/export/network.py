@@ -99,9 +99,12 @@ class ExportedNetwork:
         if interface.input == "uint8":
             images = images.round().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         images = images.contiguous()  # a compiled package takes other strides for these, without a word
-        if interface.dynamic or len(images) == interface.batch:
-            return self.run(images)
-        return torch.cat([self.run(part) for part in images.split(interface.batch)])
+        parts = [images] if interface.dynamic else images.split(interface.batch)
+        with torch.autocast(
+            "cpu", enabled=False
+        ):  # PyTorch's formats would compute in other dtypes than recorded
+            results = [self.run(part) for part in parts]
+        return results[0] if len(results) == 1 else torch.cat(results)
 
     def _check(self, images: Tensor) -> None:
         interface, channels = self.description.interface, self.config.in_channels
@@ -124,7 +127,7 @@ class ExportedNetwork:
                 f"{self.file}: images must be {interface.height}x{interface.width}, for which it was exported, got "
                 f"{height}x{width}; predict with{square} the file of `segnext export --dynamic`"
             )
-        elif count % interface.batch:
+        elif not count or count % interface.batch:
             raise ValueError(
                 f"{self.file}: images must be a multiple of {interface.batch}, for which it was exported, got {count}; "
                 "export with --batch 1 or --dynamic"

@@ -23,7 +23,8 @@ class Loaded(NamedTuple):
     """An opened file.
 
     Attributes:
-        run: contiguous images as the interface says to logits or a mask, on the CPU.
+        run: contiguous images as the interface says to logits or a mask, on the CPU. Several threads may call it at
+            once, and a call leaves the results of earlier ones as they are.
         description: what the file says.
         runtime: what runs it, with its version.
     """

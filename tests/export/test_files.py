@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,34 @@ def test_strided_images_are_taken(files: Files, photograph: torch.Tensor) -> Non
     assert torch.equal(network.forward_logits(images), network.forward_logits(images.contiguous()))
 
 
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "pt2", "torchscript"])
+def test_threads_share_a_file(files: Files, kind: str) -> None:
+    target, suffix, options = KINDS[kind]
+    network = open_exported(files(target, suffix, **options))
+    pixels = torch.randint(0, 256, (2, 1, 3, 64, 96)).float()
+    wanted = [network.forward_logits(one).clone() for one in pixels]
+    kept = network.forward_logits(pixels[0])
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(network.forward_logits, [*pixels] * 40))
+    assert all(torch.equal(one, wanted[index % 2]) for index, one in enumerate(results))
+    assert torch.equal(kept, wanted[0]), "a later call wrote into an earlier result"
+
+
+@pytest.mark.parametrize("kind", ["pt2", "torchscript"])
+def test_autocast_of_the_caller_changes_nothing(
+    files: Files, model: SegNeXt, tmp_path: Path, photograph: torch.Tensor, kind: str
+) -> None:
+    target, suffix, _ = KINDS[kind]
+    path, images = tmp_path / f"m{suffix}", Preprocessing.of(model.metadata)(photograph)
+    with torch.autocast("cpu", torch.bfloat16):
+        network = export_model(model, path, target, height=64, width=96)
+        got = open_exported(files(target, suffix)).forward_logits(images)
+    assert network is not None
+    logits = model.forward_logits(images).detach()
+    for result in (network.forward_logits(images), got):
+        assert (result - logits).abs().max() < 1e-4 * logits.abs().max()
+
+
 def test_predictor_takes_the_file(files: Files, model: SegNeXt, photograph: torch.Tensor) -> None:
     array = photograph[0].permute(1, 2, 0).numpy()
     wanted = Predictor(model, device="cpu")(array)
@@ -115,6 +144,11 @@ def test_mask_is_resized_to_the_photograph(files: Files, photograph: torch.Tenso
             dict(batch=2),
             (3, 3, 64, 96),
             "images must be a multiple of 2, for which it was exported, got 3",
+        ),
+        (
+            {},
+            (0, 3, 64, 96),
+            "images must be a multiple of 1, for which it was exported, got 0",
         ),
         ({}, (1, 4, 64, 96), r"images must be \(N, 3, H, W\), got \(1, 4, 64, 96\)"),
     ],
