@@ -391,19 +391,19 @@ def _tables_of(part: str) -> str:
 
 def patched() -> str:
     """Return what bench.patching measured last on each machine."""
-    found = []
-    for path in _newest_of_each("patching"):
-        run = results.read(path)
-        found.append(f"{_measured_on(run)} ([numbers]({_from_docs(path)})).\n\n{patching.tables(run)}")
-    return "\n\n".join(found) or "Not yet measured."
+    return _of_each_machine("patching", patching.tables)
 
 
 def exported() -> str:
     """Return what bench.export measured last on each machine."""
+    return _of_each_machine("export", export.tables)
+
+
+def _of_each_machine(part: str, tables: Callable[[results.Results], str]) -> str:
     found = []
-    for path in _newest_of_each("export"):
+    for path in _newest_of_each(part):
         run = results.read(path)
-        found.append(f"{_measured_on(run)} ([numbers]({_from_docs(path)})).\n\n{export.tables(run)}")
+        found.append(f"{_measured_on(run)} ([numbers]({_from_docs(path)})).\n\n{tables(run)}")
     return "\n\n".join(found) or "Not yet measured."
 
 
