@@ -178,6 +178,15 @@ def test_logits_that_are_not_finite_are_no_classes(files: Files) -> None:
         network.predict(torch.full((1, 3, 64, 96), float("nan")))
 
 
+def test_weights_that_are_not_finite_become_no_mask(tmp_path: Path) -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.decoder.classifier.weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match="export: logits must be finite"):
+        export_model(model, tmp_path / "m.torchscript", height=64, width=96, output="mask")
+    assert not list(tmp_path.iterdir())
+
+
 def test_half_precision_that_overflows_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install .[onnx]")
     model = small_model()
