@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ from segnext.export.description import Description, Interface
 from segnext.export.graph import ExportGraph
 from segnext.export.network import ExportedNetwork, open_exported
 from segnext.export.targets import SUFFIXES, TARGETS, expect_packages, module_of
+from segnext.models import SegNeXt
+from segnext.models.finite import expect_finite
 from segnext.one_line import one_line
 from segnext.weights.foreign import from_module
 
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "int8": sys.float_info.max}
 """Largest accepted error of a logit, relative to the largest one, on random images. An int8 file must only be
 finite: its ranges come from photographs, and noise says nothing about it."""
+
+SMALL_SIDES = (64, 64)
+"""Height and width at which a model's logits are looked at before they disappear in a mask."""
 
 OTHER_SIZES = (1, 67, 129)
 """Number, height and width of the images on which a file of free sizes is checked."""
@@ -90,6 +96,8 @@ def export_model(
     description = Description(
         config=own.config, metadata=own.metadata, interface=taken, target=name, dtype=dtype
     )
+    if check and taken.output == "mask":
+        expect_finite_logits(own, taken)
     graph = ExportGraph(own, taken, torch.float16 if (name, dtype) == ("onnx", "float16") else torch.float32)
     options: dict[str, Any] = {} if opset is None else {"opset": opset}
     if calibrate:
@@ -107,6 +115,13 @@ def export_model(
         remove(place)
         raise
     return network
+
+
+def expect_finite_logits(model: SegNeXt, interface: Interface) -> None:
+    """Raise a NonFiniteError if a model gives NaN or Inf, which a mask would hide as a class."""
+    graph = ExportGraph(model, replace(interface, output="logits"))
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        expect_finite(graph(graph.example(graph.shape(1, *SMALL_SIDES))), "export")
 
 
 def files_of(path: Path) -> list[Path]:

@@ -41,6 +41,8 @@ OTHER_FILES = {
     "segnext-training": "the state of a training; the same segnext train line with --resume goes on, and writes "
     "final.safetensors",
 }
+# Names of what `segnext export` writes. A checkpoint may have one too: the content decides.
+EXPORTED = (".onnx", ".xml", ".pt2", ".torchscript", ".tflite")
 # Bytes of a safetensors file that are mapped and used before it is opened anew: pages that were read stay in this
 # process as long as the file is open, beside the tensors.
 PORTION = 16 * 2**20
@@ -93,6 +95,18 @@ def read_contents(path: Path) -> Contents:
         MemoryError: the machine has not enough for it.
     """
     file = expect_file(path)
+    try:
+        return _read_contents(path, file)
+    except ValueError:
+        if path.suffix not in EXPORTED:
+            raise
+        raise Refused(
+            f"{file}: file must be a checkpoint, got an exported file by its name ({path.suffix}); segnext predict, "
+            "val and bench take it, all else takes the weights that it was made from"
+        ) from None
+
+
+def _read_contents(path: Path, file: str) -> Contents:
     with path.open("rb") as opened:
         head = opened.read(64)
     try:

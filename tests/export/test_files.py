@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from segnext import Predictor, export_model, open_exported
+from segnext import Predictor, create_model, export_model, open_exported
 from segnext.data.preprocessing import Preprocessing
 from segnext.evaluation.exported import compare_on_photographs
 from segnext.export.targets import TARGETS, is_exported
 from segnext.models import SegNeXt
 from segnext.models.finite import NonFiniteError
 from segnext.predict.inference import Inference
+from segnext.weights.containers import EXPORTED
 from tests.export.conftest import Files, small_model
 
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -177,6 +178,15 @@ def test_logits_that_are_not_finite_are_no_classes(files: Files) -> None:
         network.predict(torch.full((1, 3, 64, 96), float("nan")))
 
 
+def test_weights_that_are_not_finite_become_no_mask(tmp_path: Path) -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.decoder.classifier.weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match="export: logits must be finite"):
+        export_model(model, tmp_path / "m.torchscript", height=64, width=96, output="mask")
+    assert not list(tmp_path.iterdir())
+
+
 def test_half_precision_that_overflows_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install .[onnx]")
     model = small_model()
@@ -223,10 +233,21 @@ def test_onnx_file_holds_standard_operators_and_its_description(files: Files) ->
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "pt2", "torchscript"])
+def test_where_weights_are_wanted_a_line_says_what_the_file_is(files: Files, kind: str) -> None:
+    target, suffix, options = KINDS[kind]
+    with pytest.raises(
+        ValueError, match=rf"must be a checkpoint, got an exported file by its name \({suffix}\)"
+    ) as caught:
+        create_model(weights=files(target, suffix, **options))
+    assert "segnext predict, val and bench take it" in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_files_are_known_by_their_suffix() -> None:
     assert is_exported("a/b.onnx") and is_exported(Path("b.xml"))
     assert not is_exported("camvid") and not is_exported("b.pth") and not is_exported(3)
     assert {target.suffix for target in TARGETS.values()} >= {".onnx", ".xml", ".pt2", ".torchscript"}
+    assert set(EXPORTED) == {target.suffix for target in TARGETS.values() if target.runs}
 
 
 def test_openvino_needs_both_files(files: Files, tmp_path: Path) -> None:
