@@ -109,41 +109,50 @@ def accuracy(target: str, dtype: str, root: Path) -> Row:
     return Row(ACCURACY, f"{target}, {dtype}", {}, notes=notes)
 
 
-def tables(run: results.Results) -> str:
-    """Return the tables of docs/export.md."""
-    parts = []
+def masks(run: results.Results) -> str:
+    """Return the table of the masks, in docs/export.md."""
     compared = [row for row in run.rows if row.table == ACCURACY]
-    if compared:
-        lines = [["file", "runtime", "MB", "mIoU %", "equal pixels %", "least of an image %"]]
-        lines += [
-            [
-                row.name,
-                row.notes["runtime"],
-                f"{row.notes['MB']:.1f}",
-                f"{100 * row.notes['mIoU']:.2f}",
-                f"{100 * row.notes['equal']:.4f}",
-                f"{100 * row.notes['least']:.3f}",
-            ]
-            for row in compared
+    lines = [["file", "runtime", "MB", "mIoU %", "equal pixels %", "least of an image %"]]
+    lines += [
+        [
+            row.name,
+            row.notes["runtime"],
+            f"{row.notes['MB']:.1f}",
+            f"{100 * row.notes['mIoU']:.2f}",
+            f"{100 * row.notes['equal']:.4f}",
+            f"{100 * row.notes['least']:.3f}",
         ]
-        notes = compared[0].notes
-        parts.append(
-            f"{report.aligned(lines)}\n\nOf {notes['images']} validation images of CamVid at {WIDTH}x{HEIGHT}; the "
-            f"weights themselves reach {100 * notes['mIoU of the weights']:.2f} %."
-        )
-    if timed := [row for row in run.rows if row.table == SPEED]:
-        names = [OURS, *(one[target] for target in EXPORTED for one in (PLAIN, EXPORTED))]
-        lines = [["to logits, ms", *names]]
-        lines += [[row.name, *(f"{row.times[name].median:.1f}" for name in names)] for row in timed]
-        shares = [
-            f"{row.name.split()[0]} {row.notes['of plain export'][target]:.3f} in {name.split(',')[0]}"
-            for row in timed
-            for target, name in EXPORTED.items()
-        ]
-        parts.append(
-            f"{report.aligned(lines)}\n\nOur file's time over the plain export's: {', '.join(shares)}."
-        )
-    return "\n\n".join(parts)
+        for row in compared
+    ]
+    notes = compared[0].notes
+    return (
+        f"{report.aligned(lines)}\n\nOf {notes['images']} validation images of CamVid at {WIDTH}x{HEIGHT}; the weights "
+        f"themselves reach {100 * notes['mIoU of the weights']:.2f} %."
+    )
+
+
+def speeds(run: results.Results) -> str:
+    """Return the table of the times, in docs/export.md."""
+    timed = [row for row in run.rows if row.table == SPEED]
+    names = [OURS, *(one[target] for target in EXPORTED for one in (PLAIN, EXPORTED))]
+    lines = [["to logits, ms", *names]]
+    lines += [[row.name, *(f"{row.times[name].median:.1f}" for name in names)] for row in timed]
+    shares = [
+        f"{row.name.split()[0]} {row.notes['of plain export'][target]:.2f} in {name.split(',')[0]}"
+        for row in timed
+        for target, name in EXPORTED.items()
+    ]
+    return f"{report.aligned(lines)}\n\nOur file's time over the plain export's: {', '.join(shares)}."
+
+
+TABLES = {ACCURACY: masks, SPEED: speeds}
+
+
+def tables(run: results.Results) -> str:
+    """Return those tables that the run has rows of."""
+    return "\n\n".join(
+        table(run) for name, table in TABLES.items() if any(row.table == name for row in run.rows)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -158,6 +158,8 @@ def openvino(model: bytes, *inputs: Tensor, dtype: torch.dtype = torch.float32) 
         Unavailable: it is not installed, it refuses the model, or this CPU has no bfloat16 arithmetic.
     """
     with _explained("OpenVINO"):
+        import openvino  # noqa: F401 (also in processes that have a core, so that a missing package is named)
+
         core = openvino_core()
         precision = OPENVINO_NAMES[dtype]
         if dtype == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -92,7 +92,7 @@ def test_bfloat16_is_refused_where_the_cpu_has_none(monkeypatch: pytest.MonkeyPa
         def get_property(self, *_: str) -> list[str]:
             return ["FP32", "INT8"]
 
-    monkeypatch.setitem(sys.modules, "openvino", types.SimpleNamespace(Core=Core))
+    monkeypatch.setattr(runtimes, "openvino_core", Core)
     with pytest.raises(Unavailable, match="no bfloat16 arithmetic"):
         runtimes.openvino(b"", IMAGES, dtype=torch.bfloat16)
 
