@@ -98,7 +98,8 @@ def export_model(
     )
     if check and taken.output == "mask":
         expect_finite_logits(own, taken)
-    graph = ExportGraph(own, taken, torch.float16 if (name, dtype) == ("onnx", "float16") else torch.float32)
+    reference = ExportGraph(own, taken)
+    graph = ExportGraph(own, taken, torch.float16) if (name, dtype) == ("onnx", "float16") else reference
     options: dict[str, Any] = {} if opset is None else {"opset": opset}
     if calibrate:
         options["calibrate"] = calibrate
@@ -110,7 +111,7 @@ def export_model(
         return None
     try:
         network = open_exported(place)
-        expect_same(network, ExportGraph(own, taken), TOLERANCES[dtype])
+        expect_same(network, reference, TOLERANCES[dtype])
     except BaseException:
         remove(place)
         raise

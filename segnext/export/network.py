@@ -147,15 +147,16 @@ def open_exported(path: Any, dtype: torch.dtype = torch.float32) -> ExportedNetw
         FileNotFoundError: no such file. ImportError: the runtime is not installed. ValueError: the file is damaged, or
             of other origin.
     """
-    suffixes = ", ".join(dict.fromkeys(target.suffix for target in TARGETS.values() if target.runs))
-    if is_exported(path) and Path(path).suffix not in suffixes.split(", "):
+    suffixes = dict.fromkeys(target.suffix for target in TARGETS.values() if target.runs)
+    if is_exported(path) and Path(path).suffix not in suffixes:
         raise ValueError(
             f"export: path must be of a format that runs here, got {one_line(path, 240)}; its devices run it"
         )
     found = find_file(path, "export: path must be an exported file", "`segnext export` writes one")
-    if found.suffix not in suffixes.split(", "):
+    if found.suffix not in suffixes:
         raise ValueError(
-            f"export: path must end in one of {suffixes}, got {one_line(found.name)}; checkpoints go to create_model"
+            f"export: path must end in one of {', '.join(suffixes)}, got {one_line(found.name)}; checkpoints go to "
+            "create_model"
         )
     return ExportedNetwork(found, RunOptions(dtype))
 
