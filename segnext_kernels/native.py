@@ -107,7 +107,9 @@ def missing(part: str) -> str | None:
         return f"the compiled library is missing ({reason}); install a C++ compiler and run `pip install .` again"
     if part == "cuda" and not _C.HAS_CUDA:
         reason = build_record()["skipped"].get("cuda", "not built")
-        return f"built without CUDA ({reason}); install nvcc and run `SEGNEXT_BUILD=cuda pip install .`"
+        return (
+            f"built without CUDA ({reason}); in a checkout, with nvcc, run `SEGNEXT_BUILD=cuda pip install .`"
+        )
     return None
 
 

@@ -99,7 +99,7 @@ def export(
     The graph holds standard operators alone, with folded weights and nothing random. Every file is opened in its
     runtime and compared with PyTorch on random images. With --verify it is compared with `segnext predict` too: at
     least 99.9 % of the pixels must have the same class (float16: 99.5 %), and on labelled images the mIoU may be at
-    most 0.2 points lower. A file that fails is removed. Class names, palette, mean and std are kept in the file:
+    most 0.2 points lower. A file that fails is not kept. Class names, palette, mean and std are kept in the file:
     `segnext predict`, `val` and `bench` take it as --weights. An exported file is a program: run only those you trust.
     """
     import torch
@@ -109,7 +109,7 @@ def export(
     from segnext.create import create_model
     from segnext.data.config import load_data_config
     from segnext.export.description import Interface
-    from segnext.export.exporting import export_model, files_of, remove
+    from segnext.export.exporting import export_model, files_of, replacing
     from segnext.models import SegNeXt
 
     if verify and not TARGETS[target].runs:
@@ -150,41 +150,38 @@ def export(
     for config in labelled:
         expect_classes("export", config, weights, model.config)
     files = _photographs("--verify", names)
-    with notes.status(f"exporting to {target}"), torch.no_grad():
-        network = export_model(
-            model,
-            place,
-            target,
-            dtype=dtype,
-            opset=opset,
-            calibrate=photographs,
-            **asdict(interface),
-        )
-    megabytes = sum(file.stat().st_size for file in files_of(place)) / 1e6
-    console.print(
-        f"{one_line(place, 240)}: {model.config.architecture}, {model.config.num_classes} classes, "
-        f"{interface}, {dtype}, {megabytes:.1f} MB",
-        markup=False,
-    )
-    if network is None:
+    with replacing(place) as draft:
+        with notes.status(f"exporting to {target}"), torch.no_grad():
+            network = export_model(
+                model,
+                draft,
+                target,
+                dtype=dtype,
+                opset=opset,
+                calibrate=photographs,
+                **asdict(interface),
+            )
+        megabytes = sum(file.stat().st_size for file in files_of(draft)) / 1e6
         console.print(
-            f"nothing here runs {target}: names and shapes were checked, results were not", markup=False
+            f"{one_line(place, 240)}: {model.config.architecture}, {model.config.num_classes} classes, "
+            f"{interface}, {dtype}, {megabytes:.1f} MB",
+            markup=False,
         )
-        return
-    console.print(
-        f"{network.runtime} runs it; --verify says how good int8 is"
-        if dtype == "int8"
-        else f"{network.runtime} gives the same as PyTorch on random images",
-        markup=False,
-    )
-    try:
+        if network is None:
+            console.print(
+                f"nothing here runs {target}: names and shapes were checked, results were not", markup=False
+            )
+            return
+        console.print(
+            f"{network.runtime} runs it; --verify says how good int8 is"
+            if dtype == "int8"
+            else f"{network.runtime} gives the same as PyTorch on random images",
+            markup=False,
+        )
         for agreement in _agreements(model, network, labelled, files, notes):
             console.print(f"verified: {agreement}", markup=False)
             if (failure := agreement.failure(dtype)) is not None:
-                raise ValueError(f"export: {place}: {failure}; it was removed")
-    except BaseException:
-        remove(place)
-        raise
+                raise ValueError(f"export: {place}: {failure}; it was not kept")
 
 
 def _split(names: list[str]) -> tuple[list[str], list[str]]:

@@ -46,9 +46,4 @@ def load(path: Path, options: RunOptions) -> Loaded:
         package = torch._inductor.aoti_load_package(str(path))
         text = cast(Any, package.loader).get_metadata().get(KEY)
     description = Description.from_text(text, name)
-
-    def run(images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return package(images)
-
-    return Loaded(run, description, f"AOTInductor {torch.__version__}")
+    return Loaded(torch.no_grad()(package), description, f"AOTInductor {torch.__version__}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnext.atomic import at_home
+from segnext.atomic import at_home, make_place, replace_files
 from segnext.export.description import Description, Interface
 from segnext.export.graph import ExportGraph
 from segnext.export.network import ExportedNetwork, open_exported
@@ -58,8 +60,8 @@ def export_model(
             factorisation and what normalises stay in float32) and OpenVINO (the stored weights); ``"int8"`` for
             OpenVINO (the encoder's convolutions, by NNCF).
         check: open the file in its runtime, and compare it with the model on random images; a file that differs is
-            removed. An int8 file only has to give finite numbers of the right shape: how good it is, photographs with
-            labels show.
+            not kept, and one that was there before stays. An int8 file only has to give finite numbers of the right
+            shape: how good it is, photographs with labels show.
         opset: of ONNX.
         calibrate: photographs (files) like those of use, for int8; 20 are enough, at most 64 are taken.
         **interface: ``height``, ``width``, ``batch``, ``dynamic``, ``input``, ``output``, see
@@ -103,18 +105,16 @@ def export_model(
     options: dict[str, Any] = {} if opset is None else {"opset": opset}
     if calibrate:
         options["calibrate"] = calibrate
-    # under the caller's autocast, its casts would be written, and be taken for the model's
-    with warnings.catch_warnings(), torch.autocast("cpu", enabled=False):
-        warnings.simplefilter("ignore")  # exporters warn about their own code
-        module_of(name).write(graph, description, place, **options)
-    if not check or not TARGETS[name].runs:
-        return None
-    try:
-        network = open_exported(place)
+    with replacing(place) as draft:
+        # under the caller's autocast, its casts would be written, and be taken for the model's
+        with warnings.catch_warnings(), torch.autocast("cpu", enabled=False):
+            warnings.simplefilter("ignore")  # exporters warn about their own code
+            module_of(name).write(graph, description, draft, **options)
+        if not check or not TARGETS[name].runs:
+            return None
+        network = open_exported(draft)
+        network.file = one_line(place, 240)
         expect_same(network, reference, TOLERANCES[dtype])
-    except BaseException:
-        remove(place)
-        raise
     return network
 
 
@@ -132,10 +132,36 @@ def files_of(path: Path) -> list[Path]:
     return [path, path.with_suffix(".bin")] if path.suffix == TARGETS["openvino"].suffix else [path]
 
 
-def remove(path: Path) -> None:
-    """Remove an exported file."""
-    for file in files_of(path):
-        file.unlink(missing_ok=True)
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to; what is written there replaces `path` if the block raises nothing.
+
+    Thus a file can be opened and checked before an older one is given up. Core ML's folder, which nothing here can
+    check, is written to `path` itself.
+
+    Raises:
+        OSError: the system refuses to write; `filename` is `path`.
+    """
+    if not any(one.suffix == path.suffix and one.runs for one in TARGETS.values()):
+        yield path
+        return
+    make_place(path)
+    prefix = ".export."
+    try:
+        with tempfile.TemporaryDirectory(".tmp", prefix, path.parent) as folder:
+            draft = Path(folder) / path.name
+            yield draft
+            drafts = files_of(draft)
+
+            def move(*places: Path) -> None:
+                for file, place in zip(drafts, places, strict=True):
+                    os.replace(file, place)
+
+            replace_files(files_of(path), move)
+    except OSError as error:
+        if error.errno is None or not str(error.filename).startswith(str(path.parent / prefix)):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def choose_target(path: Path, target: str | None) -> str:

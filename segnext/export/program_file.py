@@ -19,7 +19,7 @@ def write(graph: ExportGraph, description: Description, path: Path) -> Descripti
     """Write an archive."""
     with in_one_line("export by torch.export"):
         program = graph.program()
-
+    program.example_inputs = None  # megabytes of noise
     content = io.BytesIO()  # on a full disk PyTorch's own writer ends the process
     torch.export.save(program, content, extra_files={KEY: description.as_text()})
     replace_bytes(path, content.getbuffer())
@@ -39,13 +39,7 @@ def load(path: Path, options: RunOptions) -> Loaded:
     with in_one_line(f"{name}: torch.export"):
         program = torch.export.load(path, extra_files=extra)
     description = Description.from_text(extra[KEY] or None, name)
-    module = program.module()
-
-    def run(images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return module(images)
-
-    return Loaded(run, description, "PyTorch " + torch.__version__)
+    return Loaded(torch.no_grad()(program.module()), description, "PyTorch " + torch.__version__)
 
 
 def is_compiled(path: Path) -> bool:

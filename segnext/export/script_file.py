@@ -43,9 +43,4 @@ def load(path: Path, options: RunOptions) -> Loaded:
         module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     text = extra[KEY]
     description = Description.from_text((text.decode() if isinstance(text, bytes) else text) or None, name)
-
-    def run(images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return module(images)
-
-    return Loaded(run, description, "TorchScript, PyTorch " + torch.__version__)
+    return Loaded(torch.no_grad()(module), description, "TorchScript, PyTorch " + torch.__version__)

@@ -97,14 +97,18 @@ def test_verify_compares_masks_and_miou(
     assert "; mIoU " in lines[3]
 
 
-def test_file_that_fails_is_removed(
+def test_file_that_fails_is_not_kept(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(exported.LEAST_EQUAL, "float32", 1.01)  # which no file reaches
     path = tmp_path / "m.onnx"
     assert ended("export", "onnx", checkpoint, "-o", path, "--size", "64", "--verify", STREET) == 1
     assert "m.onnx: at least 101 % of the pixels must have the same class, got" in capsys.readouterr().err
-    assert not path.exists()
+    assert not list(tmp_path.iterdir())
+    path.write_bytes(b"of yesterday")
+    arguments = ("export", "onnx", checkpoint, "-o", path, "--size", "64", "--verify", STREET, "--overwrite")
+    assert ended(*arguments) == 1
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"of yesterday"
 
 
 @pytest.mark.parametrize(
