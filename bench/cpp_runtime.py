@@ -2,13 +2,13 @@
 
 Both take the same 8-bit image to a mask: normalisation, network, argmax. They take turns, the program of examples/cpp
 as a process of its own, and their masks are equal or there is no time. A second number is the time from the start of a
-process to its mask, where Python also imports torch. It writes a JSON under bench/results/<machine>/cpp_runtime/.
+process to its mask, where Python also imports torch. It writes a JSON under bench/results/<machine>/cpp_runtime/;
+`make readme` makes the table of docs/cpp.md of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -16,19 +16,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from bench import machine, report
-from bench.results import FOLDER, Timing, path_of
+from bench import machine, report, results, roofline
+from bench.results import OURS, Row, Timing
 from segnext import DeployedSegNeXt, create_model, deploy
-from segnext.atomic import replace_file
 from segnext.data.images import read_image
 from segnext.data.preprocessing import normalise
 from segnext.measure.timing import interleaved, turn
@@ -38,6 +35,8 @@ SIDE = 512
 SECONDS = 30.0  # per dtype
 CALLS = 3  # of the program per turn; the last one counts
 DTYPES = (torch.float32, torch.bfloat16)
+TABLE, PYTHON = "8-bit image to mask, ms", "Python"
+CPP_PROCESS, PYTHON_PROCESS = "C++, with its start", "Python, with its start"
 IN_PYTHON = """
 import sys, numpy as np
 from PIL import Image
@@ -49,7 +48,7 @@ Image.fromarray(mask).save(sys.argv[3])
 """
 
 
-def measure(program: Path, dtype: torch.dtype, seconds: float, side: int = SIDE) -> dict[str, Timing]:
+def measure(program: Path, dtype: torch.dtype, seconds: float, side: int = SIDE) -> Row:
     """Return the times of both, of a call and from the start of a process.
 
     Raises:
@@ -67,12 +66,15 @@ def measure(program: Path, dtype: torch.dtype, seconds: float, side: int = SIDE)
         in_cpp = [str(program), *files, "--repeat", str(CALLS)]
         _expect_equal(in_cpp, mask, fast, pixels)
         calls: Mapping[str, Callable[[], float]] = {
-            "python": turn(lambda: fast.predict(normalise(pixels.copy()))),
-            "cpp": lambda: _last_call(in_cpp),
-            "python, process": partial(_wall, [sys.executable, "-c", IN_PYTHON, *files]),
-            "cpp, process": partial(_wall, [str(program), *files]),
+            OURS: lambda: _last_call(in_cpp),
+            PYTHON: turn(lambda: fast.predict(normalise(pixels.copy()))),
+            CPP_PROCESS: partial(_wall, [str(program), *files]),
+            PYTHON_PROCESS: partial(_wall, [sys.executable, "-c", IN_PYTHON, *files]),
         }
-        return {name: Timing.of(times) for name, times in interleaved(calls, seconds).items()}
+        times = {name: Timing.of(each) for name, each in interleaved(calls, seconds).items()}
+    name = f"T 1x{side}x{side}, {str(dtype).removeprefix('torch.')}"
+    of_processes = {process: times.pop(process) for process in (CPP_PROCESS, PYTHON_PROCESS)}
+    return Row(TABLE, name, times, of_processes)
 
 
 def _run(command: Sequence[str]) -> str:
@@ -100,18 +102,14 @@ def _wall(command: Sequence[str]) -> float:
     return time.perf_counter() - start
 
 
-def table(times: Mapping[str, Mapping[str, Timing]]) -> str:
-    """Return a Markdown table of milliseconds."""
-    names = list(next(iter(times.values())))
-    lines = [
-        [
-            dtype,
-            *(f"{row[name].median:.1f}" for name in names),
-            f"{row['python'].median / row['cpp'].median:.2f}",
-        ]
-        for dtype, row in times.items()
-    ]
-    return report.aligned([["dtype", *names, "Python over C++"], *lines])
+def table(run: results.Results) -> str:
+    """Return the table of docs/cpp.md."""
+    names = {OURS: "C++", PYTHON: PYTHON, CPP_PROCESS: CPP_PROCESS, PYTHON_PROCESS: PYTHON_PROCESS}
+    lines = [[TABLE, *names.values(), "Python over C++"]]
+    for row in run.rows:
+        times = row.times | row.beside
+        lines.append([row.name, *(f"{times[name].median:.1f}" for name in names), f"{row.ratio:.2f}"])
+    return report.aligned(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -120,24 +118,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--program", type=Path, default=PROGRAM, help="the example (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="per dtype (default: %(default)s)")
     parser.add_argument("--side", type=int, default=SIDE, help="of the image (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the machines' results")
+    parser.add_argument(
+        "--results", type=Path, default=results.FOLDER, help="folder of the machines' results"
+    )
     options = parser.parse_args(arguments)
     if not options.program.exists():
         parser.error(f"--program must be the built example, got {options.program}; docs/cpp.md builds it")
-    times = {
-        str(dtype).removeprefix("torch."): measure(options.program, dtype, options.seconds, options.side)
-        for dtype in DTYPES
-    }
-    print(table(times))
-    host = machine.describe()
-    path = path_of(host, options.results, "cpp_runtime")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, Any] = {
-        dtype: {name: asdict(timing) for name, timing in row.items()} for dtype, row in times.items()
-    }
-    text = json.dumps({"machine": host, "side": options.side, "milliseconds": rows}, indent=1) + "\n"
-    replace_file(path, lambda temporary: temporary.write_text(text))
-    print(f"\nmilliseconds, {options.side} x {options.side}; wrote {path}")
+    host, ceilings = machine.describe(), roofline.measure()
+    rows = [measure(options.program, dtype, options.seconds, options.side) for dtype in DTYPES]
+    run = results.Results(host, ceilings, rows, {})
+    path = results.write(run, options.results, "cpp_runtime")
+    print(f"{table(run)}\n\nstored in {path}")
 
 
 if __name__ == "__main__":

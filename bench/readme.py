@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench import ablation, cards, export, patching, report, results, small_calls
+from bench import ablation, cards, cpp_runtime, export, patching, report, results, small_calls
 from bench.campaign import modelled
 from bench.campaign.models import EAGER, TABLE
 from bench.rivals import page as rivals
@@ -394,6 +394,11 @@ def patched() -> str:
     return _of_each_machine("patching", patching.tables)
 
 
+def in_cpp() -> str:
+    """Return what bench.cpp_runtime measured last on each machine."""
+    return _of_each_machine("cpp_runtime", cpp_runtime.table)
+
+
 def exported() -> str:
     """Return what bench.export measured last on each machine; masks and times may be of two runs."""
     found = []
@@ -447,6 +452,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "ablation": ablated,
     },
     "docs/weights.md": {"published": published, "terms": terms},
+    "docs/cpp.md": {"in C++": in_cpp},
     "docs/export.md": {"exported": exported},
     "docs/patching.md": {"patched": patched},
     "docs/depthwise.md": {"family": family},

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from bench import cpp_runtime
-from bench.results import Timing
+from bench.results import Results, Row, Timing
+from bench.roofline import Ceilings
 from segnext import deploy
 from segnext.data.preprocessing import normalise
 from tests.models.narrow import used
@@ -33,13 +34,25 @@ def test_the_last_call_counts() -> None:
 
 
 def test_table() -> None:
-    times = {
-        name: Timing(median, 0, 0, 5)
-        for name, median in (("python", 30.0), ("cpp", 20.0), ("cpp, process", 50.0))
-    }
-    header, _, row = cpp_runtime.table({"float32": times}).splitlines()
+    def timings(**medians: float) -> dict[str, Timing]:
+        return {getattr(cpp_runtime, name): Timing(median, 0, 0, 5) for name, median in medians.items()}
+
+    row = Row(
+        cpp_runtime.TABLE,
+        "T, float32",
+        timings(OURS=20, PYTHON=30),
+        timings(CPP_PROCESS=25, PYTHON_PROCESS=99),
+    )
+    header, _, line = cpp_runtime.table(Results({}, Ceilings(1, 1, ()), [row])).splitlines()
     assert header.split("|")[-2].strip() == "Python over C++"
-    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["float32", "30.0", "20.0", "50.0", "1.50"]
+    assert [cell.strip() for cell in line.split("|")[1:-1]] == [
+        "T, float32",
+        "20.0",
+        "30.0",
+        "25.0",
+        "99.0",
+        "1.50",
+    ]
 
 
 def test_without_the_program(capsys: pytest.CaptureFixture[str]) -> None:
