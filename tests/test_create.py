@@ -174,6 +174,16 @@ def test_the_package_imports_little() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_model_on_the_meta_device_does_not_import_the_compiler() -> None:
+    """Loading a checkpoint makes one; the import would take a second or more."""
+    code = (
+        "import sys, torch; from segnext import create_model\n"
+        "with torch.device('meta'): create_model('segnext_t'); create_model('mscan_t')\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_unknown_attribute() -> None:
     with pytest.raises(AttributeError, match="module 'segnext' has no attribute 'nothing'"):
         _ = segnext.nothing

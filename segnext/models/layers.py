@@ -16,6 +16,15 @@ from segnext_kernels.ops.convolutions import pointwise
 torch.fx.wrap("group_norm_act")
 
 
+def draw_normal(tensor: Tensor, std: float) -> None:
+    """Fill a parameter from normal(0, std); on the meta device there is nothing to fill.
+
+    There PyTorch would import its compiler, a second or more, whenever a checkpoint is loaded.
+    """
+    if not tensor.is_meta:
+        nn.init.normal_(tensor, 0.0, std)
+
+
 class Convolution(nn.Conv2d):
     """An `nn.Conv2d` that is drawn as in the official code: weight normal(0, sqrt(2 / fan_out)), bias 0.
 
@@ -25,7 +34,7 @@ class Convolution(nn.Conv2d):
     def reset_parameters(self) -> None:
         """Draw new parameters; called by the constructor, and by what makes a model on the meta device real."""
         fan_out = self.kernel_size[0] * self.kernel_size[1] * self.out_channels // self.groups
-        nn.init.normal_(self.weight, 0.0, (2.0 / fan_out) ** 0.5)
+        draw_normal(self.weight, (2.0 / fan_out) ** 0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -71,7 +80,7 @@ class Classifier(Pointwise):
     def reset_parameters(self) -> None:
         """Draw new parameters, see :class:`Convolution`."""
         super().reset_parameters()
-        nn.init.normal_(self.weight, 0.0, 0.01)
+        draw_normal(self.weight, 0.01)
 
 
 def depthwise(channels: int, height: int, width: int, dilation: int = 1) -> Convolution:
