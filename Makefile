@@ -23,8 +23,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --m
 test: .venv/developer ## all tests but those of `make proof`
 	$(PYTEST) -m "not proof"
 
-proof: .venv/developer ## the tests that take minutes: emulator, interpreter, sanitizers, machine code, clang, Arm, isolated build
-	$(PYTEST) -m proof
+proof: .venv/developer ## the tests that take minutes: emulator, interpreter, sanitizers, machine code, clang, Arm, isolated build; MINUTES=30 skips what would begin later
+	$(PYTEST) -m proof $(if $(MINUTES),--minutes $(MINUTES))
 
 fuzz: .venv/developer ## random images, checkpoints, ops and kills, 50 times as many as in `make test`: an hour
 	$(PYTEST) tests/fuzz --fuzz-share 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ for _signal, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
 # Each takes minutes in one process: begun last, one would run alone while the other cores wait. `make test` has little
 # of them.
 LONG = ("test_interpreter.py", "test_machine_code.py")
-# Folders of cheap tests come first, so that a failing test is seen early; tests in no folder come before them.
+# Folders of cheap tests come first, so that a failing test is seen early; tests in no folder come before them. The
+# kernels' proofs come last: they take the longest, and `--minutes` cuts the end.
 ROOMS = (
     *(
         "docs",
@@ -39,8 +41,9 @@ ROOMS = (
         "predict",
         "evaluation",
     ),
-    *("training", "tools", "cli", "fuzz", "contract", "kernels", "runtime", "bench", "packaging"),
+    *("training", "tools", "cli", "fuzz", "runtime", "bench", "packaging", "contract", "kernels"),
 )
+BEGUN = time.monotonic()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,6 +55,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0.02,
         help="share of each fuzzer's full number of inputs; `make fuzz` tries all of them (1)",
     )
+    parser.addoption(
+        "--minutes",
+        type=float,
+        help="skip the tests that would begin later than this; `make proof MINUTES=30`",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test, before anything is built for it, once the minutes of `--minutes` are over."""
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and time.monotonic() - BEGUN > 60 * minutes:
+        pytest.skip(f"the {minutes:g} minutes of --minutes were over")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
