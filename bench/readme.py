@@ -407,15 +407,20 @@ def exported() -> str:
         for name, table in export.TABLES.items():
             of_table = [(path, run) for path, run in runs if any(row.table == name for row in run.rows)]
             for path, run in of_table[:1]:
-                found.append(f"{_measured_on(run)} ([numbers]({_from_docs(path)})).\n\n{table(run)}")
+                found.append(_with_source(path, run, table(run)))
     return "\n\n".join(found) or "Not yet measured."
+
+
+def _with_source(path: Path, run: results.Results, text: str) -> str:
+    """Return a table below the line that says where, when and from which commit it was measured."""
+    return f"{_measured_on(run)} ([numbers]({_from_docs(path)})).\n\n{text}"
 
 
 def _of_each_machine(part: str, tables: Callable[[results.Results], str]) -> str:
     found = []
     for path in _newest_of_each(part):
         run = results.read(path)
-        found.append(f"{_measured_on(run)} ([numbers]({_from_docs(path)})).\n\n{tables(run)}")
+        found.append(_with_source(path, run, tables(run)))
     return "\n\n".join(found) or "Not yet measured."
 
 
