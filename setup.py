@@ -4,6 +4,7 @@ SEGNEXT_BUILD=auto (default)  all that this machine can build; each part left ou
               native          only what this machine can run: its own instruction set, CUDA where a GPU is visible
               cpu | cuda      exactly this; an error if it cannot be built
               off             pure Python
+SEGNEXT_INSTRUCTION_SETS="avx2;avx512" builds the CPU kernels for these alone.
 SEGNEXT_VERSION_LABEL=cu130 makes a wheel of version 0.1.0+cu130, which tells it from others of the same version.
 TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, CXXFLAGS, LDFLAGS and MAX_JOBS are read as PyTorch's extensions read them.
 The record of the build lies beside the library and is shown by `segnext doctor`.

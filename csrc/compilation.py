@@ -162,7 +162,7 @@ def refusal(compiler: str, flags: list[str], code: str) -> str | None:
 def instruction_sets(
     compiler: str, native_only: bool = False
 ) -> tuple[dict[str, list[str]], list[str], dict[str, str]]:
-    """Return the instruction sets to build, all or this machine's best, name to compiler flags.
+    """Return the instruction sets to build, name to compiler flags: those named, this machine's best, or all.
 
     Also the macros that csrc/common/isa.h wants, and the sets that the compiler does not know, with what it says.
     """
@@ -181,11 +181,19 @@ def instruction_sets(
         # what AMX does not multiply runs on the vectors beside it
         wanted = ("avx512bf16", "amx") if best == "amx" else (best,)
         chosen = {name: known[name] for name in wanted}
+    if named := os.environ.get("SEGNEXT_INSTRUCTION_SETS", "").replace(";", " ").split():
+        if unknown := [name for name in named if name not in known]:
+            raise BuildError(
+                f"SEGNEXT_INSTRUCTION_SETS must name some of {', '.join(known)}, got {', '.join(unknown)}"
+            )
+        chosen = {name: flags for name, flags in known.items() if name in named}
     said = {
         name: refusal(compiler, flags, PROBES.get(name, EMPTY)) for name, flags in chosen.items() if flags
     }
     refused = {name: text for name, text in said.items() if text is not None}
     chosen = {name: flags for name, flags in chosen.items() if name not in refused}
+    if not chosen:
+        raise BuildError(f"{compiler} knows none of {', '.join(refused)}; name another instruction set")
     left_out = [f"-DSEGNEXT_WITHOUT_{name.upper()}" for name in known if name not in ("generic", *chosen)]
     fallback = [] if "generic" in chosen else [f"-DSEGNEXT_FALLBACK={next(iter(chosen))}"]
     return chosen, [f"-DSEGNEXT_{family}", *left_out, *fallback], refused

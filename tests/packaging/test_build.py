@@ -256,6 +256,29 @@ def test_what_an_older_compiler_does_not_know_is_left_out(tmp_path: Path) -> Non
     assert macros == ["-DSEGNEXT_X86", "-DSEGNEXT_WITHOUT_AMX"]
 
 
+@compiles
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs x86-64")
+@pytest.mark.parametrize(
+    ("named", "printed"),
+    [
+        ("avx2;generic", "['generic', 'avx2'] ['-DSEGNEXT_X86', '-DSEGNEXT_WITHOUT_AVX512', "),
+        ("avx2", "['avx2'] ['-DSEGNEXT_X86', '-DSEGNEXT_WITHOUT_AVX512', "),
+        ("avx2 avx3", "BuildError: SEGNEXT_INSTRUCTION_SETS must name some of generic, avx2, .*, got avx3"),
+    ],
+)
+def test_instruction_sets_can_be_named(named: str, printed: str) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'csrc'); import compilation\n"
+        "sets, macros, _ = compilation.instruction_sets(compilation.find_compiler(), True)\n"
+        "print(list(sets), macros)"
+    )
+    environment = {**os.environ, "SEGNEXT_INSTRUCTION_SETS": named}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert re.search(printed, done.stdout + done.stderr) if "Error" in printed else printed in done.stdout
+
+
 @pytest.mark.proof
 @compiles
 @pytest.mark.skipif(
