@@ -16,7 +16,19 @@ import typer
 from segnext.one_line import one_line
 
 # This is the order of the help. `segnext/cli/<name>.py` defines the function `<name>` and imports torch inside it.
-COMMANDS = ("predict", "train", "val", "recipes", "convert", "export", "info", "bench", "patch", "doctor")
+COMMANDS = (
+    "predict",
+    "serve",
+    "train",
+    "val",
+    "recipes",
+    "convert",
+    "export",
+    "info",
+    "bench",
+    "patch",
+    "doctor",
+)
 
 # Each has commands of its own: `segnext/cli/<name>.py` defines the typer app `<name>`.
 GROUPS = ("data", "weights")

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
@@ -69,6 +70,14 @@ class ImageError(ValueError):
     """An image file that cannot be used; the message is one line that names the file."""
 
 
+class ImageTooLarge(ImageError):
+    """An image of more pixels than are read."""
+
+
+class UnknownFormat(ImageError):
+    """A file that is no image, or one of a format that is not read."""
+
+
 def read_image(
     path: str | os.PathLike[str], value_range: ValueRange | None = None, *, upright: bool = True
 ) -> np.ndarray:
@@ -98,6 +107,34 @@ def read_image(
     check_range("read_image", value_range)
     with opened(path) as image:
         return _rgb(image, value_range, upright, in_place=True)
+
+
+def decode_image(
+    content: bytes, value_range: ValueRange | None = None, *, most_pixels: int | None = None
+) -> np.ndarray:
+    """Read a photograph from the bytes of its file, by the rules of `read_image`.
+
+    Args:
+        content: the whole file; a TGA image is not recognised, because only a name tells it.
+        value_range: as in `read_image`.
+        most_pixels: an image of more is refused before it is decoded; None: Pillow's limit alone.
+
+    Returns:
+        (H, W, 3) uint8, RGB, upright, contiguous and writable.
+
+    Raises:
+        ImageTooLarge: there are more pixels than `most_pixels`. UnknownFormat: these are not the bytes of an image.
+        ImageError: as in `read_image`; messages call the file "image".
+    """
+    check_range("decode_image", value_range)
+    with _opened_bytes(content, most_pixels) as image:
+        return _rgb(image, value_range, upright=True, in_place=True)
+
+
+def image_size(content: bytes, *, most_pixels: int | None = None) -> tuple[int, int]:
+    """Return height and width that an image's header says, as stored; arguments and errors as in `decode_image`."""
+    with _opened_bytes(content, most_pixels) as image:
+        return image.height, image.width
 
 
 def rgb_array(
@@ -332,9 +369,10 @@ def turned_upright(image: Image.Image, *, in_place: bool = False) -> Image.Image
     return upright
 
 
-def _open(file: Path) -> Image.Image:
+def _open(file: Path | io.BytesIO) -> Image.Image:
     Image.init()  # registers all formats
-    formats = [*_FORMATS, *([_BY_SUFFIX[file.suffix.lower()]] if file.suffix.lower() in _BY_SUFFIX else [])]
+    suffix = file.suffix.lower() if isinstance(file, Path) else ""
+    formats = [*_FORMATS, *([_BY_SUFFIX[suffix]] if suffix in _BY_SUFFIX else [])]
     return Image.open(file, formats=[name for name in formats if name in Image.OPEN])
 
 
@@ -342,7 +380,7 @@ def _open(file: Path) -> Image.Image:
 def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Open a file, not yet decoded; a failure in the block becomes an `ImageError` that names the file."""
     file = Path(path)
-    try:
+    with _image_errors(str(file), lambda: file.open("rb")):
         if file.is_dir():
             raise ImageError("is a folder, not an image file")
         if not file.exists():
@@ -355,23 +393,49 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             _expect_readable(image)
             correct(image)
             yield image
+
+
+@contextmanager
+def _opened_bytes(content: bytes, most_pixels: int | None) -> Iterator[Image.Image]:
+    """Open the bytes of a file, not yet decoded; failures as in `opened`, of a file that is called "image"."""
+    with _image_errors("image", lambda: io.BytesIO(content)):
+        if not content:
+            raise ImageError("the file is empty (0 bytes)")
+        with _open(io.BytesIO(content)) as image:
+            if most_pixels is not None and image.width * image.height > most_pixels:
+                raise ImageTooLarge(
+                    f"must have at most {most_pixels:,} pixels, got {image.width} x {image.height}; scale it down or "
+                    "cut it into tiles"
+                )
+            _expect_readable(image)
+            correct(image)
+            yield image
+
+
+@contextmanager
+def _image_errors(name: str, open_again: Callable[[], BinaryIO]) -> Iterator[None]:
+    """Make an `ImageError` that begins with a name of whatever a block raises about a file."""
+    try:
+        yield
     except ImageError as error:
-        raise ImageError(f"{file}: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{file}: {unidentified(file, _FORMATS)}") from None
+        with open_again() as stream:
+            reason = unidentified(stream, _FORMATS)
+        raise UnknownFormat(f"{name}: {reason}") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{file}: {_too_large(error)}") from None
+        raise ImageTooLarge(f"{name}: {_too_large(error)}") from None
     except MemoryError:
-        raise ImageError(f"{file}: not enough memory to decode it; cut it into tiles") from None
+        raise ImageError(f"{name}: not enough memory to decode it; cut it into tiles") from None
     except PermissionError:
-        raise ImageError(f"{file}: cannot be read, permission denied") from None
+        raise ImageError(f"{name}: cannot be read, permission denied") from None
     except ImageWarning:  # only where warnings are errors
         raise
     except Exception as error:  # a parser can raise any error on damaged data: struct.error, KeyError ...
         if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
-            raise ImageError(f"{file}: cannot be read, {os.strerror(error.errno).lower()}") from None
+            raise ImageError(f"{name}: cannot be read, {os.strerror(error.errno).lower()}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{file}: cannot be decoded, it is damaged or truncated ({reason})") from None
+        raise ImageError(f"{name}: cannot be decoded, it is damaged or truncated ({reason})") from None
 
 
 def _too_large(error: Exception) -> str:

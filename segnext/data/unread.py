@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
+from typing import BinaryIO
 
 from PIL import TiffImagePlugin
 
@@ -22,30 +22,29 @@ _HEIF_BRANDS = frozenset(
 )
 
 
-def unidentified(file: Path, formats: Iterable[str]) -> str:
+def unidentified(stream: BinaryIO, formats: Iterable[str]) -> str:
     """Return why a file is not read, to follow its name; `formats` are those that are."""
-    with file.open("rb") as stream:
-        start = stream.read(64)
+    start = stream.read(64)
     other = next((name for mark, name in _OTHER_FORMATS.items() if start.lstrip().startswith(mark)), None)
     if other is None and start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
         other = "HEIF"
     if other is not None:
         return f"is a {other} file, which is not opened; convert it to PNG or JPEG"
     if start[:4] in TiffImagePlugin.PREFIXES:
-        return _unread_tiff(file)
+        return _unread_tiff(stream)
     return f"not an image in a format that is read ({', '.join(formats)})"
 
 
-def _unread_tiff(file: Path) -> str:
+def _unread_tiff(stream: BinaryIO) -> str:
     """Say what a TIFF holds that Pillow does not know."""
     try:
-        with file.open("rb") as stream:
-            directory = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
-            stream.seek(directory.next)
-            directory.load(stream)
-            bands, bits = directory[TiffImagePlugin.SAMPLESPERPIXEL], directory[TiffImagePlugin.BITSPERSAMPLE]
-            colours = directory[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION]
-            kind = directory.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
+        stream.seek(0)
+        directory = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
+        stream.seek(directory.next)
+        directory.load(stream)
+        bands, bits = directory[TiffImagePlugin.SAMPLESPERPIXEL], directory[TiffImagePlugin.BITSPERSAMPLE]
+        colours = directory[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION]
+        kind = directory.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
     except Exception:  # a parser can raise any error on damaged data
         return "not an image, its TIFF header is damaged"
     what = f"a TIFF of {bands} band{'s' * (bands > 1)} of {bits[0]} bits"

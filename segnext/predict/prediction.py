@@ -38,28 +38,32 @@ class Prediction:
     def statistics(self) -> dict[str, float]:
         """Return the share of the pixels (0..1) of every class, also of absent ones, in the order of the ids."""
         shares: dict[str, float] = {}
-        for name, count in zip(self.classes, self._counts().tolist(), strict=True):
+        for name, count in zip(self.classes, self.counts().tolist(), strict=True):
             shares[name] = shares.get(name, 0.0) + count / self.mask.size  # some data sets repeat a name
         return shares
 
     def save_mask(self, path: str | os.PathLike[str]) -> None:
-        """Write the class ids as a PNG: 8-bit with the class colours as palette, 16-bit above 256 classes.
-
-        The pixels *are* the ids: ``np.array(Image.open(path))`` gives the mask back. The file is replaced whole or
-        not at all; a link is replaced and not followed.
+        """Write `mask_png`; the file is replaced whole or not at all, a link is replaced and not followed.
 
         Raises:
             OSError: it cannot be written; `filename` is `path`.
+        """
+        replace_bytes(path, self.mask_png())
+
+    def mask_png(self) -> memoryview:
+        """Return the class ids as a PNG: 8-bit with the class colours as palette, 16-bit above 256 classes.
+
+        The pixels *are* the ids: ``np.array(Image.open(io.BytesIO(png)))`` gives the mask back.
         """
         if self.mask.dtype == np.uint8:
             picture = Image.fromarray(self.mask)
             picture.putpalette(self.palette.tobytes())
         else:
             picture = Image.fromarray(self.mask.astype(np.uint16))
-        replace_bytes(path, _encoded(picture, format="PNG"))
+        return _encoded(picture, format="PNG")
 
     def save_overlay(self, path: str | os.PathLike[str], alpha: float = 0.5) -> Path:
-        """Write `overlay(alpha)` as a JPEG, or as a PNG beside it if a side is longer than a JPEG's can be.
+        """Write `overlay_file(alpha)`, a JPEG, or a PNG beside it if a side is longer than a JPEG's can be.
 
         Args:
             path: ``*.jpg``; it is replaced whole or not at all.
@@ -71,14 +75,17 @@ class Prediction:
         Raises:
             OSError: it cannot be written; `filename` is the file.
         """
-        picture, file = self.overlay(alpha), Path(path)
-        if max(picture.size) > LARGEST_JPEG:
-            file = file.with_suffix(".png")
-            content = _encoded(picture, format="PNG")
-        else:
-            content = _encoded(picture, format="JPEG", quality=92, subsampling=0)
+        kind, content = self.overlay_file(alpha)
+        file = Path(path) if kind == "JPEG" else Path(path).with_suffix(".png")
         replace_bytes(file, content)
         return file
+
+    def overlay_file(self, alpha: float = 0.5, legend: bool = True) -> tuple[str, memoryview]:
+        """Return `overlay` as a file: "JPEG", or "PNG" if a side is longer than a JPEG's can be, and its bytes."""
+        picture = self.overlay(alpha, legend)
+        if max(picture.size) > LARGEST_JPEG:
+            return "PNG", _encoded(picture, format="PNG")
+        return "JPEG", _encoded(picture, format="JPEG", quality=92, subsampling=0)
 
     def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
         """Return the photograph tinted with the class colours.
@@ -99,7 +106,7 @@ class Prediction:
         return draw_overlay(self.image, self.mask, self.palette, alpha, panel)
 
     def _legend(self) -> Image.Image | None:
-        counts = self._counts()
+        counts = self.counts()
         height, width = self.mask.shape
         present = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
         colours: list[list[int]] = self.palette.tolist()
@@ -109,7 +116,7 @@ class Prediction:
         ]
         return draw_legend((width, height), entries)
 
-    def _counts(self) -> np.ndarray:
+    def counts(self) -> np.ndarray:
         """Return the number of pixels of each class."""
         counts = np.zeros(len(self.classes), np.int64)
         for row in self.mask:  # at once, bincount would make 8 bytes of each id of a large mask
