@@ -41,7 +41,7 @@ ROOMS = (
         "predict",
         "evaluation",
     ),
-    *("training", "tools", "cli", "fuzz", "runtime", "bench", "packaging", "contract", "kernels"),
+    *("training", "tools", "cli", "serve", "fuzz", "runtime", "bench", "packaging", "contract", "kernels"),
 )
 BEGUN = time.monotonic()
 

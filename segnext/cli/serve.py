@@ -84,7 +84,7 @@ def serve(
 
     from segnext.serve.app import create_app
     from segnext.serve.logs import configure
-    from segnext.serve.server import address, is_loopback, listening_socket, run
+    from segnext.serve.server import address, is_loopback, listening_socket, server_of
     from segnext.serve.settings import Settings
 
     settings = Settings(
@@ -124,7 +124,7 @@ def serve(
             file=sys.stderr,
             flush=True,
         )
-    run(app, listener)
+    server_of(app).run(sockets=[listener])
 
 
 def _named(weights: list[str]) -> dict[str, str]:

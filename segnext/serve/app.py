@@ -75,6 +75,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
         warming = asyncio.ensure_future(_warm_up(service))
         yield
         warming.cancel()

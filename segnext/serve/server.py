@@ -6,8 +6,7 @@ import asyncio
 import json
 import os
 import socket
-import sys
-from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -21,6 +20,8 @@ from segnext.serve.service import Service
 
 HEADERS = 16_384  # bytes of a request's line and headers together
 _BACKLOG = 2048  # connections that the system keeps until they are accepted
+_NOTICE = b"segnext: ending once all requests are answered; again to end at once\n"
+_LAST = 0.1  # seconds in which requests are read that arrived before the end was asked for
 _AFTER = 5  # seconds beyond the time limit until an answer that nobody reads is cut off
 
 
@@ -94,15 +95,25 @@ class Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """uvicorn's server, which ends with status 0 when it is asked to: a second signal ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._on_stop = on_stop
+        self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             os._exit(1)  # the model may be running, and cannot be interrupted
         self.should_exit = True
-        self._on_stop()
+        self._service.is_draining = True
+        with suppress(OSError):  # the terminal may be gone
+            os.write(2, _NOTICE)  # unlike print, it may be called while the interrupted code is printing
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no connection, answer all requests that came, and end."""
+        self._service.is_draining = True
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_LAST)  # requests that have arrived and are not read yet: uvicorn would hang up
+        await super().shutdown(sockets)
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -112,8 +123,20 @@ def listening_socket(host: str, port: int) -> socket.socket:
         OSError: the address is in use, is not of this machine, or needs rights; the message is one line.
     """
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        # With its protocol named: asyncio turns Nagle's algorithm off for such sockets alone, and an answer would wait
+        # 40 ms for the client's delayed acknowledgement.
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        family, kind, protocol, _, place = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            if os.name == "posix":  # elsewhere it would let two services share a port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        return listener
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise OSError(
@@ -122,8 +145,11 @@ def listening_socket(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def run(app: FastAPI, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM: then no connection is accepted, and every request that came is answered."""
+def server_of(app: FastAPI) -> Server:
+    """Return the server of an application of `segnext.serve.create_app`; its `run(sockets=[listener])` serves.
+
+    It serves until SIGINT or SIGTERM: then no connection is accepted, and every request that came is answered.
+    """
     service: Service = app.state.service
     timeout = service.settings.timeout
     config = uvicorn.Config(
@@ -132,20 +158,12 @@ def run(app: FastAPI, listener: socket.socket) -> None:
         ws="none",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # nothing depends on the client's address
         server_header=False,
         h11_max_incomplete_event_size=HEADERS,
         timeout_graceful_shutdown=int(timeout) + _AFTER,
     )
-
-    def stop() -> None:
-        service.is_draining = True
-        print(
-            "segnext: ending once all requests are answered; again to end at once",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    Server(config, stop).run(sockets=[listener])
+    return Server(config, service)
 
 
 def address(listener: socket.socket) -> str:

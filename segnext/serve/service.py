@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from segnext.data.images import ImageError, ImageTooLarge, UnknownFormat, decode_image, image_size
 from segnext.export.network import ExportedNetwork
@@ -100,10 +102,16 @@ class Service:
     def is_ready(self) -> bool:
         return self._is_warm and not self.is_draining
 
-    async def warm_up(self) -> None:
-        """Start the models, and run each once: the first image of a process takes longer."""
+    def start(self) -> None:
+        """Start the models' threads."""
         for model in self.models.values():
             model.worker.start()
+
+    async def warm_up(self) -> None:
+        """Decode an image and run each model once: the first of a process take longer."""
+        dot = io.BytesIO()
+        Image.new("RGB", (1, 1)).save(dot, format="PNG")
+        await self._aside(decode_image, dot.getvalue())
         for model in self.models.values():
             size = _fixed_size(model.predictor) or (_WARM_UP, _WARM_UP)
             noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
