@@ -20,6 +20,7 @@ from bench import ablation, cards, cpp_runtime, export, patching, report, result
 from bench.campaign import modelled
 from bench.campaign.models import EAGER, TABLE
 from bench.rivals import page as rivals
+from bench.serve import tables as serving
 from oracle.inputs import DTYPES
 from segnext.measure.costs import count_costs
 from segnext.models import build, list_models
@@ -399,6 +400,11 @@ def in_cpp() -> str:
     return _of_each_machine("cpp_runtime", cpp_runtime.table)
 
 
+def served() -> str:
+    """Return what bench.serve measured last on each machine."""
+    return _of_each_machine("serve", serving.tables)
+
+
 def exported() -> str:
     """Return what bench.export measured last on each machine; masks and times may be of two runs."""
     found = []
@@ -460,6 +466,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/cpp.md": {"in C++": in_cpp},
     "docs/export.md": {"exported": exported},
     "docs/patching.md": {"patched": patched},
+    "docs/serving.md": {"serving": served},
     "docs/depthwise.md": {"family": family},
     "docs/rivals.md": {"rivals": rivals.documents, "published": rivals.published},
 }

@@ -124,13 +124,14 @@ _MEANINGS = {
     "unsupported_image": "the bytes are no image of a format that is read",
     "damaged_image": "the image cannot be decoded",
     "invalid_parameter": "a parameter has a value that it must not have",
+    "headers_too_large": "address and headers have more bytes than they may have",
     "internal_error": "a fault of the service; its log has the reason under this id",
     "too_busy": "too many requests or uploads at once; Retry-After says when to try again",
     "queue_full": "too many images wait for this model; Retry-After says when to try again",
     "not_ready": "the models are warming up, or the service is about to end",
     "timed_out": "the answer was not there in time",
 }
-_ALWAYS = ("bad_request", "wrong_host", "internal_error")
+_ALWAYS = ("bad_request", "wrong_host", "headers_too_large", "internal_error")
 _UPLOAD = (
     *_ALWAYS,
     *("empty_body", "upload_truncated", "multipart_invalid", "token_required", "cross_site", "unknown_model"),

@@ -22,6 +22,7 @@ STATUSES = {
     "damaged_image": 422,
     "invalid_parameter": 422,
     "client_gone": 499,  # nobody reads it; the log has it
+    "headers_too_large": 431,
     "internal_error": 500,
     "too_busy": 503,
     "queue_full": 503,

@@ -13,6 +13,9 @@ from segnext.serve.errors import ServiceError
 from segnext.serve.logs import LOGGER, Record
 from segnext.serve.service import Service
 
+HEADERS = 16_384
+"""Bytes of a request's line and headers together."""
+
 # Paths below these need the token, if there is one; the page itself, its files and the probes need none.
 _GUARDED = ("/v1/", "/metrics")
 # The page loads nothing from elsewhere; photographs that a browser has are blob: addresses.
@@ -65,7 +68,7 @@ class Gate:
 
         try:
             try:
-                self._expect_allowed(scope["method"], scope["path"], headers)
+                self._expect_allowed(scope, headers)
                 await self.app(scope, receive, send_with_headers)
             except ServiceError as error:
                 await refusal(error, record)(scope, receive, send_with_headers)
@@ -80,7 +83,15 @@ class Gate:
         finally:
             self._count(scope, record)
 
-    def _expect_allowed(self, method: str, path: str, headers: Headers) -> None:
+    def _expect_allowed(self, scope: Scope, headers: Headers) -> None:
+        method, path = scope["method"], scope["path"]
+        # uvicorn's own limit holds only for what comes in several pieces.
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        if size + sum(len(name) + len(value) + 4 for name, value in headers.raw) > HEADERS:
+            raise ServiceError(
+                "headers_too_large",
+                f"address and headers must have at most {HEADERS:,} bytes, got more; send fewer",
+            )
         if self._hosts is not None and _name_of(headers.get("host", "")) not in self._hosts:
             raise ServiceError(
                 "wrong_host",

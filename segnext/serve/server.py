@@ -16,9 +16,9 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from segnext.serve.errors import ServiceError
+from segnext.serve.gate import HEADERS
 from segnext.serve.service import Service
 
-HEADERS = 16_384  # bytes of a request's line and headers together
 _BACKLOG = 2048  # connections that the system keeps until they are accepted
 _NOTICE = b"segnext: ending once all requests are answered; again to end at once\n"
 _LAST = 0.1  # seconds in which requests are read that arrived before the end was asked for

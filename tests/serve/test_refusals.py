@@ -244,6 +244,14 @@ class TestUploads:
         assert (answer.status, answer.error["code"]) == (400, "bad_request")
         assert "16,384 bytes of headers" in answer.error["message"]
 
+    def test_headers_that_come_at_once(self, served):
+        """The server's own limit is for what comes in pieces."""
+        with connect(served.port) as connection:
+            connection.sendall(head("/livez", "GET", Cookie="c" * 16_384))
+            answer = reply(connection)
+        # The system may have cut it into pieces.
+        assert (answer.status, answer.error["code"]) in ((431, "headers_too_large"), (400, "bad_request"))
+
     def test_slow_clients(self, predictor):
         """One sends nothing, one half of its headers, one half of its image."""
         with running({"small": predictor}, Settings(timeout=0.3)) as served:

@@ -1,0 +1,1 @@
+"""Measures `segnext serve` on this machine: its overhead, its behaviour under load, and under faults."""
