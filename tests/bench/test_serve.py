@@ -68,7 +68,8 @@ def test_another_mask_gets_no_time(predictor, photograph, tmp_path: Path):
     file.write_bytes(photograph)
     turned = used()
     with torch.no_grad():
-        turned.decoder.classifier.weight.neg_()
+        for parameter in turned.decoder.classifier.parameters():
+            parameter.neg_()
     other = Predictor(turned, device="cpu")
     with running({"small": predictor}) as served:
         with pytest.raises(ValueError, match="the masks must be equal"):
