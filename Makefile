@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constrain
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt segnext_kernels/VERSION $(wildcard csrc/*.* csrc/c*/*.* csrc/ops/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test proof fuzz interop lint bench campaign readme picture wheel clean
+.PHONY: help demo test proof fuzz interop lint docs bench campaign readme picture wheel clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -39,6 +39,10 @@ lint: .venv/developer ## style and types: ruff, clang-format, mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/c*/*.* csrc/ops/*/* csrc/runtime/*.h csrc/runtime/*.cpp examples/cpp/*.cpp tests/runtime/*.cpp $(addprefix tests/cuda_emulator/,*.cpp *.cu *.h include/*.h include/*/*) $(addprefix tests/kernels/cpu/,*.cpp remote/*.cpp remote/include/*) bench/*.cpp bench/issue_model/runtime.cpp bench/issue_model/machine/* tests/bench/*.cu)
 	$(BIN)/mypy
+
+docs: .venv/developer ## build the pages of docs/ as a web site, build/docs/index.html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going --quiet -d build/doctrees -c docs . build/docs
+	@echo "build/docs/index.html"
 
 bench: .venv/developer ## measure this machine; the results go to bench/results
 	$(BIN)/python -m pytest bench --benchmark-only
@@ -76,7 +80,7 @@ clean: ## remove .venv and everything that was built
 
 .venv/developer: $(BUILD_INPUTS) | .venv/bin/python
 	@echo "1. torch and what the tests need, in .venv: about a minute"
-	SEGNEXT_BUILD=off $(INSTALL) -e '.[test,lint,bench]'
+	SEGNEXT_BUILD=off $(INSTALL) -e '.[test,lint,bench,docs]'
 	@echo "2. all kernels: a few minutes"
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch .venv/package $@

@@ -1,16 +1,14 @@
-"""README.md, CONTRIBUTING.md and docs/: tables are those of the code, examples run, quoted code is the real one."""
+"""README.md, CONTRIBUTING.md and docs/: tables are those of the code, quoted code is the real one."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from bench import readme
-from segnext.weights.catalogue import shipped
 from segnext_kernels import native
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,16 +17,6 @@ TEXTS = {
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
 LONGEST = 9 * 1024  # bytes of the README: what a stranger reads to the end
-ELSEWHERE = (
-    "docs/integrations.md"  # whose packages have an environment of their own: tests/integrations/test_page.py
-)
-BLOCKS = {
-    f"{document}-{i}": code
-    for document, text in TEXTS.items()
-    if document != ELSEWHERE
-    for i, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-}
-
 built = pytest.mark.skipif(native._C is None, reason="the support matrix asks the compiled library")
 
 
@@ -51,15 +39,6 @@ def test_readme_is_short() -> None:
 )
 def test_what_no_gpu_has_confirmed_is_said_once(document: str, sentence: str) -> None:
     assert TEXTS[document].count(sentence) == 1
-
-
-@pytest.mark.parametrize("code", BLOCKS.values(), ids=BLOCKS.keys())
-def test_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "camvid" in code and "camvid" not in shipped():
-        pytest.skip("the package ships no weights named camvid")
-    shutil.copy(ROOT / "docs/street.jpg", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "an example", "exec"), {})
 
 
 def test_contributing_quotes_the_op_as_it_is() -> None:

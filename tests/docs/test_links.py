@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from markdown_it import MarkdownIt
+
+from tests import summary
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
     *sorted(ROOT.glob("*.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "segnext").rglob("*.md")),
     *sorted((ROOT / "tests").rglob("*.md")),
 ]
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+# A path of the checkout in backticks: a folder of the top level, and at least one more name.
+PATH = re.compile(r"^(?:csrc|segnext|segnext_kernels|bench|tests|oracle|tools|examples|docs)/[\w./-]*[\w/]$")
 CITATION = re.compile(r"docs/(\w+)\.md(?:,?\s+section (\d+(?:\.\d+)?))?")
 
 
@@ -32,15 +37,41 @@ def anchors(path: Path) -> list[str]:
     return [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
+def links(text: str) -> list[str]:
+    """Return where links and images of a Markdown text lead, also those by reference and in HTML."""
+    found = []
+    for token in MarkdownIt().parse(text):
+        parts = [token, *(token.children or [])]
+        for part in parts:
+            found += [str(part.attrs[name]) for name in ("href", "src") if name in part.attrs]
+            if part.type in ("html_block", "html_inline"):
+                found += re.findall(r'(?:href|src)="([^"]+)"', part.content)
+    return found
+
+
+def paths(text: str) -> list[str]:
+    """Return the paths of the checkout that a Markdown text has in backticks."""
+    spans = [part.content for token in MarkdownIt().parse(text) for part in token.children or []]
+    return [span for span in spans if PATH.match(span)]
+
+
 def broken(document: Path, text: str) -> Iterator[str]:
-    """Yield the links of a document that lead nowhere."""
-    for link in LINK.findall(text):
-        target, _, fragment = link.partition("#")
-        if "://" in target:
+    """Yield the links and paths of a document that lead nowhere."""
+    for link in links(text):
+        if "://" in link:
+            summary.count("addresses of the documents, checked for their form alone")
+            if urlsplit(link).scheme != "https" or "." not in urlsplit(link).netloc:
+                yield link
             continue
+        summary.count("links between the documents and files, checked")
+        target, _, fragment = link.partition("#")
         path = document if not target else document.parent / target
         if not path.exists() or (fragment and fragment not in anchors(path)):
             yield link
+    for name in paths(text):
+        summary.count("paths named in the documents, checked")
+        if not (ROOT / name).exists():
+            yield name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -48,9 +79,21 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert list(broken(document, document.read_text(encoding="utf-8"))) == []
 
 
-def test_a_broken_link_is_seen() -> None:
-    text = "[a](docs/nowhere.md) [b](README.md#no-such-title) [c](README.md) [d](https://example.org/x)"
-    assert list(broken(ROOT / "README.md", text)) == ["docs/nowhere.md", "README.md#no-such-title"]
+def test_what_is_broken_is_seen() -> None:
+    text = (
+        "[a](docs/nowhere.md) [b](README.md#no-such-title) [c](README.md) [d](https://example.org/x) ![e](none.png)\n"
+        "[f][f] `segnext/nothing.py` `segnext/create.py` [g](http://example.org) <https://example.org>\n\n"
+        '<img src="lost.png">\n\n[f]: lost.md\n'
+    )
+    wrong = [
+        "docs/nowhere.md",
+        "README.md#no-such-title",
+        "none.png",
+        "lost.md",
+        "http://example.org",
+        "lost.png",
+    ]
+    assert list(broken(ROOT / "README.md", text)) == [*wrong, "segnext/nothing.py"]
 
 
 def uncited(text: str) -> Iterator[str]:
