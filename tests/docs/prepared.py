@@ -49,10 +49,20 @@ def prepare(folder: Path, text: str) -> None:
     """Write into a folder what a page's commands read; checkpoints only where the text names them."""
     photograph = Image.open(ROOT / "docs" / "street.jpg")
     small = photograph.resize(SIZE)
-    for name in ("photo.jpg", "huge.tif", "photos/first.jpg", "photos/second.png", "more/third.png"):
+    for name in (
+        "photo.jpg",
+        "a.jpg",
+        "b.jpg",
+        "huge.tif",
+        "photos/first.jpg",
+        "photos/second.png",
+        "more/third.png",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         small.save(folder / name)
-    shutil.copy(ROOT / "docs" / "street.jpg", folder)
+    for name in ("street.jpg", "docs/street.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "docs" / "street.jpg", folder / name)
     write_data_set(folder).rename(folder / "mine.yaml")
     for module in ("networks.py", "my_project/networks.py"):
         (folder / module).parent.mkdir(exist_ok=True)
