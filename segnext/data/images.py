@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Callable
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from segnext.data.corrections import correct
 from segnext.data.depth import (
@@ -34,8 +30,8 @@ from segnext.data.depth import (
     to_bytes,
     undeclared_range,
 )
+from segnext.data.opening import ImageError, expect_readable, opened, opened_bytes
 from segnext.data.png import lacks_rows
-from segnext.data.unread import unidentified
 
 IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm")
@@ -43,11 +39,6 @@ IMAGE_SUFFIXES = frozenset(
 )
 """These count as images when a folder is searched; a file that is named itself may have any suffix."""
 
-# The formats of photographs. No other is opened, whatever a file's name is: for some of them Pillow starts another
-# program (EPS: Ghostscript), and most are decoded by code that few people test.
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")
-# A Targa file has no mark of its own, so that many damaged files look like one: only its name tells.
-_BY_SUFFIX = {".tga": "TGA"}
 _STRIP = 1 << 20  # pixels that are converted at once: an image is in memory twice, in Pillow and as an array
 # Repeated, it is a row that hardly any image has; a period of 7 bytes fits no pixel of 1, 2, 3 or 4.
 _MARK = b"\x9d\x3b\xe1\x57\x2c\xb6\x85"
@@ -64,18 +55,6 @@ _TURN_BACK = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-
-
-class ImageError(ValueError):
-    """An image file that cannot be used; the message is one line that names the file."""
-
-
-class ImageTooLarge(ImageError):
-    """An image of more pixels than are read."""
-
-
-class UnknownFormat(ImageError):
-    """A file that is no image, or one of a format that is not read."""
 
 
 def read_image(
@@ -127,13 +106,13 @@ def decode_image(
         ImageError: as in `read_image`; messages call the file "image".
     """
     check_range("decode_image", value_range)
-    with _opened_bytes(content, most_pixels) as image:
+    with opened_bytes(content, most_pixels) as image:
         return _rgb(image, value_range, upright=True, in_place=True)
 
 
 def image_size(content: bytes, *, most_pixels: int | None = None) -> tuple[int, int]:
     """Return height and width that an image's header says, as stored; arguments and errors as in `decode_image`."""
-    with _opened_bytes(content, most_pixels) as image:
+    with opened_bytes(content, most_pixels) as image:
         return image.height, image.width
 
 
@@ -160,7 +139,7 @@ def rgb_array(
 
 def _rgb(image: Image.Image, value_range: ValueRange | None, upright: bool, in_place: bool) -> np.ndarray:
     """See `rgb_array`; an image that nobody else has is turned in place, so that it is in memory once."""
-    _expect_readable(image)
+    expect_readable(image)
     correct(image)
     if image.mode == "LAB":
         raise ImageError("Lab colours are not read; save it as RGB")
@@ -241,25 +220,6 @@ def _deep_rgb(image: Image.Image, value_range: ValueRange | None, upright: bool)
         _warn_of_band(image)
         return rgb
     return rgb_array(Image.fromarray(np.dstack([rgb, alpha])))
-
-
-def _expect_readable(image: Image.Image) -> None:
-    """Refuse an image without pixels, and what Pillow reads otherwise than it is meant if `correct` cannot help."""
-    if 0 in image.size:
-        raise ImageError(f"the image has no pixels, its size is {image.width}x{image.height}")
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return
-    tags = image.tag_v2
-    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-    if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and len(bits) > 1 and max(bits) > 8:
-        # Pillow takes the bytes of one band for those of a pixel.
-        raise ImageError("16-bit colour in separate planes is not read; save it with interleaved bands")
-    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 and max(bits) > 8:
-        # Pillow turns gray of 8 bits only into the usual order.
-        raise ImageError("gray of more than 8 bits in which 0 is white is not read; save it with 0 as black")
-    if max(bits) == 8 and 2 in tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)):
-        # Pillow takes -1 for 255.
-        raise ImageError("signed numbers of 8 bits are not read; save them with 16 bits, or as unsigned")
 
 
 def _warn_of_band(image: Image.Image) -> None:
@@ -367,81 +327,3 @@ def turned_upright(image: Image.Image, *, in_place: bool = False) -> Image.Image
     upright = ImageOps.exif_transpose(image)
     upright.format = image.format
     return upright
-
-
-def _open(file: Path | io.BytesIO) -> Image.Image:
-    Image.init()  # registers all formats
-    suffix = file.suffix.lower() if isinstance(file, Path) else ""
-    formats = [*_FORMATS, *([_BY_SUFFIX[suffix]] if suffix in _BY_SUFFIX else [])]
-    return Image.open(file, formats=[name for name in formats if name in Image.OPEN])
-
-
-@contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open a file, not yet decoded; a failure in the block becomes an `ImageError` that names the file."""
-    file = Path(path)
-    with _image_errors(str(file), lambda: file.open("rb")):
-        if file.is_dir():
-            raise ImageError("is a folder, not an image file")
-        if not file.exists():
-            raise ImageError("no such file")
-        if not file.is_file():
-            raise ImageError("is not a regular file")  # a pipe would block for ever
-        if file.stat().st_size == 0:
-            raise ImageError("the file is empty (0 bytes)")
-        with _open(file) as image:
-            _expect_readable(image)
-            correct(image)
-            yield image
-
-
-@contextmanager
-def _opened_bytes(content: bytes, most_pixels: int | None) -> Iterator[Image.Image]:
-    """Open the bytes of a file, not yet decoded; failures as in `opened`, of a file that is called "image"."""
-    with _image_errors("image", lambda: io.BytesIO(content)):
-        if not content:
-            raise ImageError("the file is empty (0 bytes)")
-        with _open(io.BytesIO(content)) as image:
-            if most_pixels is not None and image.width * image.height > most_pixels:
-                raise ImageTooLarge(
-                    f"must have at most {most_pixels:,} pixels, got {image.width} x {image.height}; scale it down or "
-                    "cut it into tiles"
-                )
-            _expect_readable(image)
-            correct(image)
-            yield image
-
-
-@contextmanager
-def _image_errors(name: str, open_again: Callable[[], BinaryIO]) -> Iterator[None]:
-    """Make an `ImageError` that begins with a name of whatever a block raises about a file."""
-    try:
-        yield
-    except ImageError as error:
-        raise type(error)(f"{name}: {error}") from None
-    except UnidentifiedImageError:
-        with open_again() as stream:
-            reason = unidentified(stream, _FORMATS)
-        raise UnknownFormat(f"{name}: {reason}") from None
-    except Image.DecompressionBombError as error:
-        raise ImageTooLarge(f"{name}: {_too_large(error)}") from None
-    except MemoryError:
-        raise ImageError(f"{name}: not enough memory to decode it; cut it into tiles") from None
-    except PermissionError:
-        raise ImageError(f"{name}: cannot be read, permission denied") from None
-    except ImageWarning:  # only where warnings are errors
-        raise
-    except Exception as error:  # a parser can raise any error on damaged data: struct.error, KeyError ...
-        if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
-            raise ImageError(f"{name}: cannot be read, {os.strerror(error.errno).lower()}") from None
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name}: cannot be decoded, it is damaged or truncated ({reason})") from None
-
-
-def _too_large(error: Exception) -> str:
-    numbers = [int(n) for n in re.findall(r"\d+", str(error))]
-    pixels, limit = numbers[:2] if len(numbers) >= 2 else (0, 2 * (Image.MAX_IMAGE_PIXELS or 0))
-    return (
-        f"has {pixels:,} pixels, over Pillow's safety limit of {limit:,}; scale it down or cut it into "
-        "tiles, or, if you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS (segnext predict --max-pixels)"
-    )

@@ -21,7 +21,7 @@ from segnext.serve.service import Service
 
 _BACKLOG = 2048  # connections that the system keeps until they are accepted
 _NOTICE = b"segnext: ending once all requests are answered; again to end at once\n"
-_LAST = 0.1  # seconds in which requests are read that arrived before the end was asked for
+_LAST = 0.25  # seconds in which requests are read that arrived before the end was asked for
 _AFTER = 5  # seconds beyond the time limit until an answer that nobody reads is cut off
 
 
@@ -33,6 +33,7 @@ class Protocol(H11Protocol):
 
     timeout: float
     _deadline: asyncio.TimerHandle | None = None
+    _was_full = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -82,11 +83,17 @@ class Protocol(H11Protocol):
     def _expect_request(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self._deadline = self.loop.call_later(self.timeout, self._end_if_idle)
+        self._was_full = False
+        self._deadline = self.loop.call_later(self.timeout, self._check)
 
-    def _end_if_idle(self) -> None:
-        if not self._is_answering():
-            self.transport.abort()
+    def _check(self) -> None:
+        """End a connection without a request, and one whose client reads nothing; look again later otherwise."""
+        is_full = self.flow.write_paused
+        if not self._is_answering() or (is_full and self._was_full):
+            self.transport.abort()  # what is not sent yet would keep it open
+            return
+        self._was_full = is_full
+        self._deadline = self.loop.call_later(self.timeout, self._check)
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

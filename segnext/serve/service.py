@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from segnext.data.images import ImageError, ImageTooLarge, UnknownFormat, decode_image, image_size
+from segnext.data.images import decode_image, image_size
+from segnext.data.opening import ImageError, ImageTooLarge, UnknownFormat
 from segnext.export.network import ExportedNetwork
 from segnext.predict.predictor import Predictor
 from segnext.serve.answers import Answer, Wanted, answer, class_table

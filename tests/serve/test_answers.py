@@ -13,7 +13,8 @@ from PIL import Image
 
 from segnext.predict.prediction import Prediction
 from segnext.serve import Settings
-from tests.serve.conftest import CLASSES, Running, encoded, running
+from segnext.serve.logs import JsonLines, TextLines
+from tests.serve.conftest import CLASSES, Running, encoded, running, until
 from tests.serve.sockets import connect, head, reply
 
 
@@ -179,6 +180,16 @@ def test_metrics(predictor, photograph):
     ):
         assert line in lines
     assert any(line.startswith('segnext_model_seconds_total{model="small"} 0.') for line in lines)
+
+
+def test_the_log_has_one_short_line_for_each_request(served, caplog):
+    caplog.set_level("INFO", "segnext.serve")
+    served.get("/%0Aforged%1B[31m" + 500 * "x")
+    until(lambda: caplog.records)  # it is written after the answer
+    (record,) = caplog.records
+    for formatter in (JsonLines(), TextLines()):
+        line = formatter.format(record)
+        assert "\n" not in line and "\x1b" not in line and len(line) < 400
 
 
 def test_the_log_says_nothing_of_what_came(predictor, photograph, caplog):

@@ -160,6 +160,21 @@ def test_the_end_waits_for_all_that_came(held, pool):
         connect(served.port)
 
 
+def test_a_request_that_arrives_while_the_end_begins_is_answered(predictor):
+    with running({"small": predictor}) as served:
+        idle = connect(served.port)
+        until(lambda: served.connections)
+
+        def ask() -> None:
+            until(lambda: served.service.is_draining)
+            idle.sendall(head("/livez", "GET"))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+    asking.join()
+    assert reply(idle).status == 200
+
+
 def test_ready_only_while_it_is(held):
     held.batches.append(0)  # the warm-up waits
     with running({"held": held}, warm=False) as served:
@@ -173,16 +188,20 @@ def test_ready_only_while_it_is(held):
         assert "about to end" in served.get("/readyz").json()["error"]["message"]
 
 
-def test_an_answer_that_nobody_reads_is_cut_off(predictor):
-    noise = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8)
-    content = encoded(noise, format="JPEG", quality=50)
+@pytest.mark.parametrize("requests", [1, 2])
+def test_an_answer_that_nobody_reads_is_cut_off(predictor, requests):
+    """The first answer is in the server's memory, and a second one waits until there is room for it."""
+    noise = np.random.default_rng(0).integers(0, 256, (1100, 1100, 3), np.uint8)
+    content = encoded(noise, format="JPEG", quality=30)
     with running({"small": predictor}, Settings(timeout=1)) as served, socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", served.port))
-        deaf.sendall(head("/v1/segment?output=overlay&alpha=0", Content_Length=len(content)) + content)
-        until(lambda: served.service.active == 1)
-        until(lambda: served.service.active == 0)
-        assert len(served.connections) == 1
+        until(lambda: served.connections)
+        (kept,) = served.connections
+        kept.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        whole = head("/v1/segment?output=overlay&alpha=0", Content_Length=len(content)) + content
+        deaf.sendall(requests * whole)
+        until(lambda: kept.transport.get_write_buffer_size() > 100_000)
         until(lambda: not served.connections, seconds=4)  # uvicorn would end an idle connection after 5 s
 
 
