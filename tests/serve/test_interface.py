@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import re
-import shlex
-import shutil
-import subprocess
-import textwrap
-from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-from PIL import Image
 
 from segnext.serve import create_app, description
 from segnext.serve.errors import STATUSES
-from tests.processes import ROOT
 from tests.serve.conftest import encoded, running
 
 
 @pytest.fixture(scope="module")
 def served(predictor):
     with running({"small": predictor}, token="token") as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def open_door(predictor):
-    with running({"small": predictor}) as service:
         yield service
 
 
@@ -114,37 +100,3 @@ def test_the_page_of_the_interface_has_all_of_it_and_nothing_from_elsewhere(serv
 def test_what_cannot_be_served(predictor, models, options, says):
     with pytest.raises(ValueError, match=says):
         create_app(dict.fromkeys(models, predictor), **options)
-
-
-class TestPage:
-    """What docs/serving.md says to type works."""
-
-    TEXT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-
-    def lines(self, first: str) -> list[str]:
-        """Return the indented blocks of the page that begin so, without their indent."""
-        blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", self.TEXT, re.MULTILINE)
-        (block,) = (one for one in map(textwrap.dedent, blocks) if one.strip().startswith(first))
-        return block.strip().splitlines()
-
-    def test_curl(self, open_door, photograph, tmp_path):
-        if shutil.which("curl") is None:
-            pytest.skip("there is no curl")
-        (tmp_path / "docs").mkdir()
-        for name in ("docs/street.jpg", "a.jpg", "b.jpg"):
-            (tmp_path / name).write_bytes(encoded(photograph, format="JPEG"))
-        for line in self.lines("curl -F image"):
-            words = shlex.split(line.replace("http://127.0.0.1:8000", open_door.url))
-            done = subprocess.run(
-                [*words, "--fail", "--silent"], cwd=tmp_path, capture_output=True, timeout=60
-            )
-            assert done.returncode == 0, line
-        assert Image.open(tmp_path / "overlay.jpg").format == "JPEG"
-        assert Image.open(tmp_path / "mask.png").mode == "P"
-
-    def test_python(self, open_door, predictor, monkeypatch):
-        monkeypatch.chdir(ROOT)
-        code = "\n".join(self.lines("import httpx")).replace("http://127.0.0.1:8000", open_door.url)
-        names: dict[str, Any] = {}
-        exec(code, names)
-        np.testing.assert_array_equal(names["mask"], predictor("docs/street.jpg").mask)
