@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench import ablation, cards, cpp_runtime, export, patching, report, results, small_calls
+from bench import ablation, cards, cpp_runtime, export, film, patching, report, results, small_calls
 from bench.campaign import modelled
 from bench.campaign.models import EAGER, TABLE
 from bench.rivals import page as rivals
@@ -405,6 +405,11 @@ def served() -> str:
     return _of_each_machine("serve", serving.tables)
 
 
+def filmed() -> str:
+    """Return what bench.film measured last on each machine."""
+    return _of_each_machine("film", film.table)
+
+
 def exported() -> str:
     """Return what bench.export measured last on each machine; masks and times may be of two runs."""
     found = []
@@ -467,6 +472,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/export.md": {"exported": exported},
     "docs/patching.md": {"patched": patched},
     "docs/serving.md": {"serving": served},
+    "docs/film.md": {"film": filmed},
     "docs/depthwise.md": {"family": family},
     "docs/rivals.md": {"rivals": rivals.documents, "published": rivals.published},
 }

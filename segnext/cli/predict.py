@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from segnext.cli._batch import Plan
+    from segnext.cli._films import Filmed
     from segnext.predict.predictor import Predictor
 
 LONGEST = 2000  # characters of a line about a failure
@@ -34,9 +35,13 @@ LONGEST = 2000  # characters of a line about a failure
 @expanded
 def predict(
     inputs: Annotated[
-        list[str],
-        typer.Argument(metavar="PHOTO|FOLDER|GLOB", help="Images, folders of images, quoted patterns."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="PHOTO|FOLDER|GLOB|FILM",
+            help="Images, folders of images, quoted patterns; films, animated images, frames/%06d.png.",
+            show_default=False,
+        ),
+    ] = None,
     weights: Weights = "camvid",
     output: Annotated[Path, output_option("Folder for the results.")] = Path("predictions"),
     options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
@@ -47,6 +52,15 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an earlier call stopped; images that are done stay.")
     ] = False,
+    camera: Annotated[
+        str | None, typer.Option(help="A live source: 0, /dev/video2, rtsp://...; until Ctrl-C or --frames.")
+    ] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Films: write the mask of each frame too.")] = False,
+    frames: Annotated[int | None, typer.Option(min=1, help="Films: end after this many frames.")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1000, help="Frames per second of numbered images. [default: 25]"),
+    ] = None,
     device: Device = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"],
@@ -63,7 +77,7 @@ def predict(
         typer.Option(min=1, help="Largest image to read; default: Pillow's safety limit, 179 million."),
     ] = None,
 ) -> None:
-    """Segment photographs: a mask and an overlay for each, and statistics of all.
+    """Segment photographs and films: masks, overlays, and statistics.
 
     Examples:
 
@@ -75,6 +89,10 @@ def predict(
 
       segnext predict huge.tif --mode slide --crop 1024 --stride 768 -o out/
 
+      segnext predict clip.mp4 -o out/
+
+      segnext predict --camera 0 -o out/
+
       torchrun --nproc-per-node 4 -m segnext predict photos/ -o out/
 
     For street.jpg the folder gets street_mask.png (pixels are class ids, the palette is the classes' colours)
@@ -83,7 +101,14 @@ def predict(
     that was stopped or killed goes on with --resume, which leaves out what is done unless the photograph changed: until
     the end, predictions.jsonl has a line per finished image. Several processes, one per GPU, share the images; --resume
     may have another number of them. On CPUs torchrun gives each one thread: say --threads.
+
+    For clip.mp4 the folder gets clip_overlay.mp4, clip_frames.jsonl (the shares of the classes in each frame),
+    clip_film.json (frames, times, mean shares) and, with --masks, clip_masks/000000.png and so on. Films, animated
+    images, numbered images and --camera need pip install 'segnext[video]'. Ctrl-C ends a film after the current frame,
+    and its results are whole.
     """
+    from dataclasses import replace
+
     from rich.console import Console
 
     from segnext.cli._batch import STOPPED, Done, segment_all
@@ -94,30 +119,55 @@ def predict(
 
     if resume and overwrite:
         raise ValueError("predict: --resume and --overwrite must not both be given, got both; choose one")
+    films: list[str] = []
+    if not inputs and camera is None:
+        raise ValueError("predict: inputs must name photographs or films, got nothing; or use --camera 0")
+    if inputs:
+        from segnext.cli._films import split_films
+
+        films, inputs = split_films(inputs)
     with joined_ranks("predict", choose_device(device_for(weights, device)), "go on with --resume") as (
         ranks,
         chosen,
     ):
         notes = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not ranks.is_first)
-        plan = ranks.of_first(lambda: _plan(inputs, output, overlay, resume, overwrite))
+        if (films or camera is not None) and ranks.count > 1:
+            raise ValueError(
+                f"predict: films must run in one process, got {ranks.count}; give each process its own films"
+            )
+        plan = ranks.of_first(lambda: _plan(inputs or [], output, overlay, resume, overwrite))
+        names = _film_names(films, camera, output, resume, overwrite) if films or camera is not None else {}
         for note in plan.notes:
             notes.print(f"segnext: note: {note}", markup=False)
         done = Done(failures=plan.failures, status=1 if plan.failures else 0)
-        if plan.results:
+        filmed: Filmed | None = None
+        if plan.results or names:
             predictor = _predictor(weights, chosen, dtype, options, threads, matmul_precision, value_range)
             _set_pixel_limit(max_pixels)
             run = _run(predictor, weights, alpha if overlay else None)
-            done = segment_all(predictor, run, plan, output, alpha, resume, ranks, notes)
+            if plan.results:
+                done = segment_all(predictor, run, plan, output, alpha, resume, ranks, notes)
+            if names and done.status != STOPPED:
+                from segnext.cli._films import FilmOptions, segment_films
+
+                wanted = FilmOptions(output, overlay, alpha, masks, frames, rate, run)
+                filmed = segment_films(predictor, names, camera, wanted, resume, notes)
+                done = replace(
+                    done, failures=[*done.failures, *filmed.failures], status=max(done.status, filmed.status)
+                )
     if ranks.is_first:
         if done.summary and as_json:
             print(done.summary)
         elif done.summary:
             console = Console(highlight=False, soft_wrap=True)
             _report(console, output, done.records, str(predictor.inference))
+        if filmed is not None:
+            _show_films(filmed, output, as_json)
         for failure in done.failures:
             notes.print(f"segnext: {one_line(failure, LONGEST)}", markup=False)
     if done.status:
-        said = f"{len(done.records)} of {len(plan.results) + len(plan.failures)} done, {len(done.failures)} failed"
+        finished = len(done.records) + (len(filmed.summaries) if filmed is not None else 0)
+        said = f"{finished} of {len(plan.results) + len(plan.failures) + len(names)} done, {len(done.failures)} failed"
         notes.print(f"segnext: {said}{'; stopped, go on with --resume' * (done.status == STOPPED)}")
         raise typer.Exit(done.status)
 
@@ -139,6 +189,31 @@ def _plan(inputs: list[str], output: Path, overlay: bool, resume: bool, overwrit
         count = "1 file" if len(others) == 1 else f"{len(others)} files"
         notes.append(f"{count} of a result's name left out: {some}; name what is a photograph itself")
     return Plan(results, failures, notes)
+
+
+def _film_names(
+    films: list[str], camera: str | None, output: Path, resume: bool, overwrite: bool
+) -> dict[str, str]:
+    """Return for each film the name with which its results begin, if they may be written."""
+    from segnext.cli._films import expect_free, film_results
+
+    names = film_results(films, camera, output)
+    expect_free(output, names, resume, overwrite)
+    return names
+
+
+def _show_films(filmed: Filmed, output: Path, as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+
+    from segnext.cli._films import show
+
+    for summary in filmed.summaries:
+        if as_json:
+            print(json.dumps(summary))
+        else:
+            show(Console(highlight=False, soft_wrap=True), summary, output)
 
 
 def _predictor(

@@ -79,7 +79,7 @@ def add_legend(
 
 
 def draw_legend(
-    size: tuple[int, int], entries: Sequence[tuple[int, str, tuple[int, int, int], float]]
+    size: tuple[int, int], entries: Sequence[tuple[int, str, tuple[int, int, int], float | None]]
 ) -> Image.Image | None:
     """Draw the panel that lists colours, names and shares in columns.
 
@@ -87,7 +87,7 @@ def draw_legend(
 
     Args:
         size: width and height of the picture above the panel; letters grow with it.
-        entries: (class id, name, colour, share of the pixels 0..1), in the order to be listed.
+        entries: (class id, name, colour, share of the pixels 0..1 or None: not shown), in the order to be listed.
 
     Returns:
         RGB, at least as wide as the picture; None without entries.
@@ -97,7 +97,7 @@ def draw_legend(
     font = ImageFont.load_default(text_size)
     swatch, gap, margin, line = text_size, text_size // 2, text_size, round(1.7 * text_size)
     rows = [
-        (*_label(class_id, name, text_size), colour, _percent(share))
+        (*_label(class_id, name, text_size), colour, "" if share is None else _percent(share))
         for class_id, name, colour, share in entries
     ]
     if not rows:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import segnext
+from bench.film import write_clip
 from segnext.models import dialects
 from segnext.weights import save
 from tests.data.synthetic import CLASSES, COLOURS, write_data_set
@@ -64,6 +65,14 @@ def prepare(folder: Path, text: str) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / "docs" / "street.jpg", folder / name)
     write_data_set(folder).rename(folder / "mine.yaml")
+    if "clip.mp4" in text:
+        write_clip(folder / "clip.mp4", *SIZE[::-1], 4)
+    if "moving.gif" in text:
+        small.save(folder / "moving.gif", save_all=True, append_images=[photograph.rotate(9).resize(SIZE)])
+    if "frames/%06d.png" in text:
+        (folder / "frames").mkdir()
+        for index in range(2):
+            small.save(folder / f"frames/{index:06d}.png")
     for module in ("networks.py", "my_project/networks.py"):
         (folder / module).parent.mkdir(exist_ok=True)
         (folder / module).write_text(MODULE)

@@ -29,7 +29,7 @@ FLOORS = (
     ("create", "deployment", "measure"),
     ("export",),
     ("predict", "patching"),
-    ("integrations", "serve"),
+    ("integrations", "serve", "film"),
     ("evaluation",),
     ("training",),
 )
