@@ -90,7 +90,7 @@ def test_tables():
             Ceilings(1, 1, ()),
             [
                 Row(tables.OVERHEAD, "T", times),
-                Row(tables.LOAD, "3 times 200 at once", times, notes={"statuses": {"200": 600}, **notes}),
+                Row(tables.LOAD, "3 times 200, one by one", times, notes={"statuses": {"200": 600}, **notes}),
                 Row(tables.FAULTS, "60 s", {}, notes={"answers": {"bomb": {"413": 7, "503": 1}}, **counted}),
             ],
         )
@@ -102,7 +102,8 @@ def test_tables():
         "91%",
         "1,000",
         "413: 7, 503: 1",
-        "0 without an answer",
+        "0 of them without an answer",
+        "500, 600, 550",
         "600 MB at most",
     ):
         assert part in text
