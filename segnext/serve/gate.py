@@ -86,7 +86,7 @@ class Gate:
     def _expect_allowed(self, scope: Scope, headers: Headers) -> None:
         method, path = scope["method"], scope["path"]
         # uvicorn's own limit holds only for what comes in several pieces.
-        size = len(scope["raw_path"]) + len(scope["query_string"])
+        size = len(path.encode()) + len(scope["query_string"])
         if size + sum(len(name) + len(value) + 4 for name, value in headers.raw) > HEADERS:
             raise ServiceError(
                 "headers_too_large",
