@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from segnext.atomic import remove_leftovers
 from segnext.cli._journal import Journal, Part
 from segnext.cli._paths import real_path
+from segnext.cli._show import save_shown
 from segnext.data.images import ImageError
 from segnext.locks import sole_use
 from segnext.one_line import one_line
@@ -31,7 +32,7 @@ class Plan:
     """What is to be done, in all processes.
 
     Attributes:
-        results: for each image the files of its mask and its overlay, if it gets one.
+        results: for each image the files of its mask, of its overlay, and of what `--show` names, by kind.
         failures: a line for each input without an image.
         notes: what is left out.
     """
@@ -151,7 +152,7 @@ def _segment(
 
     Args:
         predictor: the model.
-        results: for each image of this process the files of its mask and its overlay, if it gets one.
+        results: for each image of this process the files of its results by kind.
         alpha: strength of the overlay's colours.
         journal: gets the record of each image when its files are written.
         work: of all processes; the next image is not begun when it is over.
@@ -192,7 +193,7 @@ def _segment_one(
     journal: Journal | Part,
     failures: list[str],
 ) -> None:
-    """Write mask, overlay and record; without an overlay, the mask counts."""
+    """Write mask, overlay, what is shown, and the record; the mask counts without the others."""
     record = journal.begin(file)
     prediction = predictor(file)
     prediction.save_mask(paths["mask"])
@@ -202,6 +203,10 @@ def _segment_one(
             names["overlay"] = prediction.save_overlay(paths["overlay"], alpha).name
         except Exception as error:
             failures.append(f"{_line(file, error)}; its mask is written, its overlay is not")
+    try:
+        names |= save_shown(predictor, prediction, file, paths)
+    except Exception as error:
+        failures.append(f"{_line(file, error)}; its mask is written, what --show names is not")
     journal.add({**record, **names, **_facts(prediction)})
 
 

@@ -17,9 +17,12 @@ from typing import Any
 
 from segnext.atomic import append_text, replace_text, whole_lines
 from segnext.cli._paths import real_path
+from segnext.cli._show import KINDS as SHOWN
 from segnext.one_line import one_line
 
 SUMMARY, JOURNAL = "predictions.json", "predictions.jsonl"
+
+KINDS = ("mask", "overlay", *SHOWN)  # results of an image: a record has the names of their files
 
 # Results of other settings than these would be other results.
 _DETERMINING = ("weights_digest", "dtype", "matmul_precision", "inference", "preprocessing", "overlay")
@@ -98,7 +101,7 @@ class Journal:
         _remove(parts)
 
     def left(self, results: Mapping[Path, Mapping[str, Path]]) -> list[Path]:
-        """Return the images that are not done; `results` are for each image the files of its mask and overlay."""
+        """Return the images that are not done; `results` are for each image the files by kind."""
         return [image for image, files in results.items() if not self.is_done(image, files)]
 
     def is_done(self, image: Path, results: Mapping[str, Path]) -> bool:
@@ -113,7 +116,7 @@ class Journal:
         """Refuse results that would replace those of another image: names depend on all images of a call.
 
         Args:
-            results: for each image the files of its mask and its overlay, if it gets one.
+            results: for each image the files of its results by kind.
 
         Raises:
             ValueError: a record of another image names one of the files.
@@ -121,7 +124,7 @@ class Journal:
         owners = {
             Path(record[kind]).stem: file
             for file, record in self.records.items()
-            for kind in ("mask", "overlay")
+            for kind in KINDS
             if kind in record
         }
         for image, files in results.items():
@@ -214,7 +217,7 @@ def _in_its_place(record: dict[str, Any]) -> dict[str, Any]:
 
 def _is_record(record: Mapping[str, Any]) -> bool:
     """Return whether what the summary shows of an image is there, each of its kind."""
-    texts = [record["image"], record["file"], record["mask"], record.get("overlay", "")]
+    texts = [record["image"], record["file"], record["mask"], *(record.get(kind, "") for kind in KINDS)]
     numbers = [record[name] for name in ("bytes", "modified_ns", "width", "height", "seconds")]
     numbers += record["statistics"].values()
     return all(isinstance(text, str) for text in texts) and all(
@@ -223,7 +226,7 @@ def _is_record(record: Mapping[str, Any]) -> bool:
 
 
 def _is_complete(output: Path, record: Mapping[str, Any]) -> bool:
-    return all(os.path.isfile(output / record[kind]) for kind in ("mask", "overlay") if kind in record)
+    return all(os.path.isfile(output / record[kind]) for kind in KINDS if kind in record)
 
 
 def _earlier(output: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from segnext.cli._journal import JOURNAL, SUMMARY
+from segnext.cli._journal import JOURNAL, KINDS, SUMMARY
 from segnext.cli._options import (
     Device,
     InferenceOptions,
@@ -20,6 +20,7 @@ from segnext.cli._options import (
     parse_numbers,
 )
 from segnext.cli._paths import real_path
+from segnext.cli._show import TITLES, expect_shown, parse_shown
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,13 @@ def predict(
     output: Annotated[Path, output_option("Folder for the results.")] = Path("predictions"),
     options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
     overlay: Annotated[bool, typer.Option(help="Also draw overlays with a legend.")] = True,
+    show: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help=f"Also draw {', '.join(TITLES)} or features[:STAGE]; several with commas, or --show again.",
+        ),
+    ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Strength of the overlay's colours.")] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help=f"Print {SUMMARY} to the standard output.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
@@ -87,6 +95,8 @@ def predict(
 
       segnext predict photos/ --weights model.onnx -o out/
 
+      segnext predict street.jpg --show confidence,features -o out/
+
       segnext predict huge.tif --mode slide --crop 1024 --stride 768 -o out/
 
       segnext predict clip.mp4 -o out/
@@ -101,6 +111,9 @@ def predict(
     that was stopped or killed goes on with --resume, which leaves out what is done unless the photograph changed: until
     the end, predictions.jsonl has a line per finished image. Several processes, one per GPU, share the images; --resume
     may have another number of them. On CPUs torchrun gives each one thread: say --threads.
+
+    With --show there are pictures such as street_confidence.png and street_features3.png, which show how sure the
+    model is at each pixel, and what a stage of its encoder tells apart.
 
     For clip.mp4 the folder gets clip_overlay.mp4, clip_frames.jsonl (the shares of the classes in each frame),
     clip_film.json (frames, times, mean shares) and, with --masks, clip_masks/000000.png and so on. Films, animated
@@ -119,6 +132,7 @@ def predict(
 
     if resume and overwrite:
         raise ValueError("predict: --resume and --overwrite must not both be given, got both; choose one")
+    shown = parse_shown(show or [])
     films: list[str] = []
     if not inputs and camera is None:
         raise ValueError("predict: inputs must name photographs or films, got nothing; or use --camera 0")
@@ -126,6 +140,11 @@ def predict(
         from segnext.cli._films import split_films
 
         films, inputs = split_films(inputs)
+    if shown and (films or camera is not None):
+        got = films[0] if films else f"--camera {camera}"
+        raise ValueError(
+            f"predict: --show must come with photographs alone, got {one_line(got)}; leave it out"
+        )
     with joined_ranks("predict", choose_device(device_for(weights, device)), "go on with --resume") as (
         ranks,
         chosen,
@@ -135,7 +154,7 @@ def predict(
             raise ValueError(
                 f"predict: films must run in one process, got {ranks.count}; give each process its own films"
             )
-        plan = ranks.of_first(lambda: _plan(inputs or [], output, overlay, resume, overwrite))
+        plan = ranks.of_first(lambda: _plan(inputs or [], output, overlay, shown, resume, overwrite))
         names = _film_names(films, camera, output, resume, overwrite) if films or camera is not None else {}
         for note in plan.notes:
             notes.print(f"segnext: note: {note}", markup=False)
@@ -143,6 +162,7 @@ def predict(
         filmed: Filmed | None = None
         if plan.results or names:
             predictor = _predictor(weights, chosen, dtype, options, threads, matmul_precision, value_range)
+            expect_shown(predictor, shown)
             _set_pixel_limit(max_pixels)
             run = _run(predictor, weights, alpha if overlay else None)
             if plan.results:
@@ -172,7 +192,9 @@ def predict(
         raise typer.Exit(done.status)
 
 
-def _plan(inputs: list[str], output: Path, overlay: bool, resume: bool, overwrite: bool) -> Plan:
+def _plan(
+    inputs: list[str], output: Path, overlay: bool, shown: tuple[str, ...], resume: bool, overwrite: bool
+) -> Plan:
     """Find the images, and names for their results."""
     from segnext.cli._batch import Plan
     from segnext.cli._inputs import RESULT_ENDINGS, find_images, result_names
@@ -180,7 +202,9 @@ def _plan(inputs: list[str], output: Path, overlay: bool, resume: bool, overwrit
 
     files, failures, left_out = find_images(inputs, output)
     names = result_names(files)
-    results = {file: _result_files(output, name, overlay) for file, name in zip(files, names, strict=True)}
+    results = {
+        file: _result_files(output, name, overlay, shown) for file, name in zip(files, names, strict=True)
+    }
     _expect_free(output, results, resume, overwrite)
     notes = []
     own = {name + ending for name in names for ending in RESULT_ENDINGS}
@@ -239,11 +263,11 @@ def _predictor(
     return predictor
 
 
-def _result_files(output: Path, name: str, overlay: bool) -> dict[str, Path]:
+def _result_files(output: Path, name: str, overlay: bool, shown: tuple[str, ...]) -> dict[str, Path]:
     files = {"mask": output / f"{name}_mask.png"}
     if overlay:
         files["overlay"] = output / f"{name}_overlay.jpg"
-    return files
+    return files | {kind: output / f"{name}_{kind}.png" for kind in shown}
 
 
 def _expect_free(output: Path, results: dict[Path, dict[str, Path]], resume: bool, overwrite: bool) -> None:
@@ -347,6 +371,7 @@ def _report(console: Console, output: Path, records: list[dict[str, Any]], proto
     console.print(
         ", ".join(f"{name} {100 * share:.1f} %" for name, share in present if share >= 0.0005), markup=False
     )
-    for kind in ("mask", "overlay"):
+    width = max(len(kind) for kind in KINDS if kind in record) + 1
+    for kind in KINDS:
         if kind in record:
-            console.print(f"{kind:<8}{output / record[kind]}", markup=False)
+            console.print(f"{kind:<{width}}{output / record[kind]}", markup=False)

@@ -38,7 +38,7 @@ def draw_overlay(
         An RGB image of W x H, or as wide and as much higher as the legend is.
     """
     height, width = mask.shape
-    canvas = _above(legend, (width, height))
+    canvas = above(legend, (width, height))
     left, step = (canvas.width - width) // 2, max(1, _STRIP // width)
     for top in range(0, height, step):
         bottom = min(top + step, height)
@@ -73,7 +73,7 @@ def add_legend(
     legend = draw_legend(picture.size, entries)
     if legend is None:
         return picture
-    canvas = _above(legend, picture.size)
+    canvas = above(legend, picture.size)
     canvas.paste(picture, ((canvas.width - picture.width) // 2, 0))
     return canvas
 
@@ -125,7 +125,7 @@ def draw_legend(
     return panel
 
 
-def _above(legend: Image.Image | None, size: tuple[int, int]) -> Image.Image:
+def above(legend: Image.Image | None, size: tuple[int, int]) -> Image.Image:
     """Return paper for a picture of `size`, in the middle of what is above the legend, which is drawn already."""
     if legend is None:
         return Image.new("RGB", size, PAPER)

@@ -56,13 +56,18 @@ class ExportedNetwork:
         """Say what it is."""
         return f"ExportedNetwork({self.file!r}, {self.config.architecture}, {self.runtime})"
 
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the file gives logits; if not, it gives masks."""
+        return self.description.interface.output == "logits"
+
     def forward_logits(self, images: Tensor) -> Tensor:
         """Return logits (N, K, ceil(H/8), ceil(W/8)) in float32.
 
         Raises:
             ValueError: the file gives a mask, or was written for images of another size.
         """
-        if self.description.interface.output == "mask":
+        if not self.gives_logits:
             raise ValueError(
                 f"{self.file}: output must be logits for windows, scales, mirrored views and other protocols, got a "
                 "mask; export it without --mask"
@@ -79,7 +84,7 @@ class ExportedNetwork:
         """
         sides = (images.shape[2], images.shape[3]) if size is None else plain_size(size)
         results = self._results(images)
-        if self.description.interface.output == "logits":
+        if self.gives_logits:
             self.expect_finite(results)
             return upsample_argmax(
                 two_logits(results, self.config.threshold), sides, self.config.align_corners

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from segnext.data.preprocessing import LARGEST_SHORT_SIDE, LONGEST_RATIO, Preprocessing, short_side_scale
 from segnext.data.resizing import resize
-from segnext.models.config import SegNeXtConfig
+from segnext.models import SegNeXt
+from segnext.models.config import STRIDES, SegNeXtConfig
 from segnext.models.labels import class_logits, two_logits
-from segnext.predict.windows import View, sliding_logits
+from segnext.predict.windows import View, band_rows, resized_rows, sliding_logits
 from segnext_kernels import upsample_argmax
 
 LARGEST_SCALE = 100.0  # a larger number is a mistake, and sizes that follow from it overflow
@@ -234,6 +235,89 @@ def predict_mask(
     return upsample_argmax(logits, size, model.config.align_corners)
 
 
+@torch.no_grad()
+def predict_probabilities(
+    model: Network,
+    images: Tensor,
+    preprocessing: Preprocessing | None = None,
+    inference: Inference | None = None,
+) -> Iterator[Tensor]:
+    """Yield the probability of every class at every pixel, as bands of rows from top to bottom.
+
+    They are the softmax of the logits at the images' size, averaged over scales and mirrored views. A model with a
+    threshold has the sigmoid of its logit for class 1, and the rest for class 0. Beside the logits as the network
+    gives them, a few bands of 32 MB are in memory, whatever K is; windows that see a resized image hold all logits.
+
+    Args:
+        model: in evaluation mode.
+        images: (N, 3, H, W) uint8 RGB on the model's device.
+        preprocessing: makes the network's input; ImageNet's numbers by default. Its `short_side` is not used.
+        inference: the protocol; the whole image once by default.
+
+    Yields:
+        (N, K, rows, W) float32, which the caller may change.
+
+    Raises:
+        RuntimeError: the model is in training mode. TypeError: images of another dtype. NonFiniteError: there are
+            NaN or Inf among the logits. ValueError: an exported file gives masks.
+    """
+    inference, preprocessing = inference or Inference(), preprocessing or Preprocessing()
+    _check(model, images)
+    size = (images.shape[2], images.shape[3])
+    corners, threshold = model.config.align_corners, model.config.threshold
+    logits = []
+    for scale in inference.scales:
+        for mirrored in (False, True) if inference.flip else (False,):
+            view = _view(images, preprocessing, inference, scale, mirrored)
+            if inference.views == 1 and inference.mode == "slide" and view.pixels.shape[2:] == size:
+                for band in _sliding_logits(model, view, inference):
+                    yield class_logits(band, threshold).softmax(1)
+                return
+            seen = _view_logits(model, view, inference)
+            logits.append(class_logits(seen.flip(3) if mirrored else seen, threshold))
+    step = band_rows(len(images) * model.config.num_classes * size[1])
+    for first in range(0, size[0], step):
+        last = min(first + step, size[0])
+        total = _resized_band(logits[0], first, last, size, corners).softmax(1)
+        for seen in logits[1:]:
+            total += _resized_band(seen, first, last, size, corners).softmax(1)
+        yield total.div_(len(logits))
+
+
+@torch.no_grad()
+def encoder_features(
+    model: SegNeXt,
+    images: Tensor,
+    stage: int,
+    preprocessing: Preprocessing | None = None,
+    inference: Inference | None = None,
+) -> Tensor:
+    """Return what a stage of the encoder makes of whole images, seen once, at the protocol's size for scale 1.
+
+    Args:
+        model: in evaluation mode.
+        images: (N, 3, H, W) uint8 RGB on the model's device.
+        stage: 1 to 4.
+        preprocessing: makes the network's input; ImageNet's numbers by default. Its `short_side` is not used.
+        inference: the protocol, of which `mode`, `scales` and `flip` are not used.
+
+    Returns:
+        (N, C, ceil(h/s), ceil(w/s)) float32, s = 4, 8, 16 or 32, of images that were resized to h x w.
+
+    Raises:
+        ValueError: there is no such stage. RuntimeError: the model is in training mode. TypeError: images of another
+            dtype.
+    """
+    if stage not in range(1, len(STRIDES) + 1):
+        raise ValueError(f"features: stage must be from 1 to {len(STRIDES)}, got {stage!r}")
+    _check(model, images)
+    view = _view(images, preprocessing or Preprocessing(), inference or Inference(), 1.0, False)
+    with torch.inference_mode():
+        features = model.forward_features(view.window(0, 0, *view.size))[stage - 1]
+    height, width = (-(-side // STRIDES[stage - 1]) for side in view.pixels.shape[2:])  # no padding
+    return features[:, :, :height, :width].float()
+
+
 def _view(
     images: Tensor, preprocessing: Preprocessing, inference: Inference, scale: float, mirrored: bool
 ) -> View:
@@ -286,6 +370,16 @@ def _resize_logits(logits: Tensor, size: tuple[int, int], align_corners: bool) -
     if tuple(logits.shape[2:]) == tuple(size):
         return logits
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def _resized_band(
+    logits: Tensor, first: int, last: int, size: tuple[int, int], align_corners: bool
+) -> Tensor:
+    """Return the rows `first` to `last` of what `_resize_logits` makes."""
+    if tuple(logits.shape[2:]) == tuple(size):
+        return logits[:, :, first:last]
+    rows = resized_rows(logits, first, last, size[0], align_corners)
+    return _resize_logits(rows, (last - first, size[1]), align_corners)
 
 
 def _ids(scores: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class Prediction:
             picture.putpalette(self.palette.tobytes())
         else:
             picture = Image.fromarray(self.mask.astype(np.uint16))
-        return _encoded(picture, format="PNG")
+        return encoded(picture, format="PNG")
 
     def save_overlay(self, path: str | os.PathLike[str], alpha: float = 0.5) -> Path:
         """Write `overlay_file(alpha)`, a JPEG, or a PNG beside it if a side is longer than a JPEG's can be.
@@ -84,8 +84,8 @@ class Prediction:
         """Return `overlay` as a file: "JPEG", or "PNG" if a side is longer than a JPEG's can be, and its bytes."""
         picture = self.overlay(alpha, legend)
         if max(picture.size) > LARGEST_JPEG:
-            return "PNG", _encoded(picture, format="PNG")
-        return "JPEG", _encoded(picture, format="JPEG", quality=92, subsampling=0)
+            return "PNG", encoded(picture, format="PNG")
+        return "JPEG", encoded(picture, format="JPEG", quality=92, subsampling=0)
 
     def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
         """Return the photograph tinted with the class colours.
@@ -124,7 +124,8 @@ class Prediction:
         return counts
 
 
-def _encoded(picture: Image.Image, **options: Any) -> memoryview:
+def encoded(picture: Image.Image, **options: Any) -> memoryview:
+    """Return a picture as a file in memory; `options` are Pillow's."""
     content = io.BytesIO()
     picture.save(content, **options)
     return content.getbuffer()

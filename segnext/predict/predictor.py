@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -28,8 +29,10 @@ from segnext.drawing.palette import distinct_palette
 from segnext.export.network import ExportedNetwork, open_exported
 from segnext.export.targets import device_for, is_exported
 from segnext.models import MSCAN, SegNeXt
+from segnext.models.config import STAGES
 from segnext.models.finite import expect_values
-from segnext.predict.inference import Inference, Network, predict_mask
+from segnext.predict.inference import Inference, Network, encoder_features, predict_mask
+from segnext.predict.inspection import MAPS, inspect
 from segnext.predict.prediction import Prediction
 from segnext.weights.foreign import from_module
 
@@ -144,24 +147,81 @@ class Predictor:
             )
         return self._segment(pixels)
 
+    def inspect(
+        self, image: str | os.PathLike[str] | np.ndarray | Image.Image, maps: Sequence[str] = MAPS
+    ) -> dict[str, np.ndarray]:
+        """Return how sure the model is at each pixel of one photograph; this takes about the time of a mask.
+
+        The probabilities p1 >= p2 >= ... of the K classes are those that the mask is made from: bilinearly resized
+        logits through a softmax, averaged over scales and mirrored views. They are computed in bands of rows.
+
+        Args:
+            image: as for a call.
+            maps: some of ``"confidence"``: p1; ``"entropy"``: -sum(p log p) / log K; ``"margin"``: p1 - p2.
+
+        Returns:
+            For each name (H, W) float32 within 0..1.
+
+        Raises:
+            ValueError: no such map, or the model is an exported file that gives masks. Others as for a call.
+        """
+        pixels = _pixels(image, self.preprocessing)
+        with self._computing(*pixels.shape[:2]):
+            images = _batch([pixels]).to(self.device)
+            return inspect(self._network, images, self.preprocessing, self.inference, maps)
+
+    def features(
+        self, image: str | os.PathLike[str] | np.ndarray | Image.Image, stage: int = STAGES
+    ) -> np.ndarray:
+        """Return the encoder's features of one whole photograph, at the protocol's size for scale 1.
+
+        The model computes them, and not its deployed copy.
+
+        Args:
+            image: as for a call.
+            stage: 1 to 4.
+
+        Returns:
+            (C, ceil(h/s), ceil(w/s)) float32, s = 4, 8, 16 or 32, where h x w is the size that the network sees.
+
+        Raises:
+            ValueError: no such stage, or the model is an exported file. Others as for a call.
+        """
+        if isinstance(self.model, ExportedNetwork):
+            raise ValueError(
+                f"{self.model.file}: features must be of a model in PyTorch, got an exported file; use the weights "
+                "that it was made from"
+            )
+        pixels = _pixels(image, self.preprocessing)
+        with self._computing(*pixels.shape[:2]):
+            images = _batch([pixels]).to(self.device)
+            features = encoder_features(self.model, images, stage, self.preprocessing, self.inference)
+            return np.asarray(features[0].cpu())
+
     def _segment(self, pixels: Sequence[np.ndarray]) -> list[Prediction]:
         """Return the predictions of arrays (H, W, C) of one shape."""
         start = time.perf_counter()
-        try:
+        with self._computing(*pixels[0].shape[:2]):
             images = _batch(pixels).to(self.device)
-            autocast = self.dtype != torch.float32 and isinstance(self._network, SegNeXt)
-            with torch.autocast(self.device.type, self.dtype, enabled=autocast):
-                ids = predict_mask(self._network, images, self.preprocessing, self.inference)
+            ids = predict_mask(self._network, images, self.preprocessing, self.inference)
             masks = ids.cpu().numpy()
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            raise MemoryError(self._too_large(*pixels[0].shape[:2])) from None
         seconds = time.perf_counter() - start
         return [
             Prediction(mask, rgb_view(one), self.classes, self.palette, seconds)
             for mask, one in zip(masks, pixels, strict=True)
         ]
+
+    @contextmanager
+    def _computing(self, height: int, width: int) -> Iterator[None]:
+        """Compute in `dtype`, and say in one line that images of this size need more memory than there is."""
+        autocast = self.dtype != torch.float32 and isinstance(self._network, SegNeXt)
+        try:
+            with torch.autocast(self.device.type, self.dtype, enabled=autocast):
+                yield
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise MemoryError(self._too_large(height, width)) from None
 
     def _too_large(self, height: int, width: int) -> str:
         """Say that an image needs more memory than there is, and what needs less."""

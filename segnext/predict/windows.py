@@ -88,7 +88,7 @@ def sliding_logits(
         for first in range(upper, lower, step):
             last = min(first + step, lower)
             total = sum(
-                _resized_rows(logits, first - top, last - top, rows, align_corners)
+                resized_rows(logits, first - top, last - top, rows, align_corners)
                 for top, logits in seeing.items()
             )
             assert isinstance(total, Tensor)  # every row is seen by a window
@@ -97,10 +97,14 @@ def sliding_logits(
             yield band.div_(coverage)[..., :shown_columns]
 
 
+def band_rows(numbers: int) -> int:
+    """Return how many rows of so many numbers each a band has."""
+    return max(1, _BAND // max(1, numbers))
+
+
 def _band(count: int, classes: int, size: tuple[int, int], device: torch.device) -> Tensor:
     """Return room for a band of at most `size`, channels_last: there, argmax takes an eighth of the time."""
-    rows = min(max(1, _BAND // (count * classes * size[1])), size[0])
-    shape = (count, classes, rows, size[1])
+    shape = (count, classes, min(band_rows(count * classes * size[1]), size[0]), size[1])
     return torch.empty(shape, device=device, memory_format=torch.channels_last)
 
 
@@ -126,7 +130,7 @@ def _row_of_windows(
     return row
 
 
-def _resized_rows(logits: Tensor, first: int, last: int, extent: int, align_corners: bool) -> Tensor:
+def resized_rows(logits: Tensor, first: int, last: int, extent: int, align_corners: bool) -> Tensor:
     """Return the rows `first` to `last` of what F.interpolate makes of (N, K, h, w) for `extent` rows and w columns."""
     height = logits.shape[2]
     position = torch.arange(first, last, dtype=torch.float32, device=logits.device)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from segnext.drawing.palette import _lab, distinct_palette
+from segnext.drawing.palette import distinct_palette, lab_of
 
 
 def smallest_distance(palette: np.ndarray) -> float:
-    lab = _lab(palette.astype(float))
+    lab = lab_of(palette.astype(float))
     distances = np.sqrt(((lab[:, None] - lab[None]) ** 2).sum(-1))
     return float(distances[~np.eye(len(lab), dtype=bool)].min())
 
@@ -29,11 +29,11 @@ def test_more_classes_than_colours():
 
 
 def test_nothing_near_black_or_white():
-    lightness = _lab(distinct_palette(256).astype(float))[:, 0]
+    lightness = lab_of(distinct_palette(256).astype(float))[:, 0]
     assert lightness.min() > 25 and lightness.max() < 92
 
 
 def test_lab_of_known_colours():
     # sRGB red and white, from the CIE definitions (D65).
-    np.testing.assert_allclose(_lab(np.array([[255.0, 0, 0]]))[0], [53.24, 80.09, 67.20], atol=0.05)
-    np.testing.assert_allclose(_lab(np.array([[255.0, 255, 255]]))[0], [100, 0, 0], atol=0.05)
+    np.testing.assert_allclose(lab_of(np.array([[255.0, 0, 0]]))[0], [53.24, 80.09, 67.20], atol=0.05)
+    np.testing.assert_allclose(lab_of(np.array([[255.0, 255, 255]]))[0], [100, 0, 0], atol=0.05)
