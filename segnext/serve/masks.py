@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import contourpy
 import numpy as np
+
+# contourpy holds about 32 bytes per pixel, more than all else that an image needs: one class is traced at a time.
+_TRACING = threading.Lock()
 
 
 def runs(mask: np.ndarray) -> list[int]:
@@ -64,10 +68,13 @@ def _outlines(inside: np.ndarray) -> list[list[list[float]]]:
     part = inside[top : rows[-1] + 1, left : columns[-1] + 1]
     # A border of other pixels closes the outlines; with it, the first centre of `part` is at 1, and shall be at 0.5.
     level = np.pad(part, 1).astype(np.float32)
-    contours = contourpy.contour_generator(z=level, fill_type=contourpy.FillType.OuterOffset)
+    with _TRACING:
+        contours = contourpy.contour_generator(z=level, fill_type=contourpy.FillType.OuterOffset)
+        filled = contours.filled(0.5, np.inf)
+        del contours
     shift = (left - 0.5, top - 0.5)
     found = []
-    for points, offsets in zip(*contours.filled(0.5, np.inf), strict=True):
+    for points, offsets in zip(*filled, strict=True):
         rings = [points[start : end - 1] + shift for start, end in zip(offsets, offsets[1:], strict=False)]
         found.append([_corners(ring).ravel().tolist() for ring in rings])
     return found
