@@ -187,7 +187,7 @@ def _check_request(
     if head == "strict" and wanted is not None and classes not in (None, wanted):
         raise ValueError(
             f"create_model: num_classes must be {classes} as in {origin}, got {wanted}; "
-            "pass head='reinit' to train a new classifier"
+            "pass head='reinit' (segnext train: --head reinit) to train a new classifier"
         )
 
 

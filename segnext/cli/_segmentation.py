@@ -168,5 +168,5 @@ def expect_classes(command: str, data: DataConfig, weights: str, config: ModelCo
     if not isinstance(config, SegNeXtConfig) or config.num_classes != len(data.classes):
         raise ValueError(
             f"{command}: weights must be a SegNeXt of {len(data.classes)} classes for {data.name}, got "
-            f"{weights}: {config.architecture} of {config.num_classes}"
+            f"{weights}: {config.architecture} of {config.num_classes}; segnext train --head reinit makes some of them"
         )

@@ -112,7 +112,7 @@ def test_new_classes_for_old_weights(segnext, data, trained, tmp_path):
     four = write_yaml(data.with_name("four.yaml"), classes=[*CLASSES, "tree"], palette=None)
     command = ("train", four, "-o", tmp_path / "run", *SHORT, "--steps", 1, "--weights", weights)
     message = failure(segnext(*command))
-    assert "num_classes must be 3" in message and "reinit" in message
+    assert "num_classes must be 3" in message and "--head reinit" in message
     status, _, _ = segnext(*command, "--head", "reinit", "--lr", "1e-9", "--ema", "0")
     assert status == 0
     old, new = (
@@ -383,5 +383,5 @@ def test_val_checks_the_labels_first(segnext, trained, tmp_path):
 def test_val_needs_weights_of_the_data_s_classes(segnext, data, trained, tmp_path):
     two = write_yaml(data.with_name("two.yaml"), classes=CLASSES[:2], palette=None)
     message = failure(segnext("val", two, "-w", trained[1]))
-    assert "weights must be a SegNeXt of 2 classes for houses, got" in message and "segnext_t of 3" in message
+    assert "weights must be a SegNeXt of 2 classes for houses, got" in message and "segnext_t of 3; segnext train" in message
     assert "nothing.pth" in failure(segnext("val", data, "-w", tmp_path / "nothing.pth"))
