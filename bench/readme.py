@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench import ablation, cards, cpp_runtime, export, film, patching, report, results, small_calls
+from bench import ablation, cards, cpp_runtime, export, film, guide, patching, report, results, small_calls
 from bench.campaign import modelled
 from bench.campaign.models import EAGER, TABLE
 from bench.rivals import page as rivals
@@ -474,6 +474,8 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/serving.md": {"serving": served},
     "docs/film.md": {"film": filmed},
     "docs/depthwise.md": {"family": family},
+    "docs/choosing.md": {"choices": guide.choices},
+    "docs/protocols.md": {"recipes": guide.recipes, "accuracies": guide.accuracies},
     "docs/rivals.md": {"rivals": rivals.documents, "published": rivals.published},
 }
 

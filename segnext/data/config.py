@@ -173,8 +173,9 @@ def load_data_config(name_or_path: str | Path, root: str | Path | None = None) -
     path = _file(name_or_path)
     content = _read(path)
     if root is None and "path" not in content:
+        own = "" if str(name_or_path) in list_sets() else f", or the line path: . to {path} (it lies there)"
         raise ValueError(
-            f"data: {path.stem} must be told its folder; add --root DIR (the data set lies in DIR)"
+            f"data: {path.stem} must be told its folder; add --root DIR (the data set lies in DIR){own}"
         )
     base = (
         Path(os.path.expanduser(root))

@@ -46,8 +46,12 @@ def test_folders_are_relative_to_the_yaml_or_to_root(houses, tmp_path, monkeypat
     assert len(load_data_config(elsewhere, root=houses.parent).open("val")) == 2
     rootless = write_yaml(tmp_path / "rootless.yaml", path=None)
     assert len(load_data_config(rootless, houses.parent).open("val")) == 2
-    with pytest.raises(ValueError, match=r"data: rootless must be told its folder; add --root DIR"):
+    with pytest.raises(
+        ValueError, match=r"rootless must be told its folder; add --root DIR .*, or the line path: \. to"
+    ):
         load_data_config(rootless)
+    with pytest.raises(ValueError, match=r"add --root DIR \(the data set lies in DIR\)$"):
+        load_data_config("camvid")
 
 
 def test_defaults(houses):
