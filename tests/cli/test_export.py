@@ -109,6 +109,14 @@ def test_file_that_fails_is_not_kept(
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"of yesterday"
 
 
+def test_a_size_that_verify_does_not_have_names_the_file(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.onnx"
+    assert ended("export", "onnx", checkpoint, "-o", path, "--size", "64", "--verify", data) == 1
+    assert f"segnext: {path}: images must be 64x64, for which it was exported, got 64x96" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
