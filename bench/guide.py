@@ -25,25 +25,23 @@ NO_NUMBER = "-"
 
 
 def choices(folder: Path = results.FOLDER) -> str:
-    """Return a row per size: costs, published accuracy, and the newest times of each machine that has some."""
-    header = ["", "parameters", "multiply-adds, 512x512", "mIoU ADE20K", "Cityscapes"]
+    """Return a row per size: costs and published accuracy; below it the newest times of each machine that has some."""
+    costs = [["", "parameters", "multiply-adds, 512x512", "mIoU, ADE20K", "mIoU, Cityscapes"]]
     cited = {network.ours: network for network in NETWORKS if network.form == "deployed"}
-    lines = []
     for size in SIZES:
         with torch.device("meta"):  # shapes suffice
             network = build(f"segnext_{size}")
         parameters = sum(parameter.numel() for parameter in network.parameters())
         multiply_adds = count_costs(network, 512, 512).multiply_adds
         accuracy = [f"{getattr(cited[size], data).value:.1f}" for data in ("ade20k", "cityscapes")]
-        lines.append([size.upper(), f"{parameters / 1e6:.1f} M", f"{multiply_adds / 1e9:.1f} G", *accuracy])
-    notes = []
-    for title, note, times in (*_cpus(folder), *_gpus(folder)):
-        header += title
-        for line, size in zip(lines, SIZES, strict=True):
-            line += times[size]
-        notes.append(note)
-    table = report.aligned([header, *lines])
-    return "\n\n".join([table, "\n".join(notes)]) if notes else table
+        costs.append([size.upper(), f"{parameters / 1e6:.1f} M", f"{multiply_adds / 1e9:.1f} G", *accuracy])
+    machines = [*_cpus(folder), *_gpus(folder)]
+    if not machines:
+        return f"{report.aligned(costs)}\n\nNo machine was measured yet."
+    times = [["", *(title for titles, _, _ in machines for title in titles)]]
+    times += [[size.upper(), *(cell for _, _, cells in machines for cell in cells[size])] for size in SIZES]
+    notes = "\n".join(note for _, note, _ in machines)
+    return "\n\n".join([report.aligned(costs), report.aligned(times), notes])
 
 
 _Columns = tuple[list[str], str, dict[str, list[str]]]

@@ -114,7 +114,10 @@ def test_a_size_that_verify_does_not_have_names_the_file(
 ) -> None:
     path = tmp_path / "m.onnx"
     assert ended("export", "onnx", checkpoint, "-o", path, "--size", "64", "--verify", data) == 1
-    assert f"segnext: {path}: images must be 64x64, for which it was exported, got 64x96" in capsys.readouterr().err
+    assert (
+        f"segnext: {path}: images must be 64x64, for which it was exported, got 64x96"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
