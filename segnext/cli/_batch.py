@@ -179,7 +179,7 @@ def _segment(
             try:
                 _segment_one(predictor, file, paths, alpha, journal, failures)
             except Exception as error:
-                failures.append(_line(file, error))
+                failures.append(line_about(file, error))
             progress.update(task, completed=before + work.done())
         work.wait(lambda done: progress.update(task, completed=before + done))
     return failures
@@ -202,11 +202,11 @@ def _segment_one(
         try:
             names["overlay"] = prediction.save_overlay(paths["overlay"], alpha).name
         except Exception as error:
-            failures.append(f"{_line(file, error)}; its mask is written, its overlay is not")
+            failures.append(f"{line_about(file, error)}; its mask is written, its overlay is not")
     try:
         names |= save_shown(predictor, prediction, file, paths)
     except Exception as error:
-        failures.append(f"{_line(file, error)}; its mask is written, what --show names is not")
+        failures.append(f"{line_about(file, error)}; its mask is written, what --show names is not")
     journal.add({**record, **names, **_facts(prediction)})
 
 
@@ -220,7 +220,7 @@ def _facts(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _line(file: Path, error: Exception) -> str:
+def line_about(file: Path, error: Exception) -> str:
     """Return one line that names the photograph, and the file that could not be written."""
     if isinstance(error, ImageError):
         return str(error)

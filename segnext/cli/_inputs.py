@@ -15,7 +15,7 @@ from segnext.cli._paths import real_path
 from segnext.cli._show import ENDINGS as SHOWN_ENDINGS
 from segnext.data.images import IMAGE_SUFFIXES
 
-RESULT_ENDINGS = ("_mask.png", "_overlay.jpg", "_overlay.png", *SHOWN_ENDINGS)
+RESULT_ENDINGS = ("_mask.png", "_overlay.jpg", "_overlay.png", "_compare.jpg", *SHOWN_ENDINGS)
 # A file's name may have 255 bytes, and a result's name ends with the longest of these.
 _LONGEST = 255 - max(map(len, RESULT_ENDINGS))
 

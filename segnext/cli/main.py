@@ -18,6 +18,7 @@ from segnext.one_line import one_line
 # This is the order of the help. `segnext/cli/<name>.py` defines the function `<name>` and imports torch inside it.
 COMMANDS = (
     "predict",
+    "compare",
     "serve",
     "train",
     "val",

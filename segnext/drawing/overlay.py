@@ -79,7 +79,7 @@ def add_legend(
 
 
 def draw_legend(
-    size: tuple[int, int], entries: Sequence[tuple[int, str, tuple[int, int, int], float | None]]
+    size: tuple[int, int], entries: Sequence[tuple[int, str, tuple[int, int, int], float | str | None]]
 ) -> Image.Image | None:
     """Draw the panel that lists colours, names and shares in columns.
 
@@ -87,7 +87,8 @@ def draw_legend(
 
     Args:
         size: width and height of the picture above the panel; letters grow with it.
-        entries: (class id, name, colour, share of the pixels 0..1 or None: not shown), in the order to be listed.
+        entries: (class id, name, colour, share of the pixels 0..1, or a text in its place), in the order to be listed;
+            None: no share is shown.
 
     Returns:
         RGB, at least as wide as the picture; None without entries.
@@ -97,7 +98,7 @@ def draw_legend(
     font = ImageFont.load_default(text_size)
     swatch, gap, margin, line = text_size, text_size // 2, text_size, round(1.7 * text_size)
     rows = [
-        (*_label(class_id, name, text_size), colour, "" if share is None else _percent(share))
+        (*_label(class_id, name, text_size), colour, share if isinstance(share, str) else _percent(share))
         for class_id, name, colour, share in entries
     ]
     if not rows:
@@ -141,5 +142,7 @@ def _label(class_id: int, name: str, size: int) -> tuple[str, ImageFont.FreeType
     return (text, font) if font is not None else (f"class {class_id}", ImageFont.load_default(size))
 
 
-def _percent(share: float) -> str:
+def _percent(share: float | None) -> str:
+    if share is None:
+        return ""
     return f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
