@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -20,7 +20,7 @@ from segnext.atomic import remove_leftovers, replace_text
 from segnext.cli._batch import STOPPED
 from segnext.cli._inputs import result_names
 from segnext.cli._paths import real_path
-from segnext.film.reading import FILM_SUFFIXES, Frames, is_film, read_camera, read_frames
+from segnext.film.reading import FILM_SUFFIXES, NUMBERED, Frames, is_film, read_camera, read_frames
 from segnext.film.segmenting import FilmReport, segment_film
 from segnext.locks import sole_use
 from segnext.one_line import one_line
@@ -55,6 +55,10 @@ class FilmOptions:
     rate: float | None
     run: Mapping[str, Any]
 
+    def wanted(self) -> dict[str, Any]:
+        """Return what a summary must say for its film to be done."""
+        return {"overlay": self.overlay, "masks": self.masks, "most": self.most, "rate": self.rate}
+
 
 @dataclass
 class Filmed:
@@ -65,26 +69,94 @@ class Filmed:
     status: int = 0
 
 
-def split_films(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the films of a command line, with patterns expanded, and the other names."""
+class Split(NamedTuple):
+    """The films of a command line.
+
+    Attributes:
+        films: their files, in the order given; those of a pattern are sorted.
+        others: the other names.
+        notes: one line for films that are left out.
+    """
+
+    films: list[str]
+    others: list[str]
+    notes: list[str]
+
+
+def split_films(names: Sequence[str], output: Path) -> Split:
+    """Take the films out of a command line.
+
+    Args:
+        names: as typed; patterns that end like a film are expanded here.
+        output: the folder of the results, whose overlay films no pattern means.
+    """
     films: dict[str, str] = {}
-    others = []
+    others, notes = [], []
     for name in names:
         path = os.path.expanduser(name)
-        pattern = glob.has_magic(path) and not os.path.lexists(path)
-        if pattern and Path(path).suffix.lower() in FILM_SUFFIXES and (found := sorted(glob.glob(path))):
-            films.update((real_path(Path(film)), film) for film in found)
+        is_pattern = glob.has_magic(path) and not os.path.lexists(path)
+        if is_pattern and Path(path).suffix.lower() in FILM_SUFFIXES and (found := sorted(glob.glob(path))):
+            own = [film for film in found if _is_overlay(film, output)]
+            films.update((real_path(Path(film)), film) for film in found if film not in own)
+            if own:
+                notes.append(f"{_listed(own)} left out as results; name what is a film itself")
         elif is_film(path):
             films.setdefault(real_path(Path(path)), path)
         else:
             others.append(name)
-    return list(films.values()), others
+            if inside := _films_in(path):
+                notes.append(
+                    f"{_listed(inside)} in {one_line(name)} left out; a folder means its photographs"
+                )
+    return Split(list(films.values()), others, notes)
 
 
-def film_results(films: Sequence[str], camera: str | None, output: Path) -> dict[str, str]:
-    """Return for each film, and the camera, the name with which its results begin."""
-    names = result_names([Path(film.replace("%", "")) for film in films])
-    return {**dict(zip(films, names, strict=True)), **({CAMERA: CAMERA} if camera is not None else {})}
+def _is_overlay(film: str, output: Path) -> bool:
+    return film.endswith("_overlay.mp4") and os.path.realpath(os.path.dirname(film)) == os.path.realpath(
+        output
+    )
+
+
+def _films_in(folder: str) -> list[str]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:  # no folder, or one that `find_images` says cannot be read
+        return []
+    return [name for name in names if not name.startswith(".") and Path(name).suffix.lower() in FILM_SUFFIXES]
+
+
+def _listed(films: Sequence[str]) -> str:
+    some = ", ".join(one_line(film) for film in films[:3]) + ", ..." * (len(films) > 3)
+    return f"{'1 film' if len(films) == 1 else f'{len(films)} films'} ({some})"
+
+
+def film_results(films: Sequence[str], camera: str | None) -> dict[str, str]:
+    """Return for each film, and the camera, the name with which its results begin.
+
+    Raises:
+        ValueError: a film and the camera would have one name.
+    """
+    names = dict(zip(films, result_names([_named_by(film) for film in films]), strict=True))
+    if camera is None:
+        return names
+    for film, name in names.items():
+        if name.lower() == CAMERA:
+            raise ValueError(
+                f"predict: results of --camera must have a name of their own, got {one_line(film)} too; use two calls"
+            )
+    return {**names, CAMERA: CAMERA}
+
+
+def _named_by(film: str) -> Path:
+    """Return the path whose stem names the results: of numbered images what is beside the number, or their folder."""
+    path = Path(film)
+    if NUMBERED.search(path.name) is None or path.exists():
+        return path
+    stem = NUMBERED.sub("", path.stem).strip("_-. ")
+    if stem:
+        return path.with_name(stem + path.suffix)
+    folder = Path(real_path(path)).parent
+    return folder.parent / ((folder.name or "frames") + path.suffix)
 
 
 def result_files(output: Path, name: str) -> dict[str, Path]:
@@ -123,7 +195,7 @@ def segment_films(
         films: for each film the name with which its results begin.
         camera: what `--camera` says; its name in `films` is `CAMERA`.
         options: what is wanted.
-        resume: leave out the films that have a summary.
+        resume: leave out the films that are done: to their end, with these options, and unchanged since.
         notes: shows the progress, if it is a terminal.
 
     Raises:
@@ -134,7 +206,7 @@ def segment_films(
     with sole_use("predict", options.output), stop_signals(STOPPING) as stop:
         for film, name in films.items():
             files = result_files(options.output, name)
-            if resume and _is_done(files["summary"], film, options):
+            if resume and is_done(files["summary"], film, options):
                 continue
             remove_leftovers(options.output, [file.name for file in files.values()])
             _remove_masks(files["masks"])
@@ -198,13 +270,10 @@ def _segment(
 def _summary(
     film: str, files: Mapping[str, Path], report: FilmReport, options: FilmOptions
 ) -> dict[str, Any]:
-    written = {
-        "overlay": options.overlay,
-        "frames": True,
-        "masks": options.masks,
-    }
+    written = {"overlay": options.overlay, "frames": True, "masks": options.masks}
     return {
         "film": film,
+        "options": options.wanted(),
         **_stamp(film),
         "results": {kind: files[kind].name for kind, wanted in written.items() if wanted},
         **dataclasses.asdict(report),
@@ -227,14 +296,17 @@ def _stamp(film: str) -> dict[str, Any]:
     return {"bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
-def _is_done(summary: Path, film: str, options: FilmOptions) -> bool:
+def is_done(summary: Path, film: str, options: FilmOptions) -> bool:
+    """Return whether an earlier call finished a film with these options, and neither it nor its results are gone."""
     try:
         earlier = json.loads(summary.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     results = [options.output / name for name in earlier.get("results", {}).values()]
-    same = earlier.get("run") == options.run and earlier.items() >= _stamp(film).items()
-    return bool(same and _stamp(film) and all(path.exists() for path in results))
+    same = earlier.get("run") == options.run and earlier.get("options") == options.wanted()
+    stamp = _stamp(film)
+    unchanged = stamp and earlier.items() >= stamp.items()
+    return bool(same and unchanged and not earlier.get("stopped") and all(path.exists() for path in results))
 
 
 def show(console: Console, summary: Mapping[str, Any], output: Path) -> None:
@@ -249,6 +321,8 @@ def show(console: Console, summary: Mapping[str, Any], output: Path) -> None:
         console.print(f"{summary['skipped']} parts could not be decoded and were left out", markup=False)
     if summary["ends_early"]:
         console.print(f"the film ends early: {summary['ends_early']}", markup=False)
+    if summary["stopped"]:
+        console.print("stopped before its end; --resume begins it again", markup=False)
     present = sorted(summary["statistics"].items(), key=lambda item: -item[1])
     console.print(
         ", ".join(f"{name} {100 * share:.1f} %" for name, share in present if share >= 0.0005), markup=False

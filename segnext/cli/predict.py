@@ -134,12 +134,13 @@ def predict(
         raise ValueError("predict: --resume and --overwrite must not both be given, got both; choose one")
     shown = parse_shown(show or [])
     films: list[str] = []
+    film_notes: list[str] = []
     if not inputs and camera is None:
         raise ValueError("predict: inputs must name photographs or films, got nothing; or use --camera 0")
     if inputs:
         from segnext.cli._films import split_films
 
-        films, inputs = split_films(inputs)
+        films, inputs, film_notes = split_films(inputs, output)
     if shown and (films or camera is not None):
         got = films[0] if films else f"--camera {camera}"
         raise ValueError(
@@ -156,7 +157,7 @@ def predict(
             )
         plan = ranks.of_first(lambda: _plan(inputs or [], output, overlay, shown, resume, overwrite))
         names = _film_names(films, camera, output, resume, overwrite) if films or camera is not None else {}
-        for note in plan.notes:
+        for note in [*film_notes, *plan.notes]:
             notes.print(f"segnext: note: {note}", markup=False)
         done = Done(failures=plan.failures, status=1 if plan.failures else 0)
         filmed: Filmed | None = None
@@ -221,7 +222,7 @@ def _film_names(
     """Return for each film the name with which its results begin, if they may be written."""
     from segnext.cli._films import expect_free, film_results
 
-    names = film_results(films, camera, output)
+    names = film_results(films, camera)
     expect_free(output, names, resume, overwrite)
     return names
 

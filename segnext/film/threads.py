@@ -11,14 +11,17 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 _END: Any = object()
+_LOOK = 0.1  # seconds after which a thread that waits looks whether it should end
+_PATIENCE = 5.0  # seconds for a source to give its next item, which ends its thread
 
 
 @contextmanager
-def ahead(items: Iterable[T], most: int) -> Iterator[Iterator[T]]:
+def ahead(items: Iterable[T], most: int, stop: threading.Event | None = None) -> Iterator[Iterator[T]]:
     """Yield an iterator over `items`, which a thread takes from their source up to `most` ahead.
 
     An error of the source is raised where its item would be. At the end of the block the thread ends, even if items
-    are left.
+    are left. A source that gives nothing any more, such as a camera that was unplugged, holds nobody: the iterator ends
+    once `stop` is set, and the block ends `_PATIENCE` seconds later without the thread.
     """
     waiting: queue.Queue[Any] = queue.Queue(most)
     stopped = threading.Event()
@@ -26,7 +29,7 @@ def ahead(items: Iterable[T], most: int) -> Iterator[Iterator[T]]:
     def offer(item: Any) -> bool:
         while not stopped.is_set():
             try:
-                waiting.put(item, timeout=0.1)
+                waiting.put(item, timeout=_LOOK)
                 return True
             except queue.Full:
                 continue
@@ -43,7 +46,12 @@ def ahead(items: Iterable[T], most: int) -> Iterator[Iterator[T]]:
 
     def taken() -> Iterator[T]:
         while True:
-            item, error = waiting.get()
+            try:
+                item, error = waiting.get(timeout=_LOOK)
+            except queue.Empty:
+                if stop is not None and stop.is_set():
+                    return
+                continue
             if error is not None:
                 raise error
             if item is _END:
@@ -56,7 +64,7 @@ def ahead(items: Iterable[T], most: int) -> Iterator[Iterator[T]]:
         yield taken()
     finally:
         stopped.set()
-        thread.join()
+        thread.join(_PATIENCE)
 
 
 class Behind(Generic[T]):

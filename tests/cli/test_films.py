@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segnext.cli._films import FilmOptions, film_results, is_done
+from tests import processes
 from tests.cli.test_signals import start
 
 pytest.importorskip("av", reason="PyAV is not installed")
@@ -76,8 +78,44 @@ def test_patterns_numbers_and_animations(run, tmp_path):
     )
     assert status == 0, text
     made = {path.name for path in (tmp_path / "out").glob("*_overlay.mp4")}
-    assert made == {"a_overlay.mp4", "b_overlay.mp4", "moving_overlay.mp4", "03d_overlay.mp4"}
-    assert film_of(tmp_path / "out/03d_overlay.mp4")[1][0] == pytest.approx(0.2, abs=1e-3)
+    assert made == {"a_overlay.mp4", "b_overlay.mp4", "moving_overlay.mp4", "frames_overlay.mp4"}
+    assert film_of(tmp_path / "out/frames_overlay.mp4")[1][0] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_names_of_the_results_of_numbered_images(tmp_path):
+    films = [tmp_path / "frames.1/%06d.png", tmp_path / "shots/view_%d.png", "/%d.png"]
+    names = film_results([str(film) for film in films], None)
+    assert list(names.values()) == ["frames.1", "view", "frames"]
+    with pytest.raises(ValueError, match=r"got \S*camera.mp4 too; use two calls"):
+        film_results(["camera.mp4"], "0")
+
+
+def test_what_a_folder_and_a_pattern_leave_out_is_said(run, film, photos, tmp_path):
+    out = tmp_path / "out"
+    write_film(photos / "b.mov", [picture(0)])
+    assert run(film)[0] == 0
+    write_film(out / "a.mp4", [picture(0)])
+    status, text, errors = run(photos, out / "*.mp4")
+    assert status == 0 and "a.mp4: 1 frames" in text and "clip_overlay.mp4:" not in text
+    assert f"note: 1 film (b.mov) in {photos} left out; a folder means its photographs" in errors
+    assert "clip_overlay.mp4) left out as results" in errors
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [(["--frames", 2], []), ([], ["--masks"]), (["--no-overlay"], [])], ids=str
+)
+def test_resume_makes_what_an_earlier_call_was_not_asked_for(run, film, first, then):
+    assert run(film, *first)[0] == 0
+    status, text, _ = run(film, "--resume", *then)
+    assert status == 0 and "4 frames" in text
+
+
+def test_several_processes_share_no_film(weights, film, tmp_path):
+    words = ("-m", "segnext", "predict", film, "-w", weights, "-o", tmp_path / "out")
+    for status, _, errors in processes.ended(processes.start(2, *words)):
+        assert status == 1
+        assert "films must run in one process, got 2; give each process its own films" in errors
+        assert "Traceback" not in errors
 
 
 def test_no_input_is_one_line(run):
@@ -108,3 +146,11 @@ def test_ctrl_c_leaves_a_film_of_what_is_done(weights, tmp_path):
     _, errors = process.communicate()
     assert process.returncode == 130 and "stopping after this frame" in errors and "Traceback" not in errors
     assert 1 <= len(film_of(tmp_path / "out/long_overlay.mp4")) < 2000
+    summary = json.loads((tmp_path / "out/long_film.json").read_text())
+    assert summary["stopped"] is True
+    wanted = FilmOptions(tmp_path / "out", True, 0.5, True, None, None, summary["run"])
+    assert not is_done(tmp_path / "out/long_film.json", str(film), wanted), (
+        "--resume would leave out the rest"
+    )
+    (tmp_path / "out/long_film.json").write_text(json.dumps({**summary, "stopped": False}))
+    assert is_done(tmp_path / "out/long_film.json", str(film), wanted)

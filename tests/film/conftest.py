@@ -31,6 +31,7 @@ def write_film(
     pix_fmt: str = "yuv420p",
     rate: int = 25,
     times: Sequence[float] | None = None,
+    aspect: Fraction = Fraction(1),
     **options: str,
 ) -> Path:
     """Encode frames of one size; `times` in seconds make it one of variable frame rate."""
@@ -38,6 +39,7 @@ def write_film(
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pix_fmt
+        stream.codec_context.sample_aspect_ratio = aspect
         clock = Fraction(1, 1000)
         if times is not None:
             stream.codec_context.time_base = clock

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import wave
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 
 from segnext.data.images import ImageError
 from segnext.film import read_camera, read_frames
-from segnext.film.reading import is_film, read_device
+from segnext.film.reading import FILM_SUFFIXES, is_film, read_device
 from tests.film.conftest import av, film_of, picture, write_film
 
 
@@ -140,6 +142,12 @@ def test_a_film_that_ends_in_the_middle(clip):
     path.write_bytes(whole[: len(whole) // 2])
     frames = read_frames(path)
     assert 0 < len(list(frames)) < 60
+    assert re.fullmatch(r"its frames end at \d\.\d s of 2\.4 s; is the file whole\?", frames.ends_early)
+
+
+def test_a_whole_film_does_not_end_early(clip):
+    frames = read_frames(clip(60))
+    assert len(list(frames)) == 60 and frames.ends_early == ""
 
 
 def test_frames_that_change_their_size(clip, tmp_path):
@@ -152,6 +160,42 @@ def test_frames_that_change_their_size(clip, tmp_path):
     read = list(read_frames(path))
     assert {frame.pixels.shape[:2] for frame in read} == {(48, 64), (96, 64)}
     assert all(later.seconds > earlier.seconds for earlier, later in zip(read, read[1:], strict=False))
+
+
+def test_frames_that_grow_beyond_the_limit_count_as_damaged(clip, tmp_path, monkeypatch):
+    parts = [
+        clip(3, name="a.ts", codec="mpeg2video"),
+        clip(3, name="b.ts", codec="mpeg2video", size=(480, 640)),
+    ]
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    frames = read_frames(path)
+    assert {frame.pixels.shape[:2] for frame in frames} == {(48, 64)}
+    assert frames.skipped >= 2
+
+
+def test_pixels_that_are_not_square(tmp_path):
+    path = write_film(tmp_path / "wide.mp4", [picture(0)], aspect=Fraction(64, 45))
+    assert read_frames(path).pixel_aspect == Fraction(64, 45)
+
+
+# What FFmpeg may have to write each kind of container.
+_WRITERS = {
+    **dict.fromkeys((".mp4", ".m4v", ".mov", ".mkv", ".avi", ".3gp"), ("mpeg4", "yuv420p")),
+    **dict.fromkeys((".mpg", ".mpeg", ".ts", ".mts"), ("mpeg2video", "yuv420p")),
+    **{".webm": ("libvpx", "yuv420p"), ".ogv": ("libtheora", "yuv420p"), ".wmv": ("wmv2", "yuv420p")},
+    **{".flv": ("flv", "yuv420p"), ".y4m": ("wrapped_avframe", "yuv420p")},
+}
+
+
+@pytest.mark.parametrize("suffix", sorted(FILM_SUFFIXES))
+def test_every_suffix_is_read(clip, suffix):
+    codec, pix_fmt = _WRITERS[suffix]
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    path = clip(30, name=f"film{suffix}", codec=codec, pix_fmt=pix_fmt)
+    assert len(list(read_frames(path))) == 30
 
 
 def _sound(path: Path) -> Path:
@@ -175,7 +219,7 @@ def _headless(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_sound, "the file has no video that can be read; is it whole?"),
+        (_sound, r"cannot be opened as a film \(it holds none of the kinds that are read\)"),
         (_text, "cannot be opened as a film"),
         (lambda path: path.touch() or path, "cannot be opened as a film"),
         (_headless, "(cannot be opened as a film|the file has no video that can be read)"),
@@ -214,6 +258,39 @@ def test_a_file_cannot_name_other_places(clip, tmp_path):
     film.write_bytes(path.read_bytes())
     with pytest.raises(ImageError, match="cannot be opened as a film"):
         read_frames(film)
+
+
+def test_a_file_cannot_name_other_files(clip, tmp_path):
+    """FFmpeg takes a list of films for a film, whatever its suffix."""
+    clip(3, name="other.mkv")
+    film = tmp_path / "film.mp4"
+    film.write_text("ffconcat version 1.0\nfile other.mkv\n")
+    with av.open(str(film)) as container:
+        assert container.format.name == "concat"
+    with pytest.raises(ImageError, match="cannot be opened as a film"):
+        read_frames(film)
+
+
+def test_a_song_with_a_cover_is_no_film(tmp_path):
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        sound, cover = container.add_stream("aac", rate=8000), container.add_stream("mjpeg", rate=1)
+        cover.height, cover.width, cover.pix_fmt = 48, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        silence.sample_rate = 8000
+        shown = av.VideoFrame.from_ndarray(picture(0), "rgb24")
+        for stream, frame in ((cover, shown), (sound, silence)):
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    with pytest.raises(ImageError, match="the file has no video that can be read"):
+        read_frames(path)
+
+
+def test_a_photograph_whose_name_looks_like_a_pattern(tmp_path):
+    path = tmp_path / "100%done.png"
+    Image.new("RGB", (8, 8)).save(path)
+    assert not is_film(path) and is_film(tmp_path / "%d.png")
 
 
 def test_a_live_source():

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from segnext.data.images import ImageError
-from segnext.film import read_frames, segment_film
+from segnext.film import read_frames, segment_film, threads
 from segnext.film.drawing import FrameDrawing
 from segnext.film.threads import Behind, ahead
-from tests.film.conftest import CLASSES, COLOURS, film_of, picture, write_film
+from segnext.film.writing import FilmWriter
+from tests.film.conftest import CLASSES, COLOURS, av, film_of, picture, write_film
 from tests.full_disk import MESSAGE, full_disk
 
 RESULTS = {"overlay": "o.mp4", "shares": "s.jsonl"}
@@ -61,6 +64,38 @@ def test_times_stay_in_the_overlay(predictor, tmp_path):
     assert [time for time, _ in film_of(tmp_path / "o.mp4")] == pytest.approx(times, abs=2e-3)
 
 
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg, which decodes as players do")
+def test_players_see_the_colours_that_were_drawn(tmp_path):
+    colours = [(128, 64, 128), (0, 128, 0), (200, 30, 60)]
+    film = tmp_path / "o.mp4"
+    with FilmWriter(
+        film, (720, 96), Fraction(25), Fraction(64, 45)
+    ) as writer:  # by their height, players guess BT.709
+        for index, colour in enumerate(colours):
+            writer.write(np.full((720, 96, 3), colour, np.uint8), index / 25)
+    for index, (colour, (_, read)) in enumerate(zip(colours, film_of(film), strict=True)):
+        shown = tmp_path / f"{index}.png"
+        chosen = ["-vf", f"select=eq(n\\,{index}),scale=in_color_matrix=auto", "-frames:v", "1", shown]
+        subprocess.run(["ffmpeg", "-v", "error", "-i", film, *chosen], check=True)
+        assert np.abs(np.asarray(Image.open(shown).convert("RGB"), int) - colour).max() <= 4
+        assert np.abs(read.astype(int) - colour).max() <= 4
+    with av.open(str(film)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.colorspace == 1, "the film does not say BT.709"
+        assert stream.sample_aspect_ratio == Fraction(64, 45)
+
+
+def test_frames_that_no_encoder_takes_are_one_line(predictor, tmp_path):
+    path = write_film(tmp_path / "wide.mkv", [np.zeros((20, 20_000, 3), np.uint8)], "ffv1", "yuv444p")
+    message = (
+        r"^film: an overlay must have a size that \w+ encodes, got 20000x\d+ with the legend [^\n]*overlay\)$"
+    )
+    with pytest.raises(ValueError, match=message):
+        segment_film(predictor, read_frames(path), overlay=tmp_path / "o.mp4")
+    assert segment_film(predictor, read_frames(path)).frames == 1
+    assert not (tmp_path / "o.mp4").exists()
+
+
 @pytest.mark.parametrize("size", [(33, 47), (48, 64), (17, 200)])
 def test_frames_of_any_size_become_one_film(size):
     drawing = FrameDrawing(size, CLASSES, np.array(COLOURS, np.uint8), 0.5)
@@ -89,6 +124,7 @@ def test_the_end_can_be_chosen_and_asked_for(predictor, clip, tmp_path):
         progress=lambda done: stop.set() if done == 3 else None,
     )
     assert report.frames == 3 and len(film_of(tmp_path / "o.mp4")) == 3
+    assert report.stopped and not segment_film(predictor, read_frames(clip(2))).stopped
 
 
 def test_no_frame_leaves_nothing(predictor, tmp_path):
@@ -141,6 +177,22 @@ def test_a_source_that_fails_raises_behind_its_items():
         assert next(taken) == 1
         with pytest.raises(OSError, match="gone"):
             next(taken)
+
+
+def test_a_source_that_falls_silent_holds_nobody(monkeypatch):
+    """A camera that was unplugged: its read may never return, and nothing can end its thread."""
+    monkeypatch.setattr(threads, "_PATIENCE", 0.1)
+    silence, stop = threading.Event(), threading.Event()
+
+    def items():
+        yield 1
+        silence.wait()
+
+    with ahead(items(), 2, stop) as taken:
+        assert next(taken) == 1
+        threading.Timer(0.2, stop.set).start()
+        assert list(taken) == []
+    silence.set()
 
 
 def test_a_consumer_that_fails_stops_its_producer():
