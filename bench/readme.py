@@ -7,18 +7,17 @@ every machine writes the same.
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bench import ablation, cards, cpp_runtime, export, film, guide, patching, report, results, small_calls
 from bench.campaign import modelled
 from bench.campaign.models import EAGER, TABLE
+from bench.newest import date_of, is_on_gpu, is_shown, measured_on, newest_runs
+from bench.pages import operators, performance
 from bench.rivals import page as rivals
 from bench.serve import tables as serving
 from oracle.inputs import DTYPES
@@ -60,21 +59,6 @@ def models() -> str:
             ]
         )
     return report.aligned(lines)
-
-
-def operators() -> str:
-    """Return every op with its equivalent in PyTorch, taken from its docstring."""
-    lines = [["op", "the same in PyTorch", "gradient"]]
-    for spec in all_specs().values():
-        lines.append([f"`{spec.name}`", equivalent(spec.public), "yes" if spec.differentiable else "no"])
-    return _left_aligned(lines)
-
-
-def equivalent(function: Callable[..., Any]) -> str:
-    """Return what follows "Same as" in a docstring; without it, the paragraph below the summary."""
-    paragraph = " ".join((inspect.getdoc(function) or "").split("\n\n")[1].split())
-    same = re.search(r"Same as (``.+?``)", paragraph)
-    return (same[1] if same else paragraph).replace("``", "`")
 
 
 def support() -> str:
@@ -143,30 +127,11 @@ def exchanged() -> str:
     return _left_aligned(lines)
 
 
-def _newest_runs() -> list[tuple[Path, results.Results]]:
-    """Return the newest result file of each CPU, and all of a GPU, newest first: one run holds a part."""
-    found = []
-    for folder in sorted({path.parent for path in results.FOLDER.glob("*/*.json")}):
-        paths = sorted(folder.glob("*.json"), key=_date, reverse=True)
-        runs = [(path, results.read(path)) for path in paths]
-        found += runs if _is_on_gpu(runs[0][1]) else runs[:1]
-    return found
-
-
-def _measured_on(run: results.Results) -> str:
-    machine = run.machine
-    threads = "" if _is_on_gpu(run) else f"{machine['threads']} threads, "
-    return (
-        f"**{machine['device']}**, {threads}{machine['date'][:10]}, "
-        f"torch {machine['versions']['torch']}, commit {machine['commit']}"
-    )
-
-
 def headline() -> str:
     """Return one sentence: our time from an image to its mask, beside the fastest other runtime."""
-    for _, run in _newest_runs():
+    for _, run in newest_runs():
         for row in run.rows:
-            if row.table == "models, fp32" and row.name.startswith("T 512x512") and _is_shown(row):
+            if row.table == "models, fp32" and row.name.startswith("T 512x512") and is_shown(row):
                 ours = report.number(row.times[results.OURS].median)
                 return (
                     f"SegNeXt-T turns an image of 512x512 into its mask in {ours} ms on "
@@ -176,38 +141,28 @@ def headline() -> str:
     return "Speed: not yet measured; `make bench` measures your machine."
 
 
-def _is_shown(row: results.Row) -> bool:
-    """Return whether a row is a whole job on a quiet machine: image to mask, or a training step."""
-    is_whole = row.name.endswith("to the mask") or row.table.startswith("training")
-    return is_whole and not row.table.startswith("beside")
-
-
-def _is_on_gpu(run: results.Results) -> bool:
-    return bool(run.machine["device"] != run.machine["cpu"])
-
-
 def speed() -> str:
     """Return the newest run of each CPU in a few rows: our time, and the fastest peer's over it."""
-    runs = [run for _, run in _newest_runs() if not _is_on_gpu(run)]
+    runs = [run for _, run in newest_runs() if not is_on_gpu(run)]
     if not runs:
         return "Not yet measured."
     by_workload: dict[str, list[str]] = {}
     for column, run in enumerate(runs):
-        for row in filter(_is_shown, run.rows):
+        for row in filter(is_shown, run.rows):
             name = f"{row.name.removesuffix(', to the mask')}, {row.table.rpartition(', ')[2]}"
             ours = report.number(row.times[results.OURS].median)
             cells = by_workload.setdefault(name, ["-"] * len(runs))
             cells[column] = f"{ours}, {row.ratio:.2f}x {row.best_peer}"
     header = ["workload", *(run.machine["device"] for run in runs)]
     table = _left_aligned([header, *([name, *cells] for name, cells in by_workload.items())])
-    return "\n\n".join([table, *(f"{_measured_on(run)}." for run in runs)])
+    return "\n\n".join([table, *(f"{measured_on(run)}." for run in runs)])
 
 
 def gpu_speed() -> str:
     """Return one sentence for the newest run of each GPU: images per second, and the fastest peer's time over ours."""
     sentences = []
     by_device: dict[str, results.Results] = {}
-    for run in (run for _, run in _newest_runs() if _is_on_gpu(run)):
+    for run in (run for _, run in newest_runs() if is_on_gpu(run)):
         by_device.setdefault(run.machine["device"], run)
     for run in by_device.values():
         rows = [row for row in run.rows if row.table == TABLE and row.name.startswith(ON_GPU)]
@@ -216,13 +171,13 @@ def gpu_speed() -> str:
             f"{row.name.partition(',')[0]} {row.notes['images_per_s'][results.OURS]:,.0f} ({row.ratio:.1f}x)"
             for row in rows
         ]
-        sentences.append(f"{_measured_on(run)}; images/s (to {peers}): {', '.join(words)}.")
+        sentences.append(f"{measured_on(run)}; images/s (to {peers}): {', '.join(words)}.")
     return "\n\n".join(sentences) or "No GPU was measured yet."
 
 
 def measured_models() -> str:
     """Return what the issue model said of a GPU's kernels and models beside what was measured, by each run."""
-    runs = [run for _, run in _newest_runs() if _is_on_gpu(run)]
+    runs = [run for _, run in newest_runs() if is_on_gpu(run)]
     lines = [["workload", "commit", "measured us", "modelled us", "measured over modelled", "eager us"]]
     for run, row in ((each, row) for each in runs for row in each.rows if modelled.NOTE in row.notes):
         ours, model = 1e3 * row.times[results.OURS].median, row.notes[modelled.NOTE]
@@ -238,13 +193,13 @@ def benchmarks() -> str:
     """Return all tables of the newest run of each machine, for docs/benchmarks.md."""
     parts = []
     on_gpu = False
-    for path, run in _newest_runs():
-        on_gpu |= _is_on_gpu(run)
+    for path, run in newest_runs():
+        on_gpu |= is_on_gpu(run)
         versions = ", ".join(f"{name} {version}" for name, version in run.machine["versions"].items())
         parts += [
             f"## {run.machine['device']}, "
-            + (f"commit {run.machine['commit']}" if _is_on_gpu(run) else f"{run.machine['threads']} threads"),
-            f"{_measured_on(run)} ([all numbers]({_from_docs(path)})). Versions: {versions}.",
+            + (f"commit {run.machine['commit']}" if is_on_gpu(run) else f"{run.machine['threads']} threads"),
+            f"{measured_on(run)} ([all numbers]({_from_docs(path)})). Versions: {versions}.",
             f"Ceilings of this machine, measured: {report.measured_ceilings(run.ceilings)}.",
         ]
         for title, rows in run.tables().items():
@@ -272,11 +227,7 @@ def _from_docs(path: Path) -> str:
 
 def _newest(folder: Path) -> Path | None:
     """Return the newest result file of a folder; None if there is none."""
-    return max(folder.glob("*.json"), default=None, key=_date)
-
-
-def _date(path: Path) -> str:
-    return str(json.loads(path.read_text())["machine"]["date"])
+    return max(folder.glob("*.json"), default=None, key=date_of)
 
 
 def where_the_time_goes(folder: Path) -> list[str]:
@@ -383,7 +334,7 @@ def _tables_of(part: str) -> str:
     found = []
     for path in _newest_of_each(part):
         run = results.read(path)
-        found.append(f"{_measured_on(run)} ([numbers]({_from_docs(path)})).")
+        found.append(f"{measured_on(run)} ([numbers]({_from_docs(path)})).")
         found += [
             f"#### {title}\n\n{report.table(rows, run.ceilings)}" for title, rows in run.tables().items()
         ]
@@ -414,7 +365,9 @@ def exported() -> str:
     """Return what bench.export measured last on each machine; masks and times may be of two runs."""
     found = []
     for folder in sorted(results.FOLDER.glob("*/export")):
-        runs = [(path, results.read(path)) for path in sorted(folder.glob("*.json"), key=_date, reverse=True)]
+        runs = [
+            (path, results.read(path)) for path in sorted(folder.glob("*.json"), key=date_of, reverse=True)
+        ]
         for name, table in export.TABLES.items():
             of_table = [(path, run) for path, run in runs if any(row.table == name for row in run.rows)]
             for path, run in of_table[:1]:
@@ -424,7 +377,7 @@ def exported() -> str:
 
 def _with_source(path: Path, run: results.Results, text: str) -> str:
     """Return a table below the line that says where, when and from which commit it was measured."""
-    return f"{_measured_on(run)} ([numbers]({_from_docs(path)})).\n\n{text}"
+    return f"{measured_on(run)} ([numbers]({_from_docs(path)})).\n\n{text}"
 
 
 def _of_each_machine(part: str, tables: Callable[[results.Results], str]) -> str:
@@ -454,7 +407,6 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "headline": headline,
         "models": models,
         "weights": weights,
-        "operators": operators,
         "speed": speed,
         "gpu speed": gpu_speed,
     },
@@ -471,6 +423,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/cpp.md": {"in C++": in_cpp},
     "docs/export.md": {"exported": exported},
     "docs/patching.md": {"patched": patched},
+    "docs/performance.md": {"speed": speed, "gpu speed": gpu_speed, **performance.PARTS},
     "docs/serving.md": {"serving": served},
     "docs/film.md": {"film": filmed},
     "docs/depthwise.md": {"family": family},
@@ -478,6 +431,11 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/protocols.md": {"recipes": guide.recipes, "accuracies": guide.accuracies},
     "docs/rivals.md": {"rivals": rivals.documents, "published": rivals.published},
 }
+
+
+def whole_files() -> dict[Path, str]:
+    """Return the files that are written as a whole: pages and drawings of docs/ops, and the plots of docs/figures."""
+    return {**operators.pages(), **performance.plots()}
 
 
 def updated(document: str, text: str) -> str:
@@ -526,6 +484,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stale.append(document)
             if not options.check:
                 path.write_text(new, encoding="utf-8")
+    for file, text in {} if options.documents else whole_files().items():
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            stale.append(file.relative_to(ROOT).as_posix())
+            if not options.check:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
     if options.check:
         message = f"{', '.join(stale)}: out of date; run `make readme`\n"
         parser.exit(1 if stale else 0, message if stale else "")

@@ -68,6 +68,8 @@ def _read(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = _without_folders(Path(page), source[0])
     if name == root_doc:
         source[0] += "\n" + _toctrees(source[0])
+    elif name.endswith("/index"):  # of a folder of pages
+        source[0] += "\n```{toctree}\n:hidden:\n:glob:\n\n*\n```\n"
 
 
 def setup(app: Sphinx) -> None:

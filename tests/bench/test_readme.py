@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench import readme
+from bench.pages import operators
 from segnext_kernels import native
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +78,7 @@ def test_equivalent_is_read_from_the_docstring() -> None:
         b)``; and more.
         """
 
-    assert readme.equivalent(sample) == "`a( b)`"
+    assert operators.equivalent(sample) == "`a( b)`"
 
     def loop() -> None:
         """Does it.
@@ -88,4 +89,4 @@ def test_equivalent_is_read_from_the_docstring() -> None:
         Args: none.
         """
 
-    assert readme.equivalent(loop) == "Repeats `x` often."
+    assert operators.equivalent(loop) == "Repeats `x` often."

@@ -1,0 +1,66 @@
+"""docs/ops and docs/figures are what the code and the result files say; what is drawn is what plain PyTorch does."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bench import readme
+from bench.pages import operators
+from bench.pages.passes import boundary, passes
+from bench.pages.svg import Bar, Group, bar_chart
+from segnext_kernels import native
+from segnext_kernels.spec import all_specs
+
+
+@pytest.mark.skipif(native._C is None, reason="the support matrix asks the compiled library")
+def test_files_are_up_to_date() -> None:
+    files = readme.whole_files()
+    assert len(files) == 2 * len(all_specs()) + 1 + 3
+    stale = [file.name for file, text in files.items() if not file.exists() or file.read_text() != text]
+    assert stale == [], "run `make readme`"
+
+
+def test_passes_of_a_chain() -> None:
+    x, weight = torch.randn(1, 8, 10, 12), torch.randn(8, 1, 3, 3)
+
+    def chain(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.gelu(F.conv2d(x, weight, padding=1, groups=8)).permute(0, 2, 3, 1) + 1
+
+    size, taps = 4 * x.numel(), 4 * weight.numel()
+    found = passes(chain, (x, weight))
+    assert [(one.name, one.read, one.written) for one in found] == [
+        ("depthwise 3x3", size + taps, size),
+        ("gelu", size, size),
+        ("add", size, size),
+    ]
+    assert boundary(chain, (x, weight)) == (size + taps, size)
+
+
+def test_what_is_overwritten_is_read_and_written() -> None:
+    x = torch.randn(4, 5)
+    (only,) = passes(lambda x: x.mul_(2), (x,))
+    assert (only.name, only.read, only.written) == ("multiply", 80, 80)
+
+
+@pytest.mark.parametrize("spec", all_specs().values(), ids=lambda spec: spec.name)
+def test_fusing_moves_less(spec) -> None:
+    before, after = operators.totals(spec)
+    assert before > 1.9 * after
+
+
+def test_every_operator_is_explained() -> None:
+    assert set(operators.EXPLAINED) == set(all_specs())
+
+
+def test_bars_have_lengths_in_proportion() -> None:
+    drawn = bar_chart(
+        "a < b", [Group("", [Bar("one", [(1, "#111111")], "1"), Bar("two", [(2, "#222222")], "2")])]
+    )
+    root = ElementTree.fromstring(drawn)
+    widths = {e.get("fill"): float(e.get("width", 0)) for e in root.iter("{http://www.w3.org/2000/svg}rect")}
+    assert widths["#222222"] == pytest.approx(2 * widths["#111111"], abs=0.2)
+    assert root.find("{http://www.w3.org/2000/svg}title").text == "a < b"
