@@ -241,7 +241,7 @@ def _shown(value: Any) -> str:
         return f"torch.rand({shape})" if bool((value >= 0).all()) else f"torch.randn({shape})"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_shown, value))}]"
-    return repr(value)
+    return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 def _support(spec: Spec) -> str:
