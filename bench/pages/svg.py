@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 WIDTH = 760
 OURS, OTHER, THIRD = "#2563c9", "#9aa3ad", "#d97f28"
-_INK, _FAINT, _PAPER, _LINE = "#1d2126", "#5f6872", "#ffffff", "#dfe2e5"
+INK, FAINT, PAPER, LINE = "#1d2126", "#5f6872", "#ffffff", "#dfe2e5"
 _FONT = "ui-sans-serif, system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
 _LETTER = 0.63  # width of a letter, on average, as a part of its height
 
@@ -48,23 +48,23 @@ def bar_chart(
     right = 20 + max(round(len(bar.text) * 12.5 * _LETTER) for bar in bars)
     room = WIDTH - left - right - 16
     longest = max(_length(bar) for bar in bars)
-    parts, y = [_text(20, 30, title, 16, weight=600)], 48
+    parts, y = [text(20, 30, title, 16, weight=600)], 48
     if legend:
         x = 20
         for colour, meaning in legend:
             parts.append(f'<rect x="{x}" y="{y - 2}" width="12" height="12" rx="2" fill="{colour}"/>')
-            parts.append(_text(x + 18, y + 8.5, meaning, 12.5, _FAINT))
+            parts.append(text(x + 18, y + 8.5, meaning, 12.5, FAINT))
             x += 36 + round(len(meaning) * 12.5 * _LETTER)
         y += 24
     for group in groups:
         if group.title:
             y += 14
-            parts.append(_text(20, y + 4, group.title, 13.5, weight=600))
+            parts.append(text(20, y + 4, group.title, 13.5, weight=600))
             y += 12
         scale = room / (max(map(_length, group.bars)) if group.own_scale else longest)
         for bar in group.bars:
             weight = 600 if bar.is_bold else 400
-            parts.append(_text(left - 10, y + 13.5, bar.label, 13, weight=weight, anchor="end"))
+            parts.append(text(left - 10, y + 13.5, bar.label, 13, weight=weight, anchor="end"))
             x = float(left)
             for value, colour in bar.parts:
                 width = max(value * scale, 1.5 if value else 0)
@@ -72,35 +72,37 @@ def bar_chart(
                     f'<rect x="{x:.1f}" y="{y + 3}" width="{width:.1f}" height="14" rx="2" fill="{colour}"/>'
                 )
                 x += width
-            parts.append(_text(x + 8, y + 13.5, bar.text, 12.5, _INK if bar.is_bold else _FAINT, weight))
+            parts.append(text(x + 8, y + 13.5, bar.text, 12.5, INK if bar.is_bold else FAINT, weight))
             y += 22
     if note:
         y += 20
-        parts.append(_text(20, y, note, 12, _FAINT))
-    return _drawing(title, round(y + 20), parts)
+        parts.append(text(20, y, note, 12, FAINT))
+    return drawing(title, round(y + 20), parts)
 
 
 def _length(bar: Bar) -> float:
     return sum(value for value, _ in bar.parts)
 
 
-def _text(
-    x: float, y: float, text: str, size: float, colour: str = _INK, weight: int = 400, anchor: str = "start"
+def text(
+    x: float, y: float, words: str, size: float, colour: str = INK, weight: int = 400, anchor: str = "start"
 ) -> str:
+    """Return words at a place; `anchor` is start, middle or end."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" fill="{colour}" '
-        f'text-anchor="{anchor}">{escape(text)}</text>'
+        f'text-anchor="{anchor}">{escape(words)}</text>'
     )
 
 
-def _drawing(title: str, height: int, parts: Sequence[str]) -> str:
+def drawing(title: str, height: int, parts: Sequence[str]) -> str:
+    """Return a whole drawing of WIDTH x height on its own paper."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
             f'font-family="{_FONT}" role="img">',
             f"<title>{escape(title)}</title>",
-            f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="10" fill="{_PAPER}" '
-            f'stroke="{_LINE}"/>',
+            f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="10" fill="{PAPER}" '
+            f'stroke="{LINE}"/>',
             *parts,
             "</svg>\n",
         ]

@@ -1,0 +1,210 @@
+"""The drawings and the table of docs/strip_convolution.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench import report, results
+from bench.newest import is_on_gpu, measured_on, newest_runs
+from bench.pages.svg import FAINT, INK, OTHER, OURS, THIRD, Bar, Group, bar_chart, drawing, text
+from segnext_kernels.spec import STRIPS
+
+FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
+ROOT = 5
+QUAD = 4  # rows that the CPU kernel makes at once, kQuad of csrc/ops/msca_conv/strips.h
+SHAPE = "t1-c32-h128w128"
+CELL = 7
+PEERS = {"eager": "eager", "eager channels_last": "eager, channels_last"}
+
+
+def plots() -> dict[Path, str]:
+    """Return the drawings."""
+    return {
+        FIGURES / "strip_taps.svg": taps(),
+        FIGURES / "strip_times.svg": times(),
+        FIGURES / "strip_rings.svg": rings(),
+        FIGURES / "strip_loads.svg": loads(),
+        FIGURES / "strip_share.svg": shares(),
+    }
+
+
+def taps() -> str:
+    """Draw which pixels each convolution reads for one output."""
+    parts = [text(20, 30, "What one output reads", 16, weight=600)]
+    left = 56.0
+    kernels = [("root 5x5", ROOT, ROOT), *((f"1x{k}, then {k}x1", k, 0) for k in STRIPS)]
+    for label, columns, rows in kernels:
+        side = columns * CELL
+        top = 62 + (STRIPS[-1] * CELL - side) / 2
+        for row, column in _cells(columns):
+            colour = OURS if rows or row == columns // 2 else THIRD if column == columns // 2 else "#eef0f2"
+            parts.append(
+                f'<rect x="{left + column * CELL:.1f}" y="{top + row * CELL:.1f}" width="{CELL - 1}" '
+                f'height="{CELL - 1}" fill="{colour}"/>'
+            )
+        parts.append(text(left + side / 2, 62 + STRIPS[-1] * CELL + 22, label, 13, anchor="middle"))
+        taps_of = columns * rows or 2 * columns
+        seen = columns * columns
+        parts.append(
+            text(
+                left + side / 2,
+                62 + STRIPS[-1] * CELL + 40,
+                f"{taps_of} taps see {seen} pixels",
+                12,
+                FAINT,
+                anchor="middle",
+            )
+        )
+        left += max(side, 120) + 36
+    height = 62 + STRIPS[-1] * CELL + 64
+    parts.append(
+        text(
+            20,
+            height - 4,
+            "blue: along a row (the root: all); orange: along a column of those results",
+            12,
+            FAINT,
+        )
+    )
+    return drawing("What one output of msca_conv reads", height + 14, parts)
+
+
+def _cells(side: int) -> Iterator[tuple[int, int]]:
+    return ((row, column) for row in range(side) for column in range(side))
+
+
+def _row(device_is_gpu: bool = False) -> tuple[results.Results, results.Row]:
+    for _, run in newest_runs():
+        for row in run.rows:
+            if (
+                is_on_gpu(run) == device_is_gpu
+                and row.table == "ops, forward"
+                and row.name == f"msca_conv {SHAPE}"
+            ):
+                return run, row
+    raise ValueError(f"bench.pages.strip: bench/results must have msca_conv {SHAPE}, found none")
+
+
+def times() -> str:
+    """Draw PyTorch's times, ours, and the two floors on the first CPU."""
+    run, row = _row()
+    arithmetic = run.ceilings.floor_ms(row.flops, None) or 0.0
+    memory = run.ceilings.floor_ms(None, row.bytes_moved) or 0.0
+    bars = [
+        _timed(PEERS.get(name, name), row.times[name].median, OTHER)
+        for name in row.times
+        if name != results.OURS
+    ]
+    bars.append(_timed("msca_conv", row.times[results.OURS].median, OURS, is_bold=True))
+    bars.append(_timed("floor of the arithmetic", arithmetic, THIRD))
+    bars.append(_timed("floor of the memory", memory, THIRD))
+    machine = run.machine
+    return bar_chart(
+        "msca_conv of a map 32x128x128, milliseconds",
+        [Group("", bars)],
+        note=f"{machine['device']}, {machine['threads']} threads, fp32, {machine['date'][:10]}, "
+        f"commit {machine['commit']}.",
+    )
+
+
+def _timed(label: str, ms: float, colour: str, is_bold: bool = False) -> Bar:
+    return Bar(label, [(ms, colour)], report.number(ms), is_bold)
+
+
+def rings() -> str:
+    """Draw what the CPU kernel keeps while it goes down the image."""
+    reaches = [-(-(k // 2) // QUAD) for k in STRIPS]  # quads that each column strip reaches up and down
+    ahead, newest = max(reaches), 9
+    output = newest - ahead
+    kept = [("x", newest - 1, newest, OTHER), ("a = root(x)", output, newest, OURS)]
+    kept += [
+        (f"row strip {k}", output - reach, output + reach, THIRD)
+        for k, reach in zip(STRIPS, reaches, strict=True)
+    ]
+    parts = [text(20, 30, "What is kept on the way down, in quads of four rows", 16, weight=600)]
+    top, unit, left = 66, 17, 150.0
+    for label, first, last, colour in kept:
+        parts.append(text(left + 40, top - 10, label, 13, weight=600, anchor="middle"))
+        for quad in range(newest + 1):
+            fill = colour if first <= quad <= last else "#eef0f2"
+            parts.append(
+                f'<rect x="{left}" y="{top + quad * unit}" width="80" height="{unit - 2}" rx="2" fill="{fill}"/>'
+            )
+        rows = f"{(last - first + 1) * QUAD} rows"
+        parts.append(text(left + 40, top + (newest + 1) * unit + 16, rows, 12, FAINT, anchor="middle"))
+        left += 120
+    y = top + output * unit + unit / 2 - 1
+    parts.append(f'<path d="M 20 {y} H {left - 40}" stroke="{INK}" stroke-width="1" stroke-dasharray="3 3"/>')
+    parts.append(text(20, y - 6, "rows that leave now", 12))
+    parts.append(text(20, top + newest * unit + 11, "newest rows", 12))
+    height = top + (newest + 1) * unit + 44
+    said = "coloured: in the second-level cache; gray: not there any more, or not yet"
+    parts.append(text(20, height, said, 12, FAINT))
+    return drawing("What the CPU kernel keeps on its way down the image", height + 18, parts)
+
+
+def loads() -> str:
+    """Draw the vector loads per multiply-add of register tiles."""
+    longest = STRIPS[-1]
+
+    def tile(rows: int, pixels: int) -> float:
+        return ((longest + rows - 1) * pixels + rows * longest) / (rows * longest * pixels)
+
+    kinds = [("one output", 2.0, OTHER)]
+    kinds += [
+        (f"{QUAD} rows x {pixels}", tile(QUAD, pixels), OTHER if pixels < 4 else OURS) for pixels in (1, 2, 4)
+    ]
+    bars = [Bar(label, [(value, colour)], f"{value:.2f}", colour == OURS) for label, value, colour in kinds]
+    return bar_chart(
+        f"Vector loads per multiply-add, a column strip of {longest} taps",
+        [Group("", bars)],
+        note="A tile of R rows by P pixels loads (K + R - 1) P inputs and R K weights for R K P multiply-adds.",
+    )
+
+
+def shares() -> str:
+    """Draw the share of the floor at each shape, on each machine."""
+    groups = []
+    for run, rows in _runs():
+        bars = []
+        for row in rows:
+            share = row.roofline_share(run.ceilings) or 0.0
+            text_ = f"{100 * share:.0f} %  {report.number(row.times[results.OURS].median)} ms"
+            bars.append(
+                Bar(row.name.removeprefix("msca_conv ").removesuffix(", cuda"), [(share, OURS)], text_)
+            )
+        groups.append(Group(f"{run.machine['device']}, commit {run.machine['commit']}", bars))
+    return bar_chart("Share of the floor that msca_conv reaches", groups)
+
+
+def _runs() -> Iterator[tuple[results.Results, list[results.Row]]]:
+    for _, run in newest_runs():
+        rows = [row for row in run.rows if row.table == "ops, forward" and row.name.startswith("msca_conv ")]
+        if rows := [row for row in rows if not row.name.endswith("triton")]:
+            yield run, rows
+
+
+def table() -> str:
+    """Return time, both floors and the share of the larger one for every shape and machine."""
+    parts = []
+    for run, rows in _runs():
+        lines = [["map", "ms", "PyTorch ms", "floor: arithmetic", "floor: memory", "share"]]
+        for row in rows:
+            arithmetic = run.ceilings.floor_ms(row.flops, None, row.tensor_cores) or 0.0
+            memory = run.ceilings.floor_ms(None, row.bytes_moved) or 0.0
+            lines.append(
+                [
+                    row.name.removeprefix("msca_conv "),
+                    report.number(row.times[results.OURS].median),
+                    report.number(row.times[row.best_peer].median),
+                    report.number(arithmetic),
+                    report.number(memory),
+                    f"{100 * (row.roofline_share(run.ceilings) or 0):.0f} %",
+                ]
+            )
+        parts.append(f"{measured_on(run)}:\n\n{report.aligned(lines)}")
+    return "\n\n".join(parts)
+
+
+PARTS: dict[str, Callable[[], str]] = {"strip": table}
