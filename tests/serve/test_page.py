@@ -284,6 +284,23 @@ def test_a_request_can_be_cancelled(visit, held: Held):
         assert there.page.locator("#error").is_hidden()
 
 
+def test_the_newest_photograph_and_model_count(visit, held: Held, predictor):
+    """A photograph replaces one that is under way, and another model is asked about the newest one."""
+    small, large = (encoded(np.full((side, side + 8, 3), 90, np.uint8)) for side in (40, 64))
+    with running({"slow": held, "quick": predictor}) as there_is:
+        there = visit(there_is.url)
+        there.page.wait_for_selector("#known li")
+        there.choose("small.png", small)
+        there.page.wait_for_selector("#busy:not([hidden])")
+        there.choose("large.png", large)
+        there.page.select_option("#model", "quick")
+        there.wait_for_result()
+        assert "72 × 64, quick" in there.page.text_content("#summary")
+        held.go.set()
+        until(lambda: there_is.service.active == 0)
+        assert "72 × 64, quick" in there.page.text_content("#summary")
+
+
 def test_a_service_that_is_gone_and_comes_back(visit, predictor):
     with running({"m": predictor}) as there_is:
         there = visit(there_is.url)

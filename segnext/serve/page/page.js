@@ -7,7 +7,8 @@ const state = {
   models: [],
   limits: { bytes: Infinity, pixels: Infinity },
   token: sessionStorage.getItem("segnext token") || "",
-  file: null, // the photograph: a Blob with a name
+  file: null, // the photograph that is shown: a Blob with a name
+  coming: null, // the one that is under way
   result: null, // { width, height, ids, classes }
   request: null, // the AbortController of what is under way
   pinned: null, // id of the class that stays highlighted
@@ -91,6 +92,7 @@ async function take(file) {
   }
   state.request?.abort();
   const request = (state.request = new AbortController());
+  state.coming = file;
   const before = performance.now();
   $("busy").hidden = false;
   try {
@@ -117,7 +119,10 @@ async function take(file) {
     const again = error.status === 0 || error.status >= 500 ? () => take(file) : null;
     showError(sentence(error.message) + wait, again);
   } finally {
-    if (state.request === request) $("busy").hidden = true;
+    if (state.request === request) {
+      state.coming = null;
+      $("busy").hidden = true;
+    }
   }
 }
 
@@ -377,7 +382,8 @@ $("cancel").addEventListener("click", cancel);
 $("dismiss").addEventListener("click", hideError);
 $("model").addEventListener("change", () => {
   showKnown();
-  if (state.file) take(state.file);
+  const file = state.coming || state.file;
+  if (file) take(file);
 });
 $("opacity").addEventListener("input", ({ target }) => {
   $("overlay").style.opacity = target.value / 100;
