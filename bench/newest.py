@@ -39,3 +39,10 @@ def is_on_gpu(run: results.Results) -> bool:
 
 def date_of(path: Path) -> str:
     return str(json.loads(path.read_text())["machine"]["date"])
+
+
+def on_cpu(run: results.Results) -> str:
+    """Return the words below a drawing of a CPU's times in float32."""
+    machine = run.machine
+    date, commit = machine["date"][:10], machine["commit"]
+    return f"{machine['device']}, {machine['threads']} threads, fp32, {date}, commit {commit}."

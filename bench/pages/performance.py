@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import report, results
 from bench.campaign.models import TABLE
-from bench.newest import is_on_gpu, is_shown, measured_on, newest_runs
+from bench.newest import is_on_gpu, is_shown, measured_on, newest_runs, on_cpu
 from bench.pages.svg import OTHER, OURS, Bar, Group, bar_chart
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,12 +41,10 @@ def speed_plot() -> str:
         bars = [_bar("segnext", row, results.OURS)]
         bars += [_bar(name, row, name) for name in peers[:SHOWN_PEERS]]
         groups.append(Group(row.name.removesuffix(", to the mask"), bars, own_scale=True))
-    machine = run.machine
     return bar_chart(
         "Image to mask, milliseconds: shorter is faster",
         groups,
-        note=f"{machine['device']}, {machine['threads']} threads, fp32, {machine['date'][:10]}, "
-        f"commit {machine['commit']}. All took turns, with equal results.",
+        note=f"{on_cpu(run)} All took turns, with equal results.",
     )
 
 
@@ -71,12 +69,10 @@ def floor_plot() -> str:
         Bar(op, [(share, OURS)], f"{100 * share:.0f} %  {report.number(row.times[results.OURS].median)} ms")
         for op, (row, share) in sorted(best.items(), key=lambda item: -item[1][1])
     ]
-    machine = run.machine
     return bar_chart(
         "Share of the floor: the time that this machine needs at least, of ours",
         [Group("", bars)],
-        note=f"{machine['device']}, {machine['threads']} threads, fp32, each op's longest shape of T and B at 512x512, "
-        f"commit {machine['commit']}.",
+        note=f"{on_cpu(run)} Each op's longest shape of T and B at 512x512.",
     )
 
 

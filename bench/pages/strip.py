@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench import report, results
-from bench.newest import is_on_gpu, measured_on, newest_runs
+from bench.newest import is_on_gpu, measured_on, newest_runs, on_cpu
 from bench.pages.svg import FAINT, INK, OTHER, OURS, THIRD, Bar, Group, bar_chart, drawing, text
 from segnext_kernels.spec import STRIPS
 
@@ -99,12 +99,10 @@ def times() -> str:
     bars.append(_timed("msca_conv", row.times[results.OURS].median, OURS, is_bold=True))
     bars.append(_timed("floor of the arithmetic", arithmetic, THIRD))
     bars.append(_timed("floor of the memory", memory, THIRD))
-    machine = run.machine
     return bar_chart(
         "msca_conv of a map 32x128x128, milliseconds",
         [Group("", bars)],
-        note=f"{machine['device']}, {machine['threads']} threads, fp32, {machine['date'][:10]}, "
-        f"commit {machine['commit']}.",
+        note=on_cpu(run),
     )
 
 
