@@ -43,6 +43,7 @@ SEQUENCE_RATE = 25  # frames per second of numbered images, which have no times 
 _GIF_SECONDS = 0.1  # of a frame whose file says 0, as browsers do
 _MISSING = 1.0  # seconds between the last frame and the length that a file gives, from which on it may be cut
 _LONGEST_GAP = 10.0  # seconds between two frames of a file; times that jump further are damaged
+_FEW_CORES = 4
 _CAMERAS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
 
@@ -173,7 +174,8 @@ def _of_container(name: str, container: InputContainer, is_live: bool) -> Frames
             f"{one_line(name)}: frames must have at most {limit:,} pixels, got {stream.width}x{stream.height}; raise "
             "--max-pixels"
         )
-    stream.thread_type = "AUTO"
+    # FFmpeg's threads would take turns with the model's where cores are few; reading has a thread of its own anyway.
+    stream.thread_type = "AUTO" if (os.cpu_count() or 1) > _FEW_CORES else "NONE"
     if limit:  # for frames that are larger than the first one: they count as damaged
         stream.codec_context.options = {"max_pixels": str(limit)}
     length = 0.0 if is_live else _length(container, stream)
