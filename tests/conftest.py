@@ -41,7 +41,19 @@ ROOMS = (
         "predict",
         "evaluation",
     ),
-    *("training", "tools", "cli", "serve", "fuzz", "runtime", "bench", "packaging", "contract", "kernels"),
+    *(
+        "training",
+        "tools",
+        "cli",
+        "examples",
+        "serve",
+        "fuzz",
+        "runtime",
+        "bench",
+        "packaging",
+        "contract",
+        "kernels",
+    ),
 )
 BEGUN = time.monotonic()
 
