@@ -284,6 +284,27 @@ def test_a_request_can_be_cancelled(visit, held: Held):
         assert there.page.locator("#error").is_hidden()
 
 
+def test_what_fails_leaves_the_last_result_whole(visit, held: Held, predictor):
+    """The photograph, its mask and its model belong together, also where the service drew the photograph."""
+    colour = np.full((40, 56, 3), (200, 90, 40), np.uint8)
+    with running({"quick": predictor, "slow": held}) as there_is:
+        there = visit(there_is.url)
+        there.page.wait_for_selector("#known li")
+        there.choose("scan.tif", encoded(colour, format="TIFF"), "image/tiff")
+        there.wait_for_result()
+        there.choose("cut.png", encoded(np.zeros((300, 400, 3), np.uint8))[:-40])
+        assert "damaged" in there.alert()
+        assert there.pixels("#photo").shape == there.pixels("#overlay").shape == (40, 56, 4)
+        held.failing[200] = RuntimeError("no such luck")
+        held.go.set()
+        there.page.select_option("#model", "slow")
+        there.page.wait_for_selector("#error:not([hidden])")
+        until(lambda: there.page.eval_on_selector("#model", "(e) => e.value") == "quick")
+        with there.page.expect_request("**/v1/segment?*") as asked, there.page.expect_download():
+            there.page.click("#save-mask")
+        assert "model=quick" in asked.value.url
+
+
 def test_the_newest_photograph_and_model_count(visit, held: Held, predictor):
     """A photograph replaces one that is under way, and another model is asked about the newest one."""
     small, large = (encoded(np.full((side, side + 8, 3), 90, np.uint8)) for side in (40, 64))
@@ -318,7 +339,10 @@ def test_the_token_is_asked_for_and_kept_in_the_tab(visit, predictor):
         there = visit(there_is.url)
         there.page.fill("#token", "wrong")
         there.page.keyboard.press("Enter")
-        there.until("document.querySelector('#token-dialog').open")
+        there.page.wait_for_selector("#token-wrong:not([hidden])")
+        there.page.keyboard.press("Escape")
+        assert there.alert() == "The service needs a token."
+        there.page.click("#retry")
         there.page.fill("#token", TOKEN)
         there.page.keyboard.press("Enter")
         there.page.click("#sample")

@@ -9,7 +9,7 @@ const state = {
   token: sessionStorage.getItem("segnext token") || "",
   file: null, // the photograph that is shown: a Blob with a name
   coming: null, // the one that is under way
-  result: null, // { width, height, ids, classes }
+  result: null, // { width, height, ids, classes, model, bitmap }
   request: null, // the AbortController of what is under way
   pinned: null, // id of the class that stays highlighted
 };
@@ -64,13 +64,15 @@ async function start() {
 
 function askForToken(then) {
   const dialog = $("token-dialog");
+  $("token-wrong").hidden = !state.token;
   dialog.addEventListener(
     "close",
     () => {
-      state.token = $("token").value.trim();
-      $("token").value = "";
+      state.token = dialog.returnValue === "use" ? $("token").value.trim() : "";
+      $("token").value = dialog.returnValue = "";
       sessionStorage.setItem("segnext token", state.token);
       if (state.token) then();
+      else showError("The service needs a token.", () => askForToken(then));
     },
     { once: true },
   );
@@ -84,7 +86,10 @@ function named(blob, name) {
 }
 
 async function take(file) {
-  if (!state.models.length) return;
+  if (!state.models.length) {
+    await start();
+    if (!state.models.length) return;
+  }
   hideError();
   if (file.size > state.limits.bytes) {
     const most = (state.limits.bytes / 1e6).toFixed(0);
@@ -103,18 +108,15 @@ async function take(file) {
     const answer = await segment(file, { output: "json", masks: "runs" }, request.signal);
     const result = await answer.json();
     const seconds = (performance.now() - before) / 1000;
-    if (!bitmap) {
-      const drawn = await segment(file, { output: "overlay", alpha: 0, legend: false }, request.signal);
-      showPhotograph(await createImageBitmap(await drawn.blob()));
-    }
+    const shown = bitmap || (await drawnByService(file, request.signal));
+    if (!bitmap) showPhotograph(shown);
     state.file = file;
-    state.result = { ...result, ids: decodeRuns(result), classes: result.classes };
+    state.result = { ...result, ids: decodeRuns(result), bitmap: shown };
     showResult(seconds);
   } catch (error) {
     if (request.signal.aborted) return;
+    showAgain();
     if (error.status === 401) return askForToken(() => take(file));
-    if (!state.result) backToStart();
-    else showPhotographOf(state.file);
     const wait = error.retryAfter ? ` It is busy for about ${error.retryAfter} s.` : "";
     const again = error.status === 0 || error.status >= 500 ? () => take(file) : null;
     showError(sentence(error.message) + wait, again);
@@ -129,13 +131,26 @@ async function take(file) {
 function cancel() {
   state.request?.abort();
   $("busy").hidden = true;
-  if (!state.result) backToStart();
-  else showPhotographOf(state.file);
+  showAgain();
 }
 
-function backToStart() {
-  document.body.classList.remove("has-picture");
-  $("work").hidden = true;
+// Show the last result, or the invitation if there is none: what came after it has failed or was cancelled.
+function showAgain() {
+  if (state.result) {
+    showPhotograph(state.result.bitmap);
+    drawOverlay();
+    $("side").hidden = false;
+    $("model").value = state.result.model;
+    showKnown();
+  } else {
+    document.body.classList.remove("has-picture");
+    $("work").hidden = true;
+  }
+}
+
+async function drawnByService(file, signal) {
+  const drawn = await segment(file, { output: "overlay", alpha: 0, legend: false }, signal);
+  return createImageBitmap(await drawn.blob());
 }
 
 function decodeRuns({ width, height, mask }) {
@@ -149,13 +164,6 @@ function decodeRuns({ width, height, mask }) {
 }
 
 // --- drawing -------------------------------------------------------------------------------------------------------
-
-async function showPhotographOf(file) {
-  const bitmap = await createImageBitmap(file).catch(() => null);
-  if (bitmap) showPhotograph(bitmap);
-  drawOverlay();
-  $("side").hidden = false;
-}
 
 function showPhotograph(bitmap) {
   const canvas = $("photo");
@@ -297,6 +305,8 @@ async function openCamera() {
     return showError(`The camera cannot be used: ${reasons[error.name] || error.message}.`);
   }
   const dialog = $("camera-dialog");
+  $("take").disabled = true;
+  $("video").addEventListener("loadeddata", () => ($("take").disabled = false), { once: true });
   $("video").srcObject = stream;
   dialog.addEventListener("close", () => stream.getTracks().forEach((track) => track.stop()), { once: true });
   dialog.showModal();
@@ -314,7 +324,7 @@ async function takePicture() {
 async function download(button, query, ending) {
   button.disabled = true;
   try {
-    const answer = await segment(state.file, query);
+    const answer = await segment(state.file, { model: state.result.model, ...query });
     const content = await answer.blob();
     const suffix = content.type === "image/jpeg" ? ".jpg" : ".png";
     const link = document.createElement("a");
@@ -323,7 +333,8 @@ async function download(button, query, ending) {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   } catch (error) {
-    showError(sentence(error.message));
+    if (error.status === 401) askForToken(() => download(button, query, ending));
+    else showError(sentence(error.message));
   } finally {
     button.disabled = false;
   }
