@@ -17,7 +17,7 @@ from bench import ablation, cards, cpp_runtime, export, film, guide, patching, r
 from bench.campaign import modelled
 from bench.campaign.models import EAGER, TABLE
 from bench.newest import date_of, is_on_gpu, is_shown, measured_on, newest_runs
-from bench.pages import operators, performance, strip
+from bench.pages import arrows, operators, performance, strip
 from bench.rivals import page as rivals
 from bench.serve import tables as serving
 from oracle.inputs import DTYPES
@@ -436,7 +436,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
 
 def whole_files() -> dict[Path, str]:
     """Return the files that are written as a whole: pages and drawings of docs/ops, and the plots of docs/figures."""
-    return {**operators.pages(), **performance.plots(), **strip.plots()}
+    return {**operators.pages(), **performance.plots(), **strip.plots(), **arrows.plots()}
 
 
 def updated(document: str, text: str) -> str:

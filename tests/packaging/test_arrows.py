@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import segnext_kernels
+from bench.pages import arrows
 
 ROOT = Path(__file__).resolve().parents[2]
 # package -> the packages that it may import
@@ -119,6 +120,10 @@ def test_rooms_of_segnext() -> None:
                 is_below = bool(inner) and floor.get(inner[0], len(FLOORS)) < floor[room]
                 wrong += [] if is_below else [f"{name} imports {module}"]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_drawing_has_these_floors() -> None:
+    assert (arrows.FLOORS, arrows.TOP) == (FLOORS, TOP), "docs/design.md's drawing: bench/pages/arrows.py"
 
 
 def test_no_circles() -> None:
