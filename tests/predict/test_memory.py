@@ -89,3 +89,33 @@ def test_bytes_per_pixel(tmp_path: Path, orientation: int) -> None:
 def test_classes_take_little(tmp_path: Path, options: dict[str, Any]) -> None:
     """Logits of a row of windows would take 65 bytes per pixel for 48 classes, and those of all pixels 192."""
     assert bytes_per_pixel(tmp_path, 48, {"crop": 1024, **options})["predicting"] < 32
+
+
+INSPECTION = """
+import resource, types
+import torch
+from segnext.predict.inference import Inference
+from segnext.predict.inspection import inspect
+
+class Brightness:  # a network that costs nothing
+    training, config = False, types.SimpleNamespace(align_corners=False, threshold=None, num_classes=150)
+    def forward_logits(self, images):
+        pooled = torch.nn.functional.avg_pool2d(images[:, :1], 8, ceil_mode=True)
+        return pooled * torch.linspace(-1, 1, 150)[:, None, None]
+    def expect_finite(self, logits):
+        pass
+
+def peak(side):
+    inspect(Brightness(), torch.zeros(1, 3, side, side, dtype=torch.uint8), inference=Inference(flip=True))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+before = peak(100)
+print((peak(1500) - before) / 1500**2)
+"""
+
+
+@linux
+def test_the_bytes_per_pixel_of_maps() -> None:
+    """Probabilities of 150 classes would take 600 bytes; a band of 32 MB takes 15, and three maps 12."""
+    run = subprocess.run([sys.executable, "-c", INSPECTION], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 200
