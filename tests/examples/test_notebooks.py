@@ -36,7 +36,8 @@ def code(notebook: Any) -> list[Any]:
 
 def test_it_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for a core which another test has would spin
+    # Threads would spin while they wait for a core that another test has.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cells = code(executed(path))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     summary.count("cells of the notebooks, run", len(cells))
