@@ -12,7 +12,10 @@ from segnext_kernels.spec import STRIPS
 
 FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
 ROOT = 5
-QUAD = 4  # rows that the CPU kernel makes at once, kQuad of csrc/ops/msca_conv/strips.h
+# kQuad, kColumns and kRun of csrc/ops/msca_conv/strips.h with 32 registers: the rows that the CPU kernel makes at once;
+# the pixels of a register tile, for root and columns; the same, for row strips
+QUAD, COLUMNS, RUN = 4, 4, 12
+REACHES = [-(-(k // 2) // QUAD) for k in STRIPS]  # quads that each column strip reaches up and down
 SHAPE = "t1-c32-h128w128"
 CELL = 7
 PEERS = {"eager": "eager", "eager channels_last": "eager, channels_last"}
@@ -25,6 +28,7 @@ def plots() -> dict[Path, str]:
         FIGURES / "strip_times.svg": times(),
         FIGURES / "strip_rings.svg": rings(),
         FIGURES / "strip_loads.svg": loads(),
+        FIGURES / "strip_halo.svg": halo(),
         FIGURES / "strip_share.svg": shares(),
     }
 
@@ -32,10 +36,12 @@ def plots() -> dict[Path, str]:
 def taps() -> str:
     """Draw which pixels each convolution reads for one output."""
     parts = [text(20, 30, "What one output reads", 16, weight=600)]
-    left = 56.0
+    left = 24.0
     kernels = [("root 5x5", ROOT, ROOT), *((f"1x{k}, then {k}x1", k, 0) for k in STRIPS)]
     for label, columns, rows in kernels:
         side = columns * CELL
+        room = max(side, 148)
+        left += (room - side) / 2
         top = 62 + (STRIPS[-1] * CELL - side) / 2
         for row, column in _cells(columns):
             colour = OURS if rows or row == columns // 2 else THIRD if column == columns // 2 else "#eef0f2"
@@ -56,7 +62,7 @@ def taps() -> str:
                 anchor="middle",
             )
         )
-        left += max(side, 120) + 36
+        left += (side + room) / 2 + 38
     height = 62 + STRIPS[-1] * CELL + 64
     parts.append(
         text(
@@ -112,52 +118,113 @@ def _timed(label: str, ms: float, colour: str, is_bold: bool = False) -> Bar:
 
 def rings() -> str:
     """Draw what the CPU kernel keeps while it goes down the image."""
-    reaches = [-(-(k // 2) // QUAD) for k in STRIPS]  # quads that each column strip reaches up and down
-    ahead, newest = max(reaches), 9
+    ahead, newest = max(REACHES), 9
     output = newest - ahead
     kept = [("x", newest - 1, newest, OTHER), ("a = root(x)", output, newest, OURS)]
     kept += [
         (f"row strip {k}", output - reach, output + reach, THIRD)
-        for k, reach in zip(STRIPS, reaches, strict=True)
+        for k, reach in zip(STRIPS, REACHES, strict=True)
     ]
     parts = [text(20, 30, "What is kept on the way down, in quads of four rows", 16, weight=600)]
     top, unit, left = 66, 17, 150.0
     for label, first, last, colour in kept:
         parts.append(text(left + 40, top - 10, label, 13, weight=600, anchor="middle"))
+        down = unit / 2 if label == "x" else 0  # the root reaches two rows beyond the newest of its results
         for quad in range(newest + 1):
             fill = colour if first <= quad <= last else "#eef0f2"
             parts.append(
-                f'<rect x="{left}" y="{top + quad * unit}" width="80" height="{unit - 2}" rx="2" fill="{fill}"/>'
+                f'<rect x="{left}" y="{top + quad * unit + down}" width="80" height="{unit - 2}" rx="2" '
+                f'fill="{fill}"/>'
             )
         rows = f"{(last - first + 1) * QUAD} rows"
-        parts.append(text(left + 40, top + (newest + 1) * unit + 16, rows, 12, FAINT, anchor="middle"))
+        parts.append(text(left + 40, top + (newest + 1) * unit + 24, rows, 12, FAINT, anchor="middle"))
         left += 120
     y = top + output * unit + unit / 2 - 1
     parts.append(f'<path d="M 20 {y} H {left - 40}" stroke="{INK}" stroke-width="1" stroke-dasharray="3 3"/>')
     parts.append(text(20, y - 6, "rows that leave now", 12))
     parts.append(text(20, top + newest * unit + 11, "newest rows", 12))
-    height = top + (newest + 1) * unit + 44
+    height = top + (newest + 1) * unit + 52
     said = "coloured: in the second-level cache; gray: not there any more, or not yet"
     parts.append(text(20, height, said, 12, FAINT))
     return drawing("What the CPU kernel keeps on its way down the image", height + 18, parts)
 
 
 def loads() -> str:
-    """Draw the vector loads per multiply-add of register tiles."""
+    """Draw the vector loads per multiply-add: of register tiles, and of the parts of the CPU kernel."""
     longest = STRIPS[-1]
+    tiles = [("one output", 2.0)]
+    tiles += [(f"{QUAD} rows x {pixels}", column_loads(longest, pixels)) for pixels in (1, 2, COLUMNS)]
+    parts = [("root", column_loads(ROOT)), ("row strips", ROW_LOADS)]
+    parts += [(f"column strip {k}", column_loads(k)) for k in STRIPS]
+    parts.append(("all", all_loads()))
 
-    def tile(rows: int, pixels: int) -> float:
-        return ((longest + rows - 1) * pixels + rows * longest) / (rows * longest * pixels)
+    def bars(kinds: list[tuple[str, float]]) -> list[Bar]:
+        last = len(kinds) - 1
+        return [
+            Bar(label, [(value, OURS if i == last else OTHER)], f"{value:.2f}", i == last)
+            for i, (label, value) in enumerate(kinds)
+        ]
 
-    kinds = [("one output", 2.0, OTHER)]
-    kinds += [
-        (f"{QUAD} rows x {pixels}", tile(QUAD, pixels), OTHER if pixels < 4 else OURS) for pixels in (1, 2, 4)
-    ]
-    bars = [Bar(label, [(value, colour)], f"{value:.2f}", colour == OURS) for label, value, colour in kinds]
     return bar_chart(
-        f"Vector loads per multiply-add, a column strip of {longest} taps",
-        [Group("", bars)],
+        "Vector loads per multiply-add",
+        [
+            Group(f"A column strip of {longest} taps, by the size of the tile", bars(tiles)),
+            Group("The parts of the kernel, with 32 registers", bars(parts)),
+        ],
         note="A tile of R rows by P pixels loads (K + R - 1) P inputs and R K weights for R K P multiply-adds.",
+    )
+
+
+def column_loads(taps: int, pixels: int = COLUMNS) -> float:
+    """Return the loads per multiply-add of a register tile of a column strip."""
+    return ((taps + QUAD - 1) * pixels + QUAD * taps) / (QUAD * taps * pixels)
+
+
+ROW_LOADS = (RUN + 1) / RUN  # each tap of a row strip loads one weight, and each of its pixels
+
+
+def all_loads() -> float:
+    """Return the loads per multiply-add of the whole CPU kernel."""
+    total = ROOT**2 * column_loads(ROOT) + sum(k * (ROW_LOADS + column_loads(k)) for k in STRIPS)
+    return total / multiply_adds()
+
+
+def multiply_adds(rows: float = float("inf"), columns: float = float("inf")) -> float:
+    """Return the CPU kernel's multiply-adds per element of a part of a large map, with what its neighbours make too.
+
+    Args:
+        rows: of the part. `a` is made for as many quads above and below as the longest column strip reaches, and each
+            row strip for as many as its own column strip reaches.
+        columns: of the part. `a` is made for as many columns left and right as the longest row strip reaches.
+    """
+    root = ROOT**2 * (1 + 2 * max(REACHES) * QUAD / rows) * (1 + 2 * (STRIPS[-1] // 2) / columns)
+    strips = sum(k * (1 + 2 * reach * QUAD / rows) + k for k, reach in zip(STRIPS, REACHES, strict=True))
+    return root + strips
+
+
+def halo() -> str:
+    """Draw how many multiply-adds a part of a map costs, by its size."""
+    whole = multiply_adds()
+
+    def bar(label: str, count: float) -> Bar:
+        parts = [(whole, OURS), (count - whole, THIRD)]
+        said = f"{count:.0f}" if count == whole else f"{count:.0f}, {100 * (count / whole - 1):.0f} % more"
+        return Bar(label, parts, said, count == whole)
+
+    return bar_chart(
+        "Multiply-adds per element, when a map is cut",
+        [
+            Group("", [bar("whole map", whole)]),
+            Group(
+                "Columns, for the cache",
+                [bar(f"{n} columns", multiply_adds(columns=n)) for n in (128, 64, 32, 16)],
+            ),
+            Group(
+                "Rows, for more threads", [bar(f"{n} rows", multiply_adds(rows=n)) for n in (128, 64, 32, 16)]
+            ),
+        ],
+        [(OURS, "its own"), (THIRD, "its neighbours make them too")],
+        "An inner part of a large map, by the steps of strips.h; a count, no measurement.",
     )
 
 
@@ -205,4 +272,31 @@ def table() -> str:
     return "\n\n".join(parts)
 
 
-PARTS: dict[str, Callable[[], str]] = {"strip": table}
+def floors() -> str:
+    """Return how the two floors of the drawn map compare."""
+    run, row = _row()
+    arithmetic = run.ceilings.floor_ms(row.flops, None) or 0.0
+    memory = run.ceilings.floor_ms(None, row.bytes_moved) or 0.0
+    far = row.bytes_moved / (max(run.ceilings.copies)[1] * 1e6)
+    return (
+        f"So a fused kernel is bound by arithmetic. For this map on the {run.machine['device']}, the arithmetic takes "
+        f"{arithmetic / memory:.0f} times as\nlong as a copy of the map within the caches, and {arithmetic / far:.1f} "
+        "times as long as a copy from main memory."
+    )
+
+
+def gradients() -> str:
+    """Return the times of forward and backward at the drawn map, on each machine."""
+    lines = [["machine", "map", "ms", "PyTorch ms", "times as fast"]]
+    for _, run in newest_runs():
+        for row in run.rows:
+            is_asked = row.name.startswith(f"msca_conv {SHAPE}") and not row.name.endswith("triton")
+            if row.table == "ops, forward + backward" and is_asked:
+                ours, peer = row.times[results.OURS].median, row.times[row.best_peer].median
+                name = row.name.removeprefix("msca_conv ").removesuffix(", cuda")
+                numbers = [report.number(ours), report.number(peer), f"{peer / ours:.1f}"]
+                lines.append([run.machine["device"], name, *numbers])
+    return report.aligned(lines)
+
+
+PARTS: dict[str, Callable[[], str]] = {"strip floors": floors, "strip gradient": gradients, "strip": table}

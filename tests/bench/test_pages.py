@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -9,17 +10,17 @@ import torch
 import torch.nn.functional as F
 
 from bench import readme
-from bench.pages import operators
+from bench.pages import operators, strip
 from bench.pages.passes import boundary, passes
 from bench.pages.svg import Bar, Group, bar_chart
 from segnext_kernels import native
-from segnext_kernels.spec import all_specs
+from segnext_kernels.spec import STRIPS, all_specs
 
 
 @pytest.mark.skipif(native._C is None, reason="the support matrix asks the compiled library")
 def test_files_are_up_to_date() -> None:
     files = readme.whole_files()
-    assert len(files) == 2 * len(all_specs()) + 1 + 3 + 5 + 1
+    assert len(files) == 2 * len(all_specs()) + 1 + 3 + 6 + 1
     stale = [file.name for file, text in files.items() if not file.exists() or file.read_text() != text]
     assert stale == [], "run `make readme`"
 
@@ -64,3 +65,26 @@ def test_bars_have_lengths_in_proportion() -> None:
     widths = {e.get("fill"): float(e.get("width", 0)) for e in root.iter("{http://www.w3.org/2000/svg}rect")}
     assert widths["#222222"] == pytest.approx(2 * widths["#111111"], abs=0.2)
     assert root.find("{http://www.w3.org/2000/svg}title").text == "a < b"
+
+
+def test_the_essay_counts_with_the_tiles_of_the_cpu_kernel() -> None:
+    source = (readme.ROOT / "csrc/ops/msca_conv/strips.h").read_text()
+    wide, _ = source.split("#if SEGNEXT_VECTOR_REGISTERS == 32")[1].split("#else")
+    assert re.search(r"kQuad = (\d+);", source).group(1) == str(strip.QUAD)
+    assert re.search(r"kColumns = (\d+), kRun = (\d+);", wide).groups() == (
+        str(strip.COLUMNS),
+        str(strip.RUN),
+    )
+
+
+@pytest.mark.parametrize("rows", [16, 32, 128])
+def test_the_work_of_a_part_is_that_of_the_loop(rows: int) -> None:
+    # StripUnit::run() of strips.h, for rows in the middle of a high map
+    ahead, quads = max(strip.REACHES), rows // strip.QUAD
+    work = 0
+    for quad in range(-2 * ahead, quads):
+        work += strip.ROOT**2  # produce_a(quad + ahead)
+        for k, reach in zip(STRIPS, strip.REACHES, strict=True):
+            work += k * (quad >= -2 * reach) + k * (quad >= 0)  # produce_strip(), finish()
+    assert strip.multiply_adds(rows=rows) == pytest.approx(work / quads)
+    assert strip.multiply_adds() == 103
