@@ -64,7 +64,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 @contextmanager
 def opened_bytes(content: bytes, most_pixels: int | None) -> Iterator[Image.Image]:
     """Open the bytes of a file, not yet decoded; failures as in `opened`, of a file that is called "image"."""
-    with _image_errors("image", lambda: io.BytesIO(content)):
+    with _image_errors("image", lambda: io.BytesIO(content), most_pixels):
         if not content:
             raise ImageError("the file is empty (0 bytes)")
         with _open(io.BytesIO(content)) as image:
@@ -79,7 +79,9 @@ def opened_bytes(content: bytes, most_pixels: int | None) -> Iterator[Image.Imag
 
 
 @contextmanager
-def _image_errors(name: str, open_again: Callable[[], BinaryIO]) -> Iterator[None]:
+def _image_errors(
+    name: str, open_again: Callable[[], BinaryIO], most_pixels: int | None = None
+) -> Iterator[None]:
     """Make an `ImageError` that begins with a name of whatever a block raises about a file."""
     try:
         yield
@@ -90,7 +92,7 @@ def _image_errors(name: str, open_again: Callable[[], BinaryIO]) -> Iterator[Non
             reason = unidentified(stream, _FORMATS)
         raise UnknownFormat(f"{name}: {reason}") from None
     except Image.DecompressionBombError as error:
-        raise ImageTooLarge(f"{name}: {_too_large(error)}") from None
+        raise ImageTooLarge(f"{name}: {_too_large(error, most_pixels)}") from None
     except MemoryError:
         raise ImageError(f"{name}: not enough memory to decode it; cut it into tiles") from None
     except PermissionError:
@@ -104,9 +106,11 @@ def _image_errors(name: str, open_again: Callable[[], BinaryIO]) -> Iterator[Non
         raise ImageError(f"{name}: cannot be decoded, it is damaged or truncated ({reason})") from None
 
 
-def _too_large(error: Exception) -> str:
+def _too_large(error: Exception, most_pixels: int | None) -> str:
     numbers = [int(n) for n in re.findall(r"\d+", str(error))]
     pixels, limit = numbers[:2] if len(numbers) >= 2 else (0, 2 * (Image.MAX_IMAGE_PIXELS or 0))
+    if most_pixels is not None:
+        return f"must have at most {most_pixels:,} pixels, got {pixels:,}; scale it down or cut it into tiles"
     return (
         f"has {pixels:,} pixels, over Pillow's safety limit of {limit:,}; scale it down or cut it into "
         "tiles, or, if you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS (segnext predict --max-pixels)"

@@ -54,6 +54,8 @@ class Gate:
             await self.app(scope, receive, send)
             return
         record = Record(scope["method"], scope["path"])
+        if record.method == "HEAD":  # as GET; the server, which keeps its own scope, leaves the body out
+            scope = {**scope, "method": "GET"}
         scope.setdefault("state", {})["record"] = record
         headers = Headers(scope=scope)
 
@@ -129,4 +131,4 @@ def refusal(error: ServiceError, record: Record) -> JSONResponse:
 def _name_of(host: str) -> str:
     """Return the name in a Host header, without the port."""
     name, colon, port = host.lower().rpartition(":")
-    return name if colon and port.isdecimal() else host.lower()
+    return name if colon and (port.isdecimal() or not port) else host.lower()

@@ -8,6 +8,7 @@ import logging
 import secrets
 import sys
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -92,7 +93,7 @@ def _request(fields: dict[str, Any]) -> str:
 
 
 def configure(form: Literal["json", "text"]) -> None:
-    """Send the service's log, and warnings of the server, to the standard error."""
+    """Send the service's log, and warnings of the server and of Python, to the standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     for name, level in (
@@ -103,3 +104,10 @@ def configure(form: Literal["json", "text"]) -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    # Its warnings say what is wrong with a form, in words of the form; the client gets an error.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    LOGGER.warning("%s", one_line(str(message)))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from segnext.cli.serve import _named, _token
@@ -84,6 +85,9 @@ def test_from_start_to_end(weights, photograph, tmp_path):
         assert [model["name"] for model in listed["models"]] == ["gone", "other"]
         content, kind = encoded(photograph), {"content-type": "image/png"}
         assert client.post("/v1/segment", content=content, headers=kind).json()["model"] == "gone"
+        client.post("/v1/segment", content=b"--x secret", headers={"content-type": "multipart/form-data; boundary=x"})
+        deep = encoded(np.arange(1024, dtype=np.uint16).reshape(32, 32))  # 10 bits of 16: there is a warning
+        assert client.post("/v1/segment", content=deep, headers=kind).status_code == 200
         port = url.rpartition(":")[2]
         line = refused("--port", port, "--weights", weights)
         assert re.fullmatch(
@@ -101,9 +105,14 @@ def test_from_start_to_end(weights, photograph, tmp_path):
         uploading.sendall(content[50:])
         assert reply(uploading).status == 200
         assert process.wait(60) == 0
-    entries = [json.loads(line) for line in lines if line.startswith("{")]
+    logged = [json.loads(line) for line in lines if line.startswith("{")]
+    entries = [entry for entry in logged if entry["level"] == "info"]
     assert all({"time", "id", "method", "path", "status", "ms"} <= set(entry) for entry in entries)
-    assert [entry["status"] for entry in entries if entry["path"] == "/v1/segment"] == [200, 200]
+    assert [entry["status"] for entry in entries if entry["path"] == "/v1/segment"] == [200, 400, 200, 200]
+    (warning,) = (entry for entry in logged if entry["level"] == "warning")
+    assert warning["message"].startswith("16-bit pixels that use 10 bits")
+    (end,) = (line for line in lines if not line.startswith("{"))
+    assert "ending once all requests are answered" in end
     assert "secret" not in "".join(lines)
 
 

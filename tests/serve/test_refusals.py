@@ -157,6 +157,13 @@ class TestRequests:
             response = httpx.post(f"{served.url}/v1/segment", **form)
             assert "curl: -F image=@photo.jpg" in refused(response, "multipart_invalid")
 
+    @pytest.mark.parametrize("path", ["/", "/docs", "/livez", "/v1/models", "/page/page.js"])
+    def test_head_is_get_without_a_body(self, served, path):
+        whole, alone = served.get(path), httpx.head(served.url + path)
+        assert (alone.status_code, alone.content) == (200, b"")
+        assert alone.headers["content-length"] == str(len(whole.content))
+        assert httpx.head(f"{served.url}/v1/segment").status_code == 405
+
     def test_pages_of_other_origins(self, served, photograph):
         for site in ("cross-site", "same-site"):
             response = served.post(encoded(photograph), headers={"sec-fetch-site": site})
