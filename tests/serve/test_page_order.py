@@ -1,4 +1,4 @@
-"""The page while a request is under way: photograph, mask, names and model always belong together."""
+"""The page while a request is under way: photograph, mask and names always belong together."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serve.conftest import encoded, running
-from tests.serve.test_page import SAMPLE, TOKEN, browser, service, visit  # noqa: F401 (fixtures)
+from tests.serve.conftest import encoded
+from tests.serve.test_page import browser, service, visit  # noqa: F401 (fixtures)
 
 SEGMENT = "**/v1/segment?*"
 RED = encoded(np.full((40, 56, 3), (200, 30, 40), np.uint8))
@@ -103,34 +103,6 @@ def test_the_old_mask_is_not_on_the_new_photograph(there):
     assert (there.pixels("#overlay")[..., 3] == 255).all()
 
 
-@pytest.mark.parametrize("has_result", [False, True])
-def test_a_model_that_is_chosen_meanwhile_gets_the_new_photograph(there, has_result):
-    if has_result:
-        there.page.click("#sample")
-        there.wait_for_result()
-    kept = hold(there)
-    there.choose("red.png", RED)
-    wait_for(there, kept)
-    there.page.unroute(SEGMENT)
-    there.page.select_option("#model", "second")
-    there.until("document.querySelector('#summary').textContent.includes('second')")
-    assert "56 × 40" in there.page.text_content("#summary")
-
-
-def test_a_download_is_what_is_shown(there):
-    """Another model was chosen, and could not answer."""
-    there.choose("red.png", RED)
-    there.wait_for_result()
-    there.page.route(SEGMENT, refuse)
-    there.page.select_option("#model", "second")
-    there.alert()
-    there.page.unroute(SEGMENT)
-    with there.page.expect_download() as mask:
-        there.page.click("#save-mask")
-    assert mask.value.suggested_filename == "red_mask.png"
-    assert "model=first&" in [at for at in there.requests if "output=mask" in at][0]
-
-
 def test_it_says_that_it_is_busy_with_what_it_cannot_show(there):
     kept = hold(there)
     there.choose("scan.tif", TIFF, "image/tiff")
@@ -154,15 +126,3 @@ def test_a_turned_photograph_is_upright(there, kind, orientation):
     assert shown.shape == there.pixels("#overlay").shape == ((40, 64, 4) if orientation == 3 else (64, 40, 4))
     row, column = (-5, -5) if orientation == 3 else (5, -5)
     assert shown[row, column, 0] > 200 and shown[5, 5, 0] < 50
-
-
-def test_without_a_token_it_asks_again(visit, predictor):  # noqa: F811
-    with running({"m": predictor}, token=TOKEN) as there_is:
-        there = visit(there_is.url)
-        there.until("document.querySelector('#token-dialog').open")
-        there.page.keyboard.press("Escape")
-        there.page.click("#sample")
-        there.until("document.querySelector('#token-dialog').open")
-        there.page.fill("#token", TOKEN)
-        there.page.keyboard.press("Enter")
-        there.page.wait_for_selector("#known li")

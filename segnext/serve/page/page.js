@@ -10,6 +10,7 @@ const state = {
   file: null, // the photograph that is shown: a Blob with a name
   coming: null, // the one that is under way
   result: null, // { width, height, ids, classes, model, bitmap }
+  isShown: false, // the picture on the screen is that of the result
   request: null, // the AbortController of what is under way
   pinned: null, // id of the class that stays highlighted
 };
@@ -101,14 +102,14 @@ async function take(file) {
   const before = performance.now();
   $("busy").hidden = false;
   try {
-    // What a browser cannot show, such as a TIFF, the service can: it draws the photograph with colours of strength 0.
-    const bitmap = await createImageBitmap(file).catch(() => null);
+    const bitmap = await drawnHere(file);
     if (request.signal.aborted) return;
-    if (bitmap) showPhotograph(bitmap);
+    showPhotograph(bitmap || new OffscreenCanvas(4, 3));
     const answer = await segment(file, { output: "json", masks: "runs" }, request.signal);
     const result = await answer.json();
     const seconds = (performance.now() - before) / 1000;
     const shown = bitmap || (await drawnByService(file, request.signal));
+    if (request.signal.aborted) return;
     if (!bitmap) showPhotograph(shown);
     state.file = file;
     state.result = { ...result, ids: decodeRuns(result), bitmap: shown };
@@ -138,7 +139,9 @@ function cancel() {
 function showAgain() {
   if (state.result) {
     showPhotograph(state.result.bitmap);
+    state.isShown = true;
     drawOverlay();
+    highlight(state.pinned);
     $("side").hidden = false;
     $("model").value = state.result.model;
     showKnown();
@@ -148,6 +151,16 @@ function showAgain() {
   }
 }
 
+// Return the photograph as this browser draws it; null: it cannot, as for a TIFF, or may leave it turned.
+async function drawnHere(file) {
+  const start = await file.slice(0, 21).arrayBuffer().catch(() => new ArrayBuffer(0)); // a folder has no bytes
+  const bytes = new Uint8Array(start);
+  // Chromium does not turn a WebP file by its EXIF orientation. Bit 3 of an extended header says that there is EXIF.
+  const mayBeTurned = String.fromCharCode(...bytes.slice(8, 16)) === "WEBPVP8X" && bytes[20] & 8;
+  return mayBeTurned ? null : createImageBitmap(file).catch(() => null);
+}
+
+// What a browser cannot show, the service can: it draws the photograph with colours of strength 0.
 async function drawnByService(file, signal) {
   const drawn = await segment(file, { output: "overlay", alpha: 0, legend: false }, signal);
   return createImageBitmap(await drawn.blob());
@@ -172,7 +185,9 @@ function showPhotograph(bitmap) {
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
   const overlay = $("overlay");
   overlay.width = overlay.height = 1;
+  state.isShown = false;
   highlight(null);
+  $("name-tag").hidden = true;
   document.body.classList.add("has-picture");
   $("work").hidden = false;
   $("side").hidden = true;
@@ -210,7 +225,8 @@ function packed(red, green, blue) {
 }
 
 function highlight(id) {
-  if (state.result && id !== highlight.current) drawOverlay(id);
+  if (!state.isShown) id = null; // a button of the last legend lost the focus
+  else if (id !== highlight.current) drawOverlay(id);
   highlight.current = id;
   document.body.classList.toggle("is-highlighting", id !== null);
 }
@@ -236,7 +252,7 @@ function showResult(seconds) {
   $("summary").replaceChildren(time, more);
   $("photo").setAttribute("aria-label", `The photograph; it shows ${classes.map(({ name }) => name).join(", ")}`);
   state.pinned = null;
-  highlight.current = null;
+  state.isShown = true;
   $("legend").replaceChildren(...classes.map(entry));
   $("side").hidden = false;
   drawOverlay();
@@ -268,7 +284,7 @@ function pin(id) {
 }
 
 function classUnder(event) {
-  if (!state.result) return null;
+  if (!state.isShown) return null;
   const box = $("overlay").getBoundingClientRect();
   const { width, height, ids, classes } = state.result;
   // the canvas may be narrower than its box: object-fit is contain
