@@ -290,7 +290,9 @@ async def _not_found(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
-        answer = ServiceError("method_not_allowed", f"the method must be {allowed}, got {request.state.record.method}")
+        answer = ServiceError(
+            "method_not_allowed", f"the method must be {allowed}, got {request.state.record.method}"
+        )
     else:
         answer = ServiceError("not_found", "there is no such path; /docs lists those that are")
     response = refusal(answer, request.state.record)

@@ -109,5 +109,5 @@ def configure(form: Literal["json", "text"]) -> None:
     warnings.showwarning = _show_warning
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     LOGGER.warning("%s", one_line(str(message)))

@@ -85,7 +85,9 @@ def test_from_start_to_end(weights, photograph, tmp_path):
         assert [model["name"] for model in listed["models"]] == ["gone", "other"]
         content, kind = encoded(photograph), {"content-type": "image/png"}
         assert client.post("/v1/segment", content=content, headers=kind).json()["model"] == "gone"
-        client.post("/v1/segment", content=b"--x secret", headers={"content-type": "multipart/form-data; boundary=x"})
+        client.post(
+            "/v1/segment", content=b"--x secret", headers={"content-type": "multipart/form-data; boundary=x"}
+        )
         deep = encoded(np.arange(1024, dtype=np.uint16).reshape(32, 32))  # 10 bits of 16: there is a warning
         assert client.post("/v1/segment", content=deep, headers=kind).status_code == 200
         port = url.rpartition(":")[2]

@@ -55,7 +55,9 @@ class TestImages:
         Image.init()  # Pillow's plugins are there: one decodes an image when it is imported
         monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it was decoded"))
         message = refused(served.post(png_of(*size)), "image_too_large")
-        assert "scale it down" in message
+        assert (
+            message.startswith("image: must have at most 10,000 pixels, got ") and "scale it down" in message
+        )
 
     def test_as_large_as_allowed(self, served):
         assert served.post(encoded(np.zeros((100, 100, 3), np.uint8))).status_code == 200
@@ -276,7 +278,14 @@ class TestUploads:
 class TestDoors:
     def test_hosts(self, predictor):
         with running({"small": predictor}, hosts=["localhost", "[::1]", "Example.org"]) as served:
-            for host in ("localhost", f"localhost:{served.port}", "[::1]", "[::1]:80", "example.ORG"):
+            for host in (
+                "localhost",
+                "localhost:",
+                f"localhost:{served.port}",
+                "[::1]",
+                "[::1]:80",
+                "example.ORG",
+            ):
                 assert served.get("/livez", headers={"host": host}).status_code == 200
             for host in ("evil.example", "localhost.evil.example", "127.0.0.1:80", ""):
                 refused(served.get("/livez", headers={"host": host}), "wrong_host")
