@@ -206,8 +206,9 @@ def benchmarks() -> str:
             plot = report.plot_path(path, title)
             drawn = f"\n\n![{title}]({_from_docs(plot)})" if plot.exists() else ""
             parts.append(f"### {title}\n\n{report.table(rows, run.ceilings)}{drawn}")
-        if fresh := report.fresh_table(run.rows):
-            parts.append(f"### {report.FRESH_TITLE}\n\n{fresh}")
+        title, fresh = report.fresh(run)
+        if fresh:
+            parts.append(f"### {title}\n\n{fresh}")
         parts += where_the_time_goes(path.parent)
         parts += training_curves(path.parent) + waits_for_data(path.parent) + costs_of_calls(path.parent)
     if not parts:

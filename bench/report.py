@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.newest import is_on_gpu
 from bench.results import OURS, Anatomy, Results, Row, newest, read
 from bench.roofline import Ceilings
 
@@ -30,6 +31,7 @@ BEYOND_THE_FLOOR = 0.4  # opacity of the time above an op's floor
 
 TIMED = ("times",)  # stages whose results are tables
 FRESH_TITLE = "peak memory and first call, in a process of their own"
+PEAKS_TITLE = "peak memory"
 ANATOMY_TITLE = "where the time goes"
 REST = "Python between the layers"
 HIGHLIGHTED = 3  # of an anatomy's rows, those that take the longest
@@ -41,8 +43,9 @@ def render(results: Results) -> str:
     for title, rows in results.tables().items():
         parts.append(f"## {title}\n\n" + table(rows, results.ceilings))
         parts += [_losses(row) for row in rows if "losses" in row.notes]
-    if fresh := fresh_table(results.rows):
-        parts.append(f"## {FRESH_TITLE}\n\n{fresh}")
+    title, fresh_rows = fresh(results)
+    if fresh_rows:
+        parts.append(f"## {title}\n\n{fresh_rows}")
     parts += [
         f"## {ANATOMY_TITLE}, {one.title}\n\n{anatomy(one, results.ceilings)}" for one in results.anatomy
     ]
@@ -76,24 +79,35 @@ def table(rows: Sequence[Row], ceilings: Ceilings) -> str:
     return aligned([header, *lines])
 
 
-def fresh_table(rows: Sequence[Row]) -> str:
-    """Return a Markdown table of what was measured in processes of their own; empty if nothing was."""
+def fresh(run: Results) -> tuple[str, str]:
+    """Return title and table of peak memory and, on a CPU, first calls; the table is empty if nothing was measured.
+
+    The variants on a GPU share a process, and the first of them also starts the GPU: first calls do not compare.
+    """
+    if is_on_gpu(run):
+        return PEAKS_TITLE, fresh_table(run.rows, first_calls=False)
+    return FRESH_TITLE, fresh_table(run.rows)
+
+
+def fresh_table(rows: Sequence[Row], first_calls: bool = True) -> str:
+    """Return a Markdown table of peak memory and, if wanted, first calls; empty if nothing was measured."""
     rows = [row for row in rows if "fresh" in row.notes]
     if not rows:
         return ""
     variants = list(dict.fromkeys(name for row in rows for name in row.notes["fresh"]))
     peers = [name for name in variants if name != OURS]
     header = ["workload", *(f"{v} peak MiB" for v in variants), *(f"ours of {v}" for v in peers)]
-    lines = [header + [f"{v} {what}" for v in variants for what in ("first call ms", "first / warm")]]
+    timed = variants if first_calls else []
+    lines = [header + [f"{v} {what}" for v in timed for what in ("first call ms", "first / warm")]]
     for row in rows:
-        fresh = row.notes["fresh"]
-        peaks = {name: run["peak_mib"] for name, run in fresh.items()}
+        found = row.notes["fresh"]
+        peaks = {name: run["peak_mib"] for name, run in found.items()}
         cells = [row.name, *("-" if peaks.get(v) is None else f"{peaks[v]:.0f}" for v in variants)]
         for name in peers:
             known = peaks.get(OURS) is not None and peaks.get(name)
             cells.append(f"{peaks[OURS] / peaks[name]:.0%}" if known else "-")
-        for name in variants:
-            run = fresh.get(name)
+        for name in timed:
+            run = found.get(name)
             first = ["-", "-"]
             if run is not None:
                 first = [number(run["first_ms"]), f"{run['first_ms'] / run['warm_ms']:.1f}x"]

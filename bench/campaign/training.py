@@ -72,16 +72,14 @@ def training(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
     fresh: dict[str, dict[str, float]] = {}
     for name, run in runs.items():
         before = peak_mib(device, reset=True)
-        first = Clock(device).seconds(run.step)
+        run.step()
         assert_step_no_worse(run, oracle, runs[EAGER], name)
         if before is not None:
-            fresh[name] = {"peak_mib": (peak_mib(device) or 0) - before, "first_ms": 1e3 * first}
+            fresh[name] = {"peak_mib": (peak_mib(device) or 0) - before}
     measured = Clock(device).interleaved(
         {name: run.step for name, run in runs.items()}, 0 if dry_run else SECONDS
     )
     timings = {name: Timing.of(values) for name, values in measured.items()}
-    for name, found in fresh.items():
-        found["warm_ms"] = timings[name].median
     notes: dict[str, Any] = {"losses": {name: run.losses[:20] for name, run in runs.items()}}
     row = Row(
         TABLE,

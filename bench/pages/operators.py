@@ -21,6 +21,11 @@ from segnext_kernels.spec import Spec, all_specs
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "ops"
+TABLES = ("ops, forward", "ops, forward + backward")
+MEASURED_ELSEWHERE = {
+    "depthwise_sum": "[Large depthwise kernels](../depthwise.md#speed) has the times at the shapes of the published "
+    "networks that use it."
+}
 EXPLAINED = {
     "msca_conv": "a = w₅ₓ₅ ∗ x + b,   y = a + Σₖ wₖₓ₁ ∗ (w₁ₓₖ ∗ a),   k = 7, 11, 21;   ∗ within each channel",
     "depthwise_sum": "a = root ∗ x,   y = Σᵢ (wᵢₙ ∗ … ∗ wᵢ₁) ∗ a (+ a),   or side by side",
@@ -271,12 +276,12 @@ def _measured(spec: Spec) -> str:
     """Return the newest times of each machine."""
     parts = []
     for _, run in newest_runs():
-        for table in ("ops, forward", "ops, forward + backward"):
+        for table in TABLES:
             rows = [row for row in run.rows if row.table == table and row.name.split(" ")[0] == spec.name]
             if not rows:
                 continue
             lines = [["workload", "ms", "PyTorch ms", "times as fast", "of the floor"]]
-            for row in rows[:12]:
+            for row in rows:
                 share = row.roofline_share(run.ceilings)
                 peer = row.times[row.best_peer].median
                 lines.append(
@@ -290,7 +295,7 @@ def _measured(spec: Spec) -> str:
                 )
             parts.append(f"{measured_on(run)}, {table.partition(', ')[2]}:\n\n{report.aligned(lines)}")
     if not parts:
-        return "Not measured yet."
+        return MEASURED_ELSEWHERE.get(spec.name, "Not measured yet.")
     note = (
         "PyTorch is the faster of eager and eager channels_last. The floor is the larger of two times: the FLOPs at "
         "the machine's measured arithmetic, and the bytes of arguments and results at its measured bandwidth "

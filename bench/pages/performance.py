@@ -110,11 +110,7 @@ def slower() -> str:
     for _, run in newest_runs():
         timed = [row for row in run.rows if row.best_peer != results.OURS]
         models = [row for row in timed if is_shown(row) or row.table == TABLE]
-        behind = [
-            f"{row.name}, {row.table.partition(', ')[2]} {row.ratio:.2f}x {row.best_peer}"
-            for row in models
-            if row.ratio < 1
-        ]
+        behind = [f"{named(row)} {row.ratio:.2f}x {row.best_peer}" for row in models if row.ratio < 1]
         ops = [row for row in timed if row.table.startswith("ops")]
         slow = [row for row in ops if row.ratio < 0.95]
         names = sorted({row.name.split(" ")[0] for row in slow})
@@ -124,13 +120,19 @@ def slower() -> str:
     return "\n".join(lines)
 
 
+def named(row: results.Row) -> str:
+    """Return a workload's name and, where its table's title has one, the dtype."""
+    dtype = row.table.partition(", ")[2]
+    return f"{row.name}, {dtype}" if dtype else row.name
+
+
 def memory() -> str:
-    """Return peak memory and first call on each machine, where they were measured."""
+    """Return peak memory and, of CPUs, the first call on each machine, where they were measured."""
     parts = []
     for _, run in newest_runs():
-        rows = [row for row in run.rows if row.table.startswith("peak memory")]
-        if rows:
-            parts.append(f"{measured_on(run)}:\n\n{report.table(rows, run.ceilings)}")
+        title, table = report.fresh(run)
+        if table:
+            parts.append(f"{measured_on(run)}, {title}:\n\n{table}")
     return "\n\n".join(parts) or "Not measured yet."
 
 

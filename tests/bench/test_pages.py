@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench import readme
-from bench.pages import operators, strip
+from bench import readme, report
+from bench.newest import measured_on, newest_runs
+from bench.pages import operators, performance, strip
 from bench.pages.passes import boundary, passes
 from bench.pages.svg import Bar, Group, bar_chart
+from bench.results import Row
 from segnext_kernels import native
 from segnext_kernels.spec import STRIPS, all_specs
 
@@ -88,3 +90,28 @@ def test_the_work_of_a_part_is_that_of_the_loop(rows: int) -> None:
             work += k * (quad >= -2 * reach) + k * (quad >= 0)  # produce_strip(), finish()
     assert strip.multiply_adds(rows=rows) == pytest.approx(work / quads)
     assert strip.multiply_adds() == 103
+
+
+@pytest.mark.skipif(native._C is None, reason="the support matrix asks the compiled library")
+@pytest.mark.parametrize("spec", all_specs().values(), ids=lambda spec: spec.name)
+def test_every_shape_that_was_measured_is_on_the_page(spec) -> None:
+    page = operators.page(spec)
+    for _, run in newest_runs():
+        names = [row.name.partition(" ") for row in run.rows if row.table in operators.TABLES]
+        missing = [shape for op, _, shape in names if op == spec.name and f"| {shape} " not in page]
+        assert missing == []
+    assert "Not measured yet" not in page
+
+
+def test_memory_is_shown_of_each_machine_where_it_was_measured() -> None:
+    text = performance.memory()
+    measured = [(run, [row for row in run.rows if "fresh" in row.notes]) for _, run in newest_runs()]
+    assert any(rows for _, rows in measured)
+    for run, rows in measured:
+        title, table = report.fresh(run)
+        assert (f"{measured_on(run)}, {title}:\n\n{table}" in text) == bool(rows)
+
+
+def test_a_slower_model_is_named_by_its_row_and_the_rest_of_its_table() -> None:
+    assert performance.named(Row("training step, fp32", "T 4x256x256", {})) == "T 4x256x256, fp32"
+    assert performance.named(Row("training step", "T 8x512x512, AdamW", {})) == "T 8x512x512, AdamW"

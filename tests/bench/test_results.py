@@ -147,6 +147,20 @@ def test_what_fresh_processes_measured_is_a_table_of_its_own() -> None:
     assert report.fresh_table([FFN]) == ""
 
 
+def test_first_calls_of_a_gpu_are_not_shown_since_they_share_a_process() -> None:
+    fresh = {name: {"peak_mib": 100.0, "first_ms": 30.0, "warm_ms": 10.0} for name in ("ours", "eager")}
+    run = run_of(dataclasses.replace(FFN, notes={"fresh": fresh}))
+    run = dataclasses.replace(run, machine=run.machine | {"device": "a GPU", "cpu": "a CPU"})
+    title, table = report.fresh(run)
+    assert title == "peak memory" and "first" not in table
+    assert [cell.strip() for cell in table.splitlines()[2].split("|")[1:-1]] == [
+        "conv_ffn t1",
+        "100",
+        "100",
+        "100%",
+    ]
+
+
 def test_a_row_without_a_peer_shows_a_dash() -> None:
     nmf = Row("ops, forward", "nmf2d t", {"ours": timing(2.0), "eager": timing(3.0)})
     last = report.table([FFN, nmf], CEILINGS).splitlines()[-1]
