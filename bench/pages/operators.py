@@ -27,20 +27,20 @@ MEASURED_ELSEWHERE = {
     "networks that use it."
 }
 EXPLAINED = {
-    "msca_conv": "a = w₅ₓ₅ ∗ x + b,   y = a + Σₖ wₖₓ₁ ∗ (w₁ₓₖ ∗ a),   k = 7, 11, 21;   ∗ within each channel",
+    "msca_conv": "a = w₅ₓ₅ ∗ x + b,   y = a + Σₖ (wₖₓ₁ ∗ (w₁ₓₖ ∗ a + bₖ) + b′ₖ),   k = 7, 11, 21;   ∗ per channel",
     "depthwise_sum": "a = root ∗ x,   y = Σᵢ (wᵢₙ ∗ … ∗ wᵢ₁) ∗ a (+ a),   or side by side",
     "gated_pointwise": "y[o, p] = (Σᵢ W[o, i] m[i, p] + b[o]) · u[o, p]",
     "dwconv_gelu": "y = GELU(w₃ₓ₃ ∗ x + b),   GELU(z) = z Φ(z)",
-    "conv_ffn": "y = W₂ GELU(w₃ₓ₃ ∗ (W₁ x + b₁) + b) + b₂",
+    "conv_ffn": "y = W₂ GELU(w₃ₓ₃ ∗ (W₁ x + b₁) + b) + b₂ (+ x)",
     "group_norm_act": "y = max(0, γ (x − μ_g) / √(σ²_g + ε) + β + residual)",
     "msca_block": "u = GELU(W₁ x + b₁),   y = s · x + t + W₃ ((W₂ msca_conv(u) + b₂) · u) + b₃",
-    "nmf2d": "C ← C ∘ (XᵀB) / (C (BᵀB) + ε),   B ← B ∘ (X C) / (B (CᵀC) + ε),   result B Cᵀ",
+    "nmf2d": "C = softmax(XᵀB);   steps times: C ← C ∘ XᵀB / (C BᵀB + ε), B ← B ∘ X C / (B CᵀC + ε); C again;   B Cᵀ",
     "nmf2d_projected": "P (B Cᵀ) = (P B) Cᵀ,   B and C from nmf2d",
     "channel_norm": "y[c, p] = γ_c (x[c, p] − μ_p) / √(σ²_p + ε) + β_c,   μ, σ over the channels of a pixel",
     "conv2d_act": "y = act(W ∗ x + b),   act: none, ReLU or GELU",
     "resize_sum": "y = base + Σᵢ bilinear(tᵢ)",
     "upsample_argmax": "y[p] = argmax_k Σ_q bilinear(p, q) logits[k, q]",
-    "upsample_cross_entropy": "loss = −Σ_p log softmax(bilinear(logits))[target_p, p] / number of labelled pixels",
+    "upsample_cross_entropy": "loss = −Σ_p log softmax(bilinear(logits))[target_p, p] / labelled pixels, by default",
 }
 
 
