@@ -166,11 +166,12 @@ def at_home(path: str | os.PathLike[str]) -> Path:
         ) from None
 
 
-def replace_bytes(path: str | os.PathLike[str], content: bytes | memoryview, *, sync: bool = True) -> None:
+def replace_bytes(path: str | os.PathLike[str], content: bytes, *, sync: bool = True) -> None:
     """Replace a file by bytes in memory; see `replace_file`.
 
     Encoders that hide a full disk are used this way: Pillow leaves half a JPEG without an error, and torch.save says
-    nothing but "unexpected pos".
+    nothing but "unexpected pos". What they wrote is taken by ``getvalue()``, which copies nothing: a failed write keeps
+    ``content`` in a cycle of exception and frame, and Python 3.12 crashes when it collects a view by ``getbuffer()``.
     """
     replace_file(path, lambda temporary: temporary.write_bytes(content), sync=sync)
 

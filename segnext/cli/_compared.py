@@ -69,7 +69,7 @@ def compare_all(
     return records, failures
 
 
-def _picture(pair: Pair, comparison: Comparison, titles: tuple[str, str]) -> memoryview:
+def _picture(pair: Pair, comparison: Comparison, titles: tuple[str, str]) -> bytes:
     classes = comparison.classes
     drawn = draw_pair(
         pair.image,

@@ -271,7 +271,7 @@ def _browse(console: Console, data: str, root: Path | None, file: Path) -> None:
 
     picture = io.BytesIO()
     browse(load_data_config(data, root)).save(picture, "png")
-    replace_bytes(file, picture.getbuffer())
+    replace_bytes(file, picture.getvalue())
     console.print(f"sheet: {file}", markup=False)
 
 

@@ -124,7 +124,7 @@ def save_worst(
         draw_triple(image, label, scored, palette, dataset.ignore_index).save(picture, "png")
         stem = os.fsencode(scored.image_file.stem)[:STEM_BYTES].decode(errors="ignore")
         name = f"{rank:0{len(str(len(ranked)))}}_{stem}.png"
-        replace_bytes(folder / name, picture.getbuffer())
+        replace_bytes(folder / name, picture.getvalue())
         numbers = (f"{scored.miou:.6f}", f"{scored.pixel_accuracy:.6f}")
         rows.writerow((rank, *numbers, scored.image_file, scored.label_file, name))
     replace_text(folder / LIST, table.getvalue())

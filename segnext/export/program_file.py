@@ -22,7 +22,7 @@ def write(graph: ExportGraph, description: Description, path: Path) -> Descripti
     program.example_inputs = None  # megabytes of noise
     content = io.BytesIO()  # on a full disk PyTorch's own writer ends the process
     torch.export.save(program, content, extra_files={KEY: description.as_text()})
-    replace_bytes(path, content.getbuffer())
+    replace_bytes(path, content.getvalue())
     return description
 
 

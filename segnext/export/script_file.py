@@ -24,7 +24,7 @@ def write(graph: ExportGraph, description: Description, path: Path) -> Descripti
         traced = torch.jit.trace(graph, (graph.example(),), check_trace=False)
         content = io.BytesIO()  # on a full disk PyTorch's own writer ends the process
         torch.jit.save(traced, content, _extra_files={KEY: description.as_text()})
-    replace_bytes(path, content.getbuffer())
+    replace_bytes(path, content.getvalue())
     return description
 
 

@@ -50,7 +50,7 @@ class Prediction:
         """
         replace_bytes(path, self.mask_png())
 
-    def mask_png(self) -> memoryview:
+    def mask_png(self) -> bytes:
         """Return the class ids as a PNG: 8-bit with the class colours as palette, 16-bit above 256 classes.
 
         The pixels *are* the ids: ``np.array(Image.open(io.BytesIO(png)))`` gives the mask back.
@@ -80,7 +80,7 @@ class Prediction:
         replace_bytes(file, content)
         return file
 
-    def overlay_file(self, alpha: float = 0.5, legend: bool = True) -> tuple[str, memoryview]:
+    def overlay_file(self, alpha: float = 0.5, legend: bool = True) -> tuple[str, bytes]:
         """Return `overlay` as a file: "JPEG", or "PNG" if a side is longer than a JPEG's can be, and its bytes."""
         picture = self.overlay(alpha, legend)
         if max(picture.size) > LARGEST_JPEG:
@@ -124,8 +124,8 @@ class Prediction:
         return counts
 
 
-def encoded(picture: Image.Image, **options: Any) -> memoryview:
+def encoded(picture: Image.Image, **options: Any) -> bytes:
     """Return a picture as a file in memory; `options` are Pillow's."""
     content = io.BytesIO()
     picture.save(content, **options)
-    return content.getbuffer()
+    return content.getvalue()

@@ -44,15 +44,15 @@ class Answer:
     """
 
     media_type: str
-    content: bytes | memoryview
+    content: bytes
     size: tuple[int, int]
     seconds: float
 
-    def with_time(self, seconds: float) -> bytes | memoryview:
+    def with_time(self, seconds: float) -> bytes:
         """Return the body; JSON says how long the service took, which is known at the end only."""
         if self.media_type != "application/json":
             return self.content
-        return bytes(self.content) + b', "seconds_total": %.6f}' % seconds
+        return self.content + b', "seconds_total": %.6f}' % seconds
 
 
 def class_table(classes: tuple[str, ...], palette: np.ndarray) -> list[dict[str, Any]]:
@@ -66,7 +66,6 @@ def class_table(classes: tuple[str, ...], palette: np.ndarray) -> list[dict[str,
 def answer(prediction: Prediction, model: str, wanted: Wanted) -> Answer:
     """Return what a client wants of a prediction; `model` is the name of what made it."""
     height, width = prediction.mask.shape
-    content: bytes | memoryview
     if wanted.output == "mask":
         media_type, content = "image/png", prediction.mask_png()
     elif wanted.output == "overlay":

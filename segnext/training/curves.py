@@ -12,7 +12,7 @@ CURVES = "curves.png"
 
 def draw_curves(
     rows: Sequence[Mapping[str, str]], title: str, steps: int, measure: str, name: str
-) -> memoryview | None:
+) -> bytes | None:
     """Return the curves as a PNG; None without matplotlib.
 
     Args:
@@ -41,4 +41,4 @@ def draw_curves(
         right.set_ylabel(f"val {name}, now {values[-1]:.3f}", color="tab:orange")
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120, format="png")
-    return picture.getbuffer()
+    return picture.getvalue()

@@ -163,7 +163,7 @@ class RunLog:
         if step < self.steps:  # `__exit__` plots the last one
             self._plot()
 
-    def draw(self, name: str, make: Callable[[], bytes | memoryview | None]) -> None:
+    def draw(self, name: str, make: Callable[[], bytes | None]) -> None:
         """Write a picture in the folder, if there is one; a picture that cannot be drawn must not end a run."""
         if self.records.is_held:
             return

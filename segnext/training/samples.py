@@ -62,7 +62,7 @@ def draw_samples(
     classes: Sequence[str],
     palette: Sequence[tuple[int, int, int]],
     ignore_index: int,
-) -> memoryview:
+) -> bytes:
     """Return images one below the other, each with its mIoU and the names of its classes, as a PNG.
 
     Args:
@@ -86,4 +86,4 @@ def draw_samples(
         top += row.height
     picture = io.BytesIO()
     sheet.save(picture, "png")
-    return picture.getbuffer()
+    return picture.getvalue()

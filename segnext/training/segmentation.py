@@ -130,7 +130,7 @@ class SegmentationTask(Task[SegmentationFolder, Evaluation]):
         self._taken = samples.taken
         return evaluation
 
-    def samples(self) -> memoryview | None:
+    def samples(self) -> bytes | None:
         """Return a few images of this process's last evaluation with label and prediction, as a PNG."""
         if not self._taken:
             return None

@@ -125,7 +125,7 @@ class Task(ABC, Generic[Images, Result]):
             NonFiniteError: logits are NaN or infinite.
         """
 
-    def samples(self) -> memoryview | None:
+    def samples(self) -> bytes | None:
         """Return a picture of what the last evaluation of this process predicted, as a PNG; None if there is none."""
         return None
 

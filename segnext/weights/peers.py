@@ -110,7 +110,7 @@ def save_for(model: SegNeXt | MSCAN, path: str | os.PathLike[str], peer: str) ->
     else:
         content = io.BytesIO()
         torch.save({"meta": meta, "state_dict": tensors}, content)
-        replace_bytes(path, content.getbuffer())
+        replace_bytes(path, content.getvalue())
     return [f"the fixed NMF bases are left out: {to.title} draws new ones in every forward pass"] * (
         isinstance(model, SegNeXt) and model.config.decoder != "mlp"
     )
