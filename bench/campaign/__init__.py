@@ -2,9 +2,11 @@
 
     python -m bench.campaign --first  --seconds 480 --results DIR [--prebuilt DIR]
     python -m bench.campaign --second --seconds 290 --results DIR
+    python -m bench.campaign --third  --seconds 470 --results DIR
 
 The first run checks whether each kernel is right, times it, then runs the deployed models, the whole contract and a
 memory checker. The second run tunes Triton, times torch.compile and a training step, and profiles the slowest kernels.
+The third takes the memory checker and the contract to their ends, and runs the tests that a GPU changes.
 A kernel that crashes or hangs costs only itself, because it runs in a process of its own (`segnext_kernels.isolation`).
 No number is recorded without a passed comparison in the same process. Every result is on disk at once, in one file of
 results and one of logs; the same command again continues where the last one stopped.

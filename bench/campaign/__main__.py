@@ -27,11 +27,14 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     runs = made.add_mutually_exclusive_group(required=True)
-    runs.add_argument("--first", action="store_true", help="checks, times, models: nine minutes at most")
-    runs.add_argument("--second", action="store_true", help="tuning, torch.compile, training, profiles")
-    made.add_argument(
-        "--seconds", type=float, help="time of the whole run; default: 480 for --first, 290 for --second"
-    )
+    for name, what in (
+        ("first", "checks, times, models: nine minutes at most"),
+        ("second", "tuning, torch.compile, training, profiles"),
+        ("third", "the contract, the memory checker and the tests on the device, to their ends"),
+    ):
+        runs.add_argument(f"--{name}", dest="run", action="store_const", const=name, help=what)
+    defaults = ", ".join(f"{seconds} for --{name}" for name, (_, seconds) in plan.RUNS.items())
+    made.add_argument("--seconds", type=float, help=f"time of the whole run; default: {defaults}")
     made.add_argument(
         "--results",
         type=Path,
@@ -67,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m bench.campaign`."""
     begin = time.monotonic()
     options = parser().parse_args(arguments)
-    phases = plan.FIRST if options.first else plan.SECOND
-    seconds = options.seconds or (480 if options.first else 290)
+    phases, seconds = plan.RUNS[options.run]
+    seconds = options.seconds or seconds
     known = [phase.name for phase in phases]
     wanted = options.phases.split(",") if options.phases else known
     if unknown := [name for name in wanted if name not in known]:

@@ -22,10 +22,28 @@ from bench.campaign.cases import Case, Kernel, agreement, shapes
 from bench.campaign.record import as_json
 from segnext_kernels import native, self_check
 from segnext_kernels.backend import KERNELS
+from segnext_kernels.spec import all_specs
 
 ROOT = machine.ROOT
-TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")  # tools of compute-sanitizer
 FAULTS_SHOWN = 20
+# Tests of what a GPU changes: a device is chosen, graphs are captured, a deployed model runs on it.
+SUITE = (
+    "tests/deployment/test_graphs.py",
+    "tests/training/test_gradients.py",
+    "tests/training/test_float16.py",
+    "tests/predict",
+    "tests/evaluation",
+    "tests/contract/test_torch.py",
+    "tests/contract/test_func.py",
+    "tests/contract/test_errors.py",
+    "tests/kernels/test_backend.py",
+    "tests/kernels/test_self_check.py",
+    "tests/models",
+    "tests/deployment",
+    "tests/training/test_loop.py",
+    "tests/training/test_resume.py",
+    "tests/cli",
+)
 
 
 def build(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
@@ -91,37 +109,48 @@ def _self_check(dry_run: bool) -> dict[str, Any]:
     return {"ok": bool(found) and not wrong, "says": says, "seconds": took, "wrong": wrong}
 
 
+def layouts(op: str) -> tuple[str, ...]:
+    """Return the memory formats in which the contract tests an op."""
+    first = all_specs()[op].samples[0].make(torch.float32, "meta")[0]
+    return ("nchw", "nhwc") if first.ndim == 4 else ("nchw",)  # nmf2d takes matrices
+
+
 def contract(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """Test the contract's values of one op by one backend: edge shapes, strides, NaN."""
-    op, backend = job.split()
-    where = f"{op}- and fp32-nhwc-cpu and forward_is" if dry_run else f"{op}- and -{backend}-cuda"
-    options = ["-q", "--no-header", "-p", "no:cacheprovider", "--tb=line", "--maxfail=20", "-rf", "-k", where]
-    command = [sys.executable, "-m", "pytest", *options, "tests/contract/test_values.py"]
-    status, text = run(command, seconds)
+    """Test the contract's values of one op by one backend in one memory format: edge shapes, strides, NaN."""
+    op, backend, layout = job.split()
+    cases = f"fp32-{layout}-cpu and forward_is" if dry_run else f"-{layout}-{backend}-cuda"
+    return tests(["-k", f"{op}- and {cases}", "tests/contract/test_values.py"], seconds)
+
+
+def suite(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
+    """Run tests that use a GPU where there is one."""
+    return tests(["-m", "not proof", job], seconds)
+
+
+def tests(options: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Run tests; ``cut`` is true if time ended before they did and none had failed."""
+    common = ["-q", "--no-header", "-p", "no:cacheprovider", "--tb=line", f"--maxfail={FAULTS_SHOWN}", "-rf"]
+    status, text = run([sys.executable, "-m", "pytest", *common, *options], seconds)
     lines = text.strip().splitlines()
-    failed = [line[:300] for line in lines if line.startswith("FAILED")][:FAULTS_SHOWN]
+    failed = [line[:300] for line in lines if line.startswith("FAILED")]
     says = lines[-1].strip("= ") if lines else "no output"
-    is_cut = status is None and not failed
-    return {
-        "ok": (status == 0 or is_cut) and "passed" in says + text,
-        "says": "not finished in its time; nothing failed" if is_cut else says,
-        "failed": failed,
-    }
+    if status is None:
+        marks = "".join(re.findall(r"^([.sxXFE]+) *(?:\[ *\d+%\])?$", text, re.MULTILINE))
+        failures = marks.count("F") + marks.count("E")
+        says = f"{marks.count('.')} passed, {failures} failed, not finished in its time"
+        return {"ok": not failures, "says": says, "failed": failed, "cut": not failures}
+    return {"ok": status == 0 and "passed" in says, "says": says, "failed": failed}
 
 
 def memcheck(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """Run compute-sanitizer's memory checker over one op on small inputs; a refusal by the machine is recorded."""
-    return sanitized(job, "memcheck", dry_run, seconds)
-
-
-def sanitized(op: str, tool: str, dry_run: bool, seconds: float) -> dict[str, Any]:
-    """Run one tool of compute-sanitizer over one op's CUDA kernels."""
+    """Run compute-sanitizer over one op by one backend, on small inputs; a refusal by the machine is recorded."""
+    op, backend = job.split()
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    calls = [sys.executable, "-m", "bench.campaign.checked_calls", "cpu" if dry_run else "cuda", op]
+    calls = [sys.executable, "-m", "bench.campaign.checked_calls", "cpu" if dry_run else backend, op]
     if dry_run:
         command = calls
     elif Path(program).exists():
-        command = [program, "--tool", tool, "--error-exitcode", "9", *calls]
+        command = [program, "--tool", "memcheck", "--error-exitcode", "9", *calls]
     else:
         return {"ok": False, "says": "compute-sanitizer not found"}
     # each tensor gets memory of its own; otherwise an overrun would end unseen in a neighbour

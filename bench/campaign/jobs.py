@@ -41,7 +41,7 @@ def run(
     deadline: float,
     settings: Settings,
 ) -> None:
-    """Run the jobs that have no result yet.
+    """Run the jobs that have no result yet, or one that time cut short.
 
     Args:
         seconds: time that a job may take.
@@ -51,7 +51,7 @@ def run(
         deadline: in the time of `time.monotonic`; jobs that have not begun by then are left for the next run.
     """
     start = time.monotonic()
-    left = [job for job in jobs if settings.again or record.finding(phase, job) is None]
+    left = [job for job in jobs if settings.again or not record.is_finished(phase, job)]
     groups = [[job] for job in left] if apart else [left] if left else []
     with ThreadPoolExecutor(together) as pool:
         list(pool.map(lambda group: _run_group(record, phase, group, seconds, deadline, settings), groups))
@@ -60,6 +60,8 @@ def run(
     words = [f"{len(jobs) - len(missing) - len(wrong)} of {len(jobs)} ok"]
     words += [f"{len(wrong)} not"] if wrong else []
     words += [f"no time for {len(missing)}"] if missing else []
+    cut = [job for job in jobs if job not in missing and not record.is_finished(phase, job)]
+    words += [f"too little for {len(cut)}"] if cut else []
     record.close(phase, ", ".join(words), time.monotonic() - start)
 
 

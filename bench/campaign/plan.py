@@ -1,14 +1,13 @@
-"""Plans the phases of the two runs: their seconds, their jobs, and how these are run."""
+"""Plans the phases of the three runs: their seconds, their jobs, and how these are run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.campaign import cases, models, rivals, training
+from bench.campaign import cases, checks, models, rivals, training
 from bench.campaign.record import Record
 from bench.results import OURS
-from segnext_kernels.backend import KERNELS
 
 SLOWEST = 3  # this many kernels are profiled
 
@@ -53,14 +52,20 @@ def _models(record: Record | None, dry_run: bool) -> list[str]:
     return list(models.DRY_MODELS if dry_run else models.MODELS)
 
 
-def _contract(record: Record | None, dry_run: bool) -> list[str]:
+def _pairs(record: Record | None, dry_run: bool) -> list[str]:
     """List one job per op and backend, CUDA's first; "auto" has no kernels of its own."""
     pairs = [(kernel.op, kernel.backend) for kernel in cases.kernels(dry_run) if kernel.backend != "auto"]
     return [f"{op} {backend}" for op, backend in dict.fromkeys(pairs)]
 
 
-def _memcheck(record: Record | None, dry_run: bool) -> list[str]:
-    return [op for op in KERNELS if "cuda" in KERNELS[op] and (not dry_run or op in cases.DRY_OPS)]
+def _contract(record: Record | None, dry_run: bool) -> list[str]:
+    """List a job for each memory format that an op and backend have: a process compiles for Triton on one core."""
+    pairs = [(pair, checks.layouts(pair.split()[0])) for pair in _pairs(record, dry_run)]
+    return [f"{pair} {layout}" for pair, layouts in pairs for layout in layouts]
+
+
+def _suite(record: Record | None, dry_run: bool) -> list[str]:
+    return list(checks.SUITE[:1] if dry_run else checks.SUITE)
 
 
 def _anatomy(record: Record | None, dry_run: bool) -> list[str]:
@@ -103,7 +108,7 @@ FIRST = (
     Phase("anatomy", 45, _anatomy, 30),
     Phase("times", 110, _times, 25, apart=False, after="smoke"),
     Phase("contract", 90, _contract, 90, together=8),
-    Phase("memcheck", 70, _memcheck, 60, together=6),
+    Phase("memcheck", 70, _pairs, 60, together=6),
 )
 SECOND = (
     Phase("tune", 45, _models, 40),  # a process keeps the measurements of its first model
@@ -112,6 +117,12 @@ SECOND = (
     Phase("rivals", 30, _rivals, 40),
     Phase("profile", 60, _profile, 30, after="times"),
 )
+THIRD = (
+    Phase("memcheck", 90, _pairs, 90, together=12),
+    Phase("suite", 90, _suite, 90, together=12),
+    Phase("contract", 290, _contract, 280, together=16),
+)
+RUNS = {"first": (FIRST, 480), "second": (SECOND, 290), "third": (THIRD, 470)}  # with their seconds
 BUILD = Phase("build", 0, _one("library"), 150)  # only where no library was built beforehand
 
 

@@ -41,6 +41,11 @@ class Record:
         found = self.phase(phase)["findings"].get(job)
         return found if isinstance(found, dict) else None
 
+    def is_finished(self, phase: str, job: str) -> bool:
+        """Return whether a job has a result that its time did not cut short."""
+        found = self.finding(phase, job)
+        return found is not None and not found.get("cut")
+
     def has_run(self, phase: str) -> bool:
         """Return whether a job of the phase has a result."""
         return bool(self.results.stages.get(phase, {}).get("findings"))

@@ -34,6 +34,7 @@ def functions() -> Mapping[str, Job]:
         "models": models.models,
         "anatomy": anatomy.anatomy,
         "contract": checks.contract,
+        "suite": checks.suite,
         "memcheck": checks.memcheck,
         "tune": tuning.tune,
         "compile": models.compiled,

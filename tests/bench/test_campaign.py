@@ -1,4 +1,4 @@
-"""Runs the campaign without a GPU: both runs from end to end, with every kind of fault, killed and started again."""
+"""Runs the campaign without a GPU: all runs from end to end, with every kind of fault, killed and started again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bench import results
-from bench.campaign import cases, jobs, models, plan, prebuilt
+from bench.campaign import cases, checks, jobs, models, plan, prebuilt
 from bench.campaign.record import Record
 from bench.roofline import UNKNOWN
 from segnext_kernels import native
@@ -116,6 +116,19 @@ def test_the_second_run_goes_on_in_the_same_file(first: tuple[Path, dict[str, An
 
 @pytest.mark.proof
 @needs_kernels
+def test_the_third_run_takes_checks_to_their_ends(first: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = first
+    done = run(folder, "--third", "--again")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = the_file(folder)
+    for phase in plan.THIRD:
+        findings = found.stages[phase.name]["findings"]
+        assert set(findings) == set(phase.jobs(None, True)) and all(each["ok"] for each in findings.values())
+    assert "passed" in found.stages["contract"]["findings"]["dwconv_gelu cuda nhwc"]["says"]
+
+
+@pytest.mark.proof
+@needs_kernels
 def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
     def no_room() -> None:  # no file may grow beyond this, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
@@ -153,6 +166,27 @@ def test_out_of_time_starts_nothing_and_says_so(tmp_path: Path) -> None:
     )
     assert record.phase("smoke")["status"] == "0 of 1 ok, no time for 1"
     assert json.loads(record.path.read_text())["stages"]["smoke"]["findings"] == {}
+
+
+def test_a_job_that_time_cut_short_is_run_again(tmp_path: Path) -> None:
+    record = a_record(tmp_path)
+    assert not record.is_finished("contract", "toy cuda nhwc")
+    found = checks.tests(["--collect-only", "tests/contract"], seconds=0.01)
+    assert found["cut"] and found["says"] == "0 passed, 0 failed, not finished in its time"
+    record.keep("contract", "toy cuda nhwc", found)
+    assert record.passed("contract", "toy cuda nhwc") and not record.is_finished("contract", "toy cuda nhwc")
+    record.keep("contract", "toy cuda nhwc", {"ok": True, "says": "3 passed"})
+    assert record.is_finished("contract", "toy cuda nhwc")
+
+
+def test_a_cut_run_of_tests_tells_what_it_saw(tmp_path: Path) -> None:
+    """The marks fill a line and begin another; then a test hangs."""
+    text = "import time, pytest\n@pytest.mark.parametrize('i', range(100))\ndef test(i):\n"
+    path = tmp_path / "test_slow.py"
+    path.write_text(f"{text}    assert i != 3\n    time.sleep(99 if i == 90 else 0)\n")
+    found = checks.tests([str(path)], seconds=9)
+    assert (found["ok"], found["cut"]) == (False, False)
+    assert found["says"] == "89 passed, 1 failed, not finished in its time"
 
 
 def test_a_later_result_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
@@ -203,7 +237,7 @@ def test_every_kernel_for_a_gpu_has_a_job() -> None:
             ["--first", "--dry-run", "--plant", "probe: device=fire"],
             "'fire' is none of segv, hang, triton, capture",
         ),
-        ([], "one of the arguments --first --second is required"),
+        ([], "one of the arguments --first --second --third is required"),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(options: list[str], message: str) -> None:
