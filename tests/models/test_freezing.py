@@ -9,6 +9,7 @@ from torch.optim.swa_utils import update_bn
 from segnext.models import build
 from segnext.models.batch_norm import BatchNorm
 
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 TINY = {"channels": (16, 32, 32, 32), "depths": (1, 1, 1, 1), "decoder_channels": 32, "drop_path": 0.0}
 
 
@@ -78,6 +79,8 @@ def test_compiled_models_follow_the_freezing(model):
     step(model, compiled)
     assert moved(model, before) == before.keys()
     model.backbone.requires_grad_(False)
+    if TORCH < (2, 12):  # does not notice (pytorch/pytorch#139476)
+        torch.compiler.reset()
     before = statistics(model)
     step(model, compiled)
     assert not moved(model, before)
