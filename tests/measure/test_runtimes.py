@@ -88,6 +88,8 @@ def test_ctrl_c_after_two_models_in_openvino_is_no_crash(toy_graph: bytes, tmp_p
 
 
 def test_bfloat16_is_refused_where_the_cpu_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino", reason="needs openvino: pip install .[bench]")
+
     class Core:
         def get_property(self, *_: str) -> list[str]:
             return ["FP32", "INT8"]
