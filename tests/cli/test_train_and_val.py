@@ -68,6 +68,7 @@ def test_train_prints_the_table_and_where_the_weights_are(segnext, data, tmp_pat
 
 
 def test_train_ends_early_and_writes_events(segnext, data, tmp_path):
+    pytest.importorskip("tensorboard")
     words = ["--steps", 9, "--lr", 1e-12, "--ema", 0, "--eval-every", 1, "--patience", 1, "--tensorboard"]
     status, printed, _ = segnext("train", data, "-o", tmp_path / "run", *SHORT, *words)
     assert status == 0 and " of 9: no better mIoU than " in printed

@@ -20,9 +20,9 @@ from segnext_kernels import backend, native, self_check
 from segnext_kernels.kernel import Kernel
 from segnext_kernels.self_check import agreement, policy, process, verdicts
 from segnext_kernels.self_check.verdicts import Subject, Verdict
-from segnext_kernels.triton import launch
 from tests.cuda_emulator import build, plugin
 from tests.kernels.cuda.test_emulator import BREAKS, needs_sanitizer
+from tests.kernels.triton.interpreter import needs_interpreter
 
 CHILD = (sys.executable, "-m", "tests.kernels.self_check_child")
 NORM = Subject("group_norm_act", "cuda", torch.float32)
@@ -81,7 +81,7 @@ def test_a_kernel_that_ends_its_process_costs_only_itself(broken: str, reason: s
     assert found[subjects[1]].agrees
 
 
-@pytest.mark.skipif(launch.missing() is not None, reason=f"Triton: {launch.missing()}")
+@needs_interpreter
 def test_triton_kernels_in_the_interpreter() -> None:
     subject = Subject("dwconv_gelu", "triton", torch.float32)
     environment = {"TRITON_INTERPRET": "1"}

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from segnext_kernels.triton import launch
 from tests import summary
+from tests.kernels.triton.interpreter import needs_interpreter
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
@@ -37,7 +37,7 @@ def run(options: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.proof
-@pytest.mark.skipif(launch.missing() is not None, reason=f"Triton: {launch.missing()}")
+@needs_interpreter
 def test_kernels_in_the_interpreter() -> None:
     with ThreadPoolExecutor(2) as pool:
         sessions = list(pool.map(run, SESSIONS))
