@@ -25,12 +25,11 @@ INSTRUCTIONS = (
 def host() -> list[tuple[str, str]]:
     """Return system, CPU, cores, instruction sets and memory."""
     cpu = _cpu_info()
-    name = cpu.get("model name") or platform.processor() or "unknown"
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     flags = set((cpu.get("flags") or cpu.get("Features") or "").split())
     facts = [
         ("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
-        ("CPU", f"{name}, {usable} of {os.cpu_count()} cores"),
+        ("CPU", f"{_cpu_name(cpu)}, {usable} of {os.cpu_count()} cores"),
         ("instructions", " ".join(word for word in INSTRUCTIONS if word in flags) or "unknown"),
     ]
     memory = _memory()
@@ -86,6 +85,14 @@ def _cpu_info() -> dict[str, str]:
         return {}
     lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def _cpu_name(cpu: dict[str, str]) -> str:
+    """Return a CPU's name; virtual machines often hide the model's ("AMD EPYC"), then family and model tell it."""
+    name = cpu.get("model name") or platform.processor() or "unknown"
+    if "cpu family" in cpu and not any(map(str.isdigit, name)):
+        name += f" (family {cpu['cpu family']}, model {cpu.get('model', 'unknown')})"
+    return name
 
 
 def _memory() -> str:
