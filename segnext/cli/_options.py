@@ -145,11 +145,11 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     defaults. A switch that is off by default has no ``--no-`` form. The command itself gets the dataclass, or, where
     the type is ``Chosen[dataclass]``, what can still take other defaults.
     """
-    hints = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
     kinds: dict[str, Any] = {}
-    for parameter in inspect.signature(command).parameters.values():
-        kind = hints[parameter.name]
+    # Not get_type_hints: for a default of None, Python 3.10's wraps Annotated in Optional, which hides it from typer.
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind = parameter.annotation
         if is_dataclass(kind) or get_origin(kind) is Chosen:
             kinds[parameter.name] = kind
             parameters += _options_of(_dataclass_of(kind), parameter.default)
