@@ -133,7 +133,7 @@ def expect_integer(
     op: str, name: str, value: Any, least: int = -(2**63), expected: str = "an integer of 64 bits"
 ) -> int:
     """An integer of any kind, also of NumPy or a tensor, from ``least`` on; ``expected`` says so in words."""
-    if not isinstance(value, int | torch.SymInt):
+    if not isinstance(value, (int, torch.SymInt)):
         try:
             value = operator.index(value)
         except TypeError:
@@ -147,7 +147,7 @@ def expect_integer(
 def expect_number(op: str, name: str, value: Any, most: float = sys.float_info.max) -> float:
     """A number from 0 to ``most``, of any kind."""
     expected = "a finite number, at least 0" if most == sys.float_info.max else f"in [0, {most:g}]"
-    if not isinstance(value, float | torch.SymFloat):
+    if not isinstance(value, (float, torch.SymFloat)):
         try:
             value = value if isinstance(value, str) else float(value)
             value + 0.0

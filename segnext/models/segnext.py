@@ -56,7 +56,7 @@ class SegNeXt(AnyDialectModule):
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """The four stages' features (N, C_i, ceil(H/s), ceil(W/s)), s = 4, 8, 16, 32."""
         features = self.backbone(images)  # a call, so that hooks and wrappers have their effect
-        if isinstance(features, Tensor) or (isinstance(features, list | tuple) and len(features) != STAGES):
+        if isinstance(features, Tensor) or (isinstance(features, (list, tuple)) and len(features) != STAGES):
             got = "a tensor" if isinstance(features, Tensor) else f"{len(features)} of them"
             raise ValueError(
                 f"{self.config.architecture}: backbone must return the features of {STAGES} stages, got {got}; "

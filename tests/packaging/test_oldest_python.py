@@ -1,4 +1,4 @@
-"""The command line has the same arguments on the oldest Python that the project names."""
+"""On the oldest Python of the project the arguments of commands are the same, and `make` finds its packages."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def listing(python: str | Path, **changed: str) -> object:
     return json.loads(done.stdout)
 
 
+def pip(python: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q", *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
 def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an environment of the oldest Python with what the command line needs before it imports torch."""
@@ -54,11 +59,22 @@ def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if made.returncode:
         pytest.skip(f"python{OLDEST} makes no environment")
     python = folder / "bin/python"
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "typer", "rich"]
-    if (done := subprocess.run(pip, capture_output=True, text=True)).returncode:
+    if (done := pip(python, "typer", "rich")).returncode:
         pytest.skip(f"pip installs no typer there: {done.stderr[-300:]}")
     return python
 
 
 def test_commands_have_the_same_parameters(oldest: Path) -> None:
     assert listing(oldest) == listing(sys.executable)
+
+
+def test_the_packages_of_the_developer_exist_there(oldest: Path, tmp_path: Path) -> None:
+    """Without those that they need in turn, torch among them, which has gigabytes."""
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = tmp_path / "requirements.txt"
+    wanted.write_text(
+        "\n".join({line for name in ("test", "lint", "bench", "docs") for line in extras[name]})
+    )
+    done = pip(oldest, "--dry-run", "--no-deps", "-r", wanted)
+    assert done.returncode == 0, done.stderr[-1000:]
