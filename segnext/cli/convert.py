@@ -109,7 +109,7 @@ def _check_target(target: Path, to: Naming, overwrite: bool) -> None:
     from segnext.weights.peers import PEERS
 
     suffixes = (".safetensors",) if to is Naming.native else PEERS[to.value].suffixes
-    if target.suffix not in suffixes:
+    if target.suffix.lower() not in suffixes:
         expected = " or ".join(f"*{suffix}" for suffix in suffixes)
         raise ValueError(f"convert: output must be named {expected}, got {target}; rename it with -o")
     if os.path.lexists(target) and not overwrite:  # a link to nothing is also something that is there
@@ -125,10 +125,10 @@ def _class_metadata(classes: str, num_classes: int) -> dict[str, Any]:
         ValueError: the number of classes is not the model's.
     """
     from segnext.data.config import load_classes
-    from segnext.data.shipped import list_sets
+    from segnext.data.shipped import names_set
 
     metadata: dict[str, Any]
-    if classes in list_sets() or classes.endswith((".yaml", ".yml")):
+    if names_set(classes):
         names, palette = load_classes(classes)
         metadata = {"classes": list(names), "palette": [list(colour) for colour in palette]}
     else:

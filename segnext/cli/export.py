@@ -187,9 +187,9 @@ def export(
 
 def _split(names: list[str]) -> tuple[list[str], list[str]]:
     """Return the data sets among the names, and the photographs, folders and patterns."""
-    from segnext.data.shipped import list_sets
+    from segnext.data.shipped import names_set
 
-    sets = [name for name in names if name in list_sets() or name.endswith((".yaml", ".yml"))]
+    sets = [name for name in names if names_set(name)]
     return sets, [name for name in names if name not in sets]
 
 

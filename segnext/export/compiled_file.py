@@ -24,7 +24,9 @@ def write(graph: ExportGraph, description: Description, path: Path) -> Descripti
     def save(temporary: Path) -> None:
         with in_one_line("AOTInductor"), torch.no_grad():
             made = torch._inductor.aoti_compile_and_package(
-                program, package_path=str(temporary), inductor_configs=cast("dict[str, Any]", settings)
+                program,
+                package_path=str(temporary.with_suffix(".pt2")),
+                inductor_configs=cast("dict[str, Any]", settings),
             )
         if Path(made) != temporary:
             shutil.move(made, temporary)
@@ -42,8 +44,8 @@ def load(path: Path, options: RunOptions) -> Loaded:
     name = one_line(path, 240)
     options.expect_float32("a compiled package", name)
     expect_zip(path, name)
-    with in_one_line(f"{name}: AOTInductor"):
-        package = torch._inductor.aoti_load_package(str(path))
+    with in_one_line(f"{name}: AOTInductor"), path.open("rb") as file:  # by name it takes no capitals in .pt2
+        package = torch._inductor.aoti_load_package(cast(Any, file))
         text = cast(Any, package.loader).get_metadata().get(KEY)
     description = Description.from_text(text, name)
     return Loaded(torch.no_grad()(package), description, f"AOTInductor {torch.__version__}")

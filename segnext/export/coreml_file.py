@@ -50,8 +50,10 @@ def write(graph: ExportGraph, description: Description, path: Path) -> Descripti
         model.user_defined_metadata[KEY] = description.as_text()
 
     def save(temporary: Path) -> None:
-        model.save(str(temporary))
-        _expect_structure(temporary, graph, description)
+        small = temporary.with_suffix(".mlpackage")  # coremltools writes to no name in capitals
+        model.save(str(small))
+        _expect_structure(small, graph, description)
+        small.replace(temporary)
 
     replace_folder(path, save, marked_by="Manifest.json")
     return description

@@ -129,7 +129,7 @@ def files_of(path: Path) -> list[Path]:
     """Return the files that make up an exported one, which may be a folder."""
     if path.is_dir():
         return [file for file in path.rglob("*") if file.is_file()]
-    return [path, path.with_suffix(".bin")] if path.suffix == TARGETS["openvino"].suffix else [path]
+    return [path, path.with_suffix(".bin")] if path.suffix.lower() == TARGETS["openvino"].suffix else [path]
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the system refuses to write; `filename` is `path`.
     """
-    if not any(one.suffix == path.suffix and one.runs for one in TARGETS.values()):
+    if not any(one.suffix == path.suffix.lower() and one.runs for one in TARGETS.values()):
         yield path
         return
     make_place(path)
@@ -171,7 +171,7 @@ def choose_target(path: Path, target: str | None) -> str:
         ValueError: the suffix is of no format, or of another one.
     """
     if target is None:
-        found = next((name for name, one in TARGETS.items() if one.suffix == path.suffix), None)
+        found = next((name for name, one in TARGETS.items() if one.suffix == path.suffix.lower()), None)
         if found is None:
             raise ValueError(
                 f"export: path must end in one of {', '.join(SUFFIXES)}, got {one_line(path.name)}; rename it"
@@ -181,7 +181,7 @@ def choose_target(path: Path, target: str | None) -> str:
         raise ValueError(
             f"export: target must be one of {', '.join(TARGETS)}, got {one_line(repr(target))}; see --help"
         )
-    if path.suffix != TARGETS[target].suffix:
+    if path.suffix.lower() != TARGETS[target].suffix:
         raise ValueError(
             f"export: the file must end in {TARGETS[target].suffix} for {target}, got {one_line(path.name)}; rename it"
         )

@@ -42,7 +42,7 @@ class ExportedNetwork:
 
     def __init__(self, path: Path, options: RunOptions) -> None:
         self.file = one_line(path, 240)
-        target = next(name for name, one in TARGETS.items() if one.suffix == path.suffix)
+        target = next(name for name, one in TARGETS.items() if one.suffix == path.suffix.lower())
         if target == "pt2" and is_compiled(path):
             target = "aoti"
         self.run, self.description, self.runtime = module_of(target).load(path, options)
@@ -153,12 +153,12 @@ def open_exported(path: Any, dtype: torch.dtype = torch.float32) -> ExportedNetw
             of other origin.
     """
     suffixes = dict.fromkeys(target.suffix for target in TARGETS.values() if target.runs)
-    if is_exported(path) and Path(path).suffix not in suffixes:
+    if is_exported(path) and Path(path).suffix.lower() not in suffixes:
         raise ValueError(
             f"export: path must be of a format that runs here, got {one_line(path, 240)}; its devices run it"
         )
     found = find_file(path, "export: path must be an exported file", "`segnext export` writes one")
-    if found.suffix not in suffixes:
+    if found.suffix.lower() not in suffixes:
         raise ValueError(
             f"export: path must end in one of {', '.join(suffixes)}, got {one_line(found.name)}; checkpoints go to "
             "create_model"

@@ -46,10 +46,12 @@ def write(
     model.set_rt_info(description.as_text(), KEY)
 
     def save(xml: Path, _: Path) -> None:
+        small = xml.with_suffix(".xml")  # OpenVINO writes to no name in capitals
         try:
-            openvino.save_model(model, xml, compress_to_fp16=description.dtype == "float16")
+            openvino.save_model(model, small, compress_to_fp16=description.dtype == "float16")
         except RuntimeError as error:  # it does not tell the system's error
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        small.replace(xml)
 
     replace_files([path, weights_of(path)], save)
     return description

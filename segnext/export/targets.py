@@ -84,8 +84,8 @@ SUFFIXES = tuple(dict.fromkeys(target.suffix for target in TARGETS.values()))
 
 
 def is_exported(path: object) -> bool:
-    """Say whether a path has the suffix of an exported file."""
-    return isinstance(path, str | os.PathLike) and Path(os.fspath(path)).suffix in SUFFIXES
+    """Say whether a path has the suffix of an exported file, in small letters or capitals."""
+    return isinstance(path, str | os.PathLike) and Path(os.fspath(path)).suffix.lower() in SUFFIXES
 
 
 def device_for(weights: str, device: str) -> str:

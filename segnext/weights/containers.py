@@ -98,7 +98,7 @@ def read_contents(path: Path) -> Contents:
     try:
         return _read_contents(path, file)
     except ValueError:
-        if path.suffix not in EXPORTED:
+        if path.suffix.lower() not in EXPORTED:
             raise
         raise Refused(
             f"{file}: file must be a checkpoint, got an exported file by its name ({path.suffix}); segnext predict, "

@@ -92,7 +92,7 @@ def save_for(model: SegNeXt | MSCAN, path: str | os.PathLike[str], peer: str) ->
     if peer not in PEERS:
         raise ValueError(f"save_for: peer must be one of {', '.join(PEERS)}, got {peer!r}")
     to, path = PEERS[peer], Path(path)
-    if path.suffix not in to.suffixes:
+    if path.suffix.lower() not in to.suffixes:
         raise ValueError(
             f"save_for: path must end in {' or '.join(to.suffixes)} for {to.title}, got {path}; rename it"
         )
@@ -104,7 +104,7 @@ def save_for(model: SegNeXt | MSCAN, path: str | os.PathLike[str], peer: str) ->
         replace_bytes(path, pickle.dumps(arrays, protocol=2))
         return _left_to_yaml(model.config, metadata)
     meta = _meta(model.config, metadata, peer)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         header = {"format": "pt", META_KEY: json.dumps(meta)}
         replace_file(path, lambda temporary: save_file(tensors, temporary, header))
     else:

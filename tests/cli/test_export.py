@@ -51,7 +51,7 @@ def data(tmp_path: Path) -> Path:
         "classes": [f"class {index} of 5" for index in range(5)],
         "val": {"images": "images/val", "labels": "labels/val"},
     }
-    path = tmp_path / "mine.yaml"
+    path = tmp_path / "mine.YAML"  # in capitals, as some systems write it
     path.write_text(json.dumps(content))
     return path
 

@@ -13,6 +13,7 @@ from segnext.export.exporting import export_model
 from segnext.models import SegNeXt
 
 SMALL = dict(num_classes=5, channels=(16, 16, 24, 32), depths=(1, 1, 1, 1), decoder_channels=64, rank=4)
+FORMATS = [("onnx", ".onnx"), ("openvino", ".xml"), ("pt2", ".pt2"), ("torchscript", ".torchscript")]
 PALETTE = [[index, 0, 255 - index] for index in range(5)]
 
 

@@ -13,9 +13,10 @@ from segnext.models import SegNeXt
 SIZE = dict(height=64, width=96)
 
 
-def test_a_package_has_names_shapes_and_the_description(model: SegNeXt, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["m.mlpackage", "m.MLPACKAGE"])
+def test_a_package_has_names_shapes_and_the_description(model: SegNeXt, tmp_path: Path, name: str) -> None:
     coremltools = pytest.importorskip("coremltools", reason="needs coremltools: pip install .[coreml]")
-    path = tmp_path / "m.mlpackage"
+    path = tmp_path / name
     for _ in range(2):  # the second replaces the first
         assert export_model(model, path, **SIZE) is None
     spec = coremltools.utils.load_spec(str(path))
@@ -29,7 +30,7 @@ def test_a_package_has_names_shapes_and_the_description(model: SegNeXt, tmp_path
     (function,) = spec.mlProgram.functions.values()
     (block,) = function.block_specializations.values()
     assert sum(one.type == "conv" for one in block.operations) == 1 + 4 + 4 * 13 + 6
-    assert [file.name for file in tmp_path.iterdir()] == ["m.mlpackage"]
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(

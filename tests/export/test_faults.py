@@ -12,11 +12,10 @@ import torch
 from segnext import Predictor, create_model, export_model, open_exported
 from segnext.export.targets import TARGETS
 from segnext.models import SegNeXt
-from tests.export.conftest import Files
+from tests.export.conftest import FORMATS, Files
 from tests.full_disk import MESSAGE, full_disk
 
 SMALL_SIDE = dict(height=64, width=64)
-FORMATS = [("onnx", ".onnx"), ("openvino", ".xml"), ("pt2", ".pt2"), ("torchscript", ".torchscript")]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from segnext.models import SegNeXt
 from segnext.models.finite import NonFiniteError
 from segnext.predict.inference import Inference
 from segnext.weights.containers import EXPORTED
-from tests.export.conftest import Files, small_model
+from tests.export.conftest import FORMATS, Files, small_model
 
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "onnx": ("onnx", ".onnx", {}),
@@ -248,6 +248,26 @@ def test_files_are_known_by_their_suffix() -> None:
     assert not is_exported("camvid") and not is_exported("b.pth") and not is_exported(3)
     assert {target.suffix for target in TARGETS.values()} >= {".onnx", ".xml", ".pt2", ".torchscript"}
     assert set(EXPORTED) == {target.suffix for target in TARGETS.values() if target.runs}
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        *(("m" + suffix.upper(), target) for target, suffix in FORMATS),
+        pytest.param("m.PT2", "aoti", marks=pytest.mark.proof),
+    ],
+)
+def test_capitals_in_a_suffix_change_nothing(
+    files: Files, model: SegNeXt, tmp_path: Path, photograph: torch.Tensor, name: str, target: str
+) -> None:
+    path, images = tmp_path / name, Preprocessing.of(model.metadata)(photograph)
+    export_model(model, path, target, height=64, width=96)
+    assert is_exported(path) and path.name in [file.name for file in tmp_path.iterdir()]
+    network = open_exported(path)
+    assert network.description.target == target
+    assert (network.predict(images) == model.predict(images)).double().mean() > 0.999
+    with pytest.raises(ValueError, match="must be a checkpoint, got an exported file by its name"):
+        create_model(weights=path)
 
 
 def test_openvino_needs_both_files(files: Files, tmp_path: Path) -> None:

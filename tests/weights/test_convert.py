@@ -59,7 +59,7 @@ def test_there_and_back_is_identical() -> None:
 
 
 @pytest.mark.parametrize(
-    ("peer", "suffix", "matched"), [("mmsegmentation", "pth", 550), ("paddleseg", "pdparams", 519)]
+    ("peer", "suffix", "matched"), [("mmsegmentation", "pth", 550), ("paddleseg", "PDPARAMS", 519)]
 )
 def test_to_other_code_bases_and_back(peer: str, suffix: str, matched: int) -> None:
     saved(official(), Path("start.pth"))

@@ -27,7 +27,7 @@ def from_official(**options: Any) -> SegNeXt:
     return model
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".SAFETENSORS"])
 @pytest.mark.parametrize("peer", ["official", "mmsegmentation"])
 def test_everything_comes_back(peer: str, suffix: str, tmp_path: Path) -> None:
     both = {"align_corners": True, "decoder_align_corners": True}
