@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from segnext.cli._options import Batch, Root, Size, Threads, configure_torch, output_option, parse_size
+from segnext.cli._options import LARGEST_SIDE, Root, Threads, configure_torch, output_option, parse_size
 from segnext.export.targets import TARGETS
 from segnext.one_line import one_line
 
@@ -36,8 +36,10 @@ def export(
     output: Annotated[
         Path | None, output_option("File to write; default: the weights' name and the format's suffix, here.")
     ] = None,
-    size: Size = "512",
-    batch: Batch = 1,
+    size: Annotated[str | None, typer.Option(help="Of images: 512 (the default), or HEIGHTxWIDTH.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_SIDE, help="Images at once; default 1.")
+    ] = None,
     dynamic: Annotated[
         bool,
         typer.Option(
@@ -122,7 +124,13 @@ def export(
         )
     console = Console(highlight=False, soft_wrap=True)
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    height, width = parse_size("--size", size)
+    for option, value in (("--size", size), ("--batch", batch)):
+        if dynamic and value is not None:
+            raise ValueError(
+                f"export: {option} must be left out with --dynamic, got {one_line(value)}; a file takes one size, "
+                "or any; leave out one of the two"
+            )
+    height, width = parse_size("--size", "512" if size is None else size)
     configure_torch(threads)
     place = output or Path(f"{Path(weights).stem}{TARGETS[target].suffix}")
     if os.path.lexists(place) and not overwrite:
@@ -139,7 +147,7 @@ def export(
     interface = Interface(
         height=height,
         width=width,
-        batch=batch,
+        batch=batch or 1,
         dynamic=dynamic,
         input="uint8" if uint8 else "float32",
         output="mask" if mask else "logits",

@@ -143,6 +143,14 @@ def test_a_size_that_verify_does_not_have_names_the_file(
             ["openvino", "{weights}", "--dtype", "int8"],
             "calibrate must be photographs like those of use for int8",
         ),
+        (
+            ["onnx", "{weights}", "--dynamic", "--size", "720x960"],
+            "--size must be left out with --dynamic, got 720x960; a file takes one size, or any; leave out",
+        ),
+        (
+            ["onnx", "{weights}", "--batch", "2", "--dynamic"],
+            "--batch must be left out with --dynamic, got 2",
+        ),
         (["onnx", "{weights}", "--size", "0"], "--size must be from 1 to"),
     ],
 )
