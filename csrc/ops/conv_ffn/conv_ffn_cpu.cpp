@@ -16,6 +16,7 @@
 #include "cpu/memory.h"
 #include "cpu/pack.h"
 #include "cpu/rows.h"
+#include "cpu/window.h"
 #include "ops/conv_ffn/conv_ffn.h"
 
 namespace segnext {
@@ -189,37 +190,15 @@ struct FfnUnit {
       Pixel* target = s.gelu + panel * gelu_panel() + (row - first) * columns() * kWidth;
       for (int64_t v = 0; v < kPanel; ++v) {
         if (v < vectors) {
-          activate_row(above, target, panel * kPanel + v, v * kLanes);
+          const int64_t lane = v * kLanes, vector = panel * kPanel + v;
+          const Pixel* const rows[3] = {above[0] + lane, above[1] + lane, above[2] + lane};
+          convolve_row<kWidth>(rows, packed.taps + vector * kTaps * kLanes, load(packed.dw_bias + vector * kLanes),
+                               columns(),
+                               [=](int64_t x, Vec sum) { store_vector(target + x * kWidth + lane, gelu_for<T>(sum)); });
         } else {  // a vector beyond the last channel, which the second product reads
           for (int64_t x = 0; x < columns(); ++x) store_vector(target + x * kWidth + v * kLanes, Vec{});
         }
       }
-    }
-  }
-
-  void activate_row(const Pixel* const (&above)[3], Pixel* target, int64_t vector, int64_t lane) const {
-    Vec weight[kTaps];
-#pragma GCC unroll 9
-    for (int i = 0; i < kTaps; ++i) weight[i] = load(packed.taps + (vector * kTaps + i) * kLanes);
-    const Vec bias = load(packed.dw_bias + vector * kLanes);
-    Vec before[3], here[3];
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; ++i) {
-      before[i] = load_vector(above[i] + lane);
-      here[i] = load_vector(above[i] + kWidth + lane);
-    }
-    for (int64_t x = 0; x < columns(); ++x) {
-      Vec sum = bias;
-#pragma GCC unroll 3
-      for (int i = 0; i < 3; ++i) {
-        const Vec after = load_vector(above[i] + (x + 2) * kWidth + lane);
-        sum += weight[3 * i] * before[i];
-        sum += weight[3 * i + 1] * here[i];
-        sum += weight[3 * i + 2] * after;
-        before[i] = here[i];
-        here[i] = after;
-      }
-      store_vector(target + x * kWidth + lane, gelu_for<T>(sum));
     }
   }
 
