@@ -29,6 +29,7 @@ SPEC = Spec(
         c8_h9w7=dict(n=2, c=8, h=9, w=7),
         c64_h31w17=dict(n=1, c=64, h=31, w=17),
         c20_h5w13=dict(n=2, c=20, h=5, w=13),
+        c150_h34w5=dict(n=1, c=150, h=34, w=5),
         c3_h2w2_below_kernel=dict(n=2, c=3, h=2, w=2),
         c1_h4w5=dict(n=2, c=1, h=4, w=5),
         c16_h1w1=dict(n=2, c=16, h=1, w=1),
