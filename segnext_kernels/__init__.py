@@ -17,6 +17,7 @@ from segnext_kernels.ops.msca_block.op import msca_block
 from segnext_kernels.ops.msca_conv.op import msca_conv
 from segnext_kernels.ops.nmf2d.op import nmf2d
 from segnext_kernels.ops.nmf2d_projected.op import nmf2d_projected
+from segnext_kernels.ops.pointwise.op import pointwise
 from segnext_kernels.ops.resize_sum.op import resize_sum
 from segnext_kernels.ops.upsample_argmax.op import upsample_argmax
 from segnext_kernels.ops.upsample_cross_entropy.op import upsample_cross_entropy
@@ -39,6 +40,7 @@ __all__ = [
     "msca_conv",
     "nmf2d",
     "nmf2d_projected",
+    "pointwise",
     "resize_sum",
     "status",
     "upsample_argmax",

@@ -37,6 +37,7 @@ EXPLAINED = {
     "nmf2d": "C = softmax(XᵀB);   steps times: C ← C ∘ XᵀB / (C BᵀB + ε), B ← B ∘ X C / (B CᵀC + ε); C again;   B Cᵀ",
     "nmf2d_projected": "P (B Cᵀ) = (P B) Cᵀ,   B and C from nmf2d",
     "channel_norm": "y[c, p] = γ_c (x[c, p] − μ_p) / √(σ²_p + ε) + β_c,   μ, σ over the channels of a pixel",
+    "pointwise": "y[o, p] = Σᵢ W[o, i] x[i, p] + b[o]",
     "conv2d_act": "y = act(W ∗ x + b),   act: none, ReLU or GELU",
     "resize_sum": "y = base + Σᵢ bilinear(tᵢ)",
     "upsample_argmax": "y[p] = argmax_k Σ_q bilinear(p, q) logits[k, q]",

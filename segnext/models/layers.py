@@ -11,9 +11,10 @@ from torch.nn.common_types import _size_2_t
 from segnext.models.changed import is_observed
 from segnext.models.config import GROUPS
 from segnext_kernels import checks, group_norm_act
-from segnext_kernels.ops.convolutions import pointwise
+from segnext_kernels.ops.pointwise.op import mix_channels
 
 torch.fx.wrap("group_norm_act")
+torch.fx.wrap("mix_channels")
 
 
 def draw_normal(tensor: Tensor, std: float) -> None:
@@ -40,10 +41,9 @@ class Convolution(nn.Conv2d):
 
 
 class Pointwise(Convolution):
-    """A 1x1 convolution, computed as `F.linear` over the innermost channels; parameters and result of `nn.Conv2d`.
+    """A 1x1 convolution as one matrix product over the innermost channels; parameters and result of `nn.Conv2d`.
 
-    On channels_last tensors this is one matrix product without a copy. PyTorch's own 1x1 convolution copies to
-    contiguous and back on a single CPU thread.
+    PyTorch's own 1x1 convolution copies channels_last tensors to contiguous and back on a single CPU thread.
 
     The arguments are the first of `nn.Conv2d`'s, because PEFT makes an adapter of the class that it adapts.
     """
@@ -70,7 +70,7 @@ class Pointwise(Convolution):
             and self.groups == 1
             and "_conv_forward" not in self.__dict__
         ):
-            return pointwise(x, self.weight, self.bias)
+            return mix_channels(x, self.weight, self.bias)
         return super().forward(x)  # the layer was changed after it was made
 
 

@@ -9,7 +9,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from segnext.models.changed import is_observed
-from segnext.models.layers import Convolution, Pointwise, pointwise
+from segnext.models.layers import Convolution, Pointwise
+from segnext_kernels.ops.pointwise.op import mix_channels
 
 PLAIN = (nn.Conv2d, Convolution, Pointwise)
 
@@ -88,7 +89,7 @@ class Conv:
     def mix(self, module: nn.Module, x: Tensor) -> Tensor:
         """What a 1x1 layer of the module makes of (N, C_in, H, W), as a matrix product; it is not called."""
         layer = self.layer(module)
-        return pointwise(x, layer.weight, layer.bias)
+        return mix_channels(x, layer.weight, layer.bias)
 
     def expect_plain(self, module: nn.Module, needs_bias: bool = False, same_size: bool = True) -> None:
         """Raise :class:`InTheWay` with the reason why a fused op may not take the layer's parameters.

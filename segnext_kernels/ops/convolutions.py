@@ -1,4 +1,4 @@
-"""Plain convolutions at stride 1, forward and backward: the references consist of them, and models use `pointwise`."""
+"""Plain convolutions at stride 1, forward and backward: the references consist of them."""
 
 from __future__ import annotations
 

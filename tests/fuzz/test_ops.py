@@ -138,6 +138,7 @@ SIZES: dict[str, Callable[[np.random.Generator], Sizes]] = {
         dict(co=c, residual=True) if flag(rng) else dict(co=width(rng)))),
     "depthwise_sum": lambda rng: dict(**image(rng, 24), **chains(rng)),
     "dwconv_gelu": lambda rng: dict(**image(rng, 30), c=width(rng), bias=flag(rng)),
+    "pointwise": lambda rng: dict(**image(rng, 24), ci=width(rng), co=width(rng), bias=flag(rng)),
     "gated_pointwise": lambda rng: dict(**image(rng, 24), ci=width(rng), co=width(rng), bias=flag(rng)),
     "group_norm_act": lambda rng: dict(**image(rng), **divided(rng), residual=flag(rng), wide_affine=flag(rng),
                                        act=str(rng.choice(["relu", "none"]))),

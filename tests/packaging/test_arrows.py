@@ -52,7 +52,7 @@ PUBLIC = (
     "segnext_kernels.packed",
     "segnext_kernels.self_check",
     "segnext_kernels.memory_format",
-    "segnext_kernels.ops.convolutions",
+    "segnext_kernels.ops.pointwise.op",
 )
 
 

@@ -15,8 +15,9 @@
 // Sums over pixels are kept per chunk of one or more tiles. Chunks depend on the shape alone and are added in order, so
 // results do not depend on the number of threads.
 //
-// Without u it is a plain 1x1 convolution: the products of conv_ffn's backward are these, since a library's products
-// add in an order that depends on the number of threads. Then t is grad itself, and grad_u is not computed.
+// Without u it is the op pointwise, a plain 1x1 convolution. The products of conv_ffn's backward are these too, since a
+// library's products add in an order that depends on the number of threads. Then t is grad itself, and grad_u is not
+// computed.
 //
 // FLOPs per pixel: 2 Ci Co forward, 6 Ci Co backward. Bytes: m, u and out once; m, u, g, grad_m and grad_u once. At 220
 // GFLOP/s, 64 channels at 128x128 take 0.61 ms forward; the caches deliver their 12 MiB in 0.2 ms. Arithmetic is the

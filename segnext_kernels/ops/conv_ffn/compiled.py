@@ -14,7 +14,8 @@ from segnext_kernels.backend import would_take
 from segnext_kernels.kernel import Limit
 from segnext_kernels.ops import convolutions
 from segnext_kernels.ops.conv_ffn.reference import empty_out
-from segnext_kernels.ops.gated_pointwise.compiled import pointwise, pointwise_backward
+from segnext_kernels.ops.pointwise.compiled import backward as pointwise_backward
+from segnext_kernels.ops.pointwise.compiled import to_channels_last as pointwise
 
 
 def pack(weights: Sequence[torch.Tensor]) -> native.Packed:

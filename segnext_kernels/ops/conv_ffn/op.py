@@ -10,8 +10,9 @@ import torch
 from segnext_kernels import checks
 from segnext_kernels.memory_format import as_format_of
 from segnext_kernels.ops.conv_ffn import compiled, reference
-from segnext_kernels.ops.convolutions import convolution_flops, pointwise
+from segnext_kernels.ops.convolutions import convolution_flops
 from segnext_kernels.ops.dwconv_gelu.op import dwconv_gelu
+from segnext_kernels.ops.pointwise.op import mix_channels
 from segnext_kernels.registration import (
     define_autocast,
     define_autograd,
@@ -66,8 +67,8 @@ def conv_ffn(
     recompute = checks.expect_flag(NAME, "recompute", recompute)
     check(NAME, x, params, residual)
     if not recompute and torch.is_grad_enabled():
-        hidden = dwconv_gelu(pointwise(x, fc1_weight, fc1_bias), dw_weight, dw_bias)
-        out = pointwise(hidden, fc2_weight, fc2_bias)
+        hidden = dwconv_gelu(mix_channels(x, fc1_weight, fc1_bias), dw_weight, dw_bias)
+        out = mix_channels(hidden, fc2_weight, fc2_bias)
         return as_format_of(out + x.to(out.dtype) if residual else out, x)
     return _op(x, *params, residual)
 

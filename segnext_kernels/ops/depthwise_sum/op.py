@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from segnext_kernels import checks
 from segnext_kernels.memory_format import as_format_of, is_channels_last
-from segnext_kernels.ops.convolutions import convolution_flops, pointwise
+from segnext_kernels.ops.convolutions import convolution_flops
 from segnext_kernels.ops.depthwise_sum import compiled, reference
 from segnext_kernels.ops.depthwise_sum.chains import Label, expect_chains, listed
 from segnext_kernels.ops.depthwise_sum.layers import (
@@ -19,6 +19,7 @@ from segnext_kernels.ops.depthwise_sum.layers import (
     pointwise_parameters,
 )
 from segnext_kernels.ops.gated_pointwise.op import gated_pointwise
+from segnext_kernels.ops.pointwise.op import mix_channels
 from segnext_kernels.registration import (
     define_autocast,
     define_autograd,
@@ -170,7 +171,7 @@ def _expect_gated(m: torch.Tensor, gated: torch.Tensor, channels: int) -> None:
 
 def _mixed(m: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if is_channels_last(m):
-        return pointwise(m, weight, bias)
+        return mix_channels(m, weight, bias)
     return as_format_of(F.conv2d(m, weight, bias), m)
 
 

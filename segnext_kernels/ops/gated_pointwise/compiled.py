@@ -1,4 +1,4 @@
-"""gated_pointwise: how its compiled kernels are called; on the CPU, without the gate, a 1x1 convolution too."""
+"""gated_pointwise: how its compiled kernels are called."""
 
 from __future__ import annotations
 
@@ -43,25 +43,6 @@ def _backward(
         workspace=True,
     )
     return grads
-
-
-def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """`convolutions.pointwise` by the CPU kernel, in channels_last: the same bits for any number of threads."""
-    n, _, h, w = x.shape
-    out = x.new_empty((n, h, w, weight.shape[0])).movedim(-1, 1)
-    native.call_cpu("gated_pointwise", x, x.dtype, x, None, weight, bias, out)
-    return out
-
-
-def pointwise_backward(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """`convolutions.pointwise_backward` by the CPU kernel: the same bits for any number of threads."""
-    grad_x, grad_weight = memory_format.empty_like(x), weight.new_empty(weight.shape)
-    grad_bias = None if bias is None else bias.new_empty(bias.shape)
-    grads = (grad_x, None, grad_weight, grad_bias)
-    native.call_cpu("gated_pointwise_backward", x, x.dtype, x, None, weight, bias, grad, *grads)
-    return grad_x, [grad_weight] if grad_bias is None else [grad_weight, grad_bias]
 
 
 def _slower(*args: Any) -> str | None:

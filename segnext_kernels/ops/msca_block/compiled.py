@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from segnext_kernels import memory_format, native
 from segnext_kernels.kernel import Limit
-from segnext_kernels.ops.gated_pointwise.compiled import pointwise
 from segnext_kernels.ops.msca_conv.compiled import CPU_LIMITS
+from segnext_kernels.ops.pointwise.compiled import to_channels_last as pointwise
 
 # PyTorch divides longer tensors between its threads, and its GELU differs in the last bit where a thread's part ends.
 UNDIVIDED = 1 << 14
