@@ -311,8 +311,10 @@ def _kernels(spec: Spec) -> str:
     for kind, title in (("_cpu.cpp", "CPU"), ("_cuda.cu", "CUDA")):
         if (csrc / f"{spec.name}{kind}").exists():
             found.append(f"[{title}](../../csrc/ops/{spec.name}/{spec.name}{kind})")
-    triton = ROOT / "segnext_kernels" / "ops" / spec.name / "triton_kernels.py"
-    if triton.exists():
+    folder = ROOT / "segnext_kernels" / "ops" / spec.name
+    if not found and (folder / "compiled.py").exists():  # which names another op's kernels
+        found.append(f"[compiled](../../segnext_kernels/ops/{spec.name}/compiled.py)")
+    if (folder / "triton_kernels.py").exists():
         found.append(f"[Triton](../../segnext_kernels/ops/{spec.name}/triton_kernels.py)")
     return f" Kernels: {', '.join(found)}." if found else ""
 
