@@ -54,7 +54,7 @@ TARGETS = {
         "OpenVINO's IR, with a .bin beside it",
     ),
     "pt2": Target(
-        ".pt2", "program_file", ("float32",), (), "", "torch.export's archive; torch >= 2.6 runs it"
+        ".pt2", "program_file", ("float32",), (), "", "torch.export's archive; torch >= 2.9 runs it"
     ),
     "aoti": Target(
         ".pt2", "compiled_file", ("float32",), (), "", "compiled by AOTInductor for this machine's CPU"
