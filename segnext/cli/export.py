@@ -180,7 +180,7 @@ def export(
                 f"nothing here runs {target}: names and shapes were checked, results were not", markup=False
             )
             return
-        network.file = one_line(place, 240)  # messages name the file that was asked for, not the draft
+        network.path = place  # messages name the file that was asked for, not the draft
         console.print(
             f"{network.runtime} runs it; --verify says how good int8 is"
             if dtype == "int8"

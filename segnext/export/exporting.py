@@ -113,7 +113,7 @@ def export_model(
         if not check or not TARGETS[name].runs:
             return None
         network = open_exported(draft)
-        network.file = one_line(place, 240)
+        network.path = place
         expect_same(network, reference, TOLERANCES[dtype])
     return network
 

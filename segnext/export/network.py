@@ -27,7 +27,8 @@ class ExportedNetwork:
     """A network in another runtime, on the CPU; made by `open_exported`.
 
     It takes normalised images (N, C, H, W), as every network here. For a file that takes pixels, the preprocessing in
-    `metadata` leaves them as they are, and the network gets them back as uint8.
+    `metadata` leaves them as they are, and the network gets them back as uint8. It can be pickled while its file is
+    there.
 
     Attributes:
         config: of the network.
@@ -35,13 +36,15 @@ class ExportedNetwork:
         description: what the file says about itself.
         run: the file alone: images as its interface says to what it gives.
         runtime: what runs it, with its version.
+        path: of the file.
+        options: how it was opened.
         digest: of the file, 16 hexadecimal digits.
     """
 
     training = False  # as a module in evaluation mode
 
     def __init__(self, path: Path, options: RunOptions) -> None:
-        self.file = one_line(path, 240)
+        self.path, self.options = path, options
         target = next(name for name, one in TARGETS.items() if one.suffix == path.suffix.lower())
         if target == "pt2" and is_compiled(path):
             target = "aoti"
@@ -51,6 +54,15 @@ class ExportedNetwork:
         self.metadata = dict(self.description.metadata)
         if self.description.interface.input == "uint8":
             self.metadata["preprocessing"] = _unchanged(Preprocessing.of(self.metadata))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy to other processes by the file's path: each opens it anew."""
+        return open_exported, (self.path.absolute(), self.options.dtype)
+
+    @property
+    def file(self) -> str:
+        """The file's path for messages."""
+        return one_line(self.path, 240)
 
     def __repr__(self) -> str:
         """Say what it is."""

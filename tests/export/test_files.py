@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -276,3 +277,15 @@ def test_openvino_needs_both_files(files: Files, tmp_path: Path) -> None:
         FileNotFoundError, match="its weights must lie beside it, got no file m.bin; copy both"
     ):
         open_exported(path)
+
+
+@pytest.mark.parametrize(("target", "suffix"), FORMATS)
+def test_a_network_goes_to_other_processes_by_its_path(
+    model: SegNeXt, tmp_path: Path, photograph: torch.Tensor, target: str, suffix: str
+) -> None:
+    images = Preprocessing.of(model.metadata)(photograph)
+    network = export_model(model, tmp_path / f"m{suffix}", target, height=64, width=96)
+    assert network is not None
+    there = pickle.loads(pickle.dumps(network))
+    assert (there.path, there.digest, there.metadata) == (network.path, network.digest, network.metadata)
+    assert torch.equal(there.forward_logits(images), network.forward_logits(images))
