@@ -5,11 +5,11 @@
 //   x      the rows that the root reaches
 //   a      the newest quads of the root's output, with the row strips' halo left and right
 //   strip  for each pair the row strip's output, as many quads as the column strip reaches up and down
-// With SegNeXt's kernels these are 8 + 16 + 60 rows: 640 KiB for 128 columns of 16 floats. They fit the second-level
-// cache, while whole planes do not. A register tile is four rows by kColumns pixels, so a column strip of K taps loads
-// (K + 3) kColumns + 4 K vectors for 4 K kColumns FMAs. The root is K column strips, one per column of its taps.
-// Outside the image a ring holds zeros. Every convolution pads its *own* input, so the strips must see neither the
-// root's bias nor its output beyond the border.
+// With SegNeXt's kernels these are 8 + 16 + 60 rows: with their margins 767 KiB for 128 columns of 16 floats. They fit
+// a second-level cache of 1 MiB, while whole planes do not. A register tile is four rows by kColumns pixels, so a
+// column strip of K taps loads (K + 3) kColumns + 4 K vectors for 4 K kColumns FMAs. The root is K column strips, one
+// per column of its taps. Outside the image a ring holds zeros. Every convolution pads its *own* input, so the strips
+// must see neither the root's bias nor its output beyond the border.
 #pragma once
 
 #include "cpu/memory.h"
