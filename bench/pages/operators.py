@@ -107,7 +107,7 @@ def page(spec: Spec) -> str:
     lines += [
         f"At `{sample.name}`, float32, plain PyTorch moves {before / 1e6:.2f} MB. The operator's arguments and "
         f"results have {after / 1e6:.2f} MB. This is a count of the tensors of each ATen operator, read and written "
-        "once; caches are not modelled.",
+        f"once; caches are not modelled. {_arithmetic(spec)}",
         "",
         "## Example",
         "",
@@ -131,6 +131,13 @@ def page(spec: Spec) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _arithmetic(spec: Spec) -> str:
+    flops = spec.flops(_args(spec))
+    if flops:
+        return f"Its convolutions and products take {flops / 1e6:,.0f} MFLOP."
+    return "It has neither convolutions nor products, whose FLOPs are counted: its floor below is of bytes alone."
 
 
 def totals(spec: Spec) -> tuple[int, int]:
