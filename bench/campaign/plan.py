@@ -107,7 +107,7 @@ FIRST = (
     Phase("models", 90, _models, 60, apart=False),
     Phase("anatomy", 45, _anatomy, 30),
     Phase("times", 110, _times, 25, apart=False, after="smoke"),
-    Phase("contract", 90, _contract, 90, together=8),
+    Phase("contract", 90, _contract, 90, together=16),
     Phase("memcheck", 70, _pairs, 60, together=6),
 )
 SECOND = (
