@@ -72,6 +72,20 @@ def test_auto_passes_over_what_is_slower_and_says_so() -> None:
             assert choose("group_norm_act", x, *args) == "cpu"
 
 
+@pytest.mark.skipif(native._C is None, reason="the compiled library is missing")
+def test_a_product_of_few_pixels_and_one_in_bfloat16_are_pytorchs() -> None:
+    x, weight = torch.ones(1, 8, 16, 16), torch.ones(4, 8, 1, 1)  # two parts of 128 pixels
+    before = torch.get_num_threads()
+    try:
+        for threads, chosen in ((1, "cpu"), (2, "cpu"), (3, "reference")):
+            torch.set_num_threads(threads)
+            assert choose("pointwise", x, weight, None) == chosen
+            assert choose("pointwise_backward", torch.ones(1, 4, 16, 16), x, weight, None) == chosen
+    finally:
+        torch.set_num_threads(before)
+    assert choose("pointwise", x.bfloat16(), weight.bfloat16(), None) == "reference"
+
+
 @pytest.mark.parametrize("op", ["nmf2d", "nmf2d_projected"])
 def test_cuda_is_slower_only_where_triton_runs(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = KERNELS[op]["cuda"]

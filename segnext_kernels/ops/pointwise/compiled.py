@@ -40,9 +40,21 @@ def backward(
     return grad_x, grad_params
 
 
+CHUNK, CHUNKS = 128, 32  # pixels that a thread takes at least, and parts at most, in the kernel's backward
+
+
 def _slower(x: torch.Tensor, *_: object) -> str | None:
-    """Why "auto" leaves bfloat16 to PyTorch: its products are as fast forward, and faster backward (AVX512-BF16)."""
-    return "PyTorch's products are as fast in bfloat16" if x.dtype == torch.bfloat16 else None
+    """Why "auto" leaves inputs to PyTorch: in bfloat16 its products are as fast forward, and faster backward.
+
+    That was measured with AVX512-BF16. That threads without a part cost more than MKL's arithmetic is expected: no
+    machine with so many cores was at hand.
+    """
+    if x.dtype == torch.bfloat16:
+        return "PyTorch's products are as fast in bfloat16"
+    parts = min(-(-x.shape[0] * x.shape[2] * x.shape[3] // CHUNK), CHUNKS)
+    if torch.get_num_threads() > max(parts, 1):
+        return f"{parts} of its parts of {CHUNK} pixels leave threads idle, PyTorch divides the channels too"
+    return None
 
 
 FORWARD = {"cpu": native.cpu(_forward, slower=_slower)}

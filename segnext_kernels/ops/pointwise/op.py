@@ -26,7 +26,7 @@ ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias"
 def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """1x1 convolution, a matrix product over pixels.
 
-    Same as ``F.conv2d(x, weight, bias)``. On a CPU the result has the same bits for any number of threads.
+    Same as ``F.conv2d(x, weight, bias)``. By the CPU kernel the result has the same bits for any number of threads.
 
     Args:
         x: (N, Ci, H, W), contiguous or channels_last; float16, bfloat16, float32, float64.
