@@ -10,7 +10,7 @@ namespace SEGNEXT_ISA {
 // Calls finish(x, sum) for each of `columns` pixels; sum is `bias` plus the nine products.
 //
 // `rows` are the rows above, at, and below: (columns + 2, kWidth), from the pixel before the first one to the one after
-// the last, at the vector's first channel. `taps` are nine vectors, row by row.
+// the last, at the vector's first channel. `taps` are nine vectors, column by column, as load_taps gives them.
 template <int64_t kWidth, typename Pixel, typename Finish>
 SEGNEXT_INLINE void convolve_row(const Pixel* const (&rows)[3], const Real* taps, Vec bias, int64_t columns,
                                  const Finish& finish) {
@@ -28,9 +28,9 @@ SEGNEXT_INLINE void convolve_row(const Pixel* const (&rows)[3], const Real* taps
 #pragma GCC unroll 3
     for (int i = 0; i < 3; ++i) {
       const Vec after = load_vector(rows[i] + (x + 2) * kWidth);
-      sum += weight[3 * i] * before[i];
-      sum += weight[3 * i + 1] * here[i];
-      sum += weight[3 * i + 2] * after;
+      sum += weight[i] * before[i];
+      sum += weight[3 + i] * here[i];
+      sum += weight[6 + i] * after;
       before[i] = here[i];
       here[i] = after;
     }

@@ -34,7 +34,7 @@ int64_t panels_of(int64_t hidden) { return blocks_of(hidden, kWidth); }
 template <typename Element>
 struct PackedFfn {
   Element* fc1;
-  float *fc1_bias, *taps, *dw_bias;  // taps: (panel, vector of the panel, tap, lane)
+  float *fc1_bias, *taps, *dw_bias;  // taps: (panel, vector of the panel, column and row of the kernel, lane)
   Element* fc2;
   float* fc2_bias;
 
@@ -65,7 +65,7 @@ void pack(const ConvFfnWeights& w, void* memory) {
   for (int64_t c = 0; c < panels_of(hidden) * kWidth; ++c) {
     for (int64_t tap = 0; tap < kTaps; ++tap) {
       const int64_t offset =
-          c * w.dw_weight.stride[0] + tap / 3 * w.dw_weight.stride[2] + tap % 3 * w.dw_weight.stride[3];
+          c * w.dw_weight.stride[0] + tap % 3 * w.dw_weight.stride[2] + tap / 3 * w.dw_weight.stride[3];
       packed.taps[(c / kLanes * kTaps + tap) * kLanes + c % kLanes] =
           c < hidden ? to_real(static_cast<const T*>(w.dw_weight.data)[offset]) : 0.0f;
     }

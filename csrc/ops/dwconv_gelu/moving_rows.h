@@ -103,15 +103,7 @@ struct Parameters {
   void load_from(const Tensor4& weight, const Tensor4& shift, const Unit& unit, bool flipped) const {
     for (int64_t v = 0; v < unit.vectors; ++v) {
       const int64_t lane = v * kLanes, lanes = smaller(unit.channels - lane, kLanes);
-      Real* const own = taps + lane * kTaps;
-      load_taps<T>(weight, unit.channel + lane, lanes, flipped, own);
-      for (int i = 0; i < 3; ++i) {  // columns of the kernel become its rows
-        for (int j = 0; j < i; ++j) {
-          const Vec down = load(own + (3 * j + i) * kLanes);
-          store(own + (3 * j + i) * kLanes, load(own + (3 * i + j) * kLanes));
-          store(own + (3 * i + j) * kLanes, down);
-        }
-      }
+      load_taps<T>(weight, unit.channel + lane, lanes, flipped, taps + lane * kTaps);
       load_bias<T>(shift, unit.channel + lane, lanes, bias + lane);
     }
   }
@@ -156,8 +148,8 @@ bool forward(const DwconvGeluParams& p, int threads) {
       p.x);
 }
 
-// Adds the products of a row of grad with the taps' rows `first` and, kRowsAtOnce of them, the next ones, and to `sum`
-// the row itself. `grad` is at the first pixel, `rows` are as for convolve_row.
+// Adds to `taps` the products of a row of grad with kRowsAtOnce rows of x, and to `sum`, unless null, the row itself.
+// `grad` is at the first pixel, `rows` are as for convolve_row.
 SEGNEXT_INLINE void add_products(const Real* const* rows, const Real* grad, int64_t columns, Real* taps, Real* sum) {
   for (int64_t begin = 0; begin < columns; begin += kColumns) {
     Vec product[3 * kRowsAtOnce] = {}, total = {};
