@@ -191,6 +191,12 @@ class Spec:
         """Names of the arguments, in schema order."""
         return tuple(argument.name for argument in self.op._schema.arguments)
 
+    @property
+    def has_image(self) -> bool:
+        """Whether an argument has a memory format; nmf2d's matrices have none."""
+        leaves = tree_leaves(self.samples[0].make(device="meta"))
+        return any(isinstance(t, torch.Tensor) and t.ndim == 4 for t in leaves)
+
     def call(self, *args: Any) -> torch.Tensor:
         """The public function on arguments in schema order."""
         return self.public(*args[: len(args) - len(self.internal)])

@@ -28,7 +28,6 @@ ROOT = machine.ROOT
 FAULTS_SHOWN = 20
 # Tests of what a GPU changes: a device is chosen, graphs are captured, a deployed model runs on it.
 SUITE = (
-    "tests/deployment/test_graphs.py",
     "tests/training/test_gradients.py",
     "tests/training/test_float16.py",
     "tests/predict",
@@ -111,8 +110,7 @@ def _self_check(dry_run: bool) -> dict[str, Any]:
 
 def layouts(op: str) -> tuple[str, ...]:
     """Return the memory formats in which the contract tests an op."""
-    first = all_specs()[op].samples[0].make(torch.float32, "meta")[0]
-    return ("nchw", "nhwc") if first.ndim == 4 else ("nchw",)  # nmf2d takes matrices
+    return ("nchw", "nhwc") if all_specs()[op].has_image else ("nchw",)
 
 
 def contract(job: str, dry_run: bool, seconds: float) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from rich.table import Table
 import segnext
 from segnext.atomic import replace_bytes
 from segnext.cli._batch import line_about
+from segnext.drawing.encoding import encoded
 from segnext.drawing.pair import draw_pair
 from segnext.evaluation.comparison import Comparison, Pair, segment_pair
 from segnext.export.network import ExportedNetwork
-from segnext.predict.prediction import encoded
 from segnext.predict.predictor import Predictor
 from segnext.weights.digest import digest
 

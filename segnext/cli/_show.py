@@ -90,9 +90,9 @@ def save_shown(
     from PIL import Image
 
     from segnext.atomic import replace_bytes
+    from segnext.drawing.encoding import encoded
     from segnext.drawing.maps import draw_caption, draw_map
     from segnext.predict.inspection import principal_colours
-    from segnext.predict.prediction import encoded
 
     names = {}
     maps = [kind for kind in TITLES if kind in paths]

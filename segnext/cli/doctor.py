@@ -263,15 +263,12 @@ def _examine(console: Console, data: str, root: Path | None, limit: int | None) 
 
 
 def _browse(console: Console, data: str, root: Path | None, file: Path) -> None:
-    import io
-
     from segnext.atomic import replace_bytes
     from segnext.data.browse import browse
     from segnext.data.config import load_data_config
+    from segnext.drawing.encoding import encoded
 
-    picture = io.BytesIO()
-    browse(load_data_config(data, root)).save(picture, "png")
-    replace_bytes(file, picture.getvalue())
+    replace_bytes(file, encoded(browse(load_data_config(data, root)), format="PNG"))
     console.print(f"sheet: {file}", markup=False)
 
 

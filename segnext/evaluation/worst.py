@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from segnext.atomic import replace_bytes, replace_text
 from segnext.data.bands import rgb_view
 from segnext.data.dataset import SegmentationFolder
+from segnext.drawing.encoding import encoded
 from segnext.drawing.fonts import font_for, legible
 from segnext.drawing.overlay import INK, PAPER, draw_overlay
 from segnext.evaluation.evaluate import Predicted
@@ -120,11 +121,10 @@ def save_worst(
     for rank, scored in enumerate(ranked, 1):
         image = rgb_view(dataset.read_image(scored.image_file))
         label = dataset.labels.classes(dataset.labels.read(scored.label_file), scored.label_file)
-        picture = io.BytesIO()
-        draw_triple(image, label, scored, palette, dataset.ignore_index).save(picture, "png")
+        picture = draw_triple(image, label, scored, palette, dataset.ignore_index)
         stem = os.fsencode(scored.image_file.stem)[:STEM_BYTES].decode(errors="ignore")
         name = f"{rank:0{len(str(len(ranked)))}}_{stem}.png"
-        replace_bytes(folder / name, picture.getvalue())
+        replace_bytes(folder / name, encoded(picture, format="PNG"))
         numbers = (f"{scored.miou:.6f}", f"{scored.pixel_accuracy:.6f}")
         rows.writerow((rank, *numbers, scored.image_file, scored.label_file, name))
     replace_text(folder / LIST, table.getvalue())

@@ -19,7 +19,14 @@ from segnext.atomic import at_home, make_place, replace_files
 from segnext.export.description import Description, Interface
 from segnext.export.graph import ExportGraph
 from segnext.export.network import ExportedNetwork, open_exported
-from segnext.export.targets import SUFFIXES, TARGETS, expect_packages, module_of
+from segnext.export.targets import (
+    SUFFIXES,
+    TARGETS,
+    expect_packages,
+    module_of,
+    runs_here,
+    targets_of,
+)
 from segnext.models import SegNeXt
 from segnext.models.finite import expect_finite
 from segnext.one_line import one_line
@@ -129,7 +136,7 @@ def files_of(path: Path) -> list[Path]:
     """Return the files that make up an exported one, which may be a folder."""
     if path.is_dir():
         return [file for file in path.rglob("*") if file.is_file()]
-    return [path, path.with_suffix(".bin")] if path.suffix.lower() == TARGETS["openvino"].suffix else [path]
+    return [path, path.with_suffix(".bin")] if "openvino" in targets_of(path) else [path]
 
 
 @contextmanager
@@ -142,7 +149,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the system refuses to write; `filename` is `path`.
     """
-    if not any(one.suffix == path.suffix.lower() and one.runs for one in TARGETS.values()):
+    if not runs_here(path):
         yield path
         return
     make_place(path)
@@ -171,7 +178,7 @@ def choose_target(path: Path, target: str | None) -> str:
         ValueError: the suffix is of no format, or of another one.
     """
     if target is None:
-        found = next((name for name, one in TARGETS.items() if one.suffix == path.suffix.lower()), None)
+        found = next(iter(targets_of(path)), None)
         if found is None:
             raise ValueError(
                 f"export: path must end in one of {', '.join(SUFFIXES)}, got {one_line(path.name)}; rename it"
@@ -181,7 +188,7 @@ def choose_target(path: Path, target: str | None) -> str:
         raise ValueError(
             f"export: target must be one of {', '.join(TARGETS)}, got {one_line(repr(target))}; see --help"
         )
-    if path.suffix.lower() != TARGETS[target].suffix:
+    if target not in targets_of(path):
         raise ValueError(
             f"export: the file must end in {TARGETS[target].suffix} for {target}, got {one_line(path.name)}; rename it"
         )

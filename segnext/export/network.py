@@ -14,7 +14,7 @@ from segnext.data.preprocessing import Preprocessing
 from segnext.export.description import LEAST_SIDE
 from segnext.export.program_file import is_compiled
 from segnext.export.running import RunOptions
-from segnext.export.targets import TARGETS, is_exported, module_of
+from segnext.export.targets import TARGETS, is_exported, module_of, runs_here, targets_of
 from segnext.models.finite import expect_finite
 from segnext.models.labels import two_logits
 from segnext.models.sizes import plain_size
@@ -45,7 +45,7 @@ class ExportedNetwork:
 
     def __init__(self, path: Path, options: RunOptions) -> None:
         self.path, self.options = path, options
-        target = next(name for name, one in TARGETS.items() if one.suffix == path.suffix.lower())
+        target = targets_of(path)[0]
         if target == "pt2" and is_compiled(path):
             target = "aoti"
         self.run, self.description, self.runtime = module_of(target).load(path, options)
@@ -164,13 +164,13 @@ def open_exported(path: Any, dtype: torch.dtype = torch.float32) -> ExportedNetw
         FileNotFoundError: no such file. ImportError: the runtime is not installed. ValueError: the file is damaged, or
             of other origin.
     """
-    suffixes = dict.fromkeys(target.suffix for target in TARGETS.values() if target.runs)
-    if is_exported(path) and Path(path).suffix.lower() not in suffixes:
+    if is_exported(path) and not runs_here(path):
         raise ValueError(
             f"export: path must be of a format that runs here, got {one_line(path, 240)}; its devices run it"
         )
     found = find_file(path, "export: path must be an exported file", "`segnext export` writes one")
-    if found.suffix.lower() not in suffixes:
+    if not runs_here(found):
+        suffixes = dict.fromkeys(target.suffix for target in TARGETS.values() if target.runs)
         raise ValueError(
             f"export: path must end in one of {', '.join(suffixes)}, got {one_line(found.name)}; checkpoints go to "
             "create_model"

@@ -36,10 +36,8 @@ def load(path: Path, options: RunOptions) -> Loaded:
     options.expect_float32("a recorded program", name)
     expect_zip(path, name)
     extra = {KEY: ""}
-    with (
-        in_one_line(f"{name}: torch.export"),
-        path.open("rb") as file,
-    ):  # by name it takes no capitals in .pt2
+    # by name PyTorch takes no capitals in .pt2
+    with in_one_line(f"{name}: torch.export"), path.open("rb") as file:
         program = torch.export.load(file, extra_files=extra)
     description = Description.from_text(extra[KEY] or None, name)
     return Loaded(torch.no_grad()(program.module()), description, "PyTorch " + torch.__version__)

@@ -83,9 +83,20 @@ TARGETS = {
 SUFFIXES = tuple(dict.fromkeys(target.suffix for target in TARGETS.values()))
 
 
+def targets_of(path: str | os.PathLike[str]) -> list[str]:
+    """Return the targets whose suffix a path has, in small letters or capitals; .pt2 is that of two."""
+    suffix = Path(os.fspath(path)).suffix.lower()
+    return [name for name, target in TARGETS.items() if target.suffix == suffix]
+
+
+def runs_here(path: str | os.PathLike[str]) -> bool:
+    """Say whether a path has the suffix of a format that a runtime for this machine runs."""
+    return any(TARGETS[name].runs for name in targets_of(path))
+
+
 def is_exported(path: object) -> bool:
-    """Say whether a path has the suffix of an exported file, in small letters or capitals."""
-    return isinstance(path, str | os.PathLike) and Path(os.fspath(path)).suffix.lower() in SUFFIXES
+    """Say whether a path has the suffix of an exported file."""
+    return isinstance(path, str | os.PathLike) and bool(targets_of(path))
 
 
 def device_for(weights: str, device: str) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from segnext.atomic import replace_bytes
+from segnext.drawing.encoding import encoded
 from segnext.drawing.overlay import draw_legend, draw_overlay
 
 LARGEST_JPEG = 65_500  # pixels of a side that libjpeg takes
@@ -122,10 +121,3 @@ class Prediction:
         for row in self.mask:  # at once, bincount would make 8 bytes of each id of a large mask
             counts += np.bincount(row, minlength=len(self.classes))
         return counts
-
-
-def encoded(picture: Image.Image, **options: Any) -> bytes:
-    """Return a picture as a file in memory; `options` are Pillow's."""
-    content = io.BytesIO()
-    picture.save(content, **options)
-    return content.getvalue()

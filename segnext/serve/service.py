@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from PIL import Image
 
 from segnext.data.images import decode_image, image_size
 from segnext.data.opening import ImageError, ImageTooLarge, UnknownFormat
+from segnext.drawing.encoding import encoded
 from segnext.export.network import ExportedNetwork
 from segnext.predict.predictor import Predictor
 from segnext.serve.answers import Answer, Wanted, answer, class_table
@@ -110,9 +110,7 @@ class Service:
 
     async def warm_up(self) -> None:
         """Decode an image and run each model once: the first of a process take longer."""
-        dot = io.BytesIO()
-        Image.new("RGB", (1, 1)).save(dot, format="PNG")
-        await self._aside(decode_image, dot.getvalue())
+        await self._aside(decode_image, encoded(Image.new("RGB", (1, 1)), format="PNG"))
         for model in self.models.values():
             size = _fixed_size(model.predictor) or (_WARM_UP, _WARM_UP)
             noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)

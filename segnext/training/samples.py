@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from PIL import Image
 
 from segnext.data.bands import rgb_view
 from segnext.data.dataset import SegmentationFolder
+from segnext.drawing.encoding import encoded
 from segnext.drawing.overlay import PAPER, add_legend
 from segnext.evaluation.evaluate import Predicted
 from segnext.evaluation.worst import Scored, draw_triple
@@ -84,6 +84,4 @@ def draw_samples(
     for row in drawn:
         sheet.paste(row, (0, top))
         top += row.height
-    picture = io.BytesIO()
-    sheet.save(picture, "png")
-    return picture.getvalue()
+    return encoded(sheet, format="PNG")

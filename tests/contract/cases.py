@@ -104,11 +104,6 @@ def _takes(
     )
 
 
-def has_image(spec: Spec) -> bool:
-    """Return whether an argument has a memory format; nmf2d's matrices have none."""
-    return any(t.ndim == 4 for t in tensors(spec.samples[0].make()))
-
-
 def _cases(
     specs: Iterable[Spec], dtypes: tuple[str, ...], layouts: tuple[str, ...], first_only: bool, backward: bool
 ) -> Iterator[Case]:
@@ -116,7 +111,7 @@ def _cases(
         for sample in spec.samples[:1] if first_only else spec.samples:
             for device in DEVICES:
                 for dtype in dtypes:
-                    for layout in layouts if has_image(spec) else layouts[:1]:
+                    for layout in layouts if spec.has_image else layouts[:1]:
                         key = (spec, sample, DTYPES[dtype], LAYOUTS[layout], device)
                         names = _takes(*key)
                         for name in _backward_backends(spec, names) if backward else names:

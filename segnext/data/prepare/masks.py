@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segnext.drawing.encoding import encoded
 from segnext.one_line import shown
 
 _END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
@@ -18,9 +19,7 @@ LARGEST_SIDE = 65_535  # pixels; a wrong number in a JSON file must not ask for 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
     """Return (H, W) ids or (H, W, 3) RGB, uint8, as a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.fromarray(pixels), format="PNG")
 
 
 def is_complete(path: Path) -> bool:

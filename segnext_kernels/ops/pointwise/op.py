@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from segnext_kernels import checks
-from segnext_kernels.memory_format import as_format_of, empty_like, is_channels_last
+from segnext_kernels.memory_format import as_format_of, is_channels_last
 from segnext_kernels.ops import convolutions
-from segnext_kernels.ops.convolutions import convolution_flops
 from segnext_kernels.ops.pointwise import compiled, reference
 from segnext_kernels.registration import (
     define_autocast,
@@ -70,9 +69,9 @@ _op = define_op(
     NAME,
     f"({ARGUMENTS}) -> Tensor",
     reference=reference.pointwise,
-    fake=lambda x, weight, _: empty_like(x, weight.shape[0]),
+    fake=reference.empty_out,
     kernels=compiled.FORWARD,
-    flops=lambda x, weight, *_, **__: convolution_flops(x, weight),
+    flops=lambda x, weight, *_, **__: convolutions.convolution_flops(x, weight),
 )
 _backward_op = define_op(
     f"{NAME}_backward",
@@ -80,7 +79,7 @@ _backward_op = define_op(
     reference=reference.pointwise_backward,
     fake=reference.empty_gradients,
     kernels=compiled.BACKWARD,
-    flops=lambda grad, x, weight, *_, **__: 2 * convolution_flops(x, weight),
+    flops=lambda grad, x, weight, *_, **__: 2 * convolutions.convolution_flops(x, weight),
 )
 
 

@@ -16,7 +16,6 @@ import torch
 from oracle.inputs import GPU_DTYPES, LAYOUTS
 from segnext_kernels.backend import KERNELS
 from segnext_kernels.spec import Sample, Spec, all_specs
-from tests.contract.cases import has_image
 from tests.cuda_emulator.emulation import Emulator
 from tests.kernels.cuda.emulated import assert_right, in_larger_images
 
@@ -26,13 +25,13 @@ SPECS = tuple(spec for spec in all_specs().values() if "cuda" in KERNELS[spec.na
 
 def _cases(first_only: bool = False) -> Iterator[Any]:
     for spec in SPECS:
-        if first_only and not has_image(spec):
+        if first_only and not spec.has_image:
             continue
         for sample in spec.samples[:1] if first_only else (*spec.samples, *spec.cuda_edges):
-            for layout in LAYOUTS if has_image(spec) else ("nchw",):
+            for layout in LAYOUTS if spec.has_image else ("nchw",):
                 for dtype, value in GPU_DTYPES.items():
                     is_left_out = (
-                        has_image(spec)
+                        spec.has_image
                         and sample is not spec.samples[0]
                         and ONE_LAYOUT.get(value, layout) != layout
                     )

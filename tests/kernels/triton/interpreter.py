@@ -19,14 +19,13 @@ def _missing() -> str | None:
     """Say why no kernel can be interpreted here; None if it can."""
     reason = launch.missing()
     if reason is None and _number(version("triton")) < (3, 9) and _number(np.__version__) >= (2, 4):
-        return (
-            "its interpreter before 3.9 takes an array for an index, which NumPy 2.4 refuses"  # seen with 3.6
-        )
+        # seen with 3.6
+        return "its interpreter before 3.9 takes an array for an index, which NumPy 2.4 refuses"
     return reason
 
 
-def _number(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")[:2]))
+def _number(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")[:2]))
 
 
 needs_interpreter = pytest.mark.skipif(_missing() is not None, reason=f"Triton: {_missing()}")
